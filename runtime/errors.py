@@ -1,0 +1,74 @@
+"""Everything poolrt raises on purpose.
+
+    PoolrtError
+    ├── InputError             a text, token ids or parameter of a caller is not usable       HTTP 400, exit 2
+    │   └── UnsupportedTask    the artifact cannot do what was asked                          HTTP 400, exit 2
+    ├── CheckpointError        what was given to `poolrt export` is not a usable checkpoint    exit 2
+    │   └── UnknownArchitecture  the checkpoint is fine, no architecture of ours reads it      exit 2
+    ├── ArtifactError          an artifact folder is refused: incomplete, changed, newer       exit 2
+    ├── EngineError            an engine library is missing, does not fit, or failed          HTTP 500, exit 4
+    ├── VerificationError      an artifact's numbers are further from PyTorch than allowed      exit 3
+    └── Overload               more work is queued than was admitted                          HTTP 429, Retry-After
+        └── DeadlineExceeded   the work was not finished in the time its caller gave it         HTTP 504
+
+A caller's mistake raises one of these; our own broken assumption is an `assert` with a message.
+"""
+
+from __future__ import annotations
+
+# Process exit codes of every `poolrt` command.
+EXIT_OK = 0
+EXIT_INTERNAL = 1
+EXIT_INPUT = 2
+EXIT_VERIFICATION = 3
+EXIT_ENGINE = 4
+EXIT_INTERRUPTED = 130
+
+
+class PoolrtError(Exception):
+    exit_code = EXIT_INTERNAL
+
+
+class InputError(PoolrtError, ValueError):
+    """`field` names the parameter to change, None when no single one is to blame."""
+
+    exit_code = EXIT_INPUT
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class UnsupportedTask(InputError):
+    def __init__(self, message: str, *, field: str | None = "task") -> None:
+        super().__init__(message, field=field)
+
+
+class CheckpointError(PoolrtError):
+    exit_code = EXIT_INPUT
+
+
+class UnknownArchitecture(CheckpointError):
+    pass
+
+
+class ArtifactError(PoolrtError):
+    exit_code = EXIT_INPUT
+
+
+class EngineError(PoolrtError):
+    exit_code = EXIT_ENGINE
+
+
+class VerificationError(PoolrtError):
+    exit_code = EXIT_VERIFICATION
+
+
+class Overload(PoolrtError):
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(Overload):
+    pass

@@ -1,0 +1,141 @@
+"""What a model answers: vLLM's offline output objects (same class and attribute names), holding numpy arrays.
+
+`Outputs` is the list a call returns. It is a sequence of one object per input, and an array at the same time:
+`np.asarray(model.embed(texts))` is [texts, dim].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingOutput:
+    data: Floats
+    """[dim], [labels], [tokens, dim] or [tokens, labels] by task."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingOutput:
+    embedding: Floats
+    """[dim]"""
+
+    @property
+    def data(self) -> Floats:
+        return self.embedding
+
+    @property
+    def hidden_size(self) -> int:
+        return len(self.embedding)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationOutput:
+    probs: Floats
+    """[labels]"""
+    label: str | None = None
+    """Name of the largest one; None when the checkpoint names none."""
+
+    @property
+    def data(self) -> Floats:
+        return self.probs
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.probs)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringOutput:
+    score: float
+
+    @property
+    def data(self) -> Floats:
+        return np.float32(self.score)[None]
+
+
+Result = TypeVar("Result", PoolingOutput, EmbeddingOutput, ClassificationOutput, ScoringOutput)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput(Generic[Result]):
+    outputs: Result
+    prompt_token_ids: Sequence[int]
+    """As the engine saw them: after truncation, special tokens included, padding excluded."""
+    prompt_tokens: int
+    """What usage reports; differs from len(prompt_token_ids) only where vLLM counts otherwise (a score's separator)."""
+    truncated: bool = False
+    request_id: str = ""
+    num_cached_tokens: int = 0
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    index: int
+    """Position among the documents that were passed."""
+    score: float
+    document: object
+    """As passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking(Sequence[Ranked]):
+    """Documents by falling score, ties in the caller's order."""
+
+    results: tuple[Ranked, ...]
+    prompt_tokens: int
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    @overload
+    def __getitem__(self, index: int) -> Ranked: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Ranked, ...]: ...
+    def __getitem__(self, index: int | slice) -> Ranked | tuple[Ranked, ...]:
+        return self.results[index]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs(Sequence[RequestOutput[Result]], Generic[Result]):
+    requests: tuple[RequestOutput[Result], ...]
+    padding: float = field(default=0.0, compare=False)
+    """Computed token slots over tokens asked for, minus 1: 0.14 means 14 % of the work was padding."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(request.prompt_tokens for request in self.requests)
+
+    @property
+    def arrays(self) -> list[Floats]:
+        """One array per input; what to use when their shapes differ (token tasks)."""
+        return [request.outputs.data for request in self.requests]
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    @overload
+    def __getitem__(self, index: int) -> RequestOutput[Result]: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[RequestOutput[Result], ...]: ...
+    def __getitem__(self, index: int | slice) -> RequestOutput[Result] | tuple[RequestOutput[Result], ...]:
+        return self.requests[index]
+
+    def __iter__(self) -> Iterator[RequestOutput[Result]]:
+        return iter(self.requests)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """[inputs, dim]; for scores [inputs]. Raises ValueError where the inputs' shapes differ: use `arrays`."""
+        if self.requests and isinstance(self.requests[0].outputs, ScoringOutput):
+            stacked = np.array([request.outputs.data[0] for request in self.requests], dtype=np.float32)
+        else:
+            stacked = np.stack(self.arrays) if self.requests else np.zeros((0,), dtype=np.float32)
+        return stacked if dtype is None else stacked.astype(dtype, copy=False)
