@@ -220,3 +220,5 @@ class Manifest:
     created: str = ""
     """UTC time, ISO 8601."""
     files: dict[str, File] = field(default_factory=dict)
+    digest: str = ""
+    """sha256 of manifest.json itself, taken with 64 zeros in this place; written and checked by `runtime/artifact.py`."""

@@ -1,0 +1,105 @@
+"""What this machine offers: processors we may use (not those the host has), NVIDIA devices, installed engine libraries."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.metadata
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+# Attribute numbers of cuDeviceGetAttribute (cuda.h).
+_CAPABILITY_MAJOR = 75
+_CAPABILITY_MINOR = 76
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    name: str
+    device: str
+    """`sm89`: the manifest's spelling of a compute capability."""
+    memory_bytes: int
+
+
+def cpus() -> int:
+    """Processors this process may keep busy: the affinity mask, cut to the cgroup's quota; never below 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+
+
+def cpu_quota(root: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Processors' worth of time the cgroup grants, None when unlimited. A limit of any parent holds too."""
+    found: list[float] = []
+    for line in _text(membership).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            here = root / path.lstrip("/")
+            for folder in (here, *here.parents):
+                limit = _text(folder / "cpu.max").split()
+                if len(limit) == 2 and limit[0] != "max":
+                    found.append(int(limit[0]) / int(limit[1]))
+                if folder == root:
+                    break
+        elif "cpu" in controllers.split(","):
+            # In a container the group's own path is often mounted as the root, so both are tried.
+            for folder in (root / "cpu" / path.lstrip("/"), root / "cpu"):
+                quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+                if quota.strip() and period.strip():
+                    if int(quota) > 0:
+                        found.append(int(quota) / int(period))
+                    break
+    return min(found, default=None)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+@functools.cache
+def gpus() -> tuple[Gpu, ...]:
+    """NVIDIA devices the driver shows, asked of libcuda itself so that no CUDA package is needed; empty without a driver."""
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return ()
+    count = ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return ()
+    return tuple(gpu for index in range(count.value) if (gpu := _gpu(cuda, index)))
+
+
+def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu | None:
+    device, major, minor, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(128)
+    failed = (
+        cuda.cuDeviceGet(ctypes.byref(device), index)
+        or cuda.cuDeviceGetName(name, len(name), device)
+        or cuda.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+        or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+        or cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    )
+    return None if failed else Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", memory.value)
+
+
+def version(*distributions: str) -> str | None:
+    """Version of the first of these distributions that is installed."""
+    for name in distributions:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def rss_bytes() -> int:
+    """Memory this process holds now; 0 where the system does not say."""
+    fields = _text(Path("/proc/self/statm")).split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
