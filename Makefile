@@ -50,7 +50,7 @@ test-all: $(VENV)/.dev
 lint: $(VENV)/.dev
 	@echo 'ruff format --check' && $(VENV)/bin/ruff format --check .
 	@echo 'ruff check' && $(VENV)/bin/ruff check .
-	@echo 'basedpyright' && $(VENV)/bin/basedpyright
+	@echo 'basedpyright' && $(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
 
 format: $(VENV)/.dev
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .

@@ -1,0 +1,104 @@
+"""One library in a process of its own, told by lines of JSON what to encode: `python -m bench.peers NAME SETTINGS`.
+
+A process each, because the thread pools of two engines in one process disturb one another. The peer that is not asked sleeps in
+a read. Texts come from a file once; what is timed is one call with a list of strings that ends with float32 vectors in numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Encode = Callable[[Sequence[str]], NDArray[np.float32]]
+BATCH = 32
+"""Rows per batch where a library asks for a number: its own default in sentence-transformers."""
+
+
+def poolrt(path: str, threads: int) -> tuple[Encode, str]:
+    runtime = importlib.import_module("poolrt.runtime")
+    model = runtime.load(path, threads=threads)
+    return (lambda texts: np.asarray(model.embed(list(texts)))), "onnxruntime " + version("onnxruntime")
+
+
+def sentence_transformers(path: str, threads: int) -> tuple[Encode, str]:
+    import torch
+
+    torch.set_num_threads(threads)
+    library: Any = importlib.import_module("sentence_transformers")
+    model = library.SentenceTransformer(path, device="cpu")
+    said = f"sentence-transformers {version('sentence-transformers')}, torch {version('torch')}"
+    return (lambda texts: model.encode(list(texts), batch_size=BATCH, show_progress_bar=False)), said
+
+
+def fastembed(path: str, threads: int) -> tuple[Encode, str]:
+    """`path` holds model.onnx (the plain transformer) and the tokenizer's files; pooling is fastembed's own."""
+    library: Any = importlib.import_module("fastembed")
+    description: Any = importlib.import_module("fastembed.common.model_description")
+    library.TextEmbedding.add_custom_model(
+        model="bench/minilm", pooling=description.PoolingType.MEAN, normalization=True, dim=384, model_file="model.onnx",
+        sources=description.ModelSource(hf="bench/minilm"),
+    )  # fmt: skip
+    model = library.TextEmbedding("bench/minilm", specific_model_path=path, threads=threads)
+    return (lambda texts: np.stack(list(model.embed(list(texts), batch_size=BATCH)))), f"fastembed {version('fastembed')}"
+
+
+OPEN = {"poolrt": poolrt, "sentence-transformers": sentence_transformers, "fastembed": fastembed}
+
+
+def version(name: str) -> str:
+    from importlib.metadata import version as of
+
+    return of(name)
+
+
+def resident_mib() -> float:
+    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main() -> None:
+    name, settings = sys.argv[1], json.loads(sys.argv[2])
+    # Libraries may print to stdout, which is the parent's; the answers go to the real one.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(**values: object) -> None:
+        answers.write(json.dumps(values) + "\n")
+        answers.flush()
+
+    mixes = json.loads(Path(settings["texts"]).read_text(encoding="utf-8"))
+    started = time.perf_counter()
+    encode, said = OPEN[name](settings["path"], settings["threads"])
+    encode(["warm"])
+    answer(ready_s=time.perf_counter() - started, version=said)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        texts = mixes[asked["mix"]]
+        if "vectors" in asked:
+            np.save(asked["vectors"], np.asarray(encode(texts), dtype=np.float32))
+            answer(done=True)
+            continue
+        before = os.times()
+        started = time.perf_counter()
+        if asked["one_by_one"]:
+            for text in texts:
+                encode([text])
+        else:
+            encode(texts)
+        seconds = time.perf_counter() - started
+        after = os.times()
+        cpu = after.user - before.user + after.system - before.system
+        answer(seconds=seconds, cpu_s=cpu, resident_mib=resident_mib())
+
+
+if __name__ == "__main__":
+    main()
