@@ -1,0 +1,77 @@
+"""What `pip install poolrt` puts on a machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ("runtime", "exporter", "serve", "recipes", "pyproject.toml", "README.md", "LICENSE")
+MAX_INSTALLED_MIB = 250
+BLOCKED = ("torch", "transformers", "onnx", "starlette", "sentence_transformers")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built without a network, from a copy, because setuptools writes beside its sources."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in SHIPPED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    code = "from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / done.stdout.split()[-1]
+
+
+def test_a_wheel_holds_every_module_recipe_and_template(wheel):
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    expected = {
+        f"poolrt/{path.relative_to(ROOT)}"
+        for area in ("runtime", "exporter", "serve", "recipes")
+        for path in (ROOT / area).rglob("*")
+        if path.suffix in {".py", ".toml", ".jinja", ".html", ".css", ".js"}
+    }
+    assert expected
+    assert not expected - inside
+
+
+def test_a_wheel_holds_nothing_but_the_package_and_its_metadata(wheel):
+    assert {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()} == {"poolrt", wheel.name.split("-py3")[0] + ".dist-info"}
+
+
+@pytest.mark.slow  # installs from the package index
+def test_the_smallest_install_loads_an_artifact_without_torch(wheel, artifacts: Callable[[str], Path], tmp_path):
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=True, symlinks=True)
+    python = home / "bin" / "python"
+    before = _mib(home)
+    subprocess.run([python, "-m", "pip", "install", "-q", f"{wheel}[cpu]"], check=True)
+    assert _mib(home) - before < MAX_INSTALLED_MIB
+    code = f"""
+import importlib.util, sys
+from poolrt.runtime import load
+present = [name for name in {BLOCKED} if importlib.util.find_spec(name)]
+assert not present, present
+with load({str(artifacts("minilm_like"))!r}) as model:
+    print(model.embed("a small text")[0].outputs.embedding.shape[0])
+"""
+    alone = {"PATH": os.environ["PATH"]}
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, env=alone, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "32"), done.stderr
+    helped = subprocess.run([home / "bin" / "poolrt", "--help"], env=alone, capture_output=True, text=True, check=False)
+    assert helped.returncode == 0, helped.stderr
+    assert "export" in helped.stdout
+    assert "serve" in helped.stdout
+
+
+def _mib(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink()) / 2**20
