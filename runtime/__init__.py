@@ -1,0 +1,64 @@
+"""Pooling models from artifacts: `load(path)`, then `.embed .score .rerank .classify .encode ...`; numpy in and out."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import (
+        ArtifactError,
+        DeadlineExceeded,
+        EngineError,
+        InputError,
+        Overload,
+        PoolrtError,
+        UnsupportedTask,
+    )
+    from .llm import LLM
+    from .manifest import Manifest
+    from .model import Model, load
+    from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, Ranked, Ranking, RequestOutput, ScoringOutput
+    from .params import PoolingParams
+
+# Imported when first used: `poolrt --help` and the exporter's parts need none of numpy and tokenizers.
+_HOME = {
+    "load": "model", "Model": "model", "LLM": "llm", "PoolingParams": "params", "Manifest": "manifest",
+    "ArtifactError": "errors", "DeadlineExceeded": "errors", "EngineError": "errors", "InputError": "errors", "Overload": "errors",
+    "PoolrtError": "errors", "UnsupportedTask": "errors", "ClassificationOutput": "outputs", "EmbeddingOutput": "outputs",
+    "Outputs": "outputs", "PoolingOutput": "outputs", "Ranked": "outputs", "Ranking": "outputs", "RequestOutput": "outputs",
+    "ScoringOutput": "outputs",
+}  # fmt: skip
+
+__all__ = [
+    "LLM",
+    "ArtifactError",
+    "ClassificationOutput",
+    "DeadlineExceeded",
+    "EmbeddingOutput",
+    "EngineError",
+    "InputError",
+    "Manifest",
+    "Model",
+    "Outputs",
+    "Overload",
+    "PoolingOutput",
+    "PoolingParams",
+    "PoolrtError",
+    "Ranked",
+    "Ranking",
+    "RequestOutput",
+    "ScoringOutput",
+    "UnsupportedTask",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -88,7 +88,8 @@ def _manifest(folder: Path) -> Manifest:
         raise ArtifactError(f"{path}: no `format` number, so not an artifact's manifest; {_AGAIN}")
     if plain["format"] > contract.FORMAT:
         raise ArtifactError(
-            f"{path}: format {plain['format']}, made by a newer poolrt; this one reads up to {contract.FORMAT}: upgrade poolrt, or {_AGAIN} with this one"
+            f"{path}: format {plain['format']}, made by a newer poolrt; this one reads up to {contract.FORMAT}; "
+            f"upgrade poolrt, or {_AGAIN} with this one"
         )
     _check_seal(path, text)
     try:

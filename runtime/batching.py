@@ -1,0 +1,76 @@
+"""Which items run together. Pure functions over item lengths; the worker and offline callers share them.
+
+A batch costs its launch plus its slots (rows x longest row). Joining items saves launches and wastes slots on padding; for lengths that
+fall evenly, the cheapest batch is the one whose padding just equals one launch. So a batch grows among its nearest neighbours in length
+until its padding would exceed `launch_tokens` (docs/decisions/batching.md has the measurements).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .manifest import Profile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    max_tokens: int
+    """Slots of one batch; a single longer item still runs, alone."""
+    launch_tokens: int
+    """What starting a batch costs, in tokens of work: the most padding one batch may carry."""
+    max_rows: int = 1024
+    profiles: tuple[Profile, ...] = ()
+    """Shapes the engine accepts; empty: any."""
+
+    def rows(self, width: int) -> int:
+        """Most rows of this width, at least 1."""
+        rows = min(self.max_rows, self.max_tokens // max(width, 1))
+        if self.profiles:
+            rows = min(rows, max((profile.largest[0] for profile in self.profiles if profile.largest[1] >= width), default=1))
+        return max(rows, 1)
+
+    def shape(self, rows: int, width: int) -> tuple[int, int]:
+        """The shape to compute: the least one that some profile accepts."""
+        shapes = [
+            (max(rows, profile.smallest[0]), max(width, profile.smallest[1]))
+            for profile in self.profiles
+            if profile.largest[0] >= rows and profile.largest[1] >= width
+        ]
+        return min(shapes, key=lambda shape: shape[0] * shape[1], default=(rows, width))
+
+
+def pick(lengths: Sequence[int], seed: int, limits: Limits) -> tuple[int, int]:
+    """The run of items [first, last) to compute with the one at `seed`. `lengths` is sorted, rising."""
+    first, last, width, padding = seed, seed + 1, lengths[seed], 0
+    while True:
+        rows = last - first
+        below = width - lengths[first - 1] if first > 0 and rows < limits.rows(width) else None
+        above = (lengths[last] - width) * rows if last < len(lengths) and rows < limits.rows(lengths[last]) else None
+        added = min((cost for cost in (below, above) if cost is not None), default=None)
+        if added is None or padding + added > limits.launch_tokens:
+            return first, last
+        padding += added
+        if added == below:
+            first -= 1
+        else:
+            width = lengths[last]
+            last += 1
+
+
+def plan(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
+    """Batches of indices into `lengths`, longest first; every index in exactly one of them."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    rising = [lengths[index] for index in order]
+    batches = []
+    while rising:
+        first, _ = pick(rising, len(rising) - 1, limits)
+        batches.append(order[first:])
+        del order[first:], rising[first:]
+    return batches
+
+
+def padding(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
+    """Slots computed over tokens asked for, minus 1."""
+    slots = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
+    return slots / max(sum(lengths), 1) - 1

@@ -1,0 +1,155 @@
+"""Scores of (query, document) pairs: which pairs, prepared how, compared how. Sections 7 and 8 of the API that vLLM defines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import scoring, tasks
+from .errors import InputError, UnsupportedTask
+from .manifest import Manifest, Task
+from .outputs import Floats, Outputs, RequestOutput, ScoringOutput
+from .params import PoolingParams
+from .text import Item, Limits, Preparation
+from .worker import Answer
+
+TASK: dict[str, Task] = {"bi-encoder": "embed", "late-interaction": "token_embed", "cross-encoder": "classify"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A score request after its forms were read."""
+
+    limits: Limits
+    params: PoolingParams
+    template: str | None = None
+    variables: Mapping[str, Any] | None = None
+    max_tokens_per_query: int = 0
+    max_tokens_per_doc: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Items to compute for `task`, and what makes scores of their rows."""
+
+    task: Task
+    items: list[Item]
+    finish: Callable[[Answer], Outputs[ScoringOutput]]
+
+
+def sides(manifest: Manifest, data_1: Any, data_2: Any) -> tuple[list[str], list[str]]:
+    """Both sides as lists of text, checked in vLLM's order with its texts: content, then counts."""
+    first, second = _side(data_1, "data_1"), _side(data_2, "data_2")
+    for side in (first, second):
+        if any(isinstance(item, Mapping) for item in side):
+            raise InputError(f"MultiModalParam is not supported for {manifest.architecture}; pass plain text")
+    if len(first) > 1 and len(first) != len(second):
+        raise InputError("Input lengths must be either 1:1, 1:N or N:N")
+    if not first:
+        raise InputError("At least one text element must be given")
+    if not second:
+        raise InputError("At least one text_pair element must be given")
+    for name, side in (("data_1", first), ("data_2", second)):
+        for index, text in enumerate(side):
+            if not isinstance(text, str):
+                raise InputError(f"{name}[{index}]: expected text, found {type(text).__name__}", field=name)
+    return first, second
+
+
+def _side(data: Any, name: str) -> list[Any]:
+    if isinstance(data, str | Mapping):
+        return [data]
+    if isinstance(data, Sequence) or (isinstance(data, np.ndarray) and data.ndim == 1):
+        return list(data)
+    raise InputError(f"{name}: expected text or a list of texts, found {type(data).__name__}", field=name)
+
+
+def task_of(manifest: Manifest) -> Task:
+    """The task whose rows are compared. Raises UnsupportedTask for a model that scores nothing, with vLLM's texts."""
+    if manifest.scoring is None:
+        if "classify" in manifest.heads:
+            found = manifest.heads["classify"].dim
+            raise UnsupportedTask(f"Scoring API is only enabled for num_labels == 1. This model has {found}; use classify.", field=None)
+        raise UnsupportedTask(f"This model does not support the Scoring API. Its tasks are {', '.join(manifest.tasks)}.", field=None)
+    return TASK[manifest.scoring]
+
+
+def prepare(manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], asked: Asked) -> Prepared:
+    task = task_of(manifest)
+    if task == "classify":
+        return _joint(manifest, preparation, first, second, asked)
+    return _apart(manifest, preparation, first, second, asked, task)
+
+
+def _joint(manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], asked: Asked) -> Prepared:
+    items = preparation.pairs(
+        first,
+        second,
+        limits=asked.limits,
+        template=asked.template,
+        template_variables=asked.variables,
+        max_tokens_per_query=asked.max_tokens_per_query,
+        max_tokens_per_doc=asked.max_tokens_per_doc,
+    )
+    head = manifest.heads["classify"]
+
+    def finish(answer: Answer) -> Outputs[ScoringOutput]:
+        found = tasks.answers("classify", head, answer.rows, items, [asked.params] * len(items))
+        scores = np.array([row[0] for row in found], dtype=np.float32)
+        return _outputs(
+            scores, [item.ids for item in items], [item.prompt_tokens for item in items], [item.truncated for item in items], answer
+        )
+
+    return Prepared("classify", items, finish)
+
+
+def _apart(manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], asked: Asked, task: Task) -> Prepared:
+    if asked.template is not None:
+        raise InputError(
+            f"chat_template is for cross-encoders; this model is a {manifest.scoring} and reads each text alone", field="chat_template"
+        )
+    shortened = [
+        preparation.cut_side(texts, most) if most else texts
+        for texts, most in ((first, asked.max_tokens_per_query), (second, asked.max_tokens_per_doc))
+    ]
+    queries = preparation.singles(shortened[0], limits=asked.limits, role="query")
+    documents = preparation.singles(shortened[1], limits=asked.limits, role="document")
+    for items, before, after in ((queries, first, shortened[0]), (documents, second, shortened[1])):
+        for item, whole, cut in zip(items, before, after, strict=True):
+            item.truncated = item.truncated or len(cut) < len(whole)
+    head = manifest.heads[task]
+    items = [*queries, *documents]
+    # Scores never use another width or raw vectors: vLLM forwards neither.
+    params = [PoolingParams()] * len(items)
+    pad = [manifest.text.pad_id] if "pad_token" in manifest.text.special_tokens else []
+
+    def finish(answer: Answer) -> Outputs[ScoringOutput]:
+        vectors = tasks.answers(task, head, answer.rows, items, params)
+        many = len(documents)
+        paired = queries * many if len(queries) == 1 else queries
+        left = vectors[: len(queries)] * (many if len(queries) == 1 else 1)
+        right = vectors[len(queries) :]
+        scores = scoring.cosine(np.stack(left), np.stack(right)) if task == "embed" else scoring.maxsim_pairs(left, right)
+        both = list(zip(paired, documents, strict=True))
+        return _outputs(
+            scores,
+            [[*query.ids, *pad, *document.ids] for query, document in both],
+            [query.prompt_tokens + len(pad) + document.prompt_tokens for query, document in both],
+            [query.truncated or document.truncated for query, document in both],
+            answer,
+        )
+
+    return Prepared(task, items, finish)
+
+
+def _outputs(
+    scores: Floats, ids: Sequence[Sequence[int]], prompt_tokens: Sequence[int], truncated: Sequence[bool], answer: Answer
+) -> Outputs[ScoringOutput]:
+    requests = tuple(
+        RequestOutput(ScoringOutput(score), one, count, cut, str(index))
+        for index, (score, one, count, cut) in enumerate(zip(scores.tolist(), ids, prompt_tokens, truncated, strict=True))
+    )
+    return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)

@@ -1,0 +1,117 @@
+"""vLLM's offline class over an artifact: a pooling script ports by its import line and the path of the model.
+
+    from poolrt.runtime import LLM, PoolingParams
+    llm = LLM(model="artifacts/bge-m3", runner="pooling")
+
+Constructor keywords of vLLM that change nothing here are accepted; those that would change the answers were decided when the
+artifact was exported, and are refused with where to say them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import templates
+from .errors import InputError
+from .model import Model, load
+from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, ScoringOutput
+
+# Where, how fast and under which name to run: nothing of it changes a number.
+_HARMLESS = frozenset({
+    "tokenizer_mode", "trust_remote_code", "allowed_local_media_path", "allowed_media_domains", "tensor_parallel_size",
+    "pipeline_parallel_size", "data_parallel_size", "seed", "gpu_memory_utilization", "swap_space", "cpu_offload_gb", "enforce_eager",
+    "max_num_seqs", "max_num_batched_tokens", "enable_prefix_caching", "enable_chunked_prefill", "disable_log_stats", "disable_custom_all_reduce",
+    "distributed_executor_backend", "download_dir", "load_format", "block_size", "kv_cache_memory_bytes", "max_seq_len_to_capture", "compilation_config",
+    "limit_mm_per_prompt", "served_model_name", "model_impl", "async_scheduling", "disable_cascade_attn", "runner", "device",
+    "attention_config", "attention_backend", "logits_processors", "skip_tokenizer_init", "revision", "tokenizer_revision", "code_revision",
+})  # fmt: skip
+
+# keyword -> (values that mean "as the checkpoint says", where to say it instead)
+_EXPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "convert": (("auto", None), "--convert"),
+    "pooler_config": ((None, {}), "--pooler-config"),
+    "override_pooler_config": ((None, {}), "--pooler-config"),
+    "hf_overrides": ((None, {}), "--hf-overrides"),
+    "dtype": (("auto", None), "--precision"),
+    "quantization": ((None,), "--precision int8"),
+    "tokenizer": ((None,), "a checkpoint with that tokenizer"),
+    "io_processor_plugin": ((None,), "a checkpoint without plugin: tasks replace it"),
+    "enable_lora": ((False, None), "a checkpoint with the adapter merged"),
+}
+
+
+class LLM:
+    """`model` is an artifact folder; `max_model_len` lowers the limit, `chat_template` is the score or chat template."""
+
+    def __init__(
+        self, model: str, *, engine: str = "auto", max_model_len: int | None = None, chat_template: str | None = None, **keywords: Any
+    ) -> None:
+        problems = []
+        for name, value in keywords.items():
+            if name in _EXPORTED:
+                neutral, option = _EXPORTED[name]
+                if not any(value == one and type(value) is type(one) for one in neutral):
+                    problems.append(f"{name}={value!r} changes the answers: export the artifact with {option}")
+            elif name == "runner" and value not in ("auto", "pooling"):
+                problems.append(f"runner={value!r}: artifacts answer pooling tasks only")
+            elif name not in _HARMLESS:
+                problems.append(f"{name}: not a keyword that vLLM's LLM or poolrt knows")
+        if problems:
+            raise InputError(f"LLM(model={model!r}): " + "; ".join(problems))
+        self.model: Model = load(model, engine, max_tokens=max_model_len)
+        self._chat_template = _template(chat_template)
+
+    def embed(self, prompts: Any, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any) -> Outputs[EmbeddingOutput]:
+        return self.model.embed(prompts, use_tqdm=use_tqdm, **options)
+
+    def classify(self, prompts: Any, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any) -> Outputs[ClassificationOutput]:
+        return self.model.classify(prompts, use_tqdm=use_tqdm, **options)
+
+    def reward(self, prompts: Any, /, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any) -> Outputs[PoolingOutput]:
+        return self.model.reward(prompts, use_tqdm=use_tqdm, **options)
+
+    def encode(
+        self, prompts: Any, pooling_params: Any = None, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any
+    ) -> Outputs[PoolingOutput]:
+        return self.model.encode(prompts, pooling_params, use_tqdm=use_tqdm, **options)
+
+    def score(
+        self, data_1: Any, data_2: Any, /, *, use_tqdm: bool | Callable[..., Any] = True, chat_template: str | None = None, **options: Any
+    ) -> Outputs[ScoringOutput]:
+        template = self._chat_template if chat_template is None else chat_template
+        return self.model.score(data_1, data_2, use_tqdm=use_tqdm, chat_template=template, **options)
+
+    def get_tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.model)
+
+
+def _template(given: str | None) -> str | None:
+    """A template's text: `given` names its file or is itself Jinja."""
+    if given is None or any(mark in given for mark in "{}\n"):
+        return given
+    if not Path(given).is_file():
+        raise InputError(f"chat_template {given!r}: neither a file nor a Jinja template", field="chat_template")
+    return templates.read(Path(given))
+
+
+class Tokenizer:
+    """The part of a Hugging Face tokenizer that pooling scripts use."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return self._model.tokenize(text, add_special_tokens=add_special_tokens)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._model.detokenize(ids)
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        options.pop("tokenize", None)
+        return self._model.chat(messages, **options)
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        ids = self.encode(text, add_special_tokens=add_special_tokens)
+        return {"input_ids": ids, "attention_mask": [1] * len(ids)}

@@ -1,0 +1,388 @@
+"""One thread per session that merges the items of all callers into batches.
+
+No timer: while one batch runs, the next gathers. Callers share fairly: each item's place in line is the caller's share of the work so
+far (self-clocked fair queueing, Golestani 1994), so a short request passes between the batches of a long one. What fails, is cancelled
+or comes too late touches only its own call.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends import Session
+from .batching import Limits, pick
+from .errors import DeadlineExceeded, EngineError, Overload, PoolrtError
+from .text import Item
+
+Row = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one call's items became."""
+
+    rows: list[Row]
+    """[dim] or [tokens, dim] per item, padding removed, raw."""
+    tokens: int
+    slots: int = 0
+    """Token slots computed, padding included."""
+    queue_s: float = 0.0
+    """From submission to its first batch."""
+    engine_s: float = 0.0
+    """Time of the batches it took part in."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the worker started; the gauges are of now."""
+
+    items: int = 0
+    tokens: int = 0
+    slots: int = 0
+    batches: int = 0
+    queue_s: float = 0.0
+    """Summed over items."""
+    engine_s: float = 0.0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    refused: int = 0
+    queued_items: int = 0
+    queued_tokens: int = 0
+    running_items: int = 0
+
+    @property
+    def padding(self) -> float:
+        return self.slots / max(self.tokens, 1) - 1
+
+
+class Ticket(Future[Answer]):
+    """The future of one call, which also says how far it is."""
+
+    done_items = 0
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    future: Ticket
+    answer: Answer
+    remaining: int
+    submitted: float
+    deadline: float | None
+    started: float | None = None
+    entries: list[Entry] = field(default_factory=list)
+    """Those still queued or running."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    call: Call
+    index: int
+    item: Item
+    length: int
+    output: str
+    order: tuple[int, int] = (0, 0)
+    """(length, arrival): its place among the items of its output."""
+
+
+class Pool:
+    """Queued items of one graph output, sorted by length."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self.entries: list[Entry] = []
+
+    def add(self, new: Sequence[Entry]) -> None:
+        self.entries.extend(new)
+        self._sort()
+
+    def take(self, seed: Entry, limits: Limits) -> list[Entry]:
+        place = self._place(seed)
+        first, last = pick(self.lengths, place, limits)
+        taken = self.entries[first:last]
+        del self.entries[first:last], self.lengths[first:last]
+        return taken
+
+    def drop(self, gone: set[int]) -> None:
+        self.entries = [entry for entry in self.entries if id(entry.call) not in gone]
+        self._sort()
+
+    def _place(self, seed: Entry) -> int:
+        return bisect.bisect_left(self.entries, seed.order, key=lambda entry: entry.order)
+
+    def _sort(self) -> None:
+        # Two sorted runs: timsort merges them in one pass.
+        self.entries.sort(key=lambda entry: entry.order)
+        self.lengths = [entry.length for entry in self.entries]
+
+
+class Worker:
+    """Owns a session. `submit` answers a future at once; wait on it, hand it to `asyncio.wrap_future`, or cancel it."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        inputs: Sequence[str],
+        pad_id: int,
+        limits: Limits,
+        max_queued_tokens: int | None = None,
+        name: str = "model",
+    ) -> None:
+        self.session = session
+        self.limits = limits
+        self.max_queued_tokens = max_queued_tokens
+        self._inputs = tuple(inputs)
+        self._pad_id = pad_id
+        self._counters = Counters()
+        self._lock = threading.Condition()
+        self._pools: dict[str, Pool] = {}
+        self._line: list[tuple[float, int, Entry]] = []
+        """Heap by share of work; entries that left another way are skipped."""
+        self._deadlines: list[tuple[float, int, Call]] = []
+        self._queued: set[Entry] = set()
+        self._now = 0.0
+        """Virtual time: the place in line of the newest item that was served."""
+        self._arrivals = itertools.count()
+        self._speed = 0.0
+        """Tokens per second, lately; 0: nothing measured yet."""
+        self._closing = False
+        self._beat = time.monotonic()
+        self._thread = threading.Thread(target=self._serve, name=f"poolrt-{name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, items: Sequence[Item], output: str, *, deadline_s: float | None = None) -> Ticket:
+        """Queues the items of one call for the graph output `output`.
+
+        The future raises DeadlineExceeded, EngineError (some item's batch failed even alone) or CancelledError. Raises Overload when
+        more is queued than was admitted; a call is always admitted to an empty queue.
+        """
+        future = Ticket()
+        now = time.monotonic()
+        tokens = sum(len(item.ids) for item in items)
+        call = Call(
+            future,
+            Answer([np.empty(0, np.float32)] * len(items), tokens),
+            len(items),
+            now,
+            None if deadline_s is None else now + deadline_s,
+        )
+        if not items:
+            future.set_result(call.answer)
+            return future
+        entries = [Entry(call, index, item, len(item.ids), output) for index, item in enumerate(items)]
+        # Longest first: the pool then shrinks from one end, and what is left stays close in length.
+        entries.sort(key=lambda entry: -entry.length)
+        with self._lock:
+            self._admit(tokens)
+            call.entries = entries
+            place = self._now
+            for entry in entries:
+                arrival = next(self._arrivals)
+                entry.order = (entry.length, arrival)
+                place += entry.length
+                heapq.heappush(self._line, (place, arrival, entry))
+            self._pools.setdefault(output, Pool()).add(entries)
+            self._queued.update(entries)
+            if call.deadline is not None:
+                heapq.heappush(self._deadlines, (call.deadline, next(self._arrivals), call))
+            self._counters.queued_items += len(entries)
+            self._counters.queued_tokens += tokens
+            self._lock.notify()
+        future.add_done_callback(lambda done: self._cancelled(call) if done.cancelled() else None)
+        return future
+
+    def _admit(self, tokens: int) -> None:
+        if self._closing:
+            raise EngineError("the model was closed")
+        queued, most = self._counters.queued_tokens, self.max_queued_tokens
+        if most is not None and queued and queued + tokens > most:
+            self._counters.refused += 1
+            wait = min(max(queued / self._speed, 1.0), 60.0) if self._speed else 1.0
+            raise Overload(f"{queued} tokens are queued and {most} are admitted; try again in {wait:.0f} s", retry_after_s=wait)
+
+    def counters(self) -> Counters:
+        with self._lock:
+            return replace(self._counters)
+
+    def stalled_s(self) -> float:
+        """Seconds since the last sign of life while there is work; 0 when idle. Large: the engine hangs."""
+        with self._lock:
+            busy = self._counters.queued_items or self._counters.running_items
+            return time.monotonic() - self._beat if busy else 0.0
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Refuses new work, finishes what is queued within `timeout_s` (None: however long), fails the rest, closes the session."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            with self._lock:
+                calls = {id(entry.call): entry.call for entry in self._queued}
+                self._leave(calls)
+            for call in calls.values():
+                _fail(call, EngineError("the model was closed before this was computed"))
+            self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self.session.close()
+
+    # The worker thread
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                while not self._queued and not self._closing:
+                    self._lock.wait()
+                self._beat = time.monotonic()
+                late = self._late()
+                self._leave(late)
+                self._counters.expired += len(late)
+                batch = self._take()
+                if not batch and not self._queued and self._closing:
+                    return
+            # Answered outside the lock: a future's callbacks are other people's code.
+            for call in late.values():
+                _fail(call, DeadlineExceeded("not computed in the time that was given; try again later, or give more"))
+            if batch:
+                self._run(batch)
+
+    def _late(self) -> dict[int, Call]:
+        now, late = time.monotonic(), {}
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].future.done()):
+            call = heapq.heappop(self._deadlines)[2]
+            if not call.future.done():
+                late[id(call)] = call
+        return late
+
+    def _take(self) -> list[Entry]:
+        """The next batch: the first in line with its neighbours in length."""
+        while self._line:
+            place, _, seed = heapq.heappop(self._line)
+            if seed not in self._queued:
+                continue
+            self._now = max(self._now, place)
+            batch = self._pools[seed.output].take(seed, self.limits)
+            self._queued.difference_update(batch)
+            now = time.monotonic()
+            for entry in batch:
+                call = entry.call
+                if call.started is None:
+                    call.started = now
+                    call.answer.queue_s = now - call.submitted
+                self._counters.queue_s += now - call.submitted
+            self._counters.queued_items -= len(batch)
+            self._counters.queued_tokens -= sum(entry.length for entry in batch)
+            self._counters.running_items = len(batch)
+            return batch
+        return []
+
+    def _leave(self, calls: dict[int, Call]) -> None:
+        """Takes everything these calls still have queued out of the line."""
+        gone = [entry for call in calls.values() for entry in call.entries if entry in self._queued]
+        if not gone:
+            return
+        self._queued.difference_update(gone)
+        for output in {entry.output for entry in gone}:
+            self._pools[output].drop(set(calls))
+        self._counters.queued_items -= len(gone)
+        self._counters.queued_tokens -= sum(entry.length for entry in gone)
+        if len(self._line) > 2 * len(self._queued) + 1024:
+            self._line = [place for place in self._line if place[2] in self._queued]
+            heapq.heapify(self._line)
+
+    def _cancelled(self, call: Call) -> None:
+        with self._lock:
+            self._counters.cancelled += 1
+            self._leave({id(call): call})
+
+    def _run(self, batch: list[Entry]) -> None:
+        tokens = sum(entry.length for entry in batch)
+        rows, width = self.limits.shape(len(batch), max(entry.length for entry in batch))
+        begun = time.monotonic()
+        try:
+            (array,) = self.session.run(self._arrays(batch, rows, width), [batch[0].output])
+            assert len(array) == rows, f"the engine answered {len(array)} rows of {rows}"
+        except Exception as error:
+            self._split(batch, error)
+            return
+        spent = time.monotonic() - begun
+        with self._lock:
+            self._beat = time.monotonic()
+            counters = self._counters
+            counters.items += len(batch)
+            counters.tokens += tokens
+            counters.slots += rows * width
+            counters.batches += 1
+            counters.engine_s += spent
+            counters.running_items = 0
+            self._speed = tokens / spent if not self._speed else 0.8 * self._speed + 0.2 * tokens / spent
+        for row, entry in zip(array, batch, strict=False):
+            answer = entry.call.answer
+            # Copies: a view would keep the whole batch alive.
+            answer.rows[entry.index] = row[: entry.length].copy() if array.ndim == 3 else row.copy()
+            answer.slots += width
+        calls: dict[int, Call] = {}
+        for entry in batch:
+            entry.call.remaining -= 1
+            entry.call.future.done_items += 1
+            calls[id(entry.call)] = entry.call
+        for call in calls.values():
+            call.answer.engine_s += spent
+            if not call.remaining:
+                call.entries = []
+                _answer(call)
+
+    def _arrays(self, batch: Sequence[Entry], rows: int, width: int) -> dict[str, NDArray[np.int64]]:
+        ids = np.full((rows, width), self._pad_id, dtype=np.int64)
+        attention = np.zeros((rows, width), dtype=np.int64)
+        types = np.zeros((rows, width), dtype=np.int64)
+        for row, entry in enumerate(batch):
+            item, length = entry.item, entry.length
+            ids[row, :length] = item.ids
+            attention[row, :length] = 1 if item.attention is None else item.attention
+            if item.type_ids is not None:
+                types[row, :length] = item.type_ids
+        # Rows that only fill a profile attend to one token: a softmax over nothing is not a number.
+        attention[len(batch) :, 0] = 1
+        named = {"input_ids": ids, "attention_mask": attention, "token_type_ids": types}
+        return {name: named[name] for name in self._inputs}
+
+    def _split(self, batch: list[Entry], error: Exception) -> None:
+        """A failed batch is tried again in halves, down to single items: memory may suffice for less, and one item may be to blame."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            self._run(batch[:middle])
+            self._run(batch[middle:])
+            return
+        call = batch[0].call
+        with self._lock:
+            self._counters.failed += 1
+            self._counters.running_items = 0
+            self._leave({id(call): call})
+        _fail(call, error if isinstance(error, PoolrtError) else EngineError(f"the engine failed ({type(error).__name__})"), error)
+
+
+def _answer(call: Call) -> None:
+    try:
+        call.future.set_result(call.answer)
+    except InvalidStateError:  # cancelled, or already failed
+        return
+
+
+def _fail(call: Call, error: PoolrtError, cause: Exception | None = None) -> None:
+    error.__cause__ = cause if cause is not error else None
+    try:
+        call.future.set_exception(error)
+    except (InvalidStateError, CancelledError):
+        return
