@@ -20,12 +20,13 @@ from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutp
 
 # Where, how fast and under which name to run: nothing of it changes a number.
 _HARMLESS = frozenset({
-    "tokenizer_mode", "trust_remote_code", "allowed_local_media_path", "allowed_media_domains", "tensor_parallel_size",
-    "pipeline_parallel_size", "data_parallel_size", "seed", "gpu_memory_utilization", "swap_space", "cpu_offload_gb", "enforce_eager",
-    "max_num_seqs", "max_num_batched_tokens", "enable_prefix_caching", "enable_chunked_prefill", "disable_log_stats", "disable_custom_all_reduce",
-    "distributed_executor_backend", "download_dir", "load_format", "block_size", "kv_cache_memory_bytes", "max_seq_len_to_capture", "compilation_config",
-    "limit_mm_per_prompt", "served_model_name", "model_impl", "async_scheduling", "disable_cascade_attn", "runner", "device",
-    "attention_config", "attention_backend", "logits_processors", "skip_tokenizer_init", "revision", "tokenizer_revision", "code_revision",
+    "allowed_local_media_path", "allowed_media_domains", "async_scheduling", "attention_backend", "attention_config",
+    "block_size", "code_revision", "compilation_config", "cpu_offload_gb", "data_parallel_size", "device",
+    "disable_cascade_attn", "disable_custom_all_reduce", "disable_log_stats", "distributed_executor_backend", "download_dir",
+    "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes",
+    "limit_mm_per_prompt", "load_format", "logits_processors", "max_num_batched_tokens", "max_num_seqs",
+    "max_seq_len_to_capture", "model_impl", "pipeline_parallel_size", "revision", "seed", "served_model_name",
+    "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode", "tokenizer_revision", "trust_remote_code",
 })  # fmt: skip
 
 # keyword -> (values that mean "as the checkpoint says", where to say it instead)
