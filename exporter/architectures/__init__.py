@@ -1,0 +1,113 @@
+"""Backbone families, one file each, found by scanning this folder.
+
+A file named without a leading underscore defines `ARCHITECTURE`. Heads are data here (which tensors, in which order) and code in
+`exporter/head_modules.py`, so that no file names both a backbone and a head.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...runtime.errors import UnknownArchitecture
+from ...runtime.manifest import Pool
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..checkpoint import Checkpoint
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One step of a head: a linear map or a norm whose tensors are `name`.weight and `name`.bias, then an activation."""
+
+    name: str
+    names: tuple[str, ...] = ()
+    """Other spellings of `name`, tried in order."""
+    where: str = ""
+    """A folder (`2_Dense`) or file (`sparse_linear.pt`) of the checkpoint; empty: the model's own weights."""
+    kind: Literal["linear", "layer_norm"] = "linear"
+    bias: bool | None = True
+    """None: taken when the checkpoint has one."""
+    activation: str = "identity"
+    """Of head_modules.ACTIVATIONS, a dotted torch class, or `@key`: the value of that key of config.json."""
+    eps: float | str = 1e-5
+    """Of a norm; a string is a key of config.json."""
+    residual: bool = False
+    """Adds the layer's input, through `residual`.weight where widths differ."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classifier:
+    """How a published classifier of this family turns hidden states into logits."""
+
+    pool: Pool
+    pool_key: str | None = None
+    """Key of config.json that overrides `pool` (`classifier_pooling`)."""
+    layers: tuple[Layer, ...]
+    """Applied to the pooled vector."""
+    tokens: tuple[Layer, ...]
+    """Applied to every token by vLLM's token_classify."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    model_types: tuple[str, ...]
+    """Values of model_type in config.json."""
+    names: tuple[str, ...]
+    """Published class names in vLLM's spelling; the first is the bare backbone."""
+    inputs: tuple[str, ...]
+    """Graph inputs, in order."""
+    load: Callable[[Checkpoint], nn.Module]
+    """Checkpoint -> module in float32 and eval mode whose forward(**inputs) answers hidden states [batch, tokens, hidden]."""
+    matches: Callable[[Config, Mapping[str, tuple[int, ...]]], bool] | None = None
+    """(config, weight shapes) -> whether this file reads them; files with it are asked before those without."""
+    prefixes: tuple[str, ...] = ()
+    """What a model with a head puts before the backbone's tensor names (`bert.`)."""
+    pool: Pool
+    """For embedding when no file says otherwise (vLLM's default)."""
+    positions: Callable[[Config], int]
+    """Config -> tokens the model can place."""
+    capped_by_tokenizer: bool = True
+    """Absolute positions: tokenizer_config.json's model_max_length caps the length too (vLLM)."""
+    sequence: Classifier | None = None
+    """*ForSequenceClassification."""
+    tokens: tuple[Layer, ...] = ()
+    """*ForTokenClassification, applied to every token; empty: the family has none."""
+    sample_tokens: int = 24
+    """Length traced at export: enough for every derived dimension (windows, chunks) to be above 1."""
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the transformers config of a toy model, exported by the tests."""
+
+
+@functools.cache
+def all_architectures() -> tuple[Architecture, ...]:
+    """Every family, those with `matches` first. An error inside a file is raised, not taken for an unknown architecture."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    found = [importlib.import_module(f"{__name__}.{name}").ARCHITECTURE for name in names]
+    return tuple(sorted(found, key=lambda architecture: architecture.matches is None))
+
+
+def find(source: str, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+    """The family that reads a checkpoint. Raises UnknownArchitecture, naming the closest ones."""
+    model_type = str(config.get("model_type", ""))
+    published = [str(name) for name in config.get("architectures") or ()]
+    for architecture in all_architectures():
+        known = model_type in architecture.model_types or (not model_type and set(published) & set(architecture.names))
+        if known and (architecture.matches is None or architecture.matches(config, shapes)):
+            return architecture
+    asked = published[0] if published else model_type
+    choices = {name.lower(): name for architecture in all_architectures() for name in (*architecture.names, *architecture.model_types)}
+    close = difflib.get_close_matches(asked.lower(), choices, n=3, cutoff=0.4) or list(choices)[:3]
+    raise UnknownArchitecture(
+        f"{source}: architecture {asked or 'missing'!r} (model_type {model_type or 'missing'!r}) is not supported; "
+        f"closest supported: {', '.join(choices[name] for name in close)}"
+    )

@@ -1,0 +1,133 @@
+"""A published checkpoint, read without running or trusting anything in it.
+
+`read` opens headers and JSON, decides what the model is, and keeps every guess with its reason. No tensor is loaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import CheckpointError
+from ..runtime.manifest import Source
+from . import detection, sentence_files, source, tokenizer, weights
+from . import pooler_config as poolers
+from . import recipe as recipes
+from .architectures import Architecture
+from .architectures import find as find_architecture
+from .detection import Convert, Guess, Kind, Runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    source: str
+    """Hub id, or the folder's own name."""
+    folder: Path
+    revision: str | None
+    config: Mapping[str, Any]
+    """config.json with hf_overrides merged in."""
+    overrides: Mapping[str, Any]
+    """What was asked for, as the manifest records it."""
+    architecture: str
+    """In vLLM's spelling."""
+    kind: Kind
+    family: Architecture
+    weights: weights.Weights
+    sentence: sentence_files.SentenceFiles | None
+    text: tokenizer.Text
+    pooler: poolers.PoolerConfig
+    recipe: recipes.Recipe | None
+    guesses: tuple[Guess, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The guesses, for people."""
+        return tuple(str(guess) for guess in self.guesses)
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """Every file of tensors the export may read, those of heads included."""
+        heads = [self.folder / name for name in detection.BGE_M3_FILES] if self.kind == "bge-m3" else []
+        dense = self.sentence.dense if self.sentence else ()
+        heads += [self.folder / layer.folder / name for layer in dense for name in weights.SINGLES]
+        return (*self.weights.files, *(path for path in heads if path.is_file()))
+
+    def described(self, digest: Mapping[str, str]) -> Source:
+        """The manifest's record of where the weights came from; `digest`: path inside the checkpoint -> sha256."""
+        return Source(checkpoint=self.source, revision=self.revision, weights=dict(digest), overrides=dict(self.overrides))
+
+
+def read(
+    asked: str | Path,
+    *,
+    revision: str | None = None,
+    hf_overrides: Mapping[str, Any] | None = None,
+    runner: Runner = "auto",
+    convert: Convert = "auto",
+    pooler_config: Mapping[str, object] | None = None,
+    recipe: recipes.Recipe | str | None = "auto",
+) -> Checkpoint:
+    """Opens a local folder or hub id. Raises CheckpointError, and UnknownArchitecture for a backbone no file of ours reads.
+
+    `recipe`: "auto" looks one up by name, None goes without.
+    """
+    if runner == "generate":
+        raise CheckpointError("runner 'generate': poolrt serves pooling models only; leave --runner at auto or pooling")
+    place = source.find(str(asked), revision)
+    found = _recipe(place.name, recipe)
+    asked_for = {"hf_overrides": dict(hf_overrides or {}), "pooler_config": dict(pooler_config or {})}
+    asked_for = {key: value for key, value in asked_for.items() if value}
+    if convert not in ("auto", "none"):
+        asked_for["convert"] = convert
+    guesses: list[Guess] = []
+    if found is not None:
+        guesses.append(Guess("recipe", found.name, f"the name matches {found.match[0]}", "--no-recipe"))
+    config = _config(place.folder)
+    if "auto_map" in config:
+        guesses.append(Guess("remote code", "not run", "config.json has an auto_map; poolrt reads the weights with its own classes"))
+    config = merged(merged(config, found.hf_overrides if found else {}), hf_overrides or {})
+    opened = weights.open_folder(place.folder)
+    family = find_architecture(place.name, config, opened.shapes)
+    sentence = sentence_files.read(place.folder)
+    pooler = _pooler(found, pooler_config)
+    if convert == "auto" and found is not None and found.convert is not None:
+        convert = found.convert
+    detected = detection.detect(place.folder, config, family, opened, sentence, convert)
+    text = tokenizer.read(place.folder)
+    if text.converted:
+        guesses.append(Guess("tokenizer", f"converted from {text.converted}", "the checkpoint has no tokenizer.json"))
+    return Checkpoint(
+        source=place.name, folder=place.folder, revision=place.revision, config=config, overrides=asked_for,
+        architecture=detected.architecture, kind=detected.kind, family=family, weights=opened, sentence=sentence, text=text,
+        pooler=pooler, recipe=found, guesses=(*guesses, *detected.guesses),
+    )  # fmt: skip
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, objects inside objects merged key by key."""
+    result = dict(base)
+    for key, value in over.items():
+        inner = result.get(key)
+        result[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        present = sorted(entry.name for entry in folder.iterdir())[:5]
+        raise CheckpointError(f"{folder}: not a checkpoint: no config.json (it holds {', '.join(present) or 'nothing'})")
+    config = sentence_files.json_file(path, dict)
+    if not config.get("model_type") and not config.get("architectures"):
+        raise CheckpointError(f"{path}: neither model_type nor architectures; not a transformers checkpoint")
+    return config
+
+
+def _recipe(name: str, asked: recipes.Recipe | str | None) -> recipes.Recipe | None:
+    return recipes.find(name) if isinstance(asked, str) else asked
+
+
+def _pooler(found: recipes.Recipe | None, asked: Mapping[str, object] | None) -> poolers.PoolerConfig:
+    return poolers.read({**(found.pooler_config if found else {}), **(asked or {})})

@@ -1,0 +1,112 @@
+"""What kind of model a checkpoint is, from its files alone. The first rule that fits wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..runtime.errors import CheckpointError
+from .architectures import Architecture
+from .sentence_files import SentenceFiles
+from .weights import Weights
+
+Kind = Literal["embed", "colbert", "bge-m3", "classify", "token_classify"]
+Runner = Literal["auto", "pooling", "generate"]
+Convert = Literal["auto", "none", "embed", "classify", "reward"]
+
+# Suffixes of published class names, as vLLM maps them when nothing else tells.
+SUFFIXES: dict[str, Kind] = {
+    "ForSequenceClassification": "classify", "ForTokenClassification": "token_classify", "ClassificationModel": "classify",
+    "ForMaskedLM": "embed", "ForCausalLM": "embed", "LMHeadModel": "embed", "ForTextEncoding": "embed", "EmbeddingModel": "embed",
+    "Model": "embed",
+}  # fmt: skip
+BGE_M3_FILES = ("sparse_linear.pt", "colbert_linear.pt")
+LATE_KINDS = ("ColBERT", "MultiVectorEncoder")
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """One thing that was found rather than asked for."""
+
+    what: str
+    value: str
+    why: str
+    override: str | None = None
+    """What to pass to `poolrt export` to change it."""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.value} ({self.why}{f'; to change: {self.override}' if self.override else ''})"
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    architecture: str
+    """In vLLM's spelling."""
+    kind: Kind
+    guesses: tuple[Guess, ...]
+
+
+def detect(
+    folder: Path, config: Mapping[str, Any], family: Architecture, weights: Weights, sentence: SentenceFiles | None, convert: Convert
+) -> Detected:
+    """Raises CheckpointError for a head that poolrt does not know."""
+    published = next(iter(config.get("architectures") or ()), None)
+    name = str(published or family.names[0])
+    why = "config.json, architectures" if published else f"model_type {config.get('model_type')!r}; config.json names no class"
+    kind: Kind | None
+    special = _special(folder, config, family, weights, sentence, name)
+    if special is not None:
+        name, kind, why = special
+    elif convert in ("embed", "classify", "reward"):
+        kind = "classify" if convert == "classify" else "embed"
+    else:
+        kind = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
+        if kind is None:
+            raise CheckpointError(
+                f"{folder.name}: {name} has a head that poolrt does not know; `--convert embed` uses its backbone alone, "
+                "`--convert classify` puts the checkpoint's `score` or `classifier` tensors behind it"
+            )
+    guesses = [Guess("architecture", name, why, '--hf-overrides \'{"architectures": ["..."]}\'')]
+    if not name.startswith(tuple(family.names)) and config.get("model_type") not in family.model_types:
+        guesses.append(Guess("backbone", family.names[0], "the closest that reads these weights"))
+    reason = (
+        f"asked for by --convert {convert}"
+        if convert not in ("auto", "none") and special is None
+        else "from the architecture's name and files"
+    )
+    guesses.append(Guess("kind", WORDS[kind], reason, "--convert embed|classify"))
+    return Detected(name, kind, tuple(guesses))
+
+
+WORDS: dict[Kind, str] = {
+    "embed": "embedding model", "colbert": "late interaction (ColBERT)", "bge-m3": "dense, sparse and multi-vector (bge-m3)",
+    "classify": "sequence classifier or cross-encoder", "token_classify": "token classifier",
+}  # fmt: skip
+
+
+def _special(
+    folder: Path, config: Mapping[str, Any], family: Architecture, weights: Weights, sentence: SentenceFiles | None, name: str
+) -> tuple[str, Kind, str] | None:
+    if all((folder / file).is_file() for file in BGE_M3_FILES) or name == "BgeM3EmbeddingModel":
+        return "BgeM3EmbeddingModel", "bge-m3", f"the folder has {' and '.join(BGE_M3_FILES)}"
+    hidden = config.get("hidden_size")
+    late = name if "ColBERT" in name else _late_name(config)
+    if name == "HF_ColBERT" or name.startswith("ColBERT"):
+        return late, "colbert", "config.json, architectures"
+    if (folder / "artifact.metadata").is_file():
+        return late, "colbert", "the folder has artifact.metadata"
+    projection = weights.shapes.get("linear.weight")
+    if projection is not None and len(projection) == 2 and projection[1] == hidden and any(n.startswith(family.prefixes) for n in weights):
+        return late, "colbert", "the weights hold a top-level linear.weight beside the backbone"
+    if sentence is not None:
+        settings = sentence.settings
+        lengths = {"query_length", "document_length"} & settings.keys()
+        if sentence.kind in LATE_KINDS or (settings.get("similarity_fn_name") == "MaxSim" and lengths):
+            return late, "colbert", "Sentence Transformers' files describe a multi-vector model"
+    return None
+
+
+def _late_name(config: Mapping[str, Any]) -> str:
+    return {"modernbert": "ColBERTModernBertModel", "lfm2": "ColBERTLfm2Model"}.get(str(config.get("model_type")), "HF_ColBERT")

@@ -1,0 +1,162 @@
+"""From a plan to one torch module, and from the module to one ONNX graph whose interface is checked afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from ..runtime import manifest
+from .checkpoint import Checkpoint
+from .head_modules import Heads
+from .heads import Plan
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+OPSET = 20  # 17 silently becomes 18; 23 and up turn attention into an op that TensorRT-RTX refuses in float32
+EXTERNAL_BYTES = 1_500_000_000  # protobuf ends at 2 GB, and a lowered precision may add tensors before it drops others
+
+
+class PoolingModel(nn.Module):
+    """Graph inputs in order -> task outputs in order, all float32."""
+
+    def __init__(self, backbone: nn.Module, heads: Heads, names: tuple[str, ...], sample_tokens: int) -> None:
+        super().__init__()
+        self.backbone, self.heads, self.names, self.sample_tokens = backbone, heads, names, sample_tokens
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        named = dict(zip(self.names, inputs, strict=True))
+        return self.heads(self.backbone(**named), named["attention_mask"])
+
+
+class HiddenStates(nn.Module):
+    """A transformers model reduced to its last hidden state."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        answer = self.model(**inputs, return_dict=True)
+        return answer if isinstance(answer, torch.Tensor) else answer.last_hidden_state
+
+
+def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
+    """The whole model in eager float32: what is exported, and what the artifact is verified against. Raises CheckpointError."""
+    backbone = HiddenStates(checkpoint.family.load(checkpoint))
+    tokens = min(checkpoint.family.sample_tokens, plan.text.max_tokens)
+    return PoolingModel(backbone, Heads(checkpoint, plan.parts), plan.inputs, tokens).eval().requires_grad_(False)
+
+
+def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.Graph:
+    """Writes `path` (and `path`.data beside it when large). [batch, tokens] are free; the result's interface is asserted."""
+    inputs = _samples(module, plan)
+    outputs = [plan.heads[part.task].output for part in plan.parts]
+    axes = tuple({0: "batch", 1: "tokens"} for _ in inputs)
+    with _quiet():
+        program = torch.onnx.export(
+            module, inputs, dynamo=True, opset_version=OPSET, input_names=list(plan.inputs), output_names=outputs,
+            dynamic_shapes={"inputs": axes}, verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    model = cast("onnx_ir.Model", program.model)
+    _strip(model)
+    _assert_interface(model, plan, outputs)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    external = size > EXTERNAL_BYTES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program.save(path, external_data=external)
+    return manifest.Graph(
+        file=path.name,
+        precision="fp32",
+        opset=OPSET,
+        inputs=tuple(manifest.Tensor(name=name, dtype="int64", axes=("batch", "tokens")) for name in plan.inputs),
+        outputs=tuple(
+            manifest.Tensor(
+                name=plan.heads[part.task].output,
+                dtype="float32",
+                axes=("batch", "tokens", part.dim) if part.pools == ("tokens",) else ("batch", part.dim),
+            )
+            for part in plan.parts
+        ),
+        external=(f"{path.name}.data",) if external else (),
+    )
+
+
+def _samples(module: PoolingModel, plan: Plan) -> tuple[torch.Tensor, ...]:
+    """Three rows, one of them padded. Each input is a tensor of its own: the exporter silently merges one that is passed twice."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, module.sample_tokens)
+    padded = torch.arange(shape[1]) >= shape[1] - 3
+    made = []
+    for name in plan.inputs:
+        value = {"attention_mask": torch.ones(shape, dtype=torch.int64), "token_type_ids": torch.zeros(shape, dtype=torch.int64)}.get(name)
+        if value is None:
+            value = torch.randint(0, plan.text.vocab_size, shape, generator=generator)
+            value[1, padded] = plan.text.pad_id
+        if name == "attention_mask":
+            value[1, padded] = 0
+        made.append(value)
+    return tuple(made)
+
+
+def _strip(model: onnx_ir.Model) -> None:
+    """Removes what the exporter notes for its own debugging: it names files of the machine that exported."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    graphs: list[Any] = [model.graph, *model.functions.values()]
+    for graph in graphs:
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+
+
+def _assert_interface(model: onnx_ir.Model, plan: Plan, outputs: list[str]) -> None:
+    """What torch.onnx has been seen to get wrong without a word."""
+    graph = model.graph
+    assert graph.opset_imports.get("") == OPSET, f"opset {graph.opset_imports}, expected {OPSET}"
+    assert [value.name for value in graph.inputs] == list(plan.inputs), f"inputs {[value.name for value in graph.inputs]}"
+    assert [value.name for value in graph.outputs] == outputs, f"outputs {[value.name for value in graph.outputs]}"
+    for value in graph.inputs:
+        assert [str(axis) for axis in value.shape or ()] == ["batch", "tokens"], f"{value.name}: axes {value.shape}"
+    for value, part in zip(graph.outputs, plan.parts, strict=True):
+        shape = [str(axis) for axis in value.shape or ()]
+        expected = ["batch", "tokens", str(part.dim)] if part.pools == ("tokens",) else ["batch", str(part.dim)]
+        assert shape == expected, f"{value.name}: axes {shape}, expected {expected}"
+        assert str(value.dtype) == "FLOAT", f"{value.name}: {value.dtype}"
+    names = Counter(value.name for node in graph.all_nodes() for value in node.outputs if value.name)
+    names.update(value.name for value in graph.inputs if value.name)
+    names.update(graph.initializers)
+    twice = [name for name, count in names.items() if count > 1]
+    assert not twice, f"names used twice: {', '.join(twice[:5])}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about its own plans and prints its progress; nothing of it is for the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,165 @@
+"""Tensors of a checkpoint by name. Opening reads headers only; nothing here runs code that a file carries."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..runtime.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLES = ("model.safetensors", "pytorch_model.bin")
+GIT_LFS = b"version https://git-lfs"
+# Bytes an element of safetensors' dtypes takes.
+WIDTHS = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2} | {
+    name: 4 if name.endswith("32") else 8 for name in ("F32", "I32", "U32", "F64", "I64", "U64")
+}
+LEGACY = {"gamma": "weight", "beta": "bias"}  # LayerNorm's parameters in files of BERT's first years
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """`shapes` and `places` are keyed by today's names: `LayerNorm.gamma` in a file is `LayerNorm.weight` here."""
+
+    files: tuple[Path, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    places: Mapping[str, tuple[Path, str]]
+    """Name -> file, and the name inside it."""
+    _pickled: dict[Path, Mapping[str, torch.Tensor]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def find(self, name: str, prefixes: Iterable[str] = ()) -> str | None:
+        """The stored name of `name`, with or without one of `prefixes` in front."""
+        return next((candidate for candidate in (name, *(prefix + name for prefix in prefixes)) if candidate in self.shapes), None)
+
+    def read(self, name: str) -> torch.Tensor:
+        path, stored = self.places[name]
+        if path in self._pickled:
+            return self._pickled[path][stored]
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(stored)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Every tensor, memory-mapped where the format allows it."""
+        from safetensors import safe_open
+
+        tensors: dict[str, torch.Tensor] = {}
+        for path in self.files:
+            inside = {stored: name for name, (place, stored) in self.places.items() if place == path}
+            if path in self._pickled:
+                tensors |= {name: self._pickled[path][stored] for stored, name in inside.items()}
+                continue
+            with safe_open(path, framework="pt") as file:
+                tensors |= {name: file.get_tensor(stored) for stored, name in inside.items()}
+        return tensors
+
+
+def open_folder(folder: Path) -> Weights:
+    """The model weights of `folder`, safetensors before pickles. Raises CheckpointError: none, truncated, shards missing."""
+    for single, index in zip(SINGLES, INDEXES, strict=True):
+        if (folder / index).is_file():
+            return open_files(_shards(folder, index))
+        if (folder / single).is_file():
+            return open_files([folder / single])
+    raise CheckpointError(f"{folder}: no weights; expected one of {', '.join((*SINGLES, *INDEXES))}; download the repository again")
+
+
+def open_files(paths: Iterable[Path]) -> Weights:
+    files = tuple(paths)
+    shapes: dict[str, tuple[int, ...]] = {}
+    places: dict[str, tuple[Path, str]] = {}
+    pickled: dict[Path, Mapping[str, torch.Tensor]] = {}
+    for path in files:
+        if path.suffix == ".safetensors":
+            found = _header(path)
+        else:
+            pickled[path] = _unpickled(path)
+            found = {name: tuple(tensor.shape) for name, tensor in pickled[path].items()}
+        for stored, shape in found.items():
+            stem, _, last = stored.rpartition(".")
+            name = f"{stem}.{LEGACY[last]}" if last in LEGACY and "norm" in stem.lower() else stored
+            shapes[name], places[name] = shape, (path, stored)
+    return Weights(files, shapes, places, pickled)
+
+
+def _shards(folder: Path, index: str) -> list[Path]:
+    try:
+        names = sorted(set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError):
+        raise CheckpointError(f"{folder / index}: not a weight index; download it again") from None
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise CheckpointError(f"{folder / index}: names files outside the folder: {', '.join(outside)}")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder}: {len(missing)} of {len(names)} weight files are missing: {', '.join(missing)}")
+    return [folder / name for name in names]
+
+
+def _header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file, after checking that the file is as long as its header says."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if _is_pointer(path):
+            raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in the repository")
+        if len(start) < 8 or length > size - 8:
+            raise CheckpointError(f"{path}: truncated: {size} bytes, shorter than its own header; download it again")
+        try:
+            header: dict[str, Any] = json.loads(file.read(length))
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            ends = [int(entry["data_offsets"][1]) for entry in tensors.values()]
+            shapes = {name: tuple(int(axis) for axis in entry["shape"]) for name, entry in tensors.items()}
+            lengths = {name: int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]) for name, entry in tensors.items()}
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            raise CheckpointError(f"{path}: not a safetensors file; download it again") from None
+    expected = 8 + length + max(ends, default=0)
+    if expected != size:
+        raise CheckpointError(f"{path}: truncated: its header asks for {expected} bytes, the file has {size}; download it again")
+    wrong = [n for n, e in tensors.items() if e.get("dtype") in WIDTHS and math.prod(shapes[n]) * WIDTHS[e["dtype"]] != lengths[n]]
+    if wrong:
+        raise CheckpointError(f"{path}: sizes of {', '.join(wrong[:5])} do not fit their shapes; download it again")
+    return shapes
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(GIT_LFS)) == GIT_LFS
+
+
+def _unpickled(path: Path) -> Mapping[str, torch.Tensor]:
+    import torch
+
+    if _is_pointer(path):
+        raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in the repository")
+    try:
+        # weights_only: the unpickler builds tensors and plain containers, nothing else.
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except Exception as error:  # torch raises several unrelated types; each means that the file is not usable
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: damaged, or holds more than tensors, which poolrt does not load: {reason}") from None
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise CheckpointError(f"{path}: expected tensors by name, found {type(loaded).__name__}")
+    return loaded
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
