@@ -24,7 +24,7 @@ help:
 	@echo 'make test-all   the slow tests too'
 	@echo 'make format     reformat, and mend what the linter can'
 	@echo 'make bench      poolrt beside sentence-transformers, fastembed and vLLM: bench/RESULTS.md'
-	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=its python)'
+	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=path of its vllm command)'
 	@echo 'make clean      remove the environment and what tools left behind'
 	@echo 'Settings: PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) PYTEST_ARGS="-k name"'
 
@@ -65,7 +65,7 @@ bench: $(VENV)/.bench
 	@$(VENV)/bin/python -m bench $(BENCH_ARGS)
 
 goldens: $(VENV)/.dev
-	@$(SINGLE) $(VENV)/bin/python -m tests.goldens.record
+	@$(SINGLE) $(VENV)/bin/python tests/goldens/record_http.py
 
 clean:
 	rm -rf $(VENV) $(VENV).log build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

