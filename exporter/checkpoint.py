@@ -90,6 +90,10 @@ def read(
     config = merged(merged(config, found.hf_overrides if found else {}), hf_overrides or {})
     opened = weights.open_folder(place.folder)
     family = find_architecture(place.name, config, opened.shapes)
+    if family.translate is not None:
+        config = {**config, **family.translate(config)}
+    if family.adapt is not None:
+        family = family.adapt(family, config)
     sentence = sentence_files.read(place.folder)
     pooler = _pooler(found, pooler_config)
     if convert == "auto" and found is not None and found.convert is not None:

@@ -39,8 +39,8 @@ class Layer:
     """None: taken when the checkpoint has one."""
     activation: str = "identity"
     """Of head_modules.ACTIVATIONS, a dotted torch class, or `@key`: the value of that key of config.json."""
-    eps: float | str = 1e-5
-    """Of a norm; a string is a key of config.json."""
+    eps: float | tuple[str, float] = 1e-5
+    """Of a norm; a pair is a key of config.json and its default."""
     residual: bool = False
     """Adds the layer's input, through `residual`.weight where widths differ."""
 
@@ -69,7 +69,12 @@ class Architecture:
     load: Callable[[Checkpoint], nn.Module]
     """Checkpoint -> module in float32 and eval mode whose forward(**inputs) answers hidden states [batch, tokens, hidden]."""
     matches: Callable[[Config, Mapping[str, tuple[int, ...]]], bool] | None = None
-    """(config, weight shapes) -> whether this file reads them; files with it are asked before those without."""
+    """(config, weight shapes) -> whether this file reads them; files with it are asked before those without, and those that list no
+    `model_types` (they read whatever transformers reads) after all others."""
+    translate: Callable[[Config], Config] | None = None
+    """config.json -> the same facts under transformers' names, for families that are published with others."""
+    adapt: Callable[[Architecture, Config], Architecture] | None = None
+    """Fills in what depends on the translated config (inputs, prefixes, pooling)."""
     prefixes: tuple[str, ...] = ()
     """What a model with a head puts before the backbone's tensor names (`bert.`)."""
     pool: Pool
@@ -93,7 +98,7 @@ def all_architectures() -> tuple[Architecture, ...]:
     """Every family, those with `matches` first. An error inside a file is raised, not taken for an unknown architecture."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
     found = [importlib.import_module(f"{__name__}.{name}").ARCHITECTURE for name in names]
-    return tuple(sorted(found, key=lambda architecture: architecture.matches is None))
+    return tuple(sorted(found, key=lambda architecture: (not architecture.model_types, architecture.matches is None)))
 
 
 def find(source: str, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
@@ -102,6 +107,7 @@ def find(source: str, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> 
     published = [str(name) for name in config.get("architectures") or ()]
     for architecture in all_architectures():
         known = model_type in architecture.model_types or (not model_type and set(published) & set(architecture.names))
+        known = known or not architecture.model_types
         if known and (architecture.matches is None or architecture.matches(config, shapes)):
             return architecture
     asked = published[0] if published else model_type
