@@ -11,7 +11,6 @@ import json
 import math
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -100,7 +99,6 @@ def export(steps: Steps) -> None:
     size = (source / "model.safetensors").stat().st_size / 1e6
     print(f"{source}, {size:.0f} MB of weights")
     steps.begin("export: ONNX with pooling and normalisation inside, checked against PyTorch on real text")
-    shutil.rmtree(ARTIFACT, ignore_errors=True)  # of an earlier demo
     command = poolrt("export", os.path.relpath(source), "--name", NAME)
     done = subprocess.run(command, check=False)
     if done.returncode:
