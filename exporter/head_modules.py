@@ -9,7 +9,8 @@ from torch import nn
 
 from ..runtime.manifest import Pool
 from .checkpoint import Checkpoint
-from .heads import Part, Step, tensors
+from .heads import Part
+from .layers import Step, tensors
 
 # Finite, and inside float16's range so that a lowered precision keeps it finite; no hidden value comes near.
 LOWEST = -60000.0

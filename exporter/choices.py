@@ -1,0 +1,91 @@
+"""What a checkpoint's files say of pooling, normalisation, activation, labels and widths, in vLLM's order of precedence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..runtime.errors import CheckpointError
+from ..runtime.manifest import Activation, Pool
+from .checkpoint import Checkpoint
+from .detection import Guess
+
+
+def pools(checkpoint: Checkpoint) -> tuple[tuple[Pool, ...], str]:
+    if checkpoint.pooler.pool is not None:
+        return (checkpoint.pooler.pool,), "pooler config"
+    if checkpoint.sentence is not None and checkpoint.sentence.pools:
+        return checkpoint.sentence.pools, "the Pooling module of modules.json"
+    if "ForCausalLM" in checkpoint.architecture:
+        return ("last",), "default of converted decoders"
+    return (checkpoint.family.pool,), f"no Pooling module; default of {checkpoint.family.names[0]}"
+
+
+def known_pool(checkpoint: Checkpoint, name: str) -> Pool:
+    if name not in ("cls", "mean", "last"):
+        raise CheckpointError(f"{checkpoint.source}: config.json asks for classifier pooling {name!r}; known are cls, mean, last")
+    return name  # pyright: ignore[reportReturnType]
+
+
+def normalisation(checkpoint: Checkpoint) -> tuple[Activation, Guess]:
+    override = "--pooler-config '{\"use_activation\": true|false}'"
+    if checkpoint.pooler.use_activation is not None:
+        value, why = checkpoint.pooler.use_activation, "pooler config"
+    elif checkpoint.sentence is not None and checkpoint.sentence.pools:
+        value = checkpoint.sentence.normalize
+        why = f"modules.json has {'a' if value else 'no'} Normalize module"
+    else:
+        value, why = True, "no Sentence Transformers files: the default"
+    return "l2" if value else "identity", Guess("normalised", "yes" if value else "no", why, override)
+
+
+def unless_off(checkpoint: Checkpoint, activation: Activation) -> Activation:
+    return "identity" if checkpoint.pooler.use_activation is False else activation
+
+
+def classifier_activation(checkpoint: Checkpoint, labels: int) -> tuple[Activation, str]:
+    """vLLM's order: problem_type, then the two keys of Sentence Transformers, then the number of labels."""
+    config = checkpoint.config
+    by_count: Activation = "sigmoid" if labels < 2 else "softmax"
+    stored = (config.get("sentence_transformers") or {}).get("activation_fn")
+    origin = "config.json, sentence_transformers.activation_fn"
+    if stored is None:
+        stored, origin = config.get("sbert_ce_default_activation_function"), "config.json, sbert_ce_default_activation_function"
+    if checkpoint.pooler.use_activation is False:
+        return "identity", "pooler config"
+    if (problem := config.get("problem_type")) is not None:
+        known: dict[str, Activation] = {
+            "regression": "identity", "single_label_classification": by_count, "multi_label_classification": "sigmoid",
+        }  # fmt: skip
+        if problem not in known:
+            raise CheckpointError(f"{checkpoint.source}: problem_type {problem!r}; known are {', '.join(known)}")
+        return known[problem], f"config.json, problem_type {problem}"
+    if stored is None:
+        return by_count, f"{labels} label{'s' if labels > 1 else ''}"
+    name = str(stored).rsplit(".", 1)[-1].lower()
+    if not str(stored).startswith("torch.nn.modules.") or name not in ("identity", "sigmoid", "softmax", "tanh", "relu"):
+        raise CheckpointError(
+            f"{checkpoint.source}: activation {stored!r}; expected a class of torch.nn.modules: Identity, Sigmoid, Softmax, Tanh, ReLU"
+        )
+    return by_count if name in ("sigmoid", "softmax") else name, origin  # pyright: ignore[reportReturnType]
+
+
+def labels_of(checkpoint: Checkpoint, count: int) -> tuple[str, ...]:
+    named = {int(index): str(name) for index, name in (checkpoint.config.get("id2label") or {}).items()}
+    asked = checkpoint.config.get("num_labels")
+    expected = asked if isinstance(asked, int) else len(named) or count
+    if expected != count:
+        raise CheckpointError(f"{checkpoint.source}: config.json names {expected} labels, the classifier has {count} rows")
+    return tuple(named.get(index, f"LABEL_{index}") for index in range(count))
+
+
+def matryoshka(checkpoint: Checkpoint, dim: int) -> dict[str, Any]:
+    widths = checkpoint.config.get("matryoshka_dimensions")
+    default = checkpoint.pooler.dimensions
+    if default is not None and default > dim:
+        raise CheckpointError(f"pooler config: dimensions {default} is wider than the model's {dim}")
+    if widths is not None:
+        wrong = [width for width in widths if not isinstance(width, int) or not 1 <= width <= dim]
+        if wrong:
+            raise CheckpointError(f"matryoshka_dimensions: {wrong} are not between 1 and the model's {dim}")
+        return {"matryoshka": tuple(sorted(widths)), "dimensions": default}
+    return {"any_dimension": bool(checkpoint.config.get("is_matryoshka", False)), "dimensions": default}

@@ -1,0 +1,90 @@
+"""How texts are prepared: the longest item, padding, prompts, templates, and the files the runtime needs for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from ..runtime.errors import CheckpointError
+from ..runtime.manifest import Head, Role, Text
+from .checkpoint import Checkpoint
+from .detection import Guess
+from .recipe import template
+
+
+def files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    files = {"tokenizer.json": checkpoint.text.json}
+    if checkpoint.text.config:
+        files["tokenizer_config.json"] = json.dumps(checkpoint.text.config, indent=2, ensure_ascii=False).encode()
+    if checkpoint.text.chat_template is not None:
+        files["chat_template.jinja"] = checkpoint.text.chat_template.encode()
+    if checkpoint.recipe is not None and checkpoint.recipe.score_template is not None:
+        files["score_template.jinja"] = template(checkpoint.recipe.score_template).encode()
+    return files
+
+
+def text(
+    checkpoint: Checkpoint, limit: int, roles: dict[str, Role], files: Mapping[str, bytes], heads: Mapping[str, Head], guesses: list[Guess]
+) -> Text:
+    sentence = checkpoint.sentence
+    prompts = dict(sentence.prompts) if sentence else {}
+    if checkpoint.recipe is not None:
+        prompts |= checkpoint.recipe.prompts
+    default = sentence.default_prompt if sentence else None
+    if default is not None and default not in prompts:
+        raise CheckpointError(f"{checkpoint.source}: default prompt {default!r} is not among the prompts: {', '.join(prompts) or 'none'}")
+    if any(prompts.values()):
+        guesses.append(
+            Guess("prompts", ", ".join(name for name, prompt in prompts.items() if prompt), "applied only when a request names one")
+        )
+        if sentence is not None and not sentence.include_prompt:
+            guesses.append(Guess("prompt tokens", "pooled with the text", "include_prompt false is not followed"))
+    ends_with, told = ending(checkpoint) if any(head.pool == "last" for head in heads.values()) else (None, [])
+    guesses += told
+    separated = checkpoint.config.get("use_sep_token", checkpoint.config.get("use_pad_token", True))
+    return Text(
+        max_tokens=limit,
+        vocab_size=int(checkpoint.config["vocab_size"]),
+        pad_id=pad_id(checkpoint),
+        lowercase=sentence.lowercase if sentence else False,
+        pair="separator" if separated else "concatenate",
+        roles=roles,
+        prompts=prompts,
+        default_prompt=default,
+        special_tokens=dict(checkpoint.text.special),
+        chat_template="chat_template.jinja" if "chat_template.jinja" in files else None,
+        score_template="score_template.jinja" if "score_template.jinja" in files else None,
+        ends_with=ends_with,
+        tokenizer_config="tokenizer_config.json" if "tokenizer_config.json" in files else None,
+    )
+
+
+def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
+    """The longest item, special tokens included: the lowest limit that the checkpoint's files name."""
+    limits = [(int(checkpoint.family.positions(checkpoint.config)), "positions the model has")]
+    sentence, text = checkpoint.sentence, checkpoint.text.max_tokens
+    if sentence is not None and sentence.max_tokens is not None:
+        limits.append((sentence.max_tokens, "max_seq_length of Sentence Transformers"))
+    # Sentence Transformers 6 keeps its limit with the tokenizer.
+    if text is not None and (checkpoint.family.capped_by_tokenizer or (sentence is not None and sentence.generation >= 6)):
+        limits.append((text, "model_max_length of the tokenizer"))
+    limit, why = min(limits)
+    return limit, [Guess("max tokens", str(limit), why, "--max-tokens, lower only")]
+
+
+def pad_id(checkpoint: Checkpoint) -> int:
+    configured = checkpoint.config.get("pad_token_id")
+    if isinstance(configured, int) and 0 <= configured < int(checkpoint.config["vocab_size"]):
+        return configured
+    ids = checkpoint.text.ids
+    return ids.get("pad_token", ids.get("eos_token", 0))
+
+
+def ending(checkpoint: Checkpoint) -> tuple[int | None, list[Guess]]:
+    """For models that pool the last token: the id that the tokenizer puts at the end of every text, None when it puts none."""
+    first, second = checkpoint.text.encode("a"), checkpoint.text.encode("what is this")
+    if first and second and first[-1] == second[-1] and first[-1] in checkpoint.text.ids.values():
+        return first[-1], [Guess("ends with", f"token {first[-1]}", "what the tokenizer puts after every text")]
+    return None, [
+        Guess("ends with", "the text's own last token", "the tokenizer puts nothing after a text, though the last token is pooled")
+    ]
