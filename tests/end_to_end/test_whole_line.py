@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests import checkpoints
 from tests.end_to_end.commands import ROOT, answer, environment, post, served
 
 DIFFERENCE = 1e-5
@@ -31,12 +30,10 @@ QUERY = "Which planet is known as the red planet?"
 class Line:
     """A checkpoint, what `poolrt export` made of it, and how it is asked."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.checkpoint = folder / "checkpoint"
-        self.checkpoint.mkdir()
-        checkpoints.ALL[kind](self.checkpoint)
-        self.report = answer("export", self.checkpoint, "--name", kind, "--out", folder / "artifacts")
-        self.artifact = folder / "artifacts" / kind
+    def __init__(self, kind: str, checkpoint: Path, out: Path) -> None:
+        self.checkpoint = checkpoint
+        self.report = answer("export", checkpoint, "--name", kind, "--out", out)
+        self.artifact = out / kind
         self.facts = answer("inspect", self.artifact)
 
     def ask(self, url: str, **body: object) -> Any:
@@ -45,8 +42,8 @@ class Line:
 
 
 @pytest.fixture
-def line(request: pytest.FixtureRequest, tmp_path: Path) -> Line:
-    return Line(request.param, tmp_path)
+def line(request: pytest.FixtureRequest, checkpoints: Callable[[str], Path], tmp_path: Path) -> Line:
+    return Line(request.param, checkpoints(request.param), tmp_path)
 
 
 @pytest.mark.parametrize("line", ["minilm_like"], indirect=True)
