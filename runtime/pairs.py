@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from . import templates, truncation
 from .errors import ArtifactError, InputError
@@ -58,6 +58,13 @@ class Joint(NamedTuple):
         return [*self.start[1], *[self.types[0]] * query, *self.middle[1], *[self.types[1]] * document, *self.end[1]]
 
 
+def explain(queries: Sequence[str], documents: Sequence[str]) -> None:
+    """Raises InputError naming the first text that the tokenizer cannot read."""
+    for side, name in ((queries, "queries"), (documents, "documents")):
+        for index, text in enumerate(side):
+            truncation.check_text(text, f"{name}[{index}]", field=name)
+
+
 def matched(queries: Sequence[str], documents: Sequence[str]) -> tuple[list[str], list[str]]:
     """Both sides at the same length; raises InputError for other counts than 1:1, 1:N and N:N."""
     sides = []
@@ -66,7 +73,7 @@ def matched(queries: Sequence[str], documents: Sequence[str]) -> tuple[list[str]
             raise InputError(f"{name}: expected a list of texts, found {type(side).__name__}", field=name)
         for index, text in enumerate(side):
             if not isinstance(text, str):
-                raise InputError(f"{name}[{index}]: expected text, found {type(text).__name__}", field=name)
+                truncation.check_text(text, f"{name}[{index}]", field=name)
         sides.append(list(side))
     first, second = sides
     # vLLM's clients compare these three sentences literally.
@@ -90,6 +97,7 @@ def items(
     max_tokens_per_query: int,
     max_tokens_per_doc: int,
 ) -> list[Item]:
+    """One item per (query, document), both lists of equal length. Raises InputError as `Preparation.pairs` says."""
     kept = preparation.kept(limits)
     templates.check_variables(variables)
     whole = list(zip(queries, documents, strict=True))
@@ -121,6 +129,10 @@ def _from_sides(
     second = _contents(preparation, documents, wanted, side)
     made = []
     for index, (query, document) in enumerate(zip(first, second, strict=True)):
+        if not documents[index]:
+            # transformers' tokenizers, and so vLLM, take an empty second text for none: [CLS] query [SEP].
+            made.extend(preparation.from_texts([queries[index]], [index], kept, limits, True))
+            continue
         total = len(query.ids) + len(document.ids) + joint.added
         if kept is None and total > limit:
             raise preparation.too_long(total, limit, index, "" if query.whole and document.whole else "at least ")
@@ -238,21 +250,25 @@ def cut_texts(preparation: Preparation, texts: Sequence[str], max_tokens: int) -
     """
     made = []
     memory: dict[str, str] = {}
-    for index, text in enumerate(texts):
+    for text in texts:
         if text not in memory:
-            truncation.check_text(text, index)
             memory[text] = _cut_text(preparation, text, max_tokens)
         made.append(memory[text])
     return made
 
 
 def _cut_text(preparation: Preparation, text: str, max_tokens: int) -> str:
-    text = truncation.head(preparation.tokenizer, text, max_tokens + 1, preparation.boundaries)
-    while text:
-        found = preparation.tokenizer.encode_batch([text], add_special_tokens=False)[0]
-        if len(found.ids) <= max_tokens:
+    def encoded(part: str) -> Encoding:
+        return preparation.tokenizer.encode_batch([part], add_special_tokens=False)[0]
+
+    for part in truncation.heads(text, max_tokens + 1, preparation.boundaries):
+        found = encoded(part)
+        if len(found.ids) > max_tokens:
             break
-        offsets = found.offsets
-        end = min(offsets[max_tokens - 1][1], offsets[max_tokens][0])
-        text = text[: min(end, len(text) - 1)]
-    return text
+    else:
+        return text
+    while len(found.ids) > max_tokens:
+        end = min(found.offsets[max_tokens - 1][1], found.offsets[max_tokens][0])
+        part = part[: min(end, len(part) - 1)]
+        found = encoded(part)
+    return part

@@ -56,7 +56,7 @@ def l2(values: Floats) -> Floats:
 def sigmoid(values: Floats) -> Floats:
     # exp of a negative number only: nothing overflows at ±1e4, and small results keep their digits.
     small = np.exp(-np.abs(values), dtype=np.float32)
-    return np.where(values >= 0, np.float32(1), small) / (np.float32(1) + small)
+    return (np.where(values >= 0, np.float32(1), small) / (np.float32(1) + small)).astype(np.float32, copy=False)
 
 
 def softmax(values: Floats) -> Floats:

@@ -134,12 +134,12 @@ class Preparation:
             else:
                 items[index] = self._from_ids(prompt, index, kept, limits)
         if texts:
-            if self.text.lowercase:
-                texts = [text.lower() for text in texts]
-            for index, item in zip(places, self.from_texts(texts, places, kept, limits, add_special_tokens), strict=True):
+            if kept is None:
+                self._check_characters(texts, places, self.limit(limits))
+            made = self.from_texts(texts, places, kept, limits, add_special_tokens, lowercase=self.text.lowercase)
+            for index, item in zip(places, made, strict=True):
                 items[index] = item
-        made: list[Item] = items  # pyright: ignore[reportAssignmentType]
-        return [roles.apply(plan, item) for item in made] if plan is not None else made
+        return [roles.apply(plan, item) if plan is not None else item for item in items if item is not None]
 
     def kept(self, limits: Limits) -> int | None:
         """How many tokens truncation keeps; None: none is asked for. Raises InputError for a number that cannot be."""
@@ -173,45 +173,54 @@ class Preparation:
         return self.text.prompts[name]
 
     def from_texts(
-        self, texts: Sequence[str], places: Sequence[int], kept: int | None, limits: Limits, add_special_tokens: bool
+        self,
+        texts: Sequence[str],
+        places: Sequence[int],
+        kept: int | None,
+        limits: Limits,
+        add_special_tokens: bool,
+        *,
+        lowercase: bool = False,
     ) -> list[Item]:
         """Items of texts that stand at `places` among the caller's inputs (for messages), just as they are."""
-        limit = self.limit(limits)
+        limit, side = self.limit(limits), limits.truncation_side
         before, after = (self.before, self.after) if add_special_tokens else ([], [])
-        side = limits.truncation_side
-        if kept is None:
-            longest = limit * self.characters_per_token
-            for index, text in zip(places, texts, strict=True):
-                if isinstance(text, str) and len(text) > longest:
-                    raise InputError(
-                        f"input {index}: this model's maximum context length is {limit} tokens, the text has {len(text)} characters and "
-                        f"{longest} is the most that many tokens can hold. Please reduce the length of the input prompt.",
-                        field="input_text",
-                    )
         wanted = (limit if kept is None else kept) + 1
         whole = truncation.WHOLE * max(wanted, 32)
-        short = [text for text in texts if len(text) <= whole]
-        encoded = iter(truncation.encode(self.tokenizer, short, add_special_tokens=add_special_tokens) if short else ())
-        items = []
+        short = [text.lower() if lowercase else text for text in texts if len(text) <= whole]
+        try:
+            encoded = iter(truncation.encode(self.tokenizer, short, add_special_tokens=add_special_tokens) if short else ())
+            items = []
+            for index, text in zip(places, texts, strict=True):
+                more = ""
+                if len(text) <= whole:
+                    ids = next(encoded)
+                else:
+                    found = truncation.content(self.tokenizer, text, wanted, self.boundaries, side or "right", lowercase=lowercase)
+                    ids = [*before, *found.ids, *after]
+                    more = "" if found.whole else "at least "
+                if kept is not None and len(ids) > kept:
+                    items.append(self.item(_cut(ids, kept, side, len(before), len(after)), index, truncated=True))
+                elif len(ids) > limit:
+                    raise self.too_long(len(ids), limit, index, more)
+                else:
+                    items.append(self.item(ids, index))
+            return items
+        except TypeError:
+            for index, text in zip(places, texts, strict=True):
+                truncation.check_text(text, f"input {index}")
+            raise
+
+    def _check_characters(self, texts: Sequence[str], places: Sequence[int], limit: int) -> None:
+        """Refuses a text that cannot fit before it costs anything."""
+        longest = limit * self.characters_per_token
         for index, text in zip(places, texts, strict=True):
-            if len(text) <= whole:
-                ids = next(encoded)
-                total = len(ids)
-                at_least = ""
-            else:
-                found = truncation.content(self.tokenizer, text, wanted, self.boundaries, side or "right")
-                ids = [*before, *found.ids, *after]
-                total = len(ids)
-                at_least = "" if found.whole else "at least "
-            if kept is None:
-                if total > limit:
-                    raise self.too_long(total, limit, index, at_least)
-                items.append(self.item(ids, index))
-            elif total <= kept:
-                items.append(self.item(ids, index))
-            else:
-                items.append(self.item(_cut(ids, kept, side, len(before), len(after)), index, truncated=True))
-        return items
+            if len(text) > longest:
+                raise InputError(
+                    f"input {index}: this model's maximum context length is {limit} tokens, the text has {len(text)} characters and "
+                    f"{longest} is the most that many tokens can hold. Please reduce the length of the input prompt.",
+                    field="input_text",
+                )
 
     def _from_ids(self, prompt: Any, index: int, kept: int | None, limits: Limits) -> Item:
         ids = token_ids(prompt, index, self.text.vocab_size)
@@ -257,17 +266,21 @@ class Preparation:
         """
         for value, name in ((max_tokens_per_query, "max_tokens_per_query"), (max_tokens_per_doc, "max_tokens_per_doc")):
             self._check_side_limit(value, name)
-        texts = pairs.matched(queries, documents)
-        template = self.score_template if template is None else template
-        return pairs.items(
-            self,
-            *texts,
-            limits=limits or Limits(),
-            template=template,
-            variables=template_variables,
-            max_tokens_per_query=max_tokens_per_query,
-            max_tokens_per_doc=max_tokens_per_doc,
-        )
+        first, second = pairs.matched(queries, documents)
+        try:
+            return pairs.items(
+                self,
+                first,
+                second,
+                limits=limits or Limits(),
+                template=self.score_template if template is None else template,
+                variables=template_variables,
+                max_tokens_per_query=max_tokens_per_query,
+                max_tokens_per_doc=max_tokens_per_doc,
+            )
+        except (TypeError, UnicodeEncodeError):
+            pairs.explain(queries, documents)
+            raise
 
     def _check_side_limit(self, value: int, name: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -314,7 +327,7 @@ class Preparation:
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of any length; lower-cased as `singles` does."""
-        truncation.check_text(text, 0)
+        truncation.check_text(text, "prompt", field="prompt")
         if self.text.lowercase:
             text = text.lower()
         return truncation.encode(self.tokenizer, [text], add_special_tokens=add_special_tokens)[0]
@@ -365,7 +378,7 @@ def _from_mapping(prompt: Mapping[str, Any], index: int) -> Any:
     for key in ("prompt_token_ids", "prompt"):
         if key in prompt:
             if key == "prompt":
-                truncation.check_text(prompt[key], index)
+                truncation.check_text(prompt[key], f"input {index}")
             return prompt[key]
     raise InputError(
         f"input {index}: an object needs the key 'prompt' or 'prompt_token_ids', found {sorted(map(str, prompt))}", field="input"

@@ -1,13 +1,19 @@
 """Cutting token lists, and tokenising no more of a long text than truncation will keep.
 
-A prefix of a text is tokenised instead of the whole text only where that provably gives the same tokens: the cut is made before a
-single space between two letters or digits, where every pre-tokenizer in use splits; `Boundaries` refuses to cut for the vocabularies in
-which a token may reach over such a space. Where a text has no such place, it is tokenised whole.
+Instead of a long text its beginning (or end) is tokenised, and the result must be what the whole text gives:
+
+1. A cut before a single space between two letters or digits changes no token on either side, unless the vocabulary has pieces that
+   reach over such a space (`Boundaries` looks).
+2. Where there is no such place (Chinese, base64), the text is cut at `CUTS` neighbouring characters. For BPE and Unigram the tokens of
+   all beginnings form a tree (each beginning's last token is fixed by that beginning alone), and the whole text's tokens pass through one
+   of any n neighbouring places when no piece is longer than n: so tokens on which all those beginnings agree are the whole text's.
+3. Where they disagree, or the text gives too few tokens, more of it is taken, in the end all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from tokenizers import Tokenizer
@@ -20,6 +26,15 @@ Side = Literal["left", "right"]
 CHARACTERS_PER_TOKEN = 8
 # Texts up to this many characters per kept token are tokenised whole: a second look would cost more than it saves.
 WHOLE = 12
+# Neighbouring cuts that must agree; SentencePiece makes no piece longer than 16 characters unless told to.
+CUTS = 16
+# Tokens between those wanted and a cut inside a word; more than the pieces of WordPiece's longest word (100 characters).
+MARGIN = 128
+GROWTH = 4
+
+_RUNS = re.compile(r"[ \t\r\n]{2,}")
+# WordPiece turns words beyond a length (100 in every published BERT) into one unknown token.
+_WORDS = re.compile(r"([A-Za-z0-9]{128})[A-Za-z0-9]+")
 
 
 class Content(NamedTuple):
@@ -31,24 +46,29 @@ class Content(NamedTuple):
 
 
 class Boundaries:
-    """Finds the places where a text may be cut without changing the tokens on either side."""
+    """What is known of a tokenizer about where its texts may be cut."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        pieces = tokenizer.get_vocab(with_added_tokens=True)
-        # One character that byte-level BPE (Ġ) or SentencePiece (▁) writes for a space, in the middle of a piece between other
-        # characters: such a piece can cover the end of one word and the start of the next.
-        self.usable = not any(_covers_words(piece) for piece in pieces)
+        # Such a piece can cover the end of one word and the start of the next.
+        self.usable = not any(_covers_words(piece) for piece in tokenizer.get_vocab(with_added_tokens=True))
         # A tokenizer that puts a space in front of every text gives " cd" one more than it has inside "ab cd".
-        whole, head, tail = (found.ids for found in tokenizer.encode_batch(["ab cd", "ab", " cd"], add_special_tokens=False))
+        whole, head, tail = _ids(tokenizer, ["ab cd", "ab", " cd"])
         self.tail_usable = self.usable and whole == head + tail
+        spaces = ["{}a", "a{}", "a{}b"]
+        self._joins_spaces = all(
+            _ids(tokenizer, [layout.format(run) for run in ("  ", "\n\n", " \t ", "\r\n" * 30)])
+            == _ids(tokenizer, [layout.format(" ")]) * 4
+            for layout in spaces
+        )
+        self._refuses_words = len({tuple(ids) for ids in _ids(tokenizer, ["ab" * 64, "9" * 128, "ba" * 500])}) == 1
 
     def last(self, text: str, end: int) -> int:
-        """The last such place at or before `end`; 0 when there is none in the second half of text[:end]."""
+        """The last place at or before `end` where `text` may be cut; 0 when there is none in the second half of text[:end]."""
         if not self.usable:
             return 0
         place, floor = end, end // 2
         while (place := text.rfind(" ", floor, place)) > 0:
-            if place + 1 < len(text) and text[place - 1].isalnum() and text[place + 1].isalnum():
+            if text[place - 1].isalnum() and text[place + 1 : place + 2].isalnum():
                 return place
         return 0
 
@@ -62,64 +82,98 @@ class Boundaries:
                 return place
         return len(text)
 
+    def shorter(self, text: str) -> str:
+        """A text with the same tokens, without what this tokenizer shrinks anyway: runs of white space, endless words."""
+        if self._joins_spaces:
+            text = _RUNS.sub(" ", text)
+        return _WORDS.sub(r"\1", text) if self._refuses_words else text
+
 
 def _covers_words(piece: str) -> bool:
-    for space in (" ", "▁", "Ġ"):
+    for space in (" ", "▁", "Ġ"):  # as added tokens, SentencePiece and byte-level BPE write it
         head, found, tail = piece.strip(space).partition(space)
         if found and head and tail:
             return True
     return False
 
 
-def content(tokenizer: Tokenizer, text: str, wanted: int, boundaries: Boundaries, side: Side = "right") -> Content:
+def content(
+    tokenizer: Tokenizer, text: str, wanted: int, boundaries: Boundaries, side: Side = "right", *, lowercase: bool = False
+) -> Content:
     """At least the first (side `right`) or last (`left`) `wanted` tokens of `text`, or all when it has fewer."""
-    for part in parts(text, wanted, boundaries, side):
-        ids = encode(tokenizer, [part], add_special_tokens=False)[0]
-        if len(ids) >= wanted:
-            return Content(ids, whole=False)
-    return Content(encode(tokenizer, [text], add_special_tokens=False)[0], whole=True)
 
+    def ids_of(*parts: str) -> list[list[int]]:
+        return _ids(tokenizer, [part.lower() for part in parts] if lowercase else parts)
 
-def head(tokenizer: Tokenizer, text: str, wanted: int, boundaries: Boundaries) -> str:
-    """A beginning of `text` that has at least `wanted` tokens, or all of it."""
-    for part in parts(text, wanted, boundaries, "right"):
-        if len(encode(tokenizer, [part], add_special_tokens=False)[0]) >= wanted:
-            return part
-    return text
-
-
-def parts(text: str, wanted: int, boundaries: Boundaries, side: Side) -> Iterator[str]:
-    """Growing beginnings (side `right`) or ends (`left`) of a long text, cut where the tokens stay the same; never all of it."""
-    length = len(text)
     characters = max(wanted, 32) * CHARACTERS_PER_TOKEN
-    while characters * WHOLE < length * CHARACTERS_PER_TOKEN:
-        part = text[: boundaries.last(text, characters)] if side == "right" else text[boundaries.first(text, length - characters) :]
-        if part:
-            yield part
-        characters *= 4
+    shortened = False
+    while characters * WHOLE < len(text) * CHARACTERS_PER_TOKEN:
+        if not shortened and characters > max(wanted, 32) * CHARACTERS_PER_TOKEN * GROWTH:
+            # Twice too few tokens for its length.
+            text, shortened = boundaries.shorter(text), True
+            continue
+        ids = None
+        if part := _part(text, characters, boundaries, side):
+            ids = ids_of(part)[0]
+        elif characters * CUTS < len(text):
+            ids = _agreed(ids_of, text, characters, wanted, side)
+        if ids is not None and len(ids) >= wanted:
+            return Content(ids, whole=False)
+        characters *= GROWTH
+    return Content(ids_of(text)[0], whole=True)
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
-    """Token ids of every text. The GIL is released meanwhile, also for one text (`Tokenizer.encode` holds it)."""
-    try:
-        return [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
-    except TypeError:
-        for index, text in enumerate(texts):
-            check_text(text, index)
-        raise
+def _part(text: str, characters: int, boundaries: Boundaries, side: Side) -> str:
+    return text[: boundaries.last(text, characters)] if side == "right" else text[boundaries.first(text, len(text) - characters) :]
 
 
-def check_text(text: object, index: int) -> None:
+def _agreed(ids_of: Callable[..., list[list[int]]], text: str, characters: int, wanted: int, side: Side) -> list[int] | None:
+    def part(less: int) -> str:
+        return text[: characters - less] if side == "right" else text[len(text) - characters + less :]
+
+    ids = ids_of(part(0))[0]
+    if len(ids) < wanted + MARGIN:
+        return None
+    sure = _end(ids, wanted, side)
+    others = ids_of(*(part(less) for less in range(1, CUTS)))
+    return sure if all(_end(other, wanted, side) == sure for other in others) else None
+
+
+def _end(ids: list[int], wanted: int, side: Side) -> list[int]:
+    return ids[:wanted] if side == "right" else ids[len(ids) - wanted :]
+
+
+def heads(text: str, tokens: int, boundaries: Boundaries) -> Iterator[str]:
+    """Growing beginnings of a text, each cut where its tokens are those of the whole text; the last one is the whole text."""
+    characters = max(tokens, 32) * CHARACTERS_PER_TOKEN
+    while characters * WHOLE < len(text) * CHARACTERS_PER_TOKEN:
+        if end := boundaries.last(text, characters):
+            yield text[:end]
+        characters *= GROWTH
+    yield text
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
+    """Token ids of every text. Raises TypeError for what is no text or no valid Unicode; `check_text` says which.
+
+    The GIL is released meanwhile, also for one text (`Tokenizer.encode` holds it).
+    """
+    return [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
+
+
+def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    return encode(tokenizer, texts, add_special_tokens=False)
+
+
+def check_text(text: object, name: str, *, field: str = "input") -> None:
     """Raises InputError for what is no text, or no valid Unicode."""
     if not isinstance(text, str):
-        raise InputError(f"input {index}: expected text, found {type(text).__name__}", field="input")
+        raise InputError(f"{name}: expected text, found {type(text).__name__}", field=field)
     try:
         text.encode()
     except UnicodeEncodeError as error:
         found = f"U+{ord(text[error.start]):04X}"
-        raise InputError(
-            f"input {index}: character {error.start} is a lone surrogate ({found}), not valid Unicode", field="input"
-        ) from None
+        raise InputError(f"{name}: character {error.start} is a lone surrogate ({found}), not valid Unicode", field=field) from None
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:

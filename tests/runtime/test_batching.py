@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from poolrt.runtime.batching import Limits, padding, pick, plan
+from poolrt.runtime.manifest import Profile
+
+LIMITS = Limits(max_tokens=1024, launch_tokens=16)
+# Of random batches of 32 of these lengths more than half of the slots are padding.
+WASTE = 0.05  # measured 0.03 with the limits above; the bound that was promised is 0.14
+lengths_of_texts = st.lists(st.integers(1, 512), min_size=1, max_size=200)
+
+
+@given(lengths_of_texts)
+def test_a_plan_holds_every_item_once_within_its_limits(lengths):
+    batches = plan(lengths, LIMITS)
+    assert sorted(itertools.chain(*batches)) == list(range(len(lengths)))
+    for batch in batches:
+        widest = max(lengths[index] for index in batch)
+        assert len(batch) == 1 or len(batch) * widest <= LIMITS.max_tokens
+        assert sum(widest - lengths[index] for index in batch) <= LIMITS.launch_tokens
+
+
+@given(lengths_of_texts, st.randoms())
+def test_a_plan_depends_on_lengths_alone(lengths, random):
+    shuffled = random.sample(lengths, len(lengths))
+    shapes = sorted(sorted(lengths[index] for index in batch) for batch in plan(lengths, LIMITS))
+    assert shapes == sorted(sorted(shuffled[index] for index in batch) for batch in plan(shuffled, LIMITS))
+
+
+def test_mixed_lengths_waste_little():
+    lengths = np.clip(np.random.default_rng(0).lognormal(4.0, 0.8, 4096), 2, 512).astype(int).tolist()
+    batches = plan(lengths, LIMITS)
+    assert padding(lengths, batches) < WASTE
+    assert len(batches) < len(lengths) / 3
+
+
+def test_the_longest_run_first():
+    batches = plan([1, 500, 3, 499], LIMITS)
+    assert batches[0] == [3, 1] or batches[0] == [1, 3]
+
+
+@given(lengths_of_texts, st.data())
+def test_a_pick_is_a_run_around_its_seed(lengths, data):
+    rising = sorted(lengths)
+    seed = data.draw(st.integers(0, len(rising) - 1))
+    first, last = pick(rising, seed, LIMITS)
+    assert 0 <= first <= seed < last <= len(rising)
+
+
+PROFILES = (
+    Profile(smallest=(1, 16), best=(8, 32), largest=(16, 64)),
+    Profile(smallest=(1, 64), best=(4, 128), largest=(4, 256)),
+)
+
+
+def test_batches_stay_within_an_engines_profiles():
+    limits = Limits(max_tokens=100_000, launch_tokens=100_000, profiles=PROFILES)
+    for batch in plan([60] * 40 + [200] * 9, limits):
+        widest = 200 if batch[0] >= 40 else 60
+        assert len(batch) <= (4 if widest == 200 else 16)
+
+
+@pytest.mark.parametrize(("asked", "shape"), [((3, 10), (3, 16)), ((16, 64), (16, 64)), ((4, 65), (4, 65)), ((2, 5), (2, 16))])
+def test_a_shape_is_the_least_that_a_profile_accepts(asked, shape):
+    assert Limits(max_tokens=1, launch_tokens=1, profiles=PROFILES).shape(*asked) == shape
+
+
+def test_an_item_beyond_the_budget_runs_alone():
+    assert plan([5000, 10], LIMITS) == [[0], [1]]

@@ -1,0 +1,267 @@
+"""The worker with an engine made of numpy, so that a test can hold it, break it and see what it was given."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from poolrt.runtime.batching import Limits
+from poolrt.runtime.errors import DeadlineExceeded, EngineError, Overload
+from poolrt.runtime.manifest import Profile
+from poolrt.runtime.text import Item
+from poolrt.runtime.worker import Worker
+
+LIMITS = Limits(max_tokens=64, launch_tokens=8)
+POISON = 666
+
+
+class Sums:
+    """`pooled`: sum of the attended ids; `tokens`: each id. Fails on POISON, waits for `gate`, refuses more than `most` rows."""
+
+    backend = "numpy"
+    profiles = ()
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.most = 1 << 30
+        self.batches: list[tuple[int, int]] = []
+        self.closed = False
+
+    def run(self, inputs, outputs):
+        self.entered.set()
+        assert self.gate.wait(10)
+        ids, attention = inputs["input_ids"], inputs["attention_mask"]
+        self.batches.append(ids.shape)
+        if (ids == POISON).any() or len(ids) > self.most:
+            raise EngineError("broken")
+        values = (ids * attention).astype(np.float32)
+        return [values.sum(axis=1, keepdims=True) if name == "pooled" else values[..., None] for name in outputs]
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def engine():
+    return Sums()
+
+
+@pytest.fixture
+def worker(engine):
+    made = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS)
+    yield made
+    engine.gate.set()
+    made.close(10)
+
+
+def item(*ids):
+    return Item(ids=list(ids), prompt_tokens=len(ids))
+
+
+def hold(engine, worker):
+    """Keeps the engine busy with one item until the gate opens."""
+    engine.gate.clear()
+    engine.entered.clear()
+    busy = worker.submit([item(1)], "pooled")
+    assert engine.entered.wait(10)
+    return busy
+
+
+def pooled(future):
+    return [float(row[0]) for row in future.result(10).rows]
+
+
+def test_rows_come_back_in_the_order_of_their_items(worker):
+    items = [item(*range(1, length + 1)) for length in (3, 17, 1, 40, 2)]
+    assert pooled(worker.submit(items, "pooled")) == [6.0, 153.0, 1.0, 820.0, 3.0]
+
+
+def test_token_rows_carry_no_padding(worker):
+    answer = worker.submit([item(5, 6, 7), item(8)], "tokens").result(10)
+    assert [row[:, 0].tolist() for row in answer.rows] == [[5, 6, 7], [8]]
+
+
+def test_what_gathers_while_a_batch_runs_is_merged(engine, worker):
+    hold(engine, worker)
+    futures = [worker.submit([item(number, 1)], "pooled") for number in range(10)]
+    engine.gate.set()
+    assert [pooled(future) for future in futures] == [[number + 1.0] for number in range(10)]
+    assert engine.batches == [(1, 1), (10, 2)]
+
+
+def test_many_threads_get_their_own_answers(worker):
+    generator = np.random.default_rng(0)
+    calls = [[item(*generator.integers(1, 600, generator.integers(1, 30)).tolist()) for _ in range(5)] for _ in range(200)]
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda items: pooled(worker.submit(items, "pooled")), calls))
+    assert found == [[float(sum(one.ids)) for one in items] for items in calls]
+    counters = worker.counters()
+    assert counters.items == 1000
+    assert (counters.queued_items, counters.queued_tokens, counters.running_items) == (0, 0, 0)
+    assert counters.slots >= counters.tokens == sum(len(one.ids) for items in calls for one in items)
+
+
+def test_an_item_that_fails_fails_its_call_alone(engine, worker):
+    hold(engine, worker)
+    good = [worker.submit([item(number, 2)], "pooled") for number in range(5)]
+    bad = worker.submit([item(POISON, 1), item(3, 3)], "pooled")
+    engine.gate.set()
+    assert [pooled(future) for future in good] == [[number + 2.0] for number in range(5)]
+    with pytest.raises(EngineError, match="broken"):
+        bad.result(10)
+    assert worker.counters().failed == 1
+
+
+def test_a_batch_too_large_for_the_engine_is_halved(engine, worker):
+    engine.most = 2
+    assert pooled(worker.submit([item(number) for number in range(1, 9)], "pooled")) == [float(number) for number in range(1, 9)]
+    assert [rows for rows, _ in engine.batches] == [8, 4, 2, 2, 4, 2, 2]
+
+
+def test_a_cancelled_call_leaves_the_line_and_its_neighbours(engine, worker):
+    hold(engine, worker)
+    gone, kept = worker.submit([item(1, 1)] * 3, "pooled"), worker.submit([item(2, 2)], "pooled")
+    assert gone.cancel()
+    assert worker.counters().queued_items == 1
+    assert worker.counters().queued_tokens == 2
+    engine.gate.set()
+    assert pooled(kept) == [4.0]
+    assert engine.batches[-1] == (1, 2)
+    with pytest.raises(CancelledError):
+        gone.result(0)
+
+
+def test_a_call_cancelled_while_it_runs_harms_nothing(engine, worker):
+    busy = hold(engine, worker)
+    assert busy.cancel()
+    engine.gate.set()
+    assert pooled(worker.submit([item(4)], "pooled")) == [4.0]
+
+
+def test_a_call_that_is_late_is_dropped_and_said_so(engine, worker):
+    hold(engine, worker)
+    late, kept = worker.submit([item(1, 1)], "pooled", deadline_s=0.0), worker.submit([item(2, 2)], "pooled", deadline_s=60.0)
+    engine.gate.set()
+    with pytest.raises(DeadlineExceeded):
+        late.result(10)
+    assert pooled(kept) == [4.0]
+    assert worker.counters().expired == 1
+    assert (1, 2) in engine.batches
+
+
+def test_more_than_was_admitted_is_refused_with_a_time_to_wait(engine):
+    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS, max_queued_tokens=10)
+    hold(engine, worker)
+    first = worker.submit([item(*range(8))], "pooled")
+    with pytest.raises(Overload, match="8 tokens are queued and 10 are admitted") as refused:
+        worker.submit([item(1, 2, 3)], "pooled")
+    assert refused.value.retry_after_s >= 1.0
+    fits = worker.submit([item(1, 2)], "pooled")
+    engine.gate.set()
+    assert pooled(first) == [28.0]
+    assert pooled(fits) == [3.0]
+    assert worker.counters().refused == 1
+    worker.close(10)
+
+
+def test_a_call_larger_than_the_limit_is_admitted_to_an_empty_queue(engine):
+    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS, max_queued_tokens=10)
+    assert pooled(worker.submit([item(*range(20))], "pooled")) == [190.0]
+    worker.close(10)
+
+
+def test_a_short_call_passes_a_long_one(engine, worker):
+    hold(engine, worker)
+    order = []
+    long = worker.submit([item(*range(1, 31)) for _ in range(50)], "pooled")
+    short = worker.submit([item(1, 2)], "pooled")
+    long.add_done_callback(lambda _: order.append("long"))
+    short.add_done_callback(lambda _: order.append("short"))
+    engine.gate.set()
+    long.result(10), short.result(10)
+    assert order == ["short", "long"]
+    assert engine.batches.index((1, 2)) <= 3
+
+
+def test_a_long_call_is_not_starved_by_short_ones(engine, worker):
+    hold(engine, worker)
+    long = worker.submit([item(*range(1, 31)) for _ in range(4)], "pooled")
+    passed = []
+
+    def another(_):
+        # Two are always in line before the next batch is chosen, for ever if need be.
+        if not long.done() and len(passed) < 1000:
+            passed.append(1)
+            worker.submit([item(1, 2, 3)], "tokens").add_done_callback(another)
+
+    another(None), another(None)
+    engine.gate.set()
+    long.result(10)
+    # 120 tokens of the long call against 3 at a time: its fair share comes after some 40 of each stream.
+    assert 10 < len(passed) < 200
+
+
+def test_closing_finishes_what_is_queued(engine, worker):
+    hold(engine, worker)
+    queued = worker.submit([item(3, 4)], "pooled")
+    closer = threading.Thread(target=worker.close, args=(10,))
+    closer.start()
+    engine.gate.set()
+    closer.join(10)
+    assert pooled(queued) == [7.0]
+    assert engine.closed
+    with pytest.raises(EngineError, match="closed"):
+        worker.submit([item(1)], "pooled")
+
+
+def test_closing_gives_up_on_what_does_not_finish(engine, worker):
+    hold(engine, worker)
+    queued = worker.submit([item(3, 4)], "pooled")
+    worker.close(0.01)
+    with pytest.raises(EngineError, match="closed before"):
+        queued.result(10)
+
+
+def test_a_hanging_engine_shows(engine, worker):
+    assert worker.stalled_s() == 0.0
+    hold(engine, worker)
+    begun = time.monotonic()
+    while worker.stalled_s() <= 0.0:
+        assert time.monotonic() - begun < 10
+    engine.gate.set()
+
+
+def test_no_items_are_answered_at_once(worker):
+    assert worker.submit([], "pooled").result(0).rows == []
+
+
+def test_expansion_tokens_are_not_attended_but_answered(worker):
+    expanded = Item(ids=[5, 6, 9, 9], attention=[1, 1, 0, 0])
+    assert pooled(worker.submit([expanded], "pooled")) == [11.0]
+    assert len(worker.submit([expanded], "tokens").result(10).rows[0]) == 4
+
+
+def test_rows_that_fill_a_profile_are_attended_and_dropped(engine):
+    engine.profiles = (Profile(smallest=(4, 8), best=(4, 8), largest=(4, 8)),)
+    seen = []
+    run = engine.run
+    engine.run = lambda inputs, outputs: seen.append(inputs["attention_mask"].sum(axis=1).tolist()) or run(inputs, outputs)
+    limits = Limits(max_tokens=64, launch_tokens=8, profiles=engine.profiles)
+    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=limits)
+    assert pooled(worker.submit([item(1, 2)], "pooled")) == [3.0]
+    assert engine.batches == [(4, 8)]
+    assert seen == [[2, 1, 1, 1]]
+    worker.close(10)
+
+
+def test_an_event_loop_awaits_without_a_thread(worker):
+    async def ask():
+        return await asyncio.wrap_future(worker.submit([item(2, 3)], "pooled"))
+
+    assert asyncio.run(ask()).rows[0].tolist() == [5.0]

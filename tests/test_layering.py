@@ -1,0 +1,110 @@
+"""Who may import whom, proved in fresh interpreters that refuse what an area must do without."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+IMPORT_LIMIT_S = 0.5  # the promise of the README; measured 0.15 s for `import poolrt.runtime` with everything it names
+
+HEAVY = ("torch", "transformers", "onnx", "onnxscript", "optimum", "sentence_transformers", "huggingface_hub", "safetensors")
+WEB = ("starlette", "uvicorn", "orjson", "prometheus_client")
+ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx", "openvino")
+
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if any(name == blocked or name.startswith(blocked + ".") for blocked in {blocked!r}):
+            raise AssertionError(f"imported {{name}}")
+sys.meta_path.insert(0, Blocker())
+sys.path.insert(0, {root!r})
+import conftest
+"""
+
+
+def modules(area: str) -> list[str]:
+    """Every module of an area, as `poolrt.area.module`."""
+    found = []
+    for path in sorted((ROOT / area).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found.append(".".join(("poolrt", *(parts[:-1] if parts[-1] == "__init__" else parts))))
+    return found
+
+
+def run(code: str, *, blocked: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    text = BLOCKER.format(blocked=blocked, root=str(ROOT)) + code
+    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=False)
+
+
+def imported(names: list[str], *, blocked: tuple[str, ...]) -> None:
+    code = "import importlib\n" + "\n".join(f"importlib.import_module({name!r})" for name in names)
+    done = run(code, blocked=blocked)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_runtime_imports_no_exporter_library_no_server_and_no_engine():
+    imported(modules("runtime"), blocked=(*HEAVY, *WEB, *ENGINES, "poolrt.exporter", "poolrt.serve"))
+
+
+def test_serve_imports_no_exporter_library():
+    imported(modules("serve"), blocked=(*HEAVY, *ENGINES, "poolrt.exporter"))
+
+
+def test_exporter_imports_no_server():
+    imported(modules("exporter"), blocked=(*WEB, "poolrt.serve"))
+
+
+def test_help_imports_no_library_at_all():
+    code = "from poolrt.runtime.cli import main\nassert main(['--help']) == 0"
+    done = run(code, blocked=(*HEAVY, *WEB, *ENGINES, "numpy", "tokenizers", "jinja2", "poolrt.exporter", "poolrt.serve"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "rerank" in done.stdout
+
+
+def test_the_public_names_are_imported_quickly():
+    code = "from poolrt.runtime import *\nprint(load, LLM)"
+    took = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        done = run(code, blocked=HEAVY)
+        took.append(time.perf_counter() - begun)
+        assert done.returncode == 0, done.stderr[-2000:]
+    begun = time.perf_counter()
+    run("", blocked=HEAVY)
+    bare = time.perf_counter() - begun
+    # The best of three: on a busy machine the others measure their neighbours.
+    assert min(took) - bare < IMPORT_LIMIT_S
+
+
+@pytest.mark.parametrize("area", ["runtime", "exporter", "serve"])
+def test_areas_import_each_other_relatively(area):
+    """`import poolrt...` inside an area would work only where the package is installed, and could load a second copy of a class."""
+    wrong = []
+    for path in (ROOT / area).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            wrong += [
+                f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
+                for name in names
+                if name.split(".")[0] in ("poolrt", "runtime", "exporter", "serve")
+            ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(("area", "other"), [("exporter", "serve"), ("serve", "exporter"), ("runtime", "exporter"), ("runtime", "serve")])
+def test_no_area_reaches_into_another_that_it_must_not_know(area, other):
+    wrong = []
+    for path in (ROOT / area).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level and (node.module or "").split(".")[0] == other:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not wrong
