@@ -141,7 +141,7 @@ def _assert_interface(model: onnx_ir.Model, plan: Plan, outputs: list[str]) -> N
         assert str(value.dtype) == "FLOAT", f"{value.name}: {value.dtype}"
     names = Counter(value.name for node in graph.all_nodes() for value in node.outputs if value.name)
     names.update(value.name for value in graph.inputs if value.name)
-    names.update(graph.initializers)
+    names.update(list(graph.initializers))
     twice = [name for name, count in names.items() if count > 1]
     assert not twice, f"names used twice: {', '.join(twice[:5])}"
 
