@@ -1,0 +1,278 @@
+"""`poolrt export | build | verify | recipes`: arguments in, exit code out. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..runtime.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, InputError, PoolrtError
+from ..runtime.records import to_plain
+
+if TYPE_CHECKING:
+    from .report import Report, Say
+
+_EXPORT = """\
+Makes a verified artifact of a checkpoint: a local folder or a hub id. What is guessed from its files is printed with the flag
+that changes it. An interrupted export leaves nothing that loads.
+"""
+_CODES = "exit codes: 0 done, 1 internal error, 2 input not usable, 3 too far from PyTorch, 4 engine library, 130 interrupted"
+# Seconds between signs of life during a step, on a terminal and in a log.
+_TICK_TERMINAL, _TICK_LOG = 1.0, 30.0
+
+
+def export(arguments: Sequence[str]) -> int:
+    parser = _parser("export", _EXPORT)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder with config.json and weights, or a hub id such as BAAI/bge-m3")
+    parser.add_argument("--name", help="name of the artifact (default: the checkpoint's own)")
+    parser.add_argument("--out", default="artifacts", help="folder of artifacts (default: %(default)s)")
+    parser.add_argument(
+        "--precision", default="fp32", metavar="fp32|fp16|bf16|int8|auto", help="auto: int8 if it is faster here and keeps its drift budget"
+    )
+    _add_target(parser, "also compile an engine; repeat or list several (onnx is always made)")
+    parser.add_argument("--hf-overrides", type=_object, default={}, metavar="JSON", help="changes to config.json; also --hf-overrides.key value")
+    parser.add_argument("--pooler-config", type=_object, default={}, metavar="JSON", help="changes to the head; also --pooler-config.key value")
+    parser.add_argument("--convert", default="auto", choices=("auto", "none", "embed", "classify", "reward"), help="what to make of the backbone")
+    parser.add_argument("--runner", default="auto", choices=("auto", "pooling", "generate"), help="pooling is the only one there is")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument("--no-recipe", action="store_true", help="do not use the recipe that poolrt has for this model")
+    parser.add_argument("--trust-remote-code", action="store_true", help="accepted and ignored: code of a checkpoint is never run")
+
+    def run(asked: argparse.Namespace, say: Say) -> Report:
+        if asked.trust_remote_code:
+            say("note: --trust-remote-code has no effect; poolrt reads the weights with its own classes and never runs a checkpoint's code")
+        from . import pipeline
+
+        return pipeline.export(
+            asked.checkpoint,
+            name=asked.name,
+            out=asked.out,
+            precision=asked.precision,
+            target=asked.target,
+            hf_overrides=asked.hf_overrides,
+            convert=asked.convert,
+            runner=asked.runner,
+            pooler_config=asked.pooler_config,
+            revision=asked.revision,
+            recipe=None if asked.no_recipe else "auto",
+            progress=say,
+        )
+
+    return _answer(parser, arguments, run)
+
+
+def build(arguments: Sequence[str]) -> int:
+    parser = _parser("build", "Compiles engines for an artifact, from its own ONNX graph, and adds them to it.")
+    parser.add_argument("artifact", metavar="ARTIFACT", type=Path)
+    _add_target(parser, "what to compile for; repeat or list several", required=True)
+
+    def run(asked: argparse.Namespace, say: Say) -> Report:
+        from . import pipeline
+
+        return pipeline.build(asked.artifact, target=asked.target, progress=say)
+
+    return _answer(parser, arguments, run)
+
+
+def verify(arguments: Sequence[str]) -> int:
+    parser = _parser("verify", "Proves an artifact again: every file, every engine that runs here, every task.")
+    parser.add_argument("artifact", metavar="ARTIFACT", type=Path)
+    parser.add_argument("--against", metavar="CHECKPOINT", help="compare with PyTorch on this checkpoint as well, not only with golden.npz")
+
+    def run(asked: argparse.Namespace, say: Say) -> Report:
+        from . import pipeline
+
+        return pipeline.verified(asked.artifact, against=asked.against, progress=say)
+
+    return _answer(parser, arguments, run)
+
+
+def recipes(arguments: Sequence[str]) -> int:
+    parser = _parser("recipes", "Lists the published models that poolrt has facts about; any other checkpoint of a known family exports as well.")
+    parser.add_argument("pattern", nargs="?", default="", help="only those whose name or hub id contains this")
+    asked = parser.parse_args(list(arguments))
+    from .recipe import all_recipes
+
+    found = [recipe for recipe in all_recipes() if asked.pattern.lower() in " ".join((recipe.name, *recipe.match)).lower()]
+    if asked.json:
+        print(json.dumps([to_plain(recipe) for recipe in found], ensure_ascii=False))
+        return EXIT_OK
+    if not found:
+        print(f"no recipe matches {asked.pattern!r}; a checkpoint needs none unless its files leave something open")
+        return EXIT_OK
+    rows = [(recipe.name, recipe.task, recipe.match[0], recipe.summary) for recipe in found]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
+    return EXIT_OK
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"poolrt {command}", description=description, epilog=_CODES, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON on stdout; progress goes to stderr either way")
+    return parser
+
+
+def _add_target(parser: argparse.ArgumentParser, text: str, *, required: bool = False) -> None:
+    parser.add_argument(
+        "--target", action="append", required=required, default=None if required else [], metavar="onnx|tensorrt-rtx[:sm89,...]|tensorrt", help=text
+    )
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def undotted(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Folds vLLM's dotted spelling into the JSON one: `--hf-overrides.a.b 1` -> `--hf-overrides '{"a": {"b": 1}}'`.
+
+    Several of one flag are merged, whichever way they are spelled. A value is JSON where it can be read as such, else text.
+    """
+    rest: list[str] = []
+    merged: dict[str, dict[str, Any]] = {}
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        name, has_value, value = argument.partition("=")
+        flag, dot, path = name.partition(".")
+        if flag not in flags:
+            rest.append(argument)
+            continue
+        if not has_value:
+            if not waiting:
+                raise InputError(f"{name}: a value is expected", field=flag)
+            value = waiting.pop(0)
+        if dot:
+            for key in reversed(path.split(".")):
+                value = {key: _value(value) if isinstance(value, str) else value}
+        else:
+            try:
+                value = _object(value)
+            except argparse.ArgumentTypeError as error:
+                raise InputError(f"{name}: {error}", field=flag) from None
+        assert isinstance(value, dict)
+        merged[flag] = _merged(merged.get(flag, {}), value)
+    return [*rest, *(part for flag, value in merged.items() for part in (flag, json.dumps(value)))]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(base[key], value) for key, value in over.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
+    return {**base, **over, **both}
+
+
+def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Callable[[argparse.Namespace, Say], Report]) -> int:
+    """Parses, runs, prints, and turns what went wrong into one line and an exit code."""
+    from .report import table
+
+    wants_json = "--json" in arguments
+    try:
+        asked = parser.parse_args(undotted(arguments, ("--hf-overrides", "--pooler-config")))
+        if hasattr(asked, "target"):
+            asked.target = _targets(asked.target)
+        with _terminated(), _progress() as say:
+            report = run(asked, say)
+    except PoolrtError as error:
+        return _failed(str(error), type(error).__name__, error.exit_code, as_json=wants_json)
+    except KeyboardInterrupt:
+        return _failed("interrupted; nothing was kept", "KeyboardInterrupt", EXIT_INTERRUPTED, as_json=wants_json)
+    except OSError as error:  # a full disk, a folder that may not be written
+        return _failed(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), type(error).__name__, EXIT_INPUT, as_json=wants_json)
+    except SystemExit as error:  # argparse has told what is wrong
+        return int(error.code or 0)
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        told = f"{type(error).__name__}: {error} (a mistake in poolrt, not of yours; please report the lines above)"
+        return _failed(told, type(error).__name__, EXIT_INTERNAL, as_json=wants_json)
+    print(json.dumps(to_plain(report), ensure_ascii=False) if asked.json else f"\n{table(report)}")
+    return EXIT_OK
+
+
+def _targets(asked: Sequence[str]) -> list[str]:
+    """`onnx,tensorrt-rtx:sm89,sm120` -> `onnx`, `tensorrt-rtx:sm89,sm120`: a part that starts with `sm` belongs to the one before."""
+    found: list[str] = []
+    for part in ",".join(asked).split(","):
+        if found and part.strip().lower().startswith("sm"):
+            found[-1] += f",{part}"
+        elif part.strip():
+            found.append(part.strip())
+    return found
+
+
+def _failed(message: str, kind: str, code: int, *, as_json: bool) -> int:
+    print(f"poolrt: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": {"type": kind, "message": message, "exit_code": code}}, ensure_ascii=False))
+    return code
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM ends an export as Ctrl-C does, with its unfinished folder removed."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _progress() -> Iterator[Say]:
+    """Lines to stderr, and while a step is silent, how long it has been going on."""
+    terminal, lock, stopped = sys.stderr.isatty(), threading.Lock(), threading.Event()
+    last = {"line": "", "at": time.monotonic()}
+
+    def say(line: str) -> None:
+        with lock:
+            if terminal:
+                sys.stderr.write("\r\x1b[K")
+            print(line, file=sys.stderr, flush=True)
+            last.update(line=line, at=time.monotonic())
+
+    def tick() -> None:
+        interval = _TICK_TERMINAL if terminal else _TICK_LOG
+        while not stopped.wait(interval):
+            with lock:
+                spent = time.monotonic() - last["at"]
+                if spent >= interval:
+                    told = f"      still at it, {spent:.0f} s"
+                    sys.stderr.write(f"\r\x1b[K{told}" if terminal else f"{told}\n")
+                    sys.stderr.flush()
+
+    thread = threading.Thread(target=tick, daemon=True, name="poolrt-progress")
+    thread.start()
+    try:
+        yield say
+    finally:
+        stopped.set()
+        thread.join()
+        if terminal:
+            sys.stderr.write("\r\x1b[K")

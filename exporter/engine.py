@@ -1,0 +1,163 @@
+"""Compiles a graph with TensorRT-RTX, which needs no GPU for it, or with TensorRT, which does: one code path.
+
+Precision is read from the graph (strong typing), never from builder flags: TensorRT 11 has none left, and silently built fp32
+where tools still asked by flag. Shapes come from `profiles`, not from people typing min/opt/max.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..runtime import machine
+from ..runtime.backends import trt as backend
+from ..runtime.errors import EngineError, InputError
+from ..runtime.manifest import Backend, Engine, Graph, Precision, Profile
+
+# Tokens of the largest batch a profile accepts: the runtime's token budget never exceeds it, so no batch is split.
+BATCH_TOKENS = 16384
+MOST_ROWS = 256
+# Token ceilings four times apart: a kernel tuned for 128 tokens serves 33..128 well, and three or four profiles cover 8192.
+_CEILINGS = (32, 128, 512, 2048, 8192, 32768, 131072)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One thing to compile: a backend and, for TensorRT-RTX, the GPU family it is for (None: the GPU of this machine)."""
+
+    backend: Backend
+    device: str | None = None
+
+    def __str__(self) -> str:
+        return self.backend if self.device is None else f"{self.backend}:{self.device}"
+
+
+def targets(asked: Sequence[str]) -> list[Target]:
+    """Reads `onnx`, `tensorrt-rtx`, `tensorrt-rtx:sm89,sm120`, `tensorrt`; `onnx` adds nothing, every artifact has it."""
+    found: list[Target] = []
+    for text in asked:
+        name, _, devices = text.partition(":")
+        if name == "onnx" and not devices:
+            continue
+        if name == "tensorrt" and not devices:
+            found.append(Target("tensorrt"))
+        elif name == "tensorrt-rtx":
+            names = [device.strip().lower().replace("sm_", "sm") for device in devices.split(",")] if devices else [None]
+            bad = [device for device in names if device is not None and not (device.startswith("sm") and device[2:].isdigit())]
+            if bad:
+                raise InputError(f"target {text!r}: {bad[0]!r} is not a GPU family like sm89", field="target")
+            found += [Target("tensorrt-rtx", device) for device in names]
+        else:
+            raise InputError(f"target {text!r}: expected onnx, tensorrt-rtx, tensorrt-rtx:sm89,sm120 or tensorrt", field="target")
+    return list(dict.fromkeys(found))
+
+
+def check(target: Target) -> Target:
+    """The target with its device filled in. Raises EngineError, before any work is done, if it cannot be compiled here."""
+    gpus = machine.gpus()
+    if target.backend == "tensorrt" and not gpus:
+        raise EngineError(
+            "target tensorrt: compiling with TensorRT needs an NVIDIA GPU and its driver, and this machine shows none; "
+            "run this on the GPU machine, or use --target tensorrt-rtx:sm89, which compiles without one"
+        )
+    trt = backend.library(target.backend)
+    if target.backend == "tensorrt":
+        return dataclasses.replace(target, device=gpus[0].device)
+    if target.device is None:
+        if not gpus:
+            raise EngineError(f"target tensorrt-rtx: no GPU here to compile for; name a family, as in tensorrt-rtx:{_families(trt)[-1]}")
+        return dataclasses.replace(target, device=gpus[0].device)
+    if target.device not in _families(trt) and target.device not in {gpu.device for gpu in gpus}:
+        raise EngineError(f"target {target}: tensorrt-rtx {trt.__version__} compiles for {', '.join(_families(trt))}, not {target.device}")
+    return target
+
+
+def profiles(max_tokens: int) -> tuple[Profile, ...]:
+    """Shape buckets for texts of up to `max_tokens`: short ones in large batches, long ones in small ones."""
+    made = []
+    for ceiling in _CEILINGS:
+        tokens = min(ceiling, max_tokens)
+        rows = max(1, min(MOST_ROWS, BATCH_TOKENS // tokens))
+        made.append(Profile(smallest=(1, 1), best=(max(1, rows // 4), tokens), largest=(rows, tokens)))
+        if tokens == max_tokens:
+            break
+    assert made[-1].largest[1] == max_tokens, f"{max_tokens} tokens are more than any profile holds"
+    return tuple(made)
+
+
+def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: int) -> Engine:
+    """Compiles `graph` into `folder`/engines/... and describes what was made. Raises EngineError in the library's own words."""
+    assert target.device is not None, "check() fills in the device"
+    trt = backend.library(target.backend)
+    log = backend.logger(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(_flags(trt))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(folder / graph.file)):
+        raise EngineError(f"{target.backend} does not accept {graph.file}:" + "".join(f"\n  {line}" for line in _parser_errors(parser)))
+    _check_precision(trt, network, graph)
+    config, shapes = builder.create_builder_config(), profiles(max_tokens)
+    for shape in shapes:
+        profile = builder.create_optimization_profile()
+        for tensor in graph.inputs:
+            profile.set_shape(tensor.name, shape.smallest, shape.best, shape.largest)
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineError(f"{target.backend} refuses the profile {shape}: {_last(log)}")
+    if target.backend == "tensorrt-rtx" and target.device in _families(trt):
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, target.device.upper()), 0)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineError(f"{target} does not compile {graph.file}: {_last(log)}")
+    file = f"engines/{target.backend}-{target.device}-{trt.__version__}-{graph.precision}/{Path(graph.file).stem}.engine"
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_bytes(memoryview(plan))
+    return Engine(
+        backend=target.backend,
+        file=file,
+        graph=graph.file,
+        device=target.device,
+        version=trt.__version__,
+        precision=graph.precision,
+        profiles=shapes,
+    )
+
+
+def _families(trt: ModuleType) -> list[str]:
+    """`sm75`, ... `sm120`: GPUs the library compiles for without having one."""
+    known = getattr(trt, "ComputeCapability", None)
+    names = known.__members__ if known is not None else ()
+    return sorted((name.lower() for name in names if name.startswith("SM")), key=lambda name: int(name[2:]))
+
+
+def _flags(trt: ModuleType) -> int:
+    # From TensorRT 11 on every network is strongly typed; the flag stays for older ones and may be gone from newer ones.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _parser_errors(parser: Any) -> Iterator[str]:
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        where = f"{error.node_operator()} {error.node_name()!r}: " if error.node_name() else ""
+        yield f"{where}{error.desc().strip()}"
+
+
+def _check_precision(trt: ModuleType, network: Any, graph: Graph) -> None:
+    """The types the library read must be those the graph promises; a silently widened network would be slow and never noticed."""
+    kinds: dict[Precision, Any] = {"fp32": trt.float32, "fp16": trt.float16, "bf16": trt.bfloat16, "int8": trt.int8}
+    found = {
+        network.get_layer(index).get_output(0).dtype
+        for index in range(network.num_layers)
+        if network.get_layer(index).type == trt.LayerType.MATRIX_MULTIPLY
+    }
+    if found and kinds[graph.precision] not in found:
+        raise EngineError(f"{graph.file}: its products are {', '.join(str(kind) for kind in found)}, expected {graph.precision}")
+
+
+def _last(log: Any) -> str:
+    return " | ".join(log.lines[-3:]) or "the library gives no reason"

@@ -1,0 +1,105 @@
+"""Small building blocks for rewriting an ONNX graph with onnx-ir: named constants, node chains, and where the heads begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"})
+PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "Attention"})
+
+
+class Surgeon:
+    """Adds constants and nodes to one graph under names that no other value has."""
+
+    def __init__(self, model: ir.Model, prefix: str) -> None:
+        self.graph, self._prefix, self._number = model.graph, prefix, 0
+        self._constants: dict[str, ir.Value] = {}
+
+    def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
+        """An initialiser; the same name gives the same one."""
+        import onnx_ir as ir
+
+        if name not in self._constants:
+            tensor = ir.tensor(np.ascontiguousarray(array), name=f"{self._prefix}/{name}")
+            value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+            self.graph.register_initializer(value)
+            self._constants[name] = value
+        return self._constants[name]
+
+    def node(self, before: ir.Node, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+        """A node in front of `before`, answering its one output."""
+        import onnx_ir as ir
+
+        self._number += 1
+        made = ir.node(kind, list(inputs), attributes=attributes or None, domain=domain, name=f"{self._prefix}/{kind}_{self._number}")
+        made.outputs[0].name = f"{self._prefix}/{kind.lower()}_{self._number}"
+        self.graph.insert_before(before, made)
+        return made.outputs[0]
+
+
+def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array behind an initialiser (or behind a Transpose of one, as exports of untouched weights have); None if it is computed."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value.numpy()
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Transpose":
+        source = producer.inputs[0]
+        if source is not None and source.const_value is not None:
+            order = producer.attributes.get("perm")
+            return np.transpose(source.const_value.numpy(), None if order is None else list(order.as_ints()))
+    return None
+
+
+def heads(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes after the last norm: pooling, projections, classifiers.
+
+    Found from the outputs backwards, up to the inputs of norms. A head without any norm before it (or one that runs into the
+    attention of a layer) ends at its nearest products instead, so that a body never counts as a head.
+    """
+    found: set[ir.Node] = set()
+    roots = {value for node in graph for value in norm_inputs(node)}
+    for output in graph.outputs:
+        reached = _backwards([output], lambda value: value in roots)
+        if any(node.op_type in ("Softmax", "Attention") for node in reached):
+            reached = _backwards([output], lambda value: _is_product(value))
+        found |= reached
+    return found
+
+
+def norm_inputs(node: ir.Node) -> Iterable[ir.Value]:
+    """What a norm normalises: the input of a LayerNormalization, or x of a spelled-out mean(x * x)."""
+    if node.op_type in NORMS:
+        yield from (value for value in node.inputs[:1] if value is not None)
+    elif node.op_type == "ReduceMean" and node.inputs[0] is not None:
+        square = node.inputs[0].producer()
+        if square is not None and (
+            square.op_type == "Pow" or (square.op_type == "Mul" and len(square.inputs) == 2 and square.inputs[0] is square.inputs[1])
+        ):
+            yield from (value for value in square.inputs[:1] if value is not None)
+
+
+def _is_product(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type in PRODUCTS and constant_of(producer.inputs[1]) is not None
+
+
+def _backwards(values: Iterable[ir.Value], stop: Any) -> set[ir.Node]:
+    reached: set[ir.Node] = set()
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        node = value.producer()
+        if node is None or node in reached:
+            continue
+        reached.add(node)
+        waiting += [source for source in node.inputs if source is not None and not stop(source)]
+    return reached

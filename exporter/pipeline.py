@@ -1,0 +1,196 @@
+"""checkpoint → plan → module → ONNX → precision → engines → verify → manifest: an export, read from top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..runtime import artifact as artifacts
+from ..runtime import machine
+from ..runtime import manifest as contract
+from ..runtime.errors import CheckpointError, InputError
+from ..runtime.manifest import Graph, Manifest
+from . import artifact, checkpoint, engine, heads, report, verify
+from . import precision as precisions
+from .checkpoint import Checkpoint
+from .detection import Convert, Runner
+from .report import Report, Say, Steps
+
+_READ, _LOAD, _TRACE, _LOWER, _VERIFY, _FINISH = (
+    "read the checkpoint",
+    "load the weights",
+    "trace to ONNX",
+    "lower the precision",
+    "compare with PyTorch",
+    "hash and put in place",
+)
+
+
+def export(
+    source: str | Path,
+    *,
+    name: str | None = None,
+    out: str | Path = "artifacts",
+    precision: str = "fp32",
+    target: Sequence[str] = ("onnx",),
+    hf_overrides: Mapping[str, Any] | None = None,
+    convert: Convert = "auto",
+    runner: Runner = "auto",
+    pooler_config: Mapping[str, object] | None = None,
+    revision: str | None = None,
+    recipe: Any = "auto",
+    progress: Say = report.silent,
+) -> Report:
+    """Makes a verified artifact of a checkpoint and puts it into `out`/`name`, replacing one of that name.
+
+    Raises InputError and CheckpointError before any work, EngineError, and VerificationError; then nothing is left behind.
+    """
+    targets = [engine.check(each) for each in engine.targets(target)]
+    lowered = precisions.check(precision, targets)
+    steps = Steps([_READ, _LOAD, _TRACE, *([_LOWER] if lowered != "fp32" else []), *map(_compiling, targets), _VERIFY, _FINISH], progress)
+
+    with steps(_READ):
+        found = checkpoint.read(
+            source, revision=revision, hf_overrides=hf_overrides, runner=runner, convert=convert, pooler_config=pooler_config, recipe=recipe
+        )
+        plan = heads.plan(found)
+    for line in plan.lines:
+        progress(f"      {line}")
+
+    with artifact.draft(out, name or _default_name(found)) as draft:
+        with steps(_LOAD):
+            progress("      importing torch and transformers, which takes some seconds")
+            from . import graph
+            from .reference import Reference
+
+            module = graph.module(found, plan)
+        with steps(_TRACE):
+            base = graph.onnx_from_module(module, plan, draft.folder / "model.onnx")
+        for file, content in plan.files.items():
+            (draft.folder / file).write_bytes(content)
+        manifest = _manifest(draft.final.name, found, plan, base)
+        reference = Reference(module, base, plan.heads)
+        notes: tuple[str, ...] = ()
+        if lowered != "fp32":
+            with steps(_LOWER):
+                sentences = precisions.sentences(draft.folder, manifest) if lowered in ("int8", "auto") else []
+                chosen = precisions.chosen(lowered, draft.folder, manifest, reference, sentences, progress)
+                manifest, notes = dataclasses.replace(manifest, graphs=chosen.graphs), chosen.notes
+        manifest = _compiled(draft.folder, manifest, targets, steps)
+        with steps(_VERIFY):
+            evidence, left_out = verify.against_reference(draft.folder, manifest, reference)
+            verify.enforce(evidence)
+            verify.golden(draft.folder, manifest, reference)
+        with steps(_FINISH):
+            path = draft.commit(dataclasses.replace(manifest, evidence=tuple(evidence)))
+    return _reported(path, steps, guesses=plan.lines, notes=(*notes, *left_out))
+
+
+def build(path: str | Path, *, target: Sequence[str], progress: Say = report.silent) -> Report:
+    """Adds engines to an artifact, or compiles them again; the artifact is replaced as a whole once they are proved as far as possible."""
+    targets = [engine.check(each) for each in engine.targets(target)]
+    if not targets:
+        raise InputError("nothing to build: name a --target such as tensorrt-rtx:sm89", field="target")
+    steps = Steps(["read and check the artifact", *map(_compiling, targets), _VERIFY, _FINISH], progress)
+    with steps("read and check the artifact"):
+        old = artifacts.read(path)
+        if any(graph.precision == "int8" for graph in old.manifest.graphs):
+            raise InputError(f"{path}: its graph is int8, which is for processors; export the checkpoint again with --precision fp16 and --target")
+    place = old.folder.resolve()
+    with artifact.draft(place.parent, place.name) as draft:
+        for file in old.manifest.files:
+            (draft.folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(old.folder / file, draft.folder / file)
+        manifest = _compiled(draft.folder, old.manifest, targets, steps)
+        with steps(_VERIFY):
+            evidence, left_out = verify.against_golden(draft.folder, manifest)
+            verify.enforce(evidence)
+            fresh = {each.engine for each in evidence if each.engine not in {known.engine for known in old.manifest.evidence}}
+            kept = (*old.manifest.evidence, *(each for each in evidence if each.engine in fresh))
+        with steps(_FINISH):
+            final = draft.commit(dataclasses.replace(manifest, evidence=kept, name=old.manifest.name))
+    return _reported(final, steps, notes=tuple(left_out))
+
+
+def verified(path: str | Path, *, against: str | Path | None = None, progress: Say = report.silent) -> Report:
+    """Proves an artifact again: from its golden answers, and from its checkpoint where one is given. Changes nothing."""
+    steps = Steps(["read and check the artifact", *([_LOAD] if against is not None else []), _VERIFY], progress)
+    with steps("read and check the artifact"):
+        opened = artifacts.read(path)
+    reference = None
+    if against is not None:
+        with steps(_LOAD):
+            progress("      importing torch and transformers, which takes some seconds")
+            from . import graph
+            from .reference import Reference
+
+            overrides = opened.manifest.source.overrides
+            found = checkpoint.read(against, **overrides)  # pyright: ignore[reportArgumentType]
+            _same_weights(found, opened.manifest)
+            plan = heads.plan(found)
+            reference = Reference(graph.module(found, plan), opened.manifest.graphs[0], plan.heads)
+    with steps(_VERIFY):
+        _, evidence, left_out = verify.verified(path, reference)
+    return report.made(
+        opened.manifest, str(path), evidence=tuple(evidence), notes=tuple(left_out), seconds=steps.seconds, next=(f"poolrt serve {path}",)
+    )
+
+
+def _compiling(target: engine.Target) -> str:
+    return f"compile for {target}"
+
+
+def _default_name(found: Checkpoint) -> str:
+    return found.source.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _manifest(name: str, found: Checkpoint, plan: heads.Plan, base: Graph) -> Manifest:
+    """The manifest before precision, engines and evidence."""
+    digests = {path.relative_to(found.folder).as_posix(): artifact.sha256(path) for path in found.weight_files}
+    versions = {name: version for name in ("torch", "transformers", "onnx", "onnxruntime") if (version := machine.version(name))}
+    return Manifest(
+        format=contract.FORMAT,
+        name=name,
+        architecture=found.architecture,
+        source=found.described(digests),
+        tasks=plan.tasks,
+        scoring=plan.scoring,
+        text=plan.text,
+        graphs=(base,),
+        heads=plan.heads,
+        chunked=plan.chunked,
+        max_embed_tokens=plan.max_embed_tokens,
+        config=plan.config,
+        versions=versions,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _compiled(folder: Path, manifest: Manifest, targets: Sequence[engine.Target], steps: Steps) -> Manifest:
+    """With an engine per target, each made of the last graph: that is the lowered one where there are two."""
+    made = []
+    for each in targets:
+        with steps(_compiling(each)):
+            made.append(engine.engine_from_onnx(folder, manifest.graphs[-1], each, max_tokens=manifest.text.max_tokens))
+    files = {new.file for new in made}
+    return dataclasses.replace(manifest, engines=(*(old for old in manifest.engines if old.file not in files), *made))
+
+
+def _same_weights(found: Checkpoint, manifest: Manifest) -> None:
+    for file, expected in manifest.source.weights.items():
+        path = found.folder / file
+        if not path.is_file() or artifact.sha256(path) != expected:
+            raise CheckpointError(f"{path}: not the weights that this artifact was made of ({manifest.source.checkpoint}); give that checkpoint")
+
+
+def _reported(path: Path, steps: Steps, *, notes: tuple[str, ...], guesses: tuple[str, ...] = ()) -> Report:
+    manifest = artifacts.read(path, check="quick").manifest
+    first = "embed" if "embed" in manifest.tasks else "inspect"
+    following = (f'poolrt embed {path} "a text"' if first == "embed" else f"poolrt inspect {path}", f"poolrt serve {path}")
+    return report.made(
+        manifest, str(path), guesses=guesses, evidence=manifest.evidence, notes=notes, seconds=dict(steps.seconds), next=following
+    )
