@@ -1,0 +1,103 @@
+"""Arrays to response bodies: JSON by orjson straight from numpy, base64 and raw bytes straight from memory. No float becomes a Python
+object on the way.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .errors import ApiError
+from .numbers import INTEGERS, Floats, WidthError, convert, to_bytes
+
+MAX_REQUEST_ID = 256
+
+
+class Json(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def answer_id(prefix: str, request: Request, asked: object) -> str:
+    """The header X-Request-Id, else the body's request_id, else something new."""
+    given = request.headers.get("x-request-id") or getattr(asked, "request_id", "")
+    return f"{prefix}-{given[:MAX_REQUEST_ID] if given else uuid.uuid4().hex[:16]}"
+
+
+def usage(tokens: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": tokens,
+        "total_tokens": tokens,
+        "completion_tokens": 0,
+        "prompt_tokens_details": None,
+        "completion_tokens_details": None,
+    }
+
+
+def listed(identifier: str, model: str, data: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
+    return {"id": identifier, "object": "list", "created": int(time.time()), "model": model, "data": data, "usage": usage(tokens)}
+
+
+def vectors(
+    arrays: Sequence[Floats], *, identifier: str, model: str, tokens: int, asked: Any, kind: str, key: str, headers: Mapping[str, str]
+) -> Response:
+    """The answer of /v1/embeddings (`kind` embedding, `key` embedding) and /pooling (`pooling`, `data`) in any encoding."""
+    dtype, order = asked.embed_dtype, asked.endianness
+    try:
+        if asked.encoding_format in ("bytes", "bytes_only"):
+            return raw(arrays, identifier=identifier, model=model, tokens=tokens, asked=asked, headers=headers)
+        if asked.encoding_format == "base64":
+            values: list[Any] = [base64_text(to_bytes(array, dtype, order)) for array in arrays]
+        else:
+            values = [convert(array, dtype) for array in arrays] if dtype in INTEGERS else list(arrays)
+    except WidthError as error:
+        raise ApiError(400, f"{error} (parameter=embed_dtype)", param="embed_dtype") from None
+    data = [{"index": index, "object": kind, key: value} for index, value in enumerate(values)]
+    return Json(listed(identifier, model, data, tokens), headers=headers)
+
+
+def base64_text(raw_bytes: bytes) -> str:
+    return binascii.b2a_base64(raw_bytes, newline=False).decode("ascii")
+
+
+def raw(arrays: Sequence[Floats], *, identifier: str, model: str, tokens: int, asked: Any, headers: Mapping[str, str]) -> Response:
+    """All vectors' bytes in order; for `bytes` with a header that says where each one stands."""
+    dtype, order = asked.embed_dtype, asked.endianness
+    pieces = [to_bytes(array, dtype, order) for array in arrays]
+    made = dict(headers)
+    if asked.encoding_format == "bytes":
+        data, start = [], 0
+        for index, (array, piece) in enumerate(zip(arrays, pieces, strict=True)):
+            end = start + len(piece)
+            place = {"index": index, "embed_dtype": dtype, "endianness": order, "start": start, "end": end, "shape": list(array.shape)}
+            data.append(place)
+            start = end
+        told = {"id": identifier, "created": int(time.time()), "model": model, "data": data}
+        # A header is ASCII: ids and names may hold more.
+        made["metadata"] = json.dumps(told | {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}, ensure_ascii=True)
+    return Response(b"".join(pieces), media_type="application/octet-stream", headers=made)
+
+
+def sparse_weights(array: Floats, ids: Sequence[int], special: frozenset[int]) -> dict[int, float]:
+    """Token id -> weight of a sparse head: of [tokens] weights (bge-m3) the largest per token, special tokens left out; of a [vocabulary]
+    vector (SPLADE) what is not zero."""
+    if len(array) == len(ids):
+        best: dict[int, float] = {}
+        for token, weight in zip(ids, array.tolist(), strict=True):
+            if weight > 0 and token not in special and weight > best.get(token, 0.0):
+                best[token] = weight
+        return best
+    present: NDArray[np.int64] = np.flatnonzero(array > 0)
+    return dict(zip(present.tolist(), array[present].tolist(), strict=True))

@@ -1,0 +1,134 @@
+"""The application: routes, layers, and which of our errors is which HTTP status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from . import docs
+from .context import Context
+from .endpoints import classify, cohere, embeddings, invocations, operations, pooling, score, tei, tokens
+from ..runtime.errors import PoolrtError
+from .errors import ApiError, api_error, response
+from .gate import Gate
+from .lifespan import lifespan
+from .metrics import Metrics
+from .registry import Registry
+from .schemas import Refused
+from .settings import Settings
+from .state import State
+from .work import Workshop
+
+log = logging.getLogger("poolrt.serve")
+
+# Paths in the order of their traffic: the router tries them one after the other.
+POST: tuple[tuple[str, Callable[..., Any]], ...] = (
+    ("/v1/embeddings", embeddings.embeddings),
+    ("/rerank", score.rerank),
+    ("/score", score.score),
+    ("/pooling", pooling.pooling),
+    ("/classify", classify.classify),
+    ("/v2/embed", cohere.embed),
+    ("/v1/rerank", score.rerank),
+    ("/v2/rerank", score.rerank),
+    ("/v1/score", score.score),
+    ("/tokenize", tokens.tokenize),
+    ("/detokenize", tokens.detokenize),
+    ("/invocations", invocations.invocations),
+    ("/embed", tei.embed),
+    ("/embed_all", tei.embed_all),
+    ("/embed_sparse", tei.embed_sparse),
+    ("/predict", tei.predict),
+    ("/similarity", tei.similarity),
+    ("/decode", tei.decode),
+)
+GET: tuple[tuple[str, Callable[..., Any]], ...] = (
+    ("/v1/models", operations.models),
+    ("/health", operations.health),
+    ("/live", operations.live),
+    ("/ready", operations.ready),
+    ("/metrics", operations.metrics),
+    ("/version", operations.show_version),
+    ("/load", operations.load),
+    ("/info", tei.info),
+    ("/tokenizer_info", tokens.tokenizer_info),
+)
+
+
+def create_app(registry: Registry, settings: Settings) -> Starlette:
+    """The ASGI application. Its lifespan opens the registry's models; open them first to serve without waiting."""
+    state = State()
+    metrics = Metrics(registry, state, engine=settings.engine_metrics)
+    context = Context(settings, registry, state, metrics, Workshop(settings, metrics, state))
+    app = Starlette(
+        routes=routes(settings),
+        middleware=layers(settings, metrics, state),
+        exception_handlers=handlers(),
+        lifespan=lifespan,
+    )
+    app.state.context = context
+    app.state.log = log_error
+    # What the server that runs this application may want to do; an application alone does nothing.
+    app.state.owns_models = True
+    app.state.announce = app.state.stop = lambda: None
+    return app
+
+
+def routes(settings: Settings) -> list[Route]:
+    made = [Route(path, endpoint, methods=["POST"]) for path, endpoint in POST]
+    made += [Route(path, endpoint, methods=["GET"]) for path, endpoint in GET]
+    made += [Route("/ping", operations.health, methods=["GET", "POST"])]
+    made += [Route("/", home, methods=["GET", "POST"])]
+    if settings.docs:
+        made += [Route(path, endpoint, methods=["GET"]) for path, endpoint in docs.PAGES]
+    return made
+
+
+async def home(request: Request) -> Response:
+    return await (tei.root(request) if request.method == "POST" else docs.home(request))
+
+
+def layers(settings: Settings, metrics: Metrics, state: State) -> list[Middleware]:
+    cors = settings.cors
+    return [
+        Middleware(Gate, settings=settings, metrics=metrics, state=state),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(cors.origins),
+            allow_methods=list(cors.methods),
+            allow_headers=list(cors.headers),
+            allow_credentials=cors.credentials,
+        ),
+    ]
+
+
+def handlers() -> Mapping[Any, Callable[[Request, Exception], Any]]:
+    def detail(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return Response(orjson.dumps({"detail": error.detail}), error.status_code, error.headers, "application/json")
+
+    # Each of our own kinds is registered, so that Starlette's handler for Exception, which raises again, is left for true surprises.
+    return {HTTPException: detail, ApiError: answer, Refused: answer, PoolrtError: answer, Exception: answer}
+
+
+def log_error(error: Exception, request: Request) -> None:
+    """The stack helps the operator; the client never sees it."""
+    log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
+
+
+def answer(request: Request, error: Exception) -> Response:
+    told = api_error(error)
+    if told.status >= 500 and told.status not in (501, 503, 504):
+        request.app.state.log(error, request)
+    return response(told)

@@ -1,0 +1,262 @@
+"""`poolrt serve ARTIFACT...`: flags to settings, artifacts to models, then the server.
+
+An argument that is no artifact but a checkpoint (a folder, or a hub id) is exported first, in a process of its own, into a cache: so a
+command line of `vllm serve` ports by changing the program's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
+from .flags import IGNORED, merged, normalised
+from .settings import Cors, Settings, Tls
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+log = logging.getLogger("poolrt.serve")
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see poolrt serve --help")
+
+
+def serve(arguments: Sequence[str]) -> int:
+    """The command; answers the exit code."""
+    try:
+        asked, notes = parse(arguments)
+        settings = settings_of(asked)
+        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname).1s %(asctime)s %(message)s", stream=sys.stderr)
+        logging.getLogger("uvicorn.access").setLevel("INFO" if settings.access_log else "WARNING")
+        logging.getLogger("uvicorn.error").setLevel("WARNING")
+        for note in notes:
+            log.info("%s", note)
+        check_exposure(settings, insecure=asked.insecure_no_auth)
+        # Imported here: `poolrt serve --help` needs no server, and a refused flag is told at once.
+        from .opening import registry_of
+        from .server import run
+
+        return run(registry_of(asked, settings), settings)
+    except PoolrtError as error:
+        print(f"poolrt serve: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except SystemExit as error:  # argparse after --help
+        return error.code if isinstance(error.code, int) else EXIT_INPUT
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and a note for each that was accepted without effect."""
+    parser = parser_of()
+    asked = parser.parse_args(normalised(arguments))
+    notes = [
+        f"--{name} has no effect here: an artifact fixes it, or poolrt does without"
+        for name in IGNORED
+        if getattr(asked, f"ignored_{name.replace('-', '_')}", None) is not None
+    ]
+    if not asked.artifacts:
+        raise InputError("no artifact given: poolrt serve ARTIFACT...; make one with `poolrt export CHECKPOINT`")
+    return asked, notes
+
+
+def parser_of() -> Parser:
+    parser = Parser(prog="poolrt serve", description="Serve artifacts behind vLLM's HTTP API.", allow_abbrev=False)
+    add = parser.add_argument
+    add("artifacts", nargs="*", metavar="ARTIFACT", help="artifact folder; or a checkpoint folder or hub id, which is exported first")
+
+    model = parser.add_argument_group("models")
+    model.add_argument("--served-model-name", nargs="+", default=[], help="names of the first artifact, or NAME=ARTIFACT for others")
+    model.add_argument("--engine", default="auto", help="auto, onnxruntime, tensorrt-rtx, tensorrt, ... (default: what fits this machine)")
+    model.add_argument("--threads", type=positive, help="threads of the engine on CPU (default: what affinity and cgroup grant)")
+    model.add_argument("--max-num-batched-tokens", type=positive, help="token slots per batch, padding included")
+    model.add_argument("--preparation", choices=("model", "vllm"), default="vllm", help="how /score and /rerank prepare late-interaction texts")
+    model.add_argument("--check", choices=("full", "quick"), default="full", help="compare sha256 of every file, or only sizes")
+
+    export = parser.add_argument_group("exporting a checkpoint first (vLLM's spellings)")
+    for name in ("--runner", "--convert", "--revision", "--precision", "--target"):
+        export.add_argument(name)
+    for name in ("--hf-overrides", "--pooler-config"):
+        export.add_argument(name, type=json_object, action="append", default=[], metavar="JSON")
+    export.add_argument("--cache", type=Path, help="where exported artifacts are kept (default: ~/.cache/poolrt/artifacts)")
+
+    front = parser.add_argument_group("server")
+    front.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    front.add_argument("--port", type=int, default=8000)
+    front.add_argument("--uds", help="a unix socket instead of host and port")
+    front.add_argument("--api-key", nargs="+", default=[], help="keys, one of which every request must carry (or POOLRT_API_KEY, VLLM_API_KEY)")
+    front.add_argument("--insecure-no-auth", action="store_true", help="allow other machines to reach a server without a key")
+    front.add_argument("--root-path", default="", help="path prefix of a proxy in front")
+    front.add_argument("--allowed-origins", type=json_list, default=["*"], metavar="JSON")
+    front.add_argument("--allowed-methods", type=json_list, default=["*"], metavar="JSON")
+    front.add_argument("--allowed-headers", type=json_list, default=["*"], metavar="JSON")
+    flag(front, "--allow-credentials")
+    front.add_argument("--ssl-keyfile")
+    front.add_argument("--ssl-certfile")
+    front.add_argument("--ssl-ca-certs")
+    front.add_argument("--ssl-cert-reqs", type=int, default=0)
+    front.add_argument("--ssl-ciphers", default="TLSv1")
+    flag(front, "--enable-request-id-headers")
+    flag(front, "--disable-fastapi-docs", help="no /docs, /redoc, /openapi.json")
+    flag(front, "--enable-server-load-tracking")
+    flag(front, "--enable-tokenizer-info-endpoint")
+    flag(front, "--disable-log-stats", help="no engine metrics in /metrics")
+    flag(front, "--disable-timing-headers")
+    front.add_argument("--uvicorn-log-level", default="info", choices=("debug", "info", "warning", "error", "critical", "trace"))
+    flag(front, "--disable-uvicorn-access-log")
+    flag(front, "--enable-log-requests")
+    flag(front, "--log-error-stack")
+
+    templates = parser.add_argument_group("templates")
+    templates.add_argument("--chat-template", help="file, or Jinja text; for cross-encoders the score template")
+    templates.add_argument("--chat-template-content-format", choices=("auto", "string", "openai"), default="auto")
+    flag(templates, "--trust-request-chat-template")
+    templates.add_argument("--default-chat-template-kwargs", type=json_object, action="append", default=[], metavar="JSON")
+
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-queued-tokens", type=positive, default=2_000_000, help="beyond it requests are refused with 429")
+    limits.add_argument("--max-body-bytes", type=positive, default=32 * 1024 * 1024, help="beyond it requests are refused with 413")
+    limits.add_argument("--body-timeout", type=float, default=60.0, metavar="S", help="time a client may take to send its body")
+    limits.add_argument("--request-timeout", type=float, metavar="S", help="time a request may take in all, then 504")
+    limits.add_argument("--shutdown-timeout", type=float, default=30.0, metavar="S", help="time for running requests after SIGTERM")
+    limits.add_argument("--h11-max-incomplete-event-size", type=positive, default=64 * 1024, help="bytes of a request's header block")
+    limits.add_argument("--server-threads", type=positive, default=8, help="threads that prepare texts")
+    flag(limits, "--allow-foreign-token-ids", help="do not refuse token ids that OpenAI client libraries made with another tokenizer")
+
+    for name, count in IGNORED.items():
+        target = f"ignored_{name.replace('-', '_')}"
+        if count:
+            parser.add_argument(f"--{name}", dest=target, nargs="+", help=argparse.SUPPRESS)
+        else:
+            parser.add_argument(f"--{name}", dest=target, action="store_const", const=True, help=argparse.SUPPRESS)
+    return parser
+
+
+def flag(group: argparse._ArgumentGroup, name: str, **more: Any) -> None:
+    """A boolean flag with its `--no-` form."""
+    group.add_argument(name, action=argparse.BooleanOptionalAction, default=False, **more)
+
+
+def settings_of(asked: argparse.Namespace) -> Settings:
+    environment = os.environ
+    keys = [key for key in asked.api_key if key]
+    if not keys:
+        keys = [key for name in ("POOLRT_API_KEY", "VLLM_API_KEY") if (key := environment.get(name))]
+    if bool(asked.ssl_keyfile) != bool(asked.ssl_certfile):
+        raise InputError("--ssl-keyfile and --ssl-certfile go together")
+    tls = None
+    if asked.ssl_keyfile:
+        tls = Tls(
+            keyfile=asked.ssl_keyfile, certfile=asked.ssl_certfile, ca_certs=asked.ssl_ca_certs, cert_reqs=asked.ssl_cert_reqs,
+            ciphers=asked.ssl_ciphers,
+        )  # fmt: skip
+    if not 0 <= asked.port <= 65535:
+        raise InputError(f"--port {asked.port} is not a port, expected 0 to 65535")
+    return Settings(
+        host=asked.host,
+        port=asked.port,
+        uds=asked.uds,
+        api_keys=tuple(keys),
+        root_path=asked.root_path,
+        cors=Cors(
+            origins=tuple(asked.allowed_origins),
+            methods=tuple(asked.allowed_methods),
+            headers=tuple(asked.allowed_headers),
+            credentials=asked.allow_credentials,
+        ),
+        tls=tls,
+        docs=not asked.disable_fastapi_docs,
+        tokenizer_info=asked.enable_tokenizer_info_endpoint,
+        track_load=asked.enable_server_load_tracking,
+        engine_metrics=not asked.disable_log_stats,
+        request_id_headers=asked.enable_request_id_headers,
+        timing_headers=not asked.disable_timing_headers,
+        check_model_name=not truthy(environment.get("VLLM_SKIP_MODEL_NAME_VALIDATION", "")),
+        check_foreign_tokens=not asked.allow_foreign_token_ids,
+        chat_template=template_of(asked.chat_template),
+        content_format=asked.chat_template_content_format,
+        trust_request_chat_template=asked.trust_request_chat_template,
+        default_template_kwargs=gathered(asked.default_chat_template_kwargs),
+        score_preparation=asked.preparation,
+        max_body_bytes=asked.max_body_bytes,
+        body_timeout_s=asked.body_timeout,
+        request_timeout_s=asked.request_timeout,
+        shutdown_timeout_s=asked.shutdown_timeout,
+        keep_alive_s=int(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
+        max_header_bytes=asked.h11_max_incomplete_event_size,
+        max_queued_tokens=asked.max_queued_tokens,
+        threads=asked.server_threads,
+        log_level="debug" if asked.uvicorn_log_level == "trace" else asked.uvicorn_log_level,
+        access_log=not asked.disable_uvicorn_access_log,
+    )
+
+
+def gathered(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for part in parts:
+        made = merged(made, part)
+    return made
+
+
+def check_exposure(settings: Settings, *, insecure: bool) -> None:
+    """Raises InputError for a server that anyone in the network could use without a key."""
+    if settings.uds is None and settings.host not in LOOPBACK and not settings.api_keys and not insecure:
+        raise InputError(
+            f"--host {settings.host} lets other machines in, and no key is set: give --api-key KEY (or POOLRT_API_KEY), "
+            "or --insecure-no-auth to serve everyone"
+        )
+
+
+def template_of(given: str | None) -> str | None:
+    """Jinja text from a file, or as it was given; a bare name finds a template that comes with poolrt."""
+    if given is None:
+        return None
+    path = Path(given)
+    looks_like_text = "{" in given or "\n" in given
+    if not looks_like_text:
+        for candidate in (path, shipped(path.name)):
+            if candidate.is_file():
+                return candidate.read_text(encoding="utf-8")
+        known = ", ".join(sorted(one.name for one in shipped("").glob("*.jinja"))) or "none"
+        raise InputError(f"--chat-template {given}: no such file, and not Jinja text; templates that come with poolrt: {known}")
+    return given
+
+
+def shipped(name: str) -> Path:
+    return Path(__file__).parent.parent / "recipes" / "templates" / name
+
+
+def truthy(text: str) -> bool:
+    return text.strip().lower() in ("1", "true", "yes", "on")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
+    return value
+
+
+def json_object(text: str) -> dict[str, Any]:
+    return _json(text, dict, "an object")
+
+
+def json_list(text: str) -> list[str]:
+    return _json(text, list, "a list")
+
+
+def _json(text: str, kind: type, name: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, kind):
+        raise argparse.ArgumentTypeError(f"expected {name} in JSON, found {text[:60]!r}")
+    return value

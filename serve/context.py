@@ -1,0 +1,71 @@
+"""What an endpoint needs besides its request: models, settings, threads, metrics. One per application, in `app.state`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from ..runtime.outputs import RequestOutput
+from .errors import ApiError
+from .metrics import Metrics
+from .registry import Registry, Served
+from .settings import Settings
+from .state import State
+from .work import Times, Workshop
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    settings: Settings
+    registry: Registry
+    state: State
+    metrics: Metrics
+    workshop: Workshop
+
+    def require(self, claim: Callable[[Served], bool]) -> None:
+        """A route that no served model can answer does not exist: 404, as on a vLLM that never registered it."""
+        self.opened()
+        if not self.registry.any(claim):
+            raise HTTPException(404)
+
+    def opened(self) -> None:
+        if not self.registry.ready.is_set():
+            raise ApiError(503, "the models are still being loaded; /ready tells when they are", headers={"Retry-After": "1"})
+
+    def headers(self, times: Times, requests: Sequence[RequestOutput[Any]]) -> dict[str, str]:
+        made = times.headers() if self.settings.timing_headers else {}
+        cut = sum(one.truncated for one in requests)
+        if cut:
+            made["x-truncated"] = str(cut)
+        return made
+
+    @contextmanager
+    def serialising(self, served: Served) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        observed = self.metrics.of(served.name)
+        if observed is not None:
+            observed.serialise.observe(time.perf_counter() - begun)
+
+    def score_style(self, served: Served) -> dict[str, Any]:
+        """How the texts of a score are prepared. A template given to the server is for cross-encoders only. Roles (ColBERT's markers and
+        expansion) are left out unless the operator wants them: a client of vLLM gets the scores that vLLM computes
+        (docs/decisions/serve-preparation.md)."""
+        made: dict[str, Any] = {}
+        manifest = served.manifest
+        if manifest.scoring == "cross-encoder":
+            if self.settings.chat_template is not None:
+                made["chat_template"] = self.settings.chat_template
+        elif manifest.text.roles and self.settings.score_preparation == "vllm":
+            made["preparation"] = "vllm"
+        return made
+
+
+def context(request: Request) -> Context:
+    return request.app.state.context

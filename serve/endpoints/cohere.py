@@ -1,0 +1,112 @@
+"""POST /v2/embed, the way Cohere's clients ask (http-api.md 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...runtime.params import PoolingParams
+from .. import schemas
+from ..answers import Json, answer_id, base64_text
+from ..context import context
+from ..errors import ApiError
+from ..numbers import WidthError, convert, to_bytes
+from ..reading import read
+from ..registry import Served
+from .embeddings import able
+
+
+async def embed(request: Request) -> Response:
+    able(request)
+    asked: schemas.CohereEmbed = await read(request, schemas.COHERE)
+    here = context(request)
+    served = here.registry.able(asked.model, lambda one: one.can("embed"), "Embed")
+    texts = texts_of(asked, served)
+    prompt_name = prompt_of(asked, served)
+    cut, side = truncation_of(asked)
+
+    def start(deadline_s: float | None) -> Any:
+        return served.model.start(
+            texts,
+            PoolingParams(dimensions=asked.output_dimension),
+            pooling_task="embed",
+            truncate_prompt_tokens=cut,
+            truncation_side=side,
+            prompt_name=prompt_name,
+            deadline_s=deadline_s,
+        )
+
+    made, times = await here.workshop.run(request, served, start)
+    check_lengths(asked, made.requests)
+    with here.serialising(served):
+        content: dict[str, Any] = {
+            "id": answer_id("embd", request, asked),
+            "embeddings": embeddings(made.arrays, asked.embedding_types or ["float"]),
+        }
+        if asked.texts is not None:
+            content["texts"] = asked.texts
+        content["meta"] = {
+            "api_version": {"version": "2"},
+            "billed_units": {"input_tokens": made.prompt_tokens, "image_tokens": 0},
+        }
+        content["response_type"] = "embeddings_by_type"
+        return Json(content, headers=here.headers(times, made.requests))
+
+
+def texts_of(asked: schemas.CohereEmbed, served: Served) -> list[str]:
+    if asked.texts is not None:
+        return asked.texts
+    if asked.images is not None or any(part.type != "text" for one in asked.inputs or () for part in one.content):
+        raise ApiError(400, f"the model `{served.name}` reads text only, images are not supported (parameter=images)", param="images")
+    # Several text parts of one input are one text, as in a chat template that joins them.
+    return ["\n".join(part.text or "" for part in one.content) for one in asked.inputs or ()]
+
+
+def prompt_of(asked: schemas.CohereEmbed, served: Served) -> str | None:
+    """The stored prompt that `input_type` names; omitted: none, also not the model's default one."""
+    if asked.input_type is None:
+        return None
+    prompts = served.manifest.text.prompts
+    if not prompts:
+        text = f"Unsupported input_type {asked.input_type[:100]!r}. This model does not define any input_type task instructions."
+        raise ApiError(400, text)
+    if asked.input_type not in prompts:
+        known = ", ".join(sorted(prompts))
+        raise ApiError(400, f"Unsupported input_type {asked.input_type[:100]!r}. Supported values: {known}")
+    return asked.input_type
+
+
+def truncation_of(asked: schemas.CohereEmbed) -> tuple[int | None, Any]:
+    if asked.truncate == "NONE":
+        return None, None
+    return asked.max_tokens if asked.max_tokens is not None else -1, "left" if asked.truncate == "START" else None
+
+
+def check_lengths(asked: schemas.CohereEmbed, requests: Any) -> None:
+    if asked.truncate != "NONE" or asked.max_tokens is None:
+        return
+    for one in requests:
+        if one.prompt_tokens > asked.max_tokens:
+            raise ApiError(
+                400,
+                f"Input of {one.prompt_tokens} tokens exceeds max_tokens={asked.max_tokens} with truncate=NONE. "
+                "Set truncate to END or START to allow truncation.",
+            )
+
+
+def embeddings(arrays: list[Any], types: list[str]) -> dict[str, list[Any]]:
+    made: dict[str, list[Any]] = {}
+    try:
+        for kind in dict.fromkeys(types):
+            match kind:
+                case "float":
+                    made[kind] = arrays
+                case "base64":
+                    made[kind] = [base64_text(to_bytes(array, "float32", "little")) for array in arrays]
+                case _:
+                    made[kind] = [convert(array, kind) for array in arrays]
+    except WidthError as error:
+        raise ApiError(400, f"{error} (parameter=embedding_types)", param="embedding_types") from None
+    return made

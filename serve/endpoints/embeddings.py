@@ -1,0 +1,53 @@
+"""POST /v1/embeddings (http-api.md 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .. import schemas
+from ..answers import answer_id, vectors
+from ..context import context
+from ..prompts import inputs_of, refuse_foreign, side_of
+from ..reading import read
+from ..registry import Served
+from .pooling import params_of, text_options
+
+
+async def embeddings(request: Request) -> Response:
+    able(request)
+    return await answer(request, await read(request, schemas.EMBEDDINGS))
+
+
+def able(request: Request) -> None:
+    context(request).require(_embeds)
+
+
+def _embeds(served: Served) -> bool:
+    return served.can("embed")
+
+
+async def answer(request: Request, asked: Any) -> Response:
+    here = context(request)
+    served = here.registry.able(asked.model, _embeds, "Embeddings")
+
+    def start(deadline_s: float | None) -> Any:
+        prompts = inputs_of(asked, served, here.settings)
+        refuse_foreign(prompts, request, served, here.settings)
+        options = text_options(asked) | side_of(asked, served)
+        return served.model.start(prompts, params_of(asked), pooling_task="embed", deadline_s=deadline_s, **options)
+
+    made, times = await here.workshop.run(request, served, start)
+    with here.serialising(served):
+        return vectors(
+            made.arrays,
+            identifier=answer_id("embd", request, asked),
+            model=served.name,
+            tokens=made.prompt_tokens,
+            asked=asked,
+            kind="embedding",
+            key="embedding",
+            headers=here.headers(times, made.requests),
+        )

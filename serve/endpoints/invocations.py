@@ -1,0 +1,48 @@
+"""POST /invocations, SageMaker's one route: the body says which of the others is meant (http-api.md 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .. import schemas
+from ..context import context
+from ..errors import ApiError
+from ..reading import check_media_type, parse, read_bytes
+from ..registry import Served
+from ..schemas import Body, Refused
+from . import classify, embeddings, pooling, score
+
+Answer = Callable[[Request, Any], Awaitable[Response]]
+
+# In vLLM's order; the first whose schema fits a live route answers.
+ROUTES: tuple[tuple[str, Body, Callable[[Served], bool], Answer], ...] = (
+    ("/v1/embeddings", schemas.EMBEDDINGS, lambda one: one.can("embed"), embeddings.answer),
+    ("/classify", schemas.CLASSIFY, lambda one: one.can("classify"), classify.answer),
+    ("/rerank", schemas.RERANK, lambda one: one.scores, score.answer_rerank),
+    ("/score", schemas.SCORE, lambda one: one.scores, score.answer_score),
+    ("/pooling", schemas.POOLING, lambda one: True, pooling.answer),
+)
+
+
+async def invocations(request: Request) -> Response:
+    here = context(request)
+    here.opened()
+    check_media_type(request)
+    content = await read_bytes(request, here.settings)
+    try:
+        value = parse(content)
+    except Refused as error:
+        raise ApiError(400, f"JSON decode error: {error}", kind="Bad Request") from None
+    for _, body, claim, answer in ROUTES:
+        if here.registry.any(claim):
+            try:
+                asked = body.read(value)
+            except Refused:
+                continue
+            return await answer(request, asked)
+    live = ", ".join(path for path, _, claim, _ in ROUTES if here.registry.any(claim))
+    raise ApiError(400, f"Cannot find suitable handler for request. Expected a body of one of: {live}")

@@ -1,0 +1,84 @@
+"""Routes about the server itself: health, models, version, load, metrics (http-api.md 10)."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..answers import Json
+from ..context import context
+from ..registry import Served
+from ..version import version
+
+STALLED_S = 120.0
+"""An engine that has had work for so long without finishing a batch hangs."""
+
+
+async def live(request: Request) -> Response:
+    """Whether the process works: its event loop turns (this answers) and no engine hangs. True also while models are loading."""
+    here = context(request)
+    stalled = here.registry.ready.is_set() and any(served.model.statistics().stalled_s > STALLED_S for served in here.registry)
+    return Response(status_code=503 if stalled or here.state.failure else 200)
+
+
+async def ready(request: Request) -> Response:
+    """Whether new work is welcome: models open and warm, not draining."""
+    here = context(request)
+    return Response(status_code=200 if here.registry.ready.is_set() and not here.state.draining else 503)
+
+
+async def health(request: Request) -> Response:
+    """vLLM's one check for both."""
+    answered = await ready(request)
+    return answered if answered.status_code != 200 else await live(request)
+
+
+async def show_version(request: Request) -> Response:
+    return Json({"version": version()})
+
+
+async def load(request: Request) -> Response:
+    return Json({"server_load": context(request).state.load})
+
+
+async def metrics(request: Request) -> Response:
+    return Response(context(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def models(request: Request) -> Response:
+    here = context(request)
+    here.opened()
+    return Json({"object": "list", "data": [card(name, served) for served in here.registry for name in served.names]})
+
+
+def card(name: str, served: Served) -> dict[str, Any]:
+    now = int(time.time())
+    permission = {
+        "id": f"modelperm-{uuid.uuid4().hex[:16]}",
+        "object": "model_permission",
+        "created": now,
+        "allow_create_engine": False,
+        "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False,
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "organization": "*",
+        "group": None,
+        "is_blocking": False,
+    }
+    return {
+        "id": name,
+        "object": "model",
+        "created": now,
+        "owned_by": "poolrt",
+        "root": served.manifest.source.checkpoint,
+        "parent": None,
+        "max_model_len": served.model.max_tokens,
+        "permission": [permission],
+    }

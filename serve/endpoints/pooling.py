@@ -1,0 +1,98 @@
+"""POST /pooling: every task of every model (http-api.md 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...runtime.params import PoolingParams
+from .. import schemas
+from ..answers import Json, answer_id, listed, sparse_weights, vectors
+from ..context import context
+from ..errors import ApiError
+from ..prompts import inputs_of, refuse_foreign, side_of
+from ..reading import read
+from ..registry import Served
+
+NO_PLUGIN = "No IOProcessor plugin installed. Sparse and dense vectors of one model are separate tasks here: send task and input."
+COMBINED = "The task embed&token_classify needs a plugin request with a 'data' field; send one request per task instead."
+
+
+async def pooling(request: Request) -> Response:
+    return await answer(request, await read(request, schemas.POOLING))
+
+
+async def answer(request: Request, asked: Any) -> Response:
+    here = context(request)
+    served = here.registry.find(asked.model)
+    task = task_of(asked, served)
+    if asked.dimensions is not None:
+        raise ApiError(400, "dimensions is currently not supported; /v1/embeddings takes it (parameter=dimensions)", param="dimensions")
+    if asked.encoding_format == "sparse" and not served.manifest.heads[task].sparse:
+        raise ApiError(
+            400, f"encoding_format 'sparse' needs a sparse head; the task {task} of this model is dense (parameter=encoding_format)",
+            param="encoding_format",
+        )  # fmt: skip
+
+    def start(deadline_s: float | None) -> Any:
+        prompts = inputs_of(asked, served, here.settings)
+        refuse_foreign(prompts, request, served, here.settings)
+        options = text_options(asked) | side_of(asked, served)
+        return served.model.start(prompts, params_of(asked), pooling_task=task, deadline_s=deadline_s, **options)
+
+    made, times = await here.workshop.run(request, served, start)
+    identifier = answer_id("pooling", request, asked)
+    headers = here.headers(times, made.requests)
+    with here.serialising(served):
+        if asked.encoding_format == "sparse":
+            data = [sparse(index, one, asked, served) for index, one in enumerate(made.requests)]
+            return Json(listed(identifier, served.name, data, made.prompt_tokens), headers=headers)
+        return vectors(
+            made.arrays,
+            identifier=identifier,
+            model=served.name,
+            tokens=made.prompt_tokens,
+            asked=asked,
+            kind="pooling",
+            key="data",
+            headers=headers,
+        )
+
+
+def task_of(asked: Any, served: Served) -> str:
+    """The task a request means, checked in vLLM's order."""
+    asked_task = "plugin" if isinstance(asked, schemas.PoolingPlugin) else asked.task
+    task = {None: served.model.tasks[0], "score": "classify"}.get(asked_task, asked_task)
+    if task == "plugin":
+        raise ApiError(400, f"{NO_PLUGIN} (parameter=task)", param="task")
+    if task == "embed&token_classify" and served.can("embed") and served.can("token_classify"):
+        raise ApiError(400, COMBINED)
+    if not served.can(task):
+        able = list(served.model.tasks)
+        raise ApiError(400, f"Unsupported task: '{task}' Supported tasks: {able} (parameter=task)", param="task")
+    return task
+
+
+def params_of(asked: Any) -> PoolingParams:
+    return PoolingParams(use_activation=asked.use_activation, dimensions=getattr(asked, "dimensions", None))
+
+
+def text_options(asked: Any) -> dict[str, Any]:
+    return {
+        "truncate_prompt_tokens": asked.truncate_prompt_tokens,
+        "truncation_side": asked.truncation_side,
+        "add_special_tokens": asked.add_special_tokens,
+    }
+
+
+def sparse(index: int, one: Any, asked: Any, served: Served) -> dict[str, Any]:
+    """A map from token to weight: keys are ids, or vocabulary pieces with `return_tokens`."""
+    head = served.manifest.heads["token_classify" if served.can("token_classify") else "embed"]
+    ids = one.prompt_token_ids
+    kept = ids[head.drop_first : len(ids) - head.drop_last] if head.flat else ids
+    preparation = served.model.preparation
+    weights = sparse_weights(one.outputs.data, kept, frozenset([*preparation.before, *preparation.after]))
+    pieces = preparation.pieces(list(weights)) if asked.return_tokens else map(str, weights)
+    return {"index": index, "object": "pooling", "data": dict(zip(pieces, weights.values(), strict=True))}

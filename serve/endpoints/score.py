@@ -1,0 +1,115 @@
+"""POST /score, /v1/score, /rerank, /v1/rerank, /v2/rerank (http-api.md 7 and 8)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...runtime.params import PoolingParams
+from .. import schemas
+from ..answers import Json, answer_id, listed
+from ..context import Context, context
+from ..errors import ApiError
+from ..reading import read, read_json
+from ..registry import Served
+from . import tei
+
+PAIRS = {
+    schemas.ScoreQueriesDocuments: ("queries", "documents"),
+    schemas.ScoreQueriesItems: ("queries", "items"),
+    schemas.ScoreData: ("data_1", "data_2"),
+    schemas.ScoreTexts: ("text_1", "text_2"),
+}
+
+
+async def score(request: Request) -> Response:
+    able(request)
+    return await answer_score(request, await read(request, schemas.SCORE))
+
+
+async def rerank(request: Request) -> Response:
+    able(request)
+    value = await read_json(request)
+    if type(value) is dict and "texts" in value and "documents" not in value:
+        return await tei.rerank(request, value)
+    return await answer_rerank(request, schemas.RERANK.read(value))
+
+
+def able(request: Request) -> None:
+    context(request).require(_scores)
+
+
+def _scores(served: Served) -> bool:
+    return served.scores
+
+
+async def answer_score(request: Request, asked: Any) -> Response:
+    here = context(request)
+    served = here.registry.able(asked.model, _scores, "Score")
+    left, right = PAIRS[type(asked)]
+    first, second = plain(getattr(asked, left), served), plain(getattr(asked, right), served)
+    made, times = await here.workshop.run(
+        request, served, lambda limit: served.model.start_score(first, second, deadline_s=limit, **options(asked, served, here))
+    )
+    data = []
+    for index, one in enumerate(made.requests):
+        told = {"index": index, "object": "score", "score": one.outputs.score}
+        if asked.truncate_documents:
+            told["truncated"] = one.truncated
+        data.append(told)
+    content = listed(answer_id("score", request, asked), served.name, data, made.prompt_tokens)
+    return Json(content, headers=here.headers(times, made.requests))
+
+
+async def answer_rerank(request: Request, asked: Any) -> Response:
+    here = context(request)
+    served = here.registry.able(asked.model, _scores, "Rerank")
+    query, documents = plain(asked.query, served), plain(asked.documents, served)
+    given = [documents] if isinstance(documents, str) else documents
+    made, times = await here.workshop.run(
+        request, served, lambda limit: served.model.start_score(query, given, deadline_s=limit, **options(asked, served, here))
+    )
+    order = sorted(range(len(made)), key=lambda index: -made[index].outputs.score)  # stable: equal scores keep the caller's order
+    results = []
+    for index in order[: asked.top_n or None]:
+        document = {"text": given[index], "multi_modal": None}
+        told = {"index": index, "document": document, "relevance_score": made[index].outputs.score}
+        if asked.truncate_documents:
+            told["truncated"] = made[index].truncated
+        results.append(told)
+    tokens = made.prompt_tokens
+    content = {
+        "id": answer_id("rerank", request, asked),
+        "model": served.name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "results": results,
+    }
+    return Json(content, headers=here.headers(times, made.requests))
+
+
+def plain(items: Any, served: Served) -> Any:
+    """Texts; an item of several parts is refused by a model that reads text only."""
+    given = items if isinstance(items, list) else [items]
+    if any(isinstance(item, schemas.Content) for item in given):
+        raise ApiError(400, f"MultiModalParam is not supported for {served.manifest.architecture}; send plain text")
+    return items
+
+
+def options(asked: Any, served: Served, here: Context) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "pooling_params": PoolingParams(use_activation=asked.use_activation),
+        "template_kwargs": asked.chat_template_kwargs,
+        "instruction": asked.instruction,
+        "max_tokens_per_query": asked.max_tokens_per_query,
+        "max_tokens_per_doc": asked.max_tokens_per_doc,
+        "truncate_prompt_tokens": asked.truncate_prompt_tokens,
+        "truncation_side": asked.truncation_side,
+    }
+    if asked.truncate_documents:
+        made["cut_document"] = True
+        if asked.truncate_prompt_tokens is None:
+            made["truncate_prompt_tokens"] = -1
+    return made | here.score_style(served)
+

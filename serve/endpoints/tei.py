@@ -1,0 +1,294 @@
+"""The wire of Hugging Face's text-embeddings-inference: /embed, /embed_all, /embed_sparse, /rerank with `texts`, /predict, /similarity,
+/info, /tokenize with `inputs`, /decode and POST / (its alias for what the model does).
+
+Its rules differ from vLLM's in places: input is cut to the model's limit unless `truncate` is false, errors are flat with status 422.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+import numpy as np
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...runtime.params import PoolingParams
+from .. import schemas
+from ..answers import Json, sparse_weights
+from ..context import context
+from ..errors import ApiError, api_error, tei_response
+from ..reading import read_json
+from ..registry import Served
+from ..version import version
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def wire(endpoint: Endpoint) -> Endpoint:
+    """Answers errors in TEI's form."""
+
+    @functools.wraps(endpoint)
+    async def answered(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except HTTPException:
+            raise
+        except Exception as error:
+            told = api_error(error)
+            if told.status >= 500:
+                request.app.state.log(error, request)
+            return tei_response(told)
+
+    return answered
+
+
+def cut(asked: schemas.TeiCut) -> dict[str, Any]:
+    if asked.truncate is False:
+        return {}
+    side: Literal["left", "right"] | None = "left" if asked.truncation_direction.lower() == "left" else None
+    return {"truncate_prompt_tokens": -1, "truncation_side": side}
+
+
+def batched(inputs: Any) -> list[Any]:
+    return [inputs] if isinstance(inputs, str) or (inputs and isinstance(inputs[0], int)) else inputs
+
+
+@wire
+async def embed(request: Request) -> Response:
+    return await _embed(request, await read_json(request), "embed")
+
+
+@wire
+async def embed_all(request: Request) -> Response:
+    return await _embed(request, await read_json(request), "token_embed")
+
+
+async def _embed(request: Request, value: Any, task: str) -> Response:
+    here = context(request)
+    here.require(lambda one: one.can(task))
+    asked: schemas.TeiEmbed = schemas.TEI_EMBED.read(value)
+    served = here.registry.able(asked.model, lambda one: one.can(task), "Embed")
+    params = PoolingParams(use_activation=asked.normalize if task == "embed" else None, dimensions=asked.dimensions)
+
+    def start(limit: float | None) -> Any:
+        return served.model.start(
+            batched(asked.inputs), params, pooling_task=task, prompt_name=asked.prompt_name, deadline_s=limit, **cut(asked)
+        )
+
+    made, times = await here.workshop.run(request, served, start)
+    return Json(made.arrays, headers=here.headers(times, made.requests))
+
+
+@wire
+async def embed_sparse(request: Request) -> Response:
+    here = context(request)
+    here.require(lambda one: sparse_task(one) is not None)
+    asked: schemas.TeiEmbed = schemas.TEI_EMBED.read(await read_json(request))
+    served = here.registry.able(asked.model, lambda one: sparse_task(one) is not None, "sparse embedding")
+    task = sparse_task(served)
+    assert task is not None
+    head, preparation = served.manifest.heads[task], served.model.preparation
+    special = frozenset([*preparation.before, *preparation.after])
+
+    def start(limit: float | None) -> Any:
+        return served.model.start(batched(asked.inputs), pooling_task=task, prompt_name=asked.prompt_name, deadline_s=limit, **cut(asked))
+
+    made, times = await here.workshop.run(request, served, start)
+    data = []
+    for one in made.requests:
+        ids = one.prompt_token_ids
+        weights = sparse_weights(one.outputs.data, ids[head.drop_first : len(ids) - head.drop_last] if head.flat else ids, special)
+        data.append([{"index": token, "value": weight} for token, weight in weights.items()])
+    return Json(data, headers=here.headers(times, made.requests))
+
+
+def sparse_task(served: Served) -> str | None:
+    return next((task for task, head in served.manifest.heads.items() if head.sparse and served.can(task)), None)
+
+
+async def rerank(request: Request, value: Any) -> Response:
+    return await _rerank(request, value)
+
+
+async def _rerank(request: Request, value: Any) -> Response:
+    try:
+        here = context(request)
+        asked: schemas.TeiRerank = schemas.TEI_RERANK.read(value)
+        served = here.registry.able(asked.model, lambda one: one.scores, "Rerank")
+        params = PoolingParams(use_activation=not asked.raw_scores)
+        options = cut(asked) | here.score_style(served)
+
+        def start(limit: float | None) -> Any:
+            return served.model.start_score(asked.query, asked.texts, pooling_params=params, deadline_s=limit, **options)
+
+        made, times = await here.workshop.run(request, served, start)
+        scores = [one.outputs.score for one in made.requests]
+        ranked: list[dict[str, Any]] = [
+            {"index": index, "score": scores[index]} | ({"text": asked.texts[index]} if asked.return_text else {})
+            for index in sorted(range(len(scores)), key=lambda index: -scores[index])
+        ]
+        return Json(ranked, headers=here.headers(times, made.requests))
+    except Exception as error:
+        told = api_error(error)
+        if told.status >= 500:
+            request.app.state.log(error, request)
+        return tei_response(told)
+
+
+@wire
+async def predict(request: Request) -> Response:
+    return await _predict(request, await read_json(request))
+
+
+async def _predict(request: Request, value: Any) -> Response:
+    """Classes of texts, or of (text, text) pairs where the model scores pairs. One input answers a list, several a list of lists."""
+    here = context(request)
+    here.require(lambda one: one.can("classify"))
+    asked: schemas.TeiPredict = schemas.TEI_PREDICT.read(value)
+    served = here.registry.able(asked.model, lambda one: one.can("classify"), "Predict")
+    single, texts, pairs = forms(asked.inputs)
+    params = PoolingParams(use_activation=not asked.raw_scores)
+    labels = served.manifest.heads["classify"].labels
+
+    def start(limit: float | None) -> Any:
+        if pairs:
+            if not served.scores:
+                raise ApiError(400, "pairs of texts need a cross-encoder; this model classifies single texts (parameter=inputs)", param="inputs")
+            first, second = zip(*pairs, strict=True)
+            return served.model.start_score(
+                list(first), list(second), pooling_params=params, deadline_s=limit, **cut(asked), **here.score_style(served)
+            )
+        return served.model.start(texts, params, pooling_task="classify", deadline_s=limit, **cut(asked))
+
+    made, times = await here.workshop.run(request, served, start)
+    told = [named(np.atleast_1d(one.outputs.data), labels) for one in made.requests]
+    return Json(told[0] if single else told, headers=here.headers(times, made.requests))
+
+
+def forms(inputs: Any) -> tuple[bool, list[str], list[tuple[str, str]]]:
+    """TEI's spellings: "a" is one text, ["a", "b"] one pair, [["a"], ["b"]] texts, [["a", "b"], ...] pairs."""
+    if isinstance(inputs, str):
+        return True, [inputs], []
+    if inputs and isinstance(inputs[0], str):
+        if len(inputs) == 2:
+            return True, [], [(inputs[0], inputs[1])]
+        if len(inputs) == 1:
+            return True, inputs, []
+        raise ApiError(422, "inputs: one text, one pair of texts, or a list of lists of them (parameter=inputs)", param="inputs")
+    lengths = {len(item) for item in inputs}
+    if lengths == {1}:
+        return False, [item[0] for item in inputs], []
+    if lengths == {2}:
+        return False, [], [(item[0], item[1]) for item in inputs]
+    raise ApiError(422, "inputs: every item must be one text or a pair, all alike, and there must be one (parameter=inputs)", param="inputs")
+
+
+def named(probs: np.ndarray[Any, Any], labels: tuple[str, ...]) -> list[dict[str, Any]]:
+    order = np.argsort(-probs, kind="stable").tolist()
+    return [{"label": labels[index] if index < len(labels) else f"LABEL_{index}", "score": float(probs[index])} for index in order]
+
+
+@wire
+async def similarity(request: Request) -> Response:
+    here = context(request)
+    here.require(lambda one: one.can("embed"))
+    asked: schemas.TeiSimilarity = schemas.TEI_SIMILARITY.read(await read_json(request))
+    served = here.registry.able(asked.model, lambda one: one.can("embed"), "Similarity")
+    more = asked.parameters or schemas.TeiParameters()
+    texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
+
+    def start(limit: float | None) -> Any:
+        params = PoolingParams(use_activation=True)
+        return served.model.start(texts, params, pooling_task="embed", prompt_name=more.prompt_name, deadline_s=limit, **cut(more))
+
+    made, times = await here.workshop.run(request, served, start)
+    vectors = np.asarray(made)
+    return Json(vectors[1:] @ vectors[0], headers=here.headers(times, made.requests))
+
+
+@wire
+async def root(request: Request) -> Response:
+    """POST /: embeddings, a ranking or predictions, by what the model is and what the body asks."""
+    value = await read_json(request)
+    here = context(request)
+    here.opened()
+    if type(value) is dict and "query" in value:
+        here.require(lambda one: one.scores)
+        return await _rerank(request, value)
+    served = here.registry.find(value.get("model") if type(value) is dict and isinstance(value.get("model"), str) else None)
+    return await (_embed(request, value, "embed") if served.can("embed") else _predict(request, value))
+
+
+async def tokenize(request: Request, value: Any) -> Response:
+    here = context(request)
+    asked: schemas.TeiTokenize = schemas.TEI_TOKENIZE.read(value)
+    served = here.registry.find(asked.model, param="model")
+    preparation = served.model.preparation
+    prefix = preparation.prompt(asked.prompt_name)
+    texts = [prefix + text for text in ([asked.inputs] if isinstance(asked.inputs, str) else asked.inputs)]
+
+    def run() -> list[list[dict[str, Any]]]:
+        found = preparation.tokenizer.encode_batch(texts, add_special_tokens=asked.add_special_tokens)
+        return [
+            [
+                {"id": token, "text": text[start:stop] if stop else piece, "special": bool(special)}
+                | ({} if special else {"start": start, "stop": stop})
+                for token, piece, special, (start, stop) in zip(one.ids, one.tokens, one.special_tokens_mask, one.offsets, strict=True)
+            ]
+            for text, one in zip(texts, found, strict=True)
+        ]
+
+    return Json(await here.workshop.thread(run))
+
+
+@wire
+async def decode(request: Request) -> Response:
+    here = context(request)
+    here.opened()
+    asked: schemas.TeiDecode = schemas.TEI_DECODE.read(await read_json(request))
+    served = here.registry.find(asked.model, param="model")
+    many = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
+    limit = 2**32
+    if any(not 0 <= token < limit for ids in many for token in ids):  # pyright: ignore[reportOptionalOperand]
+        raise ApiError(422, "ids: a token id is out of vocabulary (parameter=ids)", param="ids")
+    tokenizer = served.model.preparation.tokenizer
+    return Json([tokenizer.decode(ids, skip_special_tokens=asked.skip_special_tokens) for ids in many])
+
+
+async def info(request: Request) -> Response:
+    here = context(request)
+    here.opened()
+    served = here.registry.find(request.query_params.get("model"), param="model")
+    manifest, settings = served.manifest, here.settings
+    head = manifest.heads[manifest.tasks[0]]
+    if manifest.tasks[0] in ("embed", "token_embed"):
+        kind: dict[str, Any] = {"embedding": {"pooling": head.pool}}
+    else:
+        id2label = {str(index): label for index, label in enumerate(head.labels)}
+        named_as = "reranker" if served.scores else "classifier"
+        kind = {named_as: {"id2label": id2label, "label2id": {label: index for index, label in enumerate(head.labels)}}}
+    return Json(
+        {
+            "model_id": manifest.source.checkpoint,
+            "model_sha": manifest.source.revision,
+            "model_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(manifest.graphs[0].precision, "int8"),
+            "model_type": kind,
+            "served_model_name": served.name,
+            "max_concurrent_requests": settings.max_queued_tokens,
+            "max_input_length": served.model.max_tokens,
+            "max_batch_tokens": served.model.worker.limits.max_tokens,
+            "max_batch_requests": None,
+            "max_client_batch_size": settings.max_body_bytes,
+            "auto_truncate": True,
+            "tokenization_workers": settings.threads,
+            "version": version(),
+            "sha": None,
+            "docker_label": None,
+            "tasks": list(manifest.tasks),
+            "scoring": manifest.scoring,
+            "engine": served.model.engine.name,
+        }
+    )

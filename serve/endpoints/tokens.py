@@ -1,0 +1,87 @@
+"""POST /tokenize, POST /detokenize, GET /tokenizer_info (http-api.md 9), and TEI's /tokenize and /decode."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .. import schemas
+from ..answers import Json
+from ..context import context
+from ..errors import ApiError
+from ..prompts import render
+from ..reading import read, read_json
+from ..registry import Served
+from . import tei
+
+
+async def tokenize(request: Request) -> Response:
+    here = context(request)
+    here.opened()
+    value = await read_json(request)
+    if type(value) is dict and "inputs" in value and not ("prompt" in value or "messages" in value):
+        return await tei.tokenize(request, value)
+    asked = schemas.TOKENIZE.read(value)
+    served = here.registry.find(asked.model, param="model")
+
+    def run() -> list[int]:
+        if isinstance(asked, schemas.TokenizeText):
+            text = asked.prompt
+        else:
+            if asked.continue_final_message and asked.add_generation_prompt and "add_generation_prompt" in value:
+                raise ApiError(400, "Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+            text = chat_text(asked, served, request)
+        return served.model.tokenize(text, add_special_tokens=asked.add_special_tokens)
+
+    ids = await here.workshop.thread(run)
+    strings = served.model.preparation.pieces(ids) if asked.return_token_strs else None
+    return Json({"count": len(ids), "max_model_len": served.model.max_tokens, "tokens": ids, "token_strs": strings})
+
+
+def chat_text(asked: schemas.TokenizeChat, served: Served, request: Request) -> str:
+    settings = context(request).settings
+    variables = settings.default_template_kwargs | (asked.chat_template_kwargs or {})
+    with_defaults = schemas.replaced(asked, chat_template_kwargs=variables)
+    return render(asked.messages, with_defaults, served, settings, tools=asked.tools)
+
+
+async def detokenize(request: Request) -> Response:
+    here = context(request)
+    here.opened()
+    asked: schemas.Detokenize = await read(request, schemas.DETOKENIZE)
+    served = here.registry.find(asked.model, param="model")
+    if not asked.tokens:
+        return Json({"prompt": ""})
+    text = await here.workshop.thread(lambda: served.model.detokenize(asked.tokens))
+    return Json({"prompt": text})
+
+
+async def tokenizer_info(request: Request) -> Response:
+    here = context(request)
+    if not here.settings.tokenizer_info:
+        raise HTTPException(404)
+    here.opened()
+    served = here.registry.find(request.query_params.get("model"), param="model")
+    text = served.manifest.text
+    told: dict[str, object] = {}
+    if text.tokenizer_config is not None:
+        found = orjson.loads((served.model.folder / text.tokenizer_config).read_bytes())
+        told = {key: plain(value) for key, value in found.items() if not key.endswith(("_file", "_path", "name_or_path"))}
+    told.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    template = here.settings.chat_template or served.model.preparation.chat_template
+    if template is not None:
+        told["chat_template"] = template
+    return Json(told)
+
+
+def plain(value: object) -> object:
+    """Added-token objects reduced to their text."""
+    if isinstance(value, dict):
+        if "content" in value and "lstrip" in value:
+            return value["content"]
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return value

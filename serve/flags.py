@@ -1,0 +1,157 @@
+"""Flags as `vllm serve` takes them: dashes or underscores, `--no-` forms, JSON objects spelled with dotted keys, values from a file.
+
+`normalised` turns all of these into one plain spelling; `IGNORED` are vLLM's flags that have no meaning for artifacts: they are accepted
+with a note, so that a command line ports by changing the program's name.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import InputError
+
+JSON_FLAGS = ("hf-overrides", "pooler-config", "default-chat-template-kwargs", "limit-mm-per-prompt", "mm-processor-kwargs", "media-io-kwargs")
+"""`--hf-overrides.num_labels 1` means `--hf-overrides '{"num_labels": 1}'`."""
+
+IGNORED: dict[str, int] = {
+    # flag -> values it takes
+    "tokenizer": 1, "tokenizer-mode": 1, "trust-remote-code": 0, "dtype": 1, "seed": 1, "tokenizer-revision": 1, "code-revision": 1,
+    "io-processor-plugin": 1, "quantization": 1, "load-format": 1, "download-dir": 1, "enforce-eager": 0, "renderer-num-workers": 1,
+    "model-impl": 1, "task": 1, "max-model-len": 1, "config-format": 1, "enable-offline-docs": 0, "max-log-len": 1,
+    "disable-access-log-for-endpoints": 1, "enable-ssl-refresh": 0, "middleware": 1, "h11-max-header-count": 1, "api-server-count": 1,
+    "enable-flash-late-interaction": 0, "no-enable-flash-late-interaction": 0, "limit-mm-per-prompt": 1, "mm-processor-kwargs": 1,
+    "media-io-kwargs": 1, "allowed-local-media-path": 1, "allowed-media-domains": 1, "mm-processor-cache-gb": 1, "interleave-mm-strings": 0,
+    "max-num-seqs": 1, "scheduling-policy": 1, "enable-chunked-prefill": 0, "no-enable-chunked-prefill": 0, "enable-prefix-caching": 0,
+    "no-enable-prefix-caching": 0, "gpu-memory-utilization": 1, "tensor-parallel-size": 1, "pipeline-parallel-size": 1,
+    "data-parallel-size": 1, "enable-lora": 0, "lora-modules": 1, "max-loras": 1, "max-lora-rank": 1, "swap-space": 1,
+    "kv-cache-dtype": 1, "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0, "compilation-config": 1, "optimization-level": 1,
+    "disable-frontend-multiprocessing": 0, "log-config-file": 1, "uvicorn-log-level-override": 1,
+}  # fmt: skip
+
+
+def normalised(arguments: Sequence[str]) -> list[str]:
+    """Dashes for underscores in flag names, dotted JSON flags gathered into one JSON value each, `--config FILE` replaced by what the
+    file says (flags given on the command line win, as they come later)."""
+    plain: list[str] = []
+    given = list(arguments)
+    while given:
+        argument = given.pop(0)
+        if not argument.startswith("--") or argument == "--":
+            plain.append(argument)
+            continue
+        name, equals, value = argument[2:].partition("=")
+        head, dot, path = name.partition(".")
+        head = head.replace("_", "-")
+        if head == "config":
+            path_of_file = value if equals else _next(given, argument)
+            plain = [*from_file(Path(path_of_file)), *plain]
+        elif dot and head in JSON_FLAGS:
+            value = value if equals else _next(given, argument)
+            plain += [f"--{head}", json.dumps(nested(path.split("."), scalar(value)))]
+        else:
+            plain.append(f"--{head}{dot}{path}{equals}{value}")
+    return plain
+
+
+def _next(given: list[str], argument: str) -> str:
+    if not given:
+        raise InputError(f"{argument} needs a value", field=argument)
+    return given.pop(0)
+
+
+def nested(keys: Sequence[str], value: Any) -> Any:
+    for key in reversed(keys):
+        value = {key: value}
+    return value
+
+
+def scalar(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two JSON objects as one; where both have a key the second wins, objects are merged."""
+    made = dict(first)
+    for key, value in second.items():
+        here = made.get(key)
+        made[key] = merged(here, value) if isinstance(here, dict) and isinstance(value, dict) else value
+    return made
+
+
+def from_file(path: Path) -> list[str]:
+    """The flags a configuration file stands for: YAML's plain subset (`name: value`, lists of `- value`), JSON or TOML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path.name}: not readable ({type(error).__name__})", field="config") from None
+    try:
+        if path.suffix == ".toml":
+            found: Any = tomllib.loads(text)
+        elif path.suffix == ".json":
+            found = json.loads(text)
+        else:
+            found = from_yaml(text)
+    except ValueError as error:
+        raise InputError(f"--config {path.name}: {error}", field="config") from None
+    if not isinstance(found, dict):
+        raise InputError(f"--config {path.name}: expected `name: value` lines, found {type(found).__name__}", field="config")
+    made: list[str] = []
+    for name, value in found.items():
+        flag = f"--{str(name).replace('_', '-')}"
+        if name in ("model", "artifacts"):
+            made += [value] if isinstance(value, str) else [str(one) for one in value]
+        elif value is True:
+            made.append(flag)
+        elif value is False:
+            made.append(f"--no-{flag[2:]}")
+        elif isinstance(value, list):
+            made += [flag, *(one if isinstance(one, str) else json.dumps(one) for one in value)]
+        elif isinstance(value, dict):
+            made += [flag, json.dumps(value)]
+        elif value is not None:
+            made += [flag, str(value)]
+    return made
+
+
+def from_yaml(text: str) -> dict[str, Any]:
+    """The part of YAML that configuration files for `vllm serve` use. What is beyond it is refused, not misread."""
+    made: dict[str, Any] = {}
+    name = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        bare = line.split(" #")[0].rstrip() if not line.lstrip().startswith("#") else ""
+        if not bare or bare == "---":
+            continue
+        if bare.lstrip().startswith("- ") and name and isinstance(made[name], list | None):
+            made[name] = [*(made[name] or []), yaml_scalar(bare.lstrip()[2:].strip())]
+            continue
+        key, colon, value = bare.partition(":")
+        if not colon or (value and not value.startswith(" ")) or key != key.strip():
+            raise ValueError(f"line {number}: expected `name: value` or `- value`; write nested values as JSON")
+        name = key.strip().strip("'\"")
+        made[name] = yaml_scalar(value.strip()) if value.strip() else None
+    return made
+
+
+def yaml_scalar(text: str) -> Any:
+    if text[:1] in "'\"" and text[-1:] == text[:1] and len(text) > 1:
+        return text[1:-1]
+    lowered = text.lower()
+    if lowered in ("true", "yes", "on"):
+        return True
+    if lowered in ("false", "no", "off"):
+        return False
+    if lowered in ("null", "~", ""):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        if text[:1] in "{[&*!|>":
+            raise ValueError(f"{text[:40]!r} is not JSON; write nested values as JSON") from None
+        return text

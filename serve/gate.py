@@ -1,0 +1,117 @@
+"""The outermost layer: the key, request ids, what is measured of every request, and no new work while draining.
+
+Plain ASGI: Starlette's BaseHTTPMiddleware costs a task and a queue per request.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import time
+import uuid
+
+import orjson
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import ApiError, response
+from .metrics import Metrics
+from .settings import Settings
+from .state import State
+
+OPEN = frozenset({"/health", "/ping", "/live", "/ready"})
+"""Routes that need no key; every other path does, also one that does not exist."""
+PAGES = frozenset({"/", "/docs", "/redoc"})
+
+
+class Gate:
+    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics, state: State) -> None:
+        self.app = app
+        self.settings = settings
+        self.metrics = metrics
+        self.state = state
+        self.keys = [key.encode() for key in settings.api_keys]
+        self.root = settings.root_path.rstrip("/")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1000})
+                return
+            await self.app(scope, receive, send)
+            return
+        path = self._path(scope)
+        if self.settings.request_id_headers:
+            send = self._with_request_id(scope, send)
+        if self.keys and path not in OPEN and scope["method"] != "OPTIONS" and not self._has_key(scope):
+            await self._unauthorized(path, scope)(scope, receive, send)
+            return
+        if self.state.draining and path not in OPEN:
+            closing = {"Connection": "close", "Retry-After": "5"}
+            await response(ApiError(503, "the server is shutting down; try again", headers=closing))(scope, receive, send)
+            return
+        await self._measured(path, scope, receive, send)
+
+    def _path(self, scope: Scope) -> str:
+        path: str = scope["path"]
+        return path.removeprefix(self.root) or "/" if self.root else path
+
+    def _has_key(self, scope: Scope) -> bool:
+        """Compares with every key in constant time, so that neither the length of a match nor the key's place is told."""
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, token = given.partition(b" ")
+        token = token.strip()
+        if scheme.lower() == b"basic":  # a browser's own prompt: the key is the password
+            try:
+                token = base64.b64decode(token, validate=True).partition(b":")[2]
+            except ValueError:
+                return False
+        elif scheme.lower() != b"bearer":
+            return False
+        matches = [hmac.compare_digest(token, key) for key in self.keys]
+        return any(matches)
+
+    def _unauthorized(self, path: str, scope: Scope) -> Response:
+        # Pages are opened by browsers, which ask for the key themselves when told how.
+        asks = "text/html" in Headers(scope=scope).get("accept", "") and path in PAGES
+        headers = {"WWW-Authenticate": 'Basic realm="poolrt: any user name, the API key as password"' if asks else "Bearer"}
+        return Response(orjson.dumps({"error": "Unauthorized"}), 401, headers, "application/json")
+
+    def _with_request_id(self, scope: Scope, send: Send) -> Send:
+        given = Headers(scope=scope).get("x-request-id") or uuid.uuid4().hex
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = given
+            await send(message)
+
+        return sending
+
+    async def _measured(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        status, sent = 500, 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                sent += len(message.get("body", b""))
+            await send(message)
+
+        self.state.in_flight += 1
+        try:
+            await self.app(scope, receive, sending)
+        finally:
+            self.state.in_flight -= 1
+            route = scope.get("route")
+            handler = route.path if route is not None else "none"
+            self.metrics.http(scope["method"], handler, status, time.perf_counter() - started, _length(scope), sent)
+
+
+def _length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() and len(value) < 20 else 0
+    return 0

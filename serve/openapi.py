@@ -1,0 +1,191 @@
+"""Our own OpenAPI 3.1 document, made from the request schemas, so that it never tells another story than the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import schemas
+from .kinds import record_of
+from .schemas import Body
+from .settings import Settings
+from .version import version
+
+ERROR = {"$ref": "#/components/schemas/Error"}
+
+TEXT_ROUTES: tuple[tuple[str, str, Body | None, str], ...] = (
+    ("/v1/embeddings", "Embeddings, as OpenAI's clients ask", schemas.EMBEDDINGS, "EmbeddingAnswer"),
+    ("/v2/embed", "Embeddings, as Cohere's clients ask", schemas.COHERE, "CohereAnswer"),
+    ("/pooling", "Any task of any model: embed, token_embed, classify, token_classify", schemas.POOLING, "PoolingAnswer"),
+    ("/classify", "Classes of texts", schemas.CLASSIFY, "ClassifyAnswer"),
+    ("/score", "Scores of pairs: 1:1, 1:N or N:N", schemas.SCORE, "ScoreAnswer"),
+    ("/v1/score", "The same as /score", schemas.SCORE, "ScoreAnswer"),
+    ("/rerank", "Documents by falling relevance (Jina, Cohere; with `texts`: TEI)", schemas.RERANK, "RerankAnswer"),
+    ("/v1/rerank", "The same as /rerank", schemas.RERANK, "RerankAnswer"),
+    ("/v2/rerank", "The same as /rerank", schemas.RERANK, "RerankAnswer"),
+    ("/tokenize", "Token ids of a text or a conversation", schemas.TOKENIZE, "TokenizeAnswer"),
+    ("/detokenize", "Text of token ids", schemas.DETOKENIZE, "DetokenizeAnswer"),
+    ("/invocations", "SageMaker: any of the bodies above", None, "Anything"),
+    ("/embed", "TEI: embeddings", schemas.TEI_EMBED, "Anything"),
+    ("/embed_all", "TEI: embeddings of every token", schemas.TEI_EMBED, "Anything"),
+    ("/embed_sparse", "TEI: sparse embeddings", schemas.TEI_EMBED, "Anything"),
+    ("/predict", "TEI: classes", schemas.TEI_PREDICT, "Anything"),
+    ("/similarity", "TEI: cosine similarities", schemas.TEI_SIMILARITY, "Anything"),
+    ("/decode", "TEI: text of token ids", schemas.TEI_DECODE, "Anything"),
+)
+GET_ROUTES: tuple[tuple[str, str, str], ...] = (
+    ("/v1/models", "The models served here", "application/json"),
+    ("/info", "TEI: what the first model is", "application/json"),
+    ("/tokenizer_info", "The tokenizer's settings (needs --enable-tokenizer-info-endpoint)", "application/json"),
+    ("/health", "200 when ready and alive, else 503; no key needed", ""),
+    ("/live", "200 while the process works, also before models are loaded; no key needed", ""),
+    ("/ready", "200 when models are loaded and the server is not stopping; no key needed", ""),
+    ("/ping", "SageMaker: as /health; no key needed", ""),
+    ("/version", "The version of poolrt", "application/json"),
+    ("/load", "Requests being answered (needs --enable-server-load-tracking)", "application/json"),
+    ("/metrics", "Prometheus metrics", "text/plain"),
+)
+
+NUMBERS = {"type": "array", "items": {"type": "number"}}
+USAGE = {
+    "type": "object",
+    "properties": {
+        "prompt_tokens": {"type": "integer"},
+        "total_tokens": {"type": "integer"},
+        "completion_tokens": {"type": "integer"},
+        "prompt_tokens_details": {"type": "null"},
+        "completion_tokens_details": {"type": "null"},
+    },
+    "required": ["prompt_tokens", "total_tokens"],
+}
+
+
+def listed(item: dict[str, Any]) -> dict[str, Any]:
+    properties = {
+        "id": {"type": "string"},
+        "object": {"const": "list"},
+        "created": {"type": "integer"},
+        "model": {"type": "string"},
+        "data": {"type": "array", "items": item},
+        "usage": USAGE,
+    }
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def record(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+ANSWERS: dict[str, dict[str, Any]] = {
+    "EmbeddingAnswer": listed(record(index={"type": "integer"}, object={"const": "embedding"}, embedding={"anyOf": [NUMBERS, {"type": "string"}]})),
+    "PoolingAnswer": listed(
+        record(
+            index={"type": "integer"},
+            object={"const": "pooling"},
+            data={"anyOf": [NUMBERS, {"type": "array", "items": NUMBERS}, {"type": "string"}, {"type": "object"}]},
+        )
+    ),
+    "ClassifyAnswer": listed(
+        record(index={"type": "integer"}, label={"type": ["string", "null"]}, probs=NUMBERS, num_classes={"type": "integer"})
+    ),
+    "ScoreAnswer": listed(record(index={"type": "integer"}, object={"const": "score"}, score={"type": "number"})),
+    "RerankAnswer": record(
+        id={"type": "string"},
+        model={"type": "string"},
+        usage=record(prompt_tokens={"type": "integer"}, total_tokens={"type": "integer"}),
+        results={
+            "type": "array",
+            "items": record(
+                index={"type": "integer"},
+                document={"type": "object", "properties": {"text": {"type": ["string", "null"]}, "multi_modal": {}}},
+                relevance_score={"type": "number"},
+            ),
+        },
+    ),
+    "CohereAnswer": record(
+        id={"type": "string"}, embeddings={"type": "object"}, meta={"type": "object"}, response_type={"const": "embeddings_by_type"}
+    ),
+    "TokenizeAnswer": {
+        "anyOf": [
+            record(
+                count={"type": "integer"},
+                max_model_len={"type": "integer"},
+                tokens={"type": "array", "items": {"type": "integer"}},
+                token_strs={"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "null"}]},
+            ),
+            {"type": "array", "description": "TEI's form, asked for with `inputs`"},
+        ]
+    },
+    "DetokenizeAnswer": record(prompt={"type": "string"}),
+    "Anything": {},
+    "Error": {
+        "type": "object",
+        "properties": {
+            "error": {
+                "anyOf": [
+                    record(message={"type": "string"}, type={"type": "string"}, param={"type": ["string", "null"]}, code={"type": "integer"}),
+                    {"type": "string"},
+                ]
+            },
+            "detail": {"type": "string"},
+        },
+    },
+}
+
+
+def document(settings: Settings) -> dict[str, Any]:
+    paths: dict[str, Any] = {path: {"post": post(path, about, body, answer)} for path, about, body, answer in TEXT_ROUTES}
+    for path, about, media in GET_ROUTES:
+        content = {media: {"schema": {}}} if media else None
+        paths[path] = {"get": operation(path, about, {"200": {"description": "OK", **({"content": content} if content else {})}})}
+    paths["/ping"]["post"] = paths["/ping"]["get"] | {"operationId": "ping_post"}
+    made: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "poolrt",
+            "version": version(),
+            "description": "Pooling models (embeddings, scores, rankings, classes) behind the API of vLLM, OpenAI, Cohere, Jina and TEI.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": ANSWERS,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "One of the keys given with --api-key"}},
+        },
+    }
+    if settings.root_path:
+        made["servers"] = [{"url": settings.root_path}]
+    if settings.api_keys:
+        made["security"] = [{"key": []}]
+    return made
+
+
+def operation(path: str, about: str, answers: dict[str, Any]) -> dict[str, Any]:
+    name = path.strip("/").replace("/", "_")
+    return {"operationId": name, "summary": about, "responses": answers}
+
+
+def post(path: str, about: str, body: Body | None, answer: str) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object"}
+    if body is not None:
+        forms = [record_of(form).schema() for _, form in body.forms]
+        schema = forms[0] if len(forms) == 1 else {"anyOf": forms}
+    if path == "/rerank":
+        schema = {"anyOf": [schema, record_of(schemas.TeiRerank).schema()]}
+    if path == "/tokenize":
+        schema = {"anyOf": [*schema["anyOf"], record_of(schemas.TeiTokenize).schema()]}
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
+    if path in ("/v1/embeddings", "/pooling"):
+        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+    failed = {"content": {"application/json": {"schema": ERROR}}}
+    answers = {
+        "200": {"description": "OK", "content": content},
+        "400": {"description": "The request is not usable; the message names the field and what to change", **failed},
+        "401": {"description": "No key, or a wrong one", **failed},
+        "404": {"description": "Unknown model, or no served model can do this", **failed},
+        "413": {"description": "The body is larger than --max-body-bytes", **failed},
+        "422": {"description": "TEI's routes: the request is not usable", **failed},
+        "429": {"description": "Too much is queued; try again after Retry-After seconds", **failed},
+        "503": {"description": "Loading or stopping", **failed},
+        "504": {"description": "Not computed within --request-timeout", **failed},
+    }
+    made = operation(path, about, answers)
+    return made | {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -1,0 +1,127 @@
+"""From command-line arguments to models: artifacts are opened, checkpoints exported first."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ..runtime.errors import ArtifactError, CheckpointError, InputError
+from ..runtime.manifest import FILE
+from ..runtime.model import Model, load
+from .cli import gathered
+from .registry import Registry, Served
+from .settings import Settings
+
+log = logging.getLogger("poolrt.serve")
+
+BOOTSTRAP = """
+import sys, types
+home = sys.argv.pop(1)
+sys.modules.setdefault("poolrt", types.ModuleType("poolrt")).__path__ = [home]
+from poolrt.runtime.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
+    """Every artifact of the command line under its names; exports checkpoints, which takes minutes, and opens nothing yet."""
+    own = [name for name in asked.served_model_name if "=" not in name]
+    others = dict(name.split("=", 1)[::-1] for name in asked.served_model_name if "=" in name)
+    unknown = [path for path in others if path not in asked.artifacts]
+    if unknown:
+        raise InputError(f"--served-model-name: {', '.join(unknown)} is none of the artifacts given")
+    served = []
+    for index, argument in enumerate(asked.artifacts):
+        folder = artifact_of(argument, asked)
+        names = [others[argument]] if argument in others else []
+        if index == 0:
+            names += own
+        if not names:
+            names = [default_name(argument, folder)]
+        served.append(Served(names=tuple(names), open=functools.partial(opened, folder, asked, settings)))
+    return Registry(served, check_names=settings.check_model_name)
+
+
+def opened(folder: Path, asked: argparse.Namespace, settings: Settings) -> Model:
+    return load(
+        folder,
+        asked.engine,
+        threads=asked.threads,
+        max_batch_tokens=asked.max_num_batched_tokens,
+        max_queued_tokens=settings.max_queued_tokens,
+        check=asked.check,
+    )
+
+
+def default_name(argument: str, folder: Path) -> str:
+    """A checkpoint is served as it was asked for, as vLLM does; an artifact under its own name."""
+    if folder != Path(argument):
+        return argument
+    try:
+        return json.loads((folder / FILE).read_bytes())["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.name  # opening it tells what is wrong
+
+
+def artifact_of(argument: str, asked: argparse.Namespace) -> Path:
+    path = Path(argument)
+    if (path / FILE).is_file():
+        overrides = [name for name in ("hf_overrides", "convert", "pooler_config", "runner", "revision") if getattr(asked, name)]
+        if overrides:
+            flags = ", ".join("--" + name.replace("_", "-") for name in overrides)
+            raise InputError(f"{path.name} is a finished artifact: {flags} are for exporting; give the checkpoint instead")
+        return path
+    if path.is_dir() and not (path / "config.json").is_file() and not (path / "modules.json").is_file():
+        raise ArtifactError(f"{argument}: neither an artifact ({FILE} is missing) nor a checkpoint (config.json is missing)")
+    if not path.exists() and (argument.startswith((".", "/", "~")) or argument.count("/") > 1):
+        raise ArtifactError(f"{argument}: no such folder")
+    return exported(argument, asked)
+
+
+def exported(source: str, asked: argparse.Namespace) -> Path:
+    """The artifact of a checkpoint, from the cache when the same was asked for before. Torch lives in the other process only."""
+    options = export_options(asked)
+    cache = asked.cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "poolrt" / "artifacts"
+    key = hashlib.sha256(json.dumps([identity(source), options]).encode()).hexdigest()[:12]
+    name = f"{Path(source).name}-{key}"
+    folder = cache / name
+    if (folder / FILE).is_file():
+        log.info("%s: exported before", source)
+        return folder
+    log.info("%s is a checkpoint: exporting it once, to serve it from then on", source)
+    # A fresh interpreter: the exporter's libraries never enter the server's process. It imports the same poolrt, installed or not.
+    program = [sys.executable, "-c", BOOTSTRAP, str(Path(__file__).parent.parent)]
+    done = subprocess.run([*program, "export", source, "--name", name, "--out", str(cache), *options], check=False)
+    if done.returncode != 0 or not (folder / FILE).is_file():
+        error = CheckpointError(f"{source}: exporting it failed (exit code {done.returncode}), see above")
+        error.exit_code = done.returncode or error.exit_code
+        raise error
+    return folder
+
+
+def export_options(asked: argparse.Namespace) -> list[str]:
+    options: list[str] = []
+    for name in ("runner", "convert", "revision", "precision", "target"):
+        if (value := getattr(asked, name)) is not None:
+            options += [f"--{name}", value]
+    for name in ("hf_overrides", "pooler_config"):
+        if value := gathered(getattr(asked, name)):
+            options += [f"--{name.replace('_', '-')}", json.dumps(value, sort_keys=True)]
+    return options
+
+
+def identity(source: str) -> list[object]:
+    """What tells one state of a checkpoint folder from another: names, sizes and times of its files."""
+    path = Path(source)
+    if not path.is_dir():
+        return [source]
+    files = sorted(one for one in path.rglob("*") if one.is_file())
+    return [str(path.resolve()), *([str(one.relative_to(path)), one.stat().st_size, one.stat().st_mtime_ns] for one in files)]
+

@@ -1,0 +1,105 @@
+"""The page at `/`: try a model in a browser, see the curl command of every request it makes.
+
+Mount both: `Route("/", playground.page)` and `Route("/playground.json", playground.facts)`. The page is one file with its styles and
+scripts inside, read once and served from memory; it fetches nothing from anywhere else, and its Content-Security-Policy says so: the two
+hashes allow the page's own style and script, and Trusted Types make it an error to parse any text as HTML.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from importlib.resources import files
+from typing import Any, cast
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..runtime.manifest import Head, Role, Text
+from .context import context
+from .prompts import stored_prompt
+from .registry import Served
+
+PAGE = files(cast(str, __package__)).joinpath("playground.html").read_bytes()
+
+
+def policy(page: bytes) -> str:
+    """A Content-Security-Policy under which nothing runs but what stands in the page."""
+
+    def hashes(tag: bytes) -> str:
+        inside: list[bytes] = re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), page, re.DOTALL)
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in inside)
+
+    rules = (
+        "default-src 'none'", f"script-src {hashes(b'script')}", f"style-src {hashes(b'style')}", "connect-src 'self'", "img-src data:",
+        "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'", "trusted-types 'none'",
+    )  # fmt: skip
+    return "; ".join(rules)
+
+
+ETAG = f'"{hashlib.sha256(PAGE).hexdigest()[:32]}"'
+HEADERS = {
+    "Content-Security-Policy": policy(PAGE),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+    "ETag": ETAG,
+}
+
+
+async def page(request: Request) -> Response:
+    if request.headers.get("if-none-match") == ETAG:
+        return Response(status_code=304, headers=HEADERS)
+    return Response(PAGE, headers=HEADERS, media_type="text/html")
+
+
+async def facts(request: Request) -> Response:
+    """What the page must know of each model: its tasks, widths and labels, and how a text becomes rows of vectors."""
+    here = context(request)
+    here.opened()
+    told = {"keyed": bool(here.settings.api_keys), "models": [model(served) for served in here.registry]}
+    return Response(orjson.dumps(told), headers={"Cache-Control": "no-store"}, media_type="application/json")
+
+
+def model(served: Served) -> dict[str, Any]:
+    manifest = served.manifest
+    return {
+        "id": served.name,
+        "architecture": manifest.architecture,
+        "tasks": list(served.model.tasks),
+        "scoring": manifest.scoring,
+        "max_tokens": manifest.text.max_tokens,
+        "roles": roles(manifest.text),
+        "heads": {task: head(made) for task, made in manifest.heads.items()},
+    }
+
+
+def roles(text: Text) -> dict[str, Any] | None:
+    """What `input_type` does to either side; None where it changes nothing."""
+    made = {}
+    for name in ("query", "document"):
+        prompt = stored_prompt(text, name)
+        made[name] = role(text.roles.get(name) or Role(prefix=text.prompts[prompt] if prompt else ""))
+    return made if any(side != role(Role()) for side in made.values()) else None
+
+
+def role(side: Role) -> dict[str, Any]:
+    return {
+        "prefix": side.prefix,
+        "marker_id": side.marker_id,
+        "max_tokens": side.max_tokens,
+        "expand_id": side.expand_id,
+        "skip_ids": list(side.skip_ids),
+    }
+
+
+def head(made: Head) -> dict[str, Any]:
+    return {
+        "dim": made.dim,
+        "labels": list(made.labels),
+        "matryoshka": list(made.matryoshka),
+        "drop_first": made.drop_first,
+        "drop_last": made.drop_last,
+    }

@@ -1,0 +1,59 @@
+"""What is wrong with a request body, told the way vLLM's clients and tests read it.
+
+A message starts with `N validation error(s):` and holds one line per problem, each a rendering of a dict with `type`, `loc`, `msg`,
+`input` and perhaps `ctx` (http-api.md 2.4). Offending values are shown shortened: a 10 MB string costs a line, not 10 MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_LINES = 20
+"""Problems told in full; a list of 100 000 wrong values must not make a 10 MB answer."""
+MAX_SHOWN = 120
+"""Characters of an offending value."""
+
+Loc = tuple[str | int, ...]
+"""Where a value stands: ("body", "input", 0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    kind: str
+    """pydantic's name of the rule, e.g. `literal_error`, `missing`."""
+    loc: Loc
+    text: str
+    value: Any
+    context: dict[str, Any] | None = None
+
+    def line(self) -> str:
+        told: dict[str, Any] = {"type": self.kind, "loc": dotted(self.loc), "msg": self.text, "input": short(self.value)}
+        if self.context is not None:
+            told["ctx"] = self.context
+        return repr(told)
+
+
+def short(value: object) -> str:
+    """A few words for any JSON value: never long, never nested."""
+    if isinstance(value, list | dict):
+        return f"<{type(value).__name__} of {len(value)} items>"
+    if type(value) is int and value.bit_length() > 300:  # writing out a long integer takes quadratic time
+        return f"<integer of {value.bit_length()} bits>"
+    text = value[: MAX_SHOWN + 1] if isinstance(value, str) else str(value)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def dotted(loc: Loc) -> str:
+    return ".".join(map(str, loc))
+
+
+def message(problems: Sequence[Problem]) -> str:
+    count = len(problems)
+    lines = [f"{count} validation error{'' if count == 1 else 's'}:"]
+    lines += [f"  {problem.line()}" for problem in problems[:MAX_LINES]]
+    if count > MAX_LINES:
+        lines.append(f"  ... and {count - MAX_LINES} more")
+    return "\n".join(lines)

@@ -1,0 +1,117 @@
+"""From a request's inputs to what a model takes: conversations are rendered, roles and prompts named, foreign token ids refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from starlette.requests import Request
+
+from ..runtime.manifest import Text
+from ..runtime.text import prompts_from
+from .errors import ApiError
+from .registry import Served
+from .schemas import Message, conversations_of
+from .settings import Settings
+
+ROLES: dict[str, Literal["query", "document"]] = {
+    "query": "query", "search_query": "query", "document": "document", "passage": "document", "search_document": "document",
+}  # fmt: skip
+UNTRUSTED = (
+    "Chat template is passed with request, but --trust-request-chat-template is not set. Refused request with untrusted chat template."
+)
+
+
+def inputs_of(asked: Any, served: Served, settings: Settings) -> list[Any]:
+    """Texts or lists of token ids, one per answer. Renders conversations, so call it in a thread."""
+    conversations = conversations_of(asked)
+    if conversations is None:
+        return prompts_from(asked.input)
+    return [render(messages, asked, served, settings) for messages in conversations]
+
+
+def render(messages: Sequence[Message], asked: Any, served: Served, settings: Settings, **more: Any) -> str:
+    variables = dict(asked.chat_template_kwargs or {})
+    if not settings.trust_request_chat_template and (asked.chat_template is not None or "chat_template" in variables):
+        raise ApiError(400, UNTRUSTED)
+    if asked.add_generation_prompt and asked.continue_final_message:
+        raise ApiError(400, "Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+    template = asked.chat_template or variables.pop("chat_template", None) or settings.chat_template
+    return served.model.preparation.chat(
+        [plain(message) for message in messages],
+        chat_template=template,
+        add_generation_prompt=asked.add_generation_prompt,
+        continue_final_message=asked.continue_final_message,
+        template_kwargs=variables,
+        content_format=settings.content_format,
+        **more,
+    )
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """A message as templates read it: without the keys that were not given."""
+    return {key: value for key, value in asdict(message).items() if value is not None or key == "content"}
+
+
+def side_of(asked: Any, served: Served) -> dict[str, Any]:
+    """`role` and `prompt_name` for the runtime. An input_type the model prepares no differently falls back to a stored prompt of that
+    name; without one it changes nothing."""
+    made: dict[str, Any] = {}
+    if asked.prompt_name is not None:
+        made["prompt_name"] = asked.prompt_name
+    if asked.input_type is None:
+        return made
+    role = ROLES[asked.input_type]
+    text = served.manifest.text
+    if role in text.roles:
+        made["role"] = role
+    elif "prompt_name" not in made and (name := stored_prompt(text, asked.input_type, role)) is not None:
+        made["prompt_name"] = name
+    return made
+
+
+def stored_prompt(text: Text, *names: str) -> str | None:
+    others = {"document": ("passage",), "query": ()}
+    for name in (*names, *(other for known in names for other in others.get(known, ()))):
+        if name in text.prompts:
+            return name
+    return None
+
+
+def refuse_foreign(prompts: Sequence[Any], request: Request, served: Served, settings: Settings) -> None:
+    """Raises ApiError when an OpenAI client library sent token ids that this model's tokenizer would not have made.
+
+    LangChain's OpenAIEmbeddings tokenises with tiktoken by default and posts ids of another vocabulary: most of them are valid ids here,
+    and the vectors would silently mean nothing. Told apart by two marks: the ids lack the special tokens that every text of this model
+    begins with, and reading them as text and tokenising that gives other ids.
+    """
+    if not settings.check_foreign_tokens or not prompts or isinstance(prompts[0], str) or not from_openai(request.headers):
+        return
+    preparation = served.model.preparation
+    looked_at = [ids for ids in prompts[:8] if isinstance(ids, list) and ids]
+    if any(not 0 <= token < served.manifest.text.vocab_size for ids in looked_at for token in ids):
+        raise foreign("some are out of vocabulary")
+    before = preparation.before
+    for ids in looked_at:
+        if before and ids[: len(before)] == before:
+            return
+        sample = ids[:256]
+        if preparation.tokenize(preparation.detokenize(sample), add_special_tokens=False) == sample:
+            return
+    if looked_at:
+        raise foreign("their text has other ids in this model's vocabulary")
+
+
+def from_openai(headers: Mapping[str, str]) -> bool:
+    return "x-stainless-lang" in headers or headers.get("user-agent", "").startswith(("OpenAI/", "AsyncOpenAI/"))
+
+
+def foreign(why: str) -> ApiError:
+    return ApiError(
+        400,
+        f"these token ids were not made by this model's tokenizer: {why} (out of vocabulary or foreign ids give meaningless vectors). "
+        "LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False) sends text instead. Ids that are right begin with the model's special "
+        "tokens, as /tokenize answers them (parameter=input)",
+        param="input",
+    )

@@ -1,0 +1,84 @@
+"""From an HTTP request to a request record: media type, size, JSON, schema, in this order (http-api.md 2.1 and 2.4)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+
+from .errors import ApiError
+from .problems import Problem, message
+from .schemas import Body, Refused
+from .settings import Settings
+
+
+async def read(request: Request, body: Body) -> Any:
+    """The request's body as one of the body's forms. Raises ApiError or Refused."""
+    return body.read(await read_json(request))
+
+
+async def read_json(request: Request) -> Any:
+    settings: Settings = request.app.state.context.settings
+    check_media_type(request)
+    content = await read_bytes(request, settings)
+    if not content:
+        raise missing()
+    value = parse(content)
+    if value is None:
+        raise missing()
+    return value
+
+
+def missing() -> Refused:
+    return Refused(message([Problem("missing", ("body",), "Field required", None)]), param="body")
+
+
+def check_media_type(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refused("Unsupported Media Type: Only 'application/json' is allowed", param=None)
+
+
+async def read_bytes(request: Request, settings: Settings) -> bytes:
+    limit = settings.max_body_bytes
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and len(declared) < 20 and int(declared) > limit:
+        raise too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise too_large(limit)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise ApiError(408, f"the request's body did not arrive within {settings.body_timeout_s:g} s", kind="RequestTimeout") from None
+    except ClientDisconnect:
+        raise ApiError(499, "the client closed the connection") from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def too_large(limit: int) -> ApiError:
+    text = f"the request's body is larger than {limit} bytes; send less per request, or raise --max-body-bytes on the server"
+    # The rest of the body is not read, so the connection cannot be used again.
+    return ApiError(413, text, headers={"Connection": "close"})
+
+
+def parse(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        problem = Problem("json_invalid", ("body", error.pos), "JSON decode error", {}, {"error": _reason(content)})
+        raise Refused(message([problem]), param=f"body.{error.pos}") from None
+
+
+def _reason(content: bytes) -> str:
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} is not UTF-8"
+    return "not valid JSON, or nested too deeply"

@@ -1,0 +1,92 @@
+"""The models one process serves, found by the name a request gives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ..runtime.manifest import Manifest
+from ..runtime.model import Model
+from .errors import ApiError
+
+
+@dataclass(slots=True)
+class Served:
+    """One artifact under its names. `model` is opened by `Registry.open`, before the server is ready."""
+
+    names: tuple[str, ...]
+    open: Callable[[], Model]
+    aliases: tuple[str, ...] = ()
+    """Answered, but not listed: the hub id of the checkpoint."""
+    model: Model = field(init=False)
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.model.manifest
+
+    def can(self, task: str) -> bool:
+        return task in self.model.tasks
+
+    @property
+    def scores(self) -> bool:
+        return self.manifest.scoring is not None
+
+
+class Registry:
+    """`ready` is set once every model is open and warm."""
+
+    def __init__(self, models: list[Served], *, check_names: bool = True) -> None:
+        self.models = models
+        self.check_names = check_names
+        self.ready = threading.Event()
+        self._by_name: dict[str, Served] = {}
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter(self.models)
+
+    def open(self) -> None:
+        """Opens and warms every model; slow."""
+        for served in self.models:
+            served.model = served.open()
+            served.model.warm_up()
+            served.aliases = (*served.aliases, served.model.name, served.manifest.source.checkpoint)
+        # Names given by the operator win over aliases, the first artifact over later ones.
+        for names in ([served.names for served in self.models], [served.aliases for served in self.models]):
+            for served, own in zip(self.models, names, strict=True):
+                for name in own:
+                    self._by_name.setdefault(name, served)
+        self.ready.set()
+
+    def close(self) -> None:
+        for served in self.models:
+            if hasattr(served, "model"):
+                served.model.close()
+
+    def find(self, name: str | None, *, param: str | None = None) -> Served:
+        """The model of that name, the first one for None and "". Raises ApiError 404."""
+        if not name or not self.check_names:
+            return self.models[0]
+        found = self._by_name.get(name)
+        if found is None:
+            known = ", ".join(name for served in self.models for name in served.names)
+            # A name is the caller's own text: shortened, it cannot flood an answer or a log.
+            raise ApiError(404, f"The model `{name[:200]}` does not exist. Valid names: {known}.", param=param)
+        return found
+
+    def any(self, claim: Callable[[Served], bool]) -> bool:
+        return any(claim(served) for served in self.models)
+
+    def able(self, name: str | None, claim: Callable[[Served], bool], what: str) -> Served:
+        """`find`, among models for which the claim holds. A request that names no model gets the first able one."""
+        if not name:
+            return next((served for served in self.models if claim(served)), self.models[0])
+        found = self.find(name)
+        if not claim(found):
+            able = ", ".join(served.name for served in self.models if claim(served))
+            raise ApiError(400, f"The model `{found.name}` does not support the {what} API; these do: {able}", param="model")
+        return found

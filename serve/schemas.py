@@ -1,0 +1,474 @@
+"""Every request body, with its fields, defaults and bounds (http-api.md 2 to 9, and TEI's own wire).
+
+A route's body is a `Body`: one record, or several alternative forms of which one fits. Bodies are read in the order of preference, and
+told as wrong in the order in which vLLM tells them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
+
+from .kinds import About, Bounds, record_of
+from .problems import Problem, dotted, message
+
+EncodingFormat = Literal["float", "base64", "bytes", "bytes_only"]
+PoolingFormat = Literal["float", "base64", "bytes", "bytes_only", "sparse"]
+EmbedDtype = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2", "int8", "uint8", "binary", "ubinary"]
+Endianness = Literal["native", "big", "little"]
+Side = Literal["query", "document", "passage", "search_query", "search_document"]
+PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin", "embed&token_classify", "score"]
+TextInput = list[int] | list[list[int]] | str | list[str]
+Dimensions = Annotated[int | None, About("width to cut embeddings to; only for Matryoshka models")]
+
+INT64 = 2**63
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basic:
+    model: Annotated[str | None, About("a served name; null or empty: the first one")] = None
+    user: str | None = None
+    truncate_prompt_tokens: Annotated[int | None, Bounds(least=-1), About("tokens to keep; -1: as many as the model takes")] = None
+    truncation_side: Annotated[Literal["left", "right"] | None, About("the side that is cut away")] = None
+    request_id: Annotated[str, About("becomes part of the answer's id; the header X-Request-Id wins")] = ""
+    priority: Annotated[int, Bounds(least=-INT64, most=INT64 - 1)] = 0
+    mm_processor_kwargs: dict[str, object] | None = None
+    cache_salt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    encoding_format: EncodingFormat = "float"
+    embed_dtype: Annotated[EmbedDtype, About("number format; the last four are also answered as lists of integers")] = "float32"
+    endianness: Endianness = "native"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    input_type: Annotated[Side | None, About("prepare as a query or as a document, the way the model's own library does")] = None
+    prompt_name: Annotated[str | None, About("name of a stored prompt to put in front")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activated:
+    use_activation: Annotated[bool | None, About("false: embeddings are not normalised, logits not activated")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    input: TextInput
+    add_special_tokens: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatFields:
+    add_special_tokens: bool = False
+    add_generation_prompt: bool = False
+    continue_final_message: bool = False
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, object] | None = None
+    media_io_kwargs: dict[str, object] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    type: Literal["text", "image_url", "image_embeds", "video_url"]
+    text: str | None = None
+    image_url: dict[str, object] | None = None
+    image_embeds: object = None
+    video_url: dict[str, object] | None = None
+    uuid: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    role: str
+    content: str | list[str | dict[str, object]] | None = None
+    name: str | None = None
+
+
+Conversation = list[Message]
+Conversations = Annotated[list[Annotated[list[Message], Bounds(least=1)]], Bounds(least=1)]
+
+
+# --- /v1/embeddings -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingText(Completion, Basic, Encoding, Activated, Roles):
+    dimensions: Dimensions = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingChat(ChatFields, Basic, Encoding, Activated, Roles):
+    messages: Conversation
+    dimensions: Dimensions = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingChats(ChatFields, Basic, Encoding, Activated, Roles):
+    messages: Conversations
+    dimensions: Dimensions = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingInputChat(ChatFields, Basic, Encoding, Activated, Roles):
+    input: Conversation
+    dimensions: Dimensions = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingInputChats(ChatFields, Basic, Encoding, Activated, Roles):
+    input: Conversations
+    dimensions: Dimensions = None
+
+
+# --- /v2/embed ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageUrl:
+    url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoherePart:
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: ImageUrl | None = None
+
+    @staticmethod
+    def check(given: dict[str, Any]) -> str | None:
+        if given["type"] == "text":
+            return None if given.get("text") is not None else "a part with type='text' requires text"
+        url = given.get("image_url")
+        return None if url is not None and url.url else "a part with type='image_url' requires image_url.url"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohereInput:
+    content: list[CoherePart]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohereEmbed:
+    model: str | None = None
+    texts: list[str] | None = None
+    images: list[str] | None = None
+    inputs: list[CohereInput] | None = None
+    input_type: Annotated[str | None, About("name of a stored prompt")] = None
+    embedding_types: list[Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]] | None = None
+    output_dimension: int | None = None
+    truncate: Literal["NONE", "START", "END"] = "END"
+    max_tokens: int | None = None
+    priority: Annotated[int, Bounds(least=-INT64, most=INT64 - 1)] = 0
+
+    @staticmethod
+    def check(given: dict[str, Any]) -> str | None:
+        present = [name for name in ("texts", "images", "inputs") if given.get(name) is not None]
+        if len(present) == 1 and given[present[0]]:
+            return None
+        return "Exactly one of texts, images, or inputs must be provided, and it must be non-empty"
+
+
+# --- /pooling, /classify ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingEncoding:
+    encoding_format: Annotated[PoolingFormat, About("`sparse`: a map from token to weight, for sparse heads")] = "float"
+    embed_dtype: EmbedDtype = "float32"
+    endianness: Endianness = "native"
+    return_tokens: Annotated[bool, About("with `sparse`: keys are vocabulary pieces instead of ids")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingText(Completion, Basic, PoolingEncoding, Activated, Roles):
+    task: PoolingTask | None = None
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingChat(ChatFields, Basic, PoolingEncoding, Activated, Roles):
+    messages: Conversation
+    task: PoolingTask | None = None
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingPlugin(Basic, PoolingEncoding):
+    data: object
+    task: PoolingTask = "plugin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyText(Completion, Basic, Activated):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyChat(ChatFields, Basic, Activated):
+    messages: Conversation
+
+
+# --- /score, /rerank ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """An item of several parts; where only text is served it is understood and refused."""
+
+    content: list[Part]
+
+
+Item = str | Content
+Items = str | Content | list[str | Content]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFields(Basic, Activated):
+    max_tokens_per_query: int = 0
+    max_tokens_per_doc: int = 0
+    instruction: str | None = None
+    chat_template_kwargs: dict[str, object] | None = None
+    truncate_documents: Annotated[
+        bool, About("cut too long pairs in the document only, query and template stay whole; each result then tells `truncated`")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreQueriesDocuments(ScoreFields):
+    queries: Items
+    documents: Items
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreQueriesItems(ScoreFields):
+    queries: Items
+    items: Items
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreData(ScoreFields):
+    data_1: Items
+    data_2: Items
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTexts(ScoreFields):
+    text_1: Items
+    text_2: Items
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerank(ScoreFields):
+    query: Item
+    documents: Items
+    top_n: Annotated[int, Bounds(least=0), About("best documents to answer; 0: all")] = 0
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeText:
+    prompt: str
+    model: str | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool | None = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeChat:
+    messages: Conversation
+    model: str | None = None
+    add_special_tokens: bool = False
+    return_token_strs: bool | None = False
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, object] | None = None
+    media_io_kwargs: dict[str, object] | None = None
+    mm_processor_kwargs: dict[str, object] | None = None
+    tools: list[dict[str, object]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detokenize:
+    tokens: list[Annotated[int, Bounds(least=0, most=INT64 - 1)]]
+    model: str | None = None
+
+
+# --- TEI ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeiCut:
+    model: str | None = None
+    truncate: bool | None = None
+    truncation_direction: Literal["left", "right", "Left", "Right"] = "Right"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeiEmbed(TeiCut):
+    inputs: str | list[int] | list[str] | list[list[int]]
+    prompt_name: str | None = None
+    normalize: bool = True
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeiRerank(TeiCut):
+    query: str
+    texts: list[str]
+    raw_scores: bool = False
+    return_text: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeiPredict(TeiCut):
+    inputs: str | list[str] | list[list[str]]
+    raw_scores: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeiSentences:
+    source_sentence: str
+    sentences: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeiParameters(TeiCut):
+    prompt_name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeiSimilarity:
+    inputs: TeiSentences
+    model: str | None = None
+    parameters: TeiParameters | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeiTokenize:
+    inputs: str | list[str]
+    model: str | None = None
+    add_special_tokens: bool = True
+    prompt_name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeiDecode:
+    ids: list[int] | list[list[int]]
+    model: str | None = None
+    skip_special_tokens: bool = True
+
+
+# --- bodies -------------------------------------------------------------------------------------------------------------------
+
+
+class Refused(Exception):
+    """A body that is not what the route asks for; `kind` is the error type of http-api.md 2.4."""
+
+    def __init__(self, text: str, *, param: str | None, kind: str = "Bad Request") -> None:
+        super().__init__(text)
+        self.param = param
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The alternative forms of one route's body. `forms` are told as wrong in this order; a form is tried when all `keys` are present."""
+
+    forms: tuple[tuple[tuple[str, ...], type], ...]
+    preferred: tuple[int, ...]
+    """Order in which the forms are tried: the first that reads without a problem is taken."""
+    removed: bool = False
+    """Whether vLLM's removed parameters (`normalize`, task `score` and `encode`) are refused by name."""
+    task: bool = False
+    """The route knows `task`, and takes `score` as `classify`."""
+
+    def read(self, value: Any) -> Any:
+        if type(value) is dict and self.removed:
+            refuse_removed(value, accepts_score=self.task)
+        forms = self.forms
+        if type(value) is dict:
+            for index in self.preferred:
+                keys, form = forms[index]
+                if all(key in value for key in keys):
+                    problems: list[Problem] = []
+                    made = record_of(form).read(value, ("body",), problems)
+                    if not problems:
+                        return made
+        problems = []
+        for _, form in forms:
+            record_of(form).read(value, ("body",), problems)
+        raise Refused(message(problems), param=dotted(problems[0].loc))
+
+    def fits(self, value: Any) -> bool:
+        try:
+            self.read(value)
+        except Refused:
+            return False
+        return True
+
+
+def refuse_removed(value: dict[str, Any], *, accepts_score: bool) -> None:
+    if "normalize" in value:
+        text = "Parameter `normalize` was removed; use `use_activation` instead (parameter=normalize)"
+        raise Refused(text, param="normalize", kind="BadRequestError")
+    task = value.get("task")
+    if task == "encode" or (task == "score" and not accepts_score):
+        use = "`token_embed` or `token_classify`" if task == "encode" else "`classify`"
+        raise Refused(f"Task `{task}` was removed; use {use} instead (parameter=task, value={task})", param="task", kind="BadRequestError")
+
+
+def body(*forms: tuple[Sequence[str], type], preferred: Sequence[int] | None = None, removed: bool = False, task: bool = False) -> Body:
+    order = tuple(preferred) if preferred is not None else tuple(range(len(forms)))
+    return Body(tuple((tuple(keys), form) for keys, form in forms), order, removed, task)
+
+
+# The chat form wins where both forms are present (http-api.md 2.1).
+EMBEDDINGS = body(
+    (["input"], EmbeddingText), (["messages"], EmbeddingChat), (["messages"], EmbeddingChats), (["input"], EmbeddingInputChat),
+    (["input"], EmbeddingInputChats), preferred=(1, 2, 0, 3, 4), removed=True,
+)  # fmt: skip
+COHERE = body(([], CohereEmbed))
+POOLING = body(
+    (["input"], PoolingText), (["messages"], PoolingChat), (["data"], PoolingPlugin), preferred=(1, 0, 2), removed=True, task=True
+)
+CLASSIFY = body((["input"], ClassifyText), (["messages"], ClassifyChat), preferred=(1, 0), removed=True)
+SCORE = body(
+    (["queries", "documents"], ScoreQueriesDocuments), (["queries", "items"], ScoreQueriesItems), (["data_1", "data_2"], ScoreData),
+    (["text_1", "text_2"], ScoreTexts),
+)  # fmt: skip
+RERANK = body(([], Rerank))
+TOKENIZE = body((["prompt"], TokenizeText), (["messages"], TokenizeChat), preferred=(1, 0))
+DETOKENIZE = body(([], Detokenize))
+TEI_EMBED = body(([], TeiEmbed))
+TEI_RERANK = body(([], TeiRerank))
+TEI_PREDICT = body(([], TeiPredict))
+TEI_SIMILARITY = body(([], TeiSimilarity))
+TEI_TOKENIZE = body(([], TeiTokenize))
+TEI_DECODE = body(([], TeiDecode))
+
+
+def conversations_of(asked: Any) -> list[list[Message]] | None:
+    """The conversations of an embedding request in any of its chat forms; None for text and tokens."""
+    match asked:
+        case EmbeddingChat() | PoolingChat() | ClassifyChat():
+            return [asked.messages]
+        case EmbeddingChats():
+            return cast(list[list[Message]], asked.messages)
+        case EmbeddingInputChat():
+            return [asked.input]
+        case EmbeddingInputChats():
+            return cast(list[list[Message]], asked.input)
+        case _:
+            return None
+
+
+def replaced(asked: Any, **values: Any) -> Any:
+    return dataclasses.replace(asked, **values)

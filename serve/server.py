@@ -1,0 +1,103 @@
+"""Runs the application under uvicorn: the socket, signals, draining, exit codes."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import ssl
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from ..runtime.errors import EXIT_INTERNAL, EXIT_OK, PoolrtError
+from .app import create_app
+from .context import Context
+from .registry import Registry
+from .settings import Settings
+
+log = logging.getLogger("poolrt.serve")
+
+
+class Server(uvicorn.Server):
+    """The first SIGTERM or SIGINT drains: no new work, running requests finish within the timeout. The second one ends at once."""
+
+    def __init__(self, config: uvicorn.Config, here: Context) -> None:
+        super().__init__(config)
+        self.here = here
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            log.warning("second signal: ending now")
+            self.force_exit = True
+            return
+        self.here.state.draining = True
+        log.info("%s: finishing %d requests, up to %g s", signal.Signals(sig).name, self.here.state.in_flight, self.config.timeout_graceful_shutdown)
+        self.should_exit = True
+
+
+def run(registry: Registry, settings: Settings) -> int:
+    """Serves until told to stop; answers the process's exit code."""
+    app = create_app(registry, settings)
+    here: Context = app.state.context
+    server = Server(uvicorn.Config(app, **uvicorn_options(settings)), here)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    app.state.stop = stop
+    app.state.announce = lambda: announce(registry, settings)
+    server.run()
+    failure = here.state.failure
+    if failure is None:
+        return EXIT_OK
+    return failure.exit_code if isinstance(failure, PoolrtError) else EXIT_INTERNAL
+
+
+def uvicorn_options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "log_config": None,
+        "access_log": settings.access_log,
+        "server_header": False,
+        "date_header": True,
+        "timeout_keep_alive": settings.keep_alive_s,
+        "timeout_graceful_shutdown": settings.shutdown_timeout_s,
+        "h11_max_incomplete_event_size": settings.max_header_bytes,
+        "lifespan": "on",
+        "ws": "none",
+        "backlog": 2048,
+        # Starlette's root_path would be stripped from some paths and not from others; the gate does it for all.
+        "root_path": "",
+    }
+    if settings.uds is not None:
+        options["uds"] = settings.uds
+    else:
+        options |= {"host": settings.host, "port": settings.port}
+    if settings.tls is not None:
+        tls = settings.tls
+        options |= {"ssl_keyfile": tls.keyfile, "ssl_certfile": tls.certfile, "ssl_ca_certs": tls.ca_certs, "ssl_cert_reqs": tls.cert_reqs}
+        options["ssl_ciphers"] = tls.ciphers
+        options["ssl_version"] = ssl.PROTOCOL_TLS_SERVER
+    return options
+
+
+def announce(registry: Registry, settings: Settings) -> None:
+    """What an operator wants to know and type next, once the models are ready."""
+    scheme = "http" if settings.tls is None else "https"
+    where = settings.uds or f"{scheme}://{settings.host}:{settings.port}{settings.root_path}"
+    key = ' -H "Authorization: Bearer $POOLRT_API_KEY"' if settings.api_keys else ""
+    lines = [f"serving at {where} (documentation: {where}/docs)"]
+    for served in registry:
+        names = ", ".join(served.names)
+        lines.append(f"  {names}: {', '.join(served.model.tasks)}; up to {served.model.max_tokens} tokens; {served.model.engine.name}")
+    first = registry.models[0]
+    if first.can("embed"):
+        lines.append(f"""try: curl {where}/v1/embeddings{key} -H 'Content-Type: application/json' -d '{{"input": "hello"}}'""")
+    elif first.scores:
+        example = """-d '{"query": "capital of France", "documents": ["Paris", "Mars"]}'"""
+        lines.append(f"try: curl {where}/rerank{key} -H 'Content-Type: application/json' {example}")
+    else:
+        lines.append(f"""try: curl {where}/pooling{key} -H 'Content-Type: application/json' -d '{{"input": "hello"}}'""")
+    for line in lines:
+        log.info("%s", line)
+

@@ -1,0 +1,72 @@
+"""What an operator can set, as one record; `cli.py` fills it from flags, the environment and a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    keyfile: str
+    certfile: str
+    ca_certs: str | None = None
+    cert_reqs: int = 0
+    ciphers: str = "TLSv1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cors:
+    origins: tuple[str, ...] = ("*",)
+    methods: tuple[str, ...] = ("*",)
+    headers: tuple[str, ...] = ("*",)
+    credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: str | None = None
+    api_keys: tuple[str, ...] = ()
+    root_path: str = ""
+    cors: Cors = field(default_factory=Cors)
+    tls: Tls | None = None
+    # Routes and headers
+    docs: bool = True
+    tokenizer_info: bool = False
+    track_load: bool = False
+    engine_metrics: bool = True
+    request_id_headers: bool = False
+    timing_headers: bool = True
+    check_model_name: bool = True
+    """False: any `model` is answered by the first one."""
+    check_foreign_tokens: bool = True
+    """Refuse token ids that an OpenAI client library made with another model's tokenizer."""
+    # Templates
+    chat_template: str | None = None
+    """Jinja text; for cross-encoders the score template."""
+    content_format: Literal["auto", "string", "openai"] = "auto"
+    trust_request_chat_template: bool = False
+    score_preparation: Literal["model", "vllm"] = "vllm"
+    """Roles of the two sides of a score: as the model's own library prepares them, or none, as in vLLM."""
+    default_template_kwargs: dict[str, object] = field(default_factory=dict)
+    # Limits
+    max_body_bytes: int = 32 * 1024 * 1024
+    body_timeout_s: float = 60.0
+    """Time a client may take to send its body."""
+    request_timeout_s: float | None = None
+    """Time a request may take in all; None: no limit."""
+    shutdown_timeout_s: float = 30.0
+    """Time that running requests get after the first SIGTERM."""
+    keep_alive_s: int = 5
+    max_header_bytes: int = 64 * 1024
+    max_queued_tokens: int | None = 2_000_000
+    """Tokens that may wait per model; beyond it a request is refused with 429. None: no limit."""
+    threads: int = 8
+    """Threads that tokenise and shape answers."""
+    # Logs
+    log_level: str = "info"
+    access_log: bool = True
+    log_errors: bool = False
+    """Log the stack of unexpected errors (always counted, never sent to a client)."""

@@ -1,0 +1,19 @@
+"""What the running server knows about itself, shared by the gate, the endpoints and the lifespan."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class State:
+    started: float = field(default_factory=time.time)
+    draining: bool = False
+    """New requests are refused, running ones finish."""
+    failure: Exception | None = None
+    """Why the models could not be opened."""
+    in_flight: int = 0
+    """HTTP requests of any kind."""
+    load: int = 0
+    """Inference requests, counted for /load when asked for."""
