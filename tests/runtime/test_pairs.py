@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from poolrt.runtime.errors import InputError
 from poolrt.runtime.text import Limits, Preparation
 from transformers import PreTrainedTokenizerFast
-from vocabularies import ALL, CORPUS, preparation
+
+from tests.runtime.vocabularies import ALL, CORPUS, preparation
 
 KINDS = sorted(ALL)
 LONG = " ".join(CORPUS)

@@ -9,7 +9,8 @@ import pytest
 from poolrt.runtime import templates
 from poolrt.runtime.errors import InputError
 from transformers import PreTrainedTokenizerFast
-from vocabularies import ALL, preparation
+
+from tests.runtime.vocabularies import ALL, preparation
 
 SHIPPED = Path(templates.__file__).parent.parent / "recipes" / "templates"
 PAIR = [{"role": "query", "content": "what is π?"}, {"role": "document", "content": "a <image>number\n "}]

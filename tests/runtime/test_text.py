@@ -13,7 +13,8 @@ from poolrt.runtime.errors import ArtifactError, InputError
 from poolrt.runtime.manifest import Role
 from poolrt.runtime.text import Limits, Preparation, prompts_from
 from transformers import PreTrainedTokenizerFast
-from vocabularies import ALL, CORPUS, manifest, preparation
+
+from tests.runtime.vocabularies import ALL, CORPUS, manifest, preparation
 
 KINDS = sorted(ALL)
 LONG = " ".join(CORPUS)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from poolrt.runtime import truncation
 from tokenizers import Tokenizer
-from vocabularies import ALL, CORPUS
+
+from tests.runtime.vocabularies import ALL, CORPUS
 
 FRAGMENTS = [
     *("the quick brown fox", "capital of France", " ", "  ", "   ", " " * 40, "\n", "\t", "\r\n", "\u00a0", "\u3000"),
