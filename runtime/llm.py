@@ -55,8 +55,9 @@ class LLM:
                 neutral, option = _EXPORTED[name]
                 if not any(value == one and type(value) is type(one) for one in neutral):
                     problems.append(f"{name}={value!r} changes the answers: export the artifact with {option}")
-            elif name == "runner" and value not in ("auto", "pooling"):
-                problems.append(f"runner={value!r}: artifacts answer pooling tasks only")
+            elif name == "runner":
+                if value not in ("auto", "pooling"):
+                    problems.append(f"runner={value!r}: artifacts answer pooling tasks only")
             elif name not in _HARMLESS:
                 problems.append(f"{name}: not a keyword that vLLM's LLM or poolrt knows")
         if problems:
