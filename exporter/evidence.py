@@ -39,21 +39,19 @@ def compared(
     """What one engine answered for one task and shape class, beside PyTorch. `ranks`: the first text is a query, the rest its documents."""
     allowed = TOLERANCES[precision]
     order = _agreement(_scores(task, found), _scores(task, expected)) if ranks and len(found) > 2 else None
+    cosine, bound = None, allowed.difference
     if task in ("embed", "token_embed"):
-        cosines = [_cosine(one, other) for one, other in zip(found, expected, strict=True)]
+        cosine = min(_cosine(one, other) for one, other in zip(found, expected, strict=True))
         bound = allowed.cosine if task == "embed" else allowed.token_cosine
-        return Evidence(
-            engine=engine, task=task, shape=shape, texts=len(found), worst_cosine=min(cosines), rank_agreement=order, tolerance=bound
-        )
-    differences = [_difference(one, other) for one, other in zip(found, expected, strict=True)]
     return Evidence(
         engine=engine,
         task=task,
         shape=shape,
         texts=len(found),
-        worst_difference=max(differences),
+        worst_cosine=cosine,
+        worst_difference=max(_difference(one, other) for one, other in zip(found, expected, strict=True)),
         rank_agreement=order,
-        tolerance=allowed.difference,
+        tolerance=bound,
     )
 
 

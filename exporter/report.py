@@ -85,7 +85,7 @@ def table(report: Report) -> str:
     largest = sorted(report.sizes.items(), key=lambda item: -item[1])[:5]
     lines += [f"    {name:<44} {size(count):>9}" for name, count in largest]
     if report.evidence:
-        lines += ["", "  against PyTorch (fp32, each text alone):", *_evidence(report.evidence)]
+        lines += ["", "  against PyTorch (eager fp32, without padding):", *_evidence(report.evidence)]
     if report.notes:
         lines += ["", *(f"  note: {note}" for note in report.notes)]
     if report.seconds:
