@@ -17,10 +17,12 @@ from tokenizers import Tokenizer
 from . import pairs, roles, templates, truncation
 from .errors import ArtifactError, InputError
 from .manifest import Manifest
+from .prompts import Prompt, from_mapping, prompts_from, token_ids
 from .truncation import Boundaries, Side
 
 RoleName = Literal["query", "document"]
-Prompt = str | Sequence[int] | NDArray[Any] | Mapping[str, Any]
+
+__all__ = ["Item", "Limits", "Preparation", "Prompt", "RoleName", "prompts_from"]
 
 
 @dataclass(slots=True)
@@ -127,7 +129,7 @@ class Preparation:
         places, texts = [], []
         for index, prompt in enumerate(prompts):
             if isinstance(prompt, Mapping):
-                prompt = _from_mapping(prompt, index)
+                prompt = from_mapping(prompt, index)
             if isinstance(prompt, str):
                 places.append(index)
                 texts.append(prefix + prompt if prefix else prompt)
@@ -339,50 +341,6 @@ class Preparation:
     def detokenize(self, ids: Sequence[int]) -> str:
         """Special tokens are kept. Raises InputError for ids that are no token of this tokenizer."""
         return self.tokenizer.decode(token_ids(ids, 0, 1 << 32, field="tokens"), skip_special_tokens=False)
-
-
-def prompts_from(value: Any) -> list[Any]:
-    """The list of prompts that a caller's argument means: one text, one list of token ids and one dict are one prompt."""
-    if isinstance(value, str | Mapping):
-        return [value]
-    if isinstance(value, np.ndarray):
-        return [value] if value.ndim == 1 and value.dtype.kind in "iub" else list(value)
-    if not isinstance(value, Sequence):
-        raise InputError(f"expected text, token ids or a list of them, found {type(value).__name__}", field="input")
-    prompts = list(value)
-    return [prompts] if prompts and all(isinstance(number, int | np.integer) for number in prompts) else prompts
-
-
-def token_ids(value: Any, index: int, vocab_size: int, *, field: str = "input") -> list[int]:
-    """The ids of one prompt as ints. Raises InputError unless `value` is a flat sequence of ids in [0, vocab_size)."""
-    if not isinstance(value, Sequence | np.ndarray):
-        raise InputError(f"input {index}: expected text or token ids, found {type(value).__name__}", field=field)
-    if len(value) == 0:
-        raise InputError(f"input {index}: the prompt cannot be empty: it has no tokens", field=field)
-    try:
-        found = np.asarray(value)
-    except (ValueError, OverflowError):  # ragged, or beyond 64 bits
-        found = np.asarray([None])
-    if found.dtype.kind == "O" and all(isinstance(number, int) for number in value):
-        raise InputError(f"input {index}: a token id is out of vocabulary ({vocab_size} ids)", field=field)
-    if found.ndim != 1 or found.dtype.kind not in "iub":
-        raise InputError(f"input {index}: token ids must be a flat list of whole numbers", field=field)
-    smallest, largest = int(found.min()), int(found.max())
-    if smallest < 0 or largest >= vocab_size:
-        number = smallest if smallest < 0 else largest
-        raise InputError(f"input {index}: token id {number} is out of vocabulary ({vocab_size} ids)", field=field)
-    return found.astype(np.int64).tolist()
-
-
-def _from_mapping(prompt: Mapping[str, Any], index: int) -> Any:
-    for key in ("prompt_token_ids", "prompt"):
-        if key in prompt:
-            if key == "prompt":
-                truncation.check_text(prompt[key], f"input {index}")
-            return prompt[key]
-    raise InputError(
-        f"input {index}: an object needs the key 'prompt' or 'prompt_token_ids', found {sorted(map(str, prompt))}", field="input"
-    )
 
 
 def _cut(ids: list[int], kept: int, side: Side | None, before: int, after: int) -> list[int]:
