@@ -14,12 +14,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
-from . import docs
+from ..runtime.errors import PoolrtError
+from . import docs, playground
 from .context import Context
 from .endpoints import classify, cohere, embeddings, invocations, operations, pooling, score, tei, tokens
-from ..runtime.errors import PoolrtError
 from .errors import ApiError, api_error, response
 from .gate import Gate
 from .lifespan import lifespan
@@ -63,6 +62,7 @@ GET: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("/load", operations.load),
     ("/info", tei.info),
     ("/tokenizer_info", tokens.tokenizer_info),
+    ("/playground.json", playground.facts),
 )
 
 
@@ -96,7 +96,7 @@ def routes(settings: Settings) -> list[Route]:
 
 
 async def home(request: Request) -> Response:
-    return await (tei.root(request) if request.method == "POST" else docs.home(request))
+    return await (tei.root(request) if request.method == "POST" else playground.page(request))
 
 
 def layers(settings: Settings, metrics: Metrics, state: State) -> list[Middleware]:

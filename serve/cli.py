@@ -77,7 +77,9 @@ def parser_of() -> Parser:
     model.add_argument("--engine", default="auto", help="auto, onnxruntime, tensorrt-rtx, tensorrt, ... (default: what fits this machine)")
     model.add_argument("--threads", type=positive, help="threads of the engine on CPU (default: what affinity and cgroup grant)")
     model.add_argument("--max-num-batched-tokens", type=positive, help="token slots per batch, padding included")
-    model.add_argument("--preparation", choices=("model", "vllm"), default="vllm", help="how /score and /rerank prepare late-interaction texts")
+    model.add_argument(
+        "--preparation", choices=("model", "vllm"), default="vllm", help="how /score and /rerank prepare late-interaction texts"
+    )
     model.add_argument("--check", choices=("full", "quick"), default="full", help="compare sha256 of every file, or only sizes")
 
     export = parser.add_argument_group("exporting a checkpoint first (vLLM's spellings)")
@@ -91,7 +93,9 @@ def parser_of() -> Parser:
     front.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     front.add_argument("--port", type=int, default=8000)
     front.add_argument("--uds", help="a unix socket instead of host and port")
-    front.add_argument("--api-key", nargs="+", default=[], help="keys, one of which every request must carry (or POOLRT_API_KEY, VLLM_API_KEY)")
+    front.add_argument(
+        "--api-key", nargs="+", default=[], help="keys, one of which every request must carry (or POOLRT_API_KEY, VLLM_API_KEY)"
+    )
     front.add_argument("--insecure-no-auth", action="store_true", help="allow other machines to reach a server without a key")
     front.add_argument("--root-path", default="", help="path prefix of a proxy in front")
     front.add_argument("--allowed-origins", type=json_list, default=["*"], metavar="JSON")

@@ -6,7 +6,7 @@ import functools
 from importlib.resources import files
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from .answers import Json
 from .openapi import document
@@ -23,15 +23,6 @@ async def openapi(request: Request) -> Response:
 
 async def show(request: Request) -> Response:
     return HTMLResponse(page("docs.html"))
-
-
-async def home(request: Request) -> Response:
-    """The playground, where it is installed; else the documentation."""
-    playground = files("poolrt.serve").joinpath("playground", "index.html")
-    if playground.is_file():
-        return HTMLResponse(playground.read_text(encoding="utf-8"))
-    settings = request.app.state.context.settings
-    return RedirectResponse(f"{settings.root_path.rstrip('/')}/docs") if settings.docs else Json({"detail": "Not Found"}, status_code=404)
 
 
 async def oauth2(request: Request) -> Response:

@@ -17,7 +17,9 @@ from ..runtime.errors import DeadlineExceeded, EngineError, InputError, Overload
 from .schemas import Refused
 
 # Files of the server and its libraries; API paths such as /v1/embeddings stay.
-_PATH = re.compile(r"(?<![\w:/])/(?:(?:home|usr|opt|var|tmp|root|lib|mnt|srv|work|workspace|data|etc|proc)/[^\s'\"<>,;)]*|(?:[\w.@+-]+/)+[\w@+-]+\.[A-Za-z]\w{0,9}\b)")
+_PATH = re.compile(
+    r"(?<![\w:/])/(?:(?:home|usr|opt|var|tmp|root|lib|mnt|srv|work|workspace|data|etc|proc)/[^\s'\"<>,;)]*|(?:[\w.@+-]+/)+[\w@+-]+\.[A-Za-z]\w{0,9}\b)"
+)
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+(?=>)")
 _FRAME = re.compile(r"^\s*(?:Traceback \(most recent call last\):|File \"[^\"]*\", line \d+.*)$", re.MULTILINE)
 
@@ -27,6 +29,10 @@ TYPES = {
     503: "ServiceUnavailableError", 504: "TimeoutError",
 }  # fmt: skip
 TEI_TYPES = {413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
+
+
+TOLD = frozenset({"input_text", "input_tokens", "task", "type", "model"})
+"""Parameters that vLLM tells in `param`; others stand in the message only."""
 
 
 class ApiError(Exception):
@@ -59,11 +65,16 @@ def api_error(error: Exception) -> ApiError:
         case Overload():
             return ApiError(429, str(error), headers={"Retry-After": str(max(1, round(error.retry_after_s)))})
         case InputError():
-            return ApiError(400, str(error), param=error.field)
+            return ApiError(400, named(str(error), error.field), param=error.field if error.field in TOLD else None)
         case EngineError():
             return ApiError(500, "the engine failed; the server's log says why")
         case _:
             return ApiError(500, "internal error; the server's log says why")
+
+
+def named(message: str, field: str | None) -> str:
+    """The message with the parameter to change, where it does not say it by itself."""
+    return message if field is None or (field in message and field not in TOLD) else f"{message} (parameter={field})"
 
 
 def body(error: ApiError) -> dict[str, Any]:

@@ -14,7 +14,14 @@ from typing import Any
 
 from ..runtime.errors import InputError
 
-JSON_FLAGS = ("hf-overrides", "pooler-config", "default-chat-template-kwargs", "limit-mm-per-prompt", "mm-processor-kwargs", "media-io-kwargs")
+JSON_FLAGS = (
+    "hf-overrides",
+    "pooler-config",
+    "default-chat-template-kwargs",
+    "limit-mm-per-prompt",
+    "mm-processor-kwargs",
+    "media-io-kwargs",
+)
 """`--hf-overrides.num_labels 1` means `--hf-overrides '{"num_labels": 1}'`."""
 
 IGNORED: dict[str, int] = {
@@ -28,8 +35,8 @@ IGNORED: dict[str, int] = {
     "max-num-seqs": 1, "scheduling-policy": 1, "enable-chunked-prefill": 0, "no-enable-chunked-prefill": 0, "enable-prefix-caching": 0,
     "no-enable-prefix-caching": 0, "gpu-memory-utilization": 1, "tensor-parallel-size": 1, "pipeline-parallel-size": 1,
     "data-parallel-size": 1, "enable-lora": 0, "lora-modules": 1, "max-loras": 1, "max-lora-rank": 1, "swap-space": 1,
-    "kv-cache-dtype": 1, "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0, "compilation-config": 1, "optimization-level": 1,
-    "disable-frontend-multiprocessing": 0, "log-config-file": 1, "uvicorn-log-level-override": 1,
+    "kv-cache-dtype": 1, "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0, "compilation-config": 1,
+    "optimization-level": 1, "disable-frontend-multiprocessing": 0, "log-config-file": 1, "uvicorn-log-level-override": 1,
 }  # fmt: skip
 
 

@@ -207,8 +207,9 @@ class Either:
 
     def read(self, value: Any, loc: Loc, problems: list[Problem], lax: bool = True) -> Any:
         # An exact fit wins over a converted one: ["1", "2"] are two texts, not two token ids.
+        tried: list[Problem] = []
         for strictness in (False, True) if lax else (False,):
-            tried: list[Problem] = []
+            tried = []
             for kind in self.kinds:
                 found: list[Problem] = []
                 read = kind.read(value, loc, found, strictness)
@@ -234,7 +235,9 @@ class Record:
 
     def read(self, value: Any, loc: Loc, problems: list[Problem], lax: bool = True) -> Any:
         if type(value) is not dict:
-            problems.append(Problem("model_attributes_type", loc, "Input should be a valid dictionary or object to extract fields from", value))
+            problems.append(
+                Problem("model_attributes_type", loc, "Input should be a valid dictionary or object to extract fields from", value)
+            )
             return value
         before = len(problems)
         given = {}
@@ -326,4 +329,3 @@ def kind_of(annotation: Any, bounds: Bounds | None = None) -> Kind:
         return Null(made) if len(kinds) < len(get_args(annotation)) else made
     assert dataclasses.is_dataclass(annotation), f"no kind for the annotation {annotation!r}"
     return record_of(typing.cast(type, annotation))
-

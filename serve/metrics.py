@@ -5,82 +5,62 @@ padding). Gauges and the workers' own counters are read when scraped, so watchin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
+from .histogram import BYTES, SECONDS, TOKENS, Counters, Histograms
 from .registry import Registry
 from .state import State
 
 EXCLUDED = frozenset({"/metrics", "/health", "/load", "/ping", "/version", "/live", "/ready"})
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
+METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
+GROUPS = ("1xx", "1xx", "2xx", "3xx", "4xx", "5xx")
+TIMES = {
+    "vllm:time_to_first_token": "Time to the answer.",
+    "vllm:e2e_request_latency": "Time from arrival to the answer.",
+    "vllm:request_queue_time": "Time in the queue.",
+    "vllm:request_inference_time": "Time in the engine.",
+    "vllm:request_prefill_time": "Time in the engine.",
+    "poolrt_tokenise": "Time to prepare a request's texts, waiting for a thread included.",
+    "poolrt_serialise": "Time to shape and write an answer.",
+}
 
 
 class Metrics:
     def __init__(self, registry: Registry, state: State, *, engine: bool = True) -> None:
         self.collectors = CollectorRegistry()
-        labels = ("method", "handler", "status")
-        self._requests = Counter("http_requests", "Requests by method, status and handler.", labels, registry=self.collectors)
-        self._request_bytes = Histogram(
-            "http_request_size_bytes", "Declared size of request bodies.", ("handler",), buckets=(1e3, 1e4, 1e5, 1e6, 1e7), registry=self.collectors
-        )
-        self._response_bytes = Histogram(
-            "http_response_size_bytes", "Size of answers.", ("handler",), buckets=(1e3, 1e4, 1e5, 1e6, 1e7), registry=self.collectors
-        )
-        self._seconds = Histogram(
-            "http_request_duration_seconds", "Latency by handler.", ("method", "handler"), buckets=SECONDS, registry=self.collectors
-        )
-        self._all_seconds = Histogram(
-            "http_request_duration_highr_seconds", "Latency of all requests.", buckets=SECONDS, registry=self.collectors
-        )
         self.engine = engine
-        if engine:
-            self._engine_metrics()
-            self.collectors.register(Engines(registry, state))  # pyright: ignore[reportArgumentType]
-        self._handlers: dict[tuple[str, str, str], tuple[Counter, Histogram, Histogram, Histogram]] = {}
+        self._requests = Counters("http_requests", "Requests by method, status and handler.", ("method", "handler", "status"))
+        self._received = Histograms("http_request_size_bytes", "Declared size of request bodies.", ("handler",), BYTES)
+        self._sent = Histograms("http_response_size_bytes", "Size of answers.", ("handler",), BYTES)
+        self._seconds = Histograms("http_request_duration_seconds", "Latency by handler.", ("method", "handler"), SECONDS)
+        self._all_seconds = Histograms("http_request_duration_highr_seconds", "Latency of all requests.", (), SECONDS)
+        made: list[Any] = [self._requests, self._received, self._sent, self._seconds, self._all_seconds]
         self._models: dict[str, Observed] = {}
-
-    def _engine_metrics(self) -> None:
-        names = ("model_name", "engine")
-        made = self.collectors
-
-        def seconds(name: str, about: str) -> Histogram:
-            return Histogram(name, about, names, buckets=SECONDS, registry=made)
-
-        self.prompt_tokens = Counter("vllm:prompt_tokens", "Prompt tokens processed.", names, registry=made)
-        self.success = Counter("vllm:request_success", "Finished prompts.", (*names, "finished_reason"), registry=made)
-        self.request_tokens = Histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", names, buckets=TOKENS, registry=made)
-        self.first_token = seconds("vllm:time_to_first_token_seconds", "Time to the answer.")
-        self.latency = seconds("vllm:e2e_request_latency_seconds", "Time from arrival to the answer.")
-        self.queue = seconds("vllm:request_queue_time_seconds", "Time in the queue.")
-        self.inference = seconds("vllm:request_inference_time_seconds", "Time in the engine.")
-        self.prefill = seconds("vllm:request_prefill_time_seconds", "Time in the engine.")
-        self.tokenise = seconds("poolrt_tokenise_seconds", "Time to prepare a request's texts, waiting for a thread included.")
-        self.serialise = seconds("poolrt_serialise_seconds", "Time to shape and write an answer.")
+        if engine:
+            names = ("model_name", "engine")
+            self.prompt_tokens = Counters("vllm:prompt_tokens", "Prompt tokens processed.", names)
+            self.success = Counters("vllm:request_success", "Finished prompts.", (*names, "finished_reason"))
+            self.request_tokens = Histograms("vllm:request_prompt_tokens", "Prompt tokens of a request.", names, TOKENS)
+            self.iteration_tokens = Histograms("vllm:iteration_tokens_total", "Tokens of a request's batches.", names, TOKENS)
+            self.seconds = {name: Histograms(f"{name}_seconds", about, names, SECONDS) for name, about in TIMES.items()}
+            made += [self.prompt_tokens, self.success, self.request_tokens, self.iteration_tokens, *self.seconds.values()]
+            made.append(Engines(registry, state))
+        for collector in made:
+            self.collectors.register(collector)
 
     def http(self, method: str, handler: str, status: int, seconds: float, received: int, sent: int) -> None:
         if handler in EXCLUDED:
             return
-        key = (method, handler, f"{status // 100}xx")
-        found = self._handlers.get(key)
-        if found is None:
-            # Methods are the client's own words; a thousand invented ones must not become a thousand series.
-            known = method if method in {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"} else "OTHER"
-            found = self._handlers[key] = (
-                self._requests.labels(known, handler, key[2]),
-                self._request_bytes.labels(handler),
-                self._response_bytes.labels(handler),
-                self._seconds.labels(known, handler),
-            )
-            if len(self._handlers) > 1000:
-                self._handlers.clear()
-        count, received_bytes, sent_bytes, latency = found
-        count.inc()
-        received_bytes.observe(received)
-        sent_bytes.observe(sent)
-        latency.observe(seconds)
-        self._all_seconds.observe(seconds)
+        if method not in METHODS:
+            method = "OTHER"  # a client's own words must not become a thousand series
+        self._requests.add(1, method, handler, GROUPS[status // 100])
+        self._received.of(handler).observe(received)
+        self._sent.of(handler).observe(sent)
+        self._seconds.of(method, handler).observe(seconds)
+        self._all_seconds.of().observe(seconds)
 
     def of(self, model: str) -> Observed | None:
         """What to tell about requests to one model; None when engine metrics are off."""
@@ -96,31 +76,34 @@ class Metrics:
 
 
 class Observed:
-    """The children of one model's metrics, looked up once: `labels()` costs more than `observe()`."""
+    """One model's series, looked up once."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
-        self.prompt_tokens = metrics.prompt_tokens.labels(model, "0")
-        self.stop = metrics.success.labels(model, "0", "stop")
-        self.abort = metrics.success.labels(model, "0", "abort")
-        self.request_tokens = metrics.request_tokens.labels(model, "0")
-        self.first_token = metrics.first_token.labels(model, "0")
-        self.latency = metrics.latency.labels(model, "0")
-        self.queue = metrics.queue.labels(model, "0")
-        self.inference = metrics.inference.labels(model, "0")
-        self.prefill = metrics.prefill.labels(model, "0")
-        self.tokenise = metrics.tokenise.labels(model, "0")
-        self.serialise = metrics.serialise.labels(model, "0")
+        self.metrics = metrics
+        self.labels = (model, "0")
+        self.request_tokens = metrics.request_tokens.of(*self.labels)
+        self.iteration_tokens = metrics.iteration_tokens.of(*self.labels)
+        seconds = metrics.seconds
+        self.first_token, self.latency, self.queue, self.inference, self.prefill, self.tokenise, self.serialise = (
+            seconds[name].of(*self.labels) for name in TIMES
+        )
+        metrics.success.add(0, *self.labels, "stop")
+        metrics.success.add(0, *self.labels, "abort")
 
     def finished(self, *, prompts: int, tokens: int, tokenise_s: float, queue_s: float, engine_s: float, total_s: float) -> None:
-        self.prompt_tokens.inc(tokens)
-        self.stop.inc(prompts)
+        self.metrics.prompt_tokens.add(tokens, *self.labels)
+        self.metrics.success.add(prompts, *self.labels, "stop")
         self.request_tokens.observe(tokens)
+        self.iteration_tokens.observe(tokens)
         self.first_token.observe(total_s)
         self.latency.observe(total_s)
         self.queue.observe(queue_s)
         self.inference.observe(engine_s)
         self.prefill.observe(engine_s)
         self.tokenise.observe(tokenise_s)
+
+    def aborted(self, prompts: int) -> None:
+        self.metrics.success.add(prompts, *self.labels, "abort")
 
 
 class Engines:
@@ -184,7 +167,9 @@ class Engines:
         yield counter("poolrt_expired_requests", "Requests whose deadline passed.", "expired")
         yield counter("poolrt_cancelled_requests", "Requests whose client went away.", "cancelled")
         yield counter("poolrt_failed_requests", "Requests that the engine failed.", "failed")
-        padding = GaugeMetricFamily("poolrt_padding_ratio", "Padding over work since the start: 0.14 means 14 % more was computed.", labels=names)
+        padding = GaugeMetricFamily(
+            "poolrt_padding_ratio", "Padding over work since the start: 0.14 means 14 % more was computed.", labels=names
+        )
         for model, statistics in counted:
             padding.add_metric((model, "0"), float(statistics.padding))
         yield padding

@@ -76,7 +76,9 @@ def record(**properties: Any) -> dict[str, Any]:
 
 
 ANSWERS: dict[str, dict[str, Any]] = {
-    "EmbeddingAnswer": listed(record(index={"type": "integer"}, object={"const": "embedding"}, embedding={"anyOf": [NUMBERS, {"type": "string"}]})),
+    "EmbeddingAnswer": listed(
+        record(index={"type": "integer"}, object={"const": "embedding"}, embedding={"anyOf": [NUMBERS, {"type": "string"}]})
+    ),
     "PoolingAnswer": listed(
         record(
             index={"type": "integer"},
@@ -122,7 +124,9 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "properties": {
             "error": {
                 "anyOf": [
-                    record(message={"type": "string"}, type={"type": "string"}, param={"type": ["string", "null"]}, code={"type": "integer"}),
+                    record(
+                        message={"type": "string"}, type={"type": "string"}, param={"type": ["string", "null"]}, code={"type": "integer"}
+                    ),
                     {"type": "string"},
                 ]
             },

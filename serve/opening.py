@@ -124,4 +124,3 @@ def identity(source: str) -> list[object]:
         return [source]
     files = sorted(one for one in path.rglob("*") if one.is_file())
     return [str(path.resolve()), *([str(one.relative_to(path)), one.stat().st_size, one.stat().st_mtime_ns] for one in files)]
-

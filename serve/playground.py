@@ -1,8 +1,8 @@
 """The page at `/`: try a model in a browser, see the curl command of every request it makes.
 
-Mount both: `Route("/", playground.page)` and `Route("/playground.json", playground.facts)`. The page is one file with its styles and
-scripts inside, read once and served from memory; it fetches nothing from anywhere else, and its Content-Security-Policy says so: the two
-hashes allow the page's own style and script, and Trusted Types make it an error to parse any text as HTML.
+`/playground.json` tells it what each model can do. The page is one file with its styles and scripts inside, read once and served from
+memory; it fetches nothing from anywhere else, and its Content-Security-Policy says so: the two hashes allow the page's own style and
+script, and Trusted Types make it an error to parse any text as HTML.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def facts(request: Request) -> Response:
     """What the page must know of each model: its tasks, widths and labels, and how a text becomes rows of vectors."""
     here = context(request)
     here.opened()
-    told = {"keyed": bool(here.settings.api_keys), "models": [model(served) for served in here.registry]}
+    told = {"keyed": bool(here.settings.api_keys), "docs": here.settings.docs, "models": [model(served) for served in here.registry]}
     return Response(orjson.dumps(told), headers={"Cache-Control": "no-store"}, media_type="application/json")
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
+from ..runtime.foreign import looks_foreign
 from ..runtime.manifest import Text
 from ..runtime.text import prompts_from
 from .errors import ApiError
@@ -80,38 +81,21 @@ def stored_prompt(text: Text, *names: str) -> str | None:
 
 
 def refuse_foreign(prompts: Sequence[Any], request: Request, served: Served, settings: Settings) -> None:
-    """Raises ApiError when an OpenAI client library sent token ids that this model's tokenizer would not have made.
-
-    LangChain's OpenAIEmbeddings tokenises with tiktoken by default and posts ids of another vocabulary: most of them are valid ids here,
-    and the vectors would silently mean nothing. Told apart by two marks: the ids lack the special tokens that every text of this model
-    begins with, and reading them as text and tokenising that gives other ids.
-    """
-    if not settings.check_foreign_tokens or not prompts or isinstance(prompts[0], str) or not from_openai(request.headers):
+    """Raises ApiError for token ids that this model's tokenizer would not have made: LangChain's OpenAIEmbeddings posts tiktoken's ids
+    unless told not to, and the vectors of another vocabulary's ids would silently mean nothing."""
+    if not settings.check_foreign_tokens:
         return
-    preparation = served.model.preparation
-    looked_at = [ids for ids in prompts[:8] if isinstance(ids, list) and ids]
-    if any(not 0 <= token < served.manifest.text.vocab_size for ids in looked_at for token in ids):
-        raise foreign("some are out of vocabulary")
-    before = preparation.before
-    for ids in looked_at:
-        if before and ids[: len(before)] == before:
-            return
-        sample = ids[:256]
-        if preparation.tokenize(preparation.detokenize(sample), add_special_tokens=False) == sample:
-            return
-    if looked_at:
-        raise foreign("their text has other ids in this model's vocabulary")
+    lists = [ids for ids in prompts if isinstance(ids, list) and ids]
+    if not lists:
+        return
+    why = looks_foreign(lists, served.model.preparation, suspected=from_openai(request.headers))
+    if why is not None:
+        raise ApiError(
+            400,
+            f"input: these token ids were not made by this model's tokenizer: {why}. LangChain: OpenAIEmbeddings("
+            "check_embedding_ctx_length=False) sends text instead. Right ids are those that /tokenize answers (parameter=input)",
+        )
 
 
 def from_openai(headers: Mapping[str, str]) -> bool:
     return "x-stainless-lang" in headers or headers.get("user-agent", "").startswith(("OpenAI/", "AsyncOpenAI/"))
-
-
-def foreign(why: str) -> ApiError:
-    return ApiError(
-        400,
-        f"these token ids were not made by this model's tokenizer: {why} (out of vocabulary or foreign ids give meaningless vectors). "
-        "LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False) sends text instead. Ids that are right begin with the model's special "
-        "tokens, as /tokenize answers them (parameter=input)",
-        param="input",
-    )

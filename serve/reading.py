@@ -59,7 +59,8 @@ async def read_bytes(request: Request, settings: Settings) -> bytes:
         raise ApiError(408, f"the request's body did not arrive within {settings.body_timeout_s:g} s", kind="RequestTimeout") from None
     except ClientDisconnect:
         raise ApiError(499, "the client closed the connection") from None
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    request.state.body_bytes = size
+    return b"".join(chunks)
 
 
 def too_large(limit: int) -> ApiError:

@@ -75,7 +75,7 @@ class Registry:
         if found is None:
             known = ", ".join(name for served in self.models for name in served.names)
             # A name is the caller's own text: shortened, it cannot flood an answer or a log.
-            raise ApiError(404, f"The model `{name[:200]}` does not exist. Valid names: {known}.", param=param)
+            raise ApiError(404, f"The model `{name[:200]}` does not exist. Valid aliases: {known}.", param=param)
         return found
 
     def any(self, claim: Callable[[Served], bool]) -> bool:

@@ -417,12 +417,12 @@ class Body:
 
 def refuse_removed(value: dict[str, Any], *, accepts_score: bool) -> None:
     if "normalize" in value:
-        text = "Parameter `normalize` was removed; use `use_activation` instead (parameter=normalize)"
+        text = "Parameter `normalize` was removed; use `use_activation` instead. (parameter=normalize)"
         raise Refused(text, param="normalize", kind="BadRequestError")
     task = value.get("task")
     if task == "encode" or (task == "score" and not accepts_score):
         use = "`token_embed` or `token_classify`" if task == "encode" else "`classify`"
-        raise Refused(f"Task `{task}` was removed; use {use} instead (parameter=task, value={task})", param="task", kind="BadRequestError")
+        raise Refused(f"`{task}` task was removed; use {use} instead. (parameter=task)", param="task", kind="BadRequestError")
 
 
 def body(*forms: tuple[Sequence[str], type], preferred: Sequence[int] | None = None, removed: bool = False, task: bool = False) -> Body:

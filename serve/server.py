@@ -32,7 +32,12 @@ class Server(uvicorn.Server):
             self.force_exit = True
             return
         self.here.state.draining = True
-        log.info("%s: finishing %d requests, up to %g s", signal.Signals(sig).name, self.here.state.in_flight, self.config.timeout_graceful_shutdown)
+        log.info(
+            "%s: finishing %d requests, up to %g s",
+            signal.Signals(sig).name,
+            self.here.state.in_flight,
+            self.config.timeout_graceful_shutdown,
+        )
         self.should_exit = True
 
 
@@ -100,4 +105,3 @@ def announce(registry: Registry, settings: Settings) -> None:
         lines.append(f"""try: curl {where}/pooling{key} -H 'Content-Type: application/json' -d '{{"input": "hello"}}'""")
     for line in lines:
         log.info("%s", line)
-

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 
@@ -23,9 +23,12 @@ from .metrics import Metrics
 from .registry import Served
 from .settings import Settings
 from .state import State
+from .waiting import Gone, Late, Waiting
 
 Result = TypeVar("Result")
 
+LIGHT_BYTES = 2048
+"""Requests with a body up to this size are prepared in the event loop itself."""
 HEAVY_ITEMS = 64
 """From so many items on an answer is finished in a thread: other requests should not wait for its arithmetic."""
 
@@ -59,6 +62,12 @@ class Workshop:
         self.metrics = metrics
         self.state = state
         self.threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="poolrt-serve")
+        self._waiting: Waiting | None = None
+
+    def waiting(self) -> Waiting:
+        if self._waiting is None:
+            self._waiting = Waiting(asyncio.get_running_loop())
+        return self._waiting
 
     async def thread(self, step: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self.threads, step)
@@ -74,15 +83,24 @@ class Workshop:
     async def _run(self, request: Request, served: Served, start: Callable[[float | None], Pending[Result]]) -> tuple[Result, Times]:
         times = Times(time.perf_counter())
         limit = self.settings.request_timeout_s
-        pending = await self.thread(lambda: start(limit))
+        observed = self.metrics.of(served.name)
+        # A short text is tokenised faster than a thread is woken.
+        light = request.state.body_bytes <= LIGHT_BYTES
+        pending = start(limit) if light else await self.thread(lambda: start(limit))
         times.tokenise_s = time.perf_counter() - times.started
-        answer = await self._wait(request, pending, None if limit is None else max(limit - times.tokenise_s, 0.0))
+        try:
+            answer: Answer = await self.waiting().result(pending.future, request.receive, limit_s=limit)
+        except (Gone, Late) as stopped:
+            if observed is not None:
+                observed.aborted(pending.count)
+            if isinstance(stopped, Gone):
+                raise ApiError(499, "the client closed the connection") from None
+            raise DeadlineExceeded("not computed in the time that was given; try again later, or raise --request-timeout") from None
         times.queue_s, times.engine_s, times.tokens = answer.queue_s, answer.engine_s, answer.tokens
         if pending.count >= HEAVY_ITEMS:
             result = await self.thread(lambda: pending.finish(answer))
         else:
             result = pending.finish(answer)
-        observed = self.metrics.of(served.name)
         if observed is not None:
             observed.finished(
                 prompts=pending.count,
@@ -94,27 +112,7 @@ class Workshop:
             )
         return result, times
 
-    async def _wait(self, request: Request, pending: Pending[Any], limit: float | None) -> Answer:
-        answered = asyncio.wrap_future(pending.future)
-        gone = asyncio.ensure_future(_disconnected(request))
-        try:
-            done, _ = await asyncio.wait((answered, gone), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            if answered in done:
-                return answered.result()
-            answered.cancel()  # cancels the worker's future too: what is queued leaves the line
-            if gone in done:
-                raise ApiError(499, "the client closed the connection")
-            raise DeadlineExceeded("not computed in the time that was given; try again later, or raise --request-timeout")
-        finally:
-            gone.cancel()
-
     def close(self) -> None:
         self.threads.shutdown(wait=False, cancel_futures=True)
-
-
-async def _disconnected(request: Request) -> None:
-    """Returns when the client closes the connection; its body has been read before."""
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            return
+        if self._waiting is not None:
+            self._waiting.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -96,7 +97,7 @@ def check_lengths(asked: schemas.CohereEmbed, requests: Any) -> None:
             )
 
 
-def embeddings(arrays: list[Any], types: list[str]) -> dict[str, list[Any]]:
+def embeddings(arrays: list[Any], types: Sequence[str]) -> dict[str, list[Any]]:
     made: dict[str, list[Any]] = {}
     try:
         for kind in dict.fromkeys(types):

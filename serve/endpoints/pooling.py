@@ -29,7 +29,7 @@ async def answer(request: Request, asked: Any) -> Response:
     served = here.registry.find(asked.model)
     task = task_of(asked, served)
     if asked.dimensions is not None:
-        raise ApiError(400, "dimensions is currently not supported; /v1/embeddings takes it (parameter=dimensions)", param="dimensions")
+        raise ApiError(400, "dimensions is currently not supported (parameter=dimensions); /v1/embeddings takes it", param="dimensions")
     if asked.encoding_format == "sparse" and not served.manifest.heads[task].sparse:
         raise ApiError(
             400, f"encoding_format 'sparse' needs a sparse head; the task {task} of this model is dense (parameter=encoding_format)",

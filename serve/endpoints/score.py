@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime.outputs import Outputs
 from ...runtime.params import PoolingParams
 from .. import schemas
 from ..answers import Json, answer_id, listed
@@ -14,6 +15,7 @@ from ..context import Context, context
 from ..errors import ApiError
 from ..reading import read, read_json
 from ..registry import Served
+from ..work import Times
 from . import tei
 
 PAIRS = {
@@ -59,7 +61,7 @@ async def answer_score(request: Request, asked: Any) -> Response:
         if asked.truncate_documents:
             told["truncated"] = one.truncated
         data.append(told)
-    content = listed(answer_id("score", request, asked), served.name, data, made.prompt_tokens)
+    content = listed(answer_id("score", request, asked), served.name, data, tokens_of(made, times, served))
     return Json(content, headers=here.headers(times, made.requests))
 
 
@@ -79,7 +81,7 @@ async def answer_rerank(request: Request, asked: Any) -> Response:
         if asked.truncate_documents:
             told["truncated"] = made[index].truncated
         results.append(told)
-    tokens = made.prompt_tokens
+    tokens = tokens_of(made, times, served)
     content = {
         "id": answer_id("rerank", request, asked),
         "model": served.name,
@@ -87,6 +89,11 @@ async def answer_rerank(request: Request, asked: Any) -> Response:
         "results": results,
     }
     return Json(content, headers=here.headers(times, made.requests))
+
+
+def tokens_of(made: Outputs[Any], times: Times, served: Served) -> int:
+    """What usage counts: the joint prompts of a cross-encoder; else what was computed, one query for many documents once (vLLM 0.32)."""
+    return made.prompt_tokens if served.manifest.scoring == "cross-encoder" else times.tokens
 
 
 def plain(items: Any, served: Served) -> Any:
@@ -112,4 +119,3 @@ def options(asked: Any, served: Served, here: Context) -> dict[str, Any]:
         if asked.truncate_prompt_tokens is None:
             made["truncate_prompt_tokens"] = -1
     return made | here.score_style(served)
-

@@ -156,7 +156,9 @@ async def _predict(request: Request, value: Any) -> Response:
     def start(limit: float | None) -> Any:
         if pairs:
             if not served.scores:
-                raise ApiError(400, "pairs of texts need a cross-encoder; this model classifies single texts (parameter=inputs)", param="inputs")
+                raise ApiError(
+                    400, "pairs of texts need a cross-encoder; this model classifies single texts (parameter=inputs)", param="inputs"
+                )
             first, second = zip(*pairs, strict=True)
             return served.model.start_score(
                 list(first), list(second), pooling_params=params, deadline_s=limit, **cut(asked), **here.score_style(served)
@@ -183,7 +185,9 @@ def forms(inputs: Any) -> tuple[bool, list[str], list[tuple[str, str]]]:
         return False, [item[0] for item in inputs], []
     if lengths == {2}:
         return False, [], [(item[0], item[1]) for item in inputs]
-    raise ApiError(422, "inputs: every item must be one text or a pair, all alike, and there must be one (parameter=inputs)", param="inputs")
+    raise ApiError(
+        422, "inputs: every item must be one text or a pair, all alike, and there must be one (parameter=inputs)", param="inputs"
+    )
 
 
 def named(probs: np.ndarray[Any, Any], labels: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -250,9 +254,8 @@ async def decode(request: Request) -> Response:
     here.opened()
     asked: schemas.TeiDecode = schemas.TEI_DECODE.read(await read_json(request))
     served = here.registry.find(asked.model, param="model")
-    many = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
-    limit = 2**32
-    if any(not 0 <= token < limit for ids in many for token in ids):  # pyright: ignore[reportOptionalOperand]
+    many: list[Any] = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
+    if any(not 0 <= token < 2**32 for ids in many for token in ids):
         raise ApiError(422, "ids: a token id is out of vocabulary (parameter=ids)", param="ids")
     tokenizer = served.model.preparation.tokenizer
     return Json([tokenizer.decode(ids, skip_special_tokens=asked.skip_special_tokens) for ids in many])
