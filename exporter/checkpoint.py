@@ -91,7 +91,7 @@ def read(
     opened = weights.open_folder(place.folder)
     family = find_architecture(place.name, config, opened.shapes)
     if family.translate is not None:
-        config = {**config, **family.translate(config)}
+        config = dict(family.translate(config))
     if family.adapt is not None:
         family = family.adapt(family, config)
     sentence = sentence_files.read(place.folder)

@@ -1,0 +1,148 @@
+"""From a tiny checkpoint to answers of the exported graph, for comparison with code that is not ours.
+
+The graph runs under ONNX Runtime on one padded batch; the runtime's own arithmetic finishes the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from poolrt.exporter import checkpoint, graph, heads
+from poolrt.runtime import manifest, roles, tasks
+from poolrt.runtime.params import PoolingParams
+from poolrt.runtime.text import Item
+from tokenizers import Tokenizer
+
+from . import TEXTS
+
+Floats = npt.NDArray[np.float32]
+
+COSINE = 1 - 1e-6  # fp32 against fp32: worst measured over all families 1 - 2e-7 (a sum in another order)
+DIFFERENCE = 1e-5  # of logits and probabilities, likewise; worst measured 5e-6
+
+
+@dataclass
+class Proved:
+    folder: Path
+    checkpoint: checkpoint.Checkpoint
+    plan: heads.Plan
+    module: graph.PoolingModel
+    graph: manifest.Graph | None
+    session: onnxruntime.InferenceSession | None
+    """None: the torch module answers in the graph's place."""
+    tokenizer: Tokenizer
+
+    def item(self, text: str | tuple[str, str] | Sequence[int], role: str | None = None) -> Item:
+        """Cut at the model's limit or the role's; a pair of texts, or ids as they are."""
+        if not isinstance(text, str) and not (len(text) == 2 and isinstance(text[0], str)):
+            return Item(ids=[int(token) for token in text])  # pyright: ignore[reportArgumentType]
+        known = self.plan.text.roles[role] if role else None
+        most = self.plan.text.max_tokens if known is None or known.max_tokens is None else known.max_tokens
+        self.tokenizer.enable_truncation(most - (known is not None and known.marker_id is not None))
+        encoded = self.tokenizer.encode(text) if isinstance(text, str) else self.tokenizer.encode(*text)  # pyright: ignore[reportCallIssue]
+        item = Item(ids=encoded.ids, type_ids=encoded.type_ids)
+        if known is not None:
+            item.type_ids = None
+            item = roles.apply(known, item)
+        return item
+
+    def rows(self, items: Sequence[Item], session: onnxruntime.InferenceSession | None = None) -> list[dict[str, Floats]]:
+        """Graph outputs per item, computed as one batch padded to its longest."""
+        shape = (len(items), max(len(item.ids) for item in items))
+        feed = {name: np.zeros(shape, dtype=np.int64) for name in self.plan.inputs}
+        feed["input_ids"][:] = self.plan.text.pad_id
+        for row, item in enumerate(items):
+            count = len(item.ids)
+            feed["input_ids"][row, :count] = item.ids
+            feed["attention_mask"][row, :count] = 1 if item.attention is None else item.attention
+            if "token_type_ids" in feed and item.type_ids is not None:
+                feed["token_type_ids"][row, :count] = item.type_ids
+        names = [self.plan.heads[task].output for task in self.plan.tasks]
+        session = session or self.session
+        if session is None:
+            with torch.inference_mode():
+                found = [array.numpy() for array in self.module(*(torch.from_numpy(feed[name]) for name in self.plan.inputs))]
+        else:
+            found = [np.asarray(array) for array in session.run(names, feed)]
+        return [
+            {name: (array[row, : len(item.ids)] if array.ndim == 3 else array[row]) for name, array in zip(names, found, strict=True)}
+            for row, item in enumerate(items)
+        ]
+
+    def raw(self, task: manifest.Task, texts: Sequence[Any], *, role: str | None = None) -> list[Floats]:
+        """The graph's own output for a task, before anything the runtime does."""
+        return [found[self.plan.heads[task].output] for found in self.rows([self.item(text, role) for text in texts])]
+
+    def answers(self, task: manifest.Task, texts: Sequence[Any], *, role: str | None = None, **asked: Any) -> list[Floats]:
+        items = [self.item(text, role) for text in texts]
+        head, params = self.plan.heads[task], PoolingParams(**asked)
+        return tasks.answers(task, head, [found[head.output] for found in self.rows(items)], items, [params] * len(items))
+
+    def ids(self, texts: Sequence[Any], *, role: str | None = None) -> list[list[int]]:
+        return [self.item(text, role).ids for text in texts]
+
+
+def prove(folder: Path, out: Path | None = None, **asked: Any) -> Proved:
+    """Reads and plans without any recipe: the files alone must be enough. `asked` goes to `checkpoint.read`.
+
+    With `out` the graph is exported there and ONNX Runtime answers; without, the module that would be exported does.
+    """
+    read = checkpoint.read(folder, **{"recipe": None, **asked})
+    plan = heads.plan(read)
+    module = graph.module(read, plan)
+    tokenizer = Tokenizer.from_str(plan.files["tokenizer.json"].decode())
+    if out is None:
+        return Proved(folder, read, plan, module, None, None, tokenizer)
+    described = graph.onnx_from_module(module, plan, out / "model.onnx")
+    return Proved(out, read, plan, module, described, opened(out / "model.onnx"), tokenizer)
+
+
+def opened(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def cosines(ours: Sequence[Floats], theirs: Sequence[Any]) -> Floats:
+    """Worst cosine per text; token arrays are compared row by row."""
+    worst = []
+    for one, other in zip(ours, theirs, strict=True):
+        one, other = np.atleast_2d(np.float64(one)), np.atleast_2d(np.float64(other))
+        assert one.shape == other.shape, f"{one.shape}, expected {other.shape}"
+        norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+        worst.append((np.einsum("ij,ij->i", one, other) / norms).min())
+    return np.array(worst)
+
+
+def differences(ours: Sequence[Floats], theirs: Sequence[Any]) -> float:
+    """Largest absolute difference over all texts."""
+    return max(float(np.abs(np.float64(one) - np.float64(other)).max()) for one, other in zip(ours, theirs, strict=True))
+
+
+def compiles_and_lowers(proved: Proved) -> None:
+    """A TensorRT-RTX engine for SM89 from the graph, and fp16 and int8 graphs that still answer the same under ONNX Runtime."""
+    from poolrt.exporter import engine, int8, mixed
+
+    assert proved.graph is not None
+    target = engine.Target("tensorrt-rtx", "sm89")
+    made = engine.engine_from_onnx(proved.folder, proved.graph, target, max_tokens=proved.plan.text.max_tokens)
+    assert (proved.folder / made.file).stat().st_size > 0
+    source = proved.folder / proved.graph.file
+    mixed.mixed_from_onnx(source, proved.folder / "half.onnx", "fp16")
+    int8.int8_from_onnx(source, proved.folder / "int8.onnx")
+    items = [proved.item(text) for text in TEXTS]
+    exact = proved.rows(items)
+    for name, cosine in (("half", 0.999), ("int8", 0.9)):  # random weights drift more than trained ones; these catch a broken graph
+        found = proved.rows(items, opened(proved.folder / f"{name}.onnx"))
+        for output in exact[0]:
+            if exact[0][output].shape[-1] > 8:
+                got = cosines([row[output] for row in found], [row[output] for row in exact])
+                assert np.median(got) > cosine, f"{name} {output}: {got}"
