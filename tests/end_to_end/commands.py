@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,12 @@ def answer(*arguments: str | Path) -> Any:
 
 
 @contextlib.contextmanager
-def served(*artifacts: Path) -> Iterator[str]:
+def served(*artifacts: Path, flags: Sequence[str] = ()) -> Iterator[str]:
     """The address of a server of its own, ended by SIGTERM as an operator would; it must exit with 0."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    arguments = command("serve", *artifacts, "--port", str(port))
+    arguments = command("serve", *artifacts, "--port", str(port), *flags)
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + READY_S
