@@ -22,8 +22,8 @@ FOLDER = Path(__file__).parent / "pooling"
 LENGTHS = (2, 9, 5, 17)
 OVERRIDES = {"bge_m3": {"architectures": ["BgeM3EmbeddingModel"]}}
 RECORDED = (
-    ("bge_m3", "embed"), ("bge_m3", "token_embed"), ("bge_m3", "token_classify"), ("colbert", "token_embed"),
-    ("bert_classifier", "token_classify"), ("roberta_multi_label", "token_classify"), ("bert_dense", "token_embed"), ("bert_plain", "embed"),
+    ("bge_m3", "embed"), ("bge_m3", "token_embed"), ("bge_m3", "token_classify"), ("colbert", "token_embed"), ("bert_plain", "embed"),
+    ("bert_classifier", "token_classify"), ("roberta_multi_label", "token_classify"), ("bert_dense", "token_embed"),
 )  # fmt: skip
 SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
@@ -80,7 +80,7 @@ def inside() -> None:
     answers = model.encode([{"prompt_token_ids": row} for row in asked["ids"]], pooling_task=asked["task"], use_tqdm=False)
     arrays = {f"out_{index}": np.asarray(answer.outputs.data, dtype=np.float32) for index, answer in enumerate(answers)}
     versions = {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    np.savez(asked["out"], versions=np.array(json.dumps(versions)), **arrays)
+    np.savez(asked["out"], **{"versions": np.array(json.dumps(versions)), **arrays})  # pyright: ignore[reportArgumentType]
 
 
 if __name__ == "__main__":
