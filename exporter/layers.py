@@ -11,7 +11,7 @@ from .architectures import Layer
 from .checkpoint import Checkpoint
 
 # Activations inside a head, by the last part of a torch class name in lower case.
-ACTIVATIONS = ("identity", "tanh", "relu", "gelu", "silu", "sigmoid")
+ACTIVATIONS = ("identity", "tanh", "relu", "gelu", "silu", "sigmoid", "log1p_relu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,8 @@ def tensors(checkpoint: Checkpoint, where: str) -> weights.Weights:
     if not where:
         return checkpoint.weights
     path = checkpoint.folder / where
+    if not path.exists():
+        raise CheckpointError(f"{checkpoint.source}: {where} is missing; the head of {checkpoint.architecture} is in it")
     return weights.open_folder(path) if path.is_dir() else weights.open_files([path])
 
 

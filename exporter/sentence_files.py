@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Pool
@@ -36,6 +36,14 @@ class Dense:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Splade:
+    """The SpladePooling module of a sparse encoder."""
+
+    strategy: Literal["max", "sum"]
+    activation: Literal["relu", "log1p_relu"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SentenceFiles:
     generation: int
     """2: before version 6; 6: since."""
@@ -52,6 +60,7 @@ class SentenceFiles:
     default_prompt: str | None
     settings: dict[str, Any]
     """config_sentence_transformers.json as it stands."""
+    splade: Splade | None
     modules: tuple[str, ...]
     """Last part of each module's type, in order."""
 
@@ -93,6 +102,7 @@ def read(folder: Path) -> SentenceFiles | None:
         prompts={str(name): str(prompt) for name, prompt in (settings.get("prompts") or {}).items()},
         default_prompt=settings.get("default_prompt_name"),
         settings=settings,
+        splade=_splade(folder / paths["SpladePooling"]) if "SpladePooling" in paths else None,
         modules=names,
     )
 
@@ -101,6 +111,8 @@ def json_file(path: Path, kind: type) -> Any:
     """The JSON value in `path`. Raises CheckpointError when it is not JSON or not a `kind`."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; download the repository again") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(value, kind):
@@ -126,6 +138,14 @@ def _pooling(folder: Path) -> tuple[tuple[Pool, ...], bool]:
     if unknown:
         raise CheckpointError(f"{path}: unknown pooling {', '.join(map(repr, unknown))}; known are {', '.join(POOLS)}")
     return tuple(POOLS[name] for name in names), bool(config.get("include_prompt", True))
+
+
+def _splade(folder: Path) -> Splade:
+    config = _optional(folder / "config.json")
+    strategy, activation = config.get("pooling_strategy", "max"), config.get("activation_function", "relu")
+    if strategy not in ("max", "sum") or activation not in ("relu", "log1p_relu"):
+        raise CheckpointError(f"{folder / 'config.json'}: pooling {strategy!r} of {activation!r}; known are max and sum of relu and log1p_relu")
+    return Splade(strategy=strategy, activation=activation)
 
 
 def _dense(folder: Path, path: str) -> Dense:

@@ -64,9 +64,9 @@ def _wordpiece(folder: Path, *, fast: bool = True, max_tokens: int = TABLE, lowe
     return len(pieces)
 
 
-ROBERTA_SPECIAL = {
+ROBERTA_SPECIAL: dict[str, Any] = {
     "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>", "cls_token": "<s>",
-    "mask_token": "<mask>",
+    "mask_token": {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False},
 }  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from poolrt.exporter import recipe
 from poolrt.runtime import load
 
