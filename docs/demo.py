@@ -33,7 +33,7 @@ SENTENCES = [
     "Bread dough rises because yeast makes gas.",
     "Add yeast and let the loaf double in size.",
 ]
-QUERY = "How do I make bread rise?"
+QUERY = "Why does bread dough rise?"
 DOCUMENTS = [
     "Steel is an alloy of iron with a small amount of carbon.",
     "Yeast eats sugar and releases gas, which lifts the dough.",
@@ -195,14 +195,15 @@ def bar(share: float, width: int = 20) -> str:
 
 
 def say_goodbye(seconds: float) -> None:
+    source = os.path.relpath(find_checkpoint())
     print(f"""
 Done in {seconds:.0f} s. What to type next:
 
   . .venv/bin/activate
-  poolrt inspect {ARTIFACT}                          what the artifact holds, and the evidence
-  poolrt serve {ARTIFACT} --port 8000                then http://127.0.0.1:8000/docs
-  poolrt export {ARTIFACT.name}'s own folder or a hub id --precision int8
-  python -c "from poolrt.runtime import load; print(load('{ARTIFACT}').score('red planet', ['Mars', 'bread']))"
+  poolrt inspect {ARTIFACT}                # what is inside, and the evidence
+  poolrt serve {ARTIFACT}                  # then open http://127.0.0.1:8000/
+  poolrt rerank --help                                     # the same without a server
+  poolrt export {source} --precision int8 --name small-and-fast
 
 README.md goes on from here.""")
 
