@@ -12,7 +12,7 @@ from .architectures import Architecture
 from .sentence_files import SentenceFiles
 from .weights import Weights
 
-Kind = Literal["embed", "colbert", "bge-m3", "classify", "token_classify"]
+Kind = Literal["embed", "splade", "colbert", "bge-m3", "classify", "token_classify"]
 Runner = Literal["auto", "pooling", "generate"]
 Convert = Literal["auto", "none", "embed", "classify", "reward"]
 
@@ -81,7 +81,8 @@ def detect(
 
 
 WORDS: dict[Kind, str] = {
-    "embed": "embedding model", "colbert": "late interaction (ColBERT)", "bge-m3": "dense, sparse and multi-vector (bge-m3)",
+    "embed": "embedding model", "splade": "sparse embedding (SPLADE)",
+    "colbert": "late interaction (ColBERT)", "bge-m3": "dense, sparse and multi-vector (bge-m3)",
     "classify": "sequence classifier or cross-encoder", "token_classify": "token classifier",
 }  # fmt: skip
 
@@ -105,7 +106,17 @@ def _special(
         lengths = {"query_length", "document_length"} & settings.keys()
         if sentence.kind in LATE_KINDS or (settings.get("similarity_fn_name") == "MaxSim" and lengths):
             return late, "colbert", "Sentence Transformers' files describe a multi-vector model"
+        if sentence.splade is not None:
+            return _splade_name(family), "splade", "modules.json has a SpladePooling module"
+        if sentence.kind == "SparseEncoder":
+            raise CheckpointError(f"{folder.name}: a SparseEncoder without a SpladePooling module; poolrt knows SPLADE alone")
+    if name.endswith("SpladeSparseEmbeddingModel"):
+        return name, "splade", "config.json, architectures"
     return None
+
+
+def _splade_name(family: Architecture) -> str:
+    return f"{family.names[0].removesuffix('Model')}SpladeSparseEmbeddingModel"
 
 
 def _late_name(config: Mapping[str, Any]) -> str:

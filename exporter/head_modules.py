@@ -54,17 +54,25 @@ def tokens(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def splade(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """log(1 + relu) of vocabulary logits, largest over attended tokens; values are never negative, so zeros mask."""
-    return (torch.log1p(torch.relu(hidden)) * mask.unsqueeze(-1).to(hidden.dtype)).amax(1)
+    """log(1 + relu) of vocabulary logits [batch, tokens, vocabulary], largest over attended tokens.
+
+    The function never falls, so it may wait until the largest logit is known; a masked logit of 0 ends as 0, which never wins.
+    """
+    return torch.log1p(torch.relu((hidden * mask.unsqueeze(-1).to(hidden.dtype)).amax(1)))
+
+
+def splade_sum(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return (torch.log1p(torch.relu(hidden)) * mask.unsqueeze(-1).to(hidden.dtype)).sum(1)
 
 
 POOLS: dict[Pool, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "cls": cls, "mean": mean, "max": maximum, "mean_sqrt_len": mean_sqrt_len, "weightedmean": weightedmean, "last": last,
     "tokens": tokens, "step": tokens, "splade": splade,
+    "splade_sum": splade_sum,
 }  # fmt: skip
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tanh": torch.tanh, "relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu, "sigmoid": torch.sigmoid,
-    "identity": lambda value: value,
+    "identity": lambda value: value, "log1p_relu": lambda value: torch.log1p(torch.relu(value)),
 }  # fmt: skip
 
 

@@ -131,6 +131,30 @@ def _embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     return ("embed", "token_embed"), "bi-encoder", parts, heads
 
 
+def _splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
+    found = checkpoint.sentence.splade if checkpoint.sentence else None
+    strategy, twice = (found.strategy, found.activation == "log1p_relu") if found else ("max", False)
+    vocabulary = checkpoint.family.vocabulary
+    if not vocabulary:
+        raise CheckpointError(f"{checkpoint.source}: {checkpoint.family.names[0]} has no masked-language-model head, which SPLADE needs")
+    if twice:
+        vocabulary = (*vocabulary[:-1], replace(vocabulary[-1], activation="log1p_relu"))
+    hidden = layers.hidden_size(checkpoint)
+    before, dim = layers.steps(checkpoint, vocabulary, hidden)
+    told = f"{strategy} over tokens of log(1 + relu)" + (", taken twice" if twice else "")
+    guesses.append(Guess("pooling", told, "SpladePooling of modules.json" if found else "default of SPLADE"))
+    pool: Pool = "splade" if strategy == "max" else "splade_sum"
+    parts = [
+        Part(task="embed", pools=(pool,), before=before, dim=dim),
+        Part(task="token_embed", pools=("tokens",), dim=hidden),
+    ]
+    heads = {
+        "embed": Head(output="out_embed", dim=dim, pool=pool, activation="identity", sparse=True),
+        "token_embed": Head(output="out_token_embed", dim=hidden, pool="tokens", activation=choices.unless_off(checkpoint, "l2")),
+    }
+    return ("embed", "token_embed"), "bi-encoder", parts, heads
+
+
 def _colbert(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     hidden = layers.hidden_size(checkpoint)
     projection = (Layer(name="linear", names=("colbert_linear",), bias=None),) if _own_projection(checkpoint) else layers.dense(checkpoint)
@@ -214,5 +238,5 @@ def _token_classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
 
 
 KINDS: dict[Kind, Callable[[Checkpoint, list[Guess]], Made]] = {
-    "embed": _embed, "colbert": _colbert, "bge-m3": _bge_m3, "classify": _classify, "token_classify": _token_classify,
+    "embed": _embed, "splade": _splade, "colbert": _colbert, "bge-m3": _bge_m3, "classify": _classify, "token_classify": _token_classify,
 }  # fmt: skip

@@ -144,7 +144,9 @@ def _splade(folder: Path) -> Splade:
     config = _optional(folder / "config.json")
     strategy, activation = config.get("pooling_strategy", "max"), config.get("activation_function", "relu")
     if strategy not in ("max", "sum") or activation not in ("relu", "log1p_relu"):
-        raise CheckpointError(f"{folder / 'config.json'}: pooling {strategy!r} of {activation!r}; known are max and sum of relu and log1p_relu")
+        raise CheckpointError(
+            f"{folder / 'config.json'}: pooling {strategy!r} of {activation!r}; known are max and sum of relu and log1p_relu"
+        )
     return Splade(strategy=strategy, activation=activation)
 
 

@@ -132,7 +132,12 @@ def _apart(manifest: Manifest, preparation: Preparation, first: list[str], secon
         paired = queries * many if len(queries) == 1 else queries
         left = vectors[: len(queries)] * (many if len(queries) == 1 else 1)
         right = vectors[len(queries) :]
-        scores = scoring.cosine(np.stack(left), np.stack(right)) if task == "embed" else scoring.maxsim_pairs(left, right)
+        if task == "embed":
+            # Sparse vectors are compared by their dot product: their length carries meaning, and none is normalised.
+            alike = scoring.dot if head.sparse else scoring.cosine
+            scores = alike(np.stack(left), np.stack(right))
+        else:
+            scores = scoring.maxsim_pairs(left, right)
         both = list(zip(paired, documents, strict=True))
         return _outputs(
             scores,

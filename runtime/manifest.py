@@ -17,7 +17,7 @@ FILE = "manifest.json"
 Task = Literal["embed", "token_embed", "classify", "token_classify"]
 Scoring = Literal["bi-encoder", "late-interaction", "cross-encoder"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Pool = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last", "tokens", "step", "splade"]
+Pool = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last", "tokens", "step", "splade", "splade_sum"]
 Activation = Literal["identity", "l2", "sigmoid", "softmax", "relu", "tanh"]
 Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt", "openvino"]
 

@@ -64,6 +64,11 @@ def softmax(values: Floats) -> Floats:
     return shares / shares.sum(axis=-1, keepdims=True)
 
 
+def dot(first: Floats, second: Floats) -> Floats:
+    """Products of rows: [n, dim] with [n, dim] → [n] float32."""
+    return np.einsum("...i,...i->...", np.asarray(first, dtype=np.float32), np.asarray(second, dtype=np.float32))
+
+
 def cosine(first: Floats, second: Floats) -> Floats:
     """Cosine similarity of rows: [n, dim] with [n, dim], or [dim] with [n, dim] → [n]; float32, in -1..1."""
     first, second = np.asarray(first, dtype=np.float32), np.asarray(second, dtype=np.float32)

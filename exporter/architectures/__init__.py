@@ -87,6 +87,8 @@ class Architecture:
     """*ForSequenceClassification."""
     tokens: tuple[Layer, ...] = ()
     """*ForTokenClassification, applied to every token; empty: the family has none."""
+    vocabulary: tuple[Layer, ...] = ()
+    """*ForMaskedLM: hidden states -> one logit per vocabulary entry (SPLADE); empty: the family has none."""
     sample_tokens: int = 24
     """Length traced at export: enough for every derived dimension (windows, chunks) to be above 1."""
     tiny: Mapping[str, Any] = field(default_factory=dict)

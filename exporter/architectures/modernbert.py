@@ -44,5 +44,6 @@ ARCHITECTURE = Architecture(
     # vLLM applies the bare classifier to the tokens of a sequence classifier, without the head in front of it.
     sequence=Classifier(pool="cls", pool_key="classifier_pooling", layers=HEAD, tokens=(CLASSIFIER,)),
     tokens=HEAD,
+    vocabulary=(*HEAD[:2], Layer(name="decoder", names=("embeddings.tok_embeddings",), bias=None)),
     tiny=SIZES | {"max_position_embeddings": 128, "local_attention": 8, "pad_token_id": 0},
 )  # fmt: skip

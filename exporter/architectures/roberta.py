@@ -28,6 +28,11 @@ def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 HEAD = (Layer(name="classifier.dense", activation="tanh"), Layer(name="classifier.out_proj"))
+VOCABULARY = (
+    Layer(name="lm_head.dense", activation="gelu"),
+    Layer(name="lm_head.layer_norm", kind="layer_norm", eps=("layer_norm_eps", 1e-12)),
+    Layer(name="lm_head.decoder", names=("lm_head", "embeddings.word_embeddings")),
+)
 SIZES: dict[str, Any] = {"vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 
 ARCHITECTURE = Architecture(
@@ -45,5 +50,6 @@ ARCHITECTURE = Architecture(
     positions=lambda config: config["max_position_embeddings"] - config.get("pad_token_id", 1) - 1,
     sequence=Classifier(pool="cls", layers=HEAD, tokens=HEAD),
     tokens=(Layer(name="classifier"),),
+    vocabulary=VOCABULARY,
     tiny=SIZES | {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1},
 )  # fmt: skip
