@@ -58,7 +58,7 @@ class ScoringOutput:
 
     @property
     def data(self) -> Floats:
-        return np.float32(self.score)[None]
+        return np.array([self.score], dtype=np.float32)
 
 
 Result = TypeVar("Result", PoolingOutput, EmbeddingOutput, ClassificationOutput, ScoringOutput)

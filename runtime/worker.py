@@ -226,6 +226,8 @@ class Worker:
         with self._lock:
             self._closing = True
             self._lock.notify()
+        if threading.current_thread() is self._thread:
+            return  # a model dropped by one of its own callbacks; the thread ends with its queue
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             with self._lock:
@@ -274,6 +276,8 @@ class Worker:
             self._now = max(self._now, place)
             batch = self._pools[seed.output].take(seed, self.limits)
             self._queued.difference_update(batch)
+            if not self._queued:
+                self._line.clear()  # places of items that went along with others
             now = time.monotonic()
             for entry in batch:
                 call = entry.call

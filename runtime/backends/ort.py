@@ -42,7 +42,7 @@ class OrtSession:
             # Without this the arena doubles on each growth, and shapes vary.
             providers.insert(0, ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}))
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=providers)
+            self._session: Any = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # the library's exceptions share no base class
             raise EngineError(f"{path.name}: onnxruntime {ort.__version__} cannot open the graph ({_line(error)})") from None
         self.providers: list[str] = self._session.get_providers()
