@@ -54,6 +54,13 @@ class Checkpoint:
         heads += [self.folder / layer.folder / name for layer in dense for name in weights.SINGLES]
         return (*self.weights.files, *(path for path in heads if path.is_file()))
 
+    def number(self, key: str) -> int:
+        """A count of config.json that the model cannot do without. Raises CheckpointError."""
+        value = self.config.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointError(f"{self.source}: config.json has no usable {key}: found {value!r}, expected a count")
+        return value
+
     def described(self, digest: Mapping[str, str]) -> Source:
         """The manifest's record of where the weights came from; `digest`: path inside the checkpoint -> sha256."""
         return Source(checkpoint=self.source, revision=self.revision, weights=dict(digest), overrides=dict(self.overrides))

@@ -28,7 +28,7 @@ class Step:
 
 
 def hidden_size(checkpoint: Checkpoint) -> int:
-    return int(checkpoint.config["hidden_size"])
+    return checkpoint.number("hidden_size")
 
 
 def dense(checkpoint: Checkpoint) -> tuple[Layer, ...]:
@@ -75,7 +75,7 @@ def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[
         shape = opened.shapes[weight]
         if shape[-1] != width and not problems:
             problems.append(f"{weight}{at} has shape {list(shape)}, expected {width} columns")
-        width = shape[0] if layer.kind == "linear" else width
+        width = (len(layer.rows) or shape[0]) if layer.kind == "linear" else width
         residual = opened.find("residual.weight") if layer.residual else None
         made.append(Step(
             layer=layer, weight=weight, bias=bias, residual=residual, activation=_inner_activation(checkpoint, layer),

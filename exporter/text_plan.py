@@ -41,10 +41,12 @@ def text(
             guesses.append(Guess("prompt tokens", "pooled with the text", "include_prompt false is not followed"))
     ends_with, told = ending(checkpoint) if any(head.pool == "last" for head in heads.values()) else (None, [])
     guesses += told
-    separated = checkpoint.config.get("use_sep_token", checkpoint.config.get("use_pad_token", True))
+    # Language models that became classifiers read a pair as one text (vLLM); with a template that is what they get.
+    separates = not checkpoint.config.get("classifier_from_token")
+    separated = checkpoint.config.get("use_sep_token", checkpoint.config.get("use_pad_token", separates))
     return Text(
         max_tokens=limit,
-        vocab_size=int(checkpoint.config["vocab_size"]),
+        vocab_size=checkpoint.number("vocab_size"),
         pad_id=pad_id(checkpoint),
         lowercase=sentence.lowercase if sentence else False,
         pair="separator" if separated else "concatenate",
@@ -61,7 +63,12 @@ def text(
 
 def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
     """The longest item, special tokens included: the lowest limit that the checkpoint's files name."""
-    limits = [(int(checkpoint.family.positions(checkpoint.config)), "positions the model has")]
+    try:
+        positions = int(checkpoint.family.positions(checkpoint.config))
+    except (KeyError, TypeError, ValueError) as error:
+        key = error.args[0] if isinstance(error, KeyError) else "number of positions"
+        raise CheckpointError(f"{checkpoint.source}: config.json has no usable {key}") from None
+    limits = [(positions, "positions the model has")]
     sentence, text = checkpoint.sentence, checkpoint.text.max_tokens
     if sentence is not None and sentence.max_tokens is not None:
         limits.append((sentence.max_tokens, "max_seq_length of Sentence Transformers"))
@@ -74,7 +81,7 @@ def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
 
 def pad_id(checkpoint: Checkpoint) -> int:
     configured = checkpoint.config.get("pad_token_id")
-    if isinstance(configured, int) and 0 <= configured < int(checkpoint.config["vocab_size"]):
+    if isinstance(configured, int) and 0 <= configured < checkpoint.number("vocab_size"):
         return configured
     ids = checkpoint.text.ids
     return ids.get("pad_token", ids.get("eos_token", 0))

@@ -45,11 +45,15 @@ def backbone(
     state = checkpoint.weights.state()
     if rename is not None:
         state = rename(state)
-    with quiet():
-        module, info = kind.from_pretrained(
-            None, config=kind.config_class.from_dict(settings), state_dict=state, attn_implementation=attention, dtype=torch.float32,
-            output_loading_info=True, ignore_mismatched_sizes=True, **arguments,
-        )  # fmt: skip
+    try:
+        with quiet():
+            module, info = kind.from_pretrained(
+                None, config=kind.config_class.from_dict(settings), state_dict=state, attn_implementation=attention, dtype=torch.float32,
+                output_loading_info=True, ignore_mismatched_sizes=True, **arguments,
+            )  # fmt: skip
+    except Exception as error:  # transformers and its config checks raise many types; config.json decides all that is built here
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{checkpoint.source}: {name} cannot be built from config.json: {reason}") from error
     _check(checkpoint, name, module, info)
     return module.eval().requires_grad_(False)
 

@@ -32,6 +32,13 @@ def refused(folder: Path | str, **asked: Any) -> str:
     return message
 
 
+def built(folder: Path) -> Any:
+    from poolrt.exporter import graph
+
+    read = checkpoint.read(folder)
+    return graph.module(read, heads.plan(read))
+
+
 # --- not a checkpoint -------------------------------------------------------------------------------------------------------------
 
 
@@ -143,26 +150,41 @@ def test_a_classifier_name_on_a_bare_encoder_is_refused(copy: Paths):
 
 
 def test_all_missing_tensors_of_a_backbone_are_named_at_once(copy: Paths):
-    from poolrt.exporter import graph
-
     folder = copy("bert_plain")
     lost = ("encoder.layer.0.output.dense.weight", "encoder.layer.1.intermediate.dense.bias")
     rewrite_weights(folder, lambda name: None if name in lost else name)
-    read = checkpoint.read(folder)
     with pytest.raises(CheckpointError) as caught:
-        graph.module(read, heads.plan(read))
+        built(folder)
     assert all(name in str(caught.value) for name in lost)
 
 
 def test_tensors_without_a_place_are_not_left_out_silently(copy: Paths):
     import torch
-    from poolrt.exporter import graph
 
     folder = copy("bert_plain")
     rewrite_weights(folder, lambda name: name, add={"encoder.layer.0.attention.self.rotary.weight": torch.zeros(2)})
-    read = checkpoint.read(folder)
-    with pytest.raises(CheckpointError, match="no place for encoder.layer.0.attention.self.rotary.weight"):
-        graph.module(read, heads.plan(read))
+    with pytest.raises(CheckpointError, match=r"no place for encoder\.layer\.0\.attention\.self\.rotary\.weight"):
+        built(folder)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"hidden_size": "wide"}, {"num_attention_heads": 7}, {"hidden_act": "sorcery"}, {"vocab_size": 3}, {"layer_norm_eps": [1]}],
+    ids=["text", "heads", "activation", "vocabulary", "list"],
+)
+def test_settings_that_make_no_model_are_one_line(copy: Paths, settings: dict[str, Any]):
+    folder = copy("bert_plain")
+    configure(folder, **settings)
+    with pytest.raises(CheckpointError) as caught:
+        built(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "max_position_embeddings"])
+def test_a_key_that_config_json_lacks_is_named(copy: Paths, key: str):
+    folder = copy("bert_plain")
+    configure(folder, **{key: None})
+    assert f"config.json has no usable {key}" in refused(folder)
 
 
 def test_label_names_and_rows_must_agree(copy: Paths):
@@ -196,9 +218,7 @@ def test_remote_code_is_reported_and_never_followed(copy: Paths):
     configure(folder, auto_map={"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil"})
     read = checkpoint.read(folder)
     assert any("remote code: not run" in line for line in read.lines)
-    from poolrt.exporter import graph
-
-    graph.module(read, heads.plan(read))
+    built(folder)
 
 
 def test_the_generate_runner_is_refused(checkpoints: Paths):

@@ -12,16 +12,9 @@ from tokenizers import Tokenizer
 
 Paths = Callable[[str], Path]
 TEXTS = (
-    "",
-    "the red planet",
-    "Mars, Venus & the MOON!",
-    "learning  about\tParis\n2024",
-    "naïve façade",
-    "火星",
-    "🙂",
-    string.punctuation,
+    "", "the red planet", "Mars, Venus & the MOON!", "learning  about\tParis\n2024", "naïve façade", "火星", "🙂", string.punctuation,
     "[MASK] <mask>",
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["bert_plain", "roberta_embedder"])
