@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from . import scoring, tasks
+from .calls import Answer
 from .errors import InputError, UnsupportedTask
 from .manifest import Manifest, Task
 from .outputs import Floats, Outputs, RequestOutput, ScoringOutput
 from .params import PoolingParams
 from .text import Item, Limits, Preparation
-from .worker import Answer
 
 TASK: dict[str, Task] = {"bi-encoder": "embed", "late-interaction": "token_embed", "cross-encoder": "classify"}
 

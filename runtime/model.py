@@ -14,13 +14,14 @@ import numpy as np
 
 from . import artifact, backends, chunks, comparison, forms, params, scoring, tasks
 from .batching import Limits as BatchLimits
+from .calls import Answer
 from .errors import InputError, UnsupportedTask
 from .manifest import Manifest, Task
 from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, Ranked, Ranking, RequestOutput, ScoringOutput
 from .params import PoolingParams
 from .pending import Pending
 from .text import Item, Preparation, RoleName, prompts_from
-from .worker import Answer, Worker
+from .worker import Worker
 
 Style = Literal["model", "vllm"]
 Params = PoolingParams | Sequence[PoolingParams | None] | None

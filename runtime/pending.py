@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Generic, TypeVar
 
+from .calls import Answer, Ticket
 from .errors import DeadlineExceeded
-from .worker import Answer, Ticket
 
 Result = TypeVar("Result")
 Other = TypeVar("Other")

@@ -7,123 +7,22 @@ or comes too late touches only its own call.
 
 from __future__ import annotations
 
-import bisect
 import heapq
 import itertools
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, Future, InvalidStateError
-from dataclasses import dataclass, field, replace
+from concurrent.futures import CancelledError, InvalidStateError
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .backends import Session
-from .batching import Limits, pick
+from .batching import Limits
+from .calls import Answer, Call, Counters, Entry, Pool, Ticket
 from .errors import DeadlineExceeded, EngineError, Overload, PoolrtError
 from .text import Item
-
-Row = NDArray[np.float32]
-
-
-@dataclass(slots=True)
-class Answer:
-    """What one call's items became."""
-
-    rows: list[Row]
-    """[dim] or [tokens, dim] per item, padding removed, raw."""
-    tokens: int
-    slots: int = 0
-    """Token slots computed, padding included."""
-    queue_s: float = 0.0
-    """From submission to its first batch."""
-    engine_s: float = 0.0
-    """Time of the batches it took part in."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Since the worker started; the gauges are of now."""
-
-    items: int = 0
-    tokens: int = 0
-    slots: int = 0
-    batches: int = 0
-    queue_s: float = 0.0
-    """Summed over items."""
-    engine_s: float = 0.0
-    failed: int = 0
-    cancelled: int = 0
-    expired: int = 0
-    refused: int = 0
-    queued_items: int = 0
-    queued_tokens: int = 0
-    running_items: int = 0
-
-    @property
-    def padding(self) -> float:
-        return self.slots / max(self.tokens, 1) - 1
-
-
-class Ticket(Future[Answer]):
-    """The future of one call, which also says how far it is."""
-
-    done_items = 0
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    future: Ticket
-    answer: Answer
-    remaining: int
-    submitted: float
-    deadline: float | None
-    started: float | None = None
-    entries: list[Entry] = field(default_factory=list)
-    """Those still queued or running."""
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    call: Call
-    index: int
-    item: Item
-    length: int
-    output: str
-    order: tuple[int, int] = (0, 0)
-    """(length, arrival): its place among the items of its output."""
-
-
-class Pool:
-    """Queued items of one graph output, sorted by length."""
-
-    def __init__(self) -> None:
-        self.lengths: list[int] = []
-        self.entries: list[Entry] = []
-
-    def add(self, new: Sequence[Entry]) -> None:
-        self.entries.extend(new)
-        self._sort()
-
-    def take(self, seed: Entry, limits: Limits) -> list[Entry]:
-        place = self._place(seed)
-        first, last = pick(self.lengths, place, limits)
-        taken = self.entries[first:last]
-        del self.entries[first:last], self.lengths[first:last]
-        return taken
-
-    def drop(self, gone: set[int]) -> None:
-        self.entries = [entry for entry in self.entries if id(entry.call) not in gone]
-        self._sort()
-
-    def _place(self, seed: Entry) -> int:
-        return bisect.bisect_left(self.entries, seed.order, key=lambda entry: entry.order)
-
-    def _sort(self) -> None:
-        # Two sorted runs: timsort merges them in one pass.
-        self.entries.sort(key=lambda entry: entry.order)
-        self.lengths = [entry.length for entry in self.entries]
 
 
 class Worker:
