@@ -4,13 +4,14 @@ Sentence Transformers' settings."""
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Role
 from .detection import Guess
-from .sentence_files import json_file
+from .sentence_files import SentenceFiles, json_file
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -20,7 +21,8 @@ def roles(checkpoint: Checkpoint, max_tokens: int) -> tuple[dict[str, Role], lis
     """`query` and `document`. Raises CheckpointError when a marker is not one token of the vocabulary."""
     path = checkpoint.folder / "artifact.metadata"
     if not path.is_file() and checkpoint.sentence is not None:
-        return _pylate(checkpoint, max_tokens)
+        resaved = checkpoint.sentence.mask is not None
+        return (_multi_vector if resaved else _pylate)(checkpoint, checkpoint.sentence, max_tokens)
     return _stanford(checkpoint, json_file(path, dict) if path.is_file() else {}, max_tokens)
 
 
@@ -40,9 +42,8 @@ def _stanford(checkpoint: Checkpoint, settings: Mapping[str, Any], max_tokens: i
     return {"query": query, "document": document}, _told(query, document, why)
 
 
-def _pylate(checkpoint: Checkpoint, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
-    assert checkpoint.sentence is not None
-    settings = checkpoint.sentence.settings
+def _pylate(checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
+    settings = sentence.settings
     expands = bool(settings.get("do_query_expansion", True))
     attends = bool(settings.get("attend_to_expansion_tokens", False))
     query_prefix, document_prefix = str(settings.get("query_prefix", "[Q] ")), str(settings.get("document_prefix", "[D] "))
@@ -53,17 +54,57 @@ def _pylate(checkpoint: Checkpoint, max_tokens: int) -> tuple[dict[str, Role], l
         attend_expansion=expands and attends,
     )
     words = settings.get("skiplist_words")
-    found = (checkpoint.text.id(word) for word in (string.punctuation if words is None else words))
     document = Role(
         marker_id=_id(checkpoint, document_prefix) if document_prefix else None,
         max_tokens=min(int(settings.get("document_length", 180)), max_tokens),
-        skip_ids=tuple(sorted({token for token in found if token is not None})),
+        skip_ids=_known_ids(checkpoint, string.punctuation if words is None else words),
     )
     return {"query": query, "document": document}, _told(query, document, "config_sentence_transformers.json")
 
 
+def _multi_vector(checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
+    """Sentence Transformers' own layout: markers are prompts, lengths stand with the Transformer, the skip list with the mask."""
+    text, mask = sentence.text, sentence.mask or {}
+    if mask.get("keep_only_token_ids"):
+        raise CheckpointError(f"{checkpoint.source}: MultiVectorMask keeps only the tokens of images; this is not a text model")
+    skip = _known_ids(checkpoint, mask.get("skiplist_words") or ())
+    skipping = mask.get("skiplist_tasks") or ["document"]
+    expansion = text.get("query_expansion") or {}
+    full = min(int(expansion["length"]), max_tokens) if expansion else None
+    ceiling = full if expansion.get("strategy") == "fixed" else text.get("query_length")
+    roles: dict[str, Role] = {}
+    for name, limit in (("query", ceiling), ("document", text.get("document_length"))):
+        marker, prefix = _marker(checkpoint, sentence.prompts.get(name, ""))
+        roles[name] = Role(
+            prefix=prefix,
+            marker_id=marker,
+            max_tokens=min(int(limit or max_tokens), max_tokens),
+            skip_ids=skip if name in skipping else (),
+        )
+    if expansion:
+        token = expansion.get("token")
+        filler = _mask(checkpoint) if token is None else _id(checkpoint, str(token))
+        roles["query"] = replace(roles["query"], expand_id=filler, expand_to=full, attend_expansion=bool(expansion.get("attend", False)))
+    return roles, _told(roles["query"], roles["document"], "settings of Sentence Transformers' multi-vector modules")
+
+
+def _marker(checkpoint: Checkpoint, prompt: str) -> tuple[int | None, str]:
+    """The added token that a prompt starts with, and the rest of the prompt."""
+    added = {token.content: index for index, token in checkpoint.text.tokenizer.get_added_tokens_decoder().items()}
+    found = max((token for token in added if prompt.startswith(token)), key=len, default=None)
+    return (None, prompt) if found is None else (added[found], prompt.removeprefix(found))
+
+
+def _known_ids(checkpoint: Checkpoint, words: Iterable[str]) -> tuple[int, ...]:
+    """Words that are no single token are left out, or the unknown token would be skipped in their place."""
+    found = (checkpoint.text.id(word) for word in words)
+    return tuple(sorted({token for token in found if token is not None}))
+
+
 def _id(checkpoint: Checkpoint, token: str) -> int:
+    # Some vocabularies hold `[Q]` where the settings say `[Q] `.
     found = checkpoint.text.id(token)
+    found = checkpoint.text.id(token.strip()) if found is None else found
     if found is None:
         raise CheckpointError(f"{checkpoint.source}: the marker {token!r} is not a token of the vocabulary")
     return found

@@ -61,6 +61,10 @@ class SentenceFiles:
     settings: dict[str, Any]
     """config_sentence_transformers.json as it stands."""
     splade: Splade | None
+    text: dict[str, Any]
+    """The Transformer module's own settings (sentence_bert_config.json)."""
+    mask: dict[str, Any] | None
+    """Settings of the MultiVectorMask module; None: there is none."""
     modules: tuple[str, ...]
     """Last part of each module's type, in order."""
 
@@ -103,6 +107,8 @@ def read(folder: Path) -> SentenceFiles | None:
         default_prompt=settings.get("default_prompt_name"),
         settings=settings,
         splade=_splade(folder / paths["SpladePooling"]) if "SpladePooling" in paths else None,
+        text=text,
+        mask=_optional(folder / paths["MultiVectorMask"] / "config.json") if "MultiVectorMask" in paths else None,
         modules=names,
     )
 

@@ -70,6 +70,9 @@ def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
         raise CheckpointError(f"{checkpoint.source}: config.json has no usable {key}") from None
     limits = [(positions, "positions the model has")]
     sentence, text = checkpoint.sentence, checkpoint.text.max_tokens
+    if checkpoint.kind == "colbert" and sentence is not None:
+        # PyLate leaves the limit of the side that it encoded last in these places; each side has its own in its role.
+        sentence, text = None, text if sentence.mask is None else None
     if sentence is not None and sentence.max_tokens is not None:
         limits.append((sentence.max_tokens, "max_seq_length of Sentence Transformers"))
     # Sentence Transformers 6 keeps its limit with the tokenizer.

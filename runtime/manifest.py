@@ -47,7 +47,9 @@ class Role:
     max_tokens: int | None = None
     """ColBERT: length limit of this side, marker and special tokens included; longer text is cut, not refused."""
     expand_id: int | None = None
-    """ColBERT query expansion: filler token; the row is filled up to max_tokens and every position is returned."""
+    """ColBERT query expansion: filler token; the row is filled up and every position is returned."""
+    expand_to: int | None = None
+    """Length that is filled up to; None: max_tokens. A longer row keeps its length."""
     attend_expansion: bool = False
     """Whether the filler is attended to (attention mask 1)."""
     skip_ids: tuple[int, ...] = ()

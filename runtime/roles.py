@@ -21,7 +21,8 @@ def apply(role: Role, item: Item) -> Item:
     if role.marker_id is not None:
         item.ids = [*item.ids[:1], role.marker_id, *item.ids[1:]]
         item.prompt_tokens = len(item.ids)
-    if role.expand_id is not None and role.max_tokens is not None and (missing := role.max_tokens - len(item.ids)) > 0:
+    full = role.max_tokens if role.expand_to is None else role.expand_to
+    if role.expand_id is not None and full is not None and (missing := full - len(item.ids)) > 0:
         item.attention = [1] * len(item.ids) + [int(role.attend_expansion)] * missing
         item.ids = item.ids + [role.expand_id] * missing
     if role.skip_ids:
