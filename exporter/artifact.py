@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from ..runtime import manifest as contract
 from ..runtime.artifact import sealed
-from ..runtime.artifact import sealed
 from ..runtime.errors import InputError
 from ..runtime.manifest import File, Manifest
 
@@ -71,7 +70,9 @@ def draft(out: str | Path, name: str) -> Iterator[Draft]:
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{home}: not a folder that can be written to ({error.strerror}); choose another with --out", field="out") from None
+        raise InputError(
+            f"{home}: not a folder that can be written to ({error.strerror}); choose another with --out", field="out"
+        ) from None
     if (home / name).exists() and not (home / name / contract.FILE).is_file():
         raise InputError(f"{home / name}: exists and is not an artifact, so it is not replaced; remove it or choose --name", field="name")
     with _lock(home / f".{name}.lock", name):

@@ -37,9 +37,15 @@ def export(arguments: Sequence[str]) -> int:
         "--precision", default="fp32", metavar="fp32|fp16|bf16|int8|auto", help="auto: int8 if it is faster here and keeps its drift budget"
     )
     _add_target(parser, "also compile an engine; repeat or list several (onnx is always made)")
-    parser.add_argument("--hf-overrides", type=_object, default={}, metavar="JSON", help="changes to config.json; also --hf-overrides.key value")
-    parser.add_argument("--pooler-config", type=_object, default={}, metavar="JSON", help="changes to the head; also --pooler-config.key value")
-    parser.add_argument("--convert", default="auto", choices=("auto", "none", "embed", "classify", "reward"), help="what to make of the backbone")
+    parser.add_argument(
+        "--hf-overrides", type=_object, default={}, metavar="JSON", help="changes to config.json; also --hf-overrides.key value"
+    )
+    parser.add_argument(
+        "--pooler-config", type=_object, default={}, metavar="JSON", help="changes to the head; also --pooler-config.key value"
+    )
+    parser.add_argument(
+        "--convert", default="auto", choices=("auto", "none", "embed", "classify", "reward"), help="what to make of the backbone"
+    )
     parser.add_argument("--runner", default="auto", choices=("auto", "pooling", "generate"), help="pooling is the only one there is")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument("--no-recipe", action="store_true", help="do not use the recipe that poolrt has for this model")
@@ -95,7 +101,9 @@ def verify(arguments: Sequence[str]) -> int:
 
 
 def recipes(arguments: Sequence[str]) -> int:
-    parser = _parser("recipes", "Lists the published models that poolrt has facts about; any other checkpoint of a known family exports as well.")
+    parser = _parser(
+        "recipes", "Lists the published models that poolrt has facts about; any other checkpoint of a known family exports as well."
+    )
     parser.add_argument("pattern", nargs="?", default="", help="only those whose name or hub id contains this")
     asked = parser.parse_args(list(arguments))
     from .recipe import all_recipes
@@ -122,7 +130,12 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 
 def _add_target(parser: argparse.ArgumentParser, text: str, *, required: bool = False) -> None:
     parser.add_argument(
-        "--target", action="append", required=required, default=None if required else [], metavar="onnx|tensorrt-rtx[:sm89,...]|tensorrt", help=text
+        "--target",
+        action="append",
+        required=required,
+        default=None if required else [],
+        metavar="onnx|tensorrt-rtx[:sm89,...]|tensorrt",
+        help=text,
     )
 
 
@@ -196,7 +209,9 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Call
     except KeyboardInterrupt:
         return _failed("interrupted; nothing was kept", "KeyboardInterrupt", EXIT_INTERRUPTED, as_json=wants_json)
     except OSError as error:  # a full disk, a folder that may not be written
-        return _failed(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), type(error).__name__, EXIT_INPUT, as_json=wants_json)
+        return _failed(
+            f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), type(error).__name__, EXIT_INPUT, as_json=wants_json
+        )
     except SystemExit as error:  # argparse has told what is wrong
         return int(error.code or 0)
     except Exception as error:

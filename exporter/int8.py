@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .graph_surgery import Surgeon, constant_of, heads
+from .graph_surgery import Surgeon, constant_of, heads, unguard
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -48,6 +48,7 @@ def int8_from_onnx(source: Path, target: Path, *, keep: Collection[str] = ()) ->
 
     model = ir.load(source)
     model.opset_imports["com.microsoft"] = 1
+    unguard(model)
     surgeon, final = Surgeon(model, "int8"), heads(model.graph)
     products, tables, kept = [], [], []
     rows: dict[ir.Value, _Rows] = {}
@@ -118,15 +119,11 @@ def _rows(surgeon: Surgeon, node: ir.Node, x: ir.Value, width: int) -> _Rows:
     largest = surgeon.node(node, "ReduceMax", size, last, keepdims=0)
     largest = surgeon.node(node, "Max", largest, surgeon.constant("tiny", np.array(_TINY, np.float32)))
     scale = surgeon.node(node, "Mul", largest, surgeon.constant(f"1/{levels}", np.array(1 / levels, np.float32)))
-    zeros = surgeon.node(
-        node, "Expand", surgeon.constant(f"zero {zero}", np.array([zero], np.uint8)), surgeon.node(node, "Shape", scale)
-    )
+    zeros = surgeon.node(node, "Expand", surgeon.constant(f"zero {zero}", np.array([zero], np.uint8)), surgeon.node(node, "Shape", scale))
     return _Rows(
         values=surgeon.node(node, "QuantizeLinear", flat, scale, zeros, axis=0),
         scales=surgeon.node(node, "Unsqueeze", scale, surgeon.constant("axis 1", np.array([1], np.int64))),
-        shape=surgeon.node(
-            node, "Slice", surgeon.node(node, "Shape", x), surgeon.constant("first", np.array([0], np.int64)), last
-        ),
+        shape=surgeon.node(node, "Slice", surgeon.node(node, "Shape", x), surgeon.constant("first", np.array([0], np.int64)), last),
         zero=zero,
         shift=shift,
     )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import graph_files
-from .graph_surgery import PRODUCTS, Surgeon, heads, norm_inputs
+from .graph_surgery import PRODUCTS, Surgeon, heads, norm_inputs, unguard
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,6 +35,7 @@ def mixed_from_onnx(source: Path, target: Path, precision: Literal["fp16", "bf16
 
     kind, dtype = (ir.DataType.FLOAT16, np.float16) if precision == "fp16" else (ir.DataType.BFLOAT16, ml_dtypes.bfloat16)
     model = ir.load(source)
+    unguard(model)
     lowering = _Lowering(model, precision, kind, np.dtype(dtype))
     for node in list(model.graph):
         lowering.visit(node)

@@ -77,8 +77,8 @@ def export(
         notes: tuple[str, ...] = ()
         if lowered != "fp32":
             with steps(_LOWER):
-                sentences = precisions.sentences(draft.folder, manifest) if lowered in ("int8", "auto") else []
-                chosen = precisions.chosen(lowered, draft.folder, manifest, reference, sentences, progress)
+                probes = precisions.probes(draft.folder, manifest) if lowered in ("int8", "auto") else []
+                chosen = precisions.chosen(lowered, draft.folder, manifest, reference, probes, progress)
                 manifest, notes = dataclasses.replace(manifest, graphs=chosen.graphs), chosen.notes
         manifest = _compiled(draft.folder, manifest, targets, steps)
         with steps(_VERIFY):
@@ -99,7 +99,9 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
     with steps("read and check the artifact"):
         old = artifacts.read(path)
         if any(graph.precision == "int8" for graph in old.manifest.graphs):
-            raise InputError(f"{path}: its graph is int8, which is for processors; export the checkpoint again with --precision fp16 and --target")
+            raise InputError(
+                f"{path}: its graph is int8, which is for processors; export the checkpoint again with --precision fp16 and --target"
+            )
     place = old.folder.resolve()
     with artifact.draft(place.parent, place.name) as draft:
         for file in old.manifest.files:
@@ -184,7 +186,9 @@ def _same_weights(found: Checkpoint, manifest: Manifest) -> None:
     for file, expected in manifest.source.weights.items():
         path = found.folder / file
         if not path.is_file() or artifact.sha256(path) != expected:
-            raise CheckpointError(f"{path}: not the weights that this artifact was made of ({manifest.source.checkpoint}); give that checkpoint")
+            raise CheckpointError(
+                f"{path}: not the weights that this artifact was made of ({manifest.source.checkpoint}); give that checkpoint"
+            )
 
 
 def _reported(path: Path, steps: Steps, *, notes: tuple[str, ...], guesses: tuple[str, ...] = ()) -> Report:

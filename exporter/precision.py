@@ -19,7 +19,7 @@ import numpy as np
 from ..runtime.backends import ort
 from ..runtime.errors import InputError
 from ..runtime.manifest import Graph, Manifest, Precision
-from ..runtime.text import Item
+from ..runtime.text import Item, Preparation
 from . import engine, evidence, graph_files, texts
 from .int8 import Quantised, int8_from_onnx
 from .mixed import mixed_from_onnx
@@ -48,10 +48,13 @@ def check(asked: str, targets: Sequence[engine.Target]) -> Asked:
         raise InputError(f"precision {asked!r}: expected one of {', '.join(ASKED)}", field="precision")
     if asked in ("int8", "auto") and targets:
         raise InputError(
-            f"precision {asked} is for processors, target {targets[0]} compiles fp32, fp16 or bf16; export twice, with two --name", field="precision"
+            f"precision {asked} is for processors, target {targets[0]} compiles fp32, fp16 or bf16; export twice, with two --name",
+            field="precision",
         )
     if asked == "bf16" and not targets:
-        raise InputError("precision bf16 needs a TensorRT target, as onnxruntime has no bf16 on processors; use fp16, or add --target", field="precision")
+        raise InputError(
+            "precision bf16 needs a TensorRT target, as onnxruntime has no bf16 on processors; use fp16, or add --target", field="precision"
+        )
     return asked  # pyright: ignore[reportReturnType]
 
 
@@ -85,9 +88,7 @@ def _int8(asked: Asked, folder: Path, draft: Manifest, reference: Reference, ite
     return Chosen((base,), (f"auto chose fp32: {reason}",))
 
 
-def _within_budget(
-    folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say
-) -> tuple[Graph, Quantised, bool]:
+def _within_budget(folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say) -> tuple[Graph, Quantised, bool]:
     """The fastest int8 graph that keeps to the budget; else the most careful one tried, and False."""
     (base,) = draft.graphs
     order: list[str] = []
@@ -97,7 +98,9 @@ def _within_budget(
             order = _by_sensitivity(folder, draft, facts, items, say)
         keep = order[: round(share * len(order))]
         found: list[Quantised] = []
-        made = _written(folder, base, "int8", lambda path, keep=keep, found=found: found.append(int8_from_onnx(folder / base.file, path, keep=keep)))
+        made = _written(
+            folder, base, "int8", lambda path, keep=keep, found=found: found.append(int8_from_onnx(folder / base.file, path, keep=keep))
+        )
         facts = found[0]
         failed = _drift(folder, draft, made, reference, items)
         if not failed:
@@ -110,7 +113,7 @@ def _drift(folder: Path, draft: Manifest, graph: Graph, reference: Reference, it
     runner = Runner(folder, dataclasses.replace(draft, graphs=(graph,)), graph)
     try:
         measured = [
-            evidence.compared(runner.name, "int8", task, f"{len(items)} sentences", runner.answers(task, items), reference.answers(task, items))
+            evidence.compared(runner.name, "int8", task, f"{len(items)} texts", runner.answers(task, items), reference.answers(task, items))
             for task in draft.tasks
         ]
     finally:
@@ -128,9 +131,13 @@ def _by_sensitivity(folder: Path, draft: Manifest, facts: Quantised, items: Sequ
     errors = {}
     for product in facts.products:
         others = [name for name in (*facts.products, *facts.tables) if name != product]
-        alone = _written(folder, base, "int8", lambda path, others=others: int8_from_onnx(folder / base.file, path, keep=others), name="probe")
+        alone = _written(
+            folder, base, "int8", lambda path, others=others: int8_from_onnx(folder / base.file, path, keep=others), name="probe"
+        )
         answers = _run(folder, draft, alone, feed, names)
-        errors[product] = max(float(np.abs(one - other).mean() / (np.abs(other).mean() + 1e-12)) for one, other in zip(answers, exact, strict=True))
+        errors[product] = max(
+            float(np.abs(one - other).mean() / (np.abs(other).mean() + 1e-12)) for one, other in zip(answers, exact, strict=True)
+        )
         _drop(folder, alone)
     return sorted(errors, key=lambda name: -errors[name])
 
@@ -181,8 +188,7 @@ def _drop(folder: Path, graph: Graph) -> None:
         (folder / name).unlink()
 
 
-def sentences(folder: Path, draft: Manifest) -> list[Item]:
-    """What drift is measured on."""
-    from ..runtime.text import Preparation
-
-    return texts.many(draft, Preparation(folder, draft))
+def probes(folder: Path, draft: Manifest) -> list[Item]:
+    """What drift is measured on: everything that verification will compare."""
+    preparation = Preparation(folder, draft)
+    return [*texts.many(draft, preparation), *(item for items in texts.cases(draft, preparation).values() for item in items)]

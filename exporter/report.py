@@ -96,7 +96,9 @@ def table(report: Report) -> str:
 
 
 def size(count: int) -> str:
-    return next(f"{count / unit:.1f} {name}" for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes")) if count >= unit or unit == 1)
+    return next(
+        f"{count / unit:.1f} {name}" for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes")) if count >= unit or unit == 1
+    )
 
 
 def _evidence(evidence: Sequence[Evidence]) -> list[str]:

@@ -52,7 +52,7 @@ def cases(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]
             return preparation.pairs([query] * len(documents), list(documents), limits=limits)
     else:
 
-        def items(*documents: str, query: str = "") -> list[Item]:  # noqa: ARG001
+        def items(*documents: str, query: str = "") -> list[Item]:
             return preparation.singles(list(documents), limits=limits)
 
     made = {
@@ -73,7 +73,7 @@ def cases(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]
 @functools.cache
 def sentences() -> tuple[str, ...]:
     """Some hundred English sentences on many subjects, one per line of sentences.txt."""
-    text = (resources.files(__package__) / "sentences.txt").read_text(encoding="utf-8")
+    text = (resources.files("poolrt.exporter") / "sentences.txt").read_text(encoding="utf-8")
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 

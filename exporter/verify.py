@@ -175,7 +175,9 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
     cases = texts.cases(manifest, Preparation(folder, manifest))
     today = [item.ids for shape in _GOLDEN_SHAPES for item in cases.get(shape, ())]
     if today != [item.ids for item in items]:
-        raise VerificationError(f"{folder}: this poolrt or its tokenizers library makes other token ids of the golden texts; export it again")
+        raise VerificationError(
+            f"{folder}: this poolrt or its tokenizers library makes other token ids of the golden texts; export it again"
+        )
     return items, expected
 
 

@@ -74,7 +74,10 @@ def mismatch(engine: Engine, *, device: str | None, version: str) -> str | None:
     if not differing:
         return None
     again = f"poolrt build ARTIFACT --target {engine.backend}{f':{device}' if device and engine.backend == 'tensorrt-rtx' else ''}"
-    return f"{engine.file}: {' and '.join(differing)}; compile it for this machine with `{again}`, or run {engine.graph} with engine='onnxruntime'"
+    return (
+        f"{engine.file}: {' and '.join(differing)}; compile it for this machine with `{again}`, "
+        f"or run {engine.graph} with engine='onnxruntime'"
+    )
 
 
 def open(folder: Path, manifest: Manifest, engine: Engine) -> Session:
@@ -158,7 +161,7 @@ class Session:
         self.graphs: LeastRecent[tuple[int, int, int], _Captured] = LeastRecent(graphs, self._release)
         # engine_host_code_allowed stays off: a plan must not bring its own machine code.
         self._runtime = trt.Runtime(self._log)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineError(f"{engine.file}: {engine.backend} does not open it: {' | '.join(self._log.lines[-3:]) or 'no reason given'}")
         self._check_profiles()

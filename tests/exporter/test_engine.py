@@ -1,0 +1,122 @@
+"""Everything that enters the house compiles with TensorRT-RTX, which needs no GPU for that."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from poolrt.exporter import engine
+from poolrt.exporter.engine import Target
+from poolrt.exporter.mixed import mixed_from_onnx
+from poolrt.runtime import machine
+from poolrt.runtime.artifact import read
+from poolrt.runtime.backends import trt
+from poolrt.runtime.errors import EngineError, InputError
+from poolrt.runtime.manifest import Graph, Tensor
+from tests import checkpoints as tiny
+
+SM89 = Target("tensorrt-rtx", "sm89")
+
+
+@pytest.fixture(autouse=True)
+def _compiler() -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install 'poolrt[tensorrt-rtx]'")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", list(tiny.ALL))
+def test_every_tiny_checkpoint_compiles(artifacts: Callable[[str], Path], tmp_path: Path, name: str, precision: str) -> None:
+    opened = read(artifacts(name))
+    graph = dataclasses.replace(opened.manifest.graphs[0], precision=precision)
+    if precision == "fp32":
+        (tmp_path / graph.file).write_bytes((opened.folder / graph.file).read_bytes())
+    else:
+        mixed_from_onnx(opened.folder / graph.file, tmp_path / graph.file, "fp16")
+    made = engine.engine_from_onnx(tmp_path, graph, engine.check(SM89), max_tokens=opened.manifest.text.max_tokens)
+    version = trt.library("tensorrt-rtx").__version__
+    assert made.file == f"engines/tensorrt-rtx-sm89-{version}-{precision}/model.engine"
+    assert (tmp_path / made.file).stat().st_size > 10_000
+    assert made.profiles[-1].largest[1] == opened.manifest.text.max_tokens
+
+
+@pytest.mark.parametrize("max_tokens", [1, 32, 33, 128, 256, 512, 514, 8192, 131072])
+def test_profiles_take_every_length_and_no_more(max_tokens: int) -> None:
+    shapes = engine.profiles(max_tokens)
+    assert shapes[-1].largest[1] == max_tokens
+    assert [shape.largest[1] for shape in shapes] == sorted({shape.largest[1] for shape in shapes})
+    for shape in shapes:
+        assert shape.smallest == (1, 1)
+        assert all(least <= best <= most for least, best, most in zip(shape.smallest, shape.best, shape.largest, strict=True))
+        assert shape.largest[0] * shape.largest[1] <= max(engine.BATCH_TOKENS, max_tokens)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (["onnx"], []),
+        (["tensorrt-rtx:sm89"], [SM89]),
+        (["onnx", "tensorrt-rtx:sm89,SM_120"], [SM89, Target("tensorrt-rtx", "sm120")]),
+        (["tensorrt-rtx"], [Target("tensorrt-rtx")]),
+        (["tensorrt", "tensorrt"], [Target("tensorrt")]),
+    ],
+    ids=str,
+)
+def test_targets_are_read(asked: list[str], found: list[Target]) -> None:
+    assert engine.targets(asked) == found
+
+
+@pytest.mark.parametrize("asked", ["", "trt", "tensorrt:sm89", "tensorrt-rtx:ada", "tensorrt-rtx:", "onnx:sm89"], ids=repr)
+def test_a_target_that_does_not_exist_is_told(asked: str) -> None:
+    if asked == "tensorrt-rtx:":
+        assert engine.targets([asked]) == [Target("tensorrt-rtx")]
+        return
+    with pytest.raises(InputError, match="target"):
+        engine.targets([asked])
+
+
+def test_a_gpu_family_the_library_does_not_know_is_told() -> None:
+    with pytest.raises(EngineError, match=r"sm70.*not sm70|not sm70"):
+        engine.check(Target("tensorrt-rtx", "sm70"))
+
+
+@pytest.mark.skipif(bool(machine.gpus()), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("target", "told"), [(Target("tensorrt"), "needs an NVIDIA GPU"), (Target("tensorrt-rtx"), "name a family")], ids=str
+)
+def test_without_a_gpu_it_is_said_before_any_work(target: Target, told: str) -> None:
+    with pytest.raises(EngineError, match=told):
+        engine.check(target)
+
+
+def _graph(tmp_path: Path, node: onnx.NodeProto, *, precision: str = "fp32") -> Graph:
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])
+    out = helper.make_tensor_value_info("out_embed", TensorProto.FLOAT, ["batch", "tokens"])
+    nodes = [helper.make_node("Cast", ["input_ids"], ["x"], to=TensorProto.FLOAT), node]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [ids], [out]), opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("made.up", 1)]
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    return Graph(
+        file="model.onnx",
+        precision=precision,  # type: ignore[arg-type]
+        opset=20,
+        inputs=(Tensor(name="input_ids", dtype="int64", axes=("batch", "tokens")),),
+        outputs=(Tensor(name="out_embed", dtype="float32", axes=("batch", "tokens")),),
+    )
+
+
+def test_what_the_parser_refuses_is_told_with_its_node(tmp_path: Path) -> None:
+    graph = _graph(tmp_path, helper.make_node("Frobnicate", ["x"], ["out_embed"], name="the culprit", domain="made.up"))
+    with pytest.raises(EngineError, match="Frobnicate"):
+        engine.engine_from_onnx(tmp_path, graph, SM89, max_tokens=8)
+    assert not (tmp_path / "engines").exists()
+
+
+def test_a_graph_that_is_not_of_its_precision_is_refused(tmp_path: Path) -> None:
+    graph = _graph(tmp_path, helper.make_node("MatMul", ["x", "x"], ["out_embed"]), precision="fp16")
+    with pytest.raises(EngineError, match="expected fp16"):
+        engine.engine_from_onnx(tmp_path, graph, SM89, max_tokens=8)
