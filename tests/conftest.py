@@ -27,13 +27,28 @@ def cache_folder() -> Path:
     """POOLRT_TEST_CACHE, else the system's temporary folder; one folder inside per state of the exporter and of the tiny checkpoints."""
     home = Path(os.environ.get("POOLRT_TEST_CACHE") or Path(tempfile.gettempdir()) / f"poolrt-tests-{os.getuid()}")
     folder = home / _key()
-    folder.mkdir(parents=True, exist_ok=True)
-    os.utime(folder)
-    older = sorted((path for path in home.iterdir() if path != folder), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in older[KEPT_KEYS - 1 :]:
-        # Another run may be at work in a newer one; these were not touched by the last runs.
-        shutil.rmtree(path, ignore_errors=True)
+    home.mkdir(parents=True, exist_ok=True)
+    with _alone(home / ".lock"):
+        folder.mkdir(exist_ok=True)
+        os.utime(folder)
+        # Held until this process ends, so never closed by us.
+        fcntl.flock(os.open(folder / ".in-use", os.O_WRONLY | os.O_CREAT, 0o644), fcntl.LOCK_SH)
+        older = sorted(
+            (path for path in home.iterdir() if path.is_dir() and path != folder), key=lambda path: path.stat().st_mtime, reverse=True
+        )
+        for path in older[KEPT_KEYS - 1 :]:
+            _remove_unused(path)
     return folder
+
+
+def _remove_unused(folder: Path) -> None:
+    """Removes the cache of older sources unless some test run is at work in it."""
+    with (folder / ".in-use").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _key() -> str:
