@@ -43,13 +43,16 @@ def unless_off(checkpoint: Checkpoint, activation: Activation) -> Activation:
 
 
 def classifier_activation(checkpoint: Checkpoint, labels: int) -> tuple[Activation, str]:
-    """vLLM's order: problem_type, then the two keys of Sentence Transformers, then the number of labels."""
+    """vLLM's order: problem_type, then the keys of Sentence Transformers, then the number of labels."""
     config = checkpoint.config
     by_count: Activation = "sigmoid" if labels < 2 else "softmax"
     stored = (config.get("sentence_transformers") or {}).get("activation_fn")
     origin = "config.json, sentence_transformers.activation_fn"
     if stored is None:
         stored, origin = config.get("sbert_ce_default_activation_function"), "config.json, sbert_ce_default_activation_function"
+    if stored is None and labels == 1 and checkpoint.sentence is not None:
+        # Version 6 keeps it here. With several labels it stores Identity unasked, where vLLM, which does not read this file, has softmax.
+        stored, origin = checkpoint.sentence.settings.get("activation_fn"), "config_sentence_transformers.json, activation_fn"
     if checkpoint.pooler.use_activation is False:
         return "identity", "pooler config"
     if (problem := config.get("problem_type")) is not None:
