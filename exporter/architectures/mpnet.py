@@ -1,0 +1,35 @@
+"""MPNet (https://arxiv.org/abs/2004.09297): BERT with a bias by distance that all layers share; no token types.
+
+Positions start at pad_token_id + 1, as RoBERTa's do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import Architecture, Layer, bert, roberta
+from ._transformers import backbone
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..checkpoint import Checkpoint
+
+
+def load(checkpoint: Checkpoint) -> nn.Module:
+    return backbone(checkpoint, "MPNetModel", attention="eager", add_pooling_layer=False)
+
+
+ARCHITECTURE = Architecture(
+    model_types=("mpnet",),
+    names=("MPNetModel", "MPNetForSequenceClassification", "MPNetForTokenClassification", "MPNetForMaskedLM"),
+    inputs=("input_ids", "attention_mask"),
+    load=load,
+    prefixes=("mpnet.",),
+    pool="cls",
+    positions=roberta.ARCHITECTURE.positions,
+    sequence=roberta.ARCHITECTURE.sequence,
+    tokens=(Layer(name="classifier"),),
+    vocabulary=roberta.VOCABULARY,
+    tiny=bert.SIZES | {"max_position_embeddings": 66, "pad_token_id": 1},
+)
