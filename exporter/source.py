@@ -10,11 +10,11 @@ from ..runtime.errors import CheckpointError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Everything a pooling model may need. Code is not on the list: none is ever run.
-SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.metadata", "*_Dense/*", "*.pt")
+SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.metadata", "*_Dense/*", "sparse_linear.pt", "colbert_linear.pt")
 SAFE_WEIGHTS = ("*.safetensors",)
-PICKLED_WEIGHTS = ("pytorch_model*.bin", "*/pytorch_model.bin")
+PICKLED_WEIGHTS = ("pytorch_model*.bin",)
 # Other exports that repositories carry.
-LEFT_OUT = ("onnx/*", "openvino/*", "coreml/*", "gguf/*", "original/*", "*/onnx/*", "*.msgpack", "*.h5", "*.ot")
+LEFT_OUT = ("onnx/*", "openvino/*", "coreml/*", "gguf/*", "original/*", "*/onnx/*", "*.msgpack", "*.h5", "*.ot", "consolidated*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
     try:
         folder = fetch(SMALL + SAFE_WEIGHTS)
         # Pickles only where there is nothing else: half the hub carries both.
-        if not any(folder.glob("*.safetensors")) or any(folder.glob("*_Dense/config.json")):
+        if not any(folder.glob("*.safetensors")):
             folder = fetch(SMALL + SAFE_WEIGHTS + PICKLED_WEIGHTS)
     except errors.GatedRepoError:
         raise CheckpointError(f"{hub_id}: access must be asked for on the hub; then log in with `hf auth login`") from None
