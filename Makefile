@@ -50,6 +50,8 @@ test-all: $(VENV)/.dev
 lint: $(VENV)/.dev
 	@echo 'ruff format --check' && $(VENV)/bin/ruff format --check .
 	@echo 'ruff check' && $(VENV)/bin/ruff check .
+	@# An editable installation is invisible to type checkers; a link named poolrt is not.
+	@mkdir -p .types && ln -sfn "$(CURDIR)" .types/poolrt
 	@echo 'basedpyright' && $(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
 
 format: $(VENV)/.dev
@@ -68,5 +70,5 @@ goldens: $(VENV)/.dev
 	@$(SINGLE) $(VENV)/bin/python tests/goldens/record_http.py
 
 clean:
-	rm -rf $(VENV) $(VENV).log build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV).log .types build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
