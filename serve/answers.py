@@ -33,7 +33,7 @@ class Json(Response):
 def answer_id(prefix: str, request: Request, asked: object) -> str:
     """The header X-Request-Id, else the body's request_id, else something new."""
     given = request.headers.get("x-request-id") or getattr(asked, "request_id", "")
-    return f"{prefix}-{given[:MAX_REQUEST_ID] if given else random.getrandbits(64):016x}"
+    return f"{prefix}-{given[:MAX_REQUEST_ID]}" if given else f"{prefix}-{random.getrandbits(64):016x}"
 
 
 def usage(tokens: int) -> dict[str, Any]:

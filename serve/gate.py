@@ -42,6 +42,9 @@ class Gate:
             await self.app(scope, receive, send)
             return
         path = self._path(scope)
+        if self.root:
+            # Whether the proxy in front strips its prefix or not, the routes are found.
+            scope["root_path"] = self.root
         if self.settings.request_id_headers:
             send = self._with_request_id(scope, send)
         if self.keys and path not in OPEN and scope["method"] != "OPTIONS" and not self._has_key(scope):

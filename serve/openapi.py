@@ -15,6 +15,7 @@ ERROR = {"$ref": "#/components/schemas/Error"}
 TEXT_ROUTES: tuple[tuple[str, str, Body | None, str], ...] = (
     ("/v1/embeddings", "Embeddings, as OpenAI's clients ask", schemas.EMBEDDINGS, "EmbeddingAnswer"),
     ("/v2/embed", "Embeddings, as Cohere's clients ask", schemas.COHERE, "CohereAnswer"),
+    ("/v1/embed", "Embeddings, as clients of Cohere's first API ask", schemas.COHERE_V1, "CohereAnswer"),
     ("/pooling", "Any task of any model: embed, token_embed, classify, token_classify", schemas.POOLING, "PoolingAnswer"),
     ("/classify", "Classes of texts", schemas.CLASSIFY, "ClassifyAnswer"),
     ("/score", "Scores of pairs: 1:1, 1:N or N:N", schemas.SCORE, "ScoreAnswer"),
@@ -104,7 +105,10 @@ ANSWERS: dict[str, dict[str, Any]] = {
         },
     ),
     "CohereAnswer": record(
-        id={"type": "string"}, embeddings={"type": "object"}, meta={"type": "object"}, response_type={"const": "embeddings_by_type"}
+        id={"type": "string"},
+        embeddings={"anyOf": [{"type": "object"}, {"type": "array", "items": NUMBERS}]},
+        meta={"type": "object"},
+        response_type={"enum": ["embeddings_by_type", "embeddings_floats"]},
     ),
     "TokenizeAnswer": {
         "anyOf": [

@@ -153,7 +153,7 @@ class CohereInput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CohereEmbed:
+class CohereFields:
     model: str | None = None
     texts: list[str] | None = None
     images: list[str] | None = None
@@ -161,7 +161,6 @@ class CohereEmbed:
     input_type: Annotated[str | None, About("name of a stored prompt")] = None
     embedding_types: list[Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]] | None = None
     output_dimension: int | None = None
-    truncate: Literal["NONE", "START", "END"] = "END"
     max_tokens: int | None = None
     priority: Annotated[int, Bounds(least=-INT64, most=INT64 - 1)] = 0
 
@@ -171,6 +170,16 @@ class CohereEmbed:
         if len(present) == 1 and given[present[0]]:
             return None
         return "Exactly one of texts, images, or inputs must be provided, and it must be non-empty"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohereEmbed(CohereFields):
+    truncate: Literal["NONE", "START", "END"] = "END"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohereEmbedV1(CohereFields):
+    truncate: Annotated[Literal["NONE", "START", "END"] | None, About("null: END (LangChain sends it)")] = None
 
 
 # --- /pooling, /classify ------------------------------------------------------------------------------------------------------
@@ -229,8 +238,8 @@ Items = str | Content | list[str | Content]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreFields(Basic, Activated):
-    max_tokens_per_query: int = 0
-    max_tokens_per_doc: int = 0
+    max_tokens_per_query: Annotated[int | None, About("tokens of the query to keep; 0: all")] = 0
+    max_tokens_per_doc: Annotated[int | None, About("tokens of each document to keep; 0: all (LangChain sends null for it)")] = 0
     instruction: str | None = None
     chat_template_kwargs: dict[str, object] | None = None
     truncate_documents: Annotated[
@@ -328,9 +337,18 @@ class TeiRerank(TeiCut):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HubParameters:
+    """What the Hugging Face Hub's clients send beside `inputs`."""
+
+    top_k: Annotated[int | None, Bounds(least=1), About("labels to answer; null: all")] = None
+    function_to_apply: Annotated[Literal["sigmoid", "softmax", "none"] | None, About("null: the model's own")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TeiPredict(TeiCut):
     inputs: str | list[str] | list[list[str]]
     raw_scores: bool = False
+    parameters: Annotated[HubParameters | None, About("sent by the Hub's clients, who then expect a list for each text")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,6 +454,7 @@ EMBEDDINGS = body(
     (["input"], EmbeddingInputChats), preferred=(1, 2, 0, 3, 4), removed=True,
 )  # fmt: skip
 COHERE = body(([], CohereEmbed))
+COHERE_V1 = body(([], CohereEmbedV1))
 POOLING = body(
     (["input"], PoolingText), (["messages"], PoolingChat), (["data"], PoolingPlugin), preferred=(1, 0, 2), removed=True, task=True
 )

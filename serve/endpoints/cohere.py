@@ -1,9 +1,13 @@
-"""POST /v2/embed, the way Cohere's clients ask (http-api.md 4)."""
+"""POST /v2/embed, the way Cohere's clients ask (http-api.md 4), and /v1/embed for those of its first API.
+
+vLLM has no /v1/embed. Cohere's v1 client and what is built on it (LangChain's CohereEmbeddings) always name one of Cohere's own input
+types, so there a type for which the model stores no prompt adds nothing, instead of being refused as on /v2/embed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,18 +18,32 @@ from ..answers import Json, answer_id, base64_text
 from ..context import context
 from ..errors import ApiError
 from ..numbers import WidthError, convert, to_bytes
+from ..prompts import ROLES, stored_prompt
 from ..reading import read
 from ..registry import Served
 from .embeddings import able
 
+Asked = schemas.CohereEmbed | schemas.CohereEmbedV1
+
+INPUT_TYPES = frozenset({"search_document", "search_query", "classification", "clustering"})
+"""Cohere's own."""
+
 
 async def embed(request: Request) -> Response:
+    return await _embed(request, "2")
+
+
+async def embed_v1(request: Request) -> Response:
+    return await _embed(request, "1")
+
+
+async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
     able(request)
-    asked: schemas.CohereEmbed = await read(request, schemas.COHERE)
+    asked: Asked = await read(request, schemas.COHERE if version == "2" else schemas.COHERE_V1)
     here = context(request)
     served = here.registry.able(asked.model, lambda one: one.can("embed"), "Embed")
     texts = texts_of(asked, served)
-    prompt_name = prompt_of(asked, served)
+    prompt_name = prompt_of(asked, served, lenient=version == "1")
     cut, side = truncation_of(asked)
 
     def start(deadline_s: float | None) -> Any:
@@ -42,21 +60,22 @@ async def embed(request: Request) -> Response:
     made, times = await here.workshop.run(request, served, start)
     check_lengths(asked, made.requests)
     with here.serialising(served):
+        plain = version == "1" and not asked.embedding_types
         content: dict[str, Any] = {
             "id": answer_id("embd", request, asked),
-            "embeddings": embeddings(made.arrays, asked.embedding_types or ["float"]),
+            "embeddings": made.arrays if plain else embeddings(made.arrays, asked.embedding_types or ["float"]),
         }
         if asked.texts is not None:
             content["texts"] = asked.texts
         content["meta"] = {
-            "api_version": {"version": "2"},
+            "api_version": {"version": version},
             "billed_units": {"input_tokens": made.prompt_tokens, "image_tokens": 0},
         }
-        content["response_type"] = "embeddings_by_type"
+        content["response_type"] = "embeddings_floats" if plain else "embeddings_by_type"
         return Json(content, headers=here.headers(times, made.requests))
 
 
-def texts_of(asked: schemas.CohereEmbed, served: Served) -> list[str]:
+def texts_of(asked: Asked, served: Served) -> list[str]:
     if asked.texts is not None:
         return asked.texts
     if asked.images is not None or any(part.type != "text" for one in asked.inputs or () for part in one.content):
@@ -65,11 +84,13 @@ def texts_of(asked: schemas.CohereEmbed, served: Served) -> list[str]:
     return ["\n".join(part.text or "" for part in one.content) for one in asked.inputs or ()]
 
 
-def prompt_of(asked: schemas.CohereEmbed, served: Served) -> str | None:
+def prompt_of(asked: Asked, served: Served, *, lenient: bool) -> str | None:
     """The stored prompt that `input_type` names; omitted: none, also not the model's default one."""
     if asked.input_type is None:
         return None
     prompts = served.manifest.text.prompts
+    if lenient and asked.input_type in INPUT_TYPES and asked.input_type not in prompts:
+        return stored_prompt(served.manifest.text, ROLES[asked.input_type]) if asked.input_type in ROLES else None
     if not prompts:
         text = f"Unsupported input_type {asked.input_type[:100]!r}. This model does not define any input_type task instructions."
         raise ApiError(400, text)
@@ -79,13 +100,13 @@ def prompt_of(asked: schemas.CohereEmbed, served: Served) -> str | None:
     return asked.input_type
 
 
-def truncation_of(asked: schemas.CohereEmbed) -> tuple[int | None, Any]:
+def truncation_of(asked: Asked) -> tuple[int | None, Any]:
     if asked.truncate == "NONE":
         return None, None
     return asked.max_tokens if asked.max_tokens is not None else -1, "left" if asked.truncate == "START" else None
 
 
-def check_lengths(asked: schemas.CohereEmbed, requests: Any) -> None:
+def check_lengths(asked: Asked, requests: Any) -> None:
     if asked.truncate != "NONE" or asked.max_tokens is None:
         return
     for one in requests:

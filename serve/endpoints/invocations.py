@@ -36,7 +36,8 @@ async def invocations(request: Request) -> Response:
     try:
         value = parse(content)
     except Refused as error:
-        raise ApiError(400, f"JSON decode error: {error}", kind="Bad Request") from None
+        place = (error.param or "body").removeprefix("body.")
+        raise ApiError(400, f"JSON decode error: the body is not valid JSON at byte {place}", kind="Bad Request") from None
     for _, body, claim, answer in ROUTES:
         if here.registry.any(claim):
             try:

@@ -109,8 +109,8 @@ def options(asked: Any, served: Served, here: Context) -> dict[str, Any]:
         "pooling_params": PoolingParams(use_activation=asked.use_activation),
         "template_kwargs": asked.chat_template_kwargs,
         "instruction": asked.instruction,
-        "max_tokens_per_query": asked.max_tokens_per_query,
-        "max_tokens_per_doc": asked.max_tokens_per_doc,
+        "max_tokens_per_query": asked.max_tokens_per_query or 0,
+        "max_tokens_per_doc": asked.max_tokens_per_doc or 0,
         "truncate_prompt_tokens": asked.truncate_prompt_tokens,
         "truncation_side": asked.truncation_side,
     }

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...runtime.params import PoolingParams
+from ...runtime.scoring import activate
 from .. import schemas
 from ..answers import Json, sparse_weights
 from ..context import context
@@ -150,7 +151,9 @@ async def _predict(request: Request, value: Any) -> Response:
     asked: schemas.TeiPredict = schemas.TEI_PREDICT.read(value)
     served = here.registry.able(asked.model, lambda one: one.can("classify"), "Predict")
     single, texts, pairs = forms(asked.inputs)
-    params = PoolingParams(use_activation=not asked.raw_scores)
+    hub = asked.parameters
+    function = hub.function_to_apply if hub is not None else None
+    params = PoolingParams(use_activation=not asked.raw_scores and function is None)
     labels = served.manifest.heads["classify"].labels
 
     def start(limit: float | None) -> Any:
@@ -166,8 +169,12 @@ async def _predict(request: Request, value: Any) -> Response:
         return served.model.start(texts, params, pooling_task="classify", deadline_s=limit, **cut(asked))
 
     made, times = await here.workshop.run(request, served, start)
-    told = [named(np.atleast_1d(one.outputs.data), labels) for one in made.requests]
-    return Json(told[0] if single else told, headers=here.headers(times, made.requests))
+    values = [np.atleast_1d(one.outputs.data) for one in made.requests]
+    if function in ("sigmoid", "softmax"):
+        values = [activate(function, logits) for logits in values]
+    told = [named(each, labels)[: hub.top_k if hub is not None else None] for each in values]
+    # The Hub's clients read a list for each text even of a single one.
+    return Json(told[0] if single and hub is None else told, headers=here.headers(times, made.requests))
 
 
 def forms(inputs: Any) -> tuple[bool, list[str], list[tuple[str, str]]]:
@@ -197,9 +204,13 @@ def named(probs: np.ndarray[Any, Any], labels: tuple[str, ...]) -> list[dict[str
 
 @wire
 async def similarity(request: Request) -> Response:
+    return await _similarity(request, await read_json(request))
+
+
+async def _similarity(request: Request, value: Any) -> Response:
     here = context(request)
     here.require(lambda one: one.can("embed"))
-    asked: schemas.TeiSimilarity = schemas.TEI_SIMILARITY.read(await read_json(request))
+    asked: schemas.TeiSimilarity = schemas.TEI_SIMILARITY.read(value)
     served = here.registry.able(asked.model, lambda one: one.can("embed"), "Similarity")
     more = asked.parameters or schemas.TeiParameters()
     texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
@@ -222,6 +233,8 @@ async def root(request: Request) -> Response:
     if type(value) is dict and "query" in value:
         here.require(lambda one: one.scores)
         return await _rerank(request, value)
+    if type(value) is dict and type(value.get("inputs")) is dict:
+        return await _similarity(request, value)
     served = here.registry.find(value.get("model") if type(value) is dict and isinstance(value.get("model"), str) else None)
     return await (_embed(request, value, "embed") if served.can("embed") else _predict(request, value))
 

@@ -363,7 +363,7 @@ def test_colours_follow_the_system_until_someone_chooses(page: Page, address: st
 
 
 def test_key_is_asked_for_and_kept_in_this_tab_only(browser: Page, artifacts: Callable[[str], Path]) -> None:
-    with served(artifacts("minilm_like"), "--api-key", KEY) as url:
+    with served(artifacts("minilm_like"), flags=["--api-key", KEY]) as url:
         # The browser's own prompt, answered: it sends the key with the page's requests, until the page has one of its own.
         browser.open(url.replace("//", f"//anyone:{urllib.parse.quote(KEY)}@") + "/")
         browser.until("document.querySelectorAll('#model option').length === 1")

@@ -1,0 +1,228 @@
+"""`poolrt serve` on the command line: vLLM's flags, files, the environment, exports on the way, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from poolrt.runtime.errors import EXIT_INPUT, EXIT_OK, ArtifactError, InputError
+from poolrt.serve.cli import parse, serve, settings_of, template_of
+from poolrt.serve.flags import IGNORED, from_yaml, normalised
+from poolrt.serve.opening import artifact_of, export_options
+
+ROOT = Path(__file__).parent.parent.parent
+START = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from poolrt.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+SOON_S = 60.0
+
+# A command line of `vllm serve`, with flags of every kind.
+VLLM = (
+    "m --runner pooling --dtype float16 --trust-remote-code --max_model_len 512 --served-model-name a b --hf_overrides.num_labels 1 "
+    "--hf-overrides {\"architectures\":[\"X\"]} --pooler-config.pooling_type CLS --enforce-eager --gpu-memory-utilization=0.5 "
+    "--no-enable-prefix-caching --api-key k1 k2 --port 1234 --enable-request-id-headers --no-enable-flash-late-interaction --seed 0"
+)  # fmt: skip
+
+
+def test_a_command_line_of_vllm_is_read():
+    asked, notes = parse(VLLM.split())
+    settings = settings_of(asked)
+    assert asked.artifacts == ["m"]
+    assert asked.served_model_name == ["a", "b"]
+    assert (settings.port, settings.api_keys, settings.request_id_headers) == (1234, ("k1", "k2"), True)
+    options = export_options(asked)
+    assert options[options.index("--hf-overrides") + 1] == '{"architectures": ["X"], "num_labels": 1}'
+    assert options[options.index("--pooler-config") + 1] == '{"pooling_type": "CLS"}'
+    assert options[options.index("--runner") + 1] == "pooling"
+    told = " ".join(notes)
+    assert all(f"--{name} " in told for name in ("dtype", "trust-remote-code", "max-model-len", "enforce-eager", "seed"))
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_flags_without_meaning_are_noted(name):
+    _, notes = parse(["m", f"--{name}", *(["x"] if IGNORED[name] else [])])
+    assert notes == [f"--{name} has no effect here: an artifact fixes it, or poolrt does without"]
+
+
+def test_an_artifact_may_follow_a_flag_with_values():
+    asked, _ = parse(["--served-model-name", "a", "--port", "1", "--", "m"])
+    assert asked.artifacts == ["m"]
+
+
+IN_FILE = {"model": "m", "port": 99, "served_model_name": ["a", "b"], "enable_request_id_headers": True, "hf_overrides": {"x": 1}}
+YAML = """# a comment
+model: m
+port: 99
+served_model_name:
+  - a
+  - b
+enable-request-id-headers: true
+hf-overrides: {"x": 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", YAML),
+        ("c.json", json.dumps(IN_FILE)),
+        ("c.toml", "model = 'm'\nport = 99\nserved_model_name = ['a', 'b']\nenable_request_id_headers = true\nhf_overrides = {x = 1}\n"),
+    ],
+    ids=["yaml", "json", "toml"],
+)  # fmt: skip
+def test_a_file_holds_flags(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    asked, _ = parse(["--config", str(path), "--port", "100"])
+    settings = settings_of(asked)
+    assert (asked.artifacts, asked.served_model_name, settings.port) == (["m"], ["a", "b"], 100)
+    assert (settings.request_id_headers, asked.hf_overrides) == (True, [{"x": 1}])
+
+
+@pytest.mark.parametrize("text", ["a\n", "a: {b\n", "  a: 1\n", "a: &x 1\n"])
+def test_yaml_beyond_the_plain_part_is_refused(text):
+    with pytest.raises(ValueError, match=r"expected|JSON"):
+        from_yaml(text)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["m", "--colour", "red"], ["m", "--port", "x"], ["m", "--port", "70000"], ["m", "--hf-overrides", "x"], ["m", "--max-body-bytes", "0"],
+     ["m", "--ssl-keyfile", "k"], ["m", "--config", "/nonexistent.yaml"], ["m", "--hf-overrides.x"], ["m", "--host", "0.0.0.0"],
+     ["m", "--chat-template", "nothing.jinja"]],
+)  # fmt: skip
+def test_a_bad_command_line_costs_one_clear_line(arguments, capsys, monkeypatch):
+    monkeypatch.delenv("POOLRT_API_KEY", raising=False)
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    assert serve(arguments) == EXIT_INPUT
+    told = capsys.readouterr().err
+    assert told.startswith("poolrt serve: ")
+    assert "Traceback" not in told
+
+
+def test_keys_come_from_the_environment_too(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    assert settings_of(parse(["m"])[0]).api_keys == ("secret",)
+    assert settings_of(parse(["m", "--api-key", "other"])[0]).api_keys == ("other",)
+
+
+def test_underscores_and_dots_are_one_spelling():
+    assert normalised(["--max_num_seqs", "1", "--hf_overrides.a.b=2", "a_b"]) == [
+        "--max-num-seqs",
+        "1",
+        "--hf-overrides",
+        '{"a": {"b": 2}}',
+        "a_b",
+    ]
+
+
+def test_a_template_is_a_file_or_text(tmp_path):
+    (tmp_path / "t.jinja").write_text("{{ a }}\n\n")
+    assert template_of(str(tmp_path / "t.jinja")) == "{{ a }}\n\n"
+    assert template_of("{{ b }}") == "{{ b }}"
+    assert template_of(None) is None
+
+
+def test_what_is_neither_artifact_nor_checkpoint_is_told(tmp_path):
+    asked, _ = parse(["m"])
+    with pytest.raises(ArtifactError, match="neither an artifact"):
+        artifact_of(str(tmp_path), asked)
+    with pytest.raises(ArtifactError, match="no such folder"):
+        artifact_of(str(tmp_path / "missing"), asked)
+
+
+def test_overrides_of_a_finished_artifact_are_refused(artifacts: Callable[[str], Path]):
+    asked, _ = parse(["m", "--convert", "embed"])
+    with pytest.raises(InputError, match="--convert"):
+        artifact_of(str(artifacts("minilm_like")), asked)
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+def started(*arguments: str) -> tuple[subprocess.Popen[str], str]:
+    port = free_port()
+    command = [sys.executable, "-c", START, str(ROOT), "serve", *arguments, "--port", str(port)]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    ), f"http://127.0.0.1:{port}"
+
+
+def wait_until_ready(process: subprocess.Popen[str], url: str, limit_s: float = SOON_S) -> None:
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        try:
+            if httpx.get(f"{url}/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError("not ready in time")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_until_it_is_told_to_stop(artifacts: Callable[[str], Path], sign):
+    process, url = started(str(artifacts("minilm_like")), str(artifacts("bert_classifier")), "--served-model-name", "first")
+    try:
+        wait_until_ready(process, url)
+        assert [one["id"] for one in httpx.get(f"{url}/v1/models").json()["data"]] == ["first", "bert_classifier"]
+        assert httpx.post(f"{url}/v1/embeddings", json={"model": "minilm_like", "input": "a"}).json()["model"] == "first"
+        process.send_signal(sign)
+        _, told = process.communicate(timeout=SOON_S)
+        assert process.returncode == EXIT_OK, told
+        assert "serving at" in told
+        assert "Traceback" not in told
+    finally:
+        process.kill()
+
+
+def test_a_broken_artifact_ends_the_command(artifacts: Callable[[str], Path], tmp_path):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(artifacts("minilm_like"), broken)
+    tokenizer = broken / "tokenizer.json"
+    tokenizer.write_bytes(tokenizer.read_bytes()[:-1] + b"x")
+    process, _ = started(str(broken))
+    _, told = process.communicate(timeout=SOON_S)
+    assert process.returncode == EXIT_INPUT, told
+    assert "tokenizer.json" in told
+    assert "Traceback" not in told
+
+
+def test_a_checkpoint_is_exported_once_and_served(checkpoints: Callable[[str], Path], tmp_path):
+    arguments = [str(checkpoints("minilm_like")), "--runner", "pooling", "--cache", str(tmp_path), "--served-model-name", "m"]
+    for exports in (True, False):
+        process, url = started(*arguments)
+        try:
+            wait_until_ready(process, url, 300)
+            assert httpx.post(f"{url}/v1/embeddings", json={"model": "m", "input": "a"}).status_code == 200
+            process.terminate()
+            _, told = process.communicate(timeout=SOON_S)
+            assert bool(re.search("exporting it once", told)) == exports
+        finally:
+            process.kill()
+
+
+def test_the_serving_process_imports_no_exporter():
+    probe = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import conftest; import poolrt.serve.cli, poolrt.serve.opening, poolrt.serve.server; "
+        "print([name for name in sys.modules if name.split('.')[0] in ('torch', 'transformers', 'onnx')])"
+    )
+    done = subprocess.run([sys.executable, "-c", probe, str(ROOT)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

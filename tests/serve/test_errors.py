@@ -1,0 +1,62 @@
+"""What a client may learn from an error, and in which form."""
+
+from __future__ import annotations
+
+import pytest
+from poolrt.runtime.errors import ArtifactError, DeadlineExceeded, EngineError, InputError, Overload, UnsupportedTask
+from poolrt.serve.errors import ApiError, api_error, body, scrub
+
+
+@pytest.mark.parametrize(
+    ("message", "clean"),
+    [
+        ("cannot open /home/ann/models/x.onnx", "cannot open <path>"),
+        ("see /usr/lib/python3.11/site-packages/a/b.py for more", "see <path> for more"),
+        ("bad '/var/tmp/a b'", "bad '<path> b'"),
+        ("/data/model.safetensors is broken", "<path> is broken"),
+        ("/a/b.ext", "<path>"),
+        ("<Thing at 0x7f00deadbeef> failed", "<Thing> failed"),
+        ("use /v1/embeddings or /tokenize", "use /v1/embeddings or /tokenize"),
+        ("no scheme in https://example.org/a/b", "no scheme in https://example.org/a/b"),
+        ("Traceback (most recent call last):\n  File \"x.py\", line 3, in f\nValueError: no", "ValueError: no"),
+        ("a ratio of 3/4", "a ratio of 3/4"),
+    ],
+)  # fmt: skip
+def test_messages_are_scrubbed(message, clean):
+    assert scrub(message) == clean
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (InputError("no", field="input_tokens"), 400, "BadRequestError"),
+        (UnsupportedTask("no"), 400, "BadRequestError"),
+        (Overload("full", retry_after_s=2.4), 429, "RateLimitError"),
+        (DeadlineExceeded("late"), 504, "TimeoutError"),
+        (EngineError("secret"), 500, "InternalServerError"),
+        (ArtifactError("secret"), 500, "InternalServerError"),
+        (KeyError("secret"), 500, "InternalServerError"),
+        (ApiError(404, "gone"), 404, "NotFoundError"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_every_error_has_its_status(error, status, kind):
+    told = api_error(error)
+    assert (told.status, told.kind) == (status, kind)
+    assert "secret" not in str(told)
+
+
+def test_both_forms_of_the_body_say_the_same():
+    made = body(api_error(InputError("too long", field="input_tokens")))
+    assert made["error"] == {
+        "message": "too long (parameter=input_tokens)",
+        "type": "BadRequestError",
+        "param": "input_tokens",
+        "code": 400,
+    }
+    assert {key: made[key] for key in ("message", "type", "param", "code")} == made["error"]
+    assert made["object"] == "error"
+
+
+def test_an_overload_says_when_to_come_back():
+    assert api_error(Overload("full", retry_after_s=2.4)).headers == {"Retry-After": "2"}

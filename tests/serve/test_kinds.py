@@ -1,0 +1,129 @@
+"""Bodies are read as leniently as FastAPI and pydantic read vLLM's, and refused in the same words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from poolrt.serve import schemas
+from poolrt.serve.kinds import MAX_DEPTH, Bounds, kind_of, shallow
+from poolrt.serve.problems import MAX_LINES, Problem, message, short
+from poolrt.serve.schemas import Refused
+
+
+def read(annotation: Any, value: Any) -> tuple[Any, list[str]]:
+    problems: list[Problem] = []
+    made = kind_of(annotation).read(value, ("body",), problems)
+    return made, [problem.kind for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "made"),
+    [
+        (int, 5, 5), (int, "32", 32), (int, " -7 ", -7), (int, 1.0, 1), (int, True, 1), (int | None, None, None),
+        (bool, "yes", True), (bool, "OFF", False), (bool, 0, False), (bool, 1.0, True), (bool | None, None, None),
+        (list[int], [1, True, "3", 4.0], [1, 1, 3, 4]), (list[int] | list[str], ["1", "2"], ["1", "2"]), (str | list[str], "a", "a"),
+        (schemas.TextInput, [[1, 2], [3]], [[1, 2], [3]]), (schemas.TextInput, [1, True], [1, 1]), (Literal["a", "b"], "a", "a"),
+    ],
+)  # fmt: skip
+def test_values_are_converted_as_pydantic_does(annotation, value, made):
+    assert read(annotation, value) == (made, [])
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "kind"),
+    [
+        (int, "1.5", "int_parsing"), (int, 1.5, "int_from_float"), (int, None, "int_type"), (int, "--1", "int_parsing"),
+        (int, "١", "int_parsing"), (int, "9" * 100, "int_parsing"), (int, [], "int_type"), (int, float("inf"), "int_from_float"),
+        (bool, 2, "bool_parsing"), (bool, "maybe", "bool_parsing"), (bool, None, "bool_type"), (str, 5, "string_type"),
+        (Literal["a"], "b", "literal_error"), (Literal["a"], ["a"], "literal_error"), (list[str], "a", "list_type"),
+        (dict[str, object], [], "dict_type"), (Annotated[int, Bounds(least=0)], -1, "greater_than_equal"),
+        (Annotated[int, Bounds(most=3)], "4", "less_than_equal"), (Annotated[list[str], Bounds(least=1)], [], "too_short"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_converted_is_refused_by_name(annotation, value, kind):
+    assert read(annotation, value)[1] == [kind]
+
+
+def test_fields_nobody_knows_are_ignored():
+    assert schemas.EMBEDDINGS.read({"input": "a", "colour": "red"}).input == "a"
+
+
+@pytest.mark.parametrize(
+    ("body", "form"),
+    [
+        ({"input": "a"}, schemas.EmbeddingText),
+        ({"input": [1, 2]}, schemas.EmbeddingText),
+        ({"input": [[1], [2]]}, schemas.EmbeddingText),
+        ({"messages": [{"role": "user", "content": "a"}]}, schemas.EmbeddingChat),
+        ({"messages": [[{"role": "user", "content": "a"}]]}, schemas.EmbeddingChats),
+        ({"input": [{"role": "user", "content": "a"}]}, schemas.EmbeddingInputChat),
+        ({"input": [[{"role": "user", "content": "a"}]]}, schemas.EmbeddingInputChats),
+        ({"input": "a", "messages": [{"role": "user", "content": "b"}]}, schemas.EmbeddingChat),
+    ],
+)
+def test_the_form_of_an_embedding_request_is_recognised(body, form):
+    assert type(schemas.EMBEDDINGS.read(body)) is form
+
+
+@pytest.mark.parametrize(
+    ("body", "form"),
+    [
+        ({"queries": "a", "documents": "b"}, schemas.ScoreQueriesDocuments), ({"queries": "a", "items": ["b"]}, schemas.ScoreQueriesItems),
+        ({"data_1": "a", "data_2": "b"}, schemas.ScoreData), ({"text_1": ["a"], "text_2": ["b"]}, schemas.ScoreTexts),
+        ({"text_1": "a", "text_2": "b", "queries": "c", "documents": "d"}, schemas.ScoreQueriesDocuments),
+        ({"queries": {"content": [{"type": "text", "text": "a"}]}, "documents": "b"}, schemas.ScoreQueriesDocuments),
+    ],
+)  # fmt: skip
+def test_every_spelling_of_a_score_is_read(body, form):
+    assert type(schemas.SCORE.read(body)) is form
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"data_1": "a", "text_2": "b"},
+        {"queries": "a"},
+        {"queries": {"text": "a"}, "documents": "b"},
+        {"queries": {"content": "a"}, "documents": "b"},
+    ],
+)
+def test_half_a_score_is_refused(body):
+    with pytest.raises(Refused, match=r"^\d+ validation errors?:\n"):
+        schemas.SCORE.read(body)
+
+
+@pytest.mark.parametrize("body", [[], "text", 5, None, True])
+def test_a_body_that_is_no_object_is_refused(body):
+    with pytest.raises(Refused) as caught:
+        schemas.RERANK.read(body)
+    assert caught.value.param == "body"
+
+
+def test_a_body_of_many_faults_costs_few_lines():
+    with pytest.raises(Refused) as caught:
+        schemas.EMBEDDINGS.read({"input": [None] * 100_000})
+    assert len(str(caught.value)) < 20_000
+
+
+@pytest.mark.parametrize("value", ["x" * 10**7, 10**5000, ["y"] * 10**6, {"z": 1}, "\ud800", 1e308, None], ids=range(7))
+def test_a_shown_value_is_short(value):
+    shown = short(value)
+    assert len(shown) < 200
+    shown.encode()
+
+
+def test_at_most_so_many_problems_are_told():
+    problems = [Problem("missing", ("body", index), "Field required", None) for index in range(100)]
+    assert message(problems).count("\n") == MAX_LINES + 1
+
+
+def test_depth_is_measured_without_recursion():
+    value: Any = []
+    for _ in range(MAX_DEPTH):
+        value = [value]
+    assert shallow(value)
+    assert not shallow([value])
+    for _ in range(100_000):
+        value = [value]
+    assert not shallow(value)

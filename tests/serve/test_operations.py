@@ -1,0 +1,275 @@
+"""The server's own routes, its metrics, and what it does when there is too much work, or none wanted any more."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from poolrt.runtime.model import Model, load
+from poolrt.serve.registry import Registry, Served
+from poolrt.serve.settings import Settings
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.serve.cases import TEXT, TEXTS
+from tests.serve.conftest import Live, live
+
+SOON_S = 10.0
+FAMILIES = {
+    "http_requests", "http_request_size_bytes", "http_response_size_bytes", "http_request_duration_seconds",
+    "http_request_duration_highr_seconds", "vllm:num_requests_running", "vllm:num_requests_waiting",
+    "vllm:num_requests_waiting_by_reason", "vllm:kv_cache_usage_perc", "vllm:prompt_tokens", "vllm:prompt_tokens_by_source",
+    "vllm:prompt_tokens_cached", "vllm:generation_tokens", "vllm:request_success", "vllm:num_preemptions", "vllm:prefix_cache_queries",
+    "vllm:prefix_cache_hits", "vllm:mm_cache_queries", "vllm:mm_cache_hits", "vllm:request_prompt_tokens", "vllm:iteration_tokens_total",
+    "vllm:time_to_first_token_seconds", "vllm:e2e_request_latency_seconds", "vllm:request_queue_time_seconds",
+    "vllm:request_inference_time_seconds", "vllm:request_prefill_time_seconds", "vllm:cache_config_info", "poolrt_queued_tokens",
+    "poolrt_batches", "poolrt_padding_ratio", "poolrt_tokenise_seconds", "poolrt_serialise_seconds", "poolrt_engine_seconds",
+    "poolrt_queue_seconds", "poolrt_refused_requests",
+}  # fmt: skip
+
+
+class Held:
+    """A real session that computes nothing until it is let go."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.backend, self.profiles = session.backend, session.profiles
+        self.go = threading.Event()
+        self.entered = threading.Event()
+        self.runs = 0
+
+    def run(self, inputs: Any, outputs: Any) -> Any:
+        self.entered.set()
+        assert self.go.wait(60)
+        self.runs += 1
+        return self.session.run(inputs, outputs)
+
+    def close(self) -> None:
+        self.session.close()
+
+
+@contextmanager
+def held(artifact: Path, settings: Settings) -> Iterator[tuple[Live, Held]]:
+    opened = load(artifact, threads=1, max_queued_tokens=settings.max_queued_tokens, check="quick")
+    with opened as model, live(model, settings=settings) as server:
+        gate = model.worker.session = Held(model.worker.session)  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            yield server, gate
+        finally:
+            gate.go.set()
+
+
+def until(claim: Callable[[], bool]) -> None:
+    end = time.monotonic() + SOON_S
+    while not claim():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.005)
+
+
+def counted(server: Live) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = server.client.get("/metrics").text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: dict[Any, float], name: str, **labels: str) -> float:
+    return sum(number for (found, given), number in samples.items() if found == name and set(labels.items()) <= given)
+
+
+def test_metrics_hold_every_family(embedder: Live):
+    embedder.ask("/v1/embeddings", {"input": TEXT})
+    families = {family.name for family in text_string_to_metric_families(embedder.client.get("/metrics").text)}
+    assert families >= FAMILIES, FAMILIES - families
+
+
+def test_metrics_count_what_was_done(embedder: Live):
+    before = counted(embedder)
+    tokens = embedder.ask("/v1/embeddings", {"input": TEXTS})["usage"]["total_tokens"]
+    embedder.refused("/v1/embeddings", {"input": []})
+    embedder.client.get("/nothing")
+    after = counted(embedder)
+
+    def grown(name: str, **labels: str) -> float:
+        return value(after, name, **labels) - value(before, name, **labels)
+
+    assert grown("http_requests_total", handler="/v1/embeddings", status="2xx", method="POST") == 1
+    assert grown("http_requests_total", handler="/v1/embeddings", status="4xx", method="POST") == 1
+    assert grown("http_requests_total", handler="none", status="4xx") == 1
+    assert grown("vllm:prompt_tokens_total") == tokens
+    assert grown("vllm:request_success_total", finished_reason="stop") == len(TEXTS)
+    assert grown("vllm:e2e_request_latency_seconds_count") == 1
+    assert grown("poolrt_batch_tokens_total") == tokens
+    assert value(after, "vllm:num_requests_waiting") == 0
+
+
+def test_engine_metrics_can_be_off(models: Callable[[str], Model]):
+    with live(models("minilm_like"), settings=Settings(engine_metrics=False)) as server:
+        server.ask("/v1/embeddings", {"input": TEXT})
+        text = server.client.get("/metrics").text
+        assert "vllm:" not in text
+        assert "http_requests_total" in text
+
+
+def test_models_are_listed_by_their_names(everything: Live):
+    data = everything.client.get("/v1/models").json()["data"]
+    assert [one["id"] for one in data] == [served.name for served in everything.here.registry]
+    assert {one["object"] for one in data} == {"model"}
+    assert not any("/" in one["root"] for one in data)
+
+
+def test_names_can_be_left_unchecked(models: Callable[[str], Model]):
+    with live(models("minilm_like"), settings=Settings(check_model_name=False)) as server:
+        assert server.ask("/v1/embeddings", {"model": "whatever", "input": "a"})["model"] == "minilm_like"
+
+
+def test_tokenizer_info_is_opt_in(models: Callable[[str], Model], embedder: Live):
+    assert embedder.client.get("/tokenizer_info").json() == {"detail": "Not Found"}
+    with live(models("minilm_like"), settings=Settings(tokenizer_info=True)) as server:
+        told = server.client.get("/tokenizer_info").json()
+        assert told["tokenizer_class"]
+        assert "/tmp" not in json.dumps(told)
+
+
+def test_loading_is_live_but_not_ready(artifacts: Callable[[str], Path]):
+    opened, go = threading.Event(), threading.Event()
+
+    def slow() -> Model:
+        opened.set()
+        assert go.wait(60)
+        return load(artifacts("minilm_like"), threads=1, check="quick")
+
+    import uvicorn
+    from poolrt.serve.app import create_app
+    from poolrt.serve.server import Server, uvicorn_options
+
+    settings = Settings()
+    app = create_app(Registry([Served(names=("m",), open=slow)]), settings)
+    import httpx
+
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        server = Server(uvicorn.Config(app, **uvicorn_options(settings)), app.state.context)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+        thread.start()
+        with httpx.Client(base_url=f"http://127.0.0.1:{bound.getsockname()[1]}", timeout=30) as client:
+            assert opened.wait(SOON_S)
+            until(lambda: server.started)
+            assert client.get("/live").status_code == 200
+            assert client.get("/ready").status_code == client.get("/health").status_code == 503
+            refused = client.post("/v1/embeddings", json={"input": "a"})
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            go.set()
+            until(lambda: client.get("/ready").status_code == 200)
+            assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200
+        server.should_exit = True
+        thread.join(SOON_S)
+
+
+def test_too_much_queued_is_refused_alike_for_one_and_many(artifacts: Callable[[str], Path]):
+    settings = Settings(max_queued_tokens=60)
+    with held(artifacts("minilm_like"), settings) as (server, gate), ThreadPoolExecutor(4) as threads:
+        model = server.here.registry.models[0].model
+        first = threads.submit(server.post, "/v1/embeddings", {"input": TEXT})
+        assert gate.entered.wait(SOON_S)
+        waiting = [threads.submit(server.post, "/v1/embeddings", {"input": TEXTS + TEXTS}) for _ in range(1)]
+        until(lambda: model.statistics().queued_tokens == 40)
+        for body in ({"input": [TEXT] * 3}, {"input": "planet " * 30}):
+            refused = server.post("/v1/embeddings", body)
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json()["error"]["type"] == "RateLimitError"
+        gate.go.set()
+        assert [one.result(SOON_S).status_code for one in (first, *waiting)] == [200, 200]
+        assert server.post("/v1/embeddings", {"input": TEXT}).status_code == 200
+
+
+def test_a_request_that_takes_too_long_is_given_up(artifacts: Callable[[str], Path]):
+    with held(artifacts("minilm_like"), Settings(request_timeout_s=0.2)) as (server, gate):
+        late = server.post("/v1/embeddings", {"input": TEXT})
+        assert late.status_code == 504
+        assert "--request-timeout" in late.json()["error"]["message"] or "time" in late.json()["error"]["message"]
+        gate.go.set()
+
+
+def test_work_of_a_client_that_left_is_not_done(artifacts: Callable[[str], Path]):
+    with held(artifacts("minilm_like"), Settings()) as (server, gate), ThreadPoolExecutor(2) as threads:
+        model = server.here.registry.models[0].model
+        first = threads.submit(server.post, "/v1/embeddings", {"input": TEXT})
+        assert gate.entered.wait(SOON_S)
+        body = json.dumps({"input": TEXTS}).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as leaver:
+            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            leaver.sendall(head.encode() + body)
+            until(lambda: model.statistics().queued_items == len(TEXTS))
+        until(lambda: model.statistics().queued_items == 0)
+        assert model.statistics().cancelled == 1
+        gate.go.set()
+        assert first.result(SOON_S).status_code == 200
+        assert gate.runs == 1
+        until(lambda: value(counted(server), "vllm:request_success_total", finished_reason="abort") == len(TEXTS))
+
+
+def test_running_requests_are_counted_when_asked(artifacts: Callable[[str], Path]):
+    with held(artifacts("minilm_like"), Settings(track_load=True)) as (server, gate), ThreadPoolExecutor(1) as threads:
+        assert server.client.get("/load").json() == {"server_load": 0}
+        running = threads.submit(server.post, "/v1/embeddings", {"input": TEXT})
+        assert gate.entered.wait(SOON_S)
+        assert server.client.get("/load").json() == {"server_load": 1}
+        gate.go.set()
+        running.result(SOON_S)
+        until(lambda: server.client.get("/load").json() == {"server_load": 0})
+
+
+def test_draining_finishes_what_runs_and_takes_nothing_new(artifacts: Callable[[str], Path]):
+    import signal
+
+    with held(artifacts("minilm_like"), Settings()) as (server, gate), ThreadPoolExecutor(1) as threads:
+        running = threads.submit(server.post, "/v1/embeddings", {"input": TEXT})
+        assert gate.entered.wait(SOON_S)
+        server.here.state.draining = True
+        assert server.client.get("/ready").status_code == 503
+        assert server.client.get("/live").status_code == 200
+        refused = server.post("/v1/embeddings", {"input": TEXT})
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
+        server.server.handle_exit(signal.SIGTERM, None)
+        gate.go.set()
+        assert running.result(SOON_S).status_code == 200
+
+
+def test_the_second_signal_ends_at_once(embedder: Live):
+    import signal
+
+    import uvicorn
+    from poolrt.serve.server import Server
+
+    server = Server(uvicorn.Config(embedder.app), embedder.here)
+    server.handle_exit(signal.SIGTERM, None)
+    try:
+        assert (server.should_exit, server.force_exit) == (True, False)
+        server.handle_exit(signal.SIGTERM, None)
+        assert server.force_exit
+    finally:
+        embedder.here.state.draining = False
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
+def test_a_body_beyond_the_limit_names_the_flag(models: Callable[[str], Model], declared):
+    with live(models("minilm_like"), settings=Settings(max_body_bytes=1000)) as server:
+        body = json.dumps({"input": "x" * 2000}).encode()
+        content = body if declared else iter([body[:900], body[900:]])
+        got = server.client.post("/v1/embeddings", content=content, headers={"content-type": "application/json"})
+        assert got.status_code == 413
+        assert "--max-body-bytes" in got.json()["error"]["message"]
+        assert "1000 bytes" in got.json()["error"]["message"]
+        assert server.post("/v1/embeddings", {"input": "x"}).status_code == 200
