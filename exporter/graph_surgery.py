@@ -29,7 +29,8 @@ class Surgeon:
         import onnx_ir as ir
 
         if name not in self._constants:
-            tensor = ir.tensor(np.ascontiguousarray(array), name=f"{self._prefix}/{name}")
+            # asarray, as ascontiguousarray would make one number a vector of one.
+            tensor = ir.tensor(np.asarray(array, order="C"), name=f"{self._prefix}/{name}")
             value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
             self.graph.register_initializer(value)
             self._constants[name] = value

@@ -29,6 +29,8 @@ _READ, _LOAD, _TRACE, _LOWER, _VERIFY, _FINISH = (
     "hash and put in place",
 )
 
+_REFUSED = "nothing was kept; another --precision may hold, and fp32 always should: if it does not, please report it"
+
 
 def export(
     source: str | Path,
@@ -83,7 +85,7 @@ def export(
         manifest = _compiled(draft.folder, manifest, targets, steps)
         with steps(_VERIFY):
             evidence, left_out = verify.against_reference(draft.folder, manifest, reference)
-            verify.enforce(evidence)
+            verify.enforce(evidence, _REFUSED)
             verify.golden(draft.folder, manifest, reference)
         with steps(_FINISH):
             path = draft.commit(dataclasses.replace(manifest, evidence=tuple(evidence)))
@@ -110,7 +112,7 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
         manifest = _compiled(draft.folder, old.manifest, targets, steps)
         with steps(_VERIFY):
             evidence, left_out = verify.against_golden(draft.folder, manifest)
-            verify.enforce(evidence)
+            verify.enforce(evidence, "the artifact was left as it was")
             fresh = {each.engine for each in evidence if each.engine not in {known.engine for known in old.manifest.evidence}}
             kept = (*old.manifest.evidence, *(each for each in evidence if each.engine in fresh))
         with steps(_FINISH):

@@ -73,7 +73,7 @@ def finished(task: Task, head: Head, raw: torch.Tensor, item: Item) -> torch.Ten
             kept &= torch.tensor(item.ids) == head.step_tag_id
         raw = raw[kept]
         raw = raw[:, list(head.returned_token_ids)] if head.pool == "step" and head.returned_token_ids else raw
-    if head.norm_before_cut:
+    if head.norm_before_cut and head.dimensions is not None:
         raw = layer_norm(raw, raw.shape[-1:])
     raw = raw[..., : head.dimensions]
     raw = (raw - (head.logit_mean or 0.0)) / (1.0 if head.logit_sigma is None else head.logit_sigma)

@@ -126,15 +126,12 @@ def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], li
     return evidence, left_out
 
 
-def enforce(evidence: Sequence[Evidence]) -> None:
-    """Raises VerificationError naming everything that is beyond its tolerance."""
+def enforce(evidence: Sequence[Evidence], advice: str = "") -> None:
+    """Raises VerificationError naming everything that is beyond its tolerance; `advice` is what to do then."""
     failed = [told(each) for each in evidence if not holds(each)]
     if failed:
-        raise VerificationError(
-            f"{len(failed)} of {len(evidence)} comparisons with PyTorch are beyond the tolerance:"
-            + "".join(f"\n  {line}" for line in failed)
-            + "\nnothing was kept; another --precision may hold, fp32 always should: if it does not, please report it"
-        )
+        lines = "".join(f"\n  {line}" for line in failed) + (f"\n{advice}" if advice else "")
+        raise VerificationError(f"{len(failed)} of {len(evidence)} comparisons with PyTorch are beyond the tolerance:{lines}")
 
 
 def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
@@ -194,5 +191,5 @@ def verified(path: str | Path, reference: Reference | None) -> tuple[artifacts.A
     if reference is not None:
         more, _ = against_reference(opened.folder, opened.manifest, reference)
         evidence += more
-    enforce(evidence)
+    enforce(evidence, "do not serve this artifact; export it again")
     return opened, evidence, left_out

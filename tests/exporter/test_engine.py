@@ -17,6 +17,7 @@ from poolrt.runtime.artifact import read
 from poolrt.runtime.backends import trt
 from poolrt.runtime.errors import EngineError, InputError
 from poolrt.runtime.manifest import Graph, Tensor
+
 from tests import checkpoints as tiny
 
 SM89 = Target("tensorrt-rtx", "sm89")

@@ -23,6 +23,9 @@ from tokenizers import Tokenizer
 FP16_COSINE = 0.9999
 INT8_COSINE = 0.97
 PROMISED_COSINE = 0.98
+# Logits of the random tiny classifiers lie within -1..1; the worst seen in int8 is 0.101.
+DIFFERENCE = 0.15
+WIDE = 8
 TINY = ["minilm_like", "xlmr_embedder", "roberta_embedder", "colbert", "bert_cross_encoder", "xlmr_reranker", "bert_tokens", "bge_m3"]
 
 
@@ -47,18 +50,19 @@ def batch(opened: ort.InferenceSession, rows: Sequence[Sequence[int]], pad: int 
 
 def rows(seed: int = 0, lengths: Sequence[int] = (3, 17, 40, 8)) -> list[list[int]]:
     generator = np.random.default_rng(seed)
-    return [generator.integers(5, 100, length).tolist() for length in lengths]
+    return [generator.integers(5, 90, length).tolist() for length in lengths]
 
 
-def worst_cosine(found: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]], lengths: Sequence[int]) -> float:
-    """Over all outputs and rows, padding left out; whole rows, so that an output of width 1 counts as well."""
-    worst = 1.0
+def agree(found: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]], lengths: Sequence[int], cosine: float) -> None:
+    """Every output and row, padding left out: vectors by their direction, scores and label logits by their difference."""
     for one, other in zip(found, expected, strict=True):
         for row, length in enumerate(lengths):
-            a, b = (x[row, :length] if x.ndim == 3 else x[row] for x in (one, other))
-            a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
-            worst = min(worst, float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
-    return worst
+            a, b = (np.atleast_2d(x[row, :length] if x.ndim == 3 else x[row]).astype(np.float64) for x in (one, other))
+            if a.shape[-1] < WIDE:
+                np.testing.assert_allclose(a, b, atol=DIFFERENCE)
+            else:
+                cosines = (a * b).sum(axis=-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+                assert cosines.min() >= cosine
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -78,9 +82,9 @@ def test_a_lowered_graph_has_the_same_interface_and_nearly_the_same_answers(
     assert described[0] == described[1]
     feed = batch(exact, rows())
     answers = [opened.run(None, feed) for opened in (lowered, exact)]
-    allowed = FP16_COSINE if kind == "fp16" else INT8_COSINE
-    assert worst_cosine(answers[0], answers[1], [3, 17, 40, 8]) >= allowed
-    onnx.checker.check_model(onnx.load(target)) if kind == "fp16" else None
+    agree(*answers, lengths=[3, 17, 40, 8], cosine=FP16_COSINE if kind == "fp16" else INT8_COSINE)
+    if kind == "fp16":
+        onnx.shape_inference.infer_shapes(onnx.load(target), check_type=True, strict_mode=True)
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
@@ -113,7 +117,7 @@ def test_in_int8_a_text_does_not_depend_on_its_batch(artifacts: Callable[[str], 
     int8_from_onnx(graph_of(artifacts(name)), tmp_path / "int8.onnx")
     opened = session(tmp_path / "int8.onnx")
     asked = rows(1, (5, 31, 12))
-    asked[1] = [99] * 31  # an outlier beside them
+    asked[1] = [89] * 31  # an outlier beside them
     together = opened.run(None, batch(opened, asked))
     for index, row in enumerate(asked):
         alone = opened.run(None, batch(opened, [row]))
