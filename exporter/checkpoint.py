@@ -109,6 +109,8 @@ def read(
     text = tokenizer.read(place.folder)
     if text.converted:
         guesses.append(Guess("tokenizer", f"converted from {text.converted}", "the checkpoint has no tokenizer.json"))
+    if text.ended is not None:
+        guesses.append(Guess("tokenizer", f"puts {text.ended} behind every text", "add_eos_token of tokenizer_config.json"))
     return Checkpoint(
         source=place.name, folder=place.folder, revision=place.revision, config=config, overrides=asked_for,
         architecture=detected.architecture, kind=detected.kind, family=family, weights=opened, sentence=sentence, text=text,

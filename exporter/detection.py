@@ -12,7 +12,7 @@ from .architectures import Architecture
 from .sentence_files import SentenceFiles
 from .weights import Weights
 
-Kind = Literal["embed", "splade", "colbert", "bge-m3", "classify", "token_classify"]
+Kind = Literal["embed", "splade", "colbert", "bge-m3", "classify", "token_classify", "reward"]
 Runner = Literal["auto", "pooling", "generate"]
 Convert = Literal["auto", "none", "embed", "classify", "reward"]
 
@@ -20,7 +20,7 @@ Convert = Literal["auto", "none", "embed", "classify", "reward"]
 SUFFIXES: dict[str, Kind] = {
     "ForSequenceClassification": "classify", "ForTokenClassification": "token_classify", "ClassificationModel": "classify",
     "ForMaskedLM": "embed", "ForCausalLM": "embed", "LMHeadModel": "embed", "ForTextEncoding": "embed", "EmbeddingModel": "embed",
-    "Model": "embed",
+    "ForRewardModeling": "embed", "Model": "embed",
 }  # fmt: skip
 BGE_M3_FILES = ("sparse_linear.pt", "colbert_linear.pt")
 LATE_KINDS = ("ColBERT", "MultiVectorEncoder")
@@ -84,6 +84,7 @@ WORDS: dict[Kind, str] = {
     "embed": "embedding model", "splade": "sparse embedding (SPLADE)",
     "colbert": "late interaction (ColBERT)", "bge-m3": "dense, sparse and multi-vector (bge-m3)",
     "classify": "sequence classifier or cross-encoder", "token_classify": "token classifier",
+    "reward": "reward model, one value or more for every token",
 }  # fmt: skip
 
 
@@ -98,7 +99,11 @@ def _special(
         return late, "colbert", "config.json, architectures"
     if (folder / "artifact.metadata").is_file():
         return late, "colbert", "the folder has artifact.metadata"
-    projection = weights.shapes.get("linear.weight")
+    if name in family.rewards:
+        return name, "reward", "config.json, architectures"
+    if config.get("classifier_from_token"):
+        return name, "classify", "classifier_from_token"
+    projection = None if family.projection else weights.shapes.get("linear.weight")
     if projection is not None and len(projection) == 2 and projection[1] == hidden and any(n.startswith(family.prefixes) for n in weights):
         return late, "colbert", "the weights hold a top-level linear.weight beside the backbone"
     if sentence is not None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..runtime import manifest
 from .checkpoint import Checkpoint
+from .graph_surgery import unguard
 from .head_modules import Heads
 from .heads import Plan
 
@@ -29,13 +30,16 @@ EXTERNAL_BYTES = 1_500_000_000  # protobuf ends at 2 GB, and a lowered precision
 class PoolingModel(nn.Module):
     """Graph inputs in order -> task outputs in order, all float32."""
 
-    def __init__(self, backbone: nn.Module, heads: Heads, names: tuple[str, ...], sample_tokens: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, heads: Heads, names: tuple[str, ...], sample_tokens: int, pooled: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.backbone, self.heads, self.names, self.sample_tokens = backbone, heads, names, sample_tokens
+        self.backbone, self.heads, self.names, self.sample_tokens, self.pooled = backbone, heads, names, sample_tokens, pooled
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         named = dict(zip(self.names, inputs, strict=True))
-        return self.heads(self.backbone(**named), named["attention_mask"])
+        mask = named["attention_mask"] if self.pooled is None else self.pooled(named["input_ids"], named["attention_mask"])
+        return self.heads(self.backbone(**named), mask)
 
 
 class HiddenStates(nn.Module):
@@ -54,7 +58,8 @@ def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
     """The whole model in eager float32: what is exported, and what the artifact is verified against. Raises CheckpointError."""
     backbone = HiddenStates(checkpoint.family.load(checkpoint))
     tokens = min(checkpoint.family.sample_tokens, plan.text.max_tokens)
-    return PoolingModel(backbone, Heads(checkpoint, plan.parts), plan.inputs, tokens).eval().requires_grad_(False)
+    pooled = checkpoint.family.pooled(checkpoint) if checkpoint.family.pooled is not None else None
+    return PoolingModel(backbone, Heads(checkpoint, plan.parts), plan.inputs, tokens, pooled).eval().requires_grad_(False)
 
 
 def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.Graph:
@@ -70,6 +75,7 @@ def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.G
     assert program is not None
     model = cast("onnx_ir.Model", program.model)
     _strip(model)
+    unguard(model)
     _assert_interface(model, plan, outputs)
     size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
     external = size > EXTERNAL_BYTES

@@ -11,6 +11,7 @@ from ..runtime.manifest import Pool
 from .checkpoint import Checkpoint
 from .heads import Part
 from .layers import Step, tensors
+from .weights import Weights
 
 # Finite, and inside float16's range so that a lowered precision keeps it finite; no hidden value comes near.
 LOWEST = -60000.0
@@ -82,7 +83,7 @@ class StepModule(nn.Module):
     def __init__(self, checkpoint: Checkpoint, step: Step) -> None:
         super().__init__()
         opened = tensors(checkpoint, step.layer.where)
-        weight = opened.read(step.weight).float()
+        weight = _rows(opened, step) if step.layer.rows else opened.read(step.weight).float()
         bias = None if step.bias is None else opened.read(step.bias).float()
         if step.layer.kind == "linear":
             inner: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
@@ -103,6 +104,13 @@ class StepModule(nn.Module):
         if self.adds_input:
             result = result + (value if self.residual is None else self.residual(value))
         return result
+
+
+def _rows(opened: Weights, step: Step) -> torch.Tensor:
+    """Differences are taken in float32: two rows of a language model's output are close to one another."""
+    wanted = [token for rows in step.layer.rows for token in rows]
+    read = dict(zip(wanted, opened.rows(step.weight, wanted).float(), strict=True))
+    return torch.stack([read[first] - sum((read[token] for token in others), start=torch.zeros(())) for first, *others in step.layer.rows])
 
 
 class Heads(nn.Module):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Head, Pool, Role, Scoring, Task, Text
-from . import choices, late_interaction, layers, text_plan
+from . import choices, late_interaction, layers, text_plan, token_rows
 from .architectures import Layer
 from .checkpoint import Checkpoint
 from .detection import Guess, Kind
@@ -109,23 +109,24 @@ Made = tuple[tuple[Task, ...], Scoring | None, list[Part], dict[str, Head]]
 def _embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     pools, why = choices.pools(checkpoint)
     guesses.append(Guess("pooling", " + ".join(pools), why, POOLER))
-    dense = layers.dense(checkpoint)
+    dense = (*checkpoint.family.projection, *layers.dense(checkpoint))
     hidden = layers.hidden_size(checkpoint)
     # Token embeddings go through the same Dense layers, which only fits when one pooling feeds them.
     after, dim = layers.steps(checkpoint, dense, hidden * len(pools))
     tokens, token_dim = (after, dim) if len(pools) == 1 else ((), hidden)
     if dense:
         widths = " → ".join(str(width) for width in (hidden * len(pools), *layers.widths(checkpoint, after)))
-        guesses.append(Guess("dense", widths, ", ".join(layer.where for layer in dense)))
+        guesses.append(Guess("dense", widths, ", ".join(layer.where or layer.name for layer in dense)))
     activation, told = choices.normalisation(checkpoint)
     guesses.append(told)
     ladder = choices.matryoshka(checkpoint, dim)
+    normed = checkpoint.recipe is not None and checkpoint.recipe.norm_before_cut
     parts = [
         Part(task="embed", pools=pools, after=after, dim=dim),
         Part(task="token_embed", pools=("tokens",), after=tokens, dim=token_dim),
     ]
     heads = {
-        "embed": Head(output="out_embed", dim=dim, pool=pools[0], activation=activation, **ladder),
+        "embed": Head(output="out_embed", dim=dim, pool=pools[0], activation=activation, norm_before_cut=normed, **ladder),
         "token_embed": Head(output="out_token_embed", dim=token_dim, pool="tokens", activation=activation, **ladder),
     }
     return ("embed", "token_embed"), "bi-encoder", parts, heads
@@ -196,8 +197,15 @@ def _bge_m3(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
 
 def _classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     known = checkpoint.family.sequence
-    if known is not None and checkpoint.architecture.endswith("ForSequenceClassification"):
+    answers = token_rows.layer(checkpoint)
+    sigma: float | None = None
+    if answers is not None:
+        chain = token_chain = (answers,)
+        pool, why = "last", f"rows of {answers.name} in the place of a classifier"
+        guesses.append(Guess("classifier", token_rows.told(checkpoint), "classifier_from_token", "--hf-overrides"))
+    elif known is not None and checkpoint.architecture.endswith("ForSequenceClassification"):
         chain, token_chain = known.layers, known.tokens
+        sigma = float(checkpoint.config.get(known.sigma_key, 1.0)) if known.sigma_key else None
         pool = choices.known_pool(checkpoint, str(checkpoint.config.get(known.pool_key, known.pool)) if known.pool_key else known.pool)
         why = f"the head of {checkpoint.architecture}"
     else:
@@ -213,7 +221,7 @@ def _classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     activation, why = choices.classifier_activation(checkpoint, dim)
     guesses.append(Guess("labels", ", ".join(labels) if dim > 1 else f"{dim}, a score", "config.json"))
     guesses.append(Guess("activation", activation, why, '--hf-overrides \'{"problem_type": "..."}\', or use_activation of a request'))
-    mean, sigma = checkpoint.pooler.mean, checkpoint.pooler.logit_sigma
+    mean, sigma = checkpoint.pooler.mean, sigma if checkpoint.pooler.logit_sigma is None else checkpoint.pooler.logit_sigma
     head = Head(output="out_classify", dim=dim, pool=pool, activation=activation, labels=labels, logit_mean=mean, logit_sigma=sigma)
     heads = {"classify": head, "token_classify": replace(head, output="out_token_classify", pool="tokens")}
     parts = [
@@ -237,6 +245,28 @@ def _token_classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     return ("token_classify",), None, [Part(task="token_classify", pools=("tokens",), after=after, dim=dim)], {"token_classify": head}
 
 
+def _reward(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
+    reward = checkpoint.family.rewards[checkpoint.architecture]
+    after, dim = layers.steps(checkpoint, reward.layers, layers.hidden_size(checkpoint))
+    named = checkpoint.config.get("id2label") or {}
+    labels = choices.labels_of(checkpoint, dim) if len(named) == dim else tuple(f"LABEL_{index}" for index in range(dim))
+    activation, why = choices.classifier_activation(checkpoint, dim)
+    if reward.raw and checkpoint.pooler.use_activation is None:
+        activation, why = "identity", f"{checkpoint.architecture} answers raw values"
+    guesses.append(Guess("activation", activation, why, "--pooler-config '{\"use_activation\": true|false}'"))
+    tag = reward.step_tag_id if checkpoint.pooler.step_tag_id is None else checkpoint.pooler.step_tag_id
+    stepped = reward.step_tag_id is not None or checkpoint.pooler.steps
+    if stepped:
+        guesses.append(Guess("steps", f"rows of token {tag}", "the model ends each step with it", "--pooler-config '{\"step_tag_id\": ...}'"))
+    head = Head(
+        output="out_token_classify", dim=dim, pool="step" if stepped else "tokens", activation=activation, labels=labels,
+        logit_mean=checkpoint.pooler.mean, logit_sigma=checkpoint.pooler.logit_sigma, step_tag_id=tag if stepped else None,
+        returned_token_ids=checkpoint.pooler.returned_token_ids or (),
+    )  # fmt: skip
+    return ("token_classify",), None, [Part(task="token_classify", pools=("tokens",), after=after, dim=dim)], {"token_classify": head}
+
+
 KINDS: dict[Kind, Callable[[Checkpoint, list[Guess]], Made]] = {
     "embed": _embed, "splade": _splade, "colbert": _colbert, "bge-m3": _bge_m3, "classify": _classify, "token_classify": _token_classify,
+    "reward": _reward,
 }  # fmt: skip

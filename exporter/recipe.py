@@ -45,6 +45,8 @@ class Recipe:
     hf_overrides: dict[str, object] = field(default_factory=dict)
     convert: Literal["embed", "classify"] | None = None
     pooler_config: dict[str, object] = field(default_factory=dict)
+    norm_before_cut: bool = False
+    """A weightless LayerNorm before vectors are cut to the dimensions that were asked for."""
     roles: dict[str, Role] = field(default_factory=dict)
     """Replace what the files say of `query` and `document`."""
     prompts: dict[str, str] = field(default_factory=dict)

@@ -33,6 +33,8 @@ class Text:
     """The same names -> ids."""
     max_tokens: int | None
     chat_template: str | None
+    ended: str | None
+    """The token that tokenizer_config.json asks for behind every text and tokenizer.json forgot; it is put there."""
     tokenizer: Tokenizer
 
     def id(self, token: str) -> int | None:
@@ -60,6 +62,9 @@ def read(folder: Path) -> Text:
     tokenizer.no_padding()
     special = _special(folder, config)
     ids = {role: found for role, token in special.items() if (found := tokenizer.token_to_id(token)) is not None}
+    ended = _end(tokenizer, config, special, ids)
+    if ended is not None:
+        raw = tokenizer.to_str().encode()
     limit = config.get("model_max_length")
     return Text(
         json=raw,
@@ -69,8 +74,25 @@ def read(folder: Path) -> Text:
         ids=ids,
         max_tokens=int(limit) if isinstance(limit, int | float) and 0 < limit < NO_LIMIT else None,
         chat_template=_chat_template(folder, config),
+        ended=ended,
         tokenizer=tokenizer,
     )
+
+
+def _end(tokenizer: Tokenizer, config: dict[str, Any], special: dict[str, str], ids: dict[str, int]) -> str | None:
+    """Makes `add_eos_token` true. Slow tokenizers obeyed it, and models that pool the last token were trained so; a tokenizer.json whose
+    post-processor forgot it is otherwise believed (transformers 5 does), and every vector of such a model is then another one."""
+    from tokenizers import processors
+
+    end, begin = ids.get("eos_token"), ids.get("bos_token")
+    found = tokenizer.encode("a").ids
+    if not config.get("add_eos_token") or end is None or found[-1:] == [end]:
+        return None
+    opens = f"{special['bos_token']} " if begin is not None and found[:1] == [begin] else ""
+    text, pair = f"{opens}$A {special['eos_token']}", f"{opens}$B:1 {special['eos_token']}:1"
+    used = [(special[role], ids[role]) for role in ("bos_token", "eos_token") if special.get(role) and role in ids]
+    tokenizer.post_processor = processors.TemplateProcessing(single=text, pair=f"{text} {pair}", special_tokens=list(dict.fromkeys(used)))
+    return special["eos_token"]
 
 
 def _special(folder: Path, config: dict[str, Any]) -> dict[str, str]:

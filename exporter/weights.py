@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,19 @@ class Weights:
 
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(stored)
+
+    def rows(self, name: str, wanted: Sequence[int]) -> torch.Tensor:
+        """Some rows of a matrix [rows, columns], in the order asked for, without reading the others."""
+        import torch
+
+        path, stored = self.places[name]
+        if path in self._pickled:
+            return self._pickled[path][stored][list(wanted)]
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            matrix = file.get_slice(stored)
+            return torch.cat([matrix[row : row + 1] for row in wanted])
 
     def state(self) -> dict[str, torch.Tensor]:
         """Every tensor, memory-mapped where the format allows it."""

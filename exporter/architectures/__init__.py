@@ -43,6 +43,8 @@ class Layer:
     """Of a norm; a pair is a key of config.json and its default."""
     residual: bool = False
     """Adds the layer's input, through `residual`.weight where widths differ."""
+    rows: tuple[tuple[int, ...], ...] = ()
+    """Some rows of a large matrix in the place of all: one output each, the second of a pair subtracted from the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,19 @@ class Classifier:
     """Applied to the pooled vector."""
     tokens: tuple[Layer, ...]
     """Applied to every token by vLLM's token_classify."""
+    sigma_key: str | None = None
+    """Key of config.json whose value divides the logits (`temperature`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """A head that judges every token, or every step of an answer."""
+
+    layers: tuple[Layer, ...]
+    raw: bool
+    """Answered without activation unless a request asks for it (vLLM)."""
+    step_tag_id: int | None = None
+    """Token that ends a step: only its rows are answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +104,12 @@ class Architecture:
     """*ForTokenClassification, applied to every token; empty: the family has none."""
     vocabulary: tuple[Layer, ...] = ()
     """*ForMaskedLM: hidden states -> one logit per vocabulary entry (SPLADE); empty: the family has none."""
+    rewards: Mapping[str, Reward] = field(default_factory=dict)
+    """Published class name -> its head (*RewardModel)."""
+    projection: tuple[Layer, ...] = ()
+    """Belongs to every embedding of this family, in front of Sentence Transformers' Dense modules."""
+    pooled: Callable[[Checkpoint], nn.Module] | None = None
+    """Module (input_ids, attention_mask) -> mask [batch, tokens] of what is pooled; None: all that is attended."""
     sample_tokens: int = 24
     """Length traced at export: enough for every derived dimension (windows, chunks) to be above 1."""
     tiny: Mapping[str, Any] = field(default_factory=dict)

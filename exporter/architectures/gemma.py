@@ -1,0 +1,8 @@
+"""Gemma (https://arxiv.org/abs/2403.08295): norms multiply by 1 + weight, embeddings by the root of the width.
+
+Residuals outgrow float16, so lowered precisions are bfloat16.
+"""
+
+from ._decoders import family
+
+ARCHITECTURE = family(model_types=("gemma",), stem="Gemma")

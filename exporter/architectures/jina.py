@@ -1,0 +1,83 @@
+"""Jina's flash XLM-R with rotary positions: jina-embeddings-v3 (https://arxiv.org/abs/2409.10173) and jina-colbert-v2.
+
+config.json calls it xlm-roberta: read as such, most of its tensors would stay random. Each matrix of jina-embeddings-v3 comes with five
+low-rank corrections, one for each task, and one of them is added at export: `lora_task` of config.json, which an override may set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.errors import CheckpointError
+from . import Architecture, Config, Layer
+from ._transformers import backbone
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..checkpoint import Checkpoint
+
+DEFAULT_TASK = "text-matching"  # the one that vLLM serves
+ORIGINAL, FIRST, SECOND = ".parametrizations.weight.original", ".parametrizations.weight.0.lora_A", ".parametrizations.weight.0.lora_B"
+
+
+def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    rotary = config.get("position_embedding_type") == "rotary" or "lora_adaptations" in config
+    absolute = any(name.endswith("position_embeddings.weight") for name in shapes)
+    return config.get("model_type") == "jina_embeddings_v3" or (not absolute and (rotary or any(".mixer." in name for name in shapes)))
+
+
+def translate(config: Config) -> Config:
+    if config.get("model_type") == "jina_embeddings_v3":
+        return config
+    rotary = {"rope_type": "default", "rope_theta": float(config.get("rotary_emb_base", 10000.0))}
+    published = ["ColBERTJinaRobertaModel" if name == "HF_ColBERT" else name for name in config.get("architectures") or ()]
+    return {**config, "rope_parameters": rotary, "architectures": published}
+
+
+def merged(state: dict[str, torch.Tensor], config: Config) -> dict[str, torch.Tensor]:
+    """The state dict with one task's corrections added, under plain names."""
+    if not any(name.endswith(ORIGINAL) for name in state):
+        return state
+    tasks = list(config.get("lora_adaptations") or ())
+    asked = str(config.get("lora_task") or DEFAULT_TASK)
+    if asked not in tasks:
+        raise CheckpointError(f"lora_task {asked!r}: this checkpoint has {', '.join(map(repr, tasks)) or 'no lora_adaptations'}")
+    scale = float(config.get("lora_alpha", 1.0)) / float(config["lora_rank"])
+    made = {name: tensor for name, tensor in state.items() if ".parametrizations." not in name}
+    for name in (name for name in state if name.endswith(ORIGINAL)):
+        plain = name.removesuffix(ORIGINAL)
+        original = state[name].float()
+        first, second = (state[plain + part][tasks.index(asked)].float() for part in (FIRST, SECOND))
+        # A token table is corrected by A·B, a linear layer by B·A; the shapes tell.
+        change = second @ first if second.shape[0] == original.shape[0] and first.shape[-1] == original.shape[1] else first @ second
+        made[f"{plain}.weight"] = original + scale * change
+    return made
+
+
+def load(checkpoint: Checkpoint) -> nn.Module:
+    return backbone(
+        checkpoint, "JinaEmbeddingsV3Model", add_pooling_layer=False, rename=lambda state: merged(state, checkpoint.config),
+        config={**checkpoint.config, "model_type": "jina_embeddings_v3", "position_embedding_type": "rotary", "use_cache": False},
+    )  # fmt: skip
+
+
+SIZES: dict[str, Any] = {"vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+
+ARCHITECTURE = Architecture(
+    model_types=("xlm-roberta", "jina_embeddings_v3"),
+    names=("XLMRobertaModel", "ColBERTJinaRobertaModel", "JinaEmbeddingsV3Model", "JinaEmbeddingsV3ForSequenceClassification"),
+    inputs=("input_ids", "attention_mask"),  # one token type
+    load=load,
+    matches=matches,
+    translate=translate,
+    prefixes=("roberta.",),
+    pool="mean",
+    # Two positions are kept for padding, though rotary angles need none.
+    positions=lambda config: config["max_position_embeddings"] - 2,
+    capped_by_tokenizer=False,
+    tokens=(Layer(name="classifier"),),
+    tiny=SIZES | {"max_position_embeddings": 130, "pad_token_id": 1},
+)
