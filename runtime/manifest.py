@@ -107,7 +107,7 @@ class Head:
     dimensions: int | None = None
     """Default width (pooler config), None: dim."""
     norm_before_cut: bool = False
-    """nomic v1.5: a weightless LayerNorm before cutting to `dimensions`."""
+    """nomic v1.5: a weightless LayerNorm before cutting to `dimensions`; a vector of full width is left alone."""
     logit_mean: float | None = None
     logit_sigma: float | None = None
     """activation((logit - mean) / sigma)."""

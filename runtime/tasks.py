@@ -43,7 +43,7 @@ def _kept(head: Head, row: Floats, item: Item, params: PoolingParams) -> Floats:
 
 def _finished(task: Task, head: Head, array: Floats, params: PoolingParams) -> Floats:
     dimensions = head.dimensions if params.dimensions is None else params.dimensions
-    if head.norm_before_cut:
+    if head.norm_before_cut and dimensions is not None:
         array = _layer_norm(array)
     if dimensions is not None:
         array = array[..., :dimensions]

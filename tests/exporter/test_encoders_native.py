@@ -18,7 +18,7 @@ EMBEDDERS = (
 )  # fmt: skip
 CLASSIFIERS = (
     "modernbert_reranker", "modernbert_classifier", "ernie_classifier", "mpnet_classifier", "deberta_reranker",
-    "distilbert_classifier", "electra_reranker", "albert_classifier", "camembert_reranker",
+    "distilbert_classifier", "electra_reranker", "albert_classifier", "megatron_classifier", "camembert_reranker",
 )  # fmt: skip
 TOKEN_CLASSIFIERS = ("modernbert_tokens", "deberta_tokens", "electra_tokens")
 STORED = {"ernie_plain": ("ErnieModel", "bert."), "ernie_task": ("ErnieModel", "ernie."), "mpnet_embedder": ("MPNetModel", "")}

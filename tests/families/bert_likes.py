@@ -130,6 +130,12 @@ def camembert_reranker(folder: Path) -> Path:
     return folder
 
 
+def megatron_classifier(folder: Path) -> Path:
+    """A relative with BERT's own head."""
+    _hf(folder, "MegatronBertForSequenceClassification", **_bert_settings(folder, **_labelled(SENTIMENTS)))
+    return folder
+
+
 def electra_tokens(folder: Path) -> Path:
     _hf(folder, "ElectraForTokenClassification", **_bert_settings(folder, embedding_size=64, **_labelled(ENTITIES)))
     return folder
@@ -151,6 +157,7 @@ ALL: dict[str, Callable[[Path], Path]] = {
         electra_reranker,
         electra_tokens,
         albert_classifier,
+        megatron_classifier,
         camembert_reranker,
     )
 }

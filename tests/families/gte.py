@@ -47,7 +47,7 @@ def gte_snowflake(folder: Path, **more: Any) -> Path:
     """Snowflake/snowflake-arctic-embed-m-v2.0: native, theta 160000, no scaling; widths of 32 may be asked for."""
     _hf(folder, "GteModel", **settings(folder, **more))
     sentence_transformers_files(folder, pooling="cls", max_tokens=TABLE, prompts={"query": "query: "})
-    configure(folder, matryoshka_dimensions=[32], rope_parameters=None, rope_theta=160000.0)
+    configure(folder, matryoshka_dimensions=[32], rope_parameters=None, rope_theta=160000.0, position_embedding_type="rope")
     return folder
 
 

@@ -1,0 +1,152 @@
+"""Whatever else transformers itself can build: the backbone by its own class, asked last, when no other file reads a checkpoint.
+
+Encoders pool the first token, decoders the last, unless files say otherwise. Heads that are published differ from family to family, so
+only those listed here are taken as they are; an unlisted one must be a single linear layer, or it is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.errors import CheckpointError
+from . import Architecture, Classifier, Config, Layer, _decoders, bert, roberta
+from ._transformers import backbone
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..checkpoint import Checkpoint
+
+LINEAR = Layer(name="classifier", names=("score",), bias=None)
+UNKNOWN = Classifier(pool="cls", layers=(LINEAR,), tokens=(LINEAR,))
+DENSE = "classifier.dense"
+HEADS: dict[str, tuple[Layer, ...]] = {
+    "distilbert": (Layer(name="pre_classifier", activation="relu"), LINEAR),
+    "albert": (Layer(name="pooler", activation="tanh"), LINEAR),
+    "electra": (Layer(name=DENSE, activation="gelu"), Layer(name="classifier.out_proj")),
+    "roformer": (Layer(name=DENSE, activation="@hidden_act"), Layer(name="classifier.out_proj")),
+    "deberta": (Layer(name="pooler.dense", activation="@pooler_hidden_act"), LINEAR),
+}
+BERT = ("megatron-bert", "rembert", "roc_bert", "squeezebert")  # BERT's head: a pooler inside the backbone, then the classifier
+# RoBERTa under other names, heads included.
+ROBERTA = ("camembert", "xlm-roberta-xl", "data2vec-text", "roberta-prelayernorm", "xmod", "longformer")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What transformers knows of a model_type."""
+
+    name: str
+    """Of the bare model's class."""
+    decoder: bool
+
+
+@functools.cache
+def known(model_type: str) -> Known | None:
+    """None: not transformers', or neither a text encoder nor a text decoder."""
+    from transformers.models.auto import modeling_auto as auto
+
+    name = auto.MODEL_MAPPING_NAMES.get(model_type)
+    if not isinstance(name, str) or model_type in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return None
+    encoder = model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    decoder = model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return Known(name, decoder and not encoder) if encoder or decoder else None
+
+
+def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return known(str(config.get("model_type", ""))) is not None
+
+
+def _class(config: Config) -> Any:
+    import transformers
+
+    found = known(str(config["model_type"]))
+    assert found is not None, "matches() asked before"
+    return getattr(transformers, found.name)
+
+
+def translate(config: Config) -> Config:
+    """Adds transformers' common names (`hidden_size` where the family says `dim` or `n_embd`) and its defaults for them."""
+    settings = {key: value for key, value in config.items() if key != "auto_map"}
+    read = _class(config).config_class.from_dict(settings)
+    keys = ("hidden_size", "vocab_size", "max_position_embeddings", "pad_token_id", "type_vocab_size")
+    found = {key: getattr(read, key, None) for key in keys if key not in config}
+    return {**config, **{key: value for key, value in found.items() if value is not None}}
+
+
+def adapt(family: Architecture, config: Config) -> Architecture:
+    kind, model_type = _class(config), str(config["model_type"])
+    found = known(model_type)
+    assert found is not None
+    inputs, stem = family.inputs, found.name.removesuffix("Model")
+    if int(config.get("type_vocab_size") or 0) > 1 and "token_type_ids" in inspect.signature(kind.forward).parameters:
+        inputs = (*inputs, "token_type_ids")
+    suffixes = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForCausalLM")
+    changed: dict[str, Any] = {
+        "names": (found.name, *(f"{stem}{suffix}" for suffix in suffixes)),
+        "inputs": inputs,
+        "prefixes": tuple(dict.fromkeys((f"{kind.base_model_prefix}.", "model.", "transformer."))),
+    }
+    if found.decoder:
+        changed |= {"pool": "last", "positions": _decoders.positions, "sequence": _decoders.SEQUENCE, "tokens": _decoders.SCORE}
+        changed |= {"capped_by_tokenizer": False}
+    elif model_type in ROBERTA:
+        changed |= {"sequence": roberta.ARCHITECTURE.sequence, "vocabulary": roberta.VOCABULARY}
+    elif model_type in BERT:
+        changed |= {"sequence": bert.ARCHITECTURE.sequence}
+    elif model_type in HEADS:
+        changed |= {"sequence": Classifier(pool="cls", layers=HEADS[model_type], tokens=HEADS[model_type][-1:])}
+    if not found.decoder and _starts_after_padding(kind):
+        changed |= {"positions": roberta.ARCHITECTURE.positions}
+    return replace(family, **changed)
+
+
+def _starts_after_padding(kind: Any) -> bool:
+    """Whether positions are counted from pad_token_id + 1, as RoBERTa's, so that a table of 514 rows holds 512 tokens."""
+    module = sys.modules[kind.__module__]
+    name = "create_position_ids_from_input_ids"
+    return hasattr(module, name) or any(hasattr(value, name) for value in vars(module).values() if inspect.isclass(value))
+
+
+def load(checkpoint: Checkpoint) -> nn.Module:
+    kind = _class(checkpoint.config)
+    _refuse_unknown_head(checkpoint)
+    arguments = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind.__init__).parameters else {}
+    cached = "use_cache" in checkpoint.config or checkpoint.family.pool == "last"
+    settings = {**checkpoint.config, **({"use_cache": False} if cached else {})}
+    return backbone(checkpoint, kind.__name__, config=settings, attention="sdpa" if kind._supports_sdpa else "eager", **arguments)
+
+
+def _refuse_unknown_head(checkpoint: Checkpoint) -> None:
+    """A head with more layers than the plan knows would be cut short without a word."""
+    if checkpoint.kind != "classify" or checkpoint.family.sequence is not UNKNOWN:
+        return
+    inside = (*checkpoint.family.prefixes, "classifier.weight", "classifier.bias", "score.weight", "score.bias")
+    # A pooler counts although it stands inside the backbone: hidden states do not pass through it.
+    rest = sorted(name for name in checkpoint.weights if not name.startswith(inside) or ".pooler." in name)
+    if rest and any(name.startswith(checkpoint.family.prefixes) for name in checkpoint.weights):
+        raise CheckpointError(
+            f"{checkpoint.source}: the head of {checkpoint.architecture} has tensors that poolrt does not know: {', '.join(rest[:5])}; "
+            "`--convert embed` uses the backbone alone"
+        )
+
+
+ARCHITECTURE = Architecture(
+    model_types=(),
+    names=("AutoModel",),
+    inputs=("input_ids", "attention_mask"),
+    load=load,
+    matches=matches,
+    translate=translate,
+    adapt=adapt,
+    pool="cls",
+    positions=bert.ARCHITECTURE.positions,
+    sequence=UNKNOWN,
+    tokens=(LINEAR,),
+)
