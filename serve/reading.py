@@ -6,12 +6,14 @@ import asyncio
 from typing import Any
 
 import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Message
 
 from .errors import ApiError
 from .problems import Problem, message
 from .schemas import Body, Refused
 from .settings import Settings
+from .waiting import arrived
 
 
 async def read(request: Request, body: Body) -> Any:
@@ -46,21 +48,36 @@ async def read_bytes(request: Request, settings: Settings) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and len(declared) < 20 and int(declared) > limit:
         raise too_large(limit)
+    # A short body is there when its head is; only what is not deserves a timer.
+    message = arrived(request.receive)
+    if message is None or message["type"] != "http.request" or message.get("more_body"):
+        content = await read_rest(request, settings, message)
+    else:
+        content = message.get("body", b"")
+        if len(content) > limit:
+            raise too_large(limit)
+    request.state.body_bytes = len(content)
+    return content
+
+
+async def read_rest(request: Request, settings: Settings, message: Message | None) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit:
-                    raise too_large(limit)
-                chunks.append(chunk)
+            while True:
+                message = message or await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ApiError(499, "the client closed the connection")
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+                if size > settings.max_body_bytes:
+                    raise too_large(settings.max_body_bytes)
+                if not message.get("more_body"):
+                    return b"".join(chunks)
+                message = None
     except TimeoutError:
         raise ApiError(408, f"the request's body did not arrive within {settings.body_timeout_s:g} s", kind="RequestTimeout") from None
-    except ClientDisconnect:
-        raise ApiError(499, "the client closed the connection") from None
-    request.state.body_bytes = size
-    return b"".join(chunks)
 
 
 def too_large(limit: int) -> ApiError:

@@ -13,7 +13,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 LOOK_S = 0.1
 """How long a client may be gone before its work is taken out of the queue."""
@@ -92,15 +92,21 @@ class Waiting:
             self._watcher.cancel()
 
 
-def disconnected(receive: Receive) -> bool:
-    """Whether the client has gone, without waiting: runs `receive` up to where it would wait, and no further. The body has been read, so
-    a disconnect is all that can come."""
+def arrived(receive: Receive) -> Message | None:
+    """The connection's next message if it is there, without waiting: runs `receive` up to where it would wait, and no further. Nothing is
+    lost when it is not: servers take a message off only where they return it."""
     step = receive()
     try:
         step.send(None)  # pyright: ignore[reportAttributeAccessIssue]
     except StopIteration as stopped:
-        return stopped.value["type"] == "http.disconnect"
+        return stopped.value
     else:
-        return False
+        return None
     finally:
         step.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def disconnected(receive: Receive) -> bool:
+    """Whether the client has gone. The body has been read, so a disconnect is all that can come."""
+    message = arrived(receive)
+    return message is not None and message["type"] == "http.disconnect"

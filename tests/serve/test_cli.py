@@ -97,8 +97,8 @@ def test_yaml_beyond_the_plain_part_is_refused(text):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["m", "--colour", "red"], ["m", "--port", "x"], ["m", "--port", "70000"], ["m", "--hf-overrides", "x"], ["m", "--max-body-bytes", "0"],
-     ["m", "--ssl-keyfile", "k"], ["m", "--config", "/nonexistent.yaml"], ["m", "--hf-overrides.x"], ["m", "--host", "0.0.0.0"],
+    [[], ["m", "--colour", "red"], ["m", "--port", "x"], ["m", "--port", "70000"], ["m", "--hf-overrides", "x"],
+     ["m", "--max-body-bytes", "0"], ["m", "--ssl-keyfile", "k"], ["m", "--config", "/nonexistent.yaml"], ["m", "--hf-overrides.x"], ["m", "--host", "0.0.0.0"],
      ["m", "--chat-template", "nothing.jinja"]],
 )  # fmt: skip
 def test_a_bad_command_line_costs_one_clear_line(arguments, capsys, monkeypatch):

@@ -192,6 +192,15 @@ def test_cohere_int8_is_answered(embedder: Live):
     assert len(answer["embeddings"]["int8"]) == len(TEXTS)
 
 
+def test_coheres_older_api_is_answered(embedder: Live):
+    plain = vectors(embedder.ask("/v1/embeddings", {"input": TEXTS}))
+    floats = embedder.ask("/v1/embed", {"texts": TEXTS})
+    np.testing.assert_allclose(floats["embeddings"], plain, atol=1e-6)
+    assert (floats["response_type"], floats["meta"]["api_version"]["version"]) == ("embeddings_floats", "1")
+    typed = embedder.ask("/v1/embed", {"texts": TEXTS, "embedding_types": ["float", "ubinary"]})
+    assert (set(typed["embeddings"]), typed["response_type"]) == ({"float", "ubinary"}, "embeddings_by_type")
+
+
 def test_truncation_is_told_in_a_header(embedder: Live):
     body = {"input": ["planet " * 200, "a"], "truncate_prompt_tokens": 10}
     assert embedder.post("/v1/embeddings", body).headers["x-truncated"] == "1"
