@@ -83,6 +83,9 @@ def labels_of(checkpoint: Checkpoint, count: int) -> tuple[str, ...]:
 
 def matryoshka(checkpoint: Checkpoint, dim: int) -> dict[str, Any]:
     widths = checkpoint.config.get("matryoshka_dimensions")
+    if checkpoint.recipe is not None and widths is not None and widths == checkpoint.recipe.hf_overrides.get("matryoshka_dimensions"):
+        # A namesake may be smaller than the model the recipe is about.
+        widths = [width for width in widths if width <= dim] or None
     default = checkpoint.pooler.dimensions
     if default is not None and default > dim:
         raise CheckpointError(f"pooler config: dimensions {default} is wider than the model's {dim}")

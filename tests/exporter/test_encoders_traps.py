@@ -155,6 +155,13 @@ def test_nomic_v15_norms_before_it_cuts_and_only_then():
     np.testing.assert_allclose(cut, normed[:4] / np.linalg.norm(normed[:4]), rtol=1e-6)
 
 
+def test_a_smaller_namesake_is_read_without_the_widths_it_does_not_have(tmp_path: Path):
+    folder = find("nomic_v15")(tmp_path / "nomic-embed-text-v1.5")
+    configure(folder, matryoshka_dimensions=None)
+    head = heads.plan(checkpoint.read(folder)).heads["embed"]
+    assert (head.matryoshka, head.norm_before_cut, head.dim) == ((64,), True, 64)
+
+
 # --- ERNIE and the rest -----------------------------------------------------------------------------------------------------------
 
 

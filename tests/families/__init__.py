@@ -15,6 +15,8 @@ TEXTS = ("", "a", "the red planet!", "mars, known as the red planet, is deep in 
 def find(name: str) -> Callable[[Path], Path]:
     """The builder of a tiny checkpoint of any family."""
     for module in pkgutil.iter_modules(__path__):
+        if module.name == "proof":  # needs the package itself, which those who only write checkpoints do not
+            continue
         known = getattr(importlib.import_module(f"{__name__}.{module.name}"), "ALL", {})
         if name in known:
             return known[name]
