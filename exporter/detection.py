@@ -62,7 +62,8 @@ def detect(
     elif convert in ("embed", "classify", "reward"):
         kind = "classify" if convert == "classify" else "embed"
     else:
-        kind = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
+        bare: Kind | None = "embed" if name == family.names[0] else None
+        kind = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), bare)
         if kind is None:
             raise CheckpointError(
                 f"{folder.name}: {name} has a head that poolrt does not know; `--convert embed` uses its backbone alone, "

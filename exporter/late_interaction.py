@@ -35,7 +35,7 @@ def _stanford(checkpoint: Checkpoint, settings: Mapping[str, Any], max_tokens: i
         marker_id=query_marker,
         max_tokens=min(int(settings.get("query_maxlen", 32)), max_tokens),
         expand_id=_mask(checkpoint),
-        attend_expansion=bool(settings.get("attend_to_mask_tokens", False)),
+        attend_expansion=checkpoint.family.attends_filler or bool(settings.get("attend_to_mask_tokens", False)),
     )
     skip = _first_ids(checkpoint, string.punctuation) if settings.get("mask_punctuation", True) else ()
     document = Role(marker_id=document_marker, max_tokens=min(int(settings.get("doc_maxlen", 220)), max_tokens), skip_ids=skip)
@@ -51,7 +51,7 @@ def _pylate(checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: int) ->
         marker_id=_id(checkpoint, query_prefix) if query_prefix else None,
         max_tokens=min(int(settings.get("query_length", 32)), max_tokens),
         expand_id=_mask(checkpoint) if expands else None,
-        attend_expansion=expands and attends,
+        attend_expansion=expands and (attends or checkpoint.family.attends_filler),
     )
     words = settings.get("skiplist_words")
     document = Role(

@@ -110,6 +110,8 @@ class Architecture:
     """Belongs to every embedding of this family, in front of Sentence Transformers' Dense modules."""
     pooled: Callable[[Checkpoint], nn.Module] | None = None
     """Module (input_ids, attention_mask) -> mask [batch, tokens] of what is pooled; None: all that is attended."""
+    attends_filler: bool = False
+    """ColBERT queries of this family attend to what fills them up, whatever their settings say."""
     sample_tokens: int = 24
     """Length traced at export: enough for every derived dimension (windows, chunks) to be above 1."""
     tiny: Mapping[str, Any] = field(default_factory=dict)

@@ -75,9 +75,10 @@ ARCHITECTURE = Architecture(
     translate=translate,
     prefixes=("roberta.",),
     pool="mean",
-    # Two positions are kept for padding, though rotary angles need none.
-    positions=lambda config: config["max_position_embeddings"] - 2,
+    positions=lambda config: config["max_position_embeddings"],
     capped_by_tokenizer=False,
     tokens=(Layer(name="classifier"),),
-    tiny=SIZES | {"max_position_embeddings": 130, "pad_token_id": 1},
+    # jina-colbert-v2 was trained so; its artifact.metadata holds an upstream default that says otherwise.
+    attends_filler=True,
+    tiny=SIZES | {"max_position_embeddings": 128, "pad_token_id": 1},
 )
