@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
-from .flags import IGNORED, merged, normalised
+from .flags import IGNORED, SEVERAL, merged, normalised
 from .settings import Cors, Settings, Tls
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -28,6 +28,19 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see poolrt serve --help")
 
 
+class Quiet(logging.Filter):
+    """Keeps requests to some paths out of the access log."""
+
+    def __init__(self, paths: str) -> None:
+        super().__init__()
+        self.paths = frozenset(path.strip() for path in paths.split(",") if path.strip())
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # uvicorn's arguments: client, method, path with query, HTTP version, status.
+        path = record.args[2] if isinstance(record.args, tuple) and len(record.args) > 2 else ""
+        return str(path).partition("?")[0] not in self.paths
+
+
 def serve(arguments: Sequence[str]) -> int:
     """The command; answers the exit code."""
     try:
@@ -35,6 +48,7 @@ def serve(arguments: Sequence[str]) -> int:
         settings = settings_of(asked)
         logging.basicConfig(level=settings.log_level.upper(), format="%(levelname).1s %(asctime)s %(message)s", stream=sys.stderr)
         logging.getLogger("uvicorn.access").setLevel("INFO" if settings.access_log else "WARNING")
+        logging.getLogger("uvicorn.access").addFilter(Quiet(asked.disable_access_log_for_endpoints))
         logging.getLogger("uvicorn.error").setLevel("WARNING")
         for note in notes:
             log.info("%s", note)
@@ -76,6 +90,7 @@ def parser_of() -> Parser:
     model.add_argument("--served-model-name", nargs="+", default=[], help="names of the first artifact, or NAME=ARTIFACT for others")
     model.add_argument("--engine", default="auto", help="auto, onnxruntime, tensorrt-rtx, tensorrt, ... (default: what fits this machine)")
     model.add_argument("--threads", type=positive, help="threads of the engine on CPU (default: what affinity and cgroup grant)")
+    model.add_argument("--max-model-len", type=positive, help="a lower limit of tokens per text than the model's own")
     model.add_argument("--max-num-batched-tokens", type=positive, help="token slots per batch, padding included")
     model.add_argument(
         "--preparation", choices=("model", "vllm"), default="vllm", help="how /score and /rerank prepare late-interaction texts"
@@ -115,8 +130,7 @@ def parser_of() -> Parser:
     flag(front, "--disable-timing-headers")
     front.add_argument("--uvicorn-log-level", default="info", choices=("debug", "info", "warning", "error", "critical", "trace"))
     flag(front, "--disable-uvicorn-access-log")
-    flag(front, "--enable-log-requests")
-    flag(front, "--log-error-stack")
+    front.add_argument("--disable-access-log-for-endpoints", default="", metavar="PATHS", help="comma-separated, e.g. /health,/metrics")
 
     templates = parser.add_argument_group("templates")
     templates.add_argument("--chat-template", help="file, or Jinja text; for cross-encoders the score template")
@@ -137,7 +151,7 @@ def parser_of() -> Parser:
     for name, count in IGNORED.items():
         target = f"ignored_{name.replace('-', '_')}"
         if count:
-            parser.add_argument(f"--{name}", dest=target, nargs="+", help=argparse.SUPPRESS)
+            parser.add_argument(f"--{name}", dest=target, nargs="+" if name in SEVERAL else 1, help=argparse.SUPPRESS)
         else:
             parser.add_argument(f"--{name}", dest=target, action="store_const", const=True, help=argparse.SUPPRESS)
     return parser

@@ -21,7 +21,7 @@ TEXT_ROUTES: tuple[tuple[str, str, Body | None, str], ...] = (
     ("/classify", "Classes of texts", schemas.CLASSIFY, "ClassifyAnswer"),
     ("/score", "Scores of pairs: 1:1, 1:N or N:N", schemas.SCORE, "ScoreAnswer"),
     ("/v1/score", "The same as /score", schemas.SCORE, "ScoreAnswer"),
-    ("/rerank", "Documents by falling relevance (Jina, Cohere; with `texts`: TEI)", schemas.RERANK, "RerankAnswer"),
+    ("/rerank", "Documents by falling relevance (Jina, Cohere; with `texts`: TEI)", schemas.RERANK, "AnyRerankAnswer"),
     ("/v1/rerank", "The same as /rerank", schemas.RERANK, "RerankAnswer"),
     ("/v2/rerank", "The same as /rerank", schemas.RERANK, "RerankAnswer"),
     ("/tokenize", "Token ids of a text or a conversation", schemas.TOKENIZE, "TokenizeAnswer"),
@@ -46,6 +46,15 @@ GET_ROUTES: tuple[tuple[str, str, str], ...] = (
     ("/load", "Requests being answered (needs --enable-server-load-tracking)", "application/json"),
     ("/metrics", "Prometheus metrics", "text/plain"),
 )
+
+FAILURES: dict[str, dict[str, Any]] = {
+    "/tokenizer_info": {"404": {"description": "Not switched on"}},
+    "/health": {"503": {"description": "Not ready, or the engine has failed"}},
+    "/live": {"503": {"description": "The process hangs"}},
+    "/ready": {"503": {"description": "Loading or stopping"}},
+    "/ping": {"503": {"description": "Not ready, or the engine has failed"}},
+}
+"""Of the GET routes, beside 200."""
 
 NUMBERS = {"type": "array", "items": {"type": "number"}}
 USAGE = {
@@ -77,6 +86,16 @@ def record(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+TEI_RANKING = {
+    "type": "array",
+    "description": "TEI's form, asked for with `texts`",
+    "items": {
+        "type": "object",
+        "properties": {"index": {"type": "integer"}, "score": {"type": "number"}, "text": {"type": "string"}},
+        "required": ["index", "score"],
+    },
+}
+
 ANSWERS: dict[str, dict[str, Any]] = {
     "EmbeddingAnswer": listed(
         record(index={"type": "integer"}, object={"const": "embedding"}, embedding={"anyOf": [NUMBERS, {"type": "string"}]})
@@ -105,6 +124,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
             ),
         },
     ),
+    "AnyRerankAnswer": {"anyOf": [{"$ref": "#/components/schemas/RerankAnswer"}, TEI_RANKING]},
     "CohereAnswer": record(
         id={"type": "string"},
         embeddings={"anyOf": [{"type": "object"}, {"type": "array", "items": NUMBERS}]},
@@ -151,7 +171,8 @@ def document(settings: Settings) -> dict[str, Any]:
     paths: dict[str, Any] = {path: {"post": post(path, about, body, answer)} for path, about, body, answer in TEXT_ROUTES}
     for path, about, media in GET_ROUTES:
         content = {media: {"schema": {}}} if media else None
-        paths[path] = {"get": operation(path, about, {"200": {"description": "OK", **({"content": content} if content else {})}})}
+        answers = {"200": {"description": "OK", **({"content": content} if content else {})}, **FAILURES.get(path, {})}
+        paths[path] = {"get": operation(path, about, answers)}
     paths["/ping"]["post"] = paths["/ping"]["get"] | {"operationId": "ping_post"}
     made: dict[str, Any] = {
         "openapi": "3.1.0",

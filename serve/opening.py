@@ -56,6 +56,7 @@ def opened(folder: Path, asked: argparse.Namespace, settings: Settings) -> Model
         threads=asked.threads,
         max_batch_tokens=asked.max_num_batched_tokens,
         max_queued_tokens=settings.max_queued_tokens,
+        max_tokens=asked.max_model_len,
         check=asked.check,
     )
 

@@ -45,13 +45,18 @@ def test_a_command_line_of_vllm_is_read():
     assert options[options.index("--pooler-config") + 1] == '{"pooling_type": "CLS"}'
     assert options[options.index("--runner") + 1] == "pooling"
     told = " ".join(notes)
-    assert all(f"--{name} " in told for name in ("dtype", "trust-remote-code", "max-model-len", "enforce-eager", "seed"))
+    assert all(f"--{name} " in told for name in ("dtype", "trust-remote-code", "enforce-eager", "seed"))
+    assert asked.max_model_len == 512
 
 
 @pytest.mark.parametrize("name", IGNORED)
 def test_flags_without_meaning_are_noted(name):
     _, notes = parse(["m", f"--{name}", *(["x"] if IGNORED[name] else [])])
     assert notes == [f"--{name} has no effect here: an artifact fixes it, or poolrt does without"]
+
+
+def test_an_artifact_may_follow_any_flag_of_one_value():
+    assert parse(["--dtype", "float16", "m"])[0].artifacts == parse(["--seed=1", "m"])[0].artifacts == ["m"]
 
 
 def test_an_artifact_may_follow_a_flag_with_values():
@@ -98,8 +103,8 @@ def test_yaml_beyond_the_plain_part_is_refused(text):
 @pytest.mark.parametrize(
     "arguments",
     [[], ["m", "--colour", "red"], ["m", "--port", "x"], ["m", "--port", "70000"], ["m", "--hf-overrides", "x"],
-     ["m", "--max-body-bytes", "0"], ["m", "--ssl-keyfile", "k"], ["m", "--config", "/nonexistent.yaml"], ["m", "--hf-overrides.x"], ["m", "--host", "0.0.0.0"],
-     ["m", "--chat-template", "nothing.jinja"]],
+     ["m", "--max-body-bytes", "0"], ["m", "--ssl-keyfile", "k"], ["m", "--config", "/nonexistent.yaml"], ["m", "--hf-overrides.x"],
+     ["m", "--host", "0.0.0.0"], ["m", "--chat-template", "nothing.jinja"]],
 )  # fmt: skip
 def test_a_bad_command_line_costs_one_clear_line(arguments, capsys, monkeypatch):
     monkeypatch.delenv("POOLRT_API_KEY", raising=False)
@@ -177,15 +182,19 @@ def wait_until_ready(process: subprocess.Popen[str], url: str, limit_s: float = 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_until_it_is_told_to_stop(artifacts: Callable[[str], Path], sign):
-    process, url = started(str(artifacts("minilm_like")), str(artifacts("bert_classifier")), "--served-model-name", "first")
+    arguments = ("--served-model-name", "first", "--max-model-len", "32", "--disable-access-log-for-endpoints", "/ready")
+    process, url = started(str(artifacts("minilm_like")), str(artifacts("bert_classifier")), *arguments)
     try:
         wait_until_ready(process, url)
-        assert [one["id"] for one in httpx.get(f"{url}/v1/models").json()["data"]] == ["first", "bert_classifier"]
+        listed = httpx.get(f"{url}/v1/models").json()["data"]
+        assert [(one["id"], one["max_model_len"]) for one in listed] == [("first", 32), ("bert_classifier", 32)]
         assert httpx.post(f"{url}/v1/embeddings", json={"model": "minilm_like", "input": "a"}).json()["model"] == "first"
         process.send_signal(sign)
         _, told = process.communicate(timeout=SOON_S)
         assert process.returncode == EXIT_OK, told
         assert "serving at" in told
+        assert "GET /v1/models" in told
+        assert "GET /ready" not in told
         assert "Traceback" not in told
     finally:
         process.kill()
