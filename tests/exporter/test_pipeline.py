@@ -20,9 +20,9 @@ from poolrt.runtime.records import from_plain, to_plain
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_manifest_tells_where_everything_came_from(artifacts: Callable[[str], Path]) -> None:
+def test_the_manifest_tells_where_everything_came_from(artifacts: Callable[[str], Path], checkpoints: Callable[[str], Path]) -> None:
     manifest = read(artifacts("minilm_like")).manifest
-    assert manifest.source.checkpoint == "minilm_like"
+    assert manifest.source.checkpoint == checkpoints("minilm_like").name
     assert all(len(digest) == 64 for digest in manifest.source.weights.values())
     assert manifest.source.weights
     assert {"torch", "transformers", "onnxruntime"} <= manifest.versions.keys()

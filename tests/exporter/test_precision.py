@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,13 +34,13 @@ def graph_of(artifact: Path) -> Path:
     return artifact / "model.onnx"
 
 
-def session(path: Path) -> ort.InferenceSession:
+def session(path: Path) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def batch(opened: ort.InferenceSession, rows: Sequence[Sequence[int]], pad: int = 0) -> dict[str, NDArray[np.int64]]:
+def batch(opened: Any, rows: Sequence[Sequence[int]], pad: int = 0) -> dict[str, NDArray[np.int64]]:
     width = max(map(len, rows))
     ids, mask = np.full((len(rows), width), pad, np.int64), np.zeros((len(rows), width), np.int64)
     for row, found in enumerate(rows):
@@ -149,7 +150,7 @@ def test_int8_holds_its_promise_on_real_sentences(minilm: Path, minilm_checkpoin
     int8_from_onnx(graph_of(minilm), tmp_path / "int8.onnx")
     exact, lowered = session(graph_of(minilm)), session(tmp_path / "int8.onnx")
 
-    def embedded(opened: ort.InferenceSession, size: int) -> NDArray[np.float64]:
+    def embedded(opened: Any, size: int) -> NDArray[np.float64]:
         parts = [opened.run(["out_embed"], batch(opened, asked[start : start + size]))[0] for start in range(0, len(asked), size)]
         found = np.concatenate(parts).astype(np.float64)
         return found / np.linalg.norm(found, axis=1, keepdims=True)
