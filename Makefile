@@ -67,7 +67,7 @@ bench: $(VENV)/.bench
 	@$(VENV)/bin/python -m bench $(BENCH_ARGS)
 
 goldens: $(VENV)/.dev
-	@$(SINGLE) $(VENV)/bin/python tests/goldens/record_http.py
+	@for recorder in tests/goldens/record_*.py; do echo $$recorder && $(SINGLE) $(VENV)/bin/python $$recorder || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(VENV).log .types build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

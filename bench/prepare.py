@@ -59,7 +59,7 @@ def plain_onnx(source: Path, folder: Path) -> Path:
     mask[1, 4:] = 0
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
     program = torch.onnx.export(
-        Transformer(), (ids, mask, torch.zeros_like(ids)), dynamo=True, opset_version=OPSET, verbose=False,
+        Transformer().eval(), (ids, mask, torch.zeros_like(ids)), dynamo=True, opset_version=OPSET, verbose=False,
         input_names=["input_ids", "attention_mask", "token_type_ids"], output_names=["last_hidden_state"], dynamic_shapes=(shape,) * 3,
     )  # fmt: skip
     assert program is not None

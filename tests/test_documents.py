@@ -20,7 +20,7 @@ def test_links_lead_to_files(page):
 
 
 @pytest.mark.parametrize(
-    "file, name", TEST.findall((ROOT / "SECURITY.md").read_text(encoding="utf-8")), ids=lambda part: part.split("/")[-1]
+    ("file", "name"), TEST.findall((ROOT / "SECURITY.md").read_text(encoding="utf-8")), ids=lambda part: part.split("/")[-1]
 )
 def test_security_names_tests_that_exist(file, name):
     assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
