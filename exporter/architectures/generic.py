@@ -32,6 +32,14 @@ HEADS: dict[str, tuple[Layer, ...]] = {
     "roformer": (Layer(name=DENSE, activation="@hidden_act"), Layer(name="classifier.out_proj")),
     "deberta": (Layer(name="pooler.dense", activation="@pooler_hidden_act"), LINEAR),
 }
+# Vocabulary heads (SPLADE) that differ from BERT's and RoBERTa's.
+VOCABULARIES: dict[str, tuple[Layer, ...]] = {
+    "distilbert": (
+        Layer(name="vocab_transform", activation="@activation"),
+        Layer(name="vocab_layer_norm", kind="layer_norm", eps=1e-12),
+        Layer(name="vocab_projector", names=("embeddings.word_embeddings",)),
+    ),
+}
 BERT = ("megatron-bert", "rembert", "roc_bert", "squeezebert")  # BERT's head: a pooler inside the backbone, then the classifier
 # RoBERTa under other names, heads included.
 ROBERTA = ("camembert", "xlm-roberta-xl", "data2vec-text", "roberta-prelayernorm", "xmod", "longformer")
@@ -102,6 +110,8 @@ def adapt(family: Architecture, config: Config) -> Architecture:
         changed |= {"sequence": bert.ARCHITECTURE.sequence}
     elif model_type in HEADS:
         changed |= {"sequence": Classifier(pool="cls", layers=HEADS[model_type], tokens=HEADS[model_type][-1:])}
+    if model_type in VOCABULARIES:
+        changed |= {"vocabulary": VOCABULARIES[model_type]}
     if not found.decoder and _starts_after_padding(kind):
         changed |= {"positions": roberta.ARCHITECTURE.positions}
     return replace(family, **changed)

@@ -14,14 +14,16 @@ from tests.families.proof import COSINE, DIFFERENCE, Proved, cosines, difference
 PAIRS = tuple(("the red planet?", text) for text in TEXTS)
 EMBEDDERS = (
     "modernbert_embedder", "modernbert_biased", "gte_snowflake", "ernie_task", "ernie_plain", "mpnet_embedder", "deberta_embedder",
-    "distilbert_embedder",
+    "distilbert_embedder", "gpt_neox_embedder", "modernbert_masked",
 )  # fmt: skip
 CLASSIFIERS = (
     "modernbert_reranker", "modernbert_classifier", "ernie_classifier", "mpnet_classifier", "deberta_reranker",
-    "distilbert_classifier", "electra_reranker", "albert_classifier", "megatron_classifier", "camembert_reranker",
+    "distilbert_classifier", "electra_reranker", "albert_classifier", "megatron_classifier",
+    "gpt2_classifier", "camembert_reranker",
 )  # fmt: skip
 TOKEN_CLASSIFIERS = ("modernbert_tokens", "deberta_tokens", "electra_tokens")
 STORED = {"ernie_plain": ("ErnieModel", "bert."), "ernie_task": ("ErnieModel", "ernie."), "mpnet_embedder": ("MPNetModel", "")}
+STORED["modernbert_masked"] = ("ModernBertModel", "")
 
 
 def native(folder: Path, proved: Proved, texts: Any) -> list[Any]:
@@ -63,7 +65,8 @@ def test_embeddings_equal_the_native_class(name: str, tmp_path: Path):
     proved = prove(folder)
     hidden = [answer.last_hidden_state[0].numpy() for answer in native(folder, proved, TEXTS)]
     assert cosines(proved.raw("token_embed", TEXTS), hidden).min() > COSINE
-    pooled = [rows[0] if proved.plan.heads["embed"].pool == "cls" else rows.mean(0) for rows in hidden]
+    pools = {"cls": lambda rows: rows[0], "mean": lambda rows: rows.mean(0), "last": lambda rows: rows[-1]}
+    pooled = [pools[proved.plan.heads["embed"].pool](rows) for rows in hidden]
     assert cosines(proved.answers("embed", TEXTS), pooled).min() > COSINE
 
 

@@ -140,7 +140,7 @@ def test_other_sizes_of_the_mixture_equal_numpy(experts: int, top: int, layers: 
     known, config = plain.tensors(folder), json.loads((folder / "config.json").read_text())
     expected = [plain.nomic(known, config, ids) for ids in proved.ids(TEXTS[:3])]
     assert cosines(proved.raw("token_embed", TEXTS[:3]), expected).min() > COSINE
-    assert proved.plan.heads["embed"].pool == "mean"
+    assert proved.plan.heads["embed"].pool == "cls"
 
 
 def test_nomic_v15_norms_before_it_cuts_and_only_then():

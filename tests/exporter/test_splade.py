@@ -18,7 +18,7 @@ def of_the_library(folder: Path, texts: list[str]) -> list[np.ndarray]:
     return [model.encode([text], convert_to_sparse_tensor=False, show_progress_bar=False)[0].numpy() for text in texts]
 
 
-@pytest.mark.parametrize("name", ["splade_bert", "splade_untied", "splade_twice", "splade_modernbert"])
+@pytest.mark.parametrize("name", ["splade_bert", "splade_untied", "splade_twice", "splade_modernbert", "splade_distilbert"])
 def test_sparse_embeddings_equal_the_library(name: str, tmp_path: Path):
     folder = find(name)(tmp_path / "checkpoint")
     proved = prove(folder)

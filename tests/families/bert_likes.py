@@ -141,6 +141,31 @@ def electra_tokens(folder: Path) -> Path:
     return folder
 
 
+def gpt_neox_embedder(folder: Path) -> Path:
+    """A decoder that no other file reads: fused query, key and value, part of each head turned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = _byte_bpe(folder)
+    sizes = {key: value for key, value in SIZES.items() if key != "hidden_dropout_prob"} | {"max_position_embeddings": TABLE}
+    _hf(folder, "GPTNeoXModel", vocab_size=count, rotary_pct=0.5, **sizes)
+    return folder
+
+
+def gpt2_classifier(folder: Path) -> Path:
+    """Sizes under GPT-2's names, transposed weights, `score` behind the last token."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": TABLE, "n_inner": 48, "pad_token_id": 1}
+    _hf(folder, "GPT2ForSequenceClassification", vocab_size=_byte_bpe(folder), **sizes, **_labelled(SENTIMENTS))
+    return folder
+
+
+def modernbert_masked(folder: Path) -> Path:
+    """answerdotai/ModernBERT-base: saved with its masked-language-model head, `model.` in front."""
+    from . import modernbert
+
+    _hf(folder, "ModernBertForMaskedLM", **modernbert.settings(folder))
+    return folder
+
+
 ALL: dict[str, Callable[[Path], Path]] = {
     write.__name__: write
     for write in (
@@ -158,6 +183,9 @@ ALL: dict[str, Callable[[Path], Path]] = {
         electra_tokens,
         albert_classifier,
         megatron_classifier,
+        gpt_neox_embedder,
+        gpt2_classifier,
+        modernbert_masked,
         camembert_reranker,
     )
 }

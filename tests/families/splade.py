@@ -39,6 +39,12 @@ def splade_untied(folder: Path) -> Path:
     return sparse_files(folder, strategy="sum")
 
 
+def splade_decoder(folder: Path) -> Path:
+    """As splade_bert with a decoder of its own, which vLLM asks for."""
+    _hf(folder, "BertForMaskedLM", seed=8, **_bert_settings(folder, tie_word_embeddings=False))
+    return sparse_files(folder)
+
+
 def splade_twice(folder: Path) -> Path:
     """opensearch-project/opensearch-neural-sparse-encoding-doc-v3: the logarithm is taken twice."""
     _hf(folder, "BertForMaskedLM", seed=4, **_bert_settings(folder))
@@ -51,4 +57,14 @@ def splade_modernbert(folder: Path) -> Path:
     return sparse_files(folder)
 
 
-ALL: dict[str, Callable[[Path], Path]] = {write.__name__: write for write in (splade_bert, splade_untied, splade_twice, splade_modernbert)}
+def splade_distilbert(folder: Path) -> Path:
+    """naver/splade-v3-distilbert."""
+    known = _bert_settings(folder)
+    sizes = {"dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "max_position_embeddings": TABLE}
+    _hf(folder, "DistilBertForMaskedLM", vocab_size=known["vocab_size"], pad_token_id=0, **sizes)
+    return sparse_files(folder)
+
+
+ALL: dict[str, Callable[[Path], Path]] = {
+    write.__name__: write for write in (splade_bert, splade_untied, splade_decoder, splade_twice, splade_modernbert, splade_distilbert)
+}

@@ -28,7 +28,7 @@ WANTED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     # It reads GPT-2's keys of this family but for one. The mixture of experts needs a GPU in vLLM: numpy stands for it.
     "nomic_v1": (("embed",), {"num_attention_heads": 2}),
     "gte_snowflake": (("embed",), {}),
-    "splade_bert": (("embed", "token_embed"), {"architectures": ["BertSpladeSparseEmbeddingModel"]}),
+    "splade_decoder": (("embed", "token_embed"), {"architectures": ["BertSpladeSparseEmbeddingModel"]}),
 }
 
 
