@@ -264,3 +264,37 @@ def test_the_graph_answers_as_the_module(name: str, tmp_path: Path):
                 assert differences(found, expected) < DIFFERENCE, task
     for path in (tmp_path / "out").iterdir():
         assert path.stat().st_size < 3_000_000  # nothing of a long text's size is stored
+
+
+# Folders called like the repositories find their recipes: nothing else is said.
+RECIPES = {
+    "Qwen3-Reranker-0.6B": ("qwen3_reranker", "cross-encoder", "qwen3_reranker_card.jinja"),
+    "mxbai-rerank-base-v2": ("mxbai_rerank", "cross-encoder", "mxbai_rerank_v2_card.jinja"),
+    "bge-reranker-v2-gemma": ("bge_gemma", "cross-encoder", "bge-reranker-v2-gemma.jinja"),
+    "llama-nemotron-rerank-1b-v2": ("nemotron_rerank", "cross-encoder", "nemotron-rerank.jinja"),
+    "Qwen3-Reranker-0.6B-seq-cls": ("qwen3_seq_cls", "cross-encoder", "qwen3_reranker_card.jinja"),
+    "Qwen3-Embedding-0.6B": ("qwen3_embedding", "bi-encoder", None),
+    "Qwen2-7B-Instruct-embed-base": ("qwen2_ssmits", "bi-encoder", None),
+    "embeddinggemma-300m": ("embedding_gemma", "bi-encoder", None),
+    "voyage-4-nano": ("voyage", "bi-encoder", None),
+    "jina-embeddings-v3": ("jina_v3", "bi-encoder", None),
+    "jina-colbert-v2": ("jina_colbert", "late-interaction", None),
+    "LFM2-ColBERT-350M": ("lfm2_colbert", "late-interaction", None),
+    "GritLM-7B-vllm": ("gritlm", "bi-encoder", None),
+    "Qwen2.5-Math-PRM-7B": ("qwen2_process_reward", None, None),
+}
+
+
+@pytest.mark.parametrize("repository", RECIPES)
+def test_a_published_name_is_enough(repository: str, tmp_path: Path):
+    from poolrt.exporter import recipe
+
+    name, scoring, template = RECIPES[repository]
+    proof = prove(find(name)(tmp_path / repository), recipe="auto")
+    assert proof.checkpoint.recipe is not None
+    assert proof.plan.scoring == scoring
+    assert (proof.plan.text.score_template is not None) == (template is not None)
+    if template is not None:
+        assert proof.plan.files["score_template.jinja"].decode() == recipe.template(template)
+    if repository.startswith("Qwen2-7B"):
+        assert (proof.plan.heads["embed"].pool, proof.plan.heads["embed"].activation) == ("mean", "identity")
