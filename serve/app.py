@@ -17,14 +17,14 @@ from starlette.routing import Route
 
 from ..runtime.errors import PoolrtError
 from . import docs, playground
+from .body import Refused
 from .context import Context
-from .endpoints import classify, cohere, embeddings, invocations, operations, pooling, score, tei, tokens
+from .endpoints import classify, cohere, embeddings, invocations, operations, pooling, score, tei, tei_tokens, tokens
 from .errors import ApiError, api_error, response
 from .gate import Gate
 from .lifespan import lifespan
 from .metrics import Metrics
 from .registry import Registry
-from .schemas import Refused
 from .settings import Settings
 from .state import State
 from .work import Workshop
@@ -52,7 +52,7 @@ POST: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("/embed_sparse", tei.embed_sparse),
     ("/predict", tei.predict),
     ("/similarity", tei.similarity),
-    ("/decode", tei.decode),
+    ("/decode", tei_tokens.decode),
 )
 GET: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("/v1/models", operations.models),
@@ -62,7 +62,7 @@ GET: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("/metrics", operations.metrics),
     ("/version", operations.show_version),
     ("/load", operations.load),
-    ("/info", tei.info),
+    ("/info", tei_tokens.info),
     ("/tokenizer_info", tokens.tokenizer_info),
     ("/playground.json", playground.facts),
 )

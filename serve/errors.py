@@ -14,7 +14,7 @@ import orjson
 from starlette.responses import Response
 
 from ..runtime.errors import DeadlineExceeded, EngineError, InputError, Overload
-from .schemas import Refused
+from .body import Refused
 
 # Files of the server and its libraries; API paths such as /v1/embeddings stay.
 _PATH = re.compile(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import schemas
+from . import schemas, schemas_tei
+from .body import Body
+from .gate import OPEN
 from .kinds import record_of
-from .schemas import Body
 from .settings import Settings
 from .version import version
 
@@ -27,12 +28,12 @@ TEXT_ROUTES: tuple[tuple[str, str, Body | None, str], ...] = (
     ("/tokenize", "Token ids of a text or a conversation", schemas.TOKENIZE, "TokenizeAnswer"),
     ("/detokenize", "Text of token ids", schemas.DETOKENIZE, "DetokenizeAnswer"),
     ("/invocations", "SageMaker: any of the bodies above", None, "Anything"),
-    ("/embed", "TEI: embeddings", schemas.TEI_EMBED, "Anything"),
-    ("/embed_all", "TEI: embeddings of every token", schemas.TEI_EMBED, "Anything"),
-    ("/embed_sparse", "TEI: sparse embeddings", schemas.TEI_EMBED, "Anything"),
-    ("/predict", "TEI: classes", schemas.TEI_PREDICT, "Anything"),
-    ("/similarity", "TEI: cosine similarities", schemas.TEI_SIMILARITY, "Anything"),
-    ("/decode", "TEI: text of token ids", schemas.TEI_DECODE, "Anything"),
+    ("/embed", "TEI: embeddings", schemas_tei.EMBED, "Anything"),
+    ("/embed_all", "TEI: embeddings of every token", schemas_tei.EMBED, "Anything"),
+    ("/embed_sparse", "TEI: sparse embeddings", schemas_tei.EMBED, "Anything"),
+    ("/predict", "TEI: classes", schemas_tei.PREDICT, "Anything"),
+    ("/similarity", "TEI: cosine similarities", schemas_tei.SIMILARITY, "Anything"),
+    ("/decode", "TEI: text of token ids", schemas_tei.DECODE, "Anything"),
 )
 GET_ROUTES: tuple[tuple[str, str, str], ...] = (
     ("/v1/models", "The models served here", "application/json"),
@@ -173,6 +174,8 @@ def document(settings: Settings) -> dict[str, Any]:
         content = {media: {"schema": {}}} if media else None
         answers = {"200": {"description": "OK", **({"content": content} if content else {})}, **FAILURES.get(path, {})}
         paths[path] = {"get": operation(path, about, answers)}
+        if path in OPEN:
+            paths[path]["get"]["security"] = []
     paths["/ping"]["post"] = paths["/ping"]["get"] | {"operationId": "ping_post"}
     made: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -205,9 +208,9 @@ def post(path: str, about: str, body: Body | None, answer: str) -> dict[str, Any
         forms = [record_of(form).schema() for _, form in body.forms]
         schema = forms[0] if len(forms) == 1 else {"anyOf": forms}
     if path == "/rerank":
-        schema = {"anyOf": [schema, record_of(schemas.TeiRerank).schema()]}
+        schema = {"anyOf": [schema, record_of(schemas_tei.TeiRerank).schema()]}
     if path == "/tokenize":
-        schema = {"anyOf": [*schema["anyOf"], record_of(schemas.TeiTokenize).schema()]}
+        schema = {"anyOf": [*schema["anyOf"], record_of(schemas_tei.TeiTokenize).schema()]}
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
     if path in ("/v1/embeddings", "/pooling"):
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}

@@ -9,9 +9,9 @@ import orjson
 from starlette.requests import Request
 from starlette.types import Message
 
+from .body import Body, Refused
 from .errors import ApiError
 from .problems import Problem, message
-from .schemas import Body, Refused
 from .settings import Settings
 from .waiting import arrived
 

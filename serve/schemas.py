@@ -1,18 +1,13 @@
-"""Every request body, with its fields, defaults and bounds (http-api.md 2 to 9, and TEI's own wire).
-
-A route's body is a `Body`: one record, or several alternative forms of which one fits. Bodies are read in the order of preference, and
-told as wrong in the order in which vLLM tells them.
-"""
+"""Every request body of vLLM's routes, with its fields, defaults and bounds (http-api.md 2 to 9)."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
-from .kinds import About, Bounds, record_of
-from .problems import Problem, dotted, message
+from .body import body
+from .kinds import About, Bounds
 
 EncodingFormat = Literal["float", "base64", "bytes", "bytes_only"]
 PoolingFormat = Literal["float", "base64", "bytes", "bytes_only", "sparse"]
@@ -310,143 +305,7 @@ class Detokenize:
     model: str | None = None
 
 
-# --- TEI ----------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeiCut:
-    model: str | None = None
-    truncate: bool | None = None
-    truncation_direction: Literal["left", "right", "Left", "Right"] = "Right"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeiEmbed(TeiCut):
-    inputs: str | list[int] | list[str] | list[list[int]]
-    prompt_name: str | None = None
-    normalize: bool = True
-    dimensions: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeiRerank(TeiCut):
-    query: str
-    texts: list[str]
-    raw_scores: bool = False
-    return_text: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubParameters:
-    """What the Hugging Face Hub's clients send beside `inputs`."""
-
-    top_k: Annotated[int | None, Bounds(least=1), About("labels to answer; null: all")] = None
-    function_to_apply: Annotated[Literal["sigmoid", "softmax", "none"] | None, About("null: the model's own")] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeiPredict(TeiCut):
-    inputs: str | list[str] | list[list[str]]
-    raw_scores: bool = False
-    parameters: Annotated[HubParameters | None, About("sent by the Hub's clients, who then expect a list for each text")] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeiSentences:
-    source_sentence: str
-    sentences: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeiParameters(TeiCut):
-    prompt_name: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeiSimilarity:
-    inputs: TeiSentences
-    model: str | None = None
-    parameters: TeiParameters | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeiTokenize:
-    inputs: str | list[str]
-    model: str | None = None
-    add_special_tokens: bool = True
-    prompt_name: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeiDecode:
-    ids: list[int] | list[list[int]]
-    model: str | None = None
-    skip_special_tokens: bool = True
-
-
-# --- bodies -------------------------------------------------------------------------------------------------------------------
-
-
-class Refused(Exception):
-    """A body that is not what the route asks for; `kind` is the error type of http-api.md 2.4."""
-
-    def __init__(self, text: str, *, param: str | None, kind: str = "Bad Request") -> None:
-        super().__init__(text)
-        self.param = param
-        self.kind = kind
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """The alternative forms of one route's body. `forms` are told as wrong in this order; a form is tried when all `keys` are present."""
-
-    forms: tuple[tuple[tuple[str, ...], type], ...]
-    preferred: tuple[int, ...]
-    """Order in which the forms are tried: the first that reads without a problem is taken."""
-    removed: bool = False
-    """Whether vLLM's removed parameters (`normalize`, task `score` and `encode`) are refused by name."""
-    task: bool = False
-    """The route knows `task`, and takes `score` as `classify`."""
-
-    def read(self, value: Any) -> Any:
-        if type(value) is dict and self.removed:
-            refuse_removed(value, accepts_score=self.task)
-        forms = self.forms
-        if type(value) is dict:
-            for index in self.preferred:
-                keys, form = forms[index]
-                if all(key in value for key in keys):
-                    problems: list[Problem] = []
-                    made = record_of(form).read(value, ("body",), problems)
-                    if not problems:
-                        return made
-        problems = []
-        for _, form in forms:
-            record_of(form).read(value, ("body",), problems)
-        raise Refused(message(problems), param=dotted(problems[0].loc))
-
-    def fits(self, value: Any) -> bool:
-        try:
-            self.read(value)
-        except Refused:
-            return False
-        return True
-
-
-def refuse_removed(value: dict[str, Any], *, accepts_score: bool) -> None:
-    if "normalize" in value:
-        text = "Parameter `normalize` was removed; use `use_activation` instead. (parameter=normalize)"
-        raise Refused(text, param="normalize", kind="BadRequestError")
-    task = value.get("task")
-    if task == "encode" or (task == "score" and not accepts_score):
-        use = "`token_embed` or `token_classify`" if task == "encode" else "`classify`"
-        raise Refused(f"`{task}` task was removed; use {use} instead. (parameter=task)", param="task", kind="BadRequestError")
-
-
-def body(*forms: tuple[Sequence[str], type], preferred: Sequence[int] | None = None, removed: bool = False, task: bool = False) -> Body:
-    order = tuple(preferred) if preferred is not None else tuple(range(len(forms)))
-    return Body(tuple((tuple(keys), form) for keys, form in forms), order, removed, task)
-
+# --- bodies -------------------------------------------------------------------------------------------------------------
 
 # The chat form wins where both forms are present (http-api.md 2.1).
 EMBEDDINGS = body(
@@ -466,12 +325,6 @@ SCORE = body(
 RERANK = body(([], Rerank))
 TOKENIZE = body((["prompt"], TokenizeText), (["messages"], TokenizeChat), preferred=(1, 0))
 DETOKENIZE = body(([], Detokenize))
-TEI_EMBED = body(([], TeiEmbed))
-TEI_RERANK = body(([], TeiRerank))
-TEI_PREDICT = body(([], TeiPredict))
-TEI_SIMILARITY = body(([], TeiSimilarity))
-TEI_TOKENIZE = body(([], TeiTokenize))
-TEI_DECODE = body(([], TeiDecode))
 
 
 def conversations_of(asked: Any) -> list[list[Message]] | None:

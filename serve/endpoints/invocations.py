@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import schemas
+from ..body import Body, Refused
 from ..context import context
 from ..errors import ApiError
 from ..reading import check_media_type, parse, read_bytes
 from ..registry import Served
-from ..schemas import Body, Refused
 from . import classify, embeddings, pooling, score
 
 Answer = Callable[[Request, Any], Awaitable[Response]]

@@ -1,5 +1,5 @@
 """The wire of Hugging Face's text-embeddings-inference: /embed, /embed_all, /embed_sparse, /rerank with `texts`, /predict, /similarity,
-/info, /tokenize with `inputs`, /decode and POST / (its alias for what the model does).
+and POST / (its alias for what the model does).
 
 Its rules differ from vLLM's in places: input is cut to the model's limit unless `truncate` is false, errors are flat with status 422.
 """
@@ -17,13 +17,12 @@ from starlette.responses import Response
 
 from ...runtime.params import PoolingParams
 from ...runtime.scoring import activate
-from .. import schemas
+from .. import schemas_tei
 from ..answers import Json, sparse_weights
 from ..context import context
 from ..errors import ApiError, api_error, tei_response
 from ..reading import read_json
 from ..registry import Served
-from ..version import version
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -46,7 +45,7 @@ def wire(endpoint: Endpoint) -> Endpoint:
     return answered
 
 
-def cut(asked: schemas.TeiCut) -> dict[str, Any]:
+def cut(asked: schemas_tei.TeiCut) -> dict[str, Any]:
     if asked.truncate is False:
         return {}
     side: Literal["left", "right"] | None = "left" if asked.truncation_direction.lower() == "left" else None
@@ -70,7 +69,7 @@ async def embed_all(request: Request) -> Response:
 async def _embed(request: Request, value: Any, task: str) -> Response:
     here = context(request)
     here.require(lambda one: one.can(task))
-    asked: schemas.TeiEmbed = schemas.TEI_EMBED.read(value)
+    asked: schemas_tei.TeiEmbed = schemas_tei.EMBED.read(value)
     served = here.registry.able(asked.model, lambda one: one.can(task), "Embed")
     params = PoolingParams(use_activation=asked.normalize if task == "embed" else None, dimensions=asked.dimensions)
 
@@ -87,7 +86,7 @@ async def _embed(request: Request, value: Any, task: str) -> Response:
 async def embed_sparse(request: Request) -> Response:
     here = context(request)
     here.require(lambda one: sparse_task(one) is not None)
-    asked: schemas.TeiEmbed = schemas.TEI_EMBED.read(await read_json(request))
+    asked: schemas_tei.TeiEmbed = schemas_tei.EMBED.read(await read_json(request))
     served = here.registry.able(asked.model, lambda one: sparse_task(one) is not None, "sparse embedding")
     task = sparse_task(served)
     assert task is not None
@@ -117,7 +116,7 @@ async def rerank(request: Request, value: Any) -> Response:
 async def _rerank(request: Request, value: Any) -> Response:
     try:
         here = context(request)
-        asked: schemas.TeiRerank = schemas.TEI_RERANK.read(value)
+        asked: schemas_tei.TeiRerank = schemas_tei.RERANK.read(value)
         served = here.registry.able(asked.model, lambda one: one.scores, "Rerank")
         params = PoolingParams(use_activation=not asked.raw_scores)
         options = cut(asked) | here.score_style(served)
@@ -148,7 +147,7 @@ async def _predict(request: Request, value: Any) -> Response:
     """Classes of texts, or of (text, text) pairs where the model scores pairs. One input answers a list, several a list of lists."""
     here = context(request)
     here.require(lambda one: one.can("classify"))
-    asked: schemas.TeiPredict = schemas.TEI_PREDICT.read(value)
+    asked: schemas_tei.TeiPredict = schemas_tei.PREDICT.read(value)
     served = here.registry.able(asked.model, lambda one: one.can("classify"), "Predict")
     single, texts, pairs = forms(asked.inputs)
     hub = asked.parameters
@@ -210,9 +209,9 @@ async def similarity(request: Request) -> Response:
 async def _similarity(request: Request, value: Any) -> Response:
     here = context(request)
     here.require(lambda one: one.can("embed"))
-    asked: schemas.TeiSimilarity = schemas.TEI_SIMILARITY.read(value)
+    asked: schemas_tei.TeiSimilarity = schemas_tei.SIMILARITY.read(value)
     served = here.registry.able(asked.model, lambda one: one.can("embed"), "Similarity")
-    more = asked.parameters or schemas.TeiParameters()
+    more = asked.parameters or schemas_tei.TeiParameters()
     texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
 
     def start(limit: float | None) -> Any:
@@ -237,74 +236,3 @@ async def root(request: Request) -> Response:
         return await _similarity(request, value)
     served = here.registry.find(value.get("model") if type(value) is dict and isinstance(value.get("model"), str) else None)
     return await (_embed(request, value, "embed") if served.can("embed") else _predict(request, value))
-
-
-async def tokenize(request: Request, value: Any) -> Response:
-    here = context(request)
-    asked: schemas.TeiTokenize = schemas.TEI_TOKENIZE.read(value)
-    served = here.registry.find(asked.model, param="model")
-    preparation = served.model.preparation
-    prefix = preparation.prompt(asked.prompt_name)
-    texts = [prefix + text for text in ([asked.inputs] if isinstance(asked.inputs, str) else asked.inputs)]
-
-    def run() -> list[list[dict[str, Any]]]:
-        found = preparation.tokenizer.encode_batch(texts, add_special_tokens=asked.add_special_tokens)
-        return [
-            [
-                {"id": token, "text": text[start:stop] if stop else piece, "special": bool(special)}
-                | ({} if special else {"start": start, "stop": stop})
-                for token, piece, special, (start, stop) in zip(one.ids, one.tokens, one.special_tokens_mask, one.offsets, strict=True)
-            ]
-            for text, one in zip(texts, found, strict=True)
-        ]
-
-    return Json(await here.workshop.thread(run))
-
-
-@wire
-async def decode(request: Request) -> Response:
-    here = context(request)
-    here.opened()
-    asked: schemas.TeiDecode = schemas.TEI_DECODE.read(await read_json(request))
-    served = here.registry.find(asked.model, param="model")
-    many: list[Any] = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
-    if any(not 0 <= token < 2**32 for ids in many for token in ids):
-        raise ApiError(422, "ids: a token id is out of vocabulary (parameter=ids)", param="ids")
-    tokenizer = served.model.preparation.tokenizer
-    return Json([tokenizer.decode(ids, skip_special_tokens=asked.skip_special_tokens) for ids in many])
-
-
-async def info(request: Request) -> Response:
-    here = context(request)
-    here.opened()
-    served = here.registry.find(request.query_params.get("model"), param="model")
-    manifest, settings = served.manifest, here.settings
-    head = manifest.heads[manifest.tasks[0]]
-    if manifest.tasks[0] in ("embed", "token_embed"):
-        kind: dict[str, Any] = {"embedding": {"pooling": head.pool}}
-    else:
-        id2label = {str(index): label for index, label in enumerate(head.labels)}
-        named_as = "reranker" if served.scores else "classifier"
-        kind = {named_as: {"id2label": id2label, "label2id": {label: index for index, label in enumerate(head.labels)}}}
-    return Json(
-        {
-            "model_id": manifest.source.checkpoint,
-            "model_sha": manifest.source.revision,
-            "model_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(manifest.graphs[0].precision, "int8"),
-            "model_type": kind,
-            "served_model_name": served.name,
-            "max_concurrent_requests": settings.max_queued_tokens,
-            "max_input_length": served.model.max_tokens,
-            "max_batch_tokens": served.model.worker.limits.max_tokens,
-            "max_batch_requests": None,
-            "max_client_batch_size": settings.max_body_bytes,
-            "auto_truncate": True,
-            "tokenization_workers": settings.threads,
-            "version": version(),
-            "sha": None,
-            "docker_label": None,
-            "tasks": list(manifest.tasks),
-            "scoring": manifest.scoring,
-            "engine": served.model.engine.name,
-        }
-    )

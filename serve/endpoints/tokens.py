@@ -14,7 +14,7 @@ from ..errors import ApiError
 from ..prompts import render
 from ..reading import read, read_json
 from ..registry import Served
-from . import tei
+from . import tei_tokens
 
 
 async def tokenize(request: Request) -> Response:
@@ -22,7 +22,7 @@ async def tokenize(request: Request) -> Response:
     here.opened()
     value = await read_json(request)
     if type(value) is dict and "inputs" in value and not ("prompt" in value or "messages" in value):
-        return await tei.tokenize(request, value)
+        return await tei_tokens.tokenize(request, value)
     asked = schemas.TOKENIZE.read(value)
     served = here.registry.find(asked.model, param="model")
 

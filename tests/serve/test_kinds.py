@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from poolrt.serve import schemas
+from poolrt.serve.body import Refused
 from poolrt.serve.kinds import MAX_DEPTH, Bounds, kind_of, shallow
 from poolrt.serve.problems import MAX_LINES, Problem, message, short
-from poolrt.serve.schemas import Refused
 
 
 def read(annotation: Any, value: Any) -> tuple[Any, list[str]]:

@@ -1,0 +1,71 @@
+"""Which form of a route's body a request has, and how vLLM refuses one that has none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .kinds import record_of
+from .problems import Problem, dotted, message
+
+
+class Refused(Exception):
+    """A body that is not what the route asks for; `kind` is the error type of http-api.md 2.4."""
+
+    def __init__(self, text: str, *, param: str | None, kind: str = "Bad Request") -> None:
+        super().__init__(text)
+        self.param = param
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The alternative forms of one route's body. `forms` are told as wrong in this order; a form is tried when all `keys` are present."""
+
+    forms: tuple[tuple[tuple[str, ...], type], ...]
+    preferred: tuple[int, ...]
+    """Order in which the forms are tried: the first that reads without a problem is taken."""
+    removed: bool = False
+    """Whether vLLM's removed parameters (`normalize`, task `score` and `encode`) are refused by name."""
+    task: bool = False
+    """The route knows `task`, and takes `score` as `classify`."""
+
+    def read(self, value: Any) -> Any:
+        if type(value) is dict and self.removed:
+            refuse_removed(value, accepts_score=self.task)
+        forms = self.forms
+        if type(value) is dict:
+            for index in self.preferred:
+                keys, form = forms[index]
+                if all(key in value for key in keys):
+                    problems: list[Problem] = []
+                    made = record_of(form).read(value, ("body",), problems)
+                    if not problems:
+                        return made
+        problems = []
+        for _, form in forms:
+            record_of(form).read(value, ("body",), problems)
+        raise Refused(message(problems), param=dotted(problems[0].loc))
+
+    def fits(self, value: Any) -> bool:
+        try:
+            self.read(value)
+        except Refused:
+            return False
+        return True
+
+
+def refuse_removed(value: dict[str, Any], *, accepts_score: bool) -> None:
+    if "normalize" in value:
+        text = "Parameter `normalize` was removed; use `use_activation` instead. (parameter=normalize)"
+        raise Refused(text, param="normalize", kind="BadRequestError")
+    task = value.get("task")
+    if task == "encode" or (task == "score" and not accepts_score):
+        use = "`token_embed` or `token_classify`" if task == "encode" else "`classify`"
+        raise Refused(f"`{task}` task was removed; use {use} instead. (parameter=task)", param="task", kind="BadRequestError")
+
+
+def body(*forms: tuple[Sequence[str], type], preferred: Sequence[int] | None = None, removed: bool = False, task: bool = False) -> Body:
+    order = tuple(preferred) if preferred is not None else tuple(range(len(forms)))
+    return Body(tuple((tuple(keys), form) for keys, form in forms), order, removed, task)

@@ -1,0 +1,87 @@
+"""TEI's wire around the text itself: /tokenize with `inputs`, /decode, /info."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .. import schemas_tei
+from ..answers import Json
+from ..context import context
+from ..errors import ApiError
+from ..reading import read_json
+from ..version import version
+from .tei import wire
+
+
+async def tokenize(request: Request, value: Any) -> Response:
+    here = context(request)
+    asked: schemas_tei.TeiTokenize = schemas_tei.TOKENIZE.read(value)
+    served = here.registry.find(asked.model, param="model")
+    preparation = served.model.preparation
+    prefix = preparation.prompt(asked.prompt_name)
+    texts = [prefix + text for text in ([asked.inputs] if isinstance(asked.inputs, str) else asked.inputs)]
+
+    def run() -> list[list[dict[str, Any]]]:
+        found = preparation.tokenizer.encode_batch(texts, add_special_tokens=asked.add_special_tokens)
+        return [
+            [
+                {"id": token, "text": text[start:stop] if stop else piece, "special": bool(special)}
+                | ({} if special else {"start": start, "stop": stop})
+                for token, piece, special, (start, stop) in zip(one.ids, one.tokens, one.special_tokens_mask, one.offsets, strict=True)
+            ]
+            for text, one in zip(texts, found, strict=True)
+        ]
+
+    return Json(await here.workshop.thread(run))
+
+
+@wire
+async def decode(request: Request) -> Response:
+    here = context(request)
+    here.opened()
+    asked: schemas_tei.TeiDecode = schemas_tei.DECODE.read(await read_json(request))
+    served = here.registry.find(asked.model, param="model")
+    many: list[Any] = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
+    if any(not 0 <= token < 2**32 for ids in many for token in ids):
+        raise ApiError(422, "ids: a token id is out of vocabulary (parameter=ids)", param="ids")
+    tokenizer = served.model.preparation.tokenizer
+    return Json([tokenizer.decode(ids, skip_special_tokens=asked.skip_special_tokens) for ids in many])
+
+
+async def info(request: Request) -> Response:
+    here = context(request)
+    here.opened()
+    served = here.registry.find(request.query_params.get("model"), param="model")
+    manifest, settings = served.manifest, here.settings
+    head = manifest.heads[manifest.tasks[0]]
+    if manifest.tasks[0] in ("embed", "token_embed"):
+        kind: dict[str, Any] = {"embedding": {"pooling": head.pool}}
+    else:
+        id2label = {str(index): label for index, label in enumerate(head.labels)}
+        named_as = "reranker" if served.scores else "classifier"
+        kind = {named_as: {"id2label": id2label, "label2id": {label: index for index, label in enumerate(head.labels)}}}
+    return Json(
+        {
+            "model_id": manifest.source.checkpoint,
+            "model_sha": manifest.source.revision,
+            "model_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(manifest.graphs[0].precision, "int8"),
+            "model_type": kind,
+            "served_model_name": served.name,
+            "max_concurrent_requests": settings.max_queued_tokens,
+            "max_input_length": served.model.max_tokens,
+            "max_batch_tokens": served.model.worker.limits.max_tokens,
+            "max_batch_requests": None,
+            "max_client_batch_size": settings.max_body_bytes,
+            "auto_truncate": True,
+            "tokenization_workers": settings.threads,
+            "version": version(),
+            "sha": None,
+            "docker_label": None,
+            "tasks": list(manifest.tasks),
+            "scoring": manifest.scoring,
+            "engine": served.model.engine.name,
+        }
+    )
