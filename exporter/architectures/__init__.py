@@ -131,7 +131,9 @@ def find(source: str, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> 
     model_type = str(config.get("model_type", ""))
     published = [str(name) for name in config.get("architectures") or ()]
     for architecture in all_architectures():
-        known = model_type in architecture.model_types or (not model_type and set(published) & set(architecture.names))
+        named = bool(set(published) & set(architecture.names))
+        # A repository with a configuration class of its own may call its type anything; a file that looks closer goes by its class name.
+        known = model_type in architecture.model_types or (named and (not model_type or architecture.matches is not None))
         known = known or not architecture.model_types
         if known and (architecture.matches is None or architecture.matches(config, shapes)):
             return architecture

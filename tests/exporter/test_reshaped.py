@@ -15,9 +15,12 @@ from tests.families.natives import build, hidden, without
 from tests.families.proof import COSINE, DIFFERENCE, Proved, cosines, differences, prove
 
 GRIT = (
-    "<|embed|>\nthe red planet", "<|user|>\nfind the sun\n<|embed|>\nmars", "no marker at all", "<|user|>\nsay <|embed|>\nand\n<|embed|>\nx y",
+    "<|embed|>\nthe red planet",
+    "<|user|>\nfind the sun\n<|embed|>\nmars",
+    "no marker at all",
+    "<|user|>\nsay <|embed|>\nand\n<|embed|>\nx y",
     "<|embed|>\n" + TEXTS[-1],
-)  # fmt: skip
+)
 
 
 def texts(proof: Proved) -> tuple[str, ...]:
@@ -158,7 +161,7 @@ def test_jina_v3_adds_the_corrections_of_its_task(asked: str | None, index: int,
 def test_a_task_that_jina_v3_does_not_have_is_refused(tmp_path: Path):
     from poolrt.runtime.errors import CheckpointError
 
-    with pytest.raises(CheckpointError, match="'summarise'.*'separation'"):
+    with pytest.raises(CheckpointError, match=r"'summarise'.*'separation'"):
         prove(find("jina_v3")(tmp_path / "jina"), hf_overrides={"lora_task": "summarise"})
 
 
@@ -221,3 +224,32 @@ def test_the_graph_answers_as_the_module(name: str, tmp_path: Path):
             else:
                 assert differences(found, expected) < DIFFERENCE, task
     assert np.isfinite(graph.raw(graph.plan.tasks[0], asked)[0]).all()
+
+
+@pytest.mark.parametrize("task", [None, "clustering"])
+@pytest.mark.parametrize("name", ["jina_v5", "jina_v5_nano"])
+def test_jina_v5_adds_the_adapter_of_its_task(name: str, task: str | None, tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    folder = find(name)(tmp_path / "jina")
+    proof = prove(folder, **({"hf_overrides": {"jina_task": task}} if task else {}))
+    corrections = load_file(folder / "adapters" / (task or "retrieval") / "adapter_model.safetensors")
+    known = natives.tensors(folder)
+    for key in known:
+        stem = f"base_model.model.{key.removesuffix('.weight')}"
+        if f"{stem}.lora_A.weight" in corrections:
+            known[key] += 2.0 * corrections[f"{stem}.lora_B.weight"] @ corrections[f"{stem}.lora_A.weight"]
+    save_file(known, folder / "model.safetensors", metadata={"format": "pt"})
+    kind = {"jina_v5": "Qwen3Model", "jina_v5_nano": "EuroBertModel"}[name]
+    model = build(folder, kind, **({"model_type": "eurobert"} if kind == "EuroBertModel" else {}))
+    with torch.inference_mode():
+        expected = [model(torch.tensor([ids])).last_hidden_state[0].numpy() for ids in proof.ids(texts(proof))]
+    assert cosines(proof.raw("token_embed", texts(proof)), expected).min() > COSINE
+    assert cosines(proof.answers("embed", texts(proof)), [rows[-1] for rows in expected]).min() > COSINE
+
+
+def test_an_adapter_that_is_not_there_is_refused(tmp_path: Path):
+    from poolrt.runtime.errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match=r"'separation' is not there; found classification, clustering"):
+        prove(find("jina_v5")(tmp_path / "jina"), hf_overrides={"jina_task": "separation"})

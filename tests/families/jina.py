@@ -16,7 +16,9 @@ FLASH = "jinaai/xlm-roberta-flash-implementation--"
 KEYS: dict[str, Any] = {
     "model_type": "xlm-roberta", "position_embedding_type": "rotary", "rotary_emb_base": 20000.0, "rope_parameters": None,
     "use_flash_attn": True, "emb_pooler": None, "truncate_dim": None,
-    "auto_map": {"AutoConfig": f"{FLASH}configuration_xlm_roberta.XLMRobertaFlashConfig", "AutoModel": f"{FLASH}modeling_lora.XLMRobertaLoRA"},
+    "auto_map": {
+        "AutoConfig": f"{FLASH}configuration_xlm_roberta.XLMRobertaFlashConfig", "AutoModel": f"{FLASH}modeling_lora.XLMRobertaLoRA",
+    },
 }  # fmt: skip
 PROMPTS = {
     "retrieval.query": "Represent the query for retrieving evidence documents: ",
@@ -108,3 +110,45 @@ def jina_reranker(folder: Path) -> Path:
 
 
 ALL: dict[str, Callable[[Path], Path]] = {write.__name__: write for write in (jina_v3, jina_colbert, jina_reranker)}
+
+
+# --- version 5 ------------------------------------------------------------------------------------------------------------------
+
+ADAPTERS = ("retrieval", "text-matching", "classification", "clustering")
+
+
+def jina_v5(folder: Path, *, encoder: bool = False) -> Path:
+    """jinaai/jina-embeddings-v5-text-small: Qwen3 without `model.`, four adapters in PEFT's layout."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from .decoder_tokens import END
+    from .decoders import llama, qwen
+
+    if encoder:
+        _hf(folder, "LlamaModel", architectures=["JinaEmbeddingsV5Model"], **llama(folder, tokens={"template": "<s> $A </s>"}))
+        configure(folder, is_decoder=False)
+    else:
+        _hf(folder, "Qwen3Model", architectures=["JinaEmbeddingsV5Model"], **qwen(folder, ends=True, tokens={"pad_token": END}))
+    generator = torch.Generator().manual_seed(7)
+    state = load_file(folder / "model.safetensors")
+    for task in ADAPTERS:
+        made = {}
+        for name, tensor in state.items():
+            if "proj" in name:
+                stem = f"base_model.model.{name.removesuffix('.weight')}"
+                made[f"{stem}.lora_A.weight"] = 0.2 * torch.randn(RANK, tensor.shape[1], generator=generator)
+                made[f"{stem}.lora_B.weight"] = 0.2 * torch.randn(tensor.shape[0], RANK, generator=generator)
+        place = folder / "adapters" / task
+        _json(place / "adapter_config.json", {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "target_modules": ["q_proj"]})
+        save_file(made, place / "adapter_model.safetensors")
+    sentence_files(folder, pooling="lasttoken", max_tokens=TABLE, prompts={"query": "Query: ", "document": "Document: "})
+    return folder
+
+
+def jina_v5_nano(folder: Path) -> Path:
+    """jinaai/jina-embeddings-v5-text-nano: EuroBERT."""
+    return jina_v5(folder, encoder=True)
+
+
+ALL |= {write.__name__: write for write in (jina_v5, jina_v5_nano)}
