@@ -128,7 +128,7 @@ class Engine:
     num_optimization_profiles = 2
 
     def __init__(self, path: Path, cuda: Cuda) -> None:
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.session: Any = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         self.cuda = cuda
         self.inputs, self.outputs = self.session.get_inputs(), self.session.get_outputs()
         self.tensors = {value.name: value for value in (*self.inputs, *self.outputs)}
