@@ -37,11 +37,11 @@ def words(rng: np.random.Generator, count: int) -> str:
     return " ".join(found[:count])
 
 
-def texts(mix: Mix, *, seed: int = 0) -> list[str]:
-    """Lengths are log-uniform between the mix's bounds, in random order."""
+def texts(mix: Mix, *, seed: int = 0, count: int | None = None) -> list[str]:
+    """The first `count` of the mix (None: all). Lengths are log-uniform between the mix's bounds, in random order."""
     rng = np.random.default_rng([seed, *mix.name.encode()])
     tokens = np.exp(rng.uniform(np.log(mix.shortest), np.log(mix.longest), size=mix.count))
-    return [words(rng, max(1, round(count / TOKENS_PER_WORD))) for count in tokens]
+    return [words(rng, max(1, round(length / TOKENS_PER_WORD))) for length in tokens[:count]]
 
 
 def twenty_words(count: int, *, seed: int = 0) -> list[str]:
