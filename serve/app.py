@@ -40,7 +40,6 @@ POST: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("/classify", classify.classify),
     ("/v2/embed", cohere.embed),
     ("/v1/embed", cohere.embed_v1),
-    ("/v1/embed", cohere.embed_v1),
     ("/v1/rerank", score.rerank),
     ("/v2/rerank", score.rerank),
     ("/v1/score", score.score),

@@ -16,8 +16,7 @@ ERROR = {"$ref": "#/components/schemas/Error"}
 TEXT_ROUTES: tuple[tuple[str, str, Body | None, str], ...] = (
     ("/v1/embeddings", "Embeddings, as OpenAI's clients ask", schemas.EMBEDDINGS, "EmbeddingAnswer"),
     ("/v2/embed", "Embeddings, as Cohere's clients ask", schemas.COHERE, "CohereAnswer"),
-    ("/v1/embed", "Embeddings, as clients of Cohere's first API ask", schemas.COHERE_V1, "CohereAnswer"),
-    ("/v1/embed", "Embeddings, as Cohere's v1 clients ask", schemas.COHERE, "CohereV1Answer"),
+    ("/v1/embed", "Embeddings, as clients of Cohere's first API ask", schemas.COHERE_V1, "CohereV1Answer"),
     ("/pooling", "Any task of any model: embed, token_embed, classify, token_classify", schemas.POOLING, "PoolingAnswer"),
     ("/classify", "Classes of texts", schemas.CLASSIFY, "ClassifyAnswer"),
     ("/score", "Scores of pairs: 1:1, 1:N or N:N", schemas.SCORE, "ScoreAnswer"),
