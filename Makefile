@@ -17,13 +17,14 @@ PYTEST := $(SINGLE) $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format layering bench goldens clean
+.PHONY: help demo test test-all check lint format layering clients bench goldens clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
 	@echo 'make test-all   the slow tests too'
 	@echo 'make format     reformat, and mend what the linter can'
 	@echo 'make bench      poolrt beside sentence-transformers, fastembed and vLLM: bench/RESULTS.md'
+	@echo 'make clients    other people'"'"'s client libraries against a running server'
 	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=path of its vllm command)'
 	@echo 'make clean      remove the environment and what tools left behind'
 	@echo 'Settings: PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) PYTEST_ARGS="-k name"'
@@ -35,8 +36,11 @@ $(VENV)/.demo: pyproject.toml
 $(VENV)/.dev: pyproject.toml
 	@.ci/venv $@ cpu,serve,export,tensorrt-rtx,dev
 
+$(VENV)/.clients: pyproject.toml
+	@.ci/venv $@ cpu,serve,export,dev,clients
+
 $(VENV)/.bench: pyproject.toml
-	@.ci/venv $@ cpu,serve,export,dev,bench
+	@.ci/venv $@ cpu,serve,export,dev 'fastembed>=0.9'
 
 demo: $(VENV)/.demo
 	@$(VENV)/bin/python docs/demo.py
@@ -56,6 +60,10 @@ lint: $(VENV)/.dev
 
 format: $(VENV)/.dev
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+# Every client library of docs/clients.md, and schemathesis, against a running server.
+clients: $(VENV)/.clients
+	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/clients $(PYTEST_ARGS)
 
 check: lint layering
 
