@@ -44,7 +44,7 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.param = param
-        self.kind = kind or TYPES.get(status, HTTPStatus(status).phrase)
+        self.kind = kind or TYPES.get(status) or HTTPStatus(status).phrase
         self.headers = headers or {}
 
 

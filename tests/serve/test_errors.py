@@ -37,6 +37,7 @@ def test_messages_are_scrubbed(message, clean):
         (ArtifactError("secret"), 500, "InternalServerError"),
         (KeyError("secret"), 500, "InternalServerError"),
         (ApiError(404, "gone"), 404, "NotFoundError"),
+        (ApiError(499, "left"), 499, "ClientClosedRequest"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )

@@ -216,7 +216,10 @@ def test_work_of_a_client_that_left_is_not_done(artifacts: Callable[[str], Path]
         gate.go.set()
         assert first.result(SOON_S).status_code == 200
         assert gate.runs == 1
-        until(lambda: value(counted(server), "vllm:request_success_total", finished_reason="abort") == len(TEXTS))
+        samples = counted(server)
+        assert value(samples, "vllm:request_success_total", finished_reason="abort") == len(TEXTS)
+        assert value(samples, "http_requests_total", status="4xx") == 1
+        assert value(samples, "http_requests_total", status="5xx") == 0
 
 
 def test_running_requests_are_counted_when_asked(artifacts: Callable[[str], Path]):
