@@ -43,7 +43,7 @@ def test_a_wheel_holds_every_module_recipe_and_template(wheel):
         f"poolrt/{path.relative_to(ROOT)}"
         for area in ("runtime", "exporter", "serve", "recipes")
         for path in (ROOT / area).rglob("*")
-        if path.suffix in {".py", ".toml", ".jinja", ".html", ".css", ".js"}
+        if path.suffix in {".py", ".toml", ".jinja", ".html", ".css", ".js", ".txt"}
     }
     assert expected
     assert not expected - inside
