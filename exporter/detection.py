@@ -12,7 +12,7 @@ from .architectures import Architecture
 from .sentence_files import SentenceFiles
 from .weights import Weights
 
-Kind = Literal["embed", "splade", "colbert", "bge-m3", "classify", "token_classify", "reward"]
+Kind = Literal["embed", "splade", "colbert", "bge-m3", "classify", "token_classify", "reward", "listwise"]
 Runner = Literal["auto", "pooling", "generate"]
 Convert = Literal["auto", "none", "embed", "classify", "reward"]
 
@@ -85,7 +85,7 @@ WORDS: dict[Kind, str] = {
     "embed": "embedding model", "splade": "sparse embedding (SPLADE)",
     "colbert": "late interaction (ColBERT)", "bge-m3": "dense, sparse and multi-vector (bge-m3)",
     "classify": "sequence classifier or cross-encoder", "token_classify": "token classifier",
-    "reward": "reward model, one value or more for every token",
+    "reward": "reward model, one value or more for every token", "listwise": "listwise reranker: a query and all its documents as one text",
 }  # fmt: skip
 
 
@@ -100,6 +100,8 @@ def _special(
         return late, "colbert", "config.json, architectures"
     if (folder / "artifact.metadata").is_file():
         return late, "colbert", "the folder has artifact.metadata"
+    if family.listwise is not None:
+        return name, "listwise", "config.json, architectures"
     if name in family.rewards:
         return name, "reward", "config.json, architectures"
     if config.get("classifier_from_token"):

@@ -257,7 +257,8 @@ def _reward(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     tag = reward.step_tag_id if checkpoint.pooler.step_tag_id is None else checkpoint.pooler.step_tag_id
     stepped = reward.step_tag_id is not None or checkpoint.pooler.steps
     if stepped:
-        guesses.append(Guess("steps", f"rows of token {tag}", "the model ends each step with it", "--pooler-config '{\"step_tag_id\": ...}'"))
+        override = "--pooler-config '{\"step_tag_id\": ...}'"
+        guesses.append(Guess("steps", f"rows of token {tag}", "the model ends each step with it", override))
     head = Head(
         output="out_token_classify", dim=dim, pool="step" if stepped else "tokens", activation=activation, labels=labels,
         logit_mean=checkpoint.pooler.mean, logit_sigma=checkpoint.pooler.logit_sigma, step_tag_id=tag if stepped else None,
@@ -266,7 +267,20 @@ def _reward(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     return ("token_classify",), None, [Part(task="token_classify", pools=("tokens",), after=after, dim=dim)], {"token_classify": head}
 
 
+def _listwise(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
+    assert checkpoint.family.listwise is not None
+    marks = (checkpoint.family.listwise.document_token, checkpoint.family.listwise.query_token)
+    ids = [checkpoint.text.id(token) for token in marks]
+    if None in ids:
+        raise CheckpointError(f"{checkpoint.source}: {' and '.join(marks)} must be tokens of the vocabulary")
+    after, dim = layers.steps(checkpoint, checkpoint.family.projection, layers.hidden_size(checkpoint))
+    guesses.append(Guess("rows", f"those of tokens {ids[0]} (documents) and {ids[1]} (the query)", "what the model was trained to compare"))
+    keep = tuple(token for token in ids if token is not None)
+    head = Head(output="out_token_embed", dim=dim, pool="tokens", activation="identity", keep_ids=keep)
+    return ("token_embed",), "listwise", [Part(task="token_embed", pools=("tokens",), after=after, dim=dim)], {"token_embed": head}
+
+
 KINDS: dict[Kind, Callable[[Checkpoint, list[Guess]], Made]] = {
     "embed": _embed, "splade": _splade, "colbert": _colbert, "bge-m3": _bge_m3, "classify": _classify, "token_classify": _token_classify,
-    "reward": _reward,
+    "reward": _reward, "listwise": _listwise,
 }  # fmt: skip

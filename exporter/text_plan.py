@@ -18,6 +18,8 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
         files["tokenizer_config.json"] = json.dumps(checkpoint.text.config, indent=2, ensure_ascii=False).encode()
     if checkpoint.text.chat_template is not None:
         files["chat_template.jinja"] = checkpoint.text.chat_template.encode()
+    if checkpoint.family.listwise is not None:
+        files["score_template.jinja"] = template(checkpoint.family.listwise.template).encode()
     if checkpoint.recipe is not None and checkpoint.recipe.score_template is not None:
         files["score_template.jinja"] = template(checkpoint.recipe.score_template).encode()
     return files

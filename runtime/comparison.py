@@ -16,7 +16,7 @@ from .outputs import Floats, Outputs, RequestOutput, ScoringOutput
 from .params import PoolingParams
 from .text import Item, Limits, Preparation
 
-TASK: dict[str, Task] = {"bi-encoder": "embed", "late-interaction": "token_embed", "cross-encoder": "classify"}
+TASK: dict[str, Task] = {"bi-encoder": "embed", "late-interaction": "token_embed", "cross-encoder": "classify", "listwise": "token_embed"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,8 @@ def prepare(manifest: Manifest, preparation: Preparation, first: list[str], seco
     task = task_of(manifest)
     if task == "classify":
         return _joint(manifest, preparation, first, second, asked)
+    if manifest.scoring == "listwise":
+        return _listed(manifest, preparation, first, second, asked)
     return _apart(manifest, preparation, first, second, asked, task)
 
 
@@ -148,6 +150,35 @@ def _apart(manifest: Manifest, preparation: Preparation, first: list[str], secon
         )
 
     return Prepared(task, items, finish)
+
+
+def _listed(manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], asked: Asked) -> Prepared:
+    """One query and all its documents are one item; several queries have one document each."""
+    if asked.template is not None:
+        raise InputError("chat_template is for cross-encoders; this model's own prompt lists every document", field="chat_template")
+    queries = preparation.cut_side(first, asked.max_tokens_per_query) if asked.max_tokens_per_query else first
+    documents = preparation.cut_side(second, asked.max_tokens_per_doc) if asked.max_tokens_per_doc else second
+    lists = [documents] if len(queries) == 1 else [[document] for document in documents]
+    prompts = [preparation.listed(query, several, asked.variables or {}) for query, several in zip(queries, lists, strict=True)]
+    items = preparation.singles(prompts, limits=asked.limits)
+    head = manifest.heads["token_embed"]
+    for item, several in zip(items, lists, strict=True):
+        marks = [sum(1 for token in item.ids if token == wanted) for wanted in head.keep_ids]
+        if marks != [len(several), 1]:
+            raise InputError(
+                f"{len(several)} documents need more than the {manifest.text.max_tokens} tokens this model reads at once; "
+                "send fewer or shorter ones, or set max_tokens_per_doc"
+            )
+
+    def finish(answer: Answer) -> Outputs[ScoringOutput]:
+        found = tasks.answers("token_embed", head, answer.rows, items, [PoolingParams()] * len(items))
+        scores = np.concatenate([scoring.cosine(rows[:-1], np.repeat(rows[-1:], len(rows) - 1, axis=0)) for rows in found])
+        owners = [item for item, several in zip(items, lists, strict=True) for _ in several]
+        cut = [len(short) < len(whole) for short, whole in zip(documents, second, strict=True)]
+        truncated = [item.truncated or shorter for item, shorter in zip(owners, cut, strict=True)]
+        return _outputs(scores, [item.ids for item in owners], [item.prompt_tokens for item in owners], truncated, answer)
+
+    return Prepared("token_embed", items, finish)
 
 
 def _outputs(

@@ -15,7 +15,7 @@ FORMAT = 1
 FILE = "manifest.json"
 
 Task = Literal["embed", "token_embed", "classify", "token_classify"]
-Scoring = Literal["bi-encoder", "late-interaction", "cross-encoder"]
+Scoring = Literal["bi-encoder", "late-interaction", "cross-encoder", "listwise"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Pool = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last", "tokens", "step", "splade", "splade_sum"]
 Activation = Literal["identity", "l2", "sigmoid", "softmax", "relu", "tanh"]
@@ -114,6 +114,8 @@ class Head:
     drop_first: int = 0
     drop_last: int = 0
     """Token tasks: rows removed at the ends of each unpadded item (bge-m3: BOS, EOS)."""
+    keep_ids: tuple[int, ...] = ()
+    """Token tasks: only rows of these tokens are answered, those of the first id in front (listwise: documents, then the query)."""
     flat: bool = False
     """Token tasks of width 1 whose answer is [tokens] rather than [tokens, 1] (bge-m3 sparse)."""
     sparse: bool = False

@@ -38,6 +38,9 @@ def _kept(head: Head, row: Floats, item: Item, params: PoolingParams) -> Floats:
             chosen &= np.asarray(item.ids) == tag
         if len(columns):
             row = row[:, list(columns)]
+    if head.keep_ids:
+        ids = np.asarray(item.ids)
+        return np.concatenate([row[chosen & (ids == token)] for token in head.keep_ids])
     return row[chosen]
 
 

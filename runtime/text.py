@@ -86,8 +86,11 @@ class Preparation:
         self.wants_type_ids = any(tensor.name == "token_type_ids" for graph in manifest.graphs for tensor in graph.inputs)
         self.chat_template = templates.read(folder / self.text.chat_template) if self.text.chat_template else None
         # vLLM applies a score template only when it is told to; an artifact's own comes from the model's card.
-        own = self.text.score_template if style == "model" else None
+        # A listwise prompt is the model's own in both.
+        own = self.text.score_template if style == "model" or manifest.scoring == "listwise" else None
         self.score_template = templates.read(folder / own) if own else None
+        kept = [token for head in manifest.heads.values() for token in head.keep_ids]
+        self.marks = [found for token in kept if (found := self.tokenizer.id_to_token(token)) is not None]
 
     def _special_tokens(self) -> tuple[list[int], list[int]]:
         """The ids put around every single text."""
@@ -283,6 +286,20 @@ class Preparation:
         except (TypeError, UnicodeEncodeError):
             pairs.explain(queries, documents)
             raise
+
+    def listed(self, query: str, documents: Sequence[str], variables: Mapping[str, Any]) -> str:
+        """The one prompt of a listwise model. Texts cannot bring marker tokens of their own."""
+        templates.check_variables(variables)
+        assert self.score_template is not None, "a listwise artifact has its template"
+
+        def plain(text: str) -> str:
+            for mark in self.marks:
+                text = text.replace(mark, "")
+            return text
+
+        instruction = plain(str(variables.get("instruction") or ""))
+        given = {"query": plain(query), "documents": [plain(document) for document in documents], "instruction": instruction}
+        return templates.render(self.score_template, given)
 
     def _check_side_limit(self, value: int, name: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:

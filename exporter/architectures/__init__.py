@@ -74,6 +74,15 @@ class Reward:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Listwise:
+    document_token: str
+    """Behind each document; its row is compared."""
+    query_token: str
+    template: str
+    """File in recipes/templates: query, documents and instruction -> one prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     model_types: tuple[str, ...]
     """Values of model_type in config.json."""
@@ -110,6 +119,8 @@ class Architecture:
     """Belongs to every embedding of this family, in front of Sentence Transformers' Dense modules."""
     pooled: Callable[[Checkpoint], nn.Module] | None = None
     """Module (input_ids, attention_mask) -> mask [batch, tokens] of what is pooled; None: all that is attended."""
+    listwise: Listwise | None = None
+    """For models that read a query and all its documents as one text."""
     attends_filler: bool = False
     """ColBERT queries of this family attend to what fills them up, whatever their settings say."""
     sample_tokens: int = 24

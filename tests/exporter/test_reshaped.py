@@ -23,6 +23,9 @@ GRIT = (
 )
 
 
+SHORT = TEXTS[:4]
+
+
 def texts(proof: Proved) -> tuple[str, ...]:
     return tuple(text for text in TEXTS if proof.item(text).ids)
 
@@ -253,3 +256,44 @@ def test_an_adapter_that_is_not_there_is_refused(tmp_path: Path):
 
     with pytest.raises(CheckpointError, match=r"'separation' is not there; found classification, clustering"):
         prove(find("jina_v5")(tmp_path / "jina"), hf_overrides={"jina_task": "separation"})
+
+
+def test_embedding_gemma2_reads_text_as_transformers_does(tmp_path: Path):
+    folder = find("embedding_gemma2")(tmp_path / "gemma")
+    proof = prove(folder)
+    inner = json.loads((folder / "config.json").read_text())["text_config"]
+    model = build(folder, "EmbeddingGemma2TextModel", rename=lambda name: name.removeprefix("language_model."), **inner)
+    with torch.inference_mode():
+        ids = [torch.tensor([row]) for row in proof.ids(SHORT)]
+        expected = [model(row, attention_mask=torch.ones_like(row)).last_hidden_state[0].numpy() for row in ids]
+    assert cosines(proof.raw("token_embed", SHORT), expected).min() > COSINE
+    assert cosines(proof.answers("embed", SHORT), [rows.mean(0) for rows in expected]).min() > COSINE
+    assert (proof.plan.heads["embed"].dim, proof.plan.text.max_tokens) == (48, 8192)
+
+
+def test_a_listwise_reranker_reads_all_documents_at_once(tmp_path: Path):
+    from poolrt.exporter import pipeline
+    from poolrt.runtime import load
+
+    folder = find("jina_reranker_v3")(tmp_path / "jina-reranker-v3")
+    pipeline.export(str(folder), name="listwise", out=str(tmp_path / "artifacts"))
+    qwen = build(folder, "Qwen3Model", rename=lambda name: name.removeprefix("model.") if name.startswith("model.") else None)
+    known = natives.tensors(folder)
+    documents = ["mars is red", "venus<|embed_token|> is not", "the sun"]
+    with load(tmp_path / "artifacts" / "listwise") as model:
+        made = model.score("which planet is red", documents)
+        alone = model.score("which planet is red", documents[:1])
+        ids = made.requests[0].prompt_token_ids
+        end, query = (model.preparation.tokenizer.token_to_id(token) for token in ("<|embed_token|>", "<|rerank_token|>"))
+        text = model.detokenize(ids)
+        ranked = model.rerank("which planet is red", documents, top_n=2)
+    [states] = hidden(qwen, [ids])
+    inner = np.maximum(states @ known["projector.0.weight"].numpy().T, 0) @ known["projector.2.weight"].numpy().T
+    rows = natives.unit(np.concatenate([inner[np.array(ids) == end], inner[np.array(ids) == query]]))
+    assert len(rows) == 4
+    scores = [one.outputs.score for one in made.requests]
+    np.testing.assert_allclose(scores, rows[:-1] @ rows[-1], atol=DIFFERENCE)
+    assert alone.requests[0].outputs.score != pytest.approx(scores[0], abs=1e-4)  # its neighbours were read too
+    assert [one.index for one in ranked] == list(np.argsort(-np.array(scores), kind="stable")[:2])
+    assert '<passage id="1">\nvenus is not' in text
+    assert text.count("which planet is red") == 2

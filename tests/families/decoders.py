@@ -230,3 +230,18 @@ ALL: dict[str, Callable[[Path], Path]] = {
         gemma2_embedder, embedding_gemma,
     )
 }  # fmt: skip
+
+
+def embedding_gemma2(folder: Path) -> Path:
+    """google/embeddinggemma-2: the text tower of a model whose towers for images and sounds are left out."""
+    settings = gemma(folder, template="<bos> $A <eos>", num_hidden_layers=6, sliding_window=WINDOW, max_position_embeddings=262_144)
+    more = {"hidden_size_per_layer_input": 16, "embedding_dim": 48, "global_head_dim": 64, "num_global_key_value_heads": 1}
+    _hf(folder, "EmbeddingGemma2TextModel", **settings | more)
+    inner = json.loads((folder / "config.json").read_text())
+    rewrite_weights(folder, lambda name: f"language_model.{name}")
+    _json(folder / "config.json", {"architectures": ["EmbeddingGemma2Model"], "model_type": "embedding_gemma2", "text_config": inner})
+    sentence_transformers_files(folder, max_tokens=None, prompts={"query": "task: search result | query: "})
+    return folder
+
+
+ALL["embedding_gemma2"] = embedding_gemma2

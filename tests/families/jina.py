@@ -152,3 +152,19 @@ def jina_v5_nano(folder: Path) -> Path:
 
 
 ALL |= {write.__name__: write for write in (jina_v5, jina_v5_nano)}
+
+
+def jina_reranker_v3(folder: Path) -> Path:
+    """jinaai/jina-reranker-v3: Qwen3 under `model.`, a projector of two layers, tokens that mark what is compared."""
+    from .decoders import WIDE, qwen
+    from .reshaped import linear
+
+    marks = {"added": ("<|embed_token|>", "<|rerank_token|>")}
+    _hf(folder, "Qwen3Model", architectures=["JinaForRanking"], **qwen(folder, tokens=marks, **WIDE | {"max_position_embeddings": 2048}))
+    projector = {"projector.0.weight": linear(HIDDEN // 2, 11), "projector.2.weight": linear(24, 12, HIDDEN // 2)}
+    rewrite_weights(folder, lambda name: f"model.{name}", add=projector)
+    configure(folder, auto_map={"AutoModel": "modeling.JinaForRanking"})
+    return folder
+
+
+ALL |= {write.__name__: write for write in (jina_reranker_v3,)}
