@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,8 @@ class Runner:
 def _answer(task: Task, head: Any, row: Floats, item: Item) -> Floats:
     if not np.isfinite(row).all():
         return np.full(1, np.nan, np.float32)
-    return tasks.answers(task, head, [row], [item], [PoolingParams()])[0]
+    # A listwise head answers a few rows of a prompt; here every row of a plain text is compared.
+    return tasks.answers(task, replace(head, keep_ids=()), [row], [item], [PoolingParams()])[0]
 
 
 def runnable(manifest: Manifest) -> tuple[list[Engine | Graph], list[str]]:
