@@ -152,13 +152,13 @@ class NomicMoe(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, return_dict: bool = True) -> torch.Tensor:
         hidden = self.embeddings["word_embeddings"](input_ids)
         if "token_type_embeddings" in self.embeddings:
-            hidden = hidden + self.embeddings["token_type_embeddings"].weight[0]
+            hidden = hidden + self.embeddings["token_type_embeddings"].weight[0]  # pyright: ignore[reportIndexIssue]
         hidden = self.emb_ln(hidden)
         angles = torch.arange(input_ids.shape[1], device=input_ids.device).float()[:, None] * self.frequencies
         angles = torch.cat((angles, angles), dim=-1)
         rotary = angles.cos(), angles.sin()
         mask = attention_mask[:, None, None, :].to(torch.bool)
-        for layer in self.encoder["layers"]:
+        for layer in self.encoder["layers"]:  # pyright: ignore[reportGeneralTypeIssues]
             hidden = layer(hidden, mask, rotary)
         return hidden
 

@@ -127,7 +127,7 @@ def _starts_after_padding(kind: Any) -> bool:
 def load(checkpoint: Checkpoint) -> nn.Module:
     kind = _class(checkpoint.config)
     _refuse_unknown_head(checkpoint)
-    arguments = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind.__init__).parameters else {}
+    arguments: dict[str, Any] = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind.__init__).parameters else {}
     cached = "use_cache" in checkpoint.config or checkpoint.family.pool == "last"
     settings = {**checkpoint.config, **({"use_cache": False} if cached else {})}
     return backbone(checkpoint, kind.__name__, config=settings, attention="sdpa" if kind._supports_sdpa else "eager", **arguments)

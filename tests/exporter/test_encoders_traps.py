@@ -148,7 +148,7 @@ def test_nomic_v15_norms_before_it_cuts_and_only_then():
     assert found is not None
     assert found.norm_before_cut
     head = Head(output="out_embed", dim=8, pool="mean", activation="l2", matryoshka=(4,), norm_before_cut=True)
-    row = np.float32([3, 1, 4, 1, 5, 9, 2, 6])
+    row = np.array([3, 1, 4, 1, 5, 9, 2, 6], dtype=np.float32)
     whole, cut = (tasks.answers("embed", head, [row], [Item(ids=[0])], [PoolingParams(dimensions=width)])[0] for width in (None, 4))
     normed = (row - row.mean()) / np.sqrt(row.var() + 1e-5)
     np.testing.assert_allclose(whole, row / np.linalg.norm(row), rtol=1e-6)

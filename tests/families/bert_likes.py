@@ -145,7 +145,9 @@ def gpt_neox_embedder(folder: Path) -> Path:
     """A decoder that no other file reads: fused query, key and value, part of each head turned."""
     folder.mkdir(parents=True, exist_ok=True)
     count = _byte_bpe(folder)
-    sizes = {key: value for key, value in SIZES.items() if key != "hidden_dropout_prob"} | {"max_position_embeddings": TABLE}
+    sizes: dict[str, Any] = {key: value for key, value in SIZES.items() if key != "hidden_dropout_prob"} | {
+        "max_position_embeddings": TABLE
+    }
     _hf(folder, "GPTNeoXModel", vocab_size=count, rotary_pct=0.5, **sizes)
     return folder
 

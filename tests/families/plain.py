@@ -21,7 +21,7 @@ erf = np.vectorize(math.erf, otypes=[np.float64])
 def tensors(folder: Path, *, prefix: str = "") -> dict[str, Array]:
     from safetensors.numpy import load_file
 
-    return {name.removeprefix(prefix): np.float64(value) for name, value in load_file(folder / "model.safetensors").items()}
+    return {name.removeprefix(prefix): value.astype(np.float64) for name, value in load_file(folder / "model.safetensors").items()}
 
 
 def gelu(x: Array) -> Array:

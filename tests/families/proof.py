@@ -46,7 +46,7 @@ class Proved:
         known = self.plan.text.roles[role] if role else None
         most = self.plan.text.max_tokens if known is None or known.max_tokens is None else known.max_tokens
         self.tokenizer.enable_truncation(most - (known is not None and known.marker_id is not None))
-        encoded = self.tokenizer.encode(text) if isinstance(text, str) else self.tokenizer.encode(*text)  # pyright: ignore[reportCallIssue]
+        encoded = self.tokenizer.encode(text) if isinstance(text, str) else self.tokenizer.encode(*text)  # pyright: ignore[reportCallIssue, reportArgumentType]
         item = Item(ids=encoded.ids, type_ids=encoded.type_ids)
         if known is not None:
             item.type_ids = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.checkpoints import TABLE, _bert_settings, _hf, _json, configure
 
@@ -60,7 +61,7 @@ def splade_modernbert(folder: Path) -> Path:
 def splade_distilbert(folder: Path) -> Path:
     """naver/splade-v3-distilbert."""
     known = _bert_settings(folder)
-    sizes = {"dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "max_position_embeddings": TABLE}
+    sizes: dict[str, Any] = {"dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "max_position_embeddings": TABLE}
     _hf(folder, "DistilBertForMaskedLM", vocab_size=known["vocab_size"], pad_token_id=0, **sizes)
     return sparse_files(folder)
 
