@@ -8,11 +8,12 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from poolrt.runtime.cli import main; sys.exit(main())"
@@ -46,19 +47,29 @@ def served(*artifacts: Path, flags: Sequence[str] = ()) -> Iterator[str]:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     arguments = command("serve", *artifacts, "--port", str(port), *flags)
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + READY_S
-    try:
-        while not _is_ready(url):
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline, "the server did not become ready"
-            time.sleep(0.02)
-        yield url
-    finally:
-        process.terminate()
-        said = process.communicate(timeout=READY_S)[0]
-    assert process.returncode == 0, said
+    # A file, not a pipe: a pipe that nobody reads is full after some 900 requests, and the server would wait for it.
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment())
+        deadline = time.monotonic() + READY_S
+        try:
+            while not _is_ready(url):
+                assert process.poll() is None, _read(log)
+                assert time.monotonic() < deadline, "the server did not become ready"
+                time.sleep(0.02)
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(READY_S)
+            finally:
+                process.kill()
+        assert process.returncode == 0, _read(log)
+
+
+def _read(log: IO[str]) -> str:
+    log.seek(0)
+    return log.read()
 
 
 def _is_ready(url: str) -> bool:
