@@ -77,10 +77,7 @@ class Connection(asyncio.Protocol):
             load.answered += is_good
             load.failures += not is_good
             load.latencies_s.append(time.perf_counter() - self.sent)
-        if load.stopping:
-            self.transport.close()
-        else:
-            self.send()
+        self.send()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.load.stopping:  # a server may close an idle or used-up connection; that is not an answer
@@ -90,8 +87,7 @@ class Connection(asyncio.Protocol):
 
 async def drive(load: Load, *, connections: int, warm_s: float, seconds: float, pid: int) -> dict[str, object]:
     loop = asyncio.get_running_loop()
-    for _ in range(connections):
-        await loop.create_connection(lambda: Connection(load), "127.0.0.1", load.port)
+    opened = [await loop.create_connection(lambda: Connection(load), "127.0.0.1", load.port) for _ in range(connections)]
     await asyncio.sleep(warm_s)
     before, own, started = cpu_seconds(pid), time.process_time(), time.perf_counter()
     load.measuring = True
@@ -100,6 +96,9 @@ async def drive(load: Load, *, connections: int, warm_s: float, seconds: float, 
     took = time.perf_counter() - started
     used, own = cpu_seconds(pid) - before, time.process_time() - own
     load.stopping = True
+    for transport, _ in opened:
+        transport.abort()
+    await asyncio.sleep(0)  # lets the aborted transports let go of their sockets
     latencies = sorted(load.latencies_s)
     return {
         "answered": load.answered, "failures": load.failures, "problem": load.problem, "seconds": took,
