@@ -17,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,15 @@ class Draft:
 
     folder: Path
     final: Path
+    hashed: dict[str, str] = field(default_factory=dict)
+    """File -> sha256 of what was written, where it was taken while writing."""
 
     def commit(self, manifest: Manifest) -> Path:
         """Lists and hashes every file, writes the manifest, makes all of it durable and gives the folder its final name."""
         files = {}
         for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
-            files[path.relative_to(self.folder).as_posix()] = File(size=path.stat().st_size, sha256=sha256(path))
+            name = path.relative_to(self.folder).as_posix()
+            files[name] = File(size=path.stat().st_size, sha256=self.hashed.get(name) or sha256(path))
             _sync(path)
         assert contract.FILE not in files, f"{self.folder}: a manifest was written before the artifact was complete"
         target = self.folder / contract.FILE

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,12 @@ class Checkpoint:
     pooler: poolers.PoolerConfig
     recipe: recipes.Recipe | None
     guesses: tuple[Guess, ...]
+    streamed: bool = False
+    """The weights stay in their files, mapped, in the type they are stored in (exporter/streamed.py)."""
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.weights.shapes.values())
 
     @property
     def lines(self) -> tuple[str, ...]:

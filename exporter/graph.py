@@ -64,25 +64,36 @@ def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
 
 def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.Graph:
     """Writes `path` (and `path`.data beside it when large). [batch, tokens] are free; the result's interface is asserted."""
-    inputs = _samples(module, plan)
-    outputs = [plan.heads[part.task].output for part in plan.parts]
-    axes = tuple({0: "batch", 1: "tokens"} for _ in inputs)
-    with _quiet():
-        program = torch.onnx.export(
-            module, inputs, dynamo=True, opset_version=OPSET, input_names=list(plan.inputs), output_names=outputs,
-            dynamic_shapes={"inputs": axes}, verbose=False,
-        )  # fmt: skip
-    assert program is not None
-    model = cast("onnx_ir.Model", program.model)
-    _strip(model)
-    unguard(model)
-    _assert_interface(model, plan, outputs)
+    program = _traced(module, plan, optimize=True)
+    _finish(program.model, plan)
     size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
     external = size > EXTERNAL_BYTES
     path.parent.mkdir(parents=True, exist_ok=True)
     program.save(path, external_data=external)
+    return described(plan, path.name, (f"{path.name}.data",) if external else ())
+
+
+def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
+    """The same graph, not yet written, whose weights are read from the checkpoint's files when asked for (streamed.py)."""
+    from onnxscript import optimizer
+    from onnxscript.rewriter import onnx_fusions
+
+    from . import streamed
+
+    with streamed.faked(module) as weights:
+        model = cast("onnx_ir.Model", _traced(module, plan, optimize=False).model)
+        streamed.attach(model, weights)
+    with _quiet():
+        optimizer.optimize_ir(model)
+        onnx_fusions.fuse(model)
+    _finish(model, plan)
+    return model
+
+
+def described(plan: Plan, file: str, external: tuple[str, ...]) -> manifest.Graph:
+    """The manifest's record of a float32 graph."""
     return manifest.Graph(
-        file=path.name,
+        file=file,
         precision="fp32",
         opset=OPSET,
         inputs=tuple(manifest.Tensor(name=name, dtype="int64", axes=("batch", "tokens")) for name in plan.inputs),
@@ -94,8 +105,30 @@ def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.G
             )
             for part in plan.parts
         ),
-        external=(f"{path.name}.data",) if external else (),
+        external=external,
     )
+
+
+def _traced(module: PoolingModel, plan: Plan, *, optimize: bool) -> torch.onnx.ONNXProgram:
+    inputs = _samples(module, plan)
+    axes = tuple({0: "batch", 1: "tokens"} for _ in inputs)
+    with _quiet():
+        program = torch.onnx.export(
+            module, inputs, dynamo=True, opset_version=OPSET, input_names=list(plan.inputs), output_names=_outputs(plan),
+            dynamic_shapes={"inputs": axes}, verbose=False, optimize=optimize,
+        )  # fmt: skip
+    assert program is not None
+    return program
+
+
+def _finish(model: onnx_ir.Model, plan: Plan) -> None:
+    _strip(model)
+    unguard(model)
+    _assert_interface(model, plan, _outputs(plan))
+
+
+def _outputs(plan: Plan) -> list[str]:
+    return [plan.heads[part.task].output for part in plan.parts]
 
 
 def _samples(module: PoolingModel, plan: Plan) -> tuple[torch.Tensor, ...]:

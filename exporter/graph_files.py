@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,14 @@ if TYPE_CHECKING:
 
 # protobuf refuses 2 GiB; below this one file is easier to move about.
 _ONE_FILE_BYTES = 1 << 30
+LARGE_BYTES = 4_000_000_000
+"""Of float32 parameters, from which on a model is streamed: a smaller one, its traced copy and ONNX Runtime fit into 16 GB."""
+SETTING = "POOLRT_STREAM_BYTES"
+
+
+def is_large(parameters: int) -> bool:
+    """Whether so many parameters are streamed, never held. POOLRT_STREAM_BYTES sets another limit; 0: always."""
+    return 4 * parameters >= int(os.environ.get(SETTING) or LARGE_BYTES)
 
 
 def save(model: ir.Model, path: Path) -> tuple[str, ...]:

@@ -30,11 +30,17 @@ class Surgeon:
 
         if name not in self._constants:
             # asarray, as ascontiguousarray would make one number a vector of one.
-            tensor = ir.tensor(np.asarray(array, order="C"), name=f"{self._prefix}/{name}")
-            value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-            self.graph.register_initializer(value)
-            self._constants[name] = value
+            self._constants[name] = self.attach(ir.tensor(np.asarray(array, order="C"), name=f"{self._prefix}/{name}"))
         return self._constants[name]
+
+    def attach(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """An initialiser under the tensor's own name."""
+        import onnx_ir as ir
+
+        shape = ir.Shape([int(axis) for axis in tensor.shape])  # pyright: ignore[reportArgumentType]
+        value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+        self.graph.register_initializer(value)
+        return value
 
     def node(self, before: ir.Node, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
         """A node in front of `before`, answering its one output."""

@@ -9,10 +9,9 @@ Inputs and outputs of the graph keep their types.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import graph_files
 from .graph_surgery import PRODUCTS, Surgeon, heads, norm_inputs, unguard
@@ -28,20 +27,37 @@ _MOVES = frozenset({
 _LARGEST_HALF = 65504.0
 
 
+@runtime_checkable
+class Streamed(Protocol):
+    """A weight that is not in memory (streamed.Weight)."""
+
+    def largest(self) -> float: ...
+
+    def lowered(self, dtype: ir.DataType, name: str) -> ir.TensorProtocol: ...
+
+
 def mixed_from_onnx(source: Path, target: Path, precision: Literal["fp16", "bf16"]) -> int:
     """Writes the mixed form of an fp32 graph; answers how many products compute in low precision."""
+    import onnx_ir as ir
+
+    model = ir.load(source)
+    products = lower(model, precision)
+    graph_files.save(model, target)
+    return products
+
+
+def lower(model: ir.Model, precision: Literal["fp16", "bf16"]) -> int:
+    """Gives an fp32 graph its mixed form in place; weights that are read only when asked for stay so."""
     import ml_dtypes
     import onnx_ir as ir
 
     kind, dtype = (ir.DataType.FLOAT16, np.float16) if precision == "fp16" else (ir.DataType.BFLOAT16, ml_dtypes.bfloat16)
-    model = ir.load(source)
     unguard(model)
     lowering = _Lowering(model, precision, kind, np.dtype(dtype))
     for node in list(model.graph):
         lowering.visit(node)
     for index, output in enumerate(model.graph.outputs):
         lowering.restore(index, output)
-    graph_files.save(model, target)
     return lowering.products
 
 
@@ -53,7 +69,7 @@ class _Lowering:
 
         self.products = 0
         self._graph, self._float = model.graph, ir.DataType.FLOAT
-        self._kind, self._dtype = kind, dtype
+        self._kind, self._dtype, self._prefix = kind, dtype, prefix
         self._surgeon = Surgeon(model, prefix)
         self._high = heads(model.graph)
         """Nodes that stay fp32 whatever their inputs are."""
@@ -105,7 +121,7 @@ class _Lowering:
     def _is_low(self, node: ir.Node) -> bool:
         computed = [value for value in node.inputs if value is not None and value.const_value is None and self._is_float(value)]
         constants = [value for value in node.inputs if value is not None and value.const_value is not None and self._is_float(value)]
-        if node in self._high or not all(self._fits(value.const_value.numpy()) for value in constants if value.const_value is not None):
+        if node in self._high or not all(self._fits(value.const_value) for value in constants if value.const_value is not None):
             return False
         if node.op_type in PRODUCTS:
             return True
@@ -119,7 +135,10 @@ class _Lowering:
     def _is_float(self, value: ir.Value) -> bool:
         return value in self._low or value.dtype == self._float
 
-    def _fits(self, array: NDArray[Any]) -> bool:
+    def _fits(self, tensor: ir.TensorProtocol) -> bool:
+        if isinstance(tensor, Streamed):
+            return bool(tensor.largest() <= (_LARGEST_HALF if self._dtype == np.float16 else np.finfo(np.float32).max))
+        array = tensor.numpy()
         if self._dtype != np.float16 or array.size == 0:
             return bool(np.isfinite(array).all())
         return bool(np.abs(array).max() <= _LARGEST_HALF)
@@ -128,7 +147,11 @@ class _Lowering:
         if value.const_value is None:
             return self._cast(node, value, low=True)
         if (value, True) not in self._casts:
-            self._casts[value, True] = self._surgeon.constant(str(value.name), value.const_value.numpy().astype(self._dtype))
+            if isinstance(value.const_value, Streamed):
+                lowered = value.const_value.lowered(self._kind, f"{self._prefix}/{value.name}")
+                self._casts[value, True] = self._surgeon.attach(lowered)
+            else:
+                self._casts[value, True] = self._surgeon.constant(str(value.name), value.const_value.numpy().astype(self._dtype))
         return self._casts[value, True]
 
     def _cast(self, node: ir.Node, value: ir.Value, *, low: bool) -> ir.Value:

@@ -14,17 +14,18 @@ from ..runtime import machine
 from ..runtime import manifest as contract
 from ..runtime.errors import CheckpointError, InputError
 from ..runtime.manifest import Graph, Manifest
-from . import artifact, checkpoint, engine, heads, report, verify
+from . import artifact, checkpoint, engine, graph_files, heads, report, verify
 from . import precision as precisions
 from .checkpoint import Checkpoint
 from .detection import Convert, Runner
 from .report import Report, Say, Steps
 
-_READ, _LOAD, _TRACE, _LOWER, _VERIFY, _FINISH = (
+_READ, _LOAD, _TRACE, _LOWER, _WRITE, _VERIFY, _FINISH = (
     "read the checkpoint",
     "load the weights",
     "trace to ONNX",
     "lower the precision",
+    "write the weights",
     "compare with PyTorch",
     "hash and put in place",
 )
@@ -52,13 +53,17 @@ def export(
     Raises InputError and CheckpointError before any work, EngineError, and VerificationError; then nothing is left behind.
     """
     targets = [engine.check(each) for each in engine.targets(target)]
-    lowered = precisions.check(precision, targets)
+    lowered = precisions.check(precision, targets, large=True)
     steps = Steps([_READ, _LOAD, _TRACE, *([_LOWER] if lowered != "fp32" else []), *map(_compiling, targets), _VERIFY, _FINISH], progress)
 
     with steps(_READ):
         found = checkpoint.read(
             source, revision=revision, hf_overrides=hf_overrides, runner=runner, convert=convert, pooler_config=pooler_config, recipe=recipe
         )
+        # int8 is chosen by running the whole graph, which has to fit into memory for that.
+        large = lowered in ("fp32", "fp16", "bf16") and graph_files.is_large(found.parameters)
+        precisions.check(precision, targets, large=large)
+        found = dataclasses.replace(found, streamed=large)
         plan = heads.plan(found)
     for line in plan.lines:
         progress(f"      {line}")
@@ -71,13 +76,25 @@ def export(
 
             module = graph.module(found, plan)
         with steps(_TRACE):
-            base = graph.onnx_from_module(module, plan, draft.folder / "model.onnx")
+            if large:
+                steps.insert(_WRITE, after=_LOWER if lowered != "fp32" else _TRACE)
+                progress(f"      {found.parameters / 1e9:.1f} billion parameters: read from the checkpoint's files as they are needed")
+                model, base = graph.streamed_from_module(module, plan), graph.described(plan, "model.onnx", ())
+            else:
+                model, base = None, graph.onnx_from_module(module, plan, draft.folder / "model.onnx")
         for file, content in plan.files.items():
             (draft.folder / file).write_bytes(content)
         manifest = _manifest(draft.final.name, found, plan, base)
         reference = Reference(module, base, plan.heads)
         notes: tuple[str, ...] = ()
-        if lowered != "fp32":
+        if model is not None:
+            if lowered in ("fp16", "bf16"):
+                with steps(_LOWER):
+                    base, notes = precisions.lowered_in_place(model, base, lowered)
+            with steps(_WRITE):
+                base = _written(draft, model, base)
+                manifest = dataclasses.replace(manifest, graphs=(base,))
+        elif lowered != "fp32":
             with steps(_LOWER):
                 probes = precisions.probes(draft.folder, manifest) if lowered in ("int8", "auto") else []
                 chosen = precisions.chosen(lowered, draft.folder, manifest, reference, probes, progress)
@@ -135,6 +152,7 @@ def verified(path: str | Path, *, against: str | Path | None = None, progress: S
             overrides = opened.manifest.source.overrides
             found = checkpoint.read(against, **overrides)  # pyright: ignore[reportArgumentType]
             _same_weights(found, opened.manifest)
+            found = dataclasses.replace(found, streamed=graph_files.is_large(found.parameters))
             plan = heads.plan(found)
             reference = Reference(graph.module(found, plan), opened.manifest.graphs[0], plan.heads)
     with steps(_VERIFY):
@@ -146,6 +164,14 @@ def verified(path: str | Path, *, against: str | Path | None = None, progress: S
 
 def _compiling(target: engine.Target) -> str:
     return f"compile for {target}"
+
+
+def _written(draft: artifact.Draft, model: Any, graph: Graph) -> Graph:
+    from . import streamed
+
+    digests = streamed.save(model, draft.folder / graph.file)
+    draft.hashed.update(digests)
+    return dataclasses.replace(graph, external=tuple(digests))
 
 
 def _default_name(found: Checkpoint) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ..runtime.manifest import Graph, Manifest, Precision
 from ..runtime.text import Item, Preparation
 from . import engine, evidence, graph_files, texts
 from .int8 import Quantised, int8_from_onnx
-from .mixed import mixed_from_onnx
+from .mixed import lower, mixed_from_onnx
 from .reference import Reference
 from .report import Say
 from .verify import Runner
@@ -42,8 +42,11 @@ class Chosen:
     notes: tuple[str, ...]
 
 
-def check(asked: str, targets: Sequence[engine.Target]) -> Asked:
-    """Raises InputError for a precision that does not exist, or that the targets cannot compile."""
+def check(asked: str, targets: Sequence[engine.Target], *, large: bool = False) -> Asked:
+    """Raises InputError for a precision that does not exist, or that the targets cannot compile.
+
+    `large`: whether the model is streamed, and its engine compiled elsewhere; then bf16 needs no target.
+    """
     if asked not in ASKED:
         raise InputError(f"precision {asked!r}: expected one of {', '.join(ASKED)}", field="precision")
     if asked in ("int8", "auto") and targets:
@@ -51,7 +54,7 @@ def check(asked: str, targets: Sequence[engine.Target]) -> Asked:
             f"precision {asked} is for processors, target {targets[0]} compiles fp32, fp16 or bf16; export twice, with two --name",
             field="precision",
         )
-    if asked == "bf16" and not targets:
+    if asked == "bf16" and not targets and not large:
         raise InputError(
             "precision bf16 needs a TensorRT target, as onnxruntime has no bf16 on processors; use fp16, or add --target", field="precision"
         )
@@ -71,6 +74,13 @@ def chosen(asked: Asked, folder: Path, draft: Manifest, reference: Reference, it
         _drop(folder, base)
         return Chosen((made,), ())
     return _int8(asked, folder, draft, reference, items, say)
+
+
+def lowered_in_place(model: Any, graph: Graph, asked: Literal["fp16", "bf16"]) -> tuple[Graph, tuple[str, ...]]:
+    """Gives a streamed graph (streamed.py) its mixed form before any of it is written."""
+    lower(model, asked)
+    notes = ("the graph is bf16: it runs in engines, which `poolrt build` compiles where the GPU is",) if asked == "bf16" else ()
+    return dataclasses.replace(graph, file=f"model.{asked}.onnx", precision=asked), notes
 
 
 def _int8(asked: Asked, folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say) -> Chosen:

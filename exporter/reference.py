@@ -46,12 +46,14 @@ class Reference:
     def _compute(self, items: Sequence[Item]) -> None:
         import torch
 
+        from .streamed import widened
+
         columns = {
             "input_ids": [item.ids for item in items],
             "attention_mask": [[1] * len(item.ids) if item.attention is None else item.attention for item in items],
             "token_type_ids": [[0] * len(item.ids) if item.type_ids is None else item.type_ids for item in items],
         }
-        with torch.inference_mode():
+        with torch.inference_mode(), widened(self._module):
             found = self._module(*(torch.tensor(columns[tensor.name], dtype=torch.int64) for tensor in self._graph.inputs))
         found = found if isinstance(found, tuple | list) else (found,)
         named = {tensor.name: value.float() for tensor, value in zip(self._graph.outputs, found, strict=True)}

@@ -27,6 +27,11 @@ class Steps:
         for number, title in enumerate(self.titles, 1):
             say(f"  {number:{width}}. {title}")
 
+    def insert(self, title: str, *, after: str) -> None:
+        """One more step, found necessary on the way; what was timed before keeps its numbers."""
+        place = self.titles.index(after) + 1
+        self.titles = (*self.titles[:place], title, *self.titles[place:])
+
     @contextmanager
     def __call__(self, title: str) -> Iterator[None]:
         number = self.titles.index(title) + 1

@@ -70,6 +70,19 @@ def cases(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]
     return made
 
 
+def few(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]:
+    """As `cases` for a model that takes a minute for each pass: short texts of few lengths, together and beside one that is longer."""
+
+    def items(*documents: str, tokens: int) -> list[Item]:
+        limits = Limits(truncate_prompt_tokens=-1, max_tokens=min(manifest.text.max_tokens, tokens))
+        if manifest.scoring == "cross-encoder":
+            return preparation.pairs([QUERY] * len(documents), list(documents), limits=limits)
+        return preparation.singles(list(documents), limits=limits)
+
+    short = items(QUERY, *DOCUMENTS[:4], tokens=16)
+    return {"odd batch": short, "padded rows": [*short[:2], *items(LONG, tokens=48)]}
+
+
 @functools.cache
 def sentences() -> tuple[str, ...]:
     """Some hundred English sentences on many subjects, one per line of sentences.txt."""

@@ -24,7 +24,7 @@ from ..runtime.outputs import Floats
 from ..runtime.params import PoolingParams
 from ..runtime.text import Item, Preparation
 from ..runtime.worker import Worker
-from . import artifact, texts
+from . import artifact, graph_files, texts
 from .evidence import compared, holds, told
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ class Runner:
             self.name = engine.file
             graph = next(graph for graph in manifest.graphs if graph.file == engine.graph)
             session: Session = trt.open(folder, manifest, engine)
+        elif is_large(folder, engine):
+            from .pieces import Pieces
+
+            self.name = f"onnxruntime:{engine.file} (in pieces{', rounded to bf16' if engine.precision == 'bf16' else ''})"
+            graph, session = engine, Pieces(folder, engine)
         else:
             self.name = f"onnxruntime:{engine.file}"
             graph, session = engine, ort.open(folder, manifest, engine)
@@ -70,12 +75,18 @@ def _answer(task: Task, head: Any, row: Floats, item: Item) -> Floats:
     return tasks.answers(task, replace(head, keep_ids=()), [row], [item], [PoolingParams()])[0]
 
 
-def runnable(manifest: Manifest) -> tuple[list[Engine | Graph], list[str]]:
+def is_large(folder: Path, graph: Graph) -> bool:
+    """Whether a graph is verified in pieces: whole, its weights and what ONNX Runtime makes of them would not fit into memory."""
+    stored = sum((folder / name).stat().st_size for name in graph.external)
+    return stored > 0 and graph.precision != "int8" and graph_files.is_large(stored // (4 if graph.precision == "fp32" else 2))
+
+
+def runnable(folder: Path, manifest: Manifest) -> tuple[list[Engine | Graph], list[str]]:
     """The graphs and engines this machine can run, and a line for each it cannot."""
     found: list[Engine | Graph] = []
     left_out = []
     for graph in manifest.graphs:
-        if graph.precision == "bf16":
+        if graph.precision == "bf16" and not is_large(folder, graph):
             left_out.append(f"{graph.file}: onnxruntime has no bf16 on processors; it was compiled, not run")
         else:
             found.append(graph)
@@ -91,8 +102,9 @@ def runnable(manifest: Manifest) -> tuple[list[Engine | Graph], list[str]]:
 def against_reference(folder: Path, manifest: Manifest, reference: Reference, *, many: bool = False) -> tuple[list[Evidence], list[str]]:
     """Compares every runnable engine with PyTorch. `many`: also on some hundred sentences (always for int8)."""
     preparation = Preparation(folder, manifest)
-    cases = texts.cases(manifest, preparation)
-    engines, left_out = runnable(manifest)
+    large = any(is_large(folder, graph) for graph in manifest.graphs)
+    cases = texts.few(manifest, preparation) if large else texts.cases(manifest, preparation)
+    engines, left_out = runnable(folder, manifest)
     evidence: list[Evidence] = []
     for engine in engines:
         runner = Runner(folder, manifest, engine)
@@ -113,15 +125,16 @@ def against_reference(folder: Path, manifest: Manifest, reference: Reference, *,
 def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], list[str]]:
     """Compares every runnable engine with the answers stored at export: all texts together, and each alone."""
     items, expected = _read_golden(folder, manifest)
-    engines, left_out = runnable(manifest)
+    engines, left_out = runnable(folder, manifest)
     evidence: list[Evidence] = []
     for engine in engines:
         runner = Runner(folder, manifest, engine)
         try:
             for task in manifest.tasks:
-                together = runner.answers(task, items)
-                alone = [runner.answers(task, [item])[0] for item in items]
-                for shape, found in (("golden together", together), ("golden alone", alone)):
+                runs = [("golden together", runner.answers(task, items))]
+                if not isinstance(engine, Graph) or not is_large(folder, engine):
+                    runs.append(("golden alone", [runner.answers(task, [item])[0] for item in items]))
+                for shape, found in runs:
                     evidence.append(compared(runner.name, runner.precision, task, shape, found, expected[task]))
         finally:
             runner.close()
@@ -138,9 +151,10 @@ def enforce(evidence: Sequence[Evidence], advice: str = "") -> None:
 
 def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
     """Stores a few texts, their token ids and PyTorch's answers, so that the artifact can be proved without its checkpoint."""
-    cases = texts.cases(manifest, Preparation(folder, manifest))
-    items = [item for shape in _GOLDEN_SHAPES for item in cases.get(shape, ())]
+    large = any(is_large(folder, graph) for graph in manifest.graphs)
+    items = _golden_items(folder, manifest, few=large)
     arrays: dict[str, NDArray[Any]] = {
+        "few": np.array(large),
         "lengths": np.array([len(item.ids) for item in items], np.int64),
         "input_ids": np.concatenate([np.array(item.ids, np.int64) for item in items]),
         "token_type_ids": np.concatenate([_column(item, item.type_ids, 0) for item in items]),
@@ -152,6 +166,12 @@ def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
         arrays[task] = np.concatenate([answer.reshape(-1) for answer in answers])
         arrays[f"{task}_shapes"] = np.array([[*answer.shape, *([-1] * (2 - answer.ndim))] for answer in answers], np.int64)
     artifact.write_golden(folder, arrays)
+
+
+def _golden_items(folder: Path, manifest: Manifest, *, few: bool) -> list[Item]:
+    preparation = Preparation(folder, manifest)
+    cases = texts.few(manifest, preparation) if few else texts.cases(manifest, preparation)
+    return [item for shape in _GOLDEN_SHAPES for item in cases.get(shape, ())]
 
 
 def _column(item: Item, values: Sequence[int] | None, otherwise: int) -> NDArray[np.int64]:
@@ -171,8 +191,7 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
         expected = {task: _unflattened(arrays[task], arrays[f"{task}_shapes"]) for task in manifest.tasks}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder / artifact.GOLDEN}: not readable ({error}); export it again") from None
-    cases = texts.cases(manifest, Preparation(folder, manifest))
-    today = [item.ids for shape in _GOLDEN_SHAPES for item in cases.get(shape, ())]
+    today = [item.ids for item in _golden_items(folder, manifest, few="few" in arrays and bool(arrays["few"]))]
     if today != [item.ids for item in items]:
         raise VerificationError(
             f"{folder}: this poolrt or its tokenizers library makes other token ids of the golden texts; export it again"

@@ -1,7 +1,6 @@
 """Loading a backbone through transformers' own class: names, legacy spellings and fused tensors are its business.
 
-The only place where parameters become real tensors. Streaming the weights of large decoders (fake parameters here, slices of the
-safetensors files attached to the finished graph) has to change this file and graph.py alone.
+Parameters become float32 here, except those of a model that is streamed (exporter/streamed.py): they stay what and where they are.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def backbone(
     rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
     **arguments: Any,
 ) -> Any:
-    """transformers' class `name` in float32, filled from the checkpoint.
+    """transformers' class `name` in float32, filled from the checkpoint; with streamed weights, its parameters as they are stored.
 
     `config` replaces config.json's settings, `rename` rewrites the state dict, `arguments` go to the class. Raises CheckpointError with
     every missing, misshapen or unplaced tensor: transformers would fill the gaps with random numbers.
@@ -45,17 +44,46 @@ def backbone(
     state = checkpoint.weights.state()
     if rename is not None:
         state = rename(state)
+    dtype = _stored(checkpoint, state) if checkpoint.streamed else torch.float32
     try:
         with quiet():
             module, info = kind.from_pretrained(
-                None, config=kind.config_class.from_dict(settings), state_dict=state, attn_implementation=attention, dtype=torch.float32,
+                None, config=kind.config_class.from_dict(settings), state_dict=state, attn_implementation=attention, dtype=dtype,
                 output_loading_info=True, ignore_mismatched_sizes=True, **arguments,
             )  # fmt: skip
     except Exception as error:  # transformers and its config checks raise many types; config.json decides all that is built here
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{checkpoint.source}: {name} cannot be built from config.json: {reason}") from error
     _check(checkpoint, name, module, info)
+    if dtype != torch.float32:
+        with quiet():
+            module = _framed(module, kind.config_class.from_dict(settings), attention, arguments)
     return module.eval().requires_grad_(False)
+
+
+def _stored(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """The type that holds every weight exactly: that of the files where it is one, else float32, which then takes its memory."""
+    import torch
+
+    kinds = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    return kinds.pop() if len(kinds) == 1 and kinds <= {torch.bfloat16, torch.float16} else torch.float32
+
+
+def _framed(module: Any, config: Any, attention: str, arguments: Mapping[str, Any]) -> Any:
+    """The stored parameters of `module` inside a float32 model: constants that its class computes (Gemma's scales) keep all their bits."""
+    import torch
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():  # the memory of parameters that are never written is never taken
+        frame = type(module)._from_config(config, attn_implementation=attention, dtype=torch.float32, **arguments)
+    stored = dict(module.named_parameters(remove_duplicate=False))
+    for path, part in frame.named_modules():
+        for name in part._parameters:
+            part._parameters[name] = stored.get(f"{path}.{name}" if path else name)
+    computed = dict(module.named_buffers())
+    for name in set(frame.state_dict()) - set(stored):
+        frame.get_buffer(name).copy_(computed[name])
+    return frame
 
 
 def _check(checkpoint: Checkpoint, name: str, module: Any, info: Mapping[str, Any]) -> None:
