@@ -63,7 +63,8 @@ def detect(
         kind = "classify" if convert == "classify" else "embed"
     else:
         bare: Kind | None = "embed" if name == family.names[0] else None
-        kind = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), bare)
+        suffixed: list[Kind] = [kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)]
+        kind = suffixed[0] if suffixed else bare
         if kind is None:
             raise CheckpointError(
                 f"{folder.name}: {name} has a head that poolrt does not know; `--convert embed` uses its backbone alone, "

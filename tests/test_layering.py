@@ -86,9 +86,12 @@ def test_areas_import_each_other_relatively(area):
     wrong = []
     for path in (ROOT / area).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module or ""]
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = [] if node.level else [node.module or ""]
             wrong += [
                 f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
                 for name in names

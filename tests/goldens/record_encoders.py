@@ -62,7 +62,7 @@ def inside(asked: dict[str, Any]) -> None:
     import numpy as np
     import torch
     import transformers
-    import vllm
+    import vllm  # pyright: ignore[reportMissingImports]  # installed in the recording interpreter only
 
     model = vllm.LLM(
         model=asked["checkpoint"], runner="pooling", dtype="float32", enforce_eager=True, hf_overrides=asked["overrides"],

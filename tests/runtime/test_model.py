@@ -143,7 +143,7 @@ def colbert_vectors(checkpoint, ids, attention):
     from safetensors.torch import load_file
 
     weights = load_file(Path(checkpoint) / "model.safetensors")
-    model = transformers.BertModel(transformers.AutoConfig.from_pretrained(checkpoint), add_pooling_layer=False).eval()
+    model = transformers.BertModel(transformers.BertConfig.from_pretrained(checkpoint), add_pooling_layer=False).eval()
     model.load_state_dict({name.removeprefix("bert."): value for name, value in weights.items() if name.startswith("bert.")}, strict=False)
     with torch.no_grad():
         hidden = model(input_ids=torch.tensor([ids]), attention_mask=torch.tensor([attention])).last_hidden_state[0]

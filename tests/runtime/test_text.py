@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,7 +208,8 @@ def test_ids_become_text_again(tmp_path, kind):
     assert (
         prepare.pieces(prepare.tokenize("quick", add_special_tokens=False)) == ALL[kind]().encode("quick", add_special_tokens=False).tokens
     )
-    for ids in ([-1], [2**63], ["a"]):
+    wrong: list[Any] = [[-1], [2**63], ["a"]]
+    for ids in wrong:
         with pytest.raises(InputError):
             prepare.detokenize(ids)
 
