@@ -69,12 +69,17 @@ def main() -> None:
         if asked.only != "http":
             say("[3/4] in process")
             parts.append(_inside(asked, setup, torch, vectors, share=share))
+            _write(asked.out, parts)
         torch.close()
         if asked.only != "in-process":
             say("[4/4] over HTTP")
             parts.append(_outside(asked, setup, vectors["mixed"]))
-    asked.out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+            _write(asked.out, parts)
     say(f"written: {asked.out}")
+
+
+def _write(out: Path, parts: list[str]) -> None:
+    out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _facts(asked: argparse.Namespace) -> dict[str, str]:
