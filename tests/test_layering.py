@@ -88,10 +88,9 @@ def test_areas_import_each_other_relatively(area):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Import | ast.ImportFrom):
                 continue
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            else:
-                names = [] if node.level else [node.module or ""]
+            absolute = [] if isinstance(node, ast.ImportFrom) and node.level else [node]
+            names = [alias.name for found in absolute if isinstance(found, ast.Import) for alias in found.names]
+            names += [found.module or "" for found in absolute if isinstance(found, ast.ImportFrom)]
             wrong += [
                 f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
                 for name in names

@@ -176,8 +176,8 @@ class Context:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         rows, tokens = next(iter(self.shapes.values()))
         declared = self.engine.tensors[name].shape
-        sizes: dict[Any, int] = {"batch": rows, "tokens": tokens}
-        return tuple(sizes.get(axis, axis) for axis in declared)
+        sizes = {"batch": rows, "tokens": tokens}
+        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in declared)
 
     def set_device_memory(self, address: int, size: int) -> None:
         assert len(self.engine.cuda.memory[address]) >= size

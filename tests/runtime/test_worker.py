@@ -184,7 +184,8 @@ def test_a_short_call_passes_a_long_one(engine, worker):
     long.add_done_callback(lambda _: order.append("long"))
     short.add_done_callback(lambda _: order.append("short"))
     engine.gate.set()
-    long.result(10), short.result(10)
+    long.result(10)
+    short.result(10)
     assert order == ["short", "long"]
     assert engine.batches.index((1, 2)) <= 3
 
@@ -200,7 +201,8 @@ def test_a_long_call_is_not_starved_by_short_ones(engine, worker):
             passed.append(1)
             worker.submit([item(1, 2, 3)], "tokens").add_done_callback(another)
 
-    another(None), another(None)
+    another(None)
+    another(None)
     engine.gate.set()
     long.result(10)
     # 120 tokens of the long call against 3 at a time: its fair share comes after some 40 of each stream.
