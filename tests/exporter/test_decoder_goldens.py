@@ -34,4 +34,7 @@ def test_answers_are_those_of_vllm(name: str, tmp_path: Path):
             if "embed" in task:
                 assert cosines(found, expected).min() > COSINE, task
             else:
-                assert differences(found, expected) < DIFFERENCE, task
+                assert [one.shape for one in found] == [other.shape for other in expected], task
+                answered = [(one, other) for one, other in zip(found, expected, strict=True) if other.size]  # some texts have no step
+                assert len(answered) >= 2
+                assert differences(*zip(*answered, strict=True)) < DIFFERENCE, task

@@ -157,7 +157,8 @@ def test_gte_qwen2_attends_both_ways_because_its_config_says_so(tmp_path: Path):
 
 def test_the_window_of_embedding_gemma_is_halved_once(tmp_path: Path):
     proof = proved("embedding_gemma", tmp_path)
-    assert proof.module.backbone.model.config.sliding_window == 9  # 16 is stored; 8 // 2 + 1 would be 5
+    inner: Any = proof.module.backbone
+    assert inner.model.config.sliding_window == 9  # 16 is stored; 8 // 2 + 1 would be 5
 
 
 def test_capped_scores_of_gemma2_are_felt(tmp_path: Path):

@@ -150,7 +150,7 @@ def test_jina_v3_adds_the_corrections_of_its_task(asked: str | None, index: int,
     from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
 
     folder = find("jina_v3")(tmp_path / "jina")
-    proof = prove(folder, **({"hf_overrides": {"lora_task": asked}} if asked else {}))
+    proof = prove(folder, hf_overrides={"lora_task": asked} if asked else None)
     config = json.loads((folder / "config.json").read_text()) | {"model_type": "jina_embeddings_v3"}
     settings = JinaEmbeddingsV3Config.from_dict(config | {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}})
     model = JinaEmbeddingsV3Model.from_pretrained(None, config=settings, state_dict=merged(folder, index), add_pooling_layer=False).eval()
@@ -235,7 +235,7 @@ def test_jina_v5_adds_the_adapter_of_its_task(name: str, task: str | None, tmp_p
     from safetensors.torch import load_file, save_file
 
     folder = find(name)(tmp_path / "jina")
-    proof = prove(folder, **({"hf_overrides": {"jina_task": task}} if task else {}))
+    proof = prove(folder, hf_overrides={"jina_task": task} if task else None)
     corrections = load_file(folder / "adapters" / (task or "retrieval") / "adapter_model.safetensors")
     known = natives.tensors(folder)
     for key in known:
@@ -244,7 +244,7 @@ def test_jina_v5_adds_the_adapter_of_its_task(name: str, task: str | None, tmp_p
             known[key] += 2.0 * corrections[f"{stem}.lora_B.weight"] @ corrections[f"{stem}.lora_A.weight"]
     save_file(known, folder / "model.safetensors", metadata={"format": "pt"})
     kind = {"jina_v5": "Qwen3Model", "jina_v5_nano": "EuroBertModel"}[name]
-    model = build(folder, kind, **({"model_type": "eurobert"} if kind == "EuroBertModel" else {}))
+    model = build(folder, kind, model_type=kind.removesuffix("Model").lower())
     with torch.inference_mode():
         expected = [model(torch.tensor([ids])).last_hidden_state[0].numpy() for ids in proof.ids(texts(proof))]
     assert cosines(proof.raw("token_embed", texts(proof)), expected).min() > COSINE

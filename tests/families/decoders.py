@@ -27,7 +27,7 @@ SIZES: dict[str, Any] = {
     "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48,
     "max_position_embeddings": TABLE,
 }  # fmt: skip
-WIDE = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}  # heads wider than hidden / heads
+WIDE: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}  # heads wider than hidden / heads
 WINDOW = 8  # far narrower than the texts
 INSTRUCT = {"query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:", "document": ""}
 
@@ -107,7 +107,8 @@ def gte_qwen2(folder: Path, **more: Any) -> Path:
 
 def mxbai_rerank(folder: Path, **more: Any) -> Path:
     """mixedbread-ai/mxbai-rerank-base-v2: a causal LM that answers 0 or 1, here with an output matrix of its own."""
-    _hf(folder, "Qwen2ForCausalLM", **qwen(folder, **{"tie_word_embeddings": False} | more))
+    settings: dict[str, Any] = {"tie_word_embeddings": False, **more}
+    _hf(folder, "Qwen2ForCausalLM", **qwen(folder, **settings))
     return folder
 
 
@@ -235,7 +236,7 @@ ALL: dict[str, Callable[[Path], Path]] = {
 def embedding_gemma2(folder: Path) -> Path:
     """google/embeddinggemma-2: the text tower of a model whose towers for images and sounds are left out."""
     settings = gemma(folder, template="<bos> $A <eos>", num_hidden_layers=6, sliding_window=WINDOW, max_position_embeddings=262_144)
-    more = {"hidden_size_per_layer_input": 16, "embedding_dim": 48, "global_head_dim": 64, "num_global_key_value_heads": 1}
+    more: dict[str, Any] = {"hidden_size_per_layer_input": 16, "embedding_dim": 48, "global_head_dim": 64, "num_global_key_value_heads": 1}
     _hf(folder, "EmbeddingGemma2TextModel", **settings | more)
     inner = json.loads((folder / "config.json").read_text())
     rewrite_weights(folder, lambda name: f"language_model.{name}")

@@ -160,7 +160,8 @@ def jina_reranker_v3(folder: Path) -> Path:
     from .reshaped import linear
 
     marks = {"added": ("<|embed_token|>", "<|rerank_token|>")}
-    _hf(folder, "Qwen3Model", architectures=["JinaForRanking"], **qwen(folder, tokens=marks, **WIDE | {"max_position_embeddings": 2048}))
+    sizes: dict[str, Any] = {**WIDE, "max_position_embeddings": 2048}
+    _hf(folder, "Qwen3Model", architectures=["JinaForRanking"], **qwen(folder, tokens=marks, **sizes))
     projector = {"projector.0.weight": linear(HIDDEN // 2, 11), "projector.2.weight": linear(24, 12, HIDDEN // 2)}
     rewrite_weights(folder, lambda name: f"model.{name}", add=projector)
     configure(folder, auto_map={"AutoModel": "modeling.JinaForRanking"})

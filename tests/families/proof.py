@@ -138,7 +138,7 @@ def compiles_and_lowers(proved: Proved) -> None:
     source = proved.folder / proved.graph.file
     mixed.mixed_from_onnx(source, proved.folder / "half.onnx", "fp16")
     int8.int8_from_onnx(source, proved.folder / "int8.onnx")
-    items = [proved.item(text) for text in TEXTS]
+    items = [item for text in TEXTS if (item := proved.item(text)).ids]  # some tokenizers make nothing of an empty text
     exact = proved.rows(items)
     for name, cosine in (("half", 0.999), ("int8", 0.9)):  # random weights drift more than trained ones; these catch a broken graph
         found = proved.rows(items, opened(proved.folder / f"{name}.onnx"))

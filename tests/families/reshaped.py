@@ -44,7 +44,8 @@ def internlm2_reward(folder: Path, *, heads: int = 4, key_heads: int = 2, **more
     """internlm/internlm2-1_8b-reward: names of its own, `wqkv` grouped by key head, `v_head`."""
     import torch
 
-    settings = llama(folder, **{"num_attention_heads": heads, "num_key_value_heads": key_heads, "head_dim": HIDDEN // heads} | more)
+    sizes: dict[str, Any] = {"num_attention_heads": heads, "num_key_value_heads": key_heads, "head_dim": HIDDEN // heads, **more}
+    settings = llama(folder, **sizes)
     module = _hf(folder, "LlamaForCausalLM", **settings)
     state = module.state_dict()
     names = {
@@ -83,9 +84,16 @@ def lfm2_colbert(folder: Path, *, today: bool = False, **more: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     count = lfm2_bpe(folder, added=MARKERS)
     sizes = {key: value for key, value in SIZES.items() if key != "head_dim"}
-    settings = sizes | {"vocab_size": count, "num_hidden_layers": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    settings: dict[str, Any] = sizes | {
+        "vocab_size": count,
+        "num_hidden_layers": 4,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     types = ["conv", "conv", "full_attention", "conv"]
-    _hf(folder, "Lfm2Model", **settings | {"layer_types": types, "block_auto_adjust_ff_dim": False, "conv_L_cache": 3} | more)
+    settings |= {"layer_types": types, "block_auto_adjust_ff_dim": False, "conv_L_cache": 3}
+    _hf(folder, "Lfm2Model", **settings, **more)
     if not today:
         configure(folder, layer_types=None, full_attn_idxs=[2], block_ff_dim=settings["intermediate_size"], intermediate_size=None)
     kinds = [("", "sentence_transformers.models.Transformer"), ("1_Dense", "pylate.models.Dense.Dense")]

@@ -42,7 +42,7 @@ WANTED: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Any], dict[st
     "voyage": (("embed",), {}, {}, {}),
     "nemotron_embed": (("embed",), {}, {}, {"model_type": "llama", "auto_map": None}),
     "qwen2_reward": (("token_classify",), {}, {}, {"auto_map": None}),
-    "qwen2_process_reward": (("token_classify",), {}, {"step_tag_id": 9}, {"auto_map": None}),
+    "qwen2_process_reward": (("token_classify",), {}, {"step_tag_id": 68}, {"auto_map": None}),
     "gemma2_embedder": (("embed",), {}, {}, {}),
     "embedding_gemma": (("embed",), {}, {}, {}),
     "e5_mistral": (("embed",), {}, {}, {}),
