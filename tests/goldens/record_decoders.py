@@ -47,7 +47,6 @@ WANTED: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Any], dict[st
     "embedding_gemma": (("embed",), {}, {}, {}),
     "e5_mistral": (("embed",), {}, {}, {}),
     "llama3_causal": (("embed",), {}, {}, {}),
-    "lfm2_colbert": (("token_embed",), {"architectures": ["ColBERTLfm2Model"]}, {}, {}),
 }
 
 
