@@ -106,20 +106,33 @@ def recipes(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("pattern", nargs="?", default="", help="only those whose name or hub id contains this")
     asked = parser.parse_args(list(arguments))
-    from .recipe import all_recipes
+    from .recipe import TASKS, all_recipes
 
     found = [recipe for recipe in all_recipes() if asked.pattern.lower() in " ".join((recipe.name, *recipe.match)).lower()]
     if asked.json:
-        print(json.dumps([to_plain(recipe) for recipe in found], ensure_ascii=False))
+        told = [{**_object_of(recipe), "tasks": list(TASKS[recipe.task])} for recipe in found]
+        print(json.dumps(told, ensure_ascii=False))
         return EXIT_OK
     if not found:
         print(f"no recipe matches {asked.pattern!r}; a checkpoint needs none unless its files leave something open")
         return EXIT_OK
-    rows = [(recipe.name, recipe.task, recipe.match[0], recipe.summary) for recipe in found]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    rows = [("NAME", "KIND", "TASKS", "PARAMETERS", "DIM", "TOKENS", "LICENCE", "SCORES", "CHECKPOINT")]
+    for recipe in found:
+        size = f"{recipe.parameters / 1e6:.0f} M" if recipe.parameters else "-"
+        facts = (size, str(recipe.dimensions or "-"), str(recipe.max_tokens or "-"), recipe.licence or "-")
+        published = str(sum(len(reference.scores) for reference in recipe.references) or "-")
+        rows.append((recipe.name, recipe.task, " ".join(TASKS[recipe.task]), *facts, published, recipe.match[0]))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("\n-: read from the checkpoint at export. SCORES: published ones that `poolrt verify` compares with, given the real weights.")
     return EXIT_OK
+
+
+def _object_of(record: Any) -> dict[str, Any]:
+    plain = to_plain(record)
+    assert isinstance(plain, dict)
+    return plain
 
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from ..runtime import machine
 from ..runtime import manifest as contract
 from ..runtime.errors import CheckpointError, InputError
 from ..runtime.manifest import Graph, Manifest
-from . import artifact, checkpoint, engine, graph_files, heads, report, verify
+from . import artifact, checkpoint, engine, graph_files, heads, published, report, verify
 from . import precision as precisions
 from .checkpoint import Checkpoint
 from .detection import Convert, Runner
@@ -138,7 +138,8 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
 
 
 def verified(path: str | Path, *, against: str | Path | None = None, progress: Say = report.silent) -> Report:
-    """Proves an artifact again: from its golden answers, and from its checkpoint where one is given. Changes nothing."""
+    """Proves an artifact again: from its golden answers, from its checkpoint where one is given, and from the scores that its recipe
+    says were published. Changes nothing."""
     steps = Steps(["read and check the artifact", *([_LOAD] if against is not None else []), _VERIFY], progress)
     with steps("read and check the artifact"):
         opened = artifacts.read(path)
@@ -157,6 +158,7 @@ def verified(path: str | Path, *, against: str | Path | None = None, progress: S
             reference = Reference(graph.module(found, plan), opened.manifest.graphs[0], plan.heads)
     with steps(_VERIFY):
         _, evidence, left_out = verify.verified(path, reference)
+        left_out += published.checked(path)
     return report.made(
         opened.manifest, str(path), evidence=tuple(evidence), notes=tuple(left_out), seconds=steps.seconds, next=(f"poolrt serve {path}",)
     )

@@ -56,6 +56,18 @@ class Recipe:
     references: tuple[Reference, ...] = ()
 
 
+TASKS: dict[str, tuple[str, ...]] = {
+    "embed": ("embed", "token_embed", "score"),
+    "sparse": ("embed", "token_embed", "score"),
+    "late-interaction": ("token_embed", "score", "rerank"),
+    "rerank": ("classify", "token_classify", "score", "rerank"),
+    "classify": ("classify", "token_classify"),
+    "token-classify": ("token_classify",),
+    "reward": ("token_classify", "reward"),
+}
+"""What an artifact of each kind is usually asked for; the checkpoint has the last word."""
+
+
 @functools.cache
 def all_recipes() -> tuple[Recipe, ...]:
     """Every recipe of the house, by name. A broken file is our own mistake and raises."""

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from poolrt.exporter import recipe
+from poolrt.exporter import published, recipe
 from poolrt.runtime import load
+from poolrt.runtime.errors import VerificationError
 
 
 @pytest.mark.parametrize("asked", ["BAAI/bge-m3", "bge-m3", "baai/BGE-M3"])
@@ -41,3 +45,41 @@ def test_minilm_gives_the_published_similarities(minilm: Path):
         vectors = np.asarray(model.embed([published.query, *published.documents]))
     similarities = vectors[1:] @ vectors[0]
     np.testing.assert_allclose(similarities, published.scores, atol=2e-5)  # published with five decimals, computed in fp32
+
+
+def test_verifying_compares_with_what_was_published(minilm: Path):
+    [line] = published.checked(minilm)
+    assert line.startswith("published scores of all-MiniLM-L6-v2 (similarity): 0.46469 0.81146 0.72792 0.75019")
+
+
+def test_other_weights_under_the_same_name_are_noticed(minilm: Path, monkeypatch: pytest.MonkeyPatch):
+    found = recipe.find("all-MiniLM-L6-v2")
+    assert found is not None
+    wrong = dataclasses.replace(found.references[0], scores=(0.46469, 0.81146, 0.72792, 0.7))
+    monkeypatch.setattr(recipe, "find", lambda name: dataclasses.replace(found, references=(wrong,)))
+    with pytest.raises(VerificationError, match="published scores are not reached"):
+        published.checked(minilm)
+
+
+def test_a_fixture_named_like_a_model_is_not_judged_by_its_scores(artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
+    found = recipe.find("all-MiniLM-L6-v2")
+    monkeypatch.setattr(recipe, "find", lambda name: found)
+    [line] = published.checked(artifacts("minilm_like"))
+    assert "not checked" in line
+
+
+def test_every_kind_of_recipe_has_its_tasks():
+    assert {each.task for each in recipe.all_recipes()} <= set(recipe.TASKS)
+
+
+def test_recipes_are_listed_with_tasks_and_sizes(capsys: pytest.CaptureFixture[str]):
+    from poolrt.exporter import cli
+
+    assert cli.recipes(["MiniLM-L6", "--json"]) == 0
+    told = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert told["all-MiniLM-L6-v2"]["tasks"] == ["embed", "token_embed", "score"]
+    assert told["all-MiniLM-L6-v2"]["dimensions"] == 384
+    assert cli.recipes(["MiniLM-L6"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["NAME", "KIND", "TASKS", "PARAMETERS", "DIM", "TOKENS", "LICENCE", "SCORES", "CHECKPOINT"]
+    assert any("apache-2.0" in row and "sentence-transformers/all-MiniLM-L6-v2" in row for row in rows)

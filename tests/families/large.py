@@ -99,4 +99,4 @@ def _shard(path: Path, shapes: Mapping[str, tuple[int, ...]], noise: Any, *, see
                 left -= len(part)
 
 
-ALL: dict[str, Callable[..., Path]] = {"qwen3_4b": qwen3, "e5_mistral": e5_mistral}
+LARGE: dict[str, Callable[..., Path]] = {"qwen3_4b": qwen3, "e5_mistral_7b": e5_mistral}
