@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,18 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
 
 FIRST, SECOND = ".lora_A.weight", ".lora_B.weight"
+TABLE_FIRST, TABLE_SECOND = ".lora_embedding_A", ".lora_embedding_B"
 
 
 def added(checkpoint: Checkpoint, state: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor]:
     """W + alpha / r · B·A for each corrected matrix. A checkpoint without adapters (one task, merged by its authors) stays as it is."""
     from ..weights import open_files
 
-    places = {place.name: place for place in sorted((checkpoint.folder / "adapters").glob("*")) if place.is_dir()}
+    found_configs = [place for pattern in ("*", "adapters/*") for place in sorted(checkpoint.folder.glob(f"{pattern}/adapter_config.json"))]
+    places = {_plain(config.parent.name): config.parent for config in found_configs}
     if not places:
         return state
+    task = _plain(task)
     if task not in places:
         raise CheckpointError(f"{checkpoint.source}: adapter {task!r} is not there; found {', '.join(places)}")
     settings = json.loads((places[task] / "adapter_config.json").read_text(encoding="utf-8"))
@@ -31,17 +35,26 @@ def added(checkpoint: Checkpoint, state: dict[str, torch.Tensor], task: str) -> 
     corrections = open_files([places[task] / "adapter_model.safetensors"])
     made = dict(state)
     for name in corrections:
-        if not name.endswith(FIRST):
+        table = name.endswith(TABLE_FIRST)
+        if not table and not name.endswith(FIRST):
             continue
-        stem = name.removesuffix(FIRST).removeprefix("base_model.model.")
+        end = TABLE_FIRST if table else FIRST
+        stem = name.removesuffix(end).removeprefix("base_model.model.")
         found = next(
             (key for key in (f"{stem}.weight", f"model.{stem}.weight", f"{stem.removeprefix('model.')}.weight") if key in state), None
         )
         if found is None:
             raise CheckpointError(f"{checkpoint.source}: adapter {task} corrects {stem}, which the weights do not have")
-        second = corrections.read(name.removesuffix(FIRST) + SECOND).float()
-        made[found] = state[found].float() + scale * (second @ corrections.read(name).float())
+        second = corrections.read(name.removesuffix(end) + (TABLE_SECOND if table else SECOND)).float()
+        change = second @ corrections.read(name).float()
+        # A table's rows are what a linear layer's columns are.
+        made[found] = state[found].float() + scale * (change.T if table else change)
     return made
+
+
+def _plain(name: str) -> str:
+    """`retrieval.query` and the folder `retrieval_query` are one task."""
+    return re.sub(r"\W", "_", name)
 
 
 def _refuse(place: Path, settings: dict[str, object]) -> None:

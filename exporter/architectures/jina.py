@@ -58,8 +58,13 @@ def merged(state: dict[str, torch.Tensor], config: Config) -> dict[str, torch.Te
 
 
 def load(checkpoint: Checkpoint) -> nn.Module:
+    from ._adapters import added
+
+    task = str(checkpoint.config.get("lora_task") or DEFAULT_TASK)
+    # jina-embeddings-v3-hf keeps the corrections in folders of their own, in PEFT's layout.
     return backbone(
-        checkpoint, "JinaEmbeddingsV3Model", add_pooling_layer=False, rename=lambda state: merged(state, checkpoint.config),
+        checkpoint, "JinaEmbeddingsV3Model", add_pooling_layer=False,
+        rename=lambda state: added(checkpoint, merged(state, checkpoint.config), task),
         config={**checkpoint.config, "model_type": "jina_embeddings_v3", "position_embedding_type": "rotary", "use_cache": False},
     )  # fmt: skip
 

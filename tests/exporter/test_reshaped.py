@@ -161,6 +161,42 @@ def test_jina_v3_adds_the_corrections_of_its_task(asked: str | None, index: int,
     assert proof.plan.heads["embed"].matryoshka == (16, 32, 64)
 
 
+def test_jina_v3_in_transformers_own_layout_adds_the_adapter_of_its_task(tmp_path: Path):
+    """jinaai/jina-embeddings-v3-hf: today's class, each task in a folder as PEFT writes it; without it the vectors are another model's."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = find("jina_v3")(tmp_path / "jina")
+    config = json.loads((folder / "config.json").read_text())
+    plain = merged(folder, 2)
+    hf = shutil.copytree(folder, tmp_path / "hf")
+    (hf / "model.safetensors").unlink()
+    stem = "encoder.layers.1.mlp.fc1"
+    known = load_file(folder / "model.safetensors")
+    base, first, second = (
+        next(tensor for name, tensor in known.items() if name.removeprefix("roberta.") == f"{stem}.parametrizations.weight.{end}")
+        for end in ("original", "0.lora_A", "0.lora_B")
+    )
+    rest = {name.removeprefix("roberta."): tensor.clone().contiguous() for name, tensor in plain.items()}
+    save_file(rest | {f"{stem}.weight": base}, hf / "model.safetensors", metadata={"format": "pt"})
+    (hf / "config.json").write_text(
+        json.dumps(
+            {key: value for key, value in config.items() if "lora" not in key and key != "auto_map"}
+            | {"model_type": "jina_embeddings_v3", "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}}
+        )
+    )
+    (hf / "separation").mkdir()
+    (hf / "separation" / "adapter_config.json").write_text(json.dumps({"r": first.shape[1], "lora_alpha": config.get("lora_alpha", 1)}))
+    save_file(
+        {f"base_model.model.{stem}.lora_A.weight": first[2].clone(), f"base_model.model.{stem}.lora_B.weight": second[2].clone()},
+        hf / "separation" / "adapter_model.safetensors",
+    )
+    expected = prove(folder, hf_overrides={"lora_task": "separation"}).answers("embed", TEXTS)
+    found = prove(hf, hf_overrides={"lora_task": "separation"}).answers("embed", TEXTS)
+    assert cosines(found, expected).min() > COSINE
+
+
 def test_a_task_that_jina_v3_does_not_have_is_refused(tmp_path: Path):
     from poolrt.runtime.errors import CheckpointError
 
