@@ -1,5 +1,6 @@
 """Our own OpenAPI document held against a running server, from outside, by schemathesis (https://schemathesis.readthedocs.io): whatever
-the document allows and forbids is sent, and every answer must be one that the document tells of. `make clients`; FUZZ_SECONDS sets how long.
+the document allows and forbids is sent, and every answer must be one that the document tells of. `make clients`; FUZZ_SECONDS sets how
+long.
 
 Two of its checks are left out, because the contract is looser than a schema can tell: `negative_data_rejection` (clients of vLLM may send
 "32" for 32, and fields nobody knows) and `positive_data_acceptance` (an unknown model, a text that is too long and an id outside of the

@@ -75,7 +75,7 @@ def inside(asked: dict[str, Any]) -> None:
     import numpy as np
     import torch
     import transformers
-    import vllm
+    import vllm  # pyright: ignore[reportMissingImports]  # installed in the recording interpreter only
 
     prompts = [{"prompt_token_ids": ids} for ids in asked["ids"]]
     versions = json.dumps({"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__})
