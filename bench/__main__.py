@@ -52,14 +52,14 @@ def say(text: str) -> None:
 
 def main() -> None:
     asked = arguments()
-    facts = _facts(asked)
+    head, facts = HEAD + conditions.warning(), _facts(asked)
     folder = Path("build/bench")
     folder.mkdir(parents=True, exist_ok=True)
     share = QUICK_SHARE if asked.quick else 1
     say("[1/4] exporting the model in fp32 and int8")
     source = prepare.checkpoint()
     artifacts = {precision: prepare.artifact(source, precision, folder) for precision in ("fp32", "int8")}
-    parts = [HEAD, report.lines(facts)]
+    parts = [head, report.lines(facts)]
     with tempfile.TemporaryDirectory(prefix="poolrt-bench-") as scratch:
         file = prepare.text_file(folder, share=share)
         setup = contenders.Setup(source, artifacts, file, asked.threads, Path(scratch), say)

@@ -40,6 +40,17 @@ def load_average() -> float:
     return os.getloadavg()[0]
 
 
+def warning() -> str:
+    """What a reader must know before any number; empty on a quiet machine."""
+    load, cores = load_average(), len(os.sched_getaffinity(0))
+    if load <= cores / 4:
+        return ""
+    return (
+        f"\n\n**The machine was busy: load average {load:.1f} on {cores} cores before the run. Speeds are too low, and ratios flatter whoever "
+        "needs fewer processes at a time. Accuracy and CPU seconds are what to read.**"
+    )
+
+
 def commit() -> str:
     asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return asked.stdout.strip() or "unknown"
