@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from poolrt.runtime.manifest import Task
 
 from tests.checkpoints import TABLE
 from tests.families import find, ids_of_texts
@@ -28,7 +29,7 @@ def test_answers_are_those_of_vllm(name: str, tmp_path: Path):
     ids = [row for row in ids_of_texts(folder, TABLE) if row]
     proof = prove(folder, **asked)
     with np.load(FOLDER / f"{name}.npz") as golden:
-        for task in tasks:
+        for task in cast("tuple[Task, ...]", tasks):
             expected = [golden[f"{task}_{index}"] for index in range(len(ids))]
             found = proof.answers(task, ids)
             if "embed" in task:
