@@ -46,8 +46,8 @@ def warning() -> str:
     if load <= cores / 4:
         return ""
     return (
-        f"\n\n**The machine was busy: load average {load:.1f} on {cores} cores before the run. Speeds are too low, and ratios flatter whoever "
-        "needs fewer processes at a time. Accuracy and CPU seconds are what to read.**"
+        f"\n\n**The machine was busy: load average {load:.1f} on {cores} cores before the run. Speeds are too low, and ratios flatter "
+        "whoever needs fewer processes at a time. Accuracy and CPU seconds are what to read.**"
     )
 
 
