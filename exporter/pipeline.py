@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -123,9 +124,14 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
             )
     place = old.folder.resolve()
     with artifact.draft(place.parent, place.name) as draft:
-        for file in old.manifest.files:
+        weights = {name for graph in old.manifest.graphs for name in graph.external}
+        for file, entry in old.manifest.files.items():
             (draft.folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(old.folder / file, draft.folder / file)
+            if file in weights:  # many gigabytes, which nothing here writes to, and which read() has just compared
+                draft.hashed[file] = entry.sha256
+                _link(old.folder / file, draft.folder / file)
+            else:  # an engine may be compiled again under its name
+                shutil.copyfile(old.folder / file, draft.folder / file)
         manifest = _compiled(draft.folder, old.manifest, targets, steps)
         with steps(_VERIFY):
             evidence, left_out = verify.against_golden(draft.folder, manifest)
@@ -135,6 +141,14 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
         with steps(_FINISH):
             final = draft.commit(dataclasses.replace(manifest, evidence=kept, name=old.manifest.name))
     return _reported(final, steps, notes=tuple(left_out))
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name, where the disk allows it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def verified(path: str | Path, *, against: str | Path | None = None, progress: Say = report.silent) -> Report:

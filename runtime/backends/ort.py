@@ -80,6 +80,11 @@ def open(folder: Path, manifest: Manifest, graph: Graph, *, threads: int | None 
 
     `threads` None: as many as this process may use, by its affinity and cgroup, not by the host's processors.
     """
+    if graph.precision == "bf16" and device == "cpu":
+        raise EngineError(
+            f"{graph.file}: onnxruntime has no bf16 on processors; compile an engine where the GPU is "
+            "(`poolrt build ARTIFACT --target tensorrt-rtx`), or export with --precision fp16"
+        )
     return OrtSession(folder / graph.file, graph, device=device, threads=threads or machine.cpus())
 
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from poolrt.exporter import checkpoint, graph, graph_files, heads, pipeline, streamed, verify
 from poolrt.exporter.pieces import Pieces
-from poolrt.runtime import artifact
+from poolrt.runtime import artifact, load
 from poolrt.runtime.backends import ort
-from poolrt.runtime.errors import VerificationError
+from poolrt.runtime.errors import EngineError, VerificationError
 from safetensors.torch import load_file, save_file
 
 from tests import checkpoints as tiny
@@ -135,3 +135,19 @@ def test_weights_in_two_types_lose_nothing(tmp_path: Path) -> None:
     norm = dict(module.named_parameters())["backbone.model.norm.weight"]
     assert torch.equal(norm, tensors["norm.weight"])
     assert not torch.equal(norm, norm.to(torch.bfloat16).float()), "the fixture cannot tell"
+
+
+def test_a_bf16_graph_says_where_it_runs(exported: Path) -> None:
+    with pytest.raises(EngineError, match=r"no bf16 on processors.*poolrt build"):
+        load(exported)
+
+
+def test_an_engine_is_added_without_copying_the_weights(exported: Path, tmp_path: Path) -> None:
+    import shutil
+
+    artifact_folder = Path(shutil.copytree(exported, tmp_path / "e5"))
+    before = (artifact_folder / "model.bf16.data").stat().st_ino
+    pipeline.build(artifact_folder, target=["tensorrt-rtx:sm89"])
+    opened = artifact.read(artifact_folder)
+    assert [engine.precision for engine in opened.manifest.engines] == ["bf16"]
+    assert (artifact_folder / "model.bf16.data").stat().st_ino == before
