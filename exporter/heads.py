@@ -187,11 +187,14 @@ def _bge_m3(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         Part(task="token_embed", pools=("tokens",), after=colbert, dim=colbert_dim),
         Part(task="token_classify", pools=("tokens",), after=sparse, dim=sparse_dim),
     ]
-    # The library drops the first token of both; vLLM also drops the last of the sparse weights.
-    heads["token_embed"] = replace(heads["token_embed"], dim=colbert_dim, drop_first=1)
+    # The library drops the first token of both; vLLM also drops the last of the sparse weights. Both mean <s> and </s>: a text that
+    # is given as ids, or cut from the left, may have a word in their place.
+    first, last = (checkpoint.config.get(f"{name}_id", checkpoint.text.ids.get(name)) for name in ("bos_token", "eos_token"))
+    heads["token_embed"] = replace(heads["token_embed"], dim=colbert_dim, drop_first=1, drop_first_id=first)
     heads["token_classify"] = Head(
-        output="out_token_classify", dim=sparse_dim, pool="tokens", activation="relu", drop_first=1, drop_last=1, flat=True, sparse=True
-    )
+        output="out_token_classify", dim=sparse_dim, pool="tokens", activation="relu", drop_first=1, drop_last=1,
+        drop_first_id=first, drop_last_id=last, flat=True, sparse=True,
+    )  # fmt: skip
     return (*tasks, "token_classify"), scoring, parts, heads
 
 

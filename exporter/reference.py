@@ -68,8 +68,9 @@ def finished(task: Task, head: Head, raw: torch.Tensor, item: Item) -> torch.Ten
 
     if task in ("token_embed", "token_classify"):
         kept = torch.ones(len(raw), dtype=torch.bool) if item.keep is None else torch.from_numpy(np.array(item.keep))
-        kept[: head.drop_first] = False
-        if head.drop_last:
+        if head.drop_first_id in (None, item.ids[0]):
+            kept[: head.drop_first] = False
+        if head.drop_last and head.drop_last_id in (None, item.ids[-1]):
             kept[-head.drop_last :] = False
         if head.pool == "step" and head.step_tag_id is not None:
             kept &= torch.tensor(item.ids) == head.step_tag_id

@@ -114,6 +114,9 @@ class Head:
     drop_first: int = 0
     drop_last: int = 0
     """Token tasks: rows removed at the ends of each unpadded item (bge-m3: BOS, EOS)."""
+    drop_first_id: int | None = None
+    drop_last_id: int | None = None
+    """Those rows are removed only where they are this token; None: whatever they are."""
     keep_ids: tuple[int, ...] = ()
     """Token tasks: only rows of these tokens are answered, those of the first id in front (listwise: documents, then the query)."""
     flat: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import scoring
 from .errors import EngineError
@@ -26,11 +27,22 @@ def answers(task: Task, head: Head, rows: Sequence[Floats], items: Sequence[Item
     ]
 
 
+def without_ends(head: Head, ids: Sequence[int] | NDArray[np.integer]) -> slice:
+    """The rows between those that the head drops at both ends. Texts given as ids, or cut from one side, may lack the ends' tokens."""
+    first, last = head.drop_first, head.drop_last
+    if len(ids) and head.drop_first_id is not None and ids[0] != head.drop_first_id:
+        first = 0
+    if len(ids) and head.drop_last_id is not None and ids[-1] != head.drop_last_id:
+        last = 0
+    return slice(first, max(len(ids) - last, first))
+
+
 def _kept(head: Head, row: Floats, item: Item, params: PoolingParams) -> Floats:
     """The token rows that are answered, and of STEP heads the columns."""
     chosen = np.ones(len(row), dtype=bool) if item.keep is None else np.array(item.keep)
-    chosen[: head.drop_first] = False
-    chosen[len(row) - head.drop_last :] = False
+    inside = without_ends(head, item.ids)
+    chosen[: inside.start] = False
+    chosen[inside.stop :] = False
     if head.pool == "step":
         tag = head.step_tag_id if params.step_tag_id is None else params.step_tag_id
         columns = head.returned_token_ids if params.returned_token_ids is None else params.returned_token_ids

@@ -102,4 +102,6 @@ def head(made: Head) -> dict[str, Any]:
         "matryoshka": list(made.matryoshka),
         "drop_first": made.drop_first,
         "drop_last": made.drop_last,
+        "drop_first_id": made.drop_first_id,
+        "drop_last_id": made.drop_last_id,
     }

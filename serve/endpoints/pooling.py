@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...runtime.params import PoolingParams
+from ...runtime.tasks import without_ends
 from .. import schemas
 from ..answers import Json, answer_id, listed, sparse_weights, vectors
 from ..context import context
@@ -91,7 +92,7 @@ def sparse(index: int, one: Any, asked: Any, served: Served) -> dict[str, Any]:
     """A map from token to weight: keys are ids, or vocabulary pieces with `return_tokens`."""
     head = served.manifest.heads["token_classify" if served.can("token_classify") else "embed"]
     ids = one.prompt_token_ids
-    kept = ids[head.drop_first : len(ids) - head.drop_last] if head.flat else ids
+    kept = ids[without_ends(head, ids)] if head.flat else ids
     preparation = served.model.preparation
     weights = sparse_weights(one.outputs.data, kept, frozenset([*preparation.before, *preparation.after]))
     pieces = preparation.pieces(list(weights)) if asked.return_tokens else map(str, weights)

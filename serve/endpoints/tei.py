@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from ...runtime.params import PoolingParams
 from ...runtime.scoring import activate
+from ...runtime.tasks import without_ends
 from .. import schemas_tei
 from ..answers import Json, sparse_weights
 from ..context import context
@@ -100,7 +101,7 @@ async def embed_sparse(request: Request) -> Response:
     data = []
     for one in made.requests:
         ids = one.prompt_token_ids
-        weights = sparse_weights(one.outputs.data, ids[head.drop_first : len(ids) - head.drop_last] if head.flat else ids, special)
+        weights = sparse_weights(one.outputs.data, ids[without_ends(head, ids)] if head.flat else ids, special)
         data.append([{"index": token, "value": weight} for token, weight in weights.items()])
     return Json(data, headers=here.headers(times, made.requests))
 

@@ -134,6 +134,13 @@ def test_bge_m3_drops_what_vllm_drops(models):
     sparse = model.token_classify(TEXTS[1])[0].outputs.data
     assert sparse.shape == (len(ids) - 2,)
     assert (sparse >= 0).all()
+    # Only where they are <s> and </s>: not of ids without them, nor of a text whose ends were cut away.
+    words = ids[1:-1]
+    for given, vectors, weights in ((words, 0, 0), (ids[:-1], 1, 1), (ids[1:], 0, 1), (words[:1], 0, 0), (ids[:1], 1, 1)):
+        assert len(model.token_embed(given)[0].outputs.data) == len(given) - vectors
+        assert model.token_classify(given)[0].outputs.data.shape == (len(given) - weights,)
+    left = model.token_classify(TEXTS[1], truncate_prompt_tokens=4, truncation_side="left")[0]
+    assert left.outputs.data.shape == (len(left.prompt_token_ids) - 1,)
 
 
 def colbert_vectors(checkpoint, ids, attention):
