@@ -210,5 +210,6 @@ def test_truncation_is_told_in_a_header(embedder: Live):
 def test_times_are_told_in_headers(embedder: Live):
     headers = embedder.post("/v1/embeddings", {"input": TEXTS}).headers
     total, *parts = (float(headers[name]) for name in ("x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time"))
-    assert sum(parts) <= total + 1.0
+    # Each lies within the whole; queueing begins before tokenising is known to have ended, so their sum need not. Rounded to 0.1 ms.
+    assert 0 <= min(parts) <= max(parts) <= total + 0.1
     assert int(headers["x-compute-tokens"]) == 20
