@@ -51,7 +51,11 @@ def embed(arguments: Sequence[str]) -> int:
         )
     vectors = np.asarray(made)
     if asked.out is not None:
-        np.save(asked.out, vectors)
+        try:
+            with asked.out.open("wb") as file:  # np.save would put .npy behind another name
+                np.save(file, vectors)
+        except OSError as error:
+            raise InputError(f"--out {asked.out}: cannot be written ({error.strerror})", field="out") from None
     if asked.json:
         data = [
             {"index": index, "prompt_tokens": one.prompt_tokens, "truncated": one.truncated}

@@ -42,9 +42,9 @@ class Prepared:
 
 def sides(manifest: Manifest, data_1: Any, data_2: Any) -> tuple[list[str], list[str]]:
     """Both sides as lists of text, checked in vLLM's order with its texts: content, then counts."""
-    first, second = _side(data_1, "data_1"), _side(data_2, "data_2")
-    for side in (first, second):
-        if any(isinstance(item, Mapping) for item in side):
+    first, second = side(data_1, "data_1"), side(data_2, "data_2")
+    for given in (first, second):
+        if any(isinstance(item, Mapping) for item in given):
             raise InputError(f"MultiModalParam is not supported for {manifest.architecture}; pass plain text")
     if len(first) > 1 and len(first) != len(second):
         raise InputError("Input lengths must be either 1:1, 1:N or N:N")
@@ -52,17 +52,18 @@ def sides(manifest: Manifest, data_1: Any, data_2: Any) -> tuple[list[str], list
         raise InputError("At least one text element must be given")
     if not second:
         raise InputError("At least one text_pair element must be given")
-    for name, side in (("data_1", first), ("data_2", second)):
-        for index, text in enumerate(side):
+    for name, given in (("data_1", first), ("data_2", second)):
+        for index, text in enumerate(given):
             if not isinstance(text, str):
                 raise InputError(f"{name}[{index}]: expected text, found {type(text).__name__}", field=name)
     return first, second
 
 
-def _side(data: Any, name: str) -> list[Any]:
+def side(data: Any, name: str) -> list[Any]:
+    """One side of a comparison as a list."""
     if isinstance(data, str | Mapping):
         return [data]
-    if isinstance(data, Sequence) or (isinstance(data, np.ndarray) and data.ndim == 1):
+    if (isinstance(data, Sequence) and not isinstance(data, bytes | bytearray)) or (isinstance(data, np.ndarray) and data.ndim == 1):
         return list(data)
     raise InputError(f"{name}: expected text or a list of texts, found {type(data).__name__}", field=name)
 

@@ -53,6 +53,8 @@ def tokenization(
     cut_document: bool = False,
 ) -> Tokenization:
     """Arguments and vLLM's `tokenization_kwargs` as one; what stands in the latter wins."""
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"tokenization_kwargs: expected an object, found {type(given).__name__}", field="tokenization_kwargs")
     options = dict(given or {})
     for name in _IGNORED:
         options.pop(name, None)

@@ -198,8 +198,9 @@ class Model:
             )
             return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)
 
+        deadline = _deadline(deadline_s)
         ticket = self.worker.submit(run, head.output, deadline_s=deadline_s)
-        return Pending(ticket, finish, count=len(run), deadline=_deadline(deadline_s))
+        return Pending(ticket, finish, count=len(run), deadline=deadline)
 
     def start_score(
         self,
@@ -244,8 +245,9 @@ class Model:
         begun = time.perf_counter()
         prepared = comparison.prepare(self.manifest, self._preparation(preparation), first, second, asked)
         self._prepared(begun)
+        deadline = _deadline(deadline_s)
         ticket = self.worker.submit(prepared.items, self.manifest.heads[prepared.task].output, deadline_s=deadline_s)
-        return Pending(ticket, prepared.finish, count=len(prepared.items), deadline=_deadline(deadline_s))
+        return Pending(ticket, prepared.finish, count=len(prepared.items), deadline=deadline)
 
     def start_rerank(self, query: Any, documents: Any, *, top_n: int = 0, **options: Any) -> Pending[Ranking]:
         """Starts a reranking. Options: see `start_score`."""
@@ -253,7 +255,7 @@ class Model:
             raise InputError(f"query: expected one text, found {type(query).__name__}", field="query")
         if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 0:
             raise InputError(f"top_n is {top_n!r}, expected 0 (all) or more", field="top_n")
-        given = [documents] if isinstance(documents, str | Mapping) else list(documents)
+        given = comparison.side(documents, "documents")
 
         def ranked(made: Outputs[ScoringOutput]) -> Ranking:
             scores = np.asarray(made)
@@ -337,7 +339,19 @@ class Model:
 
 
 def _deadline(deadline_s: float | None) -> float | None:
+    if deadline_s is not None and (isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)):
+        raise InputError(f"deadline_s: expected seconds, found {type(deadline_s).__name__}", field="deadline_s")
     return None if deadline_s is None else time.monotonic() + deadline_s
+
+
+def _check_arguments(path: object, engine: object, preparation: object, check: object) -> None:
+    if not isinstance(path, str | Path):
+        raise InputError(f"path: expected an artifact folder, found {type(path).__name__}", field="path")
+    if not isinstance(engine, str):
+        raise InputError(f"engine: expected a name such as 'auto', found {type(engine).__name__}", field="engine")
+    for name, value, choices in (("preparation", preparation, ("model", "vllm")), ("check", check, ("full", "quick"))):
+        if value not in choices:
+            raise InputError(f"{name} {value!r} is not {choices[0]!r} or {choices[1]!r}", field=name)
 
 
 def load(
@@ -362,14 +376,19 @@ def load(
         max_tokens: a lower limit for one text than the model's own (vLLM's max_model_len).
         check: `full` compares every file's sha256, `quick` only sizes.
 
-    Raises ArtifactError for a folder that is not whole, EngineError when no engine can be opened.
+    Raises ArtifactError for a folder that is not whole, EngineError when no engine can be opened, InputError for an argument that
+    cannot be.
     """
+    _check_arguments(path, engine, preparation, check)
+    for name, count in (("threads", threads), ("max_batch_tokens", max_batch_tokens), ("max_queued_tokens", max_queued_tokens)):
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise InputError(f"{name} is {count!r}, expected a whole number from 1", field=name)
     opened = artifact.read(path, check=check)
     manifest = opened.manifest
     if max_tokens is not None:
-        if not 1 <= max_tokens <= manifest.text.max_tokens:
+        if not isinstance(max_tokens, int) or not 1 <= max_tokens <= manifest.text.max_tokens:
             raise InputError(
-                f"max_tokens is {max_tokens}, expected 1 to {manifest.text.max_tokens}, the model's own limit", field="max_tokens"
+                f"max_tokens is {max_tokens!r}, expected 1 to {manifest.text.max_tokens}, the model's own limit", field="max_tokens"
             )
         manifest = replace(manifest, text=replace(manifest.text, max_tokens=max_tokens))
     choice = backends.choose(manifest, engine)

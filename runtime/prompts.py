@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from . import truncation
 from .errors import InputError
 
+# Sequences of numbers to Python, but never token ids: text that was not decoded.
+_BYTES = bytes | bytearray | memoryview
 Prompt = str | Sequence[int] | NDArray[Any] | Mapping[str, Any]
 
 
@@ -19,8 +21,8 @@ def prompts_from(value: Any) -> list[Any]:
     if isinstance(value, str | Mapping):
         return [value]
     if isinstance(value, np.ndarray):
-        return [value] if value.ndim == 1 and value.dtype.kind in "iub" else list(value)
-    if not isinstance(value, Sequence):
+        return [value] if value.ndim == 1 and value.dtype.kind in "iu" else list(value)
+    if isinstance(value, _BYTES) or not isinstance(value, Sequence):
         raise InputError(f"expected text, token ids or a list of them, found {type(value).__name__}", field="input")
     prompts = list(value)
     return [prompts] if prompts and all(isinstance(number, int | np.integer) for number in prompts) else prompts
@@ -28,7 +30,7 @@ def prompts_from(value: Any) -> list[Any]:
 
 def token_ids(value: Any, index: int, vocab_size: int, *, field: str = "input") -> list[int]:
     """The ids of one prompt as ints. Raises InputError unless `value` is a flat sequence of ids in [0, vocab_size)."""
-    if not isinstance(value, Sequence | np.ndarray):
+    if isinstance(value, _BYTES) or not isinstance(value, Sequence | np.ndarray):
         raise InputError(f"input {index}: expected text or token ids, found {type(value).__name__}", field=field)
     if len(value) == 0:
         raise InputError(f"input {index}: the prompt cannot be empty: it has no tokens", field=field)
@@ -38,7 +40,7 @@ def token_ids(value: Any, index: int, vocab_size: int, *, field: str = "input") 
         found = np.asarray([None])
     if found.dtype.kind == "O" and all(isinstance(number, int) for number in value):
         raise InputError(f"input {index}: a token id is out of vocabulary ({vocab_size} ids)", field=field)
-    if found.ndim != 1 or found.dtype.kind not in "iub":
+    if found.ndim != 1 or found.dtype.kind not in "iu" or any(isinstance(number, bool) for number in value):
         raise InputError(f"input {index}: token ids must be a flat list of whole numbers", field=field)
     smallest, largest = int(found.min()), int(found.max())
     if smallest < 0 or largest >= vocab_size:
@@ -53,6 +55,8 @@ def from_mapping(prompt: Mapping[str, Any], index: int) -> Any:
         if key in prompt:
             if key == "prompt":
                 truncation.check_text(prompt[key], f"input {index}")
+            elif isinstance(prompt[key], str):
+                raise InputError(f"input {index}: prompt_token_ids: expected token ids, found str; text goes under 'prompt'", field="input")
             return prompt[key]
     raise InputError(
         f"input {index}: an object needs the key 'prompt' or 'prompt_token_ids', found {sorted(map(str, prompt))}", field="input"

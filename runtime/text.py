@@ -117,6 +117,8 @@ class Preparation:
 
         Token ids are taken as they are, without special tokens or prefix; a ColBERT role's marker and expansion still apply.
         """
+        if role not in (None, "query", "document"):
+            raise InputError(f"role {role!r} is not 'query' or 'document'", field="role")
         limits = limits or Limits()
         kept = self.kept(limits)
         if len(prompts) == 0:
@@ -154,7 +156,9 @@ class Preparation:
         if asked is None:
             return None
         if isinstance(asked, bool) or not isinstance(asked, int):
-            raise InputError(f"expected a whole number, found {type(asked).__name__}", field="truncate_prompt_tokens")
+            raise InputError(
+                f"truncate_prompt_tokens: expected a whole number, found {type(asked).__name__}", field="truncate_prompt_tokens"
+            )
         if asked > limit:
             # vLLM's clients compare this sentence literally.
             raise InputError(

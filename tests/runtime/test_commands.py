@@ -69,6 +69,11 @@ def test_embed_prints_vectors(capsys, folder, tmp_path):
     code, out, _ = poolrt(capsys, "embed", folder, *TEXTS, "--out", tmp_path / "vectors.npy")
     np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), vectors, atol=1e-6)
     assert "3 vectors of" in out
+    poolrt(capsys, "embed", folder, *TEXTS, "--out", tmp_path / "vectors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vectors", "vectors.npy"]
+    code, _, err = poolrt(capsys, "embed", folder, "a", "--out", tmp_path / "nowhere" / "vectors.npy")
+    assert code == 2
+    assert "cannot be written (No such file or directory)" in err
     code, out, _ = poolrt(capsys, "embed", folder, *TEXTS[:2])
     assert f"cosine {vectors[0] @ vectors[1]:.4f}" in out
 

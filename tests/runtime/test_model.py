@@ -405,11 +405,40 @@ def test_equal_scores_keep_the_callers_order(models):
         (lambda model: model.embed("\ud800"), "lone surrogate"),
         (lambda model: model.embed("a", prompt_name="nowhere"), "no prompt is named"),
         (lambda model: model.embed(3), "expected text"),
+        (lambda model: model.embed(b"words"), "found bytes"),
+        (lambda model: model.embed([b"words"]), "found bytes"),
+        (lambda model: model.embed([True]), "whole numbers"),
+        (lambda model: model.embed({"prompt_token_ids": "a"}), "text goes under 'prompt'"),
+        (lambda model: model.embed("a", role="title"), "role 'title' is not 'query' or 'document'"),
+        (lambda model: model.embed("a", deadline_s="1"), "deadline_s: expected seconds"),
+        (lambda model: model.embed("a", tokenization_kwargs=5), "tokenization_kwargs: expected an object"),
+        (lambda model: model.embed("a", truncate_prompt_tokens="5"), "truncate_prompt_tokens: expected a whole number"),
+        (lambda model: model.rerank("a", None), "documents: expected text or a list of texts, found NoneType"),
+        (lambda model: model.rerank("a", b"words"), "found bytes"),
     ],
 )
 def test_wrong_input_is_refused_with_what_to_do(models, call, told):
     with pytest.raises(InputError, match=told):
         call(models("minilm_like"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"path": None}, "path: expected an artifact folder"),
+        ({"engine": 5}, "engine: expected a name"),
+        ({"preparation": "own"}, "preparation 'own' is not"),
+        ({"check": "none"}, "check 'none' is not"),
+        ({"threads": 0}, "threads is 0"),
+        ({"threads": "two"}, "threads is 'two'"),
+        ({"max_batch_tokens": 0}, "max_batch_tokens is 0"),
+        ({"max_queued_tokens": -1}, "max_queued_tokens is -1"),
+        ({"max_tokens": "8"}, "max_tokens is '8'"),
+    ],
+)
+def test_load_refuses_arguments_that_cannot_be(artifacts, arguments, told):
+    with pytest.raises(InputError, match=told):
+        load(**{"path": artifacts("minilm_like"), **arguments})
 
 
 def test_a_classifier_embeds_nothing(models):
