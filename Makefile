@@ -17,7 +17,7 @@ PYTEST := $(SINGLE) $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format layering clients bench goldens clean
+.PHONY: help demo test test-all check lint format layering clients bench goldens models clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -26,6 +26,7 @@ help:
 	@echo 'make bench      poolrt beside sentence-transformers, fastembed and vLLM: bench/RESULTS.md'
 	@echo 'make clients    other people'"'"'s client libraries against a running server'
 	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=path of its vllm command)'
+	@echo 'make models     run the family checks and write docs/models.md (slow)'
 	@echo 'make clean      remove the environment and what tools left behind'
 	@echo 'Settings: PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) PYTEST_ARGS="-k name"'
 
@@ -76,6 +77,9 @@ bench: $(VENV)/.bench
 
 goldens: $(VENV)/.dev
 	@for recorder in tests/goldens/record_*.py; do echo $$recorder && $(SINGLE) $(VENV)/bin/python $$recorder || exit 1; done
+
+models: $(VENV)/.dev
+	@$(SINGLE) $(VENV)/bin/python docs/models.py $(MODELS_ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV).log .types build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
