@@ -117,6 +117,8 @@ def _special(
             return late, "colbert", "Sentence Transformers' files describe a multi-vector model"
         if sentence.splade is not None:
             return _splade_name(family), "splade", "modules.json has a SpladePooling module"
+        if sentence.answers is not None:
+            return name, "classify", "modules.json has a LogitScore module"
         if sentence.kind == "SparseEncoder":
             raise CheckpointError(f"{folder.name}: a SparseEncoder without a SpladePooling module; poolrt knows SPLADE alone")
     if name.endswith("SpladeSparseEmbeddingModel"):

@@ -205,7 +205,7 @@ def _classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     if answers is not None:
         chain = token_chain = (answers,)
         pool, why = "last", f"rows of {answers.name} in the place of a classifier"
-        guesses.append(Guess("classifier", token_rows.told(checkpoint), "classifier_from_token", "--hf-overrides"))
+        guesses.append(Guess("classifier", *token_rows.told(checkpoint), "--hf-overrides"))
     elif known is not None and checkpoint.architecture.endswith("ForSequenceClassification"):
         chain, token_chain = known.layers, known.tokens
         sigma = float(checkpoint.config.get(known.sigma_key, 1.0)) if known.sigma_key else None

@@ -44,6 +44,15 @@ class Splade:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """The LogitScore module of a cross-encoder that is a language model: tokens whose logits behind the prompt are compared."""
+
+    true: int
+    false: int | None
+    """None: the logit of `true` is the score."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SentenceFiles:
     generation: int
     """2: before version 6; 6: since."""
@@ -61,6 +70,7 @@ class SentenceFiles:
     settings: dict[str, Any]
     """config_sentence_transformers.json as it stands."""
     splade: Splade | None
+    answers: Answers | None
     text: dict[str, Any]
     """The Transformer module's own settings (sentence_bert_config.json)."""
     mask: dict[str, Any] | None
@@ -107,6 +117,7 @@ def read(folder: Path) -> SentenceFiles | None:
         default_prompt=settings.get("default_prompt_name"),
         settings=settings,
         splade=_splade(folder / paths["SpladePooling"]) if "SpladePooling" in paths else None,
+        answers=_answers(folder / paths["LogitScore"]) if "LogitScore" in paths else None,
         text=text,
         mask=_optional(folder / paths["MultiVectorMask"] / "config.json") if "MultiVectorMask" in paths else None,
         modules=names,
@@ -154,6 +165,16 @@ def _splade(folder: Path) -> Splade:
             f"{folder / 'config.json'}: pooling {strategy!r} of {activation!r}; known are max and sum of relu and log1p_relu"
         )
     return Splade(strategy=strategy, activation=activation)
+
+
+def _answers(folder: Path) -> Answers:
+    config = json_file(folder / "config.json", dict)
+    true, false = config.get("true_token_id"), config.get("false_token_id")
+    if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in (true, 0 if false is None else false)):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: true_token_id {true!r} and false_token_id {false!r}; expected token ids, the second may be null"
+        )
+    return Answers(true=true, false=false)  # pyright: ignore[reportArgumentType]
 
 
 def _dense(folder: Path, path: str) -> Dense:

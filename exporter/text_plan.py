@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from ..runtime.errors import CheckpointError
+from ..runtime import templates
+from ..runtime.errors import CheckpointError, PoolrtError
 from ..runtime.manifest import Head, Role, Text
+from . import token_rows
 from .checkpoint import Checkpoint
 from .detection import Guess
 from .recipe import template
@@ -22,7 +24,26 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
         files["score_template.jinja"] = template(checkpoint.family.listwise.template).encode()
     if checkpoint.recipe is not None and checkpoint.recipe.score_template is not None:
         files["score_template.jinja"] = template(checkpoint.recipe.score_template).encode()
+    elif token_rows.module(checkpoint) is not None and checkpoint.text.chat_template is not None:
+        # Sentence Transformers writes a pair as one message each, of the roles `query` and `document`, through the chat template.
+        if not _carries_pairs(checkpoint.text.chat_template):
+            raise CheckpointError(
+                f"{checkpoint.source}: its chat template does not show messages of the roles 'query' and 'document', "
+                "which a LogitScore module needs"
+            )
+        files["score_template.jinja"] = checkpoint.text.chat_template.encode()
     return files
+
+
+def _carries_pairs(written: str) -> bool:
+    """Whether both sides of a pair reach the rendered text."""
+    sides = {"query": "zebra", "document": "walrus"}
+    messages = [{"role": role, "content": content} for role, content in sides.items()]
+    try:
+        rendered = templates.conversation(written, messages)
+    except PoolrtError:
+        return False
+    return all(content in rendered for content in sides.values())
 
 
 def text(

@@ -1,10 +1,12 @@
-"""Classifiers made of a language model: its logits for a few tokens at the end of the prompt (vLLM's classifier_from_token)."""
+"""Classifiers made of a language model: its logits for a few tokens at the end of the prompt (vLLM's classifier_from_token, the
+LogitScore module of Sentence Transformers' cross-encoders)."""
 
 from __future__ import annotations
 
 from ..runtime.errors import CheckpointError
 from .architectures import Layer
 from .checkpoint import Checkpoint
+from .sentence_files import Answers
 
 METHODS = ("from_2_way_softmax", "no_post_processing")
 OUTPUT, TABLE = "lm_head", "embed_tokens"
@@ -12,6 +14,23 @@ OUTPUT, TABLE = "lm_head", "embed_tokens"
 
 def layer(checkpoint: Checkpoint) -> Layer | None:
     """None: nobody asked for it. Raises CheckpointError: a token is not one entry of the vocabulary, or the method is not known."""
+    rows = _configured(checkpoint)
+    if rows is None and (answers := module(checkpoint)) is not None:
+        rows = (_answered(checkpoint, answers),)
+    if rows is None:
+        return None
+    # A tied model's output matrix is its token table, whatever else the file holds.
+    names = (TABLE,) if checkpoint.config.get("tie_word_embeddings") else (OUTPUT, TABLE)
+    return Layer(name=names[0], names=names[1:], bias=False, rows=rows)
+
+
+def module(checkpoint: Checkpoint) -> Answers | None:
+    """What a LogitScore module says, unless classifier_from_token says otherwise."""
+    asked = checkpoint.config.get("classifier_from_token")
+    return checkpoint.sentence.answers if checkpoint.sentence is not None and not asked else None
+
+
+def _configured(checkpoint: Checkpoint) -> tuple[tuple[int, ...], ...] | None:
     tokens = checkpoint.config.get("classifier_from_token")
     if not tokens:
         return None
@@ -19,17 +38,21 @@ def layer(checkpoint: Checkpoint) -> Layer | None:
     missing = [token for token, found in ids.items() if found is None]
     if missing:
         raise CheckpointError(f"{checkpoint.source}: classifier_from_token: {', '.join(map(repr, missing))} not in the vocabulary")
-    found = [ids[str(token)] for token in tokens]
+    found = [token for name in tokens if (token := ids[str(name)]) is not None]
     if method(checkpoint) == "from_2_way_softmax":
         if len(found) != 2:
             raise CheckpointError(f"{checkpoint.source}: from_2_way_softmax needs two tokens, no and yes; found {tokens}")
         # The sigmoid of the difference is the softmax over the two.
-        rows = ((found[1], found[0]),)
-    else:
-        rows = tuple((token,) for token in found)
-    # A tied model's output matrix is its token table, whatever else the file holds.
-    names = (TABLE,) if checkpoint.config.get("tie_word_embeddings") else (OUTPUT, TABLE)
-    return Layer(name=names[0], names=names[1:], bias=False, rows=rows)  # pyright: ignore[reportArgumentType]
+        return ((found[1], found[0]),)
+    return tuple((token,) for token in found)
+
+
+def _answered(checkpoint: Checkpoint, answers: Answers) -> tuple[int, ...]:
+    row = (answers.true,) if answers.false is None else (answers.true, answers.false)
+    count = checkpoint.number("vocab_size")
+    if max(row) >= count:
+        raise CheckpointError(f"{checkpoint.source}: LogitScore: token {max(row)} is not one of the vocabulary's {count}")
+    return row
 
 
 def method(checkpoint: Checkpoint) -> str:
@@ -41,6 +64,12 @@ def method(checkpoint: Checkpoint) -> str:
     return str(asked)
 
 
-def told(checkpoint: Checkpoint) -> str:
+def told(checkpoint: Checkpoint) -> tuple[str, str]:
+    """For people: what is compared, and who says so."""
+    answers = module(checkpoint)
+    if answers is not None:
+        names = [f"{checkpoint.text.token(token)!r}" for token in (answers.true, answers.false) if token is not None]
+        return " minus ".join(f"logit of {name}" for name in names), "the LogitScore module of modules.json"
     tokens = [repr(str(token)) for token in checkpoint.config["classifier_from_token"]]
-    return f"logit of {tokens[1]} minus logit of {tokens[0]}" if method(checkpoint) == METHODS[0] else f"logits of {', '.join(tokens)}"
+    value = f"logit of {tokens[1]} minus logit of {tokens[0]}" if method(checkpoint) == METHODS[0] else f"logits of {', '.join(tokens)}"
+    return value, "classifier_from_token"

@@ -40,6 +40,9 @@ class Text:
     def id(self, token: str) -> int | None:
         return self.tokenizer.token_to_id(token)
 
+    def token(self, id: int) -> str | None:
+        return self.tokenizer.id_to_token(id)
+
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text).ids
 

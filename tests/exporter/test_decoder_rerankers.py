@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,3 +60,56 @@ def test_a_long_document_is_cut_and_the_end_of_the_prompt_stays(places: tuple[Pa
         [whole] = opened.score(QUERY, ["red " * 20]).requests
     assert len(short.prompt_token_ids) < len(whole.prompt_token_ids)
     assert list(short.prompt_token_ids)[-12:] == list(whole.prompt_token_ids)[-12:]
+
+
+TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
+def written(folder: Path, template: str | None, false: bool = True) -> Any:
+    """A cross-encoder as sentence-transformers 6 writes it: a causal LM behind a LogitScore module."""
+    from sentence_transformers import CrossEncoder
+
+    plain = qwen3_reranker(folder.parent / "plain", max_position_embeddings=1024)
+    if template is not None:
+        (plain / "chat_template.jinja").write_text(template)
+    model = CrossEncoder(str(plain), device="cpu")
+    if not false:
+        model[1].false_token_id = None
+    model.save_pretrained(str(folder), create_model_card=False)
+    return model
+
+
+@pytest.mark.parametrize(("template", "false"), [(TEMPLATE, True), (TEMPLATE, False), (None, True)], ids=["template", "one", "pair"])
+def test_a_logit_score_module_is_a_reranker(template: str | None, false: bool, tmp_path: Path):
+    from poolrt.exporter import pipeline
+    from poolrt.runtime import load
+
+    model = written(tmp_path / "written", template, false)
+    expected = model.predict([(QUERY, document) for document in DOCUMENTS], batch_size=1)
+    made = pipeline.export(str(tmp_path / "written"), name="reranker", out=str(tmp_path / "artifacts"))
+    assert made.scoring == "cross-encoder"
+    with load(tmp_path / "artifacts" / "reranker") as opened:
+        np.testing.assert_allclose(np.asarray(opened.score(QUERY, list(DOCUMENTS))), expected, atol=DIFFERENCE)
+
+
+def test_a_chat_template_without_both_sides_of_a_pair_is_refused(tmp_path: Path):
+    from poolrt.exporter import checkpoint, heads
+    from poolrt.runtime.errors import CheckpointError
+
+    written(tmp_path / "written", "{{ messages[0].content }}")
+    with pytest.raises(CheckpointError, match="roles 'query' and 'document'"):
+        heads.plan(checkpoint.read(tmp_path / "written"))
+
+
+def test_tokens_that_are_none_are_refused(tmp_path: Path):
+    from poolrt.exporter import checkpoint, heads
+    from poolrt.runtime.errors import CheckpointError
+
+    written(tmp_path / "written", TEMPLATE)
+    config = tmp_path / "written" / "1_LogitScore" / "config.json"
+    for value, told in (('{"true_token_id": "yes"}', "expected token ids"), ('{"true_token_id": 99999}', "not one of the vocabulary's")):
+        config.write_text(value)
+        with pytest.raises(CheckpointError, match=told):
+            heads.plan(checkpoint.read(tmp_path / "written"))
