@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--only", choices=("in-process", "http"), help="one half; then --out should be another file")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="measured time of one HTTP case in one round (default 8)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="measured time of one HTTP case in one round (default 5)")
     parser.add_argument("--quick", action="store_true", help="few texts, 2 rounds of 2 seconds: to see that everything works")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every contender (default: all cores)")
     parser.add_argument("--vllm", default=os.environ.get("POOLRT_VLLM"), help="path of the vllm command to compare with (or POOLRT_VLLM)")
