@@ -7,10 +7,10 @@ until its padding would exceed `launch_tokens` (docs/decisions/batching.md has t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .manifest import Profile
+from .manifest import Head, Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,13 @@ class Limits:
             if profile.largest[0] >= rows and profile.largest[1] >= width
         ]
         return min(shapes, key=lambda shape: shape[0] * shape[1], default=(rows, width))
+
+
+def bounded(slots: int, heads: Iterable[Head], largest_bytes: int) -> int:
+    """The budget under which no head's own buffer passes `largest_bytes`: SPLADE pools [batch, tokens, vocabulary] float32 logits, a
+    hundred times what a token costs elsewhere."""
+    widest = max((head.dim for head in heads if head.pool in ("splade", "splade_sum")), default=0)
+    return max(1, min(slots, largest_bytes // (4 * widest))) if widest else slots
 
 
 def pick(lengths: Sequence[int], seed: int, limits: Limits) -> tuple[int, int]:

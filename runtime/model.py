@@ -14,6 +14,7 @@ import numpy as np
 
 from . import artifact, backends, chunks, comparison, forms, params, scoring, tasks
 from .batching import Limits as BatchLimits
+from .batching import bounded
 from .calls import Answer
 from .errors import InputError, UnsupportedTask
 from .manifest import Manifest, Task
@@ -29,6 +30,8 @@ Params = PoolingParams | Sequence[PoolingParams | None] | None
 # Slots per batch and the cost of a launch in tokens of work (docs/decisions/batching.md).
 CPU_TOKENS, CPU_LAUNCH = 1024, 16
 GPU_TOKENS, GPU_LAUNCH = 16384, 1024
+# What the logits of a SPLADE batch may take, several times over while they are pooled (docs/decisions/memory.md).
+CPU_LOGITS, GPU_LOGITS = 64 << 20, 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,8 +398,9 @@ def load(
     prepared = Preparation(opened.folder, manifest, style=preparation)
     session = backends.open(opened.folder, manifest, choice, threads=threads)
     on_cpu = choice.engine is None and choice.device == "cpu"
+    tokens, logits = (CPU_TOKENS, CPU_LOGITS) if on_cpu else (GPU_TOKENS, GPU_LOGITS)
     limits = BatchLimits(
-        max_tokens=max_batch_tokens or (CPU_TOKENS if on_cpu else GPU_TOKENS),
+        max_tokens=max_batch_tokens or bounded(tokens, manifest.heads.values(), logits),
         launch_tokens=CPU_LAUNCH if on_cpu else GPU_LAUNCH,
         profiles=tuple(session.profiles),
     )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from poolrt.runtime.batching import Limits, padding, pick, plan
-from poolrt.runtime.manifest import Profile
+from poolrt.runtime.batching import Limits, bounded, padding, pick, plan
+from poolrt.runtime.manifest import Head, Profile
 
 LIMITS = Limits(max_tokens=1024, launch_tokens=16)
 # Of random batches of 32 of these lengths more than half of the slots are padding.
@@ -72,3 +72,13 @@ def test_a_shape_is_the_least_that_a_profile_accepts(asked, shape):
 
 def test_an_item_beyond_the_budget_runs_alone():
     assert plan([5000, 10], LIMITS) == [[0], [1]]
+
+
+def test_the_logits_of_a_splade_batch_are_bounded():
+    dense = Head(output="out_embed", dim=30522, pool="cls", activation="l2")
+    sparse = Head(output="out_embed", dim=30522, pool="splade", activation="identity", sparse=True)
+    assert bounded(1024, [dense], 64 << 20) == 1024
+    assert bounded(1024, [dense, sparse], 64 << 20) == 549
+    assert 549 * 30522 * 4 <= 64 << 20 < 550 * 30522 * 4
+    assert bounded(256, [sparse], 64 << 20) == 256
+    assert bounded(1024, [sparse], 1) == 1
