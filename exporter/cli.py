@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import signal
 import sys
@@ -222,9 +223,10 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Call
     except KeyboardInterrupt:
         return _failed("interrupted; nothing was kept", "KeyboardInterrupt", EXIT_INTERRUPTED, as_json=wants_json)
     except OSError as error:  # a full disk, a folder that may not be written
-        return _failed(
-            f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), type(error).__name__, EXIT_INPUT, as_json=wants_json
-        )
+        told = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            told += "; nothing was kept: make room, or choose a folder on another disk with --out"
+        return _failed(told, type(error).__name__, EXIT_INPUT, as_json=wants_json)
     except SystemExit as error:  # argparse has told what is wrong
         return int(error.code or 0)
     except Exception as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..runtime.errors import CheckpointError
-from .architectures import Architecture
+from .architectures import Architecture, closest
 from .sentence_files import SentenceFiles
 from .weights import Weights
 
@@ -67,7 +67,8 @@ def detect(
         kind = suffixed[0] if suffixed else bare
         if kind is None:
             raise CheckpointError(
-                f"{folder.name}: {name} has a head that poolrt does not know; `--convert embed` uses its backbone alone, "
+                f"{folder.name}: {name} has a head that poolrt does not know (closest known: {', '.join(closest(name))}); "
+                "`--convert embed` uses its backbone alone, "
                 "`--convert classify` puts the checkpoint's `score` or `classifier` tensors behind it"
             )
     guesses = [Guess("architecture", name, why, '--hf-overrides \'{"architectures": ["..."]}\'')]

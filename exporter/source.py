@@ -27,6 +27,8 @@ class Source:
 
 def find(source: str, revision: str | None = None) -> Source:
     """Raises CheckpointError: no such folder, not a repository, offline."""
+    if not source.strip():
+        raise CheckpointError("no checkpoint: the name is empty; give a folder, or a hub id such as BAAI/bge-m3")
     path = Path(source).expanduser()
     if path.is_dir():
         if revision is not None:

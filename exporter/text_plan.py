@@ -61,7 +61,8 @@ def text(
             Guess("prompts", ", ".join(name for name, prompt in prompts.items() if prompt), "applied only when a request names one")
         )
         if sentence is not None and not sentence.include_prompt:
-            guesses.append(Guess("prompt tokens", "pooled with the text", "include_prompt false is not followed"))
+            told = "include_prompt is false, which is not followed, as in vLLM: with a prompt a vector is not that of Sentence Transformers"
+            guesses.append(Guess("prompt tokens", "pooled with the text's", f"{told}, without one it is"))
     ends_with, told = ending(checkpoint) if any(head.pool == "last" for head in heads.values()) else (None, [])
     guesses += told
     # Language models that became classifiers read a pair as one text (vLLM); with a template that is what they get.
@@ -102,7 +103,7 @@ def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
     if text is not None and (checkpoint.family.capped_by_tokenizer or (sentence is not None and sentence.generation >= 6)):
         limits.append((text, "model_max_length of the tokenizer"))
     limit, why = min(limits)
-    return limit, [Guess("max tokens", str(limit), why, "--max-tokens, lower only")]
+    return limit, [Guess("max tokens", str(limit), why, "poolrt serve --max-model-len, lower only")]
 
 
 def pad_id(checkpoint: Checkpoint) -> int:

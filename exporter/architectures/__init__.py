@@ -149,9 +149,13 @@ def find(source: str, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> 
         if known and (architecture.matches is None or architecture.matches(config, shapes)):
             return architecture
     asked = published[0] if published else model_type
-    choices = {name.lower(): name for architecture in all_architectures() for name in (*architecture.names, *architecture.model_types)}
-    close = difflib.get_close_matches(asked.lower(), choices, n=3, cutoff=0.4) or list(choices)[:3]
     raise UnknownArchitecture(
         f"{source}: architecture {asked or 'missing'!r} (model_type {model_type or 'missing'!r}) is not supported; "
-        f"closest supported: {', '.join(choices[name] for name in close)}"
+        f"closest supported: {', '.join(closest(asked))}"
     )
+
+
+def closest(asked: str) -> list[str]:
+    """The known class names and model types that look most like `asked`."""
+    choices = {name.lower(): name for architecture in all_architectures() for name in (*architecture.names, *architecture.model_types)}
+    return [choices[name] for name in difflib.get_close_matches(asked.lower(), choices, n=3, cutoff=0.4) or list(choices)[:3]]

@@ -134,6 +134,12 @@ def test_an_unknown_architecture_names_the_closest_ones(copy: Paths):
         checkpoint.read(folder)
 
 
+def test_an_unknown_head_names_the_closest_ones(copy: Paths):
+    folder = copy("bert_plain")
+    configure(folder, architectures=["BertModle"])
+    assert "closest known: BertModel" in refused(folder)
+
+
 def test_all_missing_tensors_of_a_head_are_named_at_once(copy: Paths):
     folder = copy("bert_classifier")
     rewrite_weights(folder, lambda name: None if name.startswith(("classifier", "bert.pooler")) else name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -91,6 +92,17 @@ def test_our_own_mistake_has_its_own_code(tmp_path: Path, capsys: pytest.Capture
     monkeypatch.setattr(pipeline, "verified", stumble)
     assert cli.verify([str(tmp_path)]) == errors.EXIT_INTERNAL
     assert "please report" in capsys.readouterr().err
+
+
+def test_a_full_disk_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from poolrt.exporter import pipeline
+
+    def fill(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "model.onnx"))
+
+    monkeypatch.setattr(pipeline, "export", fill)
+    assert cli.export([str(tmp_path)]) == errors.EXIT_INPUT
+    assert "model.onnx: No space left on device; nothing was kept: make room, or choose" in capsys.readouterr().err
 
 
 def test_an_interruption_has_its_own_code(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from poolrt.exporter import checkpoint, source
+from poolrt.runtime.errors import CheckpointError
 
 Paths = Callable[[str], Path]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -40,6 +41,12 @@ def test_a_cached_pickle_is_enough(cached: Callable[[str, str], Path]):
 def test_a_snapshot_folder_is_called_by_its_hub_id(cached: Callable[[str, str], Path]):
     folder = cached("minilm_like", "somebody/tiny")
     assert source.find(str(folder)).name == "somebody/tiny"
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_not_the_current_folder(name: str):
+    with pytest.raises(CheckpointError, match="the name is empty"):
+        source.find(name)
 
 
 def test_a_folder_is_called_by_its_own_name(checkpoints: Paths, monkeypatch: pytest.MonkeyPatch):
