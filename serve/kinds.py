@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ MAX_DEPTH = 32
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 _MAX_DIGITS = 40
+_SEPARATOR = re.compile(r"(?<=[0-9])_(?=[0-9])")
 
 
 class Kind(Protocol):
@@ -82,10 +84,11 @@ class Integer:
             return int(value)
         if type(value) is float:
             if value.is_integer():
-                return int(value)
+                # orjson reads an integer below -2^63 as a float, which is rounded up to that bound.
+                return int(value) - 1 if value == -(2.0**63) else int(value)
             problems.append(Problem("int_from_float", loc, "Input should be a valid integer, got a number with a fractional part", value))
         elif type(value) is str:
-            text = value.strip()
+            text = _SEPARATOR.sub("", value.strip()) if len(value) <= 2 * _MAX_DIGITS else value
             if len(text) <= _MAX_DIGITS and text.removeprefix("-").removeprefix("+").isascii() and text.lstrip("+-").isdigit():
                 return int(text) if text.count("-") + text.count("+") <= 1 else self._unread(value, loc, problems)
             return self._unread(value, loc, problems)

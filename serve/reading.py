@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import orjson
@@ -89,14 +90,32 @@ def too_large(limit: int) -> ApiError:
 def parse(content: bytes) -> Any:
     try:
         return orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        problem = Problem("json_invalid", ("body", error.pos), "JSON decode error", {}, {"error": _reason(content)})
-        raise Refused(message([problem]), param=f"body.{error.pos}") from None
+    except orjson.JSONDecodeError:
+        return parse_leniently(content)
 
 
-def _reason(content: bytes) -> str:
+def parse_leniently(content: bytes) -> Any:
+    """What vLLM's parser, the standard library's, takes beyond RFC 8259: a byte order mark, UTF-16, UTF-32, NaN. Places of
+    syntax errors are its too."""
     try:
-        content.decode()
+        value = json.loads(content)
+        # Neither a tokenizer nor an answer can hold half a character.
+        json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise unreadable(error.pos, error.msg) from None
     except UnicodeDecodeError as error:
-        return f"byte {error.start} is not UTF-8"
-    return "not valid JSON, or nested too deeply"
+        raise unreadable(0, f"byte {error.start} is not {error.encoding.upper()}") from None
+    except UnicodeEncodeError:
+        raise Refused(
+            "the body holds a lone surrogate (\\ud800 to \\udfff), which is no character", param=None, kind="BadRequestError"
+        ) from None
+    except RecursionError:
+        raise unreadable(0, "nested too deeply") from None
+    except ValueError:  # Python writes and reads no integer beyond 4300 digits
+        raise unreadable(0, "a number is too long") from None
+    return value
+
+
+def unreadable(place: int, why: str) -> Refused:
+    problem = Problem("json_invalid", ("body", place), "JSON decode error", {}, {"error": why})
+    return Refused(message([problem]), param=f"body.{place}")
