@@ -15,10 +15,10 @@ from starlette.responses import Response
 from ...runtime.params import PoolingParams
 from .. import schemas
 from ..answers import Json, answer_id, base64_text
-from ..context import context
+from ..context import Context, context
 from ..errors import ApiError
 from ..numbers import WidthError, convert, to_bytes
-from ..prompts import ROLES, stored_prompt
+from ..prompts import ROLES, render, stored_prompt
 from ..reading import read
 from ..registry import Served
 from .embeddings import able
@@ -27,6 +27,8 @@ Asked = schemas.CohereEmbed | schemas.CohereEmbedV1
 
 INPUT_TYPES = frozenset({"search_document", "search_query", "classification", "clustering"})
 """Cohere's own."""
+TYPES = ("float", "int8", "uint8", "binary", "ubinary", "base64")
+"""In the order of the answer, however they were asked for."""
 
 
 async def embed(request: Request) -> Response:
@@ -42,20 +44,24 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
     asked: Asked = await read(request, schemas.COHERE if version == "2" else schemas.COHERE_V1)
     here = context(request)
     served = here.registry.able(asked.model, lambda one: one.can("embed"), "Embed")
-    texts = texts_of(asked, served)
+    refuse_images(asked, served)
     prompt_name = prompt_of(asked, served, lenient=version == "1")
+    prefix = "" if prompt_name is None else served.manifest.text.prompts[prompt_name]
     cut, side = truncation_of(asked)
+    if cut is not None and cut > served.model.max_tokens:
+        text = f"truncate_prompt_tokens={cut} cannot be greater than max_model_len = {served.model.max_tokens}."
+        more = f"Please request a smaller truncation size. (parameter=truncate_prompt_tokens, value={cut})"
+        raise ApiError(400, f"{text} {more}", param="truncate_prompt_tokens")
 
     def start(deadline_s: float | None) -> Any:
-        return served.model.start(
-            texts,
-            PoolingParams(dimensions=asked.output_dimension),
-            pooling_task="embed",
-            truncate_prompt_tokens=cut,
-            truncation_side=side,
-            prompt_name=prompt_name,
-            deadline_s=deadline_s,
-        )
+        params = PoolingParams(dimensions=asked.output_dimension)
+        options = {"truncate_prompt_tokens": cut, "truncation_side": side, "deadline_s": deadline_s}
+        messages = conversations_of(asked, prefix, has_template(served, here))
+        if messages is None:
+            return served.model.start(asked.texts, params, pooling_task="embed", prompt_name=prompt_name, **options)
+        chat = schemas.EmbeddingChats(messages=messages)
+        rendered = [render(one, chat, served, here.settings) for one in messages]
+        return served.model.start(rendered, params, pooling_task="embed", add_special_tokens=False, **options)
 
     made, times = await here.workshop.run(request, served, start)
     check_lengths(asked, made.requests)
@@ -75,13 +81,25 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
         return Json(content, headers=here.headers(times, made.requests))
 
 
-def texts_of(asked: Asked, served: Served) -> list[str]:
-    if asked.texts is not None:
-        return asked.texts
+def refuse_images(asked: Asked, served: Served) -> None:
     if asked.images is not None or any(part.type != "text" for one in asked.inputs or () for part in one.content):
-        raise ApiError(400, f"the model `{served.name}` reads text only, images are not supported (parameter=images)", param="images")
-    # Several text parts of one input are one text, as in a chat template that joins them.
-    return ["\n".join(part.text or "" for part in one.content) for one in asked.inputs or ()]
+        raise ApiError(400, f"the model `{served.name}` reads text only, images are not supported (parameter=images)")
+
+
+def has_template(served: Served, here: Context) -> bool:
+    return (here.settings.chat_template or served.model.preparation.chat_template) is not None
+
+
+def conversations_of(asked: Asked, prefix: str, templated: bool) -> list[list[schemas.Message]] | None:
+    """What goes through the chat template: `inputs` always, texts when they have a prefix and the model a template. None: plain texts."""
+    if asked.texts is None:
+        contents: list[Any] = [[{"type": "text", "text": part.text} for part in one.content] for one in asked.inputs or ()]
+    elif prefix and templated:
+        contents = list(asked.texts)
+    else:
+        return None
+    system = [schemas.Message(role="system", content=prefix)] if prefix else []
+    return [[*system, schemas.Message(role="user", content=content)] for content in contents]
 
 
 def prompt_of(asked: Asked, served: Served, *, lenient: bool) -> str | None:
@@ -121,7 +139,7 @@ def check_lengths(asked: Asked, requests: Any) -> None:
 def embeddings(arrays: list[Any], types: Sequence[str]) -> dict[str, list[Any]]:
     made: dict[str, list[Any]] = {}
     try:
-        for kind in dict.fromkeys(types):
+        for kind in (one for one in TYPES if one in types):
             match kind:
                 case "float":
                     made[kind] = arrays
