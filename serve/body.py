@@ -36,13 +36,17 @@ class Body:
             refuse_removed(value, accepts_score=self.task)
         forms = self.forms
         if type(value) is dict:
-            for index in self.preferred:
-                keys, form = forms[index]
-                if all(key in value for key in keys):
-                    problems: list[Problem] = []
-                    made = record_of(form).read(value, ("body",), problems)
-                    if not problems:
-                        return made
+            refuse_salt(value)
+            # An empty conversation is the last thing that a body with other inputs can mean.
+            for empty in (False, True) if value.get("messages") == [] else (True,):
+                for index in self.preferred:
+                    keys, form = forms[index]
+                    if all(key in value and (empty or value[key] != [] or key != "messages") for key in keys):
+                        problems: list[Problem] = []
+                        made = record_of(form).read(value, ("body",), problems)
+                        if not problems:
+                            refuse_media_settings(value)
+                            return made
         problems = []
         for _, form in forms:
             record_of(form).read(value, ("body",), problems)
@@ -64,6 +68,26 @@ def refuse_removed(value: dict[str, Any], *, accepts_score: bool) -> None:
     if task == "encode" or (task == "score" and not accepts_score):
         use = "`token_embed` or `token_classify`" if task == "encode" else "`classify`"
         raise Refused(f"`{task}` task was removed; use {use} instead. (parameter=task)", param="task", kind="BadRequestError")
+
+
+def refuse_salt(value: dict[str, Any]) -> None:
+    salt = value.get("cache_salt")
+    if salt is not None and (type(salt) is not str or not salt):
+        raise Refused(
+            "Parameter 'cache_salt' must be a non-empty string if provided. (parameter=cache_salt)",
+            param="cache_salt",
+            kind="BadRequestError",
+        )
+
+
+def refuse_media_settings(value: dict[str, Any]) -> None:
+    """Settings of an image or sound reader are refused: no model here has one, and vLLM takes them from trusted clients only."""
+    for name in ("mm_processor_kwargs", "media_io_kwargs"):
+        if value.get(name):
+            raise Refused(
+                f"{name}: this model reads text only, so there is nothing to set; leave it out (parameter={name})",
+                param=name, kind="BadRequestError",
+            )  # fmt: skip
 
 
 def body(*forms: tuple[Sequence[str], type], preferred: Sequence[int] | None = None, removed: bool = False, task: bool = False) -> Body:

@@ -38,7 +38,12 @@ def render(messages: Sequence[Message], asked: Any, served: Served, settings: Se
         raise ApiError(400, UNTRUSTED)
     if asked.add_generation_prompt and asked.continue_final_message:
         raise ApiError(400, "Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
-    template = asked.chat_template or variables.pop("chat_template", None) or settings.chat_template
+    if "messages" in variables:
+        raise ApiError(400, "chat_template_kwargs cannot hold messages: they are a field of their own (parameter=chat_template_kwargs)")
+    # As in vLLM: a template among the variables is the last choice, and asking for ids instead of text changes nothing.
+    variables.pop("tokenize", None)
+    among = variables.pop("chat_template", None)
+    template = asked.chat_template or settings.chat_template or among
     return served.model.preparation.chat(
         [plain(message) for message in messages],
         chat_template=template,

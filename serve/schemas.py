@@ -83,6 +83,11 @@ class Message:
     content: str | list[str | dict[str, object]] | None = None
     name: str | None = None
 
+    @staticmethod
+    def check(given: dict[str, Any]) -> str | None:
+        silent = "content" in given and given["content"] is None and given["role"] != "assistant"
+        return "content may be null in a message of the assistant only; leave it out, or send text" if silent else None
+
 
 Conversation = list[Message]
 Conversations = Annotated[list[Annotated[list[Message], Bounds(least=1)]], Bounds(least=1)]

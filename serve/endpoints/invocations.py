@@ -42,7 +42,9 @@ async def invocations(request: Request) -> Response:
         if here.registry.any(claim):
             try:
                 asked = body.read(value)
-            except Refused:
+            except Refused as error:
+                if error.kind == "BadRequestError":  # a field that is refused by name fits no other route either
+                    raise
                 continue
             return await answer(request, asked)
     live = ", ".join(path for path, _, claim, _ in ROUTES if here.registry.any(claim))
