@@ -20,7 +20,7 @@ from . import docs, playground
 from .body import Refused
 from .context import Context
 from .endpoints import classify, cohere, embeddings, invocations, operations, pooling, score, tei, tei_tokens, tokens
-from .errors import ApiError, api_error, response
+from .errors import ApiError, api_error, response, surprising
 from .gate import Gate
 from .lifespan import lifespan
 from .metrics import Metrics
@@ -130,6 +130,6 @@ def log_error(error: Exception, request: Request) -> None:
 
 def answer(request: Request, error: Exception) -> Response:
     told = api_error(error)
-    if told.status >= 500 and told.status not in (501, 503, 504):
+    if surprising(told):
         request.app.state.log(error, request)
     return response(told)

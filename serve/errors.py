@@ -48,6 +48,11 @@ class ApiError(Exception):
         self.headers = headers or {}
 
 
+def surprising(told: ApiError) -> bool:
+    """Whether the operator needs the stack: not while loading or draining, nor of a deadline that passed."""
+    return told.status >= 500 and told.status not in (501, 503, 504)
+
+
 def scrub(message: str) -> str:
     """Removes addresses, stack frames and file paths."""
     return _PATH.sub("<path>", _FRAME.sub("", _ADDRESS.sub("", message))).strip()

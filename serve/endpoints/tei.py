@@ -21,7 +21,7 @@ from ...runtime.tasks import without_ends
 from .. import schemas_tei
 from ..answers import Json, sparse_weights
 from ..context import context
-from ..errors import ApiError, api_error, tei_response
+from ..errors import ApiError, api_error, surprising, tei_response
 from ..reading import read_json
 from ..registry import Served
 
@@ -39,7 +39,7 @@ def wire(endpoint: Endpoint) -> Endpoint:
             raise
         except Exception as error:
             told = api_error(error)
-            if told.status >= 500:
+            if surprising(told):
                 request.app.state.log(error, request)
             return tei_response(told)
 
@@ -134,7 +134,7 @@ async def _rerank(request: Request, value: Any) -> Response:
         return Json(ranked, headers=here.headers(times, made.requests))
     except Exception as error:
         told = api_error(error)
-        if told.status >= 500:
+        if surprising(told):
             request.app.state.log(error, request)
         return tei_response(told)
 
