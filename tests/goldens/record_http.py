@@ -29,7 +29,7 @@ KEPT_HEADERS = ("content-type", "metadata")
 
 def main() -> None:
     from tests.checkpoints import ALL
-    from tests.serve.cases import SERVERS
+    from tests.serve.cases import SERVERS, TEMPLATES
 
     program = os.environ["POOLRT_VLLM"]
     wanted = sys.argv[1:] or list(SERVERS)
@@ -42,6 +42,8 @@ def main() -> None:
                 program, "serve", folder, "--served-model-name", "m", "--runner", "pooling", "--dtype", "float32", "--enforce-eager",
                 "--host", "127.0.0.1", "--port", str(port),
             ]  # fmt: skip
+            if name in TEMPLATES:
+                command += ["--chat-template", TEMPLATES[name], "--trust-request-chat-template"]
             with subprocess.Popen(command, env=os.environ | SETTINGS, stdout=subprocess.DEVNULL, start_new_session=True) as server:
                 try:
                     recorded = record(f"http://127.0.0.1:{port}", cases)

@@ -156,6 +156,73 @@ EMBED: list[Case] = [
     ("score-long", "POST", "/score", {"queries": TEXT, "documents": LONG}),
     ("invocations", "POST", "/invocations", {"input": TEXT}),
     ("invocations-rerank", "POST", "/invocations", {"query": TEXTS[0], "documents": TEXTS[1:]}),
+    # What a strict JSON parser refuses and Python's takes, and where Python says that a syntax error stands.
+    ("byte-order-mark", "POST", "/v1/embeddings", b'\xef\xbb\xbf{"input": "paris"}'),
+    ("utf-16", "POST", "/v1/embeddings", '{"input": "pärïs"}'.encode("utf-16")),
+    ("utf-32", "POST", "/v1/embeddings", '{"input": "pärïs"}'.encode("utf-32")),
+    ("nan-ignored", "POST", "/v1/embeddings", b'{"input": "paris", "x": NaN, "y": -Infinity}'),
+    ("nan-input", "POST", "/v1/embeddings", b'{"input": NaN}'),
+    ("nan-invocations", "POST", "/invocations", b'{"input": NaN}'),
+    ("infinite-number", "POST", "/v1/embeddings", b'{"input": "paris", "truncate_prompt_tokens": 1e400}'),
+    ("lone-surrogate", "POST", "/v1/embeddings", b'{"input": "\\ud800 x"}'),
+    ("lone-surrogate-model", "POST", "/v1/embeddings", b'{"model": "\\ud800", "input": "x"}'),
+    ("lone-surrogate-prompt", "POST", "/tokenize", b'{"prompt": "\\ud800 x"}'),
+    ("trailing-comma", "POST", "/v1/embeddings", b'{"input": "a",}'),
+    ("open-string", "POST", "/v1/embeddings", b'{"input": "a'),
+    ("octal", "POST", "/v1/embeddings", b'{"input": [007]}'),
+    ("blank", "POST", "/v1/embeddings", b" "),
+    ("priority-below", "POST", "/v1/embeddings", {"input": TEXT, "priority": -(2**63) - 1}),
+    ("underscore-number", "POST", "/v1/embeddings", {"input": LONG, "truncate_prompt_tokens": "1_0"}),
+    ("salt", "POST", "/v1/embeddings", {"input": TEXT, "cache_salt": "a"}),
+    ("salt-empty", "POST", "/v1/embeddings", {"input": TEXT, "cache_salt": ""}),
+    ("salt-number", "POST", "/rerank", {"query": "a", "documents": ["b"], "cache_salt": 5}),
+    ("media-settings", "POST", "/v1/embeddings", {"input": TEXT, "mm_processor_kwargs": {"a": 1}}),
+    ("media-settings-none", "POST", "/v1/embeddings", {"input": TEXT, "mm_processor_kwargs": {}}),
+    ("media-settings-score", "POST", "/score", {"queries": "a", "documents": "b", "media_io_kwargs": {"image": {}}}),
+    ("chat-empty-and-input", "POST", "/v1/embeddings", {"messages": [], "input": TEXT}),
+    ("chat-empty-and-prompt", "POST", "/tokenize", {"messages": [], "prompt": TEXT}),
+    ("cohere-type-order", "POST", "/v2/embed", {"texts": TEXTS[:1], "embedding_types": ["base64", "ubinary", "float", "binary"]}),
+    ("cohere-max-beyond", "POST", "/v2/embed", {"texts": TEXTS, "max_tokens": 9999}),
+    ("cohere-inputs-no-template", "POST", "/v2/embed", {"inputs": [{"content": [{"type": "text", "text": "paris"}]}]}),
+    ("cohere-broken-image", "POST", "/v2/embed", {"images": ["data:image/png;base64,AAAA"]}),
+    ("invocations-normalize", "POST", "/invocations", {"input": TEXT, "normalize": True}),
+    ("invocations-rerank-normalize", "POST", "/invocations", {"query": "a", "documents": ["b"], "normalize": True}),
+    ("invocations-encode", "POST", "/invocations", {"input": TEXT, "task": "encode"}),
+]
+
+TALK = [
+    {"role": "system", "content": "be good"},
+    {"role": "user", "name": "bob", "content": [{"type": "text", "text": "paris"}, {"type": "text", "text": "mars"}]},
+]
+TALK_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}:{% if m.name is defined %}({{ m.name }}){% endif %}{{ m.content }}|{% endfor %}"
+    "{% if mood is defined %}[{{ mood }}]{% endif %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+PARTS = [{"content": [{"type": "text", "text": TEXT}, {"type": "text", "text": "mars"}]}]
+
+CHATTING: list[Case] = [
+    *((f"chat-{path[1:]}", "POST", path, {"messages": TALK}) for path in ("/v1/embeddings", "/pooling", "/tokenize")),
+    ("chat-prompted", "POST", "/v1/embeddings", {"messages": TALK, "add_generation_prompt": True, "add_special_tokens": True}),
+    ("chat-continued", "POST", "/v1/embeddings", {"messages": CHAT, "continue_final_message": True}),
+    ("chat-many", "POST", "/v1/embeddings", {"messages": [CHAT, TALK]}),
+    ("chat-as-input", "POST", "/v1/embeddings", {"input": [CHAT, TALK]}),
+    ("chat-variable", "POST", "/v1/embeddings", {"messages": CHAT, "chat_template_kwargs": {"mood": "red", "unknown": 1}}),
+    ("chat-own-template", "POST", "/v1/embeddings", {"messages": CHAT, "chat_template": "{{ messages[0].content }}"}),
+    ("chat-template-variable", "POST", "/v1/embeddings", {"messages": CHAT, "chat_template_kwargs": {"chat_template": "x"}}),
+    ("chat-tokenize-variable", "POST", "/v1/embeddings", {"messages": CHAT, "chat_template_kwargs": {"tokenize": True}}),
+    ("chat-messages-variable", "POST", "/v1/embeddings", {"messages": CHAT, "chat_template_kwargs": {"messages": []}}),
+    ("chat-assistant-null", "POST", "/v1/embeddings", {"messages": [{"role": "assistant", "content": None}]}),
+    ("chat-no-content", "POST", "/v1/embeddings", {"messages": [{"role": "user"}]}),
+    ("chat-left", "POST", "/v1/embeddings", {"messages": TALK, "truncate_prompt_tokens": 5, "truncation_side": "left"}),
+    # Cohere's texts with a prefix, and its inputs always, go through the template.
+    ("cohere-plain", "POST", "/v2/embed", {"texts": TEXTS}),
+    ("cohere-query", "POST", "/v2/embed", {"texts": TEXTS, "input_type": "query"}),
+    ("cohere-unknown", "POST", "/v2/embed", {"texts": TEXTS, "input_type": "search_query"}),
+    ("cohere-query-start", "POST", "/v2/embed", {"texts": [LONG], "input_type": "query", "truncate": "START", "max_tokens": 12}),
+    ("cohere-query-none", "POST", "/v2/embed", {"texts": TEXTS, "input_type": "query", "truncate": "NONE", "max_tokens": 12}),
+    ("cohere-inputs", "POST", "/v2/embed", {"inputs": PARTS}),
+    ("cohere-inputs-passage", "POST", "/v2/embed", {"inputs": PARTS * 2, "input_type": "document"}),
+    ("cohere-inputs-empty", "POST", "/v2/embed", {"inputs": [{"content": []}]}),
 ]
 
 CLASSIFIER: list[Case] = [
@@ -252,5 +319,9 @@ SERVERS: dict[str, tuple[str, list[Case]]] = {
     "classifier": ("bert_classifier", CLASSIFIER),
     "reranker": ("xlmr_reranker", RERANKER),
     "late": ("colbert", LATE),
+    "chatting": ("bert_sharded", CHATTING),
 }
 """Golden file -> (checkpoint, cases)."""
+
+TEMPLATES = {"chatting": TALK_TEMPLATE}
+"""Golden file -> the server's `--chat-template`; its clients are also trusted to send their own."""

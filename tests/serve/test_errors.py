@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 from poolrt.runtime.errors import ArtifactError, DeadlineExceeded, EngineError, InputError, Overload, UnsupportedTask
+from poolrt.serve.body import Refused
 from poolrt.serve.errors import ApiError, api_error, body, scrub
+from poolrt.serve.reading import parse
+
+from tests.serve.conftest import Live
 
 
 @pytest.mark.parametrize(
@@ -61,3 +65,27 @@ def test_both_forms_of_the_body_say_the_same():
 
 def test_an_overload_says_when_to_come_back():
     assert api_error(Overload("full", retry_after_s=2.4)).headers == {"Retry-After": "2"}
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/pooling", "/tokenize"])
+def test_only_the_assistant_may_say_nothing(embedder: Live, path):
+    def talk(role):
+        return {"messages": [{"role": role, "content": None}]}
+
+    assert embedder.refused(path, talk("user"))["type"] == "Bad Request"
+    # This model has no template, so a conversation that can be read gets that far.
+    assert "chat template" in embedder.refused(path, talk("assistant"))["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"input": "a", "x": NaN, "y": ' + b"9" * 5000 + b"}", "a number is too long"),
+        (b'{"input": "a", "x": "\\udfff"}', "lone surrogate"),
+        (b'{"input": "\xff"}', "byte 11 is not UTF-8"),
+    ],
+)
+def test_what_no_parser_takes_is_refused(content, why):
+    with pytest.raises(Refused, match=why):
+        parse(content)

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from poolrt.runtime.model import Model
+from poolrt.serve.settings import Settings
 
 from tests.goldens.record_http import answer, send
-from tests.serve.cases import SERVERS, Case
+from tests.serve.cases import SERVERS, TEMPLATES, Case
 from tests.serve.conftest import Live, live
 
 FOLDER = Path(__file__).parent.parent / "goldens" / "http"
@@ -43,7 +44,8 @@ def servers(models: Callable[[str], Model]) -> Iterator[Callable[[str], Live]]:
 
     def find(name: str) -> Live:
         if name not in opened:
-            holder = live(models(SERVERS[name][0]), names=("m",))
+            settings = Settings(chat_template=TEMPLATES.get(name), trust_request_chat_template=name in TEMPLATES)
+            holder = live(models(SERVERS[name][0]), settings=settings, names=("m",))
             opened[name] = (holder, holder.__enter__())
         return opened[name][1]
 
