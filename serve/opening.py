@@ -46,6 +46,13 @@ def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
         if not names:
             names = [default_name(argument, folder)]
         served.append(Served(names=tuple(names), open=functools.partial(opened, folder, asked, settings)))
+    names = [name for one in served for name in dict.fromkeys(one.names)]
+    twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
+    if twice:
+        raise InputError(
+            f"two models would be called {', '.join(twice)}, and only the first could be asked for; tell them apart with "
+            "--served-model-name NAME=ARTIFACT"
+        )
     return Registry(served, check_names=settings.check_model_name)
 
 

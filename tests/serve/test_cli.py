@@ -18,7 +18,7 @@ import pytest
 from poolrt.runtime.errors import EXIT_INPUT, EXIT_OK, ArtifactError, InputError
 from poolrt.serve.cli import parse, serve, settings_of, template_of
 from poolrt.serve.flags import IGNORED, from_yaml, normalised
-from poolrt.serve.opening import artifact_of, export_options
+from poolrt.serve.opening import artifact_of, export_options, registry_of
 
 ROOT = Path(__file__).parent.parent.parent
 START = (
@@ -144,6 +144,17 @@ def test_what_is_neither_artifact_nor_checkpoint_is_told(tmp_path):
         artifact_of(str(tmp_path), asked)
     with pytest.raises(ArtifactError, match="no such folder"):
         artifact_of(str(tmp_path / "missing"), asked)
+
+
+def test_two_models_of_one_name_are_refused(artifacts: Callable[[str], Path]):
+    folder = str(artifacts("minilm_like"))
+    other = str(artifacts("bert_classifier"))
+    for given in ([folder, folder], [folder, other, "--served-model-name", "a", f"a={other}"]):
+        asked, _ = parse(given)
+        with pytest.raises(InputError, match=r"two models would be called .* --served-model-name NAME=ARTIFACT"):
+            registry_of(asked, settings_of(asked))
+    asked, _ = parse([folder, other, "--served-model-name", "a", "a", f"b={other}"])
+    assert [served.name for served in registry_of(asked, settings_of(asked))] == ["a", "b"]
 
 
 def test_overrides_of_a_finished_artifact_are_refused(artifacts: Callable[[str], Path]):
