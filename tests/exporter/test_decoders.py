@@ -152,7 +152,7 @@ def test_gte_qwen2_attends_both_ways_because_its_config_says_so(tmp_path: Path):
     proof = proved("gte_qwen2", tmp_path)
     causal = build(tmp_path / "gte_qwen2", "Qwen2Model", rename=without(*HEADS), is_causal=True)
     [ids] = proof.ids(TEXTS[2:3])
-    assert cosines(proof.raw("token_embed", TEXTS[2:3]), hidden(causal, [ids])).min() < 0.99
+    assert cosines(proof.raw("token_embed", TEXTS[2:3]), hidden(causal, [ids]), of="").min() < 0.99
 
 
 def test_the_window_of_embedding_gemma_is_halved_once(tmp_path: Path):
@@ -165,7 +165,7 @@ def test_capped_scores_of_gemma2_are_felt(tmp_path: Path):
     proof = proved("gemma2_embedder", tmp_path)
     uncapped = build(tmp_path / "gemma2_embedder", "Gemma2Model", attn_logit_softcapping=None)
     [ids] = proof.ids(TEXTS[2:3])
-    assert cosines(proof.raw("token_embed", TEXTS[2:3]), hidden(uncapped, [ids])).min() < 0.9999
+    assert cosines(proof.raw("token_embed", TEXTS[2:3]), hidden(uncapped, [ids]), of="").min() < 0.9999
 
 
 def test_ssmits_is_a_mean_that_is_not_normalised_when_asked(tmp_path: Path):

@@ -21,6 +21,7 @@ from poolrt.runtime.text import Item
 from tokenizers import Tokenizer
 
 from . import TEXTS
+from .evidence import note
 
 Floats = npt.NDArray[np.float32]
 
@@ -98,9 +99,11 @@ def prove(folder: Path, out: Path | None = None, **asked: Any) -> Proved:
     plan = heads.plan(read)
     module = graph.module(read, plan)
     tokenizer = Tokenizer.from_str(plan.files["tokenizer.json"].decode())
+    note(architecture=read.architecture, names=read.family.names, model_type=read.config.get("model_type"), tasks=plan.tasks)
     if out is None:
         return Proved(folder, read, plan, module, None, None, tokenizer)
     described = graph.onnx_from_module(module, plan, out / "model.onnx")
+    note(exported=True)
     return Proved(out, read, plan, module, described, opened(out / "model.onnx"), tokenizer)
 
 
@@ -111,20 +114,25 @@ def opened(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def cosines(ours: Sequence[Floats], theirs: Sequence[Any]) -> Floats:
-    """Worst cosine per text; token arrays are compared row by row."""
+def cosines(ours: Sequence[Floats], theirs: Sequence[Any], *, of: str = "cosine") -> Floats:
+    """Worst cosine per text; token arrays are compared row by row. `of`: what is measured, for docs/models.md; "" for
+    comparisons that are meant to differ."""
     worst = []
     for one, other in zip(ours, theirs, strict=True):
         one, other = np.atleast_2d(np.float64(one)), np.atleast_2d(np.float64(other))
         assert one.shape == other.shape, f"{one.shape}, expected {other.shape}"
         norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
         worst.append((np.einsum("ij,ij->i", one, other) / norms).min())
+    if of:
+        note(**{of: float(np.median(worst) if of != "cosine" else min(worst))})
     return np.array(worst)
 
 
 def differences(ours: Sequence[Floats], theirs: Sequence[Any]) -> float:
     """Largest absolute difference over all texts."""
-    return max(float(np.abs(np.float64(one) - np.float64(other)).max()) for one, other in zip(ours, theirs, strict=True))
+    worst = max(float(np.abs(np.float64(one) - np.float64(other)).max()) for one, other in zip(ours, theirs, strict=True))
+    note(difference=worst)
+    return worst
 
 
 def compiles_and_lowers(proved: Proved) -> None:
@@ -135,6 +143,7 @@ def compiles_and_lowers(proved: Proved) -> None:
     target = engine.Target("tensorrt-rtx", "sm89")
     made = engine.engine_from_onnx(proved.folder, proved.graph, target, max_tokens=proved.plan.text.max_tokens)
     assert (proved.folder / made.file).stat().st_size > 0
+    note(compiled=made.device, version=made.version)
     source = proved.folder / proved.graph.file
     mixed.mixed_from_onnx(source, proved.folder / "half.onnx", "fp16")
     int8.int8_from_onnx(source, proved.folder / "int8.onnx")
@@ -144,5 +153,5 @@ def compiles_and_lowers(proved: Proved) -> None:
         found = proved.rows(items, opened(proved.folder / f"{name}.onnx"))
         for output in exact[0]:
             if exact[0][output].shape[-1] > 8:
-                got = cosines([row[output] for row in found], [row[output] for row in exact])
+                got = cosines([row[output] for row in found], [row[output] for row in exact], of=name)
                 assert np.median(got) > cosine, f"{name} {output}: {got}"
