@@ -123,9 +123,12 @@ def _texts(content: Any, index: int) -> list[str]:
             texts.append(part)
             continue
         kind = part.get("type") if isinstance(part, Mapping) else None
-        text = part.get({"refusal": "refusal", "thinking": "thinking"}.get(str(kind), "text")) if isinstance(part, Mapping) else None
-        if kind not in ("text", "input_text", "refusal", "thinking") or not isinstance(text, str):
+        if not isinstance(part, Mapping) or kind not in ("text", "input_text", "refusal", "thinking"):
             raise InputError(f"message {index}: a part of type {kind!r} is not text, and this model reads text only", field="type")
+        key = kind if kind in ("refusal", "thinking") else "text"
+        text = part.get(key)
+        if not isinstance(text, str):
+            raise InputError(f"message {index}: a part of type {kind!r} needs `{key}`, a string", field="messages")
         texts.append(text)
     return texts
 

@@ -261,7 +261,7 @@ def test_a_developer_is_the_system_where_the_template_knows_none():
         ([{"content": "hi"}], "message 0: expected an object with a `role`"),
         ([{"role": "user", "content": 3}], "message 0: content must be text or a list of parts"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "part of type 'image_url' is not text"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "part of type 'text' is not text"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "part of type 'text' needs `text`, a string"),
         ([{"role": "user", "content": [3]}], "part of type None"),
     ],
 )
