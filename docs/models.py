@@ -88,7 +88,6 @@ def measured(arguments: Iterable[str]) -> tuple[list[dict[str, Any]], set[str]]:
 
 def rows(notes: Iterable[Mapping[str, Any]], passed: set[str]) -> dict[tuple[str, str], Row]:
     """(file, architecture) -> row, of tests that passed."""
-    known = families()
     made: dict[tuple[str, str], Row] = {}
     current: dict[str, Row] = {}
     for note in notes:
@@ -96,10 +95,7 @@ def rows(notes: Iterable[Mapping[str, Any]], passed: set[str]) -> dict[tuple[str
         if test not in passed:
             continue
         if "architecture" in note:
-            stems = [file for file, names in known.items() if tuple(note["names"]) == names] or [
-                file for file, names in known.items() if note["architecture"] in names
-            ]
-            key = (stems[0] if stems else "generic", note["architecture"])
+            key = (note["file"], note["architecture"])
             current[test] = made.setdefault(key, Row(key[0]))
             current[test].tasks |= dict.fromkeys(note["tasks"])
         elif (row := current.get(test)) is not None:

@@ -5,6 +5,8 @@ The graph runs under ONNX Runtime on one padded batch; the runtime's own arithme
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
-from poolrt.exporter import checkpoint, graph, heads
+from poolrt.exporter import architectures, checkpoint, graph, heads
 from poolrt.runtime import manifest, roles, tasks
 from poolrt.runtime.params import PoolingParams
 from poolrt.runtime.text import Item
@@ -99,12 +101,22 @@ def prove(folder: Path, out: Path | None = None, **asked: Any) -> Proved:
     plan = heads.plan(read)
     module = graph.module(read, plan)
     tokenizer = Tokenizer.from_str(plan.files["tokenizer.json"].decode())
-    note(architecture=read.architecture, names=read.family.names, model_type=read.config.get("model_type"), tasks=plan.tasks)
+    note(architecture=read.architecture, file=_file(read.family), tasks=plan.tasks)
     if out is None:
         return Proved(folder, read, plan, module, None, None, tokenizer)
     described = graph.onnx_from_module(module, plan, out / "model.onnx")
     note(exported=True)
     return Proved(out, read, plan, module, described, opened(out / "model.onnx"), tokenizer)
+
+
+def _file(family: architectures.Architecture) -> str:
+    """The file of exporter/architectures that reads it: what a family adapts to a config, its loader is its own."""
+    for place in pkgutil.iter_modules(architectures.__path__):
+        if not place.name.startswith("_"):
+            known = importlib.import_module(f"{architectures.__name__}.{place.name}").ARCHITECTURE
+            if known.load is family.load:
+                return place.name
+    raise AssertionError(f"no file reads {family.names[0]}")
 
 
 def opened(path: Path) -> onnxruntime.InferenceSession:
