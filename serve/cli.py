@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
 from .flags import IGNORED, SEVERAL, merged, normalised
-from .settings import Cors, Settings, Tls
+from .settings import TLS_CIPHERS, Cors, Settings, Tls
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 log = logging.getLogger("poolrt.serve")
@@ -121,7 +121,7 @@ def parser_of() -> Parser:
     front.add_argument("--ssl-certfile")
     front.add_argument("--ssl-ca-certs")
     front.add_argument("--ssl-cert-reqs", type=int, default=0)
-    front.add_argument("--ssl-ciphers", default="TLSv1")
+    front.add_argument("--ssl-ciphers", default=TLS_CIPHERS)
     flag(front, "--enable-request-id-headers")
     flag(front, "--disable-fastapi-docs", help="no /docs, /redoc, /openapi.json")
     flag(front, "--enable-server-load-tracking")

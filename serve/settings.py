@@ -6,13 +6,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
+TLS_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""For TLS 1.2; TLS 1.3 chooses among its own. uvicorn's default (`TLSv1`) lets clients settle on CBC with SHA-1."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
     keyfile: str
     certfile: str
     ca_certs: str | None = None
     cert_reqs: int = 0
-    ciphers: str = "TLSv1"
+    ciphers: str = TLS_CIPHERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
