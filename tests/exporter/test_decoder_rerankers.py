@@ -76,7 +76,8 @@ def written(folder: Path, template: str | None, false: bool = True) -> Any:
         (plain / "chat_template.jinja").write_text(template)
     model = CrossEncoder(str(plain), device="cpu")
     if not false:
-        model[1].false_token_id = None
+        score: Any = model[1]
+        score.false_token_id = None
     model.save_pretrained(str(folder), create_model_card=False)
     return model
 
