@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-
 TLS_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2; TLS 1.3 chooses among its own. uvicorn's default (`TLSv1`) lets clients settle on CBC with SHA-1."""
 
