@@ -124,7 +124,7 @@ def test_texts_and_ids_may_be_mixed_and_keep_their_order(tmp_path):
     [
         (3, "input 1: expected text or token ids, found int"),
         (None, "input 1: expected text or token ids, found NoneType"),
-        (b"bytes", "input 1: token ids must be a flat list of whole numbers"),
+        (b"bytes", "input 1: expected text or token ids, found bytes"),
         ([], "input 1: the prompt cannot be empty"),
         ([1.5], "flat list of whole numbers"),
         ([[1], [2, 3]], "flat list of whole numbers"),
