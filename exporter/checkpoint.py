@@ -13,7 +13,8 @@ from typing import Any
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Source
-from . import detection, sentence_files, source, tokenizer, weights
+from . import adapter as adapters
+from . import detection, lora, sentence_files, source, tokenizer, weights
 from . import pooler_config as poolers
 from . import recipe as recipes
 from .architectures import Architecture
@@ -43,6 +44,8 @@ class Checkpoint:
     guesses: tuple[Guess, ...]
     streamed: bool = False
     """The weights stay in their files, mapped, in the type they are stored in (exporter/streamed.py)."""
+    adapter: adapters.Adapter | None = None
+    """Merged into `weights` already."""
 
     @property
     def parameters(self) -> int:
@@ -55,11 +58,12 @@ class Checkpoint:
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
-        """Every file of tensors the export may read, those of heads included."""
+        """Every file of the checkpoint whose tensors the export may read, those of heads included."""
         heads = [self.folder / name for name in detection.BGE_M3_FILES] if self.kind == "bge-m3" else []
         dense = self.sentence.dense if self.sentence else ()
         heads += [self.folder / layer.folder / name for layer in dense for name in weights.SINGLES]
-        return (*self.weights.files, *(path for path in heads if path.is_file()))
+        own = () if self.adapter is None else self.adapter.weights.files
+        return (*(path for path in self.weights.files if path not in own), *(path for path in heads if path.is_file()))
 
     def number(self, key: str) -> int:
         """A count of config.json that the model cannot do without. Raises CheckpointError."""
@@ -68,9 +72,12 @@ class Checkpoint:
             raise CheckpointError(f"{self.source}: config.json has no usable {key}: found {value!r}, expected a count")
         return value
 
-    def described(self, digest: Mapping[str, str]) -> Source:
-        """The manifest's record of where the weights came from; `digest`: path inside the checkpoint -> sha256."""
-        return Source(checkpoint=self.source, revision=self.revision, weights=dict(digest), overrides=dict(self.overrides))
+    def described(self, digest: Mapping[str, str], adapter: Mapping[str, str]) -> Source:
+        """The manifest's record of where the weights came from; `digest`: path inside the checkpoint -> sha256, `adapter` likewise."""
+        return Source(
+            checkpoint=self.source, revision=self.revision, weights=dict(digest), overrides=dict(self.overrides),
+            adapter=None if self.adapter is None else self.adapter.described(adapter),
+        )  # fmt: skip
 
 
 def read(
@@ -82,10 +89,11 @@ def read(
     convert: Convert = "auto",
     pooler_config: Mapping[str, object] | None = None,
     recipe: recipes.Recipe | str | None = "auto",
+    adapter: str | Path | None = None,
 ) -> Checkpoint:
     """Opens a local folder or hub id. Raises CheckpointError, and UnknownArchitecture for a backbone no file of ours reads.
 
-    `recipe`: "auto" looks one up by name, None goes without.
+    `recipe`: "auto" looks one up by name, None goes without. `adapter`: folder or hub id of a LoRA adapter to merge.
     """
     if runner == "generate":
         raise CheckpointError("runner 'generate': poolrt serves pooling models only; leave --runner at auto or pooling")
@@ -108,6 +116,11 @@ def read(
         config = dict(family.translate(config))
     if family.adapt is not None:
         family = family.adapt(family, config)
+    found_adapter = None if adapter is None else adapters.read(adapter)
+    if found_adapter is not None:
+        opened = lora.merged(place.name, opened, found_adapter, family.prefixes)
+        config = lora.configured(config, found_adapter, opened, family, hf_overrides or {}, convert=convert)
+        guesses.append(lora.told(found_adapter))
     sentence = sentence_files.read(place.folder)
     pooler = _pooler(found, pooler_config)
     if convert == "auto" and found is not None and found.convert is not None:
@@ -121,7 +134,7 @@ def read(
     return Checkpoint(
         source=place.name, folder=place.folder, revision=place.revision, config=config, overrides=asked_for,
         architecture=detected.architecture, kind=detected.kind, family=family, weights=opened, sentence=sentence, text=text,
-        pooler=pooler, recipe=found, guesses=(*guesses, *detected.guesses),
+        pooler=pooler, recipe=found, guesses=(*guesses, *detected.guesses), adapter=found_adapter,
     )  # fmt: skip
 
 
@@ -137,6 +150,11 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
+        if (folder / adapters.SETTINGS).is_file():
+            trained = sentence_files.json_file(folder / adapters.SETTINGS, dict).get("base_model_name_or_path") or "CHECKPOINT"
+            raise CheckpointError(
+                f"{folder}: a LoRA adapter, not a checkpoint; give what it was trained on: poolrt export {trained} --lora {folder}"
+            )
         present = sorted(entry.name for entry in folder.iterdir())[:5]
         raise CheckpointError(f"{folder}: not a checkpoint: no config.json (it holds {', '.join(present) or 'nothing'})")
     config = sentence_files.json_file(path, dict)

@@ -32,7 +32,8 @@ _TICK_TERMINAL, _TICK_LOG = 1.0, 30.0
 def export(arguments: Sequence[str]) -> int:
     parser = _parser("export", _EXPORT)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder with config.json and weights, or a hub id such as BAAI/bge-m3")
-    parser.add_argument("--name", help="name of the artifact (default: the checkpoint's own)")
+    parser.add_argument("--lora", metavar="ADAPTER", help="LoRA adapter in PEFT's format, a folder or hub id, merged into the weights")
+    parser.add_argument("--name", help="name of the artifact (default: the checkpoint's own, then the adapter's)")
     parser.add_argument("--out", default="artifacts", help="folder of artifacts (default: %(default)s)")
     parser.add_argument(
         "--precision", default="fp32", metavar="fp32|fp16|bf16|int8|auto", help="auto: int8 if it is faster here and keeps its drift budget"
@@ -69,6 +70,7 @@ def export(arguments: Sequence[str]) -> int:
             pooler_config=asked.pooler_config,
             revision=asked.revision,
             recipe=None if asked.no_recipe else "auto",
+            lora=asked.lora,
             progress=say,
         )
 
@@ -93,10 +95,12 @@ def verify(arguments: Sequence[str]) -> int:
     parser.add_argument("artifact", metavar="ARTIFACT", type=Path)
     parser.add_argument("--against", metavar="CHECKPOINT", help="compare with PyTorch on this checkpoint as well, not only with golden.npz")
 
+    parser.add_argument("--lora", metavar="ADAPTER", help="with --against: the adapter that was merged into the artifact")
+
     def run(asked: argparse.Namespace, say: Say) -> Report:
         from . import pipeline
 
-        return pipeline.verified(asked.artifact, against=asked.against, progress=say)
+        return pipeline.verified(asked.artifact, against=asked.against, lora=asked.lora, progress=say)
 
     return _answer(parser, arguments, run)
 

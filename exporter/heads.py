@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Head, Pool, Role, Scoring, Task, Text
-from . import choices, late_interaction, layers, text_plan, token_rows
+from . import choices, late_interaction, layers, lora, text_plan, token_rows
 from .architectures import Layer
 from .checkpoint import Checkpoint
 from .detection import Guess, Kind
@@ -63,6 +63,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
     limit, found = text_plan.max_tokens(checkpoint)
     guesses += found
     tasks, scoring, parts, heads = KINDS[checkpoint.kind](checkpoint, guesses)
+    lora.check_heads(checkpoint, (step for part in parts for step in (*part.before, *part.after)))
     roles: dict[str, Role] = {}
     if checkpoint.kind == "colbert":
         roles, told = late_interaction.roles(checkpoint, limit)

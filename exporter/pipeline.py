@@ -47,9 +47,12 @@ def export(
     pooler_config: Mapping[str, object] | None = None,
     revision: str | None = None,
     recipe: Any = "auto",
+    lora: str | Path | None = None,
     progress: Say = report.silent,
 ) -> Report:
     """Makes a verified artifact of a checkpoint and puts it into `out`/`name`, replacing one of that name.
+
+    `lora`: folder or hub id of an adapter, which is merged into the weights.
 
     Raises InputError and CheckpointError before any work, EngineError, and VerificationError; then nothing is left behind.
     """
@@ -59,8 +62,9 @@ def export(
 
     with steps(_READ):
         found = checkpoint.read(
-            source, revision=revision, hf_overrides=hf_overrides, runner=runner, convert=convert, pooler_config=pooler_config, recipe=recipe
-        )
+            source, revision=revision, hf_overrides=hf_overrides, runner=runner, convert=convert, pooler_config=pooler_config,
+            recipe=recipe, adapter=lora,
+        )  # fmt: skip
         # int8 is chosen by running the whole graph, which has to fit into memory for that.
         large = lowered in ("fp32", "fp16", "bf16") and graph_files.is_large(found.parameters)
         precisions.check(precision, targets, large=large)
@@ -151,13 +155,23 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def verified(path: str | Path, *, against: str | Path | None = None, progress: Say = report.silent) -> Report:
-    """Proves an artifact again: from its golden answers, from its checkpoint where one is given, and from the scores that its recipe
-    says were published. Changes nothing."""
+def verified(
+    path: str | Path, *, against: str | Path | None = None, lora: str | Path | None = None, progress: Say = report.silent
+) -> Report:
+    """Proves an artifact again: from its golden answers, from its checkpoint (and adapter) where one is given, and from the scores that
+    its recipe says were published. Changes nothing."""
     steps = Steps(["read and check the artifact", *([_LOAD] if against is not None else []), _VERIFY], progress)
     with steps("read and check the artifact"):
         opened = artifacts.read(path)
     reference = None
+    adapter = opened.manifest.source.adapter
+    if against is not None and (adapter is None) != (lora is None):
+        needs = (
+            "has no adapter: leave --lora out" if adapter is None else f"has the adapter {adapter.name} merged into it: give it with --lora"
+        )
+        raise InputError(f"{path}: {needs}", field="lora")
+    if against is None and lora is not None:
+        raise InputError("--lora goes with --against CHECKPOINT", field="lora")
     if against is not None:
         with steps(_LOAD):
             progress("      importing torch and transformers, which takes some seconds")
@@ -165,7 +179,7 @@ def verified(path: str | Path, *, against: str | Path | None = None, progress: S
             from .reference import Reference
 
             overrides = opened.manifest.source.overrides
-            found = checkpoint.read(against, **overrides)  # pyright: ignore[reportArgumentType]
+            found = checkpoint.read(against, adapter=lora, **overrides)  # pyright: ignore[reportArgumentType]
             _same_weights(found, opened.manifest)
             found = dataclasses.replace(found, streamed=graph_files.is_large(found.parameters))
             plan = heads.plan(found)
@@ -191,18 +205,20 @@ def _written(draft: artifact.Draft, model: Any, graph: Graph) -> Graph:
 
 
 def _default_name(found: Checkpoint) -> str:
-    return found.source.rstrip("/").rsplit("/", 1)[-1]
+    sources = [found.source, *([] if found.adapter is None else [found.adapter.name])]
+    return "-".join(source.rstrip("/").rsplit("/", 1)[-1] for source in sources)
 
 
 def _manifest(name: str, found: Checkpoint, plan: heads.Plan, base: Graph) -> Manifest:
     """The manifest before precision, engines and evidence."""
     digests = {path.relative_to(found.folder).as_posix(): artifact.sha256(path) for path in found.weight_files}
+    adapter = {path.name: artifact.sha256(path) for path in found.adapter.files} if found.adapter is not None else {}
     versions = {name: version for name in ("torch", "transformers", "onnx", "onnxruntime") if (version := machine.version(name))}
     return Manifest(
         format=contract.FORMAT,
         name=name,
         architecture=found.architecture,
-        source=found.described(digests),
+        source=found.described(digests, adapter),
         tasks=plan.tasks,
         scoring=plan.scoring,
         text=plan.text,
@@ -233,6 +249,10 @@ def _same_weights(found: Checkpoint, manifest: Manifest) -> None:
             raise CheckpointError(
                 f"{path}: not the weights that this artifact was made of ({manifest.source.checkpoint}); give that checkpoint"
             )
+    merged = manifest.source.adapter
+    for path in found.adapter.files if found.adapter is not None and merged is not None else ():
+        if merged is not None and artifact.sha256(path) != merged.files.get(path.name):
+            raise CheckpointError(f"{path}: not the adapter that was merged into this artifact ({merged.name}); give that one")
 
 
 def _reported(path: Path, steps: Steps, *, notes: tuple[str, ...], guesses: tuple[str, ...] = ()) -> Report:

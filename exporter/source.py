@@ -13,6 +13,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.metadata", "*_Dense/*", "sparse_linear.pt", "colbert_linear.pt")
 SAFE_WEIGHTS = ("*.safetensors",)
 PICKLED_WEIGHTS = ("pytorch_model*.bin",)
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 # Other exports that repositories carry.
 LEFT_OUT = ("onnx/*", "openvino/*", "coreml/*", "gguf/*", "original/*", "*/onnx/*", "*.msgpack", "*.h5", "*.ot", "consolidated*")
 
@@ -27,18 +28,27 @@ class Source:
 
 def find(source: str, revision: str | None = None) -> Source:
     """Raises CheckpointError: no such folder, not a repository, offline."""
+    return _find(source, revision, SMALL + SAFE_WEIGHTS, PICKLED_WEIGHTS, settings="config.json")
+
+
+def find_adapter(source: str) -> Source:
+    """The same for a LoRA adapter, whose repository may hold whole checkpoints of its training as well."""
+    return _find(source, None, ("adapter_config.json", ADAPTERS[0]), ADAPTERS[1:], settings="adapter_config.json")
+
+
+def _find(source: str, revision: str | None, safe: tuple[str, ...], pickled: tuple[str, ...], *, settings: str) -> Source:
     if not source.strip():
-        raise CheckpointError("no checkpoint: the name is empty; give a folder, or a hub id such as BAAI/bge-m3")
+        raise CheckpointError("the name is empty; give a folder, or a hub id such as BAAI/bge-m3")
     path = Path(source).expanduser()
     if path.is_dir():
         if revision is not None:
             raise CheckpointError(f"{source}: a revision ({revision!r}) chooses a hub repository's version, this is a local folder")
         return Source(_name(path), path, None)
     if path.exists():
-        raise CheckpointError(f"{source}: a file; give the folder that holds config.json and the weights")
+        raise CheckpointError(f"{source}: a file; give the folder that holds {settings} and the weights")
     if not HUB_ID.fullmatch(source):
         raise CheckpointError(f"{source}: no such folder, and not a hub id such as BAAI/bge-m3")
-    folder = _download(source, revision)
+    folder = _download(source, revision, safe, pickled)
     return Source(source, folder, revision or (folder.name if folder.parent.name == "snapshots" else None))
 
 
@@ -51,7 +61,7 @@ def _name(folder: Path) -> str:
     return resolved.name
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def _download(hub_id: str, revision: str | None, safe: tuple[str, ...], pickled: tuple[str, ...]) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -61,10 +71,10 @@ def _download(hub_id: str, revision: str | None) -> Path:
         )
 
     try:
-        folder = fetch(SMALL + SAFE_WEIGHTS)
+        folder = fetch(safe)
         # Pickles only where there is nothing else: half the hub carries both.
         if not any(folder.glob("*.safetensors")):
-            folder = fetch(SMALL + SAFE_WEIGHTS + PICKLED_WEIGHTS)
+            folder = fetch(safe + pickled)
     except errors.GatedRepoError:
         raise CheckpointError(f"{hub_id}: access must be asked for on the hub; then log in with `hf auth login`") from None
     except errors.RevisionNotFoundError:

@@ -21,11 +21,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from .weights import Change
+
 # Initialisers below stay in the graph file: scalars and shapes, which ONNX Runtime wants to see while it plans.
 _SMALL = 1024
 # Pages, so that a runtime may map each tensor where it lies.
 _ALIGNED = 4096
 TYPES = {ir.DataType.FLOAT: torch.float32, ir.DataType.FLOAT16: torch.float16, ir.DataType.BFLOAT16: torch.bfloat16}
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A parameter in float32, with what an adapter (lora.py) changes in it."""
+    change: Change | None = getattr(tensor, "change", None)
+    return tensor.float() if change is None else change(tensor.detach().float())
 
 
 class Weight(ir.LazyTensor):
@@ -44,11 +52,12 @@ class Weight(ir.LazyTensor):
 
     def largest(self) -> float:
         """Of its magnitudes; not finite where one of them is not."""
-        return float(self.source.abs().max()) if self.source.numel() else 0.0
+        return float((whole(self.source) if hasattr(self.source, "change") else self.source).abs().max()) if self.source.numel() else 0.0
 
     def _array(self) -> NDArray[Any]:
         # Converted first: less is then moved about.
-        tensor = self.source.detach().to(TYPES[self.dtype]).permute(self.order).contiguous()
+        source = whole(self.source) if hasattr(self.source, "change") else self.source
+        tensor = source.detach().to(TYPES[self.dtype]).permute(self.order).contiguous()
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
@@ -143,9 +152,11 @@ def widened(module: nn.Module) -> Iterator[None]:
     """While open, the module computes in float32 whatever its parameters are stored in: each layer's are widened for its own call."""
     handles = []
     for part in module.modules():
-        if not any(own is not None and own.dtype != torch.float32 for own in part._parameters.values()):
+        own = [one for one in part._parameters.values() if one is not None]
+        adapted = any(hasattr(one, "change") for one in own)
+        if not adapted and all(one.dtype == torch.float32 for one in own):
             continue
-        if type(part) is nn.Embedding:
+        if type(part) is nn.Embedding and not adapted:
             # Rows are chosen, not computed with: the table can stay as it is.
             handles.append(part.register_forward_hook(lambda part, inputs, output: output.float()))
             continue
@@ -153,7 +164,7 @@ def widened(module: nn.Module) -> Iterator[None]:
 
         def widen(part: nn.Module, inputs: Any, stored: dict[str, Any] = stored) -> None:
             for name, own in stored.items():
-                part._parameters[name] = None if own is None else nn.Parameter(own.float(), requires_grad=False)
+                part._parameters[name] = None if own is None else nn.Parameter(whole(own), requires_grad=False)
 
         def restore(part: nn.Module, inputs: Any, output: Any, stored: dict[str, Any] = stored) -> None:
             part._parameters.update(stored)

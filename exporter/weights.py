@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..runtime.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
+Change: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+"""A stored tensor in float32 -> the one that counts."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 GIT_LFS = b"version https://git-lfs"
@@ -79,6 +81,10 @@ class Weights:
             with safe_open(path, framework="pt") as file:
                 tensors |= {name: file.get_tensor(stored) for stored, name in inside.items()}
         return tensors
+
+    def unmerged(self) -> tuple[dict[str, torch.Tensor], dict[str, Change]]:
+        """`state()` as it is stored, and what an adapter (lora.py) still does to some of its tensors."""
+        return self.state(), {}
 
 
 def open_folder(folder: Path) -> Weights:

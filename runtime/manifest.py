@@ -23,6 +23,19 @@ Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt", "openvino"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter that was merged into the weights."""
+
+    name: str
+    """Hub id, or the folder's own name."""
+    revision: str | None = None
+    rank: int
+    """The largest of its modules'."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Its settings and its weights: file -> sha256."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Where the weights came from."""
 
@@ -33,6 +46,7 @@ class Source:
     """Weight file inside the checkpoint -> sha256."""
     overrides: dict[str, object] = field(default_factory=dict)
     """hf_overrides, convert, pooler_config as asked for at export."""
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,16 +5,18 @@ Parameters become float32 here, except those of a model that is streamed (export
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import CheckpointError
+from ..graph_files import SETTING
 
 if TYPE_CHECKING:
     import torch
 
     from ..checkpoint import Checkpoint
+    from ..weights import Change
 
 # Buffers that old files carry and today's classes compute.
 COMPUTED = ("position_ids", "token_type_ids", "inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "masked_bias", "attn.bias")
@@ -41,7 +43,8 @@ def backbone(
     kind = getattr(transformers, name)
     settings = dict(checkpoint.config if config is None else config)
     settings.pop("auto_map", None)
-    state = checkpoint.weights.state()
+    state, waiting = checkpoint.weights.unmerged() if checkpoint.streamed else (checkpoint.weights.state(), {})
+    changes = {state[name].data_ptr(): (name, change) for name, change in waiting.items()}
     if rename is not None:
         state = rename(state)
     dtype = _stored(checkpoint, state) if checkpoint.streamed else torch.float32
@@ -58,6 +61,7 @@ def backbone(
     if dtype != torch.float32:
         with quiet():
             module = _framed(module, kind.config_class.from_dict(settings), attention, arguments)
+    _adapt(checkpoint, module, changes, info["unexpected_keys"])
     return module.eval().requires_grad_(False)
 
 
@@ -84,6 +88,23 @@ def _framed(module: Any, config: Any, attention: str, arguments: Mapping[str, An
     for name in set(frame.state_dict()) - set(stored):
         frame.get_buffer(name).copy_(computed[name])
     return frame
+
+
+def _adapt(checkpoint: Checkpoint, module: Any, changes: Mapping[int, tuple[str, Change]], elsewhere: Iterable[str]) -> None:
+    """Leaves an adapter's changes beside the mapped parameters they are for; each is applied when that one is used (streamed.whole).
+
+    `changes`: address of a mapped tensor -> its name and change; `elsewhere`: names that only heads read.
+    """
+    left = {name for name, _ in changes.values()} - set(elsewhere)
+    for parameter in module.parameters():
+        if parameter.data_ptr() in changes:
+            name, parameter.change = changes[parameter.data_ptr()]
+            left.discard(name)
+    if left:
+        raise CheckpointError(
+            f"{checkpoint.source}: the adapter changes {', '.join(sorted(left)[:MOST_NAMES])}, which this architecture converts while "
+            f"loading, so the model cannot be streamed with it; hold it in memory with {SETTING}=1000000000000"
+        )
 
 
 def _check(checkpoint: Checkpoint, name: str, module: Any, info: Mapping[str, Any]) -> None:

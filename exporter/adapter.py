@@ -1,0 +1,139 @@
+"""A LoRA adapter as PEFT saves it: its settings, and what each of its tensors is for. No tensor is loaded here."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import CheckpointError
+from ..runtime.manifest import Adapter as Described
+from . import sentence_files, source, weights
+
+SETTINGS = "adapter_config.json"
+# What does not change the merged weights, or is read below; any other setting that is not empty is refused.
+KNOWN = frozenset({
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "exclude_modules", "fan_in_fan_out",
+    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias",
+    "lora_dropout", "lora_ga_config", "megatron_core", "merge_weights", "modules_to_save", "peft_type", "peft_version",
+    "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_dora", "use_rslora",
+})  # fmt: skip
+# Ways to start training that leave the checkpoint's weights alone; PiSSA and its kin take the adapter's start out of them.
+HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+PART = re.compile(
+    r"(?P<module>.+)\.lora_(?:(?P<table>embedding_)?(?P<side>[AB])|(?P<magnitude>magnitude_vector))(?:\.default)?(?:\.(?P<last>weight|bias))?"
+)
+# `base_model.model.` is PEFT's own; the second part stands there when a whole SentenceTransformer was adapted.
+OUTER = re.compile(r"^(?:base_model\.model\.)?(?:0\.(?:auto_)?model\.)?")
+
+
+@dataclass(slots=True)
+class Factors:
+    """Names inside the adapter's file, for one adapted module."""
+
+    table: bool = False
+    """Of an embedding, whose stored matrices are those of the turned weight."""
+    first: str | None = None
+    second: str | None = None
+    bias: str | None = None
+    magnitude: str | None = None
+    """DoRA."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    name: str
+    """Hub id, or the folder's own name."""
+    folder: Path
+    revision: str | None
+    settings: Mapping[str, Any]
+    weights: weights.Weights
+    factors: Mapping[str, Factors] = field(default_factory=dict)
+    """Module, as the adapted model names it -> what is added to it."""
+    whole: Mapping[str, str] = field(default_factory=dict)
+    """Tensor, as the adapted model names it -> stored name: biases and modules_to_save, taken as they are."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.folder / SETTINGS, *self.weights.files)
+
+    def rank(self, module: str) -> int:
+        return int(self._of("rank_pattern", module, self.settings["r"]))
+
+    def scale(self, module: str) -> float:
+        alpha, rank = float(self._of("alpha_pattern", module, self.settings["lora_alpha"])), self.rank(module)
+        return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
+
+    def _of(self, patterns: str, module: str, default: Any) -> Any:
+        """PEFT's rule: the first pattern that matches the end of the module's name, from a dot on."""
+        found: Mapping[str, Any] = self.settings.get(patterns) or {}
+        return next((value for pattern, value in found.items() if re.match(rf"(.*\.)?({pattern})$", module)), default)
+
+    def saves(self, name: str) -> bool:
+        """Whether the tensor belongs to a module that was trained as a whole."""
+        saved = set(self.settings.get("modules_to_save") or ())
+        if self.settings.get("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
+            saved |= {"classifier", "score"}
+        return bool(saved & set(name.split("."))) or any(f".{module}." in f".{name}" for module in saved)
+
+    def described(self, digests: Mapping[str, str]) -> Described:
+        """The manifest's record; `digests`: file name -> sha256."""
+        largest = max((self.rank(module) for module in self.factors), default=0)
+        return Described(name=self.name, revision=self.revision, rank=largest, files=dict(digests))
+
+
+def read(asked: str | Path) -> Adapter:
+    """Opens a local folder or hub id. Raises CheckpointError: not an adapter, or one that is not a plain change of weights."""
+    place = source.find_adapter(str(asked))
+    if not (place.folder / SETTINGS).is_file():
+        raise CheckpointError(f"{asked}: not a LoRA adapter: no {SETTINGS}; give the folder that PEFT's save_pretrained wrote")
+    settings = sentence_files.json_file(place.folder / SETTINGS, dict)
+    problems = _problems(settings)
+    if problems:
+        raise CheckpointError(f"{place.name}: this adapter cannot be merged into weights: {'; '.join(problems)}")
+    path = next((place.folder / name for name in source.ADAPTERS if (place.folder / name).is_file()), None)
+    if path is None:
+        raise CheckpointError(f"{place.name}: no weights of the adapter; expected {' or '.join(source.ADAPTERS)}")
+    opened = weights.open_files([path])
+    factors: dict[str, Factors] = {}
+    whole: dict[str, str] = {}
+    for stored in opened:
+        name = OUTER.sub("", stored)
+        if (part := PART.fullmatch(name)) is None:
+            # Where PEFT has wrapped a module, its own tensors stand one level deeper.
+            whole[re.sub(r"\.(?:base_layer|modules_to_save(?:\.default)?)\.", ".", name)] = stored
+            continue
+        known = factors.setdefault(part["module"], Factors())
+        if part["magnitude"]:
+            known.magnitude = stored
+        elif part["last"] == "bias":
+            known.bias = stored
+        else:
+            known.table = known.table or bool(part["table"])
+            setattr(known, "first" if part["side"] == "A" else "second", stored)
+    return Adapter(
+        name=place.name, folder=place.folder, revision=place.revision, settings=settings, weights=opened, factors=factors, whole=whole
+    )
+
+
+def _problems(settings: Mapping[str, Any]) -> list[str]:
+    kind = settings.get("peft_type", "LORA")
+    if kind != "LORA":
+        return [f"peft_type {kind}, expected LORA"]
+    problems = [
+        f"{key} is {settings.get(key)!r}, expected a number above 0"
+        for key in ("r", "lora_alpha")
+        if isinstance(settings.get(key), bool) or not isinstance(settings.get(key), int | float) or settings[key] <= 0
+    ]
+    problems += [f"{key} is not something poolrt merges" for key, value in sorted(settings.items()) if value and key not in KNOWN]
+    start = settings.get("init_lora_weights")
+    if start not in HARMLESS_STARTS:
+        problems.append(
+            f"init_lora_weights {start!r} changed the checkpoint's own weights; save it with path_initial_model_for_weight_conversion"
+        )
+    if settings.get("lora_bias") and settings.get("use_dora"):
+        problems.append("lora_bias together with use_dora")
+    return problems
