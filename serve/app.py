@@ -19,10 +19,11 @@ from ..runtime.errors import PoolrtError
 from . import docs, playground
 from .body import Refused
 from .context import Context
-from .endpoints import classify, cohere, embeddings, invocations, operations, pooling, score, tei, tei_tokens, tokens
+from .endpoints import classify, cohere, embeddings, invocations, lora, operations, pooling, score, tei, tei_tokens, tokens
 from .errors import ApiError, api_error, response, surprising
 from .gate import Gate
 from .lifespan import lifespan
+from .loading import Loader
 from .metrics import Metrics
 from .registry import Registry
 from .settings import Settings
@@ -53,6 +54,11 @@ POST: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("/similarity", tei.similarity),
     ("/decode", tei_tokens.decode),
 )
+# Only where the operator lets requests change what is served.
+LORA: tuple[tuple[str, Callable[..., Any]], ...] = (
+    ("/v1/load_lora_adapter", lora.load),
+    ("/v1/unload_lora_adapter", lora.unload),
+)
 GET: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("/v1/models", operations.models),
     ("/health", operations.health),
@@ -71,7 +77,10 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
     """The ASGI application. Its lifespan opens the registry's models; open them first to serve without waiting."""
     state = State()
     metrics = Metrics(registry, state, engine=settings.engine_metrics)
-    context = Context(settings, registry, state, metrics, Workshop(settings, metrics, state))
+    loader = None
+    if settings.runtime_lora and registry.makes is not None:
+        loader = Loader(registry, registry.makes, drain_s=settings.shutdown_timeout_s)
+    context = Context(settings, registry, state, metrics, Workshop(settings, metrics, state), loader)
     app = Starlette(
         routes=routes(settings),
         middleware=layers(settings, metrics, state),
@@ -87,7 +96,7 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
 
 
 def routes(settings: Settings) -> list[Route]:
-    made = [Route(path, endpoint, methods=["POST"]) for path, endpoint in POST]
+    made = [Route(path, endpoint, methods=["POST"]) for path, endpoint in (*POST, *(LORA if settings.runtime_lora else ()))]
     made += [Route(path, endpoint, methods=["GET"]) for path, endpoint in GET]
     made += [Route("/ping", operations.health, methods=["GET", "POST"])]
     made += [Route("/", home, methods=["GET", "POST"])]

@@ -53,6 +53,10 @@ def serve(arguments: Sequence[str]) -> int:
         for note in notes:
             log.info("%s", note)
         check_exposure(settings, insecure=asked.insecure_no_auth)
+        if settings.runtime_lora and not settings.api_keys:
+            log.warning(
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING without a key: whoever reaches this server may have it read folders of this machine"
+            )
         # Imported here: `poolrt serve --help` needs no server, and a refused flag is told at once.
         from .opening import registry_of
         from .server import run
@@ -95,6 +99,11 @@ def parser_of() -> Parser:
     model.add_argument(
         "--preparation", choices=("model", "vllm"), default="vllm", help="how /score and /rerank prepare late-interaction texts"
     )
+    flag(model, "--enable-lora", help="serve LoRA adapters, each merged into a model of its own")
+    model.add_argument("--lora-modules", nargs="+", default=[], metavar="NAME=PATH", help="adapters, or artifacts exported with one")
+    model.add_argument("--max-loras", type=positive, help="adapters that may be loaded at once (default: no limit)")
+    model.add_argument("--max-cpu-loras", type=positive, help="the same; the larger of both counts")
+    model.add_argument("--max-lora-rank", type=positive, help="refuse adapters of a larger rank (default: no limit)")
     model.add_argument("--check", choices=("full", "quick"), default="full", help="compare sha256 of every file, or only sizes")
 
     export = parser.add_argument_group("exporting a checkpoint first (vLLM's spellings)")
@@ -197,6 +206,7 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         request_id_headers=asked.enable_request_id_headers,
         timing_headers=not asked.disable_timing_headers,
         check_model_name=not truthy(environment.get("VLLM_SKIP_MODEL_NAME_VALIDATION", "")),
+        runtime_lora=truthy(environment.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "")),
         check_foreign_tokens=not asked.allow_foreign_token_ids,
         chat_template=template_of(asked.chat_template),
         content_format=asked.chat_template_content_format,

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from ..runtime.outputs import RequestOutput
 from .errors import ApiError
+from .loading import Loader
 from .metrics import Metrics
 from .registry import Registry, Served
 from .settings import Settings
@@ -27,6 +28,8 @@ class Context:
     state: State
     metrics: Metrics
     workshop: Workshop
+    loader: Loader | None = None
+    """Of adapters, where requests may load them."""
 
     def require(self, claim: Callable[[Served], bool]) -> None:
         """A route that no served model can answer does not exist: 404, as on a vLLM that never registered it."""

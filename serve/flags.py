@@ -34,11 +34,11 @@ IGNORED: dict[str, int] = {
     "media-io-kwargs": 1, "allowed-local-media-path": 1, "allowed-media-domains": 1, "mm-processor-cache-gb": 1,
     "interleave-mm-strings": 0, "max-num-seqs": 1, "scheduling-policy": 1, "enable-chunked-prefill": 0, "no-enable-chunked-prefill": 0,
     "enable-prefix-caching": 0, "no-enable-prefix-caching": 0, "gpu-memory-utilization": 1, "tensor-parallel-size": 1,
-    "pipeline-parallel-size": 1, "data-parallel-size": 1, "enable-lora": 0, "lora-modules": 1, "max-loras": 1, "max-lora-rank": 1,
+    "pipeline-parallel-size": 1, "data-parallel-size": 1, "lora-dtype": 1, "fully-sharded-loras": 0,
     "swap-space": 1, "kv-cache-dtype": 1, "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0,
     "compilation-config": 1, "optimization-level": 1, "disable-frontend-multiprocessing": 0, "log-config-file": 1,
 }  # fmt: skip
-SEVERAL = frozenset({"lora-modules", "middleware"})
+SEVERAL = frozenset({"middleware"})
 """Those that take several values; the others leave what follows their one value alone."""
 
 

@@ -29,6 +29,8 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
             with contextlib.suppress(asyncio.CancelledError):
                 await opening
         here.workshop.close()
+        if here.loader is not None:
+            here.loader.close()
         if app.state.owns_models:
             await asyncio.to_thread(here.registry.close)
 

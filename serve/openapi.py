@@ -34,6 +34,10 @@ TEXT_ROUTES: tuple[tuple[str, str, Body | None, str], ...] = (
     ("/similarity", "TEI: cosine similarities", schemas_tei.SIMILARITY, "Anything"),
     ("/decode", "TEI: text of token ids", schemas_tei.DECODE, "Anything"),
 )
+LORA_ROUTES: tuple[tuple[str, str, Body | None, str], ...] = (
+    ("/v1/load_lora_adapter", "Serve a LoRA adapter of the server's disk as another model", schemas.LOAD_ADAPTER, "Anything"),
+    ("/v1/unload_lora_adapter", "Stop serving an adapter, after its last request", schemas.UNLOAD_ADAPTER, "Anything"),
+)
 GET_ROUTES: tuple[tuple[str, str, str], ...] = (
     ("/v1/models", "The models served here", "application/json"),
     ("/info", "TEI: what the first model is", "application/json"),
@@ -168,7 +172,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 
 def document(settings: Settings) -> dict[str, Any]:
-    paths: dict[str, Any] = {path: {"post": post(path, about, body, answer)} for path, about, body, answer in TEXT_ROUTES}
+    routes = (*TEXT_ROUTES, *(LORA_ROUTES if settings.runtime_lora else ()))
+    paths: dict[str, Any] = {path: {"post": post(path, about, body, answer)} for path, about, body, answer in routes}
     for path, about, media in GET_ROUTES:
         content = {media: {"schema": {}}} if media else None
         answers = {"200": {"description": "OK", **({"content": content} if content else {})}, **FAILURES.get(path, {})}
@@ -211,6 +216,8 @@ def post(path: str, about: str, body: Body | None, answer: str) -> dict[str, Any
     if path == "/tokenize":
         schema = {"anyOf": [*schema["anyOf"], record_of(schemas_tei.TeiTokenize).schema()]}
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
+    if path in {route[0] for route in LORA_ROUTES}:
+        content = {"text/plain": {"schema": {"type": "string"}}}
     if path in ("/v1/embeddings", "/pooling"):
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     failed = {"content": {"application/json": {"schema": ERROR}}}

@@ -10,11 +10,14 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..runtime import artifact
 from ..runtime.errors import ArtifactError, CheckpointError, InputError
 from ..runtime.manifest import FILE
 from ..runtime.model import Model, load
+from .adapters import Adapters, Base, module_of
 from .cli import gathered
 from .registry import Registry, Served
 from .settings import Settings
@@ -37,23 +40,62 @@ def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
     unknown = [path for path in others if path not in asked.artifacts]
     if unknown:
         raise InputError(f"--served-model-name: {', '.join(unknown)} is none of the artifacts given")
-    served = []
+    served: list[Served] = []
+    folders: list[Path] = []
     for index, argument in enumerate(asked.artifacts):
         folder = artifact_of(argument, asked)
+        folders.append(folder)
         names = [others[argument]] if argument in others else []
         if index == 0:
             names += own
         if not names:
             names = [default_name(argument, folder)]
         served.append(Served(names=tuple(names), open=functools.partial(opened, folder, asked, settings)))
+    adapters = None
+    if asked.lora_modules or asked.enable_lora:
+        adapters = adapters_of(asked, settings, served, folders)
+        served += [adapters.served(module_of(module)) for module in asked.lora_modules]
     names = [name for one in served for name in dict.fromkeys(one.names)]
     twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
     if twice:
         raise InputError(
             f"two models would be called {', '.join(twice)}, and only the first could be asked for; tell them apart with "
-            "--served-model-name NAME=ARTIFACT"
+            "--served-model-name NAME=ARTIFACT, and adapters with --lora-modules NAME=PATH"
         )
-    return Registry(served, check_names=settings.check_model_name)
+    return Registry(served, check_names=settings.check_model_name, adapters=adapters)
+
+
+def adapters_of(asked: argparse.Namespace, settings: Settings, served: Sequence[Served], folders: Sequence[Path]) -> Adapters:
+    """What makes models of LoRA adapters of the served ones."""
+    if not asked.enable_lora:
+        raise InputError("--lora-modules needs --enable-lora", field="lora-modules")
+    limit = max((most for most in (asked.max_loras, asked.max_cpu_loras) if most is not None), default=None)
+    if limit is not None and len(asked.lora_modules) > limit:
+        raise InputError(
+            f"--lora-modules names {len(asked.lora_modules)} adapters, --max-loras allows {limit}; raise it (each takes a model's memory)"
+        )
+    return Adapters(
+        [base_of(argument, asked, one, folder) for argument, one, folder in zip(asked.artifacts, served, folders, strict=True)],
+        export=functools.partial(exported, cache=asked.cache),
+        open=lambda folder: opened(folder, asked, settings),
+        limit=limit,
+        most_rank=asked.max_lora_rank,
+    )
+
+
+def base_of(argument: str, asked: argparse.Namespace, served: Served, folder: Path) -> Base:
+    """Where the checkpoint of a served model is: on the command line, or on the hub where its artifact says so."""
+    if folder != Path(argument):
+        return Base(served=served, folder=folder, source=argument, options=export_options(asked))
+    manifest = artifact.read(folder, check="quick").manifest
+    source, options = manifest.source, ["--precision", manifest.graphs[0].precision]
+    for name, value in (("revision", source.revision), ("convert", source.overrides.get("convert"))):
+        options += [f"--{name}", str(value)] if value is not None else []
+    for name in ("hf_overrides", "pooler_config"):
+        if value := source.overrides.get(name):
+            options += [f"--{name.replace('_', '-')}", json.dumps(value, sort_keys=True)]
+    # A folder's name is not its place; a hub id is.
+    return Base(served=served, folder=folder, source=source.checkpoint if "/" in source.checkpoint else None, options=options)
 
 
 def opened(folder: Path, asked: argparse.Namespace, settings: Settings) -> Model:
@@ -90,26 +132,36 @@ def artifact_of(argument: str, asked: argparse.Namespace) -> Path:
         raise ArtifactError(f"{argument}: neither an artifact ({FILE} is missing) nor a checkpoint (config.json is missing)")
     if not path.exists() and (argument.startswith((".", "/", "~")) or argument.count("/") > 1):
         raise ArtifactError(f"{argument}: no such folder")
-    return exported(argument, asked)
+    return exported(argument, export_options(asked), cache=asked.cache)
 
 
-def exported(source: str, asked: argparse.Namespace) -> Path:
+Run = Callable[[Sequence[str]], tuple[int, str]]
+"""Runs a program to its end; answers its exit code, and what to tell if that is not 0."""
+
+
+def call(program: Sequence[str]) -> tuple[int, str]:
+    return subprocess.run(program, check=False).returncode, "see above"
+
+
+def exported(source: str, options: Sequence[str], *, cache: Path | None, run: Run = call) -> Path:
     """The artifact of a checkpoint, from the cache when the same was asked for before. Torch lives in the other process only."""
-    options = export_options(asked)
-    cache = asked.cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "poolrt" / "artifacts"
-    key = hashlib.sha256(json.dumps([identity(source), options]).encode()).hexdigest()[:12]
+    cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "poolrt" / "artifacts"
+    adapter = options[options.index("--lora") + 1] if "--lora" in options else None
+    states = [identity(source), *([] if adapter is None else [identity(adapter)])]
+    key = hashlib.sha256(json.dumps([*states, list(options)]).encode()).hexdigest()[:12]
     name = f"{Path(source).name}-{key}"
     folder = cache / name
     if (folder / FILE).is_file():
         log.info("%s: exported before", source)
         return folder
-    log.info("%s is a checkpoint: exporting it once, to serve it from then on", source)
+    what = "is a checkpoint" if adapter is None else f"with the adapter {adapter}"
+    log.info("%s %s: exporting it once, to serve it from then on", source, what)
     # A fresh interpreter: the exporter's libraries never enter the server's process. It imports the same poolrt, installed or not.
     program = [sys.executable, "-c", BOOTSTRAP, str(Path(__file__).parent.parent)]
-    done = subprocess.run([*program, "export", source, "--name", name, "--out", str(cache), *options], check=False)
-    if done.returncode != 0 or not (folder / FILE).is_file():
-        error = CheckpointError(f"{source}: exporting it failed (exit code {done.returncode}), see above")
-        error.exit_code = done.returncode or error.exit_code
+    code, told = run([*program, "export", source, "--name", name, "--out", str(cache), *options])
+    if code != 0 or not (folder / FILE).is_file():
+        error = CheckpointError(f"{source}: exporting it failed (exit code {code}): {told}")
+        error.exit_code = code or error.exit_code
         raise error
     return folder
 

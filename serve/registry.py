@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..runtime.manifest import Manifest
 from ..runtime.model import Model
 from .errors import ApiError
+
+if TYPE_CHECKING:
+    from .adapters import Adapters
 
 
 @dataclass(slots=True)
@@ -19,11 +23,22 @@ class Served:
     open: Callable[[], Model]
     aliases: tuple[str, ...] = ()
     """Answered, but not listed: the hub id of the checkpoint."""
+    parent: Served | None = None
+    """Of a LoRA adapter: the model it adapts."""
+    root: str | None = None
+    """Of a LoRA adapter: where it was said to be."""
+    running: int = 0
+    """Requests that are being answered; counted in the event loop."""
     model: Model = field(init=False)
 
     @property
     def name(self) -> str:
         return self.names[0]
+
+    @property
+    def told_name(self) -> str:
+        """What answers say in `model`: for an adapter its base, as in vLLM."""
+        return self.name if self.parent is None else self.parent.name
 
     @property
     def manifest(self) -> Manifest:
@@ -38,10 +53,13 @@ class Served:
 
 
 class Registry:
-    """`ready` is set once every model is open and warm."""
+    """`ready` is set once every model is open and warm. After that it changes in the event loop only (adapters come and go)."""
 
-    def __init__(self, models: list[Served], *, check_names: bool = True) -> None:
+    def __init__(self, models: list[Served], *, check_names: bool = True, adapters: Adapters | None = None) -> None:
         self.models = models
+        """Adapters stand behind all others."""
+        self.makes = adapters
+        """What makes a model of an adapter; None: LoRA is off."""
         self.check_names = check_names
         self.ready = threading.Event()
         self._by_name: dict[str, Served] = {}
@@ -54,13 +72,36 @@ class Registry:
         for served in self.models:
             served.model = served.open()
             served.model.warm_up()
-            served.aliases = (*served.aliases, served.model.name, served.manifest.source.checkpoint)
-        # Names given by the operator win over aliases, the first artifact over later ones.
-        for names in ([served.names for served in self.models], [served.aliases for served in self.models]):
-            for served, own in zip(self.models, names, strict=True):
-                for name in own:
-                    self._by_name.setdefault(name, served)
+            if served.parent is None:
+                served.aliases = (*served.aliases, served.model.name, served.manifest.source.checkpoint)
+        self._list(self.models)
         self.ready.set()
+
+    @property
+    def adapters(self) -> list[Served]:
+        return [served for served in self.models if served.parent is not None]
+
+    def adapter(self, name: str) -> Served | None:
+        return next((served for served in self.adapters if served.name == name), None)
+
+    def put(self, served: Served) -> Served | None:
+        """Adds an opened adapter; answers the one of its name that it takes the place of, which is the caller's to close."""
+        replaced = self.adapter(served.name)
+        self._list([*(one for one in self.models if one is not replaced), served])
+        return replaced
+
+    def remove(self, served: Served) -> None:
+        """New requests no longer find it; closing it is the caller's."""
+        self._list([one for one in self.models if one is not served])
+
+    def _list(self, models: list[Served]) -> None:
+        by_name: dict[str, Served] = {}
+        # Names given by the operator win over aliases, the first artifact over later ones.
+        for names in ([served.names for served in models], [served.aliases for served in models]):
+            for served, own in zip(models, names, strict=True):
+                for name in own:
+                    by_name.setdefault(name, served)
+        self.models, self._by_name = models, by_name
 
     def close(self) -> None:
         for served in self.models:
@@ -69,9 +110,9 @@ class Registry:
 
     def find(self, name: str | None, *, param: str | None = None) -> Served:
         """The model of that name, the first one for None and "". Raises ApiError 404."""
-        if not name or not self.check_names:
+        found = self._by_name.get(name) if name else None
+        if not name or (not self.check_names and (found is None or found.parent is None)):
             return self.models[0]
-        found = self._by_name.get(name)
         if found is None:
             known = ", ".join(name for served in self.models for name in served.names)
             # A name is the caller's own text: shortened, it cannot flood an answer or a log.
@@ -82,9 +123,9 @@ class Registry:
         return any(claim(served) for served in self.models)
 
     def able(self, name: str | None, claim: Callable[[Served], bool], what: str) -> Served:
-        """`find`, among models for which the claim holds. A request that names no model gets the first able one."""
+        """`find`, among models for which the claim holds. A request that names no model gets the first able one, never an adapter."""
         if not name:
-            return next((served for served in self.models if claim(served)), self.models[0])
+            return next((served for served in self.models if served.parent is None and claim(served)), self.models[0])
         found = self.find(name)
         if not claim(found):
             able = ", ".join(served.name for served in self.models if claim(served))

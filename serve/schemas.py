@@ -310,6 +310,24 @@ class Detokenize:
     model: str | None = None
 
 
+# --- LoRA ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadAdapter:
+    lora_name: Annotated[str, About("the name that requests give in `model`")]
+    lora_path: Annotated[str, About("folder on the server: an adapter in PEFT's format, or an artifact exported with one")]
+    load_inplace: Annotated[bool, About("replace the adapter of that name")] = False
+    is_3d_lora_weight: Annotated[bool, About("accepted without effect")] = False
+    base_model_name: Annotated[str | None, About("the served model it adapts; null: the first")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnloadAdapter:
+    lora_name: str
+    lora_int_id: Annotated[int | None, About("accepted without effect")] = None
+
+
 # --- bodies -------------------------------------------------------------------------------------------------------------
 
 # The chat form wins where both forms are present (http-api.md 2.1).
@@ -330,6 +348,8 @@ SCORE = body(
 RERANK = body(([], Rerank))
 TOKENIZE = body((["prompt"], TokenizeText), (["messages"], TokenizeChat), preferred=(1, 0))
 DETOKENIZE = body(([], Detokenize))
+LOAD_ADAPTER = body(([], LoadAdapter))
+UNLOAD_ADAPTER = body(([], UnloadAdapter))
 
 
 def conversations_of(asked: Any) -> list[list[Message]] | None:

@@ -53,6 +53,8 @@ def run(registry: Registry, settings: Settings) -> int:
     app.state.stop = stop
     app.state.announce = lambda: announce(registry, settings)
     server.run()
+    if here.loader is not None:  # a second signal ends the server without its lifespan
+        here.loader.close()
     failure = here.state.failure
     if failure is None:
         return EXIT_OK

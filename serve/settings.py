@@ -44,6 +44,8 @@ class Settings:
     timing_headers: bool = True
     check_model_name: bool = True
     """False: any `model` is answered by the first one."""
+    runtime_lora: bool = False
+    """Requests may load and unload adapters, from folders of the server's disk."""
     check_foreign_tokens: bool = True
     """Refuse token ids that an OpenAI client library made with another model's tokenizer."""
     # Templates

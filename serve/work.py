@@ -75,9 +75,11 @@ class Workshop:
     async def run(self, request: Request, served: Served, start: Callable[[float | None], Pending[Result]]) -> tuple[Result, Times]:
         """`start(deadline_s)` prepares and submits, in a thread. Raises what the runtime raises, ApiError 499 for a client that left."""
         self.state.load += self.settings.track_load
+        served.running += 1
         try:
             return await self._run(request, served, start)
         finally:
+            served.running -= 1
             self.state.load -= self.settings.track_load
 
     async def _run(self, request: Request, served: Served, start: Callable[[float | None], Pending[Result]]) -> tuple[Result, Times]:

@@ -44,7 +44,7 @@ async def answer(request: Request, asked: Any) -> Response:
         return vectors(
             made.arrays,
             identifier=answer_id("embd", request, asked),
-            model=served.name,
+            model=served.told_name,
             tokens=made.prompt_tokens,
             asked=asked,
             kind="embedding",

@@ -77,8 +77,8 @@ def card(name: str, served: Served) -> dict[str, Any]:
         "object": "model",
         "created": now,
         "owned_by": "poolrt",
-        "root": served.manifest.source.checkpoint,
-        "parent": None,
-        "max_model_len": served.model.max_tokens,
+        "root": served.manifest.source.checkpoint if served.root is None else served.root,
+        "parent": None if served.parent is None else served.parent.name,
+        "max_model_len": served.model.max_tokens if served.parent is None else None,
         "permission": [permission],
     }

@@ -49,11 +49,11 @@ async def answer(request: Request, asked: Any) -> Response:
     with here.serialising(served):
         if asked.encoding_format == "sparse":
             data = [sparse(index, one, asked, served) for index, one in enumerate(made.requests)]
-            return Json(listed(identifier, served.name, data, made.prompt_tokens), headers=headers)
+            return Json(listed(identifier, served.told_name, data, made.prompt_tokens), headers=headers)
         return vectors(
             made.arrays,
             identifier=identifier,
-            model=served.name,
+            model=served.told_name,
             tokens=made.prompt_tokens,
             asked=asked,
             kind="pooling",

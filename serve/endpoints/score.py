@@ -61,7 +61,7 @@ async def answer_score(request: Request, asked: Any) -> Response:
         if asked.truncate_documents:
             told["truncated"] = one.truncated
         data.append(told)
-    content = listed(answer_id("score", request, asked), served.name, data, tokens_of(made, times, served))
+    content = listed(answer_id("score", request, asked), served.told_name, data, tokens_of(made, times, served))
     return Json(content, headers=here.headers(times, made.requests))
 
 
@@ -84,7 +84,7 @@ async def answer_rerank(request: Request, asked: Any) -> Response:
     tokens = tokens_of(made, times, served)
     content = {
         "id": answer_id("rerank", request, asked),
-        "model": served.name,
+        "model": served.told_name,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "results": results,
     }

@@ -58,8 +58,15 @@ def live(*models: Model, settings: Settings | None = None, names: tuple[str, ...
         check_names=settings.check_model_name,
     )
     registry.open()
+    with serving(registry, settings) as made:
+        yield made
+
+
+@contextmanager
+def serving(registry: Registry, settings: Settings, *, owns_models: bool = False) -> Iterator[Live]:
+    """Serves what a registry holds, opened or not."""
     app = create_app(registry, settings)
-    app.state.owns_models = False
+    app.state.owns_models = owns_models
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]

@@ -1,0 +1,37 @@
+"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter (http-api.md 10), where the operator allows them."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from .. import schemas
+from ..adapters import Module
+from ..context import Context, context
+from ..errors import ApiError
+from ..loading import Loader, refused
+from ..reading import read
+
+
+async def load(request: Request) -> Response:
+    here = context(request)
+    here.opened()
+    asked: schemas.LoadAdapter = await read(request, schemas.LOAD_ADAPTER)
+    module = Module(name=asked.lora_name, path=asked.lora_path, base_model_name=asked.base_model_name)
+    return PlainTextResponse(await loader(request, here).load(module, in_place=asked.load_inplace))
+
+
+async def unload(request: Request) -> Response:
+    here = context(request)
+    here.opened()
+    asked: schemas.UnloadAdapter = await read(request, schemas.UNLOAD_ADAPTER)
+    return PlainTextResponse(await loader(request, here).unload(asked.lora_name))
+
+
+def loader(request: Request, here: Context) -> Loader:
+    # Without a key, a page of any origin that somebody on this machine looks at could ask for it.
+    if "origin" in request.headers and not here.settings.api_keys:
+        raise ApiError(403, "adapters are not loaded for browsers by a server without a key; give it one with --api-key")
+    if here.loader is None:
+        raise refused("LoRA is not enabled; start the server with --enable-lora")
+    return here.loader

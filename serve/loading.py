@@ -1,0 +1,119 @@
+"""Adapters that come and go while the server runs: loaded beside what is served, unloaded after their last request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakValueDictionary
+
+from ..runtime.errors import EXIT_INPUT, PoolrtError
+from .adapters import Adapters, Module, folder_of
+from .errors import ApiError
+from .registry import Registry, Served
+
+log = logging.getLogger("poolrt.serve")
+
+LOOK_S = 0.02
+"""Between looks at whether a model's last request has been answered."""
+
+
+def refused(message: str) -> ApiError:
+    return ApiError(400, message, kind="InvalidUserInput")
+
+
+class Loader:
+    """Called in the event loop. One adapter is exported and opened at a time: an export wants the whole machine."""
+
+    def __init__(self, registry: Registry, adapters: Adapters, *, drain_s: float) -> None:
+        self.registry, self.adapters, self._drain_s = registry, adapters, drain_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="poolrt-lora")
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._loading: set[str] = set()
+
+    async def load(self, module: Module, *, in_place: bool) -> str:
+        """Raises ApiError: 400 InvalidUserInput, 404 NotFoundError, 500."""
+        if not module.name or not module.path:
+            raise refused("Both 'lora_name' and 'lora_path' must be provided.")
+        async with self._alone(module.name):
+            self._check(module, in_place)
+            self._loading.add(module.name)
+            try:
+                served = await asyncio.get_running_loop().run_in_executor(self._thread, self._opened, module)
+            except OSError as error:
+                raise refused(f"the adapter '{module.name}' cannot be read: {error.strerror}") from None
+            except PoolrtError as error:
+                log.warning("adapter %s: %s", module.name, error)
+                if error.exit_code == EXIT_INPUT:
+                    raise refused(str(error)) from None
+                raise ApiError(500, f"loading the adapter '{module.name}' failed; the server's log says why") from error
+            finally:
+                self._loading.discard(module.name)
+            replaced = self.registry.put(served)
+        log.info("adapter %s: loaded from %s", module.name, module.path)
+        if replaced is not None:
+            await self._drained(replaced)
+        return f"Success: LoRA adapter '{module.name}' added successfully."
+
+    async def unload(self, name: str) -> str:
+        """Answers when the adapter's last request has been answered. Raises ApiError: 400 InvalidUserInput, 404 NotFoundError."""
+        if not name:
+            raise refused("'lora_name' needs to be provided to unload a LoRA adapter.")
+        async with self._alone(name):
+            served = self.registry.adapter(name)
+            if served is None:
+                raise ApiError(404, f"The lora adapter '{name[:200]}' cannot be found.")
+            self.registry.remove(served)
+        await self._drained(served)
+        log.info("adapter %s: unloaded", name)
+        return f"Success: LoRA adapter '{name}' removed successfully."
+
+    def close(self) -> None:
+        self.adapters.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _alone(self, name: str) -> asyncio.Lock:
+        """Held by one load or unload of a name at a time."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock
+
+    def _check(self, module: Module, in_place: bool) -> None:
+        known = self.registry.adapter(module.name)
+        if known is not None and not in_place:
+            raise refused(
+                f"The lora adapter '{module.name}' has already been loaded. If you want to load the adapter in place, "
+                "set 'load_inplace' to True."
+            )
+        if any(module.name in served.names for served in self.registry if served.parent is None):
+            raise refused(f"'{module.name}' is the name of a served model; choose another name for the adapter")
+        if not _is_folder(module.path):
+            raise ApiError(
+                404,
+                f"Loading lora {module.name} failed: No adapter found for {module.path}: no such folder on the server; "
+                "an adapter of the hub is named at start, with --lora-modules",
+            )
+        limit, count = self.adapters.limit, len({served.name for served in self.registry.adapters} | self._loading | {module.name})
+        if limit is not None and count > limit:
+            raise refused(f"{limit} adapters may be loaded (--max-loras), and they are; unload one first")
+
+    def _opened(self, module: Module) -> Served:
+        served = self.adapters.served(module)
+        served.model = served.open()
+        served.model.warm_up()
+        return served
+
+    async def _drained(self, served: Served) -> None:
+        end = time.monotonic() + self._drain_s
+        while served.running and time.monotonic() < end:
+            await asyncio.sleep(LOOK_S)
+        await asyncio.to_thread(served.model.close, 0.0 if served.running else None)
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return folder_of(path).is_dir()
+    except (OSError, ValueError):  # a name too long, a folder that may not be entered, a zero byte
+        return False

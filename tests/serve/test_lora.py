@@ -1,0 +1,313 @@
+"""LoRA adapters over HTTP: named at start or loaded while serving, each answered by a model of its own."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from poolrt.runtime import load
+from poolrt.runtime.errors import ArtifactError, CheckpointError, InputError
+from poolrt.serve.adapters import Module, module_of
+from poolrt.serve.cli import parse, settings_of
+from poolrt.serve.opening import registry_of
+from poolrt.serve.settings import Settings
+
+from tests import adapters as peft
+from tests.serve.conftest import Live, serving
+
+ALLOW = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
+TEXTS = ["the red planet", "a", "which city is the capital of france ?"]
+SOON_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A checkpoint, adapters of it, and a cache that all tests of the module share."""
+
+    base: str
+    cache: str
+    adapters: dict[str, str]
+
+    def arguments(self, *more: str, source: str | None = None) -> list[str]:
+        return [source or self.base, "--cache", self.cache, "--served-model-name", "base", "--threads", "1", "--enable-lora", *more]
+
+
+@pytest.fixture(scope="module")
+def place(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("lora")
+    base = checkpoints("minilm_like")
+    made = {name: str(peft.adapted(base, folder / name, seed=seed)) for seed, name in enumerate(("sports", "law"))}
+    return Place(str(base), str(folder / "cache"), made)
+
+
+def read(arguments: list[str]) -> tuple[Any, Settings]:
+    asked, _ = parse(arguments)
+    return asked, settings_of(asked)
+
+
+@pytest.fixture(scope="module")
+def served(place: Place) -> Iterator[Live]:
+    """The checkpoint, one adapter from its folder, and the routes that load more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ALLOW, "True")
+        asked, settings = read(place.arguments("--lora-modules", f"sports={place.adapters['sports']}"))
+    with serving(registry_of(asked, settings), settings, owns_models=True) as made:
+        assert made.here.registry.ready.wait(SOON_S)
+        yield made
+
+
+def vectors(live: Live, model: str | None) -> np.ndarray:
+    answered = live.ask("/v1/embeddings", {"input": TEXTS, **({} if model is None else {"model": model})})
+    assert answered["model"] == "base", "the first served name, also for an adapter"
+    return np.array([one["embedding"] for one in answered["data"]])
+
+
+def ids(live: Live) -> list[str]:
+    return [one["id"] for one in live.client.get("/v1/models").json()["data"]]
+
+
+# --- named at start ------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_is_listed_behind_its_base(served: Live, place: Place) -> None:
+    base, adapter = served.client.get("/v1/models").json()["data"]
+    assert (base["id"], base["parent"], base["max_model_len"]) == ("base", None, 64)
+    assert (adapter["id"], adapter["root"], adapter["parent"]) == ("sports", place.adapters["sports"], "base")
+    assert adapter["max_model_len"] is None
+    assert adapter.keys() == base.keys()
+
+
+def test_its_name_chooses_it(served: Live, place: Place) -> None:
+    plain, adapted = vectors(served, None), vectors(served, "sports")
+    np.testing.assert_array_equal(plain, vectors(served, "base"))
+    assert np.abs(plain - adapted).max() > 0.01
+    (folder,) = (path for path in Path(place.cache).iterdir() if "sports" in (path / "manifest.json").read_text())
+    with load(folder, threads=1) as model:
+        np.testing.assert_allclose(adapted, np.asarray(model.embed(TEXTS)), rtol=0, atol=1e-6)  # the same graph, another batch
+
+
+def test_a_request_without_a_model_never_gets_an_adapter(served: Live) -> None:
+    assert served.here.registry.able(None, lambda one: one.parent is not None, "any").name == "base"
+
+
+def test_every_route_knows_the_adapter(served: Live) -> None:
+    assert served.ask("/score", {"model": "sports", "text_1": "a", "text_2": "b"})["model"] == "base"
+    assert served.ask("/pooling", {"model": "sports", "input": "a", "task": "token_embed"})["model"] == "base"
+    assert served.ask("/rerank", {"model": "sports", "query": "a", "documents": ["b"]})["model"] == "base"
+    assert served.ask("/tokenize", {"model": "sports", "prompt": "a"})["count"] == 3
+    assert 'model_name="sports"' in served.client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("text", "module"),
+    [
+        ("a=/b=c", Module(name="a", path="/b=c")),
+        ('{"name": "a", "path": "b", "base_model_name": "c"}', Module(name="a", path="b", base_model_name="c")),
+        ('{"name": "a", "path": "b", "is_3d_lora_weight": false}', Module(name="a", path="b")),
+    ],
+    ids=["plain", "json", "expert layout"],
+)  # fmt: skip
+def test_both_forms_of_a_module_are_read(text: str, module: Module) -> None:
+    assert module_of(text) == module
+    assert parse(["m", "--lora-modules", text, "b=c", "--enable-lora"])[0].lora_modules == [text, "b=c"]
+
+
+@pytest.mark.parametrize("text", ["a", '{"name": "a"}', '{"name": "a", "path": 1}', '{"name": "a", "path": "b", "rank": 3}', "{"])
+def test_a_module_that_says_something_else_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"--lora-modules: found .*, expected NAME=PATH or"):
+        module_of(text)
+
+
+def test_an_exported_adapter_is_served_beside_an_artifact(served: Live, place: Place, artifacts: Callable[[str], Path]) -> None:
+    """No exporter is needed: the artifact says what it adapts."""
+    (folder,) = (path for path in Path(place.cache).iterdir() if "sports" in (path / "manifest.json").read_text())
+    asked, settings = read([str(artifacts("minilm_like")), "--enable-lora", "--lora-modules", f"x={folder}", "--threads", "1"])
+    base, adapter = registry_of(asked, settings)
+    assert (adapter.name, adapter.parent, adapter.root) == ("x", base, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "told"),
+    [
+        (["--no-enable-lora", "--lora-modules", "a=b"], InputError, "--lora-modules needs --enable-lora"),
+        (["--max-loras", "1", "--lora-modules", "a=b", "c=d"], InputError, "names 2 adapters, --max-loras allows 1"),
+        (["--max-lora-rank", "2", "--lora-modules", "a={sports}"], InputError, "rank 4, and --max-lora-rank allows 2"),
+        (["--lora-modules", '{"name": "a", "path": "{sports}", "base_model_name": "z"}'], InputError, "'z' is not served; served are base"),
+        (["--lora-modules", "a={cache}"], ArtifactError, "neither a LoRA adapter"),
+        (["--lora-modules", "base={sports}"], InputError, "two models would be called base"),
+        (["--lora-modules", "a=nowhere/at/all"], CheckpointError, "no such folder"),
+        (["--lora-modules", "={sports}"], InputError, "expected a name of up to 200 printable characters, and a path"),
+    ],
+    ids=["off", "too many", "rank", "unknown base", "no adapter", "a name twice", "nothing there", "no name"],
+)  # fmt: skip
+def test_wrong_modules_are_refused(served: Live, place: Place, more: list[str], error: type[Exception], told: str) -> None:
+    names = {"{sports}": place.adapters["sports"], "{cache}": place.cache}
+    for name, value in names.items():
+        more = [one.replace(name, value) for one in more]
+    asked, settings = read(place.arguments(*more))
+    with pytest.raises(error, match=told):
+        registry_of(asked, settings)
+
+
+def test_an_artifact_of_a_folder_says_that_its_checkpoint_is_needed(place: Place, artifacts: Callable[[str], Path]) -> None:
+    source = str(artifacts("minilm_like"))
+    asked, settings = read(place.arguments("--lora-modules", f"a={place.adapters['sports']}", source=source))
+    with pytest.raises(InputError, match=r"serve the checkpoint itself, or .* poolrt export CHECKPOINT --lora"):
+        registry_of(asked, settings)
+
+
+def test_an_artifact_that_does_not_adapt_the_base_is_refused(served: Live, place: Place, artifacts: Callable[[str], Path]) -> None:
+    asked, settings = read(place.arguments("--lora-modules", f"a={artifacts('minilm_like')}"))
+    with pytest.raises(InputError, match="an artifact without an adapter; serve it as a model"):
+        registry_of(asked, settings)
+    (folder,) = (path for path in Path(place.cache).iterdir() if "sports" in (path / "manifest.json").read_text())
+    asked, settings = read([str(artifacts("bert_classifier")), "--enable-lora", "--lora-modules", f"a={folder}"])
+    with pytest.raises(InputError, match="merged into other weights than those of bert_classifier"):
+        registry_of(asked, settings)
+
+
+# --- loaded while serving -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_comes_and_goes_beside_the_others(served: Live, place: Place) -> None:
+    """Loading exports it, which takes seconds; requests are answered meanwhile."""
+    before = vectors(served, None)
+    body = {"lora_name": "law", "lora_path": place.adapters["law"], "load_inplace": False, "is_3d_lora_weight": False}
+    with ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(served.client.post, "/v1/load_lora_adapter", json=body, timeout=SOON_S)
+        answered = 0
+        while not loading.done():
+            np.testing.assert_array_equal(vectors(served, None), before)
+            answered += 1
+        got = loading.result()
+    assert (got.status_code, got.text) == (200, "Success: LoRA adapter 'law' added successfully.")
+    assert got.headers["content-type"].startswith("text/plain")
+    assert answered > 10
+    assert ids(served) == ["base", "sports", "law"]
+    first = vectors(served, "law")
+    assert np.abs(first - vectors(served, "sports")).max() > 0.01
+
+    refused = served.refused("/v1/load_lora_adapter", body)
+    assert refused["type"] == "InvalidUserInput"
+    assert "has already been loaded" in refused["message"]
+    replaced = served.post("/v1/load_lora_adapter", {**body, "lora_path": place.adapters["sports"], "load_inplace": True})
+    assert replaced.status_code == 200
+    np.testing.assert_array_equal(vectors(served, "law"), vectors(served, "sports"))
+
+    gone = served.post("/v1/unload_lora_adapter", {"lora_name": "law"})
+    assert (gone.status_code, gone.text) == (200, "Success: LoRA adapter 'law' removed successfully.")
+    assert ids(served) == ["base", "sports"]
+    assert served.refused("/v1/embeddings", {"model": "law", "input": "a"}, 404)["type"] == "NotFoundError"
+    assert served.refused("/v1/unload_lora_adapter", {"lora_name": "law"}, 404)["type"] == "NotFoundError"
+
+
+def test_unloading_waits_for_the_last_request(served: Live, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert served.post("/v1/load_lora_adapter", {"lora_name": "law", "lora_path": place.adapters["sports"]}).status_code == 200
+    adapter = served.here.registry.adapter("law")
+    assert adapter is not None
+    begun, may_go, run = threading.Event(), threading.Event(), adapter.model.worker.session.run
+
+    def slowly(*arguments: Any) -> Any:
+        begun.set()
+        assert may_go.wait(SOON_S)
+        return run(*arguments)
+
+    monkeypatch.setattr(adapter.model.worker.session, "run", slowly)
+    with ThreadPoolExecutor(2) as threads:
+        asking = threads.submit(vectors, served, "law")
+        assert begun.wait(SOON_S)
+        unloading = threads.submit(served.post, "/v1/unload_lora_adapter", {"lora_name": "law"})
+        while "law" in ids(served):
+            pass
+        served.refused("/v1/embeddings", {"model": "law", "input": "a"}, 404)
+        assert not unloading.done()
+        may_go.set()
+        np.testing.assert_allclose(asking.result(), vectors(served, "sports"), rtol=0, atol=1e-6)
+        assert unloading.result().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "status", "kind", "told"),
+    [
+        ("load", {"lora_name": "", "lora_path": "x"}, 400, "InvalidUserInput", "Both 'lora_name' and 'lora_path' must be provided"),
+        ("load", {"lora_name": "a"}, 400, "Bad Request", "Field required"),
+        ("load", {"lora_name": "a", "lora_path": "/nowhere"}, 404, "NotFoundError", "Loading lora a failed: No adapter found for"),
+        ("load", {"lora_name": "a", "lora_path": "x\0"}, 404, "NotFoundError", "No adapter found"),
+        ("load", {"lora_name": "a", "lora_path": "x" * 5000}, 404, "NotFoundError", "No adapter found"),
+        ("load", {"lora_name": "a", "lora_path": "~nobody-of-this-name/x"}, 404, "NotFoundError", "No adapter found"),
+        ("load", {"lora_name": "a", "lora_path": "org/on-the-hub"}, 404, "NotFoundError", "named at start, with --lora-modules"),
+        ("load", {"lora_name": "base", "lora_path": "{sports}"}, 400, "InvalidUserInput", "is the name of a served model"),
+        ("load", {"lora_name": "a\n", "lora_path": "{sports}"}, 400, "InvalidUserInput", "printable"),
+        ("load", {"lora_name": "a", "lora_path": "{cache}"}, 400, "InvalidUserInput", "neither a LoRA adapter"),
+        ("load", {"lora_name": "a", "lora_path": "{sports}", "base_model_name": "z"}, 400, "InvalidUserInput", "served are base"),
+        ("unload", {"lora_name": ""}, 400, "InvalidUserInput", "'lora_name' needs to be provided"),
+        ("unload", {"lora_name": "base"}, 404, "NotFoundError", "The lora adapter 'base' cannot be found."),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_loaded_is_told(served: Live, place: Place, route: str, body: Any, status: int, kind: str, told: str) -> None:
+    body = json.loads(json.dumps(body).replace("{sports}", place.adapters["sports"]).replace("{cache}", place.cache))
+    refused = served.refused(f"/v1/{route}_lora_adapter", body, status)
+    assert refused["type"] == kind
+    assert told in refused["message"]
+    assert place.cache not in refused["message"]
+    assert ids(served) == ["base", "sports"]
+
+
+def test_an_adapter_that_does_not_fit_is_told_with_its_tensors(served: Live, checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = peft.adapted(checkpoints("minilm_like"), tmp_path / "broken")
+    path = folder / "adapter_model.safetensors"
+    save_file({**load_file(path), "base_model.model.extra.lora_A.weight": torch.zeros(4, 4)}, path)
+    refused = served.refused("/v1/load_lora_adapter", {"lora_name": "a", "lora_path": str(folder)})
+    assert refused["type"] == "InvalidUserInput"
+    assert "extra.weight has no place in the checkpoint" in refused["message"]
+    assert str(tmp_path) not in refused["message"]
+
+
+def test_the_limit_counts_loaded_adapters(served: Live, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.here.registry.makes, "limit", 1)
+    refused = served.refused("/v1/load_lora_adapter", {"lora_name": "a", "lora_path": place.adapters["sports"]})
+    assert "1 adapters may be loaded (--max-loras), and they are" in refused["message"]
+
+
+# --- who may -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_requests_load_nothing_unless_the_operator_allows_it(embedder: Live) -> None:
+    for route in ("load", "unload"):
+        got = embedder.post(f"/v1/{route}_lora_adapter", {"lora_name": "a", "lora_path": "/etc"})
+        assert (got.status_code, got.json()) == (404, {"detail": "Not Found"})
+
+
+def test_loading_needs_the_key_where_one_is_set(served: Live, place: Place) -> None:
+    settings = Settings(runtime_lora=True, api_keys=("secret",))
+    with serving(served.here.registry, settings) as made:
+        body = {"lora_name": "a", "lora_path": "/nowhere"}
+        for route in ("load", "unload"):
+            assert made.post(f"/v1/{route}_lora_adapter", body).status_code == 401
+            keyed = made.post(f"/v1/{route}_lora_adapter", body, headers={"Authorization": "Bearer secret"})
+            assert keyed.status_code == 404
+            assert keyed.json()["error"]["type"] == "NotFoundError"
+
+
+def test_a_page_in_a_browser_loads_nothing_where_no_key_is_set(served: Live, place: Place) -> None:
+    for route in ("load", "unload"):
+        body = {"lora_name": "sports", "lora_path": place.adapters["sports"]}
+        got = served.post(f"/v1/{route}_lora_adapter", body, headers={"Origin": "https://a.example"})
+        assert got.status_code == 403
+    assert ids(served) == ["base", "sports"]
+
+
+def test_loading_without_enable_lora_says_so(embedder: Live) -> None:
+    with serving(embedder.here.registry, Settings(runtime_lora=True)) as made:
+        refused = made.refused("/v1/load_lora_adapter", {"lora_name": "a", "lora_path": "b"})
+        assert (refused["type"], refused["message"]) == ("InvalidUserInput", "LoRA is not enabled; start the server with --enable-lora")
