@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         UnsupportedTask,
     )
     from .llm import LLM
+    from .lora import LoRARequest
     from .manifest import Manifest
     from .model import Model, load
     from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, Ranked, Ranking, RequestOutput, ScoringOutput
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # Imported when first used: `poolrt --help` and the exporter's parts need none of numpy and tokenizers.
 _HOME = {
-    "load": "model", "Model": "model", "LLM": "llm", "PoolingParams": "params", "Manifest": "manifest",
+    "load": "model", "Model": "model", "LLM": "llm", "LoRARequest": "lora", "PoolingParams": "params", "Manifest": "manifest",
     "ArtifactError": "errors", "DeadlineExceeded": "errors", "EngineError": "errors", "InputError": "errors", "Overload": "errors",
     "PoolrtError": "errors", "UnsupportedTask": "errors", "ClassificationOutput": "outputs", "EmbeddingOutput": "outputs",
     "Outputs": "outputs", "PoolingOutput": "outputs", "Ranked": "outputs", "Ranking": "outputs", "RequestOutput": "outputs",
@@ -38,6 +39,7 @@ __all__ = [
     "EmbeddingOutput",
     "EngineError",
     "InputError",
+    "LoRARequest",
     "Manifest",
     "Model",
     "Outputs",

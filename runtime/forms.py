@@ -84,7 +84,11 @@ def shortened(limits: Limits, manifest: Manifest, task: Task) -> Limits:
 
 def refuse_lora(lora_request: object) -> None:
     if lora_request is not None and any(one is not None for one in (lora_request if isinstance(lora_request, list) else [lora_request])):
-        raise InputError("lora_request: adapters are merged when a model is exported; export the adapted checkpoint", field="lora_request")
+        raise InputError(
+            "lora_request: an adapter is merged at export (poolrt export CHECKPOINT --lora ADAPTER); load that artifact, or use "
+            "LLM(..., enable_lora=True), which takes lora_request",
+            field="lora_request",
+        )
 
 
 def mapped(made: Outputs[PoolingOutput], step: Callable[[PoolingOutput], Any]) -> Outputs[Any]:

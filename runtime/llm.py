@@ -9,12 +9,15 @@ artifact was exported, and are refused with where to say them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import templates
 from .errors import InputError
+from .forms import Bar
+from .lora import Adapters, Requested
 from .model import Model, load
 from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, ScoringOutput
 
@@ -23,8 +26,9 @@ _HARMLESS = frozenset({
     "allowed_local_media_path", "allowed_media_domains", "async_scheduling", "attention_backend", "attention_config",
     "block_size", "code_revision", "compilation_config", "cpu_offload_gb", "data_parallel_size", "device",
     "disable_cascade_attn", "disable_custom_all_reduce", "disable_log_stats", "distributed_executor_backend", "download_dir",
-    "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes",
-    "limit_mm_per_prompt", "load_format", "logits_processors", "max_num_batched_tokens", "max_num_seqs",
+    "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "fully_sharded_loras", "gpu_memory_utilization",
+    "kv_cache_memory_bytes", "limit_mm_per_prompt", "load_format", "logits_processors", "lora_dtype", "max_cpu_loras", "max_lora_rank",
+    "max_loras", "max_num_batched_tokens", "max_num_seqs",
     "max_seq_len_to_capture", "model_impl", "pipeline_parallel_size", "revision", "seed", "served_model_name",
     "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode", "tokenizer_revision", "trust_remote_code",
 })  # fmt: skip
@@ -39,16 +43,19 @@ _EXPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "quantization": ((None,), "--precision int8"),
     "tokenizer": ((None,), "a checkpoint with that tokenizer"),
     "io_processor_plugin": ((None,), "a checkpoint without plugin: tasks replace it"),
-    "enable_lora": ((False, None), "a checkpoint with the adapter merged"),
 }
 
 
 class LLM:
-    """`model` is an artifact folder; `max_model_len` lowers the limit, `chat_template` is the score or chat template."""
+    """`model` is an artifact folder; `max_model_len` lowers the limit, `chat_template` is the score or chat template.
+
+    With `enable_lora`, `lora_request` names artifacts that were exported with an adapter of the same checkpoint.
+    """
 
     def __init__(
-        self, model: str, *, engine: str = "auto", max_model_len: int | None = None, chat_template: str | None = None, **keywords: Any
-    ) -> None:
+        self, model: str, *, engine: str = "auto", max_model_len: int | None = None, chat_template: str | None = None,
+        enable_lora: bool | None = False, **keywords: Any,
+    ) -> None:  # fmt: skip
         problems = []
         for name, value in keywords.items():
             if name in _EXPORTED:
@@ -64,26 +71,46 @@ class LLM:
             raise InputError(f"LLM(model={model!r}): " + "; ".join(problems))
         self.model: Model = load(model, engine, max_tokens=max_model_len)
         self._chat_template = _template(chat_template)
+        self._adapters = Adapters(self.model, partial(load, engine=engine, max_tokens=max_model_len) if enable_lora else None)
 
-    def embed(self, prompts: Any, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any) -> Outputs[EmbeddingOutput]:
-        return self.model.embed(prompts, use_tqdm=use_tqdm, **options)
+    def embed(
+        self, prompts: Any, *, use_tqdm: Bar = True, pooling_params: Any = None, lora_request: Requested = None, **options: Any
+    ) -> Outputs[EmbeddingOutput]:
+        def ask(model: Model, given: Any, params: Any) -> Outputs[Any]:
+            return model.embed(given, pooling_params=params, use_tqdm=use_tqdm, **options)
 
-    def classify(self, prompts: Any, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any) -> Outputs[ClassificationOutput]:
-        return self.model.classify(prompts, use_tqdm=use_tqdm, **options)
+        return self._adapters.answers(lora_request, prompts, pooling_params, ask)
 
-    def reward(self, prompts: Any, /, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any) -> Outputs[PoolingOutput]:
-        return self.model.reward(prompts, use_tqdm=use_tqdm, **options)
+    def classify(
+        self, prompts: Any, *, use_tqdm: Bar = True, pooling_params: Any = None, lora_request: Requested = None, **options: Any
+    ) -> Outputs[ClassificationOutput]:
+        def ask(model: Model, given: Any, params: Any) -> Outputs[Any]:
+            return model.classify(given, pooling_params=params, use_tqdm=use_tqdm, **options)
+
+        return self._adapters.answers(lora_request, prompts, pooling_params, ask)
+
+    def reward(
+        self, prompts: Any, /, *, use_tqdm: Bar = True, pooling_params: Any = None, lora_request: Requested = None, **options: Any
+    ) -> Outputs[PoolingOutput]:
+        def ask(model: Model, given: Any, params: Any) -> Outputs[Any]:
+            return model.reward(given, pooling_params=params, use_tqdm=use_tqdm, **options)
+
+        return self._adapters.answers(lora_request, prompts, pooling_params, ask)
 
     def encode(
-        self, prompts: Any, pooling_params: Any = None, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any
+        self, prompts: Any, pooling_params: Any = None, *, use_tqdm: Bar = True, lora_request: Requested = None, **options: Any
     ) -> Outputs[PoolingOutput]:
-        return self.model.encode(prompts, pooling_params, use_tqdm=use_tqdm, **options)
+        def ask(model: Model, given: Any, params: Any) -> Outputs[Any]:
+            return model.encode(given, params, use_tqdm=use_tqdm, **options)
+
+        return self._adapters.answers(lora_request, prompts, pooling_params, ask)
 
     def score(
-        self, data_1: Any, data_2: Any, /, *, use_tqdm: bool | Callable[..., Any] = True, chat_template: str | None = None, **options: Any
-    ) -> Outputs[ScoringOutput]:
+        self, data_1: Any, data_2: Any, /, *, use_tqdm: Bar = True, chat_template: str | None = None, lora_request: Requested = None,
+        **options: Any,
+    ) -> Outputs[ScoringOutput]:  # fmt: skip
         template = self._chat_template if chat_template is None else chat_template
-        return self.model.score(data_1, data_2, use_tqdm=use_tqdm, chat_template=template, **options)
+        return self._adapters.single(lora_request).score(data_1, data_2, use_tqdm=use_tqdm, chat_template=template, **options)
 
     def get_tokenizer(self) -> Tokenizer:
         return Tokenizer(self.model)

@@ -401,7 +401,7 @@ def test_equal_scores_keep_the_callers_order(models):
         (lambda model: model.embed("a", truncate_prompt_tokens=10**6), "Please request a smaller truncation size"),
         (lambda model: model.embed("a", pooling_params=PoolingParams(task="classify")), "cannot overwrite"),
         (lambda model: model.embed({"prompt": "a", "multi_modal_data": {"image": 1}}), "reads text only"),
-        (lambda model: model.embed("a", lora_request=object()), "export the adapted checkpoint"),
+        (lambda model: model.embed("a", lora_request=object()), "poolrt export CHECKPOINT --lora ADAPTER"),
         (lambda model: model.embed("\ud800"), "lone surrogate"),
         (lambda model: model.embed("a", prompt_name="nowhere"), "no prompt is named"),
         (lambda model: model.embed(3), "expected text"),

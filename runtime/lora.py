@@ -1,0 +1,120 @@
+"""vLLM's LoRARequest over artifacts: the adapter was merged at export, so a request chooses among opened models."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import forms, params
+from .errors import InputError
+from .manifest import FILE
+from .model import Model
+from .outputs import Outputs
+from .text import prompts_from
+
+
+@dataclass(frozen=True, slots=True)
+class LoRARequest:
+    lora_name: str
+    lora_int_id: int
+    """From 1 on; the path alone tells adapters apart here."""
+    lora_path: str
+    """An artifact that `poolrt export CHECKPOINT --lora ADAPTER` made."""
+    base_model_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.lora_int_id < 1:
+            raise InputError(f"lora_int_id is {self.lora_int_id}, expected 1 or more", field="lora_request")
+        if not self.lora_path:
+            raise InputError("lora_path cannot be empty", field="lora_request")
+
+    @property
+    def name(self) -> str:
+        return self.lora_name
+
+    @property
+    def path(self) -> str:
+        return self.lora_path
+
+    @property
+    def adapter_id(self) -> int:
+        return self.lora_int_id
+
+
+Requested = LoRARequest | list[LoRARequest | None] | None
+"""One for all prompts, or one (or none) for each."""
+Ask = Callable[[Model, Any, Any], Outputs[Any]]
+"""(model, prompts, pooling_params) -> answers."""
+
+
+class Adapters:
+    """The base and its adapters, each opened when it is first asked for. `open`: folder -> model; None: LoRA is off."""
+
+    def __init__(self, base: Model, open: Callable[[Path], Model] | None) -> None:
+        self.base, self._open = base, open
+        self._opened: dict[Path, Model] = {}
+        self._lock = threading.Lock()
+
+    def answers(self, requested: Requested, prompts: Any, pooling_params: Any, ask: Ask) -> Outputs[Any]:
+        """In the prompts' order, whichever model each was for. Raises InputError."""
+        if not isinstance(requested, list | tuple):
+            return ask(self.model(requested), prompts, pooling_params)
+        given = forms.prompts(prompts_from(prompts))
+        if len(requested) != len(given):
+            raise InputError(
+                f"The lengths of prompts ({len(given)}) and lora_request ({len(requested)}) must be the same.", field="lora_request"
+            )
+        wanted = params.each(pooling_params, len(given))
+        groups: dict[Model, list[int]] = {}
+        for index, model in enumerate([self.model(one) for one in requested]):
+            groups.setdefault(model, []).append(index)
+        rows: dict[int, Any] = {}
+        slots = 0.0
+        for model, indices in groups.items():
+            made = ask(model, [given[index] for index in indices], [wanted[index] for index in indices])
+            slots += made.prompt_tokens * (1 + made.padding)
+            rows.update(zip(indices, made.requests, strict=True))
+        requests = tuple(replace(rows[index], request_id=str(index)) for index in range(len(given)))
+        return Outputs(requests, slots / max(sum(one.prompt_tokens for one in requests), 1) - 1)
+
+    def single(self, requested: Requested) -> Model:
+        """For scores, whose two sides must be embedded by one model. Raises InputError for a list that names several."""
+        if not isinstance(requested, list | tuple):
+            return self.model(requested)
+        found = {self.model(one) for one in requested}
+        if len(found) != 1:
+            raise InputError("lora_request: one call of score uses one adapter; call it once for each", field="lora_request")
+        return found.pop()
+
+    def model(self, requested: LoRARequest | None) -> Model:
+        if requested is None:
+            return self.base
+        if not isinstance(requested, LoRARequest):
+            raise InputError(
+                f"lora_request: expected poolrt.runtime.LoRARequest(name, id, path), found {type(requested).__name__}", field="lora_request"
+            )
+        if self._open is None:
+            raise InputError("lora_request: LoRA is not enabled; open the model with LLM(..., enable_lora=True)", field="lora_request")
+        folder = Path(requested.lora_path).resolve()
+        with self._lock:
+            if folder not in self._opened:
+                self._opened[folder] = self._checked(requested, folder, self._open)
+            return self._opened[folder]
+
+    def _checked(self, requested: LoRARequest, folder: Path, open: Callable[[Path], Model]) -> Model:
+        if not (folder / FILE).is_file():
+            raise InputError(
+                f"lora_request: {requested.lora_path} is not an artifact ({FILE} is missing); adapters are merged at export: "
+                f"poolrt export CHECKPOINT --lora {requested.lora_path}, then name what that made",
+                field="lora_request",
+            )
+        made = open(folder)
+        source, base = made.manifest.source, self.base.manifest.source
+        if source.adapter is None or source.weights != base.weights:
+            made.close()
+            found = "has no adapter in it" if source.adapter is None else "adapts other weights"
+            raise InputError(f"lora_request: {requested.lora_path} {found}; expected one of {base.checkpoint}", field="lora_request")
+        return made

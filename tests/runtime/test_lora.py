@@ -1,0 +1,87 @@
+"""lora_request of vLLM's offline class: each prompt is answered by the artifact that has its adapter in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from poolrt.runtime import LLM, InputError, LoRARequest, PoolingParams, load
+
+from tests import adapters
+
+TEXTS = ["the red planet", "a", "which city is the capital of france ?"]
+SAME = 1e-6  # the same graph on batches of another shape
+
+
+@pytest.fixture(scope="module")
+def adapted(checkpoints: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[LoRARequest]:
+    """Two artifacts of one checkpoint, an adapter in each."""
+    from poolrt.exporter import pipeline
+
+    folder, base = tmp_path_factory.mktemp("lora"), checkpoints("minilm_like")
+    made = []
+    for index, name in enumerate(("sports", "law")):
+        pipeline.export(base, lora=adapters.adapted(base, folder / name, seed=index), name=name, out=folder / "artifacts")
+        made.append(LoRARequest(name, index + 1, str(folder / "artifacts" / name)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def llm(artifacts: Callable[[str], Path]) -> LLM:
+    return LLM(str(artifacts("minilm_like")), enable_lora=True, max_loras=2, max_lora_rank=16)
+
+
+def alone(path: str, texts: list[str]) -> np.ndarray:
+    with load(path, threads=1) as model:
+        return np.asarray(model.embed(texts))
+
+
+def test_one_adapter_answers_all_prompts(llm: LLM, adapted: list[LoRARequest]) -> None:
+    found = np.asarray(llm.embed(TEXTS, lora_request=adapted[0], use_tqdm=False))
+    np.testing.assert_allclose(found, alone(adapted[0].lora_path, TEXTS), rtol=0, atol=SAME)
+    assert np.abs(found - np.asarray(llm.embed(TEXTS, use_tqdm=False))).max() > 0.01
+
+
+def test_each_prompt_may_have_its_own(llm: LLM, adapted: list[LoRARequest]) -> None:
+    texts = [*TEXTS, "mars", "venus"]
+    requests = [adapted[1], None, adapted[0], adapted[1], None]
+    params = [PoolingParams(use_activation=bool(index % 2)) for index in range(5)]
+    made = llm.encode(texts, params, pooling_task="embed", lora_request=requests, use_tqdm=False)
+    for index, (text, request, one) in enumerate(zip(texts, requests, params, strict=True)):
+        (expected,) = llm.encode(text, one, pooling_task="embed", lora_request=request, use_tqdm=False).arrays
+        np.testing.assert_allclose(made[index].outputs.data, expected, rtol=0, atol=1e-5)  # not normalised: values up to 3
+    assert [one.request_id for one in made] == list("01234")
+    assert made.padding >= 0
+
+
+def test_a_score_takes_one(llm: LLM, adapted: list[LoRARequest]) -> None:
+    first = np.asarray(llm.score("a", TEXTS, lora_request=adapted[0], use_tqdm=False))
+    listed: Any = [adapted[0]] * 3
+    np.testing.assert_allclose(np.asarray(llm.score("a", TEXTS, lora_request=listed, use_tqdm=False)), first, rtol=0, atol=SAME)
+    with pytest.raises(InputError, match="one call of score uses one adapter"):
+        llm.score("a", TEXTS, lora_request=[adapted[0], None, adapted[0]], use_tqdm=False)
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda llm, one, other: llm.embed(["a"], lora_request=[one, one]), r"of prompts \(1\) and lora_request \(2\) must be the same"),
+        (lambda llm, one, other: llm.embed([], lora_request=[]), "at least one prompt"),
+        (lambda llm, one, other: llm.embed("a", lora_request="sports"), r"LoRARequest\(name, id, path\), found str"),
+        (lambda llm, one, other: llm.embed("a", lora_request=LoRARequest("a", 1, "/nowhere")), "poolrt export CHECKPOINT --lora /nowhere"),
+        (lambda llm, one, other: llm.embed("a", lora_request=LoRARequest("a", 1, str(llm.model.folder))), "has no adapter in it; expected"),
+        (lambda llm, one, other: llm.embed("a", lora_request=LoRARequest("a", 0, "x")), "lora_int_id is 0, expected 1 or more"),
+        (lambda llm, one, other: llm.embed("a", lora_request=LoRARequest("a", 1, "")), "lora_path cannot be empty"),
+        (lambda llm, one, other: LLM(str(other)).embed("a", lora_request=one), r"LoRA is not enabled; .* enable_lora=True"),
+        (lambda llm, one, other: LLM(str(other), enable_lora=True).embed("a", lora_request=one), "adapts other weights; expected one of"),
+    ],
+    ids=["lengths", "nothing", "no request", "no artifact", "no adapter", "id", "no path", "off", "another base"],
+)  # fmt: skip
+def test_what_cannot_be_asked_says_what_to_do(
+    llm: LLM, adapted: list[LoRARequest], artifacts: Callable[[str], Path], ask: Any, told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        ask(llm, adapted[0], artifacts("bert_classifier"))
