@@ -23,6 +23,8 @@ KNOWN = frozenset({
 })  # fmt: skip
 # Ways to start training that leave the checkpoint's weights alone; PiSSA and its kin take the adapter's start out of them.
 HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+COUNT = "a count above 0"
+NUMBERS = {"r": COUNT, "lora_alpha": "a number above 0"}
 PART = re.compile(
     r"(?P<module>.+)\.lora_(?:(?P<table>embedding_)?(?P<side>[AB])|(?P<magnitude>magnitude_vector))(?:\.default)?(?:\.(?P<last>weight|bias))?"
 )
@@ -119,15 +121,33 @@ def read(asked: str | Path) -> Adapter:
     )
 
 
+def _is_number(value: Any, kind: str) -> bool:
+    known = isinstance(value, int if kind == COUNT else int | float) and not isinstance(value, bool)
+    return known and math.isfinite(value) and value > 0
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
 def _problems(settings: Mapping[str, Any]) -> list[str]:
     kind = settings.get("peft_type", "LORA")
     if kind != "LORA":
         return [f"peft_type {kind}, expected LORA"]
     problems = [
-        f"{key} is {settings.get(key)!r}, expected a number above 0"
-        for key in ("r", "lora_alpha")
-        if isinstance(settings.get(key), bool) or not isinstance(settings.get(key), int | float) or settings[key] <= 0
+        f"{key} is {settings.get(key)!r}, expected {kind}" for key, kind in NUMBERS.items() if not _is_number(settings.get(key), kind)
     ]
+    for patterns, kind in (("rank_pattern", NUMBERS["r"]), ("alpha_pattern", NUMBERS["lora_alpha"])):
+        found = settings.get(patterns) or {}
+        if not isinstance(found, dict) or not all(_is_pattern(key) and _is_number(value, kind) for key, value in found.items()):
+            problems.append(f"{patterns} is {found!r}, expected {kind} by name or regular expression")
+    saved = settings.get("modules_to_save") or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        problems.append(f"modules_to_save is {saved!r}, expected names")
     problems += [f"{key} is not something poolrt merges" for key, value in sorted(settings.items()) if value and key not in KNOWN]
     start = settings.get("init_lora_weights")
     if start not in HARMLESS_STARTS:

@@ -71,10 +71,29 @@ class Replacement:
 
 
 @dataclass(frozen=True, slots=True)
+class Chain:
+    """All that happens to one tensor. Raises CheckpointError for numbers that are none."""
+
+    name: str
+    steps: tuple[Change, ...]
+
+    def __call__(self, base: torch.Tensor) -> torch.Tensor:
+        for step in self.steps:
+            base = step(base)
+        if not bool(base.isfinite().all()):
+            raise CheckpointError(
+                f"with the adapter, {self.name} holds numbers that are not finite; train the adapter again, or download it again"
+            )
+        return base
+
+
+@dataclass(frozen=True, slots=True)
 class Merged(Weights):
     """`places` and `shapes` already hold the adapter's whole tensors; `changes` are applied to what is read."""
 
     base: Weights | None = None
+    brought: frozenset[str] = frozenset()
+    """Names whose tensor is the adapter's own."""
     changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
 
     def read(self, name: str) -> torch.Tensor:
@@ -91,29 +110,22 @@ class Merged(Weights):
         waiting: dict[str, Change] = {}
         for name in self.base:
             # Whole tensors too: they may be stored in another type than the checkpoint's.
-            whole = (Replacement(self, name),) if self.places[name] != self.base.places[name] else ()
+            whole = (Replacement(self, name),) if name in self.brought else ()
             if chain := whole or self.changes.get(name):
-                waiting[name] = Chain(chain)
+                waiting[name] = Chain(name, chain)
         return self.base.state(), waiting
 
     def _changed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        return Chain(self.changes[name])(tensor.float()) if name in self.changes else tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    steps: tuple[Change, ...]
-
-    def __call__(self, base: torch.Tensor) -> torch.Tensor:
-        for step in self.steps:
-            base = step(base)
-        return base
+        if name not in self.changes and name not in self.brought:
+            return tensor
+        return Chain(name, self.changes.get(name, ()))(tensor.float())
 
 
 def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str]) -> Merged:
     """The checkpoint's tensors with the adapter in them. Raises CheckpointError naming every tensor that has no place or does not fit."""
     prefixes = tuple(prefixes)
     shapes, places = dict(base.shapes), dict(base.places)
+    brought: set[str] = set()
     changes: dict[str, tuple[Change, ...]] = {}
     problems: list[str] = []
     for name, stored in adapter.whole.items():
@@ -124,6 +136,7 @@ def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str]
             problems.append(f"{name} has shape {list(shape)}, {home} has {list(base.shapes[home])}")
         else:
             shapes[home or name], places[home or name] = shape, adapter.weights.places[stored]
+            brought.add(home or name)
     for module, factors in adapter.factors.items():
         home = _home(base, f"{module}.weight", prefixes)
         found = [f"{module}.weight has no place in the checkpoint"] if home is None else _unfit(adapter, module, factors, shapes[home])
@@ -150,7 +163,8 @@ def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str]
             f"{source}: the adapter {adapter.name} does not fit: {'; '.join(problems[:MOST_NAMES])}{more}; "
             f"it was trained on {trained or 'a checkpoint that it does not name'}"
         )
-    return Merged((*base.files, *adapter.weights.files), shapes, places, {**base._pickled, **adapter.weights._pickled}, base, changes)
+    pickled = {**base._pickled, **adapter.weights._pickled}
+    return Merged((*base.files, *adapter.weights.files), shapes, places, pickled, base, frozenset(brought), changes)
 
 
 def _home(base: Weights, name: str, prefixes: tuple[str, ...]) -> str | None:
@@ -195,7 +209,7 @@ def configured(
         made["architectures"] = [name]
     known = family.tokens if suffix == CLASSES["TOKEN_CLS"] else family.sequence.layers if family.sequence else ()
     weight = known and opened.find(f"{known[-1].name}.weight", family.prefixes)
-    if weight and weight in _brought(opened) and not set(LABELS) & set(asked):
+    if weight and weight in opened.brought and not set(LABELS) & set(asked):
         named = config.get("num_labels", len(config.get("id2label") or ()))
         if named and named != opened.shapes[weight][0]:
             made = {key: value for key, value in made.items() if key not in LABELS}
@@ -208,12 +222,6 @@ def told(adapter: Adapter) -> Guess:
     return Guess("adapter", f"{adapter.name}, {len(adapter.factors)} modules{whole}", f"trained on {trained}" if trained else "--lora")
 
 
-def _brought(opened: Merged) -> set[str]:
-    """Names whose tensor is the adapter's own."""
-    assert opened.base is not None
-    return {name for name, place in opened.places.items() if opened.base.places.get(name) != place}
-
-
 def check_heads(checkpoint: Checkpoint, steps: Iterable[Step]) -> None:
     """Raises CheckpointError for tensors that the adapter brings and no head uses, and for a head that would get the adapter of a table
     which in the adapted model it does not see: PEFT changes the look-up, while a tied output keeps the old table."""
@@ -221,7 +229,7 @@ def check_heads(checkpoint: Checkpoint, steps: Iterable[Step]) -> None:
     if not isinstance(opened, Merged) or opened.base is None:
         return
     used = {name for step in steps if not step.layer.where for name in (step.weight, step.bias, step.residual) if name is not None}
-    shared = sorted(name for name in used if "embed" in name and (name in opened.changes or name in _brought(opened)))
+    shared = sorted(name for name in used if "embed" in name and (name in opened.changes or name in opened.brought))
     if shared:
         raise CheckpointError(
             f"{checkpoint.source}: the adapter changes {', '.join(shared)}, which the head shares: the adapted model has two versions of "

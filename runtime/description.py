@@ -16,7 +16,8 @@ def text(opened: Artifact) -> str:
 def _lines(manifest: Manifest) -> Iterator[str]:
     size = sum(file.size for file in manifest.files.values())
     source = manifest.source.checkpoint + (f" @ {manifest.source.revision}" if manifest.source.revision else "")
-    yield f"{manifest.name}: {manifest.architecture}, from {source}"
+    adapter = f" with the LoRA adapter {manifest.source.adapter.name}" if manifest.source.adapter is not None else ""
+    yield f"{manifest.name}: {manifest.architecture}, from {source}{adapter}"
     yield f"  {len(manifest.files)} files, {size / 1e6:.1f} MB, all as exported{f' {manifest.created}' if manifest.created else ''}"
     if manifest.versions:
         yield f"  made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}"

@@ -182,12 +182,18 @@ def test_an_old_adapter_in_a_pickle_is_read(checkpoints: Callable[[str], Path], 
         ({"peft_type": "IA3"}, "peft_type IA3, expected LORA"),
         ({"alora_invocation_tokens": [5], "target_parameters": ["w"]}, "alora_invocation_tokens is not .*; target_parameters is not"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4' changed the checkpoint's own weights"),
-        ({"r": 0, "lora_alpha": "x"}, "r is 0, .*; lora_alpha is 'x', expected a number"),
+        ({"r": 0, "lora_alpha": "x"}, "r is 0, expected a count above 0; lora_alpha is 'x', expected a number above 0"),
+        ({"r": 4.0, "lora_alpha": float("nan")}, "r is 4.0, .*; lora_alpha is nan"),
+        ({"rank_pattern": {"(": 1}, "alpha_pattern": {"a": "b"}}, "rank_pattern is .*; alpha_pattern is {'a': 'b'}, expected a number"),
+        ({"modules_to_save": "classifier"}, "modules_to_save is 'classifier', expected names"),
         ({"lora_bias": True, "use_dora": True}, "lora_bias together with use_dora"),
         ({"r": 8}, r"query\.lora_A\.weight has shape \[4, 64\], expected \[8, 64\]; .*value\.lora_B"),
         ({"use_dora": True}, "use_dora and lora_magnitude_vector do not go together"),
     ],
-    ids=["another method", "parts of it", "pissa", "numbers", "two variants", "another rank", "dora without magnitude"],
+    ids=[
+        "another method", "parts of it", "pissa", "numbers", "other numbers", "patterns", "one name", "two variants", "another rank",
+        "dora without magnitude",
+    ],
 )  # fmt: skip
 def test_settings_that_do_not_merge_are_refused(
     checkpoints: Callable[[str], Path], tmp_path: Path, settings: dict[str, Any], told: str
@@ -222,6 +228,20 @@ def test_every_tensor_that_does_not_fit_is_named(checkpoints: Callable[[str], Pa
             "value.lora_B.weight has shape [48, 4], expected [64, 4]", "prompt.weight has no place", f"trained on {base}",
         )
     ), told  # fmt: skip
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["held", "streamed"])
+def test_numbers_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool) -> None:
+    base = decoders.qwen3_embedding(tmp_path / "qwen3")
+    adapter = adapted(base, tmp_path / "adapter", kind="Qwen3Model", target_modules=["q_proj"])
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors[min(tensors)][0, 0] = float("nan")
+    save_file(tensors, path)
+    monkeypatch.setenv(graph_files.SETTING, "0" if streamed else str(10**15))
+    with pytest.raises(CheckpointError, match=r"layers\.0\.self_attn\.q_proj\.weight holds numbers that are not finite"):
+        pipeline.export(base, lora=adapter, name="broken", out=tmp_path / "out", recipe=None)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_adapter_of_another_base_is_refused(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
