@@ -22,6 +22,8 @@ from .registry import Served
 
 SETTINGS = "adapter_config.json"
 MOST_NAME = 200
+GRACE_S = 1.0
+"""For an export that was told to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class Adapters:
     ) -> None:
         self.bases, self.limit, self._export, self._open, self._most_rank = bases, limit, export, open, most_rank
         self._children: set[subprocess.Popen[str]] = set()
-        self._lock, self._closed = threading.Lock(), False
+        self._lock, self.closed = threading.Lock(), False
 
     def served(self, module: Module) -> Served:
         """The adapter's model, exported where it has to be (minutes), not yet opened. Raises PoolrtError."""
@@ -125,11 +127,11 @@ class Adapters:
     def _run(self, program: Sequence[str]) -> tuple[int, str]:
         """Exports in a process that `close` can end; answers its exit code and its error message."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise CheckpointError("the server is shutting down")
             child = subprocess.Popen([*program, "--json"], stdout=subprocess.PIPE, text=True)
             self._children.add(child)
-        told, _ = child.communicate()
+        told = self._told(child)
         with self._lock:
             self._children.discard(child)
         try:
@@ -137,10 +139,20 @@ class Adapters:
         except (ValueError, KeyError, TypeError):
             return child.returncode, "see above"
 
+    def _told(self, child: subprocess.Popen[str]) -> str:
+        while True:
+            closed = self.closed
+            try:
+                return child.communicate(timeout=GRACE_S)[0]
+            except subprocess.TimeoutExpired:
+                # An interrupt may be lost in a library's destructor; a kill leaves nothing that loads either.
+                if closed:
+                    child.kill()
+
     def close(self) -> None:
-        """Ends exports that are running; they leave nothing behind."""
+        """Ends exports that are running; they leave nothing behind. May be called from a signal's handler, and twice."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             for child in self._children:
                 child.terminate()
 

@@ -44,6 +44,8 @@ class Loader:
             except OSError as error:
                 raise refused(f"the adapter '{module.name}' cannot be read: {error.strerror}") from None
             except PoolrtError as error:
+                if self.adapters.closed:
+                    raise ApiError(503, "the server is shutting down; try again", headers={"Connection": "close"}) from None
                 log.warning("adapter %s: %s", module.name, error)
                 if error.exit_code == EXIT_INPUT:
                     raise refused(str(error)) from None

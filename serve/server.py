@@ -32,6 +32,8 @@ class Server(uvicorn.Server):
             self.force_exit = True
             return
         self.here.state.draining = True
+        if self.here.loader is not None:
+            self.here.loader.adapters.close()  # an adapter that is not there yet will not be asked for
         log.info(
             "%s: finishing %d requests, up to %g s",
             signal.Signals(sig).name,

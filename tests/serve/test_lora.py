@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ from poolrt.runtime import load
 from poolrt.runtime.errors import ArtifactError, CheckpointError, InputError
 from poolrt.serve.adapters import Module, module_of
 from poolrt.serve.cli import parse, settings_of
-from poolrt.serve.opening import registry_of
+from poolrt.serve.opening import exported, registry_of
 from poolrt.serve.settings import Settings
 
 from tests import adapters as peft
@@ -277,6 +279,24 @@ def test_the_limit_counts_loaded_adapters(served: Live, place: Place, monkeypatc
     monkeypatch.setattr(served.here.registry.makes, "limit", 1)
     refused = served.refused("/v1/load_lora_adapter", {"lora_name": "a", "lora_path": place.adapters["sports"]})
     assert "1 adapters may be loaded (--max-loras), and they are" in refused["message"]
+
+
+def test_a_server_that_stops_does_not_wait_for_an_export(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOW, "1")
+    asked, settings = read(place.arguments("--shutdown-timeout", "60"))
+    registry = registry_of(asked, settings)
+    assert registry.makes is not None
+    registry.makes._export = functools.partial(exported, cache=tmp_path)  # where the adapter is not yet
+    with serving(registry, settings, owns_models=True) as made, ThreadPoolExecutor(1) as thread:
+        assert made.here.registry.ready.wait(SOON_S)
+        body = {"lora_name": "law", "lora_path": place.adapters["law"]}
+        loading = thread.submit(made.client.post, "/v1/load_lora_adapter", json=body, timeout=SOON_S)
+        while not registry.makes._children:
+            assert not loading.done(), loading.result().text
+        made.server.handle_exit(signal.SIGTERM, None)
+        got = loading.result()
+        assert (got.status_code, got.json()["error"]["type"]) == (503, "ServiceUnavailableError")
+    assert not list(tmp_path.glob("*/manifest.json"))
 
 
 # --- who may -----------------------------------------------------------------------------------------------------------------------
