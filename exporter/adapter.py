@@ -58,9 +58,13 @@ class Adapter:
     whole: Mapping[str, str] = field(default_factory=dict)
     """Tensor, as the adapted model names it -> stored name: biases and modules_to_save, taken as they are."""
 
+    sentence: sentence_files.SentenceFiles | None = None
+    """Where Sentence Transformers saved the adapted model: its pooling and prompts, which the checkpoint's own files do not know."""
+
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self.folder / SETTINGS, *self.weights.files)
+        heads = [self.folder / dense.folder / name for dense in (self.sentence.dense if self.sentence else ()) for name in weights.SINGLES]
+        return (self.folder / SETTINGS, *self.weights.files, *(path for path in heads if path.is_file()))
 
     def rank(self, module: str) -> int:
         return int(self._of("rank_pattern", module, self.settings["r"]))
@@ -117,8 +121,9 @@ def read(asked: str | Path) -> Adapter:
             known.table = known.table or bool(part["table"])
             setattr(known, "first" if part["side"] == "A" else "second", stored)
     return Adapter(
-        name=place.name, folder=place.folder, revision=place.revision, settings=settings, weights=opened, factors=factors, whole=whole
-    )
+        name=place.name, folder=place.folder, revision=place.revision, settings=settings, weights=opened, factors=factors, whole=whole,
+        sentence=sentence_files.read(place.folder),
+    )  # fmt: skip
 
 
 def _is_number(value: Any, kind: str) -> bool:

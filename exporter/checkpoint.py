@@ -61,9 +61,14 @@ class Checkpoint:
         """Every file of the checkpoint whose tensors the export may read, those of heads included."""
         heads = [self.folder / name for name in detection.BGE_M3_FILES] if self.kind == "bge-m3" else []
         dense = self.sentence.dense if self.sentence else ()
-        heads += [self.folder / layer.folder / name for layer in dense for name in weights.SINGLES]
-        own = () if self.adapter is None else self.adapter.weights.files
-        return (*(path for path in self.weights.files if path not in own), *(path for path in heads if path.is_file()))
+        heads += [self.beside / layer.folder / name for layer in dense for name in weights.SINGLES]
+        own = () if self.adapter is None else self.adapter.files
+        return tuple(path for path in (*self.weights.files, *heads) if path not in own and path.is_file())
+
+    @property
+    def beside(self) -> Path:
+        """Where the files of Sentence Transformers are."""
+        return self.folder if self.adapter is None or self.adapter.sentence is None else self.adapter.folder
 
     def number(self, key: str) -> int:
         """A count of config.json that the model cannot do without. Raises CheckpointError."""
@@ -121,7 +126,11 @@ def read(
         opened = lora.merged(place.name, opened, found_adapter, family.prefixes)
         config = lora.configured(config, found_adapter, opened, family, hf_overrides or {}, convert=convert)
         guesses.append(lora.told(found_adapter))
-    sentence = sentence_files.read(place.folder)
+    sentence = None if found_adapter is None else found_adapter.sentence
+    if found_adapter is not None and sentence is not None:
+        guesses.append(Guess("modules", f"those of {found_adapter.name}", "the adapter's folder has a modules.json"))
+    else:
+        sentence = sentence_files.read(place.folder)
     pooler = _pooler(found, pooler_config)
     if convert == "auto" and found is not None and found.convert is not None:
         convert = found.convert

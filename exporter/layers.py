@@ -43,8 +43,8 @@ def tensors(checkpoint: Checkpoint, where: str) -> weights.Weights:
     """The weights a layer names: the model's own, those of a folder inside the checkpoint, or a file."""
     if not where:
         return checkpoint.weights
-    path = checkpoint.folder / where
-    if not path.exists():
+    path = next((home / where for home in (checkpoint.beside, checkpoint.folder) if (home / where).exists()), None)
+    if path is None:
         raise CheckpointError(f"{checkpoint.source}: {where} is missing; the head of {checkpoint.architecture} is in it")
     return weights.open_folder(path) if path.is_dir() else weights.open_files([path])
 

@@ -212,7 +212,9 @@ def _default_name(found: Checkpoint) -> str:
 def _manifest(name: str, found: Checkpoint, plan: heads.Plan, base: Graph) -> Manifest:
     """The manifest before precision, engines and evidence."""
     digests = {path.relative_to(found.folder).as_posix(): artifact.sha256(path) for path in found.weight_files}
-    adapter = {path.name: artifact.sha256(path) for path in found.adapter.files} if found.adapter is not None else {}
+    adapter = (
+        {path.relative_to(found.adapter.folder).as_posix(): artifact.sha256(path) for path in found.adapter.files} if found.adapter else {}
+    )
     versions = {name: version for name in ("torch", "transformers", "onnx", "onnxruntime") if (version := machine.version(name))}
     return Manifest(
         format=contract.FORMAT,
@@ -249,10 +251,11 @@ def _same_weights(found: Checkpoint, manifest: Manifest) -> None:
             raise CheckpointError(
                 f"{path}: not the weights that this artifact was made of ({manifest.source.checkpoint}); give that checkpoint"
             )
-    merged = manifest.source.adapter
-    for path in found.adapter.files if found.adapter is not None and merged is not None else ():
-        if merged is not None and artifact.sha256(path) != merged.files.get(path.name):
-            raise CheckpointError(f"{path}: not the adapter that was merged into this artifact ({merged.name}); give that one")
+    merged, given = manifest.source.adapter, found.adapter
+    if merged is not None and given is not None:
+        for path in given.files:
+            if artifact.sha256(path) != merged.files.get(path.relative_to(given.folder).as_posix()):
+                raise CheckpointError(f"{path}: not the adapter that was merged into this artifact ({merged.name}); give that one")
 
 
 def _reported(path: Path, steps: Steps, *, notes: tuple[str, ...], guesses: tuple[str, ...] = ()) -> Report:

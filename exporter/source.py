@@ -14,6 +14,11 @@ SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.metadata", "*_Dense/*", "sp
 SAFE_WEIGHTS = ("*.safetensors",)
 PICKLED_WEIGHTS = ("pytorch_model*.bin",)
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+# With Sentence Transformers' files, where it saved the adapted model.
+BESIDE_ADAPTERS = (
+    "adapter_config.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "[1-9]_*/config.json",
+    "*_Dense/*",
+)  # fmt: skip
 # Other exports that repositories carry.
 LEFT_OUT = ("onnx/*", "openvino/*", "coreml/*", "gguf/*", "original/*", "*/onnx/*", "*.msgpack", "*.h5", "*.ot", "consolidated*")
 
@@ -33,7 +38,7 @@ def find(source: str, revision: str | None = None) -> Source:
 
 def find_adapter(source: str) -> Source:
     """The same for a LoRA adapter, whose repository may hold whole checkpoints of its training as well."""
-    return _find(source, None, ("adapter_config.json", ADAPTERS[0]), ADAPTERS[1:], settings="adapter_config.json")
+    return _find(source, None, BESIDE_ADAPTERS + ADAPTERS[:1], ADAPTERS[1:], settings="adapter_config.json")
 
 
 def _find(source: str, revision: str | None, safe: tuple[str, ...], pickled: tuple[str, ...], *, settings: str) -> Source:

@@ -163,6 +163,27 @@ def test_an_export_records_its_adapter_and_is_verified_with_it(checkpoints: Call
         pipeline.verified(tmp_path / made.name, against=base, lora=other)
 
 
+def test_files_that_sentence_transformers_saved_with_the_adapter_win(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    """It saves an adapted model as modules.json and an adapter: pooling, prompts and Dense layers are there, not with the base."""
+    base = checkpoints("bert_plain")
+    adapter = adapted(base, tmp_path / "adapter")
+    plain = prove(base, adapter=adapter)
+    (adapter / "tokenizer_config.json").write_text((base / "tokenizer_config.json").read_text())
+    tiny.sentence_transformers_files(adapter, pooling="mean", dense=[(16, tiny.IDENTITY)], prompts={"query": "q: "})
+    proved = prove(base, adapter=adapter)
+    assert proved.plan.text.prompts == {"query": "q: "}
+    head = proved.plan.heads["embed"]
+    assert (head.pool, head.dim, plain.plan.heads["embed"].pool) == ("mean", 16, "cls")
+    dense = load_file(adapter / "2_Dense" / "model.safetensors")
+    expected = [one.mean(0) @ dense["linear.weight"].numpy().T + dense["linear.bias"].numpy() for one in plain.raw("token_embed", TEXTS)]
+    same(proved.raw("embed", TEXTS), expected)
+    pipeline.export(base, lora=adapter, name="adapted", out=tmp_path, recipe=None)
+    source = read(tmp_path / "adapted").manifest.source
+    assert source.adapter is not None
+    assert set(source.adapter.files) == {"adapter_config.json", "adapter_model.safetensors", "2_Dense/model.safetensors"}
+    assert set(source.weights) == {"model.safetensors"}
+
+
 def test_an_old_adapter_in_a_pickle_is_read(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     base = checkpoints("bert_plain")
     adapter = adapted(base, tmp_path / "adapter")
