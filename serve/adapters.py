@@ -100,6 +100,8 @@ class Adapters:
     def _exported(self, module: Module, path: Path, base: Base) -> Path:
         if path.exists() and not (path / SETTINGS).is_file():
             raise ArtifactError(f"{module.path}: neither a LoRA adapter ({SETTINGS} is missing) nor an artifact ({FILE} is missing)")
+        if not path.exists() and (module.path.startswith((".", "/", "~")) or module.path.count("/") > 1):
+            raise ArtifactError(f"{module.path}: no such folder")
         if path.exists():
             self._check_rank(module, _rank(path))
         if base.source is None:

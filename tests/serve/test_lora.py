@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -144,10 +145,11 @@ def test_an_exported_adapter_is_served_beside_an_artifact(served: Live, place: P
         (["--lora-modules", '{"name": "a", "path": "{sports}", "base_model_name": "z"}'], InputError, "'z' is not served; served are base"),
         (["--lora-modules", "a={cache}"], ArtifactError, "neither a LoRA adapter"),
         (["--lora-modules", "base={sports}"], InputError, "two models would be called base"),
-        (["--lora-modules", "a=nowhere/at/all"], CheckpointError, "no such folder"),
+        (["--lora-modules", "a=nowhere/at/all"], ArtifactError, "nowhere/at/all: no such folder"),
+        (["--lora-modules", "a=nowhere/there"], CheckpointError, "exporting it failed .*: nowhere/there: not in the local cache"),
         (["--lora-modules", "={sports}"], InputError, "expected a name of up to 200 printable characters, and a path"),
     ],
-    ids=["off", "too many", "rank", "unknown base", "no adapter", "a name twice", "nothing there", "no name"],
+    ids=["off", "too many", "rank", "unknown base", "no adapter", "a name twice", "no folder", "nothing on the hub", "no name"],
 )  # fmt: skip
 def test_wrong_modules_are_refused(served: Live, place: Place, more: list[str], error: type[Exception], told: str) -> None:
     names = {"{sports}": place.adapters["sports"], "{cache}": place.cache}
@@ -163,6 +165,18 @@ def test_an_artifact_of_a_folder_says_that_its_checkpoint_is_needed(place: Place
     asked, settings = read(place.arguments("--lora-modules", f"a={place.adapters['sports']}", source=source))
     with pytest.raises(InputError, match=r"serve the checkpoint itself, or .* poolrt export CHECKPOINT --lora"):
         registry_of(asked, settings)
+
+
+def test_an_artifact_of_a_hub_id_knows_its_checkpoint(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    from poolrt.exporter import pipeline
+
+    snapshot = tmp_path / "models--org--tiny" / "snapshots" / "0123"
+    shutil.copytree(checkpoints("bert_plain"), snapshot)
+    pipeline.export(snapshot, pooler_config={"pooling_type": "MEAN"}, convert="embed", out=tmp_path)
+    asked, settings = read([str(tmp_path / "tiny"), "--enable-lora"])
+    (base,) = registry_of(asked, settings).makes.bases  # pyright: ignore[reportOptionalMemberAccess]
+    assert base.source == "org/tiny"
+    assert list(base.options) == ["--precision", "fp32", "--convert", "embed", "--pooler-config", '{"pooling_type": "MEAN"}']
 
 
 def test_an_artifact_that_does_not_adapt_the_base_is_refused(served: Live, place: Place, artifacts: Callable[[str], Path]) -> None:
