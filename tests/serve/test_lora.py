@@ -230,10 +230,10 @@ def test_unloading_waits_for_the_last_request(served: Live, place: Place, monkey
     assert adapter is not None
     begun, may_go, run = threading.Event(), threading.Event(), adapter.model.worker.session.run
 
-    def slowly(*arguments: Any) -> Any:
+    def slowly(*arguments: Any, **options: Any) -> Any:
         begun.set()
         assert may_go.wait(SOON_S)
-        return run(*arguments)
+        return run(*arguments, **options)
 
     monkeypatch.setattr(adapter.model.worker.session, "run", slowly)
     with ThreadPoolExecutor(2) as threads:
