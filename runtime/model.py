@@ -22,7 +22,7 @@ from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutp
 from .params import PoolingParams
 from .pending import Pending
 from .text import Item, Preparation, RoleName, prompts_from
-from .worker import Worker
+from .worker import Policy, Worker
 
 Style = Literal["model", "vllm"]
 Params = PoolingParams | Sequence[PoolingParams | None] | None
@@ -64,7 +64,7 @@ class Model:
 
     def __init__(
         self, folder: Path, manifest: Manifest, choice: backends.Choice, session: backends.Session, preparation: Preparation,
-        limits: BatchLimits, max_queued_tokens: int | None = None,
+        limits: BatchLimits, max_queued_tokens: int | None = None, policy: Policy = "fcfs",
     ) -> None:  # fmt: skip
         self.folder = folder
         self.manifest = manifest
@@ -78,7 +78,7 @@ class Model:
         self._requests, self._tokenize_s = 0, 0.0
         self.worker = Worker(
             session, inputs=[tensor.name for tensor in choice.graph.inputs], pad_id=manifest.text.pad_id, limits=limits,
-            max_queued_tokens=max_queued_tokens, name=manifest.name,
+            max_queued_tokens=max_queued_tokens, policy=policy, name=manifest.name,
         )  # fmt: skip
         # Also runs at interpreter exit, when a model was never closed.
         self._finalizer = weakref.finalize(self, self.worker.close, 5.0)
@@ -156,6 +156,7 @@ class Model:
         tokenization_kwargs: Mapping[str, Any] | None = None,
         lora_request: object = None,
         deadline_s: float | None = None,
+        priority: int = 0,
     ) -> Pending[Outputs[PoolingOutput]]:
         """Checks and tokenises now, in this thread; computes in the worker. Raises InputError or Overload.
 
@@ -166,6 +167,7 @@ class Model:
             role: `query` or `document`, for models that prepare them differently.
             prompt_name: a stored prompt to put in front.
             deadline_s: seconds until DeadlineExceeded.
+            priority: lower is sooner, for a model loaded with scheduling_policy="priority"; else it changes nothing.
         """
         task = self._task(pooling_task)
         forms.refuse_lora(lora_request)
@@ -201,8 +203,8 @@ class Model:
             )
             return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)
 
-        deadline = _deadline(deadline_s)
-        ticket = self.worker.submit(run, head.output, deadline_s=deadline_s)
+        deadline = _deadline(deadline_s, priority)
+        ticket = self.worker.submit(run, head.output, deadline_s=deadline_s, priority=priority)
         return Pending(ticket, finish, count=len(run), deadline=deadline)
 
     def start_score(
@@ -224,6 +226,7 @@ class Model:
         tokenization_kwargs: Mapping[str, Any] | None = None,
         lora_request: object = None,
         deadline_s: float | None = None,
+        priority: int = 0,
     ) -> Pending[Outputs[ScoringOutput]]:
         """Starts scoring 1:1, 1:N or N:N pairs. Raises InputError, UnsupportedTask or Overload.
 
@@ -248,8 +251,9 @@ class Model:
         begun = time.perf_counter()
         prepared = comparison.prepare(self.manifest, self._preparation(preparation), first, second, asked)
         self._prepared(begun)
-        deadline = _deadline(deadline_s)
-        ticket = self.worker.submit(prepared.items, self.manifest.heads[prepared.task].output, deadline_s=deadline_s)
+        deadline = _deadline(deadline_s, priority)
+        output = self.manifest.heads[prepared.task].output
+        ticket = self.worker.submit(prepared.items, output, deadline_s=deadline_s, priority=priority)
         return Pending(ticket, prepared.finish, count=len(prepared.items), deadline=deadline)
 
     def start_rerank(self, query: Any, documents: Any, *, top_n: int = 0, **options: Any) -> Pending[Ranking]:
@@ -341,20 +345,22 @@ class Model:
             return pending.result(progress=progress)
 
 
-def _deadline(deadline_s: float | None) -> float | None:
+def _deadline(deadline_s: float | None, priority: int) -> float | None:
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise InputError(f"priority: expected a whole number, found {type(priority).__name__}", field="priority")
     if deadline_s is not None and (isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)):
         raise InputError(f"deadline_s: expected seconds, found {type(deadline_s).__name__}", field="deadline_s")
     return None if deadline_s is None else time.monotonic() + deadline_s
 
 
-def _check_arguments(path: object, engine: object, preparation: object, check: object) -> None:
+def _check_arguments(path: object, engine: object, **choices: tuple[object, tuple[str, str]]) -> None:
     if not isinstance(path, str | Path):
         raise InputError(f"path: expected an artifact folder, found {type(path).__name__}", field="path")
     if not isinstance(engine, str):
         raise InputError(f"engine: expected a name such as 'auto', found {type(engine).__name__}", field="engine")
-    for name, value, choices in (("preparation", preparation, ("model", "vllm")), ("check", check, ("full", "quick"))):
-        if value not in choices:
-            raise InputError(f"{name} {value!r} is not {choices[0]!r} or {choices[1]!r}", field=name)
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise InputError(f"{name} {value!r} is not {known[0]!r} or {known[1]!r}", field=name)
 
 
 def load(
@@ -366,6 +372,7 @@ def load(
     max_batch_tokens: int | None = None,
     max_queued_tokens: int | None = None,
     max_tokens: int | None = None,
+    scheduling_policy: Policy = "fcfs",
     check: artifact.Check = "full",
 ) -> Model:
     """Opens an artifact folder.
@@ -377,12 +384,16 @@ def load(
         max_batch_tokens: token slots per batch, padding included; None: a measured value for the device.
         max_queued_tokens: Overload is raised beyond this; None: no limit.
         max_tokens: a lower limit for one text than the model's own (vLLM's max_model_len).
+        scheduling_policy: `fcfs` serves callers in fair turns, `priority` the lowest `priority` of a call first.
         check: `full` compares every file's sha256, `quick` only sizes.
 
     Raises ArtifactError for a folder that is not whole, EngineError when no engine can be opened, InputError for an argument that
     cannot be.
     """
-    _check_arguments(path, engine, preparation, check)
+    _check_arguments(
+        path, engine, preparation=(preparation, ("model", "vllm")), scheduling_policy=(scheduling_policy, ("fcfs", "priority")),
+        check=(check, ("full", "quick")),
+    )  # fmt: skip
     for name, count in (("threads", threads), ("max_batch_tokens", max_batch_tokens), ("max_queued_tokens", max_queued_tokens)):
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
             raise InputError(f"{name} is {count!r}, expected a whole number from 1", field=name)
@@ -404,4 +415,4 @@ def load(
         launch_tokens=CPU_LAUNCH if on_cpu else GPU_LAUNCH,
         profiles=tuple(session.profiles),
     )
-    return Model(opened.folder, manifest, choice, session, prepared, limits, max_queued_tokens)
+    return Model(opened.folder, manifest, choice, session, prepared, limits, max_queued_tokens, scheduling_policy)

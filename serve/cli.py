@@ -140,6 +140,9 @@ def parser_of() -> Parser:
 
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-queued-tokens", type=positive, default=2_000_000, help="beyond it requests are refused with 429")
+    limits.add_argument(
+        "--scheduling-policy", choices=("fcfs", "priority"), default="fcfs", help="priority: lower `priority` of a request first"
+    )
     limits.add_argument("--max-body-bytes", type=positive, default=32 * 1024 * 1024, help="beyond it requests are refused with 413")
     limits.add_argument("--body-timeout", type=float, default=60.0, metavar="S", help="time a client may take to send its body")
     limits.add_argument("--request-timeout", type=float, metavar="S", help="time a request may take in all, then 504")
@@ -210,6 +213,7 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         keep_alive_s=int(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
         max_header_bytes=asked.h11_max_incomplete_event_size,
         max_queued_tokens=asked.max_queued_tokens,
+        scheduling_policy=asked.scheduling_policy,
         threads=asked.server_threads,
         log_level="debug" if asked.uvicorn_log_level == "trace" else asked.uvicorn_log_level,
         access_log=not asked.disable_uvicorn_access_log,

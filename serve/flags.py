@@ -32,7 +32,7 @@ IGNORED: dict[str, int] = {
     "log-error-stack": 0, "enable-ssl-refresh": 0, "middleware": 1, "h11-max-header-count": 1, "api-server-count": 1,
     "enable-flash-late-interaction": 0, "no-enable-flash-late-interaction": 0, "limit-mm-per-prompt": 1, "mm-processor-kwargs": 1,
     "media-io-kwargs": 1, "allowed-local-media-path": 1, "allowed-media-domains": 1, "mm-processor-cache-gb": 1,
-    "interleave-mm-strings": 0, "max-num-seqs": 1, "scheduling-policy": 1, "enable-chunked-prefill": 0, "no-enable-chunked-prefill": 0,
+    "interleave-mm-strings": 0, "max-num-seqs": 1, "enable-chunked-prefill": 0, "no-enable-chunked-prefill": 0,
     "enable-prefix-caching": 0, "no-enable-prefix-caching": 0, "gpu-memory-utilization": 1, "tensor-parallel-size": 1,
     "pipeline-parallel-size": 1, "data-parallel-size": 1, "enable-lora": 0, "lora-modules": 1, "max-loras": 1, "max-lora-rank": 1,
     "swap-space": 1, "kv-cache-dtype": 1, "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0,

@@ -64,6 +64,7 @@ def opened(folder: Path, asked: argparse.Namespace, settings: Settings) -> Model
         max_batch_tokens=asked.max_num_batched_tokens,
         max_queued_tokens=settings.max_queued_tokens,
         max_tokens=asked.max_model_len,
+        scheduling_policy=settings.scheduling_policy,
         check=asked.check,
     )
 

@@ -55,7 +55,7 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
 
     def start(deadline_s: float | None) -> Any:
         params = PoolingParams(dimensions=asked.output_dimension)
-        options = {"truncate_prompt_tokens": cut, "truncation_side": side, "deadline_s": deadline_s}
+        options = {"truncate_prompt_tokens": cut, "truncation_side": side, "deadline_s": deadline_s, "priority": asked.priority}
         messages = conversations_of(asked, prefix, has_template(served, here))
         if messages is None:
             return served.model.start(asked.texts, params, pooling_task="embed", prompt_name=prompt_name, **options)

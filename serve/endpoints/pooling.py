@@ -85,6 +85,7 @@ def text_options(asked: Any) -> dict[str, Any]:
         "truncate_prompt_tokens": asked.truncate_prompt_tokens,
         "truncation_side": asked.truncation_side,
         "add_special_tokens": asked.add_special_tokens,
+        "priority": asked.priority,
     }
 
 

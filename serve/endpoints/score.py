@@ -113,6 +113,7 @@ def options(asked: Any, served: Served, here: Context) -> dict[str, Any]:
         "max_tokens_per_doc": asked.max_tokens_per_doc or 0,
         "truncate_prompt_tokens": asked.truncate_prompt_tokens,
         "truncation_side": asked.truncation_side,
+        "priority": asked.priority,
     }
     if asked.truncate_documents:
         made["cut_document"] = True
