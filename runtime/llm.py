@@ -9,7 +9,7 @@ artifact was exported, and are refused with where to say them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from . import templates
 from .errors import InputError
 from .model import Model, load
 from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, ScoringOutput
+from .tokenizer import Tokenizer
 
 # Where, how fast and under which name to run: nothing of it changes a number.
 _HARMLESS = frozenset({
@@ -38,7 +39,6 @@ _EXPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "dtype": (("auto", None), "--precision"),
     "quantization": ((None,), "--precision int8"),
     "tokenizer": ((None,), "a checkpoint with that tokenizer"),
-    "io_processor_plugin": ((None,), "a checkpoint without plugin: tasks replace it"),
     "enable_lora": ((False, None), "a checkpoint with the adapter merged"),
 }
 
@@ -47,8 +47,9 @@ class LLM:
     """`model` is an artifact folder; `max_model_len` lowers the limit, `chat_template` is the score or chat template."""
 
     def __init__(
-        self, model: str, *, engine: str = "auto", max_model_len: int | None = None, chat_template: str | None = None, **keywords: Any
-    ) -> None:
+        self, model: str, *, engine: str = "auto", max_model_len: int | None = None, chat_template: str | None = None,
+        io_processor_plugin: str | None = None, **keywords: Any,
+    ) -> None:  # fmt: skip
         problems = []
         for name, value in keywords.items():
             if name in _EXPORTED:
@@ -62,7 +63,7 @@ class LLM:
                 problems.append(f"{name}: not a keyword that vLLM's LLM or poolrt knows")
         if problems:
             raise InputError(f"LLM(model={model!r}): " + "; ".join(problems))
-        self.model: Model = load(model, engine, max_tokens=max_model_len)
+        self.model: Model = load(model, engine, max_tokens=max_model_len, io_processor_plugin=io_processor_plugin)
         self._chat_template = _template(chat_template)
 
     def embed(self, prompts: Any, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any) -> Outputs[EmbeddingOutput]:
@@ -86,7 +87,7 @@ class LLM:
         return self.model.score(data_1, data_2, use_tqdm=use_tqdm, chat_template=template, **options)
 
     def get_tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.model)
+        return Tokenizer(self.model.preparation)
 
 
 def _template(given: str | None) -> str | None:
@@ -96,24 +97,3 @@ def _template(given: str | None) -> str | None:
     if not Path(given).is_file():
         raise InputError(f"chat_template {given!r}: neither a file nor a Jinja template", field="chat_template")
     return templates.read(Path(given))
-
-
-class Tokenizer:
-    """The part of a Hugging Face tokenizer that pooling scripts use."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return self._model.tokenize(text, add_special_tokens=add_special_tokens)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._model.detokenize(ids)
-
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        options.pop("tokenize", None)
-        return self._model.chat(messages, **options)
-
-    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        ids = self.encode(text, add_special_tokens=add_special_tokens)
-        return {"input_ids": ids, "attention_mask": [1] * len(ids)}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import artifact, backends, chunks, comparison, forms, params, scoring, tasks
+from . import artifact, backends, chunks, comparison, forms, params, plugins, scoring, tasks
 from .batching import Limits as BatchLimits
 from .batching import bounded
 from .calls import Answer
@@ -64,7 +64,7 @@ class Model:
 
     def __init__(
         self, folder: Path, manifest: Manifest, choice: backends.Choice, session: backends.Session, preparation: Preparation,
-        limits: BatchLimits, max_queued_tokens: int | None = None, policy: Policy = "fcfs",
+        limits: BatchLimits, max_queued_tokens: int | None = None, policy: Policy = "fcfs", plugin: str | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.manifest = manifest
@@ -75,6 +75,8 @@ class Model:
         self.engine = choice
         self._preparations = {preparation.style: preparation}
         self._lock = threading.Lock()
+        self._plugin_name = plugin or manifest.config.get("io_processor_plugin")
+        self._plugin: plugins.Plugin | None = None
         self._requests, self._tokenize_s = 0, 0.0
         self.worker = Worker(
             session, inputs=[tensor.name for tensor in choice.graph.inputs], pad_id=manifest.text.pad_id, limits=limits,
@@ -129,7 +131,9 @@ class Model:
     def encode(
         self, prompts: Any, pooling_params: Params = None, *, pooling_task: str | None = None, use_tqdm: forms.Bar = False, **options: Any
     ) -> Outputs[PoolingOutput]:
-        """Any task by name. Options: see `start`."""
+        """Any task by name; `plugin` takes {"data": ...} and answers one output of what the IO processor made. Options: see `start`."""
+        if pooling_task == "plugin":
+            return self._processed(prompts, pooling_params, use_tqdm, options)
         return self._wait(self.start(prompts, pooling_params, pooling_task=pooling_task, **options), use_tqdm)
 
     def score(self, data_1: Any, data_2: Any, /, *, use_tqdm: forms.Bar = False, **options: Any) -> Outputs[ScoringOutput]:
@@ -169,32 +173,37 @@ class Model:
             deadline_s: seconds until DeadlineExceeded.
             priority: lower is sooner, for a model loaded with scheduling_policy="priority"; else it changes nothing.
         """
-        task = self._task(pooling_task)
+        parts = self._parts(pooling_task)
         forms.refuse_lora(lora_request)
         given = forms.prompts(prompts_from(prompts))
-        each = params.each(pooling_params, len(given))
-        for one in {id(one): one for one in each}.values():
-            params.check(self.manifest, task, one)
+        # Only embeddings have dimensions, whatever else comes with them.
+        wanted = [params.each(pooling_params, len(given)), *(params.without_dimensions(pooling_params, len(given)) for _ in parts[1:])]
+        for part, each in zip(parts, wanted, strict=True):
+            for one in {id(one): one for one in each}.values():
+                params.check(self.manifest, part, one)
         options = forms.tokenization(
             tokenization_kwargs,
             truncate_prompt_tokens=truncate_prompt_tokens,
             truncation_side=truncation_side,
             add_special_tokens=add_special_tokens,
         )
-        chunked = self.manifest.chunked and task == "embed"
-        limits = chunks.limits(self.manifest, options.limits) if chunked else forms.shortened(options.limits, self.manifest, task)
+        chunked = self.manifest.chunked and parts == ("embed",)
+        limits = chunks.limits(self.manifest, options.limits) if chunked else forms.shortened(options.limits, self.manifest, parts[-1])
         begun = time.perf_counter()
         items = self.preparation.singles(
             given, limits=limits, role=role, prompt_name=prompt_name, add_special_tokens=options.add_special_tokens
         )
         self._prepared(begun)
-        head = self.manifest.heads[task]
+        heads = [self.manifest.heads[part] for part in parts]
         pieces = chunks.cut(items, self.max_tokens) if chunked else [[item] for item in items]
         run = [piece for group in pieces for piece in group]
-        wanted = [one for one, group in zip(each, pieces, strict=True) for _ in group] if chunked else each
+        if chunked:
+            wanted = [[one for one, group in zip(wanted[0], pieces, strict=True) for _ in group]]
 
         def finish(answer: Answer) -> Outputs[PoolingOutput]:
-            arrays = tasks.answers(task, head, answer.rows, run, wanted)
+            made = zip(parts, heads, (answer.rows, *answer.others), wanted, strict=True)
+            columns = [tasks.answers(part, head, rows, run, each) for part, head, rows, each in made]
+            arrays = columns[0] if len(columns) == 1 else [np.concatenate(each) for each in zip(*columns, strict=True)]
             if chunked:
                 arrays = chunks.joined(arrays, pieces)
             requests = tuple(
@@ -204,7 +213,7 @@ class Model:
             return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)
 
         deadline = _deadline(deadline_s, priority)
-        ticket = self.worker.submit(run, head.output, deadline_s=deadline_s, priority=priority)
+        ticket = self.worker.submit(run, *(head.output for head in heads), deadline_s=deadline_s, priority=priority)
         return Pending(ticket, finish, count=len(run), deadline=deadline)
 
     def start_score(
@@ -283,6 +292,15 @@ class Model:
         """A conversation rendered by the model's chat template; embed it with add_special_tokens=False."""
         return self.preparation.chat(messages, **options)
 
+    @property
+    def plugin(self) -> plugins.Plugin | None:
+        """The IO processor named when the model was loaded, else the one that its checkpoint names; made when first asked for. Raises
+        InputError when that cannot be."""
+        if self._plugin is None and self._plugin_name is not None:
+            with self._lock:
+                self._plugin = self._plugin or plugins.opened(str(self._plugin_name), self.manifest, self.preparation)
+        return self._plugin
+
     # Life
 
     def statistics(self) -> Statistics:
@@ -316,10 +334,24 @@ class Model:
     def __repr__(self) -> str:
         return f"<poolrt model {self.name!r}: {', '.join(self.tasks)}; {self.engine.name}>"
 
-    def _task(self, pooling_task: str | None) -> Task:
+    def _parts(self, pooling_task: str | None) -> tuple[Task, ...]:
+        """The tasks whose outputs make up the answer: one, but for vLLM's combined task."""
         if pooling_task is None:
             raise UnsupportedTask(f"pooling_task required for encode; this model's are {', '.join(map(repr, self.tasks))}")
-        return params.check_task(self.manifest, pooling_task)
+        if pooling_task == tasks.COMBINED and tasks.combines(self.manifest):
+            return "embed", "token_classify"
+        return (params.check_task(self.manifest, pooling_task),)
+
+    def _processed(self, prompts: Any, pooling_params: Params, use_tqdm: forms.Bar, options: Mapping[str, Any]) -> Outputs[Any]:
+        plugin = self.plugin
+        if plugin is None:
+            raise UnsupportedTask(f"{params.NO_PLUGIN} Give load() or LLM() an io_processor_plugin.")
+        if not isinstance(prompts, Mapping) or prompts.get("data") is None:
+            raise InputError("pooling_task='plugin' takes one object {'data': ...}, where data is what the plugin asks for", field="data")
+        prepared = plugin.prepare(prompts["data"], params=pooling_params)
+        task = prepared.task or self.tasks[0]
+        made = self._wait(self.start(prepared.prompts, prepared.params, pooling_task=task, **options), use_tqdm)
+        return Outputs((RequestOutput(plugin.finish(prepared, made), [], made.prompt_tokens),), made.padding)
 
     def _offered(self, task: Task, refusal: str) -> None:
         if task not in self.tasks:
@@ -373,6 +405,7 @@ def load(
     max_queued_tokens: int | None = None,
     max_tokens: int | None = None,
     scheduling_policy: Policy = "fcfs",
+    io_processor_plugin: str | None = None,
     check: artifact.Check = "full",
 ) -> Model:
     """Opens an artifact folder.
@@ -385,6 +418,7 @@ def load(
         max_queued_tokens: Overload is raised beyond this; None: no limit.
         max_tokens: a lower limit for one text than the model's own (vLLM's max_model_len).
         scheduling_policy: `fcfs` serves callers in fair turns, `priority` the lowest `priority` of a call first.
+        io_processor_plugin: name of the plugin that `encode(pooling_task="plugin")` runs; None: the one that the checkpoint names.
         check: `full` compares every file's sha256, `quick` only sizes.
 
     Raises ArtifactError for a folder that is not whole, EngineError when no engine can be opened, InputError for an argument that
@@ -415,4 +449,13 @@ def load(
         launch_tokens=CPU_LAUNCH if on_cpu else GPU_LAUNCH,
         profiles=tuple(session.profiles),
     )
-    return Model(opened.folder, manifest, choice, session, prepared, limits, max_queued_tokens, scheduling_policy)
+    model = Model(
+        opened.folder, manifest, choice, session, prepared, limits, max_queued_tokens, scheduling_policy, io_processor_plugin
+    )  # fmt: skip
+    if io_processor_plugin is not None:
+        try:
+            _ = model.plugin
+        except BaseException:
+            model.close()
+            raise
+    return model
