@@ -95,6 +95,9 @@ def parser_of() -> Parser:
     model.add_argument(
         "--preparation", choices=("model", "vllm"), default="vllm", help="how /score and /rerank prepare late-interaction texts"
     )
+    model.add_argument(
+        "--io-processor-plugin", nargs="+", default=[], help="plugin of the first artifact for /pooling with `data`, or NAME=ARTIFACT"
+    )
     model.add_argument("--check", choices=("full", "quick"), default="full", help="compare sha256 of every file, or only sizes")
 
     export = parser.add_argument_group("exporting a checkpoint first (vLLM's spellings)")

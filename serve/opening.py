@@ -37,6 +37,7 @@ def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
     unknown = [path for path in others if path not in asked.artifacts]
     if unknown:
         raise InputError(f"--served-model-name: {', '.join(unknown)} is none of the artifacts given")
+    processors = plugins_of(asked)
     served = []
     for index, argument in enumerate(asked.artifacts):
         folder = artifact_of(argument, asked)
@@ -45,7 +46,7 @@ def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
             names += own
         if not names:
             names = [default_name(argument, folder)]
-        served.append(Served(names=tuple(names), open=functools.partial(opened, folder, asked, settings)))
+        served.append(Served(names=tuple(names), open=functools.partial(opened, folder, asked, settings, processors.get(argument))))
     names = [name for one in served for name in dict.fromkeys(one.names)]
     twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
     if twice:
@@ -56,8 +57,18 @@ def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
     return Registry(served, check_names=settings.check_model_name)
 
 
-def opened(folder: Path, asked: argparse.Namespace, settings: Settings) -> Model:
-    return load(
+def plugins_of(asked: argparse.Namespace) -> dict[str, str]:
+    """Artifact -> the IO processor given for it."""
+    pairs = [(artifact or asked.artifacts[0], name) for name, _, artifact in (one.partition("=") for one in asked.io_processor_plugin)]
+    if unknown := [artifact for artifact, _ in pairs if artifact not in asked.artifacts]:
+        raise InputError(f"--io-processor-plugin: {', '.join(unknown)} is none of the artifacts given")
+    if len(found := dict(pairs)) < len(pairs):
+        raise InputError("--io-processor-plugin: an artifact has one plugin; give others as NAME=ARTIFACT")
+    return found
+
+
+def opened(folder: Path, asked: argparse.Namespace, settings: Settings, plugin: str | None = None) -> Model:
+    model = load(
         folder,
         asked.engine,
         threads=asked.threads,
@@ -65,8 +76,12 @@ def opened(folder: Path, asked: argparse.Namespace, settings: Settings) -> Model
         max_queued_tokens=settings.max_queued_tokens,
         max_tokens=asked.max_model_len,
         scheduling_policy=settings.scheduling_policy,
+        io_processor_plugin=plugin,
         check=asked.check,
     )
+    if model.plugin is not None:  # made now, also where only the checkpoint names it: a missing one is told at the start
+        log.info("%s: IO processor %s", model.name, model.plugin.name)
+    return model
 
 
 def default_name(argument: str, folder: Path) -> str:
