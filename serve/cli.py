@@ -125,6 +125,9 @@ def parser_of() -> Parser:
     front.add_argument("--ssl-ca-certs")
     front.add_argument("--ssl-cert-reqs", type=int, default=0)
     front.add_argument("--ssl-ciphers", default=TLS_CIPHERS)
+    front.add_argument(
+        "--middleware", action="append", default=[], metavar="MODULE.NAME", help="an ASGI class or async function around everything"
+    )
     flag(front, "--enable-request-id-headers")
     flag(front, "--disable-fastapi-docs", help="no /docs, /redoc, /openapi.json")
     flag(front, "--enable-server-load-tracking")
@@ -196,6 +199,7 @@ def settings_of(asked: argparse.Namespace) -> Settings:
             credentials=asked.allow_credentials,
         ),
         tls=tls,
+        middleware=middleware_of(asked.middleware),
         docs=not asked.disable_fastapi_docs,
         tokenizer_info=asked.enable_tokenizer_info_endpoint,
         track_load=asked.enable_server_load_tracking,
@@ -221,6 +225,14 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         log_level="debug" if asked.uvicorn_log_level == "trace" else asked.uvicorn_log_level,
         access_log=not asked.disable_uvicorn_access_log,
     )
+
+
+def middleware_of(names: Sequence[str]) -> tuple[Any, ...]:
+    if not names:
+        return ()
+    from .middleware import imported  # Starlette, which --help does without
+
+    return tuple(imported(name) for name in names)
 
 
 def gathered(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 TLS_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2; TLS 1.3 chooses among its own. uvicorn's default (`TLSv1`) lets clients settle on CBC with SHA-1."""
@@ -35,6 +35,8 @@ class Settings:
     root_path: str = ""
     cors: Cors = field(default_factory=Cors)
     tls: Tls | None = None
+    middleware: tuple[Any, ...] = ()
+    """ASGI classes and async functions around everything, the last outermost."""
     # Routes and headers
     docs: bool = True
     tokenizer_info: bool = False
