@@ -154,6 +154,7 @@ def parser_of() -> Parser:
     limits.add_argument("--request-timeout", type=float, metavar="S", help="time a request may take in all, then 504")
     limits.add_argument("--shutdown-timeout", type=float, default=30.0, metavar="S", help="time for running requests after SIGTERM")
     limits.add_argument("--h11-max-incomplete-event-size", type=positive, default=64 * 1024, help="bytes of a request's header block")
+    limits.add_argument("--h11-max-header-count", type=positive, default=256, help="headers of a request; beyond it 431")
     limits.add_argument("--server-threads", type=positive, default=8, help="threads that prepare texts")
     flag(limits, "--allow-foreign-token-ids", help="do not refuse token ids that OpenAI client libraries made with another tokenizer")
 
@@ -219,6 +220,7 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         shutdown_timeout_s=asked.shutdown_timeout,
         keep_alive_s=int(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
         max_header_bytes=asked.h11_max_incomplete_event_size,
+        max_header_count=asked.h11_max_header_count,
         max_queued_tokens=asked.max_queued_tokens,
         scheduling_policy=asked.scheduling_policy,
         threads=asked.server_threads,

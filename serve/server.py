@@ -13,6 +13,7 @@ import uvicorn
 from ..runtime.errors import EXIT_INTERNAL, EXIT_OK, PoolrtError
 from .app import create_app
 from .context import Context
+from .protocol import Protocol
 from .registry import Registry
 from .settings import Settings
 
@@ -61,6 +62,7 @@ def run(registry: Registry, settings: Settings) -> int:
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
+        "http": Protocol,
         "log_config": None,
         "access_log": settings.access_log,
         "server_header": False,

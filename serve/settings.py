@@ -66,6 +66,7 @@ class Settings:
     """Time that running requests get after the first SIGTERM."""
     keep_alive_s: int = 5
     max_header_bytes: int = 64 * 1024
+    max_header_count: int = 256
     max_queued_tokens: int | None = 2_000_000
     """Tokens that may wait per model; beyond it a request is refused with 429. None: no limit."""
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"

@@ -226,6 +226,56 @@ def test_work_of_a_client_that_left_is_not_done(artifacts: Callable[[str], Path]
         assert value(samples, "http_requests_total", status="5xx") == 0
 
 
+@pytest.fixture(scope="module")
+def narrow(models: Callable[[str], Model]) -> Iterator[Live]:
+    with live(models("minilm_like"), settings=Settings(max_header_bytes=2000, max_header_count=20)) as server:
+        yield server
+
+
+def test_headers_beyond_the_limits_are_refused(narrow: Live):
+    assert narrow.client.get("/health", headers={"x-long": "a" * 1500}).status_code == 200
+    assert narrow.client.get("/health", headers=[(f"x-{index}", "a") for index in range(10)]).status_code == 200
+    for headers, flag in (({"x-long": "a" * 2000}, "size"), ([(f"x-{index}", "a") for index in range(20)], "count")):
+        refused = narrow.client.get("/health", headers=headers)
+        assert refused.status_code == 431
+        assert refused.json()["error"]["type"] == "RequestTooLargeError"
+        assert flag in refused.json()["error"]["message"]
+    assert Settings().max_header_count == 256
+
+
+@pytest.mark.parametrize(
+    "start", [b"GET /health HTTP/1.1\r\nx-long: ", b"GET /", b"GET /health HTTP/1.1\r\n"], ids=["value", "path", "many"]
+)
+def test_headers_without_end_are_cut_off(narrow: Live, start: bytes):
+    with socket.create_connection(("127.0.0.1", narrow.port), timeout=SOON_S) as endless:
+        endless.sendall(start)
+        sent, answer = 0, b""
+        try:
+            while sent < 10_000_000:
+                endless.sendall(b"x-a: b\r\n" * 500 if start.endswith(b"\n") else b"a" * 4000)
+                sent += 4000
+        except OSError:
+            pass
+        try:
+            while more := endless.recv(4096):
+                answer += more
+        except OSError:  # what is still on its way when the other side closes resets the connection
+            pass
+    assert sent < 10_000_000
+    assert not answer or answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_large_bodies_on_one_connection_are_no_large_headers(narrow: Live):
+    body = json.dumps({"input": "paris " * 200_000, "truncate_prompt_tokens": 5}).encode()
+    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", narrow.port), timeout=SOON_S) as kept:
+        kept.sendall((head + body) * 3)
+        answers = b""
+        while answers.count(b"HTTP/1.1 200") < 3:
+            answers += (more := kept.recv(65536))
+            assert more, answers[-500:]
+
+
 ROUTES: dict[str, Callable[[str], dict[str, Any]]] = {
     "/v1/embeddings": lambda text: {"input": text},
     "/v2/embed": lambda text: {"texts": [text]},
