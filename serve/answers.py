@@ -48,9 +48,14 @@ def _plain(value: Any) -> Any:
 
 
 def answer_id(prefix: str, request: Request, asked: object) -> str:
-    """The header X-Request-Id, else the body's request_id, else something new."""
+    """The header X-Request-Id, else the body's request_id, else something new; the same whenever a request asks."""
     given = request.headers.get("x-request-id") or getattr(asked, "request_id", "")
-    return f"{prefix}-{given[:MAX_REQUEST_ID]}" if given else f"{prefix}-{random.getrandbits(64):016x}"
+    if given:
+        return f"{prefix}-{given[:MAX_REQUEST_ID]}"
+    state = request.state
+    if not hasattr(state, "answer_id"):
+        state.answer_id = f"{random.getrandbits(64):016x}"
+    return f"{prefix}-{state.answer_id}"
 
 
 def usage(tokens: int) -> dict[str, Any]:

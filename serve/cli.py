@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
 from .flags import IGNORED, SEVERAL, merged, normalised
+from .logs import configure
 from .settings import TLS_CIPHERS, Cors, Settings, Tls
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -28,28 +29,12 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see poolrt serve --help")
 
 
-class Quiet(logging.Filter):
-    """Keeps requests to some paths out of the access log."""
-
-    def __init__(self, paths: str) -> None:
-        super().__init__()
-        self.paths = frozenset(path.strip() for path in paths.split(",") if path.strip())
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        # uvicorn's arguments: client, method, path with query, HTTP version, status.
-        path = record.args[2] if isinstance(record.args, tuple) and len(record.args) > 2 else ""
-        return str(path).partition("?")[0] not in self.paths
-
-
 def serve(arguments: Sequence[str]) -> int:
     """The command; answers the exit code."""
     try:
         asked, notes = parse(arguments)
         settings = settings_of(asked)
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname).1s %(asctime)s %(message)s", stream=sys.stderr)
-        logging.getLogger("uvicorn.access").setLevel("INFO" if settings.access_log else "WARNING")
-        logging.getLogger("uvicorn.access").addFilter(Quiet(asked.disable_access_log_for_endpoints))
-        logging.getLogger("uvicorn.error").setLevel("WARNING")
+        configure(settings, file=asked.log_config_file, quiet=asked.disable_access_log_for_endpoints)
         for note in notes:
             log.info("%s", note)
         check_exposure(settings, insecure=asked.insecure_no_auth)
@@ -137,6 +122,9 @@ def parser_of() -> Parser:
     front.add_argument("--uvicorn-log-level", default="info", choices=("debug", "info", "warning", "error", "critical", "trace"))
     flag(front, "--disable-uvicorn-access-log")
     front.add_argument("--disable-access-log-for-endpoints", default="", metavar="PATHS", help="comma-separated, e.g. /health,/metrics")
+    front.add_argument("--log-config-file", type=Path, metavar="FILE", help="JSON for logging.config.dictConfig, instead of these levels")
+    flag(front, "--enable-log-requests", help="log the prompts of each request: what users send is then in the log")
+    front.add_argument("--max-log-len", type=natural, metavar="N", help="characters or token ids of a prompt that are logged")
 
     templates = parser.add_argument_group("templates")
     templates.add_argument("--chat-template", help="file, or Jinja text; for cross-encoders the score template")
@@ -226,6 +214,8 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         threads=asked.server_threads,
         log_level="debug" if asked.uvicorn_log_level == "trace" else asked.uvicorn_log_level,
         access_log=not asked.disable_uvicorn_access_log,
+        log_requests=asked.enable_log_requests,
+        max_log_length=asked.max_log_len,
     )
 
 
@@ -280,6 +270,13 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
+    return value
+
+
+def natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, found {value}")
     return value
 
 

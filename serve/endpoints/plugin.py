@@ -25,6 +25,7 @@ async def answer(request: Request, asked: schemas.PoolingPlugin, served: Served,
         if not prepared:
             prepared.append(plugin.prepare(asked.data, identifier))
         (ready,) = prepared
+        here.log_inputs("pooling", request, asked, served, ready.prompts)
         return served.model.start(
             ready.prompts,
             ready.params,
