@@ -113,6 +113,7 @@ def parser_of() -> Parser:
     front.add_argument(
         "--middleware", action="append", default=[], metavar="MODULE.NAME", help="an ASGI class or async function around everything"
     )
+    flag(front, "--enable-ssl-refresh", help="read changed certificate files while the server runs")
     flag(front, "--enable-request-id-headers")
     flag(front, "--disable-fastapi-docs", help="no /docs, /redoc, /openapi.json")
     flag(front, "--enable-server-load-tracking")
@@ -167,11 +168,13 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         keys = [key for name in ("POOLRT_API_KEY", "VLLM_API_KEY") if (key := environment.get(name))]
     if bool(asked.ssl_keyfile) != bool(asked.ssl_certfile):
         raise InputError("--ssl-keyfile and --ssl-certfile go together")
+    if asked.enable_ssl_refresh and not asked.ssl_certfile:
+        raise InputError("--enable-ssl-refresh has no certificate to look at; give --ssl-keyfile and --ssl-certfile, or leave it out")
     tls = None
     if asked.ssl_keyfile:
         tls = Tls(
             keyfile=asked.ssl_keyfile, certfile=asked.ssl_certfile, ca_certs=asked.ssl_ca_certs, cert_reqs=asked.ssl_cert_reqs,
-            ciphers=asked.ssl_ciphers,
+            ciphers=asked.ssl_ciphers, refresh=asked.enable_ssl_refresh,
         )  # fmt: skip
     if not 0 <= asked.port <= 65535:
         raise InputError(f"--port {asked.port} is not a port, expected 0 to 65535")

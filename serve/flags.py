@@ -29,7 +29,7 @@ IGNORED: dict[str, int] = {
     "tokenizer": 1, "tokenizer-mode": 1, "trust-remote-code": 0, "dtype": 1, "seed": 1, "tokenizer-revision": 1, "code-revision": 1,
     "quantization": 1, "load-format": 1, "download-dir": 1, "enforce-eager": 0, "renderer-num-workers": 1,
     "model-impl": 1, "task": 1, "config-format": 1, "enable-offline-docs": 0,
-    "log-error-stack": 0, "enable-ssl-refresh": 0, "api-server-count": 1,
+    "log-error-stack": 0, "api-server-count": 1,
     "enable-flash-late-interaction": 0, "no-enable-flash-late-interaction": 0, "limit-mm-per-prompt": 1, "mm-processor-kwargs": 1,
     "media-io-kwargs": 1, "allowed-local-media-path": 1, "allowed-media-domains": 1, "mm-processor-cache-gb": 1,
     "interleave-mm-strings": 0, "max-num-seqs": 1, "enable-chunked-prefill": 0, "no-enable-chunked-prefill": 0,

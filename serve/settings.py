@@ -16,6 +16,8 @@ class Tls:
     ca_certs: str | None = None
     cert_reqs: int = 0
     ciphers: str = TLS_CIPHERS
+    refresh: bool = False
+    """Read changed files while the server runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
