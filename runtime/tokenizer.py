@@ -13,6 +13,11 @@ class Tokenizer:
         self._preparation = preparation
         self._special = preparation.text.special_tokens
 
+    @property
+    def backend_tokenizer(self) -> Any:
+        """The tokenizers library's own, as the Hugging Face class calls it; never change its settings."""
+        return self._preparation.tokenizer
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return self._preparation.tokenize(text, add_special_tokens=add_special_tokens)
 

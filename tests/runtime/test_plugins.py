@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -262,6 +263,29 @@ def test_a_plugin_that_cannot_be_is_told_when_it_is_asked_for(opened, artifact, 
     with pytest.raises(InputError, match=told) as refused:
         opened(artifact, name)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["bge_m3", "minilm_like"])
+def test_processors_are_given_a_tokenizer_like_hugging_faces(opened, checkpoints, name):
+    import transformers
+
+    ours = LLM.get_tokenizer(SimpleNamespace(model=opened(name, None)))  # pyright: ignore[reportArgumentType]
+    theirs = transformers.AutoTokenizer.from_pretrained(checkpoints(name))
+    for special in (True, False):
+        assert ours.encode(TEXTS[0], add_special_tokens=special) == theirs.encode(TEXTS[0], add_special_tokens=special)
+    ids = ours.encode(TEXTS[0])
+    assert ours(TEXTS[0])["input_ids"] == theirs(TEXTS[0])["input_ids"]
+    assert ours.convert_ids_to_tokens(ids) == theirs.convert_ids_to_tokens(ids)
+    assert ours.convert_ids_to_tokens(ids[1]) == theirs.convert_ids_to_tokens(ids[1])
+    tokens = [*theirs.convert_ids_to_tokens(ids), "no such token"]
+    assert ours.convert_tokens_to_ids(tokens) == theirs.convert_tokens_to_ids(tokens)
+    assert ours.convert_tokens_to_ids(tokens[1]) == theirs.convert_tokens_to_ids(tokens[1])
+    assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True)
+    assert ours.decode(ids[1]) == theirs.decode(ids[1])
+    assert ours.get_vocab() == theirs.get_vocab()
+    assert ours.backend_tokenizer.to_str()
+    for kind in ("cls", "sep", "mask", "pad", "unk", "bos", "eos"):
+        assert getattr(ours, f"{kind}_token_id") == getattr(theirs, f"{kind}_token_id")
 
 
 def test_without_a_plugin_its_task_is_refused(opened):
