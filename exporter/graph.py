@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint
 from .graph_surgery import unguard
 from .head_modules import Heads
 from .heads import Plan
+from .tidy import tidy
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -124,6 +125,7 @@ def _traced(module: PoolingModel, plan: Plan, *, optimize: bool) -> torch.onnx.O
 def _finish(model: onnx_ir.Model, plan: Plan) -> None:
     _strip(model)
     unguard(model)
+    tidy(model)
     _assert_interface(model, plan, _outputs(plan))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .flat_rows import Flats
 from .graph_surgery import Surgeon, constant_of, heads, unguard
 
 if TYPE_CHECKING:
@@ -51,18 +52,22 @@ def int8_from_onnx(source: Path, target: Path, *, keep: Collection[str] = ()) ->
     unguard(model)
     surgeon, final = Surgeon(model, "int8"), heads(model.graph)
     products, tables, kept = [], [], []
+    chosen: dict[ir.Node, NDArray[np.float32]] = {}
+    for node in model.graph:
+        if node.op_type == "MatMul" and (weights := _weights(node)) is not None:
+            if node in final or _name(node) in keep or min(weights.shape) < _SMALLEST_SIDE:
+                kept.append(_name(node))
+            else:
+                chosen[node] = weights
+    flats = Flats(surgeon, chosen)
     rows: dict[ir.Value, _Rows] = {}
     for node in list(model.graph):
-        if node.op_type == "MatMul" and (weights := _weights(node)) is not None:
-            name = _name(node)
-            if node in final or name in keep or min(weights.shape) < _SMALLEST_SIDE:
-                kept.append(name)
-                continue
-            x = node.inputs[0]
+        if (weights := chosen.get(node)) is not None:
+            name, x = _name(node), node.inputs[0]
             assert x is not None
             if x not in rows:
-                rows[x] = _rows(surgeon, node, x, weights.shape[0])
-            _product(surgeon, node, rows[x], weights, name)
+                rows[x] = _rows(surgeon, flats, node, x, weights.shape[0])
+            _product(surgeon, flats, node, rows[x], weights, name)
             products.append(name)
         elif node.op_type == "Gather" and (table := _table(node)) is not None and _name(node) not in keep:
             tables.append(_name(node))
@@ -78,8 +83,8 @@ class _Rows:
     values: ir.Value
     scales: ir.Value
     """[rows, 1] float32"""
-    shape: ir.Value
-    """Shape of the activation, without its last axis."""
+    source: ir.Value
+    """The activation, [..., width]."""
     zero: int
     shift: float
     """Was added to every value before quantising."""
@@ -106,30 +111,29 @@ def _table(node: ir.Node) -> NDArray[np.float32] | None:
     return found if axis is None or axis.as_int() == 0 else None
 
 
-def _rows(surgeon: Surgeon, node: ir.Node, x: ir.Value, width: int) -> _Rows:
+def _rows(surgeon: Surgeon, flats: Flats, node: ir.Node, x: ir.Value, width: int) -> _Rows:
     producer = x.producer()
     positive = producer is not None and producer.op_type in ("Gelu", "Relu")
     shift = _GELU_MINIMUM if producer is not None and producer.op_type == "Gelu" else 0.0
     zero, levels = (0, 255) if positive else (128, 127)
     last = surgeon.constant("last axis", np.array([-1], np.int64))
-    flat = surgeon.node(node, "Reshape", x, surgeon.constant(f"rows of {width}", np.array([-1, width], np.int64)))
+    flat = flats.of(node, x, width)
     if shift:
         flat = surgeon.node(node, "Add", flat, surgeon.constant("gelu shift", np.array(shift, np.float32)))
     size = flat if positive else surgeon.node(node, "Abs", flat)
     largest = surgeon.node(node, "ReduceMax", size, last, keepdims=0)
     largest = surgeon.node(node, "Max", largest, surgeon.constant("tiny", np.array(_TINY, np.float32)))
     scale = surgeon.node(node, "Mul", largest, surgeon.constant(f"1/{levels}", np.array(1 / levels, np.float32)))
-    zeros = surgeon.node(node, "Expand", surgeon.constant(f"zero {zero}", np.array([zero], np.uint8)), surgeon.node(node, "Shape", scale))
     return _Rows(
-        values=surgeon.node(node, "QuantizeLinear", flat, scale, zeros, axis=0),
+        values=surgeon.node(node, "QuantizeLinear", flat, scale, flats.zeros(node, x, scale, zero), axis=0),
         scales=surgeon.node(node, "Unsqueeze", scale, surgeon.constant("axis 1", np.array([1], np.int64))),
-        shape=surgeon.node(node, "Slice", surgeon.node(node, "Shape", x), surgeon.constant("first", np.array([0], np.int64)), last),
+        source=x,
         zero=zero,
         shift=shift,
     )
 
 
-def _product(surgeon: Surgeon, node: ir.Node, x: _Rows, weights: NDArray[np.float32], name: str) -> None:
+def _product(surgeon: Surgeon, flats: Flats, node: ir.Node, x: _Rows, weights: NDArray[np.float32], name: str) -> None:
     """y = scale(row) * scale(column) * integers, then the shift of the activations is taken out with the column sums."""
     columns = np.maximum(np.abs(weights).max(axis=0), _TINY).astype(np.float32) / np.float32(WEIGHT_LIMIT)
     whole = np.clip(np.rint(weights / columns), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
@@ -149,11 +153,8 @@ def _product(surgeon: Surgeon, node: ir.Node, x: _Rows, weights: NDArray[np.floa
     if bias is not None or correction is not None:
         total = (bias if bias is not None else np.float32(0)) + (correction if correction is not None else np.float32(0))
         y = surgeon.node(node, "Add", y, surgeon.constant(f"{name}/bias", np.asarray(total, np.float32)))
-    width = surgeon.constant(f"width {weights.shape[1]}", np.array([weights.shape[1]], np.int64))
-    y = surgeon.node(node, "Reshape", y, surgeon.node(node, "Concat", x.shape, width, axis=0))
     replaced = add if add is not None else node
-    y.shape, y.type = replaced.outputs[0].shape, replaced.outputs[0].type
-    replaced.outputs[0].replace_all_uses_with(y)
+    flats.back(node, y, x.source, replaced.outputs[0], weights.shape[1])
     if add is not None:
         surgeon.graph.remove(add, safe=True)
     surgeon.graph.remove(node, safe=True)

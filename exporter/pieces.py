@@ -46,6 +46,8 @@ class Pieces:
         self._pieces = self._cut(model.graph)
         self._last: tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]] | None = None
 
+    lanes = 1
+
     @property
     def backend(self) -> str:
         return "onnxruntime"
@@ -54,7 +56,7 @@ class Pieces:
     def profiles(self) -> Sequence[Profile]:
         return ()
 
-    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+    def run(self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False) -> list[NDArray[np.float32]]:
         # Tasks are asked for one after the other, and all of them come out of one pass.
         if self._last is None or not all(np.array_equal(inputs[name], array) for name, array in self._last[0].items()):
             self._last = ({name: np.array(array) for name, array in inputs.items()}, self._computed(inputs))

@@ -153,7 +153,7 @@ def _by_sensitivity(folder: Path, draft: Manifest, facts: Quantised, items: Sequ
 
 
 def _run(folder: Path, draft: Manifest, graph: Graph, feed: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
-    session = ort.open(folder, draft, graph)
+    session = ort.open(folder, draft, graph, lanes=1)
     try:
         return session.run(feed, names)  # pyright: ignore[reportReturnType]
     finally:
@@ -163,7 +163,7 @@ def _run(folder: Path, draft: Manifest, graph: Graph, feed: dict[str, np.ndarray
 def _speedup(folder: Path, draft: Manifest, base: Graph, made: Graph, items: Sequence[Item]) -> float:
     """fp32 seconds over int8 seconds on the same batch, interleaved, medians of several runs."""
     feed, output = _feed(base, draft, items[:_PROBES]), [draft.heads[draft.tasks[0]].output]
-    sessions = [ort.open(folder, draft, graph) for graph in (base, made)]
+    sessions = [ort.open(folder, draft, graph, lanes=1) for graph in (base, made)]
     seconds: list[list[float]] = [[], []]
     for _ in range(7):
         for session, spent in zip(sessions, seconds, strict=True):

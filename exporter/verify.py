@@ -53,7 +53,7 @@ class Runner:
             graph, session = engine, Pieces(folder, engine)
         else:
             self.name = f"onnxruntime:{engine.file}"
-            graph, session = engine, ort.open(folder, manifest, engine)
+            graph, session = engine, ort.open(folder, manifest, engine, lanes=1)
         self._worker = Worker(
             session, inputs=[tensor.name for tensor in graph.inputs], pad_id=manifest.text.pad_id, limits=_EVERYTHING, name="verify"
         )

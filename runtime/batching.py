@@ -8,9 +8,12 @@ until its padding would exceed `launch_tokens` (docs/decisions/batching.md has t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .manifest import Head, Profile
+
+WORTH_LAUNCHES = 2
+"""A lane is only given its own batch when that is worth this many launches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,13 @@ class Limits:
         if self.profiles:
             rows = min(rows, max((profile.largest[0] for profile in self.profiles if profile.largest[1] >= width), default=1))
         return max(rows, 1)
+
+    def shared(self, queued_tokens: int, lanes: int) -> Limits:
+        """Smaller batches where several lanes are free, so that each has work; none below what a few launches cost."""
+        if lanes < 2:
+            return self
+        share = max(-(-queued_tokens // lanes), WORTH_LAUNCHES * self.launch_tokens)
+        return self if share >= self.max_tokens else replace(self, max_tokens=share)
 
     def shape(self, rows: int, width: int) -> tuple[int, int]:
         """The shape to compute: the least one that some profile accepts."""

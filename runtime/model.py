@@ -28,7 +28,7 @@ Style = Literal["model", "vllm"]
 Params = PoolingParams | Sequence[PoolingParams | None] | None
 
 # Slots per batch and the cost of a launch in tokens of work (docs/decisions/batching.md).
-CPU_TOKENS, CPU_LAUNCH = 1024, 16
+CPU_TOKENS, CPU_LAUNCH = 512, 16
 GPU_TOKENS, GPU_LAUNCH = 16384, 1024
 # What the logits of a SPLADE batch may take, several times over while they are pooled (docs/decisions/memory.md).
 CPU_LOGITS, GPU_LOGITS = 64 << 20, 1 << 30

@@ -1,7 +1,8 @@
-"""One thread per session that merges the items of all callers into batches.
+"""The threads of a session that merge the items of all callers into batches.
 
-No timer: while one batch runs, the next gathers. Callers share fairly: each item's place in line is the caller's share of the work so
-far (self-clocked fair queueing, Golestani 1994), so a short request passes between the batches of a long one. Under the policy
+No timer: while batches run, the next gathers. Each of the session's lanes is a thread that takes a batch, runs it and answers it; what
+is queued is shared out among the lanes that are free. Callers share fairly: each item's place in line is the caller's share of the work
+so far (self-clocked fair queueing, Golestani 1994), so a short request passes between the batches of a long one. Under the policy
 `priority` the line goes by priority, then by arrival. What fails, is cancelled or comes too late touches only its own call.
 """
 
@@ -61,9 +62,13 @@ class Worker:
         self._speed = 0.0
         """Tokens per second, lately; 0: nothing measured yet."""
         self._closing = False
-        self._beat = time.monotonic()
-        self._thread = threading.Thread(target=self._serve, name=f"poolrt-{name}", daemon=True)
-        self._thread.start()
+        self._idle = 0
+        """Lanes that wait for work."""
+        self._running: dict[int, float] = {}
+        """Thread -> when its batch began."""
+        self._threads = [threading.Thread(target=self._serve, name=f"poolrt-{name}-{lane}", daemon=True) for lane in range(session.lanes)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, items: Sequence[Item], *outputs: str, deadline_s: float | None = None, priority: int = 0) -> Ticket:
         """Queues the items of one call for these graph outputs, all computed in one pass. `priority` counts under that policy only.
@@ -100,7 +105,7 @@ class Worker:
                 heapq.heappush(self._deadlines, (call.deadline, next(self._arrivals), call))
             self._counters.queued_items += len(entries)
             self._counters.queued_tokens += tokens
-            self._lock.notify()
+            self._lock.notify(len(entries))
         future.add_done_callback(lambda done: self._cancelled(call) if done.cancelled() else None)
         return future
 
@@ -118,48 +123,58 @@ class Worker:
             return replace(self._counters)
 
     def stalled_s(self) -> float:
-        """Seconds since the last sign of life while there is work; 0 when idle. Large: the engine hangs."""
+        """Seconds the oldest running batch has taken so far; 0 when idle. Large: the engine hangs."""
         with self._lock:
-            busy = self._counters.queued_items or self._counters.running_items
-            return time.monotonic() - self._beat if busy else 0.0
+            return time.monotonic() - min(self._running.values()) if self._running else 0.0
 
     def close(self, timeout_s: float | None = None) -> None:
         """Refuses new work, finishes what is queued within `timeout_s` (None: however long), fails the rest, closes the session."""
         with self._lock:
             self._closing = True
-            self._lock.notify()
-        if threading.current_thread() is self._thread:
-            return  # a model dropped by one of its own callbacks; the thread ends with its queue
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
+            self._lock.notify_all()
+        if threading.current_thread() in self._threads:
+            return  # a model dropped by one of its own callbacks; the threads end with the queue
+        if not self._ended(timeout_s):
             with self._lock:
                 calls = {id(entry.call): entry.call for entry in self._queued}
                 self._leave(calls)
             for call in calls.values():
                 _fail(call, EngineError("the model was closed before this was computed"))
-            self._thread.join(timeout_s)
-        if not self._thread.is_alive():
-            self.session.close()
+            if not self._ended(timeout_s):
+                return
+        self.session.close()
 
-    # The worker thread
+    def _ended(self, timeout_s: float | None) -> bool:
+        """Waits for the threads, `timeout_s` for all of them together."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    # The lanes
 
     def _serve(self) -> None:
+        lane = threading.get_ident()
         while True:
             with self._lock:
+                self._idle += 1
                 while not self._queued and not self._closing:
                     self._lock.wait()
-                self._beat = time.monotonic()
                 late = self._late()
                 self._leave(late)
                 self._counters.expired += len(late)
                 batch = self._take()
+                self._idle -= 1
                 if not batch and not self._queued and self._closing:
                     return
+                alone = not self._running and not self._queued
+                if batch:
+                    self._running[lane] = time.monotonic()
             # Answered outside the lock: a future's callbacks are other people's code.
             for call in late.values():
                 _fail(call, DeadlineExceeded("not computed in the time that was given; try again later, or give more"))
             if batch:
-                self._run(batch)
+                self._run(batch, alone=alone)
 
     def _late(self) -> dict[int, Call]:
         now, late = time.monotonic(), {}
@@ -170,15 +185,16 @@ class Worker:
         return late
 
     def _take(self) -> list[Entry]:
-        """The next batch: the first in line with its neighbours in length."""
+        """The next batch: the first in line with its neighbours in length, no more of them than leaves work for every free lane."""
+        limits = self.limits.shared(self._counters.queued_tokens, self._idle)
         while self._line:
             _, place, _, seed = heapq.heappop(self._line)
             if seed not in self._queued:
                 continue
             self._now = max(self._now, place)
-            batch = self._pools[seed.kind].take(seed, self.limits)
+            batch = self._pools[seed.kind].take(seed, limits)
             if self.policy == "priority":
-                batch += self._less_urgent(batch)
+                batch += self._less_urgent(batch, limits)
             self._queued.difference_update(batch)
             if not self._queued:
                 self._line.clear()  # places of items that went along with others
@@ -191,15 +207,15 @@ class Worker:
                 self._counters.queue_s += now - call.submitted
             self._counters.queued_items -= len(batch)
             self._counters.queued_tokens -= sum(entry.length for entry in batch)
-            self._counters.running_items = len(batch)
+            self._counters.running_items += len(batch)
             return batch
         return []
 
-    def _less_urgent(self, batch: Sequence[Entry]) -> list[Entry]:
+    def _less_urgent(self, batch: Sequence[Entry], limits: Limits) -> list[Entry]:
         """What fits beside a batch and lengthens no row, the most urgent first."""
         width, outputs = max(entry.length for entry in batch), batch[0].outputs
-        rows = self.limits.rows(width) - len(batch)
-        padding = self.limits.launch_tokens - sum(width - entry.length for entry in batch)
+        rows = limits.rows(width) - len(batch)
+        padding = limits.launch_tokens - sum(width - entry.length for entry in batch)
         taken: list[Entry] = []
         for kind in sorted((kind for kind in self._pools if kind[0] == outputs), key=lambda kind: kind[1]):
             more = self._pools[kind].beside(width, rows - len(taken), padding)
@@ -228,43 +244,51 @@ class Worker:
             self._counters.cancelled += 1
             self._leave({id(call): call})
 
-    def _run(self, batch: list[Entry]) -> None:
+    def _run(self, batch: list[Entry], *, alone: bool) -> None:
         tokens = sum(entry.length for entry in batch)
         rows, width = self.limits.shape(len(batch), max(entry.length for entry in batch))
         begun = time.monotonic()
         try:
-            arrays = self.session.run(self._arrays(batch, rows, width), batch[0].outputs)
+            arrays = self.session.run(self._arrays(batch, rows, width), batch[0].outputs, alone=alone)
             assert all(len(array) == rows for array in arrays), f"the engine answered {[len(array) for array in arrays]} rows of {rows}"
         except Exception as error:
             self._split(batch, error)
             return
         spent = time.monotonic() - begun
+        for place, entry in enumerate(batch):
+            for array, kept in zip(arrays, (entry.call.answer.rows, *entry.call.answer.others), strict=True):
+                # Copies: a view would keep the whole batch alive.
+                kept[entry.index] = (array[place, : entry.length] if array.ndim == 3 else array[place]).copy()
+        calls: dict[int, Call] = {}
         with self._lock:
-            self._beat = time.monotonic()
+            self._left(len(batch))
             counters = self._counters
             counters.items += len(batch)
             counters.tokens += tokens
             counters.slots += rows * width
             counters.batches += 1
             counters.engine_s += spent
-            counters.running_items = 0
-            self._speed = tokens / spent if not self._speed else 0.8 * self._speed + 0.2 * tokens / spent
-        for place, entry in enumerate(batch):
-            answer = entry.call.answer
-            for array, kept in zip(arrays, (answer.rows, *answer.others), strict=True):
-                # Copies: a view would keep the whole batch alive.
-                kept[entry.index] = (array[place, : entry.length] if array.ndim == 3 else array[place]).copy()
-            answer.slots += width
-        calls: dict[int, Call] = {}
-        for entry in batch:
-            entry.call.remaining -= 1
-            entry.call.future.done_items += 1
-            calls[id(entry.call)] = entry.call
-        for call in calls.values():
-            call.answer.engine_s += spent
-            if not call.remaining:
-                call.entries = []
-                _answer(call)
+            # Of all lanes together, each of which has its share of the processor.
+            speed = tokens / spent * len(self._threads)
+            self._speed = speed if not self._speed else 0.8 * self._speed + 0.2 * speed
+            for entry in batch:
+                call = entry.call
+                call.answer.slots += width
+                call.remaining -= 1
+                call.future.done_items += 1
+                calls[id(call)] = call
+            for call in calls.values():
+                call.answer.engine_s += spent
+                if not call.remaining:
+                    call.entries = []
+            done = [call for call in calls.values() if not call.remaining]
+        for call in done:
+            _answer(call)
+
+    def _left(self, items: int) -> None:
+        """These items of this thread's batch are through."""
+        self._counters.running_items -= items
+        self._running.pop(threading.get_ident(), None)
 
     def _arrays(self, batch: Sequence[Entry], rows: int, width: int) -> dict[str, NDArray[np.int64]]:
         ids = np.full((rows, width), self._pad_id, dtype=np.int64)
@@ -285,13 +309,15 @@ class Worker:
         """A failed batch is tried again in halves, down to single items: memory may suffice for less, and one item may be to blame."""
         if len(batch) > 1:
             middle = len(batch) // 2
-            self._run(batch[:middle])
-            self._run(batch[middle:])
+            for half in (batch[:middle], batch[middle:]):
+                with self._lock:
+                    self._running[threading.get_ident()] = time.monotonic()
+                self._run(half, alone=False)
             return
         call = batch[0].call
         with self._lock:
             self._counters.failed += 1
-            self._counters.running_items = 0
+            self._left(1)
             self._leave({id(call): call})
         _fail(call, error if isinstance(error, PoolrtError) else EngineError(f"the engine failed ({type(error).__name__})"), error)
 

@@ -18,7 +18,12 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Session(Protocol):
-    """An opened engine. Owned by one worker thread: `run` is never called from two threads at once."""
+    """An opened engine, owned by one worker."""
+
+    @property
+    def lanes(self) -> int:
+        """How many threads may call `run` at once."""
+        ...
 
     @property
     def backend(self) -> str:
@@ -30,9 +35,10 @@ class Session(Protocol):
         """Shapes it accepts; empty: any."""
         ...
 
-    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+    def run(self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False) -> list[NDArray[np.float32]]:
         """Runs one batch. `inputs` are int64 [batch, tokens], names as in the manifest's graph; `outputs` names the graph outputs
-        wanted, answered in that order as float32. Raises EngineError."""
+        wanted, answered in that order as float32. `alone`: no other lane has work, so this batch may take the whole machine.
+        Raises EngineError."""
         ...
 
     def close(self) -> None: ...

@@ -179,6 +179,8 @@ class Session:
         self._inputs = {tensor.name: tensor for tensor in tensors if is_input[tensor.name]}
         self._outputs = {tensor.name: tensor for tensor in tensors if not is_input[tensor.name]}
 
+    lanes = 1
+
     @property
     def backend(self) -> str:
         return self._facts.backend
@@ -187,7 +189,7 @@ class Session:
     def profiles(self) -> Sequence[Profile]:
         return self._facts.profiles
 
-    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+    def run(self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False) -> list[NDArray[np.float32]]:
         unknown = [name for name in outputs if name not in self._outputs]
         if unknown:
             raise EngineError(f"{self._facts.file}: no output {', '.join(map(repr, unknown))}; it has {', '.join(self._outputs)}")

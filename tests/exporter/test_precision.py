@@ -141,6 +141,44 @@ def test_int8_keeps_what_it_is_told_to_keep(artifacts: Callable[[str], Path], tm
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def feed_forward(path: Path, *, broadcast: bool) -> None:
+    """down(silu(gate(x)) * up(x)), with `up` of the first row alone where `broadcast`; x and a are [batch, tokens, 32]."""
+    generator = np.random.default_rng(0)
+    weights = {
+        name: generator.standard_normal(shape).astype(np.float32) for name, shape in (("g", (32, 64)), ("u", (32, 64)), ("d", (64, 32)))
+    }
+    node, make = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    axes = ["batch", "tokens"]
+    nodes = [
+        node("MatMul", ["x", "g"], ["gate"], name="gate"), node("MatMul", ["a", "u"], ["up"], name="up"), node("Sigmoid", ["gate"], ["s"]),
+        node("Mul", ["gate", "s"], ["silu"]), node("Mul", ["silu", "up"], ["both"]), node("MatMul", ["both", "d"], ["down"], name="down"),
+        node("Add", ["down", "x"], ["sum"]), node("LayerNormalization", ["sum", "w"], ["y"]),
+    ]  # fmt: skip
+    inner = {"gate": axes, "up": [1, "tokens"] if broadcast else axes, "s": axes, "silu": axes, "both": axes}
+    graph = onnx.helper.make_graph(
+        nodes, "g", [make("x", TensorProto.FLOAT, [*axes, 32]), make("a", TensorProto.FLOAT, [*inner["up"], 32])],
+        [make("y", TensorProto.FLOAT, [*axes, 32])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in (*weights.items(), ("w", np.ones(32, np.float32)))],
+        value_info=[make(name, TensorProto.FLOAT, [*lead, 64]) for name, lead in inner.items()],
+    )  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9), path)
+
+
+@pytest.mark.parametrize("broadcast", [False, True], ids=["alike", "one row for all"])
+def test_what_stands_between_two_int8_products_keeps_its_meaning(tmp_path: Path, broadcast: bool) -> None:
+    feed_forward(tmp_path / "model.onnx", broadcast=broadcast)
+    made = int8_from_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    assert made.products == ("gate", "up", "down")
+    generator = np.random.default_rng(1)
+    x = generator.standard_normal((3, 5, 32)).astype(np.float32)
+    feed = {"x": x, "a": x[:1] if broadcast else x}
+    (exact,), (found,) = (session(tmp_path / name).run(None, feed) for name in ("model.onnx", "int8.onnx"))
+    agree([found.reshape(-1, 32)], [exact.reshape(-1, 32)], [1] * 15, INT8_COSINE)
+    # Between the products nothing changes shape: each input is made flat, and the end is made whole again.
+    kinds = [each.op_type for each in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert kinds.count("Reshape") == (6 if broadcast else 3)
+
+
 def test_int8_holds_its_promise_on_real_sentences(minilm: Path, minilm_checkpoint: Path, tmp_path: Path) -> None:
     """The real MiniLM, 300 sentences, each against fp32 and each alone as well as in its batch."""
     tokenizer = Tokenizer.from_file(str(minilm_checkpoint / "tokenizer.json"))

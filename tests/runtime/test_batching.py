@@ -82,3 +82,10 @@ def test_the_logits_of_a_splade_batch_are_bounded():
     assert 549 * 30522 * 4 <= 64 << 20 < 550 * 30522 * 4
     assert bounded(256, [sparse], 64 << 20) == 256
     assert bounded(1024, [sparse], 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("queued", "lanes", "slots"), [(416, 1, 1024), (416, 2, 208), (417, 2, 209), (40, 2, 32), (9000, 2, 1024), (300, 8, 38)], ids=str
+)
+def test_free_lanes_get_equal_shares_but_none_below_two_launches(queued, lanes, slots):
+    assert Limits(max_tokens=1024, launch_tokens=16).shared(queued, lanes).max_tokens == slots

@@ -23,6 +23,7 @@ class Sums:
     """`pooled`: sum of the attended ids; `tokens`: each id. Fails on POISON, waits for `gate`, refuses more than `most` rows."""
 
     backend = "numpy"
+    lanes = 1
     profiles = ()
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class Sums:
         self.batches: list[tuple[int, int]] = []
         self.closed = False
 
-    def run(self, inputs, outputs):
+    def run(self, inputs, outputs, *, alone=False):
         self.entered.set()
         assert self.gate.wait(10)
         ids, attention = inputs["input_ids"], inputs["attention_mask"]
@@ -330,13 +331,112 @@ def test_rows_that_fill_a_profile_are_attended_and_dropped(engine):
     engine.profiles = (Profile(smallest=(4, 8), best=(4, 8), largest=(4, 8)),)
     seen = []
     run = engine.run
-    engine.run = lambda inputs, outputs: seen.append(inputs["attention_mask"].sum(axis=1).tolist()) or run(inputs, outputs)
+    engine.run = lambda inputs, outputs, alone: seen.append(inputs["attention_mask"].sum(axis=1).tolist()) or run(inputs, outputs)
     limits = Limits(max_tokens=64, launch_tokens=8, profiles=engine.profiles)
     worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=limits)
     assert pooled(worker.submit([item(1, 2)], "pooled")) == [3.0]
     assert engine.batches == [(4, 8)]
     assert seen == [[2, 1, 1, 1]]
     worker.close(10)
+
+
+class Lanes(Sums):
+    """Several lanes; while the gate is shut, batches wait in the engine. `alone` is what each batch was told."""
+
+    lanes = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alone: list[bool] = []
+
+    def run(self, inputs, outputs, *, alone=False):
+        self.alone.append(alone)
+        return super().run(inputs, outputs)
+
+
+@pytest.fixture
+def lanes():
+    engine = Lanes()
+    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS)
+    yield engine, worker
+    engine.gate.set()
+    worker.close(10)
+
+
+def soon(claim):
+    begun = time.monotonic()
+    while not claim():
+        assert time.monotonic() - begun < 10
+        time.sleep(0.001)
+
+
+def test_lanes_run_batches_side_by_side(lanes):
+    engine, worker = lanes
+    engine.gate.clear()
+    first = worker.submit([item(1)], "pooled")
+    soon(lambda: len(engine.alone) == 1)
+    second = worker.submit([item(2)], "pooled")
+    soon(lambda: len(engine.alone) == 2)
+    assert worker.counters().running_items == 2
+    assert worker.stalled_s() > 0.0
+    engine.gate.set()
+    assert (pooled(first), pooled(second)) == ([1.0], [2.0])
+    assert engine.alone == [True, False]
+    assert (worker.counters().running_items, worker.stalled_s()) == (0, 0.0)
+
+
+def test_free_lanes_share_what_is_queued(lanes):
+    engine, worker = lanes
+    engine.gate.clear()
+    busy = [worker.submit([item(1)], "pooled")]
+    soon(lambda: len(engine.alone) == 1)
+    busy.append(worker.submit([item(1)], "pooled"))
+    soon(lambda: len(engine.alone) == 2)
+    call = worker.submit([item(*[number] * 8) for number in range(1, 7)], "pooled")
+    engine.gate.set()
+    assert pooled(call) == [8.0 * number for number in range(1, 7)]
+    assert [pooled(future) for future in busy] == [[1.0], [1.0]]
+    # 48 tokens for two lanes, or all of them for the one that came first: never less than two launches' worth.
+    assert all(rows * width >= 16 for rows, width in engine.batches if width > 1)
+
+
+def test_many_threads_get_their_own_answers_from_several_lanes(lanes):
+    _, worker = lanes
+    generator = np.random.default_rng(0)
+    calls = [[item(*generator.integers(1, 600, generator.integers(1, 30)).tolist()) for _ in range(5)] for _ in range(200)]
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda items: pooled(worker.submit(items, "pooled")), calls))
+    assert found == [[float(sum(one.ids)) for one in items] for items in calls]
+    counters = worker.counters()
+    assert (counters.items, counters.queued_items, counters.queued_tokens, counters.running_items) == (1000, 0, 0, 0)
+
+
+def test_a_lane_that_meets_a_bad_item_leaves_the_other_alone(lanes):
+    engine, worker = lanes
+    engine.most = 2
+    bad = worker.submit([item(POISON, 1)] + [item(3, 3)] * 5, "pooled")
+    good = [worker.submit([item(number, 2)] * 3, "pooled") for number in range(20)]
+    assert [pooled(future) for future in good] == [[number + 2.0] * 3 for number in range(20)]
+    with pytest.raises(EngineError, match="broken"):
+        bad.result(10)
+    assert worker.counters().running_items == 0
+
+
+def test_closing_waits_for_every_lane(lanes):
+    engine, worker = lanes
+    engine.gate.clear()
+    running = []
+    for number in (1, 2):
+        running.append(worker.submit([item(number)], "pooled"))
+        soon(lambda entered=number: len(engine.alone) == entered)
+    running.append(worker.submit([item(3)], "pooled"))
+    closer = threading.Thread(target=worker.close)
+    closer.start()
+    assert not engine.closed
+    engine.gate.set()
+    closer.join(10)
+    assert engine.closed
+    assert [pooled(future) for future in running] == [[1.0], [2.0], [3.0]]
 
 
 def test_an_event_loop_awaits_without_a_thread(worker):
