@@ -18,7 +18,10 @@ from .layers import Step
 
 POOLER = '--pooler-config \'{"pooling_type": "CLS|LAST|MEAN"}\''
 # config.json keys that serving shows.
-SHOWN = ("model_type", "architectures", "num_labels", "id2label", "problem_type", "hidden_size", "vocab_size", "max_position_embeddings")
+SHOWN = (
+    "model_type", "architectures", "num_labels", "id2label", "problem_type", "hidden_size", "vocab_size", "max_position_embeddings",
+    "io_processor_plugin",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,8 @@ from .batching import Limits, pick
 from .text import Item
 
 Row = NDArray[np.float32]
+Kind = tuple[tuple[str, ...], int]
+"""The graph outputs that are wanted, and the priority."""
 
 
 @dataclass(slots=True)
@@ -23,6 +25,8 @@ class Answer:
     rows: list[Row]
     """[dim] or [tokens, dim] per item, padding removed, raw."""
     tokens: int
+    others: tuple[list[Row], ...] = ()
+    """The same of every further output that was asked for."""
     slots: int = 0
     """Token slots computed, padding included."""
     queue_s: float = 0.0
@@ -79,13 +83,19 @@ class Entry:
     index: int
     item: Item
     length: int
-    output: str
+    outputs: tuple[str, ...]
+    priority: int = 0
+    """Lower is sooner; 0 for all where the order is that of arrival."""
     order: tuple[int, int] = (0, 0)
-    """(length, arrival): its place among the items of its output."""
+    """(length, arrival): its place among the items of its kind."""
+
+    @property
+    def kind(self) -> Kind:
+        return self.outputs, self.priority
 
 
 class Pool:
-    """Queued items of one graph output, sorted by length."""
+    """Queued items of one kind, sorted by length."""
 
     def __init__(self) -> None:
         self.lengths: list[int] = []
@@ -98,6 +108,16 @@ class Pool:
     def take(self, seed: Entry, limits: Limits) -> list[Entry]:
         place = self._place(seed)
         first, last = pick(self.lengths, place, limits)
+        taken = self.entries[first:last]
+        del self.entries[first:last], self.lengths[first:last]
+        return taken
+
+    def beside(self, width: int, rows: int, padding: int) -> list[Entry]:
+        """Takes the longest items up to `width`: at most so many rows, short of `width` by at most `padding` tokens in all."""
+        last = first = bisect.bisect_right(self.lengths, width)
+        while first and last - first < rows and (short := width - self.lengths[first - 1]) <= padding:
+            padding -= short
+            first -= 1
         taken = self.entries[first:last]
         del self.entries[first:last], self.lengths[first:last]
         return taken

@@ -36,9 +36,7 @@ def prompts(given: Sequence[Any]) -> list[Any]:
     for index, prompt in enumerate(given):
         if isinstance(prompt, Mapping):
             if "data" in prompt:
-                raise InputError(
-                    f"input {index}: a prompt with 'data' needs pooling_task='plugin', and No IOProcessor plugin installed.", field="input"
-                )
+                raise InputError(f"input {index}: a prompt with 'data' needs encode(pooling_task='plugin')", field="input")
             if prompt.get("multi_modal_data"):
                 raise InputError(f"input {index}: this model reads text only, found multi_modal_data", field="input")
     return list(given)

@@ -9,7 +9,6 @@ artifact was exported, and are refused with where to say them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from .forms import Bar
 from .lora import Adapters, Requested
 from .model import Model, load
 from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, ScoringOutput
+from .tokenizer import Tokenizer
 
 # Where, how fast and under which name to run: nothing of it changes a number.
 _HARMLESS = frozenset({
@@ -42,7 +42,6 @@ _EXPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "dtype": (("auto", None), "--precision"),
     "quantization": ((None,), "--precision int8"),
     "tokenizer": ((None,), "a checkpoint with that tokenizer"),
-    "io_processor_plugin": ((None,), "a checkpoint without plugin: tasks replace it"),
 }
 
 
@@ -54,7 +53,7 @@ class LLM:
 
     def __init__(
         self, model: str, *, engine: str = "auto", max_model_len: int | None = None, chat_template: str | None = None,
-        enable_lora: bool | None = False, **keywords: Any,
+        io_processor_plugin: str | None = None, enable_lora: bool | None = False, **keywords: Any,
     ) -> None:  # fmt: skip
         problems = []
         for name, value in keywords.items():
@@ -69,7 +68,7 @@ class LLM:
                 problems.append(f"{name}: not a keyword that vLLM's LLM or poolrt knows")
         if problems:
             raise InputError(f"LLM(model={model!r}): " + "; ".join(problems))
-        self.model: Model = load(model, engine, max_tokens=max_model_len)
+        self.model: Model = load(model, engine, max_tokens=max_model_len, io_processor_plugin=io_processor_plugin)
         self._chat_template = _template(chat_template)
         self._adapters = Adapters(self.model, partial(load, engine=engine, max_tokens=max_model_len) if enable_lora else None)
 
@@ -113,7 +112,7 @@ class LLM:
         return self._adapters.single(lora_request).score(data_1, data_2, use_tqdm=use_tqdm, chat_template=template, **options)
 
     def get_tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.model)
+        return Tokenizer(self.model.preparation)
 
 
 def _template(given: str | None) -> str | None:
@@ -123,24 +122,3 @@ def _template(given: str | None) -> str | None:
     if not Path(given).is_file():
         raise InputError(f"chat_template {given!r}: neither a file nor a Jinja template", field="chat_template")
     return templates.read(Path(given))
-
-
-class Tokenizer:
-    """The part of a Hugging Face tokenizer that pooling scripts use."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return self._model.tokenize(text, add_special_tokens=add_special_tokens)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._model.detokenize(ids)
-
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        options.pop("tokenize", None)
-        return self._model.chat(messages, **options)
-
-    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        ids = self.encode(text, add_special_tokens=add_special_tokens)
-        return {"input_ids": ids, "attention_mask": [1] * len(ids)}

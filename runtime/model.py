@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import artifact, backends, chunks, comparison, forms, params, scoring, tasks
+from . import artifact, backends, chunks, comparison, forms, params, plugins, scoring, tasks
 from .batching import Limits as BatchLimits
 from .batching import bounded
 from .calls import Answer
@@ -22,7 +22,7 @@ from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutp
 from .params import PoolingParams
 from .pending import Pending
 from .text import Item, Preparation, RoleName, prompts_from
-from .worker import Worker
+from .worker import Policy, Worker
 
 Style = Literal["model", "vllm"]
 Params = PoolingParams | Sequence[PoolingParams | None] | None
@@ -64,7 +64,7 @@ class Model:
 
     def __init__(
         self, folder: Path, manifest: Manifest, choice: backends.Choice, session: backends.Session, preparation: Preparation,
-        limits: BatchLimits, max_queued_tokens: int | None = None,
+        limits: BatchLimits, max_queued_tokens: int | None = None, policy: Policy = "fcfs", plugin: str | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.manifest = manifest
@@ -75,10 +75,12 @@ class Model:
         self.engine = choice
         self._preparations = {preparation.style: preparation}
         self._lock = threading.Lock()
+        self._plugin_name = plugin or manifest.config.get("io_processor_plugin")
+        self._plugin: plugins.Plugin | None = None
         self._requests, self._tokenize_s = 0, 0.0
         self.worker = Worker(
             session, inputs=[tensor.name for tensor in choice.graph.inputs], pad_id=manifest.text.pad_id, limits=limits,
-            max_queued_tokens=max_queued_tokens, name=manifest.name,
+            max_queued_tokens=max_queued_tokens, policy=policy, name=manifest.name,
         )  # fmt: skip
         # Also runs at interpreter exit, when a model was never closed.
         self._finalizer = weakref.finalize(self, self.worker.close, 5.0)
@@ -129,7 +131,9 @@ class Model:
     def encode(
         self, prompts: Any, pooling_params: Params = None, *, pooling_task: str | None = None, use_tqdm: forms.Bar = False, **options: Any
     ) -> Outputs[PoolingOutput]:
-        """Any task by name. Options: see `start`."""
+        """Any task by name; `plugin` takes {"data": ...} and answers one output of what the IO processor made. Options: see `start`."""
+        if pooling_task == "plugin":
+            return self._processed(prompts, pooling_params, use_tqdm, options)
         return self._wait(self.start(prompts, pooling_params, pooling_task=pooling_task, **options), use_tqdm)
 
     def score(self, data_1: Any, data_2: Any, /, *, use_tqdm: forms.Bar = False, **options: Any) -> Outputs[ScoringOutput]:
@@ -156,6 +160,7 @@ class Model:
         tokenization_kwargs: Mapping[str, Any] | None = None,
         lora_request: object = None,
         deadline_s: float | None = None,
+        priority: int = 0,
     ) -> Pending[Outputs[PoolingOutput]]:
         """Checks and tokenises now, in this thread; computes in the worker. Raises InputError or Overload.
 
@@ -166,33 +171,39 @@ class Model:
             role: `query` or `document`, for models that prepare them differently.
             prompt_name: a stored prompt to put in front.
             deadline_s: seconds until DeadlineExceeded.
+            priority: lower is sooner, for a model loaded with scheduling_policy="priority"; else it changes nothing.
         """
-        task = self._task(pooling_task)
+        parts = self._parts(pooling_task)
         forms.refuse_lora(lora_request)
         given = forms.prompts(prompts_from(prompts))
-        each = params.each(pooling_params, len(given))
-        for one in {id(one): one for one in each}.values():
-            params.check(self.manifest, task, one)
+        # Only embeddings have dimensions, whatever else comes with them.
+        wanted = [params.each(pooling_params, len(given)), *(params.without_dimensions(pooling_params, len(given)) for _ in parts[1:])]
+        for part, each in zip(parts, wanted, strict=True):
+            for one in {id(one): one for one in each}.values():
+                params.check(self.manifest, part, one)
         options = forms.tokenization(
             tokenization_kwargs,
             truncate_prompt_tokens=truncate_prompt_tokens,
             truncation_side=truncation_side,
             add_special_tokens=add_special_tokens,
         )
-        chunked = self.manifest.chunked and task == "embed"
-        limits = chunks.limits(self.manifest, options.limits) if chunked else forms.shortened(options.limits, self.manifest, task)
+        chunked = self.manifest.chunked and parts == ("embed",)
+        limits = chunks.limits(self.manifest, options.limits) if chunked else forms.shortened(options.limits, self.manifest, parts[-1])
         begun = time.perf_counter()
         items = self.preparation.singles(
             given, limits=limits, role=role, prompt_name=prompt_name, add_special_tokens=options.add_special_tokens
         )
         self._prepared(begun)
-        head = self.manifest.heads[task]
+        heads = [self.manifest.heads[part] for part in parts]
         pieces = chunks.cut(items, self.max_tokens) if chunked else [[item] for item in items]
         run = [piece for group in pieces for piece in group]
-        wanted = [one for one, group in zip(each, pieces, strict=True) for _ in group] if chunked else each
+        if chunked:
+            wanted = [[one for one, group in zip(wanted[0], pieces, strict=True) for _ in group]]
 
         def finish(answer: Answer) -> Outputs[PoolingOutput]:
-            arrays = tasks.answers(task, head, answer.rows, run, wanted)
+            made = zip(parts, heads, (answer.rows, *answer.others), wanted, strict=True)
+            columns = [tasks.answers(part, head, rows, run, each) for part, head, rows, each in made]
+            arrays = columns[0] if len(columns) == 1 else [np.concatenate(each) for each in zip(*columns, strict=True)]
             if chunked:
                 arrays = chunks.joined(arrays, pieces)
             requests = tuple(
@@ -201,8 +212,8 @@ class Model:
             )
             return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)
 
-        deadline = _deadline(deadline_s)
-        ticket = self.worker.submit(run, head.output, deadline_s=deadline_s)
+        deadline = _deadline(deadline_s, priority)
+        ticket = self.worker.submit(run, *(head.output for head in heads), deadline_s=deadline_s, priority=priority)
         return Pending(ticket, finish, count=len(run), deadline=deadline)
 
     def start_score(
@@ -224,6 +235,7 @@ class Model:
         tokenization_kwargs: Mapping[str, Any] | None = None,
         lora_request: object = None,
         deadline_s: float | None = None,
+        priority: int = 0,
     ) -> Pending[Outputs[ScoringOutput]]:
         """Starts scoring 1:1, 1:N or N:N pairs. Raises InputError, UnsupportedTask or Overload.
 
@@ -248,8 +260,9 @@ class Model:
         begun = time.perf_counter()
         prepared = comparison.prepare(self.manifest, self._preparation(preparation), first, second, asked)
         self._prepared(begun)
-        deadline = _deadline(deadline_s)
-        ticket = self.worker.submit(prepared.items, self.manifest.heads[prepared.task].output, deadline_s=deadline_s)
+        deadline = _deadline(deadline_s, priority)
+        output = self.manifest.heads[prepared.task].output
+        ticket = self.worker.submit(prepared.items, output, deadline_s=deadline_s, priority=priority)
         return Pending(ticket, prepared.finish, count=len(prepared.items), deadline=deadline)
 
     def start_rerank(self, query: Any, documents: Any, *, top_n: int = 0, **options: Any) -> Pending[Ranking]:
@@ -278,6 +291,15 @@ class Model:
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """A conversation rendered by the model's chat template; embed it with add_special_tokens=False."""
         return self.preparation.chat(messages, **options)
+
+    @property
+    def plugin(self) -> plugins.Plugin | None:
+        """The IO processor named when the model was loaded, else the one that its checkpoint names; made when first asked for. Raises
+        InputError when that cannot be."""
+        if self._plugin is None and self._plugin_name is not None:
+            with self._lock:
+                self._plugin = self._plugin or plugins.opened(str(self._plugin_name), self.manifest, self.preparation)
+        return self._plugin
 
     # Life
 
@@ -312,10 +334,24 @@ class Model:
     def __repr__(self) -> str:
         return f"<poolrt model {self.name!r}: {', '.join(self.tasks)}; {self.engine.name}>"
 
-    def _task(self, pooling_task: str | None) -> Task:
+    def _parts(self, pooling_task: str | None) -> tuple[Task, ...]:
+        """The tasks whose outputs make up the answer: one, but for vLLM's combined task."""
         if pooling_task is None:
             raise UnsupportedTask(f"pooling_task required for encode; this model's are {', '.join(map(repr, self.tasks))}")
-        return params.check_task(self.manifest, pooling_task)
+        if pooling_task == tasks.COMBINED and tasks.combines(self.manifest):
+            return "embed", "token_classify"
+        return (params.check_task(self.manifest, pooling_task),)
+
+    def _processed(self, prompts: Any, pooling_params: Params, use_tqdm: forms.Bar, options: Mapping[str, Any]) -> Outputs[Any]:
+        plugin = self.plugin
+        if plugin is None:
+            raise UnsupportedTask(f"{params.NO_PLUGIN} Give load() or LLM() an io_processor_plugin.")
+        if not isinstance(prompts, Mapping) or prompts.get("data") is None:
+            raise InputError("pooling_task='plugin' takes one object {'data': ...}, where data is what the plugin asks for", field="data")
+        prepared = plugin.prepare(prompts["data"], params=pooling_params)
+        task = prepared.task or self.tasks[0]
+        made = self._wait(self.start(prepared.prompts, prepared.params, pooling_task=task, **options), use_tqdm)
+        return Outputs((RequestOutput(plugin.finish(prepared, made), [], made.prompt_tokens),), made.padding)
 
     def _offered(self, task: Task, refusal: str) -> None:
         if task not in self.tasks:
@@ -341,20 +377,22 @@ class Model:
             return pending.result(progress=progress)
 
 
-def _deadline(deadline_s: float | None) -> float | None:
+def _deadline(deadline_s: float | None, priority: int) -> float | None:
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise InputError(f"priority: expected a whole number, found {type(priority).__name__}", field="priority")
     if deadline_s is not None and (isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)):
         raise InputError(f"deadline_s: expected seconds, found {type(deadline_s).__name__}", field="deadline_s")
     return None if deadline_s is None else time.monotonic() + deadline_s
 
 
-def _check_arguments(path: object, engine: object, preparation: object, check: object) -> None:
+def _check_arguments(path: object, engine: object, **choices: tuple[object, tuple[str, str]]) -> None:
     if not isinstance(path, str | Path):
         raise InputError(f"path: expected an artifact folder, found {type(path).__name__}", field="path")
     if not isinstance(engine, str):
         raise InputError(f"engine: expected a name such as 'auto', found {type(engine).__name__}", field="engine")
-    for name, value, choices in (("preparation", preparation, ("model", "vllm")), ("check", check, ("full", "quick"))):
-        if value not in choices:
-            raise InputError(f"{name} {value!r} is not {choices[0]!r} or {choices[1]!r}", field=name)
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise InputError(f"{name} {value!r} is not {known[0]!r} or {known[1]!r}", field=name)
 
 
 def load(
@@ -366,6 +404,8 @@ def load(
     max_batch_tokens: int | None = None,
     max_queued_tokens: int | None = None,
     max_tokens: int | None = None,
+    scheduling_policy: Policy = "fcfs",
+    io_processor_plugin: str | None = None,
     check: artifact.Check = "full",
 ) -> Model:
     """Opens an artifact folder.
@@ -377,12 +417,17 @@ def load(
         max_batch_tokens: token slots per batch, padding included; None: a measured value for the device.
         max_queued_tokens: Overload is raised beyond this; None: no limit.
         max_tokens: a lower limit for one text than the model's own (vLLM's max_model_len).
+        scheduling_policy: `fcfs` serves callers in fair turns, `priority` the lowest `priority` of a call first.
+        io_processor_plugin: name of the plugin that `encode(pooling_task="plugin")` runs; None: the one that the checkpoint names.
         check: `full` compares every file's sha256, `quick` only sizes.
 
     Raises ArtifactError for a folder that is not whole, EngineError when no engine can be opened, InputError for an argument that
     cannot be.
     """
-    _check_arguments(path, engine, preparation, check)
+    _check_arguments(
+        path, engine, preparation=(preparation, ("model", "vllm")), scheduling_policy=(scheduling_policy, ("fcfs", "priority")),
+        check=(check, ("full", "quick")),
+    )  # fmt: skip
     for name, count in (("threads", threads), ("max_batch_tokens", max_batch_tokens), ("max_queued_tokens", max_queued_tokens)):
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
             raise InputError(f"{name} is {count!r}, expected a whole number from 1", field=name)
@@ -404,4 +449,13 @@ def load(
         launch_tokens=CPU_LAUNCH if on_cpu else GPU_LAUNCH,
         profiles=tuple(session.profiles),
     )
-    return Model(opened.folder, manifest, choice, session, prepared, limits, max_queued_tokens)
+    model = Model(
+        opened.folder, manifest, choice, session, prepared, limits, max_queued_tokens, scheduling_policy, io_processor_plugin
+    )  # fmt: skip
+    if io_processor_plugin is not None:
+        try:
+            _ = model.plugin
+        except BaseException:
+            model.close()
+            raise
+    return model

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from .errors import InputError, UnsupportedTask
 from .manifest import Head, Manifest, Task
 
+NO_PLUGIN = "No IOProcessor plugin installed."
+"""vLLM's clients look for it."""
 TASKS: tuple[Task, ...] = ("embed", "token_embed", "classify", "token_classify")
 
 
@@ -50,13 +52,17 @@ def each(pooling_params: PoolingParams | Sequence[PoolingParams | None] | None, 
     return [PoolingParams() if params is None else params for params in pooling_params]
 
 
+def without_dimensions(pooling_params: PoolingParams | Sequence[PoolingParams | None] | None, count: int) -> list[PoolingParams]:
+    return [one if one.dimensions is None else replace(one, dimensions=None) for one in each(pooling_params, count)]
+
+
 def check_task(manifest: Manifest, task: str) -> Task:
     """Raises UnsupportedTask with the text that vLLM's clients look for."""
     if task == "score":
         task = "classify"
     if task not in manifest.tasks:
         if task == "plugin":
-            raise UnsupportedTask("No IOProcessor plugin installed.")
+            raise UnsupportedTask(NO_PLUGIN)
         raise UnsupportedTask(f"Unsupported task: '{task}' Supported tasks: {tuple(manifest.tasks)}")
     return TASKS[TASKS.index(task)]
 

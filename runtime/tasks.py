@@ -9,10 +9,17 @@ from numpy.typing import NDArray
 
 from . import scoring
 from .errors import EngineError
-from .manifest import Activation, Head, Task
+from .manifest import Activation, Head, Manifest, Task
 from .outputs import Floats
 from .params import PoolingParams
 from .text import Item
+
+COMBINED = "embed&token_classify"
+"""vLLM's task of bge-m3: the embedding with the weights of the tokens behind it, [dim + tokens], from one pass."""
+
+
+def combines(manifest: Manifest) -> bool:
+    return "embed" in manifest.tasks and "token_classify" in manifest.tasks and manifest.heads["token_classify"].flat
 
 
 def answers(task: Task, head: Head, rows: Sequence[Floats], items: Sequence[Item], params: Sequence[PoolingParams]) -> list[Floats]:

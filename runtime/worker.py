@@ -2,8 +2,8 @@
 
 No timer: while batches run, the next gathers. Each of the session's lanes is a thread that takes a batch, runs it and answers it; what
 is queued is shared out among the lanes that are free. Callers share fairly: each item's place in line is the caller's share of the work
-so far (self-clocked fair queueing, Golestani 1994), so a short request passes between the batches of a long one. What fails, is
-cancelled or comes too late touches only its own call.
+so far (self-clocked fair queueing, Golestani 1994), so a short request passes between the batches of a long one. Under the policy
+`priority` the line goes by priority, then by arrival. What fails, is cancelled or comes too late touches only its own call.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, InvalidStateError
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .backends import Session
 from .batching import Limits
-from .calls import Answer, Call, Counters, Entry, Pool, Ticket
+from .calls import Answer, Call, Counters, Entry, Kind, Pool, Ticket
 from .errors import DeadlineExceeded, EngineError, Overload, PoolrtError
 from .text import Item
+
+Policy = Literal["fcfs", "priority"]
 
 
 class Worker:
@@ -37,18 +40,20 @@ class Worker:
         pad_id: int,
         limits: Limits,
         max_queued_tokens: int | None = None,
+        policy: Policy = "fcfs",
         name: str = "model",
     ) -> None:
         self.session = session
         self.limits = limits
         self.max_queued_tokens = max_queued_tokens
+        self.policy: Policy = policy
         self._inputs = tuple(inputs)
         self._pad_id = pad_id
         self._counters = Counters()
         self._lock = threading.Condition()
-        self._pools: dict[str, Pool] = {}
-        self._line: list[tuple[float, int, Entry]] = []
-        """Heap by share of work; entries that left another way are skipped."""
+        self._pools: dict[Kind, Pool] = {}
+        self._line: list[tuple[int, float, int, Entry]] = []
+        """Heap by priority, share of work, arrival; entries that left another way are skipped."""
         self._deadlines: list[tuple[float, int, Call]] = []
         self._queued: set[Entry] = set()
         self._now = 0.0
@@ -65,8 +70,8 @@ class Worker:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, items: Sequence[Item], output: str, *, deadline_s: float | None = None) -> Ticket:
-        """Queues the items of one call for the graph output `output`.
+    def submit(self, items: Sequence[Item], *outputs: str, deadline_s: float | None = None, priority: int = 0) -> Ticket:
+        """Queues the items of one call for these graph outputs, all computed in one pass. `priority` counts under that policy only.
 
         The future raises DeadlineExceeded, EngineError (some item's batch failed even alone) or CancelledError. Raises Overload when
         more is queued than was admitted; a call is always admitted to an empty queue.
@@ -74,17 +79,15 @@ class Worker:
         future = Ticket()
         now = time.monotonic()
         tokens = sum(len(item.ids) for item in items)
-        call = Call(
-            future,
-            Answer([np.empty(0, np.float32)] * len(items), tokens),
-            len(items),
-            now,
-            None if deadline_s is None else now + deadline_s,
-        )
+        rows, *others = ([np.empty(0, np.float32)] * len(items) for _ in outputs)
+        deadline = None if deadline_s is None else now + deadline_s
+        call = Call(future, Answer(rows, tokens, tuple(others)), len(items), now, deadline)
         if not items:
             future.set_result(call.answer)
             return future
-        entries = [Entry(call, index, item, len(item.ids), output) for index, item in enumerate(items)]
+        ranked = self.policy == "priority"
+        level = priority if ranked else 0
+        entries = [Entry(call, index, item, len(item.ids), outputs, level) for index, item in enumerate(items)]
         # Longest first: the pool then shrinks from one end, and what is left stays close in length.
         entries.sort(key=lambda entry: -entry.length)
         with self._lock:
@@ -94,9 +97,9 @@ class Worker:
             for entry in entries:
                 arrival = next(self._arrivals)
                 entry.order = (entry.length, arrival)
-                place += entry.length
-                heapq.heappush(self._line, (place, arrival, entry))
-            self._pools.setdefault(output, Pool()).add(entries)
+                place += 0 if ranked else entry.length
+                heapq.heappush(self._line, (level, place, arrival, entry))
+            self._pools.setdefault(entries[0].kind, Pool()).add(entries)
             self._queued.update(entries)
             if call.deadline is not None:
                 heapq.heappush(self._deadlines, (call.deadline, next(self._arrivals), call))
@@ -185,11 +188,13 @@ class Worker:
         """The next batch: the first in line with its neighbours in length, no more of them than leaves work for every free lane."""
         limits = self.limits.shared(self._counters.queued_tokens, self._idle)
         while self._line:
-            place, _, seed = heapq.heappop(self._line)
+            _, place, _, seed = heapq.heappop(self._line)
             if seed not in self._queued:
                 continue
             self._now = max(self._now, place)
-            batch = self._pools[seed.output].take(seed, limits)
+            batch = self._pools[seed.kind].take(seed, limits)
+            if self.policy == "priority":
+                batch += self._less_urgent(batch, limits)
             self._queued.difference_update(batch)
             if not self._queued:
                 self._line.clear()  # places of items that went along with others
@@ -206,18 +211,32 @@ class Worker:
             return batch
         return []
 
+    def _less_urgent(self, batch: Sequence[Entry], limits: Limits) -> list[Entry]:
+        """What fits beside a batch and lengthens no row, the most urgent first."""
+        width, outputs = max(entry.length for entry in batch), batch[0].outputs
+        rows = limits.rows(width) - len(batch)
+        padding = limits.launch_tokens - sum(width - entry.length for entry in batch)
+        taken: list[Entry] = []
+        for kind in sorted((kind for kind in self._pools if kind[0] == outputs), key=lambda kind: kind[1]):
+            more = self._pools[kind].beside(width, rows - len(taken), padding)
+            padding -= sum(width - entry.length for entry in more)
+            taken += more
+            if not self._pools[kind].entries:
+                del self._pools[kind]  # priorities may be as many as calls
+        return taken
+
     def _leave(self, calls: dict[int, Call]) -> None:
         """Takes everything these calls still have queued out of the line."""
         gone = [entry for call in calls.values() for entry in call.entries if entry in self._queued]
         if not gone:
             return
         self._queued.difference_update(gone)
-        for output in {entry.output for entry in gone}:
-            self._pools[output].drop(set(calls))
+        for kind in {entry.kind for entry in gone}:
+            self._pools[kind].drop(set(calls))
         self._counters.queued_items -= len(gone)
         self._counters.queued_tokens -= sum(entry.length for entry in gone)
         if len(self._line) > 2 * len(self._queued) + 1024:
-            self._line = [place for place in self._line if place[2] in self._queued]
+            self._line = [place for place in self._line if place[-1] in self._queued]
             heapq.heapify(self._line)
 
     def _cancelled(self, call: Call) -> None:
@@ -230,15 +249,16 @@ class Worker:
         rows, width = self.limits.shape(len(batch), max(entry.length for entry in batch))
         begun = time.monotonic()
         try:
-            (array,) = self.session.run(self._arrays(batch, rows, width), [batch[0].output], alone=alone)
-            assert len(array) == rows, f"the engine answered {len(array)} rows of {rows}"
+            arrays = self.session.run(self._arrays(batch, rows, width), batch[0].outputs, alone=alone)
+            assert all(len(array) == rows for array in arrays), f"the engine answered {[len(array) for array in arrays]} rows of {rows}"
         except Exception as error:
             self._split(batch, error)
             return
         spent = time.monotonic() - begun
-        for row, entry in zip(array, batch, strict=False):
-            # Copies: a view would keep the whole batch alive.
-            entry.call.answer.rows[entry.index] = row[: entry.length].copy() if array.ndim == 3 else row.copy()
+        for place, entry in enumerate(batch):
+            for array, kept in zip(arrays, (entry.call.answer.rows, *entry.call.answer.others), strict=True):
+                # Copies: a view would keep the whole batch alive.
+                kept[entry.index] = (array[place, : entry.length] if array.ndim == 3 else array[place]).copy()
         calls: dict[int, Call] = {}
         with self._lock:
             self._left(len(batch))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..runtime.errors import PluginError
 from .errors import ApiError
 from .numbers import INTEGERS, Floats, WidthError, convert, to_bytes
 
@@ -30,10 +31,31 @@ class Json(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
+class AnyJson(Json):
+    """Of what an IO processor answers: also pydantic's models and keys that are no text."""
+
+    def render(self, content: Any) -> bytes:
+        try:
+            return orjson.dumps(content, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+        except orjson.JSONEncodeError as error:
+            raise PluginError("an IO processor answered what is not JSON; its package is to be mended") from error
+
+
+def _plain(value: Any) -> Any:
+    if callable(dump := getattr(value, "model_dump", None)):
+        return dump(mode="json")
+    raise TypeError(type(value).__name__)
+
+
 def answer_id(prefix: str, request: Request, asked: object) -> str:
-    """The header X-Request-Id, else the body's request_id, else something new."""
+    """The header X-Request-Id, else the body's request_id, else something new; the same whenever a request asks."""
     given = request.headers.get("x-request-id") or getattr(asked, "request_id", "")
-    return f"{prefix}-{given[:MAX_REQUEST_ID]}" if given else f"{prefix}-{random.getrandbits(64):016x}"
+    if given:
+        return f"{prefix}-{given[:MAX_REQUEST_ID]}"
+    state = request.state
+    if not hasattr(state, "answer_id"):
+        state.answer_id = f"{random.getrandbits(64):016x}"
+    return f"{prefix}-{state.answer_id}"
 
 
 def usage(tokens: int) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from ..runtime.errors import PoolrtError
-from . import docs, playground
+from ..runtime.errors import InputError, PoolrtError
+from . import docs, middleware, playground
 from .body import Refused
 from .context import Context
 from .endpoints import classify, cohere, embeddings, invocations, lora, operations, pooling, score, tei, tei_tokens, tokens
@@ -87,12 +88,23 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
         exception_handlers=handlers(),
         lifespan=lifespan,
     )
+    if settings.middleware:
+        app.middleware_stack = stacked(app)
     app.state.context = context
     app.state.log = log_error
     # What the server that runs this application may want to do; an application alone does nothing.
     app.state.owns_models = True
     app.state.announce = app.state.stop = lambda: None
     return app
+
+
+def stacked(app: Starlette) -> ASGIApp:
+    """The layers, made now: one that cannot be is told at the start. Raises InputError."""
+    try:
+        return app.build_middleware_stack()
+    except Exception as error:  # other people's code
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise InputError(f"--middleware: a layer could not be made ({why}); expected {middleware.EXPECTED}") from error
 
 
 def routes(settings: Settings) -> list[Route]:
@@ -112,6 +124,7 @@ async def home(request: Request) -> Response:
 def layers(settings: Settings, metrics: Metrics, state: State) -> list[Middleware]:
     cors = settings.cors
     return [
+        *middleware.layers(settings.middleware),
         Middleware(Gate, settings=settings, metrics=metrics, state=state),
         Middleware(
             CORSMiddleware,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
-from .flags import IGNORED, SEVERAL, merged, normalised
+from .flags import IGNORED, merged, normalised
+from .logs import configure
 from .settings import TLS_CIPHERS, Cors, Settings, Tls
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -28,28 +29,12 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see poolrt serve --help")
 
 
-class Quiet(logging.Filter):
-    """Keeps requests to some paths out of the access log."""
-
-    def __init__(self, paths: str) -> None:
-        super().__init__()
-        self.paths = frozenset(path.strip() for path in paths.split(",") if path.strip())
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        # uvicorn's arguments: client, method, path with query, HTTP version, status.
-        path = record.args[2] if isinstance(record.args, tuple) and len(record.args) > 2 else ""
-        return str(path).partition("?")[0] not in self.paths
-
-
 def serve(arguments: Sequence[str]) -> int:
     """The command; answers the exit code."""
     try:
         asked, notes = parse(arguments)
         settings = settings_of(asked)
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname).1s %(asctime)s %(message)s", stream=sys.stderr)
-        logging.getLogger("uvicorn.access").setLevel("INFO" if settings.access_log else "WARNING")
-        logging.getLogger("uvicorn.access").addFilter(Quiet(asked.disable_access_log_for_endpoints))
-        logging.getLogger("uvicorn.error").setLevel("WARNING")
+        configure(settings, file=asked.log_config_file, quiet=asked.disable_access_log_for_endpoints)
         for note in notes:
             log.info("%s", note)
         check_exposure(settings, insecure=asked.insecure_no_auth)
@@ -104,6 +89,9 @@ def parser_of() -> Parser:
     model.add_argument("--max-loras", type=positive, help="adapters that may be loaded at once (default: no limit)")
     model.add_argument("--max-cpu-loras", type=positive, help="the same; the larger of both counts")
     model.add_argument("--max-lora-rank", type=positive, help="refuse adapters of a larger rank (default: no limit)")
+    model.add_argument(
+        "--io-processor-plugin", nargs="+", default=[], help="plugin of the first artifact for /pooling with `data`, or NAME=ARTIFACT"
+    )
     model.add_argument("--check", choices=("full", "quick"), default="full", help="compare sha256 of every file, or only sizes")
 
     export = parser.add_argument_group("exporting a checkpoint first (vLLM's spellings)")
@@ -131,6 +119,10 @@ def parser_of() -> Parser:
     front.add_argument("--ssl-ca-certs")
     front.add_argument("--ssl-cert-reqs", type=int, default=0)
     front.add_argument("--ssl-ciphers", default=TLS_CIPHERS)
+    front.add_argument(
+        "--middleware", action="append", default=[], metavar="MODULE.NAME", help="an ASGI class or async function around everything"
+    )
+    flag(front, "--enable-ssl-refresh", help="read changed certificate files while the server runs")
     flag(front, "--enable-request-id-headers")
     flag(front, "--disable-fastapi-docs", help="no /docs, /redoc, /openapi.json")
     flag(front, "--enable-server-load-tracking")
@@ -140,6 +132,9 @@ def parser_of() -> Parser:
     front.add_argument("--uvicorn-log-level", default="info", choices=("debug", "info", "warning", "error", "critical", "trace"))
     flag(front, "--disable-uvicorn-access-log")
     front.add_argument("--disable-access-log-for-endpoints", default="", metavar="PATHS", help="comma-separated, e.g. /health,/metrics")
+    front.add_argument("--log-config-file", type=Path, metavar="FILE", help="JSON for logging.config.dictConfig, instead of these levels")
+    flag(front, "--enable-log-requests", help="log the prompts of each request: what users send is then in the log")
+    front.add_argument("--max-log-len", type=natural, metavar="N", help="characters or token ids of a prompt that are logged")
 
     templates = parser.add_argument_group("templates")
     templates.add_argument("--chat-template", help="file, or Jinja text; for cross-encoders the score template")
@@ -149,18 +144,22 @@ def parser_of() -> Parser:
 
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-queued-tokens", type=positive, default=2_000_000, help="beyond it requests are refused with 429")
+    limits.add_argument(
+        "--scheduling-policy", choices=("fcfs", "priority"), default="fcfs", help="priority: lower `priority` of a request first"
+    )
     limits.add_argument("--max-body-bytes", type=positive, default=32 * 1024 * 1024, help="beyond it requests are refused with 413")
     limits.add_argument("--body-timeout", type=float, default=60.0, metavar="S", help="time a client may take to send its body")
     limits.add_argument("--request-timeout", type=float, metavar="S", help="time a request may take in all, then 504")
     limits.add_argument("--shutdown-timeout", type=float, default=30.0, metavar="S", help="time for running requests after SIGTERM")
     limits.add_argument("--h11-max-incomplete-event-size", type=positive, default=64 * 1024, help="bytes of a request's header block")
+    limits.add_argument("--h11-max-header-count", type=positive, default=256, help="headers of a request; beyond it 431")
     limits.add_argument("--server-threads", type=positive, default=8, help="threads that prepare texts")
     flag(limits, "--allow-foreign-token-ids", help="do not refuse token ids that OpenAI client libraries made with another tokenizer")
 
     for name, count in IGNORED.items():
         target = f"ignored_{name.replace('-', '_')}"
         if count:
-            parser.add_argument(f"--{name}", dest=target, nargs="+" if name in SEVERAL else 1, help=argparse.SUPPRESS)
+            parser.add_argument(f"--{name}", dest=target, nargs=1, help=argparse.SUPPRESS)
         else:
             parser.add_argument(f"--{name}", dest=target, action="store_const", const=True, help=argparse.SUPPRESS)
     return parser
@@ -178,11 +177,13 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         keys = [key for name in ("POOLRT_API_KEY", "VLLM_API_KEY") if (key := environment.get(name))]
     if bool(asked.ssl_keyfile) != bool(asked.ssl_certfile):
         raise InputError("--ssl-keyfile and --ssl-certfile go together")
+    if asked.enable_ssl_refresh and not asked.ssl_certfile:
+        raise InputError("--enable-ssl-refresh has no certificate to look at; give --ssl-keyfile and --ssl-certfile, or leave it out")
     tls = None
     if asked.ssl_keyfile:
         tls = Tls(
             keyfile=asked.ssl_keyfile, certfile=asked.ssl_certfile, ca_certs=asked.ssl_ca_certs, cert_reqs=asked.ssl_cert_reqs,
-            ciphers=asked.ssl_ciphers,
+            ciphers=asked.ssl_ciphers, refresh=asked.enable_ssl_refresh,
         )  # fmt: skip
     if not 0 <= asked.port <= 65535:
         raise InputError(f"--port {asked.port} is not a port, expected 0 to 65535")
@@ -199,6 +200,7 @@ def settings_of(asked: argparse.Namespace) -> Settings:
             credentials=asked.allow_credentials,
         ),
         tls=tls,
+        middleware=middleware_of(asked.middleware),
         docs=not asked.disable_fastapi_docs,
         tokenizer_info=asked.enable_tokenizer_info_endpoint,
         track_load=asked.enable_server_load_tracking,
@@ -219,11 +221,23 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         shutdown_timeout_s=asked.shutdown_timeout,
         keep_alive_s=int(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
         max_header_bytes=asked.h11_max_incomplete_event_size,
+        max_header_count=asked.h11_max_header_count,
         max_queued_tokens=asked.max_queued_tokens,
+        scheduling_policy=asked.scheduling_policy,
         threads=asked.server_threads,
         log_level="debug" if asked.uvicorn_log_level == "trace" else asked.uvicorn_log_level,
         access_log=not asked.disable_uvicorn_access_log,
+        log_requests=asked.enable_log_requests,
+        max_log_length=asked.max_log_len,
     )
+
+
+def middleware_of(names: Sequence[str]) -> tuple[Any, ...]:
+    if not names:
+        return ()
+    from .middleware import imported  # Starlette, which --help does without
+
+    return tuple(imported(name) for name in names)
 
 
 def gathered(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -269,6 +283,13 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
+    return value
+
+
+def natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, found {value}")
     return value
 
 

@@ -12,8 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from ..runtime.outputs import RequestOutput
+from .answers import answer_id
 from .errors import ApiError
 from .loading import Loader
+from .logs import log_inputs
 from .metrics import Metrics
 from .registry import Registry, Served
 from .settings import Settings
@@ -40,6 +42,10 @@ class Context:
     def opened(self) -> None:
         if not self.registry.ready.is_set():
             raise ApiError(503, "the models are still being loaded; /ready tells when they are", headers={"Retry-After": "1"})
+
+    def log_inputs(self, prefix: str, request: Request, asked: object, served: Served, inputs: Sequence[Any]) -> None:
+        if self.settings.log_requests:
+            log_inputs(answer_id(prefix, request, asked), served.name, inputs, self.settings.max_log_length)
 
     def headers(self, times: Times, requests: Sequence[RequestOutput[Any]]) -> dict[str, str]:
         made = times.headers() if self.settings.timing_headers else {}

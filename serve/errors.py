@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from ..runtime.errors import DeadlineExceeded, EngineError, InputError, Overload
+from ..runtime.errors import DeadlineExceeded, EngineError, InputError, Overload, PluginError
 from .body import Refused
 
 # Files of the server and its libraries; API paths such as /v1/embeddings stay.
@@ -73,6 +73,8 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(400, named(str(error), error.field), param=error.field if error.field in TOLD else None)
         case EngineError():
             return ApiError(500, "the engine failed; the server's log says why")
+        case PluginError():
+            return ApiError(500, "the IO processor failed; the server's log says why")
         case _:
             return ApiError(500, "internal error; the server's log says why")
 

@@ -27,19 +27,20 @@ JSON_FLAGS = (
 IGNORED: dict[str, int] = {
     # flag -> values it takes
     "tokenizer": 1, "tokenizer-mode": 1, "trust-remote-code": 0, "dtype": 1, "seed": 1, "tokenizer-revision": 1, "code-revision": 1,
-    "io-processor-plugin": 1, "quantization": 1, "load-format": 1, "download-dir": 1, "enforce-eager": 0, "renderer-num-workers": 1,
-    "model-impl": 1, "task": 1, "config-format": 1, "enable-offline-docs": 0, "max-log-len": 1, "enable-log-requests": 0,
-    "log-error-stack": 0, "enable-ssl-refresh": 0, "middleware": 1, "h11-max-header-count": 1, "api-server-count": 1,
+    "quantization": 1, "load-format": 1, "download-dir": 1, "enforce-eager": 0, "renderer-num-workers": 1,
+    "model-impl": 1, "task": 1, "config-format": 1, "enable-offline-docs": 0,
+    "log-error-stack": 0, "api-server-count": 1,
     "enable-flash-late-interaction": 0, "no-enable-flash-late-interaction": 0, "limit-mm-per-prompt": 1, "mm-processor-kwargs": 1,
     "media-io-kwargs": 1, "allowed-local-media-path": 1, "allowed-media-domains": 1, "mm-processor-cache-gb": 1,
-    "interleave-mm-strings": 0, "max-num-seqs": 1, "scheduling-policy": 1, "enable-chunked-prefill": 0, "no-enable-chunked-prefill": 0,
+    "interleave-mm-strings": 0, "max-num-seqs": 1, "enable-chunked-prefill": 0, "no-enable-chunked-prefill": 0,
     "enable-prefix-caching": 0, "no-enable-prefix-caching": 0, "gpu-memory-utilization": 1, "tensor-parallel-size": 1,
     "pipeline-parallel-size": 1, "data-parallel-size": 1, "lora-dtype": 1, "fully-sharded-loras": 0,
     "swap-space": 1, "kv-cache-dtype": 1, "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0,
-    "compilation-config": 1, "optimization-level": 1, "disable-frontend-multiprocessing": 0, "log-config-file": 1,
+    "compilation-config": 1, "optimization-level": 1, "disable-frontend-multiprocessing": 0,
 }  # fmt: skip
-SEVERAL = frozenset({"middleware"})
-"""Those that take several values; the others leave what follows their one value alone."""
+
+REPEATED = frozenset({"middleware"})
+"""Flags that are given once for each value."""
 
 
 def normalised(arguments: Sequence[str]) -> list[str]:
@@ -121,6 +122,9 @@ def from_file(path: Path) -> list[str]:
         elif value is False:
             made.append(f"--no-{flag[2:]}")
         elif isinstance(value, list):
+            if flag[2:] in REPEATED:
+                made += [part for one in value for part in (flag, str(one))]
+                continue
             made += [flag, *(one if isinstance(one, str) else json.dumps(one) for one in value)]
         elif isinstance(value, dict):
             made += [flag, json.dumps(value)]

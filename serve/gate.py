@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError, response
 from .metrics import Metrics
+from .protocol import too_large
 from .settings import Settings
 from .state import State
 
@@ -41,6 +42,9 @@ class Gate:
                 return
             await self.app(scope, receive, send)
             return
+        if (refused := self._refused(scope["headers"])) is not None:
+            await response(refused)(scope, receive, send)
+            return
         path = self._path(scope)
         if self.root:
             # Whether the proxy in front strips its prefix or not, the routes are found.
@@ -55,6 +59,16 @@ class Gate:
             await response(ApiError(503, "the server is shutting down; try again", headers=closing))(scope, receive, send)
             return
         await self._measured(path, scope, receive, send)
+
+    def _refused(self, headers: list[tuple[bytes, bytes]]) -> ApiError | None:
+        """A head that arrived at once is bounded here, one that does not end by the protocol."""
+        most = self.settings.max_header_count
+        if len(headers) > most:
+            text = f"the request has {len(headers)} headers, {most} are admitted; send fewer, or raise --h11-max-header-count on the server"
+            return ApiError(431, text, headers={"Connection": "close"})
+        if sum(len(name) + len(value) for name, value in headers) > self.settings.max_header_bytes:
+            return too_large(self.settings.max_header_bytes)
+        return None
 
     def _path(self, scope: Scope) -> str:
         path: str = scope["path"]

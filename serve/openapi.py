@@ -104,13 +104,18 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "EmbeddingAnswer": listed(
         record(index={"type": "integer"}, object={"const": "embedding"}, embedding={"anyOf": [NUMBERS, {"type": "string"}]})
     ),
-    "PoolingAnswer": listed(
-        record(
-            index={"type": "integer"},
-            object={"const": "pooling"},
-            data={"anyOf": [NUMBERS, {"type": "array", "items": NUMBERS}, {"type": "string"}, {"type": "object"}]},
-        )
-    ),
+    "PoolingAnswer": {
+        "anyOf": [
+            listed(
+                record(
+                    index={"type": "integer"},
+                    object={"const": "pooling"},
+                    data={"anyOf": [NUMBERS, {"type": "array", "items": NUMBERS}, {"type": "string"}, {"type": "object"}]},
+                )
+            ),
+            record(request_id={"type": "string"}, created_at={"type": "integer"}, data={}),
+        ]
+    },
     "ClassifyAnswer": listed(
         record(index={"type": "integer"}, label={"type": ["string", "null"]}, probs=NUMBERS, num_classes={"type": "integer"})
     ),

@@ -40,6 +40,7 @@ def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
     unknown = [path for path in others if path not in asked.artifacts]
     if unknown:
         raise InputError(f"--served-model-name: {', '.join(unknown)} is none of the artifacts given")
+    processors = plugins_of(asked)
     served: list[Served] = []
     folders: list[Path] = []
     for index, argument in enumerate(asked.artifacts):
@@ -50,7 +51,7 @@ def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
             names += own
         if not names:
             names = [default_name(argument, folder)]
-        served.append(Served(names=tuple(names), open=functools.partial(opened, folder, asked, settings)))
+        served.append(Served(names=tuple(names), open=functools.partial(opened, folder, asked, settings, processors.get(argument))))
     adapters = None
     if asked.lora_modules or asked.enable_lora:
         adapters = adapters_of(asked, settings, served, folders)
@@ -98,16 +99,31 @@ def base_of(argument: str, asked: argparse.Namespace, served: Served, folder: Pa
     return Base(served=served, folder=folder, source=source.checkpoint if "/" in source.checkpoint else None, options=options)
 
 
-def opened(folder: Path, asked: argparse.Namespace, settings: Settings) -> Model:
-    return load(
+def plugins_of(asked: argparse.Namespace) -> dict[str, str]:
+    """Artifact -> the IO processor given for it."""
+    pairs = [(artifact or asked.artifacts[0], name) for name, _, artifact in (one.partition("=") for one in asked.io_processor_plugin)]
+    if unknown := [artifact for artifact, _ in pairs if artifact not in asked.artifacts]:
+        raise InputError(f"--io-processor-plugin: {', '.join(unknown)} is none of the artifacts given")
+    if len(found := dict(pairs)) < len(pairs):
+        raise InputError("--io-processor-plugin: an artifact has one plugin; give others as NAME=ARTIFACT")
+    return found
+
+
+def opened(folder: Path, asked: argparse.Namespace, settings: Settings, plugin: str | None = None) -> Model:
+    model = load(
         folder,
         asked.engine,
         threads=asked.threads,
         max_batch_tokens=asked.max_num_batched_tokens,
         max_queued_tokens=settings.max_queued_tokens,
         max_tokens=asked.max_model_len,
+        scheduling_policy=settings.scheduling_policy,
+        io_processor_plugin=plugin,
         check=asked.check,
     )
+    if model.plugin is not None:  # made now, also where only the checkpoint names it: a missing one is told at the start
+        log.info("%s: IO processor %s", model.name, model.plugin.name)
+    return model
 
 
 def default_name(argument: str, folder: Path) -> str:

@@ -19,6 +19,7 @@ TextInput = list[int] | list[list[int]] | str | list[str]
 Dimensions = Annotated[int | None, About("width to cut embeddings to; only for Matryoshka models")]
 
 INT64 = 2**63
+Priority = Annotated[int, Bounds(least=-INT64, most=INT64 - 1), About("lower is sooner; counts with --scheduling-policy priority")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Basic:
     truncate_prompt_tokens: Annotated[int | None, Bounds(least=-1), About("tokens to keep; -1: as many as the model takes")] = None
     truncation_side: Annotated[Literal["left", "right"] | None, About("the side that is cut away")] = None
     request_id: Annotated[str, About("becomes part of the answer's id; the header X-Request-Id wins")] = ""
-    priority: Annotated[int, Bounds(least=-INT64, most=INT64 - 1)] = 0
+    priority: Priority = 0
     mm_processor_kwargs: dict[str, object] | None = None
     cache_salt: str | None = None
 
@@ -162,7 +163,7 @@ class CohereFields:
     embedding_types: list[Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]] | None = None
     output_dimension: int | None = None
     max_tokens: int | None = None
-    priority: Annotated[int, Bounds(least=-INT64, most=INT64 - 1)] = 0
+    priority: Priority = 0
 
     @staticmethod
     def check(given: dict[str, Any]) -> str | None:

@@ -12,7 +12,9 @@ import uvicorn
 
 from ..runtime.errors import EXIT_INTERNAL, EXIT_OK, PoolrtError
 from .app import create_app
+from .certificates import LOOK_S, Certificates
 from .context import Context
+from .protocol import Protocol
 from .registry import Registry
 from .settings import Settings
 
@@ -25,6 +27,17 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, here: Context) -> None:
         super().__init__(config)
         self.here = here
+        self._certificates: Certificates | None = None
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn's own, ten times a second."""
+        tls = self.here.settings.tls
+        if tls is not None and tls.refresh and counter % round(10 * LOOK_S) == 0:
+            if self._certificates is None:
+                assert self.config.ssl is not None, "uvicorn has made it before it serves"
+                self._certificates = Certificates(tls, self.config.ssl)
+            self._certificates.refresh()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
@@ -65,6 +78,7 @@ def run(registry: Registry, settings: Settings) -> int:
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
+        "http": Protocol,
         "log_config": None,
         "access_log": settings.access_log,
         "server_header": False,

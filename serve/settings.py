@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 TLS_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2; TLS 1.3 chooses among its own. uvicorn's default (`TLSv1`) lets clients settle on CBC with SHA-1."""
@@ -16,6 +16,8 @@ class Tls:
     ca_certs: str | None = None
     cert_reqs: int = 0
     ciphers: str = TLS_CIPHERS
+    refresh: bool = False
+    """Read changed files while the server runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class Settings:
     root_path: str = ""
     cors: Cors = field(default_factory=Cors)
     tls: Tls | None = None
+    middleware: tuple[Any, ...] = ()
+    """ASGI classes and async functions around everything, the last outermost."""
     # Routes and headers
     docs: bool = True
     tokenizer_info: bool = False
@@ -66,12 +70,19 @@ class Settings:
     """Time that running requests get after the first SIGTERM."""
     keep_alive_s: int = 5
     max_header_bytes: int = 64 * 1024
+    max_header_count: int = 256
     max_queued_tokens: int | None = 2_000_000
     """Tokens that may wait per model; beyond it a request is refused with 429. None: no limit."""
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    """`priority`: a request's `priority` decides, lower is sooner; else it changes nothing."""
     threads: int = 8
     """Threads that tokenise and shape answers."""
     # Logs
     log_level: str = "info"
     access_log: bool = True
+    log_requests: bool = False
+    """Log the prompts of each request."""
+    max_log_length: int | None = None
+    """Characters or token ids of a prompt that are logged; None: all."""
     log_errors: bool = False
     """Log the stack of unexpected errors (always counted, never sent to a client)."""

@@ -72,22 +72,27 @@ class Workshop:
     async def thread(self, step: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self.threads, step)
 
-    async def run(self, request: Request, served: Served, start: Callable[[float | None], Pending[Result]]) -> tuple[Result, Times]:
-        """`start(deadline_s)` prepares and submits, in a thread. Raises what the runtime raises, ApiError 499 for a client that left."""
+    async def run(
+        self, request: Request, served: Served, start: Callable[[float | None], Pending[Result]], *, in_thread: bool = False
+    ) -> tuple[Result, Times]:
+        """`start(deadline_s)` prepares and submits: in a thread, light requests without `in_thread` where they are. Raises what the runtime
+        raises, ApiError 499 for a client that left."""
         self.state.load += self.settings.track_load
         served.running += 1
         try:
-            return await self._run(request, served, start)
+            return await self._run(request, served, start, in_thread)
         finally:
             served.running -= 1
             self.state.load -= self.settings.track_load
 
-    async def _run(self, request: Request, served: Served, start: Callable[[float | None], Pending[Result]]) -> tuple[Result, Times]:
+    async def _run(
+        self, request: Request, served: Served, start: Callable[[float | None], Pending[Result]], in_thread: bool
+    ) -> tuple[Result, Times]:
         times = Times(time.perf_counter())
         limit = self.settings.request_timeout_s
         observed = self.metrics.of(served.name)
         # A short text is tokenised faster than a thread is woken.
-        light = request.state.body_bytes <= LIGHT_BYTES
+        light = request.state.body_bytes <= LIGHT_BYTES and not in_thread
         pending = start(limit) if light else await self.thread(lambda: start(limit))
         times.tokenise_s = time.perf_counter() - times.started
         try:

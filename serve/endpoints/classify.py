@@ -36,6 +36,7 @@ async def answer(request: Request, asked: Any) -> Response:
     def start(deadline_s: float | None) -> Any:
         prompts = inputs_of(asked, served, here.settings)
         refuse_foreign(prompts, request, served, here.settings)
+        here.log_inputs("classify", request, asked, served, prompts)
         return served.model.start(prompts, params_of(asked), pooling_task="classify", deadline_s=deadline_s, **text_options(asked))
 
     made, times = await here.workshop.run(request, served, start)

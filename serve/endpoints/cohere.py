@@ -55,12 +55,14 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
 
     def start(deadline_s: float | None) -> Any:
         params = PoolingParams(dimensions=asked.output_dimension)
-        options = {"truncate_prompt_tokens": cut, "truncation_side": side, "deadline_s": deadline_s}
+        options = {"truncate_prompt_tokens": cut, "truncation_side": side, "deadline_s": deadline_s, "priority": asked.priority}
         messages = conversations_of(asked, prefix, has_template(served, here))
         if messages is None:
+            here.log_inputs("embd", request, asked, served, asked.texts or [])
             return served.model.start(asked.texts, params, pooling_task="embed", prompt_name=prompt_name, **options)
         chat = schemas.EmbeddingChats(messages=messages)
         rendered = [render(one, chat, served, here.settings) for one in messages]
+        here.log_inputs("embd", request, asked, served, rendered)
         return served.model.start(rendered, params, pooling_task="embed", add_special_tokens=False, **options)
 
     made, times = await here.workshop.run(request, served, start)

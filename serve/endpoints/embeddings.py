@@ -36,6 +36,7 @@ async def answer(request: Request, asked: Any) -> Response:
     def start(deadline_s: float | None) -> Any:
         prompts = inputs_of(asked, served, here.settings)
         refuse_foreign(prompts, request, served, here.settings)
+        here.log_inputs("embd", request, asked, served, prompts)
         options = text_options(asked) | side_of(asked, served)
         return served.model.start(prompts, params_of(asked), pooling_task="embed", deadline_s=deadline_s, **options)
 

@@ -16,8 +16,10 @@ from ..errors import ApiError
 from ..prompts import inputs_of, refuse_foreign, side_of
 from ..reading import read
 from ..registry import Served
+from . import plugin
 
-NO_PLUGIN = "No IOProcessor plugin installed. Sparse and dense vectors of one model are separate tasks here: send task and input."
+NO_PLUGIN = "No IOProcessor plugin installed. Start the server with --io-processor-plugin NAME, or send input and a task instead of data."
+NO_DATA = "The task plugin needs a 'data' field with what the IO processor asks for, instead of input or messages."
 COMBINED = "The task embed&token_classify needs a plugin request with a 'data' field; send one request per task instead."
 
 
@@ -29,6 +31,9 @@ async def answer(request: Request, asked: Any) -> Response:
     here = context(request)
     served = here.registry.find(asked.model)
     task = task_of(asked, served)
+    if isinstance(asked, schemas.PoolingPlugin):
+        assert served.model.plugin is not None, "task_of refuses data without it"
+        return await plugin.answer(request, asked, served, served.model.plugin)
     if asked.dimensions is not None:
         raise ApiError(400, "dimensions is currently not supported (parameter=dimensions); /v1/embeddings takes it", param="dimensions")
     if asked.encoding_format == "sparse" and not served.manifest.heads[task].sparse:
@@ -40,6 +45,7 @@ async def answer(request: Request, asked: Any) -> Response:
     def start(deadline_s: float | None) -> Any:
         prompts = inputs_of(asked, served, here.settings)
         refuse_foreign(prompts, request, served, here.settings)
+        here.log_inputs("pooling", request, asked, served, prompts)
         options = text_options(asked) | side_of(asked, served)
         return served.model.start(prompts, params_of(asked), pooling_task=task, deadline_s=deadline_s, **options)
 
@@ -67,7 +73,11 @@ def task_of(asked: Any, served: Served) -> str:
     asked_task = "plugin" if isinstance(asked, schemas.PoolingPlugin) else asked.task
     task = {None: served.model.tasks[0], "score": "classify"}.get(asked_task, asked_task)
     if task == "plugin":
-        raise ApiError(400, f"{NO_PLUGIN} (parameter=task)", param="task")
+        if served.model.plugin is None:
+            raise ApiError(400, f"{NO_PLUGIN} (parameter=task)", param="task")
+        if not isinstance(asked, schemas.PoolingPlugin):
+            raise ApiError(400, f"{NO_DATA} (parameter=task)", param="task")
+        return task
     if task == "embed&token_classify" and served.can("embed") and served.can("token_classify"):
         raise ApiError(400, COMBINED)
     if not served.can(task):
@@ -85,6 +95,7 @@ def text_options(asked: Any) -> dict[str, Any]:
         "truncate_prompt_tokens": asked.truncate_prompt_tokens,
         "truncation_side": asked.truncation_side,
         "add_special_tokens": asked.add_special_tokens,
+        "priority": asked.priority,
     }
 
 

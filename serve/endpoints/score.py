@@ -52,6 +52,7 @@ async def answer_score(request: Request, asked: Any) -> Response:
     served = here.registry.able(asked.model, _scores, "Score")
     left, right = PAIRS[type(asked)]
     first, second = plain(getattr(asked, left), served), plain(getattr(asked, right), served)
+    here.log_inputs("score", request, asked, served, [first, second])
     made, times = await here.workshop.run(
         request, served, lambda limit: served.model.start_score(first, second, deadline_s=limit, **options(asked, served, here))
     )
@@ -70,6 +71,7 @@ async def answer_rerank(request: Request, asked: Any) -> Response:
     served = here.registry.able(asked.model, _scores, "Rerank")
     query, documents = plain(asked.query, served), plain(asked.documents, served)
     given = [documents] if isinstance(documents, str) else documents
+    here.log_inputs("rerank", request, asked, served, [query, given])
     made, times = await here.workshop.run(
         request, served, lambda limit: served.model.start_score(query, given, deadline_s=limit, **options(asked, served, here))
     )
@@ -113,6 +115,7 @@ def options(asked: Any, served: Served, here: Context) -> dict[str, Any]:
         "max_tokens_per_doc": asked.max_tokens_per_doc or 0,
         "truncate_prompt_tokens": asked.truncate_prompt_tokens,
         "truncation_side": asked.truncation_side,
+        "priority": asked.priority,
     }
     if asked.truncate_documents:
         made["cut_document"] = True

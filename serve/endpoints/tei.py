@@ -72,6 +72,7 @@ async def _embed(request: Request, value: Any, task: str) -> Response:
     here.require(lambda one: one.can(task))
     asked: schemas_tei.TeiEmbed = schemas_tei.EMBED.read(value)
     served = here.registry.able(asked.model, lambda one: one.can(task), "Embed")
+    here.log_inputs("tei", request, asked, served, batched(asked.inputs))
     params = PoolingParams(use_activation=asked.normalize if task == "embed" else None, dimensions=asked.dimensions)
 
     def start(limit: float | None) -> Any:
@@ -93,6 +94,7 @@ async def embed_sparse(request: Request) -> Response:
     assert task is not None
     head, preparation = served.manifest.heads[task], served.model.preparation
     special = frozenset([*preparation.before, *preparation.after])
+    here.log_inputs("tei", request, asked, served, batched(asked.inputs))
 
     def start(limit: float | None) -> Any:
         return served.model.start(batched(asked.inputs), pooling_task=task, prompt_name=asked.prompt_name, deadline_s=limit, **cut(asked))
@@ -119,6 +121,7 @@ async def _rerank(request: Request, value: Any) -> Response:
         here = context(request)
         asked: schemas_tei.TeiRerank = schemas_tei.RERANK.read(value)
         served = here.registry.able(asked.model, lambda one: one.scores, "Rerank")
+        here.log_inputs("tei", request, asked, served, [asked.query, asked.texts])
         params = PoolingParams(use_activation=not asked.raw_scores)
         options = cut(asked) | here.score_style(served)
 
@@ -151,6 +154,7 @@ async def _predict(request: Request, value: Any) -> Response:
     asked: schemas_tei.TeiPredict = schemas_tei.PREDICT.read(value)
     served = here.registry.able(asked.model, lambda one: one.can("classify"), "Predict")
     single, texts, pairs = forms(asked.inputs)
+    here.log_inputs("tei", request, asked, served, pairs or texts)
     hub = asked.parameters
     function = hub.function_to_apply if hub is not None else None
     params = PoolingParams(use_activation=not asked.raw_scores and function is None)
@@ -214,6 +218,7 @@ async def _similarity(request: Request, value: Any) -> Response:
     served = here.registry.able(asked.model, lambda one: one.can("embed"), "Similarity")
     more = asked.parameters or schemas_tei.TeiParameters()
     texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
+    here.log_inputs("tei", request, asked, served, texts)
 
     def start(limit: float | None) -> Any:
         params = PoolingParams(use_activation=True)

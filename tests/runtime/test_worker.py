@@ -88,6 +88,19 @@ def test_token_rows_carry_no_padding(worker):
     assert [row[:, 0].tolist() for row in answer.rows] == [[5, 6, 7], [8]]
 
 
+def test_several_outputs_come_from_one_pass(engine, worker):
+    hold(engine, worker)
+    both = [worker.submit([item(5, 6, 7), item(number)], "pooled", "tokens") for number in (8, 9)]
+    alone = worker.submit([item(5, 6, 7)], "pooled")
+    engine.gate.set()
+    for future, number in zip(both, (8, 9), strict=True):
+        answer = future.result(10)
+        assert [row.tolist() for row in answer.rows] == [[18], [number]]
+        assert [row[:, 0].tolist() for row in answer.others[0]] == [[5, 6, 7], [number]]
+    assert pooled(alone) == [18.0]
+    assert sorted(engine.batches) == [(1, 1), (1, 3), (4, 3)]
+
+
 def test_what_gathers_while_a_batch_runs_is_merged(engine, worker):
     hold(engine, worker)
     futures = [worker.submit([item(number, 1)], "pooled") for number in range(10)]
@@ -208,6 +221,70 @@ def test_a_long_call_is_not_starved_by_short_ones(engine, worker):
     long.result(10)
     # 120 tokens of the long call against 3 at a time: its fair share comes after some 40 of each stream.
     assert 10 < len(passed) < 200
+
+
+@pytest.fixture
+def ranking(engine):
+    made = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS, policy="priority")
+    yield made
+    engine.gate.set()
+    made.close(10)
+
+
+def finished(engine, calls):
+    """Names of calls in the order in which they were answered, from when the engine is let go."""
+    order = []
+    for name, future in calls.items():
+        future.add_done_callback(lambda _, name=name: order.append(name))
+    engine.gate.set()
+    for future in calls.values():
+        future.result(10)
+    return order
+
+
+def test_priorities_order_the_line_and_equal_ones_keep_their_turn(engine, ranking):
+    hold(engine, ranking)
+    # 40 tokens: a batch has room for one.
+    asked = {"late": 5, "first": 0, "second": 0, "urgent": -1}
+    calls = {name: ranking.submit([item(*range(1, 41))], "pooled", priority=priority) for name, priority in asked.items()}
+    assert finished(engine, calls) == ["urgent", "first", "second", "late"]
+
+
+def test_a_long_call_of_one_priority_is_not_passed(engine, ranking):
+    hold(engine, ranking)
+    calls = {
+        "long": ranking.submit([item(*range(1, 41)) for _ in range(5)], "pooled"),
+        "short": ranking.submit([item(1, 2)], "pooled"),
+        "urgent": ranking.submit([item(3, 4)], "tokens", priority=-(2**63)),
+    }
+    assert finished(engine, calls) == ["urgent", "long", "short"]
+
+
+def test_a_batch_fills_up_with_less_urgent_items_that_lengthen_no_row(engine, ranking):
+    hold(engine, ranking)
+    calls = [ranking.submit([item(*range(1, length + 1))], "pooled", priority=priority) for length, priority in
+             ((30, 3), (8, 2), (7, 2), (8, 0), (8, 1), (2, 1))]  # fmt: skip
+    engine.gate.set()
+    assert [pooled(future) for future in calls] == [[465.0], [36.0], [28.0], [36.0], [36.0], [3.0]]
+    # Rows of 8 and 7, and the one of 2, six short of 8: seven tokens of padding, one launch costs eight.
+    assert engine.batches == [(1, 1), (5, 8), (1, 30)]
+
+
+def test_urgent_items_leave_when_their_call_is_cancelled(engine, ranking):
+    hold(engine, ranking)
+    gone, kept = ranking.submit([item(1)] * 3, "pooled", priority=1), ranking.submit([item(2)], "pooled", priority=2)
+    assert gone.cancel()
+    engine.gate.set()
+    assert pooled(kept) == [2.0]
+    assert engine.batches == [(1, 1), (1, 1)]
+
+
+def test_priorities_change_nothing_where_arrival_decides(engine, worker):
+    hold(engine, worker)
+    calls = {
+        name: worker.submit([item(*range(1, 41))], "pooled", priority=priority) for name, priority in {"a": 9, "b": 0, "c": -9}.items()
+    }
+    assert finished(engine, calls) == ["a", "b", "c"]
 
 
 def test_closing_finishes_what_is_queued(engine, worker):

@@ -44,11 +44,13 @@ class Held:
         self.go = threading.Event()
         self.entered = threading.Event()
         self.runs = 0
+        self.widths: list[int] = []
 
     def run(self, inputs: Any, outputs: Any, *, alone: bool = False) -> Any:
         self.entered.set()
         assert self.go.wait(60)
         self.runs += 1
+        self.widths.append(inputs["input_ids"].shape[1])
         return self.session.run(inputs, outputs, alone=alone)
 
     def close(self) -> None:
@@ -57,7 +59,9 @@ class Held:
 
 @contextmanager
 def held(artifact: Path, settings: Settings) -> Iterator[tuple[Live, Held]]:
-    opened = load(artifact, threads=1, max_queued_tokens=settings.max_queued_tokens, check="quick")
+    opened = load(
+        artifact, threads=1, max_queued_tokens=settings.max_queued_tokens, scheduling_policy=settings.scheduling_policy, check="quick"
+    )
     with opened as model, live(model, settings=settings) as server:
         gate = model.worker.session = Held(model.worker.session)  # pyright: ignore[reportAttributeAccessIssue]
         try:
@@ -220,6 +224,84 @@ def test_work_of_a_client_that_left_is_not_done(artifacts: Callable[[str], Path]
         assert value(samples, "vllm:request_success_total", finished_reason="abort") == len(TEXTS)
         assert value(samples, "http_requests_total", status="4xx") == 1
         assert value(samples, "http_requests_total", status="5xx") == 0
+
+
+@pytest.fixture(scope="module")
+def narrow(models: Callable[[str], Model]) -> Iterator[Live]:
+    with live(models("minilm_like"), settings=Settings(max_header_bytes=2000, max_header_count=20)) as server:
+        yield server
+
+
+def test_headers_beyond_the_limits_are_refused(narrow: Live):
+    assert narrow.client.get("/health", headers={"x-long": "a" * 1500}).status_code == 200
+    assert narrow.client.get("/health", headers=[(f"x-{index}", "a") for index in range(10)]).status_code == 200
+    for headers, flag in (({"x-long": "a" * 2000}, "size"), ([(f"x-{index}", "a") for index in range(20)], "count")):
+        refused = narrow.client.get("/health", headers=headers)
+        assert refused.status_code == 431
+        assert refused.json()["error"]["type"] == "RequestTooLargeError"
+        assert flag in refused.json()["error"]["message"]
+    assert Settings().max_header_count == 256
+
+
+@pytest.mark.parametrize(
+    "start", [b"GET /health HTTP/1.1\r\nx-long: ", b"GET /", b"GET /health HTTP/1.1\r\n"], ids=["value", "path", "many"]
+)
+def test_headers_without_end_are_cut_off(narrow: Live, start: bytes):
+    with socket.create_connection(("127.0.0.1", narrow.port), timeout=SOON_S) as endless:
+        endless.sendall(start)
+        sent, answer = 0, b""
+        try:
+            while sent < 10_000_000:
+                endless.sendall(b"x-a: b\r\n" * 500 if start.endswith(b"\n") else b"a" * 4000)
+                sent += 4000
+        except OSError:
+            pass
+        try:
+            while more := endless.recv(4096):
+                answer += more
+        except OSError:  # what is still on its way when the other side closes resets the connection
+            pass
+    assert sent < 10_000_000
+    assert not answer or answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_large_bodies_on_one_connection_are_no_large_headers(narrow: Live):
+    body = json.dumps({"input": "paris " * 200_000, "truncate_prompt_tokens": 5}).encode()
+    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", narrow.port), timeout=SOON_S) as kept:
+        kept.sendall((head + body) * 3)
+        answers = b""
+        while answers.count(b"HTTP/1.1 200") < 3:
+            answers += (more := kept.recv(65536))
+            assert more, answers[-500:]
+
+
+ROUTES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "/v1/embeddings": lambda text: {"input": text},
+    "/v2/embed": lambda text: {"texts": [text]},
+    "/pooling": lambda text: {"input": text, "task": "token_embed"},
+    "/score": lambda text: {"text_1": text, "text_2": text},
+    "/rerank": lambda text: {"query": text, "documents": [text]},
+}
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+@pytest.mark.parametrize("route", ROUTES)
+def test_priority_decides_where_the_policy_says_so(artifacts: Callable[[str], Path], route: str, policy: Any):
+    with held(artifacts("minilm_like"), Settings(scheduling_policy=policy)) as (server, gate), ThreadPoolExecutor(3) as threads:
+        model = server.here.registry.models[0].model
+        asked = [threads.submit(server.post, "/v1/embeddings", {"input": TEXT})]
+        assert gate.entered.wait(SOON_S)
+        # The later, longer one would wait for the short one by fair turns; as the more urgent one it does not.
+        for text, priority in (("mars", 7), (" ".join(TEXTS * 2), -7)):
+            before = model.statistics().queued_items
+            asked.append(threads.submit(server.post, route, ROUTES[route](text) | {"priority": priority}))
+            until(lambda before=before: model.statistics().queued_items > before)
+        gate.go.set()
+        assert [one.result(SOON_S).status_code for one in asked] == [200, 200, 200]
+        served = gate.widths[1:]
+        assert len(set(served)) == 2
+        assert served == sorted(served, reverse=policy == "priority")
 
 
 def test_running_requests_are_counted_when_asked(artifacts: Callable[[str], Path]):
