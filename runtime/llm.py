@@ -39,7 +39,7 @@ _EXPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "pooler_config": ((None, {}), "--pooler-config"),
     "override_pooler_config": ((None, {}), "--pooler-config"),
     "hf_overrides": ((None, {}), "--hf-overrides"),
-    "dtype": (("auto", None), "--precision"),
+    "dtype": (("auto", None, "float32", "float"), "--precision"),
     "quantization": ((None,), "--precision int8"),
     "tokenizer": ((None,), "a checkpoint with that tokenizer"),
 }

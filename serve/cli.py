@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
-from .flags import IGNORED, merged, normalised
+from .flags import CONVERSIONS, IGNORED, merged, normalised
 from .logs import configure
 from .settings import TLS_CIPHERS, Cors, Settings, Tls
 
@@ -67,7 +67,20 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     ]
     if not asked.artifacts:
         raise InputError("no artifact given: poolrt serve ARTIFACT...; make one with `poolrt export CHECKPOINT`")
+    refuse_other_answers(asked)
     return asked, notes
+
+
+def refuse_other_answers(asked: argparse.Namespace) -> None:
+    """vLLM's flags that mean other numbers than a checkpoint's own, and would be ignored."""
+    if asked.tokenizer not in (None, *asked.artifacts):
+        raise InputError(
+            f"--tokenizer {asked.tokenizer}: a checkpoint's own tokenizer is used; put that tokenizer's files into a copy of the checkpoint"
+        )
+    if asked.tokenizer_revision not in (None, asked.revision):
+        raise InputError(f"--tokenizer-revision {asked.tokenizer_revision}: tokenizer and weights are those of one --revision")
+    if asked.quantization is not None:
+        raise InputError(f"--quantization {asked.quantization}: give --precision int8, or leave it out for the checkpoint's own precision")
 
 
 def parser_of() -> Parser:
@@ -97,6 +110,9 @@ def parser_of() -> Parser:
     export = parser.add_argument_group("exporting a checkpoint first (vLLM's spellings)")
     for name in ("--runner", "--convert", "--revision", "--precision", "--target"):
         export.add_argument(name)
+    export.add_argument("--task", choices=CONVERSIONS, default="auto", help="older word for --convert")
+    for name in ("--tokenizer", "--tokenizer-revision", "--quantization"):
+        export.add_argument(name, help=argparse.SUPPRESS)
     for name in ("--hf-overrides", "--pooler-config"):
         export.add_argument(name, type=json_object, action="append", default=[], metavar="JSON")
     export.add_argument("--cache", type=Path, help="where exported artifacts are kept (default: ~/.cache/poolrt/artifacts)")

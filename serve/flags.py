@@ -26,10 +26,9 @@ JSON_FLAGS = (
 
 IGNORED: dict[str, int] = {
     # flag -> values it takes
-    "tokenizer": 1, "tokenizer-mode": 1, "trust-remote-code": 0, "dtype": 1, "seed": 1, "tokenizer-revision": 1, "code-revision": 1,
-    "quantization": 1, "load-format": 1, "download-dir": 1, "enforce-eager": 0, "renderer-num-workers": 1,
-    "model-impl": 1, "task": 1, "config-format": 1, "enable-offline-docs": 0,
-    "log-error-stack": 0, "api-server-count": 1,
+    "tokenizer-mode": 1, "trust-remote-code": 0, "dtype": 1, "seed": 1, "code-revision": 1, "load-format": 1, "download-dir": 1,
+    "enforce-eager": 0, "renderer-num-workers": 1, "model-impl": 1, "config-format": 1, "enable-offline-docs": 0, "log-error-stack": 0,
+    "api-server-count": 1,
     "enable-flash-late-interaction": 0, "no-enable-flash-late-interaction": 0, "limit-mm-per-prompt": 1, "mm-processor-kwargs": 1,
     "media-io-kwargs": 1, "allowed-local-media-path": 1, "allowed-media-domains": 1, "mm-processor-cache-gb": 1,
     "interleave-mm-strings": 0, "max-num-seqs": 1, "enable-chunked-prefill": 0, "no-enable-chunked-prefill": 0,
@@ -38,6 +37,9 @@ IGNORED: dict[str, int] = {
     "swap-space": 1, "kv-cache-dtype": 1, "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0,
     "compilation-config": 1, "optimization-level": 1, "disable-frontend-multiprocessing": 0,
 }  # fmt: skip
+
+CONVERSIONS = {"auto": None, "embed": "embed", "embedding": "embed", "classify": "classify", "score": "classify", "reward": "reward"}
+"""`--task`, older vLLM's word, -> `--convert`."""
 
 REPEATED = frozenset({"middleware"})
 """Flags that are given once for each value."""

@@ -19,6 +19,7 @@ from ..runtime.manifest import FILE
 from ..runtime.model import Model, load
 from .adapters import Adapters, Base, module_of
 from .cli import gathered
+from .flags import CONVERSIONS
 from .registry import Registry, Served
 from .settings import Settings
 
@@ -139,7 +140,9 @@ def default_name(argument: str, folder: Path) -> str:
 def artifact_of(argument: str, asked: argparse.Namespace) -> Path:
     path = Path(argument)
     if (path / FILE).is_file():
-        overrides = [name for name in ("hf_overrides", "convert", "pooler_config", "runner", "revision") if getattr(asked, name)]
+        neutral = {"runner": ("auto", "pooling"), "convert": ("auto",)}
+        given = {name: getattr(asked, name) for name in ("hf_overrides", "convert", "pooler_config", "runner", "revision")}
+        overrides = [name for name, value in given.items() if value and value not in neutral.get(name, ())]
         if overrides:
             flags = ", ".join("--" + name.replace("_", "-") for name in overrides)
             raise InputError(f"{path.name} is a finished artifact: {flags} are for exporting; give the checkpoint instead")
@@ -184,9 +187,12 @@ def exported(source: str, options: Sequence[str], *, cache: Path | None, run: Ru
 
 def export_options(asked: argparse.Namespace) -> list[str]:
     options: list[str] = []
-    for name in ("runner", "convert", "revision", "precision", "target"):
+    convert = asked.convert or CONVERSIONS[asked.task]
+    for name in ("runner", "revision", "precision", "target"):
         if (value := getattr(asked, name)) is not None:
             options += [f"--{name}", value]
+    if convert is not None:
+        options += ["--convert", convert]
     for name in ("hf_overrides", "pooler_config"):
         if value := gathered(getattr(asked, name)):
             options += [f"--{name.replace('_', '-')}", json.dumps(value, sort_keys=True)]

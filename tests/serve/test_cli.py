@@ -64,6 +64,32 @@ def test_an_artifact_may_follow_a_flag_with_values():
     assert asked.artifacts == ["m"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--tokenizer other", "a copy of the checkpoint"),
+        ("--tokenizer-revision v2", "one --revision"),
+        ("--quantization fp8", "--precision int8"),
+        ("--task generate", "invalid choice: 'generate'"),
+    ],
+)
+def test_flags_that_would_change_the_answers_are_refused(flags, told):
+    with pytest.raises(InputError, match=told):
+        parse(["m", *flags.split()])
+
+
+def test_flags_that_repeat_what_holds_are_taken():
+    asked, notes = parse(["m", "--tokenizer", "m", "--revision", "v2", "--tokenizer-revision", "v2"])
+    assert not notes
+    assert export_options(asked) == ["--revision", "v2"]
+
+
+@pytest.mark.parametrize(("task", "convert"), [("embed", "embed"), ("score", "classify"), ("reward", "reward")])
+def test_older_tasks_say_what_to_convert_to(task, convert):
+    assert export_options(parse(["m", "--task", task])[0]) == ["--convert", convert]
+    assert export_options(parse(["m", "--task", task, "--convert", "none"])[0]) == ["--convert", "none"]
+
+
 IN_FILE = {"model": "m", "port": 99, "served_model_name": ["a", "b"], "enable_request_id_headers": True, "hf_overrides": {"x": 1}}
 YAML = """# a comment
 model: m
@@ -161,6 +187,11 @@ def test_overrides_of_a_finished_artifact_are_refused(artifacts: Callable[[str],
     asked, _ = parse(["m", "--convert", "embed"])
     with pytest.raises(InputError, match="--convert"):
         artifact_of(str(artifacts("minilm_like")), asked)
+
+
+def test_a_finished_artifact_takes_flags_that_override_nothing(artifacts: Callable[[str], Path]):
+    asked, _ = parse(["m", "--runner", "pooling", "--convert", "auto", "--task", "embed"])
+    assert artifact_of(str(artifacts("minilm_like")), asked) == artifacts("minilm_like")
 
 
 def free_port() -> int:
