@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import ssl
@@ -66,7 +67,13 @@ def run(registry: Registry, settings: Settings) -> int:
         server.should_exit = True
 
     app.state.stop = stop
-    app.state.announce = lambda: announce(registry, settings)
+    def ready() -> None:
+        # What stays for good is not looked through again by every later collection.
+        gc.collect()
+        gc.freeze()
+        announce(registry, settings)
+
+    app.state.announce = ready
     server.run()
     if here.loader is not None:  # a second signal ends the server without its lifespan
         here.loader.close()
