@@ -84,5 +84,3 @@ class Settings:
     """Log the prompts of each request."""
     max_log_length: int | None = None
     """Characters or token ids of a prompt that are logged; None: all."""
-    log_errors: bool = False
-    """Log the stack of unexpected errors (always counted, never sent to a client)."""
