@@ -9,6 +9,8 @@ from typing import Any
 from .kinds import record_of
 from .problems import Problem, dotted, message
 
+BOTH_ENDS = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
+
 
 class Refused(Exception):
     """A body that is not what the route asks for; `kind` is the error type of http-api.md 2.4."""
@@ -30,8 +32,12 @@ class Body:
     """Whether vLLM's removed parameters (`normalize`, task `score` and `encode`) are refused by name."""
     task: bool = False
     """The route knows `task`, and takes `score` as `classify`."""
+    chat: bool = False
+    """One of the forms is a conversation."""
 
     def read(self, value: Any) -> Any:
+        if type(value) is dict and self.chat and value.get("continue_final_message") and value.get("add_generation_prompt"):
+            raise Refused(BOTH_ENDS, param=None, kind="BadRequestError")
         if type(value) is dict and self.removed:
             refuse_removed(value, accepts_score=self.task)
         forms = self.forms
@@ -92,4 +98,5 @@ def refuse_media_settings(value: dict[str, Any]) -> None:
 
 def body(*forms: tuple[Sequence[str], type], preferred: Sequence[int] | None = None, removed: bool = False, task: bool = False) -> Body:
     order = tuple(preferred) if preferred is not None else tuple(range(len(forms)))
-    return Body(tuple((tuple(keys), form) for keys, form in forms), order, removed, task)
+    chat = any("messages" in keys for keys, _ in forms)
+    return Body(tuple((tuple(keys), form) for keys, form in forms), order, removed, task, chat)

@@ -255,7 +255,13 @@ class Record:
         check = getattr(self.made, "check", None)
         if check is not None and len(problems) == before and (text := check(given)) is not None:
             problems.append(Problem("value_error", loc, f"Value error, {text}", value))
-        return value if len(problems) > before else self.made(**given)
+            return value
+        if len(problems) == before:
+            return self.made(**given)
+        # Told in the order of the fields, whatever the body's: clients look at the first.
+        places = {name: place for place, name in enumerate(kinds)}
+        problems[before:] = sorted(problems[before:], key=lambda problem: places[str(problem.loc[len(loc)])])
+        return value
 
     def schema(self) -> dict[str, Any]:
         properties: dict[str, Any] = {}

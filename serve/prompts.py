@@ -11,6 +11,7 @@ from starlette.requests import Request
 from ..runtime.foreign import looks_foreign
 from ..runtime.manifest import Text
 from ..runtime.text import prompts_from
+from .body import BOTH_ENDS
 from .errors import ApiError
 from .registry import Served
 from .schemas import Message, conversations_of
@@ -37,7 +38,7 @@ def render(messages: Sequence[Message], asked: Any, served: Served, settings: Se
     if not settings.trust_request_chat_template and (asked.chat_template is not None or "chat_template" in variables):
         raise ApiError(400, UNTRUSTED)
     if asked.add_generation_prompt and asked.continue_final_message:
-        raise ApiError(400, "Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+        raise ApiError(400, BOTH_ENDS)
     if "messages" in variables:
         raise ApiError(400, "chat_template_kwargs cannot hold messages: they are a field of their own (parameter=chat_template_kwargs)")
     # As in vLLM: a template among the variables is the last choice, and asking for ids instead of text changes nothing.

@@ -1,4 +1,7 @@
-"""Every request body of vLLM's routes, with its fields, defaults and bounds (http-api.md 2 to 9)."""
+"""Every request body of vLLM's routes, with its fields, defaults and bounds (http-api.md 2 to 9).
+
+Fields stand in vLLM's order, bases from the last to the first: of several wrong ones it names the first.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +56,13 @@ class Activated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completion:
-    input: TextInput
+class SpecialTokens:
     add_special_tokens: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    input: TextInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,32 +105,33 @@ Conversations = Annotated[list[Annotated[list[Message], Bounds(least=1)]], Bound
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingText(Completion, Basic, Encoding, Activated, Roles):
+class Width:
     dimensions: Dimensions = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingChat(ChatFields, Basic, Encoding, Activated, Roles):
+class EmbeddingText(Roles, Basic, Input, Activated, Width, Encoding, SpecialTokens):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingChat(Roles, Basic, ChatFields, Activated, Width, Encoding):
     messages: Conversation
-    dimensions: Dimensions = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingChats(ChatFields, Basic, Encoding, Activated, Roles):
+class EmbeddingChats(Roles, Basic, ChatFields, Activated, Width, Encoding):
     messages: Conversations
-    dimensions: Dimensions = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingInputChat(ChatFields, Basic, Encoding, Activated, Roles):
+class EmbeddingInputChat(Roles, Basic, ChatFields, Activated, Width, Encoding):
     input: Conversation
-    dimensions: Dimensions = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingInputChats(ChatFields, Basic, Encoding, Activated, Roles):
+class EmbeddingInputChats(Roles, Basic, ChatFields, Activated, Width, Encoding):
     input: Conversations
-    dimensions: Dimensions = None
 
 
 # --- /v2/embed ----------------------------------------------------------------------------------------------------------------
@@ -156,12 +164,12 @@ class CohereInput:
 @dataclass(frozen=True, kw_only=True)
 class CohereFields:
     model: str | None = None
+    input_type: Annotated[str | None, About("name of a stored prompt")] = None
     texts: list[str] | None = None
     images: list[str] | None = None
     inputs: list[CohereInput] | None = None
-    input_type: Annotated[str | None, About("name of a stored prompt")] = None
-    embedding_types: list[Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]] | None = None
     output_dimension: int | None = None
+    embedding_types: list[Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]] | None = None
     max_tokens: int | None = None
     priority: Priority = 0
 
@@ -195,16 +203,19 @@ class PoolingEncoding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolingText(Completion, Basic, PoolingEncoding, Activated, Roles):
-    task: PoolingTask | None = None
+class PoolingWidth:
     dimensions: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolingChat(ChatFields, Basic, PoolingEncoding, Activated, Roles):
+class PoolingText(Roles, Basic, Input, PoolingWidth, PoolingEncoding, Activated, SpecialTokens):
+    task: PoolingTask | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingChat(Roles, Basic, ChatFields, PoolingWidth, PoolingEncoding, Activated):
     messages: Conversation
     task: PoolingTask | None = None
-    dimensions: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,12 +225,12 @@ class PoolingPlugin(Basic, PoolingEncoding):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyText(Completion, Basic, Activated):
+class ClassifyText(Basic, Input, Activated, SpecialTokens):
     pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyChat(ChatFields, Basic, Activated):
+class ClassifyChat(Basic, ChatFields, Activated):
     messages: Conversation
 
 
@@ -284,16 +295,16 @@ class Rerank(ScoreFields):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeText:
-    prompt: str
     model: str | None = None
+    prompt: str
     add_special_tokens: bool = True
     return_token_strs: bool | None = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeChat:
-    messages: Conversation
     model: str | None = None
+    messages: Conversation
     add_special_tokens: bool = False
     return_token_strs: bool | None = False
     add_generation_prompt: bool = True
@@ -307,8 +318,8 @@ class TokenizeChat:
 
 @dataclass(frozen=True, kw_only=True)
 class Detokenize:
-    tokens: list[Annotated[int, Bounds(least=0, most=INT64 - 1)]]
     model: str | None = None
+    tokens: list[Annotated[int, Bounds(least=0, most=INT64 - 1)]]
 
 
 # --- LoRA ---------------------------------------------------------------------------------------------------------------------
