@@ -3,22 +3,27 @@
     from poolrt.runtime import LLM, PoolingParams
     llm = LLM(model="artifacts/bge-m3", runner="pooling")
 
-Constructor keywords of vLLM that change nothing here are accepted; those that would change the answers were decided when the
-artifact was exported, and are refused with where to say them.
+Constructor keywords of vLLM that change nothing here are accepted. Those that would change the answers were decided when the artifact was
+exported: they are accepted when they ask for what it was exported with, else refused with the option that exports it so.
 """
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import templates
+from . import artifact, templates
 from .errors import InputError
 from .forms import Bar
 from .lora import Adapters, Requested
+from .manifest import Manifest
 from .model import Model, load
 from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, ScoringOutput
+from .plugins.facts import Config, ModelConfig
 from .tokenizer import Tokenizer
 
 # Where, how fast and under which name to run: nothing of it changes a number.
@@ -33,16 +38,17 @@ _HARMLESS = frozenset({
     "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode", "tokenizer_revision", "trust_remote_code",
 })  # fmt: skip
 
-# keyword -> (values that mean "as the checkpoint says", where to say it instead)
-_EXPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "convert": (("auto", None), "--convert"),
-    "pooler_config": ((None, {}), "--pooler-config"),
-    "override_pooler_config": ((None, {}), "--pooler-config"),
-    "hf_overrides": ((None, {}), "--hf-overrides"),
-    "dtype": (("auto", None, "float32", "float"), "--precision"),
-    "quantization": ((None,), "--precision int8"),
-    "tokenizer": ((None,), "a checkpoint with that tokenizer"),
-}
+# keyword -> its option of `poolrt export`
+_OPTIONS = {
+    "convert": "convert", "hf_overrides": "hf-overrides", "pooler_config": "pooler-config", "override_pooler_config": "pooler-config",
+    "dtype": "precision", "quantization": "precision",
+}  # fmt: skip
+# Each of them says: as the checkpoint is.
+_NEUTRAL = (None, "auto", "float32", "float", {})
+_PRECISIONS = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
+"""dtype -> precision"""
+_TASKS = {"embedding": "embed", "reward": "token_classify"}
+"""Values of vLLM's earlier keyword `task` -> the task that the model must have."""
 
 
 class LLM:
@@ -55,17 +61,9 @@ class LLM:
         self, model: str, *, engine: str = "auto", max_model_len: int | None = None, chat_template: str | None = None,
         io_processor_plugin: str | None = None, enable_lora: bool | None = False, **keywords: Any,
     ) -> None:  # fmt: skip
-        problems = []
-        for name, value in keywords.items():
-            if name in _EXPORTED:
-                neutral, option = _EXPORTED[name]
-                if not any(value == one and type(value) is type(one) for one in neutral):
-                    problems.append(f"{name}={value!r} changes the answers: export the artifact with {option}")
-            elif name == "runner":
-                if value not in ("auto", "pooling"):
-                    problems.append(f"runner={value!r}: artifacts answer pooling tasks only")
-            elif name not in _HARMLESS:
-                problems.append(f"{name}: not a keyword that vLLM's LLM or poolrt knows")
+        problems = list(_unheeded(keywords))
+        if asked := {name: value for name, value in keywords.items() if name in (*_OPTIONS, "task") and value not in _NEUTRAL}:
+            problems += _undone(asked, artifact.read(model, check="quick").manifest)
         if problems:
             raise InputError(f"LLM(model={model!r}): " + "; ".join(problems))
         self.model: Model = load(model, engine, max_tokens=max_model_len, io_processor_plugin=io_processor_plugin)
@@ -113,6 +111,44 @@ class LLM:
 
     def get_tokenizer(self) -> Tokenizer:
         return Tokenizer(self.model.preparation)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """What scripts read of vLLM's: `max_model_len`, `embedding_size`, `is_matryoshka` and a few more."""
+        return Config.of(self.model.manifest, self.model.plugin_name).model_config
+
+
+def _unheeded(keywords: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with keywords whatever the artifact is."""
+    for name, value in keywords.items():
+        if name == "runner":
+            if value not in ("auto", "pooling"):
+                yield f"runner={value!r}: artifacts answer pooling tasks only"
+        elif name == "tokenizer":
+            if value is not None:
+                yield f"tokenizer={value!r} changes the answers: export a checkpoint that has this tokenizer"
+        elif name not in _HARMLESS and name not in _OPTIONS and name != "task":
+            yield f"{name}: not a keyword that poolrt knows"
+
+
+def _undone(asked: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
+    """Which of the keywords ask for something else than what the artifact was exported with."""
+    for name, value in asked.items():
+        if name == "task":
+            able = bool(manifest.scoring) if value == "score" else _TASKS.get(value, value) in manifest.tasks
+            if not able:
+                yield f"task={value!r}: this artifact has {', '.join(manifest.tasks)}; another needs an export with --convert"
+            continue
+        option = _OPTIONS[name]
+        if option == "precision":
+            wanted = _PRECISIONS.get(value, value) if name == "dtype" else "int8"
+            done = manifest.graphs[0].precision
+        else:
+            wanted = value
+            done = manifest.source.overrides.get(option.replace("-", "_"))
+        if wanted != done:
+            told = wanted if isinstance(wanted, str) else json.dumps(wanted, default=str)
+            yield f"{name}={value!r} changes the answers: export the artifact with --{option} {shlex.quote(told)}"
 
 
 def _template(given: str | None) -> str | None:

@@ -75,7 +75,8 @@ class Model:
         self.engine = choice
         self._preparations = {preparation.style: preparation}
         self._lock = threading.Lock()
-        self._plugin_name = plugin or manifest.config.get("io_processor_plugin")
+        named = manifest.config.get("io_processor_plugin")
+        self.plugin_name = plugin or (None if named is None else str(named))
         self._plugin: plugins.Plugin | None = None
         self._requests, self._tokenize_s = 0, 0.0
         self.worker = Worker(
@@ -296,9 +297,9 @@ class Model:
     def plugin(self) -> plugins.Plugin | None:
         """The IO processor named when the model was loaded, else the one that its checkpoint names; made when first asked for. Raises
         InputError when that cannot be."""
-        if self._plugin is None and self._plugin_name is not None:
+        if self._plugin is None and self.plugin_name is not None:
             with self._lock:
-                self._plugin = self._plugin or plugins.opened(str(self._plugin_name), self.manifest, self.preparation)
+                self._plugin = self._plugin or plugins.opened(self.plugin_name, self.manifest, self.preparation)
         return self._plugin
 
     # Life
@@ -406,6 +407,7 @@ def load(
     max_tokens: int | None = None,
     scheduling_policy: Policy = "fcfs",
     io_processor_plugin: str | None = None,
+    name: str | None = None,
     check: artifact.Check = "full",
 ) -> Model:
     """Opens an artifact folder.
@@ -419,6 +421,7 @@ def load(
         max_tokens: a lower limit for one text than the model's own (vLLM's max_model_len).
         scheduling_policy: `fcfs` serves callers in fair turns, `priority` the lowest `priority` of a call first.
         io_processor_plugin: name of the plugin that `encode(pooling_task="plugin")` runs; None: the one that the checkpoint names.
+        name: what errors call the model; None: the artifact's own name.
         check: `full` compares every file's sha256, `quick` only sizes.
 
     Raises ArtifactError for a folder that is not whole, EngineError when no engine can be opened, InputError for an argument that
@@ -428,9 +431,9 @@ def load(
         path, engine, preparation=(preparation, ("model", "vllm")), scheduling_policy=(scheduling_policy, ("fcfs", "priority")),
         check=(check, ("full", "quick")),
     )  # fmt: skip
-    for name, count in (("threads", threads), ("max_batch_tokens", max_batch_tokens), ("max_queued_tokens", max_queued_tokens)):
+    for limit, count in (("threads", threads), ("max_batch_tokens", max_batch_tokens), ("max_queued_tokens", max_queued_tokens)):
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-            raise InputError(f"{name} is {count!r}, expected a whole number from 1", field=name)
+            raise InputError(f"{limit} is {count!r}, expected a whole number from 1", field=limit)
     opened = artifact.read(path, check=check)
     manifest = opened.manifest
     if max_tokens is not None:
@@ -439,6 +442,8 @@ def load(
                 f"max_tokens is {max_tokens!r}, expected 1 to {manifest.text.max_tokens}, the model's own limit", field="max_tokens"
             )
         manifest = replace(manifest, text=replace(manifest.text, max_tokens=max_tokens))
+    if name is not None:
+        manifest = replace(manifest, name=name)
     choice = backends.choose(manifest, engine)
     prepared = Preparation(opened.folder, manifest, style=preparation)
     session = backends.open(opened.folder, manifest, choice, threads=threads)

@@ -41,6 +41,9 @@ IGNORED: dict[str, int] = {
 CONVERSIONS = {"auto": None, "embed": "embed", "embedding": "embed", "classify": "classify", "score": "classify", "reward": "reward"}
 """`--task`, older vLLM's word, -> `--convert`."""
 
+RENAMED = {"override-pooler-config": "pooler-config"}
+"""Older vLLM's names of flags."""
+
 REPEATED = frozenset({"middleware"})
 """Flags that are given once for each value."""
 
@@ -58,6 +61,7 @@ def normalised(arguments: Sequence[str]) -> list[str]:
         name, equals, value = argument[2:].partition("=")
         head, dot, path = name.partition(".")
         head = head.replace("_", "-")
+        head = RENAMED.get(head, head)
         if head == "config":
             path_of_file = value if equals else _next(given, argument)
             plain = [*from_file(Path(path_of_file)), *plain]

@@ -50,9 +50,11 @@ def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
         names = [others[argument]] if argument in others else []
         if index == 0:
             names += own
+        own_name = default_name(argument, folder)
         if not names:
-            names = [default_name(argument, folder)]
-        served.append(Served(names=tuple(names), open=functools.partial(opened, folder, asked, settings, processors.get(argument))))
+            names = [own_name]
+        opening = functools.partial(opened, folder, asked, settings, processors.get(argument), name=names[0])
+        served.append(Served(names=tuple(names), open=opening, aliases=(own_name,)))
     adapters = None
     if asked.lora_modules or asked.enable_lora:
         adapters = adapters_of(asked, settings, served, folders)
@@ -110,7 +112,9 @@ def plugins_of(asked: argparse.Namespace) -> dict[str, str]:
     return found
 
 
-def opened(folder: Path, asked: argparse.Namespace, settings: Settings, plugin: str | None = None) -> Model:
+def opened(
+    folder: Path, asked: argparse.Namespace, settings: Settings, plugin: str | None = None, *, name: str | None = None
+) -> Model:  # fmt: skip
     model = load(
         folder,
         asked.engine,
@@ -120,6 +124,7 @@ def opened(folder: Path, asked: argparse.Namespace, settings: Settings, plugin: 
         max_tokens=asked.max_model_len,
         scheduling_policy=settings.scheduling_policy,
         io_processor_plugin=plugin,
+        name=name,
         check=asked.check,
     )
     if model.plugin is not None:  # made now, also where only the checkpoint names it: a missing one is told at the start

@@ -20,7 +20,7 @@ class ModelConfig:
     """Width of an embedding when a request names no other."""
     is_matryoshka: bool
     matryoshka_dimensions: list[int] | None
-    io_processor_plugin: str
+    io_processor_plugin: str | None
     hf_config: SimpleNamespace
     """The few keys of config.json that an artifact keeps."""
     pooler_config: None = None
@@ -34,7 +34,7 @@ class Config:
     model_config: ModelConfig
 
     @classmethod
-    def of(cls, manifest: Manifest, plugin: str) -> Config:
+    def of(cls, manifest: Manifest, plugin: str | None) -> Config:
         embed = manifest.heads.get("embed") or next(iter(manifest.heads.values()))
         made = ModelConfig(
             model=manifest.source.checkpoint,

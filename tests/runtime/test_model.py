@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -525,10 +527,39 @@ def test_an_offline_script_ports_by_its_constructor(artifacts):
     assert isinstance(scored.outputs.score, float)
     with pytest.raises(InputError, match="32"):
         llm.embed([5] * 33, use_tqdm=False)
-    with pytest.raises(InputError, match="--pooler-config") as error:
-        LLM(model="x", pooler_config={"pooling_type": "CLS"}, dtype="half", surprise=1)
-    assert "--precision" in str(error.value)
-    assert "surprise" in str(error.value)
+    assert (llm.model_config.max_model_len, llm.model_config.is_matryoshka) == (32, False)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "told"),
+    [
+        ({"hf_overrides": {"is_matryoshka": True}}, """--hf-overrides '{"is_matryoshka": true}'"""),
+        ({"pooler_config": {"pooling_type": "CLS"}}, """--pooler-config '{"pooling_type": "CLS"}'"""),
+        ({"override_pooler_config": {"pooling_type": "CLS"}}, "--pooler-config '{"),
+        ({"convert": "classify"}, "--convert classify"),
+        ({"dtype": "half"}, "--precision fp16"),
+        ({"quantization": "fp8"}, "--precision int8"),
+        ({"tokenizer": "other"}, "export a checkpoint that has this tokenizer"),
+        ({"task": "classify"}, "this artifact has embed, token_embed"),
+        ({"runner": "generate"}, "pooling tasks only"),
+        ({"surprise": 1}, "surprise: not a keyword"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_constructor_keyword_that_an_export_decided_is_refused_with_the_option(artifacts, keywords, told):
+    with pytest.raises(InputError, match=re.escape(told)):
+        LLM(model=str(artifacts("minilm_like")), **keywords)
+
+
+def test_a_constructor_takes_what_the_artifact_was_exported_with(checkpoints, tmp_path):
+    from poolrt.exporter import pipeline
+
+    asked: dict[str, Any] = {"hf_overrides": {"matryoshka_dimensions": [8]}, "pooler_config": {"pooling_type": "CLS"}, "convert": "embed"}
+    pipeline.export(checkpoints("minilm_like"), name="eight", out=tmp_path, **asked)
+    llm = LLM(model=str(tmp_path / "eight"), dtype="float32", task="embed", **asked)
+    assert llm.embed("a cat", use_tqdm=False, pooling_params=PoolingParams(dimensions=8))[0].outputs.hidden_size == 8
+    assert llm.model_config.matryoshka_dimensions == [8]
+    LLM(model=str(tmp_path / "eight"), task="score")
 
 
 def test_tokenization_kwargs_are_understood(models):

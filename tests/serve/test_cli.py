@@ -20,6 +20,8 @@ from poolrt.serve.cli import parse, serve, settings_of, template_of
 from poolrt.serve.flags import IGNORED, from_yaml, normalised
 from poolrt.serve.opening import artifact_of, export_options, registry_of
 
+from tests.serve.conftest import serving
+
 ROOT = Path(__file__).parent.parent.parent
 START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from poolrt.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -53,6 +55,12 @@ def test_a_command_line_of_vllm_is_read():
 def test_flags_without_meaning_are_noted(name):
     _, notes = parse(["m", f"--{name}", *(["x"] if IGNORED[name] else [])])
     assert notes == [f"--{name} has no effect here: an artifact fixes it, or poolrt does without"]
+
+
+@pytest.mark.parametrize("flag", ["--override-pooler-config", "--override_pooler_config.pooling_type"])
+def test_the_older_name_of_the_pooler_config_is_read(flag):
+    asked, _ = parse(["m", flag, "CLS" if "." in flag else '{"pooling_type": "CLS"}'])
+    assert export_options(asked) == ["--pooler-config", '{"pooling_type": "CLS"}']
 
 
 def test_an_artifact_may_follow_any_flag_of_one_value():
@@ -240,6 +248,16 @@ def test_the_command_serves_until_it_is_told_to_stop(artifacts: Callable[[str], 
         assert "Traceback" not in told
     finally:
         process.kill()
+
+
+def test_errors_call_a_model_as_it_is_served(artifacts: Callable[[str], Path]):
+    asked, _ = parse([str(artifacts("minilm_like")), "--served-model-name", "org/m"])
+    settings = settings_of(asked)
+    registry = registry_of(asked, settings)
+    registry.open()
+    with serving(registry, settings, owns_models=True) as server:
+        told = server.refused("/v1/embeddings", {"model": "minilm_like", "input": "a", "dimensions": 8})["message"]
+    assert told.startswith('Model "org/m" does not support matryoshka representation')
 
 
 def test_a_broken_artifact_ends_the_command(artifacts: Callable[[str], Path], tmp_path):
