@@ -29,11 +29,11 @@ from .tokenizer import Tokenizer
 # Where, how fast and under which name to run: nothing of it changes a number.
 _HARMLESS = frozenset({
     "allowed_local_media_path", "allowed_media_domains", "async_scheduling", "attention_backend", "attention_config",
-    "block_size", "code_revision", "compilation_config", "cpu_offload_gb", "data_parallel_size", "device",
+    "block_size", "code_revision", "compilation_config", "config_format", "cpu_offload_gb", "data_parallel_size", "device",
     "disable_cascade_attn", "disable_custom_all_reduce", "disable_log_stats", "distributed_executor_backend", "download_dir",
     "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "fully_sharded_loras", "gpu_memory_utilization",
-    "kv_cache_memory_bytes", "limit_mm_per_prompt", "load_format", "logits_processors", "lora_dtype", "max_cpu_loras", "max_lora_rank",
-    "max_loras", "max_num_batched_tokens", "max_num_seqs",
+    "hf_token", "kv_cache_dtype", "kv_cache_memory_bytes", "limit_mm_per_prompt", "load_format", "logits_processors",
+    "lora_dtype", "max_cpu_loras", "max_lora_rank", "max_loras", "max_num_batched_tokens", "max_num_seqs",
     "max_seq_len_to_capture", "model_impl", "pipeline_parallel_size", "revision", "seed", "served_model_name",
     "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode", "tokenizer_revision", "trust_remote_code",
 })  # fmt: skip

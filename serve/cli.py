@@ -164,7 +164,9 @@ def parser_of() -> Parser:
         "--scheduling-policy", choices=("fcfs", "priority"), default="fcfs", help="priority: lower `priority` of a request first"
     )
     limits.add_argument("--max-body-bytes", type=positive, default=32 * 1024 * 1024, help="beyond it requests are refused with 413")
-    limits.add_argument("--body-timeout", type=float, default=60.0, metavar="S", help="time a client may take to send its body")
+    limits.add_argument(
+        "--body-timeout", type=float, default=60.0, metavar="S", help="time a client may take to send its headers, and its body"
+    )
     limits.add_argument("--request-timeout", type=float, metavar="S", help="time a request may take in all, then 504")
     limits.add_argument("--shutdown-timeout", type=float, default=30.0, metavar="S", help="time for running requests after SIGTERM")
     limits.add_argument("--h11-max-incomplete-event-size", type=positive, default=64 * 1024, help="bytes of a request's header block")

@@ -120,7 +120,8 @@ def from_file(path: Path) -> list[str]:
         raise InputError(f"--config {path.name}: expected `name: value` lines, found {type(found).__name__}", field="config")
     made: list[str] = []
     for name, value in found.items():
-        flag = f"--{str(name).replace('_', '-')}"
+        name = str(name).replace("_", "-")
+        flag = f"--{RENAMED.get(name, name)}"
         if name in ("model", "artifacts"):
             made += [value] if isinstance(value, str) else [str(one) for one in value]
         elif value is True:

@@ -15,7 +15,7 @@ from ..runtime.errors import EXIT_INTERNAL, EXIT_OK, PoolrtError
 from .app import create_app
 from .certificates import LOOK_S, Certificates
 from .context import Context
-from .protocol import Protocol
+from .protocol import protocol
 from .registry import Registry
 from .settings import Settings
 
@@ -86,7 +86,7 @@ def run(registry: Registry, settings: Settings) -> int:
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "http": Protocol,
+        "http": protocol(settings.body_timeout_s),
         "log_config": None,
         "access_log": settings.access_log,
         "server_header": False,

@@ -63,7 +63,7 @@ class Settings:
     # Limits
     max_body_bytes: int = 32 * 1024 * 1024
     body_timeout_s: float = 60.0
-    """Time a client may take to send its body."""
+    """Time a client may take to send its headers, and its body."""
     request_timeout_s: float | None = None
     """Time a request may take in all; None: no limit."""
     shutdown_timeout_s: float = 30.0

@@ -265,6 +265,26 @@ def test_headers_without_end_are_cut_off(narrow: Live, start: bytes):
     assert not answer or answer.startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.parametrize("start", [b"", b"GET /health HTTP/1.1\r\nx-a: b\r\n"], ids=["nothing", "a-part"])
+@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["first", "second"])
+def test_headers_that_do_not_come_are_not_waited_for(models: Callable[[str], Model], before: bytes, start: bytes):
+    settings = Settings(body_timeout_s=0.3, keep_alive_s=1)
+    with live(models("minilm_like"), settings=settings) as server, socket.create_connection(("127.0.0.1", server.port), SOON_S) as slow:
+        answer = b""
+        if before:
+            slow.sendall(before)
+            while b"\r\n\r\n" not in answer:
+                answer += slow.recv(4096)
+        slow.sendall(start)
+        while more := slow.recv(4096):  # until the server closes
+            answer += more
+    assert answer.startswith(b"HTTP/1.1 200 ") == bool(before)
+    # A connection that was of use and is idle ends without a word.
+    told = not before or bool(start)
+    assert (b"HTTP/1.1 408 Request Timeout" in answer) == told
+    assert (b"headers did not arrive within 0.3 s" in answer) == told
+
+
 def test_large_bodies_on_one_connection_are_no_large_headers(narrow: Live):
     body = json.dumps({"input": "paris " * 200_000, "truncate_prompt_tokens": 5}).encode()
     head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
