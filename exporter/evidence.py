@@ -21,11 +21,12 @@ class Tolerance:
     """Largest difference of a probability or logit, for logits beyond 1 as a share of them."""
 
 
-# fp32: the same sums in another order. Worst seen over all tiny checkpoints and MiniLM: 1 - 4e-7, 2e-6.
+# fp32: the same sums in another order. Worst seen over all tiny checkpoints and MiniLM: 1 - 4e-7, 2e-6; 1.04e-5 of a probability whose
+# logits, of a decoder with tokens by the hundred, reach 10: 1e-5 of such a logit is 2.5e-5 of its sigmoid.
 # fp16 and bf16 keep 11 and 8 bits; norms, softmax, pooling and heads stay fp32, so errors do not build up along the depth.
 # int8: 0.98 is the promise; a score may move by a tenth of its range.
 TOLERANCES: dict[Precision, Tolerance] = {
-    "fp32": Tolerance(cosine=0.999999, token_cosine=0.999999, difference=1e-5),
+    "fp32": Tolerance(cosine=0.999999, token_cosine=0.999999, difference=5e-5),
     "fp16": Tolerance(cosine=0.9995, token_cosine=0.999, difference=0.01),
     "bf16": Tolerance(cosine=0.995, token_cosine=0.99, difference=0.05),
     "int8": Tolerance(cosine=0.98, token_cosine=0.97, difference=0.1),
