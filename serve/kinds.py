@@ -252,6 +252,9 @@ class Record:
             kind = kinds.get(name)
             if kind is not None:
                 given[name] = kind.read(inner, (*loc, name), problems)
+        if len(problems) > before + 1:  # told in the order of the fields, whatever the body's is
+            places = list(kinds)
+            problems[before:] = sorted(problems[before:], key=lambda problem: places.index(str(problem.loc[len(loc)])))
         check = getattr(self.made, "check", None)
         if check is not None and len(problems) == before and (text := check(given)) is not None:
             problems.append(Problem("value_error", loc, f"Value error, {text}", value))

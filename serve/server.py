@@ -67,6 +67,7 @@ def run(registry: Registry, settings: Settings) -> int:
         server.should_exit = True
 
     app.state.stop = stop
+
     def ready() -> None:
         # What stays for good is not looked through again by every later collection.
         gc.collect()
