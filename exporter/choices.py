@@ -53,8 +53,6 @@ def classifier_activation(checkpoint: Checkpoint, labels: int) -> tuple[Activati
     if stored is None and labels == 1 and checkpoint.sentence is not None:
         # Version 6 keeps it here. With several labels it stores Identity unasked, where vLLM, which does not read this file, has softmax.
         stored, origin = checkpoint.sentence.settings.get("activation_fn"), "config_sentence_transformers.json, activation_fn"
-    if checkpoint.pooler.use_activation is False:
-        return "identity", "pooler config"
     if (problem := config.get("problem_type")) is not None:
         known: dict[str, Activation] = {
             "regression": "identity", "single_label_classification": by_count, "multi_label_classification": "sigmoid",
@@ -70,6 +68,17 @@ def classifier_activation(checkpoint: Checkpoint, labels: int) -> tuple[Activati
             f"{checkpoint.source}: activation {stored!r}; expected a class of torch.nn.modules: Identity, Sigmoid, Softmax, Tanh, ReLU"
         )
     return by_count if name in ("sigmoid", "softmax") else name, origin  # pyright: ignore[reportReturnType]
+
+
+def activations(checkpoint: Checkpoint, labels: int, *, raw: bool = False) -> tuple[dict[str, Any], str]:
+    """A classification head's `activation`, and `asked_activation` where only requests that ask for it get one: by the pooler config,
+    or else for `raw` architectures."""
+    activation, why = classifier_activation(checkpoint, labels)
+    if checkpoint.pooler.use_activation is False:
+        return {"activation": "identity", "asked_activation": activation}, "pooler config"
+    if raw and checkpoint.pooler.use_activation is None:
+        return {"activation": "identity", "asked_activation": activation}, f"{checkpoint.architecture} answers raw values"
+    return {"activation": activation}, why
 
 
 def labels_of(checkpoint: Checkpoint, count: int) -> tuple[str, ...]:

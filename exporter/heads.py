@@ -225,11 +225,12 @@ def _classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     after, dim = layers.steps(checkpoint, chain, layers.hidden_size(checkpoint))
     tokens, _ = layers.steps(checkpoint, token_chain, layers.hidden_size(checkpoint))
     labels = choices.labels_of(checkpoint, dim)
-    activation, why = choices.classifier_activation(checkpoint, dim)
+    activations, why = choices.activations(checkpoint, dim)
     guesses.append(Guess("labels", ", ".join(labels) if dim > 1 else f"{dim}, a score", "config.json"))
-    guesses.append(Guess("activation", activation, why, '--hf-overrides \'{"problem_type": "..."}\', or use_activation of a request'))
+    override = '--hf-overrides \'{"problem_type": "..."}\', or use_activation of a request'
+    guesses.append(Guess("activation", activations["activation"], why, override))
     mean, sigma = checkpoint.pooler.mean, sigma if checkpoint.pooler.logit_sigma is None else checkpoint.pooler.logit_sigma
-    head = Head(output="out_classify", dim=dim, pool=pool, activation=activation, labels=labels, logit_mean=mean, logit_sigma=sigma)
+    head = Head(output="out_classify", dim=dim, pool=pool, labels=labels, logit_mean=mean, logit_sigma=sigma, **activations)
     heads = {"classify": head, "token_classify": replace(head, output="out_token_classify", pool="tokens")}
     parts = [
         Part(task="classify", pools=(pool,), after=after, dim=dim),
@@ -242,12 +243,12 @@ def _token_classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     chain = checkpoint.family.tokens or (Layer(name="classifier", names=("score",), bias=None),)
     after, dim = layers.steps(checkpoint, chain, layers.hidden_size(checkpoint))
     labels = choices.labels_of(checkpoint, dim)
-    activation, why = choices.classifier_activation(checkpoint, dim)
+    activations, why = choices.activations(checkpoint, dim)
     guesses.append(Guess("labels", ", ".join(labels), "config.json, id2label"))
-    guesses.append(Guess("activation", activation, why, "use_activation of a request"))
+    guesses.append(Guess("activation", activations["activation"], why, "use_activation of a request"))
     head = Head(
-        output="out_token_classify", dim=dim, pool="tokens", activation=activation, labels=labels,
-        logit_mean=checkpoint.pooler.mean, logit_sigma=checkpoint.pooler.logit_sigma,
+        output="out_token_classify", dim=dim, pool="tokens", labels=labels, logit_mean=checkpoint.pooler.mean,
+        logit_sigma=checkpoint.pooler.logit_sigma, **activations,
     )  # fmt: skip
     return ("token_classify",), None, [Part(task="token_classify", pools=("tokens",), after=after, dim=dim)], {"token_classify": head}
 
@@ -257,19 +258,17 @@ def _reward(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     after, dim = layers.steps(checkpoint, reward.layers, layers.hidden_size(checkpoint))
     named = checkpoint.config.get("id2label") or {}
     labels = choices.labels_of(checkpoint, dim) if len(named) == dim else tuple(f"LABEL_{index}" for index in range(dim))
-    activation, why = choices.classifier_activation(checkpoint, dim)
-    if reward.raw and checkpoint.pooler.use_activation is None:
-        activation, why = "identity", f"{checkpoint.architecture} answers raw values"
-    guesses.append(Guess("activation", activation, why, "--pooler-config '{\"use_activation\": true|false}'"))
+    activations, why = choices.activations(checkpoint, dim, raw=reward.raw)
+    guesses.append(Guess("activation", activations["activation"], why, "--pooler-config '{\"use_activation\": true|false}'"))
     tag = reward.step_tag_id if checkpoint.pooler.step_tag_id is None else checkpoint.pooler.step_tag_id
     stepped = reward.step_tag_id is not None or checkpoint.pooler.steps
     if stepped:
         override = "--pooler-config '{\"step_tag_id\": ...}'"
         guesses.append(Guess("steps", f"rows of token {tag}", "the model ends each step with it", override))
     head = Head(
-        output="out_token_classify", dim=dim, pool="step" if stepped else "tokens", activation=activation, labels=labels,
+        output="out_token_classify", dim=dim, pool="step" if stepped else "tokens", labels=labels,
         logit_mean=checkpoint.pooler.mean, logit_sigma=checkpoint.pooler.logit_sigma, step_tag_id=tag if stepped else None,
-        returned_token_ids=checkpoint.pooler.returned_token_ids or (),
+        returned_token_ids=checkpoint.pooler.returned_token_ids or (), **activations,
     )  # fmt: skip
     return ("token_classify",), None, [Part(task="token_classify", pools=("tokens",), after=after, dim=dim)], {"token_classify": head}
 

@@ -112,6 +112,8 @@ class Head:
     pool: Pool
     activation: Activation
     """Applied by the runtime in float32 unless a request says use_activation=false. `l2` = L2 normalisation of the last axis."""
+    asked_activation: Activation | None = None
+    """Applied instead where a request says use_activation=true (heads that answer raw values by default); None: `activation`."""
     labels: tuple[str, ...] = ()
     """id2label in order; classification heads only."""
     matryoshka: tuple[int, ...] = ()

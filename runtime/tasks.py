@@ -80,6 +80,8 @@ def _activation(task: Task, head: Head, params: PoolingParams) -> Activation:
     # A checkpoint without a Normalize module is not normalised unless asked; what is asked of an embedding is always L2.
     if params.use_activation and task in ("embed", "token_embed") and head.activation == "identity":
         return "l2"
+    if params.use_activation and head.asked_activation is not None:
+        return head.asked_activation
     return head.activation
 
 

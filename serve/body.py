@@ -52,6 +52,7 @@ class Body:
                         made = record_of(form).read(value, ("body",), problems)
                         if not problems:
                             refuse_media_settings(value)
+                            refuse_padding(value)
                             return made
         problems = []
         for _, form in forms:
@@ -94,6 +95,16 @@ def refuse_media_settings(value: dict[str, Any]) -> None:
                 f"{name}: this model reads text only, so there is nothing to set; leave it out (parameter={name})",
                 param=name, kind="BadRequestError",
             )  # fmt: skip
+
+
+def refuse_padding(value: dict[str, Any]) -> None:
+    """vLLM lets a model see the padding, for pictures' sake; a model of texts then answers something else."""
+    if value.get("padding") == "max_length":
+        raise Refused(
+            "padding: 'max_length' is for models of a fixed length, and this one reads every length as it is; leave it out "
+            "(parameter=padding)",
+            param="padding", kind="BadRequestError",
+        )  # fmt: skip
 
 
 def body(*forms: tuple[Sequence[str], type], preferred: Sequence[int] | None = None, removed: bool = False, task: bool = False) -> Body:

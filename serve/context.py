@@ -65,7 +65,7 @@ class Context:
     def score_style(self, served: Served) -> dict[str, Any]:
         """How the texts of a score are prepared. A template given to the server is for cross-encoders only. Roles (ColBERT's markers and
         expansion) are left out unless the operator wants them: a client of vLLM gets the scores that vLLM computes
-        (docs/decisions/serve-preparation.md)."""
+        (docs/decisions/colbert-preparation.md)."""
         made: dict[str, Any] = {}
         manifest = served.manifest
         if manifest.scoring == "cross-encoder":

@@ -1,6 +1,6 @@
 """Every request body of vLLM's routes, with its fields, defaults and bounds (http-api.md 2 to 9).
 
-Fields stand in vLLM's order, bases from the last to the first: of several wrong ones it names the first.
+Fields stand in vLLM's order, those of the last base class first: the first wrong one is what an error's `param` names.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Basic:
     model: Annotated[str | None, About("a served name; null or empty: the first one")] = None
     user: str | None = None
     truncate_prompt_tokens: Annotated[int | None, Bounds(least=-1), About("tokens to keep; -1: as many as the model takes")] = None
+    padding: Annotated[Literal["max_length", "do_not_pad"] | None, About("`max_length` is refused: no model here needs it")] = None
     truncation_side: Annotated[Literal["left", "right"] | None, About("the side that is cut away")] = None
     request_id: Annotated[str, About("becomes part of the answer's id; the header X-Request-Id wins")] = ""
     priority: Priority = 0
@@ -42,6 +43,7 @@ class Encoding:
     encoding_format: EncodingFormat = "float"
     embed_dtype: Annotated[EmbedDtype, About("number format; the last four are also answered as lists of integers")] = "float32"
     endianness: Endianness = "native"
+    dimensions: Dimensions = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,33 +58,23 @@ class Activated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpecialTokens:
+class Special:
     add_special_tokens: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Input:
+class Completion(Special):
     input: TextInput
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatFields:
+class ChatFields(Special):
     add_special_tokens: bool = False
     add_generation_prompt: bool = False
     continue_final_message: bool = False
     chat_template: str | None = None
     chat_template_kwargs: dict[str, object] | None = None
     media_io_kwargs: dict[str, object] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    type: Literal["text", "image_url", "image_embeds", "video_url"]
-    text: str | None = None
-    image_url: dict[str, object] | None = None
-    image_embeds: object = None
-    video_url: dict[str, object] | None = None
-    uuid: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,36 +93,36 @@ Conversation = list[Message]
 Conversations = Annotated[list[Annotated[list[Message], Bounds(least=1)]], Bounds(least=1)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chat(ChatFields):
+    messages: Conversation
+
+
 # --- /v1/embeddings -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Width:
-    dimensions: Dimensions = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingText(Roles, Basic, Input, Activated, Width, Encoding, SpecialTokens):
+class EmbeddingText(Basic, Completion, Activated, Encoding, Roles, Special):
     pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingChat(Roles, Basic, ChatFields, Activated, Width, Encoding):
-    messages: Conversation
+class EmbeddingChat(Basic, Chat, Activated, Encoding, Roles, Special):
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingChats(Roles, Basic, ChatFields, Activated, Width, Encoding):
+class EmbeddingChats(Basic, ChatFields, Activated, Encoding, Roles, Special):
     messages: Conversations
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingInputChat(Roles, Basic, ChatFields, Activated, Width, Encoding):
+class EmbeddingInputChat(Basic, ChatFields, Activated, Encoding, Roles, Special):
     input: Conversation
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingInputChats(Roles, Basic, ChatFields, Activated, Width, Encoding):
+class EmbeddingInputChats(Basic, ChatFields, Activated, Encoding, Roles, Special):
     input: Conversations
 
 
@@ -162,7 +154,7 @@ class CohereInput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CohereFields:
+class CohereEmbed:
     model: str | None = None
     input_type: Annotated[str | None, About("name of a stored prompt")] = None
     texts: list[str] | None = None
@@ -170,6 +162,7 @@ class CohereFields:
     inputs: list[CohereInput] | None = None
     output_dimension: int | None = None
     embedding_types: list[Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]] | None = None
+    truncate: Literal["NONE", "START", "END"] = "END"
     max_tokens: int | None = None
     priority: Priority = 0
 
@@ -182,13 +175,10 @@ class CohereFields:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CohereEmbed(CohereFields):
-    truncate: Literal["NONE", "START", "END"] = "END"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CohereEmbedV1(CohereFields):
-    truncate: Annotated[Literal["NONE", "START", "END"] | None, About("null: END (LangChain sends it)")] = None
+class CohereEmbedV1(CohereEmbed):
+    truncate: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride]
+        Literal["NONE", "START", "END"] | None, About("null: END (LangChain sends it)")
+    ] = None
 
 
 # --- /pooling, /classify ------------------------------------------------------------------------------------------------------
@@ -199,22 +189,17 @@ class PoolingEncoding:
     encoding_format: Annotated[PoolingFormat, About("`sparse`: a map from token to weight, for sparse heads")] = "float"
     embed_dtype: EmbedDtype = "float32"
     endianness: Endianness = "native"
+    dimensions: Annotated[int | None, About("refused; /v1/embeddings takes it")] = None
     return_tokens: Annotated[bool, About("with `sparse`: keys are vocabulary pieces instead of ids")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolingWidth:
-    dimensions: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolingText(Roles, Basic, Input, PoolingWidth, PoolingEncoding, Activated, SpecialTokens):
+class PoolingText(Basic, Completion, PoolingEncoding, Activated, Roles, Special):
     task: PoolingTask | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolingChat(Roles, Basic, ChatFields, PoolingWidth, PoolingEncoding, Activated):
-    messages: Conversation
+class PoolingChat(Basic, Chat, PoolingEncoding, Activated, Roles, Special):
     task: PoolingTask | None = None
 
 
@@ -225,23 +210,58 @@ class PoolingPlugin(Basic, PoolingEncoding):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyText(Basic, Input, Activated, SpecialTokens):
+class ClassifyText(Basic, Completion, Activated, Special):
     pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyChat(Basic, ChatFields, Activated):
-    messages: Conversation
+class ClassifyChat(Basic, Chat, Activated, Special):
+    pass
 
 
 # --- /score, /rerank ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextPart:
+    type: Literal["text"]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    url: str
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturePart:
+    type: Literal["image_url"]
+    image_url: Picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureVectorsPart:
+    type: Literal["image_embeds"]
+    image_embeds: str | dict[str, object] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmPart:
+    type: Literal["video_url"]
+    video_url: Film
+
+
+@dataclass(frozen=True, kw_only=True)
 class Content:
     """An item of several parts; where only text is served it is understood and refused."""
 
-    content: list[Part]
+    content: list[PicturePart | PictureVectorsPart | TextPart | FilmPart]
 
 
 Item = str | Content
@@ -305,10 +325,10 @@ class TokenizeText:
 class TokenizeChat:
     model: str | None = None
     messages: Conversation
-    add_special_tokens: bool = False
-    return_token_strs: bool | None = False
     add_generation_prompt: bool = True
+    return_token_strs: bool | None = False
     continue_final_message: bool = False
+    add_special_tokens: bool = False
     chat_template: str | None = None
     chat_template_kwargs: dict[str, object] | None = None
     media_io_kwargs: dict[str, object] | None = None

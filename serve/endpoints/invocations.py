@@ -38,6 +38,10 @@ async def invocations(request: Request) -> Response:
     except Refused as error:
         place = (error.param or "body").removeprefix("body.")
         raise ApiError(400, f"JSON decode error: the body is not valid JSON at byte {place}", kind="Bad Request") from None
+    # SageMaker names an adapter in a header of its own.
+    adapter = request.headers.get("x-amzn-sagemaker-adapter-identifier")
+    if adapter and type(value) is dict:
+        value["model"] = adapter
     for _, body, claim, answer in ROUTES:
         if here.registry.any(claim):
             try:

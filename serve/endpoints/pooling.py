@@ -29,13 +29,13 @@ async def pooling(request: Request) -> Response:
 
 async def answer(request: Request, asked: Any) -> Response:
     here = context(request)
+    if asked.dimensions is not None:
+        raise ApiError(400, "dimensions is currently not supported (parameter=dimensions); /v1/embeddings takes it", param="dimensions")
     served = here.registry.find(asked.model)
     task = task_of(asked, served)
     if isinstance(asked, schemas.PoolingPlugin):
         assert served.model.plugin is not None, "task_of refuses data without it"
         return await plugin.answer(request, asked, served, served.model.plugin)
-    if asked.dimensions is not None:
-        raise ApiError(400, "dimensions is currently not supported (parameter=dimensions); /v1/embeddings takes it", param="dimensions")
     if asked.encoding_format == "sparse" and not served.manifest.heads[task].sparse:
         raise ApiError(
             400, f"encoding_format 'sparse' needs a sparse head; the task {task} of this model is dense (parameter=encoding_format)",

@@ -134,7 +134,12 @@ def test_a_process_reward_is_read_behind_each_step(tmp_path: Path):
 
 
 def test_a_reward_is_raw_unless_asked(tmp_path: Path):
-    assert proved("qwen2_reward", tmp_path).plan.heads["token_classify"].activation == "identity"
+    proof = proved("qwen2_reward", tmp_path)
+    [raw] = proof.raw("token_classify", [[60, 61, 62]])
+    [found] = proof.answers("token_classify", [[60, 61, 62]])
+    [asked] = proof.answers("token_classify", [[60, 61, 62]], use_activation=True)
+    np.testing.assert_allclose(found, raw, atol=DIFFERENCE)
+    np.testing.assert_allclose(asked, 1 / (1 + np.exp(-raw)), atol=DIFFERENCE)
 
 
 @pytest.mark.parametrize("name", ["e5_mistral", "gte_qwen2", "qwen3_embedding", "gemma2_embedder"])

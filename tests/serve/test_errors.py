@@ -89,3 +89,10 @@ def test_only_the_assistant_may_say_nothing(embedder: Live, path):
 def test_what_no_parser_takes_is_refused(content, why):
     with pytest.raises(Refused, match=why):
         parse(content)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/pooling", "/invocations"])
+def test_padding_that_would_change_the_answer_is_refused(embedder: Live, path):
+    assert embedder.refused(path, {"input": "a", "padding": "max_length"})["param"] == "padding"
+    assert embedder.refused(path, {"input": "a", "padding": True})["type"] in ("Bad Request", "BadRequestError")
+    assert embedder.ask(path, {"input": "a", "padding": None})["usage"] == embedder.ask(path, {"input": "a"})["usage"]

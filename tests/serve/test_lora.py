@@ -108,6 +108,14 @@ def test_every_route_knows_the_adapter(served: Live) -> None:
     assert 'model_name="sports"' in served.client.get("/metrics").text
 
 
+def test_sagemaker_names_an_adapter_in_a_header(served: Live) -> None:
+    named = {"headers": {"X-Amzn-SageMaker-Adapter-Identifier": "sports"}}
+    expected = served.ask("/v1/embeddings", {"model": "sports", "input": "a"})["data"]
+    assert served.ask("/invocations", {"model": "base", "input": "a"}, **named)["data"] == expected
+    unknown = {"headers": {"X-Amzn-SageMaker-Adapter-Identifier": "nobody"}}
+    assert served.refused("/invocations", {"input": "a"}, 404, **unknown)["type"] == "NotFoundError"
+
+
 @pytest.mark.parametrize(
     ("text", "module"),
     [
