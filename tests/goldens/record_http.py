@@ -6,6 +6,7 @@ The environment variable POOLRT_VLLM names the `vllm` program to run. Checkpoint
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,40 +33,45 @@ def main() -> None:
     from tests.checkpoints import ALL
     from tests.serve.cases import SERVERS, TEMPLATES
 
-    program = os.environ["POOLRT_VLLM"]
     wanted = sys.argv[1:] or list(SERVERS)
     for index, name in enumerate(wanted):
         checkpoint, cases = SERVERS[name]
         with tempfile.TemporaryDirectory() as folder:
             ALL[checkpoint](Path(folder))
-            port = 18200 + index
-            command = [
-                program, "serve", folder, "--served-model-name", "m", "--runner", "pooling", "--dtype", "float32", "--enforce-eager",
-                "--host", "127.0.0.1", "--port", str(port),
-            ]  # fmt: skip
-            if name in TEMPLATES:
-                command += ["--chat-template", TEMPLATES[name], "--trust-request-chat-template"]
-            with subprocess.Popen(command, env=os.environ | SETTINGS, stdout=subprocess.DEVNULL, start_new_session=True) as server:
-                try:
-                    recorded = record(f"http://127.0.0.1:{port}", cases)
-                finally:
-                    os.killpg(server.pid, signal.SIGTERM)
+            flags = ["--chat-template", TEMPLATES[name], "--trust-request-chat-template"] if name in TEMPLATES else []
+            with vllm(folder, 18200 + index, *flags) as client:
+                recorded = record(client, cases)
         path = Path(__file__).parent / "http" / f"{name}.json"
         path.write_text(json.dumps(recorded, indent=1, ensure_ascii=True) + "\n", encoding="utf-8")
         print(f"{name}: {len(recorded['answers'])} answers")
 
 
-def record(url: str, cases: list[Any]) -> dict[str, Any]:
-    with httpx.Client(base_url=url, timeout=60) as client:
-        for _ in range(300):
-            try:
-                if client.get("/health").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(1)
-        version = client.get("/version").json()["version"]
-        answers = {name: answer(send(client, method, path, body)) for name, method, path, body in cases}
-    return {"vllm": version, "answers": answers}
+@contextlib.contextmanager
+def vllm(folder: str, port: int, *flags: str, **variables: str) -> Iterator[httpx.Client]:
+    """A client of a real vLLM that serves the checkpoint in `folder` as the model `m`."""
+    command = [
+        os.environ["POOLRT_VLLM"], "serve", folder, "--served-model-name", "m", "--runner", "pooling", "--dtype", "float32",
+        "--enforce-eager", "--host", "127.0.0.1", "--port", str(port), *flags,
+    ]  # fmt: skip
+    with (
+        subprocess.Popen(command, env=os.environ | SETTINGS | variables, stdout=subprocess.DEVNULL, start_new_session=True) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        try:
+            for _ in range(300):
+                try:
+                    if client.get("/health").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(1)
+            yield client
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+
+
+def record(client: httpx.Client, cases: list[Any]) -> dict[str, Any]:
+    answers = {name: answer(send(client, method, path, body)) for name, method, path, body in cases}
+    return {"vllm": client.get("/version").json()["version"], "answers": answers}
 
 
 def send(client: httpx.Client, method: str, path: str, body: Any) -> httpx.Response:

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,46 +22,32 @@ sys.path.insert(0, str(ROOT))
 
 def main() -> None:
     import conftest  # noqa: F401
-    from tests.goldens.record_http import SETTINGS
+    from tests.goldens.record_http import vllm
     from tests.serve.plugin_cases import CHECKPOINTS, SERVERS
 
-    program, plugins = os.environ["POOLRT_VLLM"], os.environ.get("POOLRT_VLLM_PLUGINS")
+    plugins = os.environ.get("POOLRT_VLLM_PLUGINS")
     if plugins is None:
         print("POOLRT_VLLM_PLUGINS is not set: the answers of vLLM's IO processors stay as they are")
         return
     for port, (name, server) in enumerate(SERVERS.items(), 18250):
         with tempfile.TemporaryDirectory() as folder:
             CHECKPOINTS[name](Path(folder))
-            command = [
-                program, "serve", folder, "--served-model-name", "m", "--runner", "pooling", "--dtype", "float32", "--enforce-eager",
-                "--host", "127.0.0.1", "--port", str(port), "--io-processor-plugin", server.plugin,
-                "--hf-overrides", json.dumps({"architectures": [server.architecture]}),
-            ]  # fmt: skip
-            environment = os.environ | SETTINGS | {"PYTHONPATH": plugins}
-            with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as running:
-                try:
-                    recorded = record(f"http://127.0.0.1:{port}", server.cases)
-                finally:
-                    os.killpg(running.pid, signal.SIGTERM)
+            overrides = json.dumps({"architectures": [server.architecture]})
+            flags = ["--io-processor-plugin", server.plugin, "--hf-overrides", overrides]
+            with vllm(folder, port, *flags, PYTHONPATH=plugins) as client:
+                recorded = record(client, server.cases)
         path = Path(__file__).parent / "plugins" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(written(recorded), encoding="utf-8")
         print(f"{name}: {len(recorded['answers'])} answers")
 
 
-def record(url: str, cases: list[Any]) -> dict[str, Any]:
-    with httpx.Client(base_url=url, timeout=60) as client:
-        for _ in range(300):
-            try:
-                if client.get("/health").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(1)
-        answers = {}
-        for name, path, body in cases:
-            got = client.post(path, json=body)
-            answers[name] = {"status": got.status_code, "json": rounded(got.json())}
-        return {"vllm": client.get("/version").json()["version"], "answers": answers}
+def record(client: httpx.Client, cases: list[Any]) -> dict[str, Any]:
+    answers = {}
+    for name, path, body in cases:
+        got = client.post(path, json=body)
+        answers[name] = {"status": got.status_code, "json": rounded(got.json())}
+    return {"vllm": client.get("/version").json()["version"], "answers": answers}
 
 
 def rounded(value: Any) -> Any:
