@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,32 +73,28 @@ class LLM:
     def embed(
         self, prompts: Any, *, use_tqdm: Bar = True, pooling_params: Any = None, lora_request: Requested = None, **options: Any
     ) -> Outputs[EmbeddingOutput]:
-        def ask(model: Model, given: Any, params: Any) -> Outputs[Any]:
-            return model.embed(given, pooling_params=params, use_tqdm=use_tqdm, **options)
-
-        return self._adapters.answers(lora_request, prompts, pooling_params, ask)
+        return self._asked(Model.embed, prompts, pooling_params, lora_request, use_tqdm=use_tqdm, **options)
 
     def classify(
         self, prompts: Any, *, use_tqdm: Bar = True, pooling_params: Any = None, lora_request: Requested = None, **options: Any
     ) -> Outputs[ClassificationOutput]:
-        def ask(model: Model, given: Any, params: Any) -> Outputs[Any]:
-            return model.classify(given, pooling_params=params, use_tqdm=use_tqdm, **options)
-
-        return self._adapters.answers(lora_request, prompts, pooling_params, ask)
+        return self._asked(Model.classify, prompts, pooling_params, lora_request, use_tqdm=use_tqdm, **options)
 
     def reward(
         self, prompts: Any, /, *, use_tqdm: Bar = True, pooling_params: Any = None, lora_request: Requested = None, **options: Any
     ) -> Outputs[PoolingOutput]:
-        def ask(model: Model, given: Any, params: Any) -> Outputs[Any]:
-            return model.reward(given, pooling_params=params, use_tqdm=use_tqdm, **options)
-
-        return self._adapters.answers(lora_request, prompts, pooling_params, ask)
+        return self._asked(Model.reward, prompts, pooling_params, lora_request, use_tqdm=use_tqdm, **options)
 
     def encode(
         self, prompts: Any, pooling_params: Any = None, *, use_tqdm: Bar = True, lora_request: Requested = None, **options: Any
     ) -> Outputs[PoolingOutput]:
+        return self._asked(Model.encode, prompts, pooling_params, lora_request, use_tqdm=use_tqdm, **options)
+
+    def _asked(
+        self, method: Callable[..., Outputs[Any]], prompts: Any, pooling_params: Any, lora_request: Requested, **options: Any
+    ) -> Outputs[Any]:
         def ask(model: Model, given: Any, params: Any) -> Outputs[Any]:
-            return model.encode(given, params, use_tqdm=use_tqdm, **options)
+            return method(model, given, pooling_params=params, **options)
 
         return self._adapters.answers(lora_request, prompts, pooling_params, ask)
 

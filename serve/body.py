@@ -32,16 +32,14 @@ class Body:
     """Whether vLLM's removed parameters (`normalize`, task `score` and `encode`) are refused by name."""
     task: bool = False
     """The route knows `task`, and takes `score` as `classify`."""
-    chat: bool = False
-    """One of the forms is a conversation."""
 
     def read(self, value: Any) -> Any:
-        if type(value) is dict and self.chat and value.get("continue_final_message") and value.get("add_generation_prompt"):
-            raise Refused(BOTH_ENDS, param=None, kind="BadRequestError")
-        if type(value) is dict and self.removed:
-            refuse_removed(value, accepts_score=self.task)
         forms = self.forms
         if type(value) is dict:
+            if any("messages" in keys for keys, _ in forms):
+                refuse_both_ends(value)
+            if self.removed:
+                refuse_removed(value, accepts_score=self.task)
             refuse_salt(value)
             # An empty conversation is the last thing that a body with other inputs can mean.
             for empty in (False, True) if value.get("messages") == [] else (True,):
@@ -65,6 +63,12 @@ class Body:
         except Refused:
             return False
         return True
+
+
+def refuse_both_ends(value: dict[str, Any]) -> None:
+    """Of texts too, which have neither: vLLM looks before it knows the form."""
+    if value.get("continue_final_message") and value.get("add_generation_prompt"):
+        raise Refused(BOTH_ENDS, param=None, kind="BadRequestError")
 
 
 def refuse_removed(value: dict[str, Any], *, accepts_score: bool) -> None:
@@ -109,5 +113,4 @@ def refuse_padding(value: dict[str, Any]) -> None:
 
 def body(*forms: tuple[Sequence[str], type], preferred: Sequence[int] | None = None, removed: bool = False, task: bool = False) -> Body:
     order = tuple(preferred) if preferred is not None else tuple(range(len(forms)))
-    chat = any("messages" in keys for keys, _ in forms)
-    return Body(tuple((tuple(keys), form) for keys, form in forms), order, removed, task, chat)
+    return Body(tuple((tuple(keys), form) for keys, form in forms), order, removed, task)

@@ -60,8 +60,7 @@ def normalised(arguments: Sequence[str]) -> list[str]:
             continue
         name, equals, value = argument[2:].partition("=")
         head, dot, path = name.partition(".")
-        head = head.replace("_", "-")
-        head = RENAMED.get(head, head)
+        head = spelled(head)
         if head == "config":
             path_of_file = value if equals else _next(given, argument)
             plain = [*from_file(Path(path_of_file)), *plain]
@@ -71,6 +70,12 @@ def normalised(arguments: Sequence[str]) -> list[str]:
         else:
             plain.append(f"--{head}{dot}{path}{equals}{value}")
     return plain
+
+
+def spelled(name: str) -> str:
+    """A flag's name as the parser knows it."""
+    dashed = name.replace("_", "-")
+    return RENAMED.get(dashed, dashed)
 
 
 def _next(given: list[str], argument: str) -> str:
@@ -120,8 +125,7 @@ def from_file(path: Path) -> list[str]:
         raise InputError(f"--config {path.name}: expected `name: value` lines, found {type(found).__name__}", field="config")
     made: list[str] = []
     for name, value in found.items():
-        name = str(name).replace("_", "-")
-        flag = f"--{RENAMED.get(name, name)}"
+        flag = f"--{spelled(str(name))}"
         if name in ("model", "artifacts"):
             made += [value] if isinstance(value, str) else [str(one) for one in value]
         elif value is True:

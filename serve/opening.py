@@ -10,8 +10,9 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..runtime import artifact
 from ..runtime.errors import ArtifactError, CheckpointError, InputError
@@ -92,12 +93,11 @@ def base_of(argument: str, asked: argparse.Namespace, served: Served, folder: Pa
     if folder != Path(argument):
         return Base(served=served, folder=folder, source=argument, options=export_options(asked))
     manifest = artifact.read(folder, check="quick").manifest
-    source, options = manifest.source, ["--precision", manifest.graphs[0].precision]
-    for name, value in (("revision", source.revision), ("convert", source.overrides.get("convert"))):
-        options += [f"--{name}", str(value)] if value is not None else []
-    for name in ("hf_overrides", "pooler_config"):
-        if value := source.overrides.get(name):
-            options += [f"--{name.replace('_', '-')}", json.dumps(value, sort_keys=True)]
+    source = manifest.source
+    options = options_of(
+        {"precision": manifest.graphs[0].precision, "revision": source.revision}
+        | {name: source.overrides.get(name) for name in ("convert", "hf_overrides", "pooler_config")}
+    )
     # A folder's name is not its place; a hub id is.
     return Base(served=served, folder=folder, source=source.checkpoint if "/" in source.checkpoint else None, options=options)
 
@@ -191,16 +191,17 @@ def exported(source: str, options: Sequence[str], *, cache: Path | None, run: Ru
 
 
 def export_options(asked: argparse.Namespace) -> list[str]:
+    values = {name: getattr(asked, name) for name in ("runner", "revision", "precision", "target")}
+    values["convert"] = asked.convert or CONVERSIONS[asked.task]
+    return options_of(values | {name: gathered(getattr(asked, name)) for name in ("hf_overrides", "pooler_config")})
+
+
+def options_of(values: Mapping[str, Any]) -> list[str]:
+    """Arguments of `poolrt export`; None and {} are left out."""
     options: list[str] = []
-    convert = asked.convert or CONVERSIONS[asked.task]
-    for name in ("runner", "revision", "precision", "target"):
-        if (value := getattr(asked, name)) is not None:
-            options += [f"--{name}", value]
-    if convert is not None:
-        options += ["--convert", convert]
-    for name in ("hf_overrides", "pooler_config"):
-        if value := gathered(getattr(asked, name)):
-            options += [f"--{name.replace('_', '-')}", json.dumps(value, sort_keys=True)]
+    for name, value in values.items():
+        if value is not None and value != {}:
+            options += [f"--{name.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value, sort_keys=True)]
     return options
 
 

@@ -130,7 +130,7 @@ class EmbeddingInputChats(Basic, ChatFields, Activated, Encoding, Roles, Special
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageUrl:
+class Url:
     url: str
 
 
@@ -138,7 +138,7 @@ class ImageUrl:
 class CoherePart:
     type: Literal["text", "image_url"]
     text: str | None = None
-    image_url: ImageUrl | None = None
+    image_url: Url | None = None
 
     @staticmethod
     def check(given: dict[str, Any]) -> str | None:
@@ -247,14 +247,9 @@ class PictureVectorsPart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Film:
-    url: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class FilmPart:
     type: Literal["video_url"]
-    video_url: Film
+    video_url: Url
 
 
 @dataclass(frozen=True, kw_only=True)
