@@ -6,7 +6,9 @@ where tools still asked by flag. Shapes come from `profiles`, not from people ty
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from ..runtime import machine
 from ..runtime.backends import trt as backend
 from ..runtime.errors import EngineError, InputError
 from ..runtime.manifest import Backend, Engine, Graph, Precision, Profile
+from . import graph_files
+from .packing import unpacked
 
 # Tokens of the largest batch a profile accepts: the runtime's token budget never exceeds it, so no batch is split.
 BATCH_TOKENS = 16384
@@ -97,7 +101,9 @@ def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: 
     builder = trt.Builder(log)
     network = builder.create_network(_flags(trt))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(folder / graph.file)):
+    with _padded(folder, graph) as path:
+        parsed = parser.parse_from_file(str(path))
+    if not parsed:
         raise EngineError(f"{target.backend} does not accept {graph.file}:" + "".join(f"\n  {line}" for line in _parser_errors(parser)))
     _check_precision(trt, network, graph)
     config, shapes = builder.create_builder_config(), profiles(max_tokens)
@@ -125,6 +131,22 @@ def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: 
         precision=graph.precision,
         profiles=shapes,
     )
+
+
+@contextlib.contextmanager
+def _padded(folder: Path, graph: Graph) -> Iterator[Path]:
+    """The graph as engines take it: how many tokens a mask admits is no shape that a profile knows."""
+    if not graph.packed:
+        yield folder / graph.file
+        return
+    import onnx_ir as ir
+
+    model = ir.load(folder / graph.file)
+    unpacked(model)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        path = Path(scratch) / graph.file
+        graph_files.save(model, path)
+        yield path
 
 
 def _families(trt: ModuleType) -> list[str]:

@@ -32,6 +32,8 @@ class Flats:
 
     def of(self, node: ir.Node, x: ir.Value, width: int) -> ir.Value:
         """[rows, width] of `x`, computed in front of `node`."""
+        if _is_flat(x):
+            return x
         self._axes(node, x)
         chain = self._chain(x)
         if chain is not None:
@@ -46,6 +48,10 @@ class Flats:
 
     def back(self, node: ir.Node, y: ir.Value, source: ir.Value, replaced: ir.Value, width: int) -> None:
         """`replaced` becomes `y` [rows, width] in the leading axes of `source`, unless all that read it change its shape anyway."""
+        if _is_flat(source):
+            y.shape, y.type = replaced.shape, replaced.type
+            replaced.replace_all_uses_with(y)
+            return
         uses = list(replaced.uses())
         if uses and not replaced.is_graph_output() and all(_is_whole(use.node) and use.idx == 0 for use in uses):
             for use in uses:
@@ -116,6 +122,10 @@ class Flats:
         inputs = [self._known.get(each, each) if each is not None else None for each in link.inputs]
         attributes = {name: each.value for name, each in link.attributes.items()}
         return self._surgeon.node(before, link.op_type, *inputs, domain=link.domain, **attributes)
+
+
+def _is_flat(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) == 2
 
 
 def leading(value: ir.Value) -> tuple[str, ...] | None:

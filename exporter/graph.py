@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint
 from .graph_surgery import unguard
 from .head_modules import Heads
 from .heads import Plan
+from .packing import pack
 from .tidy import tidy
 
 if TYPE_CHECKING:
@@ -67,11 +68,13 @@ def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.G
     """Writes `path` (and `path`.data beside it when large). [batch, tokens] are free; the result's interface is asserted."""
     program = _traced(module, plan, optimize=True)
     _finish(program.model, plan)
+    packed = _is_packable(plan) and pack(program.model)
+    _assert_interface(program.model, plan, _outputs(plan))
     size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
     external = size > EXTERNAL_BYTES
     path.parent.mkdir(parents=True, exist_ok=True)
     program.save(path, external_data=external)
-    return described(plan, path.name, (f"{path.name}.data",) if external else ())
+    return described(plan, path.name, (f"{path.name}.data",) if external else (), packed=packed)
 
 
 def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
@@ -91,7 +94,12 @@ def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
     return model
 
 
-def described(plan: Plan, file: str, external: tuple[str, ...]) -> manifest.Graph:
+def _is_packable(plan: Plan) -> bool:
+    """Not where a role answers tokens that nothing attends to: packing drops them."""
+    return all(role.expand_id is None or role.attend_expansion for role in plan.text.roles.values())
+
+
+def described(plan: Plan, file: str, external: tuple[str, ...], *, packed: bool = False) -> manifest.Graph:
     """The manifest's record of a float32 graph."""
     return manifest.Graph(
         file=file,
@@ -107,6 +115,7 @@ def described(plan: Plan, file: str, external: tuple[str, ...]) -> manifest.Grap
             for part in plan.parts
         ),
         external=external,
+        packed=packed,
     )
 
 

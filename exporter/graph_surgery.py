@@ -42,14 +42,17 @@ class Surgeon:
         self.graph.register_initializer(value)
         return value
 
-    def node(self, before: ir.Node, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
-        """A node in front of `before`, answering its one output."""
+    def node(self, before: ir.Node | None, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+        """A node in front of `before` (None: behind all others), answering its one output."""
         import onnx_ir as ir
 
         self._number += 1
         made = ir.node(kind, list(inputs), attributes=attributes or None, domain=domain, name=f"{self._prefix}/{kind}_{self._number}")
         made.outputs[0].name = f"{self._prefix}/{kind.lower()}_{self._number}"
-        self.graph.insert_before(before, made)
+        if before is None:
+            self.graph.append(made)
+        else:
+            self.graph.insert_before(before, made)
         return made.outputs[0]
 
 

@@ -67,7 +67,9 @@ def chosen(asked: Asked, folder: Path, draft: Manifest, reference: Reference, it
     if asked == "fp32":
         return Chosen((base,), ())
     if asked in ("fp16", "bf16"):
-        made = _written(folder, base, asked, lambda path: mixed_from_onnx(folder / base.file, path, asked))
+        made = _written(
+            folder, dataclasses.replace(base, packed=False), asked, lambda path: mixed_from_onnx(folder / base.file, path, asked)
+        )
         # onnxruntime computes fp16 on processors (slowly), so the one graph serves both; bf16 it cannot.
         if asked == "bf16":
             return Chosen((base, made), ("bf16 is for the engines; onnxruntime runs the fp32 graph",))

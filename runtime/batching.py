@@ -1,8 +1,8 @@
 """Which items run together. Pure functions over item lengths; the worker and offline callers share them.
 
 A batch costs its launch plus its slots (rows x longest row). Joining items saves launches and wastes slots on padding; for lengths that
-fall evenly, the cheapest batch is the one whose padding just equals one launch. So a batch grows among its nearest neighbours in length
-until its padding would exceed `launch_tokens` (docs/decisions/batching.md has the measurements).
+fall evenly, the cheapest batch is the one whose padding just costs one launch. So a batch grows among its nearest neighbours in length
+until its padding would cost more than `launch_tokens` (docs/decisions/batching.md has the measurements).
 """
 
 from __future__ import annotations
@@ -21,10 +21,17 @@ class Limits:
     max_tokens: int
     """Slots of one batch; a single longer item still runs, alone."""
     launch_tokens: int
-    """What starting a batch costs, in tokens of work: the most padding one batch may carry."""
+    """What starting a batch costs, in tokens of work."""
+    packed_width: int | None = None
+    """For a graph that computes padding in attention only: in rows this wide a slot of padding costs as much as a token, in narrower ones
+    in proportion. None: padding costs what tokens cost."""
     max_rows: int = 1024
     profiles: tuple[Profile, ...] = ()
     """Shapes the engine accepts; empty: any."""
+
+    def padding(self, width: int) -> int:
+        """Most slots of padding in one batch with rows of this width: those that cost one launch."""
+        return self.launch_tokens if self.packed_width is None else self.launch_tokens * max(width, self.packed_width) // max(width, 1)
 
     def rows(self, width: int) -> int:
         """Most rows of this width, at least 1."""
@@ -65,7 +72,7 @@ def pick(lengths: Sequence[int], seed: int, limits: Limits) -> tuple[int, int]:
         below = width - lengths[first - 1] if first > 0 and rows < limits.rows(width) else None
         above = (lengths[last] - width) * rows if last < len(lengths) and rows < limits.rows(lengths[last]) else None
         added = min((cost for cost in (below, above) if cost is not None), default=None)
-        if added is None or padding + added > limits.launch_tokens:
+        if added is None or padding + added > limits.padding(width if added == below else lengths[last]):
             return first, last
         padding += added
         if added == below:

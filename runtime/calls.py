@@ -102,6 +102,11 @@ class Pool:
         self.entries: list[Entry] = []
 
     def add(self, new: Sequence[Entry]) -> None:
+        if len(new) == 1:
+            place = self._place(new[0])
+            self.entries.insert(place, new[0])
+            self.lengths.insert(place, new[0].length)
+            return
         self.entries.extend(new)
         self._sort()
 

@@ -163,6 +163,8 @@ class Graph:
     outputs: tuple[Tensor, ...]
     external: tuple[str, ...] = ()
     """External-data files this graph reads, inside the folder."""
+    packed: bool = False
+    """Whether padding costs it nothing but in attention: tokens that the mask leaves out are dropped everywhere else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,8 @@ Params = PoolingParams | Sequence[PoolingParams | None] | None
 
 # Slots per batch and the cost of a launch in tokens of work (docs/decisions/batching.md).
 CPU_TOKENS, CPU_LAUNCH = 512, 16
+PACKED_WIDTH = 700
+"""Measured: docs/decisions/packing.md."""
 GPU_TOKENS, GPU_LAUNCH = 16384, 1024
 # What the logits of a SPLADE batch may take, several times over while they are pooled (docs/decisions/memory.md).
 CPU_LOGITS, GPU_LOGITS = 64 << 20, 1 << 30
@@ -452,6 +454,7 @@ def load(
     limits = BatchLimits(
         max_tokens=max_batch_tokens or bounded(tokens, manifest.heads.values(), logits),
         launch_tokens=CPU_LAUNCH if on_cpu else GPU_LAUNCH,
+        packed_width=PACKED_WIDTH if on_cpu and choice.graph.packed else None,
         profiles=tuple(session.profiles),
     )
     model = Model(

@@ -27,6 +27,8 @@ from .errors import DeadlineExceeded, EngineError, Overload, PoolrtError
 from .text import Item
 
 Policy = Literal["fcfs", "priority"]
+# Stands for a row that is still to be computed.
+_NOTHING = np.empty(0, np.float32)
 
 
 class Worker:
@@ -79,7 +81,7 @@ class Worker:
         future = Ticket()
         now = time.monotonic()
         tokens = sum(len(item.ids) for item in items)
-        rows, *others = ([np.empty(0, np.float32)] * len(items) for _ in outputs)
+        rows, *others = ([_NOTHING] * len(items) for _ in outputs)
         deadline = None if deadline_s is None else now + deadline_s
         call = Call(future, Answer(rows, tokens, tuple(others)), len(items), now, deadline)
         if not items:
@@ -89,7 +91,8 @@ class Worker:
         level = priority if ranked else 0
         entries = [Entry(call, index, item, len(item.ids), outputs, level) for index, item in enumerate(items)]
         # Longest first: the pool then shrinks from one end, and what is left stays close in length.
-        entries.sort(key=lambda entry: -entry.length)
+        if len(entries) > 1:
+            entries.sort(key=lambda entry: -entry.length)
         with self._lock:
             self._admit(tokens)
             call.entries = entries
@@ -215,7 +218,7 @@ class Worker:
         """What fits beside a batch and lengthens no row, the most urgent first."""
         width, outputs = max(entry.length for entry in batch), batch[0].outputs
         rows = limits.rows(width) - len(batch)
-        padding = limits.launch_tokens - sum(width - entry.length for entry in batch)
+        padding = limits.padding(width) - sum(width - entry.length for entry in batch)
         taken: list[Entry] = []
         for kind in sorted((kind for kind in self._pools if kind[0] == outputs), key=lambda kind: kind[1]):
             more = self._pools[kind].beside(width, rows - len(taken), padding)

@@ -32,8 +32,10 @@ def _everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rounded(folder: Path) -> Path:
     """The checkpoint with bfloat16 weights, as large models are published."""
-    path = folder / "model.safetensors"
-    save_file({name: tensor.to(torch.bfloat16) for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    path, older = folder / "model.safetensors", folder / "pytorch_model.bin"
+    tensors = torch.load(older, weights_only=True) if older.exists() else load_file(path)
+    older.unlink(missing_ok=True)
+    save_file({name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     return folder
 
 

@@ -39,6 +39,23 @@ def test_mixed_lengths_waste_little():
     assert len(batches) < len(lengths) / 3
 
 
+@given(lengths_of_texts)
+def test_where_padding_costs_attention_only_a_batch_carries_more_of_it(lengths):
+    packed = Limits(max_tokens=1024, launch_tokens=16, packed_width=640)
+    batches = plan(lengths, packed)
+    assert sorted(itertools.chain(*batches)) == list(range(len(lengths)))
+    for batch in batches:
+        widest = max(lengths[index] for index in batch)
+        assert sum(widest - lengths[index] for index in batch) <= 16 * max(1, 640 / widest)
+    assert len(batches) <= len(plan(lengths, LIMITS))
+
+
+@pytest.mark.parametrize(("width", "slots"), [(1, 10240), (20, 512), (640, 16), (1000, 16)])
+def test_padding_is_worth_one_launch(width, slots):
+    assert Limits(max_tokens=1024, launch_tokens=16, packed_width=640).padding(width) == slots
+    assert LIMITS.padding(width) == 16
+
+
 def test_the_longest_run_first():
     batches = plan([1, 500, 3, 499], LIMITS)
     assert batches[0] == [3, 1] or batches[0] == [1, 3]
