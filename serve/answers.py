@@ -19,9 +19,11 @@ from starlette.responses import Response
 
 from ..runtime.errors import PluginError
 from .errors import ApiError
+from .headers import header
 from .numbers import INTEGERS, Floats, WidthError, convert, to_bytes
 
 MAX_REQUEST_ID = 256
+_ANSWER_ID = "poolrt.answer_id"
 
 
 class Json(Response):
@@ -29,6 +31,11 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """Size and type besides the given ones, which are never one of those."""
+        self.raw_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
+        self.raw_headers += [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
 
 
 class AnyJson(Json):
@@ -49,13 +56,12 @@ def _plain(value: Any) -> Any:
 
 def answer_id(prefix: str, request: Request, asked: object) -> str:
     """The header X-Request-Id, else the body's request_id, else something new; the same whenever a request asks."""
-    given = request.headers.get("x-request-id") or getattr(asked, "request_id", "")
+    given = header(request.scope, b"x-request-id") or getattr(asked, "request_id", "")
     if given:
         return f"{prefix}-{given[:MAX_REQUEST_ID]}"
-    state = request.state
-    if not hasattr(state, "answer_id"):
-        state.answer_id = f"{random.getrandbits(64):016x}"
-    return f"{prefix}-{state.answer_id}"
+    if (made := request.scope.get(_ANSWER_ID)) is None:
+        made = request.scope[_ANSWER_ID] = f"{random.getrandbits(64):016x}"
+    return f"{prefix}-{made}"
 
 
 def usage(tokens: int) -> dict[str, Any]:

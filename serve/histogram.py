@@ -50,6 +50,10 @@ class Histograms:
             found = self.series[values] = Series(self.bounds)
         return found
 
+    def same(self, series: Series, *values: str) -> None:
+        """What one metric observes is another's under these label values too."""
+        self.series[values] = series
+
     def collect(self) -> Iterator[Metric]:
         family = HistogramMetricFamily(self.name, self.about, labels=self.labels)
         for values, series in list(self.series.items()):

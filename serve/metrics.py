@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
-from .histogram import BYTES, SECONDS, TOKENS, Counters, Histograms
+from .histogram import BYTES, SECONDS, TOKENS, Counters, Histograms, Series
 from .registry import Registry
 from .state import State
 
@@ -27,6 +27,8 @@ TIMES = {
     "poolrt_serialise": "Time to shape and write an answer.",
 }
 
+SAME = {"vllm:time_to_first_token": "vllm:e2e_request_latency", "vllm:request_prefill_time": "vllm:request_inference_time"}
+
 
 class Metrics:
     def __init__(self, registry: Registry, state: State, *, engine: bool = True) -> None:
@@ -38,6 +40,7 @@ class Metrics:
         self._seconds = Histograms("http_request_duration_seconds", "Latency by handler.", ("method", "handler"), SECONDS)
         self._all_seconds = Histograms("http_request_duration_highr_seconds", "Latency of all requests.", (), SECONDS)
         made: list[Any] = [self._requests, self._received, self._sent, self._seconds, self._all_seconds]
+        self._handlers: dict[tuple[str, str], tuple[Series, ...]] = {}
         self._models: dict[str, Observed] = {}
         if engine:
             names = ("model_name", "engine")
@@ -57,10 +60,13 @@ class Metrics:
         if method not in METHODS:
             method = "OTHER"  # a client's own words must not become a thousand series
         self._requests.add(1, method, handler, GROUPS[status // 100])
-        self._received.of(handler).observe(received)
-        self._sent.of(handler).observe(sent)
-        self._seconds.of(method, handler).observe(seconds)
-        self._all_seconds.of().observe(seconds)
+        series = self._handlers.get((method, handler))
+        if series is None:
+            series = self._handlers[method, handler] = (
+                self._received.of(handler), self._sent.of(handler), self._seconds.of(method, handler), self._all_seconds.of()
+            )  # fmt: skip
+        for one, value in zip(series, (received, sent, seconds, seconds), strict=True):
+            one.observe(value)
 
     def of(self, model: str) -> Observed | None:
         """What to tell about requests to one model; None when engine metrics are off."""
@@ -81,11 +87,14 @@ class Observed:
     def __init__(self, metrics: Metrics, model: str) -> None:
         self.metrics = metrics
         self.labels = (model, "0")
-        self.request_tokens = metrics.request_tokens.of(*self.labels)
-        self.iteration_tokens = metrics.iteration_tokens.of(*self.labels)
+        self.tokens = metrics.request_tokens.of(*self.labels)
+        metrics.iteration_tokens.same(self.tokens, *self.labels)
         seconds = metrics.seconds
-        self.first_token, self.latency, self.queue, self.inference, self.prefill, self.tokenise, self.serialise = (
-            seconds[name].of(*self.labels) for name in TIMES
+        # One pass of the engine answers everything: the first token is the last one, and all of the inference is prefill.
+        for name, same in SAME.items():
+            seconds[name].same(seconds[same].of(*self.labels), *self.labels)
+        self.latency, self.queue, self.inference, self.tokenise, self.serialise = (
+            seconds[name].of(*self.labels) for name in TIMES if name not in SAME
         )
         metrics.success.add(0, *self.labels, "stop")
         metrics.success.add(0, *self.labels, "abort")
@@ -93,13 +102,10 @@ class Observed:
     def finished(self, *, prompts: int, tokens: int, tokenise_s: float, queue_s: float, engine_s: float, total_s: float) -> None:
         self.metrics.prompt_tokens.add(tokens, *self.labels)
         self.metrics.success.add(prompts, *self.labels, "stop")
-        self.request_tokens.observe(tokens)
-        self.iteration_tokens.observe(tokens)
-        self.first_token.observe(total_s)
+        self.tokens.observe(tokens)
         self.latency.observe(total_s)
         self.queue.observe(queue_s)
         self.inference.observe(engine_s)
-        self.prefill.observe(engine_s)
         self.tokenise.observe(tokenise_s)
 
     def aborted(self, prompts: int) -> None:

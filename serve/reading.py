@@ -12,9 +12,13 @@ from starlette.types import Message
 
 from .body import Body, Refused
 from .errors import ApiError
+from .headers import header
 from .problems import Problem, message
 from .settings import Settings
 from .waiting import arrived
+
+BODY_BYTES = "poolrt.body_bytes"
+"""Key of the size of a request's body in its scope."""
 
 
 async def read(request: Request, body: Body) -> Any:
@@ -39,14 +43,14 @@ def missing() -> Refused:
 
 
 def check_media_type(request: Request) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = (header(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Refused("Unsupported Media Type: Only 'application/json' is allowed", param=None)
 
 
 async def read_bytes(request: Request, settings: Settings) -> bytes:
     limit = settings.max_body_bytes
-    declared = request.headers.get("content-length", "")
+    declared = header(request.scope, b"content-length") or ""
     if declared.isascii() and declared.isdigit() and len(declared) < 20 and int(declared) > limit:
         raise too_large(limit)
     # A short body is there when its head is; only what is not deserves a timer.
@@ -57,7 +61,7 @@ async def read_bytes(request: Request, settings: Settings) -> bytes:
         content = message.get("body", b"")
         if len(content) > limit:
             raise too_large(limit)
-    request.state.body_bytes = len(content)
+    request.scope[BODY_BYTES] = len(content)
     return content
 
 

@@ -20,6 +20,7 @@ from ..runtime.pending import Pending
 from ..runtime.worker import Answer
 from .errors import ApiError
 from .metrics import Metrics
+from .reading import BODY_BYTES
 from .registry import Served
 from .settings import Settings
 from .state import State
@@ -92,7 +93,7 @@ class Workshop:
         limit = self.settings.request_timeout_s
         observed = self.metrics.of(served.name)
         # A short text is tokenised faster than a thread is woken.
-        light = request.state.body_bytes <= LIGHT_BYTES and not in_thread
+        light = request.scope[BODY_BYTES] <= LIGHT_BYTES and not in_thread
         pending = start(limit) if light else await self.thread(lambda: start(limit))
         times.tokenise_s = time.perf_counter() - times.started
         try:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,8 @@ ROUTES: dict[str, Callable[[str], dict[str, Any]]] = {
 def test_priority_decides_where_the_policy_says_so(artifacts: Callable[[str], Path], route: str, policy: Any):
     with held(artifacts("minilm_like"), Settings(scheduling_policy=policy)) as (server, gate), ThreadPoolExecutor(3) as threads:
         model = server.here.registry.models[0].model
+        # As if padding cost what tokens do: the two below are then no batch.
+        model.worker.limits = replace(model.worker.limits, packed_width=None)
         asked = [threads.submit(server.post, "/v1/embeddings", {"input": TEXT})]
         assert gate.entered.wait(SOON_S)
         # The later, longer one would wait for the short one by fair turns; as the more urgent one it does not.
