@@ -29,7 +29,7 @@ Params = PoolingParams | Sequence[PoolingParams | None] | None
 
 # Slots per batch and the cost of a launch in tokens of work (docs/decisions/batching.md).
 CPU_TOKENS, CPU_LAUNCH = 512, 16
-PACKED_WIDTH = 700
+PACKED_WIDTH = 200
 """Measured: docs/decisions/packing.md."""
 GPU_TOKENS, GPU_LAUNCH = 16384, 1024
 # What the logits of a SPLADE batch may take, several times over while they are pooled (docs/decisions/memory.md).
