@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..runtime import manifest
+from .biases import fold
 from .checkpoint import Checkpoint
 from .graph_surgery import unguard
 from .head_modules import Heads
@@ -68,6 +69,7 @@ def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.G
     """Writes `path` (and `path`.data beside it when large). [batch, tokens] are free; the result's interface is asserted."""
     program = _traced(module, plan, optimize=True)
     _finish(program.model, plan)
+    fold(program.model)
     packed = _is_packable(plan) and pack(program.model)
     _assert_interface(program.model, plan, _outputs(plan))
     size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
