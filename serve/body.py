@@ -50,7 +50,7 @@ class Body:
                         made = record_of(form).read(value, ("body",), problems)
                         if not problems:
                             refuse_media_settings(value)
-                            refuse_padding(value)
+                            refuse_padding(made)
                             return made
         problems = []
         for _, form in forms:
@@ -101,9 +101,9 @@ def refuse_media_settings(value: dict[str, Any]) -> None:
             )  # fmt: skip
 
 
-def refuse_padding(value: dict[str, Any]) -> None:
+def refuse_padding(made: Any) -> None:
     """vLLM lets a model see the padding, for pictures' sake; a model of texts then answers something else."""
-    if value.get("padding") == "max_length":
+    if getattr(made, "padding", None) == "max_length":
         raise Refused(
             "padding: 'max_length' is for models of a fixed length, and this one reads every length as it is; leave it out "
             "(parameter=padding)",

@@ -96,3 +96,9 @@ def test_padding_that_would_change_the_answer_is_refused(embedder: Live, path):
     assert embedder.refused(path, {"input": "a", "padding": "max_length"})["param"] == "padding"
     assert embedder.refused(path, {"input": "a", "padding": True})["type"] in ("Bad Request", "BadRequestError")
     assert embedder.ask(path, {"input": "a", "padding": None})["usage"] == embedder.ask(path, {"input": "a"})["usage"]
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v2/embed", {"texts": ["a"]}), ("/tokenize", {"prompt": "a"})])
+def test_where_padding_is_no_field_it_is_any_unknown_word(embedder: Live, path, body):
+    known = set(embedder.ask(path, body))
+    assert set(embedder.ask(path, body | {"padding": "max_length"})) == known
