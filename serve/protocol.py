@@ -1,5 +1,5 @@
-"""uvicorn's HTTP protocol on httptools, with bounds on what comes before a request's body: uvicorn has one of size, for its h11
-protocol only, and none of time."""
+"""uvicorn's HTTP protocol on httptools, with bounds on what comes before a request's body (uvicorn has one of size, for its h11
+protocol only, and none of time), and with answers in one piece."""
 
 from __future__ import annotations
 
@@ -17,6 +17,39 @@ def too_large(limit: int) -> ApiError:
     return ApiError(431, text, headers={"Connection": "close"})
 
 
+class Gathering(asyncio.Transport):
+    """Writes once what is written in one turn of the event loop: a response's head and body are one system call then, and wake the client
+    once. uvicorn writes them one after the other, and uvloop sends the first at once."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(bytes(data))
+
+    def _flush(self) -> None:
+        if self._parts and not self._transport.is_closing():
+            self._transport.writelines(self._parts)
+        self._parts = []
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+
 class Protocol(HttpToolsProtocol):
     head_timeout_s = 60.0
     """Time a client may take from its connection, or from the first byte, to the end of a request's headers."""
@@ -28,6 +61,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
+        self.transport = Gathering(transport, self.loop)
         self._late = self.loop.call_later(self.head_timeout_s, self._too_late)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,0 +1,59 @@
+"""What the connection's transport does with the parts of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from poolrt.serve.protocol import Gathering
+
+
+class Wire(asyncio.Transport):
+    """Notes what reaches the connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[Any] = []
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.sent.append(b"".join(list_of_data))
+
+    def close(self) -> None:
+        self.sent.append("closed")
+
+    def is_closing(self) -> bool:
+        return "closed" in self.sent
+
+
+def turn(*steps: str, turns: int = 1) -> list[Any]:
+    async def run() -> list[Any]:
+        wire = Wire()
+        transport = Gathering(wire, asyncio.get_running_loop())
+        for step in steps:
+            if step == "close":
+                transport.close()
+            elif step == "turn":
+                await asyncio.sleep(0)
+            else:
+                transport.write(step.encode())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return wire.sent
+
+    return asyncio.run(run())
+
+
+def test_head_and_body_of_an_answer_are_written_at_once():
+    assert turn("head", "body") == [b"headbody"]
+
+
+def test_what_comes_in_another_turn_is_not_held_back():
+    assert turn("head", "turn", "first", "turn", "second") == [b"head", b"first", b"second"]
+
+
+def test_nothing_is_lost_when_the_connection_is_closed_behind_it():
+    assert turn("head", "body", "close") == [b"headbody", "closed"]
+
+
+def test_nothing_is_written_to_a_closed_connection():
+    assert turn("close", "late") == ["closed"]
