@@ -46,15 +46,15 @@ def _keys(softmax: ir.Node) -> bool:
 
 
 def _values(surgeon: Surgeon, softmax: ir.Node) -> bool:
-    (product,) = _readers(softmax.outputs[0], "MatMul") or (None,)
+    product = _reader(softmax, "MatMul")
     if product is None or product.inputs[0] is not softmax.outputs[0]:
         return False
     biased = _projected(product.inputs[1], _VALUES)
-    turned = _only(product, "Transpose")
-    joined = _only(turned, "Reshape") if turned is not None and _order(turned) == _VALUES else None
-    output = _only(joined, "MatMul")
-    added = _only(output, "Add")
-    if biased is None or output is None or added is None or output.inputs[0] is not _out(joined):
+    turned = _reader(product, "Transpose")
+    joined = _reader(turned, "Reshape") if turned is not None and _order(turned) == _VALUES else None
+    output = _reader(joined, "MatMul")
+    added = _reader(output, "Add")
+    if biased is None or joined is None or output is None or added is None or output.inputs[0] is not joined.outputs[0]:
         return False
     weights, (at, bias) = constant_of(output.inputs[1]), _constant_input(added)
     add, moved = biased
@@ -62,16 +62,14 @@ def _values(surgeon: Surgeon, softmax: ir.Node) -> bool:
     if weights is None or weights.ndim != 2 or bias is None or bias.shape != weights.shape[1:] or own is None or len(own) != len(weights):
         return False
     total = bias.astype(np.float64) + own.astype(np.float64) @ weights.astype(np.float64)
-    added.replace_input_with(at, surgeon.constant(f"{output.name or output.outputs[0].name}", total.astype(np.float32)))
+    added.replace_input_with(at, surgeon.constant(output.name or output.outputs[0].name or "", total.astype(np.float32)))
     _drop(add, moved)
     return True
 
 
 def _scores(value: ir.Value | None) -> ir.Node | None:
     """The product of queries and keys behind scaled, masked scores that only the softmax reads."""
-    if value is None or len(list(value.uses())) != 1 or value.is_graph_output():
-        return None
-    node = value.producer()
+    node = _maker(value)
     if node is None:
         return None
     if node.op_type == "MatMul":
@@ -88,7 +86,7 @@ def _projected(value: ir.Value | None, order: tuple[int, ...]) -> tuple[ir.Node,
     """The Add of a projection's bias, and what it is added to, where `value` is the projection split into heads with its axes in `order`,
     and maybe scaled."""
     axes: tuple[int, ...] = _SPLIT
-    while value is not None and len(list(value.uses())) == 1 and not value.is_graph_output() and (node := value.producer()) is not None:
+    while (node := _maker(value)) is not None:
         if node.op_type == "Transpose" and (turned := _order(node)) is not None and len(turned) == len(_SPLIT):
             axes = tuple(turned[axis] for axis in axes)
         elif node.op_type == "Reshape":
@@ -100,7 +98,7 @@ def _projected(value: ir.Value | None, order: tuple[int, ...]) -> tuple[ir.Node,
 
 
 def _biased(value: ir.Value | None) -> tuple[ir.Node, ir.Value] | None:
-    add = value.producer() if value is not None and len(list(value.uses())) == 1 and not value.is_graph_output() else None
+    add = _maker(value)
     if add is None or add.op_type != "Add":
         return None
     at, bias = _constant_input(add)
@@ -141,16 +139,14 @@ def _order(node: ir.Node) -> tuple[int, ...] | None:
     return tuple(order.as_ints()) if order is not None else None
 
 
-def _only(node: ir.Node | None, kind: str) -> ir.Node | None:
-    """The one node that reads the output of this one, if it is of that kind."""
-    found = _readers(node.outputs[0], kind) if node is not None else ()
-    return found[0] if found else None
+def _maker(value: ir.Value | None) -> ir.Node | None:
+    """The node that computes the value, if it is read in one place only."""
+    return value.producer() if value is not None and len(list(value.uses())) == 1 and not value.is_graph_output() else None
 
 
-def _out(node: ir.Node | None) -> ir.Value | None:
-    return node.outputs[0] if node is not None else None
-
-
-def _readers(value: ir.Value, kind: str) -> tuple[ir.Node, ...]:
-    uses = list(value.uses())
-    return (uses[0].node,) if len(uses) == 1 and uses[0].node.op_type == kind and not value.is_graph_output() else ()
+def _reader(node: ir.Node | None, kind: str) -> ir.Node | None:
+    """The one node that reads what this one computes, if it is of that kind."""
+    if node is None or _maker(node.outputs[0]) is None:
+        return None
+    (use,) = node.outputs[0].uses()
+    return use.node if use.node.op_type == kind else None

@@ -20,7 +20,7 @@ from ..runtime.backends import trt as backend
 from ..runtime.errors import EngineError, InputError
 from ..runtime.manifest import Backend, Engine, Graph, Precision, Profile
 from . import graph_files
-from .packing import unpacked
+from .packing import unpack
 
 # Tokens of the largest batch a profile accepts: the runtime's token budget never exceeds it, so no batch is split.
 BATCH_TOKENS = 16384
@@ -142,7 +142,7 @@ def _padded(folder: Path, graph: Graph) -> Iterator[Path]:
     import onnx_ir as ir
 
     model = ir.load(folder / graph.file)
-    unpacked(model)
+    unpack(model)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = Path(scratch) / graph.file
         graph_files.save(model, path)

@@ -68,7 +68,7 @@ def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
 def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.Graph:
     """Writes `path` (and `path`.data beside it when large). [batch, tokens] are free; the result's interface is asserted."""
     program = _traced(module, plan, optimize=True)
-    _finish(program.model, plan)
+    _simplify(program.model)
     fold(program.model)
     packed = _is_packable(plan) and pack(program.model)
     _assert_interface(program.model, plan, _outputs(plan))
@@ -92,7 +92,8 @@ def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
     with _quiet():
         optimizer.optimize_ir(model)
         onnx_fusions.fuse(model)
-    _finish(model, plan)
+    _simplify(model)
+    _assert_interface(model, plan, _outputs(plan))
     return model
 
 
@@ -133,11 +134,10 @@ def _traced(module: PoolingModel, plan: Plan, *, optimize: bool) -> torch.onnx.O
     return program
 
 
-def _finish(model: onnx_ir.Model, plan: Plan) -> None:
+def _simplify(model: onnx_ir.Model) -> None:
     _strip(model)
     unguard(model)
     tidy(model)
-    _assert_interface(model, plan, _outputs(plan))
 
 
 def _outputs(plan: Plan) -> list[str]:

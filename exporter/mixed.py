@@ -15,7 +15,7 @@ import numpy as np
 
 from . import graph_files
 from .graph_surgery import PRODUCTS, Surgeon, heads, norm_inputs, unguard
-from .packing import unpacked
+from .packing import unpack
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -42,7 +42,7 @@ def mixed_from_onnx(source: Path, target: Path, precision: Literal["fp16", "bf16
     import onnx_ir as ir
 
     model = ir.load(source)
-    unpacked(model)
+    unpack(model)
     products = lower(model, precision)
     graph_files.save(model, target)
     return products

@@ -2,7 +2,7 @@
 
 Rows that the attention mask leaves out are dropped in front of such a stretch, and only where tokens meet (attention, pooling) is
 each text given its own row again. A batch of unlike lengths then costs little more than its tokens. Nodes are added, none is changed:
-`unpacked` takes them out again, for engines whose shapes are fixed before they run.
+`unpack` takes them out again, for engines whose shapes are fixed before they run.
 """
 
 from __future__ import annotations
@@ -46,16 +46,15 @@ def pack(model: ir.Model) -> bool:
     return True
 
 
-def unpacked(model: ir.Model) -> bool:
-    """Takes out in place what `pack` put in; answers whether there was any."""
+def unpack(model: ir.Model) -> None:
+    """Takes out in place what `pack` put in; a graph that was not packed stays as it is."""
+    import onnx_ir as ir
     import onnx_ir.passes.common as passes
 
-    found = False
     outputs = {id(value): index for index, value in enumerate(model.graph.outputs)}
     for node in list(model.graph):
         if node.op_type != "Gather" or not (node.name or "").startswith(f"{_PREFIX}/"):
             continue
-        found = True
         source, made = node.inputs[0], node.outputs[0]
         assert source is not None
         before = source.producer()
@@ -67,20 +66,11 @@ def unpacked(model: ir.Model) -> bool:
             name, made.name = made.name, f"{_PREFIX}/gone"
             source.name, source.shape, source.type = name, made.shape, made.type
             model.graph.outputs[index] = source
-    if found:
-        for node in model.graph:
-            for value in node.outputs:
-                _padded(value)
-        passes.RemoveUnusedNodesPass()(model)
-    return found
-
-
-def _padded(value: ir.Value) -> None:
-    """Rows are texts and tokens again."""
-    import onnx_ir as ir
-
-    if value.shape is not None and len(value.shape) > 0 and str(value.shape[0]) == _ROWS:
-        value.shape = ir.Shape(["batch", "tokens", *list(value.shape)[1:]])
+    for node in model.graph:
+        for value in node.outputs:
+            if value.shape is not None and len(value.shape) > 0 and str(value.shape[0]) == _ROWS:
+                value.shape = ir.Shape(["batch", "tokens", *list(value.shape)[1:]])
+    passes.RemoveUnusedNodesPass()(model)
 
 
 class _Packing:

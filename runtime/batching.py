@@ -72,13 +72,15 @@ def pick(lengths: Sequence[int], seed: int, limits: Limits) -> tuple[int, int]:
         below = width - lengths[first - 1] if first > 0 and rows < limits.rows(width) else None
         above = (lengths[last] - width) * rows if last < len(lengths) and rows < limits.rows(lengths[last]) else None
         added = min((cost for cost in (below, above) if cost is not None), default=None)
-        if added is None or padding + added > limits.padding(width if added == below else lengths[last]):
+        if added is None:
             return first, last
-        padding += added
+        grown = width if added == below else lengths[last]
+        if padding + added > limits.padding(grown):
+            return first, last
+        padding, width = padding + added, grown
         if added == below:
             first -= 1
         else:
-            width = lengths[last]
             last += 1
 
 

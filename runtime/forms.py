@@ -51,12 +51,9 @@ def tokenization(
     cut_document: bool = False,
 ) -> Tokenization:
     """Arguments and vLLM's `tokenization_kwargs` as one; what stands in the latter wins."""
-    if given is None:
-        limits = Limits(truncate_prompt_tokens=truncate_prompt_tokens, truncation_side=truncation_side, cut_document=cut_document)
-        return Tokenization(limits, add_special_tokens)
-    if not isinstance(given, Mapping):
+    if given is not None and not isinstance(given, Mapping):
         raise InputError(f"tokenization_kwargs: expected an object, found {type(given).__name__}", field="tokenization_kwargs")
-    options = dict(given)
+    options = dict(given or {})
     for name in _IGNORED:
         options.pop(name, None)
     if options.pop("do_lower_case", None) is not None:

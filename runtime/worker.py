@@ -91,8 +91,7 @@ class Worker:
         level = priority if ranked else 0
         entries = [Entry(call, index, item, len(item.ids), outputs, level) for index, item in enumerate(items)]
         # Longest first: the pool then shrinks from one end, and what is left stays close in length.
-        if len(entries) > 1:
-            entries.sort(key=lambda entry: -entry.length)
+        entries.sort(key=lambda entry: -entry.length)
         with self._lock:
             self._admit(tokens)
             call.entries = entries

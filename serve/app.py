@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -83,9 +83,10 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
     if settings.runtime_lora and registry.makes is not None:
         loader = Loader(registry, registry.makes, drain_s=settings.shutdown_timeout_s)
     context = Context(settings, registry, state, metrics, Workshop(settings, metrics, state), loader)
+    made = routes(settings)
     app = Starlette(
-        routes=routes(settings),
-        middleware=layers(settings, metrics, state),
+        routes=made,
+        middleware=layers(settings, metrics, state, made),
         exception_handlers=handlers(),
         lifespan=lifespan,
     )
@@ -125,8 +126,6 @@ class Direct:
         request = Request(scope, receive, send)
         try:
             response = await route.endpoint(request)
-        except HTTPException as error:
-            response = detail(request, error)
         except Exception as error:
             response = answer(request, error)
         await response(scope, receive, send)
@@ -154,7 +153,7 @@ async def home(request: Request) -> Response:
     return await (tei.root(request) if request.method == "POST" else playground.page(request))
 
 
-def layers(settings: Settings, metrics: Metrics, state: State) -> list[Middleware]:
+def layers(settings: Settings, metrics: Metrics, state: State, made: Sequence[Route]) -> list[Middleware]:
     cors = settings.cors
     return [
         *middleware.layers(settings.middleware),
@@ -166,18 +165,13 @@ def layers(settings: Settings, metrics: Metrics, state: State) -> list[Middlewar
             allow_headers=list(cors.headers),
             allow_credentials=cors.credentials,
         ),
-        Middleware(Direct, routes={path: Route(path, endpoint, methods=["POST"]) for path, endpoint in POST}),
+        Middleware(Direct, routes={route.path: route for route in made if route.methods == {"POST"}}),
     ]
-
-
-def detail(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return Response(orjson.dumps({"detail": error.detail}), error.status_code, error.headers, "application/json")
 
 
 def handlers() -> Mapping[Any, Callable[[Request, Exception], Any]]:
     # Each of our own kinds is registered, so that Starlette's handler for Exception, which raises again, is left for true surprises.
-    return {HTTPException: detail, ApiError: answer, Refused: answer, PoolrtError: answer, Exception: answer}
+    return dict.fromkeys((HTTPException, ApiError, Refused, PoolrtError, Exception), answer)
 
 
 def log_error(error: Exception, request: Request) -> None:
@@ -186,6 +180,8 @@ def log_error(error: Exception, request: Request) -> None:
 
 
 def answer(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        return Response(orjson.dumps({"detail": error.detail}), error.status_code, error.headers, "application/json")
     told = api_error(error)
     if surprising(told):
         request.app.state.log(error, request)

@@ -36,7 +36,7 @@ class Body:
     def read(self, value: Any) -> Any:
         forms = self.forms
         if type(value) is dict:
-            if "continue_final_message" in value and any("messages" in keys for keys, _ in forms):
+            if any("messages" in keys for keys, _ in forms):
                 refuse_both_ends(value)
             if self.removed:
                 refuse_removed(value, accepts_score=self.task)

@@ -11,11 +11,12 @@ import time
 import uuid
 
 import orjson
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError, response
+from .headers import declared_bytes, header
 from .metrics import Metrics
 from .protocol import too_large
 from .settings import Settings
@@ -91,12 +92,12 @@ class Gate:
 
     def _unauthorized(self, path: str, scope: Scope) -> Response:
         # Pages are opened by browsers, which ask for the key themselves when told how.
-        asks = "text/html" in Headers(scope=scope).get("accept", "") and path in PAGES
+        asks = "text/html" in (header(scope, b"accept") or "") and path in PAGES
         headers = {"WWW-Authenticate": 'Basic realm="poolrt: any user name, the API key as password"' if asks else "Bearer"}
         return Response(orjson.dumps({"error": "Unauthorized"}), 401, headers, "application/json")
 
     def _with_request_id(self, scope: Scope, send: Send) -> Send:
-        given = Headers(scope=scope).get("x-request-id") or uuid.uuid4().hex
+        given = header(scope, b"x-request-id") or uuid.uuid4().hex
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -124,11 +125,4 @@ class Gate:
             self.state.in_flight -= 1
             route = scope.get("route")
             handler = route.path if route is not None else "none"
-            self.metrics.http(scope["method"], handler, status, time.perf_counter() - started, _length(scope), sent)
-
-
-def _length(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() and len(value) < 20 else 0
-    return 0
+            self.metrics.http(scope["method"], handler, status, time.perf_counter() - started, declared_bytes(scope), sent)

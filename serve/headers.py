@@ -11,3 +11,9 @@ def header(scope: Scope, name: bytes) -> str | None:
         if key == name:
             return value.decode("latin-1")
     return None
+
+
+def declared_bytes(scope: Scope) -> int:
+    """The size that a request's head says its body has; 0 where it says none, or what is no number."""
+    told = header(scope, b"content-length") or ""
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 20 else 0

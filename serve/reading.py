@@ -12,7 +12,7 @@ from starlette.types import Message
 
 from .body import Body, Refused
 from .errors import ApiError
-from .headers import header
+from .headers import declared_bytes, header
 from .problems import Problem, message
 from .settings import Settings
 from .waiting import arrived
@@ -50,8 +50,7 @@ def check_media_type(request: Request) -> None:
 
 async def read_bytes(request: Request, settings: Settings) -> bytes:
     limit = settings.max_body_bytes
-    declared = header(request.scope, b"content-length") or ""
-    if declared.isascii() and declared.isdigit() and len(declared) < 20 and int(declared) > limit:
+    if declared_bytes(request.scope) > limit:
         raise too_large(limit)
     # A short body is there when its head is; only what is not deserves a timer.
     message = arrived(request.receive)

@@ -70,7 +70,7 @@ def ask(path: Path, feed: dict[str, Any], *outputs: str) -> list[Any]:
 def nodes(path: Path) -> list[tuple[str, list[str | None], list[str | None], list[str]]]:
     """Every node with what it reads and writes, and the shapes of that."""
     model = ir.load(path)
-    packing.unpacked(model)
+    packing.unpack(model)
     return [
         (
             node.op_type,
