@@ -17,10 +17,10 @@ from .detection import Guess, Kind
 from .layers import Step
 
 POOLER = '--pooler-config \'{"pooling_type": "CLS|LAST|MEAN"}\''
-# config.json keys that serving shows.
+# config.json keys that serving shows, or that an artifact is asked for again with (runtime/overrides.py).
 SHOWN = (
     "model_type", "architectures", "num_labels", "id2label", "problem_type", "hidden_size", "vocab_size", "max_position_embeddings",
-    "io_processor_plugin",
+    "io_processor_plugin", "classifier_from_token", "method", "is_original_qwen3_reranker", "lora_task",
 )  # fmt: skip
 
 

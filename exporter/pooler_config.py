@@ -1,59 +1,14 @@
-"""vLLM's PoolerConfig as `--pooler-config` accepts it, with its names and its errors."""
+"""`--pooler-config` as a record."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from ..runtime.errors import CheckpointError
-from ..runtime.manifest import Pool, Task
+from ..runtime.pooler_config import PoolerConfig
 from ..runtime.records import RecordError, from_plain
 
-Pooling = Literal["CLS", "LAST", "MEAN", "MAX", "MEAN_SQRT_LEN", "WEIGHTEDMEAN"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolerConfig:
-    task: Task | None = None
-    pooling_type: Pooling | Literal["ALL", "STEP"] | None = None
-    """Short for one of the next two."""
-    seq_pooling_type: Pooling | None = None
-    tok_pooling_type: Literal["ALL", "STEP"] | None = None
-    use_activation: bool | None = None
-    dimensions: int | None = None
-    enable_chunked_processing: bool = False
-    max_embed_len: int | None = None
-    logit_mean: float | None = None
-    logit_bias: float | None = None
-    """Earlier name of logit_mean."""
-    logit_sigma: float | None = None
-    step_tag_id: int | None = None
-    returned_token_ids: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.pooling_type and (self.seq_pooling_type or self.tok_pooling_type):
-            raise ValueError("pooling_type cannot be combined with seq_pooling_type or tok_pooling_type")
-        if self.logit_mean is not None and self.logit_bias is not None:
-            raise ValueError("logit_bias is the earlier name of logit_mean: give one of them")
-        if self.logit_sigma == 0:
-            raise ValueError("logit_sigma divides, so it cannot be 0")
-        if self.dimensions is not None and self.dimensions < 1:
-            raise ValueError("dimensions must be at least 1")
-
-    @property
-    def pool(self) -> Pool | None:
-        """Sequence pooling that was asked for."""
-        asked = self.seq_pooling_type or (self.pooling_type if self.pooling_type not in ("ALL", "STEP") else None)
-        return None if asked is None else asked.lower()  # pyright: ignore[reportReturnType]
-
-    @property
-    def steps(self) -> bool:
-        return "STEP" in (self.pooling_type, self.tok_pooling_type)
-
-    @property
-    def mean(self) -> float | None:
-        return self.logit_bias if self.logit_mean is None else self.logit_mean
+__all__ = ["PoolerConfig", "read"]
 
 
 def read(asked: Mapping[str, object] | PoolerConfig | None) -> PoolerConfig:

@@ -19,8 +19,22 @@ if TYPE_CHECKING:
     from .lora import LoRARequest
     from .manifest import Manifest
     from .model import Model, load
-    from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, Ranked, Ranking, RequestOutput, ScoringOutput
+    from .outputs import (
+        ClassificationOutput,
+        ClassificationRequestOutput,
+        EmbeddingOutput,
+        EmbeddingRequestOutput,
+        Outputs,
+        PoolingOutput,
+        PoolingRequestOutput,
+        Ranked,
+        Ranking,
+        RequestOutput,
+        ScoringOutput,
+        ScoringRequestOutput,
+    )
     from .params import PoolingParams
+    from .pooler_config import PoolerConfig
 
 # Imported when first used: `poolrt --help` and the exporter's parts need none of numpy and tokenizers.
 _HOME = {
@@ -28,15 +42,18 @@ _HOME = {
     "ArtifactError": "errors", "DeadlineExceeded": "errors", "EngineError": "errors", "InputError": "errors", "Overload": "errors",
     "PoolrtError": "errors", "UnsupportedTask": "errors", "ClassificationOutput": "outputs", "EmbeddingOutput": "outputs",
     "Outputs": "outputs", "PoolingOutput": "outputs", "Ranked": "outputs", "Ranking": "outputs", "RequestOutput": "outputs",
-    "ScoringOutput": "outputs",
+    "ScoringOutput": "outputs", "PoolingRequestOutput": "outputs", "EmbeddingRequestOutput": "outputs",
+    "ClassificationRequestOutput": "outputs", "ScoringRequestOutput": "outputs", "PoolerConfig": "pooler_config",
 }  # fmt: skip
 
 __all__ = [
     "LLM",
     "ArtifactError",
     "ClassificationOutput",
+    "ClassificationRequestOutput",
     "DeadlineExceeded",
     "EmbeddingOutput",
+    "EmbeddingRequestOutput",
     "EngineError",
     "InputError",
     "LoRARequest",
@@ -44,13 +61,16 @@ __all__ = [
     "Model",
     "Outputs",
     "Overload",
+    "PoolerConfig",
     "PoolingOutput",
     "PoolingParams",
+    "PoolingRequestOutput",
     "PoolrtError",
     "Ranked",
     "Ranking",
     "RequestOutput",
     "ScoringOutput",
+    "ScoringRequestOutput",
     "UnsupportedTask",
     "load",
 ]

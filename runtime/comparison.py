@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,11 +12,23 @@ from . import scoring, tasks
 from .calls import Answer
 from .errors import InputError, UnsupportedTask
 from .manifest import Manifest, Task
-from .outputs import Floats, Outputs, RequestOutput, ScoringOutput
+from .outputs import Floats, Outputs, ScoringOutput, ScoringRequestOutput
 from .params import PoolingParams
 from .text import Item, Limits, Preparation
 
 TASK: dict[str, Task] = {"bi-encoder": "embed", "late-interaction": "token_embed", "cross-encoder": "classify", "listwise": "token_embed"}
+
+
+def style(manifest: Manifest, wanted: Literal["model", "vllm"]) -> Literal["model", "vllm"]:
+    """How both sides of a score are prepared and compared where vLLM's answers are `wanted` (docs/decisions/score-preparation.md).
+
+    A model that reads the pair as one text keeps its own template: without it its scores mean nothing.
+    """
+    if wanted not in ("model", "vllm"):
+        raise InputError(f"preparation {wanted!r} is not 'model' or 'vllm'", field="preparation")
+    apart = manifest.scoring in ("bi-encoder", "late-interaction")
+    differs = bool(manifest.text.roles) or any(head.sparse for head in manifest.heads.values())
+    return wanted if apart and differs else "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +148,8 @@ def _apart(manifest: Manifest, preparation: Preparation, first: list[str], secon
         left = vectors[: len(queries)] * (many if len(queries) == 1 else 1)
         right = vectors[len(queries) :]
         if task == "embed":
-            # Sparse vectors are compared by their dot product: their length carries meaning, and none is normalised.
-            alike = scoring.dot if head.sparse else scoring.cosine
+            # The authors of sparse models compare by dot product, whose length carries meaning; vLLM takes the cosine of every bi-encoder.
+            alike = scoring.dot if head.sparse and preparation.style == "model" else scoring.cosine
             scores = alike(np.stack(left), np.stack(right))
         else:
             scores = scoring.maxsim_pairs(left, right)
@@ -186,7 +198,7 @@ def _outputs(
     scores: Floats, ids: Sequence[Sequence[int]], prompt_tokens: Sequence[int], truncated: Sequence[bool], answer: Answer
 ) -> Outputs[ScoringOutput]:
     requests = tuple(
-        RequestOutput(ScoringOutput(score), one, count, cut, str(index))
+        ScoringRequestOutput(ScoringOutput(score), one, count, cut, str(index))
         for index, (score, one, count, cut) in enumerate(zip(scores.tolist(), ids, prompt_tokens, truncated, strict=True))
     )
     return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)

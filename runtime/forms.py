@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from .errors import InputError
 from .manifest import Manifest, Task
-from .outputs import Outputs, PoolingOutput
+from .outputs import Outputs, PoolingOutput, RequestOutput
 from .pending import Progress
 from .text import Limits
 
@@ -89,8 +89,12 @@ def refuse_lora(lora_request: object) -> None:
         )
 
 
-def mapped(made: Outputs[PoolingOutput], step: Callable[[PoolingOutput], Any]) -> Outputs[Any]:
-    return Outputs(tuple(replace(request, outputs=step(request.outputs)) for request in made.requests), made.padding)
+def mapped(made: Outputs[PoolingOutput], kind: type[RequestOutput[Any]], step: Callable[[PoolingOutput], Any]) -> Outputs[Any]:
+    requests = (
+        kind(step(request.outputs), request.prompt_token_ids, request.prompt_tokens, request.truncated, request.request_id)
+        for request in made.requests
+    )
+    return Outputs(tuple(requests), made.padding)
 
 
 @contextmanager

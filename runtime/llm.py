@@ -1,29 +1,30 @@
-"""vLLM's offline class over an artifact: a pooling script ports by its import line and the path of the model.
+"""vLLM's offline class: a pooling script ports by its import line.
 
     from poolrt.runtime import LLM, PoolingParams
-    llm = LLM(model="artifacts/bge-m3", runner="pooling")
+    llm = LLM(model="BAAI/bge-m3", runner="pooling")
 
-Constructor keywords of vLLM that change nothing here are accepted. Those that would change the answers were decided when the artifact was
-exported: they are accepted when they ask for what it was exported with, else refused with the option that exports it so.
+A checkpoint is exported once, into the cache of `poolrt serve`. Constructor keywords of vLLM that change nothing here are accepted. Those
+that would change the answers of a finished artifact are accepted when they ask for what it was exported with, else refused with the
+option that exports it so.
 """
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import artifact, templates
+from . import artifact, checkpoints, comparison, overrides, templates
 from .errors import InputError
 from .forms import Bar
 from .lora import Adapters, Requested
 from .manifest import Manifest
-from .model import Model, load
+from .model import Model, Style, load
 from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, ScoringOutput
 from .plugins.facts import Config, ModelConfig
+from .pooler_config import PoolerConfig
 from .tokenizer import Tokenizer
 
 # Where, how fast and under which name to run: nothing of it changes a number.
@@ -34,15 +35,10 @@ _HARMLESS = frozenset({
     "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "fully_sharded_loras", "gpu_memory_utilization",
     "hf_token", "kv_cache_dtype", "kv_cache_memory_bytes", "limit_mm_per_prompt", "load_format", "logits_processors",
     "lora_dtype", "max_cpu_loras", "max_lora_rank", "max_loras", "max_num_batched_tokens", "max_num_seqs",
-    "max_seq_len_to_capture", "model_impl", "pipeline_parallel_size", "revision", "seed", "served_model_name",
-    "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode", "tokenizer_revision", "trust_remote_code",
+    "max_seq_len_to_capture", "model_impl", "pipeline_parallel_size", "seed", "served_model_name",
+    "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode", "trust_remote_code",
 })  # fmt: skip
 
-# keyword -> its option of `poolrt export`
-_OPTIONS = {
-    "convert": "convert", "hf_overrides": "hf-overrides", "pooler_config": "pooler-config", "override_pooler_config": "pooler-config",
-    "dtype": "precision", "quantization": "precision",
-}  # fmt: skip
 # Each of them says: as the checkpoint is.
 _NEUTRAL = (None, "auto", "float32", "float", {})
 _PRECISIONS = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
@@ -52,23 +48,39 @@ _TASKS = {"embedding": "embed", "reward": "token_classify"}
 
 
 class LLM:
-    """`model` is an artifact folder; `max_model_len` lowers the limit, `chat_template` is the score or chat template.
+    """`model` is an artifact folder, a checkpoint folder or a hub id; `max_model_len` lowers the limit, `chat_template` is the score or
+    chat template: Jinja, a file, or the path of one that comes with poolrt.
 
-    With `enable_lora`, `lora_request` names artifacts that were exported with an adapter of the same checkpoint.
+    `preparation`: scores as vLLM computes them, or `model`: as the model's authors do (docs/decisions/score-preparation.md).
+    With `enable_lora`, `lora_request` names adapters of the checkpoint, or artifacts that were exported with one.
     """
 
     def __init__(
         self, model: str, *, engine: str = "auto", max_model_len: int | None = None, chat_template: str | None = None,
-        io_processor_plugin: str | None = None, enable_lora: bool | None = False, **keywords: Any,
+        io_processor_plugin: str | None = None, enable_lora: bool | None = False, convert: str = "auto",
+        hf_overrides: Mapping[str, Any] | None = None, pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
+        override_pooler_config: PoolerConfig | Mapping[str, Any] | None = None, revision: str | None = None,
+        precision: str | None = None, preparation: Style = "vllm", **keywords: Any,
     ) -> None:  # fmt: skip
-        problems = list(_unheeded(keywords))
-        if asked := {name: value for name, value in keywords.items() if name in (*_OPTIONS, "task") and value not in _NEUTRAL}:
-            problems += _undone(asked, artifact.read(model, check="quick").manifest)
+        pooler = {**_pooler(override_pooler_config), **_pooler(pooler_config)}
+        wanted = _Wanted(dict(_overrides(hf_overrides)), convert, pooler, revision, precision)
+        name, finished = str(model), checkpoints.is_artifact(model)
+        problems = list(_unheeded(keywords, name, revision))
+        if finished and not problems:
+            problems = list(_undone(wanted, keywords, artifact.read(model, check="quick").manifest))
         if problems:
-            raise InputError(f"LLM(model={model!r}): " + "; ".join(problems))
-        self.model: Model = load(model, engine, max_tokens=max_model_len, io_processor_plugin=io_processor_plugin)
-        self._chat_template = _template(chat_template)
-        self._adapters = Adapters(self.model, partial(load, engine=engine, max_tokens=max_model_len) if enable_lora else None)
+            raise InputError(f"LLM(model={name!r}): " + "; ".join(problems))
+        template = None if chat_template is None else templates.named(chat_template, "chat_template")
+        options = [] if finished else wanted.options(keywords.get("task"))
+        folder = checkpoints.artifact_of(name, options)
+        # A checkpoint's own overrides are in its export.
+        widths = {key: value for key, value in wanted.hf_overrides.items() if finished and key in overrides.WIDTHS}
+        opened = partial(load, engine=engine, max_tokens=max_model_len, hf_overrides=widths)
+        self.model: Model = opened(folder, io_processor_plugin=io_processor_plugin)
+        self._chat_template = template
+        self._preparation: Style = preparation
+        merge = None if finished else partial(_with_adapter, name, options)
+        self._adapters = Adapters(self.model, opened if enable_lora else None, merge)
 
     def embed(
         self, prompts: Any, *, use_tqdm: Bar = True, pooling_params: Any = None, lora_request: Requested = None, **options: Any
@@ -100,10 +112,15 @@ class LLM:
 
     def score(
         self, data_1: Any, data_2: Any, /, *, use_tqdm: Bar = True, chat_template: str | None = None, lora_request: Requested = None,
-        **options: Any,
+        preparation: Style | None = None, **options: Any,
     ) -> Outputs[ScoringOutput]:  # fmt: skip
-        template = self._chat_template if chat_template is None else chat_template
-        return self._adapters.single(lora_request).score(data_1, data_2, use_tqdm=use_tqdm, chat_template=template, **options)
+        model = self._adapters.single(lora_request)
+        # The constructor's may be for conversations: an embedder scores without one.
+        template = self._chat_template if model.manifest.scoring == "cross-encoder" else None
+        if chat_template is not None:
+            template = templates.named(chat_template, "chat_template")
+        style = comparison.style(model.manifest, self._preparation if preparation is None else preparation)
+        return model.score(data_1, data_2, use_tqdm=use_tqdm, chat_template=template, preparation=style, **options)
 
     def get_tokenizer(self) -> Tokenizer:
         return Tokenizer(self.model.preparation)
@@ -114,43 +131,73 @@ class LLM:
         return Config.of(self.model.manifest, self.model.plugin_name).model_config
 
 
-def _unheeded(keywords: Mapping[str, Any]) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the constructor's keywords say of an export."""
+
+    hf_overrides: dict[str, Any]
+    convert: str
+    pooler_config: dict[str, object]
+    revision: str | None
+    precision: str | None
+
+    def options(self, task: str | None) -> list[str]:
+        """Arguments of `poolrt export` for a checkpoint."""
+        convert = checkpoints.CONVERSIONS.get(task or "auto", task) if self.convert == "auto" else self.convert
+        values = {"revision": self.revision, "precision": self.precision, "convert": convert}
+        return checkpoints.options_of(values | {"hf_overrides": self.hf_overrides, "pooler_config": self.pooler_config})
+
+
+def _overrides(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"hf_overrides: expected a dict, found {type(given).__name__}", field="hf_overrides")
+    return given or {}
+
+
+def _pooler(given: PoolerConfig | Mapping[str, Any] | None) -> dict[str, object]:
+    if isinstance(given, PoolerConfig):
+        return given.asked()
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"pooler_config: expected PoolerConfig or a dict, found {type(given).__name__}", field="pooler_config")
+    return dict(given or {})
+
+
+def _unheeded(keywords: Mapping[str, Any], model: str, revision: str | None) -> Iterator[str]:
     """What is wrong with keywords whatever the artifact is."""
     for name, value in keywords.items():
         if name == "runner":
             if value not in ("auto", "pooling"):
                 yield f"runner={value!r}: artifacts answer pooling tasks only"
         elif name == "tokenizer":
-            if value is not None:
+            if value not in (None, model):
                 yield f"tokenizer={value!r} changes the answers: export a checkpoint that has this tokenizer"
-        elif name not in _HARMLESS and name not in _OPTIONS and name != "task":
+        elif name == "tokenizer_revision":
+            if value not in (None, revision):
+                yield f"tokenizer_revision={value!r}: tokenizer and weights are those of one revision"
+        elif name not in _HARMLESS and name not in ("task", "dtype", "quantization"):
             yield f"{name}: not a keyword that poolrt knows"
+    if keywords.get("quantization") not in _NEUTRAL:
+        yield f"quantization={keywords['quantization']!r} changes the answers: give precision='int8', or an artifact of --precision int8"
 
 
-def _undone(asked: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
+def _undone(wanted: _Wanted, keywords: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
     """Which of the keywords ask for something else than what the artifact was exported with."""
-    for name, value in asked.items():
-        if name == "task":
-            able = bool(manifest.scoring) if value == "score" else _TASKS.get(value, value) in manifest.tasks
-            if not able:
-                yield f"task={value!r}: this artifact has {', '.join(manifest.tasks)}; another needs an export with --convert"
-            continue
-        option = _OPTIONS[name]
-        if option == "precision":
-            wanted = _PRECISIONS.get(value, value) if name == "dtype" else "int8"
-            done = manifest.graphs[0].precision
-        else:
-            wanted = value
-            done = manifest.source.overrides.get(option.replace("-", "_"))
-        if wanted != done:
-            told = wanted if isinstance(wanted, str) else json.dumps(wanted, default=str)
-            yield f"{name}={value!r} changes the answers: export the artifact with --{option} {shlex.quote(told)}"
+    for option in overrides.undone(manifest, wanted.hf_overrides, wanted.convert, wanted.pooler_config):
+        keyword = option.partition(" ")[0][2:].replace("-", "_")
+        yield f"{keyword} changes the answers: export the artifact with {option}"
+    if wanted.revision not in (None, manifest.source.revision):
+        yield f"revision={wanted.revision!r}: the artifact is of revision {manifest.source.revision!r}; export that one"
+    dtype = keywords.get("dtype")
+    precision = wanted.precision or (None if dtype in _NEUTRAL else _PRECISIONS.get(str(dtype), str(dtype)))
+    if precision is not None and precision not in [graph.precision for graph in manifest.graphs]:
+        yield f"precision {precision} changes the answers: export the artifact with --precision {precision}"
+    task = keywords.get("task")
+    if task not in _NEUTRAL:
+        able = bool(manifest.scoring) if task == "score" else _TASKS.get(task, task) in manifest.tasks
+        if not able:
+            yield f"task={task!r}: this artifact has {', '.join(manifest.tasks)}; another needs an export with --convert"
 
 
-def _template(given: str | None) -> str | None:
-    """A template's text: `given` names its file or is itself Jinja."""
-    if given is None or any(mark in given for mark in "{}\n"):
-        return given
-    if not Path(given).is_file():
-        raise InputError(f"chat_template {given!r}: neither a file nor a Jinja template", field="chat_template")
-    return templates.read(Path(given))
+def _with_adapter(checkpoint: str, options: Sequence[str], adapter: str) -> Path:
+    """The artifact of the checkpoint with a LoRA adapter (folder or hub id) merged into it."""
+    return checkpoints.exported(checkpoint, [*options, "--lora", adapter])

@@ -1,4 +1,4 @@
-"""vLLM's LoRARequest over artifacts: the adapter was merged at export, so a request chooses among opened models."""
+"""vLLM's LoRARequest: an adapter is merged at export, so a request chooses among opened models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LoRARequest:
     lora_int_id: int
     """From 1 on; the path alone tells adapters apart here."""
     lora_path: str
-    """An artifact that `poolrt export CHECKPOINT --lora ADAPTER` made."""
+    """An artifact that `poolrt export CHECKPOINT --lora ADAPTER` made. Where the base was opened as a checkpoint: also PEFT's files."""
     base_model_name: str | None = None
 
     def __post_init__(self) -> None:
@@ -51,10 +51,14 @@ Ask = Callable[[Model, Any, Any], Outputs[Any]]
 
 
 class Adapters:
-    """The base and its adapters, each opened when it is first asked for. `open`: folder -> model; None: LoRA is off."""
+    """The base and its adapters, each opened when it is first asked for.
 
-    def __init__(self, base: Model, open: Callable[[Path], Model] | None) -> None:
-        self.base, self._open = base, open
+    `open`: folder -> model; None: LoRA is off. `merge`: adapter -> artifact of the base's checkpoint with it; None: where that is, nobody
+    knows.
+    """
+
+    def __init__(self, base: Model, open: Callable[[Path], Model] | None, merge: Callable[[str], Path] | None = None) -> None:
+        self.base, self._open, self._merge = base, open, merge
         self._opened: dict[Path, Model] = {}
         self._lock = threading.Lock()
 
@@ -105,6 +109,8 @@ class Adapters:
             return self._opened[folder]
 
     def _checked(self, requested: LoRARequest, folder: Path, open: Callable[[Path], Model]) -> Model:
+        if not (folder / FILE).is_file() and self._merge is not None:
+            folder = self._merge(str(folder) if folder.exists() else requested.lora_path)
         if not (folder / FILE).is_file():
             raise InputError(
                 f"lora_request: {requested.lora_path} is not an artifact ({FILE} is missing); adapters are merged at export: "

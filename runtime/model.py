@@ -12,13 +12,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import artifact, backends, chunks, comparison, forms, params, plugins, scoring, tasks
+from . import artifact, backends, chunks, comparison, forms, overrides, params, plugins, scoring, tasks
 from .batching import Limits as BatchLimits
 from .batching import bounded
 from .calls import Answer
 from .errors import InputError, UnsupportedTask
 from .manifest import Manifest, Task
-from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, Ranked, Ranking, RequestOutput, ScoringOutput
+from .outputs import (
+    ClassificationOutput,
+    ClassificationRequestOutput,
+    EmbeddingOutput,
+    EmbeddingRequestOutput,
+    Outputs,
+    PoolingOutput,
+    PoolingRequestOutput,
+    Ranked,
+    Ranking,
+    ScoringOutput,
+)
 from .params import PoolingParams
 from .pending import Pending
 from .text import Item, Preparation, RoleName, prompts_from
@@ -96,7 +107,7 @@ class Model:
         """One vector per prompt: [dim], L2-normalised as the model says. Options: see `start`."""
         self._offered("embed", "Embedding API is not supported by this model.")
         made = self._wait(self.start(prompts, pooling_params, pooling_task="embed", **options), use_tqdm)
-        return forms.mapped(made, lambda one: EmbeddingOutput(one.data))
+        return forms.mapped(made, EmbeddingRequestOutput, lambda output: EmbeddingOutput(output.data))
 
     def classify(
         self, prompts: Any, *, pooling_params: Params = None, use_tqdm: forms.Bar = False, **options: Any
@@ -110,7 +121,7 @@ class Model:
             best = int(one.data.argmax())
             return ClassificationOutput(one.data, labels[best] if best < len(labels) else None)
 
-        return forms.mapped(made, named)
+        return forms.mapped(made, ClassificationRequestOutput, named)
 
     def token_embed(
         self, prompts: Any, *, pooling_params: Params = None, use_tqdm: forms.Bar = False, **options: Any
@@ -210,7 +221,7 @@ class Model:
             if chunked:
                 arrays = chunks.joined(arrays, pieces)
             requests = tuple(
-                RequestOutput(PoolingOutput(array), item.ids, item.prompt_tokens, item.truncated, str(index))
+                PoolingRequestOutput(PoolingOutput(array), item.ids, item.prompt_tokens, item.truncated, str(index))
                 for index, (array, item) in enumerate(zip(arrays, items, strict=True))
             )
             return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)
@@ -354,7 +365,7 @@ class Model:
         prepared = plugin.prepare(prompts["data"], params=pooling_params)
         task = prepared.task or self.tasks[0]
         made = self._wait(self.start(prepared.prompts, prepared.params, pooling_task=task, **options), use_tqdm)
-        return Outputs((RequestOutput(plugin.finish(prepared, made), [], made.prompt_tokens),), made.padding)
+        return Outputs((PoolingRequestOutput(plugin.finish(prepared, made), [], made.prompt_tokens),), made.padding)
 
     def _offered(self, task: Task, refusal: str) -> None:
         if task not in self.tasks:
@@ -409,6 +420,7 @@ def load(
     max_tokens: int | None = None,
     scheduling_policy: Policy = "fcfs",
     io_processor_plugin: str | None = None,
+    hf_overrides: Mapping[str, Any] | None = None,
     name: str | None = None,
     check: artifact.Check = "full",
 ) -> Model:
@@ -416,13 +428,15 @@ def load(
 
     Args:
         engine: `auto` takes a compiled engine that fits this machine, else ONNX Runtime; see `backends.choose` for the names.
-        preparation: how `score` and roles prepare text: as the model's own library (`model`) or as vLLM does.
+        preparation: how `score` and roles prepare text, and how sparse vectors are compared: as the model's own library (`model`) or as
+            vLLM does (docs/decisions/score-preparation.md).
         threads: of ONNX Runtime; None: what affinity and cgroup grant.
         max_batch_tokens: token slots per batch, padding included; None: a measured value for the device.
         max_queued_tokens: Overload is raised beyond this; None: no limit.
         max_tokens: a lower limit for one text than the model's own (vLLM's max_model_len).
         scheduling_policy: `fcfs` serves callers in fair turns, `priority` the lowest `priority` of a call first.
         io_processor_plugin: name of the plugin that `encode(pooling_task="plugin")` runs; None: the one that the checkpoint names.
+        hf_overrides: `is_matryoshka` and `matryoshka_dimensions`, the widths that may be asked for; others were decided at export.
         name: what errors call the model; None: the artifact's own name.
         check: `full` compares every file's sha256, `quick` only sizes.
 
@@ -446,6 +460,10 @@ def load(
         manifest = replace(manifest, text=replace(manifest.text, max_tokens=max_tokens))
     if name is not None:
         manifest = replace(manifest, name=name)
+    if hf_overrides:
+        if flags := list(overrides.undone(manifest, hf_overrides, None, {})):
+            raise InputError(f"hf_overrides: export the artifact with {', '.join(flags)}", field="hf_overrides")
+        manifest = overrides.widened(manifest, hf_overrides)
     choice = backends.choose(manifest, engine)
     prepared = Preparation(opened.folder, manifest, style=preparation)
     session = backends.open(opened.folder, manifest, choice, threads=threads)

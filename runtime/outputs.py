@@ -77,6 +77,22 @@ class RequestOutput(Generic[Result]):
     finished: bool = True
 
 
+class PoolingRequestOutput(RequestOutput[PoolingOutput]):
+    __slots__ = ()
+
+
+class EmbeddingRequestOutput(RequestOutput[EmbeddingOutput]):
+    __slots__ = ()
+
+
+class ClassificationRequestOutput(RequestOutput[ClassificationOutput]):
+    __slots__ = ()
+
+
+class ScoringRequestOutput(RequestOutput[ScoringOutput]):
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Ranked:
     index: int

@@ -31,6 +31,24 @@ RESERVED = ("chat_template", "tools", "tokenize")
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
+SHIPPED = Path(__file__).parent.parent / "recipes" / "templates"
+"""Templates of the published rerankers and embedders, under the names that vLLM's examples give them."""
+
+
+def named(given: str, what: str) -> str:
+    """A template's text: `given` is Jinja, or a file's path. A path that leads nowhere finds, by its last part, a template that comes
+    with poolrt. Raises InputError that calls the parameter `what`."""
+    if any(mark in given for mark in "{}\n"):
+        return given
+    for path in (Path(given), SHIPPED / Path(given).name):
+        if path.is_file():
+            return read(path)
+    known = ", ".join(sorted(path.name for path in SHIPPED.glob("*.jinja"))) or "none"
+    raise InputError(
+        f"{what} {given!r}: no such file, and not a Jinja template; templates that come with poolrt: {known}", field="chat_template"
+    )
+
+
 def read(path: Path) -> str:
     """A template file's text. Jinja drops one trailing newline when it renders, which is why some files end with two."""
     try:

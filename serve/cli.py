@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..runtime.checkpoints import CONVERSIONS
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
-from .flags import CONVERSIONS, IGNORED, merged, normalised
+from .flags import IGNORED, merged, normalised
 from .logs import configure
 from .settings import TLS_CIPHERS, Cors, Settings, Tls
 
@@ -95,7 +96,7 @@ def parser_of() -> Parser:
     model.add_argument("--max-model-len", type=positive, help="a lower limit of tokens per text than the model's own")
     model.add_argument("--max-num-batched-tokens", type=positive, help="token slots per batch, padding included")
     model.add_argument(
-        "--preparation", choices=("model", "vllm"), default="vllm", help="how /score and /rerank prepare late-interaction texts"
+        "--preparation", choices=("model", "vllm"), default="vllm", help="how /score and /rerank prepare and compare two texts"
     )
     flag(model, "--enable-lora", help="serve LoRA adapters, each merged into a model of its own")
     model.add_argument("--lora-modules", nargs="+", default=[], metavar="NAME=PATH", help="adapters, or artifacts exported with one")
@@ -275,22 +276,10 @@ def check_exposure(settings: Settings, *, insecure: bool) -> None:
 
 
 def template_of(given: str | None) -> str | None:
-    """Jinja text from a file, or as it was given; a bare name finds a template that comes with poolrt."""
-    if given is None:
-        return None
-    path = Path(given)
-    looks_like_text = "{" in given or "\n" in given
-    if not looks_like_text:
-        for candidate in (path, shipped(path.name)):
-            if candidate.is_file():
-                return candidate.read_text(encoding="utf-8")
-        known = ", ".join(sorted(one.name for one in shipped("").glob("*.jinja"))) or "none"
-        raise InputError(f"--chat-template {given}: no such file, and not Jinja text; templates that come with poolrt: {known}")
-    return given
+    """Jinja text from a file, or as it was given; the path of a template that comes with poolrt finds it from anywhere."""
+    from ..runtime import templates  # jinja2, which --help does without
 
-
-def shipped(name: str) -> Path:
-    return Path(__file__).parent.parent / "recipes" / "templates" / name
+    return None if given is None else templates.named(given, "--chat-template")
 
 
 def truthy(text: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from ..runtime import comparison
 from ..runtime.outputs import RequestOutput
 from .answers import answer_id
 from .errors import ApiError
@@ -63,17 +64,11 @@ class Context:
             observed.serialise.observe(time.perf_counter() - begun)
 
     def score_style(self, served: Served) -> dict[str, Any]:
-        """How the texts of a score are prepared. A template given to the server is for cross-encoders only. Roles (ColBERT's markers and
-        expansion) are left out unless the operator wants them: a client of vLLM gets the scores that vLLM computes
-        (docs/decisions/colbert-preparation.md)."""
-        made: dict[str, Any] = {}
-        manifest = served.manifest
-        if manifest.scoring == "cross-encoder":
-            if self.settings.chat_template is not None:
-                made["chat_template"] = self.settings.chat_template
-        elif manifest.text.roles and self.settings.score_preparation == "vllm":
-            made["preparation"] = "vllm"
-        return made
+        """How the texts of a score are prepared. A template given to the server is for cross-encoders only."""
+        options: dict[str, Any] = {"preparation": comparison.style(served.manifest, self.settings.score_preparation)}
+        if served.manifest.scoring == "cross-encoder" and self.settings.chat_template is not None:
+            options["chat_template"] = self.settings.chat_template
+        return options
 
 
 def context(request: Request) -> Context:

@@ -38,9 +38,6 @@ IGNORED: dict[str, int] = {
     "compilation-config": 1, "optimization-level": 1, "disable-frontend-multiprocessing": 0,
 }  # fmt: skip
 
-CONVERSIONS = {"auto": None, "embed": "embed", "embedding": "embed", "classify": "classify", "score": "classify", "reward": "reward"}
-"""`--task`, older vLLM's word, -> `--convert`."""
-
 RENAMED = {"override-pooler-config": "pooler-config"}
 """Older vLLM's names of flags."""
 

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import logging
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ..runtime import artifact
-from ..runtime.errors import ArtifactError, CheckpointError, InputError
+from ..runtime import artifact, checkpoints, overrides
+from ..runtime.checkpoints import CONVERSIONS, exported, is_artifact, options_of
+from ..runtime.errors import InputError
 from ..runtime.manifest import FILE
 from ..runtime.model import Model, load
 from .adapters import Adapters, Base, module_of
 from .cli import gathered
-from .flags import CONVERSIONS
 from .registry import Registry, Served
 from .settings import Settings
 
 log = logging.getLogger("poolrt.serve")
-
-BOOTSTRAP = """
-import sys, types
-home = sys.argv.pop(1)
-sys.modules.setdefault("poolrt", types.ModuleType("poolrt")).__path__ = [home]
-from poolrt.runtime.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
@@ -124,6 +111,7 @@ def opened(
         max_tokens=asked.max_model_len,
         scheduling_policy=settings.scheduling_policy,
         io_processor_plugin=plugin,
+        hf_overrides=gathered(asked.hf_overrides) if str(folder) in map(str, map(Path, asked.artifacts)) else None,
         name=name,
         check=asked.check,
     )
@@ -143,72 +131,26 @@ def default_name(argument: str, folder: Path) -> str:
 
 
 def artifact_of(argument: str, asked: argparse.Namespace) -> Path:
-    path = Path(argument)
-    if (path / FILE).is_file():
-        neutral = {"runner": ("auto", "pooling"), "convert": ("auto",)}
-        given = {name: getattr(asked, name) for name in ("hf_overrides", "convert", "pooler_config", "runner", "revision")}
-        overrides = [name for name, value in given.items() if value and value not in neutral.get(name, ())]
-        if overrides:
-            flags = ", ".join("--" + name.replace("_", "-") for name in overrides)
-            raise InputError(f"{path.name} is a finished artifact: {flags} are for exporting; give the checkpoint instead")
-        return path
-    if path.is_dir() and not (path / "config.json").is_file() and not (path / "modules.json").is_file():
-        raise ArtifactError(f"{argument}: neither an artifact ({FILE} is missing) nor a checkpoint (config.json is missing)")
-    if not path.exists() and (argument.startswith((".", "/", "~")) or argument.count("/") > 1):
-        raise ArtifactError(f"{argument}: no such folder")
-    return exported(argument, export_options(asked), cache=asked.cache)
+    if is_artifact(argument):
+        refuse_other_exports(Path(argument), asked)
+    return checkpoints.artifact_of(argument, export_options(asked), cache=asked.cache)
 
 
-Run = Callable[[Sequence[str]], tuple[int, str]]
-"""Runs a program to its end; answers its exit code, and what to tell if that is not 0."""
-
-
-def call(program: Sequence[str]) -> tuple[int, str]:
-    return subprocess.run(program, check=False).returncode, "see above"
-
-
-def exported(source: str, options: Sequence[str], *, cache: Path | None, run: Run = call) -> Path:
-    """The artifact of a checkpoint, from the cache when the same was asked for before. Torch lives in the other process only."""
-    cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "poolrt" / "artifacts"
-    adapter = options[options.index("--lora") + 1] if "--lora" in options else None
-    states = [identity(source), *([] if adapter is None else [identity(adapter)])]
-    key = hashlib.sha256(json.dumps([*states, list(options)]).encode()).hexdigest()[:12]
-    name = f"{Path(source).name}-{key}"
-    folder = cache / name
-    if (folder / FILE).is_file():
-        log.info("%s: exported before", source)
-        return folder
-    what = "is a checkpoint" if adapter is None else f"with the adapter {adapter}"
-    log.info("%s %s: exporting it once, to serve it from then on", source, what)
-    # A fresh interpreter: the exporter's libraries never enter the server's process. It imports the same poolrt, installed or not.
-    program = [sys.executable, "-c", BOOTSTRAP, str(Path(__file__).parent.parent)]
-    code, told = run([*program, "export", source, "--name", name, "--out", str(cache), *options])
-    if code != 0 or not (folder / FILE).is_file():
-        error = CheckpointError(f"{source}: exporting it failed (exit code {code}): {told}")
-        error.exit_code = code or error.exit_code
-        raise error
-    return folder
+def refuse_other_exports(folder: Path, asked: argparse.Namespace) -> None:
+    """Raises InputError for flags that a finished artifact would have to be exported with."""
+    manifest = artifact.read(folder, check="quick").manifest
+    hf_overrides, pooler_config = gathered(asked.hf_overrides), gathered(asked.pooler_config)
+    flags = list(overrides.undone(manifest, hf_overrides, asked.convert or CONVERSIONS[asked.task], pooler_config))
+    flags += [f"--runner {asked.runner}"] if asked.runner not in (None, "auto", "pooling") else []
+    flags += [f"--revision {asked.revision}"] if asked.revision not in (None, manifest.source.revision) else []
+    if flags:
+        raise InputError(
+            f"{folder.name} is a finished artifact, exported without {', '.join(flags)}: export it with that, or give the checkpoint"
+        )
+    overrides.widened(manifest, hf_overrides)
 
 
 def export_options(asked: argparse.Namespace) -> list[str]:
     values = {name: getattr(asked, name) for name in ("runner", "revision", "precision", "target")}
     values["convert"] = asked.convert or CONVERSIONS[asked.task]
     return options_of(values | {name: gathered(getattr(asked, name)) for name in ("hf_overrides", "pooler_config")})
-
-
-def options_of(values: Mapping[str, Any]) -> list[str]:
-    """Arguments of `poolrt export`; None and {} are left out."""
-    options: list[str] = []
-    for name, value in values.items():
-        if value is not None and value != {}:
-            options += [f"--{name.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value, sort_keys=True)]
-    return options
-
-
-def identity(source: str) -> list[object]:
-    """What tells one state of a checkpoint folder from another: names, sizes and times of its files."""
-    path = Path(source)
-    if not path.is_dir():
-        return [source]
-    files = sorted(one for one in path.rglob("*") if one.is_file())
-    return [str(path.resolve()), *([str(one.relative_to(path)), one.stat().st_size, one.stat().st_mtime_ns] for one in files)]

@@ -58,7 +58,7 @@ class Settings:
     content_format: Literal["auto", "string", "openai"] = "auto"
     trust_request_chat_template: bool = False
     score_preparation: Literal["model", "vllm"] = "vllm"
-    """Roles of the two sides of a score: as the model's own library prepares them, or none, as in vLLM."""
+    """The two sides of a score as the model's own library prepares and compares them, or as vLLM does."""
     default_template_kwargs: dict[str, object] = field(default_factory=dict)
     # Limits
     max_body_bytes: int = 32 * 1024 * 1024

@@ -533,7 +533,7 @@ def test_an_offline_script_ports_by_its_constructor(artifacts):
 @pytest.mark.parametrize(
     ("keywords", "told"),
     [
-        ({"hf_overrides": {"is_matryoshka": True}}, """--hf-overrides '{"is_matryoshka": true}'"""),
+        ({"hf_overrides": {"is_matryoshka": True, "num_labels": 2}}, """--hf-overrides '{"num_labels": 2}'"""),
         ({"pooler_config": {"pooling_type": "CLS"}}, """--pooler-config '{"pooling_type": "CLS"}'"""),
         ({"override_pooler_config": {"pooling_type": "CLS"}}, "--pooler-config '{"),
         ({"convert": "classify"}, "--convert classify"),

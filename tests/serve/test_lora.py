@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from poolrt.runtime import load
+from poolrt.runtime.checkpoints import exported
 from poolrt.runtime.errors import ArtifactError, CheckpointError, InputError
 from poolrt.serve.adapters import Module, module_of
 from poolrt.serve.cli import parse, settings_of
-from poolrt.serve.opening import exported, registry_of
+from poolrt.serve.opening import registry_of
 from poolrt.serve.settings import Settings
 
 from tests import adapters as peft

@@ -1,0 +1,106 @@
+"""From a checkpoint to its artifact: exported once, by `poolrt export` in a process of its own, into a cache that `LLM` and
+`poolrt serve` share. The exporter's libraries never enter this process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from .errors import ArtifactError, CheckpointError, EngineError
+from .manifest import FILE
+
+log = logging.getLogger("poolrt.checkpoints")
+
+BOOTSTRAP = """
+import sys, types
+home = sys.argv.pop(1)
+sys.modules.setdefault("poolrt", types.ModuleType("poolrt")).__path__ = [home]
+from poolrt.runtime.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+NEEDED = ("torch", "transformers", "onnx", "onnxscript", "safetensors", "huggingface_hub")
+"""Of the extra [export]: without one of them no checkpoint can be read."""
+CONVERSIONS = {"auto": None, "embed": "embed", "embedding": "embed", "classify": "classify", "score": "classify", "reward": "reward"}
+"""`task`, older vLLM's word, -> `convert`."""
+
+Run = Callable[[Sequence[str]], tuple[int, str]]
+"""Runs a program to its end; returns its exit code, and what to tell if that is not 0."""
+
+
+def call(program: Sequence[str]) -> tuple[int, str]:
+    return subprocess.run(program, check=False).returncode, "see above"
+
+
+def is_artifact(argument: str | Path) -> bool:
+    return (Path(argument) / FILE).is_file()
+
+
+def artifact_of(argument: str, options: Sequence[str], *, cache: Path | None = None, run: Run = call) -> Path:
+    """The artifact of a checkpoint folder or hub id; an artifact is returned as it is. Raises PoolrtError."""
+    path = Path(argument)
+    if is_artifact(path):
+        return path
+    if path.is_dir() and not (path / "config.json").is_file() and not (path / "modules.json").is_file():
+        raise ArtifactError(f"{argument}: neither an artifact ({FILE} is missing) nor a checkpoint (config.json is missing)")
+    if not path.exists() and (argument.startswith((".", "/", "~")) or argument.count("/") > 1):
+        raise ArtifactError(f"{argument}: no such folder")
+    return exported(argument, options, cache=cache, run=run)
+
+
+def exported(source: str, options: Sequence[str], *, cache: Path | None = None, run: Run = call) -> Path:
+    """The artifact of a checkpoint, from the cache when the same was asked for before. Progress goes to stderr."""
+    cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "poolrt" / "artifacts"
+    adapter = options[options.index("--lora") + 1] if "--lora" in options else None
+    states = [identity(source), *([] if adapter is None else [identity(adapter)])]
+    key = hashlib.sha256(json.dumps([*states, list(options)]).encode()).hexdigest()[:12]
+    name = f"{Path(source).name}-{key}"
+    folder = cache / name
+    if is_artifact(folder):
+        log.info("%s: exported before", source)
+        return folder
+    check_exporter(source)
+    what = "is a checkpoint" if adapter is None else f"with the adapter {adapter}"
+    log.info("%s %s: exporting it once, to use it from then on", source, what)
+    # A fresh interpreter imports the same poolrt, installed or not.
+    program = [sys.executable, "-c", BOOTSTRAP, str(Path(__file__).parent.parent)]
+    code, reason = run([*program, "export", source, "--name", name, "--out", str(cache), *options])
+    if code != 0 or not is_artifact(folder):
+        error = CheckpointError(f"{source}: exporting it failed (exit code {code}): {reason}")
+        error.exit_code = code or error.exit_code
+        raise error
+    return folder
+
+
+def check_exporter(source: str) -> None:
+    """Raises EngineError where the exporter's libraries are not installed, before anything is downloaded."""
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise EngineError(
+            f"{source} is a checkpoint, and exporting it needs {', '.join(missing)}: pip install 'poolrt[export]', or export it "
+            "elsewhere (poolrt export) and give the artifact"
+        )
+
+
+def options_of(values: Mapping[str, object]) -> list[str]:
+    """Arguments of `poolrt export`; None and {} are left out."""
+    options: list[str] = []
+    for name, value in values.items():
+        if value is not None and value != {}:
+            options += [f"--{name.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value, sort_keys=True)]
+    return options
+
+
+def identity(source: str) -> list[object]:
+    """What tells one state of a checkpoint folder from another: names, sizes and times of its files."""
+    path = Path(source)
+    if not path.is_dir():
+        return [source]
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return [str(path.resolve()), *([str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
