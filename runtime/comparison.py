@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from . import scoring, tasks
 from .calls import Answer
 from .errors import InputError, UnsupportedTask
 from .manifest import Manifest, Task
-from .outputs import Floats, Outputs, ScoringOutput, ScoringRequestOutput
+from .outputs import Floats, Outputs, RequestOutput, ScoringOutput, ScoringRequestOutput
 from .params import PoolingParams
 from .text import Item, Limits, Preparation
 
@@ -54,10 +54,10 @@ class Prepared:
 
 def sides(manifest: Manifest, data_1: Any, data_2: Any) -> tuple[list[str], list[str]]:
     """Both sides as lists of text, checked in vLLM's order with its texts: content, then counts."""
-    first, second = side(data_1, "data_1"), side(data_2, "data_2")
-    for given in (first, second):
-        if any(isinstance(item, Mapping) for item in given):
-            raise InputError(f"MultiModalParam is not supported for {manifest.architecture}; pass plain text")
+    first, second = (
+        [text_of(item, manifest) if isinstance(item, Mapping) else item for item in side(data, name)]
+        for data, name in ((data_1, "data_1"), (data_2, "data_2"))
+    )
     if len(first) > 1 and len(first) != len(second):
         raise InputError("Input lengths must be either 1:1, 1:N or N:N")
     if not first:
@@ -78,6 +78,20 @@ def side(data: Any, name: str) -> list[Any]:
     if (isinstance(data, Sequence) and not isinstance(data, bytes | bytearray)) or (isinstance(data, np.ndarray) and data.ndim == 1):
         return list(data)
     raise InputError(f"{name}: expected text or a list of texts, found {type(data).__name__}", field=name)
+
+
+def text_of(item: Mapping[str, Any], manifest: Manifest) -> str:
+    """The text of `{"content": [{"type": "text", "text": ...}, ...]}`, parts joined by newlines as in vLLM's conversations. Raises
+    InputError for a part that is no text, and for no part."""
+    content = item.get("content")
+    if not isinstance(content, list | tuple):
+        raise InputError(f"expected text, or an object with a list `content`, found an object with {sorted(map(str, item))}")
+    for part in content or [None]:
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            what = f"a part {str(kind)[:100]!r}" if content else "no part"
+            raise InputError(f"MultiModalParam is not supported for {manifest.architecture}: found {what}, it reads text parts only")
+    return "\n".join(part["text"] for part in content)
 
 
 def task_of(manifest: Manifest) -> Task:
@@ -111,12 +125,15 @@ def _joint(manifest: Manifest, preparation: Preparation, first: list[str], secon
     )
     head = manifest.heads["classify"]
 
+    raw = replace(asked.params, use_activation=False)
+
     def finish(answer: Answer) -> Outputs[ScoringOutput]:
-        found = tasks.answers("classify", head, answer.rows, items, [asked.params] * len(items))
-        scores = np.array([row[0] for row in found], dtype=np.float32)
-        return _outputs(
-            scores, [item.ids for item in items], [item.prompt_tokens for item in items], [item.truncated for item in items], answer
+        scores, logits = (
+            np.array([row[0] for row in tasks.answers("classify", head, answer.rows, items, [params] * len(items))], dtype=np.float32)
+            for params in (asked.params, raw)
         )
+        ids, counts = [item.ids for item in items], [item.prompt_tokens for item in items]
+        return _outputs(scores, ids, counts, [item.truncated for item in items], answer, logits=logits)
 
     return Prepared("classify", items, finish)
 
@@ -194,11 +211,25 @@ def _listed(manifest: Manifest, preparation: Preparation, first: list[str], seco
     return Prepared("token_embed", items, finish)
 
 
+def ranked(scored: Sequence[RequestOutput[ScoringOutput]], top_n: int = 0) -> list[int]:
+    """Places of the documents by falling score, equal ones in their given order; `top_n` 0: all. Scores that an activation rounded to
+    the same number are ordered by what they were before it."""
+    values = np.array([one.outputs.rank_value for one in scored], dtype=np.float32)
+    return scoring.rank(values, top_n).tolist()
+
+
 def _outputs(
-    scores: Floats, ids: Sequence[Sequence[int]], prompt_tokens: Sequence[int], truncated: Sequence[bool], answer: Answer
+    scores: Floats,
+    ids: Sequence[Sequence[int]],
+    prompt_tokens: Sequence[int],
+    truncated: Sequence[bool],
+    answer: Answer,
+    *,
+    logits: Floats | None = None,
 ) -> Outputs[ScoringOutput]:
+    before = [None] * len(scores) if logits is None else logits.tolist()
     requests = tuple(
-        ScoringRequestOutput(ScoringOutput(score), one, count, cut, str(index))
-        for index, (score, one, count, cut) in enumerate(zip(scores.tolist(), ids, prompt_tokens, truncated, strict=True))
+        ScoringRequestOutput(ScoringOutput(score, logit), one, count, cut, str(index))
+        for index, (score, logit, one, count, cut) in enumerate(zip(scores.tolist(), before, ids, prompt_tokens, truncated, strict=True))
     )
     return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import artifact, backends, chunks, comparison, forms, overrides, params, plugins, scoring, tasks
+from . import artifact, backends, chunks, comparison, forms, overrides, params, plugins, tasks
 from .batching import Limits as BatchLimits
 from .batching import bounded
 from .calls import Answer
@@ -85,6 +85,7 @@ class Model:
         self.tasks: tuple[Task, ...] = manifest.tasks
         self.max_tokens = manifest.text.max_tokens
         self.preparation = preparation
+        self.policy: Policy = policy
         self.engine = choice
         self._preparations = {preparation.style: preparation}
         self._lock = threading.Lock()
@@ -138,9 +139,9 @@ class Model:
     def reward(
         self, prompts: Any, /, *, pooling_params: Params = None, use_tqdm: forms.Bar = False, **options: Any
     ) -> Outputs[PoolingOutput]:
-        """What a reward model says of each token (token_classify), or of the whole where it has no such head."""
-        task = "token_classify" if "token_classify" in self.tasks else "classify"
-        return self.encode(prompts, pooling_params, pooling_task=task, use_tqdm=use_tqdm, **options)
+        """What a reward model says of each token: [tokens, labels] per prompt. Options: see `start`."""
+        self._offered("token_classify", "Reward API is not supported by this model: it needs token_classify.")
+        return self.encode(prompts, pooling_params, pooling_task="token_classify", use_tqdm=use_tqdm, **options)
 
     def encode(
         self, prompts: Any, pooling_params: Params = None, *, pooling_task: str | None = None, use_tqdm: forms.Bar = False, **options: Any
@@ -185,10 +186,11 @@ class Model:
             role: `query` or `document`, for models that prepare them differently.
             prompt_name: a stored prompt to put in front.
             deadline_s: seconds until DeadlineExceeded.
-            priority: lower is sooner, for a model loaded with scheduling_policy="priority"; else it changes nothing.
+            priority: lower is sooner; other than 0 only for a model loaded with scheduling_policy="priority".
         """
         parts = self._parts(pooling_task)
         forms.refuse_lora(lora_request)
+        deadline = _deadline(deadline_s, priority, self.policy)
         given = forms.prompts(prompts_from(prompts))
         # Only embeddings have dimensions, whatever else comes with them.
         wanted = [params.each(pooling_params, len(given)), *(params.without_dimensions(pooling_params, len(given)) for _ in parts[1:])]
@@ -226,7 +228,6 @@ class Model:
             )
             return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)
 
-        deadline = _deadline(deadline_s, priority)
         ticket = self.worker.submit(run, *(head.output for head in heads), deadline_s=deadline_s, priority=priority)
         return Pending(ticket, finish, count=len(run), deadline=deadline)
 
@@ -262,6 +263,7 @@ class Model:
         """
         task = comparison.task_of(self.manifest)
         forms.refuse_lora(lora_request)
+        deadline = _deadline(deadline_s, priority, self.policy)
         first, second = comparison.sides(self.manifest, data_1, data_2)
         one = params.single(pooling_params)
         extra = params.score_options(one, template_kwargs, instruction, max_tokens_per_query, max_tokens_per_doc)
@@ -274,7 +276,6 @@ class Model:
         begun = time.perf_counter()
         prepared = comparison.prepare(self.manifest, self._preparation(preparation), first, second, asked)
         self._prepared(begun)
-        deadline = _deadline(deadline_s, priority)
         output = self.manifest.heads[prepared.task].output
         ticket = self.worker.submit(prepared.items, output, deadline_s=deadline_s, priority=priority)
         return Pending(ticket, prepared.finish, count=len(prepared.items), deadline=deadline)
@@ -288,9 +289,8 @@ class Model:
         given = comparison.side(documents, "documents")
 
         def ranked(made: Outputs[ScoringOutput]) -> Ranking:
-            scores = np.asarray(made)
-            order = scoring.rank(scores, top_n)
-            return Ranking(tuple(Ranked(int(index), float(scores[index]), given[index]) for index in order), made.prompt_tokens)
+            order = comparison.ranked(made, top_n)
+            return Ranking(tuple(Ranked(index, made[index].outputs.score, given[index]) for index in order), made.prompt_tokens)
 
         return self.start_score(query, given, **options).then(ranked)
 
@@ -391,9 +391,15 @@ class Model:
             return pending.result(progress=progress)
 
 
-def _deadline(deadline_s: float | None, priority: int) -> float | None:
+def _deadline(deadline_s: float | None, priority: int, policy: Policy) -> float | None:
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise InputError(f"priority: expected a whole number, found {type(priority).__name__}", field="priority")
+    if priority and policy != "priority":
+        raise InputError(
+            f"priority {priority}: requests are served in order here (scheduling policy {policy!r}); leave it out, or load the model with "
+            "scheduling_policy='priority' (poolrt serve --scheduling-policy priority)",
+            field="priority",
+        )
     if deadline_s is not None and (isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)):
         raise InputError(f"deadline_s: expected seconds, found {type(deadline_s).__name__}", field="deadline_s")
     return None if deadline_s is None else time.monotonic() + deadline_s

@@ -55,6 +55,14 @@ class ClassificationOutput:
 @dataclass(frozen=True, slots=True)
 class ScoringOutput:
     score: float
+    before_activation: float | None = field(default=None, compare=False, repr=False)
+    """What the activation made the score of: it still differs where scores round to the same number (a sigmoid's 1.0). None: there is
+    no activation."""
+
+    @property
+    def rank_value(self) -> float:
+        """What documents are ranked by."""
+        return self.score if self.before_activation is None else self.before_activation
 
     @property
     def data(self) -> Floats:

@@ -90,6 +90,8 @@ def check_dimensions(name: str, task: Task, head: Head, dimensions: int) -> None
         raise InputError(f"dimensions: expected a whole number, found {dimensions!r}", field="dimensions")
     if task not in ("embed", "token_embed"):
         raise InputError(f"dimensions is only for embeddings, not for task {task!r}", field="dimensions")
+    if dimensions == head.dim:  # the whole vector: OpenAI's clients may always send it
+        return
     if not head.matryoshka and not head.any_dimension:
         raise InputError(
             f'Model "{name}" does not support matryoshka representation, changing output dimensions will lead to poor results.',

@@ -46,6 +46,7 @@ POST: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("/v1/rerank", score.rerank),
     ("/v2/rerank", score.rerank),
     ("/v1/score", score.score),
+    ("/embeddings", embeddings.embeddings),
     ("/tokenize", tokens.tokenize),
     ("/detokenize", tokens.detokenize),
     ("/invocations", invocations.invocations),
@@ -63,6 +64,7 @@ LORA: tuple[tuple[str, Callable[..., Any]], ...] = (
 )
 GET: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("/v1/models", operations.models),
+    ("/models", operations.models),
     ("/health", operations.health),
     ("/live", operations.live),
     ("/ready", operations.ready),

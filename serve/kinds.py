@@ -250,7 +250,8 @@ class Record:
                 problems.append(Problem("missing", (*loc, name), "Field required", value))
         for name, inner in value.items():
             kind = kinds.get(name)
-            if kind is not None:
+            # Clients send null for what their caller left out: it is the default, unless null means something else here.
+            if kind is not None and (inner is not None or name not in self.defaults or isinstance(kind, Null)):
                 given[name] = kind.read(inner, (*loc, name), problems)
         check = getattr(self.made, "check", None)
         if check is not None and len(problems) == before and (text := check(given)) is not None:

@@ -24,6 +24,7 @@ TEXT_ROUTES: tuple[tuple[str, str, Body | None, str], ...] = (
     ("/rerank", "Documents by falling relevance (Jina, Cohere; with `texts`: TEI)", schemas.RERANK, "AnyRerankAnswer"),
     ("/v1/rerank", "The same as /rerank", schemas.RERANK, "RerankAnswer"),
     ("/v2/rerank", "The same as /rerank", schemas.RERANK, "RerankAnswer"),
+    ("/embeddings", "The same as /v1/embeddings, for clients whose base URL has no /v1", schemas.EMBEDDINGS, "EmbeddingAnswer"),
     ("/tokenize", "Token ids of a text or a conversation", schemas.TOKENIZE, "TokenizeAnswer"),
     ("/detokenize", "Text of token ids", schemas.DETOKENIZE, "DetokenizeAnswer"),
     ("/invocations", "SageMaker: any of the bodies above", None, "Anything"),
@@ -40,6 +41,7 @@ LORA_ROUTES: tuple[tuple[str, str, Body | None, str], ...] = (
 )
 GET_ROUTES: tuple[tuple[str, str, str], ...] = (
     ("/v1/models", "The models served here", "application/json"),
+    ("/models", "The same as /v1/models", "application/json"),
     ("/info", "TEI: what the first model is", "application/json"),
     ("/tokenizer_info", "The tokenizer's settings (needs --enable-tokenizer-info-endpoint)", "application/json"),
     ("/health", "200 when ready and alive, else 503; no key needed", ""),
@@ -223,7 +225,7 @@ def post(path: str, about: str, body: Body | None, answer: str) -> dict[str, Any
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
     if path in {route[0] for route in LORA_ROUTES}:
         content = {"text/plain": {"schema": {"type": "string"}}}
-    if path in ("/v1/embeddings", "/pooling"):
+    if path in ("/v1/embeddings", "/embeddings", "/pooling"):
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     failed = {"content": {"application/json": {"schema": ERROR}}}
     answers = {

@@ -22,7 +22,9 @@ TextInput = list[int] | list[list[int]] | str | list[str]
 Dimensions = Annotated[int | None, About("width to cut embeddings to; only for Matryoshka models")]
 
 INT64 = 2**63
-Priority = Annotated[int, Bounds(least=-INT64, most=INT64 - 1), About("lower is sooner; counts with --scheduling-policy priority")]
+Priority = Annotated[
+    int, Bounds(least=-INT64, most=INT64 - 1), About("lower is sooner; other than 0 only with --scheduling-policy priority")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +178,7 @@ class CohereEmbed:
 
 @dataclass(frozen=True, kw_only=True)
 class CohereEmbedV1(CohereEmbed):
-    truncate: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride]
-        Literal["NONE", "START", "END"] | None, About("null: END (LangChain sends it)")
-    ] = None
+    pass
 
 
 # --- /pooling, /classify ------------------------------------------------------------------------------------------------------
@@ -254,19 +254,28 @@ class FilmPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """An item of several parts; where only text is served it is understood and refused."""
+    """An item of several parts; where only text is served, others than text are understood and refused."""
 
     content: list[PicturePart | PictureVectorsPart | TextPart | FilmPart]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextItem:
+    """A text as Cohere's first API and Jina's write it."""
+
+    text: str
+
+
 Item = str | Content
 Items = str | Content | list[str | Content]
+RankedItem = str | Content | TextItem
+RankedItems = str | Content | TextItem | list[str | Content | TextItem]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreFields(Basic, Activated):
-    max_tokens_per_query: Annotated[int | None, About("tokens of the query to keep; 0: all")] = 0
-    max_tokens_per_doc: Annotated[int | None, About("tokens of each document to keep; 0: all (LangChain sends null for it)")] = 0
+    max_tokens_per_query: Annotated[int, About("tokens of the query to keep; 0: all")] = 0
+    max_tokens_per_doc: Annotated[int, About("tokens of each document to keep; 0: all")] = 0
     instruction: str | None = None
     chat_template_kwargs: dict[str, object] | None = None
     truncate_documents: Annotated[
@@ -300,9 +309,11 @@ class ScoreTexts(ScoreFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Rerank(ScoreFields):
-    query: Item
-    documents: Items
+    query: RankedItem
+    documents: RankedItems
     top_n: Annotated[int, Bounds(least=0), About("best documents to answer; 0: all")] = 0
+    top_k: Annotated[int, Bounds(least=0), About("another name of top_n, which wins")] = 0
+    return_documents: Annotated[bool, About("false: results without their documents")] = True
 
 
 # --- tokens -------------------------------------------------------------------------------------------------------------------
@@ -313,7 +324,7 @@ class TokenizeText:
     model: str | None = None
     prompt: str
     add_special_tokens: bool = True
-    return_token_strs: bool | None = False
+    return_token_strs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +332,7 @@ class TokenizeChat:
     model: str | None = None
     messages: Conversation
     add_generation_prompt: bool = True
-    return_token_strs: bool | None = False
+    return_token_strs: bool = False
     continue_final_message: bool = False
     add_special_tokens: bool = False
     chat_template: str | None = None

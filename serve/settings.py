@@ -74,7 +74,7 @@ class Settings:
     max_queued_tokens: int | None = 2_000_000
     """Tokens that may wait per model; beyond it a request is refused with 429. None: no limit."""
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
-    """`priority`: a request's `priority` decides, lower is sooner; else it changes nothing."""
+    """`priority`: a request's `priority` decides, lower is sooner; else one other than 0 is refused."""
     threads: int = 8
     """Threads that tokenise and shape answers."""
     # Logs

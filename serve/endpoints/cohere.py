@@ -1,7 +1,8 @@
 """POST /v2/embed, the way Cohere's clients ask (http-api.md 4), and /v1/embed for those of its first API.
 
 vLLM has no /v1/embed. Cohere's v1 client and what is built on it (LangChain's CohereEmbeddings) always name one of Cohere's own input
-types, so there a type for which the model stores no prompt adds nothing, instead of being refused as on /v2/embed.
+types, so there a type for which the model stores no prompt adds nothing. Its v2 client cannot leave the type out either: on /v2/embed
+Cohere's own types add nothing for a model that stores no prompts at all, and are refused as in vLLM by one that stores others.
 """
 
 from __future__ import annotations
@@ -111,6 +112,8 @@ def prompt_of(asked: Asked, served: Served, *, lenient: bool) -> str | None:
     prompts = served.manifest.text.prompts
     if lenient and asked.input_type in INPUT_TYPES and asked.input_type not in prompts:
         return stored_prompt(served.manifest.text, ROLES[asked.input_type]) if asked.input_type in ROLES else None
+    if not prompts and asked.input_type in INPUT_TYPES:
+        return None
     if not prompts:
         text = f"Unsupported input_type {asked.input_type[:100]!r}. This model does not define any input_type task instructions."
         raise ApiError(400, text)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime import comparison
+from ...runtime.comparison import ranked
 from ...runtime.outputs import Outputs
 from ...runtime.params import PoolingParams
 from .. import schemas
 from ..answers import Json, answer_id, listed
 from ..context import Context, context
-from ..errors import ApiError
 from ..reading import read, read_json
 from ..registry import Served
 from ..work import Times
@@ -34,7 +36,7 @@ async def score(request: Request) -> Response:
 async def rerank(request: Request) -> Response:
     able(request)
     value = await read_json(request)
-    if type(value) is dict and "texts" in value and "documents" not in value:
+    if type(value) is dict and value.get("texts") is not None and value.get("documents") is None:
         return await tei.rerank(request, value)
     return await answer_rerank(request, schemas.RERANK.read(value))
 
@@ -69,17 +71,19 @@ async def answer_score(request: Request, asked: Any) -> Response:
 async def answer_rerank(request: Request, asked: Any) -> Response:
     here = context(request)
     served = here.registry.able(asked.model, _scores, "Rerank")
-    query, documents = plain(asked.query, served), plain(asked.documents, served)
-    given = [documents] if isinstance(documents, str) else documents
+    (query,), given = plain([asked.query], served), plain(asked.documents, served)
+    sent = asked.documents if isinstance(asked.documents, list) else [asked.documents]
     here.log_inputs("rerank", request, asked, served, [query, given])
     made, times = await here.workshop.run(
-        request, served, lambda limit: served.model.start_score(query, given, deadline_s=limit, **options(asked, served, here))
+        request, served, lambda limit: served.model.start_score(query, given, deadline_s=limit, **rank_options(asked, served, here))
     )
-    order = sorted(range(len(made)), key=lambda index: -made[index].outputs.score)  # stable: equal scores keep the caller's order
+    order = ranked(made, asked.top_n or asked.top_k)
     results = []
     for index in order[: asked.top_n or None]:
-        document = {"text": given[index], "multi_modal": None}
-        told = {"index": index, "document": document, "relevance_score": made[index].outputs.score}
+        told: dict[str, Any] = {"index": index}
+        if asked.return_documents:
+            told["document"] = document(sent[index])
+        told["relevance_score"] = made[index].outputs.score
         if asked.truncate_documents:
             told["truncated"] = made[index].truncated
         results.append(told)
@@ -98,12 +102,42 @@ def tokens_of(made: Outputs[Any], times: Times, served: Served) -> int:
     return made.prompt_tokens if served.manifest.scoring == "cross-encoder" else times.tokens
 
 
-def plain(items: Any, served: Served) -> Any:
-    """Texts; an item of several parts is refused by a model that reads text only."""
-    given = items if isinstance(items, list) else [items]
-    if any(isinstance(item, schemas.Content) for item in given):
-        raise ApiError(400, f"MultiModalParam is not supported for {served.manifest.architecture}; send plain text")
-    return items
+def plain(items: Any, served: Served) -> list[str]:
+    """Texts; an item of several parts is refused by a model that reads text only, unless they are texts."""
+    return [text_of(item, served) for item in (items if isinstance(items, list) else [items])]
+
+
+def text_of(item: Any, served: Served) -> str:
+    match item:
+        case schemas.Content():
+            return comparison.text_of(asdict(item), served.manifest)
+        case schemas.TextItem():
+            return item.text
+        case _:
+            return item
+
+
+def document(item: Any) -> dict[str, Any]:
+    """A document as results show it: its text, or its parts as they were sent."""
+    parts = asdict(item)["content"] if isinstance(item, schemas.Content) else None
+    return {"text": None if parts is not None else getattr(item, "text", item), "multi_modal": parts}
+
+
+def rank_options(asked: schemas.Rerank, served: Served, here: Context) -> dict[str, Any]:
+    """`options`, with limits of one side that are none for this model lowered to its own: Haystack's client always sends 4096 tokens
+    for a document, whatever the model reads."""
+    made, most = options(asked, served, here), served.model.max_tokens
+    if asked.max_tokens_per_query >= most:
+        made["max_tokens_per_query"] = 0
+    if asked.max_tokens_per_doc >= most:
+        if served.manifest.scoring == "cross-encoder":
+            made |= {"max_tokens_per_doc": 0, "cut_document": True}
+            if asked.truncate_prompt_tokens is None:
+                made["truncate_prompt_tokens"] = -1
+        else:
+            preparation = served.model.preparation
+            made["max_tokens_per_doc"] = max(most - len(preparation.before) - len(preparation.after), 1)
+    return made
 
 
 def options(asked: Any, served: Served, here: Context) -> dict[str, Any]:
@@ -111,8 +145,8 @@ def options(asked: Any, served: Served, here: Context) -> dict[str, Any]:
         "pooling_params": PoolingParams(use_activation=asked.use_activation),
         "template_kwargs": asked.chat_template_kwargs,
         "instruction": asked.instruction,
-        "max_tokens_per_query": asked.max_tokens_per_query or 0,
-        "max_tokens_per_doc": asked.max_tokens_per_doc or 0,
+        "max_tokens_per_query": asked.max_tokens_per_query,
+        "max_tokens_per_doc": asked.max_tokens_per_doc,
         "truncate_prompt_tokens": asked.truncate_prompt_tokens,
         "truncation_side": asked.truncation_side,
         "priority": asked.priority,

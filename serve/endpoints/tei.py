@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime.comparison import ranked
 from ...runtime.params import PoolingParams
 from ...runtime.scoring import activate
 from ...runtime.tasks import without_ends
@@ -130,11 +131,10 @@ async def _rerank(request: Request, value: Any) -> Response:
 
         made, times = await here.workshop.run(request, served, start)
         scores = [one.outputs.score for one in made.requests]
-        ranked: list[dict[str, Any]] = [
-            {"index": index, "score": scores[index]} | ({"text": asked.texts[index]} if asked.return_text else {})
-            for index in sorted(range(len(scores)), key=lambda index: -scores[index])
+        results: list[dict[str, Any]] = [
+            {"index": index, "score": scores[index]} | ({"text": asked.texts[index]} if asked.return_text else {}) for index in ranked(made)
         ]
-        return Json(ranked, headers=here.headers(times, made.requests))
+        return Json(results, headers=here.headers(times, made.requests))
     except Exception as error:
         told = api_error(error)
         if surprising(told):

@@ -21,7 +21,7 @@ async def tokenize(request: Request) -> Response:
     here = context(request)
     here.opened()
     value = await read_json(request)
-    if type(value) is dict and "inputs" in value and not ("prompt" in value or "messages" in value):
+    if type(value) is dict and value.get("inputs") is not None and value.get("prompt") is None and value.get("messages") is None:
         return await tei_tokens.tokenize(request, value)
     asked = schemas.TOKENIZE.read(value)
     served = here.registry.find(asked.model, param="model")

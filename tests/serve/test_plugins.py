@@ -29,7 +29,12 @@ SAME_WORDS = ("Please reduce the length of the input prompt.", "You must pass at
 @pytest.fixture(scope="module")
 def servers(artifacts: Callable[[str], Path]) -> Iterator[dict[str, Live]]:
     folders = {"bge_m3": artifacts("bge_m3"), "marked_colbert": exported("marked_colbert", marked_colbert)}
-    models = [load(folders[name], threads=1, check="quick", io_processor_plugin=server.plugin) for name, server in SERVERS.items()]
+    # vLLM takes a priority without its policy too, which its documentation calls an error.
+    models = [
+        load(folders[name], threads=1, check="quick", io_processor_plugin=server.plugin,
+             scheduling_policy="priority")
+        for name, server in SERVERS.items()
+    ]  # fmt: skip
     with live(models[0], names=("m",)) as first, live(models[1], names=("m",)) as second:
         yield {"bge_m3": first, "marked_colbert": second}
     for model in models:
