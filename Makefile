@@ -17,12 +17,13 @@ PYTEST := $(SINGLE) $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format layering clients bench goldens models clean
+.PHONY: help demo test test-all check lint format layering mutants clients bench goldens models clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
 	@echo 'make test-all   the slow tests too'
 	@echo 'make format     reformat, and mend what the linter can'
+	@echo 'make mutants    plant faults in what changed since main, or in PATHS="...": do the tests notice?'
 	@echo 'make bench      poolrt beside sentence-transformers, fastembed and vLLM: bench/RESULTS.md'
 	@echo 'make clients    other people'"'"'s client libraries against a running server'
 	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=path of its vllm command)'
@@ -71,6 +72,10 @@ check: lint layering
 # Who may import whom, in fresh interpreters; also part of `make test`.
 layering: $(VENV)/.dev
 	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/test_layering.py
+
+# For instance `make mutants PATHS=serve MUTANTS_ARGS="--sample 100"`; not part of CI.
+mutants: $(VENV)/.dev
+	@$(SINGLE) $(VENV)/bin/python -m tests.mutants $(MUTANTS_ARGS) $(PATHS)
 
 bench: $(VENV)/.bench
 	@$(VENV)/bin/python -m bench $(BENCH_ARGS)

@@ -99,8 +99,10 @@ def _end(tokenizer: Tokenizer, config: dict[str, Any], special: dict[str, str], 
 
 
 def _special(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """As transformers: special_tokens_map.json wins in folders from before 4.34, which have no added_tokens_decoder."""
     path = folder / "special_tokens_map.json"
-    merged = (json_file(path, dict) if path.is_file() else {}) | config
+    older = json_file(path, dict) if path.is_file() else {}
+    merged = older | config if "added_tokens_decoder" in config else config | older
     found = {role: merged.get(role) for role in ROLES}
     contents = {role: token.get("content") if isinstance(token, dict) else token for role, token in found.items()}
     return {role: token for role, token in contents.items() if isinstance(token, str) and token}

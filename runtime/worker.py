@@ -270,9 +270,10 @@ class Worker:
             counters.slots += rows * width
             counters.batches += 1
             counters.engine_s += spent
-            # Of all lanes together, each of which has its share of the processor.
-            speed = tokens / spent * len(self._threads)
-            self._speed = speed if not self._speed else 0.8 * self._speed + 0.2 * speed
+            if spent:  # 0 where a batch is done within one tick of a coarse clock
+                # Of all lanes together, each of which has its share of the processor.
+                speed = tokens / spent * len(self._threads)
+                self._speed = speed if not self._speed else 0.8 * self._speed + 0.2 * speed
             for entry in batch:
                 call = entry.call
                 call.answer.slots += width

@@ -89,6 +89,47 @@ def test_truncated_safetensors_are_refused_before_anything_is_loaded(copy: Paths
     assert "truncated" in refused(folder)
 
 
+def lying(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """A safetensors file whose index says something else; its length stays right."""
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    index = json.loads(raw[8 : 8 + length])
+    change(index)
+    written = json.dumps(index).encode()
+    path.write_bytes(len(written).to_bytes(8, "little") + written + raw[8 + length :])
+
+
+@pytest.mark.parametrize("shape", [[1], [65], [64, 2], [32]], ids=str)
+def test_an_index_that_lies_about_sizes_is_refused(copy: Paths, shape: list[int]):
+    folder = copy("bert_plain")
+    name = "embeddings.LayerNorm.weight"
+
+    def change(index: dict[str, Any]) -> None:
+        assert index[name]["shape"] == [64]
+        index[name]["shape"] = shape
+
+    lying(folder / "model.safetensors", change)
+    told = refused(folder)
+    assert name in told
+    assert "do not fit their shapes" in told
+
+
+def test_an_index_that_lies_about_types_is_refused(copy: Paths):
+    folder = copy("bert_plain")
+    lying(folder / "model.safetensors", lambda index: index["embeddings.LayerNorm.weight"].update(dtype="F16"))
+    assert "do not fit their shapes" in refused(folder)
+
+
+@pytest.mark.parametrize("more", [1, 4, -4])
+def test_an_index_that_lies_about_the_end_is_refused(copy: Paths, more: int):
+    folder = copy("bert_plain")
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes() + bytes(more) if more > 0 else path.read_bytes()[:more])
+    told = refused(folder)
+    assert "truncated" in told
+    assert str(path.stat().st_size) in told
+
+
 def test_a_git_lfs_pointer_is_not_taken_for_weights(copy: Paths):
     folder = copy("bert_plain")
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 90\n")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import string
 from collections.abc import Callable
@@ -69,3 +70,22 @@ def test_a_damaged_tokenizer_is_named(checkpoints: Paths, tmp_path: Path):
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "Sorcery"}}')
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a tokenizer"):
         tokenizer.read(tmp_path)
+
+
+@pytest.mark.parametrize("decoder", [True, False], ids=["added_tokens_decoder", "legacy"])
+@pytest.mark.parametrize("role", ["sep_token", "mask_token", "pad_token"])
+def test_of_two_files_of_special_tokens_transformers_choice_counts(checkpoints: Paths, tmp_path: Path, role: str, decoder: bool):
+    """`special_tokens_map.json` against `tokenizer_config.json`: the first wins in folders of transformers 4.33 and before, which have
+    no `added_tokens_decoder`; since then it is not read."""
+    from transformers import AutoTokenizer
+
+    folder = Path(shutil.copytree(checkpoints("bert_plain"), tmp_path / "bert"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    added = {"0": {"content": "[PAD]", "special": True}} if decoder else None
+    config = {key: value for key, value in (config | {role: "mars", "added_tokens_decoder": added}).items() if value is not None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "special_tokens_map.json").write_text(json.dumps({role: "venus"}))
+    theirs = AutoTokenizer.from_pretrained(str(folder))
+    read = tokenizer.read(folder)
+    assert read.special[role] == getattr(theirs, role) == ("mars" if decoder else "venus")
+    assert read.ids[role] == getattr(theirs, f"{role}_id")

@@ -87,6 +87,45 @@ def test_a_shape_is_the_least_that_a_profile_accepts(asked, shape):
     assert Limits(max_tokens=1, launch_tokens=1, profiles=PROFILES).shape(*asked) == shape
 
 
+@pytest.mark.parametrize(("width", "rows"), [(1, 16), (63, 16), (64, 16), (65, 4), (256, 4), (257, 1)])
+def test_a_profile_takes_rows_of_exactly_its_width(width, rows):
+    limits = Limits(max_tokens=100_000, launch_tokens=0, profiles=PROFILES)
+    assert limits.rows(width) == rows
+    assert [len(batch) for batch in plan([width] * rows, limits)] == [rows]
+    if width <= 256:
+        assert limits.shape(rows, width) == (rows, max(width, 16))
+
+
+@pytest.mark.parametrize(("width", "rows"), [(1, 1024), (8, 8), (9, 7), (64, 1), (65, 1)])
+def test_a_batch_takes_rows_up_to_its_slots(width, rows):
+    assert Limits(max_tokens=64, launch_tokens=8, max_rows=1024).rows(width) == min(rows, 64)
+    assert Limits(max_tokens=64, launch_tokens=8, max_rows=5).rows(width) == min(rows, 5)
+
+
+def test_the_shape_of_least_slots_is_computed():
+    # Both profiles take two rows of 40: 2 x 64 slots, or 8 x 40.
+    profiles = (Profile(smallest=(8, 1), best=(8, 64), largest=(16, 64)), Profile(smallest=(1, 64), best=(1, 64), largest=(8, 64)))
+    assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles).shape(2, 40) == (2, 64)
+    assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles).shape(2, 3) == (8, 3)
+    # A profile takes rows of exactly its width, and exactly its number of them.
+    assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles[:1]).shape(2, 64) == (8, 64)
+    assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles[1:]).shape(8, 3) == (8, 64)
+
+
+def test_padding_is_slots_over_tokens():
+    assert padding([4, 2, 1], [[0, 1], [2]]) == pytest.approx(9 / 7 - 1)
+    assert padding([5], [[0]]) == 0.0
+
+
+def test_a_pick_prefers_the_nearer_neighbour_and_stops_at_one_launch():
+    limits = Limits(max_tokens=1000, launch_tokens=4)
+    assert pick([1, 8, 10, 11, 30], 2, limits) == (1, 4)  # 11 costs one slot, then 8 three
+    assert pick([1, 7, 10, 11, 30], 2, limits) == (2, 4)  # 7 would cost four more
+    assert pick([10, 10, 10], 1, limits) == (0, 3)
+    assert pick([6, 10], 1, limits) == (0, 2)
+    assert pick([5, 10], 1, limits) == (1, 2)
+
+
 def test_an_item_beyond_the_budget_runs_alone():
     assert plan([5000, 10], LIMITS) == [[0], [1]]
 
@@ -99,6 +138,8 @@ def test_the_logits_of_a_splade_batch_are_bounded():
     assert 549 * 30522 * 4 <= 64 << 20 < 550 * 30522 * 4
     assert bounded(256, [sparse], 64 << 20) == 256
     assert bounded(1024, [sparse], 1) == 1
+    summed = Head(output="out_embed", dim=30522, pool="splade_sum", activation="identity", sparse=True)
+    assert bounded(1024, [summed], 64 << 20) == 549
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,74 @@ def test_more_than_was_admitted_is_refused_with_a_time_to_wait(engine):
     worker.close(10)
 
 
+class Clock:
+    """Stands for the module `time`: a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("took_s", "wait_s", "told"), [(0.5, 4.0, "in 4 s"), (0.01, 1.0, "in 1 s"), (500.0, 60.0, "in 60 s")], ids=["4", "least", "most"]
+)
+def test_the_time_to_wait_is_what_the_queue_takes(engine, monkeypatch, took_s, wait_s, told):
+    from poolrt.runtime import worker as module
+
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS, max_queued_tokens=8)
+    busy = hold(engine, worker)
+    clock.now += took_s  # one token in so many seconds
+    engine.gate.set()
+    busy.result(10)
+    hold(engine, worker)
+    worker.submit([item(*range(8))], "pooled")
+    with pytest.raises(Overload, match=told) as refused:
+        worker.submit([item(1)], "pooled")
+    assert refused.value.retry_after_s == wait_s
+    engine.gate.set()
+    worker.close(10)
+
+
+def test_an_answer_does_not_keep_its_neighbours_alive(engine, worker):
+    hold(engine, worker)
+    calls = [worker.submit([item(*range(1, length))], "pooled", "tokens") for length in (6, 7, 8)]
+    engine.gate.set()
+    for call in calls:
+        answer = call.result(10)
+        for row in (answer.rows[0], answer.others[0][0]):
+            assert row.base is None, "a view keeps the whole batch in memory"
+    assert engine.batches[-1] == (3, 7)
+
+
+def test_times_and_sums_are_of_what_was_computed(engine, monkeypatch):
+    from poolrt.runtime import worker as module
+
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS)
+    busy = hold(engine, worker)
+    assert worker.counters().running_items == 1
+    clock.now += 1.0
+    call = worker.submit([item(1, 2, 3), item(4, 5)], "pooled")
+    clock.now += 2.0
+    assert worker.stalled_s() == 3.0
+    engine.gate.set()
+    busy.result(10)
+    answer = call.result(10)
+    worker.close(10)
+    assert (answer.tokens, answer.slots, answer.queue_s, answer.engine_s) == (5, 6, 2.0, 0.0)
+    assert busy.result(0).engine_s == 3.0
+    counters = worker.counters()
+    assert (counters.items, counters.tokens, counters.slots, counters.batches) == (3, 6, 7, 2)
+    assert (counters.queue_s, counters.engine_s) == (4.0, 3.0)
+    assert counters.padding == pytest.approx(7 / 6 - 1)
+    assert (call.done_items, busy.done_items) == (2, 1)
+
+
 def test_a_call_larger_than_the_limit_is_admitted_to_an_empty_queue(engine):
     worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS, max_queued_tokens=10)
     assert pooled(worker.submit([item(*range(20))], "pooled")) == [190.0]

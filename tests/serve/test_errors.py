@@ -63,8 +63,9 @@ def test_both_forms_of_the_body_say_the_same():
     assert made["object"] == "error"
 
 
-def test_an_overload_says_when_to_come_back():
-    assert api_error(Overload("full", retry_after_s=2.4)).headers == {"Retry-After": "2"}
+@pytest.mark.parametrize(("wait_s", "told"), [(0.0, "1"), (0.4, "1"), (2.4, "2"), (2.6, "3"), (60.0, "60")])
+def test_an_overload_says_when_to_come_back(wait_s: float, told: str):
+    assert api_error(Overload("full", retry_after_s=wait_s)).headers == {"Retry-After": told}
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/pooling", "/tokenize"])

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from poolrt.serve.answers import sparse_weights
 from poolrt.serve.numbers import WidthError, bfloat16, convert, int8, packed, to_bytes
 
 TORCH = {"bfloat16": torch.bfloat16, "float16": torch.float16, "fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
@@ -86,3 +87,16 @@ def test_bits_are_packed_as_cohere_packs_them(values, byte):
 def test_a_width_that_is_no_multiple_of_eight_is_refused(width):
     with pytest.raises(WidthError, match="multiple of 8"):
         packed(np.zeros(width, np.float32))
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]], ids=str)
+def test_the_largest_weight_of_a_repeated_token_counts(order):
+    weights = np.array([0.25, 0.75, 0.5], np.float32)[order]
+    assert sparse_weights(weights, [7, 7, 7], frozenset()) == {7: 0.75}
+
+
+def test_sparse_weights_leave_out_special_tokens_and_zeros():
+    weights = np.array([0.5, 0.25, 0.0, -1.0, 0.75, 0.125], np.float32)
+    assert sparse_weights(weights, [0, 7, 8, 9, 2, 11], frozenset({0, 2})) == {7: 0.25, 11: 0.125}
+    # One weight for every id of a vocabulary: places are ids, and none is special.
+    assert sparse_weights(weights, [0, 7], frozenset({0, 2})) == {0: 0.5, 1: 0.25, 4: 0.75, 5: 0.125}

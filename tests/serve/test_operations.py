@@ -180,6 +180,27 @@ def test_loading_is_live_but_not_ready(artifacts: Callable[[str], Path]):
         thread.join(SOON_S)
 
 
+@pytest.mark.parametrize(("stalled_s", "status"), [(0.0, 200), (119.0, 200), (121.0, 503)])
+def test_a_server_whose_engine_hangs_is_not_live(embedder: Live, monkeypatch: pytest.MonkeyPatch, stalled_s: float, status: int):
+    model = embedder.here.registry.models[0].model
+    monkeypatch.setattr(model.worker, "stalled_s", lambda: stalled_s)
+    assert embedder.client.get("/live").status_code == embedder.client.get("/health").status_code == status
+    assert embedder.client.get("/ready").status_code == 200
+
+
+def test_an_engine_that_hangs_shows_while_it_does(artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
+    from poolrt.serve.endpoints import operations
+
+    monkeypatch.setattr(operations, "STALLED_S", 0.05)
+    with held(artifacts("minilm_like"), Settings()) as (server, gate), ThreadPoolExecutor(1) as threads:
+        running = threads.submit(server.post, "/v1/embeddings", {"input": TEXT})
+        assert gate.entered.wait(SOON_S)
+        until(lambda: server.client.get("/live").status_code == 503)
+        gate.go.set()
+        assert running.result(SOON_S).status_code == 200
+        until(lambda: server.client.get("/live").status_code == 200)
+
+
 def test_too_much_queued_is_refused_alike_for_one_and_many(artifacts: Callable[[str], Path]):
     settings = Settings(max_queued_tokens=60)
     with held(artifacts("minilm_like"), settings) as (server, gate), ThreadPoolExecutor(4) as threads:
@@ -192,6 +213,7 @@ def test_too_much_queued_is_refused_alike_for_one_and_many(artifacts: Callable[[
             refused = server.post("/v1/embeddings", body)
             assert refused.status_code == 429
             assert int(refused.headers["retry-after"]) >= 1
+            assert refused.headers["retry-after"].isdigit()
             assert refused.json()["error"]["type"] == "RateLimitError"
         gate.go.set()
         assert [one.result(SOON_S).status_code for one in (first, *waiting)] == [200, 200]

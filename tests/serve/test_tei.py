@@ -31,6 +31,49 @@ def test_long_inputs_are_cut_unless_told_otherwise(everything: Live):
     assert refused.json()["error_type"] == "Validation"
 
 
+@pytest.mark.parametrize("direction", ["Left", "left", "Right", "right"])
+def test_long_inputs_lose_the_end_that_is_named(everything: Live, direction):
+    text = "mars " * 150 + "venus " * 150
+    body = {"model": "minilm_like", "inputs": text, "truncation_direction": direction}
+    side = {"truncation_side": "left"} if direction.lower() == "left" else {}
+    cut = plain(everything, text, truncate_prompt_tokens=-1, **side)
+    other = plain(everything, text, truncate_prompt_tokens=-1, **({} if side else {"truncation_side": "left"}))
+    assert np.abs(cut - other).max() > 0.01
+    np.testing.assert_allclose(everything.ask("/embed", body), cut, atol=1e-6)
+    assert everything.post("/embed", body | {"truncation_direction": "Up"}).status_code == 422
+
+
+def test_the_other_routes_cut_where_they_are_told_too(everything: Live):
+    text = "mars " * 150 + "venus " * 150
+    for path, model, body in (
+        ("/embed_all", "minilm_like", {"inputs": text}),
+        ("/embed_sparse", "bge_m3", {"inputs": text}),
+        ("/predict", "bert_classifier", {"inputs": text}),
+    ):
+        right, left = (everything.ask(path, {"model": model, "truncation_direction": side} | body) for side in ("Right", "Left"))
+        assert right == everything.ask(path, {"model": model} | body)
+        assert right != left, path
+        assert everything.post(path, {"model": model, "truncate": False} | body).status_code == 422, path
+
+
+def test_sparse_weights_are_the_largest_of_each_word_and_of_no_special_token(everything: Live):
+    text = "mars is the planet </s> mars <s> the mars"
+    served = everything.here.registry.find("bge_m3").model
+    told = everything.ask("/embed_sparse", {"model": "bge_m3", "inputs": [text, "paris"]})
+    for each, words in zip(told, (text, "paris"), strict=True):
+        request = served.encode(words, pooling_task="token_classify").requests[0]
+        ids = [0, *request.prompt_token_ids[1:-1], 2]
+        rows = dict.fromkeys(set(ids) - {0, 2}, 0.0)
+        # FlagEmbedding's rule: the largest weight of a token counts, special tokens do not, what is 0 is left out.
+        for token, weight in zip(ids[1:-1], request.outputs.data.ravel().tolist(), strict=True):
+            if token in rows:
+                rows[token] = max(rows[token], weight)
+        expected = {token: weight for token, weight in rows.items() if weight > 0}
+        assert {pair["index"]: pair["value"] for pair in each} == pytest.approx(expected, abs=1e-6)
+        assert len({pair["index"] for pair in each}) == len(each)
+    assert 1 < len(told[0]) < 9
+
+
 def test_embed_all_has_a_row_per_token(everything: Live):
     rows = everything.ask("/embed_all", {"model": "minilm_like", "inputs": TEXTS[:1]})
     assert np.shape(rows) == (1, 8, 64)
