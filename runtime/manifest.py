@@ -212,6 +212,34 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """One thing that the checkpoint's own library and poolrt's reading have in common."""
+
+    what: str
+    """`token ids`, `hidden states`, or a task."""
+    texts: int
+    worst_cosine: float | None = None
+    """Of vectors; of token vectors the least of any token."""
+    worst_difference: float | None = None
+    tolerance: float | None = None
+    """The bound that was enforced: a cosine for vectors, a difference for logits; None: equality."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Whether the checkpoint's own library reads it as poolrt does: our PyTorch module against code that is not ours."""
+
+    reference: str
+    """`sentence-transformers 6.2.0 SentenceTransformer`, `transformers 5.24.0 BertModel`, or `own reading only`."""
+    why: str = ""
+    """What the library could not show, and why."""
+    twin: bool = False
+    """Shown on a shrunken twin: the same files with fewer and narrower layers and random weights, as the checkpoint is too large to be
+    loaded twice."""
+    agreements: tuple[Agreement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class File:
     size: int
     sha256: str
@@ -234,6 +262,8 @@ class Manifest:
     """Task -> head."""
     engines: tuple[Engine, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    reading: Reading | None = None
+    """What the checkpoint's own library said at export; None: made before poolrt asked it."""
     chunked: bool = False
     """enable_chunked_processing: texts beyond max_tokens are embedded in pieces."""
     max_embed_tokens: int | None = None

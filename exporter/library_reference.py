@@ -1,0 +1,102 @@
+"""poolrt's reading of a checkpoint against the checkpoint's own library: token ids, hidden states and answers of real texts.
+
+Engines are compared with our PyTorch module (verify.py); this compares that module with code that is not ours. What the two must
+agree on is everything that the checkpoint's files decide. Where poolrt follows vLLM on purpose (a stored prompt is not applied
+unasked, activations by the number of labels), the part before that choice is compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..runtime import manifest as contract
+from ..runtime.manifest import Manifest, Reading
+from ..runtime.text import Preparation
+from . import library_models, sentence_files
+from .library_comparison import OWN_ONLY, Comparison
+from .library_models import Unreadable
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+    from .graph import PoolingModel
+    from .heads import Plan
+
+
+def compare(source: str | Path, **asked: Any) -> Reading:
+    """Reads a checkpoint as `poolrt export` does and compares the reading with its own library. `asked` goes to `checkpoint.read`.
+
+    Raises CheckpointError, and VerificationError where the two disagree.
+    """
+    from . import checkpoint, graph, heads
+
+    found = checkpoint.read(source, **asked)
+    plan = heads.plan(found)
+    return against_library(found, plan, graph.module(found, plan))
+
+
+def against_library(found: Checkpoint, plan: Plan, module: PoolingModel) -> Reading:
+    """What agreed, and with which library; `own reading only` and why, where there is none to ask. Raises VerificationError."""
+    with contextlib.ExitStack() as stack:
+        config = _config(found)
+        folder = stack.enter_context(_as_asked(found, config))
+        try:
+            library = library_models.opened(found, plan, folder, config)
+            preparation = stack.enter_context(_prepared(found, plan))
+            reading = Comparison(found, plan, module, preparation, library).reading()
+        except Unreadable as error:
+            reading = Reading(reference=OWN_ONLY, why=str(error))
+        # Libraries name the folder they read; a manifest names none of the exporting machine.
+        return dataclasses.replace(reading, why=reading.why.replace(str(folder), found.source))
+
+
+# --- the two sides --------------------------------------------------------------------------------------------------------------------
+
+
+def _config(found: Checkpoint) -> dict[str, Any]:
+    """config.json as the library shall see it: with the recipe's and the user's overrides."""
+    from .checkpoint import merged
+
+    config = sentence_files.json_file(found.folder / "config.json", dict)
+    recipe = dict(found.recipe.hf_overrides) if found.recipe is not None else {}
+    asked = found.overrides.get("hf_overrides") or {}
+    overrides = merged(recipe, asked if isinstance(asked, Mapping) else {})
+    import transformers
+
+    if not all(hasattr(transformers, str(name)) for name in overrides.get("architectures") or ()):
+        del overrides["architectures"]  # a name of vLLM's own
+    return merged(config, overrides)
+
+
+@contextlib.contextmanager
+def _as_asked(found: Checkpoint, config: Mapping[str, Any]) -> Iterator[Path]:
+    """The checkpoint's folder, or one of links to its files beside another config.json."""
+    if config == sentence_files.json_file(found.folder / "config.json", dict):
+        yield found.folder
+        return
+    with tempfile.TemporaryDirectory(prefix="poolrt-") as place:
+        for entry in found.folder.iterdir():
+            if entry.name != "config.json":
+                (Path(place) / entry.name).symlink_to(entry.resolve())
+        (Path(place) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield Path(place)
+
+
+@contextlib.contextmanager
+def _prepared(found: Checkpoint, plan: Plan) -> Iterator[Preparation]:
+    """The text side as the artifact will have it."""
+    from .graph import described
+
+    manifest = Manifest(
+        format=contract.FORMAT, name=found.source, architecture=found.architecture, source=contract.Source(checkpoint=found.source),
+        tasks=plan.tasks, scoring=plan.scoring, text=plan.text, graphs=(described(plan, "model.onnx", ()),), heads=plan.heads,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="poolrt-") as place:
+        for name, content in plan.files.items():
+            (Path(place) / name).write_bytes(content)
+        yield Preparation(Path(place), manifest)
