@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
@@ -31,9 +32,9 @@ class Series:
 
     def buckets(self) -> list[tuple[str, float]]:
         made, so_far = [], 0
-        for bound, count in zip((*map(float, self.bounds), float("inf")), self.counts, strict=True):
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
             so_far += count
-            made.append(("+Inf" if bound == float("inf") else repr(bound), float(so_far)))
+            made.append((floatToGoString(bound), float(so_far)))
         return made
 
 

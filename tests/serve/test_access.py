@@ -12,6 +12,7 @@ from poolrt.runtime.model import Model
 from poolrt.serve.app import GET, POST, routes
 from poolrt.serve.cli import check_exposure
 from poolrt.serve.gate import OPEN
+from poolrt.serve.headers import declared_bytes, header
 from poolrt.serve.settings import Cors, Settings
 
 from tests.serve.conftest import Live, live
@@ -106,3 +107,36 @@ def test_a_server_without_a_key_stays_on_this_machine(host):
 @pytest.mark.parametrize("settings", [Settings(), Settings(host="localhost"), Settings(host="0.0.0.0", uds="/run/poolrt.sock")])
 def test_loopback_needs_no_key(settings):
     check_exposure(settings, insecure=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        (b"12", 12), (b"0", 0), (b"-1", 0), (b"+1", 0), (b"1e3", 0), (b"", 0), ("\u0661".encode(), 0), (b"9" * 19, 10**19 - 1),
+        (b"9" * 20, 0),
+    ],
+)  # fmt: skip
+def test_a_declared_size_is_a_number_or_nothing(value: bytes, size: int):
+    assert declared_bytes({"headers": [(b"host", b"x"), (b"content-length", value)]}) == size
+    assert declared_bytes({"headers": []}) == declared_bytes({}) == 0
+
+
+def test_the_first_header_of_a_name_counts():
+    scope = {"headers": [(b"accept", b"a"), (b"x-a", b"\xe9"), (b"x-a", b"2")]}
+    assert (header(scope, b"x-a"), header(scope, b"x-b")) == ("\xe9", None)
+
+
+def test_a_preflight_needs_no_key_and_no_page_asks_for_it_in_a_script(guarded: Live):
+    assert guarded.client.options("/v1/embeddings").status_code != 401
+    for path, accept, scheme in (("/", "text/html", "Basic"), ("/", "*/*", "Bearer"), ("/redoc", "text/html,*/*", "Basic")):
+        told = guarded.client.get(path, headers={"Accept": accept})
+        assert told.status_code == 401
+        assert told.headers["www-authenticate"].split()[0] == scheme
+
+
+@pytest.mark.parametrize("path", ["/pool/", "/pool/docs", "/docs"])
+def test_pages_behind_a_prefix_need_the_key(models: Callable[[str], Model], path: str):
+    with live(models("minilm_like"), settings=Settings(api_keys=("one",), root_path="/pool/")) as server:
+        url = f"http://127.0.0.1:{server.port}{path}"
+        assert httpx.get(url).status_code == 401
+        assert httpx.get(url, headers=KEY).status_code == 200

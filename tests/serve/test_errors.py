@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from poolrt.runtime.errors import ArtifactError, DeadlineExceeded, EngineError, InputError, Overload, UnsupportedTask
 from poolrt.serve.body import Refused
-from poolrt.serve.errors import ApiError, api_error, body, scrub
+from poolrt.serve.errors import ApiError, api_error, body, response, scrub, surprising
 from poolrt.serve.reading import parse
 
 from tests.serve.conftest import Live
@@ -103,3 +103,43 @@ def test_padding_that_would_change_the_answer_is_refused(embedder: Live, path):
 def test_where_padding_is_no_field_it_is_any_unknown_word(embedder: Live, path, body):
     known = set(embedder.ask(path, body))
     assert set(embedder.ask(path, body | {"padding": "max_length"})) == known
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "BadRequestError"), (401, "AuthenticationError"), (404, "NotFoundError"), (405, "Method Not Allowed"),
+        (413, "RequestTooLargeError"), (422, "UnprocessableEntityError"), (429, "RateLimitError"), (431, "RequestTooLargeError"),
+        (499, "ClientClosedRequest"), (500, "InternalServerError"), (501, "NotImplementedError"), (503, "ServiceUnavailableError"),
+        (504, "TimeoutError"),
+    ],
+)  # fmt: skip
+def test_a_status_names_its_type(status: int, kind: str):
+    assert ApiError(status, "no").kind == kind
+    assert ApiError(status, "no", kind="Mine").kind == "Mine"
+    assert surprising(ApiError(status, "no")) == (status == 500)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "param"),
+    [
+        (InputError("too long", field="input_text"), "too long (parameter=input_text)", "input_text"),
+        (InputError("input_text is too long", field="input_text"), "input_text is too long (parameter=input_text)", "input_text"),
+        (InputError("top_n is -1", field="top_n"), "top_n is -1", None),
+        (InputError("negative", field="top_n"), "negative (parameter=top_n)", None),
+        (InputError("no"), "no", None), (UnsupportedTask("no"), "no (parameter=task)", "task"),
+        (UnsupportedTask("no", field=None), "no", None), (Refused("no", param="body.input", kind="Bad Request"), "no", "body.input"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_parameter_to_change_is_named_once(error: Exception, message: str, param: str | None):
+    told = api_error(error)
+    assert (str(told), told.param, told.status) == (message, param, 400)
+    assert told.headers == {}
+
+
+def test_an_error_is_its_own_answer():
+    error = ApiError(418, "tea")
+    assert api_error(error) is error
+    got = response(ApiError(503, "later", headers={"Retry-After": "1"}))
+    assert (got.status_code, got.headers["retry-after"], got.headers["content-type"]) == (503, "1", "application/json")

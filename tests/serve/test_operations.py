@@ -132,6 +132,47 @@ def test_models_are_listed_by_their_names(everything: Live):
     assert not any("/" in one["root"] for one in data)
 
 
+def test_a_models_card_is_vllms(embedder: Live):
+    (card,) = embedder.client.get("/v1/models").json()["data"]
+    (permission,) = card["permission"]
+    served = embedder.here.registry.models[0]
+    assert {key: value for key, value in card.items() if key not in ("created", "permission")} == {
+        "id": served.name, "object": "model", "owned_by": "poolrt", "root": served.manifest.source.checkpoint, "parent": None,
+        "max_model_len": served.model.max_tokens,
+    }  # fmt: skip
+    assert {key: value for key, value in permission.items() if key not in ("id", "created")} == {
+        "object": "model_permission", "allow_create_engine": False, "allow_sampling": True, "allow_logprobs": True,
+        "allow_search_indices": False, "allow_view": True, "allow_fine_tuning": False, "organization": "*", "group": None,
+        "is_blocking": False,
+    }  # fmt: skip
+    assert permission["id"].startswith("modelperm-")
+    assert len(permission["id"]) == len("modelperm-") + 16
+    assert type(card["created"]) is type(permission["created"]) is int
+    assert abs(card["created"] - time.time()) < 60
+
+
+def test_a_server_that_could_not_open_its_models_is_not_live(embedder: Live, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(embedder.here.state, "failure", RuntimeError("no"))
+    assert embedder.client.get("/live").status_code == embedder.client.get("/health").status_code == 503
+
+
+def test_limits_of_headers_are_exact(narrow: Live):
+    def status(count: int, size: int) -> int:
+        """Of a request with exactly so many headers of so many bytes in all."""
+        lines = [b"x-%02d: a" % number for number in range(count - 2)]
+        filler = size - sum(len(line) - 2 for line in lines) - len(b"hostx") - len(b"x-f")
+        head = b"\r\n".join([b"GET /health HTTP/1.1", b"Host: x", b"X-F: " + b"a" * filler, *lines, b"", b""])
+        with socket.create_connection(("127.0.0.1", narrow.port), timeout=SOON_S) as connection:
+            connection.sendall(head)
+            return int(connection.recv(100).split()[1])
+
+    limit = narrow.here.settings.max_header_bytes
+    assert (status(20, 500), status(21, 500)) == (200, 431)
+    # The lines' own colons and ends count while a head is not whole, so the bound is tried where they are few.
+    assert status(3, limit - 40) == 200
+    assert status(3, limit + 1) == 431
+
+
 def test_names_can_be_left_unchecked(models: Callable[[str], Model]):
     with live(models("minilm_like"), settings=Settings(check_model_name=False)) as server:
         assert server.ask("/v1/embeddings", {"model": "whatever", "input": "a"})["model"] == "minilm_like"
@@ -141,7 +182,10 @@ def test_tokenizer_info_is_opt_in(models: Callable[[str], Model], embedder: Live
     assert embedder.client.get("/tokenizer_info").json() == {"detail": "Not Found"}
     with live(models("minilm_like"), settings=Settings(tokenizer_info=True)) as server:
         told = server.client.get("/tokenizer_info").json()
-        assert told["tokenizer_class"]
+        assert told["tokenizer_class"] == "BertTokenizer"
+        assert told["cls_token"] == "[CLS]"
+        assert "chat_template" not in told
+        assert server.client.get("/tokenizer_info", params={"model": "nobody"}).status_code == 404
         assert "/tmp" not in json.dumps(told)
 
 
@@ -372,7 +416,9 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(artifacts: Callable[[
         assert server.client.get("/live").status_code == 200
         refused = server.post("/v1/embeddings", {"input": TEXT})
         assert refused.status_code == 503
-        assert "retry-after" in refused.headers
+        assert (refused.headers["retry-after"], refused.headers["connection"]) == ("5", "close")
+        assert server.client.get("/health").status_code == 503
+        assert server.client.get("/v1/models").status_code == 503
         server.server.handle_exit(signal.SIGTERM, None)
         gate.go.set()
         assert running.result(SOON_S).status_code == 200

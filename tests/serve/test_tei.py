@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pytest
+from poolrt.runtime.model import Model
 
 from tests.serve.cases import TEXTS
-from tests.serve.conftest import Live
+from tests.serve.conftest import Live, live
 
 
 def plain(server: Live, texts, **more):
@@ -140,3 +143,165 @@ def test_errors_are_flat(everything: Live, body):
     got = everything.post("/embed", body)
     assert got.status_code in (404, 422)
     assert isinstance(got.json()["error"], str)
+
+
+@pytest.fixture(scope="module")
+def reranker(models: Callable[[str], Model]) -> Iterator[Live]:
+    """One whose scores go through a sigmoid."""
+    with live(models("xlmr_reranker")) as server:
+        yield server
+
+
+def test_raw_scores_of_a_rerank_are_before_the_sigmoid(reranker: Live):
+    body = {"query": TEXTS[0], "texts": [*TEXTS[1:], TEXTS[1], ""]}
+    scores, raw = (reranker.ask("/rerank", body | {"raw_scores": flag}) for flag in (False, True))
+    assert [one["index"] for one in scores] == [one["index"] for one in raw]
+    logits = np.array([one["score"] for one in raw])
+    np.testing.assert_allclose([one["score"] for one in scores], 1 / (1 + np.exp(-logits)), atol=1e-6)
+    assert list(scores[0]) == ["index", "score"]
+    # Equal texts have equal scores, which keep their order.
+    order = [one["index"] for one in scores]
+    assert order.index(2) == order.index(0) + 1
+
+
+def test_a_rerank_cuts_unless_told_otherwise(everything: Live):
+    body = {"model": "bert_cross_encoder", "query": "a", "texts": ["planet " * 300]}
+    assert len(everything.ask("/rerank", body)) == 1
+    assert everything.post("/rerank", body | {"truncate": False}).status_code == 422
+
+
+def labels(told):
+    return {one["label"]: one["score"] for one in told}
+
+
+def test_raw_scores_of_classes_are_before_the_softmax(everything: Live):
+    body = {"model": "bert_classifier", "inputs": TEXTS[0]}
+    probs, logits = labels(everything.ask("/predict", body)), labels(everything.ask("/predict", body | {"raw_scores": True}))
+    values = np.exp([logits[label] for label in probs])
+    np.testing.assert_allclose(list(probs.values()), values / values.sum(), atol=1e-6)
+
+
+@pytest.mark.parametrize("function", ["sigmoid", "softmax", "none", None])
+def test_the_hubs_clients_choose_the_function_and_the_number_of_classes(everything: Live, function):
+    body = {"model": "bert_classifier", "inputs": TEXTS[0]}
+    logits = labels(everything.ask("/predict", body | {"raw_scores": True}))
+    values = np.array(list(logits.values()))
+    expected = {
+        "sigmoid": 1 / (1 + np.exp(-values)), "none": values, "softmax": np.exp(values) / np.exp(values).sum(),
+    }  # fmt: skip
+    told = everything.ask("/predict", body | {"parameters": {"function_to_apply": function}})
+    assert len(told) == 1, "a list for the one text"
+    found = labels(told[0])
+    np.testing.assert_allclose([found[label] for label in logits], expected[function or "softmax"], atol=1e-6)
+    assert everything.ask("/predict", body | {"parameters": {"function_to_apply": function, "top_k": 2}}) == [told[0][:2]]
+    both = everything.ask("/predict", body | {"inputs": [[TEXTS[0]], [TEXTS[1]]], "parameters": {"top_k": 1}})
+    assert [len(each) for each in both] == [1, 1]
+    assert everything.post("/predict", body | {"parameters": {"top_k": 0}}).status_code == 422
+
+
+@pytest.mark.parametrize("inputs", [[], ["a", "b", "c"], [["a"], ["b", "c"]], [[]], [["a", "b", "c"]]], ids=str)
+def test_predict_refuses_what_is_neither_texts_nor_pairs(everything: Live, inputs):
+    got = everything.post("/predict", {"model": "bert_cross_encoder", "inputs": inputs})
+    assert got.status_code == 422
+    assert got.json()["error_type"] == "Validation"
+
+
+def test_predict_scores_pairs_in_their_order(everything: Live):
+    pairs = [[TEXTS[0], TEXTS[1]], [TEXTS[0], TEXTS[2]], [TEXTS[2], TEXTS[0]]]
+    told = everything.ask("/predict", {"model": "bert_cross_encoder", "inputs": pairs})
+    body = {"model": "bert_cross_encoder", "queries": [one for one, _ in pairs], "documents": [other for _, other in pairs]}
+    scores = [item["score"] for item in everything.ask("/score", body)["data"]]
+    assert [each[0]["score"] for each in told] == pytest.approx(scores, abs=1e-6)
+
+
+def test_raw_scores_of_pairs_are_before_the_sigmoid(reranker: Live):
+    body = {"inputs": [[TEXTS[0], TEXTS[1]], [TEXTS[0], TEXTS[2]]]}
+    scores, raw = (np.array([each[0]["score"] for each in reranker.ask("/predict", body | {"raw_scores": flag})]) for flag in (False, True))
+    np.testing.assert_allclose(1 / (1 + np.exp(-raw)), scores, atol=1e-6)
+
+
+def test_classes_are_named_best_first_and_by_number_where_they_have_no_name():
+    from poolrt.serve.endpoints.tei import named
+
+    told = named(np.array([0.1, 0.4, 0.1, 0.4], np.float32), ("a", "b"))
+    assert [one["label"] for one in told] == ["b", "LABEL_3", "a", "LABEL_2"]
+    assert [one["score"] for one in told] == pytest.approx([0.4, 0.4, 0.1, 0.1])
+
+
+def test_sentences_are_cut_as_their_parameters_say(everything: Live):
+    body = {"source_sentence": "mars " * 150 + "venus " * 150, "sentences": ["venus", "mars"]}
+
+    def similarity(**parameters):
+        return everything.ask("/similarity", {"model": "minilm_like", "inputs": body, "parameters": parameters})
+
+    right, left = similarity(), similarity(truncation_direction="left")
+    assert np.abs(np.array(right) - left).max() > 0.01
+    assert everything.post("/similarity", {"model": "minilm_like", "inputs": body, "parameters": {"truncate": False}}).status_code == 422
+    np.testing.assert_allclose(everything.ask("/", {"model": "minilm_like", "inputs": body}), right, atol=1e-6)
+
+
+def test_tokens_without_special_ones_and_of_many_texts(everything: Live):
+    body = {"model": "minilm_like", "inputs": ["paris", "the moon"], "add_special_tokens": False}
+    first, second = everything.ask("/tokenize", body)
+    assert [token["text"] for token in first] == ["paris"]
+    assert [(token["text"], token["start"], token["stop"]) for token in second] == [("the", 0, 3), ("moon", 4, 8)]
+    assert [token["special"] for token in second] == [False, False]
+    (whole,) = everything.ask("/tokenize", {"model": "minilm_like", "inputs": "paris"})
+    assert [token["text"] for token in whole] == ["[CLS]", "paris", "[SEP]"]
+    assert "start" not in whole[0]
+    assert whole[1]["id"] == first[0]["id"]
+    assert everything.post("/tokenize", body | {"prompt_name": "nobody"}).status_code in (400, 422)
+
+
+def test_decoding_keeps_special_tokens_on_request(everything: Live):
+    ids = everything.ask("/tokenize", {"model": "minilm_like", "prompt": "paris"})["tokens"]
+    body = {"model": "minilm_like", "ids": ids}
+    assert everything.ask("/decode", body) == ["paris"]
+    assert everything.ask("/decode", body | {"skip_special_tokens": False}) == ["[CLS] paris [SEP]"]
+    assert everything.ask("/decode", body | {"ids": [ids[1:2], ids]}) == ["paris", "paris"]
+    for wrong in ([-1], [[5], [2**32]]):
+        assert everything.post("/decode", body | {"ids": wrong}).status_code == 422
+    assert everything.post("/decode", body | {"ids": [2**32 - 1]}).status_code == 200
+
+
+def test_info_tells_what_the_manifest_holds(everything: Live):
+    for served in everything.here.registry:
+        told = everything.client.get("/info", params={"model": served.name}).json()
+        head = served.manifest.heads[served.manifest.tasks[0]]
+        assert told["model_dtype"] == "float32"
+        assert (told["model_id"], told["model_sha"]) == (served.manifest.source.checkpoint, served.manifest.source.revision)
+        assert (told["served_model_name"], told["max_input_length"]) == (served.name, served.model.max_tokens)
+        assert told["auto_truncate"] is True
+        assert (told["tasks"], told["engine"]) == (list(served.manifest.tasks), served.model.engine.name)
+        kind = told["model_type"]
+        if "embedding" in kind:
+            assert kind["embedding"] == {"pooling": head.pool}
+        else:
+            (names,) = kind.values()
+            assert names["id2label"] == {str(index): label for index, label in enumerate(head.labels)}
+            assert names["label2id"] == {label: index for index, label in enumerate(head.labels)}
+    assert everything.client.get("/info", params={"model": "nobody"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("status", "wire", "kind"),
+    [
+        (400, 422, "Validation"), (404, 404, "Validation"), (413, 413, "Validation"), (422, 422, "Validation"), (429, 429, "Overloaded"),
+        (500, 424, "Backend"), (503, 503, "Unhealthy"), (504, 424, "Backend"),
+    ],
+)  # fmt: skip
+def test_errors_have_teis_status_and_class(status, wire, kind):
+    import json
+
+    from poolrt.serve.errors import ApiError, tei_response
+
+    got = tei_response(ApiError(status, "no /tmp/x.py", param="inputs", headers={"Retry-After": "7"}))
+    assert got.status_code == wire
+    assert json.loads(bytes(got.body)) == {"error": "no <path>", "error_type": kind, "param": "inputs", "code": wire}
+    assert got.headers["retry-after"] == "7"
+
+
+def test_routes_of_no_model_that_is_served_do_not_exist(embedder: Live):
+    for path in ("/embed_sparse", "/predict"):
+        assert embedder.post(path, {"inputs": "a"}).status_code == 404
+    assert embedder.post("/embed_all", {"inputs": "a"}).status_code == 200
