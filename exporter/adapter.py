@@ -19,7 +19,8 @@ KNOWN = frozenset({
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "exclude_modules", "fan_in_fan_out",
     "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias",
     "lora_dropout", "lora_ga_config", "megatron_core", "merge_weights", "modules_to_save", "peft_type", "peft_version",
-    "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_dora", "use_rslora",
+    "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "trainable_token_indices",
+    "use_dora", "use_rslora", "ensure_weight_tying",
 })  # fmt: skip
 # Ways to start training that leave the checkpoint's weights alone; PiSSA and its kin take the adapter's start out of them.
 HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
@@ -28,8 +29,15 @@ NUMBERS = {"r": COUNT, "lora_alpha": "a number above 0"}
 PART = re.compile(
     r"(?P<module>.+)\.lora_(?:(?P<table>embedding_)?(?P<side>[AB])|(?P<magnitude>magnitude_vector))(?:\.default)?(?:\.(?P<last>weight|bias))?"
 )
-# `base_model.model.` is PEFT's own; the second part stands there when a whole SentenceTransformer was adapted.
-OUTER = re.compile(r"^(?:base_model\.model\.)?(?:0\.(?:auto_)?model\.)?")
+TOKENS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
+# PEFT's own; `module.` is torch's parallel wrappers'.
+OUTER = re.compile(r"^(?:module\.)?(?:base_model\.model\.)?")
+# What stands before the transformers model where a SentenceTransformer or CrossEncoder was adapted as a whole, or its first module.
+WRAPPED = re.compile(r"^(?:0\.)?(?:auto_)?model\.")
+# Where PEFT has wrapped a module, its own tensors stand one level deeper.
+DEEPER = re.compile(r"\.(?:base_layer|token_adapter|modules_to_save(?:\.default)?)(?=\.)")
+# The copy that a module saved as a whole was made from: in the file with bias="all", in no forward pass.
+TWIN = re.compile(r"(?:^|\.)original_module\.")
 
 
 @dataclass(slots=True)
@@ -57,6 +65,8 @@ class Adapter:
     """Module, as the adapted model names it -> what is added to it."""
     whole: Mapping[str, str] = field(default_factory=dict)
     """Tensor, as the adapted model names it -> stored name: biases and modules_to_save, taken as they are."""
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    """Table, as the adapted model names it -> stored name of the rows that take the place of some of its own."""
 
     sentence: sentence_files.SentenceFiles | None = None
     """Where Sentence Transformers saved the adapted model: its pooling and prompts, which the checkpoint's own files do not know."""
@@ -85,6 +95,13 @@ class Adapter:
             saved |= {"classifier", "score"}
         return bool(saved & set(name.split("."))) or any(f".{module}." in f".{name}" for module in saved)
 
+    def token_ids(self, module: str) -> tuple[int, ...]:
+        """The rows of a table that `tokens` has others for."""
+        asked = self.settings.get("trainable_token_indices")
+        if isinstance(asked, Mapping):
+            asked = next((ids for name, ids in asked.items() if f".{module}".endswith(f".{name}")), None)
+        return tuple(asked or ())
+
     def described(self, digests: Mapping[str, str]) -> Described:
         """The manifest's record; `digests`: file name -> sha256."""
         largest = max((self.rank(module) for module in self.factors), default=0)
@@ -106,11 +123,16 @@ def read(asked: str | Path) -> Adapter:
     opened = weights.open_files([path])
     factors: dict[str, Factors] = {}
     whole: dict[str, str] = {}
+    tokens: dict[str, str] = {}
     for stored in opened:
         name = OUTER.sub("", stored)
+        if TWIN.search(name):
+            continue
+        if (table := TOKENS.fullmatch(name)) is not None:
+            tokens[table["module"]] = stored
+            continue
         if (part := PART.fullmatch(name)) is None:
-            # Where PEFT has wrapped a module, its own tensors stand one level deeper.
-            whole[re.sub(r"\.(?:base_layer|modules_to_save(?:\.default)?)\.", ".", name)] = stored
+            whole[DEEPER.sub("", name)] = stored
             continue
         known = factors.setdefault(part["module"], Factors())
         if part["magnitude"]:
@@ -122,7 +144,7 @@ def read(asked: str | Path) -> Adapter:
             setattr(known, "first" if part["side"] == "A" else "second", stored)
     return Adapter(
         name=place.name, folder=place.folder, revision=place.revision, settings=settings, weights=opened, factors=factors, whole=whole,
-        sentence=sentence_files.read(place.folder),
+        tokens=tokens, sentence=sentence_files.read(place.folder),
     )  # fmt: skip
 
 
@@ -150,6 +172,10 @@ def _problems(settings: Mapping[str, Any]) -> list[str]:
         found = settings.get(patterns) or {}
         if not isinstance(found, dict) or not all(_is_pattern(key) and _is_number(value, kind) for key, value in found.items()):
             problems.append(f"{patterns} is {found!r}, expected {kind} by name or regular expression")
+    tokens = settings.get("trainable_token_indices") or []
+    lists = list(tokens.values()) if isinstance(tokens, dict) else [tokens]
+    if not all(isinstance(ids, list) and all(isinstance(token, int) and token >= 0 for token in ids) for ids in lists):
+        problems.append(f"trainable_token_indices is {tokens!r}, expected token ids, or lists of them by module")
     saved = settings.get("modules_to_save") or []
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
         problems.append(f"modules_to_save is {saved!r}, expected names")

@@ -123,7 +123,7 @@ def read(
         family = family.adapt(family, config)
     found_adapter = None if adapter is None else adapters.read(adapter)
     if found_adapter is not None:
-        opened = lora.merged(place.name, opened, found_adapter, family.prefixes)
+        opened = lora.merged(place.name, opened, found_adapter, family.prefixes, turned=config.get("model_type") in lora.TURNED)
         config = lora.configured(config, found_adapter, opened, family, hf_overrides or {}, convert=convert)
         guesses.append(lora.told(found_adapter))
     sentence = None if found_adapter is None else found_adapter.sentence

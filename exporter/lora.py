@@ -5,12 +5,13 @@ Everything that reads a checkpoint's tensors reads them through `Weights`; merge
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import CheckpointError
-from .adapter import Adapter, Factors
+from .adapter import WRAPPED, Adapter, Factors
 from .detection import Guess
 from .weights import Change, Weights
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 12
 CLASSES = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
+TURNED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+"""model_type of the families whose layers are transformers' Conv1D, which stores [in, out]."""
 LABELS = ("num_labels", "id2label", "label2id")
 
 
@@ -59,6 +62,21 @@ class Shift:
 
     def __call__(self, base: torch.Tensor) -> torch.Tensor:
         return base + self.scale * self.weights.read(self.name).float()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """trainable_token_indices: rows of a table [vocabulary, hidden] that were trained, in the place of its own."""
+
+    weights: Weights
+    name: str
+    """[len(ids), hidden]"""
+    ids: tuple[int, ...]
+
+    def __call__(self, base: torch.Tensor) -> torch.Tensor:
+        changed = base.clone()
+        changed[list(self.ids)] = self.weights.read(self.name).float()
+        return changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,26 +139,34 @@ class Merged(Weights):
         return Chain(name, self.changes.get(name, ()))(tensor.float())
 
 
-def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str]) -> Merged:
-    """The checkpoint's tensors with the adapter in them. Raises CheckpointError naming every tensor that has no place or does not fit."""
+def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str], *, turned: bool = False) -> Merged:
+    """The checkpoint's tensors with the adapter in them. Raises CheckpointError naming every tensor that has no place or does not fit.
+
+    `turned`: the backbone's layers store [in, out]. PEFT too goes by the layer, whatever fan_in_fan_out says.
+    """
     prefixes = tuple(prefixes)
     shapes, places = dict(base.shapes), dict(base.places)
     brought: set[str] = set()
     changes: dict[str, tuple[Change, ...]] = {}
     problems: list[str] = []
+    unwrapped = _unwrapping(base, adapter, prefixes)
     for name, stored in adapter.whole.items():
-        home, shape = _home(base, name, prefixes), adapter.weights.shapes[stored]
+        bare = unwrapped(name)
+        home, shape = _home(base, bare, prefixes), adapter.weights.shapes[stored]
         if home is None and not adapter.saves(name):
             problems.append(f"{name} has no place in the checkpoint")
         elif home is not None and shape != base.shapes[home] and (not adapter.saves(name) or _inside(base, home, prefixes)):
             problems.append(f"{name} has shape {list(shape)}, {home} has {list(base.shapes[home])}")
         else:
-            shapes[home or name], places[home or name] = shape, adapter.weights.places[stored]
-            brought.add(home or name)
+            shapes[home or bare], places[home or bare] = shape, adapter.weights.places[stored]
+            brought.add(home or bare)
     for module, factors in adapter.factors.items():
-        home = _home(base, f"{module}.weight", prefixes)
-        found = [f"{module}.weight has no place in the checkpoint"] if home is None else _unfit(adapter, module, factors, shapes[home])
-        shifted = None if factors.bias is None else _home(base, f"{module}.bias", prefixes)
+        bare = unwrapped(module)
+        home = _home(base, f"{bare}.weight", prefixes)
+        found = (
+            [f"{module}.weight has no place in the checkpoint"] if home is None else _unfit(adapter, module, factors, shapes[home], turned)
+        )
+        shifted = None if factors.bias is None else _home(base, f"{bare}.bias", prefixes)
         if factors.bias is not None and shifted is None:
             found.append(f"{module} has no bias that lora_bias could be added to")
         problems += found
@@ -149,11 +175,22 @@ def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str]
         scale = adapter.scale(module)
         product = Product(
             weights=adapter.weights, first=factors.first, second=factors.second, magnitude=factors.magnitude, scale=scale,
-            turned=_turned(adapter, factors),
+            turned=_turned(module, factors, turned),
         )  # fmt: skip
         changes[home] = (*changes.get(home, ()), product)
         if factors.bias is not None and shifted is not None:
             changes[shifted] = (Shift(weights=adapter.weights, name=factors.bias, scale=scale),)
+    for module, stored in adapter.tokens.items():
+        home, ids = _home(base, f"{unwrapped(module)}.weight", prefixes), adapter.token_ids(module)
+        if home is None:
+            problems.append(f"{module}.weight has no place in the checkpoint")
+        elif adapter.weights.shapes[stored] != (len(ids), *shapes[home][1:]) or max(ids, default=0) >= shapes[home][0]:
+            problems.append(
+                f"{stored} has shape {list(adapter.weights.shapes[stored])}, expected {len(ids)} rows (trainable_token_indices) of {home}, "
+                f"which has {list(shapes[home])}"
+            )
+        else:
+            changes[home] = (*changes.get(home, ()), Rows(weights=adapter.weights, name=stored, ids=ids))
     if not changes and not adapter.whole and not problems:
         problems.append("it holds no tensors")
     if problems:
@@ -167,10 +204,21 @@ def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str]
     return Merged((*base.files, *adapter.weights.files), shapes, places, pickled, base, frozenset(brought), changes)
 
 
+def _unwrapping(base: Weights, adapter: Adapter, prefixes: tuple[str, ...]) -> Callable[[str], str]:
+    """Removes what a wrapper around the transformers model put before its names, unless they are the checkpoint's own as they stand."""
+    names = [*(f"{module}.weight" for module in (*adapter.factors, *adapter.tokens)), *adapter.whole]
+    wrapped = [name for name in names if WRAPPED.match(name)]
+    if len(wrapped) < len(names) or any(_home(base, name, prefixes) for name in names):
+        return lambda name: name
+    return lambda name: WRAPPED.sub("", name, count=1)
+
+
 def _home(base: Weights, name: str, prefixes: tuple[str, ...]) -> str | None:
     """A model with a head puts a prefix before the backbone's names; checkpoint and adapter may differ in having it."""
     bare = next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
-    return base.find(name, prefixes) or base.find(bare)
+    # The output bias of masked language models has two names in transformers, one of which is stored.
+    other = re.sub(r"\.decoder\.bias$", ".bias", name)
+    return base.find(name, prefixes) or base.find(bare) or (base.find(other, prefixes) if other != name else None)
 
 
 def _inside(base: Weights, name: str, prefixes: tuple[str, ...]) -> bool:
@@ -178,14 +226,15 @@ def _inside(base: Weights, name: str, prefixes: tuple[str, ...]) -> bool:
     return name.startswith(prefixes) or not any(other.startswith(prefixes) for other in base)
 
 
-def _turned(adapter: Adapter, factors: Factors) -> bool:
-    return factors.table or bool(adapter.settings.get("fan_in_fan_out"))
+def _turned(module: str, factors: Factors, turned: bool) -> bool:
+    """Whether a weight is stored as [in, out]: a table's, or one of a family whose layers are; a classifier is a plain layer there too."""
+    return factors.table or (turned and module.rpartition(".")[2] not in ("score", "classifier", "lm_head"))
 
 
-def _unfit(adapter: Adapter, module: str, factors: Factors, shape: tuple[int, ...]) -> list[str]:
+def _unfit(adapter: Adapter, module: str, factors: Factors, shape: tuple[int, ...], turned: bool) -> list[str]:
     if factors.first is None or factors.second is None:
         return [f"{module} has only one of lora_A and lora_B"]
-    rows, columns = reversed(shape) if len(shape) == 2 and _turned(adapter, factors) else (*shape, 0)[:2]
+    rows, columns = reversed(shape) if len(shape) == 2 and _turned(module, factors, turned) else (*shape, 0)[:2]
     rank = adapter.rank(module)
     expected = {factors.first: (rank, columns), factors.second: (rows, rank), factors.bias: (rows,), factors.magnitude: (rows,)}
     if bool(adapter.settings.get("use_dora")) != (factors.magnitude is not None):
@@ -219,6 +268,7 @@ def configured(
 def told(adapter: Adapter) -> Guess:
     trained = adapter.settings.get("base_model_name_or_path")
     whole = f", {len(adapter.whole)} whole tensors" if adapter.whole else ""
+    whole += ", rows of " + ", ".join(adapter.tokens) if adapter.tokens else ""
     return Guess("adapter", f"{adapter.name}, {len(adapter.factors)} modules{whole}", f"trained on {trained}" if trained else "--lora")
 
 
@@ -229,7 +279,9 @@ def check_heads(checkpoint: Checkpoint, steps: Iterable[Step]) -> None:
     if not isinstance(opened, Merged) or opened.base is None:
         return
     used = {name for step in steps if not step.layer.where for name in (step.weight, step.bias, step.residual) if name is not None}
-    shared = sorted(name for name in used if "embed" in name and (name in opened.changes or name in opened.brought))
+    # Trained rows PEFT puts into a tied output too.
+    parted = {name for name, steps in opened.changes.items() if not all(isinstance(step, Rows) for step in steps)} | opened.brought
+    shared = sorted(name for name in used if "embed" in name and name in parted)
     if shared:
         raise CheckpointError(
             f"{checkpoint.source}: the adapter changes {', '.join(shared)}, which the head shares: the adapted model has two versions of "

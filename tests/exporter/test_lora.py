@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import checkpoints as tiny
 from tests.adapters import adapted, reference
-from tests.families import decoders
+from tests.families import decoders, splade
 from tests.families.proof import COSINE, Proved, cosines, differences, prove
 
 TEXTS = ["the red planet", "a", "which city is the capital of france ?", "venus is known as " * 5]
@@ -41,6 +41,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dora of a table": {"use_dora": True, "target_modules": ["word_embeddings", "key"]},
     "whole modules": {"modules_to_save": ["position_embeddings", "LayerNorm"]},
     "orthogonal start": {"init_lora_weights": "orthogonal"},
+    "whole modules and all biases": {"modules_to_save": ["LayerNorm"], "bias": "all"},
+    "a whole layer and all biases": {"target_modules": ["layer.0.output.dense"], "modules_to_save": ["layer.1"], "bias": "all"},
+    "rows of a table": {"trainable_token_indices": [3, 9, 50], "bias": "all"},
+    "rows of a table by name": {"trainable_token_indices": {"position_embeddings": [0, 1, 2]}},
+    "chosen layers": {"layers_to_transform": [1], "exclude_modules": r".*\.value"},
+    "patterns anchored": {"rank_pattern": {r"^encoder.layer.1.attention.self.query": 2}, "lora_bias": True, "bias": "lora_only"},
 }
 
 
@@ -70,8 +76,79 @@ def test_an_encoder_answers_as_in_peft(checkpoints: Callable[[str], Path], tmp_p
     assert all(float(np.abs(one - other).max()) > 0.05 for one, other in zip(plain, expected, strict=True)), "the adapter changes nothing"
 
 
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}], ids=str)
+def test_a_layer_is_read_as_it_is_stored_whatever_fan_in_fan_out_says(
+    checkpoints: Callable[[str], Path], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """PEFT corrects the setting by the layer's class when it loads an adapter; a square matrix does not show it."""
+    base = checkpoints("bert_plain")
+    adapter = adapted(base, tmp_path / "adapter", **settings)
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fan_in_fan_out": True}))
+    proved = prove(base, adapter=adapter)
+    same(proved.raw("token_embed", TEXTS), hidden(reference(base, adapter), proved))
+
+
+# What was adapted of a SentenceTransformer, and what the names of its tensors start with then.
+WRAPPERS: dict[str, Callable[[Any], Any]] = {"all of it": lambda model: model, "its first module": lambda model: model[0]}
+
+
+@pytest.mark.parametrize("bias", ["none", "all"])
+@pytest.mark.parametrize("part", WRAPPERS.values(), ids=WRAPPERS)
+def test_an_adapter_of_a_sentence_transformer_answers_as_there(
+    checkpoints: Callable[[str], Path], tmp_path: Path, part: Callable[[Any], Any], bias: str
+) -> None:
+    import sentence_transformers
+
+    base = checkpoints("minilm_like")
+    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
+    adapter = adapted(base, tmp_path / "adapter", base=part(model), bias=bias, modules_to_save=["LayerNorm"])
+    expected = model.encode(TEXTS)
+    np.testing.assert_allclose(np.stack(prove(base, adapter=adapter).answers("embed", TEXTS)), expected, rtol=0, atol=2e-6)
+
+
+def test_an_adapter_of_a_cross_encoder_answers_as_there(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    """With its head trained as a whole, and every bias."""
+    import sentence_transformers
+
+    base = checkpoints("bert_cross_encoder")
+    model = sentence_transformers.CrossEncoder(str(base), device="cpu")
+    adapter = adapted(base, tmp_path / "adapter", base=model[0], bias="all", modules_to_save=["classifier"])
+    pairs = [("which planet is red ?", text) for text in TEXTS]
+    expected = model.predict(pairs)
+    found = np.concatenate(prove(base, adapter=adapter).answers("classify", pairs))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=SAME * float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "model.", "auto_model.", "0.auto_model.", "module.base_model.model.", "base_model.model.auto_model."]
+)
+def test_names_may_start_as_any_wrapper_left_them(checkpoints: Callable[[str], Path], tmp_path: Path, prefix: str) -> None:
+    base = checkpoints("bert_plain")
+    adapter = adapted(base, tmp_path / "adapter")
+    expected = prove(base, adapter=adapter).raw("embed", TEXTS)
+    path = adapter / "adapter_model.safetensors"
+    save_file({prefix + name.removeprefix("base_model.model."): tensor for name, tensor in load_file(path).items()}, path)
+    same(prove(base, adapter=adapter).raw("embed", TEXTS), expected)
+
+
+def test_trained_rows_reach_a_tied_output_too(tmp_path: Path) -> None:
+    """PEFT ties them to the decoder of a masked language model; adapted tables it does not tie (below)."""
+    base = splade.splade_bert(tmp_path / "base")
+    adapter = adapted(base, tmp_path / "adapter", kind="BertForMaskedLM", bias="all", trainable_token_indices=[9, 40, 50])
+    proved = prove(base, adapter=adapter)
+    # Merged: beside the weights, peft 0.21 leaves the bias of a tied decoder out.
+    model = reference(base, adapter, kind="BertForMaskedLM").merge_and_unload()
+    expected = []
+    with torch.inference_mode():
+        for text in TEXTS:
+            logits = model(input_ids=torch.tensor([proved.item(text).ids])).logits
+            expected.append(torch.log1p(logits.relu()).amax(1)[0].numpy())
+    same(proved.raw("embed", TEXTS), expected)
+
+
 def test_a_model_with_turned_weights_answers_as_in_peft(tmp_path: Path) -> None:
-    """GPT-2's layers hold [in, out]; where that is square, only fan_in_fan_out tells."""
+    """GPT-2's layers hold [in, out], which a square matrix does not show."""
     folder = tmp_path / "gpt2"
     settings: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 300}
     tiny._hf(folder, "GPT2Model", **settings)
@@ -93,9 +170,13 @@ def test_a_decoder_embedder_answers_as_in_peft(tmp_path: Path, kind: str) -> Non
     same(proved.raw("token_embed", TEXTS), expected)
 
 
+@pytest.mark.parametrize("bias", ["none", "all"])
 @pytest.mark.parametrize("base_name", ["bert_plain", "bert_vocab_txt", "bert_classifier"])
-def test_a_classifier_trained_with_the_adapter_comes_along(checkpoints: Callable[[str], Path], tmp_path: Path, base_name: str) -> None:
-    """Three classes on an encoder, on a masked language model in a pickle, and in the place of another classifier's."""
+def test_a_classifier_trained_with_the_adapter_comes_along(
+    checkpoints: Callable[[str], Path], tmp_path: Path, base_name: str, bias: str
+) -> None:
+    """Three classes on an encoder, on a masked language model in a pickle, and in the place of another classifier's. With every bias,
+    PEFT's file holds that of the classifier before training as well."""
     import transformers
 
     base = checkpoints(base_name)
@@ -103,8 +184,9 @@ def test_a_classifier_trained_with_the_adapter_comes_along(checkpoints: Callable
     more = {"num_labels": count, "ignore_mismatched_sizes": True}
     kind = "BertForSequenceClassification"
     whole = transformers.BertForSequenceClassification.from_pretrained(base, dtype=torch.float32, **more)
-    adapter = adapted(base, tmp_path / "adapter", base=whole, task_type="SEQ_CLS", target_modules=["key", "dense"])
-    proved = prove(base, tmp_path / "out", adapter=adapter)
+    settings: dict[str, Any] = {"task_type": "SEQ_CLS", "target_modules": ["key", "dense"], "bias": bias}
+    adapter = adapted(base, tmp_path / "adapter", base=whole, **settings)
+    proved = prove(base, adapter=adapter)
     assert proved.plan.tasks[0] == "classify"
     assert proved.plan.heads["classify"].labels == tuple(f"LABEL_{index}" for index in range(count))
     model = reference(base, adapter, kind=kind, **more)
@@ -210,10 +292,11 @@ def test_an_old_adapter_in_a_pickle_is_read(checkpoints: Callable[[str], Path], 
         ({"lora_bias": True, "use_dora": True}, "lora_bias together with use_dora"),
         ({"r": 8}, r"query\.lora_A\.weight has shape \[4, 64\], expected \[8, 64\]; .*value\.lora_B"),
         ({"use_dora": True}, "use_dora and lora_magnitude_vector do not go together"),
+        ({"trainable_token_indices": "all"}, "trainable_token_indices is 'all', expected token ids"),
     ],
     ids=[
         "another method", "parts of it", "pissa", "numbers", "other numbers", "patterns", "one name", "two variants", "another rank",
-        "dora without magnitude",
+        "dora without magnitude", "rows",
     ],
 )  # fmt: skip
 def test_settings_that_do_not_merge_are_refused(
