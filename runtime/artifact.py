@@ -20,7 +20,7 @@ from . import machine
 from . import manifest as contract
 from .errors import ArtifactError
 from .manifest import Manifest
-from .onnx_references import MalformedGraph, references
+from .onnx_references import MalformedGraph, is_address, references
 from .records import RecordError, from_plain, to_plain
 
 Check = Literal["full", "quick"]
@@ -213,7 +213,9 @@ def _external(folder: Path, manifest: Manifest) -> Iterable[str]:
             end = reference.offset + (reference.length or 0)
             if reference.location in told:
                 continue
-            if not _is_inside(reference.location):
+            if is_address(reference.location):
+                yield f"{graph.file}: external data at {reference.location!r}, which ONNX Runtime reads as an address in memory"
+            elif not _is_inside(reference.location):
                 yield f"{graph.file}: external data at {reference.location!r} leaves the folder"
             elif name not in listed:
                 yield f"{graph.file}: external data at {reference.location!r} is not listed for this graph"

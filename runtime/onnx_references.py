@@ -41,6 +41,12 @@ class Reference:
     """None: to the end of the file."""
 
 
+def is_address(location: str) -> bool:
+    """Whether ONNX Runtime may take the location for its mark of data in memory, whose offset is then an address
+    (`*/_ORT_MEM_ADDR_/*`; since 1.23 also `*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*`). No file that we write has a star in its name."""
+    return "*" in location or "_MEM_ADDR_" in location.upper()
+
+
 def references(path: Path) -> list[Reference]:
     """Every external-data entry of the graph, of its subgraphs and functions. Raises MalformedGraph for what is not protobuf."""
     with path.open("rb") as file:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .text import Item, Limits, Preparation
 
 
+MOST_CHARACTERS = 1 << 26
+"""Of the texts of pairs that are joined before they are tokenised."""
+
+
 class Joint(NamedTuple):
     """What a tokenizer puts around and between the two sides of a pair, as (ids, type ids)."""
 
@@ -212,6 +216,13 @@ def _from_texts(
     preparation: Preparation, text_of: Any, queries: list[str], documents: list[str], kept: int | None, limits: Limits, *, protect: bool
 ) -> list[Item]:
     add_special_tokens = preparation.text.add_special_tokens
+    size = sum(map(len, queries)) + sum(map(len, documents))
+    if size > MOST_CHARACTERS:  # the query once for each document
+        raise InputError(
+            f"query and documents are {size} characters as {len(queries)} pairs, and {MOST_CHARACTERS} are read at once; "
+            "send fewer documents per request, or a shorter query",
+            field="input_text",
+        )
     texts = [text_of(query, document) for query, document in zip(queries, documents, strict=True)]
     made = preparation.from_texts(texts, range(len(texts)), kept, limits, add_special_tokens)
     if protect and kept is not None:
@@ -227,6 +238,7 @@ def _fitted(preparation: Preparation, text_of: Any, query: str, document: str, k
     """The text of the pair with as much of the document as `kept` tokens hold, the rest whole."""
 
     def tokens(text: str) -> int:
+        truncation.check_whole(len(text), f"input {index}", field="input_text")
         return len(truncation.encode(preparation.tokenizer, [text], add_special_tokens=preparation.text.add_special_tokens)[0])
 
     room = kept - tokens(text_of(query, ""))

@@ -351,6 +351,7 @@ class Preparation:
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of any length; lower-cased as `singles` does."""
         truncation.check_text(text, "prompt", field="prompt")
+        truncation.check_whole(len(text), "prompt", field="prompt")
         if self.text.lowercase:
             text = text.lower()
         return truncation.encode(self.tokenizer, [text], add_special_tokens=add_special_tokens)[0]

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 from tokenizers import Tokenizer
 
+from . import cancellation
 from .errors import InputError
 
 Side = Literal["left", "right"]
@@ -31,6 +32,11 @@ CUTS = 16
 # Tokens between those wanted and a cut inside a word; more than the pieces of WordPiece's longest word (100 characters).
 MARGIN = 128
 GROWTH = 4
+# What is looked at of a text, in characters, for the tokens that are kept of it: normalising takes some hundred bytes of memory for each.
+LOOKED_AT = 1 << 18
+LOOKED_AT_PER_TOKEN = 32
+# Texts and characters that are tokenised in one step.
+STEP, STEP_CHARACTERS = 1024, 1 << 20
 
 _RUNS = re.compile(r"[ \t\r\n]{2,}")
 # WordPiece turns words beyond a length (100 in every published BERT) into one unknown token.
@@ -120,7 +126,24 @@ def content(
         if ids is not None and len(ids) >= wanted:
             return Content(ids, whole=False)
         characters *= GROWTH
+        check_looked_at(characters if characters * WHOLE < len(text) * CHARACTERS_PER_TOKEN else len(text), wanted)
     return Content(ids_of(text)[0], whole=True)
+
+
+def check_looked_at(characters: int, wanted: int) -> None:
+    """Raises InputError for a text so poor in tokens that too much of it would have to be read to find those that are kept."""
+    most = max(LOOKED_AT, LOOKED_AT_PER_TOKEN * wanted)
+    if characters > most:
+        raise InputError(
+            f"a text's first {most // GROWTH} characters hold fewer than {wanted} tokens, and no more of it is read; send a shorter text",
+            field="input_text",
+        )
+
+
+def check_whole(characters: int, name: str, *, field: str = "input") -> None:
+    """Raises InputError for more text than is tokenised at once."""
+    if characters > STEP_CHARACTERS:
+        raise InputError(f"{name}: {characters} characters, and {STEP_CHARACTERS} are tokenised at once; send less", field=field)
 
 
 def _part(text: str, characters: int, boundaries: Boundaries, side: Side) -> str:
@@ -150,6 +173,7 @@ def heads(text: str, tokens: int, boundaries: Boundaries) -> Iterator[str]:
         if end := boundaries.last(text, characters):
             yield text[:end]
         characters *= GROWTH
+        check_looked_at(characters if characters * WHOLE < len(text) * CHARACTERS_PER_TOKEN else len(text), tokens)
     yield text
 
 
@@ -158,7 +182,27 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], *, add_special_tokens: bo
 
     The GIL is released meanwhile, also for one text (`Tokenizer.encode` holds it).
     """
-    return [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
+    if len(texts) <= STEP and sum(map(len, texts)) <= STEP_CHARACTERS:
+        return [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
+    ids: list[list[int]] = []
+    for step in steps(texts):
+        cancellation.check()
+        ids += [found.ids for found in tokenizer.encode_batch_fast(step, add_special_tokens=add_special_tokens)]
+    return ids
+
+
+def steps(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in order, in portions whose tokenisation takes bounded memory (one text alone may be longer)."""
+    step: list[str] = []
+    size = 0
+    for text in texts:
+        if step and (len(step) == STEP or size + len(text) > STEP_CHARACTERS):
+            yield step
+            step, size = [], 0
+        step.append(text)
+        size += len(text)
+    if step:
+        yield step
 
 
 def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

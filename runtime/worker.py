@@ -116,9 +116,23 @@ class Worker:
             raise EngineError("the model was closed")
         queued, most = self._counters.queued_tokens, self.max_queued_tokens
         if most is not None and queued and queued + tokens > most:
-            self._counters.refused += 1
-            wait = min(max(queued / self._speed, 1.0), 60.0) if self._speed else 1.0
-            raise Overload(f"{queued} tokens are queued and {most} are admitted; try again in {wait:.0f} s", retry_after_s=wait)
+            raise self._refusal(queued)
+
+    def _refusal(self, queued: int) -> Overload:
+        self._counters.refused += 1
+        wait = min(max(queued / self._speed, 1.0), 60.0) if self._speed else 1.0
+        text = f"{queued} tokens are queued and {self.max_queued_tokens} are admitted; try again in {wait:.0f} s"
+        return Overload(text, retry_after_s=wait)
+
+    def overload(self, coming_tokens: int = 0) -> Overload | None:
+        """What a call would be refused with whatever its size, counted as refused; None while there is room. `coming_tokens` are on their
+        way to the queue."""
+        most = self.max_queued_tokens
+        # Read without the lock: a request at the edge may be judged by what was true a moment ago.
+        if most is None or self._counters.queued_tokens + coming_tokens < most:
+            return None
+        with self._lock:
+            return self._refusal(self._counters.queued_tokens + coming_tokens)
 
     def counters(self) -> Counters:
         with self._lock:

@@ -84,7 +84,7 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
     loader = None
     if settings.runtime_lora and registry.makes is not None:
         loader = Loader(registry, registry.makes, drain_s=settings.shutdown_timeout_s)
-    context = Context(settings, registry, state, metrics, Workshop(settings, metrics, state), loader)
+    context = Context(settings, registry, state, metrics, Workshop(settings, metrics, state, registry), loader)
     made = routes(settings)
     app = Starlette(
         routes=made,

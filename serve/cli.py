@@ -127,6 +127,10 @@ def parser_of() -> Parser:
     )
     front.add_argument("--insecure-no-auth", action="store_true", help="allow other machines to reach a server without a key")
     front.add_argument("--root-path", default="", help="path prefix of a proxy in front")
+    front.add_argument(
+        "--forwarded-allow-ips", default="", metavar="IPS",
+        help="proxies whose X-Forwarded-For and -Proto are believed: comma-separated addresses or networks, * for all (default: none)",
+    )  # fmt: skip
     front.add_argument("--allowed-origins", type=json_list, default=["*"], metavar="JSON")
     front.add_argument("--allowed-methods", type=json_list, default=["*"], metavar="JSON")
     front.add_argument("--allowed-headers", type=json_list, default=["*"], metavar="JSON")
@@ -167,6 +171,14 @@ def parser_of() -> Parser:
     limits.add_argument("--max-body-bytes", type=positive, default=32 * 1024 * 1024, help="beyond it requests are refused with 413")
     limits.add_argument(
         "--body-timeout", type=float, default=60.0, metavar="S", help="time a client may take to send its headers, and its body"
+    )
+    limits.add_argument(
+        "--write-timeout", type=float, default=30.0, metavar="S", help="a client that takes nothing of its answer for so long is cut off"
+    )
+    limits.add_argument("--max-connections", type=positive, default=4096, help="the longest idle ones make room for new ones")
+    limits.add_argument("--max-items", type=positive, default=32768, help="texts, documents or messages in one request; beyond it 400")
+    limits.add_argument(
+        "--max-pending-bytes", type=positive, default=512 * 1024 * 1024, help="of all requests' bodies together; beyond it 429"
     )
     limits.add_argument("--request-timeout", type=float, metavar="S", help="time a request may take in all, then 504")
     limits.add_argument("--shutdown-timeout", type=float, default=30.0, metavar="S", help="time for running requests after SIGTERM")
@@ -212,6 +224,7 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         uds=asked.uds,
         api_keys=tuple(keys),
         root_path=asked.root_path,
+        forwarded_allow_ips=asked.forwarded_allow_ips,
         cors=Cors(
             origins=tuple(asked.allowed_origins),
             methods=tuple(asked.allowed_methods),
@@ -237,6 +250,10 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         max_body_bytes=asked.max_body_bytes,
         body_timeout_s=asked.body_timeout,
         request_timeout_s=asked.request_timeout,
+        write_timeout_s=asked.write_timeout,
+        max_connections=asked.max_connections,
+        max_items=asked.max_items,
+        max_pending_bytes=asked.max_pending_bytes,
         shutdown_timeout_s=asked.shutdown_timeout,
         keep_alive_s=int(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
         max_header_bytes=asked.h11_max_incomplete_event_size,

@@ -5,6 +5,7 @@ Plain ASGI: Starlette's BaseHTTPMiddleware costs a task and a queue per request.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import time
@@ -15,16 +16,22 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .budget import HELD
 from .errors import ApiError, response
 from .headers import declared_bytes, header
 from .metrics import Metrics
-from .protocol import too_large
+from .protocol import too_large, too_many
 from .settings import Settings
 from .state import State
 
 OPEN = frozenset({"/health", "/ping", "/live", "/ready"})
 """Routes that need no key; every other path does, also one that does not exist."""
+MOST_REQUEST_ID = 256
 PAGES = frozenset({"/", "/docs", "/redoc"})
+
+
+def stopping() -> ApiError:
+    return ApiError(503, "the server is shutting down; try again", headers={"Connection": "close", "Retry-After": "5"})
 
 
 class Gate:
@@ -43,7 +50,7 @@ class Gate:
                 return
             await self.app(scope, receive, send)
             return
-        if (refused := self._refused(scope["headers"])) is not None:
+        if (refused := self._refused(scope)) is not None:
             await response(refused)(scope, receive, send)
             return
         path = self._path(scope)
@@ -56,18 +63,19 @@ class Gate:
             await self._unauthorized(path, scope)(scope, receive, send)
             return
         if self.state.draining and path not in OPEN:
-            closing = {"Connection": "close", "Retry-After": "5"}
-            await response(ApiError(503, "the server is shutting down; try again", headers=closing))(scope, receive, send)
+            await response(stopping())(scope, receive, send)
             return
         await self._measured(path, scope, receive, send)
 
-    def _refused(self, headers: list[tuple[bytes, bytes]]) -> ApiError | None:
+    def _refused(self, scope: Scope) -> ApiError | None:
         """A head that arrived at once is bounded here, one that does not end by the protocol."""
-        most = self.settings.max_header_count
-        if len(headers) > most:
-            text = f"the request has {len(headers)} headers, {most} are admitted; send fewer, or raise --h11-max-header-count on the server"
-            return ApiError(431, text, headers={"Connection": "close"})
-        if sum(len(name) + len(value) for name, value in headers) > self.settings.max_header_bytes:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        if len(headers) > self.settings.max_header_count:
+            return too_many(len(headers), self.settings.max_header_count)
+        size = len(scope["path"]) + len(scope["query_string"])
+        for name, value in headers:
+            size += len(name) + len(value)
+        if size > self.settings.max_header_bytes:
             return too_large(self.settings.max_header_bytes)
         return None
 
@@ -97,7 +105,7 @@ class Gate:
         return Response(orjson.dumps({"error": "Unauthorized"}), 401, headers, "application/json")
 
     def _with_request_id(self, scope: Scope, send: Send) -> Send:
-        given = header(scope, b"x-request-id") or uuid.uuid4().hex
+        given = (header(scope, b"x-request-id") or uuid.uuid4().hex)[:MOST_REQUEST_ID]
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -108,7 +116,8 @@ class Gate:
 
     async def _measured(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        status, sent = 500, 0
+        status: int | None = None
+        sent = 0
 
         async def sending(message: Message) -> None:
             nonlocal status, sent
@@ -121,8 +130,15 @@ class Gate:
         self.state.in_flight += 1
         try:
             await self.app(scope, receive, sending)
+        except asyncio.CancelledError:
+            # The server ends what is not finished when its time to shut down is over.
+            if not self.state.draining or status is not None:
+                raise
+            await response(stopping())(scope, receive, sending)
         finally:
             self.state.in_flight -= 1
+            if (hold := scope.get(HELD)) is not None:
+                hold.give_back()
             route = scope.get("route")
             handler = route.path if route is not None else "none"
-            self.metrics.http(scope["method"], handler, status, time.perf_counter() - started, declared_bytes(scope), sent)
+            self.metrics.http(scope["method"], handler, status or 500, time.perf_counter() - started, declared_bytes(scope), sent)

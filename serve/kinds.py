@@ -16,8 +16,11 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Union, get_args, get_origin
 
-from .problems import Loc, Problem
+from ..runtime import cancellation
+from .problems import Loc, Problem, enough
 
+LOOK_EVERY = 1024
+"""Items of a list that are read between two looks whether anybody still waits for it."""
 MAX_DEPTH = 32
 """Nesting allowed in free-form values (messages, template variables): they are walked by recursion further down."""
 
@@ -172,7 +175,14 @@ class Many:
             return value
         if self.plain is not None and set(map(type, value)) <= {self.plain}:
             return value
-        return [self.inner.read(item, (*loc, index), problems, lax) for index, item in enumerate(value)]
+        made = []
+        for index, item in enumerate(value):
+            made.append(self.inner.read(item, (*loc, index), problems, lax))
+            if problems and enough(problems):
+                break
+            if not index % LOOK_EVERY:
+                cancellation.check()
+        return made
 
     def schema(self) -> dict[str, Any]:
         made: dict[str, Any] = {"type": "array", "items": self.inner.schema()}

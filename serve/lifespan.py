@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 
-from ..runtime.errors import PoolrtError
+from ..runtime.errors import ArtifactError, PoolrtError
 from .context import Context
 
 log = logging.getLogger("poolrt.serve")
@@ -45,9 +45,19 @@ async def _open(app: Starlette) -> None:
         log.error("%s", error)
         app.state.stop()
         return
+    except asyncio.CancelledError:
+        raise
     except Exception as error:
         here.state.failure = error
         log.exception("the models could not be opened")
+        app.state.stop()
+        return
+    except BaseException as error:  # a panic of a library in Rust is no Exception
+        what = " ".join(str(error).split())[:300]
+        here.state.failure = ArtifactError(
+            f"the models could not be opened: a library gave up on a file of theirs ({type(error).__name__}: {what}); export them again"
+        )
+        log.error("%s", here.state.failure)
         app.state.stop()
         return
     names = ", ".join(served.name for served in here.registry)

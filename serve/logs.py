@@ -15,6 +15,46 @@ from .settings import Settings
 
 log = logging.getLogger("poolrt.serve")
 
+MOST_ARGUMENT = 2000
+"""Characters of a text in the log, prompts aside (`--max-log-len`)."""
+LOGGERS = ("poolrt.serve", "uvicorn.access", "uvicorn.error")
+
+
+class OneLine(logging.Filter):
+    """Lets no text forge a line of the log: what clients send stands in it without control characters, and shortened. A filter of the
+    loggers, so that it holds whatever the operator's handlers and formats are."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(plain, record.args))
+        return True
+
+
+def plain(argument: object) -> object:
+    """An argument of a log record on one line. An error's own further lines are kept, indented: they look like no record."""
+    if isinstance(argument, int | float):
+        return argument
+    text = str(argument)
+    if isinstance(argument, BaseException):
+        return "\n  | ".join(map(_printable, text.split("\n")))
+    return _printable(text if len(text) <= MOST_ARGUMENT or not isinstance(argument, str) else f"{text[:MOST_ARGUMENT]}...")
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+# Here and not in `configure`: it holds also where the application runs under a server of somebody else's.
+for name in LOGGERS:
+    logging.getLogger(name).addFilter(OneLine())
+
+
+class Indented(logging.Formatter):
+    """Stacks, whose last line may hold a client's text, are indented: none of their lines looks like a record."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802, the library's name
+        return "  | " + super().formatException(ei).replace("\n", "\n  | ")
+
 
 class Quiet(logging.Filter):
     """Keeps requests to some paths out of the access log."""
@@ -34,7 +74,9 @@ def configure(settings: Settings, *, file: Path | None, quiet: str) -> None:
     if file is not None:
         _configure_from(file)
     else:
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname).1s %(asctime)s %(message)s", stream=sys.stderr)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(Indented("%(levelname).1s %(asctime)s %(message)s"))
+        logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
         logging.getLogger("uvicorn.access").setLevel("INFO" if settings.access_log else "WARNING")
         logging.getLogger("uvicorn.error").setLevel("WARNING")
     logging.getLogger("uvicorn.access").addFilter(Quiet(quiet))

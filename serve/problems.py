@@ -50,10 +50,16 @@ def dotted(loc: Loc) -> str:
     return ".".join(map(str, loc))
 
 
+def enough(problems: Sequence[Problem]) -> bool:
+    """Whether there are more than will be told: the rest of a value need not be read."""
+    return len(problems) > MAX_LINES
+
+
 def message(problems: Sequence[Problem]) -> str:
     count = len(problems)
-    lines = [f"{count} validation error{'' if count == 1 else 's'}:"]
+    heading = f"{count} validation error{'' if count == 1 else 's'}" if count <= MAX_LINES else f"{MAX_LINES} validation errors and more"
+    lines = [f"{heading}:"]
     lines += [f"  {problem.line()}" for problem in problems[:MAX_LINES]]
     if count > MAX_LINES:
-        lines.append(f"  ... and {count - MAX_LINES} more")
+        lines.append("  ... and more")
     return "\n".join(lines)

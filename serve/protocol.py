@@ -1,15 +1,29 @@
-"""uvicorn's HTTP protocol on httptools, with bounds on what comes before a request's body (uvicorn has one of size, for its h11
-protocol only, and none of time), and with answers in one piece."""
+"""uvicorn's HTTP protocol on httptools, with bounds on all that a client may send and on the time it may take (uvicorn has one of a
+head's size, for its h11 protocol only), and with answers in one piece."""
 
 from __future__ import annotations
 
 import asyncio
+import urllib.parse
+from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
+import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from .errors import ApiError, body
+from .connections import BODY, HEAD, IDLE, LINGER, LINGER_QUIET_S, WORK, Clock, Limits, Unsent
+from .errors import ApiError, body, response
+from .gathering import Gathering
+
+FRAMING = 16
+"""Bytes of chunk sizes and extensions that may come with a byte of a chunked body, beyond the size of a head."""
+LINGER_HEAD_BYTES = 1 << 20
+"""What is still read of a client whose head or trailers were refused: whoever sends without end is cut off."""
+LINGER_BODY_BYTES = 1 << 30
+_HOST_REFUSES = frozenset(b' \t"#%/<>?@\\^`{|}')
 
 
 def too_large(limit: int) -> ApiError:
@@ -17,96 +31,327 @@ def too_large(limit: int) -> ApiError:
     return ApiError(431, text, headers={"Connection": "close"})
 
 
-class Gathering(asyncio.Transport):
-    """Writes once what is written in one turn of the event loop: a response's head and body are one system call then, and wake the client
-    once. uvicorn writes them one after the other, and uvloop sends the first at once."""
+def too_many(count: int, limit: int) -> ApiError:
+    text = f"the request has {count} headers, {limit} are admitted; send fewer, or raise --h11-max-header-count on the server"
+    return ApiError(431, text, headers={"Connection": "close"})
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self._transport, self._loop = transport, loop
-        self._parts: list[bytes] = []
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not self._parts:
-            self._loop.call_soon(self._flush)
-        self._parts.append(bytes(data))
+class Refusal(Exception):
+    """Raised inside the parser's callbacks."""
 
-    def _flush(self) -> None:
-        if self._parts and not self._transport.is_closing():
-            self._transport.writelines(self._parts)
-        self._parts = []
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
 
-    def abort(self) -> None:
-        self._transport.abort()
+class Enough(Exception):
+    """More requests were sent ahead than are kept."""
 
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._transport.get_extra_info(name, default)
+class Cycle(RequestResponseCycle):
+    """One request and its answer. An answer that is begun before the request's body is whole ends the connection: the client may never
+    send the rest, and what it sends is no new request."""
+
+    _keeps = True
+
+    @property
+    def keep_alive(self) -> bool:
+        self._keeps = self._keeps and not self.more_body
+        return self._keeps
+
+    @keep_alive.setter
+    def keep_alive(self, value: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._keeps = value
+
+
+async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
+    text = "the server has as many connections as it may have; try again"
+    await response(ApiError(503, text, headers={"Connection": "close", "Retry-After": "1"}))(scope, receive, send)
 
 
 class Protocol(HttpToolsProtocol):
-    head_timeout_s = 60.0
-    """Time a client may take from its connection, or from the first byte, to the end of a request's headers."""
+    limits = Limits()
+    clock = Clock(limits)
 
-    # Bytes of a head that is not whole yet; None while there is no such head.
-    _received: int | None = 0
-    _just_begun = False
-    _late: asyncio.TimerHandle | None = None
+    state = HEAD
+    since = 0.0
+    _in_body = False
+    """Between a request's head and its end."""
+    _boundary = False
+    """The data at hand ended a head, a message or carried a part of a body."""
+    _unframed = 0
+    """Bytes since the last boundary: a head that is not whole, trailers, chunk sizes."""
+    _message_bytes = _body_bytes = _trailers = 0
+    _deaf = False
+    """Nothing more is read: the connection ends with its last answer."""
+    _linger_left = 0
+    _heard = 0.0
+    _resumed = False
+
+    # asyncio's calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
-        self.transport = Gathering(transport, self.loop)
-        self._late = self.loop.call_later(self.head_timeout_s, self._too_late)
+        self.transport: Gathering = Gathering(transport, self.loop, self._linger)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._unsent = Unsent()
+        if not self.clock.add(self, self.loop):
+            self.evict()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._in_time()
+        self.clock.discard(self)
+        self.transport.lost()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._just_begun = False
-        super().data_received(data)
-        if self._received is None or self._just_begun:
-            return  # what a head shares with the body before it is not counted
-        self._received += len(data)
-        limit = self.config.h11_max_incomplete_event_size
-        if limit is not None and self._received > limit:
-            self._refuse("431 Request Header Fields Too Large", too_large(limit))
-        elif self._late is None:
-            self._late = self.loop.call_later(self.head_timeout_s, self._too_late)
+        if self.state == LINGER:
+            self._heard = 0.0
+            self._linger_left -= len(data)
+            if self._linger_left < 0:
+                self.transport.abort()
+            return
+        if self._deaf:
+            return
+        if self.state == IDLE:
+            self._enter(HEAD)
+        self._feed(data)
+
+    def shutdown(self) -> None:
+        """Called by the server when it ends: answers are finished, nothing else is waited for."""
+        if self.state == LINGER:
+            self.transport.close_now()
+        else:
+            super().shutdown()
+
+    # The parser and its calls
+
+    def _feed(self, data: bytes) -> None:
+        self._boundary = False
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as pause:
+            self._go_on_without_upgrade(data[pause.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            match error.__context__:
+                case Refusal() as refusal:
+                    self._refuse(refusal.error)
+                case Enough():
+                    self._listen_no_more()
+                case _:
+                    self._refuse(ApiError(400, "the request is not well-formed HTTP", headers={"Connection": "close"}))
+            return
+        if self._boundary:
+            self._unframed = 0
+        else:
+            self._unframed += len(data)
+            if self._unframed > self.limits.header_bytes:
+                self._refuse(too_large(self.limits.header_bytes))
+                return
+        if self._in_body:
+            self._message_bytes += len(data)
+            if self._message_bytes > self._body_bytes * FRAMING + self.limits.header_bytes + (1 << 19):
+                self._refuse(too_large(self.limits.header_bytes))
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """The server offers no other protocol, so the request is what it would be without the offer (RFC 9110, 7.8). httptools takes its
+        body for the other protocol's, so the head is read once more."""
+        if self._resumed or self.parser.get_method() == b"CONNECT":
+            self._refuse(ApiError(400, "no tunnels are opened here", headers={"Connection": "close"}))
+            return
+        head = [b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = [token for token in value.split(b",") if token.strip().lower() not in (b"upgrade", b"http2-settings")]
+                value = b",".join(kept)
+            if name not in (b"upgrade", b"http2-settings") and (name != b"connection" or value.strip()):
+                head.append(b"%s: %s\r\n" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._resumed = True
+        self._feed(b"".join(head) + b"\r\n" + rest)
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= self.limits.waiting:
+            raise Enough
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body:  # a trailer, which nobody reads
+            self._trailers += 1
+            if self._trailers > self.limits.header_count:
+                raise Refusal(too_many(self._trailers, self.limits.header_count))
+            return
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._received = None
-        self._in_time()
-        super().on_headers_complete()
+        parser = self.parser
+        if parser.should_upgrade():
+            return
+        self._boundary, self._in_body, self._resumed = True, True, False
+        self._message_bytes = self._body_bytes = self._trailers = 0
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise Refusal(ApiError(505, "this server speaks HTTP in version 1.1", headers={"Connection": "close"}))
+        self._complete_scope(version)
+        before = self.cycle
+        cycle = self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        app: Any = crowded if self.clock.full and self.scope["path"] not in self.limits.open_paths else self.app
+        if before is None or before.response_complete:
+            self._enter(BODY)
+            self._start_asgi_task(cycle, app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, app))
+
+    def _complete_scope(self, version: str) -> None:
+        """What the head says, in the scope. Raises Refusal."""
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) != 1 and (hosts or version == "1.1"):
+            raise Refusal(ApiError(400, f"the request has {len(hosts)} Host headers, expected 1", headers={"Connection": "close"}))
+        if hosts and not _HOST_REFUSES.isdisjoint(hosts[0]):
+            raise Refusal(ApiError(400, "the request's Host is no host name", headers={"Connection": "close"}))
+        scope = self.scope
+        try:
+            target = httptools.parse_url(self.url)
+            path = target.path.decode("ascii")
+            scope["query_string"] = target.query or b""
+            scope["query_string"].decode("ascii")
+        except (httptools.HttpParserError, AttributeError, UnicodeDecodeError):
+            text = "the request's target is no path of printable ASCII characters"
+            raise Refusal(ApiError(400, text, headers={"Connection": "close"})) from None
+        scope["method"] = self.parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"] = target.path
+
+    def on_body(self, body: bytes) -> None:
+        self._boundary = True
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
-        self._received, self._just_begun = 0, True
+        self._boundary, self._in_body = True, False
+        if self.state == BODY and not self.pipeline:
+            self._enter(WORK)
 
-    def _in_time(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-    def _too_late(self) -> None:
-        text = f"the request's headers did not arrive within {self.head_timeout_s:g} s"
-        self._refuse("408 Request Timeout", ApiError(408, text, kind="RequestTimeout"))
-
-    def _refuse(self, status: str, error: ApiError) -> None:
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._enter(BODY if cycle.more_body else WORK)
+            self._start_asgi_task(cycle, app)
+        elif self._deaf:
+            self.transport.close()
+        else:
+            self._enter(HEAD if self._unframed else IDLE)
+            self.flow.resume_reading()
+
+    # How a connection ends
+
+    def _enter(self, state: int) -> None:
+        self.state, self.since = state, 0.0
+
+    def _listen_no_more(self) -> None:
+        """Answers what was asked before, then closes."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+            return
+        self._deaf = True
+        self.flow.pause_reading()
+        self.cycle.keep_alive = False
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answers what is no request, or one that does not end, and closes. An answer that is due before it comes first."""
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not self._in_body:
+                self._listen_no_more()
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started or self.pipeline:
+                self.transport.abort()
+                return
         content = orjson.dumps(body(error))
-        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {len(content)}\r\n\r\n"
-        self.transport.write(head.encode() + content)
+        head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self.transport.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+        self._deaf = True
         self.transport.close()
 
+    def _linger(self) -> bool:
+        """Whether the connection stays open until the client has read its answer: a system that closes one with unread bytes tells the
+        client of a reset, who then throws the answer away (RFC 9112, 9.6)."""
+        outstanding = self.cycle is not None and self.cycle.more_body
+        if not outstanding and not self._deaf:
+            return False
+        self._enter(LINGER)
+        self._heard = 0.0
+        self._linger_left = LINGER_BODY_BYTES if outstanding and not self._deaf else LINGER_HEAD_BYTES
+        self.transport.end_of_answers()
+        self.flow.resume_reading()
+        return True
 
-def protocol(head_timeout_s: float) -> Any:
-    """The class that uvicorn makes for each connection."""
-    return type("Protocol", (Protocol,), {"head_timeout_s": head_timeout_s})
+    def evict(self) -> None:
+        """Ends the connection at once."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.abort()
+
+    # The clock's calls
+
+    @property
+    def unsent_since(self) -> float:
+        return self._unsent.since
+
+    def look(self, now: float) -> int:
+        size = self.transport.unsent_bytes()
+        if self._unsent.stuck(now, size, self.limits.write_s):
+            self.evict()
+            return 0
+        if not self.since:
+            self.since = now
+        elif now - self.since >= self.limits.seconds(self.state):
+            self._late(size)
+        if self.state == LINGER:
+            self._heard = self._heard or now
+            if now - self._heard >= min(LINGER_QUIET_S, self.limits.linger_s) and not size:
+                self.transport.close_now()
+        return size
+
+    def _late(self, unsent: int) -> None:
+        if self.state == HEAD:
+            text = f"the request's headers did not arrive within {self.limits.head_s:g} s"
+            self._refuse(ApiError(408, text, kind="RequestTimeout"))
+        elif self.state == BODY:
+            text = f"the request's body did not arrive within {self.limits.body_s:g} s"
+            self._refuse(ApiError(408, text, kind="RequestTimeout"))
+        elif self.state == LINGER:
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+
+def protocol(limits: Limits) -> Callable[..., Any]:
+    """The class that uvicorn makes for each connection of a server."""
+    return type("Protocol", (Protocol,), {"limits": limits, "clock": Clock(limits)})

@@ -4,37 +4,74 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import orjson
 from starlette.requests import Request
 from starlette.types import Message
 
 from .body import Body, Refused
+from .budget import FREE_BYTES, HELD, Hold, check_items, check_values
 from .errors import ApiError
 from .headers import declared_bytes, header
 from .problems import Problem, message
-from .settings import Settings
 from .waiting import arrived
+from .work import BODY_BYTES, LIGHT_BYTES, Workshop
 
-BODY_BYTES = "poolrt.body_bytes"
-"""Key of the size of a request's body in its scope."""
+Result = TypeVar("Result")
+
+LENIENT_BYTES = 1 << 20
+"""The standard library's parser is slow and holds up all threads: a larger body has to be what RFC 8259 says."""
+UNQUEUED = frozenset({"/tokenize", "/detokenize", "/decode", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+"""Routes that add nothing to a model's queue."""
 
 
 async def read(request: Request, body: Body) -> Any:
     """The request's body as one of the body's forms. Raises ApiError or Refused."""
-    return body.read(await read_json(request))
+    content = await read_content(request)
+    return await worked(request, lambda: body.read(parsed(content, request)))
 
 
 async def read_json(request: Request) -> Any:
-    settings: Settings = request.app.state.context.settings
+    content = await read_content(request)
+    return await worked(request, lambda: parsed(content, request))
+
+
+async def form(request: Request, body: Body, value: Any) -> Any:
+    """A body that was parsed before, as one of the body's forms. Raises Refused."""
+    return await worked(request, lambda: body.read(value))
+
+
+async def worked(request: Request, step: Callable[[], Result]) -> Result:
+    """A large body is parsed and looked through outside the event loop, which other requests need meanwhile."""
+    if request.scope[BODY_BYTES] <= LIGHT_BYTES:
+        return step()
+    return await workshop(request).reading(request, step)
+
+
+def workshop(request: Request) -> Workshop:
+    return request.app.state.context.workshop
+
+
+async def read_content(request: Request) -> bytes | bytearray:
     check_media_type(request)
-    content = await read_bytes(request, settings)
+    content = await read_bytes(request)
     if not content:
         raise missing()
+    return content
+
+
+def parsed(content: bytes | bytearray, request: Request) -> Any:
+    """Raises Refused for what is no JSON; ApiError for what has too many values, or no room now."""
+    shop = workshop(request)
+    if len(content) > FREE_BYTES:
+        hold: Hold = request.scope[HELD]
+        hold.take(check_values(content, shop.settings.max_items))
     value = parse(content)
     if value is None:
         raise missing()
+    check_items(value, shop.settings.max_items)
     return value
 
 
@@ -46,39 +83,57 @@ def check_media_type(request: Request) -> None:
     kind = (header(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Refused("Unsupported Media Type: Only 'application/json' is allowed", param=None)
+    coding = (header(request.scope, b"content-encoding") or "identity").strip().lower()
+    if coding != "identity":
+        raise ApiError(415, f"the body is encoded as {coding[:40]!r}, and bodies are read as they are: send JSON without Content-Encoding")
 
 
-async def read_bytes(request: Request, settings: Settings) -> bytes:
-    limit = settings.max_body_bytes
-    if declared_bytes(request.scope) > limit:
+async def read_bytes(request: Request) -> bytes | bytearray:
+    shop = workshop(request)
+    limit = shop.settings.max_body_bytes
+    declared = declared_bytes(request.scope)
+    if declared > limit:
         raise too_large(limit)
+    if request.scope["path"] not in UNQUEUED:
+        shop.door()
+    if declared > FREE_BYTES:
+        shop.budget.check(declared)
     # A short body is there when its head is; only what is not deserves a timer.
     message = arrived(request.receive)
     if message is None or message["type"] != "http.request" or message.get("more_body"):
-        content = await read_rest(request, settings, message)
+        content = await read_rest(request, shop, message)
     else:
         content = message.get("body", b"")
         if len(content) > limit:
             raise too_large(limit)
+    if len(content) > FREE_BYTES and HELD not in request.scope:
+        hold = request.scope[HELD] = Hold(shop.budget)
+        hold.take(len(content))
     request.scope[BODY_BYTES] = len(content)
     return content
 
 
-async def read_rest(request: Request, settings: Settings, message: Message | None) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
+async def read_rest(request: Request, shop: Workshop, message: Message | None) -> bytearray:
+    settings = shop.settings
+    content = bytearray()
+    hold: Hold | None = None
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             while True:
                 message = message or await request.receive()
                 if message["type"] == "http.disconnect":
                     raise ApiError(499, "the client closed the connection")
-                chunks.append(message.get("body", b""))
-                size += len(chunks[-1])
-                if size > settings.max_body_bytes:
+                part = message.get("body", b"")
+                content += part
+                if len(content) > settings.max_body_bytes:
                     raise too_large(settings.max_body_bytes)
+                if hold is not None:
+                    hold.take(len(part))
+                elif len(content) > FREE_BYTES:
+                    hold = request.scope[HELD] = Hold(shop.budget)
+                    hold.take(len(content))
                 if not message.get("more_body"):
-                    return b"".join(chunks)
+                    return content
                 message = None
     except TimeoutError:
         raise ApiError(408, f"the request's body did not arrive within {settings.body_timeout_s:g} s", kind="RequestTimeout") from None
@@ -90,14 +145,16 @@ def too_large(limit: int) -> ApiError:
     return ApiError(413, text, headers={"Connection": "close"})
 
 
-def parse(content: bytes) -> Any:
+def parse(content: bytes | bytearray) -> Any:
     try:
         return orjson.loads(content)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as error:
+        if len(content) > LENIENT_BYTES:
+            raise unreadable(error.pos, error.msg.partition(":")[0]) from None
         return parse_leniently(content)
 
 
-def parse_leniently(content: bytes) -> Any:
+def parse_leniently(content: bytes | bytearray) -> Any:
     """What vLLM's parser, the standard library's, takes beyond RFC 8259: a byte order mark, UTF-16, UTF-32, NaN. Places of
     syntax errors are its too."""
     try:

@@ -14,7 +14,9 @@ import uvicorn
 from ..runtime.errors import EXIT_INTERNAL, EXIT_OK, PoolrtError
 from .app import create_app
 from .certificates import LOOK_S, Certificates
+from .connections import Limits, affordable
 from .context import Context
+from .gate import OPEN
 from .protocol import protocol
 from .registry import Registry
 from .settings import Settings
@@ -84,16 +86,30 @@ def run(registry: Registry, settings: Settings) -> int:
     return failure.exit_code if isinstance(failure, PoolrtError) else EXIT_INTERNAL
 
 
+def limits_of(settings: Settings) -> Limits:
+    """What a connection may take, and how many there may be."""
+    return Limits(
+        head_s=settings.body_timeout_s,
+        body_s=settings.body_timeout_s,
+        idle_s=settings.keep_alive_s,
+        write_s=settings.write_timeout_s,
+        header_bytes=settings.max_header_bytes,
+        header_count=settings.max_header_count,
+        connections=affordable(settings.max_connections),
+        open_paths=OPEN | {settings.root_path.rstrip("/") + path for path in OPEN},
+    )
+
+
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "http": protocol(settings.body_timeout_s),
+        "http": protocol(limits_of(settings)),
         "log_config": None,
         "access_log": settings.access_log,
         "server_header": False,
         "date_header": True,
-        "timeout_keep_alive": settings.keep_alive_s,
         "timeout_graceful_shutdown": settings.shutdown_timeout_s,
-        "h11_max_incomplete_event_size": settings.max_header_bytes,
+        "proxy_headers": bool(settings.forwarded_allow_ips),
+        "forwarded_allow_ips": settings.forwarded_allow_ips,
         "lifespan": "on",
         "ws": "none",
         "backlog": 2048,

@@ -35,6 +35,8 @@ class Settings:
     uds: str | None = None
     api_keys: tuple[str, ...] = ()
     root_path: str = ""
+    forwarded_allow_ips: str = ""
+    """Addresses of proxies that are believed who a client is and which scheme it uses; none, unless the operator names them."""
     cors: Cors = field(default_factory=Cors)
     tls: Tls | None = None
     middleware: tuple[Any, ...] = ()
@@ -66,11 +68,19 @@ class Settings:
     """Time a client may take to send its headers, and its body."""
     request_timeout_s: float | None = None
     """Time a request may take in all; None: no limit."""
+    write_timeout_s: float = 30.0
+    """A client that takes nothing of its answer for so long is cut off."""
     shutdown_timeout_s: float = 30.0
     """Time that running requests get after the first SIGTERM."""
     keep_alive_s: int = 5
     max_header_bytes: int = 64 * 1024
     max_header_count: int = 256
+    max_connections: int = 4096
+    """Fewer where the process may not have as many files open."""
+    max_items: int = 32768
+    """Texts, documents, pairs or messages in one list of a request."""
+    max_pending_bytes: int = 512 * 1024 * 1024
+    """Of the bodies of all running requests, and of what is made of them before it is queued."""
     max_queued_tokens: int | None = 2_000_000
     """Tokens that may wait per model; beyond it a request is refused with 429. None: no limit."""
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"

@@ -7,31 +7,40 @@ first, what is still queued is taken out of the line. Every step is timed once, 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from ..runtime import cancellation
 from ..runtime.errors import DeadlineExceeded
 from ..runtime.pending import Pending
 from ..runtime.worker import Answer
+from .budget import Budget
 from .errors import ApiError
 from .metrics import Metrics
-from .reading import BODY_BYTES
-from .registry import Served
+from .registry import Registry, Served
 from .settings import Settings
 from .state import State
 from .waiting import Gone, Late, Waiting
 
 Result = TypeVar("Result")
 
+BODY_BYTES = "poolrt.body_bytes"
+"""Key of the size of a request's body in its scope."""
 LIGHT_BYTES = 2048
-"""Requests with a body up to this size are prepared in the event loop itself."""
+"""Requests with a body up to this size are read and prepared in the event loop itself."""
+TOKEN_BYTES = 4
+"""Of a text's token, roughly: what is being prepared is counted as tokens to come."""
 HEAVY_ITEMS = 64
 """From so many items on an answer is finished in a thread: other requests should not wait for its arithmetic."""
+
+
+LATE = "not computed in the time that was given; try again later, or raise --request-timeout"
 
 
 @dataclass(slots=True)
@@ -58,12 +67,30 @@ class Times:
 class Workshop:
     """The threads of the serving layer, and the way through them."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, state: State) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, state: State, registry: Registry) -> None:
         self.settings = settings
         self.metrics = metrics
         self.state = state
+        self.registry = registry
+        self.budget = Budget(settings.max_pending_bytes)
+        self.preparing_tokens = 0
+        """Of texts that are on their way to a queue; estimated."""
         self.threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="poolrt-serve")
+        # One: bodies are read by Python, of which one thread runs at a time anyway, and the event loop waits for no more than that one.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="poolrt-read")
         self._waiting: Waiting | None = None
+
+    def door(self) -> None:
+        """Raises Overload when every model's queue is full: then no body needs to be read."""
+        if not self.registry.ready.is_set():
+            return
+        refusals = []
+        for served in self.registry:
+            if (refusal := served.model.worker.overload(self.preparing_tokens)) is None:
+                return
+            refusals.append(refusal)
+        if refusals:
+            raise min(refusals, key=lambda refusal: refusal.retry_after_s)
 
     def waiting(self) -> Waiting:
         if self._waiting is None:
@@ -72,6 +99,32 @@ class Workshop:
 
     async def thread(self, step: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self.threads, step)
+
+    async def reading(self, request: Request, step: Callable[[], Result]) -> Result:
+        """`step` in the thread that reads bodies. Raises what it raises, ApiError 499 for a client that left."""
+        return await self._watched(self._reader, request, step)
+
+    async def _watched(self, threads: ThreadPoolExecutor, request: Request, step: Callable[[], Result]) -> Result:
+        """Not begun, or given up, when the client leaves or the request's time is over."""
+        gone = threading.Event()
+
+        def run() -> Result:
+            with cancellation.watched(gone.is_set):
+                cancellation.check()
+                return step()
+
+        future = threads.submit(run)
+        try:
+            return await self.waiting().result(future, request.receive, limit_s=self.settings.request_timeout_s)
+        except BaseException as error:
+            if not future.done() or future.cancelled():
+                gone.set()
+                future.add_done_callback(_abandon)
+            if isinstance(error, Gone):
+                raise ApiError(499, "the client closed the connection") from None
+            if isinstance(error, Late):
+                raise DeadlineExceeded(LATE) from None
+            raise
 
     async def run(
         self, request: Request, served: Served, start: Callable[[float | None], Pending[Result]], *, in_thread: bool = False
@@ -94,7 +147,7 @@ class Workshop:
         observed = self.metrics.of(served.name)
         # A short text is tokenised faster than a thread is woken.
         light = request.scope[BODY_BYTES] <= LIGHT_BYTES and not in_thread
-        pending = start(limit) if light else await self.thread(lambda: start(limit))
+        pending = start(limit) if light else await self._prepared(request, lambda: start(limit))
         times.tokenise_s = time.perf_counter() - times.started
         try:
             answer: Answer = await self.waiting().result(pending.future, request.receive, limit_s=limit)
@@ -103,7 +156,7 @@ class Workshop:
                 observed.aborted(pending.count)
             if isinstance(stopped, Gone):
                 raise ApiError(499, "the client closed the connection") from None
-            raise DeadlineExceeded("not computed in the time that was given; try again later, or raise --request-timeout") from None
+            raise DeadlineExceeded(LATE) from None
         times.queue_s, times.engine_s, times.tokens = answer.queue_s, answer.engine_s, answer.tokens
         if pending.count >= HEAVY_ITEMS:
             result = await self.thread(lambda: pending.finish(answer))
@@ -120,7 +173,24 @@ class Workshop:
             )
         return result, times
 
+    async def _prepared(self, request: Request, step: Callable[[], Pending[Result]]) -> Pending[Result]:
+        most = self.settings.max_queued_tokens
+        # A long text is often cut to a few tokens: one request alone does not fill the queue before it is known.
+        tokens = min(request.scope[BODY_BYTES] // TOKEN_BYTES, (most or 0) // 8)
+        self.preparing_tokens += tokens
+        try:
+            return await self._watched(self.threads, request, step)
+        finally:
+            self.preparing_tokens -= tokens
+
     def close(self) -> None:
+        self._reader.shutdown(wait=False, cancel_futures=True)
         self.threads.shutdown(wait=False, cancel_futures=True)
         if self._waiting is not None:
             self._waiting.close()
+
+
+def _abandon(done: Future[Any]) -> None:
+    """Takes out of the queue what was put there for somebody who has gone."""
+    if not done.cancelled() and done.exception() is None and isinstance(pending := done.result(), Pending):
+        pending.cancel()

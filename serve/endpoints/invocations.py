@@ -12,7 +12,7 @@ from .. import schemas
 from ..body import Body, Refused
 from ..context import context
 from ..errors import ApiError
-from ..reading import check_media_type, parse, read_bytes
+from ..reading import check_media_type, form, parsed, read_bytes, worked
 from ..registry import Served
 from . import classify, embeddings, pooling, score
 
@@ -32,9 +32,9 @@ async def invocations(request: Request) -> Response:
     here = context(request)
     here.opened()
     check_media_type(request)
-    content = await read_bytes(request, here.settings)
+    content = await read_bytes(request)
     try:
-        value = parse(content)
+        value = await worked(request, lambda: parsed(content, request))
     except Refused as error:
         place = (error.param or "body").removeprefix("body.")
         raise ApiError(400, f"JSON decode error: the body is not valid JSON at byte {place}", kind="Bad Request") from None
@@ -45,7 +45,7 @@ async def invocations(request: Request) -> Response:
     for _, body, claim, answer in ROUTES:
         if here.registry.any(claim):
             try:
-                asked = body.read(value)
+                asked = await form(request, body, value)
             except Refused as error:
                 if error.kind == "BadRequestError":  # a field that is refused by name fits no other route either
                     raise

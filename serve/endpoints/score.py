@@ -15,7 +15,7 @@ from ...runtime.params import PoolingParams
 from .. import schemas
 from ..answers import Json, answer_id, listed
 from ..context import Context, context
-from ..reading import read, read_json
+from ..reading import form, read, read_json
 from ..registry import Served
 from ..work import Times
 from . import tei
@@ -38,7 +38,7 @@ async def rerank(request: Request) -> Response:
     value = await read_json(request)
     if type(value) is dict and value.get("texts") is not None and value.get("documents") is None:
         return await tei.rerank(request, value)
-    return await answer_rerank(request, schemas.RERANK.read(value))
+    return await answer_rerank(request, await form(request, schemas.RERANK, value))
 
 
 def able(request: Request) -> None:

@@ -23,7 +23,7 @@ from .. import schemas_tei
 from ..answers import Json, sparse_weights
 from ..context import context
 from ..errors import ApiError, api_error, surprising, tei_response
-from ..reading import read_json
+from ..reading import form, read, read_json
 from ..registry import Served
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -71,7 +71,7 @@ async def embed_all(request: Request) -> Response:
 async def _embed(request: Request, value: Any, task: str) -> Response:
     here = context(request)
     here.require(lambda one: one.can(task))
-    asked: schemas_tei.TeiEmbed = schemas_tei.EMBED.read(value)
+    asked: schemas_tei.TeiEmbed = await form(request, schemas_tei.EMBED, value)
     served = here.registry.able(asked.model, lambda one: one.can(task), "Embed")
     here.log_inputs("tei", request, asked, served, batched(asked.inputs))
     params = PoolingParams(use_activation=asked.normalize if task == "embed" else None, dimensions=asked.dimensions)
@@ -89,7 +89,7 @@ async def _embed(request: Request, value: Any, task: str) -> Response:
 async def embed_sparse(request: Request) -> Response:
     here = context(request)
     here.require(lambda one: sparse_task(one) is not None)
-    asked: schemas_tei.TeiEmbed = schemas_tei.EMBED.read(await read_json(request))
+    asked: schemas_tei.TeiEmbed = await read(request, schemas_tei.EMBED)
     served = here.registry.able(asked.model, lambda one: sparse_task(one) is not None, "sparse embedding")
     task = sparse_task(served)
     assert task is not None
@@ -120,7 +120,7 @@ async def rerank(request: Request, value: Any) -> Response:
 async def _rerank(request: Request, value: Any) -> Response:
     try:
         here = context(request)
-        asked: schemas_tei.TeiRerank = schemas_tei.RERANK.read(value)
+        asked: schemas_tei.TeiRerank = await form(request, schemas_tei.RERANK, value)
         served = here.registry.able(asked.model, lambda one: one.scores, "Rerank")
         here.log_inputs("tei", request, asked, served, [asked.query, asked.texts])
         params = PoolingParams(use_activation=not asked.raw_scores)
@@ -151,7 +151,7 @@ async def _predict(request: Request, value: Any) -> Response:
     """Classes of texts, or of (text, text) pairs where the model scores pairs. One input answers a list, several a list of lists."""
     here = context(request)
     here.require(lambda one: one.can("classify"))
-    asked: schemas_tei.TeiPredict = schemas_tei.PREDICT.read(value)
+    asked: schemas_tei.TeiPredict = await form(request, schemas_tei.PREDICT, value)
     served = here.registry.able(asked.model, lambda one: one.can("classify"), "Predict")
     single, texts, pairs = forms(asked.inputs)
     here.log_inputs("tei", request, asked, served, pairs or texts)
@@ -214,7 +214,7 @@ async def similarity(request: Request) -> Response:
 async def _similarity(request: Request, value: Any) -> Response:
     here = context(request)
     here.require(lambda one: one.can("embed"))
-    asked: schemas_tei.TeiSimilarity = schemas_tei.SIMILARITY.read(value)
+    asked: schemas_tei.TeiSimilarity = await form(request, schemas_tei.SIMILARITY, value)
     served = here.registry.able(asked.model, lambda one: one.can("embed"), "Similarity")
     more = asked.parameters or schemas_tei.TeiParameters()
     texts = [asked.inputs.source_sentence, *asked.inputs.sentences]

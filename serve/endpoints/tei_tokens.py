@@ -7,22 +7,24 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime.truncation import check_whole
 from .. import schemas_tei
 from ..answers import Json
 from ..context import context
 from ..errors import ApiError
-from ..reading import read_json
+from ..reading import form, read
 from ..version import version
 from .tei import wire
 
 
 async def tokenize(request: Request, value: Any) -> Response:
     here = context(request)
-    asked: schemas_tei.TeiTokenize = schemas_tei.TOKENIZE.read(value)
+    asked: schemas_tei.TeiTokenize = await form(request, schemas_tei.TOKENIZE, value)
     served = here.registry.find(asked.model, param="model")
     preparation = served.model.preparation
     prefix = preparation.prompt(asked.prompt_name)
     texts = [prefix + text for text in ([asked.inputs] if isinstance(asked.inputs, str) else asked.inputs)]
+    check_whole(sum(map(len, texts)), "inputs", field="inputs")
 
     def run() -> list[list[dict[str, Any]]]:
         found = preparation.tokenizer.encode_batch(texts, add_special_tokens=asked.add_special_tokens)
@@ -42,13 +44,17 @@ async def tokenize(request: Request, value: Any) -> Response:
 async def decode(request: Request) -> Response:
     here = context(request)
     here.opened()
-    asked: schemas_tei.TeiDecode = schemas_tei.DECODE.read(await read_json(request))
+    asked: schemas_tei.TeiDecode = await read(request, schemas_tei.DECODE)
     served = here.registry.find(asked.model, param="model")
     many: list[Any] = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
     if any(not 0 <= token < 2**32 for ids in many for token in ids):
         raise ApiError(422, "ids: a token id is out of vocabulary (parameter=ids)", param="ids")
     tokenizer = served.model.preparation.tokenizer
-    return Json([tokenizer.decode(ids, skip_special_tokens=asked.skip_special_tokens) for ids in many])
+
+    def run() -> list[str]:
+        return [tokenizer.decode(ids, skip_special_tokens=asked.skip_special_tokens) for ids in many]
+
+    return Json(await here.workshop.thread(run))
 
 
 async def info(request: Request) -> Response:

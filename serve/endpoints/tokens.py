@@ -12,7 +12,7 @@ from ..answers import Json
 from ..context import context
 from ..errors import ApiError
 from ..prompts import render
-from ..reading import read, read_json
+from ..reading import form, read, read_json
 from ..registry import Served
 from . import tei_tokens
 
@@ -23,7 +23,7 @@ async def tokenize(request: Request) -> Response:
     value = await read_json(request)
     if type(value) is dict and value.get("inputs") is not None and value.get("prompt") is None and value.get("messages") is None:
         return await tei_tokens.tokenize(request, value)
-    asked = schemas.TOKENIZE.read(value)
+    asked = await form(request, schemas.TOKENIZE, value)
     served = here.registry.find(asked.model, param="model")
 
     def run() -> list[int]:

@@ -235,7 +235,8 @@ def test_listed_external_data_is_accepted(folder):
         ("..\\weights.bin", "leaves the folder"),
         ("", "leaves the folder"),
         ("tokenizer.json", "not listed for this graph"),
-        ("*/_ORT_MEM_ADDR_/*", "not listed for this graph"),
+        ("*/_ORT_MEM_ADDR_/*", "an address in memory"),
+        ("*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*", "an address in memory"),
     ],
 )
 @pytest.mark.parametrize("inner", [False, True], ids=["initializer", "constant in a branch"])
@@ -244,6 +245,14 @@ def test_external_data_elsewhere_is_refused(folder, location, told, inner):
     (folder / "weights.bin").write_bytes(bytes(16))
     with_graph(folder, *(("weights.bin", location) if inner else (location,)), listed=("weights.bin",))
     refused(folder, told, check="quick")
+
+
+@pytest.mark.parametrize("location", ["*/_ORT_MEM_ADDR_/*", "*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*", "_ort_mem_addr_", "weights*"])
+def test_an_address_is_refused_even_where_a_file_has_its_name(folder, location):
+    (folder / location).parent.mkdir(parents=True, exist_ok=True)
+    (folder / location).write_bytes(bytes(16))
+    with_graph(folder, location, listed=(location,))
+    refused(folder, "reads as an address in memory")
 
 
 @pytest.mark.parametrize(
