@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import signal
+import socket
 import ssl
 from types import FrameType
 from typing import Any
@@ -22,6 +24,9 @@ from .registry import Registry
 from .settings import Settings
 
 log = logging.getLogger("poolrt.serve")
+
+FLUSH_S = 0.1
+"""For the last bytes of the last answers."""
 
 
 class Server(uvicorn.Server):
@@ -41,6 +46,16 @@ class Server(uvicorn.Server):
                 self._certificates = Certificates(tls, self.config.ssl)
             self._certificates.refresh()
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own; then whoever is still connected has the answer that there was to be had."""
+        await super().shutdown(sockets)
+        left = list(self.server_state.connections)
+        for connection in left:
+            transport: Any = connection.transport
+            transport.close_now()
+        if left:
+            await asyncio.sleep(FLUSH_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
