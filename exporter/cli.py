@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..runtime import extras
+from ..runtime.command_line import Parser, spelled
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, InputError, PoolrtError
 from ..runtime.records import to_plain
 
@@ -54,6 +56,7 @@ def export(arguments: Sequence[str]) -> int:
     parser.add_argument("--trust-remote-code", action="store_true", help="accepted and ignored: code of a checkpoint is never run")
 
     def run(asked: argparse.Namespace, say: Say) -> Report:
+        extras.require("export")
         if asked.trust_remote_code:
             say("note: --trust-remote-code has no effect; poolrt reads the weights with its own classes and never runs a checkpoint's code")
         from . import pipeline
@@ -140,8 +143,8 @@ def _object_of(record: Any) -> dict[str, Any]:
     return plain
 
 
-def _parser(command: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"poolrt {command}", description=description, epilog=_CODES, allow_abbrev=False)
+def _parser(command: str, description: str) -> Parser:
+    parser = Parser(prog=f"poolrt {command}", description=description, epilog=_CODES, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print the report as JSON on stdout; progress goes to stderr either way")
     return parser
 
@@ -217,7 +220,7 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Call
 
     wants_json = "--json" in arguments
     try:
-        asked = parser.parse_args(undotted(arguments, ("--hf-overrides", "--pooler-config")))
+        asked = parser.parse_args(undotted([spelled(argument) for argument in arguments], ("--hf-overrides", "--pooler-config")))
         if hasattr(asked, "target"):
             asked.target = _targets(asked.target)
         with _terminated(), _progress() as say:
@@ -231,9 +234,11 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Call
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             told += "; nothing was kept: make room, or choose a folder on another disk with --out"
         return _failed(told, type(error).__name__, EXIT_INPUT, as_json=wants_json)
-    except SystemExit as error:  # argparse has told what is wrong
+    except SystemExit as error:  # argparse after --help
         return int(error.code or 0)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (missing := extras.missing(error, "export")) is not None:
+            return _failed(str(missing), type(missing).__name__, missing.exit_code, as_json=wants_json)
         import traceback
 
         traceback.print_exc()

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .errors import ArtifactError, CheckpointError, EngineError
+from .errors import ArtifactError, CheckpointError, EngineError, InputError
+from .extras import MODULES
 from .manifest import FILE
 
 log = logging.getLogger("poolrt.checkpoints")
@@ -26,8 +27,6 @@ sys.modules.setdefault("poolrt", types.ModuleType("poolrt")).__path__ = [home]
 from poolrt.runtime.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-NEEDED = ("torch", "transformers", "onnx", "onnxscript", "safetensors", "huggingface_hub")
-"""Of the extra [export]: without one of them no checkpoint can be read."""
 CONVERSIONS = {"auto": None, "embed": "embed", "embedding": "embed", "classify": "classify", "score": "classify", "reward": "reward"}
 """`task`, older vLLM's word, -> `convert`."""
 
@@ -36,7 +35,8 @@ Run = Callable[[Sequence[str]], tuple[int, str]]
 
 
 def call(program: Sequence[str]) -> tuple[int, str]:
-    return subprocess.run(program, check=False).returncode, "see above"
+    # What it prints belongs to the log: standard output is the caller's.
+    return subprocess.run(program, check=False, stdout=2).returncode, "see above"
 
 
 def is_artifact(argument: str | Path) -> bool:
@@ -57,7 +57,7 @@ def artifact_of(argument: str, options: Sequence[str], *, cache: Path | None = N
 
 def exported(source: str, options: Sequence[str], *, cache: Path | None = None, run: Run = call) -> Path:
     """The artifact of a checkpoint, from the cache when the same was asked for before. Progress goes to stderr."""
-    cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "poolrt" / "artifacts"
+    cache = cache or default_cache()
     adapter = options[options.index("--lora") + 1] if "--lora" in options else None
     states = [identity(source), *([] if adapter is None else [identity(adapter)])]
     key = hashlib.sha256(json.dumps([*states, list(options)]).encode()).hexdigest()[:12]
@@ -79,9 +79,22 @@ def exported(source: str, options: Sequence[str], *, cache: Path | None = None, 
     return folder
 
 
+def default_cache() -> Path:
+    """Where artifacts of checkpoints are kept. Raises InputError for a user without a home."""
+    if stated := os.environ.get("XDG_CACHE_HOME"):
+        return Path(stated) / "poolrt" / "artifacts"
+    try:
+        return Path.home() / ".cache" / "poolrt" / "artifacts"
+    except RuntimeError:  # neither HOME nor an entry in the list of users, as in many containers
+        raise InputError(
+            "there is no home folder to keep exported artifacts in: set HOME or XDG_CACHE_HOME to a folder that can be written, or give "
+            "poolrt serve --cache FOLDER"
+        ) from None
+
+
 def check_exporter(source: str) -> None:
     """Raises EngineError where the exporter's libraries are not installed, before anything is downloaded."""
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in MODULES["export"] if importlib.util.find_spec(name) is None]:
         raise EngineError(
             f"{source} is a checkpoint, and exporting it needs {', '.join(missing)}: pip install 'poolrt[export]', or export it "
             "elsewhere (poolrt export) and give the artifact"

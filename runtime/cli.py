@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from . import errors
+from . import errors, extras
 
 GROUP = "poolrt.commands"
 
@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and answers its exit code (see `errors`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["help"] and len(given) > 1:
+        given = [*given[1:], "--help"]
     if not given or given[0] in ("-h", "--help", "help"):
         print(_usage())
         return errors.EXIT_OK
@@ -42,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = _command(name)
         return _finished(command(given))
     except errors.PoolrtError as error:
-        _tell(f"poolrt {name}: {error}")
-        return error.exit_code
+        return _told(name, error)
+    except ModuleNotFoundError as error:
+        known = extras.missing(error, COMMANDS[name][2]) if name in COMMANDS else None
+        return _faulty(name, error) if known is None else _told(name, known)
     except KeyboardInterrupt:
         _tell(f"poolrt {name}: interrupted")
         return errors.EXIT_INTERRUPTED
@@ -52,11 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.EXIT_INTERNAL
     except Exception as error:
-        if os.environ.get("POOLRT_DEBUG") == "1":
-            raise
-        _tell(f"poolrt {name}: internal error, {type(error).__name__}: {error}")
-        _tell("this is a fault of poolrt: please report it with the output of the same command under POOLRT_DEBUG=1 and of `poolrt doctor`")
-        return errors.EXIT_INTERNAL
+        return _faulty(name, error)
+
+
+def _told(name: str, error: errors.PoolrtError) -> int:
+    _tell(f"poolrt {name}: {error}")
+    return error.exit_code
+
+
+def _faulty(name: str, error: Exception) -> int:
+    if os.environ.get("POOLRT_DEBUG") == "1":
+        raise error
+    _tell(f"poolrt {name}: internal error, {type(error).__name__}: {error}")
+    _tell("this is a fault of poolrt: please report it with the output of the same command under POOLRT_DEBUG=1 and of `poolrt doctor`")
+    return errors.EXIT_INTERNAL
 
 
 def _finished(code: object) -> int:
@@ -70,13 +83,7 @@ def _command(name: str) -> Callable[[list[str]], object]:
     if name not in places:
         raise errors.InputError(f"no such command; the commands are {', '.join(places)}")
     module, _, function = places[name].partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except ModuleNotFoundError as error:
-        # Our own modules are always there; what is missing belongs to an extra.
-        if error.name is None or error.name.split(".")[0] == "poolrt" or name not in COMMANDS:
-            raise
-        raise errors.EngineError(f"needs {error.name}, which is not installed: pip install 'poolrt[{COMMANDS[name][2]}]'") from None
+    return getattr(importlib.import_module(module), function)
 
 
 def _places() -> dict[str, str]:
@@ -94,7 +101,9 @@ def _usage() -> str:
     width = max(map(len, places))
     for name, place in places.items():
         lines.append(f"  {name:<{width}}  {COMMANDS[name][0] if name in COMMANDS else 'added by ' + place.partition(':')[0]}")
-    return "\n".join([*lines, "", "poolrt COMMAND --help says more; every command takes --json. --version shows the version."])
+    return "\n".join(
+        [*lines, "", "poolrt COMMAND --help, or poolrt help COMMAND, says more; every command takes --json. --version shows the version."]
+    )
 
 
 def _version() -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import errors
+from .command_line import Parser
 from .errors import InputError
 
 HELP = "artifact folder, as `poolrt export` made it"
+PIECE = 1024
+"""Texts that `embed --out` computes before it writes their vectors."""
 
 
 def inspect(arguments: Sequence[str]) -> int:
@@ -30,48 +33,90 @@ def inspect(arguments: Sequence[str]) -> int:
 
 def embed(arguments: Sequence[str]) -> int:
     """poolrt embed: one vector per text."""
-    import numpy as np
-
     parser = _parser("embed", "Embeds texts: from the command line, --file, or stdin with one text per line.", texts="TEXT")
     parser.add_argument("--dimensions", type=int, help="width of the vectors, for Matryoshka models")
     parser.add_argument("--prompt-name", help="stored prompt to put in front of each text")
     parser.add_argument("--role", choices=("query", "document"), help="prepare the texts as this side of a comparison")
     parser.add_argument("--out", type=Path, help="write the vectors to this .npy file instead of printing them")
+    parser.add_argument("--resume", action="store_true", help="with --out: go on where an interrupted run of the same texts stopped")
     asked = parser.parse_args(arguments)
-    texts = _texts(asked.texts, asked.file)
-    with _model(asked) as model:
-        params = _params(dimensions=asked.dimensions)
-        made = model.embed(
-            texts,
-            pooling_params=params,
-            truncate_prompt_tokens=_truncation(asked),
-            role=asked.role,
-            prompt_name=asked.prompt_name,
-            use_tqdm=_bar(asked),
-        )
-    vectors = np.asarray(made)
-    if asked.out is not None:
-        try:
-            with asked.out.open("wb") as file:  # np.save would put .npy behind another name
-                np.save(file, vectors)
-        except OSError as error:
-            raise InputError(f"--out {asked.out}: cannot be written ({error.strerror})", field="out") from None
+    if asked.resume and asked.out is None:
+        raise InputError("--resume goes with --out FILE, the file to go on with", field="resume")
+    return _embedded(asked, _texts(asked.texts, asked.file))
+
+
+def _embedded(asked: argparse.Namespace, texts: list[str]) -> int:
+    """In pieces where the vectors go to a file, which then keeps those of every finished piece."""
+    import numpy as np
+
+    from . import forms
+    from .vector_file import VectorFile
+
+    file = None if asked.out is None else VectorFile(asked.out, resume=asked.resume)
+    begin = 0 if file is None else file.rows
+    if begin > len(texts):
+        raise InputError(f"--resume: {asked.out} has {begin} vectors, and there are {len(texts)} texts", field="resume")
+    piece = PIECE if file is not None else max(len(texts), 1)
+    told: list[dict[str, Any]] = []
+    tokens, padded, vectors = 0, 0.0, np.empty((0, 0), dtype=np.float32)
+    try:
+        with _model(asked) as model, forms.bar(_bar(asked), len(texts) - begin) as progress:
+
+            def embedded(several: list[str]) -> Any:
+                return model.embed(several, use_tqdm=False if progress is None else _Shared(progress), **_embed_options(asked))
+
+            if file is not None and begin:
+                file.check(np.asarray(model.embed(texts[begin - 1], **_embed_options(asked)))[0])
+            for start in range(begin, len(texts), piece):
+                several = texts[start : start + piece]
+                made = embedded(several)
+                vectors = np.asarray(made)
+                if file is not None:
+                    file.append(vectors)
+                tokens, padded = tokens + made.prompt_tokens, padded + made.padding * made.prompt_tokens
+                for index, (one, text) in enumerate(zip(made, several, strict=True), start):
+                    if asked.json:
+                        vector = {} if file is not None else {"embedding": one.outputs.data.tolist()}
+                        told.append({"index": index, "prompt_tokens": one.prompt_tokens, "truncated": one.truncated} | vector)
+                    else:
+                        shown = " ".join(f"{value:+.4f}" for value in one.outputs.data[:6])
+                        size = f"{len(one.outputs.data)} dims, {one.prompt_tokens} tokens{_cut(one.truncated)}"
+                        print(f"[{shown} ...] {size}  {_short(text)}")
+            name = model.name
+    except KeyboardInterrupt:
+        if file is None:
+            raise
+        kept = f"{file.rows} of {len(texts)} vectors are in {file.path}; the same command with --resume goes on from there"
+        print(f"poolrt embed: interrupted: {kept if file.rows else 'nothing was written'}", file=sys.stderr)
+        return errors.EXIT_INTERRUPTED
     if asked.json:
-        data = [
-            {"index": index, "prompt_tokens": one.prompt_tokens, "truncated": one.truncated}
-            | ({} if asked.out else {"embedding": one.outputs.data.tolist()})
-            for index, one in enumerate(made)
-        ]
-        _print_json({"model": model.name, "data": data, "prompt_tokens": made.prompt_tokens, "padding": round(made.padding, 4)})
-        return errors.EXIT_OK
-    for one, text in zip(made, texts, strict=True):
-        shown = " ".join(f"{value:+.4f}" for value in one.outputs.data[:6])
-        print(f"[{shown} ...] {len(one.outputs.data)} dims, {one.prompt_tokens} tokens{_cut(one.truncated)}  {_short(text)}")
-    if asked.out is not None:
-        print(f"{vectors.shape[0]} vectors of {vectors.shape[1]} dims -> {asked.out}")
+        _print_json({"model": name, "data": told, "prompt_tokens": tokens, "padding": round(padded / max(tokens, 1), 4)})
+    elif file is not None:
+        print(f"{file.rows} vectors of {file.dim} dims -> {asked.out}")
     elif len(texts) == 2:
         print(f"cosine {_cosine(vectors):.4f}")
     return errors.EXIT_OK
+
+
+def _embed_options(asked: argparse.Namespace) -> dict[str, Any]:
+    params, truncation = _params(dimensions=asked.dimensions), _truncation(asked)
+    return {"pooling_params": params, "truncate_prompt_tokens": truncation, "role": asked.role, "prompt_name": asked.prompt_name}
+
+
+class _Shared:
+    """One progress bar for several calls: as much of tqdm as a call asks for."""
+
+    def __init__(self, update: Callable[[int], object]) -> None:
+        self.update = update
+
+    def __call__(self, *, total: int, desc: str) -> _Shared:
+        return self
+
+    def __enter__(self) -> _Shared:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def score(arguments: Sequence[str]) -> int:
@@ -134,7 +179,7 @@ def doctor(arguments: Sequence[str]) -> int:
     """poolrt doctor: what this machine offers."""
     from . import diagnosis
 
-    parser = argparse.ArgumentParser(prog="poolrt doctor", description="Says what this machine offers and what is missing.")
+    parser = Parser(prog="poolrt doctor", description="Says what this machine offers and what is missing.")
     parser.add_argument("--json", action="store_true", help="print for machines")
     asked = parser.parse_args(arguments)
     found = diagnosis.look()
@@ -145,8 +190,8 @@ def doctor(arguments: Sequence[str]) -> int:
     return errors.EXIT_OK
 
 
-def _parser(name: str, description: str, *, texts: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"poolrt {name}", description=description)
+def _parser(name: str, description: str, *, texts: str | None = None) -> Parser:
+    parser = Parser(prog=f"poolrt {name}", description=description)
     parser.add_argument("artifact", help=HELP)
     if name == "inspect":
         parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
@@ -158,7 +203,7 @@ def _parser(name: str, description: str, *, texts: str | None = None) -> argpars
     return parser
 
 
-def _scorer(name: str, description: str) -> argparse.ArgumentParser:
+def _scorer(name: str, description: str) -> Parser:
     parser = _parser(name, description)
     parser.add_argument("query", help="the query")
     _add_texts(parser, "DOCUMENT")
@@ -167,8 +212,8 @@ def _scorer(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_texts(parser: argparse.ArgumentParser, name: str) -> None:
-    parser.add_argument("texts", nargs="*", metavar=name, help="none: read lines from --file or stdin")
+def _add_texts(parser: Parser, name: str) -> None:
+    parser.add_argument("texts", nargs="*", default=[], metavar=name, help="none: read lines from --file or stdin")
     parser.add_argument("--file", type=Path, help="UTF-8 file with one text per line")
     parser.add_argument("--no-truncate", action="store_true", help="refuse texts beyond the model's limit instead of cutting them")
 

@@ -7,35 +7,36 @@ command line of `vllm serve` ports by changing the program's name.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from ..runtime import extras
 from ..runtime.checkpoints import CONVERSIONS
+from ..runtime.command_line import Parser, length_or_auto, natural, positive
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
-from .flags import IGNORED, merged, normalised
+from .flags import END_OF_VALUES, IGNORED, merged, normalised
 from .logs import configure
+from .positionals import give_back
 from .settings import TLS_CIPHERS, Cors, Settings, Tls
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 log = logging.getLogger("poolrt.serve")
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see poolrt serve --help")
-
-
 def serve(arguments: Sequence[str]) -> int:
     """The command; answers the exit code."""
+    as_json = "--json" in arguments
     try:
         asked, notes = parse(arguments)
+        extras.require("serve")
         settings = settings_of(asked)
-        configure(settings, file=asked.log_config_file, quiet=asked.disable_access_log_for_endpoints)
+        configure(settings, file=asked.log_config_file, quiet=asked.disable_access_log_for_endpoints, as_json=as_json)
         for note in notes:
             log.info("%s", note)
         check_exposure(settings, insecure=asked.insecure_no_auth)
@@ -44,12 +45,18 @@ def serve(arguments: Sequence[str]) -> int:
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING without a key: whoever reaches this server may have it read folders of this machine"
             )
         # Imported here: `poolrt serve --help` needs no server, and a refused flag is told at once.
+        from .listening import listening
         from .opening import registry_of
         from .server import run
 
-        return run(registry_of(asked, settings), settings)
+        with contextlib.ExitStack() as held:
+            sockets = [held.enter_context(sock) for sock in listening(settings)]
+            return run(registry_of(asked, settings), settings, sockets=sockets, as_json=as_json)
     except PoolrtError as error:
         print(f"poolrt serve: {error}", file=sys.stderr)
+        if as_json:
+            told = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+            print(json.dumps({"error": told}, ensure_ascii=False), flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -59,8 +66,9 @@ def serve(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags, and a note for each that was accepted without effect."""
-    parser = parser_of()
-    asked = parser.parse_args(normalised(arguments))
+    parser, plain = parser_of(), normalised(arguments)
+    asked = parser.parse_args(plain)
+    give_back(asked, plain)
     notes = [
         f"--{name} has no effect here: an artifact fixes it, or poolrt does without"
         for name in IGNORED
@@ -87,13 +95,23 @@ def refuse_other_answers(asked: argparse.Namespace) -> None:
 def parser_of() -> Parser:
     parser = Parser(prog="poolrt serve", description="Serve artifacts behind vLLM's HTTP API.", allow_abbrev=False)
     add = parser.add_argument
-    add("artifacts", nargs="*", metavar="ARTIFACT", help="artifact folder; or a checkpoint folder or hub id, which is exported first")
+    add("--json", action="store_true", help="log lines as JSON on stderr; one line on stdout when ready, with the URL, or with the error")
+    add(f"--{END_OF_VALUES}", action="store_true", help=argparse.SUPPRESS)
+    add(
+        "artifacts",
+        nargs="*",
+        default=[],
+        metavar="ARTIFACT",
+        help="artifact folder; or a checkpoint folder or hub id, which is exported first",
+    )
 
     model = parser.add_argument_group("models")
     model.add_argument("--served-model-name", nargs="+", default=[], help="names of the first artifact, or NAME=ARTIFACT for others")
     model.add_argument("--engine", default="auto", help="auto, onnxruntime, tensorrt-rtx, tensorrt, ... (default: what fits this machine)")
     model.add_argument("--threads", type=positive, help="threads of the engine on CPU (default: what affinity and cgroup grant)")
-    model.add_argument("--max-model-len", type=positive, help="a lower limit of tokens per text than the model's own")
+    model.add_argument(
+        "--max-model-len", type=length_or_auto, help="a lower limit of tokens per text than the model's own; 1k: 1000, 1K: 1024"
+    )
     model.add_argument("--max-num-batched-tokens", type=positive, help="token slots per batch, padding included")
     model.add_argument(
         "--preparation", choices=("model", "vllm"), default="vllm", help="how /score and /rerank prepare and compare two texts"
@@ -126,6 +144,10 @@ def parser_of() -> Parser:
         "--api-key", nargs="+", default=[], help="keys, one of which every request must carry (or POOLRT_API_KEY, VLLM_API_KEY)"
     )
     front.add_argument("--insecure-no-auth", action="store_true", help="allow other machines to reach a server without a key")
+    front.add_argument(
+        "--timeout-keep-alive", type=positive, metavar="S",
+        help="seconds a connection may idle between requests (default: 75, or VLLM_HTTP_TIMEOUT_KEEP_ALIVE)",
+    )  # fmt: skip
     front.add_argument("--root-path", default="", help="path prefix of a proxy in front")
     front.add_argument(
         "--forwarded-allow-ips", default="", metavar="IPS",
@@ -255,7 +277,7 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         max_items=asked.max_items,
         max_pending_bytes=asked.max_pending_bytes,
         shutdown_timeout_s=asked.shutdown_timeout,
-        keep_alive_s=int(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
+        keep_alive_s=asked.timeout_keep_alive or keep_alive_of(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE")),
         max_header_bytes=asked.h11_max_incomplete_event_size,
         max_header_count=asked.h11_max_header_count,
         max_queued_tokens=asked.max_queued_tokens,
@@ -266,6 +288,14 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         log_requests=asked.enable_log_requests,
         max_log_length=asked.max_log_len,
     )
+
+
+def keep_alive_of(text: str | None) -> int:
+    if text is None:
+        return Settings().keep_alive_s
+    if not text.strip().isdecimal():
+        raise InputError(f"VLLM_HTTP_TIMEOUT_KEEP_ALIVE is {text[:60]!r}, expected whole seconds")
+    return int(text)
 
 
 def middleware_of(names: Sequence[str]) -> tuple[Any, ...]:
@@ -301,20 +331,6 @@ def template_of(given: str | None) -> str | None:
 
 def truthy(text: str) -> bool:
     return text.strip().lower() in ("1", "true", "yes", "on")
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
-    return value
-
-
-def natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, found {value}")
-    return value
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..runtime import extras
 from ..runtime.errors import InputError
 
 JSON_FLAGS = (
@@ -41,6 +42,9 @@ IGNORED: dict[str, int] = {
 RENAMED = {"override-pooler-config": "pooler-config"}
 """Older vLLM's names of flags."""
 
+END_OF_VALUES = "end-of-values"
+"""A flag without effect behind the values of a list in a file: an artifact that follows is none of them."""
+
 REPEATED = frozenset({"middleware"})
 """Flags that are given once for each value."""
 
@@ -52,7 +56,9 @@ def normalised(arguments: Sequence[str]) -> list[str]:
     given = list(arguments)
     while given:
         argument = given.pop(0)
-        if not argument.startswith("--") or argument == "--":
+        if argument == "--":
+            return [*plain, argument, *given]
+        if not argument.startswith("--"):
             plain.append(argument)
             continue
         name, equals, value = argument[2:].partition("=")
@@ -104,7 +110,7 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_file(path: Path) -> list[str]:
-    """The flags a configuration file stands for: YAML's plain subset (`name: value`, lists of `- value`), JSON or TOML."""
+    """The flags a configuration file stands for: YAML, JSON or TOML."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -133,46 +139,24 @@ def from_file(path: Path) -> list[str]:
             if flag[2:] in REPEATED:
                 made += [part for one in value for part in (flag, str(one))]
                 continue
-            made += [flag, *(one if isinstance(one, str) else json.dumps(one) for one in value)]
+            made += [flag, *(one if isinstance(one, str) else json.dumps(one, default=str) for one in value), f"--{END_OF_VALUES}"]
         elif isinstance(value, dict):
-            made += [flag, json.dumps(value)]
+            made += [flag, json.dumps(value, default=str)]
         elif value is not None:
             made += [flag, str(value)]
     return made
 
 
-def from_yaml(text: str) -> dict[str, Any]:
-    """The part of YAML that configuration files for `vllm serve` use. What is beyond it is refused, not misread."""
-    made: dict[str, Any] = {}
-    name = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        bare = line.split(" #")[0].rstrip() if not line.lstrip().startswith("#") else ""
-        if not bare or bare == "---":
-            continue
-        if bare.lstrip().startswith("- ") and name and isinstance(made[name], list | None):
-            made[name] = [*(made[name] or []), yaml_scalar(bare.lstrip()[2:].strip())]
-            continue
-        key, colon, value = bare.partition(":")
-        if not colon or (value and not value.startswith(" ")) or key != key.strip():
-            raise ValueError(f"line {number}: expected `name: value` or `- value`; write nested values as JSON")
-        name = key.strip().strip("'\"")
-        made[name] = yaml_scalar(value.strip()) if value.strip() else None
-    return made
-
-
-def yaml_scalar(text: str) -> Any:
-    if text[:1] in "'\"" and text[-1:] == text[:1] and len(text) > 1:
-        return text[1:-1]
-    lowered = text.lower()
-    if lowered in ("true", "yes", "on"):
-        return True
-    if lowered in ("false", "no", "off"):
-        return False
-    if lowered in ("null", "~", ""):
-        return None
+def from_yaml(text: str) -> Any:
+    """What PyYAML, and so vLLM, reads. Raises ValueError that says where it cannot."""
     try:
-        return json.loads(text)
-    except ValueError:
-        if text[:1] in "{[&*!|>":
-            raise ValueError(f"{text[:40]!r} is not JSON; write nested values as JSON") from None
-        return text
+        import yaml
+    except ModuleNotFoundError as error:
+        raise extras.missing(error, "serve") or error from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark is not None else ""
+        raise ValueError(f"{place}not YAML: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())[:200] or 'nested too deeply'}") from None

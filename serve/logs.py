@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import InputError
+from .json_logs import JsonLines
 from .settings import Settings
 
 log = logging.getLogger("poolrt.serve")
@@ -69,13 +70,13 @@ class Quiet(logging.Filter):
         return str(path).partition("?")[0] not in self.paths
 
 
-def configure(settings: Settings, *, file: Path | None, quiet: str) -> None:
+def configure(settings: Settings, *, file: Path | None, quiet: str, as_json: bool = False) -> None:
     """Raises InputError for a file that logging.config.dictConfig does not take."""
     if file is not None:
         _configure_from(file)
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(Indented("%(levelname).1s %(asctime)s %(message)s"))
+        handler.setFormatter(JsonLines() if as_json else Indented("%(levelname).1s %(asctime)s %(message)s"))
         logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
         logging.getLogger("uvicorn.access").setLevel("INFO" if settings.access_log else "WARNING")
         logging.getLogger("uvicorn.error").setLevel("WARNING")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
+import json
 import logging
 import signal
 import socket
 import ssl
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from ..runtime.errors import EXIT_INTERNAL, EXIT_OK, PoolrtError
+from ..runtime.errors import EXIT_INTERNAL, EXIT_OK, InputError, PoolrtError
 from .app import create_app
 from .certificates import LOOK_S, Certificates
 from .connections import Limits, affordable
@@ -74,8 +77,10 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run(registry: Registry, settings: Settings) -> int:
-    """Serves until told to stop; answers the process's exit code."""
+def run(registry: Registry, settings: Settings, *, sockets: Sequence[socket.socket] = (), as_json: bool = False) -> int:
+    """Serves until told to stop; answers the process's exit code. `sockets`: bound ones, which it closes; none: those of the settings."""
+    if sockets:
+        settings = dataclasses.replace(settings, port=sockets[0].getsockname()[1])
     app = create_app(registry, settings)
     here: Context = app.state.context
     server = Server(uvicorn.Config(app, **uvicorn_options(settings)), here)
@@ -90,9 +95,18 @@ def run(registry: Registry, settings: Settings) -> int:
         gc.collect()
         gc.freeze()
         announce(registry, settings)
+        if as_json:
+            print(json.dumps(readiness(registry, settings), ensure_ascii=False), flush=True)
 
     app.state.announce = ready
-    server.run()
+    try:
+        server.run(list(sockets) or None)
+    except OSError as error:
+        if server.started or settings.uds is None:
+            raise
+        raise InputError(
+            f"--uds {settings.uds}: cannot be listened at ({error.strerror or error}); give another path", field="uds"
+        ) from None
     if here.loader is not None:  # a second signal ends the server without its lifespan
         here.loader.close()
     failure = here.state.failure
@@ -143,10 +157,30 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
+def url_of(settings: Settings) -> str:
+    scheme = "http" if settings.tls is None else "https"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return settings.uds or f"{scheme}://{host}:{settings.port}{settings.root_path}"
+
+
+def readiness(registry: Registry, settings: Settings) -> dict[str, Any]:
+    """The line for programs that started this one."""
+    models = [
+        {
+            "names": list(served.names),
+            "tasks": list(served.model.tasks),
+            "scoring": served.manifest.scoring,
+            "max_tokens": served.model.max_tokens,
+            "engine": served.model.engine.name,
+        }
+        for served in registry
+    ]
+    return {"event": "ready", "url": url_of(settings), "models": models}
+
+
 def announce(registry: Registry, settings: Settings) -> None:
     """What an operator wants to know and type next, once the models are ready."""
-    scheme = "http" if settings.tls is None else "https"
-    where = settings.uds or f"{scheme}://{settings.host}:{settings.port}{settings.root_path}"
+    where = url_of(settings)
     key = ' -H "Authorization: Bearer $POOLRT_API_KEY"' if settings.api_keys else ""
     lines = [f"serving at {where} (documentation: {where}/docs)"]
     for served in registry:

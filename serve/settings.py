@@ -72,7 +72,8 @@ class Settings:
     """A client that takes nothing of its answer for so long is cut off."""
     shutdown_timeout_s: float = 30.0
     """Time that running requests get after the first SIGTERM."""
-    keep_alive_s: int = 5
+    keep_alive_s: int = 75
+    """Idle time of a connection. Longer than the 60 s for which proxies keep theirs (nginx, AWS): else one is closed under a request."""
     max_header_bytes: int = 64 * 1024
     max_header_count: int = 256
     max_connections: int = 4096

@@ -17,7 +17,7 @@ import pytest
 from poolrt.runtime import load
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ("runtime", "exporter", "serve", "recipes", "pyproject.toml", "README.md", "LICENSE")
+SHIPPED = ("package", "runtime", "exporter", "serve", "recipes", "pyproject.toml", "README.md", "LICENSE")
 MAX_INSTALLED_MIB = 250
 SAME = 1e-6
 """Between two installations on one machine: the same engine, possibly another patch release of it."""
@@ -45,7 +45,8 @@ def test_a_wheel_holds_every_module_recipe_and_template(wheel):
         for path in (ROOT / area).rglob("*")
         if path.suffix in {".py", ".toml", ".jinja", ".html", ".css", ".js", ".txt"}
     }
-    assert expected
+    expected |= {f"poolrt/{path.name}" for path in (ROOT / "package").glob("*.py")}
+    assert {"poolrt/__init__.py", "poolrt/__main__.py"} < expected
     assert not expected - inside
 
 

@@ -54,7 +54,7 @@ async def answer_score(request: Request, asked: Any) -> Response:
     served = here.registry.able(asked.model, _scores, "Score")
     left, right = PAIRS[type(asked)]
     first, second = plain(getattr(asked, left), served), plain(getattr(asked, right), served)
-    here.log_inputs("score", request, asked, served, [first, second])
+    here.log_inputs("score", request, asked, served, [alone(first, asked, left), alone(second, asked, right)])
     made, times = await here.workshop.run(
         request, served, lambda limit: served.model.start_score(first, second, deadline_s=limit, **options(asked, served, here))
     )
@@ -115,6 +115,11 @@ def text_of(item: Any, served: Served) -> str:
             return item.text
         case _:
             return item
+
+
+def alone(texts: list[str], asked: Any, name: str) -> Any:
+    """The one text where no list was sent."""
+    return texts if isinstance(getattr(asked, name), list) else texts[0]
 
 
 def document(item: Any) -> dict[str, Any]:

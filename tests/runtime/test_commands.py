@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from poolrt.runtime import cli, commands, errors
+from poolrt.runtime import cli, commands, errors, extras
 from poolrt.runtime.manifest import FILE, Manifest
 from poolrt.runtime.records import from_plain
 
@@ -76,6 +78,145 @@ def test_embed_prints_vectors(capsys, folder, tmp_path):
     assert "cannot be written (No such file or directory)" in err
     code, out, _ = poolrt(capsys, "embed", folder, *TEXTS[:2])
     assert f"cosine {vectors[0] @ vectors[1]:.4f}" in out
+
+
+def test_flags_stand_anywhere_and_in_both_spellings(capsys, folder):
+    _, plain, _ = poolrt(capsys, "embed", folder, "hello", "--json")
+    for arguments in (
+        (folder, "--dimensions", "64", "hello", "--json"),
+        ("--json", folder, "hello"),
+        ("--json", "--", folder, "hello"),
+        (folder, "--no_truncate", "hello", "--json"),
+    ):
+        code, out, err = poolrt(capsys, "embed", *arguments)
+        assert (code, out) == (0, plain), err
+    _, out, _ = poolrt(capsys, "embed", folder, "--json", "--", "--json", "-x")
+    assert len(json.loads(out)["data"]) == 2
+    _, first, _ = poolrt(capsys, "rerank", folder, "--top_n", "1", "a cat", "--json", *TEXTS)
+    _, second, _ = poolrt(capsys, "rerank", folder, "a cat", *TEXTS, "--top-n=1", "--json")
+    assert json.loads(first) == json.loads(second)
+
+
+def test_help_of_a_command_is_its_own(capsys):
+    for arguments in (("help", "serve"), ("serve", "--help")):
+        assert cli.main(list(arguments)) == 0
+        assert capsys.readouterr().out.startswith("usage: poolrt serve ")
+    assert cli.main(["help"]) == 0
+
+
+def test_the_package_runs_as_a_module_and_knows_its_version():
+    code = "import conftest, poolrt, runpy, sys; print(poolrt.__version__); sys.argv[1:] = ['--version']; runpy.run_module('poolrt')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    version, told = done.stdout.splitlines()
+    assert told in (f"poolrt {version}", "poolrt from a checkout")
+
+
+@pytest.fixture
+def lines(tmp_path, monkeypatch):
+    """A file of ten lines, which `embed --out` computes in four pieces."""
+    monkeypatch.setattr(commands, "PIECE", 3)
+    file = tmp_path / "lines.txt"
+    file.write_text("".join(f"line {index} of the planet\n" for index in range(10)))
+    return file
+
+
+def interrupt(monkeypatch, after: int) -> None:
+    """Ctrl-C while a later piece is computed."""
+    from poolrt.runtime.model import Model
+
+    plain, calls = Model.embed, []
+
+    def embed(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return plain(self, *arguments, **options)
+
+    monkeypatch.setattr(Model, "embed", embed)
+
+
+def test_an_interrupted_embed_keeps_what_is_done(capsys, folder, lines, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.npy", tmp_path / "vectors.npy"
+    assert poolrt(capsys, "embed", folder, "--file", lines, "--out", whole)[0] == 0
+    expected = np.load(whole)
+    assert len(expected) == 10
+    with monkeypatch.context() as patched:
+        interrupt(patched, after=2)
+        code, _, err = poolrt(capsys, "embed", folder, "--file", lines, "--out", out)
+    assert code == errors.EXIT_INTERRUPTED
+    assert f"6 of 10 vectors are in {out}; the same command with --resume" in err
+    np.testing.assert_allclose(np.load(out), expected[:6], atol=1e-6)
+    code, told, _ = poolrt(capsys, "embed", folder, "--file", lines, "--out", out, "--resume", "--json")
+    assert [one["index"] for one in json.loads(told)["data"]] == [6, 7, 8, 9]
+    np.testing.assert_allclose(np.load(out), expected, atol=1e-6)
+    assert poolrt(capsys, "embed", folder, "--file", lines, "--out", out, "--resume")[:2] == (0, f"10 vectors of 64 dims -> {out}\n")
+    assert poolrt(capsys, "embed", folder, "a", "--out", out)[0] == 0  # without --resume it begins anew
+    assert np.load(out).shape == (1, 64)
+
+
+def test_rows_that_were_not_counted_yet_are_written_again(capsys, folder, lines, tmp_path):
+    """Killed between a piece's rows and the head that counts them."""
+    whole, out = tmp_path / "whole.npy", tmp_path / "vectors.npy"
+    poolrt(capsys, "embed", folder, "--file", lines, "--out", whole)
+    six = tmp_path / "six.txt"
+    six.write_text("".join(lines.read_text().splitlines(keepends=True)[:6]))
+    poolrt(capsys, "embed", folder, "--file", six, "--out", out)
+    with out.open("ab") as file:
+        file.write(b"x" * 1000)
+    poolrt(capsys, "embed", folder, "--file", lines, "--out", out, "--resume")
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_file_of_other_texts_is_not_gone_on_with(capsys, folder, lines, tmp_path):
+    out = tmp_path / "vectors.npy"
+    poolrt(capsys, "embed", folder, "stocks fell again", "--out", out)
+    for arguments, told in [
+        (("--file", lines, "--out", out, "--resume"), "row 1 of"),
+        (("a", "--resume"), "--resume goes with --out"),
+        (("--file", lines, "--out", lines, "--resume"), "holds no vectors"),
+    ]:
+        code, _, err = poolrt(capsys, "embed", folder, *arguments)
+        assert code == errors.EXIT_INPUT
+        assert told in err
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "told"),
+    [
+        ("serve", "starlette", "pip install 'poolrt[serve]'"),
+        ("serve", "orjson", "pip install 'poolrt[serve]'"),
+        ("export", "torch", "pip install 'poolrt[export]'"),
+        ("export", "huggingface_hub", "pip install 'poolrt[export]'"),
+        ("export", "onnx_ir", "pip install 'poolrt[export]'"),
+    ],
+)
+def test_a_missing_extra_is_named_before_any_work(capsys, monkeypatch, command, missing, told):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == missing else find(name, *more))
+    code, _, err = poolrt(capsys, command, "org/a-model-that-would-be-downloaded")
+    assert code == errors.EXIT_ENGINE
+    assert err.splitlines()[-1].endswith(told)
+    assert missing in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_library_that_turns_out_to_be_missing_is_no_fault_of_ours(capsys, monkeypatch):
+    def needing(_):
+        raise ModuleNotFoundError("No module named 'starlette.routing'", name="starlette.routing")
+
+    monkeypatch.setattr(commands, "doctor", needing)
+    code, _, err = poolrt(capsys, "doctor")
+    assert (code, err) == (errors.EXIT_ENGINE, "poolrt doctor: needs starlette, which is not installed: pip install 'poolrt[serve]'\n")
+
+
+def test_extras_name_modules_that_they_install():
+    import tomllib
+
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, modules in extras.MODULES.items():
+        names = {re.split(r"[>=;\[ ]", requirement)[0].replace("-", "_").lower() for requirement in declared[extra]}
+        assert {"pyyaml" if module == "yaml" else module for module in modules} <= names
 
 
 def test_score_and_rerank_agree(capsys, folder):

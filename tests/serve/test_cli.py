@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,10 +16,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from poolrt.runtime.checkpoints import default_cache
 from poolrt.runtime.errors import EXIT_INPUT, EXIT_OK, ArtifactError, InputError
 from poolrt.serve.cli import parse, serve, settings_of, template_of
-from poolrt.serve.flags import IGNORED, from_yaml, normalised
+from poolrt.serve.flags import IGNORED, normalised
+from poolrt.serve.listening import listening
 from poolrt.serve.opening import artifact_of, export_options, registry_of
+from poolrt.serve.settings import Settings
 
 from tests.serve.conftest import serving
 
@@ -65,6 +69,95 @@ def test_the_older_name_of_the_pooler_config_is_read(flag):
 
 def test_an_artifact_may_follow_any_flag_of_one_value():
     assert parse(["--dtype", "float16", "m"])[0].artifacts == parse(["--seed=1", "m"])[0].artifacts == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "values"),
+    [
+        ("--api-key k1 A", "api_key", ["k1"]),
+        ("--api-key k1 k2 A --port 1", "api_key", ["k1", "k2"]),
+        ("--served-model-name a b A", "served_model_name", ["a", "b"]),
+        ("--port 1 --lora-modules x=y A", "lora_modules", ["x=y"]),
+        ("--api-key k1 --served-model-name a A", "served_model_name", ["a"]),
+        ("--io-processor-plugin p A", "io_processor_plugin", ["p"]),
+        ("A --api-key k1 k2", "api_key", ["k1", "k2"]),
+        ("--port 1 A --api-key k1", "api_key", ["k1"]),
+        ("--api-key k1 --port 1 -- A", "api_key", ["k1"]),
+        ("--api_key=k1 A", "api_key", ["k1"]),
+    ],
+)
+def test_no_flag_eats_the_artifact(arguments, field, values):
+    asked, _ = parse(arguments.split())
+    assert (asked.artifacts, getattr(asked, field)) == (["A"], values)
+
+
+def test_flags_may_stand_between_artifacts(artifacts: Callable[[str], Path]):
+    first, second = str(artifacts("minilm_like")), str(artifacts("bert_classifier"))
+    assert parse([first, "--port", "1", second])[0].artifacts == [first, second]
+    # What is an artifact on this disk is no key.
+    asked, _ = parse([first, "--api-key", "k1", second])
+    assert (asked.artifacts, asked.api_key) == ([first, second], ["k1"])
+
+
+@pytest.mark.parametrize(("text", "tokens"), [("1k", 1000), ("1K", 1024), ("25.6k", 25600), ("auto", None), ("-1", None), ("512", 512)])
+def test_a_length_is_read_as_vllm_reads_it(text, tokens):
+    assert parse(["m", "--max-model-len", text])[0].max_model_len == tokens
+
+
+@pytest.mark.parametrize("text", ["1.5", "1.5K", "k", "1x", "0", "-2", "1_0k"])
+def test_a_length_that_is_none_is_refused(text):
+    with pytest.raises(InputError, match="--max-model-len"):
+        parse(["m", "--max-model-len", text])
+
+
+def test_connections_outlive_those_of_proxies(monkeypatch):
+    monkeypatch.delenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", raising=False)
+    assert 65 <= settings_of(parse(["m"])[0]).keep_alive_s <= 75
+    monkeypatch.setenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "30")
+    assert settings_of(parse(["m"])[0]).keep_alive_s == 30
+    assert settings_of(parse(["m", "--timeout-keep-alive", "620"])[0]).keep_alive_s == 620
+    monkeypatch.setenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5s")
+    with pytest.raises(InputError, match="VLLM_HTTP_TIMEOUT_KEEP_ALIVE"):
+        settings_of(parse(["m"])[0])
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--port {used}", r"port \d+ is in use on 127\.0\.0\.1: choose another with --port"),
+        ("--host no-such-host.invalid --insecure-no-auth", "no address of that name is known"),
+        ("--host 203.0.113.7 --insecure-no-auth", "is no address of this machine"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_told_before_anything_is_opened(flags, told, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        used = taken.getsockname()[1]
+        assert serve(["no-such-artifact", *flags.format(used=used).split(), "--json"]) == EXIT_INPUT
+    out, err = capsys.readouterr()
+    assert re.search(told, err)
+    assert len(err.splitlines()) == 1
+    assert json.loads(out)["error"]["exit_code"] == EXIT_INPUT
+
+
+def test_a_port_without_the_rights_for_it_is_told(monkeypatch):
+    def bind(self, address):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    with pytest.raises(InputError, match="port 80 needs rights"):
+        listening(Settings(port=80))
+
+
+def test_a_user_without_a_home_is_told_what_to_set(checkpoints: Callable[[str], Path], monkeypatch, capsys):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory.")))
+    assert serve([str(checkpoints("minilm_like")), "--port", "0"]) == EXIT_INPUT
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "set HOME or XDG_CACHE_HOME" in told
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert default_cache() == Path("/somewhere/poolrt/artifacts")
 
 
 def test_an_artifact_may_follow_a_flag_with_values():
@@ -128,10 +221,46 @@ def test_a_file_holds_flags(tmp_path, name, text):
     assert (settings.request_id_headers, asked.hf_overrides) == (True, [{"x": 1}])
 
 
-@pytest.mark.parametrize("text", ["a\n", "a: {b\n", "  a: 1\n", "a: &x 1\n"])
-def test_yaml_beyond_the_plain_part_is_refused(text):
-    with pytest.raises(ValueError, match=r"expected|JSON"):
-        from_yaml(text)
+NESTED = """
+model: m  # a comment
+served-model-name: ["a # b", 'c']   # two names
+api_key:
+- "k#1"
+hf_overrides:
+  architectures: [X]
+  text_config: {layers: 2}
+pooler-config:
+  pooling_type: "MEAN"
+chat-template: |
+  {{ messages[0].content }}
+  # not a comment
+max_model_len: 1k
+trust-remote-code: yes
+"""
+
+
+def test_a_file_of_nested_yaml_is_read_as_yaml_is(tmp_path):
+    (tmp_path / "c.yaml").write_text(NESTED)
+    for arguments in (["--config", "FILE"], ["--config", "FILE", "--port", "1"]):
+        asked, _ = parse([str(tmp_path / "c.yaml") if part == "FILE" else part for part in arguments])
+        assert (asked.artifacts, asked.served_model_name, asked.api_key, asked.max_model_len) == (["m"], ["a # b", "c"], ["k#1"], 1000)
+        assert asked.hf_overrides == [{"architectures": ["X"], "text_config": {"layers": 2}}]
+        assert asked.pooler_config == [{"pooling_type": "MEAN"}]
+        assert asked.chat_template == "{{ messages[0].content }}\n# not a comment\n"
+
+
+def test_an_artifact_behind_a_files_list_is_none_of_its_values(tmp_path):
+    (tmp_path / "c.yaml").write_text("api-key: [k1, k2]\n")
+    asked, _ = parse(["--config", str(tmp_path / "c.yaml"), "m"])
+    assert (asked.artifacts, asked.api_key) == (["m"], ["k1", "k2"])
+
+
+@pytest.mark.parametrize("text", ["a\n", "a: {b\n", "- a\n", "a: b: c\n", "a: *x\n", "!!python/object/apply:os.system ['true']\n"])
+def test_a_file_that_is_no_yaml_of_flags_costs_one_line(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"^--config c.yaml: (line \d+: not YAML|expected `name: value` lines|not YAML)") as caught:
+        parse(["--config", str(tmp_path / "c.yaml")])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +321,7 @@ def test_two_models_of_one_name_are_refused(artifacts: Callable[[str], Path]):
 
 
 def test_overrides_of_a_finished_artifact_are_refused(artifacts: Callable[[str], Path]):
-    asked, _ = parse(["m", "--convert", "embed"])
+    asked, _ = parse(["m", "--convert", "classify"])
     with pytest.raises(InputError, match="--convert"):
         artifact_of(str(artifacts("minilm_like")), asked)
 
@@ -248,6 +377,22 @@ def test_the_command_serves_until_it_is_told_to_stop(artifacts: Callable[[str], 
         assert "Traceback" not in told
     finally:
         process.kill()
+
+
+def test_with_json_a_program_reads_where_it_is_served(artifacts: Callable[[str], Path]):
+    command = [sys.executable, "-c", START, str(ROOT), "serve", str(artifacts("minilm_like")), "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        assert (ready["event"], ready["models"][0]["names"]) == ("ready", ["minilm_like"])
+        assert httpx.get(f"{ready['url']}/health").status_code == 200
+        process.terminate()
+        out, log = process.communicate(timeout=SOON_S)
+    assert (process.returncode, out) == (EXIT_OK, "")
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert {"time", "level", "logger", "message"} <= set(lines[0])
+    assert any("serving at" in line["message"] for line in lines)
+    assert any("GET /health" in line["message"] for line in lines)
 
 
 def test_errors_call_a_model_as_it_is_served(artifacts: Callable[[str], Path]):

@@ -1,0 +1,7 @@
+"""`python -m poolrt`: the command, where its script is not on the PATH."""
+
+import sys
+
+from poolrt.runtime.cli import main
+
+sys.exit(main())
