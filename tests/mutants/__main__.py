@@ -23,23 +23,14 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from tests.mutants.faults import Fault, faults
+from tests.mutants.faults import Fault, faults, planted
 from tests.mutants.nearest import AREAS, nearest
 
 ROOT = Path(__file__).parent.parent.parent
 LIBRARIES = (
-    "pytest",
-    "numpy",
-    "hypothesis",
-    "onnxruntime",
-    "tokenizers",
-    "jinja2",
-    "starlette.testclient",
-    "uvicorn",
-    "httpx",
-    "orjson",
+    "pytest", "numpy", "hypothesis", "onnxruntime", "tokenizers", "jinja2", "starlette.testclient", "uvicorn", "httpx", "orjson",
     "prometheus_client",
-)
+)  # fmt: skip
 REFERENCES = ("torch", "transformers", "sentence_transformers")
 EXPORTING = ("onnx", "onnxscript", "onnx_ir", "safetensors", "torch.onnx")
 SLACK_S = 10.0
@@ -60,13 +51,14 @@ def main() -> int:
     if not sources:
         print(f"no source file changed since {options.base}; name some: make mutants PATHS='runtime/batching.py'")
         return 0
-    planted = drawn(sources, options.sample, options.seed)
-    for library in (*LIBRARIES, *REFERENCES, *(EXPORTING if any(source.startswith("exporter") for source in sources) else ())):
+    per_file = drawn(sources, options.sample, options.seed)
+    areas = {source.split("/")[0] for source in per_file}
+    for library in (*LIBRARIES, *(REFERENCES if areas != {"serve"} else ("torch",)), *(EXPORTING if "exporter" in areas else ())):
         importlib.import_module(library)
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="poolrt-mutants-") as folder:
         copy = copied(Path(folder) / "checkout")
-        for source, each in planted.items():
+        for source, each in per_file.items():
             rows += tried(copy, Path(folder), source, each)
     total = Counter(str(row["end"]) for row in rows)
     print(f"{total['killed']} of {len(rows)} killed; survived {total['survived']}")
@@ -93,14 +85,13 @@ def git(*arguments: str) -> list[str]:
 def drawn(sources: list[str], sample: int, seed: int) -> dict[str, list[Fault]]:
     every = [(source, fault) for source in sources for fault in faults((ROOT / source).read_text(encoding="utf-8"))]
     picked = random.Random(seed).sample(every, min(sample, len(every))) if sample else every
-    return {source: sorted((fault for name, fault in picked if name == source), key=lambda fault: fault.line) for source in sources}
+    found = {source: sorted((fault for name, fault in picked if name == source), key=lambda fault: fault.number) for source in sources}
+    return {source: each for source, each in found.items() if each}
 
 
 def copied(to: Path) -> Path:
-    names = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    for name in names:
+    """What git knows or would add."""
+    for name in git("ls-files", "-co", "--exclude-standard"):
         if (ROOT / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, to / name)
@@ -108,13 +99,11 @@ def copied(to: Path) -> Path:
     return to
 
 
-def tried(copy: Path, home: Path, source: str, planted: list[Fault]) -> list[dict[str, object]]:
+def tried(copy: Path, home: Path, source: str, drawn: list[Fault]) -> list[dict[str, object]]:
     tests = nearest(copy, source)
-    if not planted:
-        return []
     if not tests:
         print(f"{source}: no tests stand near it; put it into tests/mutants/nearest.py")
-        return [{"source": source, "fault": str(fault), "end": "survived"} for fault in planted]
+        return [{"source": source, "fault": str(fault), "end": "survived"} for fault in drawn]
     begun = time.monotonic()
     code, told = run(copy, tests, None, limit_s=600)
     usual = time.monotonic() - begun
@@ -122,9 +111,13 @@ def tried(copy: Path, home: Path, source: str, planted: list[Fault]) -> list[dic
         print(told[-3000:])
         print(f"{source}: its tests fail without any fault")
         return []
-    path, whole, rows = copy / source, (copy / source).read_bytes(), []
-    for fault in planted:
-        path.write_text(fault.source, encoding="utf-8")
+    path, rows = copy / source, []
+    whole = path.read_text(encoding="utf-8")
+    for fault in drawn:
+        changed = planted(whole, fault.number)
+        if changed is None:
+            continue
+        path.write_text(changed, encoding="utf-8")
         for old in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
             old.unlink()
         # The cache of exported artifacts keeps those of few states of the exporter.
@@ -136,7 +129,7 @@ def tried(copy: Path, home: Path, source: str, planted: list[Fault]) -> list[dic
         rows.append({"source": source, "fault": str(fault), "end": end})
         if end == "survived":
             print(f"  survived {source}:{fault}", flush=True)
-    path.write_bytes(whole)
+    path.write_text(whole, encoding="utf-8")
     killed = sum(row["end"] == "killed" for row in rows)
     print(f"{source}: {killed}/{len(rows)} ({usual:.1f} s a run)", flush=True)
     return rows

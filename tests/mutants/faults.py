@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -25,12 +26,12 @@ LONG_TEXT = 40
 
 @dataclass(frozen=True, slots=True)
 class Fault:
+    number: int
+    """Its place among the faults of its file."""
     line: int
     kind: str
     before: str
     after: str
-    source: str
-    """The whole file with the fault in it."""
 
     def __str__(self) -> str:
         return f"{self.line}: {self.kind}: {self.before} -> {self.after}"
@@ -47,16 +48,25 @@ class _Place:
 
 def faults(source: str) -> Iterator[Fault]:
     """Every fault of a file, in the order of its lines. What only types, documents or speaks to people is left alone."""
+    for number, (place, kind, changed) in enumerate(_all(ast.parse(source))):
+        after = "nothing" if changed is None else _short(changed)
+        yield Fault(number, getattr(place.node, "lineno", 0), kind, _short(place.node), after)
+
+
+def planted(source: str, number: int) -> str | None:
+    """The file with that fault in it; None where it reads the same."""
     tree = ast.parse(source)
     plain = ast.unparse(tree)
+    place, _, changed = next(itertools.islice(_all(tree), number, None))
+    place.put(changed)
+    whole = ast.unparse(ast.fix_missing_locations(tree))
+    return None if whole == plain else whole
+
+
+def _all(tree: ast.AST) -> Iterator[tuple[_Place, str, ast.AST | None]]:
     for place in _places(tree, ()):
         for kind, changed in _changes(place):
-            place.put(changed)
-            whole = ast.unparse(ast.fix_missing_locations(tree))
-            place.put(place.node)
-            if whole != plain:
-                line = getattr(place.node, "lineno", 0)
-                yield Fault(line, kind, _short(place.node), "nothing" if changed is None else _short(changed), whole)
+            yield place, kind, changed
 
 
 def _short(node: ast.AST) -> str:

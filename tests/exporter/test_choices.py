@@ -1,0 +1,262 @@
+"""Pooling, normalisation, activation, labels and widths: which file wins over which."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from poolrt.exporter import choices, text_plan
+from poolrt.exporter.pooler_config import PoolerConfig, read
+from poolrt.runtime.errors import CheckpointError
+
+TORCH = "torch.nn.modules.activation"
+
+
+def checkpoint(
+    *, config: dict[str, Any] | None = None, sentence: dict[str, Any] | None = None, pooler: dict[str, Any] | None = None,
+    recipe: Any = None, text: dict[str, Any] | None = None, kind: str = "embed", architecture: str = "BertModel",
+    positions: Any = lambda config: config["max_position_embeddings"], capped: bool = False,
+) -> Any:  # fmt: skip
+    settings = {"pools": (), "normalize": False, "settings": {}, "max_tokens": None, "mask": None, "generation": 2} | (sentence or {})
+    tokens = {"max_tokens": None, "ids": {}} | (text or {})
+    made = {"hidden_size": 8, "vocab_size": 100, "max_position_embeddings": 512} | (config or {})
+    return SimpleNamespace(
+        config=made, sentence=None if sentence is None else SimpleNamespace(**settings), pooler=PoolerConfig(**(pooler or {})),
+        family=SimpleNamespace(pool="cls", names=("BertModel",), positions=positions, capped_by_tokenizer=capped), recipe=recipe,
+        text=SimpleNamespace(**tokens), kind=kind, architecture=architecture, source="org/m", number=lambda key: made[key],
+    )  # fmt: skip
+
+
+# --- pooling and normalisation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("facts", "pools"),
+    [
+        ({}, ("cls",)), ({"architecture": "Qwen2ForCausalLM"}, ("last",)), ({"sentence": {"pools": ("mean", "max")}}, ("mean", "max")),
+        ({"sentence": {"pools": ()}}, ("cls",)), ({"sentence": {"pools": ("mean",)}, "pooler": {"pooling_type": "LAST"}}, ("last",)),
+        ({"pooler": {"seq_pooling_type": "MEAN"}}, ("mean",)), ({"pooler": {"pooling_type": "ALL"}}, ("cls",)),
+        ({"architecture": "Qwen2ForCausalLM", "sentence": {"pools": ("mean",)}}, ("mean",)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_asked_wins_over_modules_and_these_over_the_family(facts: dict[str, Any], pools: tuple[str, ...]):
+    found, why = choices.pools(checkpoint(**facts))
+    assert found == pools
+    assert why
+
+
+@pytest.mark.parametrize(
+    ("facts", "activation"),
+    [
+        ({}, "l2"), ({"sentence": {}}, "l2"), ({"sentence": {"pools": ("mean",)}}, "identity"),
+        ({"sentence": {"pools": ("mean",), "normalize": True}}, "l2"), ({"pooler": {"use_activation": False}}, "identity"),
+        ({"sentence": {"pools": ("mean",)}, "pooler": {"use_activation": True}}, "l2"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_folder_without_a_normalize_module_is_not_normalised(facts: dict[str, Any], activation: str):
+    found, guess = choices.normalisation(checkpoint(**facts))
+    assert found == activation
+    assert guess.value == ("yes" if activation == "l2" else "no")
+
+
+@pytest.mark.parametrize(("use", "activation"), [(None, "l2"), (True, "l2"), (False, "identity")])
+def test_an_activation_is_switched_off_by_the_pooler_config_alone(use: bool | None, activation: str):
+    assert choices.unless_off(checkpoint(pooler={"use_activation": use}), "l2") == activation
+
+
+def test_a_classifiers_pooling_is_one_that_is_known():
+    assert choices.known_pool(checkpoint(), "mean") == "mean"
+    with pytest.raises(CheckpointError, match="'max'; known are cls, mean, last"):
+        choices.known_pool(checkpoint(), "max")
+
+
+# --- activations and labels -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "facts", "activation"),
+    [
+        (1, {}, "sigmoid"), (2, {}, "softmax"), (1, {"sentence": {"settings": {"activation_fn": f"{TORCH}.Tanh"}}}, "tanh"),
+        (2, {"sentence": {"settings": {"activation_fn": f"{TORCH}.Tanh"}}}, "softmax"),
+        (1, {"config": {"sentence_transformers": {"activation_fn": f"{TORCH}.ReLU"}},
+             "sentence": {"settings": {"activation_fn": f"{TORCH}.Tanh"}}}, "relu"),
+        (1, {"config": {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}}, "identity"),
+        (2, {"config": {"sbert_ce_default_activation_function": f"{TORCH}.Sigmoid"}}, "softmax"),
+        (1, {"config": {"sbert_ce_default_activation_function": f"{TORCH}.Softmax"}}, "sigmoid"),
+        (1, {"config": {"problem_type": "regression", "sbert_ce_default_activation_function": f"{TORCH}.Sigmoid"}}, "identity"),
+        (2, {"config": {"problem_type": "multi_label_classification"}}, "sigmoid"),
+        (1, {"config": {"sentence_transformers": None}}, "sigmoid"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_activation_is_the_first_that_a_file_names(labels: int, facts: dict[str, Any], activation: str):
+    assert choices.classifier_activation(checkpoint(**facts), labels)[0] == activation
+
+
+@pytest.mark.parametrize("stored", ["os.system", "torch.nn.modules.activation.GELU", "torch.optim.Tanh", "Tanh"])
+def test_an_activation_that_is_none_of_torchs_is_refused(stored: str):
+    with pytest.raises(CheckpointError, match=r"expected a class of torch\.nn\.modules"):
+        choices.classifier_activation(checkpoint(config={"sbert_ce_default_activation_function": stored}), 1)
+
+
+def test_a_problem_that_nobody_knows_is_refused():
+    with pytest.raises(CheckpointError, match="problem_type 'ranking'; known are regression"):
+        choices.classifier_activation(checkpoint(config={"problem_type": "ranking"}), 1)
+
+
+@pytest.mark.parametrize(
+    ("use", "raw", "expected"),
+    [
+        (None, False, {"activation": "softmax"}), (True, False, {"activation": "softmax"}), (True, True, {"activation": "softmax"}),
+        (None, True, {"activation": "identity", "asked_activation": "softmax"}),
+        (False, False, {"activation": "identity", "asked_activation": "softmax"}),
+        (False, True, {"activation": "identity", "asked_activation": "softmax"}),
+    ],
+)  # fmt: skip
+def test_raw_values_keep_the_activation_for_who_asks(use: bool | None, raw: bool, expected: dict[str, str]):
+    assert choices.activations(checkpoint(pooler={"use_activation": use}), 3, raw=raw)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "count", "labels"),
+    [
+        ({}, 2, ("LABEL_0", "LABEL_1")), ({"id2label": {"0": "a", "1": "b"}}, 2, ("a", "b")),
+        ({"id2label": {"1": "b", "0": "a"}}, 2, ("a", "b")), ({"id2label": {"0": "a"}, "num_labels": 2}, 2, ("a", "LABEL_1")),
+        ({"id2label": {0: "a", 1: 5}}, 2, ("a", "5")), ({"num_labels": 1}, 1, ("LABEL_0",)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_labels_are_in_the_order_of_their_numbers(config: dict[str, Any], count: int, labels: tuple[str, ...]):
+    assert choices.labels_of(checkpoint(config=config), count) == labels
+
+
+@pytest.mark.parametrize(("config", "count"), [({"id2label": {"0": "a", "1": "b"}}, 3), ({"num_labels": 2}, 1), ({"num_labels": 1}, 2)])
+def test_labels_that_are_not_the_classifiers_are_refused(config: dict[str, Any], count: int):
+    with pytest.raises(CheckpointError, match=f"the classifier has {count} rows"):
+        choices.labels_of(checkpoint(config=config), count)
+
+
+# --- widths -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, {"any_dimension": False, "dimensions": None}),
+        ({"config": {"is_matryoshka": True}}, {"any_dimension": True, "dimensions": None}),
+        ({"config": {"matryoshka_dimensions": [8, 2, 4]}}, {"matryoshka": (2, 4, 8), "dimensions": None}),
+        ({"config": {"matryoshka_dimensions": [1]}, "pooler": {"dimensions": 4}}, {"matryoshka": (1,), "dimensions": 4}),
+        ({"pooler": {"dimensions": 8}}, {"any_dimension": False, "dimensions": 8}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_widths_are_sorted_and_the_default_stands_beside_them(facts: dict[str, Any], expected: dict[str, Any]):
+    assert choices.matryoshka(checkpoint(**facts), 8) == expected
+
+
+@pytest.mark.parametrize("widths", [[9], [0, 4], [-1], [4.0], ["4"]], ids=str)
+def test_widths_beyond_the_models_are_refused(widths: list[Any]):
+    with pytest.raises(CheckpointError, match="not between 1 and the model's 8"):
+        choices.matryoshka(checkpoint(config={"matryoshka_dimensions": widths}), 8)
+    with pytest.raises(CheckpointError, match="dimensions 9 is wider than the model's 8"):
+        choices.matryoshka(checkpoint(pooler={"dimensions": 9}), 8)
+
+
+def test_a_recipes_widths_are_cut_to_a_smaller_namesake():
+    recipe = SimpleNamespace(hf_overrides={"matryoshka_dimensions": [4, 8, 16]})
+    asked = checkpoint(config={"matryoshka_dimensions": [4, 8, 16]}, recipe=recipe)
+    assert choices.matryoshka(asked, 8) == {"matryoshka": (4, 8), "dimensions": None}
+    own = checkpoint(config={"matryoshka_dimensions": [4, 16]}, recipe=recipe)
+    with pytest.raises(CheckpointError, match=r"\[16\] are not between"):
+        choices.matryoshka(own, 8)
+
+
+# --- text -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("facts", "limit"),
+    [
+        ({}, 512), ({"sentence": {"max_tokens": 256}}, 256), ({"sentence": {"max_tokens": 1024}}, 512),
+        ({"text": {"max_tokens": 128}}, 512), ({"text": {"max_tokens": 128}, "capped": True}, 128),
+        ({"text": {"max_tokens": 128}, "sentence": {"generation": 6}}, 128),
+        ({"text": {"max_tokens": 128}, "sentence": {"generation": 5}}, 512),
+        ({"text": {"max_tokens": 128}, "sentence": {"max_tokens": 64, "generation": 6}}, 64),
+        ({"kind": "colbert", "sentence": {"max_tokens": 31}, "text": {"max_tokens": 128}, "capped": True}, 128),
+        ({"kind": "colbert", "sentence": {"max_tokens": 31, "mask": {}}, "text": {"max_tokens": 128}, "capped": True}, 512),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_longest_item_is_the_least_that_counts(facts: dict[str, Any], limit: int):
+    found, (guess,) = text_plan.max_tokens(checkpoint(**facts))
+    assert (found, guess.value) == (limit, str(limit))
+
+
+@pytest.mark.parametrize("value", [None, "many", "missing"])
+def test_a_model_without_a_number_of_positions_is_refused(value: Any):
+    def positions(config: dict[str, Any]) -> Any:
+        return config["n_positions"] if value == "missing" else value
+
+    with pytest.raises(CheckpointError, match=r"config\.json has no usable (n_positions|number of positions)"):
+        text_plan.max_tokens(checkpoint(positions=positions))
+
+
+@pytest.mark.parametrize(
+    ("config", "ids", "pad"),
+    [
+        ({"pad_token_id": 5}, {"pad_token": 1}, 5), ({"pad_token_id": 0}, {"pad_token": 1}, 0),
+        ({"pad_token_id": 100}, {"pad_token": 1}, 1),
+        ({"pad_token_id": 99}, {"pad_token": 1}, 99), ({"pad_token_id": -1}, {"pad_token": 1}, 1),
+        ({"pad_token_id": None}, {"eos_token": 2}, 2),
+        ({}, {"pad_token": 1, "eos_token": 2}, 1), ({}, {}, 0),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_padding_is_a_row_of_the_table(config: dict[str, Any], ids: dict[str, int], pad: int):
+    assert text_plan.pad_id(checkpoint(config=config, text={"ids": ids})) == pad
+
+
+@pytest.mark.parametrize(
+    ("ids", "ends"),
+    [
+        ({"a": [5, 2], "what is this": [6, 7, 2]}, 2), ({"a": [5], "what is this": [6, 7]}, None), ({"a": [], "what is this": [2]}, None),
+        ({"a": [5, 9], "what is this": [6, 9]}, None), ({"a": [2], "what is this": []}, None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_end_is_what_stands_behind_every_text(ids: dict[str, list[int]], ends: int | None):
+    found, (guess,) = text_plan.ending(checkpoint(text={"ids": {"eos_token": 2}, "encode": lambda text: ids[text]}))
+    assert found == ends
+    assert guess.what == "ends with"
+
+
+# --- the pooler config itself -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"pooling_type": "CLS", "tok_pooling_type": "ALL"}, "cannot be combined"),
+        ({"logit_mean": 1.0, "logit_bias": 1.0}, "give one of them"),
+        ({"logit_sigma": 0}, "cannot be 0"), ({"dimensions": 0}, "at least 1"), ({"normalize": False}, "was renamed"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_pooler_config_that_contradicts_itself_is_refused(asked: dict[str, Any], told: str):
+    with pytest.raises(CheckpointError, match=told):
+        read(asked)
+
+
+def test_a_pooler_config_has_older_names():
+    assert read(None) == read({}) == PoolerConfig()
+    assert read(read({"dimensions": 1})).dimensions == 1
+    assert (read({"logit_bias": 0.5}).mean, read({"logit_mean": 0.0}).mean, read({}).mean) == (0.5, 0.0, None)
+    assert (read({"pooling_type": "STEP"}).steps, read({"tok_pooling_type": "STEP"}).steps, read({"tok_pooling_type": "ALL"}).steps) == (
+        True, True, False,
+    )  # fmt: skip
+    assert (read({"pooling_type": "STEP"}).pool, read({"pooling_type": "MEAN"}).pool, read({"seq_pooling_type": "LAST"}).pool) == (
+        None, "mean", "last",
+    )  # fmt: skip
