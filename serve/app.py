@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -18,10 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..runtime.errors import InputError, PoolrtError
 from . import docs, middleware, playground
+from .abilities import absent
 from .body import Refused
 from .context import Context
 from .endpoints import classify, cohere, embeddings, invocations, lora, operations, pooling, score, tei, tei_tokens, tokens
-from .errors import ApiError, api_error, response, surprising
+from .errors import ApiError, api_error, body, response, surprising
 from .gate import Gate
 from .headers import header
 from .lifespan import lifespan
@@ -95,6 +97,7 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
     if settings.middleware:
         app.middleware_stack = stacked(app)
     app.state.context = context
+    app.state.paths = sorted({route.path for route in made})
     app.state.log = log_error
     # What the server that runs this application may want to do; an application alone does nothing.
     app.state.owns_models = True
@@ -159,7 +162,7 @@ def layers(settings: Settings, metrics: Metrics, state: State, made: Sequence[Ro
     cors = settings.cors
     return [
         *middleware.layers(settings.middleware),
-        Middleware(Gate, settings=settings, metrics=metrics, state=state),
+        Middleware(Gate, settings=settings, metrics=metrics, state=state, paths=frozenset(route.path for route in made)),
         Middleware(
             Cors,
             allow_origins=list(cors.origins),
@@ -181,9 +184,23 @@ def log_error(error: Exception, request: Request) -> None:
     log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
 
 
+def explained(request: Request, error: HTTPException) -> str:
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    match error.status_code:
+        case 404 if error.detail == HTTPStatus.NOT_FOUND.phrase:
+            return absent(path, request.app.state.context.registry, request.app.state.paths)
+        case 405:
+            allowed = (error.headers or {}).get("Allow") or "another method"
+            return f"{request.method[:20]!r} is not answered at {path[:200]!r}: use {allowed}"
+        case _:
+            return error.detail
+
+
 def answer(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        return Response(orjson.dumps({"detail": error.detail}), error.status_code, error.headers, "application/json")
+        # Starlette's key, which vLLM's clients read, and those of every other error.
+        told = ApiError(error.status_code, explained(request, error))
+        return Response(orjson.dumps({"detail": error.detail} | body(told)), error.status_code, error.headers, "application/json")
     told = api_error(error)
     if surprising(told):
         request.app.state.log(error, request)

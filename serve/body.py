@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .kinds import record_of
-from .problems import Problem, dotted, message
+from .plain_words import sentence
+from .problems import Problem, distinct, dotted, message
 
 BOTH_ENDS = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
 
@@ -52,10 +53,11 @@ class Body:
                             refuse_media_settings(value)
                             refuse_padding(made)
                             return made
-        problems = []
-        for _, form in forms:
+        by_form: list[list[Problem]] = [[] for _ in forms]
+        for (_, form), problems in zip(forms, by_form, strict=True):
             record_of(form).read(value, ("body",), problems)
-        raise Refused(message(problems), param=dotted(problems[0].loc))
+        told = [problem for problems in by_form for problem in problems]
+        raise Refused(f"{sentence(value, forms, by_form)}\n{message(distinct(told))}", param=dotted(told[0].loc))
 
     def fits(self, value: Any) -> bool:
         try:

@@ -94,7 +94,9 @@ def response(error: ApiError) -> Response:
 
 
 def tei_response(error: ApiError) -> Response:
-    """TEI's form: `error` is the text and `error_type` the class; a refused input is a 422."""
+    """TEI's form: `error` is the text and `error_type` the class; a refused input is a 422. The flat keys are those of every route."""
     status = {400: 422, 500: 424, 504: 424}.get(error.status, error.status)
-    told = {"error": scrub(str(error)), "error_type": TEI_TYPES.get(status, "Validation"), "param": error.param, "code": status}
+    text = scrub(str(error))
+    told = {"error": text, "error_type": TEI_TYPES.get(status, "Validation"), "object": "error"}
+    told |= {"message": text, "type": error.kind, "param": error.param, "code": status}
     return Response(orjson.dumps(told), status_code=status, headers=error.headers, media_type="application/json")

@@ -10,6 +10,7 @@ import base64
 import hmac
 import time
 import uuid
+from collections.abc import Container
 
 import orjson
 from starlette.datastructures import MutableHeaders
@@ -35,11 +36,13 @@ def stopping() -> ApiError:
 
 
 class Gate:
-    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics, state: State) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics, state: State, paths: Container[str] = ()) -> None:
         self.app = app
         self.settings = settings
         self.metrics = metrics
         self.state = state
+        self.paths = paths
+        """Those of routes; a client's own words must not become series of the metrics."""
         self.keys = [key.encode() for key in settings.api_keys]
         self.root = settings.root_path.rstrip("/")
 
@@ -50,20 +53,20 @@ class Gate:
                 return
             await self.app(scope, receive, send)
             return
-        if (refused := self._refused(scope)) is not None:
-            await response(refused)(scope, receive, send)
-            return
         path = self._path(scope)
+        if (refused := self._refused(scope)) is not None:
+            await self._refusing(response(refused), path, scope, receive, send)
+            return
         if self.root:
             # Whether the proxy in front strips its prefix or not, the routes are found.
             scope["root_path"] = self.root
         if self.settings.request_id_headers:
             send = self._with_request_id(scope, send)
         if self.keys and path not in OPEN and scope["method"] != "OPTIONS" and not self._has_key(scope):
-            await self._unauthorized(path, scope)(scope, receive, send)
+            await self._refusing(self._unauthorized(path, scope), path, scope, receive, send)
             return
         if self.state.draining and path not in OPEN:
-            await response(stopping())(scope, receive, send)
+            await self._refusing(response(stopping()), path, scope, receive, send)
             return
         await self._measured(path, scope, receive, send)
 
@@ -113,6 +116,14 @@ class Gate:
             await send(message)
 
         return sending
+
+    async def _refusing(self, refusal: Response, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers before any route is looked for; measured like every answer."""
+        started = time.perf_counter()
+        await refusal(scope, receive, send)
+        handler = path if path in self.paths else "none"
+        seconds, sent = time.perf_counter() - started, len(refusal.body)
+        self.metrics.http(scope["method"], handler, refusal.status_code, seconds, declared_bytes(scope), sent)
 
     async def _measured(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()

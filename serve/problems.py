@@ -1,7 +1,8 @@
 """What is wrong with a request body, told the way vLLM's clients and tests read it.
 
-A message starts with `N validation error(s):` and holds one line per problem, each a rendering of a dict with `type`, `loc`, `msg`,
-`input` and perhaps `ctx` (http-api.md 2.4). Offending values are shown shortened: a 10 MB string costs a line, not 10 MB.
+A message starts with a sentence for people (plain_words.py). Then come `N validation error(s):` and one line per problem, each a rendering
+of a dict with `type`, `loc`, `msg`, `input` and perhaps `ctx` (http-api.md 2.4). Offending values are shown shortened: a 10 MB string
+costs a line, not 10 MB.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ def dotted(loc: Loc) -> str:
 def enough(problems: Sequence[Problem]) -> bool:
     """Whether there are more than will be told: the rest of a value need not be read."""
     return len(problems) > MAX_LINES
+
+
+def distinct(problems: Sequence[Problem]) -> list[Problem]:
+    """Each once, where several forms of a body have it."""
+    return list({(problem.kind, problem.loc, problem.text): problem for problem in problems}.values())
 
 
 def message(problems: Sequence[Problem]) -> str:

@@ -297,7 +297,14 @@ def test_errors_have_teis_status_and_class(status, wire, kind):
 
     got = tei_response(ApiError(status, "no /tmp/x.py", param="inputs", headers={"Retry-After": "7"}))
     assert got.status_code == wire
-    assert json.loads(bytes(got.body)) == {"error": "no <path>", "error_type": kind, "param": "inputs", "code": wire}
+    told = json.loads(bytes(got.body))
+    assert {key: told[key] for key in ("error", "error_type", "param", "code")} == {
+        "error": "no <path>",
+        "error_type": kind,
+        "param": "inputs",
+        "code": wire,
+    }
+    assert (told["object"], told["message"]) == ("error", "no <path>")
     assert got.headers["retry-after"] == "7"
 
 

@@ -1,0 +1,142 @@
+"""A refusal begins with a sentence that a person can act on, in the same shape on every route."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from poolrt.serve import schemas, schemas_tei
+from poolrt.serve.app import POST, routes
+from poolrt.serve.body import Body, Refused
+from poolrt.serve.settings import Settings
+
+from tests.serve.conftest import Live
+
+SLIPS: list[tuple[Body, dict[str, Any], str]] = [
+    (schemas.EMBEDDINGS, {"inputs": "x"}, "`inputs` is unknown here, did you mean `input`?"),
+    (schemas.CLASSIFY, {"inputs": "x"}, "`inputs` is unknown here, did you mean `input`?"),
+    (schemas.POOLING, {"Input": "x", "task": "embed"}, "`Input` is unknown here, did you mean `input`?"),
+    (schemas.POOLING, {"message": [{"role": "user", "content": "x"}]}, "`message` is unknown here, did you mean `messages`?"),
+    (schemas.RERANK, {"query": "a", "docs": ["b"]}, "`docs` is unknown here, did you mean `documents`?"),
+    (schemas.RERANK, {"queries": "a", "documents": ["b"]}, "`queries` is unknown here, did you mean `query`?"),
+    (schemas.SCORE, {"query": "a", "documents": ["b"]}, "`query` is unknown here, did you mean `queries`?"),
+    (schemas.DETOKENIZE, {"token": [1]}, "`token` is unknown here, did you mean `tokens`?"),
+    (schemas_tei.EMBED, {"input": "a"}, "`input` is unknown here, did you mean `inputs`?"),
+    (schemas_tei.DECODE, {"id": [1]}, "`id` is unknown here, did you mean `ids`?"),
+]
+SENTENCES: list[tuple[Body, Any, str]] = [
+    (schemas.EMBEDDINGS, [], "the body is a list, expected a JSON object with `input`, or `messages`"),
+    (schemas.EMBEDDINGS, {}, "`input` is missing: send `input`, or `messages`"),
+    (schemas.EMBEDDINGS, {"colour": "x"}, "`input` is missing: send `input`, or `messages`; unknown here: `colour`"),
+    (schemas.EMBEDDINGS, {"input": 5}, "`input`: expected a list or a text, found 5"),
+    (schemas.EMBEDDINGS, {"input": ["a", 1]}, "`input.1`: expected a text, found 1"),
+    (schemas.EMBEDDINGS, {"input": None}, "`input`: expected a list or a text, found null"),
+    (schemas.EMBEDDINGS, {"messages": [{"content": "x"}]}, "`messages.0.role` is missing"),
+    (schemas.EMBEDDINGS, {"input": "a", "truncate_prompt_tokens": 5.5}, "`truncate_prompt_tokens`: expected a whole number, found 5.5"),
+    (schemas.EMBEDDINGS, {"input": "a", "use_activation": "x"}, "`use_activation`: expected true or false, found 'x'"),
+    (schemas.RERANK, {"query": "a", "documents": [{"txt": "b"}]}, "`documents.0.text` is missing"),
+    (schemas.RERANK, {"query": ["a"], "documents": ["b"]}, "`query`: expected a text or an object, found a list"),
+    (schemas.RERANK, {}, "`query` and `documents` are missing"),
+    (schemas.SCORE, {"data_1": "a", "text_2": "b"}, "`data_2` is missing: send `queries` and `documents`, or"),
+    (schemas.COHERE, {"text": ["a"]}, "must be non-empty; `text` is unknown here, did you mean `texts`?"),
+]
+
+
+def refusal(body: Body, value: Any) -> str:
+    with pytest.raises(Refused) as caught:
+        body.read(value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("body", "value", "told"), [*SLIPS, *SENTENCES], ids=lambda value: None)
+def test_the_first_line_says_what_to_change(body: Body, value: Any, told: str):
+    first, *rest = refusal(body, value).split("\n")
+    assert told in first
+    assert "{" not in first
+    assert re.fullmatch(r"\d+ validation errors?:", rest[0])
+    assert len(rest) == len(set(rest)), "a problem is told once"
+
+
+def test_a_choice_is_told_with_its_values():
+    told = refusal(schemas.EMBEDDINGS, {"input": "a", "encoding_format": "bad"})
+    assert told.startswith("`encoding_format`: expected 'float', 'base64', 'bytes' or 'bytes_only', found 'bad'\n")
+    assert "literal_error" in told  # what vLLM's clients look for
+
+
+@pytest.mark.parametrize(
+    "value", [{"x" * 10**6: 1}, {f"field {n}": n for n in range(10**4)}, {"input": "x" * 10**6, "user": 5}, [1] * 10**6]
+)
+def test_a_sentence_is_short_whatever_was_sent(value: Any):
+    assert len(refusal(schemas.EMBEDDINGS, value).split("\n")[0]) < 600
+
+
+FLAT = ("object", "message", "type", "param", "code")
+
+
+@pytest.mark.parametrize("path", [path for path, _ in POST])
+@pytest.mark.parametrize("body", [[], {"model": "nobody", "input": "a"}], ids=["no object", "unknown model"])
+def test_every_route_tells_errors_in_one_shape(everything: Live, path: str, body: Any):
+    got = everything.post(path, body)
+    told = got.json()
+    assert got.status_code in (400, 404, 422)
+    assert (told["object"], told["code"]) == ("error", got.status_code)
+    assert all(key in told for key in FLAT)
+    inner = told["error"]
+    assert told["message"] == (inner if isinstance(inner, str) else inner["message"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/nothing"), ("POST", "/v1/embedding"), ("GET", "/v1/embeddings"), ("PUT", "/rerank")]
+)
+def test_routes_that_are_not_there_have_it_too(embedder: Live, method: str, path: str):
+    got = embedder.client.request(method, path)
+    told = got.json()
+    assert told["detail"] in ("Not Found", "Method Not Allowed")  # the framework's own, which vLLM's clients read
+    assert told["code"] == told["error"]["code"] == got.status_code
+    assert path in told["message"]
+
+
+def test_a_slip_in_a_path_is_told(embedder: Live):
+    assert "did you mean /v1/embeddings?" in embedder.post("/v1/embedding", {}).json()["message"]
+    assert "use POST" in embedder.client.get("/rerank").json()["message"]
+
+
+def test_a_route_that_no_model_can_answer_says_which_there_are(embedder: Live):
+    for path in ("/classify", "/predict"):
+        got = embedder.post(path, {"input": "a"})
+        told = got.json()
+        assert (got.status_code, told["detail"]) == (404, "Not Found")
+        assert told["message"].startswith(
+            f"no model served here can answer {path}: `minilm_like` can embed and token_embed. This server has "
+        )
+        there = told["message"].rpartition("has ")[2].split(", ")
+        assert {"/v1/embeddings", "/pooling", "/score", "/rerank"} <= set(there)
+        assert not {"/classify", "/predict", "/embed_sparse"} & set(there)
+        for other in there:
+            assert embedder.post(other, {}).status_code in (400, 422)
+
+
+def test_info_counts_texts_and_requests(everything: Live):
+    told, settings = everything.client.get("/info").json(), everything.here.settings
+    assert (told["max_client_batch_size"], told["max_concurrent_requests"]) == (settings.max_items, settings.max_connections)
+
+
+def test_requests_without_a_key_are_counted(models):
+    from tests.serve.conftest import live
+
+    with live(models("minilm_like"), settings=Settings(api_keys=("k",))) as server:
+        for path in ("/v1/models", "/v1/models", "/made-up-by-a-client", "/health"):
+            server.client.get(path)
+        told = server.client.get("/metrics", headers={"Authorization": "Bearer k"}).text
+    assert re.search(r'http_requests_total\{handler="/v1/models",method="GET",status="4xx"\} 2\.0', told)
+    assert re.search(r'http_requests_total\{handler="none",method="GET",status="4xx"\} 1\.0', told)
+    assert "made-up" not in told
+
+
+def test_every_route_of_the_models_is_claimed():
+    from poolrt.serve.abilities import CLAIMS
+
+    others = {"/tokenize", "/detokenize", "/invocations", "/decode"}
+    assert set(CLAIMS) | others == {path for path, _ in POST}
+    assert set(CLAIMS) <= {route.path for route in routes(Settings())}
