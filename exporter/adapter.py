@@ -12,6 +12,7 @@ from typing import Any
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Adapter as Described
 from . import sentence_files, source, weights
+from .json_file import json_file
 
 SETTINGS = "adapter_config.json"
 # What does not change the merged weights, or is read below; any other setting that is not empty is refused.
@@ -113,7 +114,7 @@ def read(asked: str | Path) -> Adapter:
     place = source.find_adapter(str(asked))
     if not (place.folder / SETTINGS).is_file():
         raise CheckpointError(f"{asked}: not a LoRA adapter: no {SETTINGS}; give the folder that PEFT's save_pretrained wrote")
-    settings = sentence_files.json_file(place.folder / SETTINGS, dict)
+    settings = json_file(place.folder / SETTINGS, dict)
     problems = _problems(settings)
     if problems:
         raise CheckpointError(f"{place.name}: this adapter cannot be merged into weights: {'; '.join(problems)}")

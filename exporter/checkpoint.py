@@ -14,12 +14,16 @@ from typing import Any
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Source
 from . import adapter as adapters
-from . import detection, lora, sentence_files, source, tokenizer, weights
+from . import detection, lora, other_formats, sentence_files, source, tokenizer, weights
 from . import pooler_config as poolers
 from . import recipe as recipes
 from .architectures import Architecture
 from .architectures import find as find_architecture
 from .detection import Convert, Guess, Kind, Runner
+from .json_file import json_file
+from .refusals import refuses, shortened
+
+MOST_COUNT = 1 << 31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,8 @@ class Checkpoint:
     source: str
     """Hub id, or the folder's own name."""
     folder: Path
+    inner: Path
+    """Where config.json, weights and tokenizer are: `folder`, or the subfolder that modules.json names (`0_Transformer`)."""
     revision: str | None
     config: Mapping[str, Any]
     """config.json with hf_overrides merged in."""
@@ -73,8 +79,8 @@ class Checkpoint:
     def number(self, key: str) -> int:
         """A count of config.json that the model cannot do without. Raises CheckpointError."""
         value = self.config.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointError(f"{self.source}: config.json has no usable {key}: found {value!r}, expected a count")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < MOST_COUNT:
+            raise CheckpointError(f"{self.source}: config.json has no usable {key}: found {shortened(value)}, expected a count")
         return value
 
     def described(self, digest: Mapping[str, str], adapter: Mapping[str, str]) -> Source:
@@ -85,6 +91,7 @@ class Checkpoint:
         )  # fmt: skip
 
 
+@refuses("its files make no model that poolrt can read")
 def read(
     asked: str | Path,
     *,
@@ -111,11 +118,13 @@ def read(
     guesses: list[Guess] = []
     if found is not None:
         guesses.append(Guess("recipe", found.name, f"the name matches {found.match[0]}", "--no-recipe"))
-    config = _config(place.folder)
+    inner = place.folder / sentence_files.transformer(place.folder)
+    config = _config(inner)
+    _refuse_part(place.folder)
     if "auto_map" in config:
         guesses.append(Guess("remote code", "not run", "config.json has an auto_map; poolrt reads the weights with its own classes"))
-    config = merged(merged(config, found.hf_overrides if found else {}), hf_overrides or {})
-    opened = weights.open_folder(place.folder)
+    config = _named(inner, merged(merged(config, found.hf_overrides if found else {}), hf_overrides or {}))
+    opened = weights.open_folder(inner)
     family = find_architecture(place.name, config, opened.shapes)
     if family.translate is not None:
         config = dict(family.translate(config))
@@ -131,17 +140,18 @@ def read(
         guesses.append(Guess("modules", f"those of {found_adapter.name}", "the adapter's folder has a modules.json"))
     else:
         sentence = sentence_files.read(place.folder)
+    part = next((name for name in sentence_files.TRANSFORMER_FILES if sentence is None and (inner / name).is_file()), None)
+    if part is not None:
+        why = f"{part} stands here without modules.json, which says how Sentence Transformers pools: is this only the 0_Transformer part?"
+        guesses.append(Guess("modules", "none", why, "the folder above this one"))
     pooler = _pooler(found, pooler_config)
     if convert == "auto" and found is not None and found.convert is not None:
         convert = found.convert
     detected = detection.detect(place.folder, config, family, opened, sentence, convert)
-    text = tokenizer.read(place.folder)
-    if text.converted:
-        guesses.append(Guess("tokenizer", f"converted from {text.converted}", "the checkpoint has no tokenizer.json"))
-    if text.ended is not None:
-        guesses.append(Guess("tokenizer", f"puts {text.ended} behind every text", "add_eos_token of tokenizer_config.json"))
+    text = tokenizer.read(inner, lowercase=sentence is not None and sentence.lowercase, overrides=config)
+    guesses += text.guesses
     return Checkpoint(
-        source=place.name, folder=place.folder, revision=place.revision, config=config, overrides=asked_for,
+        source=place.name, folder=place.folder, inner=inner, revision=place.revision, config=config, overrides=asked_for,
         architecture=detected.architecture, kind=detected.kind, family=family, weights=opened, sentence=sentence, text=text,
         pooler=pooler, recipe=found, guesses=(*guesses, *detected.guesses), adapter=found_adapter,
     )  # fmt: skip
@@ -158,18 +168,49 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    if not path.is_file():
-        if (folder / adapters.SETTINGS).is_file():
-            trained = sentence_files.json_file(folder / adapters.SETTINGS, dict).get("base_model_name_or_path") or "CHECKPOINT"
-            raise CheckpointError(
-                f"{folder}: a LoRA adapter, not a checkpoint; give what it was trained on: poolrt export {trained} --lora {folder}"
-            )
-        present = sorted(entry.name for entry in folder.iterdir())[:5]
-        raise CheckpointError(f"{folder}: not a checkpoint: no config.json (it holds {', '.join(present) or 'nothing'})")
-    config = sentence_files.json_file(path, dict)
-    if not config.get("model_type") and not config.get("architectures"):
-        raise CheckpointError(f"{path}: neither model_type nor architectures; not a transformers checkpoint")
-    return config
+    if path.is_file():
+        return json_file(path, dict)
+    if (folder / adapters.SETTINGS).is_file():
+        trained = json_file(folder / adapters.SETTINGS, dict).get("base_model_name_or_path") or "CHECKPOINT"
+        raise CheckpointError(
+            f"{folder}: a LoRA adapter, not a checkpoint; give what it was trained on: poolrt export {trained} --lora {folder}"
+        )
+    present = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else []
+    found = other_formats.of_folder(folder) or f"it holds {', '.join(present) or 'nothing'}"
+    raise CheckpointError(f"{folder}: not a checkpoint: no config.json ({found})")
+
+
+def _named(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """config.json, overrides included, with the few keys that decide what is read in the shape they are read in. Raises CheckpointError."""
+    path, names, labels = folder / "config.json", config.get("architectures"), config.get("id2label")
+    if not config.get("model_type") and not names:
+        raise CheckpointError(
+            f"{path}: neither model_type nor architectures; not a transformers checkpoint, "
+            'or one that needs --hf-overrides \'{"model_type": "..."}\''
+        )
+    if config.get("model_type") is not None and not isinstance(config["model_type"], str):
+        raise CheckpointError(f"{path}: model_type is {shortened(config['model_type'])}, expected a name such as 'bert'")
+    names = [names] if isinstance(names, str) else names
+    if names is not None and (not isinstance(names, list) or not all(isinstance(name, str) for name in names)):
+        raise CheckpointError(f"{path}: architectures is {shortened(names)}, expected a list of class names")
+    if isinstance(labels, list):  # in the order of the rows
+        labels = {str(index): label for index, label in enumerate(labels)}
+    if labels is not None and not (isinstance(labels, dict) and all(str(index).isdecimal() for index in labels)):
+        raise CheckpointError(f"{path}: id2label is {shortened(labels)}, expected row -> name, or a list of names")
+    changed = {"architectures": names, "id2label": labels}
+    return {**config, **{key: value for key, value in changed.items() if key in config}}
+
+
+def _refuse_part(folder: Path) -> None:
+    """The Transformer part of a Sentence Transformers model, whose pooling is written down beside it."""
+    above = folder.resolve().parent
+    if (folder / "modules.json").is_file() or not (above / "modules.json").is_file():
+        return
+    if above / sentence_files.transformer(above) == folder.resolve():
+        raise CheckpointError(
+            f"{folder}: only the Transformer module of the Sentence Transformers model in the folder above it, whose modules.json says "
+            f"how its tokens become vectors; give {above}"
+        )
 
 
 def _recipe(name: str, asked: recipes.Recipe | str | None) -> recipes.Recipe | None:

@@ -83,6 +83,8 @@ def activations(checkpoint: Checkpoint, labels: int, *, raw: bool = False) -> tu
 
 def labels_of(checkpoint: Checkpoint, count: int) -> tuple[str, ...]:
     named = {int(index): str(name) for index, name in (checkpoint.config.get("id2label") or {}).items()}
+    if beyond := sorted(index for index in named if index >= count):
+        raise CheckpointError(f"{checkpoint.source}: id2label names row {beyond[0]}, the classifier has {count} rows, from 0 on")
     asked = checkpoint.config.get("num_labels")
     expected = asked if isinstance(asked, int) else len(named) or count
     if expected != count:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -226,6 +228,8 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Call
         with _terminated(), _progress() as say:
             report = run(asked, say)
     except PoolrtError as error:
+        if error.__cause__ is not None and os.environ.get("POOLRT_DEBUG") == "1":
+            traceback.print_exception(error)
         return _failed(str(error), type(error).__name__, error.exit_code, as_json=wants_json)
     except KeyboardInterrupt:
         return _failed("interrupted; nothing was kept", "KeyboardInterrupt", EXIT_INTERRUPTED, as_json=wants_json)
@@ -239,8 +243,6 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Call
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and (missing := extras.missing(error, "export")) is not None:
             return _failed(str(missing), type(missing).__name__, missing.exit_code, as_json=wants_json)
-        import traceback
-
         traceback.print_exc()
         told = f"{type(error).__name__}: {error} (a mistake in poolrt, not of yours; please report the lines above)"
         return _failed(told, type(error).__name__, EXIT_INTERNAL, as_json=wants_json)

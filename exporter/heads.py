@@ -15,6 +15,7 @@ from .architectures import Layer
 from .checkpoint import Checkpoint
 from .detection import Guess, Kind
 from .layers import Step
+from .refusals import refuses
 
 POOLER = '--pooler-config \'{"pooling_type": "CLS|LAST|MEAN"}\''
 # config.json keys that serving shows, or that an artifact is asked for again with (runtime/overrides.py).
@@ -60,6 +61,7 @@ class Plan:
         return tuple(str(guess) for guess in self.guesses)
 
 
+@refuses("its head cannot be planned")
 def plan(checkpoint: Checkpoint) -> Plan:
     """Raises CheckpointError: tensors of a head are missing (all of them named), or a setting is not understood."""
     guesses = list(checkpoint.guesses)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Role
 from .detection import Guess
-from .sentence_files import SentenceFiles, json_file
+from .json_file import json_file
+from .sentence_files import SentenceFiles
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint

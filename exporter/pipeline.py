@@ -58,7 +58,8 @@ def export(
     """
     targets = [engine.check(each) for each in engine.targets(target)]
     lowered = precisions.check(precision, targets, large=True)
-    steps = Steps([_READ, _LOAD, _TRACE, *([_LOWER] if lowered != "fp32" else []), *map(_compiling, targets), _VERIFY, _FINISH], progress)
+    titles = [_READ, _LOAD, _TRACE, *([_LOWER] if lowered != "fp32" else []), *map(_compiling, targets), _VERIFY, _FINISH]
+    steps = Steps(titles, progress, about=str(source))
 
     with steps(_READ):
         found = checkpoint.read(
@@ -160,7 +161,8 @@ def verified(
 ) -> Report:
     """Proves an artifact again: from its golden answers, from its checkpoint (and adapter) where one is given, and from the scores that
     its recipe says were published. Changes nothing."""
-    steps = Steps(["read and check the artifact", *([_LOAD] if against is not None else []), _VERIFY], progress)
+    titles = ["read and check the artifact", *([_LOAD] if against is not None else []), _VERIFY]
+    steps = Steps(titles, progress, about=None if against is None else str(against))
     with steps("read and check the artifact"):
         opened = artifacts.read(path)
     reference = None

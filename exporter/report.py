@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..runtime.manifest import Evidence, Manifest
+from .refusals import in_one_sentence
 
 Say = Callable[[str], None]
 
@@ -19,8 +21,9 @@ def silent(line: str) -> None:
 class Steps:
     """A numbered plan that is announced, carried out in order and timed."""
 
-    def __init__(self, titles: Sequence[str], say: Say) -> None:
-        self.titles, self.say = tuple(titles), say
+    def __init__(self, titles: Sequence[str], say: Say, *, about: str | None = None) -> None:
+        """`about`: a checkpoint; what a library raises in a step is then told as one sentence about it."""
+        self.titles, self.say, self.about = tuple(titles), say, about
         self.seconds: dict[str, float] = {}
         width = len(str(len(self.titles)))
         say("plan:")
@@ -37,7 +40,8 @@ class Steps:
         number = self.titles.index(title) + 1
         self.say(f"[{number}/{len(self.titles)}] {title} ...")
         started = time.perf_counter()
-        yield
+        with contextlib.nullcontext() if self.about is None else in_one_sentence(f"{self.about}: could not {title}"):
+            yield
         self.seconds[title] = spent = time.perf_counter() - started
         self.say(f"[{number}/{len(self.titles)}] {title}: {spent:.1f} s")
 

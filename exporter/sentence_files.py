@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Pool
+from .json_file import json_file
 
 # Last part of `pooling_mode_...` (old) or the value of `pooling_mode` (new) -> ours.
 POOLS: dict[str, Pool] = {
@@ -101,7 +101,8 @@ def read(folder: Path) -> SentenceFiles | None:
     paths = {name: path for name, (_, path) in zip(names, modules, strict=True)}
     pools, include_prompt = _pooling(folder / paths["Pooling"]) if "Pooling" in paths else ((), True)
     settings = _optional(folder / "config_sentence_transformers.json")
-    text = next((_optional(folder / paths.get("Transformer", "") / name) for name in TRANSFORMER_FILES if (folder / name).is_file()), {})
+    home = folder / transformer(folder)
+    text = next((_optional(home / name) for name in TRANSFORMER_FILES if (home / name).is_file()), {})
     generation = 6 if any(".modules." in kind for kind, _ in modules) else 2
     max_tokens = text.get("max_seq_length")
     return SentenceFiles(
@@ -124,17 +125,16 @@ def read(folder: Path) -> SentenceFiles | None:
     )
 
 
-def json_file(path: Path, kind: type) -> Any:
-    """The JSON value in `path`. Raises CheckpointError when it is not JSON or not a `kind`."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; download the repository again") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(value, kind):
-        raise CheckpointError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}, found {type(value).__name__}")
-    return value
+def transformer(folder: Path) -> str:
+    """The subfolder of the Transformer module, "" where that is the folder itself. Raises CheckpointError."""
+    if not (folder / "modules.json").is_file():
+        return ""
+    for entry in json_file(folder / "modules.json", list):
+        known = isinstance(entry, dict) and str(entry.get("type", "")).endswith("Transformer")
+        if known and isinstance(path := entry.get("path", ""), str):
+            inside = path and not Path(path).is_absolute() and ".." not in Path(path).parts
+            return path if inside and (folder / path / "config.json").is_file() else ""
+    return ""
 
 
 def _optional(path: Path) -> dict[str, Any]:

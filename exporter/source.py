@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.errors import CheckpointError
+from . import other_formats
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Everything a pooling model may need. Code is not on the list: none is ever run.
 SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.metadata", "*_Dense/*", "sparse_linear.pt", "colbert_linear.pt")
 SAFE_WEIGHTS = ("*.safetensors",)
-PICKLED_WEIGHTS = ("pytorch_model*.bin",)
+PICKLED_WEIGHTS = ("pytorch_model*.bin", "0_*/pytorch_model*.bin")
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 # With Sentence Transformers' files, where it saved the adapted model.
 BESIDE_ADAPTERS = (
@@ -50,7 +51,8 @@ def _find(source: str, revision: str | None, safe: tuple[str, ...], pickled: tup
             raise CheckpointError(f"{source}: a revision ({revision!r}) chooses a hub repository's version, this is a local folder")
         return Source(_name(path), path, None)
     if path.exists():
-        raise CheckpointError(f"{source}: a file; give the folder that holds {settings} and the weights")
+        found = other_formats.of_file(path) or f"a file; give the folder that holds {settings} and the weights"
+        raise CheckpointError(f"{source}: {found}")
     if not HUB_ID.fullmatch(source):
         raise CheckpointError(f"{source}: no such folder, and not a hub id such as BAAI/bge-m3")
     folder = _download(source, revision, safe, pickled)
@@ -78,7 +80,7 @@ def _download(hub_id: str, revision: str | None, safe: tuple[str, ...], pickled:
     try:
         folder = fetch(safe)
         # Pickles only where there is nothing else: half the hub carries both.
-        if not any(folder.glob("*.safetensors")):
+        if not any((*folder.glob("*.safetensors"), *folder.glob("0_*/*.safetensors"))):
             folder = fetch(safe + pickled)
     except errors.GatedRepoError:
         raise CheckpointError(f"{hub_id}: access must be asked for on the hub; then log in with `hf auth login`") from None

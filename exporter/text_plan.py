@@ -72,7 +72,7 @@ def text(
         max_tokens=limit,
         vocab_size=checkpoint.number("vocab_size"),
         pad_id=pad_id(checkpoint),
-        lowercase=sentence.lowercase if sentence else False,
+        split_special_tokens=checkpoint.text.splits_special,
         pair="separator" if separated else "concatenate",
         roles=roles,
         prompts=prompts,
@@ -110,8 +110,9 @@ def pad_id(checkpoint: Checkpoint) -> int:
     configured = checkpoint.config.get("pad_token_id")
     if isinstance(configured, int) and 0 <= configured < checkpoint.number("vocab_size"):
         return configured
-    ids = checkpoint.text.ids
-    return ids.get("pad_token", ids.get("eos_token", 0))
+    # A class may add a token that the model has no row for.
+    known = (checkpoint.text.ids.get(role) for role in ("pad_token", "eos_token"))
+    return next((found for found in known if found is not None and found < checkpoint.number("vocab_size")), 0)
 
 
 def ending(checkpoint: Checkpoint) -> tuple[int | None, list[Guess]]:

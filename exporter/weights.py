@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..runtime.errors import CheckpointError
+from ..runtime.errors import CheckpointError, reason
+from . import other_formats
+from .json_file import json_file
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +20,7 @@ Change: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 """A stored tensor in float32 -> the one that counts."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
+MOST_HEADER_BYTES = 100_000_000  # of safetensors, as in its own library
 GIT_LFS = b"version https://git-lfs"
 # Bytes an element of safetensors' dtypes takes.
 WIDTHS = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2} | {
@@ -90,11 +93,14 @@ class Weights:
 def open_folder(folder: Path) -> Weights:
     """The model weights of `folder`, safetensors before pickles. Raises CheckpointError: none, truncated, shards missing."""
     for single, index in zip(SINGLES, INDEXES, strict=True):
-        if (folder / index).is_file():
-            return open_files(_shards(folder, index))
+        # As transformers: a whole file wins over an index, which somebody may have left behind.
         if (folder / single).is_file():
             return open_files([folder / single])
-    raise CheckpointError(f"{folder}: no weights; expected one of {', '.join((*SINGLES, *INDEXES))}; download the repository again")
+        if (folder / index).is_file():
+            return open_files(_shards(folder, index))
+    found = other_formats.of_folder(folder)
+    told = f"; {found}" if found else "; download the repository again"
+    raise CheckpointError(f"{folder}: no weights; expected one of {', '.join((*SINGLES, *INDEXES))}{told}")
 
 
 def open_files(paths: Iterable[Path]) -> Weights:
@@ -116,10 +122,10 @@ def open_files(paths: Iterable[Path]) -> Weights:
 
 
 def _shards(folder: Path, index: str) -> list[Path]:
-    try:
-        names = sorted(set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError):
-        raise CheckpointError(f"{folder / index}: not a weight index; download it again") from None
+    placed = json_file(folder / index, dict).get("weight_map")
+    if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) and name for name in placed.values()):
+        raise CheckpointError(f"{folder / index}: not a weight index: expected `weight_map`, tensor -> file; download it again")
+    names = sorted(set(placed.values()))
     outside = [name for name in names if Path(name).name != name]
     if outside:
         raise CheckpointError(f"{folder / index}: names files outside the folder: {', '.join(outside)}")
@@ -139,13 +145,15 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
             raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in the repository")
         if len(start) < 8 or length > size - 8:
             raise CheckpointError(f"{path}: truncated: {size} bytes, shorter than its own header; download it again")
+        if length > MOST_HEADER_BYTES:
+            raise CheckpointError(f"{path}: a header of {length} bytes, {MOST_HEADER_BYTES} are allowed; download it again")
         try:
             header: dict[str, Any] = json.loads(file.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
             ends = [int(entry["data_offsets"][1]) for entry in tensors.values()]
             shapes = {name: tuple(int(axis) for axis in entry["shape"]) for name, entry in tensors.items()}
             lengths = {name: int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]) for name, entry in tensors.items()}
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError):
             raise CheckpointError(f"{path}: not a safetensors file; download it again") from None
     expected = 8 + length + max(ends, default=0)
     if expected != size:
@@ -170,11 +178,12 @@ def _unpickled(path: Path) -> Mapping[str, torch.Tensor]:
         # weights_only: the unpickler builds tensors and plain containers, nothing else.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # torch raises several unrelated types; each means that the file is not usable
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: damaged, or holds more than tensors, which poolrt does not load: {reason}") from None
+        told = str(error).splitlines()[0] if str(error) else reason(error)
+        raise CheckpointError(f"{path}: damaged, or holds more than tensors, which poolrt does not load: {told}") from None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+    strange = not isinstance(loaded, Mapping) or not all(isinstance(name, str) for name in loaded)
+    if strange or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise CheckpointError(f"{path}: expected tensors by name, found {type(loaded).__name__}")
     return loaded
 

@@ -77,3 +77,16 @@ class Overload(PoolrtError):
 
 class DeadlineExceeded(Overload):
     pass
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether a library failed, as opposed to the process being stopped: libraries in Rust panic with what is no Exception (pyo3)."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def reason(error: BaseException, *, most: int = 300) -> str:
+    """An error of a library as part of a sentence: its first lines joined, shortened, with its type where that is half of what it says."""
+    text = " ".join(str(error).split()).rstrip(".")
+    if not text or isinstance(error, LookupError | AttributeError | TypeError | ArithmeticError | AssertionError | RecursionError):
+        text = f"{type(error).__name__}: {text}".rstrip(": ")
+    return text if len(text) <= most else text[: most - 3] + "..."

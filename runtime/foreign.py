@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from . import truncation
 from .text import Preparation
 
 SURE = 0.65
@@ -50,7 +51,7 @@ def looks_foreign(prompts: Sequence[Sequence[int]], preparation: Preparation, *,
 
 def _returning(ids: list[int], preparation: Preparation) -> int:
     text = preparation.tokenizer.decode(ids, skip_special_tokens=False)
-    again = preparation.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    again = truncation.encode(preparation.tokenizer, [text], add_special_tokens=False)[0]
     if again == ids:
         return len(ids)
     return sum(block.size for block in difflib.SequenceMatcher(None, ids, again, autojunk=False).get_matching_blocks())

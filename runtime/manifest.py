@@ -81,7 +81,9 @@ class Text:
     """Rows of the token table; an id at or above it is refused."""
     pad_id: int
     lowercase: bool = False
-    """do_lower_case of Sentence Transformers: applied before tokenising, on single texts only, never on pairs."""
+    """Of older artifacts: single texts are lower-cased before tokenising, pairs never. Today tokenizer.json does it itself."""
+    split_special_tokens: bool = False
+    """Special tokens that a text spells out are read as ordinary text (the tokenizer setting of that name)."""
     pair: Literal["separator", "concatenate"] = "separator"
     """Cross-encoders: the tokenizer's own pair encoding, or plain concatenation (vLLM's use_sep_token false)."""
     roles: dict[str, Role] = field(default_factory=dict)

@@ -271,7 +271,8 @@ def cut_texts(preparation: Preparation, texts: Sequence[str], max_tokens: int) -
 
 def _cut_text(preparation: Preparation, text: str, max_tokens: int) -> str:
     def encoded(part: str) -> Encoding:
-        return preparation.tokenizer.encode_batch([part], add_special_tokens=False)[0]
+        with truncation.failures("a text"):
+            return preparation.tokenizer.encode_batch([part], add_special_tokens=False)[0]
 
     for part in truncation.heads(text, max_tokens + 1, preparation.boundaries):
         found = encoded(part)

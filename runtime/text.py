@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from . import pairs, roles, templates, truncation
-from .errors import ArtifactError, InputError
+from . import pairs, roles, templates, tokenizer_file, truncation
+from .errors import ArtifactError, InputError, is_failure, reason
 from .manifest import Manifest
 from .prompts import Prompt, from_mapping, prompts_from, token_ids
 from .truncation import Boundaries, Side
@@ -67,22 +66,23 @@ class Preparation:
         self.manifest = manifest
         self.text = manifest.text
         self.style = style
-        path = folder / self.text.tokenizer
-        try:
-            self.tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise ArtifactError(f"{self.text.tokenizer}: not a readable tokenizer ({error}); export the artifact again") from None
-        # Files often come with the truncation and padding of their training run.
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
         self.max_tokens = self.text.max_tokens
-        vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
-        self.characters_per_token = max(map(len, vocabulary), default=1)
-        # Some tokenizers name more ids than the model has rows; only then must the ids of texts be checked too.
-        self.may_exceed_table = max(vocabulary.values(), default=0) >= self.text.vocab_size
-        self.boundaries = Boundaries(self.tokenizer)
-        self.before, self.after = self._special_tokens()
-        self.joint = pairs.Joint.of(self.tokenizer)
+        try:
+            self.tokenizer = tokenizer_file.opened(tokenizer_file.content(folder / self.text.tokenizer))
+            self.tokenizer.encode_special_tokens = self.text.split_special_tokens
+            vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
+            self.characters_per_token = max(map(len, vocabulary), default=1)
+            # Some tokenizers name more ids than the model has rows; only then must the ids of texts be checked too.
+            self.may_exceed_table = max(vocabulary.values(), default=0) >= self.text.vocab_size
+            self.boundaries = Boundaries(self.tokenizer)
+            self.before, self.after = self._special_tokens()
+            self.joint = pairs.Joint.of(self.tokenizer)
+        except ArtifactError:
+            raise
+        except BaseException as error:  # the library raises bare Exception, and panics past it
+            if not is_failure(error):
+                raise
+            raise ArtifactError(f"{self.text.tokenizer}: not a readable tokenizer ({reason(error)}); export the artifact again") from None
         self.wants_type_ids = any(tensor.name == "token_type_ids" for graph in manifest.graphs for tensor in graph.inputs)
         self.chat_template = templates.read(folder / self.text.chat_template) if self.text.chat_template else None
         # vLLM applies a score template only when it is told to; an artifact's own comes from the model's card.
@@ -362,7 +362,9 @@ class Preparation:
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Special tokens are kept. Raises InputError for ids that are no token of this tokenizer."""
-        return self.tokenizer.decode(token_ids(ids, 0, 1 << 32, field="tokens"), skip_special_tokens=False)
+        numbers = token_ids(ids, 0, 1 << 32, field="tokens")
+        with truncation.failures("these token ids"):
+            return self.tokenizer.decode(numbers, skip_special_tokens=False)
 
 
 def _cut(ids: list[int], kept: int, side: Side | None, before: int, after: int) -> list[int]:

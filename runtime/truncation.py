@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from tokenizers import Tokenizer
 
 from . import cancellation
-from .errors import InputError
+from .errors import EngineError, InputError, is_failure, reason
 
 Side = Literal["left", "right"]
 
@@ -178,16 +179,19 @@ def heads(text: str, tokens: int, boundaries: Boundaries) -> Iterator[str]:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
-    """Token ids of every text. Raises TypeError for what is no text or no valid Unicode; `check_text` says which.
+    """Token ids of every text. Raises TypeError for what is no text or no valid Unicode (`check_text` says which), and EngineError
+    where the tokenizer itself fails.
 
     The GIL is released meanwhile, also for one text (`Tokenizer.encode` holds it).
     """
     if len(texts) <= STEP and sum(map(len, texts)) <= STEP_CHARACTERS:
-        return [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
+        with failures("a text"):
+            return [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
     ids: list[list[int]] = []
     for step in steps(texts):
         cancellation.check()
-        ids += [found.ids for found in tokenizer.encode_batch_fast(step, add_special_tokens=add_special_tokens)]
+        with failures("a text"):
+            ids += [found.ids for found in tokenizer.encode_batch_fast(step, add_special_tokens=add_special_tokens)]
     return ids
 
 
@@ -203,6 +207,19 @@ def steps(texts: Sequence[str]) -> Iterator[list[str]]:
         size += len(text)
     if step:
         yield step
+
+
+@contextmanager
+def failures(what: str) -> Iterator[None]:
+    """Turns what the tokenizers library raises of its own into EngineError: a piece without a token, an expression that gives up."""
+    try:
+        yield
+    except (TypeError, UnicodeEncodeError):
+        raise
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        raise EngineError(f"this model's tokenizer cannot read {what}: {reason(error)}") from None
 
 
 def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

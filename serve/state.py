@@ -11,7 +11,7 @@ class State:
     started: float = field(default_factory=time.time)
     draining: bool = False
     """New requests are refused, running ones finish."""
-    failure: Exception | None = None
+    failure: BaseException | None = None
     """Why the models could not be opened."""
     in_flight: int = 0
     """HTTP requests of any kind."""

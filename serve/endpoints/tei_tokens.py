@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...runtime.truncation import check_whole
+from ...runtime.truncation import check_whole, failures
 from .. import schemas_tei
 from ..answers import Json
 from ..context import context
@@ -27,7 +27,8 @@ async def tokenize(request: Request, value: Any) -> Response:
     check_whole(sum(map(len, texts)), "inputs", field="inputs")
 
     def run() -> list[list[dict[str, Any]]]:
-        found = preparation.tokenizer.encode_batch(texts, add_special_tokens=asked.add_special_tokens)
+        with failures("a text"):
+            found = preparation.tokenizer.encode_batch(texts, add_special_tokens=asked.add_special_tokens)
         return [
             [
                 {"id": token, "text": text[start:stop] if stop else piece, "special": bool(special)}
