@@ -26,11 +26,13 @@ from poolrt.runtime import (
     load,
 )
 from poolrt.runtime.errors import ArtifactError, CheckpointError
+from poolrt.serve.cli import parse, settings_of
+from poolrt.serve.opening import artifact_of, registry_of
 
 from tests import adapters
 from tests.conftest import exported
 from tests.families import find
-from tests.serve.conftest import live
+from tests.serve.conftest import live, serving
 
 ROOT = Path(__file__).parents[2]
 QUERY, DOCUMENTS = "which planet is red ?", ["mars", "the capital of france is paris", "mars is known as the red planet venus sun moon"]
@@ -67,9 +69,6 @@ def splade(sparse_checkpoint: Path) -> Path:
 
 def test_a_checkpoint_is_exported_once_as_serve_would(checkpoints: Callable[[str], Path], cache: Path):
     """The documents' snippet, from its import to its output; then the server finds the same artifact."""
-    from poolrt.serve.cli import parse
-    from poolrt.serve.opening import artifact_of
-
     name = str(checkpoints("minilm_like"))
     llm = LLM(model=name, runner="pooling", trust_remote_code=True)
     (output,) = llm.embed("Hello, my name is", use_tqdm=False)
@@ -193,10 +192,7 @@ def test_an_artifact_refuses_what_another_export_would_be(artifacts: Callable[[s
 @pytest.mark.parametrize(("asked", "allowed", "refused"), [({"is_matryoshka": True}, 7, 65), ({"matryoshka_dimensions": [8, 32]}, 32, 7)])
 def test_widths_are_enabled_on_a_finished_artifact(artifacts: Callable[[str], Path], asked: dict[str, Any], allowed: int, refused: int):
     """In Python and over HTTP; a cut vector is the whole one's start, normalised again."""
-    from poolrt.serve.cli import parse, settings_of
-    from poolrt.serve.opening import registry_of
-
-    from tests.serve.conftest import serving
+    from poolrt.serve.cli import parse
 
     folder = str(artifacts("minilm_like"))
     llm = LLM(model=folder, hf_overrides=asked)
