@@ -211,6 +211,20 @@ def test_widths_are_enabled_on_a_finished_artifact(artifacts: Callable[[str], Pa
         server.refused("/v1/embeddings", {"input": "red planet", "dimensions": refused})
 
 
+def test_a_script_s_import_line_changes_by_the_package_s_name_alone(artifacts: Callable[[str], Path]):
+    snippet = """
+from vllm import LLM, PoolingParams
+
+llm = LLM(model="jinaai/jina-embeddings-v3", runner="pooling", trust_remote_code=True)
+outputs = llm.embed(["Follow the white rabbit."], pooling_params=PoolingParams(use_activation=False))
+print(outputs[0].outputs)
+""".replace("vllm", "poolrt").replace("jinaai/jina-embeddings-v3", str(artifacts("minilm_like")))
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import conftest\n{snippet}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("EmbeddingOutput(embedding=array([")
+
+
 def test_outputs_are_named_as_in_vllm(artifacts: Callable[[str], Path]):
     llm = LLM(str(artifacts("bert_cross_encoder")))
     assert isinstance(llm.classify("a", use_tqdm=False)[0], ClassificationRequestOutput)
