@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import operator
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -94,6 +95,9 @@ class Entry:
         return self.outputs, self.priority
 
 
+_ORDER = operator.attrgetter("order")
+
+
 class Pool:
     """Queued items of one kind, sorted by length."""
 
@@ -136,5 +140,5 @@ class Pool:
 
     def _sort(self) -> None:
         # Two sorted runs: timsort merges them in one pass.
-        self.entries.sort(key=lambda entry: entry.order)
+        self.entries.sort(key=_ORDER)
         self.lengths = [entry.length for entry in self.entries]

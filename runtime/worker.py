@@ -140,8 +140,9 @@ class Worker:
 
     def stalled_s(self) -> float:
         """Seconds the oldest running batch has taken so far; 0 when idle. Large: the engine hangs."""
-        with self._lock:
-            return time.monotonic() - min(self._running.values()) if self._running else 0.0
+        # Without the lock, which a call of very many items holds for long: whoever asks wants to know at once whether all is well.
+        begun = list(self._running.values())
+        return time.monotonic() - min(begun) if begun else 0.0
 
     def close(self, timeout_s: float | None = None) -> None:
         """Refuses new work, finishes what is queued within `timeout_s` (None: however long), fails the rest, closes the session."""

@@ -8,7 +8,7 @@ import binascii
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,16 +26,49 @@ MAX_REQUEST_ID = 256
 _ANSWER_ID = "poolrt.answer_id"
 
 
+MANY = 64
+"""Items of an answer from which on they are written one by one."""
+PIECE = 1 << 15
+"""Numbers of an array that are written in one step: a few milliseconds, in which no other thread can do anything."""
+
+
 class Json(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+        return _dumped(content)
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         """Size and type besides the given ones, which are never one of those."""
         self.raw_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
         self.raw_headers += [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
+
+
+def _dumped(value: Any) -> bytes:
+    return orjson.dumps(in_pieces(value), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def in_pieces(value: Any) -> Any:
+    """The same JSON, of which large parts are written already, step by step."""
+    if type(value) is dict:
+        return {key: in_pieces(inner) if isinstance(inner, list | dict | np.ndarray) else inner for key, inner in value.items()}
+    if isinstance(value, np.ndarray):
+        if value.ndim != 2 or value.size <= PIECE:
+            return value
+        rows = max(1, PIECE // value.shape[1])
+        return _joined(_dumped(value[first : first + rows])[1:-1] for first in range(0, len(value), rows))
+    if isinstance(value, list) and len(value) >= MANY:
+        return _joined(map(_dumped, value))
+    return [in_pieces(one) for one in value] if value and isinstance(value[0], dict | np.ndarray) else value
+
+
+def _joined(parts: Iterable[bytes]) -> orjson.Fragment:
+    return orjson.Fragment(b"[" + b",".join(parts) + b"]")
+
+
+def heavy(results: Sequence[Any]) -> bool:
+    """Whether writing these arrays, or whatever there is for each item, takes longer than the event loop should be held up."""
+    return len(results) >= MANY or sum(one.size for one in results if isinstance(one, np.ndarray)) > PIECE
 
 
 class AnyJson(Json):

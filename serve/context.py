@@ -10,10 +10,11 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 
 from ..runtime import comparison
 from ..runtime.outputs import RequestOutput
-from .answers import answer_id
+from .answers import answer_id, heavy
 from .errors import ApiError
 from .loading import Loader
 from .logs import log_inputs
@@ -62,6 +63,11 @@ class Context:
         observed = self.metrics.of(served.name)
         if observed is not None:
             observed.serialise.observe(time.perf_counter() - begun)
+
+    async def written(self, served: Served, results: Sequence[Any], make: Callable[[], Response]) -> Response:
+        """The response that `make` shapes of these results; outside the event loop where they are many or large."""
+        with self.serialising(served):
+            return await self.workshop.thread(make) if heavy(results) else make()
 
     def score_style(self, served: Served) -> dict[str, Any]:
         """How the texts of a score are prepared. A template given to the server is for cross-encoders only."""

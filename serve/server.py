@@ -25,6 +25,8 @@ from .gate import OPEN
 from .protocol import protocol
 from .registry import Registry
 from .settings import Settings
+from .trimming import LOOK_S as TRIM_S
+from .trimming import Trimming
 
 log = logging.getLogger("poolrt.serve")
 
@@ -39,6 +41,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.here = here
         self._certificates: Certificates | None = None
+        self._trimming: Trimming | None = None
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's own, ten times a second."""
@@ -48,6 +51,9 @@ class Server(uvicorn.Server):
                 assert self.config.ssl is not None, "uvicorn has made it before it serves"
                 self._certificates = Certificates(tls, self.config.ssl)
             self._certificates.refresh()
+        if counter % round(10 * TRIM_S) == 0:
+            self._trimming = self._trimming or Trimming()
+            self._trimming.look()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -41,11 +41,15 @@ async def answer(request: Request, asked: Any) -> Response:
 
     made, times = await here.workshop.run(request, served, start)
     labels = served.manifest.heads["classify"].labels
-    with here.serialising(served):
+    arrays = made.arrays
+
+    def write() -> Response:
         data = []
-        for index, probs in enumerate(made.arrays):
+        for index, probs in enumerate(arrays):
             best = int(probs.argmax())
             label = labels[best] if best < len(labels) else None
             data.append({"index": index, "label": label, "probs": probs, "num_classes": len(probs)})
         content = listed(answer_id("classify", request, asked), served.told_name, data, made.prompt_tokens)
         return Json(content, headers=here.headers(times, made.requests))
+
+    return await here.written(served, arrays, write)

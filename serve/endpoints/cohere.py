@@ -68,11 +68,13 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
 
     made, times = await here.workshop.run(request, served, start)
     check_lengths(asked, made.requests)
-    with here.serialising(served):
+    arrays = made.arrays
+
+    def write() -> Response:
         plain = version == "1" and not asked.embedding_types
         content: dict[str, Any] = {
             "id": answer_id("embd", request, asked),
-            "embeddings": made.arrays if plain else embeddings(made.arrays, asked.embedding_types or ["float"]),
+            "embeddings": arrays if plain else embeddings(arrays, asked.embedding_types or ["float"]),
         }
         if asked.texts is not None:
             content["texts"] = asked.texts
@@ -82,6 +84,8 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
         }
         content["response_type"] = "embeddings_floats" if plain else "embeddings_by_type"
         return Json(content, headers=here.headers(times, made.requests))
+
+    return await here.written(served, arrays, write)
 
 
 def refuse_images(asked: Asked, served: Served) -> None:

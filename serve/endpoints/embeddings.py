@@ -41,14 +41,18 @@ async def answer(request: Request, asked: Any) -> Response:
         return served.model.start(prompts, params_of(asked), pooling_task="embed", deadline_s=deadline_s, **options)
 
     made, times = await here.workshop.run(request, served, start)
-    with here.serialising(served):
+    arrays, headers = made.arrays, here.headers(times, made.requests)
+
+    def write() -> Response:
         return vectors(
-            made.arrays,
+            arrays,
             identifier=answer_id("embd", request, asked),
             model=served.told_name,
             tokens=made.prompt_tokens,
             asked=asked,
             kind="embedding",
             key="embedding",
-            headers=here.headers(times, made.requests),
+            headers=headers,
         )
+
+    return await here.written(served, arrays, write)

@@ -22,7 +22,7 @@ STALLED_S = 120.0
 async def live(request: Request) -> Response:
     """Whether the process works: its event loop turns (this answers) and no engine hangs. True also while models are loading."""
     here = context(request)
-    stalled = here.registry.ready.is_set() and any(served.model.statistics().stalled_s > STALLED_S for served in here.registry)
+    stalled = here.registry.ready.is_set() and any(served.model.worker.stalled_s() > STALLED_S for served in here.registry)
     return Response(status_code=503 if stalled or here.state.failure else 200)
 
 

@@ -52,12 +52,14 @@ async def answer(request: Request, asked: Any) -> Response:
     made, times = await here.workshop.run(request, served, start)
     identifier = answer_id("pooling", request, asked)
     headers = here.headers(times, made.requests)
-    with here.serialising(served):
+    arrays = made.arrays
+
+    def write() -> Response:
         if asked.encoding_format == "sparse":
             data = [sparse(index, one, asked, served) for index, one in enumerate(made.requests)]
             return Json(listed(identifier, served.told_name, data, made.prompt_tokens), headers=headers)
         return vectors(
-            made.arrays,
+            arrays,
             identifier=identifier,
             model=served.told_name,
             tokens=made.prompt_tokens,
@@ -66,6 +68,8 @@ async def answer(request: Request, asked: Any) -> Response:
             key="data",
             headers=headers,
         )
+
+    return await here.written(served, arrays, write)
 
 
 def task_of(asked: Any, served: Served) -> str:

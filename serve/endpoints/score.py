@@ -58,14 +58,18 @@ async def answer_score(request: Request, asked: Any) -> Response:
     made, times = await here.workshop.run(
         request, served, lambda limit: served.model.start_score(first, second, deadline_s=limit, **options(asked, served, here))
     )
-    data = []
-    for index, one in enumerate(made.requests):
-        told = {"index": index, "object": "score", "score": one.outputs.score}
-        if asked.truncate_documents:
-            told["truncated"] = one.truncated
-        data.append(told)
-    content = listed(answer_id("score", request, asked), served.told_name, data, tokens_of(made, times, served))
-    return Json(content, headers=here.headers(times, made.requests))
+
+    def write() -> Response:
+        data = []
+        for index, one in enumerate(made.requests):
+            told = {"index": index, "object": "score", "score": one.outputs.score}
+            if asked.truncate_documents:
+                told["truncated"] = one.truncated
+            data.append(told)
+        content = listed(answer_id("score", request, asked), served.told_name, data, tokens_of(made, times, served))
+        return Json(content, headers=here.headers(times, made.requests))
+
+    return await here.written(served, made.requests, write)
 
 
 async def answer_rerank(request: Request, asked: Any) -> Response:
@@ -77,24 +81,28 @@ async def answer_rerank(request: Request, asked: Any) -> Response:
     made, times = await here.workshop.run(
         request, served, lambda limit: served.model.start_score(query, given, deadline_s=limit, **rank_options(asked, served, here))
     )
-    order = ranked(made, asked.top_n or asked.top_k)
-    results = []
-    for index in order[: asked.top_n or None]:
-        told: dict[str, Any] = {"index": index}
-        if asked.return_documents:
-            told["document"] = document(sent[index])
-        told["relevance_score"] = made[index].outputs.score
-        if asked.truncate_documents:
-            told["truncated"] = made[index].truncated
-        results.append(told)
-    tokens = tokens_of(made, times, served)
-    content = {
-        "id": answer_id("rerank", request, asked),
-        "model": served.told_name,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "results": results,
-    }
-    return Json(content, headers=here.headers(times, made.requests))
+
+    def write() -> Response:
+        order = ranked(made, asked.top_n or asked.top_k)
+        results = []
+        for index in order[: asked.top_n or None]:
+            told: dict[str, Any] = {"index": index}
+            if asked.return_documents:
+                told["document"] = document(sent[index])
+            told["relevance_score"] = made[index].outputs.score
+            if asked.truncate_documents:
+                told["truncated"] = made[index].truncated
+            results.append(told)
+        tokens = tokens_of(made, times, served)
+        content = {
+            "id": answer_id("rerank", request, asked),
+            "model": served.told_name,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "results": results,
+        }
+        return Json(content, headers=here.headers(times, made.requests))
+
+    return await here.written(served, made.requests, write)
 
 
 def tokens_of(made: Outputs[Any], times: Times, served: Served) -> int:

@@ -82,7 +82,8 @@ async def _embed(request: Request, value: Any, task: str) -> Response:
         )
 
     made, times = await here.workshop.run(request, served, start)
-    return Json(made.arrays, headers=here.headers(times, made.requests))
+    arrays = made.arrays
+    return await here.written(served, arrays, lambda: Json(arrays, headers=here.headers(times, made.requests)))
 
 
 @wire
@@ -101,12 +102,16 @@ async def embed_sparse(request: Request) -> Response:
         return served.model.start(batched(asked.inputs), pooling_task=task, prompt_name=asked.prompt_name, deadline_s=limit, **cut(asked))
 
     made, times = await here.workshop.run(request, served, start)
-    data = []
-    for one in made.requests:
-        ids = one.prompt_token_ids
-        weights = sparse_weights(one.outputs.data, ids[without_ends(head, ids)] if head.flat else ids, special)
-        data.append([{"index": token, "value": weight} for token, weight in weights.items()])
-    return Json(data, headers=here.headers(times, made.requests))
+
+    def write() -> Response:
+        data = []
+        for one in made.requests:
+            ids = one.prompt_token_ids
+            weights = sparse_weights(one.outputs.data, ids[without_ends(head, ids)] if head.flat else ids, special)
+            data.append([{"index": token, "value": weight} for token, weight in weights.items()])
+        return Json(data, headers=here.headers(times, made.requests))
+
+    return await here.written(served, made.requests, write)
 
 
 def sparse_task(served: Served) -> str | None:

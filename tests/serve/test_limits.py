@@ -14,11 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import orjson
 import pytest
 from poolrt.runtime import cancellation
 from poolrt.runtime.errors import EXIT_INPUT, InputError
 from poolrt.runtime.model import Model
-from poolrt.serve import reading
+from poolrt.serve import reading, trimming
+from poolrt.serve.answers import MANY, Json
 from poolrt.serve.body import Refused
 from poolrt.serve.budget import Budget, Hold, values_of
 from poolrt.serve.errors import ApiError
@@ -382,3 +385,61 @@ def test_a_proxy_is_believed_where_the_operator_says_so(models: Callable[[str], 
         server.client.get("/live", headers={"x-forwarded-for": "203.0.113.9"})
     (line,) = [record.getMessage() for record in caplog.records if record.name == "uvicorn.access"]
     assert line.startswith("203.0.113.9:0 " if trusted else "127.0.0.1:")
+
+
+# Answers
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": [{"index": index, "embedding": np.arange(5, dtype=np.float32) + index} for index in range(200)], "id": "a"},
+        {"data": [{"index": 0, "data": np.arange(90_000, dtype=np.float32).reshape(-1, 90)}]},
+        [np.full(3, index, np.float32) for index in range(100)],
+        [np.zeros((2, 3), np.float32), np.zeros((70_000, 1), np.float32)],
+        {"embeddings": {"float": [np.ones(2, np.float32)] * 65, "int8": [[1, 2]] * 65}, "texts": ["\u00e4"] * 70, "none": []},
+        {"results": [], "usage": {"n": 1}},
+        "text",
+    ],
+    ids=["many", "large", "list", "matrices", "kinds", "empty", "text"],
+)
+def test_an_answer_written_in_pieces_is_the_same(content: Any):
+    assert Json(content).body == orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def test_large_answers_are_written_outside_the_event_loop(embedder: Live, monkeypatch: pytest.MonkeyPatch):
+    threads: list[str] = []
+    render = Json.render
+
+    def noted(self: Json, content: Any) -> bytes:
+        threads.append(threading.current_thread().name)
+        return render(self, content)
+
+    monkeypatch.setattr(Json, "render", noted)
+    for many in (1, MANY):
+        assert len(embedder.ask("/v1/embeddings", {"input": ["paris"] * many})["data"]) == many
+        assert len(embedder.ask("/rerank", {"query": "mars", "documents": ["paris"] * many})["results"]) == many
+    assert ["poolrt-serve" in name for name in threads] == [False, False, True, True]
+
+
+def test_live_waits_for_no_lock_of_the_engine(embedder: Live):
+    with embedder.here.registry.models[0].model.worker._lock:
+        assert embedder.client.get("/live", timeout=SOON_S).status_code == 200
+        assert embedder.client.get("/health", timeout=SOON_S).status_code == 200
+
+
+def test_memory_is_given_back_after_a_peak(monkeypatch: pytest.MonkeyPatch):
+    sizes = iter([100, 110, 400, 150, 160, 500, 150])
+    trimmed: list[int] = []
+    monkeypatch.setattr(trimming, "resident_bytes", lambda: next(sizes) << 20)
+
+    async def run() -> None:
+        made = trimming.Trimming()  # 100
+        monkeypatch.setattr(made, "_trim", trimmed.append)
+        for expected in (0, 1, 1, 2):  # 110; 400, then 150; 160; 500, then 150
+            made.look()
+            if made._running is not None:
+                await made._running
+            assert len(trimmed) == expected
+
+    asyncio.run(run())
