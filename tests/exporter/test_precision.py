@@ -213,3 +213,105 @@ def test_int8_holds_its_promise_on_real_sentences(minilm: Path, minilm_checkpoin
 def test_a_precision_that_cannot_be_is_told_before_any_work(asked: str, targets: list[Target], told: str) -> None:
     with pytest.raises(InputError, match=told):
         precision.check(asked, targets)
+
+
+def gelu_mlp(path: Path, weights: dict[str, NDArray[np.float32]]) -> None:
+    """layer_norm(x + down(gelu(up(x)))), of [rows, 32]."""
+    node, make = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [
+        node("MatMul", ["x", "u"], ["up"], name="up"), node("Add", ["up", "ub"], ["upb"]), node("Gelu", ["upb"], ["act"]),
+        node("MatMul", ["act", "d"], ["down"], name="down"), node("Add", ["db", "down"], ["downb"]), node("Add", ["downb", "x"], ["sum"]),
+        node("LayerNormalization", ["sum", "w"], ["y"]),
+    ]  # fmt: skip
+    shapes = {"up": 64, "upb": 64, "act": 64, "down": 32, "downb": 32, "sum": 32}
+    graph = onnx.helper.make_graph(
+        nodes, "g", [make("x", TensorProto.FLOAT, ["rows", 32])], [make("y", TensorProto.FLOAT, ["rows", 32])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in (*weights.items(), ("w", np.ones(32, np.float32)))],
+        value_info=[make(name, TensorProto.FLOAT, ["rows", width]) for name, width in shapes.items()],
+    )  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9), path)
+
+
+def quantised(x: NDArray[Any], weights: NDArray[Any], *, shift: float, zero: int, levels: int) -> NDArray[Any]:
+    """docs/decisions/int8.md in numpy: 8 bits for each row of activations, 7 for each column of weights."""
+    x = x + np.float32(shift)
+    scale = (x if levels == 255 else np.abs(x)).max(axis=1, keepdims=True) / levels
+    rows = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
+    columns = np.abs(weights).max(axis=0) / 63
+    return (rows * scale) @ (np.rint(weights / columns) * columns) - shift * (np.rint(weights / columns) * columns).sum(axis=0)
+
+
+def test_int8_is_the_arithmetic_that_was_decided(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    shapes = {"u": (32, 64), "ub": (64,), "d": (64, 32), "db": (32,)}
+    weights = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    gelu_mlp(tmp_path / "model.onnx", weights)
+    made = int8_from_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    assert made.products == ("up", "down")
+    x = generator.standard_normal((7, 32)).astype(np.float32) * np.float32(0.1)
+    x[3] *= 50
+    (found,) = session(tmp_path / "int8.onnx").run(None, {"x": x})
+    up = quantised(x, weights["u"], shift=0, zero=128, levels=127) + weights["ub"]
+    (act,) = session(gelu_only(tmp_path / "gelu.onnx")).run(None, {"x": up.astype(np.float32)})
+    total = quantised(act, weights["d"], shift=0.17001, zero=0, levels=255) + weights["db"] + x
+    expected = (total - total.mean(1, keepdims=True)) / np.sqrt(total.var(1, keepdims=True) + 1e-5)
+    # One activation that lies between two integers may go either way: a 255th of one element.
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    assert np.abs(found - expected).mean() < 2e-4
+    np.testing.assert_array_equal(found[:3], session(tmp_path / "int8.onnx").run(None, {"x": x[:3]})[0])
+
+
+def gelu_only(path: Path) -> Path:
+    make = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gelu", ["x"], ["y"])],
+        "g",
+        [make("x", TensorProto.FLOAT, ["r", 64])],
+        [make("y", TensorProto.FLOAT, ["r", 64])],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("weights", ["small", "large"])
+def test_weights_of_int8_use_seven_bits(tmp_path: Path, weights: str) -> None:
+    generator = np.random.default_rng(0)
+    shapes = {"u": (32, 64), "ub": (64,), "d": (64, 32), "db": (32,)}
+    scale = np.float32(1e-3 if weights == "small" else 1e3)
+    gelu_mlp(tmp_path / "model.onnx", {name: generator.standard_normal(shape).astype(np.float32) * scale for name, shape in shapes.items()})
+    int8_from_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    tensors = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer]
+    integers = [tensor for tensor in tensors if tensor.dtype == np.int8 and tensor.ndim == 2]
+    assert [int(np.abs(tensor).max()) for tensor in integers] == [63, 63]
+    assert all((np.abs(tensor).max(axis=0) == 63).all() for tensor in integers)
+
+
+@pytest.mark.parametrize(
+    ("asked", "within", "speed", "kept", "told"),
+    [
+        ("auto", True, 2.0, "int8", "auto chose int8. int8: 2 products and 1 tables quantised; 2.00 times the speed of fp32 here"),
+        ("auto", True, 1.2, "int8", "auto chose int8."), ("auto", True, 1.19, "fp32", "auto chose fp32: int8 is 1.19 times as fast here"),
+        ("auto", False, 9.0, "fp32", "auto chose fp32: int8 drifts beyond its budget"), ("int8", False, 0.5, "int8", "0.50 times the speed"),
+        ("int8", True, 3.0, "int8", "int8: 2 products"),
+    ],
+)  # fmt: skip
+def test_auto_takes_int8_where_it_keeps_its_budget_and_is_worth_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: Any, within: bool, speed: float, kept: str, told: str
+) -> None:
+    from types import SimpleNamespace
+
+    from poolrt.exporter.int8 import Quantised
+    from poolrt.runtime.manifest import Graph
+
+    base, lower = (Graph(file=f"{name}.onnx", precision=name, opset=20, inputs=(), outputs=()) for name in ("fp32", "int8"))
+    for graph in (base, lower):
+        (tmp_path / graph.file).write_bytes(b"x")
+    timed: list[object] = []
+    facts = Quantised(("a", "b"), ("t",), ())
+    monkeypatch.setattr(precision, "_within_budget", lambda *_: (lower, facts, within))
+    monkeypatch.setattr(precision, "_speedup", lambda *_: timed.append(1) or speed)
+    chosen = precision.chosen(asked, tmp_path, SimpleNamespace(graphs=(base,)), None, (), print)  # pyright: ignore[reportArgumentType]
+    assert [graph.precision for graph in chosen.graphs] == [kept]
+    assert told in chosen.notes[0]
+    assert [path.name for path in tmp_path.iterdir()] == [f"{kept}.onnx"]
+    assert len(timed) == (1 if within or asked == "int8" else 0)
