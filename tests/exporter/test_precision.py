@@ -291,7 +291,8 @@ def test_weights_of_int8_use_seven_bits(tmp_path: Path, weights: str) -> None:
     [
         ("auto", True, 2.0, "int8", "auto chose int8. int8: 2 products and 1 tables quantised; 2.00 times the speed of fp32 here"),
         ("auto", True, 1.2, "int8", "auto chose int8."), ("auto", True, 1.19, "fp32", "auto chose fp32: int8 is 1.19 times as fast here"),
-        ("auto", False, 9.0, "fp32", "auto chose fp32: int8 drifts beyond its budget"), ("int8", False, 0.5, "int8", "0.50 times the speed"),
+        ("auto", False, 9.0, "fp32", "auto chose fp32: int8 drifts beyond its budget"),
+        ("int8", False, 0.5, "int8", "0.50 times the speed"),
         ("int8", True, 3.0, "int8", "int8: 2 products"),
     ],
 )  # fmt: skip

@@ -189,7 +189,7 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
     if name in ("sorted", "reversed", "float", "int", "str", "bool", "list", "tuple", "abs", "round", "dict") and len(node.args) == 1:
         yield "call dropped", node.args[0]
     for index, keyword in enumerate(node.keywords):
-        if keyword.arg is not None and keyword.arg not in ("field", "param", "strict"):
+        if keyword.arg is not None and keyword.arg not in ("field", "param", "strict", "help", "description", "metavar"):
             changed = copy.copy(node)
             changed.keywords = [one for number, one in enumerate(node.keywords) if number != index]
             yield "argument dropped", changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 AREAS = ("runtime", "exporter", "serve")
@@ -25,6 +26,7 @@ RUNTIME = {
 }  # fmt: skip
 SERVE = {
     "test_access": ("gate", "app", "headers", "settings"),
+    "test_logs": ("context",),
     "test_certificates": ("certificates", "server"),
     "test_cli": ("cli", "flags", "opening", "settings", "server", "lifespan", "adapters"),
     "test_errors": ("errors", "kinds", "problems", "reading"),
@@ -50,8 +52,17 @@ TABLE = {"runtime": RUNTIME, "serve": SERVE, "exporter": EXPORTER}
 
 
 def nearest(root: Path, source: str) -> list[str]:
-    """Test files for a source file, both relative to `root`, the nearest first: those of its own name, then those of the table."""
+    """Test files for a source file, both relative to `root`, the nearest first: those of its own name, then those of the table; where
+    there are none, those that import it."""
     area, _, rest = source.removesuffix(".py").partition("/")
     named = sorted(path.stem for path in (root / "tests" / area).glob(f"test_{Path(rest).stem.strip('_')}*.py"))
     listed = [test for tests, sources in TABLE[area].items() if rest in sources for test in tests.split()]
-    return [f"tests/{area}/{stem}.py" for stem in dict.fromkeys([*named, *listed])]
+    return [f"tests/{area}/{stem}.py" for stem in dict.fromkeys([*named, *listed])] or importing(root, area, rest)
+
+
+def importing(root: Path, area: str, rest: str) -> list[str]:
+    """Tests with `from poolrt.AREA.MODULE import ...` or `from poolrt.AREA import ..., MODULE`."""
+    package, _, module = f"poolrt.{area}.{rest.replace('/', '.')}".rpartition(".")
+    written = re.compile(rf"^\s*from {re.escape(package)}(\.{module} import |( import .*\b{module}\b))", re.MULTILINE)
+    tests = sorted((root / "tests" / area).glob("test_*.py"))
+    return [str(path.relative_to(root)) for path in tests if written.search(path.read_text(encoding="utf-8"))]

@@ -232,6 +232,19 @@ def test_a_server_whose_engine_hangs_is_not_live(embedder: Live, monkeypatch: py
     assert embedder.client.get("/ready").status_code == 200
 
 
+def test_one_engine_that_hangs_is_enough(everything: Live, monkeypatch: pytest.MonkeyPatch):
+    for served, stalled_s in zip(everything.here.registry, (0.0, 500.0, 1.0, 0.0, 0.0, 0.0), strict=True):
+        monkeypatch.setattr(served.model.worker, "stalled_s", lambda stalled_s=stalled_s: stalled_s)
+    assert everything.client.get("/live").status_code == 503
+
+
+def test_pages_can_be_left_out(models: Callable[[str], Model]):
+    with live(models("minilm_like"), settings=Settings(docs=False)) as server:
+        for path in ("/docs", "/openapi.json"):
+            assert server.client.get(path).status_code == 404
+        assert server.client.get("/v1/models").status_code == 200
+
+
 def test_an_engine_that_hangs_shows_while_it_does(artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
     from poolrt.serve.endpoints import operations
 
