@@ -25,6 +25,8 @@ from .refusals import refuses, shortened
 
 MOST_COUNT = 1 << 31
 
+POOLINGS = ("pooling_type", "seq_pooling_type")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
@@ -123,7 +125,7 @@ def read(
     _refuse_part(place.folder)
     if "auto_map" in config:
         guesses.append(Guess("remote code", "not run", "config.json has an auto_map; poolrt reads the weights with its own classes"))
-    config = _named(inner, merged(merged(config, found.hf_overrides if found else {}), hf_overrides or {}))
+    config = _named(inner, merged(merged(config, recipe_overrides(found, hf_overrides or {})), hf_overrides or {}))
     opened = weights.open_folder(inner)
     family = find_architecture(place.name, config, opened.shapes)
     if family.translate is not None:
@@ -155,6 +157,14 @@ def read(
         architecture=detected.architecture, kind=detected.kind, family=family, weights=opened, sentence=sentence, text=text,
         pooler=pooler, recipe=found, guesses=(*guesses, *detected.guesses), adapter=found_adapter,
     )  # fmt: skip
+
+
+def recipe_overrides(found: recipes.Recipe | None, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's changes to config.json. Its list of widths gives way to a user who says which widths there are."""
+    known = dict(found.hf_overrides) if found else {}
+    if "is_matryoshka" in asked and "matryoshka_dimensions" not in asked:
+        known.pop("matryoshka_dimensions", None)
+    return known
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,4 +228,11 @@ def _recipe(name: str, asked: recipes.Recipe | str | None) -> recipes.Recipe | N
 
 
 def _pooler(found: recipes.Recipe | None, asked: Mapping[str, object] | None) -> poolers.PoolerConfig:
-    return poolers.read({**(found.pooler_config if found else {}), **(asked or {})})
+    known, given = dict(found.pooler_config) if found else {}, dict(asked or {})
+    if given.get("pooling_type") or given.get("seq_pooling_type"):
+        # Who names the pooling gets embed's default with it, not what a recipe makes of the author's files (vLLM's documentation asks
+        # for the mean of ssmits/Qwen2-7B-Instruct-embed-base this way).
+        known = {name: value for name, value in known.items() if name not in POOLINGS}
+        if known.pop("use_activation", True) is False:
+            given.setdefault("use_activation", True)
+    return poolers.read({**known, **given})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ SUFFIXES: dict[str, Kind] = {
     "ForMaskedLM": "embed", "ForCausalLM": "embed", "LMHeadModel": "embed", "ForTextEncoding": "embed", "EmbeddingModel": "embed",
     "ForRewardModeling": "embed", "Model": "embed",
 }  # fmt: skip
+CLASSIFICATION = re.compile(r"For\w*Classification$|ClassificationModel$")
+"""vLLM's documentation: `*For*Classification` and `*ClassificationModel` convert to a classifier."""
 BGE_M3_FILES = ("sparse_linear.pt", "colbert_linear.pt")
 LATE_KINDS = ("ColBERT", "MultiVectorEncoder")
 
@@ -64,6 +67,8 @@ def detect(
     else:
         bare: Kind | None = "embed" if name == family.names[0] else None
         suffixed: list[Kind] = [kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)]
+        if not suffixed and is_classification(name):
+            suffixed = ["classify"]
         kind = suffixed[0] if suffixed else bare
         if kind is None:
             raise CheckpointError(
@@ -89,6 +94,10 @@ WORDS: dict[Kind, str] = {
     "classify": "sequence classifier or cross-encoder", "token_classify": "token classifier",
     "reward": "reward model, one value or more for every token", "listwise": "listwise reranker: a query and all its documents as one text",
 }  # fmt: skip
+
+
+def is_classification(name: str) -> bool:
+    return CLASSIFICATION.search(name) is not None
 
 
 def _special(

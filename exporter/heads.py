@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Head, Pool, Role, Scoring, Task, Text
-from . import choices, late_interaction, layers, lora, text_plan, token_rows
-from .architectures import Layer
+from . import choices, detection, late_interaction, layers, lora, text_plan, token_rows
+from .architectures import Classifier, Layer
 from .checkpoint import Checkpoint
 from .detection import Guess, Kind
 from .layers import Step
@@ -212,7 +212,7 @@ def _classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         chain = token_chain = (answers,)
         pool, why = "last", f"rows of {answers.name} in the place of a classifier"
         guesses.append(Guess("classifier", *token_rows.told(checkpoint), "--hf-overrides"))
-    elif known is not None and checkpoint.architecture.endswith("ForSequenceClassification"):
+    elif known is not None and _has_sequence_head(checkpoint, known):
         chain, token_chain = known.layers, known.tokens
         sigma = float(checkpoint.config.get(known.sigma_key, 1.0)) if known.sigma_key else None
         pool = choices.known_pool(checkpoint, str(checkpoint.config.get(known.pool_key, known.pool)) if known.pool_key else known.pool)
@@ -239,6 +239,19 @@ def _classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         Part(task="token_classify", pools=("tokens",), after=tokens, dim=dim),
     ]
     return ("classify", "token_classify"), _scoring("classify", heads), parts, heads
+
+
+def _has_sequence_head(checkpoint: Checkpoint, known: Classifier) -> bool:
+    """Whether the family's own head is meant: by its name, or for another name of a classifier by its tensors."""
+    if checkpoint.architecture.endswith("ForSequenceClassification"):
+        return True
+    if not detection.is_classification(checkpoint.architecture):
+        return False
+    try:
+        layers.steps(checkpoint, known.layers, layers.hidden_size(checkpoint))
+    except CheckpointError:
+        return False
+    return True
 
 
 def _token_classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
