@@ -14,14 +14,14 @@ from typing import Any
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Source
 from . import adapter as adapters
-from . import detection, lora, other_formats, sentence_files, source, tokenizer, weights
+from . import detection, lora, other_formats, sentence_files, source, tokenizer, unread, weights
 from . import pooler_config as poolers
 from . import recipe as recipes
 from .architectures import Architecture
 from .architectures import find as find_architecture
 from .detection import Convert, Guess, Kind, Runner
 from .json_file import json_file
-from .refusals import refuses, shortened
+from .refusals import in_one_sentence, refuses, shortened
 
 MOST_COUNT = 1 << 31
 
@@ -128,10 +128,15 @@ def read(
     config = _named(inner, merged(merged(config, recipe_overrides(found, hf_overrides or {})), hf_overrides or {}))
     opened = weights.open_folder(inner)
     family = find_architecture(place.name, config, opened.shapes)
-    if family.translate is not None:
-        config = dict(family.translate(config))
-    if family.adapt is not None:
-        family = family.adapt(family, config)
+    with in_one_sentence(f"{place.name}: transformers does not understand config.json"):
+        if family.translate is not None:
+            config = dict(family.translate(config))
+        if family.adapt is not None:
+            family = family.adapt(family, config)
+    said = {**(found.hf_overrides if found else {}), **(hf_overrides or {})}
+    meant = found.convert if convert == "auto" and found is not None and found.convert is not None else convert
+    unread.refuse_remote(place.name, config, family, overrides=said, convert=meant)
+    unread.check(place.name, config, family)
     found_adapter = None if adapter is None else adapters.read(adapter)
     if found_adapter is not None:
         opened = lora.merged(place.name, opened, found_adapter, family.prefixes, turned=config.get("model_type") in lora.TURNED)
@@ -179,7 +184,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if path.is_file():
-        return json_file(path, dict)
+        return _decoded(json_file(path, dict))
     if (folder / adapters.SETTINGS).is_file():
         trained = json_file(folder / adapters.SETTINGS, dict).get("base_model_name_or_path") or "CHECKPOINT"
         raise CheckpointError(
@@ -221,6 +226,13 @@ def _refuse_part(folder: Path) -> None:
             f"{folder}: only the Transformer module of the Sentence Transformers model in the folder above it, whose modules.json says "
             f"how its tokens become vectors; give {above}"
         )
+
+
+def _decoded(value: Any) -> Any:
+    """transformers writes infinity as `{"__float__": "Infinity"}`."""
+    if isinstance(value, dict):
+        return float(value["__float__"]) if set(value) == {"__float__"} else {key: _decoded(inner) for key, inner in value.items()}
+    return [_decoded(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _recipe(name: str, asked: recipes.Recipe | str | None) -> recipes.Recipe | None:

@@ -21,10 +21,12 @@ Convert = Literal["auto", "none", "embed", "classify", "reward"]
 SUFFIXES: dict[str, Kind] = {
     "ForSequenceClassification": "classify", "ForTokenClassification": "token_classify", "ClassificationModel": "classify",
     "ForMaskedLM": "embed", "ForCausalLM": "embed", "LMHeadModel": "embed", "ForTextEncoding": "embed", "EmbeddingModel": "embed",
-    "ForRewardModeling": "embed", "Model": "embed",
+    "ForRewardModeling": "embed", "ForConditionalGeneration": "embed", "ForPreTraining": "embed", "Model": "embed",
 }  # fmt: skip
 CLASSIFICATION = re.compile(r"For\w*Classification$|ClassificationModel$")
 """vLLM's documentation: `*For*Classification` and `*ClassificationModel` convert to a classifier."""
+# Classes that predict words: nothing in such a checkpoint alone was trained to embed.
+PREDICTS_WORDS = ("ForCausalLM", "ForMaskedLM", "LMHeadModel", "ForConditionalGeneration", "ForPreTraining")
 BGE_M3_FILES = ("sparse_linear.pt", "colbert_linear.pt")
 LATE_KINDS = ("ColBERT", "MultiVectorEncoder")
 

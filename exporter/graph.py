@@ -15,12 +15,14 @@ import torch
 from torch import nn
 
 from ..runtime import manifest
+from .architectures import _published
 from .biases import fold
 from .checkpoint import Checkpoint
 from .graph_surgery import unguard
 from .head_modules import Heads
-from .heads import Plan
+from .heads import Part, Plan
 from .packing import pack
+from .refusals import in_one_sentence
 from .tidy import tidy
 
 if TYPE_CHECKING:
@@ -46,20 +48,24 @@ class PoolingModel(nn.Module):
 
 
 class HiddenStates(nn.Module):
-    """A transformers model reduced to its last hidden state."""
+    """A transformers model reduced to its last hidden state, or to the logits of its own head."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, result: str = "last_hidden_state") -> None:
         super().__init__()
-        self.model = model
+        self.model, self.result = model, result
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        answer = self.model(**inputs, return_dict=True)
-        return answer if isinstance(answer, torch.Tensor) else answer.last_hidden_state
+        output = self.model(**inputs, return_dict=True)
+        return output if isinstance(output, torch.Tensor) else output[self.result]
 
 
 def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
     """The whole model in eager float32: what is exported, and what the artifact is verified against. Raises CheckpointError."""
-    backbone = HiddenStates(checkpoint.family.load(checkpoint))
+    with in_one_sentence(f"{checkpoint.source}: {plan.published or checkpoint.family.names[0]} cannot be loaded"):
+        if plan.published is not None:
+            backbone = HiddenStates(_published.load(checkpoint, plan.published), "logits")
+        else:
+            backbone = HiddenStates(checkpoint.family.load(checkpoint))
     tokens = min(checkpoint.family.sample_tokens, plan.text.max_tokens)
     pooled = checkpoint.family.pooled(checkpoint) if checkpoint.family.pooled is not None else None
     return PoolingModel(backbone, Heads(checkpoint, plan.parts), plan.inputs, tokens, pooled).eval().requires_grad_(False)
@@ -68,10 +74,14 @@ def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
 def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.Graph:
     """Writes `path` (and `path`.data beside it when large). [batch, tokens] are free; the result's interface is asserted."""
     program = _traced(module, plan, optimize=True)
+    if not _has_axes(program.model, plan):
+        # A table of as many rows as the model has positions is cut with min(rows, tokens), which is `tokens` once that has a bound.
+        program = _traced(module, plan, optimize=True, bounded=True)
     _simplify(program.model)
     fold(program.model)
     packed = _is_packable(plan) and pack(program.model)
-    _assert_interface(program.model, plan, _outputs(plan))
+    with in_one_sentence(f"{_class_of(module)} became another graph than was asked for"):
+        _assert_interface(program.model, plan, _outputs(plan))
     size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
     external = size > EXTERNAL_BYTES
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,16 +132,28 @@ def described(plan: Plan, file: str, external: tuple[str, ...], *, packed: bool 
     )
 
 
-def _traced(module: PoolingModel, plan: Plan, *, optimize: bool) -> torch.onnx.ONNXProgram:
+def _traced(module: PoolingModel, plan: Plan, *, optimize: bool, bounded: bool = False) -> torch.onnx.ONNXProgram:
+    """`bounded`: torch may assume that there are never more tokens than the model can place."""
     inputs = _samples(module, plan)
-    axes = tuple({0: "batch", 1: "tokens"} for _ in inputs)
-    with _quiet():
+    free: dict[int, Any] = {0: "batch", 1: "tokens"}
+    if bounded:
+        free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=plan.text.max_tokens)}
+    axes = tuple(free for _ in inputs)
+    with _quiet(), in_one_sentence(f"{_class_of(module)} cannot be traced to ONNX"):
         program = torch.onnx.export(
             module, inputs, dynamo=True, opset_version=OPSET, input_names=list(plan.inputs), output_names=_outputs(plan),
             dynamic_shapes={"inputs": axes}, verbose=False, optimize=optimize,
         )  # fmt: skip
     assert program is not None
     return program
+
+
+def _class_of(module: PoolingModel) -> str:
+    """Name of the class of transformers inside."""
+    inner: object = module.backbone
+    while isinstance(inner, nn.Module) and type(inner).__module__.startswith("poolrt.") and hasattr(inner, "model"):
+        inner = inner.model
+    return type(inner).__name__
 
 
 def _simplify(model: onnx_ir.Model) -> None:
@@ -187,8 +209,7 @@ def _assert_interface(model: onnx_ir.Model, plan: Plan, outputs: list[str]) -> N
     for value in graph.inputs:
         assert [str(axis) for axis in value.shape or ()] == ["batch", "tokens"], f"{value.name}: axes {value.shape}"
     for value, part in zip(graph.outputs, plan.parts, strict=True):
-        shape = [str(axis) for axis in value.shape or ()]
-        expected = ["batch", "tokens", str(part.dim)] if part.pools == ("tokens",) else ["batch", str(part.dim)]
+        shape, expected = _shape(value), _expected(part)
         assert shape == expected, f"{value.name}: axes {shape}, expected {expected}"
         assert str(value.dtype) == "FLOAT", f"{value.name}: {value.dtype}"
     names = Counter(value.name for node in graph.all_nodes() for value in node.outputs if value.name)
@@ -196,6 +217,19 @@ def _assert_interface(model: onnx_ir.Model, plan: Plan, outputs: list[str]) -> N
     names.update(list(graph.initializers))
     twice = [name for name, count in names.items() if count > 1]
     assert not twice, f"names used twice: {', '.join(twice[:5])}"
+
+
+def _shape(value: onnx_ir.Value) -> list[str]:
+    return [str(axis) for axis in value.shape or ()]
+
+
+def _expected(part: Part) -> list[str]:
+    return ["batch", "tokens", str(part.dim)] if part.pools == ("tokens",) else ["batch", str(part.dim)]
+
+
+def _has_axes(model: Any, plan: Plan) -> bool:
+    """Whether the outputs' free axes are the inputs' own, not something computed from them."""
+    return all(_shape(value)[:-1] == _expected(part)[:-1] for value, part in zip(model.graph.outputs, plan.parts, strict=True))
 
 
 @contextlib.contextmanager

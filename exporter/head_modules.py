@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -72,7 +73,8 @@ POOLS: dict[Pool, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "splade_sum": splade_sum,
 }  # fmt: skip
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "tanh": torch.tanh, "relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu, "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh, "relu": torch.relu, "gelu": nn.functional.gelu,
+    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"), "silu": nn.functional.silu, "sigmoid": torch.sigmoid,
     "identity": lambda value: value, "log1p_relu": lambda value: torch.log1p(torch.relu(value)),
 }  # fmt: skip
 
@@ -131,7 +133,8 @@ class Heads(nn.Module):
             value = hidden
             for step in part.before:
                 value = self.layers[self.places[step]](value)
-            value = torch.cat([POOLS[pool](value, mask) for pool in part.pools], dim=-1)
+            if part.pools:
+                value = torch.cat([POOLS[pool](value, mask) for pool in part.pools], dim=-1)
             for step in part.after:
                 value = self.layers[self.places[step]](value)
             made.append(value)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Head, Pool, Role, Scoring, Task, Text
 from . import choices, detection, late_interaction, layers, lora, text_plan, token_rows
-from .architectures import Classifier, Layer
+from .architectures import Classifier, Layer, _published
 from .checkpoint import Checkpoint
-from .detection import Guess, Kind
+from .detection import PREDICTS_WORDS, Guess, Kind
 from .layers import Step
 from .refusals import refuses
 
@@ -31,7 +31,9 @@ class Part:
 
     task: Task
     pools: tuple[Pool, ...]
-    """Concatenated; `tokens` alone: no pooling."""
+    """Concatenated; `tokens` alone: no pooling; none: pooled already, by the published class."""
+    published: str | None = None
+    """Class of transformers that computes this part with its own head."""
     before: tuple[Step, ...] = ()
     after: tuple[Step, ...] = ()
     dim: int
@@ -48,6 +50,8 @@ class Plan:
     parts: tuple[Part, ...]
     """In the order of `tasks`; one graph output each, named by its head."""
     inputs: tuple[str, ...]
+    published: str | None = None
+    """Class of transformers whose own head computes the one part; None: the backbone and our layers do."""
     chunked: bool
     max_embed_tokens: int | None
     config: dict[str, object]
@@ -93,6 +97,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
         heads={task: heads[task] for task in tasks},
         parts=tuple(parts_by_task[task] for task in tasks),
         inputs=checkpoint.family.inputs,
+        published=parts[0].published,
         chunked=checkpoint.pooler.enable_chunked_processing,
         max_embed_tokens=checkpoint.pooler.max_embed_len,
         config={key: checkpoint.config[key] for key in SHOWN if checkpoint.config.get(key) is not None},
@@ -114,6 +119,12 @@ Made = tuple[tuple[Task, ...], Scoring | None, list[Part], dict[str, Head]]
 
 def _embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     pools, why = choices.pools(checkpoint)
+    meant = checkpoint.sentence is not None or checkpoint.recipe is not None or checkpoint.adapter is not None
+    if not meant and checkpoint.architecture.endswith(PREDICTS_WORDS) and "convert" not in checkpoint.overrides:
+        why_not = f"{checkpoint.architecture} predicts words, and neither Sentence Transformers files nor a recipe make it an embedder"
+        guesses.append(
+            Guess("warning", "not trained to embed, so its vectors may mean little", why_not, "--convert embed says it is meant")
+        )
     guesses.append(Guess("pooling", " + ".join(pools), why, POOLER))
     dense = (*checkpoint.family.projection, *layers.dense(checkpoint))
     hidden = layers.hidden_size(checkpoint)
@@ -141,16 +152,16 @@ def _embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
 def _splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     found = checkpoint.sentence.splade if checkpoint.sentence else None
     strategy, twice = (found.strategy, found.activation == "log1p_relu") if found else ("max", False)
+    pool: Pool = "splade" if strategy == "max" else "splade_sum"
+    told = f"{strategy} over tokens of log(1 + relu)" + (", taken twice" if twice else "")
+    guesses.append(Guess("pooling", told, "SpladePooling of modules.json" if found else "default of SPLADE"))
     vocabulary = checkpoint.family.vocabulary
     if not vocabulary:
-        raise CheckpointError(f"{checkpoint.source}: {checkpoint.family.names[0]} has no masked-language-model head, which SPLADE needs")
+        return _published_splade(checkpoint, guesses, pool, twice=twice)
     if twice:
         vocabulary = (*vocabulary[:-1], replace(vocabulary[-1], activation="log1p_relu"))
     hidden = layers.hidden_size(checkpoint)
     before, dim = layers.steps(checkpoint, vocabulary, hidden)
-    told = f"{strategy} over tokens of log(1 + relu)" + (", taken twice" if twice else "")
-    guesses.append(Guess("pooling", told, "SpladePooling of modules.json" if found else "default of SPLADE"))
-    pool: Pool = "splade" if strategy == "max" else "splade_sum"
     parts = [
         Part(task="embed", pools=(pool,), before=before, dim=dim),
         Part(task="token_embed", pools=("tokens",), dim=hidden),
@@ -160,6 +171,19 @@ def _splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         "token_embed": Head(output="out_token_embed", dim=hidden, pool="tokens", activation=choices.unless_off(checkpoint, "l2")),
     }
     return ("embed", "token_embed"), "bi-encoder", parts, heads
+
+
+def _published_splade(checkpoint: Checkpoint, guesses: list[Guess], pool: Pool, *, twice: bool) -> Made:
+    name = _published.class_name(checkpoint, "splade")
+    if name is None:
+        raise CheckpointError(f"{checkpoint.source}: {checkpoint.family.names[0]} has no masked-language-model head, which SPLADE needs")
+    if twice:
+        raise CheckpointError(f"{checkpoint.source}: SpladePooling with activation 'log1p_relu' over {name}; expected 'relu'")
+    guesses.append(Guess("head", name, "transformers' own"))
+    dim = _published.labels(checkpoint, name)
+    part = Part(task="embed", pools=(pool,), published=name, dim=dim)
+    head = Head(output="out_embed", dim=dim, pool=pool, activation="identity", sparse=True)
+    return ("embed",), "bi-encoder", [part], {"embed": head}
 
 
 def _colbert(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
@@ -207,6 +231,9 @@ def _bge_m3(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
 def _classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     known = checkpoint.family.sequence
     answers = token_rows.layer(checkpoint)
+    published = _published.class_name(checkpoint, "classify") if known is None and answers is None else None
+    if published is not None:
+        return _published_classify(checkpoint, guesses, published)
     sigma: float | None = None
     if answers is not None:
         chain = token_chain = (answers,)
@@ -226,13 +253,7 @@ def _classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     guesses.append(Guess("pooling", pool, why, POOLER))
     after, dim = layers.steps(checkpoint, chain, layers.hidden_size(checkpoint))
     tokens, _ = layers.steps(checkpoint, token_chain, layers.hidden_size(checkpoint))
-    labels = choices.labels_of(checkpoint, dim)
-    activations, why = choices.activations(checkpoint, dim)
-    guesses.append(Guess("labels", ", ".join(labels) if dim > 1 else f"{dim}, a score", "config.json"))
-    override = '--hf-overrides \'{"problem_type": "..."}\', or use_activation of a request'
-    guesses.append(Guess("activation", activations["activation"], why, override))
-    mean, sigma = checkpoint.pooler.mean, sigma if checkpoint.pooler.logit_sigma is None else checkpoint.pooler.logit_sigma
-    head = Head(output="out_classify", dim=dim, pool=pool, labels=labels, logit_mean=mean, logit_sigma=sigma, **activations)
+    head = _sequence_head(checkpoint, guesses, pool, dim, sigma)
     heads = {"classify": head, "token_classify": replace(head, output="out_token_classify", pool="tokens")}
     parts = [
         Part(task="classify", pools=(pool,), after=after, dim=dim),
@@ -254,9 +275,34 @@ def _has_sequence_head(checkpoint: Checkpoint, known: Classifier) -> bool:
     return True
 
 
+def _sequence_head(checkpoint: Checkpoint, guesses: list[Guess], pool: Pool, dim: int, sigma: float | None) -> Head:
+    labels = choices.labels_of(checkpoint, dim)
+    activations, why = choices.activations(checkpoint, dim)
+    guesses.append(Guess("labels", ", ".join(labels) if dim > 1 else f"{dim}, a score", "config.json"))
+    override = '--hf-overrides \'{"problem_type": "..."}\', or use_activation of a request'
+    guesses.append(Guess("activation", activations["activation"], why, override))
+    mean, sigma = checkpoint.pooler.mean, sigma if checkpoint.pooler.logit_sigma is None else checkpoint.pooler.logit_sigma
+    return Head(output="out_classify", dim=dim, pool=pool, labels=labels, logit_mean=mean, logit_sigma=sigma, **activations)
+
+
+def _published_classify(checkpoint: Checkpoint, guesses: list[Guess], name: str) -> Made:
+    """The class pools and classifies by itself, so no other pooling can be asked for, and tokens have no scores."""
+    if checkpoint.pooler.pool is not None:
+        raise CheckpointError(f"{checkpoint.source}: {name} pools by itself; leave pooling_type out of --pooler-config")
+    guesses.append(Guess("head", name, "transformers' own, pooling included"))
+    dim = _published.labels(checkpoint, name)
+    heads = {"classify": _sequence_head(checkpoint, guesses, checkpoint.family.pool, dim, None)}
+    return ("classify",), _scoring("classify", heads), [Part(task="classify", pools=(), published=name, dim=dim)], heads
+
+
 def _token_classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     chain = checkpoint.family.tokens or (Layer(name="classifier", names=("score",), bias=None),)
-    after, dim = layers.steps(checkpoint, chain, layers.hidden_size(checkpoint))
+    published = None if checkpoint.family.tokens else _published.class_name(checkpoint, "token_classify")
+    if published is not None:
+        guesses.append(Guess("head", published, "transformers' own"))
+        after, dim = (), _published.labels(checkpoint, published)
+    else:
+        after, dim = layers.steps(checkpoint, chain, layers.hidden_size(checkpoint))
     labels = choices.labels_of(checkpoint, dim)
     activations, why = choices.activations(checkpoint, dim)
     guesses.append(Guess("labels", ", ".join(labels), "config.json, id2label"))
@@ -265,7 +311,8 @@ def _token_classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         output="out_token_classify", dim=dim, pool="tokens", labels=labels, logit_mean=checkpoint.pooler.mean,
         logit_sigma=checkpoint.pooler.logit_sigma, **activations,
     )  # fmt: skip
-    return ("token_classify",), None, [Part(task="token_classify", pools=("tokens",), after=after, dim=dim)], {"token_classify": head}
+    part = Part(task="token_classify", pools=("tokens",), published=published, after=after, dim=dim)
+    return ("token_classify",), None, [part], {"token_classify": head}
 
 
 def _reward(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:

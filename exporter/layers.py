@@ -11,7 +11,9 @@ from .architectures import Layer
 from .checkpoint import Checkpoint
 
 # Activations inside a head, by the last part of a torch class name in lower case.
-ACTIVATIONS = ("identity", "tanh", "relu", "gelu", "silu", "sigmoid", "log1p_relu")
+ACTIVATIONS = ("identity", "tanh", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "log1p_relu")
+SPELLINGS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_python": "gelu", "swish": "silu", "linear": "identity"}
+"""transformers' names of the same functions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,8 @@ class Step:
 
 
 def hidden_size(checkpoint: Checkpoint) -> int:
-    return checkpoint.number("hidden_size")
+    width = checkpoint.family.width
+    return checkpoint.number("hidden_size") if width is None else width(checkpoint.config)
 
 
 def dense(checkpoint: Checkpoint) -> tuple[Layer, ...]:
@@ -95,6 +98,7 @@ def _inner_activation(checkpoint: Checkpoint, layer: Layer) -> str:
     if asked.startswith("@"):
         asked = str(checkpoint.config.get(asked[1:], "gelu"))
     name = asked.rsplit(".", 1)[-1].lower()
+    name = SPELLINGS.get(name, name)
     if name not in ACTIVATIONS:
         raise CheckpointError(f"{checkpoint.source}: activation {asked!r} inside a head; known are {', '.join(ACTIVATIONS)}")
     return name

@@ -26,7 +26,14 @@ def in_one_sentence(what: str) -> Iterator[None]:
     except BaseException as error:
         if not is_failure(error) or (isinstance(error, OSError) and error.errno is not None):
             raise
-        raise CheckpointError(f"{what}: {reason(error)}") from error
+        raise CheckpointError(f"{what}: {reason(_innermost(error))}") from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """torch.onnx raises pages of advice over the error that stopped it."""
+    while type(error).__module__.startswith("torch.onnx") and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def refuses(what: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:

@@ -13,6 +13,9 @@ from .checkpoint import Checkpoint
 from .detection import Guess
 from .recipe import template
 
+UNLIMITED = 2048
+"""Longest item of a model that could read texts of any length, unless a file or an override states a limit."""
+
 
 def files(checkpoint: Checkpoint) -> dict[str, bytes]:
     files = {"tokenizer.json": checkpoint.text.json}
@@ -88,11 +91,11 @@ def text(
 def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
     """The longest item, special tokens included: the lowest limit that the checkpoint's files name."""
     try:
-        positions = int(checkpoint.family.positions(checkpoint.config))
+        positions = checkpoint.family.positions(checkpoint.config)
+        limits = [] if positions is None else [(int(positions), "positions the model has")]
     except (KeyError, TypeError, ValueError) as error:
         key = error.args[0] if isinstance(error, KeyError) else "number of positions"
         raise CheckpointError(f"{checkpoint.source}: config.json has no usable {key}") from None
-    limits = [(positions, "positions the model has")]
     sentence, text = checkpoint.sentence, checkpoint.text.max_tokens
     if checkpoint.kind == "colbert" and sentence is not None:
         # PyLate leaves the limit of the side that it encoded last in these places; each side has its own in its role.
@@ -100,8 +103,13 @@ def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
     if sentence is not None and sentence.max_tokens is not None:
         limits.append((sentence.max_tokens, "max_seq_length of Sentence Transformers"))
     # Sentence Transformers 6 keeps its limit with the tokenizer.
-    if text is not None and (checkpoint.family.capped_by_tokenizer or (sentence is not None and sentence.generation >= 6)):
+    if text is not None and (
+        checkpoint.family.capped_by_tokenizer or positions is None or (sentence is not None and sentence.generation >= 6)
+    ):
         limits.append((text, "model_max_length of the tokenizer"))
+    if not limits:
+        override = "--hf-overrides '{\"max_position_embeddings\": ...}'"
+        return UNLIMITED, [Guess("max tokens", str(UNLIMITED), "no file states a limit, and the model needs none", override)]
     limit, why = min(limits)
     return limit, [Guess("max tokens", str(limit), why, "poolrt serve --max-model-len, lower only")]
 

@@ -103,8 +103,8 @@ class Architecture:
     """What a model with a head puts before the backbone's tensor names (`bert.`)."""
     pool: Pool
     """For embedding when no file says otherwise (vLLM's default)."""
-    positions: Callable[[Config], int]
-    """Config -> tokens the model can place."""
+    positions: Callable[[Config], int | None]
+    """Config -> tokens the model can place; None: it states no limit."""
     capped_by_tokenizer: bool = True
     """Absolute positions: tokenizer_config.json's model_max_length caps the length too (vLLM)."""
     sequence: Classifier | None = None
@@ -119,6 +119,10 @@ class Architecture:
     """Belongs to every embedding of this family, in front of Sentence Transformers' Dense modules."""
     pooled: Callable[[Checkpoint], nn.Module] | None = None
     """Module (input_ids, attention_mask) -> mask [batch, tokens] of what is pooled; None: all that is attended."""
+    width: Callable[[Config], int] | None = None
+    """Config -> width of the hidden states that `load`'s module returns; None: hidden_size."""
+    settings: tuple[str, ...] = ()
+    """Keys of config.json that transformers' class would ignore and `load` computes."""
     listwise: Listwise | None = None
     """For models that read a query and all its documents as one text."""
     attends_filler: bool = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import CheckpointError
 from ..graph_files import SETTING
+from . import _experts
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,16 @@ def backbone(
         with quiet():
             module = _framed(module, kind.config_class.from_dict(settings), attention, arguments)
     _adapt(checkpoint, module, changes, info["unexpected_keys"])
-    return module.eval().requires_grad_(False)
+    _experts.dense(checkpoint.source, module)
+    return _batched(str(settings.get("model_type")), module).eval().requires_grad_(False)
+
+
+def _batched(model_type: str, module: Any) -> Any:
+    """`module`, such that a row of a batch is what the text alone would be, where transformers lets its neighbours change it."""
+    from ._padding import without_padding
+    from ._rotary import by_row
+
+    return without_padding(model_type, by_row(module))
 
 
 def _stored(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Whatever else transformers itself can build: the backbone by its own class, asked last, when no other file reads a checkpoint.
 
-Encoders pool the first token, decoders the last, unless files say otherwise. Heads that are published differ from family to family, so
-only those listed here are taken as they are; an unlisted one must be a single linear layer, or it is refused.
+Encoders pool the first token, decoders the last, unless files say otherwise. Published heads differ from family to family: those listed
+here are described by their layers, which also gives scores for tokens; the others are run by transformers' own class.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import CheckpointError
-from . import Architecture, Classifier, Config, Layer, _decoders, bert, roberta
+from . import Architecture, Classifier, Config, Layer, _decoders, _published, bert, roberta
 from ._transformers import backbone
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
 
 LINEAR = Layer(name="classifier", names=("score",), bias=None)
-UNKNOWN = Classifier(pool="cls", layers=(LINEAR,), tokens=(LINEAR,))
+LAST = Classifier(pool="last", layers=(LINEAR,), tokens=(LINEAR,))
 DENSE = "classifier.dense"
 HEADS: dict[str, tuple[Layer, ...]] = {
     "distilbert": (Layer(name="pre_classifier", activation="relu"), LINEAR),
@@ -32,6 +32,13 @@ HEADS: dict[str, tuple[Layer, ...]] = {
     "roformer": (Layer(name=DENSE, activation="@hidden_act"), Layer(name="classifier.out_proj")),
     "deberta": (Layer(name="pooler.dense", activation="@pooler_hidden_act"), LINEAR),
 }
+DECODER_HEADS: dict[str, tuple[Layer, ...]] = {
+    "xlnet": (Layer(name="sequence_summary.summary", activation="tanh"), Layer(name="logits_proj")),
+}
+# Keys of families whose last hidden states are not as wide as the others.
+WIDTHS = {"opt": "word_embed_proj_dim"}
+# Where a config states how many tokens a model can place, in families that call it something else or that need no table.
+LIMITS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length", "model_max_length", "n_ctx")
 # Vocabulary heads (SPLADE) that differ from BERT's and RoBERTa's.
 VOCABULARIES: dict[str, tuple[Layer, ...]] = {
     "distilbert": (
@@ -64,7 +71,11 @@ def known(model_type: str) -> Known | None:
         return None
     encoder = model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     decoder = model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return Known(name, decoder and not encoder) if encoder or decoder else None
+    classifier = any(
+        model_type in table
+        for table in (auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES)
+    )
+    return Known(name, decoder and not encoder) if encoder or decoder or classifier else None
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -102,19 +113,28 @@ def adapt(family: Architecture, config: Config) -> Architecture:
         "prefixes": tuple(dict.fromkeys((f"{kind.base_model_prefix}.", "model.", "transformer."))),
     }
     if found.decoder:
-        changed |= {"pool": "last", "positions": _decoders.positions, "sequence": _decoders.SEQUENCE, "tokens": _decoders.SCORE}
-        changed |= {"capped_by_tokenizer": False}
+        changed |= {"pool": "last", "sequence": LAST, "capped_by_tokenizer": False}
+        if model_type in DECODER_HEADS:
+            changed["sequence"] = Classifier(pool="last", layers=DECODER_HEADS[model_type], tokens=DECODER_HEADS[model_type])
     elif model_type in ROBERTA:
         changed |= {"sequence": roberta.ARCHITECTURE.sequence, "vocabulary": roberta.VOCABULARY}
     elif model_type in BERT:
         changed |= {"sequence": bert.ARCHITECTURE.sequence}
     elif model_type in HEADS:
         changed |= {"sequence": Classifier(pool="cls", layers=HEADS[model_type], tokens=HEADS[model_type][-1:])}
+    if (width := config.get(WIDTHS.get(model_type, ""))) is not None:
+        changed["width"] = lambda config: int(width)
     if model_type in VOCABULARIES:
         changed |= {"vocabulary": VOCABULARIES[model_type]}
     if not found.decoder and _starts_after_padding(kind):
         changed |= {"positions": roberta.ARCHITECTURE.positions}
     return replace(family, **changed)
+
+
+def positions(config: Config) -> int | None:
+    """What config.json states, stretched by its rotary scaling; None: positions are relative, or there are none."""
+    stated = next((value for key in LIMITS if isinstance(value := config.get(key), int) and value > 0), None)
+    return None if stated is None else _decoders.positions({**config, "max_position_embeddings": stated})
 
 
 def _starts_after_padding(kind: Any) -> bool:
@@ -135,7 +155,7 @@ def load(checkpoint: Checkpoint) -> nn.Module:
 
 def _refuse_unknown_head(checkpoint: Checkpoint) -> None:
     """A head with more layers than the plan knows would be cut short without a word."""
-    if checkpoint.kind != "classify" or checkpoint.family.sequence is not UNKNOWN:
+    if checkpoint.kind != "classify" or checkpoint.family.sequence is not None or _published.class_name(checkpoint, "classify"):
         return
     inside = (*checkpoint.family.prefixes, "classifier.weight", "classifier.bias", "score.weight", "score.bias")
     # A pooler counts although it stands inside the backbone: hidden states do not pass through it.
@@ -156,7 +176,5 @@ ARCHITECTURE = Architecture(
     translate=translate,
     adapt=adapt,
     pool="cls",
-    positions=bert.ARCHITECTURE.positions,
-    sequence=UNKNOWN,
-    tokens=(LINEAR,),
+    positions=positions,
 )

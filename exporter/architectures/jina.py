@@ -82,6 +82,7 @@ ARCHITECTURE = Architecture(
     pool="mean",
     positions=lambda config: config["max_position_embeddings"],
     capped_by_tokenizer=False,
+    settings=("position_embedding_type",),
     tokens=(Layer(name="classifier"),),
     # jina-colbert-v2 was trained so; its artifact.metadata holds an upstream default that says otherwise.
     attends_filler=True,

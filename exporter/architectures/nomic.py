@@ -69,6 +69,7 @@ ARCHITECTURE = Architecture(
     prefixes=("nomic_bert.", "bert."),
     pool="cls",  # vLLM's; every published model says otherwise in its files
     positions=positions,
+    settings=tuple(EXPECTED),
     capped_by_tokenizer=False,
     tiny=SIZES | {"max_position_embeddings": 128},
 )

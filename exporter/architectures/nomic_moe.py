@@ -59,6 +59,7 @@ ARCHITECTURE = Architecture(
     prefixes=("nomic_bert.", "bert."),
     pool="cls",
     positions=nomic.positions,
+    settings=tuple(nomic.EXPECTED),
     capped_by_tokenizer=False,
     tiny=TINY,
 )

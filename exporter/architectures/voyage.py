@@ -24,5 +24,6 @@ ARCHITECTURE = family(
     load=lambda checkpoint: load(checkpoint, "Qwen3Model", is_causal=False),
     matches=matches,
     pool="mean",
+    settings=("use_bidirectional_attention",),
     projection=(Layer(name="linear", bias=False),),
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from poolrt.exporter import checkpoint, heads, recipe
 from poolrt.exporter.architectures import gte
 from poolrt.runtime import tasks
@@ -178,12 +179,23 @@ def test_a_classifier_without_its_head_is_refused(tmp_path: Path):
         prove(folder)
 
 
-def test_a_head_that_is_not_known_is_refused(tmp_path: Path):
-    """MobileBERT's classifier stands behind a pooler of its own kind; on bare hidden states its score would be nonsense."""
+def test_a_head_behind_a_pooler_of_its_own_kind_is_run_by_its_class(tmp_path: Path):
+    """MobileBERT's classifier on bare hidden states would be nonsense."""
+    import transformers
+
     from tests.checkpoints import _bert_settings, _hf
 
     sizes = {"hidden_size": 32, "embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 1, "num_labels": 1}
     _hf(tmp_path, "MobileBertForSequenceClassification", **_bert_settings(tmp_path, **sizes))
-    with pytest.raises(CheckpointError, match="does not know"):
-        prove(tmp_path)
+    proved = prove(tmp_path)
+    assert proved.plan.tasks == ("classify",)
+    model = transformers.MobileBertForSequenceClassification.from_pretrained(tmp_path).eval()
+    for ids, logits in zip(proved.ids(TEXTS[2:]), proved.raw("classify", TEXTS[2:]), strict=True):
+        with torch.inference_mode():
+            np.testing.assert_allclose(logits, model(torch.tensor([ids])).logits[0].numpy(), atol=1e-5)
     assert prove(tmp_path, convert="embed").plan.tasks == ("embed", "token_embed")
+    with pytest.raises(CheckpointError, match="pools by itself"):
+        prove(tmp_path, pooler_config={"pooling_type": "MEAN"})
+    configure(tmp_path, architectures=["MobileBertForSecretClassification"])
+    with pytest.raises(CheckpointError, match="does not know"):
+        prove(tmp_path, convert="classify")

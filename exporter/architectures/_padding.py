@@ -1,0 +1,52 @@
+"""Encoders whose layers mix neighbouring positions without looking at the mask: what padding would add is set to zero.
+
+A text alone has zeros beyond its end (that is how convolutions pad), a text in a batch has hidden states of filler there.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+# model_type -> (end of a layer's path, what is zeroed: its input or its output).
+LAYERS: dict[str, tuple[tuple[str, str], ...]] = {
+    "convbert": ((".key_conv_attn_layer", "input"), (".conv_out_layer", "output")),
+    "mobilebert": ((".embeddings.word_embeddings", "output"),),  # each position reads its neighbours' embeddings
+    "nystromformer": ((".self.value", "output"),),
+}
+
+
+class WithoutPadding(nn.Module):
+    """`model`, with zeros at masked positions in front of or behind the layers of `ends`."""
+
+    def __init__(self, model: nn.Module, ends: tuple[tuple[str, str], ...]) -> None:
+        super().__init__()
+        self.model = model
+        # Not a container that torch looks into: what it holds is gone when forward returns.
+        self.now = SimpleNamespace(mask=None)
+        for path, part in model.named_modules():
+            for end, side in ends:
+                if f".{path}".endswith(end):
+                    part.register_forward_pre_hook(self._before) if side == "input" else part.register_forward_hook(self._after)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> Any:
+        self.now.mask = attention_mask
+        try:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        finally:
+            self.now.mask = None
+
+    def _before(self, part: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """[batch, channels, tokens]"""
+        return (inputs[0] * self.now.mask.unsqueeze(1).to(inputs[0].dtype), *inputs[1:])
+
+    def _after(self, part: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """[batch, tokens, width]"""
+        return output * self.now.mask.unsqueeze(-1).to(output.dtype)
+
+
+def without_padding(model_type: str, model: nn.Module) -> nn.Module:
+    return WithoutPadding(model, LAYERS[model_type]) if model_type in LAYERS else model

@@ -1,0 +1,103 @@
+"""Rotary frequencies that depend on the length of a text (`dynamic`, `longrope`), for each row of a batch by its own length.
+
+transformers keeps them in a buffer that the longest text so far has set, so that an answer depends on what ran before and beside it.
+Here each row gets what a fresh model gives for it alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class RowFrequencies(nn.Module):
+    """A decoder that is given its positions, from which each rotary module knows how long a row is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> Any:
+        # Filler is masked, so its position may be anything that is not the largest of its row.
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device) * attention_mask
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **inputs)
+
+
+def by_row(model: nn.Module) -> nn.Module:
+    """`model` itself, where no frequency depends on the length."""
+    changed = [part for part in model.modules() if any(True for _ in _depending(part))]
+    for part in changed:
+        _change(part)
+    return RowFrequencies(model) if changed else model
+
+
+def _depending(part: Any) -> Iterator[tuple[str | None, str]]:
+    """(layer type or None, rope type) of the frequencies of a rotary module that depend on the length."""
+    kinds = getattr(part, "rope_type", None)
+    for layer, kind in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
+        if isinstance(kind, str) and ("dynamic" in kind or kind == "longrope"):
+            yield layer, kind
+
+
+def _change(part: Any) -> None:
+    plain = inspect.unwrap(type(part).forward)
+    kinds = dict(_depending(part))
+    longest = {layer: _long(part, layer) for layer, kind in kinds.items() if kind == "longrope"}
+    for layer in kinds:
+        name = _name(layer)
+        part.__dict__[name] = part._buffers.pop(name)
+
+    def forward(x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None) -> Any:
+        named = {} if layer_type is None else {"layer_type": layer_type}
+        if layer_type not in kinds:
+            return plain(part, x, position_ids, **named)
+        name = _name(layer_type)
+        stored = part.__dict__[name]
+        length = position_ids.amax(-1) + 1
+        try:
+            if layer_type in longest:
+                long, limit = longest[layer_type]
+                part.__dict__[name] = torch.where(length[:, None, None] > limit, long, stored)
+            else:
+                part.__dict__[name] = _dynamic(part, layer_type, length)
+            return plain(part, x, position_ids, **named)
+        finally:
+            part.__dict__[name] = stored
+
+    part.forward = forward
+
+
+def _name(layer: str | None) -> str:
+    return "inv_freq" if layer is None else f"{layer}_inv_freq"
+
+
+def _settings(part: Any, layer: str | None) -> Any:
+    parameters = part.config.rope_parameters
+    return parameters if layer is None else parameters[layer]
+
+
+def _long(part: Any, layer: str | None) -> tuple[torch.Tensor, int]:
+    """Frequencies of texts beyond the original length, and that length."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    limit = int(_settings(part, layer)["original_max_position_embeddings"])
+    named = {} if layer is None else {"layer_type": layer}
+    frequencies, _ = ROPE_INIT_FUNCTIONS["longrope"](part.config, torch.device("cpu"), seq_len=limit + 1, **named)
+    return frequencies, limit
+
+
+def _dynamic(part: Any, layer: str | None, length: torch.Tensor) -> torch.Tensor:
+    """NTK scaling (https://arxiv.org/abs/2309.00071, appendix B.1) of a base that grows with the length; [rows, 1, width / 2]."""
+    settings, original = _settings(part, layer), int(part.config.max_position_embeddings)
+    width = 2 * part.__dict__[_name(layer)].shape[-1]
+    factor = float(settings["factor"])
+    stretched = factor * length.clamp(min=original).to(torch.float32) / original - (factor - 1)
+    base = float(settings["rope_theta"]) * stretched ** (width / (width - 2))
+    exponent = torch.arange(0, width, 2, dtype=torch.float32, device=length.device) / width
+    return (1.0 / base[:, None] ** exponent).unsqueeze(1)
