@@ -76,6 +76,7 @@ def text(
         vocab_size=checkpoint.number("vocab_size"),
         pad_id=pad_id(checkpoint),
         split_special_tokens=checkpoint.text.splits_special,
+        truncation_side="left" if checkpoint.text.cut_left else "right",
         pair="separator" if separated else "concatenate",
         roles=roles,
         prompts=prompts,

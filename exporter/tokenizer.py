@@ -47,6 +47,8 @@ class Text:
     """The token that tokenizer_config.json asks for behind every text and tokenizer.json forgot; it is put there."""
     splits_special: bool
     """Special tokens spelt out in a text are ordinary text."""
+    cut_left: bool
+    """A text that is too long loses its beginning."""
     guesses: tuple[Guess, ...]
     tokenizer: Tokenizer
 
@@ -103,6 +105,7 @@ def _read(folder: Path, config: dict[str, Any], lowercase: bool, overrides: Mapp
         max_tokens=int(limit) if isinstance(limit, int | float) and 0 < limit < NO_LIMIT else None,
         chat_template=_chat_template(folder, config),
         ended=ended,
+        cut_left=getattr(auto.tokenizer, "truncation_side", "right") == "left",
         splits_special=bool(getattr(tokenizer, "encode_special_tokens", False)),
         guesses=tuple(guesses),
         tokenizer=tokenizer,
@@ -128,9 +131,7 @@ def _chosen(
 ) -> tuple[bytes, Tokenizer]:
     """What the artifact gets: the checkpoint's own file where transformers reads the folder so, else what transformers reads."""
     if auto.instead_of is not None:
-        guesses.append(
-            Guess("tokenizer", f"read as {auto.name}", f"AutoTokenizer cannot read the folder without its code: {auto.instead_of}")
-        )
+        guesses.append(Guess("tokenizer", f"read as {auto.name}", f"AutoTokenizer cannot read it: {auto.instead_of}"))
     if auto.backend is None:
         if own is None or raw is None:
             raise CheckpointError(f"{folder}: {origin} could not be converted to tokenizer.json: {auto.name} has no fast form")

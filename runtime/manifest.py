@@ -84,6 +84,8 @@ class Text:
     """Of older artifacts: single texts are lower-cased before tokenising, pairs never. Today tokenizer.json does it itself."""
     split_special_tokens: bool = False
     """Special tokens that a text spells out are read as ordinary text (the tokenizer setting of that name)."""
+    truncation_side: Literal["left", "right"] = "right"
+    """Where a text that is too long loses tokens when a request does not say (the tokenizer setting); special tokens stay."""
     pair: Literal["separator", "concatenate"] = "separator"
     """Cross-encoders: the tokenizer's own pair encoding, or plain concatenation (vLLM's use_sep_token false)."""
     roles: dict[str, Role] = field(default_factory=dict)

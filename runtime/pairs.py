@@ -127,10 +127,10 @@ def _from_sides(
     preparation: Preparation, queries: list[str], documents: list[str], kept: int | None, limits: Limits, only_second: bool
 ) -> list[Item]:
     limit = preparation.limit(limits)
-    joint, side = preparation.joint, limits.truncation_side
+    joint, side, own = preparation.joint, limits.truncation_side, preparation.text.truncation_side
     wanted = (limit if kept is None else kept) + 1
-    first = _contents(preparation, queries, wanted, side)
-    second = _contents(preparation, documents, wanted, side)
+    first = _contents(preparation, queries, wanted, side or own)
+    second = _contents(preparation, documents, wanted, side or own)
     made = []
     for index, (query, document) in enumerate(zip(first, second, strict=True)):
         if not documents[index]:
@@ -151,7 +151,10 @@ def _from_sides(
             sizes, cut = truncation.longest_first(len(query.ids), len(document.ids), kept - joint.added), None
         else:
             sizes, cut = (len(query.ids), len(document.ids)), slice(total - kept, None) if side == "left" else slice(kept)
-        ids = joint.join(query.ids[: sizes[0]], document.ids[: sizes[1]])
+        kept_ids = [
+            truncation.cut(part.ids, size, own if side is None else "right") for part, size in zip((query, document), sizes, strict=True)
+        ]
+        ids = joint.join(*kept_ids)
         types = joint.type_ids(*sizes) if preparation.wants_type_ids else None
         if cut is not None:
             ids, types = ids[cut], types[cut] if types is not None else None
@@ -159,7 +162,7 @@ def _from_sides(
     return made
 
 
-def _contents(preparation: Preparation, texts: list[str], wanted: int, side: truncation.Side | None) -> list[truncation.Content]:
+def _contents(preparation: Preparation, texts: list[str], wanted: int, side: truncation.Side) -> list[truncation.Content]:
     """Tokens of each text without special tokens; equal texts are tokenised once."""
     different = list(dict.fromkeys(texts))
     whole = truncation.WHOLE * max(wanted, 32)
@@ -168,7 +171,7 @@ def _contents(preparation: Preparation, texts: list[str], wanted: int, side: tru
     found = {text: truncation.Content(ids, whole=True) for text, ids in zip(short, encoded, strict=True)}
     for text in different:
         if text not in found:
-            found[text] = truncation.content(preparation.tokenizer, text, wanted, preparation.boundaries, side or "right")
+            found[text] = truncation.content(preparation.tokenizer, text, wanted, preparation.boundaries, side)
     return [found[text] for text in texts]
 
 

@@ -47,7 +47,7 @@ class Limits:
     truncate_prompt_tokens: int | None = None
     """None: a longer text is an error; -1: cut to the limit; k: cut to k tokens, special tokens included."""
     truncation_side: Side | None = None
-    """None: cut at the end, special tokens kept. Set: the full id list is sliced, so the special tokens on that side are lost."""
+    """None: cut on the tokenizer's own side, special tokens kept. Set: the full id list is sliced, special tokens of that side are lost."""
     max_tokens: int | None = None
     """A lower limit than the model's own."""
     cut_document: bool = False
@@ -192,7 +192,7 @@ class Preparation:
         lowercase: bool = False,
     ) -> list[Item]:
         """Items of texts that stand at `places` among the caller's inputs (for messages), just as they are."""
-        limit, side = self.limit(limits), limits.truncation_side
+        limit, side, own = self.limit(limits), limits.truncation_side, self.text.truncation_side
         before, after = (self.before, self.after) if add_special_tokens else ([], [])
         wanted = (limit if kept is None else kept) + 1
         whole = truncation.WHOLE * max(wanted, 32)
@@ -205,11 +205,11 @@ class Preparation:
                 if len(text) <= whole:
                     ids = next(encoded)
                 else:
-                    found = truncation.content(self.tokenizer, text, wanted, self.boundaries, side or "right", lowercase=lowercase)
+                    found = truncation.content(self.tokenizer, text, wanted, self.boundaries, side or own, lowercase=lowercase)
                     ids = [*before, *found.ids, *after]
                     more = "" if found.whole else "at least "
                 if kept is not None and len(ids) > kept:
-                    items.append(self.item(_cut(ids, kept, side, len(before), len(after)), index, truncated=True))
+                    items.append(self.item(_cut(ids, kept, side, len(before), len(after), own=own), index, truncated=True))
                 elif len(ids) > limit:
                     raise self.too_long(len(ids), limit, index, more)
                 else:
@@ -367,10 +367,12 @@ class Preparation:
             return self.tokenizer.decode(numbers, skip_special_tokens=False)
 
 
-def _cut(ids: list[int], kept: int, side: Side | None, before: int, after: int) -> list[int]:
+def _cut(ids: list[int], kept: int, side: Side | None, before: int, after: int, *, own: Side) -> list[int]:
     if side == "left":
         return ids[len(ids) - kept :]
     if side is None and kept >= before + after:
         # The tokenizer's own truncation: content is cut, special tokens stay.
+        if own == "left":
+            return ids[:before] + ids[len(ids) - (kept - before) :]
         return ids[: kept - after] + (ids[-after:] if after else [])
     return ids[:kept]

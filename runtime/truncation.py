@@ -158,13 +158,14 @@ def _agreed(ids_of: Callable[..., list[list[int]]], text: str, characters: int, 
     ids = ids_of(part(0))[0]
     if len(ids) < wanted + MARGIN:
         return None
-    sure = _end(ids, wanted, side)
+    sure = cut(ids, wanted, side)
     others = ids_of(*(part(less) for less in range(1, CUTS)))
-    return sure if all(_end(other, wanted, side) == sure for other in others) else None
+    return sure if all(cut(other, wanted, side) == sure for other in others) else None
 
 
-def _end(ids: list[int], wanted: int, side: Side) -> list[int]:
-    return ids[:wanted] if side == "right" else ids[len(ids) - wanted :]
+def cut(ids: list[int], wanted: int, side: Side) -> list[int]:
+    """The first (side `right`: the end is lost) or last tokens, at most `wanted`."""
+    return ids[:wanted] if side == "right" else ids[max(len(ids) - wanted, 0) :]
 
 
 def heads(text: str, tokens: int, boundaries: Boundaries) -> Iterator[str]:

@@ -136,7 +136,13 @@ def test_a_tokenizer_of_remote_code_is_read_without_it_and_said(folder: Callable
     (place / "evil.py").write_text("raise SystemExit('ran')")
     read = tokenizer.read(place)
     assert read.encode("<query>")[1] == 133
-    assert any("without its code" in str(guess) for guess in read.guesses)
+    assert any("AutoTokenizer cannot read it" in str(guess) for guess in read.guesses)
+
+
+@pytest.mark.parametrize("kind", ["CanineTokenizer", "BertJapaneseTokenizer"])
+def test_a_class_in_python_that_makes_other_ids_is_refused_by_name(folder: Callable[..., Path], kind: str):
+    with pytest.raises(CheckpointError, match=f"reads this tokenizer with {kind}, Python code"):
+        tokenizer.read(folder("bert_plain", {"tokenizer_class": kind}, {}, {}))
 
 
 def test_settings_that_transformers_cannot_read_are_one_sentence(folder: Callable[..., Path]):

@@ -1,7 +1,8 @@
-"""Whatever stands in the small files of a checkpoint, reading it ends with a plan or with one sentence."""
+"""Whatever stands in the small files of a checkpoint or an artifact, reading it ends well or with one sentence."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 from poolrt.exporter import adapter, checkpoint, heads
-from poolrt.runtime.errors import CheckpointError
+from poolrt.runtime import artifact as artifact_folders
+from poolrt.runtime.errors import CheckpointError, PoolrtError
+from poolrt.runtime.text import Preparation
 
 from tests.adapters import adapted
 
@@ -101,6 +104,30 @@ def fuzz(checkpoints: Paths, home: Path, rounds: int, seed: int) -> None:
 
 def test_reading_mutated_files_ends_in_a_plan_or_a_sentence(checkpoints: Paths, tmp_path: Path):
     fuzz(checkpoints, tmp_path, rounds=200, seed=int(os.environ.get("POOLRT_FUZZ_SEED", "0")))
+
+
+def manifests(artifact: Path, rounds: int, seed: int) -> None:
+    """Mutated manifests that carry the sha256 of themselves, as somebody who knows the format would write them."""
+    chance = random.Random(seed)
+    text = (artifact / "manifest.json").read_text(encoding="utf-8")
+    for number in range(rounds):
+        try:
+            plain = json.loads(mutated(text, chance))
+        except ValueError:
+            continue
+        unsealed = json.dumps({**plain, "digest": "0" * 64}, indent=1).encode() + b"\n" if isinstance(plain, dict) else b"[]"
+        (artifact / "manifest.json").write_bytes(unsealed.replace(b"0" * 64, hashlib.sha256(unsealed).hexdigest().encode()))
+        try:
+            opened = artifact_folders.read(artifact, check="quick")
+            Preparation(opened.folder, opened.manifest)
+        except PoolrtError as error:
+            told = str(error)
+            assert told.strip(), f"round {number} of seed {seed}"
+    (artifact / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def test_a_mutated_manifest_opens_or_is_refused(artifacts: Paths, tmp_path: Path):
+    manifests(Path(shutil.copytree(artifacts("bert_plain"), tmp_path / "artifact")), rounds=150, seed=0)
 
 
 @pytest.mark.slow
