@@ -122,7 +122,7 @@ class Flag:
             lowered = value.lower()
             if lowered in _TRUE or lowered in _FALSE:
                 return lowered in _TRUE
-        if type(value) in (int, float, str):
+        if type(value) in (int, str) or (type(value) is float and value.is_integer()):
             problems.append(Problem("bool_parsing", loc, "Input should be a valid boolean, unable to interpret input", value))
         else:
             problems.append(Problem("bool_type", loc, "Input should be a valid boolean", value))

@@ -13,6 +13,13 @@ from poolrt.runtime.errors import CheckpointError
 TORCH = "torch.nn.modules.activation"
 
 
+class Facts(SimpleNamespace):
+    """What a test says nothing of is not there."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
 def checkpoint(
     *, config: dict[str, Any] | None = None, sentence: dict[str, Any] | None = None, pooler: dict[str, Any] | None = None,
     recipe: Any = None, text: dict[str, Any] | None = None, kind: str = "embed", architecture: str = "BertModel",
@@ -22,9 +29,9 @@ def checkpoint(
     tokens = {"max_tokens": None, "ids": {}} | (text or {})
     made = {"hidden_size": 8, "vocab_size": 100, "max_position_embeddings": 512} | (config or {})
     return SimpleNamespace(
-        config=made, sentence=None if sentence is None else SimpleNamespace(**settings), pooler=PoolerConfig(**(pooler or {})),
+        config=made, sentence=None if sentence is None else Facts(**settings), pooler=PoolerConfig(**(pooler or {})),
         family=SimpleNamespace(pool="cls", names=("BertModel",), positions=positions, capped_by_tokenizer=capped), recipe=recipe,
-        text=SimpleNamespace(**tokens), kind=kind, architecture=architecture, source="org/m", number=lambda key: made[key],
+        text=Facts(**tokens), kind=kind, architecture=architecture, source="org/m", number=lambda key: made[key],
     )  # fmt: skip
 
 
@@ -231,6 +238,85 @@ def test_an_end_is_what_stands_behind_every_text(ids: dict[str, list[int]], ends
     found, (guess,) = text_plan.ending(checkpoint(text={"ids": {"eos_token": 2}, "encode": lambda text: ids[text]}))
     assert found == ends
     assert guess.what == "ends with"
+
+
+def text_of(heads: dict[str, str] | None = None, files: tuple[str, ...] = (), **facts: Any) -> Any:
+    """The manifest's text, and what is guessed of it by name."""
+    text = {"ids": {"eos_token": 2}, "encode": lambda text: [5, 2], "special": {"eos_token": "</s>"}} | facts.pop("text", {})
+    sentence = facts.pop("sentence", None)
+    if sentence is not None:
+        sentence = {"prompts": {}, "default_prompt": None, "include_prompt": True, "lowercase": False} | sentence
+    pools = {task: SimpleNamespace(pool=pool) for task, pool in (heads or {"embed": "mean"}).items()}
+    guesses: list[Any] = []
+    made = text_plan.text(checkpoint(text=text, sentence=sentence, **facts), 64, {}, dict.fromkeys(files, b""), pools, guesses)  # pyright: ignore[reportArgumentType]
+    return made, {guess.what: guess.value for guess in guesses}
+
+
+def test_a_plain_checkpoint_has_plain_text():
+    made, guesses = text_of()
+    assert (made.max_tokens, made.vocab_size, made.pad_id, made.lowercase, made.pair) == (64, 100, 2, False, "separator")
+    assert (made.prompts, made.default_prompt, made.ends_with, made.special_tokens) == ({}, None, None, {"eos_token": "</s>"})
+    assert (made.chat_template, made.score_template, made.tokenizer_config) == (None, None, None)
+    assert guesses == {}
+
+
+def test_prompts_are_those_of_the_files_and_then_of_the_recipe():
+    stored = {"query": "q: ", "document": ""}
+    recipe = SimpleNamespace(prompts={"document": "d: ", "query": "own: "})
+    made, guesses = text_of(sentence={"prompts": stored, "default_prompt": "query"})
+    assert (made.prompts, made.default_prompt, guesses) == (stored, "query", {"prompts": "query"})
+    made, guesses = text_of(sentence={"prompts": stored, "include_prompt": False, "lowercase": True}, recipe=recipe)
+    assert made.prompts == {"query": "own: ", "document": "d: "}
+    assert guesses == {"prompts": "query, document", "prompt tokens": "pooled with the text's"}
+    assert text_of(sentence={"prompts": {"query": ""}, "include_prompt": False})[1] == {}
+    with pytest.raises(CheckpointError, match="default prompt 'x' is not among the prompts: query, document"):
+        text_of(sentence={"prompts": stored, "default_prompt": "x"})
+    with pytest.raises(CheckpointError, match="default prompt 'x' is not among the prompts: none"):
+        text_of(sentence={"default_prompt": "x"})
+
+
+@pytest.mark.parametrize(
+    ("heads", "ends"),
+    [({"embed": "last"}, 2), ({"embed": "mean", "token_embed": "tokens"}, None), ({"token_embed": "tokens", "embed": "last"}, 2)],
+    ids=str,
+)
+def test_an_end_matters_where_the_last_token_is_pooled(heads: dict[str, str], ends: int | None):
+    made, guesses = text_of(heads)
+    assert made.ends_with == ends
+    assert ("ends with" in guesses) == (ends is not None)
+
+
+@pytest.mark.parametrize(
+    ("config", "pair"),
+    [
+        ({}, "separator"), ({"classifier_from_token": ["no", "yes"]}, "concatenate"), ({"use_sep_token": False}, "concatenate"),
+        ({"use_pad_token": False}, "concatenate"), ({"use_sep_token": True, "use_pad_token": False}, "separator"),
+        ({"classifier_from_token": ["no"], "use_sep_token": True}, "separator"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_pair_is_joined_as_the_config_says(config: dict[str, Any], pair: str):
+    assert text_of(config=config)[0].pair == pair
+
+
+def test_files_are_named_where_they_are():
+    made, _ = text_of(files=("chat_template.jinja", "score_template.jinja", "tokenizer_config.json"))
+    assert (made.chat_template, made.score_template, made.tokenizer_config) == (
+        "chat_template.jinja", "score_template.jinja", "tokenizer_config.json",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("template", "carries"),
+    [
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", True), ("{{ messages[0].content }}", False),
+        ("{{ messages[1].content }}", False),
+        ("{% for m in messages %}{% if m.role == 'query' %}Q{{ m.content }}{% else %}D{{ m.content }}{% endif %}{% endfor %}", True),
+        ("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}", False), ("{{ 1/0 }}", False),
+    ],
+)  # fmt: skip
+def test_a_template_shows_both_sides_of_a_pair_or_not(template: str, carries: bool):
+    assert text_plan._carries_pairs(template) == carries
 
 
 # --- the pooler config itself -----------------------------------------------------------------------------------------------------

@@ -146,6 +146,20 @@ def test_a_damaged_header_is_told(tmp_path: Path, raw: bytes, told: str):
         weights.open_folder(tmp_path)
 
 
+@pytest.mark.parametrize("shape", [[1], [5], [4, 2], []], ids=str)
+def test_sizes_that_do_not_fit_their_shapes_are_refused(tmp_path: Path, shape: list[int]):
+    save_file({"a": drawn(4), "b": drawn(2)}, tmp_path / "model.safetensors")
+    raw = (tmp_path / "model.safetensors").read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    header["a"]["shape"] = shape
+    written = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(written).to_bytes(8, "little") + written + raw[8 + length :])
+    with pytest.raises(CheckpointError, match="sizes of a do not fit their shapes") as refused:
+        weights.open_folder(tmp_path)
+    assert type(refused.value) is CheckpointError
+
+
 def test_an_empty_file_of_tensors_is_whole(tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     assert dict(weights.open_folder(tmp_path).shapes) == {}

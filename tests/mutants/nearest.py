@@ -15,6 +15,7 @@ RUNTIME = {
     "test_pairs": ("pairs",),
     "test_roles": ("roles",),
     "test_params": ("forms", "prompts"),
+    "test_saturated_scores": ("comparison",),
     "test_scoring": ("scoring", "comparison"),
     "test_tasks": ("chunks", "outputs"),
     "test_templates": ("templates", "content"),
@@ -47,7 +48,20 @@ SERVE = {
     "test_scoring test_goldens": ("endpoints/score",),
     "test_tei": ("endpoints/tei", "endpoints/tei_tokens", "schemas_tei", "answers", "errors"),
 }  # fmt: skip
-EXPORTER: dict[str, tuple[str, ...]] = {}
+EXPORTER = {
+    "test_artifact_writer": ("artifact",),
+    "test_checkpoint": ("checkpoint", "detection", "heads", "layers", "late_interaction", "sentence_files", "source", "token_rows"),
+    "test_choices": ("choices", "pooler_config", "text_plan"),
+    "test_decoder_rerankers": ("token_rows",),
+    "test_evidence": ("evidence",),
+    "test_head_modules test_sentence_files": ("head_modules", "heads", "layers"),
+    "test_late_interaction_library": ("late_interaction",),
+    "test_lora": ("adapter", "lora"),
+    "test_precision": ("flat_rows", "graph_surgery", "int8", "mixed"),
+    "test_published": ("recipe",),
+    "test_streamed": ("graph", "pieces", "streamed"),
+    "test_verify test_pipeline": ("graph_files", "pipeline", "reference", "texts", "verify"),
+}  # fmt: skip
 TABLE = {"runtime": RUNTIME, "serve": SERVE, "exporter": EXPORTER}
 
 
