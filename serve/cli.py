@@ -21,6 +21,7 @@ from ..runtime.checkpoints import CONVERSIONS
 from ..runtime.command_line import Parser, length_or_auto, natural, positive
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
 from .flags import END_OF_VALUES, IGNORED, merged, normalised
+from .json_logs import json_error
 from .logs import configure
 from .positionals import give_back
 from .settings import TLS_CIPHERS, Cors, Settings, Tls
@@ -55,8 +56,7 @@ def serve(arguments: Sequence[str]) -> int:
     except PoolrtError as error:
         print(f"poolrt serve: {error}", file=sys.stderr)
         if as_json:
-            told = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
-            print(json.dumps({"error": told}, ensure_ascii=False), flush=True)
+            print(json_error(error, error.exit_code), flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

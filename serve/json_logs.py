@@ -1,4 +1,4 @@
-"""Log lines for machines, one JSON object each: what `poolrt serve --json` writes to stderr."""
+"""What `poolrt serve --json` writes for machines: log lines to stderr, and the error that ended it to stdout; a JSON object each."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def json_error(error: BaseException, exit_code: int) -> str:
+    """The form of every command's `--json`."""
+    told = {"type": type(error).__name__, "message": str(error), "exit_code": exit_code}
+    return json.dumps({"error": told}, ensure_ascii=False)

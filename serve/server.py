@@ -22,6 +22,7 @@ from .certificates import LOOK_S, Certificates
 from .connections import Limits, affordable
 from .context import Context
 from .gate import OPEN
+from .json_logs import json_error
 from .protocol import protocol
 from .registry import Registry
 from .settings import Settings
@@ -118,7 +119,10 @@ def run(registry: Registry, settings: Settings, *, sockets: Sequence[socket.sock
     failure = here.state.failure
     if failure is None:
         return EXIT_OK
-    return failure.exit_code if isinstance(failure, PoolrtError) else EXIT_INTERNAL
+    code = failure.exit_code if isinstance(failure, PoolrtError) else EXIT_INTERNAL
+    if as_json:
+        print(json_error(failure, code), flush=True)
+    return code
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -280,3 +280,36 @@ def test_hub_client_chooses_labels_and_function(artifacts_by_name: dict[str, Pat
             told = run(HUB, address, told=asked)
             assert told[0][0] == output.label
             np.testing.assert_allclose([score for _, score in told], scores, atol=BATCH)
+
+
+def test_openai_works_without_v1_in_its_address(address: str, models: dict[str, Model]) -> None:
+    pytest.importorskip("openai")
+    text = OPENAI.replace("/v1", "")
+    asked = f'client.embeddings.create(model="{EMBEDDER}", input="a cat", dimensions=64, encoding_format="float").data[0].embedding'
+    np.testing.assert_allclose(run(text, address, told=asked), models[EMBEDDER].embed("a cat")[0].outputs.embedding, atol=WIRE)
+    assert run(text, address, told="[model.id for model in client.models.list()]") == [EMBEDDER, RERANKER, CLASSIFIER]
+
+
+def test_cohere_v2_embeds_with_its_own_input_type(address: str, models: dict[str, Model]) -> None:
+    pytest.importorskip("cohere")
+    text = (
+        "import cohere\nclient = cohere.ClientV2(base_url='http://localhost:8000', api_key='none')\n"
+        f"answer = client.embed(model='{EMBEDDER}', texts=['a cat'], input_type='search_query', embedding_types=['float'])\n"
+    )
+    told = run(text, address, told="answer.embeddings.float_")
+    np.testing.assert_allclose(told, [models[EMBEDDER].embed("a cat")[0].outputs.embedding], atol=WIRE)
+
+
+def test_cohere_v1_ranks_text_objects_without_sending_them_back(address: str, models: dict[str, Model]) -> None:
+    pytest.importorskip("cohere")
+    text = (
+        "import cohere\nclient = cohere.Client(base_url='http://localhost:8000', api_key='none')\n"
+        f"asked = dict(model='{RERANKER}', query={QUERY!r}, documents=[{{'text': text}} for text in {DOCUMENTS!r}])\n"
+        "plain, shown = client.rerank(**asked, return_documents=False), client.rerank(**asked, return_documents=True)\n"
+    )
+    one = "(one.index, one.relevance_score, one.document and one.document.text)"
+    told = run(text, address, told=f"[[{one} for one in answer.results] for answer in (plain, shown)]")
+    ranking = models[RERANKER].rerank(QUERY, DOCUMENTS)
+    for results, documents in zip(told, ([None] * 2, [one.document for one in ranking]), strict=True):
+        assert [(index, text) for index, _, text in results] == [(one.index, text) for one, text in zip(ranking, documents, strict=True)]
+        np.testing.assert_allclose([score for _, score, _ in results], [one.score for one in ranking], atol=BATCH)

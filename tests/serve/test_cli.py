@@ -412,8 +412,10 @@ def test_a_broken_artifact_ends_the_command(artifacts: Callable[[str], Path], tm
     shutil.copytree(artifacts("minilm_like"), broken)
     tokenizer = broken / "tokenizer.json"
     tokenizer.write_bytes(tokenizer.read_bytes()[:-1] + b"x")
-    process, _ = started(str(broken))
-    _, told = process.communicate(timeout=SOON_S)
+    command = [sys.executable, "-c", START, str(ROOT), "serve", str(broken), "--port", "0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, told = process.communicate(timeout=SOON_S)
+    assert json.loads(out)["error"]["exit_code"] == EXIT_INPUT
     assert process.returncode == EXIT_INPUT, told
     assert "tokenizer.json" in told
     assert "Traceback" not in told
