@@ -84,3 +84,31 @@ def test_so_many_problems_are_told_and_the_others_counted(count: int):
     assert lines[0].startswith(f"{min(count, MAX_LINES)} validation error{'' if count == 1 else 's'}")
     assert len([line for line in lines if line.startswith("  {")]) == min(count, MAX_LINES)
     assert ("more" in lines[-1]) == (count > MAX_LINES)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "schema"),
+    [
+        (str, {"type": "string"}), (int, {"type": "integer"}), (bool, {"type": "boolean"}), (object, {}),
+        (dict[str, object], {"type": "object"}), (Literal["a", "b"], {"type": "string", "enum": ["a", "b"]}),
+        (Annotated[int, Bounds(least=0)], {"type": "integer", "minimum": 0}),
+        (Annotated[int, Bounds(most=3)], {"type": "integer", "maximum": 3}),
+        (list[str], {"type": "array", "items": {"type": "string"}}),
+        (Annotated[list[int], Bounds(least=1)], {"type": "array", "items": {"type": "integer"}, "minItems": 1}),
+        (str | None, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        (int | str, {"anyOf": [{"type": "integer"}, {"type": "string"}]}),
+        (list[int] | str | None, {"anyOf": [{"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "string"}]},
+                                            {"type": "null"}]}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_kind_describes_itself_as_json_schema(annotation: Any, schema: dict[str, Any]):
+    assert kind_of(annotation).schema() == schema
+
+
+@pytest.mark.parametrize("annotation", [Annotated[int, Bounds()], Annotated[int, Bounds(most=3)], Annotated[int, Bounds(least=0)]], ids=str)
+def test_a_bound_that_is_not_there_bounds_nothing(annotation: Any):
+    problems: list[Problem] = []
+    for value in (3, 0, -(10**9) if "least=0" not in str(annotation) else 10**9):
+        assert kind_of(annotation).read(value, (), problems) == value
+    assert problems == []

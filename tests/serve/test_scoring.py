@@ -69,3 +69,24 @@ def test_a_model_that_cannot_is_told_who_can(everything: Live):
 def test_token_classes_come_per_token(everything: Live, model):
     rows = everything.ask("/pooling", {"model": model, "input": QUERY, "task": "token_classify"})["data"][0]["data"]
     assert len(rows) == everything.ask("/tokenize", {"model": model, "prompt": QUERY})["count"]
+
+
+def test_a_score_tells_which_documents_were_cut_when_asked(everything: Live):
+    body = {"model": "bert_cross_encoder", "queries": QUERY, "documents": ["planet " * 300, "paris"], "truncate_documents": True}
+    data = everything.ask("/score", body)["data"]
+    assert [one["truncated"] for one in data] == [True, False]
+    assert "truncated" not in everything.ask("/score", body | {"documents": "paris", "truncate_documents": False})["data"][0]
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_sparse_weights_are_keyed_by_ids_or_pieces(everything: Live, tokens: bool):
+    body = {"model": "bge_m3", "input": [QUERY, "paris"], "task": "token_classify", "encoding_format": "sparse", "return_tokens": tokens}
+    answer = everything.ask("/pooling", body)
+    assert [(one["index"], one["object"], list(one)) for one in answer["data"]] == [
+        (index, "pooling", ["index", "object", "data"]) for index in range(2)
+    ]  # fmt: skip
+    model = everything.here.registry.find("bge_m3").model
+    ids = {int(token) for token in everything.ask("/pooling", body | {"return_tokens": False})["data"][1]["data"]}
+    assert ids <= set(model.tokenize("paris", add_special_tokens=False))
+    if tokens:
+        assert set(answer["data"][1]["data"]) == set(model.preparation.pieces(sorted(ids)))
