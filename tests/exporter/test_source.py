@@ -72,3 +72,41 @@ def wanted(file: str) -> bool:
 
     allowed = [*source.SMALL, *source.SAFE_WEIGHTS]
     return bool(list(filter_repo_objects([file], allow_patterns=allowed, ignore_patterns=list(source.LEFT_OUT))))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("models--org--m/snapshots/abc", "org/m"), ("models--m/snapshots/abc", "m"), ("models--org--m/other/abc", "abc"),
+        ("folder/snapshots/abc", "abc"), ("models--org--a--b/snapshots/abc", "org/a/b"),
+    ],
+)  # fmt: skip
+def test_only_a_snapshot_of_the_hubs_cache_is_called_by_its_id(tmp_path: Path, path: str, name: str):
+    (tmp_path / path).mkdir(parents=True)
+    assert source.find(str(tmp_path / path)).name == name
+
+
+@pytest.mark.parametrize("revision", [None, "v1"])
+@pytest.mark.parametrize("held", ["model.safetensors", "0_Transformer/model.safetensors", None])
+def test_pickles_are_fetched_only_where_there_is_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str | None, revision: str | None
+):
+    asked: list[dict[str, object]] = []
+    folder = tmp_path / "snapshots" / COMMIT
+
+    def snapshot_download(hub_id: str, **options: object) -> str:
+        asked.append({"hub_id": hub_id, **options})
+        (folder / "0_Transformer").mkdir(parents=True, exist_ok=True)
+        if held is not None:
+            (folder / held).touch()
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    found = source.find("org/m", revision)
+    assert (found.name, found.folder, found.revision) == ("org/m", folder, revision or COMMIT)
+    assert len(asked) == (1 if held else 2)
+    for call in asked:
+        assert (call["hub_id"], call["revision"], call["ignore_patterns"]) == ("org/m", revision, list(source.LEFT_OUT))
+    patterns = [call["allow_patterns"] for call in asked]
+    assert all("*.safetensors" in each and "config.json" not in each and "*.json" in each for each in patterns)  # pyright: ignore[reportOperatorIssue]
+    assert ["pytorch_model*.bin" in each for each in patterns] == [False, True][: len(asked)]  # pyright: ignore[reportOperatorIssue]

@@ -156,6 +156,13 @@ def test_every_text_route_tells_its_failures():
     assert {"v1_embeddings", "ping", "ping_post"} <= set(operations)
 
 
+def test_probes_tell_when_they_fail():
+    failing = {path: set(methods["get"]["responses"]) - {"200"} for path, methods in DOCUMENT["paths"].items() if "get" in methods}
+    assert {path: told for path, told in failing.items() if told} == {
+        "/tokenizer_info": {"404"}, "/health": {"503"}, "/live": {"503"}, "/ready": {"503"}, "/ping": {"503"},
+    }  # fmt: skip
+
+
 def test_only_health_needs_no_key():
     open_paths = {path for path, methods in DOCUMENT["paths"].items() for told in methods.values() if told.get("security") == []}
     assert open_paths == {"/health", "/live", "/ready", "/ping"}
