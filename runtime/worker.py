@@ -124,13 +124,13 @@ class Worker:
         text = f"{queued} tokens are queued and {self.max_queued_tokens} are admitted; try again in {wait:.0f} s"
         return Overload(text, retry_after_s=wait)
 
-    def overload(self, coming_tokens: int = 0) -> Overload | None:
-        """What a call would be refused with whatever its size, counted as refused; None while there is room. `coming_tokens` are on their
-        way to the queue."""
-        most = self.max_queued_tokens
-        # Read without the lock: a request at the edge may be judged by what was true a moment ago.
-        if most is None or self._counters.queued_tokens + coming_tokens < most:
-            return None
+    def is_full(self, coming_tokens: int = 0) -> bool:
+        """Whether every call would be refused, whatever its size. `coming_tokens` are on their way to the queue."""
+        # Read without the lock: a call at the edge may be judged by what was true a moment ago.
+        return self.max_queued_tokens is not None and self._counters.queued_tokens + coming_tokens >= self.max_queued_tokens
+
+    def refusal(self, coming_tokens: int = 0) -> Overload:
+        """What a call to a full queue is refused with, counted as refused."""
         with self._lock:
             return self._refusal(self._counters.queued_tokens + coming_tokens)
 

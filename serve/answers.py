@@ -4,6 +4,7 @@ object on the way.
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import json
 import random
@@ -36,12 +37,23 @@ class Json(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
+        if running():  # in the event loop only what is small is written
+            return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
         return _dumped(content)
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         """Size and type besides the given ones, which are never one of those."""
         self.raw_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
         self.raw_headers += [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
+
+
+def running() -> bool:
+    """Whether this is the thread of an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _dumped(value: Any) -> bytes:

@@ -4,6 +4,7 @@ head's size, for its h11 protocol only), and with answers in one piece."""
 from __future__ import annotations
 
 import asyncio
+import re
 import urllib.parse
 from collections.abc import Callable
 from http import HTTPStatus
@@ -23,7 +24,7 @@ FRAMING = 16
 LINGER_HEAD_BYTES = 1 << 20
 """What is still read of a client whose head or trailers were refused: whoever sends without end is cut off."""
 LINGER_BODY_BYTES = 1 << 30
-_HOST_REFUSES = frozenset(b' \t"#%/<>?@\\^`{|}')
+_HOST = re.compile(rb"[^ \t\"#%/<>?@\\^`{|}]*")
 
 
 def too_large(limit: int) -> ApiError:
@@ -220,14 +221,14 @@ class Protocol(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) != 1 and (hosts or version == "1.1"):
             raise Refusal(ApiError(400, f"the request has {len(hosts)} Host headers, expected 1", headers={"Connection": "close"}))
-        if hosts and not _HOST_REFUSES.isdisjoint(hosts[0]):
+        if hosts and _HOST.fullmatch(hosts[0]) is None:
             raise Refusal(ApiError(400, "the request's Host is no host name", headers={"Connection": "close"}))
         scope = self.scope
         try:
+            self.url.decode("ascii")
             target = httptools.parse_url(self.url)
-            path = target.path.decode("ascii")
+            path = target.path.decode()
             scope["query_string"] = target.query or b""
-            scope["query_string"].decode("ascii")
         except (httptools.HttpParserError, AttributeError, UnicodeDecodeError):
             text = "the request's target is no path of printable ASCII characters"
             raise Refusal(ApiError(400, text, headers={"Connection": "close"})) from None

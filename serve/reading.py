@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -19,8 +18,6 @@ from .problems import Problem, message
 from .waiting import arrived
 from .work import BODY_BYTES, LIGHT_BYTES, Workshop
 
-Result = TypeVar("Result")
-
 LENIENT_BYTES = 1 << 20
 """The standard library's parser is slow and holds up all threads: a larger body has to be what RFC 8259 says."""
 UNQUEUED = frozenset({"/tokenize", "/detokenize", "/decode", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
@@ -29,49 +26,51 @@ UNQUEUED = frozenset({"/tokenize", "/detokenize", "/decode", "/v1/load_lora_adap
 
 async def read(request: Request, body: Body) -> Any:
     """The request's body as one of the body's forms. Raises ApiError or Refused."""
-    content = await read_content(request)
-    return await worked(request, lambda: body.read(parsed(content, request)))
+    shop = workshop(request)
+    content = await read_content(request, shop)
+    if len(content) <= LIGHT_BYTES:
+        return body.read(parsed(content, request, shop))
+    return await shop.reading(request, lambda: body.read(parsed(content, request, shop)))
 
 
 async def read_json(request: Request) -> Any:
-    content = await read_content(request)
-    return await worked(request, lambda: parsed(content, request))
+    shop = workshop(request)
+    content = await read_content(request, shop)
+    if len(content) <= LIGHT_BYTES:
+        return parsed(content, request, shop)
+    return await shop.reading(request, lambda: parsed(content, request, shop))
 
 
 async def form(request: Request, body: Body, value: Any) -> Any:
     """A body that was parsed before, as one of the body's forms. Raises Refused."""
-    return await worked(request, lambda: body.read(value))
-
-
-async def worked(request: Request, step: Callable[[], Result]) -> Result:
-    """A large body is parsed and looked through outside the event loop, which other requests need meanwhile."""
     if request.scope[BODY_BYTES] <= LIGHT_BYTES:
-        return step()
-    return await workshop(request).reading(request, step)
+        return body.read(value)
+    return await workshop(request).reading(request, lambda: body.read(value))
 
 
 def workshop(request: Request) -> Workshop:
     return request.app.state.context.workshop
 
 
-async def read_content(request: Request) -> bytes | bytearray:
+async def read_content(request: Request, shop: Workshop) -> bytes | bytearray:
     check_media_type(request)
-    content = await read_bytes(request)
+    content = await read_bytes(request, shop)
     if not content:
         raise missing()
     return content
 
 
-def parsed(content: bytes | bytearray, request: Request) -> Any:
+def parsed(content: bytes | bytearray, request: Request, shop: Workshop) -> Any:
     """Raises Refused for what is no JSON; ApiError for what has too many values, or no room now."""
-    shop = workshop(request)
+    most = shop.settings.max_items
     if len(content) > FREE_BYTES:
         hold: Hold = request.scope[HELD]
-        hold.take(check_values(content, shop.settings.max_items))
+        hold.take(check_values(content, most))
     value = parse(content)
     if value is None:
         raise missing()
-    check_items(value, shop.settings.max_items)
+    if len(content) > most:  # an item has a byte, and what parts it from the next
+        check_items(value, most)
     return value
 
 
@@ -80,16 +79,15 @@ def missing() -> Refused:
 
 
 def check_media_type(request: Request) -> None:
-    kind = (header(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    kind = header(request.scope, b"content-type") or ""
+    if kind != "application/json" and kind.partition(";")[0].strip().lower() != "application/json":
         raise Refused("Unsupported Media Type: Only 'application/json' is allowed", param=None)
-    coding = (header(request.scope, b"content-encoding") or "identity").strip().lower()
-    if coding != "identity":
+    coding = header(request.scope, b"content-encoding")
+    if coding is not None and coding.strip().lower() != "identity":
         raise ApiError(415, f"the body is encoded as {coding[:40]!r}, and bodies are read as they are: send JSON without Content-Encoding")
 
 
-async def read_bytes(request: Request) -> bytes | bytearray:
-    shop = workshop(request)
+async def read_bytes(request: Request, shop: Workshop) -> bytes | bytearray:
     limit = shop.settings.max_body_bytes
     declared = declared_bytes(request.scope)
     if declared > limit:

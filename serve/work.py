@@ -84,13 +84,12 @@ class Workshop:
         """Raises Overload when every model's queue is full: then no body needs to be read."""
         if not self.registry.ready.is_set():
             return
-        refusals = []
-        for served in self.registry:
-            if (refusal := served.model.worker.overload(self.preparing_tokens)) is None:
+        coming = self.preparing_tokens
+        for served in self.registry.models:
+            if not served.model.worker.is_full(coming):
                 return
-            refusals.append(refusal)
-        if refusals:
-            raise min(refusals, key=lambda refusal: refusal.retry_after_s)
+        refusals = [served.model.worker.refusal(coming) for served in self.registry.models]
+        raise min(refusals, key=lambda refusal: refusal.retry_after_s)
 
     def waiting(self) -> Waiting:
         if self._waiting is None:

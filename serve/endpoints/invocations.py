@@ -12,8 +12,9 @@ from .. import schemas
 from ..body import Body, Refused
 from ..context import context
 from ..errors import ApiError
-from ..reading import check_media_type, form, parsed, read_bytes, worked
+from ..reading import check_media_type, form, parsed, read_bytes
 from ..registry import Served
+from ..work import LIGHT_BYTES
 from . import classify, embeddings, pooling, score
 
 Answer = Callable[[Request, Any], Awaitable[Response]]
@@ -32,9 +33,13 @@ async def invocations(request: Request) -> Response:
     here = context(request)
     here.opened()
     check_media_type(request)
-    content = await read_bytes(request)
+    shop = here.workshop
+    content = await read_bytes(request, shop)
     try:
-        value = await worked(request, lambda: parsed(content, request))
+        if len(content) <= LIGHT_BYTES:
+            value = parsed(content, request, shop)
+        else:
+            value = await shop.reading(request, lambda: parsed(content, request, shop))
     except Refused as error:
         place = (error.param or "body").removeprefix("body.")
         raise ApiError(400, f"JSON decode error: the body is not valid JSON at byte {place}", kind="Bad Request") from None
