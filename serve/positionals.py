@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-FLAGS = ("api-key", "served-model-name", "lora-modules", "io-processor-plugin", "middleware")
+FLAGS = ("api-key", "served-model-name", "lora-modules", "io-processor-plugin")
 
 
 def give_back(asked: argparse.Namespace, arguments: Sequence[str]) -> None:
@@ -25,7 +25,9 @@ def give_back(asked: argparse.Namespace, arguments: Sequence[str]) -> None:
 
 def _move(asked: argparse.Namespace, name: str, values: Sequence[str]) -> None:
     if values:
-        kept = [value for value in getattr(asked, name.replace("-", "_")) if value not in values]
+        kept = list(getattr(asked, name.replace("-", "_")))
+        for value in values:
+            del kept[len(kept) - 1 - kept[::-1].index(value)]
         setattr(asked, name.replace("-", "_"), kept)
         asked.artifacts = [*asked.artifacts, *values]
 

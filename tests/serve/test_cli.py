@@ -18,10 +18,11 @@ import httpx
 import pytest
 from poolrt.runtime.checkpoints import default_cache
 from poolrt.runtime.errors import EXIT_INPUT, EXIT_OK, ArtifactError, InputError
-from poolrt.serve.cli import parse, serve, settings_of, template_of
+from poolrt.serve.cli import parse, parser_of, serve, settings_of, template_of
 from poolrt.serve.flags import IGNORED, normalised
 from poolrt.serve.listening import listening
 from poolrt.serve.opening import artifact_of, export_options, registry_of
+from poolrt.serve.positionals import FLAGS
 from poolrt.serve.settings import Settings
 
 from tests.serve.conftest import serving
@@ -89,6 +90,16 @@ def test_an_artifact_may_follow_any_flag_of_one_value():
 def test_no_flag_eats_the_artifact(arguments, field, values):
     asked, _ = parse(arguments.split())
     assert (asked.artifacts, getattr(asked, field)) == (["A"], values)
+
+
+def test_every_flag_of_several_values_gives_back_what_it_ate():
+    several = [action.option_strings[0][2:] for action in parser_of()._actions if action.nargs == "+"]
+    assert sorted(several) == sorted(FLAGS)
+
+
+def test_a_name_given_twice_stays_once():
+    asked, _ = parse(["--served-model-name", "a", "a"])
+    assert (asked.artifacts, asked.served_model_name) == (["a"], ["a"])
 
 
 def test_flags_may_stand_between_artifacts(artifacts: Callable[[str], Path]):
