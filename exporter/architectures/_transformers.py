@@ -70,8 +70,10 @@ def backbone(
 def _batched(model_type: str, module: Any) -> Any:
     """`module`, such that a row of a batch is what the text alone would be, where transformers lets its neighbours change it."""
     from ._padding import without_padding
+    from ._retold import retold
     from ._rotary import by_row
 
+    retold(module)
     return without_padding(model_type, by_row(module))
 
 

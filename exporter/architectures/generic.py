@@ -35,6 +35,12 @@ HEADS: dict[str, tuple[Layer, ...]] = {
 DECODER_HEADS: dict[str, tuple[Layer, ...]] = {
     "xlnet": (Layer(name="sequence_summary.summary", activation="tanh"), Layer(name="logits_proj")),
 }
+CHUNKED = "its recurrence runs in chunks whose number depends on the length, which a graph of any length cannot hold"
+# Families that transformers runs and a batch or a graph cannot.
+REFUSED: dict[str, str] = {
+    "fnet": "its Fourier transform mixes what fills up a batch into every text",
+    **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h", "zamba2"), CHUNKED),
+}
 # Keys of families whose last hidden states are not as wide as the others.
 WIDTHS = {"opt": "word_embed_proj_dim"}
 # Where a config states how many tokens a model can place, in families that call it something else or that need no table.
@@ -49,7 +55,7 @@ VOCABULARIES: dict[str, tuple[Layer, ...]] = {
 }
 BERT = ("megatron-bert", "rembert", "roc_bert", "squeezebert")  # BERT's head: a pooler inside the backbone, then the classifier
 # RoBERTa under other names, heads included.
-ROBERTA = ("camembert", "xlm-roberta-xl", "data2vec-text", "roberta-prelayernorm", "xmod", "longformer")
+ROBERTA = ("camembert", "xlm-roberta-xl", "data2vec-text", "roberta-prelayernorm", "xmod")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,8 @@ def translate(config: Config) -> Config:
 
 def adapt(family: Architecture, config: Config) -> Architecture:
     kind, model_type = _class(config), str(config["model_type"])
+    if (why := REFUSED.get(model_type)) is not None:
+        raise CheckpointError(f"model_type {model_type!r} is not supported: {why}")
     found = known(model_type)
     assert found is not None
     inputs, stem = family.inputs, found.name.removesuffix("Model")

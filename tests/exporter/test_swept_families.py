@@ -21,12 +21,16 @@ QUICK: dict[str, tuple[swept.Kind, str, dict[str, Any]]] = {
     "blocks of BigBird beyond its full length": ("hidden", "big_bird", {}),
     "rotary base that grows with the text": ("hidden", "llama", {"rope_parameters": SCALED, "max_position_embeddings": 24}),
     "mixture of experts": ("hidden", "qwen3_moe", {"num_experts": 10}),
+    "windows of Longformer and a first token that sees all": ("classify", "longformer", {}),
     "a head that no table describes": ("classify", "convbert", {}),
     "a token head called classifier": ("token_classify", "gpt2", {}),
     "a vocabulary head of its own": ("splade", "electra", {"embedding_size": 16}),
 }
 SLOW: dict[str, tuple[swept.Kind, str, dict[str, Any]]] = {
     "interleaved experts with biases": ("hidden", "gpt_oss", {}),
+    "a recurrence over the tokens": ("hidden", "mamba", {}),
+    "slopes in the place of positions": ("hidden", "falcon", {"alibi": True, "bias": True}),
+    "windows alone": ("token_classify", "longformer", {}),
     "no limit of positions": ("hidden", "bloom", {}),
     "longrope": ("hidden", "phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 16}),
     "hidden states narrower than the layers": ("hidden", "opt", {}),
@@ -110,6 +114,12 @@ def test_a_classifier_of_t5_is_refused_by_name(tmp_path: Path):
     t5(tmp_path, "t5", "T5ForSequenceClassification")
     with pytest.raises(CheckpointError, match="T5ForSequenceClassification judges what T5's decoder says"):
         checkpoint.read(tmp_path, recipe=None)
+
+
+@pytest.mark.parametrize(("model_type", "match"), [("fnet", "Fourier"), ("mamba2", "chunks")])
+def test_what_a_batch_or_a_graph_cannot_compute_is_refused_by_name(model_type: str, match: str, tmp_path: Path):
+    with pytest.raises(CheckpointError, match=match):
+        checkpoint.read(bare(tmp_path, model_type), recipe=None)
 
 
 # --- what is said, and what is refused by name --------------------------------------------------------------------------------------
