@@ -74,7 +74,8 @@ class Adapter:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        heads = [self.folder / dense.folder / name for dense in (self.sentence.dense if self.sentence else ()) for name in weights.SINGLES]
+        folders = self.sentence.weight_folders if self.sentence else ()
+        heads = [self.folder / folder / name for folder in folders for name in weights.SINGLES]
         return (self.folder / SETTINGS, *self.weights.files, *(path for path in heads if path.is_file()))
 
     def rank(self, module: str) -> int:

@@ -68,8 +68,8 @@ class Checkpoint:
     def weight_files(self) -> tuple[Path, ...]:
         """Every file of the checkpoint whose tensors the export may read, those of heads included."""
         heads = [self.folder / name for name in detection.BGE_M3_FILES] if self.kind == "bge-m3" else []
-        dense = self.sentence.dense if self.sentence else ()
-        heads += [self.beside / layer.folder / name for layer in dense for name in weights.SINGLES]
+        folders = self.sentence.weight_folders if self.sentence else ()
+        heads += [self.beside / folder / name for folder in folders for name in weights.SINGLES]
         own = () if self.adapter is None else self.adapter.files
         return tuple(path for path in (*self.weights.files, *heads) if path not in own and path.is_file())
 

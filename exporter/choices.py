@@ -6,15 +6,19 @@ from typing import Any
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Activation, Pool
+from . import sentence_files
 from .checkpoint import Checkpoint
 from .detection import Guess
+from .module_chain import Route
 
 
-def pools(checkpoint: Checkpoint) -> tuple[tuple[Pool, ...], str]:
+def pools(checkpoint: Checkpoint, route: Route | None) -> tuple[tuple[Pool, ...], str]:
     if checkpoint.pooler.pool is not None:
         return (checkpoint.pooler.pool,), "pooler config"
-    if checkpoint.sentence is not None and checkpoint.sentence.pools:
-        return checkpoint.sentence.pools, "the Pooling module of modules.json"
+    if route is not None and route.pooling is not None:
+        if route.pooling.kind != "Pooling":
+            raise CheckpointError(f"{checkpoint.source}: {route.pooling} in a model that is no SparseEncoder; expected a Pooling module")
+        return sentence_files.pools(route.pooling), "the Pooling module of modules.json"
     if "ForCausalLM" in checkpoint.architecture:
         return ("last",), "default of converted decoders"
     return (checkpoint.family.pool,), f"no Pooling module; default of {checkpoint.family.names[0]}"
@@ -26,13 +30,14 @@ def known_pool(checkpoint: Checkpoint, name: str) -> Pool:
     return name  # pyright: ignore[reportReturnType]
 
 
-def normalisation(checkpoint: Checkpoint) -> tuple[Activation, Guess]:
+def normalisation(checkpoint: Checkpoint, route: Route | None, ends_normalised: bool) -> tuple[Activation, Guess]:
+    """`ends_normalised`: whether a Normalize module is the last on the way to the embedding."""
     override = "--pooler-config '{\"use_activation\": true|false}'"
     if checkpoint.pooler.use_activation is not None:
         value, why = checkpoint.pooler.use_activation, "pooler config"
-    elif checkpoint.sentence is not None and checkpoint.sentence.pools:
-        value = checkpoint.sentence.normalize
-        why = f"modules.json has {'a' if value else 'no'} Normalize module"
+    elif route is not None and route.pooling is not None:
+        value = ends_normalised
+        why = f"modules.json ends with {'a' if value else 'no'} Normalize module"
     else:
         value, why = True, "no Sentence Transformers files: the default"
     return "l2" if value else "identity", Guess("normalised", "yes" if value else "no", why, override)
@@ -62,12 +67,33 @@ def classifier_activation(checkpoint: Checkpoint, labels: int) -> tuple[Activati
         return known[problem], f"config.json, problem_type {problem}"
     if stored is None:
         return by_count, f"{labels} label{'s' if labels > 1 else ''}"
+    name = _activation_name(checkpoint, stored)
+    return by_count if name in ("sigmoid", "softmax") else name, origin
+
+
+def _activation_name(checkpoint: Checkpoint, stored: object) -> Activation:
     name = str(stored).rsplit(".", 1)[-1].lower()
-    if not str(stored).startswith("torch.nn.modules.") or name not in ("identity", "sigmoid", "softmax", "tanh", "relu"):
+    if not str(stored).startswith("torch.nn.") or name not in ("identity", "sigmoid", "softmax", "tanh", "relu"):
         raise CheckpointError(
             f"{checkpoint.source}: activation {stored!r}; expected a class of torch.nn.modules: Identity, Sigmoid, Softmax, Tanh, ReLU"
         )
-    return by_count if name in ("sigmoid", "softmax") else name, origin  # pyright: ignore[reportReturnType]
+    return name  # pyright: ignore[reportReturnType]
+
+
+def modular_activations(checkpoint: Checkpoint, labels: int) -> tuple[dict[str, Any], str]:
+    """As the library chooses: its own file, then config.json, then a sigmoid for one label and nothing for more."""
+    settings = checkpoint.sentence.settings if checkpoint.sentence else {}
+    stored, why = settings.get("activation_fn"), "config_sentence_transformers.json, activation_fn"
+    if stored is None:
+        stored, why = (checkpoint.config.get("sentence_transformers") or {}).get("activation_fn"), "config.json, sentence_transformers"
+    if stored is None:
+        activation: Activation = "sigmoid" if labels == 1 else "identity"
+        why = f"{labels} label{'s' if labels > 1 else ''}"
+    else:
+        activation = _activation_name(checkpoint, stored)
+    if checkpoint.pooler.use_activation is False:
+        return {"activation": "identity", "asked_activation": activation}, "pooler config"
+    return {"activation": activation}, why
 
 
 def activations(checkpoint: Checkpoint, labels: int, *, raw: bool = False) -> tuple[dict[str, Any], str]:
@@ -90,6 +116,26 @@ def labels_of(checkpoint: Checkpoint, count: int) -> tuple[str, ...]:
     if expected != count:
         raise CheckpointError(f"{checkpoint.source}: config.json names {expected} labels, the classifier has {count} rows")
     return tuple(named.get(index, f"LABEL_{index}") for index in range(count))
+
+
+def truncation(checkpoint: Checkpoint, dim: int) -> int | None:
+    """The library's truncate_dim, where it cuts anything."""
+    asked = _setting(checkpoint, "truncate_dim")
+    return asked if asked is not None and asked < dim else None
+
+
+def active(checkpoint: Checkpoint) -> int | None:
+    """The library's max_active_dims: how many values of a sparse vector stay."""
+    return _setting(checkpoint, "max_active_dims")
+
+
+def _setting(checkpoint: Checkpoint, key: str) -> int | None:
+    asked = checkpoint.sentence.settings.get(key) if checkpoint.sentence else None
+    if asked is None:
+        return None
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise CheckpointError(f"{checkpoint.source}: {key} of config_sentence_transformers.json is {asked!r}, expected a count")
+    return asked
 
 
 def matryoshka(checkpoint: Checkpoint, dim: int) -> dict[str, Any]:

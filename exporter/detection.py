@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..runtime.errors import CheckpointError
+from . import module_chain
 from .architectures import Architecture, closest
 from .sentence_files import SentenceFiles
 from .weights import Weights
 
-Kind = Literal["embed", "splade", "colbert", "bge-m3", "classify", "token_classify", "reward", "listwise"]
+Kind = Literal["embed", "splade", "colbert", "bge-m3", "classify", "modular", "token_classify", "reward", "listwise"]
 Runner = Literal["auto", "pooling", "generate"]
 Convert = Literal["auto", "none", "embed", "classify", "reward"]
 
@@ -93,7 +94,7 @@ def detect(
 WORDS: dict[Kind, str] = {
     "embed": "embedding model", "splade": "sparse embedding (SPLADE)",
     "colbert": "late interaction (ColBERT)", "bge-m3": "dense, sparse and multi-vector (bge-m3)",
-    "classify": "sequence classifier or cross-encoder", "token_classify": "token classifier",
+    "classify": "sequence classifier or cross-encoder", "modular": "cross-encoder of modules", "token_classify": "token classifier",
     "reward": "reward model, one value or more for every token", "listwise": "listwise reranker: a query and all its documents as one text",
 }  # fmt: skip
 
@@ -127,12 +128,18 @@ def _special(
         lengths = {"query_length", "document_length"} & settings.keys()
         if sentence.kind in LATE_KINDS or (settings.get("similarity_fn_name") == "MaxSim" and lengths):
             return late, "colbert", "Sentence Transformers' files describe a multi-vector model"
-        if sentence.splade is not None:
+        if "SpladePooling" in sentence.modules:
             return _splade_name(family), "splade", "modules.json has a SpladePooling module"
         if sentence.answers is not None:
             return name, "classify", "modules.json has a LogitScore module"
+        if module_chain.scores(sentence) is not None:
+            return name, "modular", "modules.json makes scores of an encoder's hidden states"
         if sentence.kind == "SparseEncoder":
-            raise CheckpointError(f"{folder.name}: a SparseEncoder without a SpladePooling module; poolrt knows SPLADE alone")
+            if "SparseAutoEncoder" in sentence.modules:
+                return name, "embed", "modules.json has a SparseAutoEncoder module"
+            raise CheckpointError(
+                f"{folder.name}: a SparseEncoder of {' → '.join(sentence.modules)}; expected a SpladePooling or SparseAutoEncoder module"
+            )
     if name.endswith("SpladeSparseEmbeddingModel"):
         return name, "splade", "config.json, architectures"
     return None

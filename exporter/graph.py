@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..runtime import manifest
+from ..runtime.text import PROMPT
 from .architectures import _published
 from .biases import fold
 from .checkpoint import Checkpoint
@@ -43,32 +44,39 @@ class PoolingModel(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         named = dict(zip(self.names, inputs, strict=True))
+        kinds = named.pop("token_kinds", None)
         mask = named["attention_mask"] if self.pooled is None else self.pooled(named["input_ids"], named["attention_mask"])
-        return self.heads(self.backbone(**named), mask)
+        # A prompt is attended to, and not pooled where the graph is told of it.
+        pooled = None if kinds is None else mask * (kinds != PROMPT).to(mask.dtype)
+        return self.heads(self.backbone(**named), mask, named["input_ids"], pooled)
 
 
 class HiddenStates(nn.Module):
-    """A transformers model reduced to its last hidden state, or to the logits of its own head."""
+    """A transformers model reduced to its last hidden state, to those of all layers [layers + 1, batch, tokens, hidden], or to the
+    logits of its own head."""
 
     def __init__(self, model: nn.Module, result: str = "last_hidden_state") -> None:
         super().__init__()
         self.model, self.result = model, result
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        if self.result == "hidden_states":
+            return torch.stack(self.model(**inputs, return_dict=True, output_hidden_states=True).hidden_states)
         output = self.model(**inputs, return_dict=True)
         return output if isinstance(output, torch.Tensor) else output[self.result]
 
 
 def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
     """The whole model in eager float32: what is exported, and what the artifact is verified against. Raises CheckpointError."""
+    heads = Heads(checkpoint, plan.parts)
     with in_one_sentence(f"{checkpoint.source}: {plan.published or checkpoint.family.names[0]} cannot be loaded"):
         if plan.published is not None:
             backbone = HiddenStates(_published.load(checkpoint, plan.published), "logits")
         else:
-            backbone = HiddenStates(checkpoint.family.load(checkpoint))
+            backbone = HiddenStates(checkpoint.family.load(checkpoint), "hidden_states" if heads.wants_layers else "last_hidden_state")
     tokens = min(checkpoint.family.sample_tokens, plan.text.max_tokens)
     pooled = checkpoint.family.pooled(checkpoint) if checkpoint.family.pooled is not None else None
-    return PoolingModel(backbone, Heads(checkpoint, plan.parts), plan.inputs, tokens, pooled).eval().requires_grad_(False)
+    return PoolingModel(backbone, heads, plan.inputs, tokens, pooled).eval().requires_grad_(False)
 
 
 def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.Graph:
@@ -173,12 +181,15 @@ def _samples(module: PoolingModel, plan: Plan) -> tuple[torch.Tensor, ...]:
     padded = torch.arange(shape[1]) >= shape[1] - 3
     made = []
     for name in plan.inputs:
-        value = {"attention_mask": torch.ones(shape, dtype=torch.int64), "token_type_ids": torch.zeros(shape, dtype=torch.int64)}.get(name)
+        fixed = {"attention_mask": torch.ones, "token_type_ids": torch.zeros, "token_kinds": torch.zeros}
+        value = fixed[name](shape, dtype=torch.int64) if name in fixed else None
         if value is None:
             value = torch.randint(0, plan.text.vocab_size, shape, generator=generator)
             value[1, padded] = plan.text.pad_id
         if name == "attention_mask":
             value[1, padded] = 0
+        if name == "token_kinds":
+            value[0, :3] = PROMPT
         made.append(value)
     return tuple(made)
 

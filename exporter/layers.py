@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from ..runtime.errors import CheckpointError
 from . import weights
@@ -14,6 +16,7 @@ from .checkpoint import Checkpoint
 ACTIVATIONS = ("identity", "tanh", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "log1p_relu")
 SPELLINGS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_python": "gelu", "swish": "silu", "linear": "identity"}
 """transformers' names of the same functions."""
+NN = "torch.nn.modules."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,21 +28,29 @@ class Step:
     bias: str | None
     residual: str | None
     activation: str
-    """One of ACTIVATIONS."""
+    """One of ACTIVATIONS, or a dotted class of torch.nn."""
     eps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What a head does besides layers; the classes that do it are in head_operations.py."""
+
+    kind: Literal["normalize", "word_weights", "layer_mix", "convolve", "code", "scale", "cap", "subtract", "largest", "log1p_relu"]
+    where: str = ""
+    """Folder of the module whose tensors it reads; empty: none."""
+    number: float = 0.0
+    """scale: the factor; cap: the bound; code, largest: how many values stay; layer_mix: the first layer that counts."""
+    flag: bool = False
+    """code: whether its input is standardised."""
+
+
+Steps = tuple[Step | Operation, ...]
 
 
 def hidden_size(checkpoint: Checkpoint) -> int:
     width = checkpoint.family.width
     return checkpoint.number("hidden_size") if width is None else width(checkpoint.config)
-
-
-def dense(checkpoint: Checkpoint) -> tuple[Layer, ...]:
-    found = checkpoint.sentence.dense if checkpoint.sentence else ()
-    return tuple(
-        Layer(name="linear", names=("dense", ""), where=dense.folder, bias=dense.bias, activation=dense.activation, residual=dense.residual)
-        for dense in found
-    )
 
 
 def tensors(checkpoint: Checkpoint, where: str) -> weights.Weights:
@@ -80,17 +91,15 @@ def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[
             problems.append(f"{weight}{at} has shape {list(shape)}, expected {width} columns")
         width = (len(layer.rows) or shape[0]) if layer.kind == "linear" else width
         residual = opened.find("residual.weight") if layer.residual else None
+        activation = _inner_activation(checkpoint, layer)
+        width = _activated_width(checkpoint, activation, width)
         made.append(Step(
-            layer=layer, weight=weight, bias=bias, residual=residual, activation=_inner_activation(checkpoint, layer),
+            layer=layer, weight=weight, bias=bias, residual=residual, activation=activation,
             eps=float(checkpoint.config.get(*layer.eps)) if isinstance(layer.eps, tuple) else layer.eps,
         ))  # fmt: skip
     if problems:
         raise CheckpointError(f"{checkpoint.source}: the head of {checkpoint.architecture} is not complete: {'; '.join(problems)}")
     return tuple(made), width
-
-
-def widths(checkpoint: Checkpoint, made: Sequence[Step]) -> list[int]:
-    return [tensors(checkpoint, step.layer.where).shapes[step.weight][0] for step in made]
 
 
 def _inner_activation(checkpoint: Checkpoint, layer: Layer) -> str:
@@ -99,6 +108,45 @@ def _inner_activation(checkpoint: Checkpoint, layer: Layer) -> str:
         asked = str(checkpoint.config.get(asked[1:], "gelu"))
     name = asked.rsplit(".", 1)[-1].lower()
     name = SPELLINGS.get(name, name)
-    if name not in ACTIVATIONS:
-        raise CheckpointError(f"{checkpoint.source}: activation {asked!r} inside a head; known are {', '.join(ACTIVATIONS)}")
-    return name
+    if name in ACTIVATIONS and (asked.startswith("torch.nn.modules.") or "." not in asked):
+        return name
+    if "." in asked:
+        torch_activation(checkpoint.source, asked)
+        return asked
+    raise CheckpointError(f"{checkpoint.source}: activation {asked!r} inside a head; known are {', '.join(ACTIVATIONS)}")
+
+
+def torch_activation(source: str, name: str) -> Any:
+    """A new module of the dotted class of torch.nn, along the last axis where it mixes values.
+
+    Raises CheckpointError for other code, for what needs arguments, and for what vectors cannot go through.
+    """
+    import torch
+
+    module, _, last = name.rpartition(".")
+    found = getattr(importlib.import_module(module), last, None) if module == "torch.nn" or module.startswith(NN) else None
+    if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
+        raise CheckpointError(f"{source}: activation {name!r} inside a head; expected a class of torch.nn, as no other code is run")
+    try:
+        made = found().eval().requires_grad_(False)
+    except TypeError:
+        raise CheckpointError(f"{source}: activation {name!r} inside a head needs arguments that no file holds") from None
+    if "dim" in vars(made) and made.dim is None:
+        made.dim = -1  # pyright: ignore[reportArgumentType]
+    try:
+        value = made(torch.zeros(2, 4))
+        fits = isinstance(value, torch.Tensor) and value.shape[:1] == (2,) and value.dim() == 2
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+        fits = False
+    if not fits:
+        raise CheckpointError(f"{source}: activation {name!r} inside a head does not take vectors; expected one that does")
+    return made
+
+
+def _activated_width(checkpoint: Checkpoint, name: str, width: int) -> int:
+    """GLU halves it."""
+    if "." not in name:
+        return width
+    import torch
+
+    return int(torch_activation(checkpoint.source, name)(torch.zeros(2, width)).shape[-1])

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..runtime.manifest import Pool, Task
 from ..runtime.outputs import Floats
+from .layers import Step
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -82,7 +83,8 @@ def _classifier(checkpoint: Checkpoint, plan: Plan, pooled: Floats) -> Floats | 
         two = checkpoint.config.get("method") == "from_2_way_softmax" or checkpoint.config.get("is_original_qwen3_reranker")
         return (logits[1:2] - logits[0:1] if two else logits).astype(np.float32)
     part = next(part for part in plan.parts if part.task == "classify")
-    if len(part.after) == 1 and checkpoint.weights.find("score.weight") == part.after[0].weight:
+    [*others, last] = part.after or [None]
+    if not others and isinstance(last, Step) and checkpoint.weights.find("score.weight") == last.weight:
         return _linear(checkpoint, "score", pooled)
     return None
 

@@ -180,10 +180,12 @@ def _speedup(folder: Path, draft: Manifest, base: Graph, made: Graph, items: Seq
 
 def _feed(graph: Graph, draft: Manifest, items: Sequence[Item]) -> dict[str, np.ndarray]:
     width = max(len(item.ids) for item in items)
-    columns = {"input_ids": draft.text.pad_id, "attention_mask": 0, "token_type_ids": 0}
+    columns = {"input_ids": draft.text.pad_id, "attention_mask": 0, "token_type_ids": 0, "token_kinds": 0}
     feed = {tensor.name: np.full((len(items), width), columns[tensor.name], np.int64) for tensor in graph.inputs}
     for row, item in enumerate(items):
-        found = {"input_ids": item.ids, "attention_mask": [1] * len(item.ids), "token_type_ids": item.type_ids or [0] * len(item.ids)}
+        zeros = [0] * len(item.ids)
+        found = {"input_ids": item.ids, "attention_mask": [1] * len(item.ids)}
+        found |= {"token_type_ids": item.type_ids or zeros, "token_kinds": item.kinds or zeros}
         for name, array in feed.items():
             array[row, : len(item.ids)] = found[name]
     return feed

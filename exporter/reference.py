@@ -52,6 +52,7 @@ class Reference:
             "input_ids": [item.ids for item in items],
             "attention_mask": [[1] * len(item.ids) if item.attention is None else item.attention for item in items],
             "token_type_ids": [[0] * len(item.ids) if item.type_ids is None else item.type_ids for item in items],
+            "token_kinds": [[0] * len(item.ids) if item.kinds is None else item.kinds for item in items],
         }
         with torch.inference_mode(), widened(self._module):
             found = self._module(*(torch.tensor(columns[tensor.name], dtype=torch.int64) for tensor in self._graph.inputs))

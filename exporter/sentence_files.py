@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,17 +23,49 @@ TRANSFORMER_FILES = (
     "sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json", "sentence_camembert_config.json",
     "sentence_albert_config.json", "sentence_xlm-roberta_config.json", "sentence_xlnet_config.json",
 )  # fmt: skip
-IGNORED = ("Transformer", "Dropout", "MultiVectorMask")
+TOKENS, POOLED, SCORES, LOGITS = "token_embeddings", "sentence_embedding", "scores", "causal_logits"
+"""Names under which modules hand on what they made."""
+TRANSFORMERS = ("Transformer", "MLMTransformer")
+FILES = {"CNN": "cnn_config.json"}
+"""Of a module's settings, where it is not config.json."""
+# Modules that poolrt computes -> what each reads unless its settings say otherwise, and what it writes (None: what it read).
+MODULES: dict[str, tuple[str, str | None]] = {
+    "Transformer": ("", TOKENS), "MLMTransformer": ("", TOKENS), "Pooling": (TOKENS, POOLED), "SpladePooling": (TOKENS, POOLED),
+    "Dense": (POOLED, None), "Normalize": (POOLED, None), "LayerNorm": (POOLED, POOLED), "Dropout": (POOLED, POOLED),
+    "WordWeights": (TOKENS, TOKENS), "WeightedLayerPooling": (TOKENS, TOKENS), "CNN": (TOKENS, TOKENS),
+    "SparseAutoEncoder": (POOLED, POOLED), "MultiVectorMask": ("", ""), "HierarchicalTokenPooling": (TOKENS, TOKENS),
+    "LogitScore": (LOGITS, SCORES),
+}  # fmt: skip
+# Modules of the library that poolrt does not compute, and why.
+REFUSED = {
+    "LSTM": "it needs sentence_lengths, which only a WordEmbeddings module makes",
+    "BoW": "it has words in the place of a transformer", "WordEmbeddings": "it has words in the place of a transformer",
+    "CLIPModel": "it reads pictures", "LambdaTokenPooling": "it runs Python code",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dense:
+class Module:
+    """One entry of modules.json."""
+
+    kind: str
+    """Last part of its type."""
     folder: str
-    """Inside the checkpoint."""
-    activation: str
-    """Dotted torch class."""
-    bias: bool
-    residual: bool = False
+    """Inside the checkpoint; empty: the checkpoint itself."""
+    reads: str
+    writes: str
+    settings: Mapping[str, Any]
+    """Its own file, config.json for most."""
+
+    def number(self, key: str, default: int | None = None) -> int:
+        """A count of its settings. Raises CheckpointError."""
+        value = self.settings.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CheckpointError(f"{self}: {key} is {value!r}, expected a count")
+        return value
+
+    def __str__(self) -> str:
+        return f"{self.kind} in {self.folder}" if self.folder else self.kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,25 +91,34 @@ class SentenceFiles:
     """2: before version 6; 6: since."""
     kind: str
     """`model_type` of config_sentence_transformers.json; `ColBERT` also for folders of PyLate's modules."""
-    pools: tuple[Pool, ...]
-    """Concatenated in this order; empty: the folder has no Pooling module."""
-    include_prompt: bool
-    dense: tuple[Dense, ...]
-    normalize: bool
+    chain: tuple[Module, ...]
+    """All modules, in order."""
     max_tokens: int | None
     lowercase: bool
     prompts: dict[str, str]
     default_prompt: str | None
     settings: dict[str, Any]
     """config_sentence_transformers.json as it stands."""
-    splade: Splade | None
     answers: Answers | None
     text: dict[str, Any]
     """The Transformer module's own settings (sentence_bert_config.json)."""
     mask: dict[str, Any] | None
     """Settings of the MultiVectorMask module; None: there is none."""
-    modules: tuple[str, ...]
-    """Last part of each module's type, in order."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Last part of each module's type, in order."""
+        return tuple(module.kind for module in self.chain)
+
+    @property
+    def weight_folders(self) -> tuple[str, ...]:
+        """Of the modules behind the transformer."""
+        return tuple(module.folder for module in self.chain if module.folder and module.kind not in TRANSFORMERS)
+
+    @property
+    def by_messages(self) -> bool:
+        """Whether the library puts texts through the chat template."""
+        return "message" in (self.text.get("modality_config") or {})
 
 
 def read(folder: Path) -> SentenceFiles | None:
@@ -92,36 +134,35 @@ def read(folder: Path) -> SentenceFiles | None:
     if outside:
         raise CheckpointError(f"{folder / 'modules.json'}: paths leave the folder: {', '.join(outside)}")
     names = tuple(kind.rsplit(".", 1)[-1] for kind, _ in modules)
-    known = {*IGNORED, "Pooling", "Dense", "Normalize", "SpladePooling", "MLMTransformer", "LogitScore"}
-    strange = [kind for (kind, _), name in zip(modules, names, strict=True) if name not in known]
+    strange = [
+        f"{kind} ({REFUSED[name]})" if name in REFUSED else kind
+        for (kind, _), name in zip(modules, names, strict=True)
+        if name not in MODULES
+    ]
     if strange:
         raise CheckpointError(
-            f"{folder / 'modules.json'}: modules that poolrt does not know: {', '.join(strange)}; known are {', '.join(sorted(known))}"
+            f"{folder / 'modules.json'}: modules that poolrt does not know: {', '.join(strange)}; known are {', '.join(sorted(MODULES))}"
         )
     paths = {name: path for name, (_, path) in zip(names, modules, strict=True)}
-    pools, include_prompt = _pooling(folder / paths["Pooling"]) if "Pooling" in paths else ((), True)
     settings = _optional(folder / "config_sentence_transformers.json")
     home = folder / transformer(folder)
     text = next((_optional(home / name) for name in TRANSFORMER_FILES if (home / name).is_file()), {})
     generation = 6 if any(".modules." in kind for kind, _ in modules) else 2
     max_tokens = text.get("max_seq_length")
+    pylate = any(kind.startswith("pylate.") for kind, _ in modules)
+    kind = "ColBERT" if pylate else str(settings.get("model_type") or "")
     return SentenceFiles(
         generation=generation,
-        kind="ColBERT" if any(kind.startswith("pylate.") for kind, _ in modules) else str(settings.get("model_type", "")),
-        pools=pools,
-        include_prompt=include_prompt,
-        dense=tuple(_dense(folder, path) for name, (_, path) in zip(names, modules, strict=True) if name == "Dense"),
-        normalize="Normalize" in names,
+        kind=kind,
+        chain=tuple(_module(folder, name, path, kind, text) for name, (_, path) in zip(names, modules, strict=True)),
         max_tokens=max_tokens if isinstance(max_tokens, int) and not isinstance(max_tokens, bool) else None,
         lowercase=bool(text.get("do_lower_case", False)),
         prompts={str(name): str(prompt) for name, prompt in (settings.get("prompts") or {}).items()},
         default_prompt=settings.get("default_prompt_name"),
         settings=settings,
-        splade=_splade(folder / paths["SpladePooling"]) if "SpladePooling" in paths else None,
         answers=_answers(folder / paths["LogitScore"]) if "LogitScore" in paths else None,
         text=text,
         mask=_optional(folder / paths["MultiVectorMask"] / "config.json") if "MultiVectorMask" in paths else None,
-        modules=names,
     )
 
 
@@ -141,29 +182,27 @@ def _optional(path: Path) -> dict[str, Any]:
     return json_file(path, dict) if path.is_file() else {}
 
 
-def _pooling(folder: Path) -> tuple[tuple[Pool, ...], bool]:
-    path = folder / "config.json"
-    config = json_file(path, dict)
-    asked = config.get("pooling_mode")
+def pools(module: Module) -> tuple[Pool, ...]:
+    """What a Pooling module concatenates, in its order. Raises CheckpointError."""
+    asked = module.settings.get("pooling_mode")
     if asked is not None:
         names = [asked] if isinstance(asked, str) else list(asked)
     else:
-        found = [key.removeprefix("pooling_mode_") for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+        flags = {key.removeprefix("pooling_mode_"): value for key, value in module.settings.items() if key.startswith("pooling_mode_")}
+        found = [name for name, value in flags.items() if value is True]
         names = sorted(found, key=lambda name: ORDER.index(POOLS[name]) if name in POOLS else len(ORDER))
         names = names or ["mean"]  # the library's default
     unknown = [name for name in names if name not in POOLS]
     if unknown:
-        raise CheckpointError(f"{path}: unknown pooling {', '.join(map(repr, unknown))}; known are {', '.join(POOLS)}")
-    return tuple(POOLS[name] for name in names), bool(config.get("include_prompt", True))
+        raise CheckpointError(f"{module}: unknown pooling {', '.join(map(repr, unknown))}; known are {', '.join(POOLS)}")
+    return tuple(POOLS[name] for name in names)
 
 
-def _splade(folder: Path) -> Splade:
-    config = _optional(folder / "config.json")
-    strategy, activation = config.get("pooling_strategy", "max"), config.get("activation_function", "relu")
+def splade(module: Module) -> Splade:
+    """Raises CheckpointError."""
+    strategy, activation = module.settings.get("pooling_strategy", "max"), module.settings.get("activation_function", "relu")
     if strategy not in ("max", "sum") or activation not in ("relu", "log1p_relu"):
-        raise CheckpointError(
-            f"{folder / 'config.json'}: pooling {strategy!r} of {activation!r}; known are max and sum of relu and log1p_relu"
-        )
+        raise CheckpointError(f"{module}: pooling {strategy!r} of {activation!r}; known are max and sum of relu and log1p_relu")
     return Splade(strategy=strategy, activation=activation)
 
 
@@ -177,12 +216,25 @@ def _answers(folder: Path) -> Answers:
     return Answers(true=true, false=false)  # pyright: ignore[reportArgumentType]
 
 
-def _dense(folder: Path, path: str) -> Dense:
-    config = json_file(folder / path / "config.json", dict)
-    activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")  # the library's default is tanh
-    return Dense(
-        folder=path,
-        activation="torch.nn.modules.linear.Identity" if activation is None else str(activation),
-        bias=bool(config.get("bias", True)),
-        residual=bool(config.get("use_residual", False)),
-    )
+def _module(folder: Path, name: str, path: str, kind: str, text: Mapping[str, Any]) -> Module:
+    if name in TRANSFORMERS:
+        return Module(kind=name, folder=path, reads="", writes=str(text.get("module_output_name") or _written(name, text)), settings=text)
+    settings = _optional(folder / path / FILES.get(name, "config.json"))
+    if name in ("Dense", "Pooling") and not settings:
+        json_file(folder / path / "config.json", dict)
+    reads, writes = MODULES[name]
+    if name in ("Dense", "Normalize", "LogitScore"):
+        # Projections of multi-vector models say no name in older folders, and are applied to every token.
+        default = TOKENS if name == "Dense" and kind in ("ColBERT", "MultiVectorEncoder") else reads
+        reads = str(settings.get("module_input_name") or default)
+        writes = str(settings.get("module_output_name") or reads) if writes is None else writes
+    return Module(kind=name, folder=path, reads=reads, writes=writes or reads, settings=settings)
+
+
+def task(name: str, text: Mapping[str, Any]) -> str:
+    """What the library loads for a transformer module: `feature-extraction`, `fill-mask`, `sequence-classification`, ..."""
+    return str(text.get("transformer_task") or ("fill-mask" if name == "MLMTransformer" else "feature-extraction"))
+
+
+def _written(name: str, text: Mapping[str, Any]) -> str:
+    return {"sequence-classification": SCORES, "text-generation": LOGITS}.get(task(name, text), TOKENS)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ..runtime import templates
 from ..runtime.errors import CheckpointError, PoolrtError
 from ..runtime.manifest import Head, Role, Text
-from . import token_rows
+from . import module_steps, token_rows
 from .checkpoint import Checkpoint
 from .detection import Guess
 from .recipe import template
@@ -63,9 +63,8 @@ def text(
         guesses.append(
             Guess("prompts", ", ".join(name for name, prompt in prompts.items() if prompt), "applied only when a request names one")
         )
-        if sentence is not None and not sentence.include_prompt:
-            told = "include_prompt is false, which is not followed, as in vLLM: with a prompt a vector is not that of Sentence Transformers"
-            guesses.append(Guess("prompt tokens", "pooled with the text's", f"{told}, without one it is"))
+        if not pools_prompts(checkpoint):
+            guesses.append(Guess("prompt tokens", "not pooled", "include_prompt is false in the Pooling module"))
     ends_with, told = ending(checkpoint) if any(head.pool == "last" for head in heads.values()) else (None, [])
     guesses += told
     # Language models that became classifiers read a pair as one text (vLLM); with a template that is what they get.
@@ -81,12 +80,18 @@ def text(
         roles=roles,
         prompts=prompts,
         default_prompt=default,
+        pools_prompts=pools_prompts(checkpoint),
         special_tokens=dict(checkpoint.text.special),
         chat_template="chat_template.jinja" if "chat_template.jinja" in files else None,
         score_template="score_template.jinja" if "score_template.jinja" in files else None,
         ends_with=ends_with,
         tokenizer_config="tokenizer_config.json" if "tokenizer_config.json" in files else None,
     )
+
+
+def pools_prompts(checkpoint: Checkpoint) -> bool:
+    route = module_steps.route(checkpoint) if checkpoint.kind == "embed" else None
+    return route is None or route.pooling is None or bool(route.pooling.settings.get("include_prompt", True))
 
 
 def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:

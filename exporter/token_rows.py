@@ -4,24 +4,38 @@ LogitScore module of Sentence Transformers' cross-encoders)."""
 from __future__ import annotations
 
 from ..runtime.errors import CheckpointError
+from . import layers, logits
 from .architectures import Layer
 from .checkpoint import Checkpoint
+from .layers import Operation, Steps
 from .sentence_files import Answers
 
 METHODS = ("from_2_way_softmax", "no_post_processing")
 OUTPUT, TABLE = "lm_head", "embed_tokens"
 
 
-def layer(checkpoint: Checkpoint) -> Layer | None:
+def steps(checkpoint: Checkpoint) -> tuple[Steps, int] | None:
     """None: nobody asked for it. Raises CheckpointError: a token is not one entry of the vocabulary, or the method is not known."""
+    hidden = layers.hidden_size(checkpoint)
     rows = _configured(checkpoint)
-    if rows is None and (answers := module(checkpoint)) is not None:
-        rows = (_answered(checkpoint, answers),)
-    if rows is None:
-        return None
-    # A tied model's output matrix is its token table, whatever else the file holds.
-    names = (TABLE,) if checkpoint.config.get("tie_word_embeddings") else (OUTPUT, TABLE)
-    return Layer(name=names[0], names=names[1:], bias=False, rows=rows)
+    if rows is not None:
+        # A tied model's output matrix is its token table, whatever else the file holds.
+        names = (TABLE,) if checkpoint.config.get("tie_word_embeddings") else (OUTPUT, TABLE)
+        return layers.steps(checkpoint, (Layer(name=names[0], names=names[1:], bias=False, rows=rows),), hidden)
+    answers = module(checkpoint)
+    return None if answers is None else _scored(checkpoint, answers, hidden)
+
+
+def _scored(checkpoint: Checkpoint, answers: Answers, hidden: int) -> tuple[Steps, int]:
+    """As the library computes it: the language model's own logits, with all that its class does to them."""
+    row, output = _answered(checkpoint, answers), logits.read(checkpoint)
+    bounded = any(operation.kind == "cap" for operation in output.operations)
+    # Without a bound, the difference of two rows is that of their logits, and closer: the rows are much alike.
+    rows = tuple((token,) for token in row) if bounded else (row,)
+    named = Layer(name=output.name, names=(OUTPUT, TABLE), bias=output.has_bias, rows=rows)
+    found, width = layers.steps(checkpoint, (named,), hidden)
+    made: Steps = (*found, *output.operations)
+    return (*made, Operation(kind="subtract")) if width == 2 else made, 1
 
 
 def module(checkpoint: Checkpoint) -> Answers | None:

@@ -35,7 +35,11 @@ def cut(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
         [item]
         if len(item.ids) <= max_tokens
         else [
-            Item(ids=item.ids[start : start + max_tokens], type_ids=item.type_ids[start : start + max_tokens] if item.type_ids else None)
+            Item(
+                ids=item.ids[start : start + max_tokens],
+                type_ids=item.type_ids[start : start + max_tokens] if item.type_ids else None,
+                kinds=item.kinds[start : start + max_tokens] if item.kinds else None,
+            )
             for start in range(0, len(item.ids), max_tokens)
         ]
         for item in items

@@ -93,6 +93,8 @@ class Text:
     prompts: dict[str, str] = field(default_factory=dict)
     """Stored prompts by name (config_sentence_transformers.json or task_instructions); applied only when asked for."""
     default_prompt: str | None = None
+    pools_prompts: bool = True
+    """False: the tokens of a prompt are attended to and not pooled (include_prompt false), which `token_kinds` says to the graph."""
     special_tokens: dict[str, str] = field(default_factory=dict)
     """`bos_token`, `eos_token`, ... for templates."""
     chat_template: str | None = None
@@ -163,7 +165,7 @@ class Graph:
     precision: Precision
     opset: int
     inputs: tuple[Tensor, ...]
-    """Of: input_ids, attention_mask, token_type_ids; all int64 [batch, tokens]."""
+    """Of: input_ids, attention_mask, token_type_ids, token_kinds (text.TokenKind); all int64 [batch, tokens]."""
     outputs: tuple[Tensor, ...]
     external: tuple[str, ...] = ()
     """External-data files this graph reads, inside the folder."""

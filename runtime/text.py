@@ -24,6 +24,10 @@ RoleName = Literal["query", "document"]
 __all__ = ["Item", "Limits", "Preparation", "Prompt", "RoleName", "prompts_from"]
 
 
+# What a token is to its graph: part of a text, or of a prompt that is not pooled with it.
+PLAIN, PROMPT = 0, 1
+
+
 @dataclass(slots=True)
 class Item:
     """One tokenised input, not padded."""
@@ -36,6 +40,8 @@ class Item:
     truncated: bool = False
     prompt_tokens: int = 0
     """What usage reports."""
+    kinds: list[int] | None = None
+    """Of PLAIN, PROMPT; None: all plain. For graphs that have the input `token_kinds`."""
     keep: NDArray[np.bool_] | None = None
     """[tokens]; rows of a token task's output that are answered (ColBERT's skip list). None: all."""
 
@@ -146,7 +152,17 @@ class Preparation:
             made = self.from_texts(texts, places, kept, limits, add_special_tokens, lowercase=self.text.lowercase)
             for index, item in zip(places, made, strict=True):
                 items[index] = item
+            if prefix and not self.text.pools_prompts:
+                self._mark_prompt(prefix, made, limits, add_special_tokens)
         return [roles.apply(plan, item) if plan is not None else item for item in items if item is not None]
+
+    def _mark_prompt(self, prefix: str, items: Sequence[Item], limits: Limits, add_special_tokens: bool) -> None:
+        """Counts a prompt's tokens as Sentence Transformers does: encoded alone, without a special token at its end."""
+        [alone] = self.from_texts([prefix], [0], self.limit(limits), limits, add_special_tokens, lowercase=self.text.lowercase)
+        special = {*self.after, *(self.tokenizer.token_to_id(token) for token in self.text.special_tokens.values())}
+        count = len(alone.ids) - (alone.ids[-1] in special)
+        for item in items:
+            item.kinds = [PROMPT] * min(count, len(item.ids)) + [PLAIN] * max(len(item.ids) - count, 0)
 
     def kept(self, limits: Limits) -> int | None:
         """How many tokens truncation keeps; None: none is asked for. Raises InputError for a number that cannot be."""

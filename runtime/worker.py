@@ -311,16 +311,18 @@ class Worker:
     def _arrays(self, batch: Sequence[Entry], rows: int, width: int) -> dict[str, NDArray[np.int64]]:
         ids = np.full((rows, width), self._pad_id, dtype=np.int64)
         attention = np.zeros((rows, width), dtype=np.int64)
-        types = np.zeros((rows, width), dtype=np.int64)
+        types, kinds = np.zeros((rows, width), dtype=np.int64), np.zeros((rows, width), dtype=np.int64)
         for row, entry in enumerate(batch):
             item, length = entry.item, entry.length
             ids[row, :length] = item.ids
             attention[row, :length] = 1 if item.attention is None else item.attention
             if item.type_ids is not None:
                 types[row, :length] = item.type_ids
+            if item.kinds is not None:
+                kinds[row, :length] = item.kinds
         # Rows that only fill a profile attend to one token: a softmax over nothing is not a number.
         attention[len(batch) :, 0] = 1
-        named = {"input_ids": ids, "attention_mask": attention, "token_type_ids": types}
+        named = {"input_ids": ids, "attention_mask": attention, "token_type_ids": types, "token_kinds": kinds}
         return {name: named[name] for name in self._inputs}
 
     def _split(self, batch: list[Entry], error: Exception) -> None:

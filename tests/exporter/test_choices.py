@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from poolrt.exporter import choices, text_plan
+from poolrt.exporter.module_chain import Route
 from poolrt.exporter.pooler_config import PoolerConfig, read
+from poolrt.exporter.sentence_files import Module
 from poolrt.runtime.errors import CheckpointError
 
 TORCH = "torch.nn.modules.activation"
@@ -25,7 +27,7 @@ def checkpoint(
     recipe: Any = None, text: dict[str, Any] | None = None, kind: str = "embed", architecture: str = "BertModel",
     positions: Any = lambda config: config["max_position_embeddings"], capped: bool = False,
 ) -> Any:  # fmt: skip
-    settings = {"pools": (), "normalize": False, "settings": {}, "max_tokens": None, "mask": None, "generation": 2} | (sentence or {})
+    settings = {"settings": {}, "max_tokens": None, "mask": None, "generation": 2} | (sentence or {})
     tokens = {"max_tokens": None, "ids": {}} | (text or {})
     made = {"hidden_size": 8, "vocab_size": 100, "max_position_embeddings": 512} | (config or {})
     return SimpleNamespace(
@@ -33,6 +35,15 @@ def checkpoint(
         family=SimpleNamespace(pool="cls", names=("BertModel",), positions=positions, capped_by_tokenizer=capped), recipe=recipe,
         text=Facts(**tokens), kind=kind, architecture=architecture, source="org/m", number=lambda key: made[key],
     )  # fmt: skip
+
+
+def route(facts: dict[str, Any]) -> Route | None:
+    """Through the Pooling module of a folder that has one."""
+    pools = facts.get("sentence", {}).get("pools")
+    pooling = Module(
+        kind="Pooling", folder="1_Pooling", reads="token_embeddings", writes="sentence_embedding", settings={"pooling_mode": pools}
+    )
+    return Route(source="token_embeddings", task="feature-extraction", pooling=pooling) if pools else None
 
 
 # --- pooling and normalisation ----------------------------------------------------------------------------------------------------
@@ -49,7 +60,7 @@ def checkpoint(
     ids=str,
 )  # fmt: skip
 def test_what_is_asked_wins_over_modules_and_these_over_the_family(facts: dict[str, Any], pools: tuple[str, ...]):
-    found, why = choices.pools(checkpoint(**facts))
+    found, why = choices.pools(checkpoint(**facts), route(facts))
     assert found == pools
     assert why
 
@@ -64,7 +75,7 @@ def test_what_is_asked_wins_over_modules_and_these_over_the_family(facts: dict[s
     ids=str,
 )  # fmt: skip
 def test_a_folder_without_a_normalize_module_is_not_normalised(facts: dict[str, Any], activation: str):
-    found, guess = choices.normalisation(checkpoint(**facts))
+    found, guess = choices.normalisation(checkpoint(**facts), route(facts), bool(facts.get("sentence", {}).get("normalize")))
     assert found == activation
     assert guess.value == ("yes" if activation == "l2" else "no")
 
@@ -245,7 +256,11 @@ def text_of(heads: dict[str, str] | None = None, files: tuple[str, ...] = (), **
     text = {"ids": {"eos_token": 2}, "encode": lambda text: [5, 2], "special": {"eos_token": "</s>"}} | facts.pop("text", {})
     sentence = facts.pop("sentence", None)
     if sentence is not None:
-        sentence = {"prompts": {}, "default_prompt": None, "include_prompt": True, "lowercase": False} | sentence
+        sentence = {"prompts": {}, "default_prompt": None, "lowercase": False} | sentence
+        pooling = {"include_prompt": sentence.pop("include_prompt", True)}
+        transformer = Module(kind="Transformer", folder="", reads="", writes="token_embeddings", settings={})
+        pool = Module(kind="Pooling", folder="1_Pooling", reads="token_embeddings", writes="sentence_embedding", settings=pooling)
+        sentence |= {"chain": (transformer, pool), "text": {}}
     pools = {task: SimpleNamespace(pool=pool) for task, pool in (heads or {"embed": "mean"}).items()}
     guesses: list[Any] = []
     made = text_plan.text(checkpoint(text=text, sentence=sentence, **facts), 64, {}, dict.fromkeys(files, b""), pools, guesses)  # pyright: ignore[reportArgumentType]
@@ -267,7 +282,7 @@ def test_prompts_are_those_of_the_files_and_then_of_the_recipe():
     assert (made.prompts, made.default_prompt, guesses) == (stored, "query", {"prompts": "query"})
     made, guesses = text_of(sentence={"prompts": stored, "include_prompt": False, "lowercase": True}, recipe=recipe)
     assert made.prompts == {"query": "own: ", "document": "d: "}
-    assert guesses == {"prompts": "query, document", "prompt tokens": "pooled with the text's"}
+    assert guesses == {"prompts": "query, document", "prompt tokens": "not pooled"}
     assert text_of(sentence={"prompts": {"query": ""}, "include_prompt": False})[1] == {}
     with pytest.raises(CheckpointError, match="default prompt 'x' is not among the prompts: query, document"):
         text_of(sentence={"prompts": stored, "default_prompt": "x"})

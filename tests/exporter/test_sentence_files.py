@@ -116,7 +116,7 @@ def test_no_pooling_named_is_the_librarys_default(copy: Paths, flags: dict[str, 
     compared(folder)
     files = sentence_files.read(folder)
     assert files is not None
-    assert files.pools == ("mean",)
+    assert sentence_files.pools(files.chain[1]) == ("mean",)
 
 
 @pytest.mark.parametrize(

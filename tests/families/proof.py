@@ -65,6 +65,8 @@ class Proved:
             count = len(item.ids)
             feed["input_ids"][row, :count] = item.ids
             feed["attention_mask"][row, :count] = 1 if item.attention is None else item.attention
+            if "token_kinds" in feed and item.kinds is not None:
+                feed["token_kinds"][row, :count] = item.kinds
             if "token_type_ids" in feed and item.type_ids is not None:
                 feed["token_type_ids"][row, :count] = item.type_ids
         names = [self.plan.heads[task].output for task in self.plan.tasks]
