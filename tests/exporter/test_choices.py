@@ -213,7 +213,17 @@ def test_the_longest_item_is_the_least_that_counts(facts: dict[str, Any], limit:
     assert (found, guess.value) == (limit, str(limit))
 
 
-@pytest.mark.parametrize("value", [None, "many", "missing"])
+@pytest.mark.parametrize(
+    ("facts", "limit"),
+    [({}, text_plan.UNLIMITED), ({"text": {"max_tokens": 128}}, 128), ({"sentence": {"max_tokens": 64}}, 64)],
+    ids=str,
+)
+def test_a_model_that_needs_no_positions_has_the_limit_of_its_files(facts: dict[str, Any], limit: int):
+    found, (guess,) = text_plan.max_tokens(checkpoint(positions=lambda _: None, **facts))
+    assert (found, guess.value) == (limit, str(limit))
+
+
+@pytest.mark.parametrize("value", ["many", "missing"])
 def test_a_model_without_a_number_of_positions_is_refused(value: Any):
     def positions(config: dict[str, Any]) -> Any:
         return config["n_positions"] if value == "missing" else value

@@ -27,14 +27,8 @@ def found(
              "rewards": ()} | (family or {})  # fmt: skip
     settings = {"model_type": "bert", "hidden_size": 8} | ({} if name is None else {"architectures": [name]}) | (config or {})
     files = None if sentence is None else {"settings": {}, "kind": "", "splade": None, "answers": None} | sentence
-    return detect(
-        folder,
-        settings,
-        SimpleNamespace(**facts),
-        Weights(weights or {}),
-        None if files is None else SimpleNamespace(**files),
-        convert,  # pyright: ignore[reportArgumentType]
-    )
+    given: Any = SimpleNamespace(**facts), Weights(weights or {}), None if files is None else SimpleNamespace(**files)
+    return detect(folder, settings, *given, convert)
 
 
 def kind(folder: Path, *arguments: Any, **facts: Any) -> tuple[str, str]:
@@ -180,7 +174,7 @@ def test_a_guess_reads_as_one_line():
 # --- Sentence Transformers' files -------------------------------------------------------------------------------------------------
 
 
-def modules(folder: Path, *kinds: str, package: str = "sentence_transformers.models", **configs: dict[str, Any]) -> None:
+def modules(folder: Path, *kinds: str, package: str = "sentence_transformers.models", **configs: Any) -> None:
     """modules.json and a config for each module; the Transformer stands in the folder itself."""
     entries = [
         {"idx": place, "name": str(place), "path": "" if kind == "Transformer" else f"{place}_{kind}", "type": f"{package}.{kind}"}
@@ -189,7 +183,7 @@ def modules(folder: Path, *kinds: str, package: str = "sentence_transformers.mod
     (folder / "modules.json").write_text(json.dumps(entries))
     for entry, name in zip(entries, kinds, strict=True):
         (folder / entry["path"]).mkdir(exist_ok=True)
-        if name in configs:
+        if configs.get(name) is not None:
             (folder / entry["path"] / "config.json").write_text(json.dumps(configs[name]))
 
 
@@ -200,7 +194,7 @@ def modules(folder: Path, *kinds: str, package: str = "sentence_transformers.mod
     ids=str,
 )  # fmt: skip
 def test_a_splade_module_has_the_librarys_defaults(tmp_path: Path, config: dict[str, Any] | None, strategy: str, activation: str):
-    modules(tmp_path, "MLMTransformer", "SpladePooling", **({} if config is None else {"SpladePooling": config}))
+    modules(tmp_path, "MLMTransformer", "SpladePooling", SpladePooling=config)
     read = sentence_files.read(tmp_path)
     assert read is not None
     assert read.splade == sentence_files.Splade(strategy=strategy, activation=activation)  # pyright: ignore[reportArgumentType]

@@ -99,6 +99,8 @@ def test_nothing_equals_nothing_and_zero_only_zero():
     assert compared("onnx", "fp32", "token_embed", "s", [none], [none]).worst_cosine == 1.0
     assert compared("onnx", "fp32", "embed", "s", [zero], [zero]).worst_cosine == 1.0
     assert compared("onnx", "fp32", "embed", "s", [zero], [small]).worst_cosine == 0.0
+    once = np.where(np.arange(64) == 5, np.float32(1e-3), np.float32(0))
+    assert compared("onnx", "fp32", "embed", "s", [once], [zero]).worst_cosine == 0.0
     assert compared("onnx", "fp32", "embed", "s", [small], [-small]).worst_cosine == pytest.approx(-1.0)
     half = np.stack([VECTORS[0], -VECTORS[0]])
     assert compared("onnx", "fp32", "token_embed", "s", [half], [np.abs(half) * 0 + VECTORS[0]]).worst_cosine == pytest.approx(0.0)

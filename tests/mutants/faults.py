@@ -193,7 +193,11 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
             changed = copy.copy(node)
             changed.keywords = [one for number, one in enumerate(node.keywords) if number != index]
             yield "argument dropped", changed
-    if len(node.args) == 2 and name not in ("min", "max") and not any(isinstance(one, ast.Starred) for one in node.args):
+    if (
+        len(node.args) == 2
+        and name not in ("min", "max", "minimum", "maximum")
+        and not any(isinstance(one, ast.Starred) for one in node.args)
+    ):
         changed = copy.copy(node)
         changed.args = [node.args[1], node.args[0]]
         yield "arguments swapped", changed

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
-from poolrt.serve.kinds import Bounds, kind_of
+from poolrt.serve.kinds import MAX_DEPTH, About, Bounds, kind_of, record_of
 from poolrt.serve.problems import MAX_LINES, MAX_SHOWN, Problem, dotted, message, short
 
 CASES: list[tuple[Any, Any, list[Any]]] = [
@@ -112,3 +113,42 @@ def test_a_bound_that_is_not_there_bounds_nothing(annotation: Any):
     for value in (3, 0, -(10**9) if "least=0" not in str(annotation) else 10**9):
         assert kind_of(annotation).read(value, (), problems) == value
     assert problems == []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    first: int
+    second: Annotated[bool, About("whether")] = False
+    third: str | None = None
+
+
+def test_problems_are_told_in_the_order_of_the_fields():
+    problems: list[Problem] = []
+    record_of(Body).read({"third": 5, "other": 1, "second": "x", "first": "y"}, ("body",), problems)
+    assert [problem.loc for problem in problems] == [("body", "first"), ("body", "second"), ("body", "third")]
+    problems.clear()
+    record_of(Body).read({"third": 5}, ("body",), problems)
+    assert [(problem.kind, problem.loc[-1]) for problem in problems] == [("missing", "first"), ("string_type", "third")]
+    problems.clear()
+    assert record_of(Body).read({"first": "1", "second": None, "third": None}, (), problems) == Body(first=1)
+    assert problems == []
+
+
+def test_a_record_describes_itself():
+    assert record_of(Body).schema() == {
+        "type": "object", "title": "Body", "required": ["first"],
+        "properties": {
+            "first": {"type": "integer"}, "second": {"type": "boolean", "description": "whether", "default": False},
+            "third": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("levels", "fits"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, True), (MAX_DEPTH + 2, False)])
+def test_free_values_nest_only_so_deep(levels: int, fits: bool):
+    value: Any = 5
+    for _ in range(levels):
+        value = [value]
+    problems: list[Problem] = []
+    kind_of(object).read(value, ("body",), problems)
+    assert [(problem.kind, problem.value) for problem in problems] == ([] if fits else [("recursion_loop", "...")])
