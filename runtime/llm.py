@@ -21,7 +21,7 @@ from .errors import InputError
 from .forms import Bar
 from .lora import Adapters, Requested
 from .manifest import Manifest
-from .model import Model, Style, load
+from .model import Model, Policy, Style, load
 from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, ScoringOutput
 from .plugins.facts import Config, ModelConfig
 from .pooler_config import PoolerConfig
@@ -60,7 +60,7 @@ class LLM:
         io_processor_plugin: str | None = None, enable_lora: bool | None = False, convert: str = "auto",
         hf_overrides: Mapping[str, Any] | None = None, pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
         override_pooler_config: PoolerConfig | Mapping[str, Any] | None = None, revision: str | None = None,
-        precision: str | None = None, preparation: Style = "vllm", **keywords: Any,
+        precision: str | None = None, preparation: Style = "vllm", scheduling_policy: Policy = "fcfs", **keywords: Any,
     ) -> None:  # fmt: skip
         pooler = {**_pooler(override_pooler_config), **_pooler(pooler_config)}
         wanted = _Wanted(dict(_overrides(hf_overrides)), convert, pooler, revision, precision)
@@ -75,7 +75,7 @@ class LLM:
         folder = checkpoints.artifact_of(name, options)
         # A checkpoint's own overrides are in its export.
         widths = {key: value for key, value in wanted.hf_overrides.items() if finished and key in overrides.WIDTHS}
-        opened = partial(load, engine=engine, max_tokens=max_model_len, hf_overrides=widths)
+        opened = partial(load, engine=engine, max_tokens=max_model_len, hf_overrides=widths, scheduling_policy=scheduling_policy)
         self.model: Model = opened(folder, io_processor_plugin=io_processor_plugin)
         self._chat_template = template
         self._preparation: Style = preparation

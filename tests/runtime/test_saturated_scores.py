@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime import load
+from poolrt.runtime import LLM, load
 from poolrt.runtime.errors import InputError, UnsupportedTask
 from poolrt.runtime.params import PoolingParams
 
@@ -80,6 +80,13 @@ def test_a_priority_needs_its_policy(artifacts):
         model.embed("a", priority=0)
     with load(artifacts("minilm_like"), threads=1, scheduling_policy="priority") as model:
         model.embed("a", priority=1)
+
+
+def test_the_offline_class_has_priorities_with_vllms_keyword(artifacts):
+    folder = str(artifacts("minilm_like"))
+    with pytest.raises(InputError, match="scheduling_policy='priority'"):
+        LLM(folder).embed("a", priority=1, use_tqdm=False)
+    LLM(folder, scheduling_policy="priority").embed("a", priority=1, use_tqdm=False)
 
 
 def test_a_model_without_rewards_names_what_it_has(artifacts):
