@@ -12,6 +12,7 @@ import heapq
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, InvalidStateError
 from dataclasses import replace
@@ -27,6 +28,8 @@ from .errors import DeadlineExceeded, EngineError, Overload, PoolrtError
 from .text import Item
 
 Policy = Literal["fcfs", "priority"]
+SMALL_QUEUE = 4096
+"""Items; a cancelled call leaves such a queue in a millisecond."""
 # Stands for a row that is still to be computed.
 _NOTHING = np.empty(0, np.float32)
 
@@ -58,6 +61,8 @@ class Worker:
         """Heap by priority, share of work, arrival; entries that left another way are skipped."""
         self._deadlines: list[tuple[float, int, Call]] = []
         self._queued: set[Entry] = set()
+        self._gone: deque[Call] = deque()
+        """Cancelled calls whose items are still in line."""
         self._now = 0.0
         """Virtual time: the place in line of the newest item that was served."""
         self._arrivals = itertools.count()
@@ -257,9 +262,21 @@ class Worker:
             heapq.heapify(self._line)
 
     def _cancelled(self, call: Call) -> None:
+        self._gone.append(call)
+        if len(self._queued) <= SMALL_QUEUE:
+            self._drop_gone()
+        else:
+            # Whoever cancels is often an event loop, which must not wait until a long queue has been gone through.
+            threading.Thread(target=self._drop_gone, name="poolrt-cancelled", daemon=True).start()
+
+    def _drop_gone(self) -> None:
         with self._lock:
-            self._counters.cancelled += 1
-            self._leave({id(call): call})
+            calls: dict[int, Call] = {}
+            while self._gone:
+                call = self._gone.popleft()
+                calls[id(call)] = call
+            self._counters.cancelled += len(calls)
+            self._leave(calls)
 
     def _run(self, batch: list[Entry], *, alone: bool) -> None:
         tokens = sum(entry.length for entry in batch)

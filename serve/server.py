@@ -31,6 +31,10 @@ from .trimming import Trimming
 
 log = logging.getLogger("poolrt.serve")
 
+GC_THRESHOLDS = (2000, 10, 1000)
+"""A full collection goes through all queued items, which may be a million objects and a second of standstill: it is made when the server
+is idle (`on_tick`), and otherwise once in many million objects."""
+IDLE_COLLECTION_S = 30
 FLUSH_S = 0.1
 """For the last bytes of the last answers."""
 
@@ -52,6 +56,8 @@ class Server(uvicorn.Server):
                 assert self.config.ssl is not None, "uvicorn has made it before it serves"
                 self._certificates = Certificates(tls, self.config.ssl)
             self._certificates.refresh()
+        if counter % (10 * IDLE_COLLECTION_S) == 0 and not self.here.state.in_flight:
+            gc.collect()
         if counter % round(10 * TRIM_S) == 0:
             self._trimming = self._trimming or Trimming()
             self._trimming.look()
@@ -101,6 +107,7 @@ def run(registry: Registry, settings: Settings, *, sockets: Sequence[socket.sock
         # What stays for good is not looked through again by every later collection.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         announce(registry, settings)
         if as_json:
             print(json.dumps(readiness(registry, settings), ensure_ascii=False), flush=True)

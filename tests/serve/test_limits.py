@@ -443,3 +443,22 @@ def test_memory_is_given_back_after_a_peak(monkeypatch: pytest.MonkeyPatch):
             assert len(trimmed) == expected
 
     asyncio.run(run())
+
+
+def test_a_long_queue_is_left_in_another_thread(artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("poolrt.runtime.worker.SMALL_QUEUE", 0)
+    with held(artifacts("minilm_like"), Settings()) as (server, gate), ThreadPoolExecutor(1) as threads:
+        model = server.here.registry.models[0].model
+        leave, leaving = model.worker._leave, []
+        monkeypatch.setattr(model.worker, "_leave", lambda calls: (leaving.append(threading.current_thread().name), leave(calls)))
+        first = threads.submit(server.post, "/v1/embeddings", {"input": TEXT})
+        assert gate.entered.wait(SOON_S)
+        body = json.dumps({"input": [TEXT] * 30}).encode()
+        with connect(server) as leaver:
+            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            leaver.sendall(head.encode() + body)
+            until(lambda: model.statistics().queued_items == 30)
+        until(lambda: model.statistics().queued_items == 0)
+        assert (model.statistics().cancelled, leaving[-1]) == (1, "poolrt-cancelled")
+        gate.go.set()
+        assert first.result(SOON_S).status_code == 200
