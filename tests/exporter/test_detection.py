@@ -27,7 +27,7 @@ def found(
              "rewards": ()} | (family or {})  # fmt: skip
     settings = {"model_type": "bert", "hidden_size": 8} | ({} if name is None else {"architectures": [name]}) | (config or {})
     files = None if sentence is None else {"settings": {}, "kind": "", "splade": None, "answers": None} | sentence
-    given: Any = SimpleNamespace(**facts), Weights(weights or {}), None if files is None else SimpleNamespace(**files)
+    given: tuple[Any, Any, Any] = SimpleNamespace(**facts), Weights(weights or {}), None if files is None else SimpleNamespace(**files)
     return detect(folder, settings, *given, convert)
 
 

@@ -117,6 +117,19 @@ def test_metrics_count_what_was_done(embedder: Live):
     assert value(after, "vllm:num_requests_waiting") == 0
 
 
+def test_sizes_of_bodies_and_answers_are_counted(embedder: Live):
+    body = b'{"input": "paris"}'
+    before = counted(embedder)
+    answer = embedder.client.post("/v1/embeddings", content=body, headers={"content-type": "application/json"})
+    after = counted(embedder)
+
+    def grown(name: str) -> float:
+        return value(after, name, handler="/v1/embeddings") - value(before, name, handler="/v1/embeddings")
+
+    assert grown("http_request_size_bytes_sum") == len(body)
+    assert grown("http_response_size_bytes_sum") == len(answer.content)
+
+
 def test_engine_metrics_can_be_off(models: Callable[[str], Model]):
     with live(models("minilm_like"), settings=Settings(engine_metrics=False)) as server:
         server.ask("/v1/embeddings", {"input": TEXT})
