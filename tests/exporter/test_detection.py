@@ -26,7 +26,7 @@ def found(
     facts = {"names": ("BertModel",), "model_types": ("bert",), "prefixes": ("bert.", "model."), "projection": (), "listwise": None,
              "rewards": ()} | (family or {})  # fmt: skip
     settings = {"model_type": "bert", "hidden_size": 8} | ({} if name is None else {"architectures": [name]}) | (config or {})
-    files = None if sentence is None else {"settings": {}, "kind": "", "splade": None, "answers": None} | sentence
+    files = None if sentence is None else {"settings": {}, "kind": "", "modules": (), "chain": (), "answers": None} | sentence
     given: tuple[Any, Any, Any] = SimpleNamespace(**facts), Weights(weights or {}), None if files is None else SimpleNamespace(**files)
     return detect(folder, settings, *given, convert)
 
@@ -139,7 +139,8 @@ def test_a_projection_beside_the_backbone_is_colberts(tmp_path: Path, weights: A
         ({"settings": {"similarity_fn_name": "MaxSim", "document_length": 32}}, ("HF_ColBERT", "colbert")),
         ({"settings": {"similarity_fn_name": "MaxSim"}}, ("BertModel", "embed")),
         ({"settings": {"similarity_fn_name": "cosine", "query_length": 32}}, ("BertModel", "embed")),
-        ({"splade": object(), "kind": "SparseEncoder"}, ("BertSpladeSparseEmbeddingModel", "splade")),
+        ({"modules": ("MLMTransformer", "SpladePooling"), "kind": "SparseEncoder"}, ("BertSpladeSparseEmbeddingModel", "splade")),
+        ({"modules": ("Transformer", "Pooling", "SparseAutoEncoder"), "kind": "SparseEncoder"}, ("BertModel", "embed")),
         ({"answers": object()}, ("BertModel", "classify")), ({"kind": "SentenceTransformer"}, ("BertModel", "embed")),
     ],
     ids=str,
@@ -149,8 +150,8 @@ def test_sentence_transformers_files_tell_the_kind(tmp_path: Path, sentence: dic
 
 
 def test_a_sparse_encoder_of_another_pooling_is_refused(tmp_path: Path):
-    with pytest.raises(CheckpointError, match="SPLADE alone"):
-        found(tmp_path, sentence={"kind": "SparseEncoder"})
+    with pytest.raises(CheckpointError, match="a SparseEncoder of Transformer → Pooling; expected a SpladePooling or SparseAutoEncoder"):
+        found(tmp_path, sentence={"kind": "SparseEncoder", "modules": ("Transformer", "Pooling")})
 
 
 @pytest.mark.parametrize(
@@ -197,14 +198,16 @@ def test_a_splade_module_has_the_librarys_defaults(tmp_path: Path, config: dict[
     modules(tmp_path, "MLMTransformer", "SpladePooling", SpladePooling=config)
     read = sentence_files.read(tmp_path)
     assert read is not None
-    assert read.splade == sentence_files.Splade(strategy=strategy, activation=activation)  # pyright: ignore[reportArgumentType]
+    assert sentence_files.splade(read.chain[1]) == sentence_files.Splade(strategy=strategy, activation=activation)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("config", [{"pooling_strategy": "mean"}, {"activation_function": "gelu"}], ids=str)
 def test_a_splade_module_of_something_else_is_refused(tmp_path: Path, config: dict[str, Any]):
     modules(tmp_path, "MLMTransformer", "SpladePooling", SpladePooling=config)
+    read = sentence_files.read(tmp_path)
+    assert read is not None
     with pytest.raises(CheckpointError, match="known are max and sum of relu and log1p_relu"):
-        sentence_files.read(tmp_path)
+        sentence_files.splade(read.chain[1])
 
 
 @pytest.mark.parametrize(
@@ -254,13 +257,11 @@ def test_settings_of_the_old_generation_are_read(tmp_path: Path):
     (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
     read = sentence_files.read(tmp_path)
     assert read is not None
-    assert (read.generation, read.kind, read.pools, read.include_prompt, read.normalize) == (
-        2,
-        "SentenceTransformer",
-        ("cls",),
-        False,
-        True,
-    )
+    assert (read.generation, read.kind, sentence_files.pools(read.chain[1])) == (2, "SentenceTransformer", ("cls",))
+    assert read.chain[1].settings["include_prompt"] is False
+    assert [(module.reads, module.writes) for module in read.chain[1:]] == [
+        ("token_embeddings", "sentence_embedding"), ("sentence_embedding", "sentence_embedding"),
+    ]  # fmt: skip
     assert (read.max_tokens, read.lowercase, read.prompts, read.default_prompt) == (77, True, {"query": "q: "}, "query")
     assert read.modules == ("Transformer", "Pooling", "Normalize")
     assert read.settings == settings
@@ -271,15 +272,15 @@ def test_plain_folders_have_plain_settings(tmp_path: Path):
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": True}))
     read = sentence_files.read(tmp_path)
     assert read is not None
-    assert (read.generation, read.kind, read.pools, read.normalize, read.max_tokens, read.lowercase) == (
-        6,
-        "",
-        ("last",),
-        False,
+    assert (read.generation, read.kind, sentence_files.pools(read.chain[1])) == (6, "", ("last",))
+    assert (read.max_tokens, read.lowercase, read.answers, read.mask, read.prompts, read.default_prompt) == (
         None,
         False,
+        None,
+        None,
+        {},
+        None,
     )
-    assert (read.splade, read.answers, read.mask, read.dense, read.prompts, read.default_prompt) == (None, None, None, (), {}, None)
 
 
 def test_pylates_modules_are_colberts(tmp_path: Path):
@@ -294,5 +295,23 @@ def test_pylates_modules_are_colberts(tmp_path: Path):
     read = sentence_files.read(tmp_path)
     assert read is not None
     assert read.kind == "ColBERT"
-    assert len(read.dense) == 1
-    assert (read.dense[0].bias, read.dense[0].activation) == (False, "torch.nn.modules.linear.Identity")
+    (_, dense) = read.chain
+    assert (dense.kind, dense.folder, dense.settings["bias"], read.weight_folders) == ("Dense", "1_Dense", False, ("1_Dense",))
+    assert (dense.reads, dense.writes) == ("token_embeddings", "token_embeddings")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reads", "writes"),
+    [
+        ({}, "sentence_embedding", "sentence_embedding"),
+        ({"module_input_name": "token_embeddings"}, "token_embeddings", "token_embeddings"),
+        ({"module_output_name": "scores"}, "sentence_embedding", "scores"),
+        ({"module_input_name": "a", "module_output_name": "b"}, "a", "b"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_dense_module_reads_and_writes_what_it_says(tmp_path: Path, settings: dict[str, str], reads: str, writes: str):
+    modules(tmp_path, "Transformer", "Pooling", "Dense", Pooling={"pooling_mode": "cls"}, Dense={"in_features": 8, **settings})
+    read = sentence_files.read(tmp_path)
+    assert read is not None
+    assert (read.chain[2].reads, read.chain[2].writes, str(read.chain[2])) == (reads, writes, "Dense in 2_Dense")
