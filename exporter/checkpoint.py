@@ -14,7 +14,7 @@ from typing import Any
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Source
 from . import adapter as adapters
-from . import detection, lora, other_formats, sentence_files, source, tokenizer, unread, weights
+from . import detection, lora, other_formats, plausible, sentence_files, source, tokenizer, unread, weights
 from . import pooler_config as poolers
 from . import recipe as recipes
 from .architectures import Architecture
@@ -205,6 +205,7 @@ def _named(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         )
     if config.get("model_type") is not None and not isinstance(config["model_type"], str):
         raise CheckpointError(f"{path}: model_type is {shortened(config['model_type'])}, expected a name such as 'bert'")
+    plausible.check_counts(path, config)
     names = [names] if isinstance(names, str) else names
     if names is not None and (not isinstance(names, list) or not all(isinstance(name, str) for name in names)):
         raise CheckpointError(f"{path}: architectures is {shortened(names)}, expected a list of class names")

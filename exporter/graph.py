@@ -16,6 +16,7 @@ from torch import nn
 
 from ..runtime import manifest
 from ..runtime.text import PROMPT
+from . import plausible
 from .architectures import _published
 from .biases import fold
 from .checkpoint import Checkpoint
@@ -76,7 +77,10 @@ def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
             backbone = HiddenStates(checkpoint.family.load(checkpoint), "hidden_states" if heads.wants_layers else "last_hidden_state")
     tokens = min(checkpoint.family.sample_tokens, plan.text.max_tokens)
     pooled = checkpoint.family.pooled(checkpoint) if checkpoint.family.pooled is not None else None
-    return PoolingModel(backbone, heads, plan.inputs, tokens, pooled).eval().requires_grad_(False)
+    model = PoolingModel(backbone, heads, plan.inputs, tokens, pooled).eval().requires_grad_(False)
+    if not checkpoint.streamed:
+        plausible.check_finite(checkpoint, model)
+    return model
 
 
 def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.Graph:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import CheckpointError
+from .. import plausible
 from ..graph_files import SETTING
 from . import _experts
 
@@ -48,13 +49,17 @@ def backbone(
     changes = {state[name].data_ptr(): (name, change) for name, change in waiting.items()}
     if rename is not None:
         state = rename(state)
+    plausible.check_types(checkpoint, state)
     dtype = _stored(checkpoint, state) if checkpoint.streamed else torch.float32
     try:
         with quiet():
+            plausible.check_size(checkpoint, kind, kind.config_class.from_dict(dict(settings)), arguments)
             module, info = kind.from_pretrained(
                 None, config=kind.config_class.from_dict(settings), state_dict=state, attn_implementation=attention, dtype=dtype,
                 output_loading_info=True, ignore_mismatched_sizes=True, **arguments,
             )  # fmt: skip
+    except CheckpointError:
+        raise
     except Exception as error:  # transformers and its config checks raise many types; config.json decides all that is built here
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{checkpoint.source}: {name} cannot be built from config.json: {reason}") from error

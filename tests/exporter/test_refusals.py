@@ -215,6 +215,34 @@ def test_settings_of_another_shape_are_refused_by_name(copy: Paths, changes: dic
     assert next(iter(changes)) in refused(folder) or "rows" in refused(folder)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_hidden_layers": 10**7}, {"num_hidden_layers": 1e400}, {"intermediate_size": 10**9}, {"intermediate_size": 1 << 21}],
+    ids=lambda changes: repr(changes)[:40],
+)  # fmt: skip
+def test_a_model_larger_than_its_weights_is_not_built(copy: Paths, changes: dict[str, Any]):
+    from poolrt.exporter import graph
+
+    folder = copy("bert_plain")
+    configure(folder, **changes)
+    with pytest.raises(CheckpointError, match=r"is the most that is read|the weights hold"):
+        graph.module(read := checkpoint.read(folder), heads.plan(read))
+
+
+@pytest.mark.parametrize("kind", ["int8", "float8_e4m3fn", "bool", "nan"])
+def test_weights_that_are_no_plain_numbers_are_refused(copy: Paths, kind: str):
+    import torch
+    from poolrt.exporter import graph
+    from safetensors.torch import load_file, save_file
+
+    folder = copy("bert_plain")
+    tensors = load_file(folder / "model.safetensors")
+    changed = {name: tensor * float("nan") if kind == "nan" else tensor.to(getattr(torch, kind)) for name, tensor in tensors.items()}
+    save_file(changed, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"quantised or no numbers|NaN"):
+        graph.module(read := checkpoint.read(folder), heads.plan(read))
+
+
 def test_labels_as_a_list_are_those_of_the_rows(copy: Paths):
     folder = copy("bert_classifier")
     before = heads.plan(checkpoint.read(folder)).heads["classify"].labels
