@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from .registry import Registry, Served
 
@@ -30,11 +29,8 @@ CLAIMS: dict[str, Claim] = {
 }  # fmt: skip
 
 
-def absent(path: str, registry: Registry, known: Sequence[str]) -> str:
-    """Why a path answers 404, and what to ask instead."""
-    if path not in CLAIMS:
-        near = difflib.get_close_matches(path, known, n=1)
-        return f"there is no route {path[:200]!r}{f', did you mean {near[0]}?' if near else ''}; GET /docs lists them"
+def absent(path: str, registry: Registry) -> str:
+    """Why a path of `CLAIMS` answers 404, and what to ask instead."""
     if not registry.ready.is_set():
         return f"{path} is not there"
     models = ", ".join(f"`{served.name}` can {' and '.join(served.model.tasks)}" for served in registry.models[:5])

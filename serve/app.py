@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..runtime.errors import InputError, PoolrtError
 from . import docs, middleware, playground
-from .abilities import absent
+from .abilities import CLAIMS, absent
 from .body import Refused
 from .context import Context
 from .endpoints import classify, cohere, embeddings, invocations, lora, operations, pooling, score, tei, tei_tokens, tokens
@@ -97,7 +97,6 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
     if settings.middleware:
         app.middleware_stack = stacked(app)
     app.state.context = context
-    app.state.paths = sorted({route.path for route in made})
     app.state.log = log_error
     # What the server that runs this application may want to do; an application alone does nothing.
     app.state.owns_models = True
@@ -184,23 +183,14 @@ def log_error(error: Exception, request: Request) -> None:
     log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
 
 
-def explained(request: Request, error: HTTPException) -> str:
-    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-    match error.status_code:
-        case 404 if error.detail == HTTPStatus.NOT_FOUND.phrase:
-            return absent(path, request.app.state.context.registry, request.app.state.paths)
-        case 405:
-            allowed = (error.headers or {}).get("Allow") or "another method"
-            return f"{request.method[:20]!r} is not answered at {path[:200]!r}: use {allowed}"
-        case _:
-            return error.detail
-
-
 def answer(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        # Starlette's key, which vLLM's clients read, and those of every other error.
-        told = ApiError(error.status_code, explained(request, error))
-        return Response(orjson.dumps({"detail": error.detail} | body(told)), error.status_code, error.headers, "application/json")
+        content: dict[str, Any] = {"detail": error.detail}
+        path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+        if error.status_code == HTTPStatus.NOT_FOUND and path in CLAIMS:
+            # Starlette's key, which vLLM's clients read, and those of every other error.
+            content |= body(ApiError(error.status_code, absent(path, request.app.state.context.registry)))
+        return Response(orjson.dumps(content), error.status_code, error.headers, "application/json")
     told = api_error(error)
     if surprising(told):
         request.app.state.log(error, request)

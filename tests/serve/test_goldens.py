@@ -83,7 +83,7 @@ def same(expected: Any, found: Any, path: str) -> None:
     """Asserts equality field by field: keys with their order, types, numbers to NUMBER. Error texts are compared by what clients read."""
     if isinstance(expected, dict):
         assert isinstance(found, dict), path
-        # Errors carry the older flat form beside the nested one, and both beside the framework's `detail`.
+        # Errors carry the older flat form beside the nested one; both beside the `detail` of a route that no model can answer.
         keys = [key for key in found if key in expected or not {"error", "detail"} & expected.keys()]
         assert keys == list(expected), f"{path}: {list(found)}"
         for key, value in expected.items():

@@ -86,22 +86,6 @@ def test_every_route_tells_errors_in_one_shape(everything: Live, path: str, body
     assert told["message"] == (inner if isinstance(inner, str) else inner["message"])
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/nothing"), ("POST", "/v1/embedding"), ("GET", "/v1/embeddings"), ("PUT", "/rerank")]
-)
-def test_routes_that_are_not_there_have_it_too(embedder: Live, method: str, path: str):
-    got = embedder.client.request(method, path)
-    told = got.json()
-    assert told["detail"] in ("Not Found", "Method Not Allowed")  # the framework's own, which vLLM's clients read
-    assert told["code"] == told["error"]["code"] == got.status_code
-    assert path in told["message"]
-
-
-def test_a_slip_in_a_path_is_told(embedder: Live):
-    assert "did you mean /v1/embeddings?" in embedder.post("/v1/embedding", {}).json()["message"]
-    assert "use POST" in embedder.client.get("/rerank").json()["message"]
-
-
 def test_a_route_that_no_model_can_answer_says_which_there_are(embedder: Live):
     for path in ("/classify", "/predict"):
         got = embedder.post(path, {"input": "a"})
