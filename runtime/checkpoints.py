@@ -16,7 +16,8 @@ from pathlib import Path
 
 from .errors import ArtifactError, CheckpointError, EngineError, InputError
 from .extras import MODULES
-from .manifest import FILE
+from .machine import version
+from .manifest import FILE, FORMAT
 
 log = logging.getLogger("poolrt.checkpoints")
 
@@ -60,7 +61,9 @@ def exported(source: str, options: Sequence[str], *, cache: Path | None = None, 
     cache = cache or default_cache()
     adapter = options[options.index("--lora") + 1] if "--lora" in options else None
     states = [identity(source), *([] if adapter is None else [identity(adapter)])]
-    key = hashlib.sha256(json.dumps([*states, list(options)]).encode()).hexdigest()[:12]
+    # What another release exported may be read otherwise today.
+    maker = [FORMAT, version("poolrt")]
+    key = hashlib.sha256(json.dumps([*states, list(options), maker]).encode()).hexdigest()[:12]
     name = f"{Path(source).name}-{key}"
     folder = cache / name
     if is_artifact(folder):
