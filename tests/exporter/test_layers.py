@@ -116,7 +116,7 @@ def test_a_layer_may_stand_in_a_folder_or_a_file(tmp_path: Path):
 def test_an_activation_is_named_by_its_class_or_by_the_config(tmp_path: Path, asked: str, config: dict[str, Any], name: str | None):
     layer = Layer(name="a", bias=False, activation=asked)
     if name is None:
-        with pytest.raises(CheckpointError, match="inside a head; (known are|expected a class of torch.nn)"):
+        with pytest.raises(CheckpointError, match=r"inside a head; (known are|expected a class of torch\.nn)"):
             steps(tmp_path, {"a.weight": (5, 8)}, layer, config=config)
         return
     made, _ = steps(tmp_path, {"a.weight": (5, 8)}, layer, config=config)
