@@ -11,7 +11,19 @@ from typing import Any
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Head, Role, Scoring, Task, Text
-from . import choices, detection, embedding_heads, late_interaction, layers, lora, module_chain, module_steps, text_plan, token_rows
+from . import (
+    choices,
+    detection,
+    embedding_heads,
+    late_interaction,
+    layers,
+    lora,
+    module_chain,
+    module_steps,
+    processing,
+    text_plan,
+    token_rows,
+)
 from .architectures import Classifier, Layer, _published
 from .checkpoint import Checkpoint
 from .detection import Guess, Kind
@@ -58,6 +70,10 @@ def plan(checkpoint: Checkpoint) -> Plan:
     guesses = list(checkpoint.guesses)
     limit, found = text_plan.max_tokens(checkpoint)
     guesses += found
+    processing.check(checkpoint)
+    if (shorter := processing.max_length(checkpoint)) is not None and shorter < limit:
+        limit = shorter
+        guesses.append(Guess("max tokens", str(limit), "processing_kwargs of sentence_bert_config.json"))
     tasks, scoring, parts, heads = KINDS[checkpoint.kind](checkpoint, guesses)
     lora.check_heads(checkpoint, (step for part in parts for step in (*part.before, *part.after) if isinstance(step, Step)))
     roles: dict[str, Role] = {}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ..runtime import templates
 from ..runtime.errors import CheckpointError, PoolrtError
 from ..runtime.manifest import Head, Role, Text
-from . import module_steps, token_rows
+from . import module_steps, processing, token_rows
 from .checkpoint import Checkpoint
 from .detection import Guess
 from .recipe import template
@@ -27,15 +27,21 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
         files["score_template.jinja"] = template(checkpoint.family.listwise.template).encode()
     if checkpoint.recipe is not None and checkpoint.recipe.score_template is not None:
         files["score_template.jinja"] = template(checkpoint.recipe.score_template).encode()
-    elif token_rows.module(checkpoint) is not None and checkpoint.text.chat_template is not None:
+    elif token_rows.module(checkpoint) is not None and checkpoint.text.chat_template is not None and _by_messages(checkpoint):
         # Sentence Transformers writes a pair as one message each, of the roles `query` and `document`, through the chat template.
-        if not _carries_pairs(checkpoint.text.chat_template):
+        written = processing.template(checkpoint, checkpoint.text.chat_template)
+        if not _carries_pairs(written):
             raise CheckpointError(
                 f"{checkpoint.source}: its chat template does not show messages of the roles 'query' and 'document', "
                 "which a LogitScore module needs"
             )
-        files["score_template.jinja"] = checkpoint.text.chat_template.encode()
+        files["score_template.jinja"] = written.encode()
     return files
+
+
+def _by_messages(checkpoint: Checkpoint) -> bool:
+    """Whether the library puts pairs through the chat template; what was saved before it could tell is read as it was then."""
+    return checkpoint.sentence is not None and ("modality_config" not in checkpoint.sentence.text or checkpoint.sentence.by_messages)
 
 
 def _carries_pairs(written: str) -> bool:
