@@ -56,8 +56,9 @@ SERVE = {
 }  # fmt: skip
 EXPORTER = {
     "test_artifact_writer": ("artifact",),
-    "test_checkpoint": ("checkpoint", "detection", "heads", "layers", "late_interaction", "sentence_files", "source", "token_rows"),
+    "test_checkpoint": ("checkpoint", "detection", "heads", "layers", "source"),
     "test_choices": ("choices", "pooler_config", "text_plan"),
+    "test_layers": ("late_interaction", "token_rows"),
     "test_decoder_rerankers": ("token_rows",),
     "test_evidence": ("evidence",),
     "test_head_modules test_sentence_files": ("head_modules", "heads", "layers"),

@@ -107,6 +107,9 @@ def test_the_shape_of_least_slots_is_computed():
     profiles = (Profile(smallest=(8, 1), best=(8, 64), largest=(16, 64)), Profile(smallest=(1, 64), best=(1, 64), largest=(8, 64)))
     assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles).shape(2, 40) == (2, 64)
     assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles).shape(2, 3) == (8, 3)
+    # What no profile takes keeps its shape.
+    assert Limits(max_tokens=1, launch_tokens=1, profiles=PROFILES).shape(17, 10) == (17, 10)
+    assert Limits(max_tokens=1, launch_tokens=1, profiles=PROFILES).shape(5, 65) == (5, 65)
     # A profile takes rows of exactly its width, and exactly its number of them.
     assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles[:1]).shape(2, 64) == (8, 64)
     assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles[1:]).shape(8, 3) == (8, 64)
