@@ -28,7 +28,10 @@ _EXPORT = """\
 Makes a verified artifact of a checkpoint: a local folder or a hub id. What is guessed from its files is printed with the flag
 that changes it. An interrupted export leaves nothing that loads.
 """
-_CODES = "exit codes: 0 done, 1 internal error, 2 input not usable, 3 too far from PyTorch, 4 engine library, 130 interrupted"
+_CODES = (
+    "exit codes: 0 done, 1 internal error, 2 input not usable, 3 too far from PyTorch or from the checkpoint's own library, "
+    "4 engine library, 130 interrupted"
+)
 # Seconds between signs of life during a step, on a terminal and in a log.
 _TICK_TERMINAL, _TICK_LOG = 1.0, 30.0
 
@@ -98,7 +101,11 @@ def build(arguments: Sequence[str]) -> int:
 def verify(arguments: Sequence[str]) -> int:
     parser = _parser("verify", "Proves an artifact again: every file, every engine that runs here, every task.")
     parser.add_argument("artifact", metavar="ARTIFACT", type=Path)
-    parser.add_argument("--against", metavar="CHECKPOINT", help="compare with PyTorch on this checkpoint as well, not only with golden.npz")
+    parser.add_argument(
+        "--against",
+        metavar="CHECKPOINT",
+        help="compare with this checkpoint, by PyTorch and by its own library, as well; not only with golden.npz",
+    )
 
     parser.add_argument("--lora", metavar="ADAPTER", help="with --against: the adapter that was merged into the artifact")
 

@@ -41,6 +41,8 @@ class Computed:
     """The backbone's last hidden states [tokens, hidden]."""
     answers: dict[Task, Floats]
     """Finished vectors for embed and token_embed, logits for the other tasks; only of tasks that the library has an opinion on."""
+    score: Floats | None = None
+    """Of a cross-encoder with one label: [1] behind the activation that its files name."""
 
 
 def version(package: str) -> str:
@@ -49,6 +51,9 @@ def version(package: str) -> str:
 
 class Library:
     """One checkpoint, opened. `limit`: tokens where it cuts, None: nowhere."""
+
+    cuts = False
+    """Whether `limit` belongs to the model, not only to its tokenizer's files."""
 
     def __init__(self, name: str, backbone: Any, tokenizer: Any, checkpoint: Checkpoint, plan: Plan) -> None:
         self.name, self.tokenizer = name, tokenizer
@@ -110,6 +115,8 @@ def _read(features: Mapping[str, torch.Tensor]) -> Read:
 
 
 class SentenceLibrary(Library):
+    cuts = True
+
     def __init__(self, kind: str, model: Any, backbone: Any, checkpoint: Checkpoint, plan: Plan) -> None:
         super().__init__(f"sentence-transformers {version('sentence-transformers')} {kind}", backbone, model.tokenizer, checkpoint, plan)
         self.kind, self.model = kind, model
@@ -165,6 +172,8 @@ class SentenceLibrary(Library):
             answers["embed"] = _floats(found[0].to_dense() if found[0].is_sparse else found[0])
         elif self.kind == "CrossEncoder" and self.checkpoint.kind == "classify":
             answers["classify"] = _floats(np.atleast_1d(found[0]))
+            score = _floats(self.model.activation_fn(torch.from_numpy(answers["classify"]))) if answers["classify"].size == 1 else None
+            return Computed(read=seen[0], hidden=hidden, answers=answers, score=score)
         elif self.kind == "MultiVectorEncoder" and case.role is not None:
             answers["token_embed"] = _floats(found[0])
         return Computed(read=seen[0], hidden=hidden, answers=answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,10 @@ MOST_TOLD = 5
 _TINY = 1e-12
 
 
+class TooLong(Exception):
+    """A pair of which no document fits, which poolrt refuses and a library cuts anywhere."""
+
+
 class Comparison:
     def __init__(self, found: Checkpoint, plan: Plan, module: PoolingModel, preparation: Preparation, library: Library) -> None:
         self.found, self.plan, self.module, self.preparation, self.library = found, plan, module, preparation, library
@@ -39,14 +44,18 @@ class Comparison:
         self.templated = preparation.score_template is not None
         sides: tuple[RoleName, ...] = ("query", "document")
         self.roles: tuple[RoleName, ...] = tuple(role for role in sides if role in plan.text.roles)
-        self.limit = min(plan.text.max_tokens, library.limit or plan.text.max_tokens, library_texts.LONGEST_CUT)
+        # transformers' tokenizers cut where they are told; Sentence Transformers' models cut where their files say.
+        own = library.limit if library.cuts and library.limit is not None else plan.text.max_tokens
+        self.limit = min(plan.text.max_tokens, own, library_texts.LONGEST_CUT)
         self.problems: list[str] = []
         if found.text.ended is not None:
             library.ended()
+        if own < plan.text.max_tokens:
+            library.lacks.append(f"it cuts texts at {own} tokens, poolrt at {plan.text.max_tokens}")
         library.cut(self.limit)
 
     def reading(self) -> Reading:
-        agreements = [self._ids()]
+        agreements = [ids] if (ids := self._ids()).texts else []
         if self.problems and self.found.text.config.get("auto_map"):
             self.library.lacks.append("its tokenizer is the repository's own code, which is never run")
             agreements, self.problems = [], []
@@ -79,8 +88,10 @@ class Comparison:
             if case.document is not None:
                 return self.preparation.pairs([case.text], [case.document], limits=limits)[0]
             return self.preparation.singles([case.text], limits=limits, role=case.role, prompt_name=case.prompt_name)[0]
-        except InputError:  # a text without tokens, or an id without a row
-            return None
+        except InputError as error:
+            if error.field == "input_tokens":  # the template and the query alone are longer than that
+                raise TooLong from None
+            return None  # a text without tokens, or an id without a row
 
     # Token ids
 
@@ -92,9 +103,14 @@ class Comparison:
         cases += [] if self.pairs else library_texts.sides(self.roles, prompts, limit=self.limit)
         count = 0
         for case in cases:
-            ours, theirs = self._item(case, self.limit), self.library.read(case)
+            try:
+                ours, theirs = self._item(case, self.limit), self.library.read(case)
+            except TooLong:
+                continue
             if ours is None and (not theirs.ids or max(theirs.ids) >= self.plan.text.vocab_size):
                 continue
+            if ours is not None and ours.truncated and self.templated:
+                continue  # where a template ends with a question, what is cut of the document is a choice of its own
             count += 1
             if ours is None:
                 self.problems.append(f"token ids of {case}: poolrt refuses the text, the library reads {_some(theirs.ids, 0)}")
@@ -121,7 +137,13 @@ class Comparison:
         limit = min(self.limit, library_texts.LONGEST_LARGE if large else library_texts.LONGEST)
         self.library.cut(limit)
         cases = library_texts.for_numbers(self.roles, limit=limit, pairs=self.pairs, templated=self.templated)
-        known = {case: item for case in cases if (item := self._item(case, limit)) is not None and item.ids}
+        known: dict[Case, Item] = {}
+        for case in cases:
+            with contextlib.suppress(TooLong):
+                if (item := self._item(case, limit)) is not None and item.ids:
+                    known[case] = item
+        if not known:
+            self.library.lacks.append(f"no text of the comparison fits into {limit} tokens")
         # Longest first: classes that switch to another attention at a short text never switch back.
         order = sorted(known, key=lambda case: -len(known[case].ids))
         theirs: dict[Case, Computed] = {}
@@ -138,14 +160,19 @@ class Comparison:
         rows += [(case, row) for case, row in zip(short, self._together([known[case] for case in short]), strict=True)]
         measured: dict[str, list[tuple[float, float]]] = {}
         for case, ours in rows:
-            hidden, answers = ours.pop("hidden"), dict(theirs[case].answers)
-            if self.found.family.projection and theirs[case].hidden.shape[-1] == self.plan.heads["token_embed"].dim != hidden.shape[-1]:
+            hidden, answers = ours.pop("hidden", None), dict(theirs[case].answers)
+            if hidden is None:
+                pass
+            elif self.found.family.projection and theirs[case].hidden.shape[-1] == self.plan.heads["token_embed"].dim != hidden.shape[-1]:
                 # The class projects inside: its hidden states are the vectors of tokens.
                 answers["token_embed"] = library_heads.unit(theirs[case].hidden)
             else:
                 self._measure(measured, "hidden states", case, hidden, theirs[case].hidden)
             for task, expected in answers.items():
                 self._measure(measured, task, case, self._answer(task, ours, known[case]), expected)
+            score = theirs[case].score
+            if score is not None and not self._activation_asked():
+                self._measure(measured, "classify score", case, self._score(ours, known[case]), score)
         made = []
         for what, values in measured.items():
             cosines, differences = zip(*values, strict=True)
@@ -173,6 +200,7 @@ class Comparison:
             "input_ids": [filled(item.ids, self.plan.text.pad_id) for item in items],
             "attention_mask": [filled([1] * len(item.ids) if item.attention is None else list(item.attention), 0) for item in items],
             "token_type_ids": [filled([0] * len(item.ids) if item.type_ids is None else item.type_ids, 0) for item in items],
+            "token_kinds": [filled([0] * len(item.ids) if item.kinds is None else item.kinds, 0) for item in items],
         }
         hidden: list[Any] = []
         handle = self.module.backbone.register_forward_hook(lambda module, inputs, output: hidden.append(output))
@@ -182,15 +210,17 @@ class Comparison:
         finally:
             handle.remove()
         names = [self.plan.heads[part.task].output for part in self.plan.parts]
-        per_token = [part.pools == ("tokens",) for part in self.plan.parts]
+        last = hidden[0][-1] if hidden[0].ndim == 4 else hidden[0]  # of all layers the last
         made = []
         for row, item in enumerate(items):
             count = len(item.ids)
             answers = {
-                name: (value[row, :count] if tokens else value[row]).float().numpy()
-                for name, value, tokens in zip(names, outputs, per_token, strict=True)
+                name: (value[row, :count] if value.ndim == 3 else value[row]).float().numpy()
+                for name, value in zip(names, outputs, strict=True)
             }
-            made.append({"hidden": hidden[0][row, :count].float().numpy(), **answers})
+            # A class that is run with its own head answers logits in the place of hidden states.
+            states = {} if self.plan.published is not None else {"hidden": last[row, :count].float().numpy()}
+            made.append({**states, **answers})
         return made
 
     def _answer(self, task: Task, outputs: Mapping[str, Floats], item: Item) -> Floats:
@@ -203,6 +233,16 @@ class Comparison:
         head = dataclasses.replace(head, dimensions=None)
         return reference.finished(task, head, torch.from_numpy(np.array(outputs[head.output])), item).numpy()
 
+    def _activation_asked(self) -> bool:
+        """Whether something decides the activation that the library does not read: vLLM's problem_type, or a pooler config."""
+        return self.found.config.get("problem_type") is not None or self.found.pooler.use_activation is not None
+
+    def _score(self, outputs: Mapping[str, Floats], item: Item) -> Floats:
+        import torch
+
+        head = self.plan.heads["classify"]
+        return reference.finished("classify", head, torch.from_numpy(np.array(outputs[head.output])), item).numpy()
+
     def _measure(self, measured: dict[str, list[tuple[float, float]]], what: str, case: Case, ours: Floats, theirs: Floats) -> None:
         if ours.shape != theirs.shape:
             self.problems.append(f"{what} of {case}: shape {list(ours.shape)}, the library's {list(theirs.shape)}")
@@ -211,7 +251,7 @@ class Comparison:
         measured.setdefault(what, []).append((cosine, difference))
         if "classify" in what:
             if not difference <= DIFFERENCE:
-                self.problems.append(f"{what} of {case}: logits {_numbers(ours)}, the library's {_numbers(theirs)}")
+                self.problems.append(f"{what} of {case}: {_numbers(ours)}, the library's {_numbers(theirs)}")
         elif not cosine >= COSINE:
             self.problems.append(f"{what} of {case}: cosine {cosine:.6f}, at least {COSINE} is expected")
         elif not _lengths_apart(ours, theirs) <= DIFFERENCE * 10:

@@ -56,7 +56,7 @@ def answers(checkpoint: Checkpoint, plan: Plan, hidden: Floats, *, pooled_by_lib
     elif checkpoint.kind == "reward" and checkpoint.architecture in ("Qwen2ForRewardModel", "Qwen2ForProcessRewardModel"):
         inner = _linear(checkpoint, "score.0", hidden)
         made["token_classify"] = _linear(checkpoint, "score.2", np.maximum(inner, 0))
-    elif "classify" in parts and (pool := parts["classify"].pools[0]) in POOLS and own_pooling:
+    elif "classify" in parts and parts["classify"].pools and (pool := parts["classify"].pools[0]) in POOLS and own_pooling:
         logits = _classifier(checkpoint, plan, POOLS[pool](hidden))
         if logits is not None:
             made["classify"] = logits

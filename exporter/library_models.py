@@ -85,10 +85,12 @@ class Loaded:
 
     models: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
-    def check(self, *, head: bool) -> None:
+    def check(self, *, head: bool, checkpoint: Checkpoint) -> None:
         """Raises Unreadable for weights that were made up because the files have none. `head`: whether a pooler belongs to the answer."""
+        brought = set() if checkpoint.adapter is None else set(checkpoint.adapter.whole)
         for name, info in self.models:
             missing = sorted(key for key in info.get("missing_keys", ()) if head or "pooler" not in key.split("."))
+            missing = [key for key in missing if key not in brought]
             missing += sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))
             if missing:
                 raise Unreadable(
@@ -203,7 +205,7 @@ def _sentence(kind: str, checkpoint: Checkpoint, plan: Plan, folder: Path) -> Li
         if backbone is None:
             raise Unreadable(f"{kind} finds no transformers model in it")
         backbone = _adapted(checkpoint, backbone)
-        loaded.check(head=kind == "CrossEncoder" and checkpoint.kind == "classify")
+        loaded.check(head=kind == "CrossEncoder" and checkpoint.kind == "classify", checkpoint=checkpoint)
     return SentenceLibrary(kind, model.eval().float(), backbone, checkpoint, plan)
 
 
@@ -223,7 +225,7 @@ def _transformers(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapp
         except Exception as error:
             raise Unreadable(f"{name} cannot open it: {_reason(error)}") from None
         model = _adapted(checkpoint, model)
-        loaded.check(head=name == "AutoModelForSequenceClassification")
+        loaded.check(head=name == "AutoModelForSequenceClassification", checkpoint=checkpoint)
     return TransformersLibrary(model.eval(), tokenizer, checkpoint, plan)
 
 

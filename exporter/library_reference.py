@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime import manifest as contract
+from ..runtime.errors import VerificationError
 from ..runtime.manifest import Manifest, Reading
 from ..runtime.text import Preparation
 from . import library_models, sentence_files
@@ -38,6 +39,28 @@ def compare(source: str | Path, **asked: Any) -> Reading:
     found = checkpoint.read(source, **asked)
     plan = heads.plan(found)
     return against_library(found, plan, graph.module(found, plan))
+
+
+def against_twin(found: Checkpoint) -> Reading:
+    """The same of a shrunken twin (twin.py), for a checkpoint that is too large to be loaded twice. Raises VerificationError."""
+    from . import twin
+
+    asked = dict(found.overrides)
+    for key, inner in (("hf_overrides", "matryoshka_dimensions"), ("pooler_config", "dimensions")):  # widths of the original
+        values = asked.get(key)
+        if isinstance(values, Mapping):
+            asked[key] = {name: value for name, value in values.items() if name != inner}
+    with tempfile.TemporaryDirectory(prefix="poolrt-") as place:
+        try:
+            folder = twin.write(found, Path(place) / found.source.rsplit("/", 1)[-1])
+            reading = compare(folder, recipe=found.recipe, **asked)
+        except VerificationError:
+            raise
+        except Exception as error:  # a twin is only as good as what we know of config.json's numbers; the original is not to blame
+            return Reading(reference=OWN_ONLY, why=f"too large to be loaded twice, and its shrunken twin cannot be read: {error}")
+    why = [reading.why] if reading.why else []
+    why += ["the adapter was left out of the twin"] if found.adapter is not None else []
+    return dataclasses.replace(reading, twin=True, why="; ".join(why))
 
 
 def against_library(found: Checkpoint, plan: Plan, module: PoolingModel) -> Reading:

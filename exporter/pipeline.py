@@ -21,16 +21,18 @@ from .checkpoint import Checkpoint
 from .detection import Convert, Runner
 from .report import Report, Say, Steps
 
-_READ, _LOAD, _TRACE, _LOWER, _WRITE, _VERIFY, _FINISH = (
+_READ, _LOAD, _TRACE, _LIBRARY, _LOWER, _WRITE, _VERIFY, _FINISH = (
     "read the checkpoint",
     "load the weights",
     "trace to ONNX",
+    "compare with the checkpoint's own library",
     "lower the precision",
     "write the weights",
     "compare with PyTorch",
     "hash and put in place",
 )
 
+_MADE_WITH = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime")
 _REFUSED = "nothing was kept; another --precision may hold, and fp32 always should: if it does not, please report it"
 
 
@@ -58,7 +60,8 @@ def export(
     """
     targets = [engine.check(each) for each in engine.targets(target)]
     lowered = precisions.check(precision, targets, large=True)
-    titles = [_READ, _LOAD, _TRACE, *([_LOWER] if lowered != "fp32" else []), *map(_compiling, targets), _VERIFY, _FINISH]
+    lowers = [_LOWER] if lowered != "fp32" else []
+    titles = [_READ, _LOAD, _TRACE, _LIBRARY, *lowers, *map(_compiling, targets), _VERIFY, _FINISH]
     steps = Steps(titles, progress, about=str(source))
 
     with steps(_READ):
@@ -77,20 +80,23 @@ def export(
     with artifact.draft(out, name or _default_name(found)) as draft:
         with steps(_LOAD):
             progress("      importing torch and transformers, which takes some seconds")
-            from . import graph
+            from . import graph, library_reference
             from .reference import Reference
 
             module = graph.module(found, plan)
         with steps(_TRACE):
             if large:
-                steps.insert(_WRITE, after=_LOWER if lowered != "fp32" else _TRACE)
+                steps.insert(_WRITE, after=_LOWER if lowered != "fp32" else _LIBRARY)
                 progress(f"      {found.parameters / 1e9:.1f} billion parameters: read from the checkpoint's files as they are needed")
                 model, base = graph.streamed_from_module(module, plan), graph.described(plan, "model.onnx", ())
             else:
                 model, base = None, graph.onnx_from_module(module, plan, draft.folder / "model.onnx")
+        with steps(_LIBRARY):
+            reading = library_reference.against_twin(found) if large else library_reference.against_library(found, plan, module)
+            progress(f"      {report.reading(reading)}")
         for file, content in plan.files.items():
             (draft.folder / file).write_bytes(content)
-        manifest = _manifest(draft.final.name, found, plan, base)
+        manifest = dataclasses.replace(_manifest(draft.final.name, found, plan, base), reading=reading)
         reference = Reference(module, base, plan.heads)
         notes: tuple[str, ...] = ()
         if model is not None:
@@ -161,11 +167,11 @@ def verified(
 ) -> Report:
     """Proves an artifact again: from its golden answers, from its checkpoint (and adapter) where one is given, and from the scores that
     its recipe says were published. Changes nothing."""
-    titles = ["read and check the artifact", *([_LOAD] if against is not None else []), _VERIFY]
+    titles = ["read and check the artifact", *([_LOAD, _LIBRARY] if against is not None else []), _VERIFY]
     steps = Steps(titles, progress, about=None if against is None else str(against))
     with steps("read and check the artifact"):
         opened = artifacts.read(path)
-    reference = None
+    reference, reading = None, opened.manifest.reading
     adapter = opened.manifest.source.adapter
     if against is not None and (adapter is None) != (lora is None):
         needs = (
@@ -177,7 +183,7 @@ def verified(
     if against is not None:
         with steps(_LOAD):
             progress("      importing torch and transformers, which takes some seconds")
-            from . import graph
+            from . import graph, library_reference
             from .reference import Reference
 
             overrides = opened.manifest.source.overrides
@@ -185,13 +191,19 @@ def verified(
             _same_weights(found, opened.manifest)
             found = dataclasses.replace(found, streamed=graph_files.is_large(found.parameters))
             plan = heads.plan(found)
-            reference = Reference(graph.module(found, plan), opened.manifest.graphs[0], plan.heads)
+            module = graph.module(found, plan)
+            reference = Reference(module, opened.manifest.graphs[0], plan.heads)
+        with steps(_LIBRARY):
+            streamed = found.streamed
+            reading = library_reference.against_twin(found) if streamed else library_reference.against_library(found, plan, module)
+            progress(f"      {report.reading(reading)}")
     with steps(_VERIFY):
         _, evidence, left_out = verify.verified(path, reference)
         left_out += published.checked(path)
     return report.made(
-        opened.manifest, str(path), evidence=tuple(evidence), notes=tuple(left_out), seconds=steps.seconds, next=(f"poolrt serve {path}",)
-    )
+        opened.manifest, str(path), evidence=tuple(evidence), reading=reading, notes=tuple(left_out), seconds=steps.seconds,
+        next=(f"poolrt serve {path}",),
+    )  # fmt: skip
 
 
 def _compiling(target: engine.Target) -> str:
@@ -217,7 +229,7 @@ def _manifest(name: str, found: Checkpoint, plan: heads.Plan, base: Graph) -> Ma
     adapter = (
         {path.relative_to(found.adapter.folder).as_posix(): artifact.sha256(path) for path in found.adapter.files} if found.adapter else {}
     )
-    versions = {name: version for name in ("torch", "transformers", "onnx", "onnxruntime") if (version := machine.version(name))}
+    versions = {name: version for name in _MADE_WITH if (version := machine.version(name))}
     return Manifest(
         format=contract.FORMAT,
         name=name,
@@ -265,5 +277,6 @@ def _reported(path: Path, steps: Steps, *, notes: tuple[str, ...], guesses: tupl
     first = "embed" if "embed" in manifest.tasks else "inspect"
     following = (f'poolrt embed {path} "a text"' if first == "embed" else f"poolrt inspect {path}", f"poolrt serve {path}")
     return report.made(
-        manifest, str(path), guesses=guesses, evidence=manifest.evidence, notes=notes, seconds=dict(steps.seconds), next=following
-    )
+        manifest, str(path), guesses=guesses, evidence=manifest.evidence, reading=manifest.reading, notes=notes,
+        seconds=dict(steps.seconds), next=following,
+    )  # fmt: skip

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ..runtime.manifest import Evidence, Manifest
+from ..runtime import description
+from ..runtime.manifest import Evidence, Manifest, Reading
 from .refusals import in_one_sentence
 
 Say = Callable[[str], None]
@@ -62,6 +63,8 @@ class Report:
     sizes: dict[str, int]
     """File -> bytes."""
     evidence: tuple[Evidence, ...]
+    reading: Reading | None = None
+    """What the checkpoint's own library said of our PyTorch module; None: it was not asked."""
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     """Step -> seconds."""
@@ -95,6 +98,8 @@ def table(report: Report) -> str:
     lines += [f"    {name:<44} {size(count):>9}" for name, count in largest]
     if report.evidence:
         lines += ["", "  against PyTorch (eager fp32, without padding):", *_evidence(report.evidence)]
+    if report.reading is not None:
+        lines += ["", f"  PyTorch against the checkpoint's own library: {reading(report.reading)}"]
     if report.notes:
         lines += ["", *(f"  note: {note}" for note in report.notes)]
     if report.seconds:
@@ -102,6 +107,11 @@ def table(report: Report) -> str:
     if report.next:
         lines += ["", "  next:", *(f"    {command}" for command in report.next)]
     return "\n".join(lines)
+
+
+def reading(record: Reading) -> str:
+    """The record as one line."""
+    return description.reading(record)
 
 
 def size(count: int) -> str:

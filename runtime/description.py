@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from . import backends
 from .artifact import Artifact
-from .manifest import Evidence, Head, Manifest, Role
+from .manifest import Evidence, Head, Manifest, Reading, Role
 
 
 def text(opened: Artifact) -> str:
@@ -45,9 +45,27 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         misfit = backends.unfit(engine)
         yield f"  {engine.file}  {engine.backend} {engine.version}, {engine.device}, {engine.precision}, up to {shapes}"
         yield f"    {'runs here' if misfit is None else f'does not run here: {misfit}'}"
+    if manifest.reading is not None:
+        yield "reading (PyTorch against the checkpoint's own library)"
+        yield f"  {reading(manifest.reading)}"
     if manifest.evidence:
         yield "evidence (against PyTorch)"
         yield from map(_evidence, manifest.evidence)
+
+
+def reading(record: Reading) -> str:
+    """What the checkpoint's own library said, in one line: `agrees with sentence-transformers 6.2.0 SentenceTransformer: ...`."""
+    parts = []
+    for each in record.agreements:
+        worst = each.worst_cosine, each.worst_difference
+        measured = f", cosine at least {worst[0]:.7f}" if worst[0] is not None else f", at most {worst[1]:.1e} apart" if worst[1] else ""
+        parts.append(f"{each.what} of {each.texts} texts{measured}")
+    if record.reference.startswith("own reading only"):
+        same = f"; the same: {', '.join(parts)}" if parts else ""
+        return f"{record.reference}: {record.why}{same}"
+    twin = ", on a shrunken twin of the checkpoint" if record.twin else ""
+    why = f" ({record.why})" if record.why else ""
+    return f"agrees with {record.reference}{twin}: {'; '.join(parts)}{why}"
 
 
 def _head(head: Head) -> str:

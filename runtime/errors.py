@@ -8,7 +8,7 @@
     ├── ArtifactError          an artifact folder is refused: incomplete, changed, newer       exit 2
     ├── EngineError            an engine library is missing, does not fit, or failed          HTTP 500, exit 4
     ├── PluginError            an IO processor of somebody else failed                         HTTP 500, exit 1
-    ├── VerificationError      an artifact's numbers are further from PyTorch than allowed      exit 3
+    ├── VerificationError      numbers further from PyTorch, or the checkpoint's library, than allowed  exit 3
     └── Overload               more work is queued than was admitted                          HTTP 429, Retry-After
         └── DeadlineExceeded   the work was not finished in the time its caller gave it         HTTP 504
 

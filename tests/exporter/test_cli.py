@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from poolrt.exporter import cli
+from poolrt.exporter import cli, head_modules
 from poolrt.runtime import errors
 
 ROOT = Path(__file__).parents[2]
@@ -25,11 +26,31 @@ def test_an_export_ends_with_a_report(checkpoints: Callable[[str], Path], tmp_pa
     assert (told["name"], told["architecture"], told["tasks"][0]) == ("plain", "BertModel", "embed")
     assert told["evidence"]
     assert "never runs a checkpoint's code" in err
-    assert "[1/5] read the checkpoint" in err
+    assert "[1/6] read the checkpoint" in err
+    library = f"transformers {importlib.metadata.version('transformers')} BertModel"
+    assert told["reading"]["reference"] == library
+    assert {"token ids", "hidden states", "embed"} <= {each["what"] for each in told["reading"]["agreements"]}
     assert cli.verify([str(tmp_path / "plain")]) == errors.EXIT_OK
-    assert "golden alone" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "golden alone" in shown
+    assert f"agrees with {library}: token ids of" in shown
     assert cli.verify([str(tmp_path / "plain"), "--against", str(checkpoints("bert_plain")), "--json"]) == errors.EXIT_OK
-    assert "one long" in {each["shape"] for each in json.loads(capsys.readouterr().out)["evidence"]}
+    proved = json.loads(capsys.readouterr().out)
+    assert "one long" in {each["shape"] for each in proved["evidence"]}
+    assert proved["reading"]["reference"] == library
+
+
+def test_a_reading_that_the_library_contradicts_ends_with_exit_3_and_nothing_kept(
+    checkpoints: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(head_modules.POOLS, "mean", head_modules.POOLS["cls"])
+    code = cli.export([str(checkpoints("minilm_like")), "--out", str(tmp_path), "--json"])
+    told = json.loads(capsys.readouterr().out)["error"]
+    assert code == errors.EXIT_VERIFICATION
+    assert told["type"] == "VerificationError"
+    assert "otherwise than sentence-transformers" in told["message"]
+    assert "embed of" in told["message"]
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".lock")]
 
 
 WRONG = {
@@ -157,7 +178,7 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_and_mistakes_import_nothing_heavy() -> None:
     script = f"""
     import sys; sys.path.insert(0, {str(ROOT)!r}); import conftest
-    from poolrt.exporter import cli
+    from poolrt.exporter import cli, head_modules
     assert cli.export(["--help"]) == 0
     assert cli.export(["x", "--precision", "fp8"]) == 2
     heavy = {{"torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "starlette"}} & set(sys.modules)

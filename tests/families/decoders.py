@@ -80,9 +80,9 @@ def qwen3_reranker(folder: Path, **more: Any) -> Path:
     return folder
 
 
-def qwen3_seq_cls(folder: Path) -> Path:
+def qwen3_seq_cls(folder: Path, **more: Any) -> Path:
     """tomaarsen/Qwen3-Reranker-0.6B-seq-cls."""
-    _hf(folder, "Qwen3ForSequenceClassification", **qwen(folder, num_labels=1, **WIDE))
+    _hf(folder, "Qwen3ForSequenceClassification", **qwen(folder, num_labels=1, **WIDE | more))
     return folder
 
 
@@ -190,9 +190,9 @@ def nemotron_rerank(folder: Path) -> Path:
 # --- Gemma ------------------------------------------------------------------------------------------------------------------------
 
 
-def bge_gemma(folder: Path) -> Path:
+def bge_gemma(folder: Path, **more: Any) -> Path:
     """BAAI/bge-reranker-v2-gemma: a tied causal LM whose logit of `Yes` is the score."""
-    _hf(folder, "GemmaForCausalLM", **gemma(folder))
+    _hf(folder, "GemmaForCausalLM", **gemma(folder, **more))
     return folder
 
 
