@@ -13,6 +13,7 @@ import numpy as np
 from ..runtime.manifest import Graph, Head, Task
 from ..runtime.outputs import Floats
 from ..runtime.text import Item
+from .refusals import in_one_sentence
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,8 @@ class Reference:
         for item in items:
             if id(item) not in self._known:
                 lengths.setdefault(len(item.ids), []).append(item)
-        for length, alike in lengths.items():
+        # Longest first: a module that a short text would change for good has then computed the long ones.
+        for length, alike in sorted(lengths.items(), reverse=True):
             # Texts of one length need no padding, so running them together proves as much as running each alone.
             rows = max(1, _TOGETHER // length)
             for start in range(0, len(alike), rows):
@@ -54,7 +56,8 @@ class Reference:
             "token_type_ids": [[0] * len(item.ids) if item.type_ids is None else item.type_ids for item in items],
             "token_kinds": [[0] * len(item.ids) if item.kinds is None else item.kinds for item in items],
         }
-        with torch.inference_mode(), widened(self._module):
+        computing = f"PyTorch cannot compute a text of {len(items[0].ids)} tokens"
+        with in_one_sentence(computing), torch.inference_mode(), widened(self._module):
             found = self._module(*(torch.tensor(columns[tensor.name], dtype=torch.int64) for tensor in self._graph.inputs))
         found = found if isinstance(found, tuple | list) else (found,)
         named = {tensor.name: value.float() for tensor, value in zip(self._graph.outputs, found, strict=True)}

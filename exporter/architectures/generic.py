@@ -38,6 +38,7 @@ DECODER_HEADS: dict[str, tuple[Layer, ...]] = {
 CHUNKED = "its recurrence runs in chunks whose number depends on the length, which a graph of any length cannot hold"
 # Families that transformers runs and a batch or a graph cannot.
 REFUSED: dict[str, str] = {
+    "yoso": "its attention lets what fills up a batch reach every text",
     "fnet": "its Fourier transform mixes what fills up a batch into every text",
     **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h", "zamba2"), CHUNKED),
 }
@@ -102,7 +103,7 @@ def translate(config: Config) -> Config:
     read = _class(config).config_class.from_dict(settings)
     keys = ("hidden_size", "vocab_size", "max_position_embeddings", "pad_token_id", "type_vocab_size")
     found = {key: getattr(read, key, None) for key in keys if key not in config}
-    return {**config, **{key: value for key, value in found.items() if value is not None}}
+    return {**config, **{key: value for key, value in found.items() if value is not None and value != -1}}
 
 
 def adapt(family: Architecture, config: Config) -> Architecture:
@@ -163,7 +164,9 @@ def load(checkpoint: Checkpoint) -> nn.Module:
 
 def _refuse_unknown_head(checkpoint: Checkpoint) -> None:
     """A head with more layers than the plan knows would be cut short without a word."""
-    if checkpoint.kind != "classify" or checkpoint.family.sequence is not None or _published.class_name(checkpoint, "classify"):
+    sequence, native = checkpoint.family.sequence, _published.class_name(checkpoint, "classify")
+    # Decoders mostly have one linear layer; a class that has more must not be taken for one of them.
+    if checkpoint.kind != "classify" or not ((sequence is None and native is None) or (sequence is LAST and native is not None)):
         return
     inside = (*checkpoint.family.prefixes, "classifier.weight", "classifier.bias", "score.weight", "score.bias")
     # A pooler counts although it stands inside the backbone: hidden states do not pass through it.

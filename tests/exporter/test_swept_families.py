@@ -10,7 +10,10 @@ import transformers
 from poolrt.exporter import checkpoint, heads
 from poolrt.runtime.errors import CheckpointError
 
+from tests.checkpoints import configure
 from tests.exporter import swept
+from tests.families import TEXTS, find
+from tests.families.proof import prove
 
 SCALED = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 LONG: dict[str, Any] = {
@@ -89,6 +92,15 @@ def test_every_text_class_is_right_or_refused_in_a_sentence(kind: swept.Kind, mo
     assert "\n" not in refused
 
 
+def test_internlm2_as_published_with_dynamic_scaling_is_unscaled_within_its_positions(tmp_path: Path):
+    plain = find("internlm2_reward")(tmp_path / "plain")
+    scaled = find("internlm2_reward")(tmp_path / "scaled")
+    configure(scaled, rope_scaling={"type": "dynamic", "factor": 2.0})
+    ours, expected = (prove(folder).raw("token_classify", TEXTS[1:]) for folder in (scaled, plain))
+    for row, other in zip(ours, expected, strict=True):
+        swept.np.testing.assert_allclose(row, other, atol=1e-5)
+
+
 # --- encoders of T5 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +126,12 @@ def test_a_classifier_of_t5_is_refused_by_name(tmp_path: Path):
     t5(tmp_path, "t5", "T5ForSequenceClassification")
     with pytest.raises(CheckpointError, match="T5ForSequenceClassification judges what T5's decoder says"):
         checkpoint.read(tmp_path, recipe=None)
+
+
+def test_a_decoders_head_of_several_layers_is_not_taken_for_one(tmp_path: Path):
+    swept.model(tmp_path, "classify", "modernbert-decoder")
+    with pytest.raises(CheckpointError, match=r"does not know.*head\.dense"):
+        prove(tmp_path)
 
 
 @pytest.mark.parametrize(("model_type", "match"), [("fnet", "Fourier"), ("mamba2", "chunks")])
