@@ -157,6 +157,28 @@ def test_labels_that_are_not_the_classifiers_are_refused(config: dict[str, Any],
         choices.labels_of(checkpoint(config=config), count)
 
 
+@pytest.mark.parametrize(
+    ("labels", "facts", "expected"),
+    [
+        (1, {}, {"activation": "sigmoid"}), (2, {}, {"activation": "identity"}), (3, {"sentence": {}}, {"activation": "identity"}),
+        (1, {"sentence": {"settings": {"activation_fn": f"{TORCH}.Tanh"}}}, {"activation": "tanh"}),
+        (2, {"config": {"sentence_transformers": {"activation_fn": f"{TORCH}.Softmax"}}}, {"activation": "softmax"}),
+        (1, {"config": {"sentence_transformers": {"activation_fn": f"{TORCH}.ReLU"}},
+             "sentence": {"settings": {"activation_fn": "torch.nn.Sigmoid"}}}, {"activation": "sigmoid"}),
+        (1, {"pooler": {"use_activation": False}}, {"activation": "identity", "asked_activation": "sigmoid"}),
+        (1, {"pooler": {"use_activation": True}}, {"activation": "sigmoid"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_cross_encoder_of_modules_has_the_librarys_activation(labels: int, facts: dict[str, Any], expected: dict[str, str]):
+    assert choices.modular_activations(checkpoint(**facts), labels)[0] == expected
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, None), (4, 4), (7, 7), (8, None), (9, None)])
+def test_the_librarys_truncation_counts_where_it_cuts(asked: int | None, kept: int | None):
+    assert choices.truncation(checkpoint(sentence={"settings": {"truncate_dim": asked}}), 8) == kept
+
+
 # --- widths -----------------------------------------------------------------------------------------------------------------------
 
 

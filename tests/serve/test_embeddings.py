@@ -82,7 +82,9 @@ def test_an_id_comes_from_the_header_then_the_body(embedder: Live):
     body = {"input": "a", "request_id": "mine"}
     assert embedder.ask("/v1/embeddings", body)["id"] == "embd-mine"
     assert embedder.ask("/v1/embeddings", body, headers={"X-Request-Id": "its"})["id"] == "embd-its"
-    assert len(embedder.ask("/v1/embeddings", {"input": "a"})["id"]) == len("embd-") + 16
+    answer = embedder.ask("/v1/embeddings", {"input": "a"})
+    assert len(answer["id"]) == len("embd-") + 16
+    assert type(answer["created"]) is int
 
 
 def test_a_conversation_equals_its_rendered_text(models: Callable[[str], Model]):
