@@ -48,6 +48,7 @@ SERVE = {
     "test_connections": ("protocol",),
     "test_limits": ("reading", "trimming", "work"),
     "test_problems": ("kinds",),
+    "test_prompts": ("endpoints/cohere",),
     "test_protocol": ("gathering",),
     "test_histogram": ("histogram", "metrics"),
     "test_plugins": ("endpoints/plugin", "endpoints/pooling"),

@@ -98,5 +98,6 @@ def test_the_largest_weight_of_a_repeated_token_counts(order):
 def test_sparse_weights_leave_out_special_tokens_and_zeros():
     weights = np.array([0.5, 0.25, 0.0, -1.0, 0.75, 0.125], np.float32)
     assert sparse_weights(weights, [0, 7, 8, 9, 2, 11], frozenset({0, 2})) == {7: 0.25, 11: 0.125}
+    assert sparse_weights(np.array([1e-6], np.float32), [7], frozenset()) == {7: pytest.approx(1e-6)}
     # One weight for every id of a vocabulary: places are ids, and none is special.
     assert sparse_weights(weights, [0, 7], frozenset({0, 2})) == {0: 0.5, 1: 0.25, 4: 0.75, 5: 0.125}

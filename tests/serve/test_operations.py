@@ -204,6 +204,11 @@ def test_tokenizer_info_is_opt_in(models: Callable[[str], Model], embedder: Live
         assert "/tmp" not in json.dumps(told)
 
 
+def test_tokenizer_info_tells_the_template_that_is_used(models: Callable[[str], Model]):
+    with live(models("minilm_like"), settings=Settings(tokenizer_info=True, chat_template="{{ messages }}")) as server:
+        assert server.client.get("/tokenizer_info").json()["chat_template"] == "{{ messages }}"
+
+
 def test_loading_is_live_but_not_ready(artifacts: Callable[[str], Path]):
     opened, go = threading.Event(), threading.Event()
 
