@@ -20,7 +20,7 @@ from . import plausible
 from .architectures import _published
 from .biases import fold
 from .checkpoint import Checkpoint
-from .graph_surgery import unguard
+from .graph_surgery import keep_empty_rows, unguard
 from .head_modules import Heads
 from .heads import Part, Plan
 from .packing import pack
@@ -89,9 +89,9 @@ def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.G
     if not _has_axes(program.model, plan):
         # A table of as many rows as the model has positions is cut with min(rows, tokens), which is `tokens` once that has a bound.
         program = _traced(module, plan, optimize=True, bounded=True)
-    _simplify(program.model)
+    _simplify(program.model, plan)
     fold(program.model)
-    packed = _is_packable(plan) and pack(program.model)
+    packed = _attends_all(plan) and pack(program.model)
     with in_one_sentence(f"{_class_of(module)} became another graph than was asked for"):
         _assert_interface(program.model, plan, _outputs(plan))
     size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
@@ -114,13 +114,13 @@ def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
     with _quiet():
         optimizer.optimize_ir(model)
         onnx_fusions.fuse(model)
-    _simplify(model)
+    _simplify(model, plan)
     _assert_interface(model, plan, _outputs(plan))
     return model
 
 
-def _is_packable(plan: Plan) -> bool:
-    """Not where a role answers tokens that nothing attends to: packing drops them."""
+def _attends_all(plan: Plan) -> bool:
+    """Whether every row that is returned is attended to: packing drops those that are not, and a window may leave them without a key."""
     return all(role.expand_id is None or role.attend_expansion for role in plan.text.roles.values())
 
 
@@ -168,8 +168,10 @@ def _class_of(module: PoolingModel) -> str:
     return type(inner).__name__
 
 
-def _simplify(model: onnx_ir.Model) -> None:
+def _simplify(model: onnx_ir.Model, plan: Plan) -> None:
     _strip(model)
+    if not _attends_all(plan):
+        keep_empty_rows(model)
     unguard(model)
     tidy(model)
 

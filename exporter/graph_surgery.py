@@ -122,6 +122,55 @@ def unguard(model: ir.Model) -> None:
     passes.RemoveUnusedNodesPass()(model)
 
 
+def keep_empty_rows(model: ir.Model) -> None:
+    """Gives rows that may attend to nothing zeros, as torch's attention does. Goes in front of `unguard`, which drops what marks them.
+
+    torch.onnx writes the smallest finite number where torch has minus infinity, so the softmax of such a row is a mean of all keys and
+    never the NaN that torch's guard waits for. What is attended is multiplied by whether the mask admits any key, [batch, 1, rows, 1].
+    """
+    import onnx_ir as ir
+
+    surgeon, places = Surgeon(model, "empty"), {node: place for place, node in enumerate(model.graph)}
+    admits: dict[ir.Value, ir.Value] = {}
+    for node in list(model.graph):
+        guarded = _guarded(node) if node.op_type == "Where" else None
+        mask = _mask_of(guarded) if guarded is not None else None
+        if mask is None:
+            continue
+        if mask not in admits:
+            last = surgeon.constant("last axis", np.array([-1], np.int64))
+            number = surgeon.node(node, "Cast", mask, to=int(ir.DataType.FLOAT))
+            admits[mask] = surgeon.node(node, "ReduceMax", number, last, keepdims=1)
+            number.type = admits[mask].type = ir.TensorType(ir.DataType.FLOAT)
+        for attend in [use.node for use in node.outputs[0].uses()]:
+            attended = attend.outputs[0]
+            readers = list(attended.uses())
+            kept = surgeon.node(min((use.node for use in readers), key=places.__getitem__), "Mul", attended, admits[mask])
+            kept.shape, kept.type = attended.shape, attended.type
+            for use in readers:
+                use.node.replace_input_with(use.idx, kept)
+
+
+def _mask_of(weights: ir.Value) -> ir.Value | None:
+    """Which keys `softmax(scores + where(mask, 0, never))` admits, [batch, 1, rows, keys]; None where nothing is masked."""
+    total = _producer(_input(weights.producer(), 0), "Add")
+    for value in total.inputs if total is not None else ():
+        chosen = _producer(value, "Where")
+        never = constant_of(chosen.inputs[2]) if chosen is not None else None
+        if chosen is not None and never is not None and never.size == 1 and never.item() <= _NEVER:
+            return chosen.inputs[0]
+    return None
+
+
+def _input(node: ir.Node | None, index: int) -> ir.Value | None:
+    return node.inputs[index] if node is not None else None
+
+
+def _producer(value: ir.Value | None, kind: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == kind else None
+
+
 def _guarded(node: ir.Node) -> ir.Value | None:
     """The softmax behind a `where(isnan(softmax), constant, softmax)`."""
     condition, otherwise = node.inputs[0], node.inputs[2]

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from poolrt.exporter import checkpoint, graph, head_modules, heads
+from poolrt.exporter.head_modules import Tokens
 
 Paths = Callable[[str], Path]
 Built = tuple[heads.Plan, graph.PoolingModel]
@@ -78,12 +79,13 @@ EXPECTED: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("pool", EXPECTED)
 def test_pooling_looks_at_attended_tokens_alone(pool: Any):
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    found = head_modules.POOLS[pool](HIDDEN, mask).numpy()
+    found = head_modules.POOLS[pool](HIDDEN, Tokens(mask, mask)).numpy()
     np.testing.assert_allclose(found, [EXPECTED[pool](WHOLE), EXPECTED[pool](SHORT)], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("pool", [pool for pool in EXPECTED if pool != "cls"])
 def test_padding_may_stand_on_the_left(pool: Any):
     left = torch.cat([HIDDEN[1:, 2:], HIDDEN[1:, :2]], dim=1)
-    found = head_modules.POOLS[pool](left, torch.tensor([[0, 0, 1, 1]])).numpy()
+    mask = torch.tensor([[0, 0, 1, 1]])
+    found = head_modules.POOLS[pool](left, Tokens(mask, mask)).numpy()
     np.testing.assert_allclose(found, [EXPECTED[pool](SHORT)], rtol=1e-5, atol=1e-6)

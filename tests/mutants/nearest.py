@@ -65,6 +65,7 @@ EXPORTER = {
     "test_head_modules test_sentence_files": ("head_modules", "heads", "layers"),
     "test_late_interaction_library": ("late_interaction",),
     "test_lora": ("adapter", "lora"),
+    "test_expanded_windows": ("graph_surgery",),
     "test_precision": ("flat_rows", "graph_surgery", "int8", "mixed"),
     "test_published": ("recipe",),
     "test_streamed": ("graph", "pieces", "streamed"),
