@@ -140,7 +140,7 @@ def test_a_projection_beside_the_backbone_is_colberts(tmp_path: Path, weights: A
         ({"settings": {"similarity_fn_name": "cosine", "query_length": 32}}, ("BertModel", "embed")),
         ({"modules": ("MLMTransformer", "SpladePooling"), "kind": "SparseEncoder"}, ("BertSpladeSparseEmbeddingModel", "splade")),
         ({"modules": ("Transformer", "Pooling", "SparseAutoEncoder"), "kind": "SparseEncoder"}, ("BertModel", "embed")),
-        ({"answers": object()}, ("BertModel", "classify")), ({"kind": "SentenceTransformer"}, ("BertModel", "embed")),
+        ({"answers": "a LogitScore module"}, ("BertModel", "classify")), ({"kind": "SentenceTransformer"}, ("BertModel", "embed")),
     ],
     ids=str,
 )  # fmt: skip
