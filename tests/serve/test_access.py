@@ -70,6 +70,9 @@ def test_every_answer_carries_a_request_id(guarded: Live):
     refused = guarded.client.get("/v1/models")
     assert refused.status_code == 401
     assert len(refused.headers["x-request-id"]) == 32
+    assert guarded.client.get("/health", headers={"X-Request-Id": "a" * 300}).headers["x-request-id"] == "a" * 256
+    other = guarded.client.get("/v1/models").headers["x-request-id"]
+    assert other != refused.headers["x-request-id"]
 
 
 def test_request_ids_are_off_by_default(embedder: Live):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import errno
 import json
 import os
@@ -13,17 +15,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from poolrt.runtime.checkpoints import default_cache
-from poolrt.runtime.errors import EXIT_INPUT, EXIT_OK, ArtifactError, InputError
+from poolrt.runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OK, ArtifactError, InputError, PoolrtError
+from poolrt.serve import opening
 from poolrt.serve.cli import parse, parser_of, serve, settings_of, template_of
-from poolrt.serve.flags import IGNORED, normalised
+from poolrt.serve.flags import IGNORED, merged, normalised
 from poolrt.serve.listening import listening
 from poolrt.serve.opening import artifact_of, export_options, registry_of
 from poolrt.serve.positionals import FLAGS
-from poolrt.serve.settings import Settings
+from poolrt.serve.server import limits_of, url_of, uvicorn_options
+from poolrt.serve.settings import TLS_CIPHERS, Cors, Settings, Tls
 
 from tests.serve.conftest import serving
 
@@ -260,6 +265,26 @@ def test_a_file_of_nested_yaml_is_read_as_yaml_is(tmp_path):
         assert asked.chat_template == "{{ messages[0].content }}\n# not a comment\n"
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "both"),
+    [
+        ({"a": 1, "b": {"c": 1, "d": 2}}, {"b": {"d": 3}, "e": 4}, {"a": 1, "b": {"c": 1, "d": 3}, "e": 4}),
+        ({"a": {"b": 1}}, {"a": 2}, {"a": 2}), ({"a": 2}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+    ],
+)  # fmt: skip
+def test_objects_given_in_parts_are_one_and_stay_what_they_were(first: Any, second: Any, both: Any):
+    before = copy.deepcopy((first, second))
+    assert merged(first, second) == both
+    assert (first, second) == before
+
+
+def test_a_yaml_file_without_pyyaml_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "c.yaml").write_text("model: m")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(PoolrtError, match=r"poolrt\[serve\]"):
+        parse(["--config", str(tmp_path / "c.yaml")])
+
+
 def test_an_artifact_behind_a_files_list_is_none_of_its_values(tmp_path):
     (tmp_path / "c.yaml").write_text("api-key: [k1, k2]\n")
     asked, _ = parse(["--config", str(tmp_path / "c.yaml"), "m"])
@@ -340,6 +365,210 @@ def test_overrides_of_a_finished_artifact_are_refused(artifacts: Callable[[str],
 def test_a_finished_artifact_takes_flags_that_override_nothing(artifacts: Callable[[str], Path]):
     asked, _ = parse(["m", "--runner", "pooling", "--convert", "auto", "--task", "embed"])
     assert artifact_of(str(artifacts("minilm_like")), asked) == artifacts("minilm_like")
+
+
+ENVIRONMENT = (
+    "POOLRT_API_KEY", "VLLM_API_KEY", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "VLLM_SKIP_MODEL_NAME_VALIDATION", "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+)  # fmt: skip
+CERTIFICATE = "--ssl-keyfile k --ssl-certfile c"
+# flags (or NAME=VALUE of the environment), and the fields of the settings that they change
+CHANGES: list[tuple[str, dict[str, object]]] = [
+    ("--host ::1", {"host": "::1"}),
+    ("--port 0", {"port": 0}),
+    ("--port 65535", {"port": 65535}),
+    ("--uds /run/p.sock", {"uds": "/run/p.sock"}),
+    ("--root-path /pool", {"root_path": "/pool"}),
+    ("--forwarded-allow-ips 10.0.0.0/8", {"forwarded_allow_ips": "10.0.0.0/8"}),
+    ("--timeout-keep-alive 7", {"keep_alive_s": 7}),
+    ('--allowed-origins ["a"]', {"cors": Cors(origins=("a",))}),
+    ('--allowed-methods ["GET"]', {"cors": Cors(methods=("GET",))}),
+    ('--allowed-headers ["x-a"]', {"cors": Cors(headers=("x-a",))}),
+    ("--allow-credentials", {"cors": Cors(credentials=True)}),
+    (CERTIFICATE, {"tls": Tls(keyfile="k", certfile="c", ca_certs=None, cert_reqs=0, ciphers=TLS_CIPHERS, refresh=False)}),
+    (f"{CERTIFICATE} --ssl-ca-certs a --ssl-cert-reqs 2", {"tls": Tls(keyfile="k", certfile="c", ca_certs="a", cert_reqs=2)}),
+    (f"{CERTIFICATE} --ssl-ciphers AES", {"tls": Tls(keyfile="k", certfile="c", ciphers="AES")}),
+    (f"{CERTIFICATE} --enable-ssl-refresh", {"tls": Tls(keyfile="k", certfile="c", refresh=True)}),
+    ("--disable-fastapi-docs", {"docs": False}),
+    ("--enable-tokenizer-info-endpoint", {"tokenizer_info": True}),
+    ("--enable-server-load-tracking", {"track_load": True}),
+    ("--disable-log-stats", {"engine_metrics": False}),
+    ("--enable-request-id-headers", {"request_id_headers": True}),
+    ("--disable-timing-headers", {"timing_headers": False}),
+    ("--allow-foreign-token-ids", {"check_foreign_tokens": False}),
+    ("--no-allow-foreign-token-ids", {}),
+    ("--chat-template {{x}}", {"chat_template": "{{x}}"}),
+    ("--chat-template-content-format openai", {"content_format": "openai"}),
+    ("--trust-request-chat-template", {"trust_request_chat_template": True}),
+    ('--default-chat-template-kwargs {"a":1} --default-chat-template-kwargs.b 2', {"default_template_kwargs": {"a": 1, "b": 2}}),
+    ("--preparation model", {"score_preparation": "model"}),
+    ("--max-body-bytes 1", {"max_body_bytes": 1}),
+    ("--body-timeout 1.5", {"body_timeout_s": 1.5}),
+    ("--request-timeout 2.5", {"request_timeout_s": 2.5}),
+    ("--write-timeout 3.5", {"write_timeout_s": 3.5}),
+    ("--max-connections 3", {"max_connections": 3}),
+    ("--max-items 4", {"max_items": 4}),
+    ("--max-pending-bytes 5", {"max_pending_bytes": 5}),
+    ("--shutdown-timeout 0.5", {"shutdown_timeout_s": 0.5}),
+    ("--h11-max-incomplete-event-size 6", {"max_header_bytes": 6}),
+    ("--h11-max-header-count 7", {"max_header_count": 7}),
+    ("--max-queued-tokens 8", {"max_queued_tokens": 8}),
+    ("--scheduling-policy priority", {"scheduling_policy": "priority"}),
+    ("--server-threads 9", {"threads": 9}),
+    ("--uvicorn-log-level warning", {"log_level": "warning"}),
+    ("--uvicorn-log-level trace", {"log_level": "debug"}),
+    ("--disable-uvicorn-access-log", {"access_log": False}),
+    ("--enable-log-requests", {"log_requests": True}),
+    ("--max-log-len 10", {"max_log_length": 10}),
+    ("POOLRT_API_KEY=own", {"api_keys": ("own",)}),
+    ("POOLRT_API_KEY=own VLLM_API_KEY=theirs", {"api_keys": ("own", "theirs")}),
+    ("VLLM_SKIP_MODEL_NAME_VALIDATION=1", {"check_model_name": False}),
+    ("VLLM_SKIP_MODEL_NAME_VALIDATION=0", {}),
+    ("VLLM_ALLOW_RUNTIME_LORA_UPDATING=Yes", {"runtime_lora": True}),
+    ("VLLM_ALLOW_RUNTIME_LORA_UPDATING=on", {"runtime_lora": True}),
+    ("VLLM_ALLOW_RUNTIME_LORA_UPDATING=false", {}),
+]
+
+
+@pytest.mark.parametrize(("words", "changes"), [("", {}), *CHANGES], ids=lambda value: value[:40] if isinstance(value, str) else "")
+def test_a_flag_sets_its_field_and_nothing_else(words: str, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch):
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    flags = words.split()
+    for variable in [flag for flag in flags if flag.partition("=")[0] in ENVIRONMENT]:
+        flags.remove(variable)
+        monkeypatch.setenv(*variable.split("="))
+    asked, notes = parse(["m", *flags])
+    assert settings_of(asked) == dataclasses.replace(Settings(), **changes)  # pyright: ignore[reportArgumentType]
+    assert notes == []
+
+
+@pytest.mark.parametrize("flags", ["--port -1", "--port 65536", "--ssl-certfile c", "--allowed-origins {}", "--hf-overrides []"])
+def test_a_value_beyond_its_bounds_is_refused_by_its_flag(flags: str):
+    with pytest.raises(InputError, match=flags.split()[0]):
+        settings_of(parse(["m", *flags.split()])[0])
+
+
+def test_a_model_is_opened_as_the_flags_say(artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
+    taken: dict[str, object] = {}
+
+    def noted(folder: Path, engine: str, **options: object) -> None:
+        taken.update(options, folder=folder, engine=engine)
+        raise InputError("enough")
+
+    monkeypatch.setattr(opening, "load", noted)
+    folder = artifacts("minilm_like")
+    plain = {
+        "folder": folder, "engine": "auto", "threads": None, "max_batch_tokens": None, "max_queued_tokens": 2_000_000, "max_tokens": None,
+        "scheduling_policy": "fcfs", "io_processor_plugin": None, "hf_overrides": {}, "name": "minilm_like", "check": "full",
+    }  # fmt: skip
+    for words, changes in [
+        ("", {}), ("--engine onnxruntime", {"engine": "onnxruntime"}), ("--threads 3", {"threads": 3}),
+        ("--max-num-batched-tokens 99", {"max_batch_tokens": 99}), ("--max-queued-tokens 77", {"max_queued_tokens": 77}),
+        ("--max-model-len 32", {"max_tokens": 32}), ("--scheduling-policy priority", {"scheduling_policy": "priority"}),
+        ("--io-processor-plugin p", {"io_processor_plugin": "p"}), ("--served-model-name a b", {"name": "a"}),
+        ("--check quick", {"check": "quick"}), ("--hf-overrides {\"is_matryoshka\":true}", {"hf_overrides": {"is_matryoshka": True}}),
+    ]:  # fmt: skip
+        asked, _ = parse([str(folder), *words.split()])
+        (served,) = registry_of(asked, settings_of(asked))
+        with pytest.raises(InputError, match="enough"):
+            served.open()
+        assert taken == plain | changes
+
+
+def test_a_model_is_called_as_it_was_named_and_as_its_artifact_is(artifacts: Callable[[str], Path]):
+    first, second = str(artifacts("minilm_like")), str(artifacts("bert_classifier"))
+    asked, _ = parse([first, second, "--served-model-name", "a", "b", f"c={second}"])
+    assert [(served.names, served.aliases) for served in registry_of(asked, settings_of(asked))] == [
+        (("a", "b"), ("minilm_like",)), (("c",), ("bert_classifier",)),
+    ]  # fmt: skip
+    asked, _ = parse([first, "--served-model-name", "c=elsewhere"])
+    with pytest.raises(InputError, match="elsewhere is none of the artifacts given"):
+        registry_of(asked, settings_of(asked))
+
+
+def test_an_artifact_whose_manifest_names_nothing_is_called_as_its_folder(tmp_path: Path):
+    assert opening.default_name("org/m", tmp_path) == "org/m", "exported from there"
+    assert opening.default_name(str(tmp_path), tmp_path) == tmp_path.name
+    for text, name in (("{", tmp_path.name), ("{}", tmp_path.name), ("[]", tmp_path.name), ('{"name": "n"}', "n")):
+        (tmp_path / "manifest.json").write_text(text)
+        assert opening.default_name(str(tmp_path), tmp_path) == name
+
+
+def test_the_most_adapters_are_the_larger_of_both_limits():
+    for words, most in (("", None), ("--max-loras 2", 2), ("--max-cpu-loras 3", 3), ("--max-loras 2 --max-cpu-loras 3", 3)):
+        asked, _ = parse(["m", "--enable-lora", *words.split()])
+        asked.artifacts = []
+        assert opening.adapters_of(asked, settings_of(asked), [], []).limit == most
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [("--runner generate", "--runner generate"), ("--revision v9", "--revision v9"), ("--runner auto", None), ("--runner pooling", None)],
+)
+def test_a_finished_artifact_refuses_what_it_was_not_exported_with(artifacts: Callable[[str], Path], flags: str, named: str | None):
+    asked, _ = parse(["m", *flags.split()])
+    if named is None:
+        opening.refuse_other_exports(artifacts("minilm_like"), asked)
+        return
+    with pytest.raises(InputError, match=f"is a finished artifact, exported without {named}:"):
+        opening.refuse_other_exports(artifacts("minilm_like"), asked)
+
+
+def test_settings_reach_the_server():
+    settings = Settings(
+        body_timeout_s=1, keep_alive_s=2, write_timeout_s=3, max_header_bytes=4, max_header_count=5, max_connections=17, root_path="/p/",
+        access_log=False, shutdown_timeout_s=6, host="::1", port=7,
+    )  # fmt: skip
+    limits = limits_of(settings)
+    assert (limits.head_s, limits.body_s, limits.idle_s, limits.write_s) == (1, 1, 2, 3)
+    assert (limits.header_bytes, limits.header_count, limits.connections) == (4, 5, 17)
+    assert limits.open_paths == {prefix + path for prefix in ("", "/p") for path in ("/health", "/ping", "/live", "/ready")}
+    options = uvicorn_options(settings)
+    assert (options["access_log"], options["timeout_graceful_shutdown"], options["host"], options["port"]) == (False, 6, "::1", 7)
+    assert (options["server_header"], options["date_header"], options["lifespan"], options["ws"]) == (False, True, "on", "none")
+    assert (options["proxy_headers"], options["forwarded_allow_ips"]) == (False, "")
+    assert uvicorn_options(Settings(forwarded_allow_ips="*"))["proxy_headers"] is True
+    unix = uvicorn_options(Settings(uds="/run/p", tls=Tls(keyfile="k", certfile="c", ca_certs="a", cert_reqs=2, ciphers="AES")))
+    assert unix["uds"] == "/run/p"
+    assert not {"host", "port"} & unix.keys()
+    assert [unix[f"ssl_{name}"] for name in ("keyfile", "certfile", "ca_certs", "cert_reqs", "ciphers")] == ["k", "c", "a", 2, "AES"]
+
+
+def test_the_address_that_is_told_can_be_opened():
+    assert url_of(Settings(host="::1", port=7, root_path="/p")) == "http://[::1]:7/p"
+    assert url_of(Settings(tls=Tls(keyfile="k", certfile="c"))) == "https://127.0.0.1:8000"
+    assert url_of(Settings(uds="/run/p")) == "/run/p"
+
+
+def test_a_socket_is_taken_at_once_and_again_after_its_server():
+    (first,) = listening(Settings(port=0))
+    with first:
+        assert first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        assert first.getsockname()[0] == "127.0.0.1"
+        assert first.getsockname()[1] > 0
+    assert listening(Settings(uds="/run/p")) == []
+
+
+def test_an_interrupted_start_ends_as_interrupts_do(monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(opening, "registry_of", interrupted)
+    assert serve(["m", "--port", "0"]) == EXIT_INTERRUPTED
+
+
+@pytest.mark.parametrize(("more", "warned"), [((), True), (("--api-key", "k"), False)], ids=["open", "with-a-key"])
+def test_loading_adapters_without_a_key_is_warned_of(more: tuple[str, ...], warned: bool, monkeypatch: pytest.MonkeyPatch, caplog):
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
+    assert serve(["no-such-artifact", "--port", "0", *more]) == EXIT_INPUT
+    assert ("VLLM_ALLOW_RUNTIME_LORA_UPDATING without a key" in caplog.text) == warned
+
+
+def test_a_server_for_everyone_starts_where_that_is_said(capsys: pytest.CaptureFixture[str]):
+    assert serve(["no-such-artifact", "--host", "0.0.0.0", "--port", "0", "--insecure-no-auth"]) == EXIT_INPUT
+    assert "no-such-artifact" in capsys.readouterr().err, "what is missing is the artifact, not a key"
 
 
 def free_port() -> int:

@@ -6,12 +6,16 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from poolrt.runtime.model import Model
+from poolrt.serve.connections import LINGER, SPARE, WORK
 from poolrt.serve.settings import Settings
 
 from tests.serve.conftest import Live, live
+from tests.serve.test_operations import held as waiting
 
 SOON_S = 10.0
 KEY = "k"
@@ -312,3 +316,101 @@ def test_a_compressed_body_is_refused_by_name(quick: Live):
 def test_a_long_query_string_counts_as_a_header(quick: Live):
     assert quick.client.get("/live?" + "a" * 5000).status_code == 431
     assert quick.client.get("/live?" + "a" * 500).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("version", "wish", "kept"),
+    [
+        (b"1.1", b"", True), (b"1.1", b"Connection: close\r\n", False), (b"1.0", b"", False),
+        (b"1.0", b"Connection: keep-alive\r\n", False),
+    ],
+)  # fmt: skip
+def test_a_connection_is_kept_in_http_1_1_unless_asked_otherwise(quick: Live, version: bytes, wish: bytes, kept: bool):
+    with connect(quick) as connection:
+        connection.sendall(b"GET /live HTTP/%s\r\nHost: x\r\n%s\r\n" % (version, wish))
+        begun = time.monotonic()
+        assert statuses(rest(connection)) == [200]
+        assert (time.monotonic() - begun > 1.0) == kept, "an idle one ends after --timeout-keep-alive"
+
+
+def test_a_head_begun_under_an_answer_has_its_time_afterwards(artifacts: Callable[[str], Path]):
+    settings = Settings(body_timeout_s=0.3, keep_alive_s=60)
+    with waiting(artifacts("minilm_like"), settings) as (server, gate), connect(server) as connection:
+        connection.sendall(CHUNKED + b"\r\n" + CHUNK + b"0\r\n\r\n")
+        assert gate.entered.wait(SOON_S)
+        connection.sendall(b"GET /live HTTP/1.1\r\nx-a")
+        time.sleep(0.05)
+        gate.go.set()
+        answers = rest(connection)
+    assert statuses(answers) == [200, 408]
+    assert b"headers did not arrive within 0.3 s" in answers
+
+
+class Busy:
+    """A connection that is at work and stays so."""
+
+    state, since, unsent_since = WORK, 0.0, 0.0
+
+    def look(self, now: float) -> int:
+        return 0
+
+    def evict(self) -> None:
+        raise AssertionError("who is at work stays")
+
+
+def test_when_all_are_at_work_probes_are_answered_and_others_told_to_come_back(models: Callable[[str], Model]):
+    live_request, other = (b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path for path in (b"/live", b"/v1/models"))
+    with live(models("minilm_like"), settings=Settings(max_connections=16, keep_alive_s=1)) as server:
+        clock = server.server.config.http_protocol_class.clock  # pyright: ignore[reportAttributeAccessIssue]
+        busy = [Busy() for _ in range(16 + SPARE)]
+        clock.connections.update(busy[:15])
+        assert statuses(exchange(server, other)) == [200], "the sixteenth"
+        until(lambda: len(clock.connections) == 15)
+        clock.connections.update(busy[:16])
+        answer = exchange(server, other)
+        assert statuses(answer) == [503]
+        assert b"retry-after: 1\r\n" in answer.lower()
+        assert b"connection: close\r\n" in answer.lower()
+        assert statuses(exchange(server, live_request)) == [200]
+        until(lambda: len(clock.connections) == 16)
+        clock.connections.update(busy)
+        assert exchange(server, live_request) == b"", "beyond those spared nobody is let in"
+        clock.connections.difference_update(busy)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "most"),
+    [(b"GET /live HTTP/1.1\r\n\r\n", 1 << 20), (CHUNKED.replace(b"/embeddings", b"/nothing") + b"\r\n", 1 << 30)],
+    ids=["a-refused-head", "the-rest-of-a-body"],
+)
+def test_what_an_answered_client_still_sends_is_read_up_to_a_bound(quick: Live, request_bytes: bytes, most: int):
+    with connect(quick) as connection:
+        connection.sendall(request_bytes)
+        until(lambda: any(one.state == LINGER for one in connections_of(quick)))
+        (lingering,) = (one for one in connections_of(quick) if one.state == LINGER)
+        assert lingering._linger_left == most
+        connection.sendall(b"x" * 1000)
+        until(lambda: lingering._linger_left == most - 1000)
+    until(lambda: lingering not in connections_of(quick))
+
+
+def connections_of(server: Live) -> list[Any]:
+    return list(server.server.server_state.connections)
+
+
+def test_every_answer_is_counted_and_every_connection_forgotten(quick: Live):
+    clock, before = quick.server.config.http_protocol_class.clock, quick.server.server_state.total_requests  # pyright: ignore[reportAttributeAccessIssue]
+    assert statuses(exchange(quick, b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET /live HTTP/1.0\r\n\r\n")) == [200, 200, 200]
+    assert quick.server.server_state.total_requests == before + 3
+    until(lambda: {id(one) for one in clock.connections} == {id(one) for one in connections_of(quick)})
+
+
+def test_a_broken_request_behind_another_ends_both(artifacts: Callable[[str], Path]):
+    """Its refusal would be read as the answer that is due."""
+    with waiting(artifacts("minilm_like"), Settings()) as (server, gate), connect(server) as connection:
+        connection.sendall(CHUNKED + b"\r\n" + CHUNK + b"0\r\n\r\n")
+        assert gate.entered.wait(SOON_S)
+        connection.sendall(CHUNKED + b"\r\nzz\r\n")
+        assert rest(connection) == b""
+        gate.go.set()
+        assert server.ask("/v1/embeddings", {"input": "paris"})

@@ -126,3 +126,11 @@ def test_what_a_model_did_is_told_under_vllms_names(metrics: Metrics):
     assert of("vllm:e2e_request_latency_seconds_sum") == of("vllm:time_to_first_token_seconds_sum") == 2.0
     assert of("poolrt_serialise_seconds_sum") == 0.125
     assert Metrics(Registry([]), State(), engine=False).of("m") is None
+
+
+def test_bounds_are_those_that_vllms_dashboards_know():
+    """vLLM's counts of tokens are 1, 2 and 5 times the powers of ten."""
+    assert [digit * 10**power for power in range(6) for digit in (1, 2, 5)][: len(TOKENS)] == list(TOKENS)
+    assert TOKENS[-1] == 100_000
+    assert [*SECONDS] == sorted(set(SECONDS))
+    assert (SECONDS[0], SECONDS[-1], len(BYTES), BYTES[0], BYTES[-1]) == (0.001, 30.0, 5, 1e3, 1e7)

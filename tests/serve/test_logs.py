@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from poolrt.runtime.errors import EXIT_INPUT
+from poolrt.runtime.errors import EXIT_INPUT, InputError
 from poolrt.runtime.model import Model
+from poolrt.serve import cli as serve_cli
 from poolrt.serve.cli import parse, serve, settings_of
+from poolrt.serve.json_logs import JsonLines, json_error
+from poolrt.serve.logs import LOGGERS, Quiet
 from poolrt.serve.settings import Settings
 
 from tests.serve.cases import TEXT
@@ -128,3 +133,63 @@ def test_a_file_that_says_nothing_usable_ends_the_command(tmp_path: Path, capsys
     assert found.startswith(f"poolrt serve: --log-config-file {path}: ")
     assert told in found
     assert found.count("\n") == 1
+
+
+def test_a_record_for_machines_is_one_object():
+    record = logging.LogRecord("poolrt.serve", logging.WARNING, "x.py", 1, "%s is \u00e4", ("it",), None)
+    record.created = 1_700_000_000.25
+    line = JsonLines().format(record)
+    assert json.loads(line) == {
+        "time": "2023-11-14T22:13:20.250+00:00", "level": "warning", "logger": "poolrt.serve", "message": "it is \u00e4",
+    }  # fmt: skip
+    assert "\u00e4" in line, "readable, not escaped"
+    try:
+        raise ValueError("why")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    exception = json.loads(JsonLines().format(record))["exception"]
+    assert exception.startswith("Traceback")
+    assert exception.endswith("ValueError: why")
+
+
+def test_an_error_for_machines_has_its_class_and_exit_code():
+    assert json.loads(json_error(InputError("no \u00e4"), 2)) == {"error": {"type": "InputError", "message": "no \u00e4", "exit_code": 2}}
+    assert "\u00e4" in json_error(InputError("no \u00e4"), 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"), [("/health", False), ("/health?x=1", False), ("/metrics", False), ("/healthy", True), ("/", True), ("", True)]
+)
+def test_quiet_paths_are_left_out_of_the_access_log(path: str, shown: bool):
+    record = logging.LogRecord("uvicorn.access", logging.INFO, "x", 1, "", ("127.0.0.1:1", "GET", path, "1.1", 200), None)
+    assert Quiet(" /health, /metrics ,").filter(record) is shown
+    assert Quiet("").filter(record) is True
+    record.args = None
+    assert Quiet("/health").filter(record) is True
+
+
+def test_a_fault_of_ours_is_logged_with_its_stack_and_told_to_nobody(embedder: Live, caplog: Any, monkeypatch: pytest.MonkeyPatch):
+    def fails(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("secret")
+
+    for name in ("start", "start_score"):
+        monkeypatch.setattr(Model, name, fails)
+    for route, body, status in (
+        ("/v1/embeddings", {"input": TEXT}, 500), ("/embed", {"inputs": TEXT}, 424), ("/rerank", {"query": TEXT, "texts": [TEXT]}, 424),
+        ("/rerank", {"query": TEXT, "documents": [TEXT]}, 500),
+    ):  # fmt: skip
+        caplog.clear()
+        got = embedder.post(route, body)
+        assert got.status_code == status, got.text
+        assert "secret" not in got.text
+        (record,) = [record for record in caplog.records if record.exc_info]
+        assert record.exc_info[0] is ZeroDivisionError
+        assert record.getMessage() == f"POST {route} failed: ZeroDivisionError"
+
+
+def test_every_module_writes_to_a_logger_that_is_configured():
+    """Under another name its lines would miss the filter of control characters and the operator's file."""
+    package = Path(str(serve_cli.__file__)).parent
+    names = re.findall(r'getLogger\("(.*?)"\)', "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py")))
+    assert len(names) > 5
+    assert set(names) <= set(LOGGERS)

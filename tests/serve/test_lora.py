@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from poolrt.runtime import load
 from poolrt.runtime.checkpoints import exported
-from poolrt.runtime.errors import ArtifactError, CheckpointError, InputError
-from poolrt.serve.adapters import Module, module_of
+from poolrt.runtime.errors import ArtifactError, CheckpointError, EngineError, InputError
+from poolrt.serve import adapters
+from poolrt.serve.adapters import Adapters, Module, module_of
 from poolrt.serve.cli import parse, settings_of
+from poolrt.serve.errors import ApiError
+from poolrt.serve.loading import Loader
 from poolrt.serve.opening import registry_of
+from poolrt.serve.registry import Registry, Served
 from poolrt.serve.settings import Settings
 
 from tests import adapters as peft
@@ -196,6 +203,136 @@ def test_an_artifact_that_does_not_adapt_the_base_is_refused(served: Live, place
     asked, settings = read([str(artifacts("bert_classifier")), "--enable-lora", "--lora-modules", f"a={folder}"])
     with pytest.raises(InputError, match="merged into other weights than those of bert_classifier"):
         registry_of(asked, settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "taken"), [("a" * 200, "x", True), ("a" * 201, "x", False), ("", "x", False), ("a", "", False), ("a\tb", "x", False)]
+)
+def test_a_name_is_short_and_printable(name: str, path: str, taken: bool) -> None:
+    makes = Adapters([], export=never, open=never, limit=None, most_rank=None)
+    # Without a base there is nothing to adapt, which is looked for once the name is admitted.
+    with pytest.raises(IndexError if taken else InputError):
+        makes.served(Module(name=name, path=path))
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("not called")
+
+
+@pytest.mark.parametrize(
+    ("text", "rank"),
+    [
+        ('{"r": 4}', 4), ('{"r": 4, "rank_pattern": {"a": 16, "b": 2}}', 16), ('{"r": 8, "rank_pattern": null}', 8), ("{}", 0), ("{", 0),
+        ('{"r": "x"}', 0), ("[]", 0), (None, 0),
+    ],
+)  # fmt: skip
+def test_the_largest_rank_counts(tmp_path: Path, text: str | None, rank: int) -> None:
+    if text is not None:
+        (tmp_path / "adapter_config.json").write_text(text)
+    assert adapters._rank(tmp_path) == rank
+
+
+@pytest.mark.parametrize(("rank", "most", "taken"), [(8, 8, True), (9, 8, False), (9, None, True)])
+def test_a_rank_up_to_the_most_is_taken(rank: int, most: int | None, taken: bool) -> None:
+    makes = Adapters([], export=never, open=never, limit=None, most_rank=most)
+    if taken:
+        makes._check_rank(Module(name="a", path="p"), rank)
+        return
+    with pytest.raises(InputError, match="p: rank 9, and --max-lora-rank allows 8"):
+        makes._check_rank(Module(name="a", path="p"), rank)
+
+
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        ('{"error": {"message": "why"}}', "why"),
+        ('{"error": {}}', "see above"),
+        ("[]", "see above"),
+        ("no JSON", "see above"),
+        ("", "see above"),
+    ],
+)
+def test_what_an_export_says_is_told(printed: str, told: str) -> None:
+    makes = Adapters([], export=never, open=never, limit=None, most_rank=None)
+    program = [sys.executable, "-S", "-c", f"import sys; print({printed!r}, end=''); sys.exit(sys.argv[1:] != ['--json'] or 3)"]
+    assert makes._run(program) == (3, told)
+    assert not makes._children
+    makes.close()
+    makes.close()
+    with pytest.raises(CheckpointError, match="shutting down"):
+        makes._run(program)
+
+
+def test_an_export_ends_with_its_server() -> None:
+    makes = Adapters([], export=never, open=never, limit=None, most_rank=None)
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(makes._run, [sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+        while not makes._children:
+            assert not running.done()
+        makes.close()
+        assert running.result(SOON_S)[0] == -signal.SIGTERM
+
+
+class Failing(Adapters):
+    """Whatever it is asked for fails, the first few times."""
+
+    def __init__(self, *errors: Exception, limit: int | None = None) -> None:
+        super().__init__([], export=never, open=never, limit=limit, most_rank=None)
+        self.errors = list(errors)
+
+    def served(self, module: Module) -> Served:
+        raise self.errors.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "told"),
+    [
+        (InputError("it is wrong"), 400, "InvalidUserInput", "it is wrong"),
+        (ArtifactError("it is broken"), 400, "InvalidUserInput", "it is broken"),
+        (EngineError("memory at 0x1"), 500, "InternalServerError", "loading the adapter 'a' failed; the server's log says why"),
+        (PermissionError(13, "Permission denied", "/secret"), 400, "InvalidUserInput", "the adapter 'a' cannot be read: Permission denied"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_load_that_fails_says_whose_fault_it_is(tmp_path: Path, error: Exception, status: int, kind: str, told: str) -> None:
+    loader = Loader(Registry([]), Failing(error), drain_s=1)
+    with pytest.raises(ApiError) as raised:
+        asyncio.run(loader.load(Module(name="a", path=str(tmp_path)), in_place=False))
+    loader.close()
+    assert (raised.value.status, raised.value.kind, str(raised.value)) == (status, kind, told)
+
+
+def test_a_load_that_fails_leaves_its_place(tmp_path: Path) -> None:
+    loader = Loader(Registry([]), Failing(InputError("first"), InputError("second"), limit=1), drain_s=1)
+
+    async def run() -> None:
+        for name, told in (("a", "first"), ("b", "second")):
+            with pytest.raises(ApiError, match=f"^{told}$"):
+                await loader.load(Module(name=name, path=str(tmp_path)), in_place=False)
+
+    asyncio.run(run())
+    loader.close()
+
+
+def test_adapters_that_are_being_loaded_count_too(tmp_path: Path) -> None:
+    loader = Loader(Registry([]), Failing(InputError("no"), limit=2), drain_s=1)
+    loader._loading |= {"x", "y"}
+    with pytest.raises(ApiError, match=r"2 adapters may be loaded \(--max-loras\), and they are; unload one first"):
+        asyncio.run(loader.load(Module(name="a", path=str(tmp_path)), in_place=False))
+    with pytest.raises(ApiError, match=r"^no$"):
+        asyncio.run(loader.load(Module(name="y", path=str(tmp_path)), in_place=False))
+    loader.close()
+
+
+@pytest.mark.parametrize(("running", "waits"), [(0, None), (1, 0.0)], ids=["idle", "busy"])
+def test_a_model_is_closed_when_its_time_to_drain_is_over(running: int, waits: float | None) -> None:
+    closed: list[float | None] = []
+    served = Served(names=("a",), open=never, running=running)
+    served.model = SimpleNamespace(close=closed.append)  # pyright: ignore[reportAttributeAccessIssue]
+    loader = Loader(Registry([]), Failing(), drain_s=0.05)
+    asyncio.run(loader._drained(served))
+    loader.close()
+    assert closed == [waits]
 
 
 # --- loaded while serving -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from poolrt.runtime.errors import Overload
 from poolrt.runtime.model import Model, load
+from poolrt.serve.app import create_app
 from poolrt.serve.registry import Registry, Served
 from poolrt.serve.settings import Settings
+from poolrt.serve.work import Times
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serve.cases import TEXT, TEXTS
@@ -218,7 +222,6 @@ def test_loading_is_live_but_not_ready(artifacts: Callable[[str], Path]):
         return load(artifacts("minilm_like"), threads=1, check="quick")
 
     import uvicorn
-    from poolrt.serve.app import create_app
     from poolrt.serve.server import Server, uvicorn_options
 
     settings = Settings()
@@ -483,3 +486,119 @@ def test_a_body_beyond_the_limit_names_the_flag(models: Callable[[str], Model], 
         assert "--max-body-bytes" in got.json()["error"]["message"]
         assert "1000 bytes" in got.json()["error"]["message"]
         assert server.post("/v1/embeddings", {"input": "x"}).status_code == 200
+
+
+BOUNDED: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/embeddings", {"input": TEXT}), ("/v2/embed", {"texts": [TEXT]}), ("/pooling", {"input": TEXT, "task": "token_embed"}),
+    ("/invocations", {"input": TEXT}), ("/classify", {"input": TEXT, "model": "bert_classifier"}),
+    ("/score", {"text_1": TEXT, "text_2": TEXT}), ("/rerank", {"query": TEXT, "documents": [TEXT]}),
+    ("/rerank", {"query": TEXT, "texts": [TEXT]}), ("/embed", {"inputs": TEXT}), ("/embed_all", {"inputs": TEXT}),
+    ("/embed_sparse", {"inputs": TEXT, "model": "bge_m3"}), ("/predict", {"inputs": TEXT, "model": "bert_classifier"}),
+    ("/predict", {"inputs": [TEXT, TEXT], "model": "bert_cross_encoder"}),
+    ("/similarity", {"inputs": {"source_sentence": TEXT, "sentences": [TEXT]}}), ("/", {"inputs": TEXT}),
+]  # fmt: skip
+
+
+def test_every_route_tells_the_model_its_time_and_the_client_what_it_took(everything: Live, monkeypatch: pytest.MonkeyPatch):
+    """The worker then drops from its queue what nobody waits for any more."""
+    limits: list[float | None] = []
+
+    def noting(run: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any, **options: Any) -> Any:
+            limits.append(options.get("deadline_s"))
+            return run(*arguments, **options)
+
+        return noted
+
+    for name in ("start", "start_score"):
+        monkeypatch.setattr(Model, name, noting(getattr(Model, name)))
+    models = [served.model for served in everything.here.registry]
+    with live(*models, settings=Settings(request_timeout_s=77.0)) as server:
+        for path, body in BOUNDED:
+            limits.clear()
+            got = server.post(path, {"model": "minilm_like"} | body)
+            assert got.status_code == 200, got.text
+            assert limits
+            assert set(limits) == {77.0}, path
+            times = ("x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time")
+            assert all(re.fullmatch(r"\d+\.\d", got.headers[name]) for name in times), path
+            assert int(got.headers["x-compute-tokens"]) > 0
+
+
+def test_times_are_told_in_milliseconds():
+    headers = Times(time.perf_counter() - 2.0, tokenise_s=0.25, queue_s=0.5, engine_s=0.75, tokens=9).headers()
+    assert 2000 <= float(headers.pop("x-total-time")) < 12_000
+    assert headers == {"x-tokenization-time": "250.0", "x-queue-time": "500.0", "x-inference-time": "750.0", "x-compute-tokens": "9"}
+
+
+def test_waiting_and_computing_are_told_apart(artifacts: Callable[[str], Path]):
+    with held(artifacts("minilm_like"), Settings()) as (server, gate), ThreadPoolExecutor(2) as threads:
+        model = server.here.registry.models[0].model
+        first = threads.submit(server.post, "/v1/embeddings", {"input": TEXT})
+        assert gate.entered.wait(SOON_S)
+        second = threads.submit(server.post, "/v1/embeddings", {"input": TEXTS})
+        until(lambda: model.statistics().queued_items == len(TEXTS))
+        time.sleep(0.3)
+        gate.go.set()
+        one, other = (each.result(SOON_S).headers for each in (first, second))
+        assert float(one["x-inference-time"]) >= 300
+        assert float(other["x-queue-time"]) >= 300
+        samples = counted(server)
+    for metric, header in (
+        ("vllm:request_queue_time", "x-queue-time"), ("vllm:request_inference_time", "x-inference-time"),
+        ("vllm:request_prefill_time", "x-inference-time"), ("poolrt_tokenise", "x-tokenization-time"),
+    ):  # fmt: skip
+        seconds = (float(one[header]) + float(other[header])) / 1000
+        assert value(samples, f"{metric}_seconds_sum") == pytest.approx(seconds, abs=0.001), metric
+    whole = (float(one["x-total-time"]) + float(other["x-total-time"])) / 1000
+    for metric in ("vllm:e2e_request_latency_seconds", "vllm:time_to_first_token_seconds"):
+        assert 0.6 <= value(samples, f"{metric}_sum") <= whole + 0.001, metric
+
+
+def test_a_request_that_is_late_counts_as_aborted(artifacts: Callable[[str], Path]):
+    with held(artifacts("minilm_like"), Settings(request_timeout_s=0.2)) as (server, gate):
+        assert server.post("/v1/embeddings", {"input": TEXTS}).status_code == 504
+        gate.go.set()
+        samples = counted(server)
+        assert value(samples, "vllm:request_success_total", finished_reason="abort") == len(TEXTS)
+        assert value(samples, "vllm:request_success_total", finished_reason="stop") == 0
+        assert server.here.registry.models[0].running == 0
+        assert server.here.state.load == 0
+
+
+def test_a_full_queue_names_the_soonest_of_the_models(everything: Live, monkeypatch: pytest.MonkeyPatch):
+    for served, wait_s in zip(everything.here.registry, (9.0, 3.0, 5.0, 9.0, 9.0, 9.0), strict=True):
+        monkeypatch.setattr(served.model.worker, "is_full", lambda coming: True)
+        monkeypatch.setattr(served.model.worker, "refusal", lambda coming, wait_s=wait_s: Overload("full", retry_after_s=wait_s))
+    refused = everything.post("/v1/embeddings", {"input": TEXT})
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "3")
+    monkeypatch.setattr(everything.here.registry.models[3].model.worker, "is_full", lambda coming: False)
+    assert everything.here.workshop.door() is None, "one with room is enough"
+
+
+def test_a_refusal_at_the_door_is_measured(models: Callable[[str], Model]):
+    with live(models("minilm_like"), settings=Settings(api_keys=("k",))) as server:
+        keyed = {"Authorization": "Bearer k"}
+        assert server.post("/v1/embeddings", {"input": TEXT}).status_code == 401
+        assert server.client.get("/made-up").status_code == 401
+        text = server.client.get("/metrics", headers=keyed).text
+    samples = {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert value(samples, "http_requests_total", handler="/v1/embeddings", status="4xx") == 1
+    assert value(samples, "http_requests_total", handler="none", status="4xx") == 1
+    assert value(samples, "http_requests_total") == 2
+    assert value(samples, "http_request_size_bytes_sum") == len(json.dumps({"input": TEXT}, separators=(",", ":")))
+    assert value(samples, "http_response_size_bytes_sum", handler="none") == len(b'{"error":"Unauthorized"}')
+    assert value(samples, "poolrt_http_in_flight") == 1, "the scrape itself"
+
+
+def test_adapters_are_loaded_into_the_registry_that_is_served(models: Callable[[str], Model]):
+    makes: Any = object()
+    registry = Registry([], adapters=makes)
+    loader = create_app(registry, Settings(runtime_lora=True, shutdown_timeout_s=7)).state.context.loader
+    assert (loader.registry, loader.adapters, loader._drain_s) == (registry, makes, 7)
+    assert create_app(registry, Settings()).state.context.loader is None
+    assert create_app(Registry([]), Settings(runtime_lora=True)).state.context.loader is None

@@ -20,10 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from poolrt.runtime.manifest import Head, Role
 from poolrt.serve import playground
+from poolrt.serve.settings import Settings
 
 from tests.end_to_end.commands import post, served
 from tests.serve.chromium import Page, executable
+from tests.serve.conftest import Live, serving
 
 HTML = playground.PAGE.decode()
 SHOWN = 6e-5  # the page shows four decimals
@@ -141,6 +144,51 @@ def test_facts_tell_what_each_model_can_do(address: str) -> None:
     assert told["colbert"]["roles"]["query"]["expand_id"] is not None
     assert told["minilm_like"]["roles"] is None
     assert len(told["bert_classifier"]["heads"]["classify"]["labels"]) == 3
+
+
+def test_facts_are_those_of_the_manifests(everything: Live) -> None:
+    got = everything.client.get("/playground.json")
+    assert (got.headers["cache-control"], got.headers["content-type"]) == ("no-store", "application/json")
+    told = got.json()
+    assert (told["keyed"], told["docs"]) == (False, True)
+    for each, one in zip(told["models"], everything.here.registry, strict=True):
+        manifest = one.manifest
+        assert {key: each[key] for key in ("id", "architecture", "scoring", "max_tokens")} == {
+            "id": one.name, "architecture": manifest.architecture, "scoring": manifest.scoring, "max_tokens": manifest.text.max_tokens,
+        }  # fmt: skip
+        assert each["tasks"] == list(one.model.tasks)
+        assert each["heads"].keys() == manifest.heads.keys()
+
+
+def test_a_page_of_a_server_with_a_key_knows_it(embedder: Live) -> None:
+    with serving(embedder.here.registry, Settings(api_keys=("k",), docs=False)) as server:
+        told = server.client.get("/playground.json", headers={"Authorization": "Bearer k"}).json()
+        assert (told["keyed"], told["docs"]) == (True, False)
+
+
+def test_facts_of_a_head_and_of_a_role_keep_their_names() -> None:
+    head = Head(
+        output="x", dim=8, pool="tokens", activation="identity", labels=("a", "b"), matryoshka=(2, 4), drop_first=1, drop_last=2,
+        drop_first_id=3, drop_last_id=4,
+    )  # fmt: skip
+    assert playground.head(head) == {
+        "dim": 8, "labels": ["a", "b"], "matryoshka": [2, 4], "drop_first": 1, "drop_last": 2, "drop_first_id": 3, "drop_last_id": 4,
+    }  # fmt: skip
+    role = Role(prefix="q: ", marker_id=1, max_tokens=32, expand_id=2, skip_ids=(3, 4))
+    assert playground.role(role) == {"prefix": "q: ", "marker_id": 1, "max_tokens": 32, "expand_id": 2, "skip_ids": [3, 4]}
+
+
+def test_page_may_be_kept_but_is_asked_for_again(embedder: Live) -> None:
+    got = embedder.client.get("/")
+    assert got.headers["cache-control"] == "no-cache"
+    assert got.headers["referrer-policy"] == "no-referrer"
+    assert got.headers["x-content-type-options"] == "nosniff"
+    assert embedder.client.get("/", headers={"If-None-Match": '"other"'}).status_code == 200
+    rules = got.headers["content-security-policy"].split("; ")
+    assert {
+        "default-src 'none'", "connect-src 'self'", "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+        "trusted-types 'none'",
+    } <= set(rules)  # fmt: skip
 
 
 # In a browser

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from poolrt.serve.abilities import absent
 from poolrt.serve.errors import ApiError
 from poolrt.serve.registry import Registry, Served
 
 
 def served(*names: str, tasks: tuple[str, ...] = ("embed",), parent: Served | None = None, checkpoint: str = "org/hub") -> Served:
-    manifest = SimpleNamespace(source=SimpleNamespace(checkpoint=checkpoint), scoring=None)
+    manifest = SimpleNamespace(source=SimpleNamespace(checkpoint=checkpoint), scoring=None, heads={})
     events: list[str] = []
     model: Any = SimpleNamespace(
         name=f"{names[0]}-artifact", tasks=tasks, manifest=manifest, events=events, warm_up=lambda: events.append("warm"),
@@ -89,6 +90,15 @@ def test_an_adapter_has_no_alias_of_its_base():
     models = registry(base, adapter)
     assert adapter.aliases == ()
     assert models.find("org/hub") is base
+
+
+def test_a_route_that_is_not_there_says_what_is():
+    models = Registry([served("a"), served("b", tasks=("classify",))])
+    assert absent("/score", models) == "/score is not there"
+    models.open()
+    told = absent("/score", models)
+    assert told.startswith("no model served here can answer /score: `a` can embed, `b` can classify. This server has /v1/embeddings, ")
+    assert told.endswith("/pooling, /classify, /embed, /predict, /similarity")
 
 
 def test_a_request_finds_a_model_that_can():
