@@ -92,6 +92,12 @@ def record(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+def with_texts(answer: dict[str, Any]) -> dict[str, Any]:
+    """Cohere's answer to `texts` repeats them, one to `images` or `inputs` does not."""
+    texts = {"type": "array", "items": {"type": "string"}, "description": "as they were sent, where they were"}
+    return answer | {"properties": answer["properties"] | {"texts": texts}}
+
+
 TEI_RANKING = {
     "type": "array",
     "description": "TEI's form, asked for with `texts`",
@@ -136,17 +142,21 @@ ANSWERS: dict[str, dict[str, Any]] = {
         },
     ),
     "AnyRerankAnswer": {"anyOf": [{"$ref": "#/components/schemas/RerankAnswer"}, TEI_RANKING]},
-    "CohereAnswer": record(
-        id={"type": "string"},
-        embeddings={"anyOf": [{"type": "object"}, {"type": "array", "items": NUMBERS}]},
-        meta={"type": "object"},
-        response_type={"enum": ["embeddings_by_type", "embeddings_floats"]},
+    "CohereAnswer": with_texts(
+        record(
+            id={"type": "string"},
+            embeddings={"anyOf": [{"type": "object"}, {"type": "array", "items": NUMBERS}]},
+            meta={"type": "object"},
+            response_type={"enum": ["embeddings_by_type", "embeddings_floats"]},
+        )
     ),
-    "CohereV1Answer": record(
-        id={"type": "string"},
-        embeddings={"anyOf": [{"type": "array", "items": NUMBERS}, {"type": "object"}]},
-        meta={"type": "object"},
-        response_type={"enum": ["embeddings_floats", "embeddings_by_type"]},
+    "CohereV1Answer": with_texts(
+        record(
+            id={"type": "string"},
+            embeddings={"anyOf": [{"type": "array", "items": NUMBERS}, {"type": "object"}]},
+            meta={"type": "object"},
+            response_type={"enum": ["embeddings_floats", "embeddings_by_type"]},
+        )
     ),
     "TokenizeAnswer": {
         "anyOf": [

@@ -97,6 +97,26 @@ def test_no_flag_eats_the_artifact(arguments, field, values):
     assert (asked.artifacts, getattr(asked, field)) == (["A"], values)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "artifacts", "field", "values"),
+    [
+        ("--lora-modules x=y A B", ["A", "B"], "lora_modules", ["x=y"]),
+        ('--lora-modules {"name":"x","path":"y"} A z=w', ["A"], "lora_modules", ['{"name":"x","path":"y"}', "z=w"]),
+        ("A --lora-modules x=y B", ["A", "B"], "lora_modules", ["x=y"]),
+        ("--served-model-name a b c", ["c"], "served_model_name", ["a", "b"]),
+        ("--served-model-name A a A", ["A"], "served_model_name", ["A", "a"]),
+        ("--served-model-name a b --api-key k1 k2", ["k2"], "served_model_name", ["a", "b"]),
+        ("--api-key k1 k2 --served-model-name a b", ["b"], "api_key", ["k1", "k2"]),
+        ("--api-key k1 --served-model-name a b --api-key k2", ["b"], "api_key", ["k2"]),
+    ],
+)
+def test_values_that_cannot_be_the_flags_and_the_last_ones_are_artifacts(
+    arguments: str, artifacts: list[str], field: str, values: list[str]
+):
+    asked, _ = parse(arguments.split())
+    assert (asked.artifacts, getattr(asked, field)) == (artifacts, values)
+
+
 def test_every_flag_of_several_values_gives_back_what_it_ate():
     several = [action.option_strings[0][2:] for action in parser_of()._actions if action.nargs == "+"]
     assert sorted(several) == sorted(FLAGS)

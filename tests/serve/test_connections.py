@@ -28,7 +28,13 @@ CHUNK = b"%x\r\n%s\r\n" % (len(BODY), BODY)
 def quick(models: Callable[[str], Model]) -> Iterator[Live]:
     """Small limits and short times."""
     settings = Settings(
-        max_header_bytes=4000, max_header_count=20, body_timeout_s=1.0, write_timeout_s=0.5, keep_alive_s=2, max_body_bytes=1 << 20
+        max_header_bytes=4000,
+        max_header_count=20,
+        body_timeout_s=1.0,
+        write_timeout_s=0.5,
+        keep_alive_s=2,
+        max_body_bytes=1 << 20,
+        request_id_headers=True,
     )
     with live(models("minilm_like"), settings=settings) as server:
         yield server
@@ -301,6 +307,15 @@ def test_an_upgrade_that_is_not_offered_changes_nothing(quick: Live, offer: byte
             time.sleep(0.02 * split)
         connection.sendall(plain)
         assert statuses(rest(connection)) == [200, 200]
+
+
+def test_without_its_offer_an_upgrade_keeps_every_other_header(quick: Live):
+    head = b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nX-Request-Id: a,upgrade,b\r\nConnection: close, Upgrade\r\n\r\n"
+    begun = time.monotonic()
+    answer = exchange(quick, head)
+    assert time.monotonic() - begun < quick.here.settings.keep_alive_s, "it asked to be closed"
+    assert statuses(answer) == [200]
+    assert b"x-request-id: a,upgrade,b\r\n" in answer.lower()
 
 
 def test_a_compressed_body_is_refused_by_name(quick: Live):
