@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# Ends of file names, from the most telling on -> what they are, and the way to a checkpoint.
+# Files by name, or by the end of it that begins with a dot, from the most telling on -> what they are, and the way to a checkpoint.
 FORMATS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ((".gguf", ".ggml"), "GGUF weights of llama.cpp", "give the checkpoint they were converted from; its model card names it"),
     (
@@ -35,10 +35,16 @@ ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_config.js
 DEEP = ("*", "*/*")
 
 
+def _is(path: Path, names: tuple[str, ...]) -> bool:
+    """`pytorch_model.bin` is no `model.bin`."""
+    name = path.name.lower()
+    return name in names or name.endswith(tuple(end for end in names if end.startswith(".")))
+
+
 def of_file(path: Path) -> str | None:
     """`a file of GGUF weights of llama.cpp; ...` for a file of a known format."""
     for ends, what, advice in FORMATS:
-        if path.name.lower().endswith(ends):
+        if _is(path, ends):
             return f"a file of {what.removeprefix('a ').removeprefix('an ')}; {advice}"
     return None
 
@@ -47,7 +53,7 @@ def of_folder(folder: Path) -> str | None:
     """`it holds GGUF weights of llama.cpp (model.gguf); ...` for what lies there or one folder below, transformers' weights aside."""
     files = sorted(path for pattern in DEEP for path in folder.glob(pattern) if path.is_file())
     for ends, what, advice in FORMATS[:-1]:
-        found = [path.relative_to(folder).as_posix() for path in files if path.name.lower().endswith(ends)]
+        found = [path.relative_to(folder).as_posix() for path in files if _is(path, ends)]
         if found:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             return f"it holds {what} ({found[0]}{more}); {advice}"

@@ -62,10 +62,10 @@ class VectorFile:
 
     def _known(self) -> Floats:
         try:
-            found = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            found = npy.open_memmap(self.path, mode="r")
+        except (OSError, ValueError):
             found = None
-        if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype != np.dtype("<f4") or not found.flags.c_contiguous:
+        if found is None or found.ndim != 2 or found.dtype != np.dtype("<f4") or not found.flags.c_contiguous:
             raise InputError(f"--resume: {self.path} holds no vectors that poolrt wrote; write to another file", field="resume")
         return found
 

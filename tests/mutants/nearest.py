@@ -9,7 +9,11 @@ AREAS = ("runtime", "exporter", "serve")
 RUNTIME = {
     "test_artifact": ("artifact", "records", "onnx_references", "manifest"),
     "test_batching test_worker": ("batching", "calls", "worker"),
-    "test_commands": ("cli", "commands", "description", "diagnosis", "machine", "benchmark"),
+    "test_machine test_commands": ("diagnosis",),
+    "test_commands": ("cli", "commands", "description", "machine", "benchmark", "extras", "command_line", "vector_file"),
+    "test_growth": ("tokenizer_file",),
+    "test_llm": ("checkpoints", "overrides", "pooler_config"),
+    "exporter/test_choices exporter/test_vllm_names": ("pooler_config",),
     "test_foreign": ("foreign",),
     "test_lora": ("lora",),
     "test_pairs": ("pairs",),
@@ -19,8 +23,9 @@ RUNTIME = {
     "test_scoring": ("scoring", "comparison"),
     "test_tasks": ("chunks", "outputs"),
     "test_templates": ("templates", "content"),
-    "test_text test_truncation test_pairs": ("text", "truncation", "prompts", "tokenizer"),
-    "test_worker": ("pending",),
+    "test_text": ("prompts",),
+    "test_text test_truncation test_pairs": ("text", "truncation", "tokenizer"),
+    "test_pending test_worker": ("pending", "cancellation"),
     "test_cuda_graphs test_trt_session": ("backends/cuda_graphs", "backends/trt"),
     "test_plugins": ("plugins/bge_m3", "plugins/colbert", "plugins/facts", "plugins/finding", "plugins/parts", "plugins/plugin"),
     "test_model": ("model", "llm", "errors", "backends/ort", "backends/__init__"),
@@ -62,15 +67,32 @@ EXPORTER = {
     "test_checkpoint": ("checkpoint", "detection", "heads", "layers", "source"),
     "test_choices": ("choices", "pooler_config", "text_plan"),
     "test_layers": ("late_interaction", "token_rows"),
-    "test_decoder_rerankers": ("token_rows",),
+    "test_decoder_rerankers": ("token_rows", "embedding_heads"),
+    "test_decoders": ("architectures/_adapters", "architectures/_decoders", "architectures/gritlm", "architectures/internlm2",
+                      "architectures/jina_reranker_v3", "architectures/jina_v5", "architectures/lfm2", "architectures/nemotron",
+                      "architectures/voyage", "architectures/_markers"),
+    "test_encoders_traps": ("architectures/deberta", "architectures/ernie", "architectures/jina", "architectures/modernbert",
+                            "architectures/mpnet", "architectures/nomic", "architectures/roberta", "architectures/bert"),
     "test_evidence": ("evidence",),
     "test_head_modules test_sentence_files": ("head_modules", "heads", "layers"),
     "test_late_interaction_library": ("late_interaction",),
+    "test_library_heads": ("library_texts", "library_comparison"),
+    "test_library_reference": ("library_answers", "library_comparison", "library_heads", "library_models", "library_texts"),
+    "test_logit_scores": ("logits", "processing"),
     "test_lora": ("adapter", "lora"),
     "test_expanded_windows": ("graph_surgery",),
+    "test_module_steps test_module_chains test_modular_rerankers": (
+        "module_chain", "module_steps", "head_operations", "head_parts", "embedding_heads",
+    ),
     "test_precision": ("flat_rows", "graph_surgery", "int8", "mixed"),
-    "test_published": ("recipe",),
-    "test_streamed": ("graph", "pieces", "streamed"),
+    "test_published": ("recipe", "architectures/_published"),
+    "test_plausible test_refusals": ("json_file", "other_formats", "plausible", "refusals", "unread"),
+    "test_reshaped": (
+        "architectures/_experts", "architectures/_padding", "architectures/_retold", "architectures/_rotary", "architectures/big_bird",
+        "architectures/generic", "architectures/longformer", "architectures/nomic_moe", "architectures/_nomic_moe", "architectures/t5",
+        "unread",
+    ),
+    "test_streamed": ("graph", "pieces", "streamed", "tidy"),
     "test_verify test_pipeline": ("graph_files", "pipeline", "reference", "texts", "verify"),
 }  # fmt: skip
 TABLE = {"runtime": RUNTIME, "serve": SERVE, "exporter": EXPORTER}
@@ -82,7 +104,8 @@ def nearest(root: Path, source: str) -> list[str]:
     area, _, rest = source.removesuffix(".py").partition("/")
     named = sorted(path.stem for path in (root / "tests" / area).glob(f"test_{Path(rest).stem.strip('_')}*.py"))
     listed = [test for tests, sources in TABLE[area].items() if rest in sources for test in tests.split()]
-    return [f"tests/{area}/{stem}.py" for stem in dict.fromkeys([*named, *listed])] or importing(root, area, rest)
+    places = dict.fromkeys(f"tests/{stem}.py" if "/" in stem else f"tests/{area}/{stem}.py" for stem in [*named, *listed])
+    return [place for place in places if (root / place).is_file()] or importing(root, area, rest)
 
 
 def importing(root: Path, area: str, rest: str) -> list[str]:

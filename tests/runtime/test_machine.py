@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from poolrt.runtime import machine
+from poolrt.runtime import diagnosis, machine
 
 
 def group(root: Path, membership: str, files: dict[str, str]) -> float | None:
@@ -45,3 +48,55 @@ def test_the_first_library_that_is_there_tells_its_version():
     assert machine.version("no-such-distribution", "numpy", "tokenizers") == np.__version__
     assert machine.version("no-such-distribution") is None
     assert machine.rss_bytes() > 10 << 20
+
+
+@pytest.mark.parametrize(
+    ("installed", "versions", "gpus", "told"),
+    [
+        (set(), {"onnxruntime": None}, 0, ["pip install 'poolrt[cpu]'"]),
+        ({"onnxruntime"}, {"onnxruntime": "1"}, 0, []),
+        ({"onnxruntime-gpu"}, {"onnxruntime": "1"}, 1, []),
+        ({"onnxruntime", "onnxruntime-gpu"}, {"onnxruntime": "1"}, 1, ["uninstall both"]),
+        ({"onnxruntime"}, {"onnxruntime": "1"}, 1, ["a GPU and no engine library that uses it"]),
+        ({"onnxruntime"}, {"onnxruntime": "1", "tensorrt-rtx": "1"}, 1, []),
+        ({"onnxruntime"}, {"onnxruntime": "1", "tensorrt": "1"}, 1, []),
+    ],
+)  # fmt: skip
+def test_advice_is_for_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], versions: dict[str, str | None], gpus: int, told: list[str]
+):
+    monkeypatch.setattr(machine, "version", lambda *names: "1" if installed & set(names) else None)
+    monkeypatch.setattr(machine, "gpus", lambda: ("gpu",) * gpus)
+    advice = diagnosis._advice(versions)
+    assert len(advice) == len(told)
+    assert all(part in line for part, line in zip(told, advice, strict=True))
+
+
+def test_a_diagnosis_is_prose_of_everything_found():
+    gpu = machine.Gpu(name="Some GPU", device="sm89", memory_bytes=24 << 30)
+    found = diagnosis.Diagnosis(
+        python="3.11.1", system="Linux", processor="A CPU", flags=("avx2", "fma"), processors=16, affinity=8, quota=1.5,
+        threads=2, gpus=(gpu,), libraries={"numpy": "2", "torch": "3"}, backends={"onnxruntime": "1.2", "openvino": None},
+        advice=("do this", "and that"),
+    )  # fmt: skip
+    assert [" ".join(line.split()) for line in found.text().splitlines()] == [
+        "python 3.11.1 on Linux", "processor A CPU; avx2 fma", "threads 2, of 16 processors: affinity allows 8, a quota of 1.5",
+        "gpu Some GPU, sm89, 24 GiB", "engine onnxruntime 1.2", "engine openvino not installed", "libraries numpy 2, torch 3",
+        "advice do this", "advice and that",
+    ]  # fmt: skip
+    bare = replace(found, flags=(), quota=None, gpus=(), advice=()).text()
+    for part in ("no vector instructions known to us", "no quota", "none that an NVIDIA driver shows"):
+        assert part in bare
+    assert found.plain()["gpus"][0]["name"] == "Some GPU"
+
+
+def test_this_machine_s_libraries_and_processors_are_found():
+    found = diagnosis.look()
+    wanted = ("numpy", "tokenizers", "jinja2", "onnxruntime", "starlette", "uvicorn", "torch", "transformers", "onnx")
+    for name in wanted:
+        assert found.libraries[name] == importlib.metadata.version(name)
+    assert (found.processors, found.affinity) == (os.cpu_count(), len(os.sched_getaffinity(0)))
+    assert found.backends["onnxruntime"] == importlib.metadata.version("onnxruntime")
+    written = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    for flag in ("avx2", "fma", "avx512f", "avx512_vnni", "amx_int8", "asimd"):
+        assert (flag in found.flags) == (flag in written)
