@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..runtime import other_formats
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Source
 from . import adapter as adapters
-from . import detection, lora, other_formats, plausible, sentence_files, source, tokenizer, unread, weights
+from . import detection, lora, plausible, sentence_files, source, tokenizer, unread, weights
 from . import pooler_config as poolers
 from . import recipe as recipes
 from .architectures import Architecture

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime import other_formats
 from ..runtime.errors import CheckpointError
-from . import other_formats
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Everything a pooling model may need. Code is not on the list: none is ever run.

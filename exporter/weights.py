@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..runtime import other_formats
 from ..runtime.errors import CheckpointError, reason
-from . import other_formats
 from .json_file import json_file
 
 if TYPE_CHECKING:

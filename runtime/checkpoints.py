@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from . import other_formats
 from .errors import ArtifactError, CheckpointError, EngineError, InputError
 from .extras import MODULES
 from .machine import version
@@ -28,6 +29,7 @@ sys.modules.setdefault("poolrt", types.ModuleType("poolrt")).__path__ = [home]
 from poolrt.runtime.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+ADAPTER = "adapter_config.json"
 CONVERSIONS = {"auto": None, "embed": "embed", "embedding": "embed", "classify": "classify", "score": "classify", "reward": "reward"}
 """`task`, older vLLM's word, -> `convert`."""
 
@@ -50,10 +52,23 @@ def artifact_of(argument: str, options: Sequence[str], *, cache: Path | None = N
     if is_artifact(path):
         return path
     if path.is_dir() and not (path / "config.json").is_file() and not (path / "modules.json").is_file():
-        raise ArtifactError(f"{argument}: neither an artifact ({FILE} is missing) nor a checkpoint (config.json is missing)")
+        raise ArtifactError(
+            f"{argument}: neither an artifact ({FILE} is missing) nor a checkpoint (config.json is missing); {_present(path)}"
+        )
+    if path.is_file():
+        contents = other_formats.of_file(path) or "a file; give the folder of an artifact or of a checkpoint"
+        raise ArtifactError(f"{argument}: {contents}")
     if not path.exists() and (argument.startswith((".", "/", "~")) or argument.count("/") > 1):
         raise ArtifactError(f"{argument}: no such folder")
     return exported(argument, options, cache=cache, run=run)
+
+
+def _present(folder: Path) -> str:
+    """`it holds ...`, and what to do with that."""
+    if (folder / ADAPTER).is_file():
+        return "it holds a LoRA adapter; serve what it was trained on, with --enable-lora --lora-modules NAME=FOLDER"
+    names = sorted(entry.name for entry in folder.iterdir())[:5]
+    return other_formats.of_folder(folder) or f"it holds {', '.join(names) or 'nothing'}"
 
 
 def exported(source: str, options: Sequence[str], *, cache: Path | None = None, run: Run = call) -> Path:

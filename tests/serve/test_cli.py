@@ -365,6 +365,31 @@ def test_what_is_neither_artifact_nor_checkpoint_is_told(tmp_path):
         artifact_of(str(tmp_path / "missing"), asked)
 
 
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("model-Q4_K_M.gguf", r"it holds GGUF weights of llama\.cpp \(model-Q4_K_M\.gguf\); give the checkpoint they were converted from"),
+        ("onnx/model.onnx", r"it holds an ONNX graph, .* \(onnx/model\.onnx\); give the checkpoint it was exported from"),
+        ("tf_model.h5", r"TensorFlow weights .*from_tf=True"),
+        ("adapter_config.json", "a LoRA adapter; serve what it was trained on"),
+        ("notes.md", r"it holds notes\.md"),
+    ],
+)
+def test_a_folder_of_another_format_is_told_what_it_holds(tmp_path: Path, file: str, words: str):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(b"GGUF")
+    asked, _ = parse(["m"])
+    with pytest.raises(ArtifactError, match=f"neither an artifact .* nor a checkpoint .*; .*{words}"):
+        artifact_of(str(tmp_path), asked)
+
+
+def test_a_file_is_told_what_it_is_before_anything_is_exported(tmp_path: Path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    asked, _ = parse(["m"])
+    with pytest.raises(ArtifactError, match=r"model\.gguf: a file of GGUF weights of llama\.cpp; give the checkpoint"):
+        artifact_of(str(tmp_path / "model.gguf"), asked)
+
+
 def test_two_models_of_one_name_are_refused(artifacts: Callable[[str], Path]):
     folder = str(artifacts("minilm_like"))
     other = str(artifacts("bert_classifier"))
