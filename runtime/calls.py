@@ -66,7 +66,7 @@ class Ticket(Future[Answer]):
     done_items = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Call:
     future: Ticket
     answer: Answer

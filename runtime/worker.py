@@ -12,6 +12,7 @@ import heapq
 import itertools
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, InvalidStateError
@@ -113,7 +114,9 @@ class Worker:
             self._counters.queued_items += len(entries)
             self._counters.queued_tokens += tokens
             self._lock.notify(len(entries))
-        future.add_done_callback(lambda done: self._cancelled(call) if done.cancelled() else None)
+        # Weak: a call that its own future holds would stay, with its rows, until the next collection of cycles.
+        queued = weakref.ref(call)
+        future.add_done_callback(lambda done: self._cancelled(queued()) if done.cancelled() else None)
         return future
 
     def _admit(self, tokens: int) -> None:
@@ -197,6 +200,8 @@ class Worker:
                 _fail(call, DeadlineExceeded("not computed in the time that was given; try again later, or give more"))
             if batch:
                 self._run(batch, alone=alone)
+            # While the lane waits for work it would hold the last call, whose thousands of rows keep pages from the system.
+            batch, late = [], {}
 
     def _late(self) -> dict[int, Call]:
         now, late = time.monotonic(), {}
@@ -261,7 +266,9 @@ class Worker:
             self._line = [place for place in self._line if place[-1] in self._queued]
             heapq.heapify(self._line)
 
-    def _cancelled(self, call: Call) -> None:
+    def _cancelled(self, call: Call | None) -> None:
+        if call is None:  # nothing of it is queued any more
+            return
         self._gone.append(call)
         if len(self._queued) <= SMALL_QUEUE:
             self._drop_gone()

@@ -13,6 +13,7 @@ from typing import Any
 import httptools
 import orjson
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from .connections import BODY, HEAD, IDLE, LINGER, LINGER_QUIET_S, WORK, Clock, Limits, Unsent
@@ -21,6 +22,9 @@ from .gathering import Gathering
 
 FRAMING = 16
 """Bytes of chunk sizes and extensions that may come with a byte of a chunked body, beyond the size of a head."""
+MANY_CHUNKS = 2048
+"""Of a connection that sent so many chunks at once, the rest is parsed in slices: others come to their turn in between."""
+SLICE = 16 * 1024
 LINGER_HEAD_BYTES = 1 << 20
 """What is still read of a client whose head or trailers were refused: whoever sends without end is cut off."""
 LINGER_BODY_BYTES = 1 << 30
@@ -70,6 +74,16 @@ async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
     await response(ApiError(503, text, headers={"Connection": "close", "Retry-After": "1"}))(scope, receive, send)
 
 
+class Flow(FlowControl):
+    """`held`: what was read is not parsed yet, so nothing more is read, whoever asks for it."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
 class Protocol(HttpToolsProtocol):
     limits = Limits()
     clock = Clock(limits)
@@ -85,6 +99,9 @@ class Protocol(HttpToolsProtocol):
     _message_bytes = _body_bytes = _trailers = 0
     _deaf = False
     """Nothing more is read: the connection ends with its last answer."""
+    _choppy = False
+    """The client sends very small chunks."""
+    _unparsed = b""
     _linger_left = 0
     _heard = 0.0
     _resumed = False
@@ -94,7 +111,9 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
         self.transport: Gathering = Gathering(transport, self.loop, self._linger)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.flow = self._flow = Flow(transport)
         self._unsent = Unsent()
+        self._chunks: list[bytes] = []
         if not self.clock.add(self, self.loop):
             self.evict()
 
@@ -114,7 +133,27 @@ class Protocol(HttpToolsProtocol):
             return
         if self.state == IDLE:
             self._enter(HEAD)
-        self._feed(data)
+        if not self._choppy:
+            self._feed(data)
+            return
+        self._flow.pause_reading()
+        self._flow.held = True
+        if not self._unparsed:
+            self.loop.call_soon(self._feed_slice)
+        self._unparsed += data
+
+    def _feed_slice(self) -> None:
+        data, self._unparsed = self._unparsed[:SLICE], self._unparsed[SLICE:]
+        if self._deaf or self.transport.is_closing() or self.state == LINGER:
+            self._unparsed = b""
+        else:
+            self._feed(data)
+        if self._unparsed:
+            self.loop.call_soon(self._feed_slice)
+            return
+        self._flow.held = False
+        if self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT:
+            self._flow.resume_reading()
 
     def shutdown(self) -> None:
         """Called by the server when it ends: answers are finished, nothing else is waited for."""
@@ -141,6 +180,8 @@ class Protocol(HttpToolsProtocol):
                 case _:
                     self._refuse(ApiError(400, "the request is not well-formed HTTP", headers={"Connection": "close"}))
             return
+        if self._chunks:
+            self._pass_on_body()
         if self._boundary:
             self._unframed = 0
         else:
@@ -239,13 +280,23 @@ class Protocol(HttpToolsProtocol):
         scope["raw_path"] = target.path
 
     def on_body(self, body: bytes) -> None:
+        # A chunk may be one byte, and a hundred thousand of them arrive at once: each costs no more than this.
+        self._chunks.append(body)
+
+    def _pass_on_body(self) -> None:
+        """Hands the parts of the body that arrived together to the request."""
         self._boundary = True
+        self._choppy = self._choppy or len(self._chunks) > MANY_CHUNKS
+        body = b"".join(self._chunks)
+        self._chunks.clear()
         self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
+        if self._chunks:
+            self._pass_on_body()
         super().on_message_complete()
         self._boundary, self._in_body = True, False
         if self.state == BODY and not self.pipeline:

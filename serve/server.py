@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
             gc.collect()
         if counter % round(10 * TRIM_S) == 0:
             self._trimming = self._trimming or Trimming()
-            self._trimming.look()
+            self._trimming.look(idle=not self.here.state.in_flight)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

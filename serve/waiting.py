@@ -78,14 +78,17 @@ class Waiting:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            now = time.monotonic()
-            for waiter, (receive, deadline) in list(self._watched.items()):
-                if waiter.done():
-                    continue
-                if deadline is not None and now >= deadline:
-                    waiter.set_exception(Late())
-                elif disconnected(receive):
-                    waiter.set_exception(Gone())
+            self._look(time.monotonic())
+
+    def _look(self, now: float) -> None:
+        # No part of `_watch`, which would hold its last waiter, with thousands of an answer's rows, until the next request.
+        for waiter, (receive, deadline) in list(self._watched.items()):
+            if waiter.done():
+                continue
+            if deadline is not None and now >= deadline:
+                waiter.set_exception(Late())
+            elif disconnected(receive):
+                waiter.set_exception(Gone())
 
     def close(self) -> None:
         if self._watcher is not None:

@@ -47,7 +47,8 @@ async def load(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    return Response(context(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    here = context(request)
+    return Response(await here.metrics.scraped(here.workshop.thread), media_type=CONTENT_TYPE_LATEST)
 
 
 async def models(request: Request) -> Response:

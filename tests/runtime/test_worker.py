@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
@@ -225,6 +226,16 @@ def test_an_answer_does_not_keep_its_neighbours_alive(engine, worker):
         for row in (answer.rows[0], answer.others[0][0]):
             assert row.base is None, "a view keeps the whole batch in memory"
     assert engine.batches[-1] == (3, 7)
+
+
+def test_an_idle_lane_does_not_hold_its_last_call(worker):
+    call = worker.submit([item(1, 2), item(3)], "pooled")
+    kept = weakref.ref(call.result(10).rows[0])
+    del call
+    deadline = time.monotonic() + 10
+    while kept() is not None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert kept() is None
 
 
 def test_times_and_sums_are_of_what_was_computed(engine, monkeypatch):

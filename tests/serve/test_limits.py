@@ -437,7 +437,7 @@ def test_memory_is_given_back_after_a_peak(monkeypatch: pytest.MonkeyPatch):
         made = trimming.Trimming()  # 100
         monkeypatch.setattr(made, "_trim", trimmed.append)
         for expected in (0, 1, 1, 2):  # 110; 400, then 150; 160; 500, then 150
-            made.look()
+            made.look(idle=False)
             if made._running is not None:
                 await made._running
             assert len(trimmed) == expected
