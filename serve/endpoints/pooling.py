@@ -24,6 +24,7 @@ COMBINED = "The task embed&token_classify needs a plugin request with a 'data' f
 
 
 async def pooling(request: Request) -> Response:
+    context(request).opened()
     return await answer(request, await read(request, schemas.POOLING))
 
 

@@ -67,6 +67,25 @@ def test_flags_without_meaning_are_noted(name):
     assert notes == [f"--{name} has no effect here: an artifact fixes it, or poolrt does without"]
 
 
+# Flags of vLLM 0.32 and, in the last line, of older ones, each with as many values as it has there.
+WITHOUT_MEANING = """
+--tokenizer-mode auto --trust-remote-code --dtype auto --seed 0 --code-revision main --load-format auto --download-dir /d --enforce-eager
+--renderer-num-workers 2 --model-impl auto --config-format auto --enable-offline-docs --log-error-stack --api-server-count 1
+--enable-flash-late-interaction --no-enable-flash-late-interaction --limit-mm-per-prompt {} --mm-processor-kwargs {} --media-io-kwargs {}
+--allowed-local-media-path / --allowed-media-domains a.example --mm-processor-cache-gb 4 --interleave-mm-strings --max-num-seqs 8
+--enable-chunked-prefill --no-enable-chunked-prefill --enable-prefix-caching --no-enable-prefix-caching --gpu-memory-utilization 0.9
+--tensor-parallel-size 1 --pipeline-parallel-size 1 --data-parallel-size 1 --lora-dtype auto --fully-sharded-loras --kv-cache-dtype auto
+--block-size 16 --compilation-config {} --optimization-level 2
+--swap-space 4 --max-num-partial-prefills 1 --disable-log-requests --disable-frontend-multiprocessing
+"""
+
+
+def test_flags_of_vllm_without_meaning_here_are_read_with_their_values():
+    asked, notes = parse([*WITHOUT_MEANING.split(), "m"])
+    assert asked.artifacts == ["m"]
+    assert {note.split()[0] for note in notes} == {word for word in WITHOUT_MEANING.split() if word.startswith("--")}
+
+
 @pytest.mark.parametrize("flag", ["--override-pooler-config", "--override_pooler_config.pooling_type"])
 def test_the_older_name_of_the_pooler_config_is_read(flag):
     asked, _ = parse(["m", flag, "CLS" if "." in flag else '{"pooling_type": "CLS"}'])

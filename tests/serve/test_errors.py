@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from poolrt.runtime.errors import ArtifactError, DeadlineExceeded, EngineError, InputError, Overload, UnsupportedTask
 from poolrt.serve.body import Refused
@@ -143,3 +145,16 @@ def test_an_error_is_its_own_answer():
     assert api_error(error) is error
     got = response(ApiError(503, "later", headers={"Retry-After": "1"}))
     assert (got.status_code, got.headers["retry-after"], got.headers["content-type"]) == (503, "1", "application/json")
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ({"type": "text"}, "type='text' requires text"), ({"type": "text", "text": None}, "type='text' requires text"),
+        ({"type": "image_url"}, "requires image_url.url"), ({"type": "image_url", "image_url": None}, "requires image_url.url"),
+        ({"type": "image_url", "image_url": {"url": ""}}, "requires image_url.url"), ({"type": "sound"}, "'text' or 'image_url'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_part_without_its_content_is_refused_by_name(embedder: Live, part: dict[str, Any], told: str):
+    assert told in embedder.refused("/v2/embed", {"inputs": [{"content": [part]}]})["message"]

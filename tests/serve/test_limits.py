@@ -269,7 +269,9 @@ def test_a_full_queue_refuses_before_the_body_comes(artifacts: Callable[[str], P
                 assert statuses(answer) == [429]
                 assert b"retry-after: 7\r\n" in answer.lower()
         assert server.post("/v1/embeddings", {"input": TEXT}).status_code == 429
-        assert server.ask("/tokenize", {"prompt": TEXT})  # needs no queue
+        # What needs no queue is answered.
+        for route, body in (("/tokenize", {"prompt": TEXT}), ("/detokenize", {"tokens": [6]}), ("/decode", {"ids": [6]})):
+            assert server.ask(route, body)
         assert model.statistics().refused == 6
         gate.go.set()
         assert [one.result(SOON_S).status_code for one in asked] == [200, 200]

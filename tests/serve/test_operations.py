@@ -240,6 +240,14 @@ def test_loading_is_live_but_not_ready(artifacts: Callable[[str], Path]):
             assert client.get("/ready").status_code == client.get("/health").status_code == 503
             refused = client.post("/v1/embeddings", json={"input": "a"})
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            for path in ("/v1/models", "/models", "/info", "/playground.json"):
+                early = client.get(path)
+                assert (early.status_code, early.headers.get("retry-after")) == (503, "1"), path
+            for path, body in (*BOUNDED, ("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [1]}), ("/decode", {"ids": [1]})):
+                early = client.post(path, json=body)
+                assert (early.status_code, early.headers.get("retry-after")) == (503, "1"), path
+            assert client.get("/version").status_code == 200
+            assert "vllm:num_requests_waiting{" not in client.get("/metrics").text
             go.set()
             until(lambda: client.get("/ready").status_code == 200)
             assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200

@@ -272,6 +272,12 @@ def test_info_tells_what_the_manifest_holds(everything: Live):
         assert (told["model_id"], told["model_sha"]) == (served.manifest.source.checkpoint, served.manifest.source.revision)
         assert (told["served_model_name"], told["max_input_length"]) == (served.name, served.model.max_tokens)
         assert told["auto_truncate"] is True
+        settings = everything.here.settings
+        assert (told["max_concurrent_requests"], told["max_client_batch_size"]) == (settings.max_connections, settings.max_items)
+        assert (told["tokenization_workers"], told["max_batch_tokens"]) == (settings.threads, served.model.worker.limits.max_tokens)
+        assert told["version"] == everything.client.get("/version").json()["version"]
+        assert told["max_batch_requests"] is told["sha"] is told["docker_label"] is None
+        assert told["scoring"] == served.manifest.scoring
         assert (told["tasks"], told["engine"]) == (list(served.manifest.tasks), served.model.engine.name)
         kind = told["model_type"]
         if "embedding" in kind:
