@@ -122,6 +122,8 @@ def read(
     if found is not None:
         guesses.append(Guess("recipe", found.name, f"the name matches {found.match[0]}", "--no-recipe"))
     inner = place.folder / sentence_files.transformer(place.folder)
+    if not (inner / "config.json").is_file():
+        sentence_files.read(place.folder)  # a chain without a transformer is refused by what it has in its place
     config = _config(inner)
     _refuse_part(place.folder)
     if "auto_map" in config:

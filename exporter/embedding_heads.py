@@ -104,6 +104,9 @@ def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     told = f"{strategy} over tokens of log(1 + relu)" + (", taken twice" if twice else "")
     guesses.append(Guess("pooling", told, "SpladePooling of modules.json" if found else "default of SPLADE"))
     after, dim = module_steps.steps(checkpoint, route.pooled if route else (), width)
+    static = checkpoint.sentence.static if checkpoint.sentence else None
+    if static is not None:
+        after = (*after, Operation(kind="static_words", where=static.folder, number=dim))
     if (count := choices.active(checkpoint)) is not None:
         guesses.append(Guess("active", f"the largest {count} values", "max_active_dims of config_sentence_transformers.json"))
         after = (*after, Operation(kind="largest", number=count))
@@ -113,7 +116,7 @@ def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         Part(task="token_embed", pools=("tokens",), dim=hidden),
     ]
     embedding = Head(output="out_embed", dim=dim, pool=pool, activation="identity", sparse=True)
-    if published is not None:
+    if published is not None or static is not None:  # the model's states say nothing of a query that it never reads
         return ("embed",), "bi-encoder", parts[:1], {"embed": embedding}
     heads = {
         "embed": embedding,

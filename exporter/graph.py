@@ -49,7 +49,7 @@ class PoolingModel(nn.Module):
         mask = named["attention_mask"] if self.pooled is None else self.pooled(named["input_ids"], named["attention_mask"])
         # A prompt is attended to, and not pooled where the graph is told of it.
         pooled = None if kinds is None else mask * (kinds != PROMPT).to(mask.dtype)
-        return self.heads(self.backbone(**named), mask, named["input_ids"], pooled)
+        return self.heads(self.backbone(**named), mask, named["input_ids"], pooled, kinds)
 
 
 class HiddenStates(nn.Module):

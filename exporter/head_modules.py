@@ -172,9 +172,14 @@ class Heads(nn.Module):
         self.wants_layers = any(isinstance(step, Operation) and step.kind == "layer_mix" for step in different)
 
     def forward(
-        self, hidden: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor, pooled: torch.Tensor | None = None
+        self,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        ids: torch.Tensor,
+        pooled: torch.Tensor | None = None,
+        kinds: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """`pooled`: the mask of what is pooled, where that is less than what `mask` attends to."""
+        """`pooled`: the mask of what is pooled, where that is less than what `mask` attends to; `kinds`: of each token, or none."""
         hidden = hidden.float()
         made = []
         for part in self.parts:
@@ -193,6 +198,8 @@ class Heads(nn.Module):
             if part.pools:
                 value = torch.cat([POOLS[pool](value, tokens) for pool in part.pools], dim=-1)
             for step in part.after:
-                value = self.layers[self.places[step]](value)
+                module = self.layers[self.places[step]]
+                words = isinstance(step, Operation) and step.kind == "static_words"
+                value = module(value, ids, mask, kinds) if words else module(value)
             made.append(value)
         return tuple(made)

@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from ..runtime.errors import CheckpointError
+from ..runtime.text import STATIC
+from . import static_words
 from .layers import Operation, tensors
 
 if TYPE_CHECKING:
@@ -159,7 +161,25 @@ class Subtract(nn.Module):
         return value[..., :1] - value[..., 1:]
 
 
+class StaticWords(nn.Module):
+    """Rows of queries in the place of what the model made: the weight of each word that stands in the text, [batch, vocabulary]."""
+
+    table: torch.Tensor
+
+    def __init__(self, checkpoint: Checkpoint, operation: Operation) -> None:
+        super().__init__()
+        self.register_buffer("table", static_words.table(checkpoint, operation.where, int(operation.number)))
+
+    def forward(self, value: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        width = self.table.shape[0]
+        # What is padded lands in a column of its own, so that every place is written the same value, in whatever order.
+        places = torch.where(mask > 0, ids, width)
+        stands = value.new_zeros(value.shape[0], width + 1).scatter(1, places, torch.ones_like(places, dtype=value.dtype))[:, :width]
+        return torch.where((kinds == STATIC).to(value.dtype).amax(1, keepdim=True) > 0, stands * self.table, value)
+
+
 OPERATIONS: dict[str, Callable[[Checkpoint, Operation], nn.Module]] = {
     "normalize": Normalize, "word_weights": WordWeights, "layer_mix": LayerMix, "convolve": Convolutions, "code": SparseCode,
     "largest": Largest, "scale": Scale, "cap": Cap, "subtract": Subtract, "log1p_relu": Log1pRelu,
+    "static_words": StaticWords,
 }  # fmt: skip

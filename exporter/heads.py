@@ -21,6 +21,7 @@ from . import (
     module_chain,
     module_steps,
     processing,
+    static_words,
     text_plan,
     token_rows,
 )
@@ -80,6 +81,10 @@ def plan(checkpoint: Checkpoint) -> Plan:
     if checkpoint.kind == "colbert":
         roles, told = late_interaction.roles(checkpoint, limit)
         guesses += told
+    static = checkpoint.sentence.static if checkpoint.sentence is not None else None
+    if static is not None:
+        roles, told = static_words.roles(checkpoint, static, limit)
+        guesses += told
     if checkpoint.recipe is not None and checkpoint.recipe.roles:
         roles = roles | checkpoint.recipe.roles
     if checkpoint.pooler.task is not None:
@@ -100,7 +105,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
         text=prepared,
         heads={task: heads[task] for task in tasks},
         parts=tuple(parts_by_task[task] for task in tasks),
-        inputs=(*checkpoint.family.inputs, *([] if prepared.pools_prompts else ["token_kinds"])),
+        inputs=(*checkpoint.family.inputs, *(["token_kinds"] if static is not None or not prepared.pools_prompts else [])),
         published=parts[0].published,
         chunked=checkpoint.pooler.enable_chunked_processing,
         max_embed_tokens=checkpoint.pooler.max_embed_len,

@@ -36,11 +36,13 @@ class Step:
 class Operation:
     """What a head does besides layers; the classes that do it are in head_operations.py."""
 
-    kind: Literal["normalize", "word_weights", "layer_mix", "convolve", "code", "scale", "cap", "subtract", "largest", "log1p_relu"]
+    kind: Literal[
+        "normalize", "word_weights", "layer_mix", "convolve", "code", "scale", "cap", "subtract", "largest", "log1p_relu", "static_words"
+    ]
     where: str = ""
     """Folder of the module whose tensors it reads; empty: none."""
     number: float = 0.0
-    """scale: the factor; cap: the bound; code, largest: how many values stay; layer_mix: the first layer that counts."""
+    """scale: the factor; cap: the bound; code, largest: values that stay; static_words: width; layer_mix: the first layer that counts."""
     flag: bool = False
     """code: whether its input is standardised."""
 

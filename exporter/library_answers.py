@@ -37,8 +37,8 @@ class Computed:
     """What the library computes for one text."""
 
     read: Read
-    hidden: Floats
-    """The backbone's last hidden states [tokens, hidden]."""
+    hidden: Floats | None
+    """The backbone's last hidden states [tokens, hidden]; None: this text does not go through it."""
     answers: dict[Task, Floats]
     """Finished vectors for embed and token_embed, logits for the other tasks; only of tasks that the library has an opinion on."""
     score: Floats | None = None
@@ -120,6 +120,7 @@ class SentenceLibrary(Library):
     def __init__(self, kind: str, model: Any, backbone: Any, checkpoint: Checkpoint, plan: Plan) -> None:
         super().__init__(f"sentence-transformers {version('sentence-transformers')} {kind}", backbone, model.tokenizer, checkpoint, plan)
         self.kind, self.model = kind, model
+        self.routed = checkpoint.sentence is not None and checkpoint.sentence.static is not None
         if kind == "MultiVectorEncoder":  # each side has a limit of its own
             self.limit = None
         if getattr(backbone, "base_model", backbone) is backbone:  # its forward is called past the hooks of torch
@@ -128,7 +129,14 @@ class SentenceLibrary(Library):
     def _keep_features(self, module: Any, inputs: Any, features: Any) -> None:
         self._hidden = features[module.module_output_name]
 
+    def cut(self, limit: int) -> None:
+        routes = self.model[0].sub_modules.values() if self.routed else ()
+        for tokenizer in [route[0].tokenizer for route in routes] or [self.tokenizer]:
+            tokenizer.model_max_length = limit
+
     def _asked(self, case: Case) -> tuple[Any, dict[str, Any]]:
+        if self.routed and case.role is not None:
+            return case.text, {"prompt": self.plan.text.roles[case.role].prefix, "task": case.role}
         if self.kind == "MultiVectorEncoder" and case.role is not None:
             return case.text, {"prompt": self.model.prompts.get(case.role) or "", "task": case.role}
         role = self.plan.text.roles.get(case.role) if case.role else None
@@ -159,10 +167,10 @@ class SentenceLibrary(Library):
                 found = self.model.encode([text], batch_size=1, show_progress_bar=False, **options)
         finally:
             handle.remove()
-        hidden = self._hidden_rows()
+        hidden = self._hidden_rows() if self._hidden is not None or not self.routed else None
         answers: dict[Task, Floats] = {}
         pooled = self.kind == "SentenceTransformer" and self.checkpoint.kind in ("embed", "bge-m3") and self._own_pooling()
-        if case.role is None or self.checkpoint.kind != "colbert":
+        if hidden is not None and (case.role is None or self.checkpoint.kind != "colbert"):
             answers |= library_heads.answers(self.checkpoint, self.plan, hidden, pooled_by_library=pooled)
         if found is None:
             return Computed(read=seen[0], hidden=hidden, answers=answers)

@@ -160,14 +160,14 @@ class Comparison:
         rows += [(case, row) for case, row in zip(short, self._together([known[case] for case in short]), strict=True)]
         measured: dict[str, list[tuple[float, float]]] = {}
         for case, ours in rows:
-            hidden, answers = ours.pop("hidden", None), dict(theirs[case].answers)
-            if hidden is None:
+            hidden, answers, states = ours.pop("hidden", None), dict(theirs[case].answers), theirs[case].hidden
+            if hidden is None or states is None:
                 pass
-            elif self.found.family.projection and theirs[case].hidden.shape[-1] == self.plan.heads["token_embed"].dim != hidden.shape[-1]:
+            elif self.found.family.projection and states.shape[-1] == self.plan.heads["token_embed"].dim != hidden.shape[-1]:
                 # The class projects inside: its hidden states are the vectors of tokens.
-                answers["token_embed"] = library_heads.unit(theirs[case].hidden)
+                answers["token_embed"] = library_heads.unit(states)
             else:
-                self._measure(measured, "hidden states", case, hidden, theirs[case].hidden)
+                self._measure(measured, "hidden states", case, hidden, states)
             for task, expected in answers.items():
                 self._measure(measured, task, case, self._answer(task, ours, known[case]), expected)
             score = theirs[case].score

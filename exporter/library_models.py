@@ -128,20 +128,24 @@ def watched() -> Iterator[Loaded]:
 
 def opened(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str, Any]) -> Library:
     """The folder (its config.json with what was asked for) by its own library, or as much of it as there is. Raises Unreadable."""
-    kind = sentence_class(folder, config)
+    routed = checkpoint.sentence is not None and checkpoint.sentence.static is not None
+    kind = "SparseEncoder" if routed else sentence_class(folder, config)
+    inner = folder / checkpoint.inner.relative_to(checkpoint.folder)
     lacks = []
     if kind is not None:
         try:
-            _check_config(checkpoint, folder)
+            _check_config(checkpoint, inner)
             return _binding(_sentence(kind, checkpoint, plan, folder), config)
         except ImportError:
             lacks.append("sentence-transformers is not installed, so its modules are not compared")
         except Unreadable as error:
             lacks.append(str(error))
-    tokenizer = _tokenizer(folder)
+    if routed:  # transformers alone reads queries as documents
+        raise Unreadable("; ".join(lacks))
+    tokenizer = _tokenizer(inner)
     try:
-        _check_config(checkpoint, folder)
-        library = _binding(_transformers(checkpoint, plan, folder, config, tokenizer), config)
+        _check_config(checkpoint, inner)
+        library = _binding(_transformers(checkpoint, plan, inner, config, tokenizer), config)
     except Unreadable as error:
         library = TokenizerLibrary(tokenizer, checkpoint, plan)
         lacks.append(str(error))
@@ -201,12 +205,20 @@ def _sentence(kind: str, checkpoint: Checkpoint, plan: Plan, folder: Path) -> Li
             raise
         except Exception as error:  # each means that the library does not read these files
             raise Unreadable(f"{kind} cannot open it: {_reason(error)}") from None
-        backbone = model.transformers_model
+        backbone = model.transformers_model or _routed(model)
         if backbone is None:
             raise Unreadable(f"{kind} finds no transformers model in it")
         backbone = _adapted(checkpoint, backbone)
         loaded.check(head=kind == "CrossEncoder" and checkpoint.kind == "classify", checkpoint=checkpoint)
     return SentenceLibrary(kind, model.eval().float(), backbone, checkpoint, plan)
+
+
+def _routed(model: Any) -> Any:
+    """The transformers model behind a Router; None: there is none."""
+    import torch
+
+    routes = getattr(model[0], "sub_modules", {}).values()
+    return next((route[0].model for route in routes if isinstance(getattr(route[0], "model", None), torch.nn.Module)), None)
 
 
 def _transformers(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str, Any], tokenizer: Any) -> Library:

@@ -85,7 +85,7 @@ def _config(found: Checkpoint) -> dict[str, Any]:
     """config.json as the library shall see it: with the recipe's and the user's overrides."""
     from .checkpoint import merged
 
-    config = sentence_files.json_file(found.folder / "config.json", dict)
+    config = sentence_files.json_file(found.inner / "config.json", dict)
     recipe = dict(found.recipe.hf_overrides) if found.recipe is not None else {}
     asked = found.overrides.get("hf_overrides") or {}
     overrides = merged(recipe, asked if isinstance(asked, Mapping) else {})
@@ -99,14 +99,21 @@ def _config(found: Checkpoint) -> dict[str, Any]:
 @contextlib.contextmanager
 def _as_asked(found: Checkpoint, config: Mapping[str, Any]) -> Iterator[Path]:
     """The checkpoint's folder, or one of links to its files beside another config.json."""
-    if config == sentence_files.json_file(found.folder / "config.json", dict):
+    if config == sentence_files.json_file(found.inner / "config.json", dict):
         yield found.folder
         return
     with tempfile.TemporaryDirectory(prefix="poolrt-") as place:
-        for entry in found.folder.iterdir():
-            if entry.name != "config.json":
-                (Path(place) / entry.name).symlink_to(entry.resolve())
-        (Path(place) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        target = Path(place)
+        inside = found.inner.relative_to(found.folder)
+        source = found.folder
+        for name in (*inside.parts, "config.json"):  # folders on the way to config.json are real ones, all else are links
+            for entry in source.iterdir():
+                if entry.name != name:
+                    (target / entry.name).symlink_to(entry.resolve())
+            source, target = source / name, target / name
+            if name != "config.json":
+                target.mkdir()
+        target.write_text(json.dumps(config), encoding="utf-8")
         yield Path(place)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Pool
+from . import routers
 from .json_file import json_file
 
 # Last part of `pooling_mode_...` (old) or the value of `pooling_mode` (new) -> ours.
@@ -41,6 +42,9 @@ REFUSED = {
     "LSTM": "it needs sentence_lengths, which only a WordEmbeddings module makes",
     "BoW": "it has words in the place of a transformer", "WordEmbeddings": "it has words in the place of a transformer",
     "CLIPModel": "it reads pictures", "LambdaTokenPooling": "it runs Python code",
+    "StaticEmbedding": "it has a table of words in the place of a transformer",
+    "SparseStaticEmbedding": "without a transformer for documents beside it, it has nothing that poolrt exports",
+    "Router": "it stands behind another module", "Asym": "it stands behind another module",
 }  # fmt: skip
 
 
@@ -104,6 +108,8 @@ class SentenceFiles:
     """The Transformer module's own settings (sentence_bert_config.json)."""
     mask: dict[str, Any] | None
     """Settings of the MultiVectorMask module; None: there is none."""
+    static: routers.Static | None = None
+    """What a Router makes of queries in the place of `chain`, which is the documents' route then; None: both go the same way."""
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -113,7 +119,8 @@ class SentenceFiles:
     @property
     def weight_folders(self) -> tuple[str, ...]:
         """Of the modules behind the transformer."""
-        return tuple(module.folder for module in self.chain if module.folder and module.kind not in TRANSFORMERS)
+        static = () if self.static is None else (self.static.folder,)
+        return (*(module.folder for module in self.chain if module.folder and module.kind not in TRANSFORMERS), *static)
 
     @property
     def by_messages(self) -> bool:
@@ -127,6 +134,7 @@ def read(folder: Path) -> SentenceFiles | None:
         return None
     entries = json_file(folder / "modules.json", list)
     try:
+        entries, static = routers.flattened(folder, entries)
         modules = [(str(entry["type"]), str(entry.get("path", ""))) for entry in entries]
     except (TypeError, KeyError, AttributeError):
         raise CheckpointError(f"{folder / 'modules.json'}: expected a list of objects with `type` and `path`") from None
@@ -163,6 +171,7 @@ def read(folder: Path) -> SentenceFiles | None:
         answers=_answers(folder / paths["LogitScore"]) if "LogitScore" in paths else None,
         text=text,
         mask=_optional(folder / paths["MultiVectorMask"] / "config.json") if "MultiVectorMask" in paths else None,
+        static=static,
     )
 
 
@@ -170,7 +179,8 @@ def transformer(folder: Path) -> str:
     """The subfolder of the Transformer module, "" where that is the folder itself. Raises CheckpointError."""
     if not (folder / "modules.json").is_file():
         return ""
-    for entry in json_file(folder / "modules.json", list):
+    entries = [entry for entry in json_file(folder / "modules.json", list) if isinstance(entry, dict)]
+    for entry in routers.flattened(folder, entries)[0]:
         known = isinstance(entry, dict) and str(entry.get("type", "")).endswith("Transformer")
         if known and isinstance(path := entry.get("path", ""), str):
             inside = path and not Path(path).is_absolute() and ".." not in Path(path).parts

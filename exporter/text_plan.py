@@ -86,6 +86,7 @@ def text(
         roles=roles,
         prompts=prompts,
         default_prompt=default,
+        default_role=sentence.static.default if sentence is not None and sentence.static is not None else None,
         pools_prompts=pools_prompts(checkpoint),
         special_tokens=dict(checkpoint.text.special),
         chat_template="chat_template.jinja" if "chat_template.jinja" in files else None,

@@ -88,6 +88,8 @@ def _role(role: Role) -> str:
         parts.append(f"cut to {role.max_tokens} tokens")
     if role.expand_id is not None:
         parts.append(f"filled up with {role.expand_id}{', attended' if role.attend_expansion else ''}")
+    if role.static:
+        parts.append("weights of its words, without the model")
     if role.skip_ids:
         parts.append(f"{len(role.skip_ids)} ids skipped")
     return ", ".join(parts) or "plain"

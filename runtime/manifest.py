@@ -68,6 +68,8 @@ class Role:
     """Whether the filler is attended to (attention mask 1)."""
     skip_ids: tuple[int, ...] = ()
     """ColBERT documents: vectors of these tokens are dropped after encoding."""
+    static: bool = False
+    """Inference-free sparse queries: no special tokens, and `token_kinds` tells the graph to take each word's weight from a table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,8 @@ class Text:
     """`query` and `document` as the model's own library prepares them; empty: both plain."""
     prompts: dict[str, str] = field(default_factory=dict)
     """Stored prompts by name (config_sentence_transformers.json or task_instructions); applied only when asked for."""
+    default_role: Literal["query", "document"] | None = None
+    """The side of a text that comes without a role; None: it is plain."""
     default_prompt: str | None = None
     pools_prompts: bool = True
     """False: the tokens of a prompt are attended to and not pooled (include_prompt false), which `token_kinds` says to the graph."""

@@ -24,8 +24,8 @@ RoleName = Literal["query", "document"]
 __all__ = ["Item", "Limits", "Preparation", "Prompt", "RoleName", "prompts_from"]
 
 
-# What a token is to its graph: part of a text, or of a prompt that is not pooled with it.
-PLAIN, PROMPT = 0, 1
+# What a token is to its graph: part of a text, of a prompt that is not pooled with it, or of a text that is a bag of words.
+PLAIN, PROMPT, STATIC = 0, 1, 2
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Item:
     prompt_tokens: int = 0
     """What usage reports."""
     kinds: list[int] | None = None
-    """Of PLAIN, PROMPT; None: all plain. For graphs that have the input `token_kinds`."""
+    """Of PLAIN, PROMPT, STATIC; None: all plain. For graphs that have the input `token_kinds`."""
     keep: NDArray[np.bool_] | None = None
     """[tokens]; rows of a token task's output that are answered (ColBERT's skip list). None: all."""
 
@@ -129,9 +129,10 @@ class Preparation:
         kept = self.kept(limits)
         if len(prompts) == 0:
             raise InputError("You must pass at least one prompt", field="input")
-        plan = self.text.roles.get(role) if role is not None and self.style == "model" else None
+        side = role or self.text.default_role
+        plan = self.text.roles.get(side) if side is not None and self.style == "model" else None
         prefix = self.prompt(prompt_name) + (plan.prefix if plan else "")
-        add_special_tokens = add_special_tokens and self.text.add_special_tokens
+        add_special_tokens = add_special_tokens and self.text.add_special_tokens and not (plan and plan.static)
         if plan is not None and plan.max_tokens is not None:
             # The model's own library cuts here silently, marker included.
             kept = max(min(kept if kept is not None else self.limit(limits), plan.max_tokens) - (plan.marker_id is not None), 0)
@@ -154,7 +155,11 @@ class Preparation:
                 items[index] = item
             if prefix and not self.text.pools_prompts:
                 self._mark_prompt(prefix, made, limits, add_special_tokens)
-        return [roles.apply(plan, item) if plan is not None else item for item in items if item is not None]
+        complete = [roles.apply(plan, item) if plan is not None else item for item in items if item is not None]
+        if plan is not None and plan.static:
+            for item in complete:
+                item.kinds = [STATIC] * len(item.ids)
+        return complete
 
     def _mark_prompt(self, prefix: str, items: Sequence[Item], limits: Limits, add_special_tokens: bool) -> None:
         """Counts a prompt's tokens as Sentence Transformers does: encoded alone, without a special token at its end."""

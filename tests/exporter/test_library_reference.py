@@ -206,3 +206,18 @@ def test_a_folder_stays_as_it_is(written: Callable[[str], Path], tmp_path: Path)
     compared(folder, hf_overrides={"is_matryoshka": True})
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"hidden_dropout_prob": 0.0}], ids=["as it stands", "with an override"])
+def test_a_model_in_a_folder_of_its_own_is_compared(overrides: dict[str, Any], written: Callable[[str], Path], tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(written("minilm_like"), folder / "0_Transformer")
+    outer = ("modules.json", "config_sentence_transformers.json", *(path.name for path in folder.glob("0_Transformer/*_*/")))
+    for name in outer:
+        if (path := folder / "0_Transformer" / name).exists():
+            path.rename(folder / name)
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([modules[0] | {"path": "0_Transformer"}, *modules[1:]]))
+    reading = library_reference.compare(folder, recipe=None, hf_overrides=overrides)
+    assert reading.reference.endswith("SentenceTransformer")
+    assert {"token ids", "hidden states", "embed"} <= {agreement.what for agreement in reading.agreements}

@@ -84,6 +84,7 @@ EXPORTER = {
     "test_module_steps test_module_chains test_modular_rerankers": (
         "module_chain", "module_steps", "head_operations", "head_parts", "embedding_heads",
     ),
+    "test_routers": ("routers", "static_words", "head_operations"),
     "test_precision": ("flat_rows", "graph_surgery", "int8", "mixed"),
     "test_published": ("recipe", "architectures/_published"),
     "test_plausible test_refusals": ("json_file", "other_formats", "plausible", "refusals", "unread"),
