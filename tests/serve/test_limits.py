@@ -22,6 +22,7 @@ from poolrt.runtime.errors import EXIT_INPUT, InputError
 from poolrt.runtime.model import Model
 from poolrt.serve import reading, trimming
 from poolrt.serve.answers import MANY, Json
+from poolrt.serve.app import create_app
 from poolrt.serve.body import Refused
 from poolrt.serve.budget import Budget, Hold, values_of
 from poolrt.serve.errors import ApiError
@@ -325,7 +326,6 @@ def test_whatever_fails_while_models_open_ends_the_server(error: BaseException, 
 
     registry = Registry([Served(names=("m",), open=fails)])
     ended = threading.Event()
-    from poolrt.serve.app import create_app
     from poolrt.serve.lifespan import lifespan
 
     app = create_app(registry, Settings())
@@ -464,3 +464,17 @@ def test_a_long_queue_is_left_in_another_thread(artifacts: Callable[[str], Path]
         assert (model.statistics().cancelled, leaving[-1]) == (1, "poolrt-cancelled")
         gate.go.set()
         assert first.result(SOON_S).status_code == 200
+
+
+def test_a_server_that_ended_begins_nothing_more():
+    shop = create_app(Registry([]), Settings()).state.context.workshop
+    go = threading.Event()
+    try:
+        for threads, workers in ((shop._reader, 1), (shop.threads, Settings().threads)):
+            for _ in range(workers):
+                threads.submit(go.wait, SOON_S)
+        waiting = [threads.submit(int) for threads in (shop._reader, shop.threads)]
+        shop.close()
+        assert [one.cancelled() for one in waiting] == [True, True]
+    finally:
+        go.set()

@@ -190,6 +190,6 @@ def test_a_fault_of_ours_is_logged_with_its_stack_and_told_to_nobody(embedder: L
 def test_every_module_writes_to_a_logger_that_is_configured():
     """Under another name its lines would miss the filter of control characters and the operator's file."""
     package = Path(str(serve_cli.__file__)).parent
-    names = re.findall(r'getLogger\("(.*?)"\)', "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py")))
+    names = re.findall(r"""getLogger\(["'](.*?)["']\)""", "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py")))
     assert len(names) > 5
     assert set(names) <= set(LOGGERS)
