@@ -20,6 +20,7 @@ from transformers.models.auto import modeling_auto as auto
 Kind = Literal["hidden", "classify", "token_classify", "splade"]
 DIFFERENCE = 1e-5  # of the largest value; worst measured 2e-6 over all families
 VOCABULARY = 128
+MOST_PARAMETERS = 10_000_000
 TABLES = cast("dict[Kind, Mapping[str, Any]]", {
     "hidden": auto.MODEL_MAPPING_NAMES,
     "classify": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -123,7 +124,9 @@ def model(folder: Path, kind: Kind, model_type: str, name: str = "", **settings:
     known = name or TABLES[kind][model_type]
     name = known if isinstance(known, str) else known[0]
     torch.manual_seed(0)
-    built = getattr(transformers, name)(config(model_type, **labels, **settings)).float().eval()
+    settings_of_class = config(model_type, **labels, **settings)
+    _check_small(getattr(transformers, name), settings_of_class)
+    built = getattr(transformers, name)(settings_of_class).float().eval()
     with torch.no_grad():
         for parameter in built.parameters():
             # What the padding token stands for is not zero either, so that what it adds anywhere is seen.
@@ -133,6 +136,17 @@ def model(folder: Path, kind: Kind, model_type: str, name: str = "", **settings:
     built.save_pretrained(folder)
     tokenizer(folder)
     return built
+
+
+def _check_small(kind: Any, settings: Any) -> None:
+    """Raises ValueError for a class that its settings did not make small, before its gigabytes are drawn."""
+    try:
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in kind(copy.deepcopy(settings)).parameters())
+    except (RuntimeError, NotImplementedError):  # a class that reads its own tensors while it is built
+        return
+    if parameters > MOST_PARAMETERS:
+        raise ValueError(f"{kind.__name__}: {parameters} parameters are not small")
 
 
 def worst_difference(folder: Path, kind: Kind, built: Any) -> float:

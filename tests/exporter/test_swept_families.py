@@ -78,8 +78,6 @@ SWEEP = [(kind, name) for kind, table in swept.TABLES.items() for name in TEXT_T
 def test_every_text_class_is_right_or_refused_in_a_sentence(kind: swept.Kind, model_type: str, tmp_path: Path):
     try:
         built = swept.model(tmp_path, kind, model_type)
-        if sum(parameter.numel() for parameter in built.parameters()) > 10_000_000:
-            raise ValueError("not small")
         swept.answer(built, "hidden" if kind == "hidden" else kind, swept.torch.arange(9, 20)[None])
     except Exception as error:  # pictures, sounds, a decoder's input: what does not run in transformers on a text alone is no member
         pytest.skip(f"{type(error).__name__}: {str(error)[:80]}")
