@@ -20,6 +20,7 @@ from ..runtime import extras
 from ..runtime.command_line import Parser, spelled
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, InputError, PoolrtError
 from ..runtime.records import to_plain
+from .stdout import own_stdout
 
 if TYPE_CHECKING:
     from .report import Report, Say
@@ -232,7 +233,7 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Call
         asked = parser.parse_args(undotted([spelled(argument) for argument in arguments], ("--hf-overrides", "--pooler-config")))
         if hasattr(asked, "target"):
             asked.target = _targets(asked.target)
-        with _terminated(), _progress() as say:
+        with own_stdout(), _terminated(), _progress() as say:
             report = run(asked, say)
     except PoolrtError as error:
         if error.__cause__ is not None and os.environ.get("POOLRT_DEBUG") == "1":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import importlib.metadata
 import json
@@ -104,6 +105,26 @@ def test_verification_that_fails_has_its_own_code(
     assert "too far" in capsys.readouterr().err
 
 
+def test_what_libraries_print_is_no_part_of_the_report(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from poolrt.exporter import pipeline
+    from tokenizers import AddedToken
+
+    def loud(*_: object, **__: object) -> None:
+        print("from Python")
+        ctypes.CDLL(None).puts(b"from C, buffered")
+        AddedToken("x", __type="AddedToken")
+        raise errors.CheckpointError("too loud")
+
+    monkeypatch.setattr(pipeline, "verified", loud)
+    assert cli.verify([str(tmp_path), "--json"]) == errors.EXIT_INPUT
+    out, err = capfd.readouterr()
+    assert json.loads(out)["error"]["message"] == "too loud"
+    for line in ("from Python", "from C, buffered", "Ignored unknown kwarg option __type"):
+        assert line in err
+
+
 def test_our_own_mistake_has_its_own_code(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from poolrt.exporter import pipeline
 
@@ -178,7 +199,7 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_and_mistakes_import_nothing_heavy() -> None:
     script = f"""
     import sys; sys.path.insert(0, {str(ROOT)!r}); import conftest
-    from poolrt.exporter import cli, head_modules
+    from poolrt.exporter import cli
     assert cli.export(["--help"]) == 0
     assert cli.export(["x", "--precision", "fp8"]) == 2
     heavy = {{"torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "starlette"}} & set(sys.modules)

@@ -57,6 +57,7 @@ SERVE = {
     "test_problems": ("kinds",),
     "test_prompts": ("endpoints/cohere",),
     "test_protocol": ("gathering",),
+    "test_fairness": ("metrics", "protocol", "trimming", "waiting"),
     "test_histogram": ("histogram", "metrics"),
     "test_plugins": ("answers", "endpoints/plugin", "endpoints/pooling"),
     "test_scoring test_goldens": ("endpoints/score",),
@@ -64,6 +65,7 @@ SERVE = {
 }  # fmt: skip
 EXPORTER = {
     "test_artifact_writer": ("artifact",),
+    "test_cli": ("stdout",),
     "test_checkpoint": ("checkpoint", "detection", "heads", "layers", "source"),
     "test_choices": ("choices", "pooler_config", "text_plan"),
     "test_layers": ("late_interaction", "token_rows"),
@@ -87,7 +89,7 @@ EXPORTER = {
     "test_routers": ("routers", "static_words", "head_operations"),
     "test_precision": ("flat_rows", "graph_surgery", "int8", "mixed"),
     "test_published": ("recipe", "architectures/_published"),
-    "test_plausible test_refusals": ("json_file", "other_formats", "plausible", "refusals", "unread"),
+    "test_plausible test_refusals": ("json_file", "plausible", "refusals", "unread"),
     "test_reshaped": (
         "architectures/_experts", "architectures/_padding", "architectures/_retold", "architectures/_rotary", "architectures/big_bird",
         "architectures/generic", "architectures/longformer", "architectures/nomic_moe", "architectures/_nomic_moe", "architectures/t5",
