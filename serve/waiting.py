@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -40,7 +41,7 @@ class Waiting:
     async def result(self, future: Future[Any], receive: Receive, *, limit_s: float | None) -> Any:
         """The future's result. Raises what it raises; Gone or Late, after cancelling it."""
         waiter = self._loop.create_future()
-        future.add_done_callback(lambda done: self._deliver(waiter, done))
+        future.add_done_callback(functools.partial(self._deliver, waiter))
         self._watched[waiter] = (receive, None if limit_s is None else time.monotonic() + limit_s)
         if self._watcher is None:
             self._watcher = self._loop.create_task(self._watch())
@@ -52,6 +53,8 @@ class Waiting:
             raise
         finally:
             self._watched.pop(waiter, None)
+            # Both hold an error whose traceback holds this frame: all that it saw would stay until the next collection of cycles.
+            del waiter, future
 
     def _deliver(self, waiter: asyncio.Future[Any], future: Future[Any]) -> None:
         """Called in the worker's thread."""

@@ -124,6 +124,8 @@ class Workshop:
             if isinstance(error, Late):
                 raise DeadlineExceeded(LATE) from None
             raise
+        finally:
+            del future  # it holds the error, whose traceback holds this frame, and the whole body below it
 
     async def run(
         self, request: Request, served: Served, start: Callable[[float | None], Pending[Result]], *, in_thread: bool = False

@@ -162,6 +162,23 @@ def test_nobody_holds_an_answer_after_it_was_given():
     asyncio.run(run())
 
 
+def test_nothing_of_a_refused_body_stays(embedder: Live):
+    many = 30_000
+    body = {"input": [{} for _ in range(many)]}
+    embedder.refused("/v1/embeddings", {"input": [{}] * 1000})
+    gc.collect()
+    gc.disable()
+    try:
+        embedder.refused("/v1/embeddings", body)
+        deadline = time.monotonic() + 10
+        while len(kept := [one for one in gc.get_objects() if type(one) is list and len(one) == many]) > 1:
+            assert time.monotonic() < deadline, "the parsed body waits for a collection of cycles"
+            del kept
+            time.sleep(0.05)
+    finally:
+        gc.enable()
+
+
 def test_memory_that_was_in_use_at_the_peak_is_trimmed_when_the_load_is_over(monkeypatch: pytest.MonkeyPatch):
     trimmed: list[float] = []
     resident = [100.0]
