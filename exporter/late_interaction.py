@@ -73,6 +73,12 @@ def _multi_vector(checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: i
     expansion = text.get("query_expansion") or {}
     full = min(int(expansion["length"]), max_tokens) if expansion else None
     ceiling = full if expansion.get("strategy") == "fixed" else text.get("query_length")
+    similarity = sentence.settings.get("similarity_fn_name")
+    if str(similarity).lower() not in ("none", "maxsim"):
+        raise CheckpointError(
+            f"{checkpoint.source}: similarity_fn_name of config_sentence_transformers.json is {similarity!r}; poolrt scores with 'maxsim', "
+            "the sum over a query's tokens; set that to export, and divide a score by the query's tokens for their mean"
+        )
     roles: dict[str, Role] = {}
     for name, limit in (("query", ceiling), ("document", text.get("document_length"))):
         marker, prefix = _marker(checkpoint, sentence.prompts.get(name, ""))

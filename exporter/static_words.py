@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # Of tokenizer.json; a query has no special tokens, and poolrt cuts and pads by itself.
 _WITHOUT_EFFECT = ("truncation", "padding", "post_processor")
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""Names of stored prompts that the library tries for a document, the first that is there wins."""
 
 
 def roles(checkpoint: Checkpoint, static: Static, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
@@ -33,9 +31,11 @@ def roles(checkpoint: Checkpoint, static: Static, max_tokens: int) -> tuple[dict
         )
     prompts = checkpoint.sentence.prompts if checkpoint.sentence else {}
     cut = own.max_tokens if own.max_tokens is not None and own.max_tokens <= max_tokens else None
-    document = next((prompts[name] for name in DOCUMENT_PROMPTS if name in prompts), "")
     told = Guess("queries", "weights of their words, without the model", f"SparseStaticEmbedding in {static.folder}", "role when embedding")
-    return {"query": Role(prefix=prompts.get("query", ""), max_tokens=cut, static=True), "document": Role(prefix=document)}, [told]
+    return {
+        "query": Role(prefix=prompts.get("query", ""), max_tokens=cut, static=True),
+        "document": Role(prefix=prompts.get("document", "")),
+    }, [told]
 
 
 def table(checkpoint: Checkpoint, folder: str, width: int) -> torch.Tensor:

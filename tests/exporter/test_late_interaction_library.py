@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,8 +51,6 @@ def test_expansion_fills_queries_only(tmp_path: Path):
 
 
 def test_attending_to_the_expansion_changes_the_vectors(tmp_path: Path):
-    import json
-
     folder = find("colbert_expanded")(tmp_path / "checkpoint")
     attending = prove(folder).answers("token_embed", ["a planet"], role="query")
     path = folder / "config_sentence_transformers.json"
@@ -79,8 +80,6 @@ def test_dense_modules_are_applied_in_order_with_their_residuals(tmp_path: Path)
 
 
 def test_a_floor_fills_short_queries_and_leaves_long_ones_whole(tmp_path: Path):
-    import json
-
     from sentence_transformers import MultiVectorEncoder
 
     folder = find("colbert_expanded_resaved")(tmp_path / "checkpoint")
@@ -92,3 +91,40 @@ def test_a_floor_fills_short_queries_and_leaves_long_ones_whole(tmp_path: Path):
     theirs = [np.asarray(library.encode_query([text], convert_to_numpy=True, show_progress_bar=False)[0]) for text in TEXTS]
     assert [len(vectors) for vectors in ours] == [8, 8, 15, 20, 20]
     assert cosines(ours, theirs).min() > COSINE
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [{"query": "[Q] ", "passage": "[D] "}, {"corpus": "[D] of "}, {"document": "[D] ", "passage": "[Q] "}, {"document": ""}],
+    ids=str,
+)
+def test_documents_take_the_prompt_that_the_library_gives_them(prompts: dict[str, str], resaved: Path, tmp_path: Path):
+    """Its documentation names passage and corpus as well; version 6 always has a prompt named document, if an empty one."""
+    from sentence_transformers import MultiVectorEncoder
+
+    folder = settled(resaved, tmp_path / "checkpoint", prompts=prompts)
+    proved, library = prove(folder), MultiVectorEncoder(str(folder), device="cpu")
+    ours = proved.answers("token_embed", DOCUMENTS, role="document")
+    theirs = [np.asarray(library.encode_document([text], convert_to_numpy=True, show_progress_bar=False)[0]) for text in DOCUMENTS]
+    assert cosines(ours, theirs).min() > COSINE
+
+
+@pytest.mark.parametrize("name", ["meanmaxsim", "xtr"])
+def test_another_similarity_than_maxsim_is_refused(name: str, resaved: Path, tmp_path: Path):
+    from poolrt.runtime.errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match=f"similarity_fn_name .* is '{name}'; poolrt scores with 'maxsim'"):
+        prove(settled(resaved, tmp_path / "checkpoint", similarity_fn_name=name))
+
+
+def settled(folder: Path, place: Path, **settings: Any) -> Path:
+    """A copy with other settings of Sentence Transformers."""
+    shutil.copytree(folder, place)
+    path = place / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return place
+
+
+@pytest.fixture(scope="module")
+def resaved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return find("colbert_modernbert_resaved")(tmp_path_factory.mktemp("resaved") / "checkpoint")
