@@ -1,85 +1,79 @@
-"""processing_kwargs of sentence_bert_config.json: lengths, variables of the chat template, and what is refused."""
+"""processing_kwargs and default prompts of Sentence Transformers' files: what changes texts is followed or refused by name."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
+import jinja2
 import pytest
 from poolrt.exporter import processing
-from poolrt.runtime import templates
 from poolrt.runtime.errors import CheckpointError
 
-WRITTEN = (
-    "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}{% if add_generation_prompt %}<reply>{% endif %}"
-)
 
-
-def checkpoint(
-    settings: Any, *, kind: str = "classify", default: str | None = None, messages: bool = True, library: str = "CrossEncoder"
-) -> Any:
-    sentence = SimpleNamespace(
-        text={"processing_kwargs": settings},
-        prompts={"rank": "Judge the pair.\n"},
-        default_prompt=default,
-        by_messages=messages,
-        kind=library,
-    )
-    return SimpleNamespace(source="model", kind=kind, sentence=sentence)
+def read(buckets: Any = None, *, kind: str = "embed", model: str = "SentenceTransformer", **more: Any) -> Any:
+    sentence = {"by_messages": False, "kind": model, "prompts": {}, "default_prompt": None} | more
+    text = {} if buckets is None else {"processing_kwargs": buckets}
+    return SimpleNamespace(source="folder", kind=kind, sentence=SimpleNamespace(text=text, **sentence))
 
 
 @pytest.mark.parametrize(
-    ("settings", "length"),
+    ("buckets", "length"),
     [
-        (None, None), ({}, None), ({"text": {"max_length": 9}}, 9), ({"common": {"max_length": 7}, "text": {"max_length": 9}}, 7),
-        ({"chat_template": {"max_length": 5, "enable_thinking": False}}, 5), ({"text": None, "audio": {"max_length": 2}}, None),
-        ({"text": {"padding": True, "truncation": "longest_first", "add_special_tokens": True}}, None),
+        (None, None), ({}, None), ({"text": None}, None), ({"text": {"max_length": 7}}, 7), ({"common": {"max_length": 1}}, 1),
+        ({"text": {"max_length": 9}, "common": {"max_length": 8}, "chat_template": {"max_length": 10}}, 8),
+        ({"text": {"padding": "longest", "truncation": "longest_first", "add_special_tokens": True, "logits_to_keep": 1}}, None),
+        ({"common": {"truncation": True, "verbose": 1}, "chat_template": {"truncation": False, "whatever": 2}}, None),
+        ({"audio": {"sampling_rate": 5, "max_length": 2}}, None),
     ],
-    ids=str,
 )  # fmt: skip
-def test_the_shortest_length_of_any_bucket_cuts(settings: Any, length: int | None):
-    assert processing.max_length(checkpoint(settings)) == length
+def test_lengths_of_all_buckets(buckets: Any, length: int | None):
+    assert processing.max_length(read(buckets)) == length
+    assert processing.max_length(SimpleNamespace(sentence=None)) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("buckets", "told"),
     [
-        ({"text": {"truncation": "only_first"}}, "text.truncation .* is 'only_first'"),
-        ({"text": {"max_length": 0}}, "text.max_length .* is 0"), ({"common": {"max_length": True}}, "common.max_length .* is True"),
-        ({"text": {"add_special_tokens": False}}, "text.add_special_tokens .* is False"),
-        ({"common": {"stride": 4}}, "common.stride .* is 4"), ([1], "is no object of objects"), ({"text": 3}, "is no object of objects"),
+        ({"text": {"truncation": "only_second"}}, "processing_kwargs.text.truncation of"),
+        ({"common": {"max_length": 0}}, "processing_kwargs.common.max_length of sentence_bert_config.json is 0"),
+        ({"text": {"max_length": True}}, "max_length of sentence_bert_config.json is True"),
+        ({"text": {"max_length": "9"}}, "is '9'"),
+        ({"text": {"add_special_tokens": False}}, "add_special_tokens"),
+        ({"text": {"stride": 3}}, "processing_kwargs.text.stride of sentence_bert_config.json is 3"),
+        ({"common": {"logits_to_keep": 1}}, "common.logits_to_keep"),
+        ({"text": 5}, "is no object of objects"), ([], "is no object of objects"),
     ],
-    ids=str,
 )  # fmt: skip
-def test_what_changes_tokens_in_another_way_is_refused(settings: Any, named: str):
-    with pytest.raises(CheckpointError, match=named):
-        processing.max_length(checkpoint(settings))
+def test_what_would_change_tokens_is_refused(buckets: Any, told: str):
+    with pytest.raises(CheckpointError, match=told):
+        processing.max_length(read(buckets))
 
 
-def rendered(template: str) -> str:
-    messages = [{"role": "query", "content": "mars"}, {"role": "document", "content": "red"}]
-    return templates.conversation(template, messages)
+def test_a_template_has_the_library_s_variables_and_system_prompt():
+    written = "{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}{{ add_generation_prompt }}{{ more }}{{ tools is defined }}"
+    messages = [{"role": "user", "content": "a"}]
+    settings = {"add_generation_prompt": True, "more": [None, 1.5, {"x": "y"}], "max_length": 5, "tokenize": False, "padding": True}
+    sentence = read({"chat_template": settings}, prompts={"q": 'say "this"\n'}, default_prompt="q")
+    made = processing.template(sentence, written)
+    shown = jinja2.Environment(trim_blocks=True).from_string(made).render(messages=messages)
+    assert shown == "system=say \"this\"\n;user=a;True[None, 1.5, {'x': 'y'}]False"
+    assert all(name not in made for name in ("max_length", "tokenize", "padding"))
+    assert processing.template(read(prompts={"q": "p"}), written) == written
+    own = processing.template(read({"chat_template": {"chat_template": "own", "off": False}}), written)
+    assert jinja2.Environment(trim_blocks=True).from_string(own + "{{ off }}").render() == "ownFalse"
+    with pytest.raises(CheckpointError, match=r"chat_template\.continue_final_message"):
+        processing.template(read({"chat_template": {"continue_final_message": True}}), written)
 
 
-def test_a_default_prompt_is_a_system_message_in_front():
-    assert rendered(processing.template(checkpoint({}, default="rank"), WRITTEN)) == "<system>Judge the pair.\n<query>mars<document>red"
-    assert rendered(processing.template(checkpoint({}), WRITTEN)) == "<query>mars<document>red"
-
-
-def test_variables_and_another_template_are_followed():
-    settings = {"chat_template": {"add_generation_prompt": True, "max_length": 9, "tokenize": True}}
-    assert rendered(processing.template(checkpoint(settings), WRITTEN)) == "<query>mars<document>red<reply>"
-    settings = {"chat_template": {"chat_template": "{{ words }}{{ deep.a[1] }}", "words": 'a "b"\n', "deep": {"a": [None, 2]}}}
-    assert rendered(processing.template(checkpoint(settings), WRITTEN)) == 'a "b"\n2'
-    with pytest.raises(CheckpointError, match="continue_final_message"):
-        processing.template(checkpoint({"chat_template": {"continue_final_message": True}}), WRITTEN)
-
-
-def test_texts_by_messages_and_unasked_prompts_of_pairs_are_refused():
-    with pytest.raises(CheckpointError, match="sends every text through the chat template"):
-        processing.check(checkpoint({}, kind="embed"))
-    with pytest.raises(CheckpointError, match=r"puts its default prompt 'Judge the pair.\\n' in front of every query"):
-        processing.check(checkpoint({}, default="rank", messages=False))
-    processing.check(checkpoint({}, default="rank"))
-    processing.check(checkpoint({}, default="rank", messages=False, library="SentenceTransformer"))
-    processing.check(SimpleNamespace(source="model", kind="embed", sentence=None))  # pyright: ignore[reportArgumentType]
+def test_prompts_and_messages_that_poolrt_does_not_send_are_refused():
+    prompt = {"prompts": {"q": "p: "}, "default_prompt": "q"}
+    with pytest.raises(CheckpointError, match="default prompt 'p: ' in front of every query"):
+        processing.check(read(kind="classify", model="CrossEncoder", **prompt))
+    for kind in ("embed", "splade", "colbert", "bge-m3", "modular"):
+        with pytest.raises(CheckpointError, match="modality 'message'"):
+            processing.check(read(kind=kind, by_messages=True))
+    processing.check(read(kind="classify", model="CrossEncoder", by_messages=True, **prompt))
+    processing.check(read(kind="classify", model="CrossEncoder", **{**prompt, "default_prompt": "other"}))
+    processing.check(read(**prompt))
+    processing.check(SimpleNamespace(sentence=None))  # type: ignore[arg-type]
