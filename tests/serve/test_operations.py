@@ -247,7 +247,9 @@ def test_loading_is_live_but_not_ready(artifacts: Callable[[str], Path]):
                 early = client.post(path, json=body)
                 assert (early.status_code, early.headers.get("retry-after")) == (503, "1"), path
             assert client.get("/version").status_code == 200
-            assert "vllm:num_requests_waiting{" not in client.get("/metrics").text
+            scraped = client.get("/metrics")
+            assert scraped.status_code == 200
+            assert "vllm:num_requests_waiting{" not in scraped.text
             go.set()
             until(lambda: client.get("/ready").status_code == 200)
             assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200

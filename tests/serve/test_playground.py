@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from poolrt.runtime.manifest import Head, Role
+from poolrt.runtime.model import load
 from poolrt.serve import playground
 from poolrt.serve.settings import Settings
 
 from tests.end_to_end.commands import post, served
 from tests.serve.chromium import Page, executable
-from tests.serve.conftest import Live, serving
+from tests.serve.conftest import Live, live, serving
 
 HTML = playground.PAGE.decode()
 SHOWN = 6e-5  # the page shows four decimals
@@ -154,10 +155,16 @@ def test_facts_are_those_of_the_manifests(everything: Live) -> None:
     for each, one in zip(told["models"], everything.here.registry, strict=True):
         manifest = one.manifest
         assert {key: each[key] for key in ("id", "architecture", "scoring", "max_tokens")} == {
-            "id": one.name, "architecture": manifest.architecture, "scoring": manifest.scoring, "max_tokens": manifest.text.max_tokens,
+            "id": one.name, "architecture": manifest.architecture, "scoring": manifest.scoring, "max_tokens": one.model.max_tokens,
         }  # fmt: skip
         assert each["tasks"] == list(one.model.tasks)
         assert each["heads"].keys() == manifest.heads.keys()
+
+
+def test_page_shows_the_limit_that_the_operator_set(artifacts: Callable[[str], Path]) -> None:
+    with load(artifacts("minilm_like"), threads=1, max_tokens=16, check="quick") as model, live(model) as server:
+        (told,) = server.client.get("/playground.json").json()["models"]
+        assert told["max_tokens"] == model.max_tokens == 16
 
 
 def test_a_page_of_a_server_with_a_key_knows_it(embedder: Live) -> None:

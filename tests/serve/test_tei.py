@@ -238,6 +238,8 @@ def test_sentences_are_cut_as_their_parameters_say(everything: Live):
     assert np.abs(np.array(right) - left).max() > 0.01
     assert everything.post("/similarity", {"model": "minilm_like", "inputs": body, "parameters": {"truncate": False}}).status_code == 422
     np.testing.assert_allclose(everything.ask("/", {"model": "minilm_like", "inputs": body}), right, atol=1e-6)
+    unknown = {"model": "minilm_like", "inputs": body, "parameters": {"prompt_name": "nobody"}}
+    assert everything.post("/similarity", unknown).status_code in (400, 422)
 
 
 def test_tokens_without_special_ones_and_of_many_texts(everything: Live):
