@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 
 # A vector of zeros has no direction; it stays zeros instead of becoming NaN. torch's F.normalize uses the same bound.
 TINY = np.float32(1e-12)
-# torch's F.cosine_similarity bounds the product of both norms by this.
+# torch's F.cosine_similarity bounds each of both norms by this.
 TINY_COSINE = np.float32(1e-8)
 # Similarities held at once by `maxsim`: half a MiB stays in a core's cache. Measured with 1000 documents of 180 tokens: 50 ms, 127 ms
 # in one piece; short documents are 3.6 times as fast as in a loop over documents.
@@ -73,8 +73,8 @@ def cosine(first: Floats, second: Floats) -> Floats:
     """Cosine similarity of rows: [n, dim] with [n, dim], or [dim] with [n, dim] → [n]; float32, in -1..1."""
     first, second = np.asarray(first, dtype=np.float32), np.asarray(second, dtype=np.float32)
     dots = np.einsum("...i,...i->...", first, second)
-    norms = np.sqrt(np.einsum("...i,...i->...", first, first) * np.einsum("...i,...i->...", second, second))
-    return dots / np.maximum(norms, TINY_COSINE)
+    norms = [np.maximum(np.sqrt(np.einsum("...i,...i->...", side, side)), TINY_COSINE) for side in (first, second)]
+    return dots / (norms[0] * norms[1])
 
 
 def maxsim(query: Floats, documents: Sequence[Floats]) -> Floats:

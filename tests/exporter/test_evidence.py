@@ -135,3 +135,16 @@ def test_ranks_of_token_vectors_are_maxsims():
     assert measured.rank_agreement == 1.0
     swapped = [query, both[:1], one * 0.5, none]
     assert compared("onnx", "int8", "token_embed", "s", swapped, expected, ranks=True).rank_agreement == 0.5
+
+
+def test_ties_of_pytorch_agree_in_any_order():
+    query, documents = np.array([1, 0], np.float32), [np.array([x, 0], np.float32) for x in (0.5, 0.5, 0.2)]
+    found = [query, np.array([0.49, 0], np.float32), *documents[1:]]
+    made = evidence.compared("e", "fp32", "embed", "odd batch", found, [query, *documents], ranks=True)
+    assert made.rank_agreement == 1.0
+
+
+def test_late_scores_are_summed_over_the_query_s_tokens():
+    query = np.eye(2, dtype=np.float32)
+    one, both = np.array([[1, 0]] * 3, np.float32), np.array([[0.9, 0.9]], np.float32)
+    assert evidence._scores("token_embed", [query, one, both]).tolist() == pytest.approx([1.0, 1.8])

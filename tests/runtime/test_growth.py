@@ -59,6 +59,10 @@ for _ in range(growth.DEEPEST):
         ("pre_tokenizer", sequence(*[{"type": "Metaspace"}] * 10, inner="pretokenizers"), "times longer"),
         ("pre_tokenizer", sequence(*[{"type": "Whitespace"}] * 20, inner="pretokenizers"), None),
         ("normalizer", sequence(*[step("", "bbbb")] * 5), "3.12e+03 times"),
+        ("normalizer", sequence(step("", "b" * 6), step("", "b" * 10), step("", "b" * 12)), "makes a text 1e+03 times"),
+        ("normalizer", sequence(*[{"type": "Prepend", "prepend": "b" * 30}] * 2), None),
+        ("normalizer", sequence(*[{"type": "Prepend", "prepend": "b" * 31}] * 2), "1.02e+03 times"),
+        ("pre_tokenizer", sequence({"no": "type"}, *[{"type": "ByteLevel"}] * 6, inner="pretokenizers"), None),
         ("normalizer", NESTED["normalizers"][0], "puts 300 characters"),
     ],
 )  # fmt: skip

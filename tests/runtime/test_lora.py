@@ -4,16 +4,76 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime import LLM, InputError, LoRARequest, PoolingParams, load
+from poolrt.runtime import LLM, InputError, LoRARequest, PoolingParams, load, lora
+from poolrt.runtime.manifest import FILE, Adapter, Source
+from poolrt.runtime.outputs import Outputs, RequestOutput
 
 from tests import adapters
 
 TEXTS = ["the red planet", "a", "which city is the capital of france ?"]
 SAME = 1e-6  # the same graph on batches of another shape
+
+
+class Stand:
+    """Stands in for a model: remembers what it was asked."""
+
+    def __init__(self, name: str, *, weights: str = "w", adapter: bool = True) -> None:
+        added = Adapter(name=name, rank=1) if adapter else None
+        source = Source(checkpoint="base", weights={"model": weights}, adapter=added)
+        self.name, self.manifest, self.closed = name, SimpleNamespace(source=source), False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_list_of_adapters_keeps_texts_parameters_and_order(tmp_path: Path):
+    opened: list[Path] = []
+
+    def open(folder: Path) -> Any:
+        opened.append(folder)
+        return Stand(folder.name)
+
+    def ask(model: Any, prompts: Any, parameters: Any) -> Any:
+        rows = [SimpleNamespace(text=f"{model.name} {text} {one.dimensions}") for text, one in zip(prompts, parameters, strict=True)]
+        made = tuple(RequestOutput(row, [0], len(row.text)) for row in rows)  # type: ignore[type-var]
+        return Outputs(made, padding=0.5 if model.name == "base" else 0.0)
+
+    requests = {}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / FILE).write_text("{}")
+        requests[name] = LoRARequest(name, 1, str(tmp_path / name))
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    linked = LoRARequest("link", 3, str(tmp_path / "link"))
+    adapters = lora.Adapters(Stand("base"), open)  # type: ignore[arg-type]
+    order = [requests["two"], None, linked, requests["two"]]
+    made = adapters.answers(order, ["a", "b", "c", "d"], [PoolingParams(dimensions=index) for index in range(1, 5)], ask)
+    assert [row.outputs.text for row in made] == ["two a 1", "base b 2", "one c 3", "two d 4"]
+    assert [row.request_id for row in made] == ["0", "1", "2", "3"]
+    assert made.padding == pytest.approx(8 * 0.5 / (7 + 8 + 7 + 7))
+    assert opened == [tmp_path / "two", tmp_path / "one"]
+    with pytest.raises(InputError, match=r"lengths of prompts \(2\) and lora_request \(1\)"):
+        adapters.answers([None], ["a", "b"], None, ask)
+    assert adapters.single([linked, requests["one"]]) is adapters.model(linked)
+    for several in ([None, linked], []):
+        with pytest.raises(InputError, match="one call of score uses one adapter"):
+            adapters.single(several)
+
+
+@pytest.mark.parametrize(("changed", "told"), [({"weights": "x"}, "adapts other weights"), ({"adapter": False}, "has no adapter in it")])
+def test_an_artifact_of_another_checkpoint_is_closed_again(tmp_path: Path, changed: dict[str, Any], told: str):
+    (tmp_path / FILE).write_text("{}")
+    other = Stand("other", **changed)
+    adapters = lora.Adapters(Stand("base"), lambda folder: other)  # type: ignore[arg-type, return-value]
+    with pytest.raises(InputError, match=told) as error:
+        adapters.model(LoRARequest("a", 1, str(tmp_path)))
+    assert other.closed
+    assert error.value.field == "lora_request"
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from poolrt.runtime import overrides
+from poolrt.runtime import llm, overrides
 from poolrt.runtime.errors import InputError
-from poolrt.runtime.manifest import FORMAT, Head, Manifest, Source, Task, Text
+from poolrt.runtime.manifest import FORMAT, Graph, Head, Manifest, Source, Task, Text
 from poolrt.runtime.pooler_config import PoolerConfig
 
 EMBED = Head(output="out_embed", dim=8, pool="mean", activation="l2")
@@ -140,3 +140,69 @@ def test_what_a_pooler_config_asks_for():
     assert (PoolerConfig(logit_bias=2.0).mean, PoolerConfig(logit_mean=0.0).mean, PoolerConfig().mean) == (2.0, 0.0, None)
     assert PoolerConfig(enable_chunked_processing=False).asked() == {}
     assert PoolerConfig(use_activation=False, dimensions=4).asked() == {"use_activation": False, "dimensions": 4}
+
+
+# --- the constructor's keywords -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keywords", "told"),
+    [
+        ({"runner": "auto"}, None), ({"runner": "pooling"}, None), ({"runner": "generate"}, "artifacts answer pooling tasks only"),
+        ({"tokenizer": "m"}, None), ({"tokenizer": None}, None), ({"tokenizer": "other"}, "tokenizer='other' changes the answers"),
+        ({"tokenizer_revision": "v1"}, None), ({"tokenizer_revision": "v2"}, "tokenizer_revision='v2'"),
+        ({"trust_remote_code": True, "seed": 1, "gpu_memory_utilization": 0.5, "enforce_eager": True, "max_loras": 4}, None),
+        ({"task": "embed", "dtype": "half"}, None), ({"quantization": None}, None), ({"quantization": "fp8"}, "quantization='fp8' changes"),
+        ({"temperature": 1}, "temperature: not a keyword that poolrt knows"),
+    ],
+)  # fmt: skip
+def test_keywords_that_change_answers_are_refused_and_others_pass(keywords: dict[str, Any], told: str | None):
+    problems = list(llm._unheeded(keywords, "m", "v1"))
+    assert len(problems) == (told is not None)
+    assert all(str(told) in problem for problem in problems)
+
+
+def wanted(**asked: Any) -> llm._Wanted:
+    return llm._Wanted(**{"hf_overrides": {}, "convert": "auto", "pooler_config": {}, "revision": None, "precision": None} | asked)
+
+
+GRAPH = Graph(file="model.onnx", precision="fp16", opset=20, inputs=(), outputs=())
+
+
+@pytest.mark.parametrize(
+    ("asked", "keywords", "told"),
+    [
+        ({}, {}, None), ({"revision": "v1"}, {}, None), ({"revision": "v2"}, {}, "revision='v2': the artifact is of revision 'v1'"),
+        ({}, {"dtype": "float16"}, None), ({}, {"dtype": "half"}, None), ({}, {"dtype": "auto"}, None), ({}, {"dtype": "float32"}, None),
+        ({}, {"dtype": "bfloat16"}, "--precision bf16"), ({}, {"dtype": "int9"}, "--precision int9"),
+        ({"precision": "fp16"}, {"dtype": "bfloat16"}, None), ({"precision": "int8"}, {}, "precision int8 changes the answers"),
+        ({}, {"task": "embed"}, None), ({}, {"task": "embedding"}, None), ({}, {"task": "auto"}, None), ({}, {"task": None}, None),
+        ({}, {"task": "classify"}, "task='classify': this artifact has embed, token_embed"), ({}, {"task": "reward"}, "task='reward'"),
+        ({}, {"task": "score"}, "task='score'"), ({"convert": "classify"}, {}, "convert changes the answers"),
+        ({"hf_overrides": {"x": 1}}, {}, "hf_overrides changes the answers: export the artifact with --hf-overrides"),
+        ({"pooler_config": {"pooling_type": "CLS"}}, {}, "pooler_config changes the answers"),
+    ],
+)  # fmt: skip
+def test_keywords_that_ask_for_another_export_say_which(asked: dict[str, Any], keywords: dict[str, Any], told: str | None):
+    of = replace(manifest(), graphs=(GRAPH,), source=Source(checkpoint="m", revision="v1"))
+    problems = list(llm._undone(wanted(**asked), keywords, of))
+    assert len(problems) == (told is not None)
+    assert all(str(told) in problem for problem in problems)
+    assert not list(llm._undone(wanted(), {"task": "score"}, replace(of, scoring="bi-encoder")))
+
+
+def test_what_is_asked_of_a_checkpoint_is_its_export_s():
+    assert wanted().options(None) == []
+    assert wanted().options("auto") == []
+    assert wanted().options("embedding") == wanted(convert="embed").options("classify") == ["--convert", "embed"]
+    assert wanted().options("token_embed") == ["--convert", "token_embed"]
+    full = wanted(hf_overrides={"a": 1}, pooler_config={"b": 2}, revision="v", precision="int8")
+    assert full.options(None) == ["--revision", "v", "--precision", "int8", "--hf-overrides", '{"a": 1}', "--pooler-config", '{"b": 2}']
+
+
+def test_a_pooler_config_is_given_in_two_forms():
+    assert llm._pooler(PoolerConfig(dimensions=4)) == llm._pooler({"dimensions": 4}) == {"dimensions": 4}
+    assert llm._pooler(None) == llm._overrides(None) == {}
+    for read in (llm._pooler, llm._overrides):
+        with pytest.raises(InputError, match="found str"):
+            read("x")  # pyright: ignore[reportArgumentType]

@@ -127,3 +127,11 @@ def test_ranking_stops_at_top_n():
     assert scoring.rank(scores, 9).tolist() == [1, 2, 0, 3]
     with pytest.raises(InputError, match="top_n is -1"):
         scoring.rank(scores, -1)
+
+
+def test_short_vectors_have_torch_s_cosine():
+    for length in (1e-2, 1e-4, 1e-6):
+        first = np.array([[3, 4]], np.float32) * np.float32(length)
+        second = np.array([[4, 3]], np.float32) * np.float32(length)
+        expected = torch.nn.functional.cosine_similarity(torch.from_numpy(first), torch.from_numpy(second)).numpy()
+        np.testing.assert_allclose(scoring.cosine(first, second), expected, rtol=1e-4)

@@ -230,3 +230,14 @@ def test_scores_are_an_array_of_numbers():
 def test_a_ranking_is_a_list():
     ranking = Ranking((Ranked(1, 0.9, "b"), Ranked(0, 0.1, "a")), 7)
     assert (len(ranking), ranking[0].index, [each.document for each in ranking], len(ranking[:1])) == (2, 1, ["b", "a"], 1)
+
+
+def test_pieces_keep_the_kinds_of_their_tokens():
+    pieces = chunks.cut([Item(ids=[1, 2, 3], kinds=[0, 2, 1])], 2)[0]
+    assert [piece.kinds for piece in pieces] == [[0, 2], [1]]
+
+
+def test_the_norm_before_the_cut_is_torch_s_for_small_values():
+    small = np.array([[0.001, 0.004, -0.002]], np.float32)
+    expected = torch.nn.functional.layer_norm(torch.from_numpy(small), (3,)).numpy()
+    np.testing.assert_allclose(tasks._layer_norm(small), expected, rtol=1e-5)

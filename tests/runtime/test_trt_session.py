@@ -89,6 +89,31 @@ def test_graphs_are_captured_once_per_bucket_and_evicted_beyond_the_cap(artifact
     session.close()
 
 
+def test_what_cannot_be_captured_is_launched_each_time(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(simulated_gpu.Context, "is_stream_capturable", lambda _, stream: asked.append(stream), raising=False)
+    gpu = Gpu()
+    session = opened(artifact, gpu)
+    exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graphs[0])
+    for seed in range(2):
+        feed = batch(3, 8, seed)
+        (found,), (expected,) = session.run(feed, ["out_embed"]), exact.run(feed, ["out_embed"])
+        np.testing.assert_allclose(found, expected, atol=SUMS)
+    assert (asked, gpu.api.launched, gpu.api.graphs) == ([7], 0, {})
+    session.close()
+    exact.close()
+
+
+def test_a_call_of_cuda_returns_what_it_makes() -> None:
+    gpu = Gpu()
+    for code, made in (((), None), ((1,), 1), ((1, 2), [1, 2])):
+        gpu.api.asked = lambda *arguments, code=code: (simulated_gpu.OK, *code)  # type: ignore[attr-defined]
+        assert gpu("asked") == made
+    gpu.api.asked = lambda: (simulated_gpu.cudaError_t.cudaErrorInvalidValue, 1)  # type: ignore[attr-defined]
+    with pytest.raises(EngineError, match=r"asked: cudaErrorInvalidValue \(simulated\)"):
+        gpu("asked")
+
+
 def test_closing_gives_everything_back(artifact: Artifact) -> None:
     gpu = Gpu()
     session = opened(artifact, gpu)
