@@ -85,6 +85,8 @@ def plan(checkpoint: Checkpoint) -> Plan:
     if static is not None:
         roles, told = static_words.roles(checkpoint, static, limit)
         guesses += told
+    elif scoring == "bi-encoder":
+        roles = text_plan.prompted_roles(checkpoint)
     if checkpoint.recipe is not None and checkpoint.recipe.roles:
         roles = roles | checkpoint.recipe.roles
     if checkpoint.pooler.task is not None:

@@ -127,8 +127,9 @@ def _mask(checkpoint: Checkpoint) -> int:
 
 
 def _first_ids(checkpoint: Checkpoint, symbols: str) -> tuple[int, ...]:
+    """First token of each; the unknown token is left out, or every unknown word of a document would be skipped."""
     encoded = (checkpoint.text.tokenizer.encode(symbol, add_special_tokens=False).ids for symbol in symbols)
-    return tuple(sorted({ids[0] for ids in encoded if ids}))
+    return tuple(sorted({ids[0] for ids in encoded if ids} - {checkpoint.text.ids.get("unk_token")}))
 
 
 def _told(query: Role, document: Role, why: str) -> list[Guess]:

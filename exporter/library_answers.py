@@ -63,6 +63,7 @@ class Library:
         self.foreign = ""
         """Why its model may rightly compute something else; empty: it may not."""
         self._hidden: Any = None
+        self._backbone = backbone
         if backbone is not None:
             getattr(backbone, "base_model", backbone).register_forward_hook(self._keep)
         limit = getattr(tokenizer, "model_max_length", NO_LIMIT)
@@ -87,6 +88,16 @@ class Library:
         text, while poolrt inserts their ids and leaves texts that spell them alone."""
         markers = {role.marker_id for role in self.plan.text.roles.values()}
         return [str(token) for index, token in sorted(self.tokenizer.added_tokens_decoder.items()) if index not in markers]
+
+    def forget(self) -> None:
+        """Rotary tables that grew for a longer text (rope_type dynamic) go back to their first size: what the library makes of a text
+        must not depend on the texts before it."""
+        for module in self._backbone.modules() if self._backbone is not None else ():
+            if "dynamic" in str(getattr(module, "rope_type", "")):
+                for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+                    setattr(module, name, module.original_max_seq_len)
+                for name in [name for name in (*vars(module), *dict(module.named_buffers())) if name.endswith("original_inv_freq")]:
+                    setattr(module, name.replace("original_", ""), getattr(module, name))
 
     @property
     def computes(self) -> bool:
@@ -141,6 +152,8 @@ class SentenceLibrary(Library):
             return case.text, {"prompt": self.model.prompts.get(case.role) or "", "task": case.role}
         role = self.plan.text.roles.get(case.role) if case.role else None
         stored = self.plan.text.prompts[case.prompt_name] if case.prompt_name else ""
+        if self.kind == "CrossEncoder" and self.plan.text.score_template is not None:
+            stored = (self.model.prompts or {}).get(self.model.default_prompt_name or "") or ""  # a message of the template
         # An empty prompt is one too: the default one, which poolrt and vLLM apply only when asked for, stays away.
         return (case.text if case.document is None else (case.text, case.document)), {"prompt": role.prefix if role else stored}
 
@@ -164,7 +177,10 @@ class SentenceLibrary(Library):
                 with torch.inference_mode():
                     self.model(self.model.preprocess([text], **options))
             else:
-                found = self.model.encode([text], batch_size=1, show_progress_bar=False, **options)
+                encode = self.model.encode
+                if case.role is not None and self.kind != "MultiVectorEncoder" and not self._recipe_roles():
+                    encode, options = getattr(self.model, f"encode_{case.role}"), {}  # with the prompt that it finds itself
+                found = encode([text], batch_size=1, show_progress_bar=False, **options)
         finally:
             handle.remove()
         hidden = self._hidden_rows() if self._hidden is not None or not self.routed else None
@@ -185,6 +201,10 @@ class SentenceLibrary(Library):
         elif self.kind == "MultiVectorEncoder" and case.role is not None:
             answers["token_embed"] = _floats(found[0])
         return Computed(read=seen[0], hidden=hidden, answers=answers)
+
+    def _recipe_roles(self) -> bool:
+        recipe = self.checkpoint.recipe
+        return recipe is not None and bool(recipe.roles)
 
     def _own_pooling(self) -> bool:
         """Whether nobody asked for another vector than the library's."""

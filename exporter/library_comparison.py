@@ -13,7 +13,7 @@ from ..runtime.errors import InputError, VerificationError
 from ..runtime.manifest import Agreement, Reading, Task
 from ..runtime.outputs import Floats
 from ..runtime.text import Item, Limits, Preparation, RoleName
-from . import library_heads, library_texts, reference
+from . import library_heads, library_texts, reference, token_rows
 from .library_answers import Computed, Library
 from .library_texts import Case
 
@@ -42,6 +42,8 @@ class Comparison:
         self.found, self.plan, self.module, self.preparation, self.library = found, plan, module, preparation, library
         self.pairs = plan.scoring == "cross-encoder"
         self.templated = preparation.score_template is not None
+        # transformers' tokenizers know no template: they cut it off at its end.
+        self.cuts_otherwise = self.templated and not (library.cuts and token_rows.module(found) is not None)
         sides: tuple[RoleName, ...] = ("query", "document")
         self.roles: tuple[RoleName, ...] = tuple(role for role in sides if role in plan.text.roles)
         # transformers' tokenizers cut where they are told; Sentence Transformers' models cut where their files say.
@@ -97,8 +99,12 @@ class Comparison:
 
     def _ids(self) -> Agreement:
         added = [*self.found.text.special.values(), *self.library.added()]
-        added += [token.content for _, token in sorted(self.found.text.tokenizer.get_added_tokens_decoder().items())]
-        cases = library_texts.for_ids(added, limit=self.limit, pairs=self.pairs, templated=self.templated, empty=True)
+        markers = {role.marker_id for role in self.plan.text.roles.values()}
+        own = sorted(self.found.text.tokenizer.get_added_tokens_decoder().items())
+        added += [token.content for index, token in own if index not in markers]  # see Library.added
+        cases = library_texts.for_ids(
+            added, limit=self.limit, pairs=self.pairs, templated=self.cuts_otherwise, empty=True, paired=self.library.cuts
+        )
         prompts = [name for name, prompt in self.plan.text.prompts.items() if prompt]
         cases += [] if self.pairs else library_texts.sides(self.roles, prompts, limit=self.limit)
         count = 0
@@ -109,14 +115,15 @@ class Comparison:
                 continue
             if ours is None and (not theirs.ids or max(theirs.ids) >= self.plan.text.vocab_size):
                 continue
-            if ours is not None and ours.truncated and self.templated:
+            if ours is not None and ours.truncated and self.cuts_otherwise:
                 continue  # where a template ends with a question, what is cut of the document is a choice of its own
             count += 1
             if ours is None:
                 self.problems.append(f"token ids of {case}: poolrt refuses the text, the library reads {_some(theirs.ids, 0)}")
                 continue
             types = [0] * len(ours.ids) if ours.type_ids is None else ours.type_ids
-            wanted = theirs.type_ids if "token_type_ids" in self.plan.inputs and theirs.type_ids is not None else types
+            # A library that gives its model no types leaves it the first.
+            wanted = (theirs.type_ids or [0] * len(types)) if "token_type_ids" in self.plan.inputs else types
             attention = [1] * len(ours.ids) if ours.attention is None else ours.attention
             for what, one, other in (
                 ("token ids", ours.ids, theirs.ids), ("token types", types, wanted), ("attention mask", attention, theirs.attention),
@@ -136,7 +143,7 @@ class Comparison:
         large = self.found.parameters > library_texts.LARGE_PARAMETERS
         limit = min(self.limit, library_texts.LONGEST_LARGE if large else library_texts.LONGEST)
         self.library.cut(limit)
-        cases = library_texts.for_numbers(self.roles, limit=limit, pairs=self.pairs, templated=self.templated)
+        cases = library_texts.for_numbers(self.roles, limit=limit, pairs=self.pairs, templated=self.cuts_otherwise)
         known: dict[Case, Item] = {}
         for case in cases:
             with contextlib.suppress(TooLong):
@@ -148,6 +155,7 @@ class Comparison:
         order = sorted(known, key=lambda case: -len(known[case].ids))
         theirs: dict[Case, Computed] = {}
         for case in order:
+            self.library.forget()
             try:
                 theirs[case] = self.library.compute(case)
             except Exception as error:
@@ -169,7 +177,7 @@ class Comparison:
             else:
                 self._measure(measured, "hidden states", case, hidden, states)
             for task, expected in answers.items():
-                self._measure(measured, task, case, self._answer(task, ours, known[case]), expected)
+                self._measure(measured, task, case, self._answer(task, ours, known[case], expected.shape[-1]), expected)
             score = theirs[case].score
             if score is not None and not self._activation_asked():
                 self._measure(measured, "classify score", case, self._score(ours, known[case]), score)
@@ -223,14 +231,15 @@ class Comparison:
             made.append({**states, **answers})
         return made
 
-    def _answer(self, task: Task, outputs: Mapping[str, Floats], item: Item) -> Floats:
-        """Ours as far as the library goes: a vector of full width, a logit before calibration and activation."""
+    def _answer(self, task: Task, outputs: Mapping[str, Floats], item: Item, width: int) -> Floats:
+        """Ours as far as the library goes: a vector of full width, or of the stored one that the library cuts to, too; a logit before
+        calibration and activation."""
         import torch
 
         head = self.plan.heads[task]
         if task in ("classify", "token_classify"):
             return outputs[head.output]
-        head = dataclasses.replace(head, dimensions=None)
+        head = head if head.dimensions == width else dataclasses.replace(head, dimensions=None)
         return reference.finished(task, head, torch.from_numpy(np.array(outputs[head.output])), item).numpy()
 
     def _activation_asked(self) -> bool:

@@ -66,7 +66,9 @@ def auto_class(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
         return "AutoModelForTokenClassification"
     if checkpoint.kind == "splade":
         return "AutoModelForMaskedLM"
-    return "AutoModelForTextEncoding" if config.get("is_encoder_decoder") else "AutoModel"
+    # A class that is the encoder alone (T5EncoderModel) says that it is no encoder-decoder, and AutoModel would make up the decoder.
+    encoder = config.get("is_encoder_decoder") or str(names[0]).endswith("EncoderModel")
+    return "AutoModelForTextEncoding" if encoder else "AutoModel"
 
 
 def _object(path: Path) -> dict[str, Any]:

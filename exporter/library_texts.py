@@ -60,8 +60,8 @@ def of_tokens(added: Iterable[str]) -> Iterator[str]:
         yield " ".join(token.swapcase() for token in part)
 
 
-def for_ids(added: Iterable[str], *, limit: int, pairs: bool, templated: bool, empty: bool) -> list[Case]:
-    """`limit`: tokens where both sides cut; `empty`: whether an empty text means the same to both."""
+def for_ids(added: Iterable[str], *, limit: int, pairs: bool, templated: bool, empty: bool, paired: bool = False) -> list[Case]:
+    """`limit`: tokens where both sides cut; `empty`: whether an empty text means the same to both, `paired`: as a document too."""
     single = [
         texts.QUERY, *texts.DOCUMENTS[:2], *texts.OTHER_LANGUAGES, *texts.HARDLY_ANYTHING, *WRITTEN, *of_tokens(added),
         *([""] if empty else []),
@@ -69,7 +69,7 @@ def for_ids(added: Iterable[str], *, limit: int, pairs: bool, templated: bool, e
     endless = texts.LONG * (limit * CHARACTERS_A_TOKEN // len(texts.LONG) + 1)
     if not pairs:
         return [Case(text=text) for text in (*single, texts.LONG, endless)]
-    cases = [Case(text=texts.QUERY, document=text) for text in single if text]
+    cases = [Case(text=texts.QUERY, document=text) for text in single if text or paired]
     cases += [Case(text=text, document=texts.DOCUMENTS[0]) for text in WRITTEN]
     # Where a template ends with a question, what is cut is a choice of its own.
     long = [] if templated else [(texts.QUERY, endless), (endless, texts.DOCUMENTS[0]), (endless, endless)]

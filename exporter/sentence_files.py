@@ -165,7 +165,7 @@ def read(folder: Path) -> SentenceFiles | None:
         chain=tuple(_module(folder, name, path, kind, text) for name, (_, path) in zip(names, modules, strict=True)),
         max_tokens=max_tokens if isinstance(max_tokens, int) and not isinstance(max_tokens, bool) else None,
         lowercase=bool(text.get("do_lower_case", False)),
-        prompts={str(name): str(prompt) for name, prompt in (settings.get("prompts") or {}).items()},
+        prompts={str(name): str(prompt or "") for name, prompt in (settings.get("prompts") or {}).items()},
         default_prompt=settings.get("default_prompt_name"),
         settings=settings,
         answers=_answers(folder / paths["LogitScore"]) if "LogitScore" in paths else None,

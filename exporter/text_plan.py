@@ -67,7 +67,9 @@ def text(
         raise CheckpointError(f"{checkpoint.source}: default prompt {default!r} is not among the prompts: {', '.join(prompts) or 'none'}")
     if any(prompts.values()):
         guesses.append(
-            Guess("prompts", ", ".join(name for name, prompt in prompts.items() if prompt), "applied only when a request names one")
+            Guess(
+                "prompts", ", ".join(name for name, prompt in prompts.items() if prompt), "applied only when a request names one or a role"
+            )
         )
         if not pools_prompts(checkpoint):
             guesses.append(Guess("prompt tokens", "not pooled", "include_prompt is false in the Pooling module"))
@@ -94,6 +96,17 @@ def text(
         ends_with=ends_with,
         tokenizer_config="tokenizer_config.json" if "tokenizer_config.json" in files else None,
     )
+
+
+def prompted_roles(checkpoint: Checkpoint) -> dict[str, Role]:
+    """Both sides as encode_query and encode_document of Sentence Transformers prepare them; empty where they put nothing in front.
+
+    Each side has the prompt of its own name. One that the files leave out is the empty one to the library, so neither another name
+    (`passage`) nor the default prompt takes its place.
+    """
+    prompts = checkpoint.sentence.prompts if checkpoint.sentence is not None else {}
+    prefixes = {role: prompts.get(role, "") for role in ("query", "document")}
+    return {role: Role(prefix=prefix) for role, prefix in prefixes.items()} if any(prefixes.values()) else {}
 
 
 def pools_prompts(checkpoint: Checkpoint) -> bool:

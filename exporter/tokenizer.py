@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,6 +89,9 @@ def _read(folder: Path, config: dict[str, Any], lowercase: bool, overrides: Mapp
     if lowercase:
         raw = _lowered(tokenizer, raw)
         guesses.append(Guess("lower-cased", "every text, but not special tokens", "do_lower_case of Sentence Transformers"))
+    if "token_type_ids" not in auto.tokenizer("a", "a") and any(tokenizer.encode("a", "a").type_ids):
+        raw, tokenizer = _untyped(folder, tokenizer)
+        guesses.append(Guess("token types", "none", f"{auto.name} makes none, so both sides of a pair have the model's first"))
     special = {role: str(token) for role in ROLES if (token := getattr(auto.tokenizer, role, None))}
     ids = {role: found for role, token in special.items() if (found := tokenizer.token_to_id(token)) is not None}
     ended = _end(tokenizer, config, special, ids)
@@ -170,6 +174,40 @@ def texts(tokenizer: Tokenizer) -> list[str]:
         "don't I'LL 3.14 1,000 x_y a-b", string.punctuation, "ab" * 80, "x\u200by\ufeffz\x00\x07",
     )  # fmt: skip
     return [*plain, *("".join(spelt[start : start + 50]) for start in range(0, len(spelt), 50))]
+
+
+def _untyped(folder: Path, tokenizer: Tokenizer) -> tuple[bytes, Tokenizer]:
+    """With the type 0 for every token of a pair."""
+
+    def plain(step: dict[str, Any] | None) -> dict[str, Any] | None:
+        match step:
+            case {"type": "Sequence", "processors": [*inner]}:
+                return {**step, "processors": [plain(each) for each in inner]}
+            case {"type": "TemplateProcessing"}:
+                pieces = ("single", "pair")
+                return step | {
+                    name: [{kind: {**piece, "type_id": 0} for kind, piece in each.items()} for each in step[name]] for name in pieces
+                }
+            case {"type": "BertProcessing", "cls": [str(first), int(first_id)], "sep": [str(last), int(last_id)]}:
+                single, pair = f"{first} $A {last}", f"{first} $A {last} $B:0 {last}:0"
+                tokens = [(first, first_id), (last, last_id)]
+                return written(processors.TemplateProcessing(single=single, pair=pair, special_tokens=tokens))
+            case None:
+                return written(processors.TemplateProcessing(single="$A", pair="$A $B:0", special_tokens=[]))
+            case _:
+                return step
+
+    def written(step: Any) -> dict[str, Any]:
+        return json.loads(step.__getstate__())
+
+    from tokenizers import processors
+
+    described = json.loads(tokenizer.to_str())
+    described["post_processor"] = plain(described["post_processor"])
+    raw = json.dumps(described, ensure_ascii=False).encode()
+    made = _opened(folder / "tokenizer.json", raw)
+    made.encode_special_tokens = tokenizer.encode_special_tokens
+    return raw, made
 
 
 def _lowered(tokenizer: Tokenizer, raw: bytes) -> bytes:

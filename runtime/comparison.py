@@ -19,16 +19,17 @@ from .text import Item, Limits, Preparation
 TASK: dict[str, Task] = {"bi-encoder": "embed", "late-interaction": "token_embed", "cross-encoder": "classify", "listwise": "token_embed"}
 
 
-def style(manifest: Manifest, wanted: Literal["model", "vllm"]) -> Literal["model", "vllm"]:
+def style(manifest: Manifest, wanted: Literal["model", "vllm"], *, templated: bool = False) -> Literal["model", "vllm"]:
     """How both sides of a score are prepared and compared where vLLM's answers are `wanted` (docs/decisions/score-preparation.md).
 
-    A model that reads the pair as one text keeps its own template: without it its scores mean nothing.
+    A model that reads the pair as one text keeps its own template, or the caller's (`templated`): without it its scores mean nothing.
     """
     if wanted not in ("model", "vllm"):
         raise InputError(f"preparation {wanted!r} is not 'model' or 'vllm'", field="preparation")
     apart = manifest.scoring in ("bi-encoder", "late-interaction")
     differs = bool(manifest.text.roles) or any(head.sparse for head in manifest.heads.values())
-    return wanted if apart and differs else "model"
+    joined = manifest.scoring == "cross-encoder" and manifest.text.score_template is None and not templated
+    return wanted if (apart and differs) or joined else "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,7 +119,7 @@ class LLM:
         template = self._chat_template if model.manifest.scoring == "cross-encoder" else None
         if chat_template is not None:
             template = templates.named(chat_template, "chat_template")
-        style = comparison.style(model.manifest, self._preparation if preparation is None else preparation)
+        style = comparison.style(model.manifest, self._preparation if preparation is None else preparation, templated=template is not None)
         return model.score(data_1, data_2, use_tqdm=use_tqdm, chat_template=template, preparation=style, **options)
 
     def get_tokenizer(self) -> Tokenizer:

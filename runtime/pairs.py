@@ -6,7 +6,7 @@ lengths after truncation are those of the tokenizers library (tests compare them
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tokenizers import Encoding, Tokenizer
@@ -133,8 +133,8 @@ def _from_sides(
     second = _contents(preparation, documents, wanted, side or own)
     made = []
     for index, (query, document) in enumerate(zip(first, second, strict=True)):
-        if not documents[index]:
-            # transformers' tokenizers, and so vLLM, take an empty second text for none: [CLS] query [SEP].
+        if not documents[index] and preparation.style == "vllm":
+            # vLLM gives each pair to the tokenizer alone, which takes an empty second text for none: [CLS] query [SEP].
             made.extend(preparation.from_texts([queries[index]], [index], kept, limits, True))
             continue
         total = len(query.ids) + len(document.ids) + joint.added
@@ -210,9 +210,30 @@ def _from_template(
             variables=variables,
         )
 
-    # A template's end carries the question that the model answers: cutting it off gives a score that means nothing.
     protect = limits.cut_document or (preparation.style == "model" and limits.truncation_side is None)
-    return _from_texts(preparation, rendered, queries, documents, kept, limits, protect=protect)
+    made = _from_texts(preparation, rendered, queries, documents, kept, limits, protect=protect)
+    if not protect or limits.cut_document or not any(item.truncated for item in made):
+        return made
+    # A template's end carries the question that the model answers: cutting it off gives a score that means nothing. Sentence Transformers
+    # cuts the text where its limit is, then writes the end of the template over the last tokens.
+    end = _common_end(preparation, rendered)
+    whole = [rendered(query, document) for query, document in zip(queries, documents, strict=True)]
+    for index, item in enumerate(made):
+        if item.truncated:
+            [again] = preparation.from_texts([whole[index]], [index], kept, limits, preparation.text.add_special_tokens)
+            item.ids[:] = [*again.ids[: len(again.ids) - len(end)], *end]
+            item.prompt_tokens = len(item.ids)
+    return made
+
+
+def _common_end(preparation: Preparation, rendered: Callable[[str, str], str]) -> list[int]:
+    """Tokens that a template puts behind every pair: those in which two unlike pairs end alike."""
+    texts = [rendered(filler, filler) for filler in ("0", "1 2 3 4")]
+    first, second = truncation.encode(preparation.tokenizer, texts, add_special_tokens=preparation.text.add_special_tokens)
+    count = 0
+    while count < min(len(first), len(second)) and first[-1 - count] == second[-1 - count]:
+        count += 1
+    return first[len(first) - count :] if count < min(len(first), len(second)) else []
 
 
 def _from_texts(

@@ -131,7 +131,8 @@ class Preparation:
             raise InputError("You must pass at least one prompt", field="input")
         side = role or self.text.default_role
         plan = self.text.roles.get(side) if side is not None and self.style == "model" else None
-        prefix = self.prompt(prompt_name) + (plan.prefix if plan else "")
+        # A prompt that is named takes the place of the role's own.
+        prefix = self.prompt(prompt_name) if prompt_name is not None else plan.prefix if plan else ""
         add_special_tokens = add_special_tokens and self.text.add_special_tokens and not (plan and plan.static)
         if plan is not None and plan.max_tokens is not None:
             # The model's own library cuts here silently, marker included.

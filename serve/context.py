@@ -71,7 +71,8 @@ class Context:
 
     def score_style(self, served: Served) -> dict[str, Any]:
         """How the texts of a score are prepared. A template given to the server is for cross-encoders only."""
-        options: dict[str, Any] = {"preparation": comparison.style(served.manifest, self.settings.score_preparation)}
+        wanted, templated = self.settings.score_preparation, self.settings.chat_template is not None
+        options: dict[str, Any] = {"preparation": comparison.style(served.manifest, wanted, templated=templated)}
         if served.manifest.scoring == "cross-encoder" and self.settings.chat_template is not None:
             options["chat_template"] = self.settings.chat_template
         return options

@@ -173,7 +173,7 @@ def test_models_without_scores_say_what_they_have(opened: Any):
     ("scoring", "roles", "sparse", "style"),
     [
         ("bi-encoder", False, False, "model"), ("bi-encoder", True, False, "vllm"), ("bi-encoder", False, True, "vllm"),
-        ("late-interaction", True, False, "vllm"), ("late-interaction", False, False, "model"), ("cross-encoder", True, True, "model"),
+        ("late-interaction", True, False, "vllm"), ("late-interaction", False, False, "model"), ("cross-encoder", True, True, "vllm"),
     ],
 )  # fmt: skip
 def test_vllms_way_is_another_only_where_it_differs(opened: Any, scoring: str, roles: bool, sparse: bool, style: str):
