@@ -78,7 +78,7 @@ def layer_weights(start: int) -> Any:
     )
 
 
-TOKENS = {"module_input_name": "token_embeddings"}
+TOKENS: dict[str, Any] = {"module_input_name": "token_embeddings"}
 Build = Callable[[Any], Sequence[Any]]
 """The transformer's tokenizer -> the modules behind it."""
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from poolrt.exporter import json_file, other_formats, plausible, unread
+from poolrt.exporter import json_file, plausible, unread
 from poolrt.exporter.architectures import find
+from poolrt.runtime import other_formats
 from poolrt.runtime.errors import CheckpointError
 
 # --- counts and weights ---------------------------------------------------------------------------------------------------------------
