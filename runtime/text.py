@@ -386,7 +386,8 @@ class Preparation:
         """Special tokens are kept. Raises InputError for ids that are no token of this tokenizer."""
         numbers = token_ids(ids, 0, 1 << 32, field="tokens")
         with truncation.failures("these token ids"):
-            return self.tokenizer.decode(numbers, skip_special_tokens=False)
+            # As a batch of one: other threads go on meanwhile, as they do not while one text is decoded.
+            return self.tokenizer.decode_batch([numbers], skip_special_tokens=False)[0]
 
 
 def _cut(ids: list[int], kept: int, side: Side | None, before: int, after: int, *, own: Side) -> list[int]:

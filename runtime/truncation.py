@@ -38,6 +38,7 @@ LOOKED_AT = 1 << 18
 LOOKED_AT_PER_TOKEN = 32
 # Texts and characters that are tokenised in one step.
 STEP, STEP_CHARACTERS = 1024, 1 << 20
+_SLICE = 1 << 17
 
 _RUNS = re.compile(r"[ \t\r\n]{2,}")
 # WordPiece turns words beyond a length (100 in every published BERT) into one unknown token.
@@ -91,6 +92,10 @@ class Boundaries:
 
     def shorter(self, text: str) -> str:
         """A text with the same tokens, without what this tokenizer shrinks anyway: runs of white space, endless words."""
+        # In slices, so that other threads go on meanwhile. What is parted between two of them is only shortened less.
+        return "".join(self._shorter(text[start : start + _SLICE]) for start in range(0, len(text), _SLICE))
+
+    def _shorter(self, text: str) -> str:
         if self._joins_spaces:
             text = _RUNS.sub(" ", text)
         return _WORDS.sub(r"\1", text) if self._refuses_words else text

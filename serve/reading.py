@@ -10,6 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.types import Message
 
+from . import large_json
 from .body import Body, Refused
 from .budget import FREE_BYTES, HELD, Hold, check_items, check_values
 from .errors import ApiError
@@ -145,7 +146,7 @@ def too_large(limit: int) -> ApiError:
 
 def parse(content: bytes | bytearray) -> Any:
     try:
-        return orjson.loads(content)
+        return large_json.loads(content)
     except orjson.JSONDecodeError as error:
         if len(content) > LENIENT_BYTES:
             raise unreadable(error.pos, error.msg.partition(":")[0]) from None

@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -35,6 +36,8 @@ GC_THRESHOLDS = (2000, 10, 1000)
 """A full collection goes through all queued items, which may be a million objects and a second of standstill: it is made when the server
 is idle (`on_tick`), and otherwise once in many million objects."""
 IDLE_COLLECTION_S = 30
+SWITCH_S = 0.0005
+"""How long a thread computes in Python while others wait: the event loop waits so long for each of those that prepare large requests."""
 FLUSH_S = 0.1
 """For the last bytes of the last answers."""
 
@@ -108,6 +111,7 @@ def run(registry: Registry, settings: Settings, *, sockets: Sequence[socket.sock
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        sys.setswitchinterval(SWITCH_S)
         announce(registry, settings)
         if as_json:
             print(json.dumps(readiness(registry, settings), ensure_ascii=False), flush=True)

@@ -53,7 +53,7 @@ async def decode(request: Request) -> Response:
     tokenizer = served.model.preparation.tokenizer
 
     def run() -> list[str]:
-        return [tokenizer.decode(ids, skip_special_tokens=asked.skip_special_tokens) for ids in many]
+        return tokenizer.decode_batch([list(ids) for ids in many], skip_special_tokens=asked.skip_special_tokens)
 
     return Json(await here.workshop.thread(run))
 

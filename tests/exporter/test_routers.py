@@ -76,6 +76,7 @@ def exported(splade: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[An
     return model, folder / "model"
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")  # torch's own, where the library multiplies sparse vectors
 def test_queries_are_weights_and_documents_splade(exported: tuple[Any, Path]):
     model, place = exported
     with load(place) as opened:
