@@ -128,9 +128,10 @@ def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
         sentence, text = None, text if sentence.mask is None else None
     if sentence is not None and sentence.max_tokens is not None:
         limits.append((sentence.max_tokens, "max_seq_length of Sentence Transformers"))
-    # Sentence Transformers cuts where its own file says, else where the tokenizer says; since version 6 the tokenizer always says it.
-    decided = sentence is not None and (sentence.generation >= 6 or sentence.max_tokens is None)
-    if text is not None and (checkpoint.family.capped_by_tokenizer or positions is None or decided):
+    # Sentence Transformers 6 keeps its limit with the tokenizer.
+    if text is not None and (
+        checkpoint.family.capped_by_tokenizer or positions is None or (sentence is not None and sentence.generation >= 6)
+    ):
         limits.append((text, "model_max_length of the tokenizer"))
     if not limits:
         override = "--hf-overrides '{\"max_position_embeddings\": ...}'"

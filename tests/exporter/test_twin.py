@@ -111,7 +111,8 @@ def test_what_makes_no_twin_is_own_reading_only(tmp_path: Path, monkeypatch: pyt
 
 def test_a_twin_of_published_sizes_reads_headers_only(tmp_path: Path):
     """Qwen3-Embedding of published widths, in bfloat16 shards with an index."""
-    folder = qwen3(tmp_path / "published", num_hidden_layers=3, intermediate_size=1216, hidden_size=640, num_attention_heads=8)
+    sizes = {"num_hidden_layers": 3, "intermediate_size": 1216, "hidden_size": 640, "num_attention_heads": 8}
+    folder = qwen3(tmp_path / "published", **sizes, max_position_embeddings=128)  # as many as its tokenizer admits
     original = read(folder)
     place = twin.write(original, tmp_path / "twin")
     opened = weights.open_folder(place)

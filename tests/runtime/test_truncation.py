@@ -51,6 +51,7 @@ def test_part_of_a_text_gives_the_tokens_of_all_of_it(tokenizer, side, monkeypat
     # Small steps, so that short texts already take every path.
     monkeypatch.setattr(truncation, "CHARACTERS_PER_TOKEN", 1)
     monkeypatch.setattr(truncation, "WHOLE", 1)
+    monkeypatch.setattr(truncation, "_SLICE", 200)
     boundaries = truncation.Boundaries(tokenizer)
     partial = 0
 
