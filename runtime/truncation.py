@@ -132,14 +132,18 @@ def content(
         if ids is not None and len(ids) >= wanted:
             return Content(ids, whole=False)
         characters *= GROWTH
-        check_looked_at(characters if characters * WHOLE < len(text) * CHARACTERS_PER_TOKEN else len(text), wanted)
+        check_looked_at(text, characters, wanted)
     return Content(ids_of(text)[0], whole=True)
 
 
-def check_looked_at(characters: int, wanted: int) -> None:
-    """Raises InputError for a text so poor in tokens that too much of it would have to be read to find those that are kept."""
+def check_looked_at(text: str, characters: int, wanted: int) -> None:
+    """Raises InputError for a text so poor in tokens that too much of it would have to be read to find those that are kept.
+
+    `characters`: how many are to be read next; all of them where that is most of the text.
+    """
+    looked_at = characters if characters * WHOLE < len(text) * CHARACTERS_PER_TOKEN else len(text)
     most = max(LOOKED_AT, LOOKED_AT_PER_TOKEN * wanted)
-    if characters > most:
+    if looked_at > most:
         raise InputError(
             f"a text's first {most // GROWTH} characters hold fewer than {wanted} tokens, and no more of it is read; send a shorter text",
             field="input_text",
@@ -180,7 +184,7 @@ def heads(text: str, tokens: int, boundaries: Boundaries) -> Iterator[str]:
         if end := boundaries.last(text, characters):
             yield text[:end]
         characters *= GROWTH
-        check_looked_at(characters if characters * WHOLE < len(text) * CHARACTERS_PER_TOKEN else len(text), tokens)
+        check_looked_at(text, characters, tokens)
     yield text
 
 

@@ -13,8 +13,6 @@ from poolrt.exporter import checkpoint, graph, head_modules, heads, library_mode
 from poolrt.runtime.errors import VerificationError
 from poolrt.runtime.manifest import Reading
 
-import tests.checkpoints as tiny
-from tests import families
 from tests.adapters import adapted
 
 ST, TRANSFORMERS = "sentence-transformers ", "transformers "
@@ -28,16 +26,6 @@ AGREE = {
     "gpt2_classifier": f"{TRANSFORMERS} GPT2ForSequenceClassification classify", "embedding_gemma": f"{ST} SentenceTransformer embed",
 }  # fmt: skip
 """Tiny checkpoint -> library, class, and the answer that must have been compared."""
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Callable[[str], Path]:
-    def write(name: str) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        return (tiny.ALL.get(name) or families.find(name))(folder)
-
-    return write
 
 
 def compared(folder: Path, **asked: Any) -> Reading:

@@ -25,16 +25,6 @@ CUT = Limits(truncate_prompt_tokens=-1)
 TEXTS = ("what is the capital of France?", "", "Paris", "MIXED case [MASK] é 北京", "deep sun " * 200)
 
 
-@pytest.fixture
-def written(tmp_path: Path) -> Callable[[str], Path]:
-    def write(name: str) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        return (tiny.ALL.get(name) or families.find(name))(folder)
-
-    return write
-
-
 def changed(path: Path, **values: Any) -> None:
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     path.write_text(json.dumps({**known, **values}), encoding="utf-8")
