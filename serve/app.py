@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..runtime.errors import InputError, PoolrtError
 from . import docs, middleware, playground
 from .abilities import CLAIMS, absent
+from .adapters import Adapters
 from .body import Refused
 from .context import Context
 from .endpoints import classify, cohere, embeddings, invocations, lora, operations, pooling, score, tei, tei_tokens, tokens
@@ -79,13 +80,17 @@ GET: tuple[tuple[str, Callable[..., Any]], ...] = (
 )
 
 
-def create_app(registry: Registry, settings: Settings) -> Starlette:
-    """The ASGI application. Its lifespan opens the registry's models; open them first to serve without waiting."""
+def create_app(registry: Registry, settings: Settings, adapters: Adapters | None = None) -> Starlette:
+    """The ASGI application. Its lifespan opens the registry's models; open them first to serve without waiting.
+
+    Args:
+        adapters: makes models of LoRA adapters; None: LoRA is off.
+    """
     state = State()
     metrics = Metrics(registry, state, engine=settings.engine_metrics)
     loader = None
-    if settings.runtime_lora and registry.makes is not None:
-        loader = Loader(registry, registry.makes, drain_s=settings.shutdown_timeout_s)
+    if settings.runtime_lora and adapters is not None:
+        loader = Loader(registry, adapters, drain_s=settings.shutdown_timeout_s)
     context = Context(settings, registry, state, metrics, Workshop(settings, metrics, state, registry), loader)
     made = routes(settings)
     app = Starlette(

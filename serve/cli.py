@@ -20,7 +20,7 @@ from ..runtime import extras
 from ..runtime.checkpoints import CONVERSIONS
 from ..runtime.command_line import Parser, length_or_auto, natural, positive
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
-from .flags import END_OF_VALUES, IGNORED, merged, normalised
+from .flags import END_OF_VALUES, IGNORED, gathered, normalised
 from .json_logs import json_error
 from .logs import configure
 from .positionals import give_back
@@ -47,12 +47,13 @@ def serve(arguments: Sequence[str]) -> int:
             )
         # Imported here: `poolrt serve --help` needs no server, and a refused flag is told at once.
         from .listening import listening
-        from .opening import registry_of
+        from .opening import models_of
         from .server import run
 
         with contextlib.ExitStack() as held:
             sockets = [held.enter_context(sock) for sock in listening(settings)]
-            return run(registry_of(asked, settings), settings, sockets=sockets, as_json=as_json)
+            models = models_of(asked, settings)
+            return run(models.registry, settings, adapters=models.adapters, sockets=sockets, as_json=as_json)
     except PoolrtError as error:
         print(f"poolrt serve: {error}", file=sys.stderr)
         if as_json:
@@ -304,13 +305,6 @@ def middleware_of(names: Sequence[str]) -> tuple[Any, ...]:
     from .middleware import imported  # Starlette, which --help does without
 
     return tuple(imported(name) for name in names)
-
-
-def gathered(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for part in parts:
-        made = merged(made, part)
-    return made
 
 
 def check_exposure(settings: Settings, *, insecure: bool) -> None:

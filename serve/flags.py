@@ -109,6 +109,14 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def gathered(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The values of one JSON flag as one object; a later one wins."""
+    whole: dict[str, Any] = {}
+    for value in objects:
+        whole = merged(whole, value)
+    return whole
+
+
 def from_file(path: Path) -> list[str]:
     """The flags a configuration file stands for: YAML, JSON or TOML."""
     try:

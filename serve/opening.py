@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime import artifact, checkpoints, overrides
@@ -15,14 +16,23 @@ from ..runtime.errors import InputError
 from ..runtime.manifest import FILE
 from ..runtime.model import Model, load
 from .adapters import Adapters, Base, module_of
-from .cli import gathered
+from .flags import gathered
 from .registry import Registry, Served
 from .settings import Settings
 
 log = logging.getLogger("poolrt.serve")
 
 
-def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What one server is started with."""
+
+    registry: Registry
+    adapters: Adapters | None = None
+    """Makes models of LoRA adapters; None: LoRA is off."""
+
+
+def models_of(asked: argparse.Namespace, settings: Settings) -> Models:
     """Every artifact of the command line under its names; exports checkpoints, which takes minutes, and opens nothing yet."""
     own = [name for name in asked.served_model_name if "=" not in name]
     others = dict(name.split("=", 1)[::-1] for name in asked.served_model_name if "=" in name)
@@ -54,7 +64,7 @@ def registry_of(asked: argparse.Namespace, settings: Settings) -> Registry:
             f"two models would be called {', '.join(twice)}, and only the first could be asked for; tell them apart with "
             "--served-model-name NAME=ARTIFACT, and adapters with --lora-modules NAME=PATH"
         )
-    return Registry(served, check_names=settings.check_model_name, adapters=adapters)
+    return Models(Registry(served, check_names=settings.check_model_name), adapters)
 
 
 def adapters_of(asked: argparse.Namespace, settings: Settings, served: Sequence[Served], folders: Sequence[Path]) -> Adapters:

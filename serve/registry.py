@@ -5,14 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ..runtime.manifest import Manifest
 from ..runtime.model import Model
 from .errors import ApiError
-
-if TYPE_CHECKING:
-    from .adapters import Adapters
 
 
 @dataclass(slots=True)
@@ -55,11 +51,9 @@ class Served:
 class Registry:
     """`ready` is set once every model is open and warm. After that it changes in the event loop only (adapters come and go)."""
 
-    def __init__(self, models: list[Served], *, check_names: bool = True, adapters: Adapters | None = None) -> None:
+    def __init__(self, models: list[Served], *, check_names: bool = True) -> None:
         self.models = models
         """Adapters stand behind all others."""
-        self.makes = adapters
-        """What makes a model of an adapter; None: LoRA is off."""
         self.check_names = check_names
         self.ready = threading.Event()
         self._by_name: dict[str, Served] = {}

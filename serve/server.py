@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 
 from ..runtime.errors import EXIT_INTERNAL, EXIT_OK, InputError, PoolrtError
+from .adapters import Adapters
 from .app import create_app
 from .certificates import LOOK_S, Certificates
 from .connections import Limits, affordable
@@ -93,11 +94,23 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run(registry: Registry, settings: Settings, *, sockets: Sequence[socket.socket] = (), as_json: bool = False) -> int:
-    """Serves until told to stop; answers the process's exit code. `sockets`: bound ones, which it closes; none: those of the settings."""
+def run(
+    registry: Registry,
+    settings: Settings,
+    *,
+    adapters: Adapters | None = None,
+    sockets: Sequence[socket.socket] = (),
+    as_json: bool = False,
+) -> int:
+    """Serves until told to stop. Returns the process's exit code.
+
+    Args:
+        adapters: see `create_app`.
+        sockets: bound ones, which it closes; none: those of the settings.
+    """
     if sockets:
         settings = dataclasses.replace(settings, port=sockets[0].getsockname()[1])
-    app = create_app(registry, settings)
+    app = create_app(registry, settings, adapters)
     here: Context = app.state.context
     server = Server(uvicorn.Config(app, **uvicorn_options(settings)), here)
 

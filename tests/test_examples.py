@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from poolrt.runtime import LLM, PoolingParams, checkpoints
 from poolrt.serve.cli import parse, settings_of, template_of
-from poolrt.serve.opening import registry_of
+from poolrt.serve.opening import models_of
 from poolrt.serve.settings import Settings
 
 from tests.conftest import exported
@@ -117,7 +117,7 @@ def test_qwen3_reranker_offline_and_online(script: Run, qwen3: str):
     assert len(set(told)) == 2
     line = [qwen3, "--hf_overrides", overrides, "--chat-template", "examples/pooling/score/template/qwen3_reranker.jinja"]
     flags, _ = parse(line)
-    registry = registry_of(flags, settings_of(flags))
+    registry = models_of(flags, settings_of(flags)).registry
     registry.open()
     with serving(registry, settings_of(flags), owns_models=True) as server:
         place = ("--port", server.port, "--model", qwen3)

@@ -27,7 +27,7 @@ from poolrt.runtime import (
 )
 from poolrt.runtime.errors import ArtifactError, CheckpointError
 from poolrt.serve.cli import parse, settings_of
-from poolrt.serve.opening import artifact_of, registry_of
+from poolrt.serve.opening import artifact_of, models_of
 
 from tests import adapters
 from tests.conftest import exported
@@ -203,7 +203,7 @@ def test_widths_are_enabled_on_a_finished_artifact(artifacts: Callable[[str], Pa
     with pytest.raises(InputError, match="dimensions"):
         llm.embed("red planet", pooling_params=PoolingParams(dimensions=refused), use_tqdm=False)
     flags, _ = parse([folder, "--hf-overrides", json.dumps(asked)])
-    registry = registry_of(flags, settings_of(flags))
+    registry = models_of(flags, settings_of(flags)).registry
     registry.open()
     with serving(registry, settings_of(flags), owns_models=True) as server:
         got = server.ask("/v1/embeddings", {"input": "red planet", "dimensions": allowed})["data"][0]["embedding"]

@@ -15,6 +15,7 @@ import httpx
 import pytest
 import uvicorn
 from poolrt.runtime.model import Model, load
+from poolrt.serve.adapters import Adapters
 from poolrt.serve.app import create_app
 from poolrt.serve.context import Context
 from poolrt.serve.registry import Registry, Served
@@ -63,9 +64,9 @@ def live(*models: Model, settings: Settings | None = None, names: tuple[str, ...
 
 
 @contextmanager
-def serving(registry: Registry, settings: Settings, *, owns_models: bool = False) -> Iterator[Live]:
+def serving(registry: Registry, settings: Settings, *, adapters: Adapters | None = None, owns_models: bool = False) -> Iterator[Live]:
     """Serves what a registry holds, opened or not."""
-    app = create_app(registry, settings)
+    app = create_app(registry, settings, adapters)
     app.state.owns_models = owns_models
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))

@@ -25,7 +25,7 @@ from poolrt.serve import opening
 from poolrt.serve.cli import parse, parser_of, serve, settings_of, template_of
 from poolrt.serve.flags import IGNORED, merged, normalised
 from poolrt.serve.listening import listening
-from poolrt.serve.opening import artifact_of, export_options, registry_of
+from poolrt.serve.opening import artifact_of, export_options, models_of
 from poolrt.serve.positionals import FLAGS
 from poolrt.serve.server import limits_of, url_of, uvicorn_options
 from poolrt.serve.settings import TLS_CIPHERS, Cors, Settings, Tls
@@ -415,9 +415,9 @@ def test_two_models_of_one_name_are_refused(artifacts: Callable[[str], Path]):
     for given in ([folder, folder], [folder, other, "--served-model-name", "a", f"a={other}"]):
         asked, _ = parse(given)
         with pytest.raises(InputError, match=r"two models would be called .* --served-model-name NAME=ARTIFACT"):
-            registry_of(asked, settings_of(asked))
+            models_of(asked, settings_of(asked))
     asked, _ = parse([folder, other, "--served-model-name", "a", "a", f"b={other}"])
-    assert [served.name for served in registry_of(asked, settings_of(asked))] == ["a", "b"]
+    assert [served.name for served in models_of(asked, settings_of(asked)).registry] == ["a", "b"]
 
 
 def test_overrides_of_a_finished_artifact_are_refused(artifacts: Callable[[str], Path]):
@@ -533,7 +533,7 @@ def test_a_model_is_opened_as_the_flags_say(artifacts: Callable[[str], Path], mo
         ("--check quick", {"check": "quick"}), ("--hf-overrides {\"is_matryoshka\":true}", {"hf_overrides": {"is_matryoshka": True}}),
     ]:  # fmt: skip
         asked, _ = parse([str(folder), *words.split()])
-        (served,) = registry_of(asked, settings_of(asked))
+        (served,) = models_of(asked, settings_of(asked)).registry
         with pytest.raises(InputError, match="enough"):
             served.open()
         assert taken == plain | changes
@@ -542,12 +542,12 @@ def test_a_model_is_opened_as_the_flags_say(artifacts: Callable[[str], Path], mo
 def test_a_model_is_called_as_it_was_named_and_as_its_artifact_is(artifacts: Callable[[str], Path]):
     first, second = str(artifacts("minilm_like")), str(artifacts("bert_classifier"))
     asked, _ = parse([first, second, "--served-model-name", "a", "b", f"c={second}"])
-    assert [(served.names, served.aliases) for served in registry_of(asked, settings_of(asked))] == [
+    assert [(served.names, served.aliases) for served in models_of(asked, settings_of(asked)).registry] == [
         (("a", "b"), ("minilm_like",)), (("c",), ("bert_classifier",)),
     ]  # fmt: skip
     asked, _ = parse([first, "--served-model-name", "c=elsewhere"])
     with pytest.raises(InputError, match="elsewhere is none of the artifacts given"):
-        registry_of(asked, settings_of(asked))
+        models_of(asked, settings_of(asked))
 
 
 def test_an_artifact_whose_manifest_names_nothing_is_called_as_its_folder(tmp_path: Path):
@@ -617,7 +617,7 @@ def test_an_interrupted_start_ends_as_interrupts_do(monkeypatch: pytest.MonkeyPa
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(opening, "registry_of", interrupted)
+    monkeypatch.setattr(opening, "models_of", interrupted)
     assert serve(["m", "--port", "0"]) == EXIT_INTERRUPTED
 
 
@@ -702,7 +702,7 @@ def test_with_json_a_program_reads_where_it_is_served(artifacts: Callable[[str],
 def test_errors_call_a_model_as_it_is_served(artifacts: Callable[[str], Path]):
     asked, _ = parse([str(artifacts("minilm_like")), "--served-model-name", "org/m"])
     settings = settings_of(asked)
-    registry = registry_of(asked, settings)
+    registry = models_of(asked, settings).registry
     registry.open()
     with serving(registry, settings, owns_models=True) as server:
         told = server.refused("/v1/embeddings", {"model": "minilm_like", "input": "a", "dimensions": 8})["message"]

@@ -26,7 +26,7 @@ from poolrt.serve.adapters import Adapters, Module, module_of
 from poolrt.serve.cli import parse, settings_of
 from poolrt.serve.errors import ApiError
 from poolrt.serve.loading import Loader
-from poolrt.serve.opening import registry_of
+from poolrt.serve.opening import models_of
 from poolrt.serve.registry import Registry, Served
 from poolrt.serve.settings import Settings
 
@@ -69,9 +69,10 @@ def served(place: Place) -> Iterator[Live]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ALLOW, "True")
         asked, settings = read(place.arguments("--lora-modules", f"sports={place.adapters['sports']}"))
-    with serving(registry_of(asked, settings), settings, owns_models=True) as made:
-        assert made.here.registry.ready.wait(SOON_S)
-        yield made
+    models = models_of(asked, settings)
+    with serving(models.registry, settings, adapters=models.adapters, owns_models=True) as live:
+        assert live.here.registry.ready.wait(SOON_S)
+        yield live
 
 
 def vectors(live: Live, model: str | None) -> np.ndarray:
@@ -148,7 +149,7 @@ def test_an_exported_adapter_is_served_beside_an_artifact(served: Live, place: P
     """No exporter is needed: the artifact says what it adapts."""
     (folder,) = (path for path in Path(place.cache).iterdir() if "sports" in (path / "manifest.json").read_text())
     asked, settings = read([str(artifacts("minilm_like")), "--enable-lora", "--lora-modules", f"x={folder}", "--threads", "1"])
-    base, adapter = registry_of(asked, settings)
+    base, adapter = models_of(asked, settings).registry
     assert (adapter.name, adapter.parent, adapter.root) == ("x", base, str(folder))
 
 
@@ -173,14 +174,14 @@ def test_wrong_modules_are_refused(served: Live, place: Place, more: list[str], 
         more = [one.replace(name, value) for one in more]
     asked, settings = read(place.arguments(*more))
     with pytest.raises(error, match=told):
-        registry_of(asked, settings)
+        models_of(asked, settings)
 
 
 def test_an_artifact_of_a_folder_says_that_its_checkpoint_is_needed(place: Place, artifacts: Callable[[str], Path]) -> None:
     source = str(artifacts("minilm_like"))
     asked, settings = read(place.arguments("--lora-modules", f"a={place.adapters['sports']}", source=source))
     with pytest.raises(InputError, match=r"serve the checkpoint itself, or .* poolrt export CHECKPOINT --lora"):
-        registry_of(asked, settings)
+        models_of(asked, settings)
 
 
 def test_an_artifact_of_a_hub_id_knows_its_checkpoint(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_an_artifact_of_a_hub_id_knows_its_checkpoint(checkpoints: Callable[[str
     shutil.copytree(checkpoints("bert_plain"), snapshot)
     pipeline.export(snapshot, pooler_config={"pooling_type": "MEAN"}, convert="embed", out=tmp_path)
     asked, settings = read([str(tmp_path / "tiny"), "--enable-lora"])
-    (base,) = registry_of(asked, settings).makes.bases  # pyright: ignore[reportOptionalMemberAccess]
+    (base,) = models_of(asked, settings).adapters.bases  # pyright: ignore[reportOptionalMemberAccess]
     assert base.source == "org/tiny"
     assert list(base.options) == ["--precision", "fp32", "--convert", "embed", "--pooler-config", '{"pooling_type": "MEAN"}']
 
@@ -198,11 +199,11 @@ def test_an_artifact_of_a_hub_id_knows_its_checkpoint(checkpoints: Callable[[str
 def test_an_artifact_that_does_not_adapt_the_base_is_refused(served: Live, place: Place, artifacts: Callable[[str], Path]) -> None:
     asked, settings = read(place.arguments("--lora-modules", f"a={artifacts('minilm_like')}"))
     with pytest.raises(InputError, match="an artifact without an adapter; serve it as a model"):
-        registry_of(asked, settings)
+        models_of(asked, settings)
     (folder,) = (path for path in Path(place.cache).iterdir() if "sports" in (path / "manifest.json").read_text())
     asked, settings = read([str(artifacts("bert_classifier")), "--enable-lora", "--lora-modules", f"a={folder}"])
     with pytest.raises(InputError, match="merged into other weights than those of bert_classifier"):
-        registry_of(asked, settings)
+        models_of(asked, settings)
 
 
 @pytest.mark.parametrize(
@@ -436,7 +437,8 @@ def test_an_adapter_that_does_not_fit_is_told_with_its_tensors(served: Live, che
 
 
 def test_the_limit_counts_loaded_adapters(served: Live, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served.here.registry.makes, "limit", 1)
+    assert served.here.loader is not None
+    monkeypatch.setattr(served.here.loader.adapters, "limit", 1)
     refused = served.refused("/v1/load_lora_adapter", {"lora_name": "a", "lora_path": place.adapters["sports"]})
     assert "1 adapters may be loaded (--max-loras), and they are" in refused["message"]
 
@@ -444,14 +446,14 @@ def test_the_limit_counts_loaded_adapters(served: Live, place: Place, monkeypatc
 def test_a_server_that_stops_does_not_wait_for_an_export(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ALLOW, "1")
     asked, settings = read(place.arguments("--shutdown-timeout", "60"))
-    registry = registry_of(asked, settings)
-    assert registry.makes is not None
-    registry.makes._export = functools.partial(exported, cache=tmp_path)  # where the adapter is not yet
-    with serving(registry, settings, owns_models=True) as made, ThreadPoolExecutor(1) as thread:
+    models = models_of(asked, settings)
+    assert models.adapters is not None
+    models.adapters._export = functools.partial(exported, cache=tmp_path)  # where the adapter is not yet
+    with serving(models.registry, settings, adapters=models.adapters, owns_models=True) as made, ThreadPoolExecutor(1) as thread:
         assert made.here.registry.ready.wait(SOON_S)
         body = {"lora_name": "law", "lora_path": place.adapters["law"]}
         loading = thread.submit(made.client.post, "/v1/load_lora_adapter", json=body, timeout=SOON_S)
-        while not registry.makes._children:
+        while not models.adapters._children:
             assert not loading.done(), loading.result().text
         made.server.handle_exit(signal.SIGTERM, None)
         got = loading.result()
@@ -470,7 +472,8 @@ def test_requests_load_nothing_unless_the_operator_allows_it(embedder: Live) -> 
 
 def test_loading_needs_the_key_where_one_is_set(served: Live, place: Place) -> None:
     settings = Settings(runtime_lora=True, api_keys=("secret",))
-    with serving(served.here.registry, settings) as made:
+    assert served.here.loader is not None
+    with serving(served.here.registry, settings, adapters=served.here.loader.adapters) as made:
         body = {"lora_name": "a", "lora_path": "/nowhere"}
         for route in ("load", "unload"):
             assert made.post(f"/v1/{route}_lora_adapter", body).status_code == 401

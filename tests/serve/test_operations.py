@@ -607,8 +607,8 @@ def test_a_refusal_at_the_door_is_measured(models: Callable[[str], Model]):
 
 def test_adapters_are_loaded_into_the_registry_that_is_served(models: Callable[[str], Model]):
     makes: Any = object()
-    registry = Registry([], adapters=makes)
-    loader = create_app(registry, Settings(runtime_lora=True, shutdown_timeout_s=7)).state.context.loader
+    registry = Registry([])
+    loader = create_app(registry, Settings(runtime_lora=True, shutdown_timeout_s=7), makes).state.context.loader
     assert (loader.registry, loader.adapters, loader._drain_s) == (registry, makes, 7)
-    assert create_app(registry, Settings()).state.context.loader is None
+    assert create_app(registry, Settings(), makes).state.context.loader is None
     assert create_app(Registry([]), Settings(runtime_lora=True)).state.context.loader is None

@@ -11,7 +11,7 @@ import pytest
 from poolrt.runtime.errors import EXIT_INPUT, InputError
 from poolrt.runtime.model import load
 from poolrt.serve.cli import parse, serve, settings_of
-from poolrt.serve.opening import plugins_of, registry_of
+from poolrt.serve.opening import models_of, plugins_of
 
 from tests.conftest import exported
 from tests.serve.cases import TEXT, TEXTS
@@ -208,7 +208,7 @@ def test_the_flag_names_a_plugin_for_each_artifact(artifacts: Callable[[str], Pa
         with pytest.raises(InputError, match=told):
             plugins_of(asked)
     asked, _ = parse([first, "--io-processor-plugin", "bge_m3_sparse_plugin"])
-    registry = registry_of(asked, settings_of(asked))
+    registry = models_of(asked, settings_of(asked)).registry
     registry.open()
     assert registry.models[0].model.plugin is not None
     registry.close()
