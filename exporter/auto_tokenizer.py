@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from ..runtime.errors import is_failure, reason
 from ..runtime.tokenizer_file import MOST_BYTES
 from .json_file import json_file
+from .quiet import silent_transformers
 
 # What decides the tokenizer's class; the rest of config.json is the model's, and may be written in a way that transformers does not read.
 KEYS = ("model_type", "tokenizer_class", "model_name", "transformers_version")
@@ -56,9 +57,7 @@ def read(folder: Path, overrides: Mapping[str, Any]) -> Auto:
     """Raises Unreadable. `overrides` fill in what config.json lacks (`model_type`)."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    from .architectures._transformers import quiet
-
-    with _view(folder, overrides) as view, quiet():
+    with _view(folder, overrides) as view, silent_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(view), local_files_only=True, trust_remote_code=False)
             return Auto(tokenizer=tokenizer, backend=getattr(tokenizer, "backend_tokenizer", None))

@@ -20,13 +20,17 @@ from . import pooler_config as poolers
 from . import recipe as recipes
 from .architectures import Architecture
 from .architectures import find as find_architecture
-from .detection import Convert, Guess, Kind, Runner
+from .detection import Convert, Kind, Runner
+from .guess import Guess
 from .json_file import json_file
 from .refusals import in_one_sentence, refuses, shortened
 
 MOST_COUNT = 1 << 31
 
 POOLINGS = ("pooling_type", "seq_pooling_type")
+ADAPTED_CLASSES = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
+"""task_type of an adapter -> suffix of the class that it was trained with."""
+LABELS = ("num_labels", "id2label", "label2id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +147,8 @@ def read(
     found_adapter = None if adapter is None else adapters.read(adapter)
     if found_adapter is not None:
         opened = lora.merged(place.name, opened, found_adapter, family.prefixes, turned=config.get("model_type") in lora.TURNED)
-        config = lora.configured(config, found_adapter, opened, family, hf_overrides or {}, convert=convert)
-        guesses.append(lora.told(found_adapter))
+        config = _adapted_config(config, found_adapter, opened, family, hf_overrides or {}, convert=convert)
+        guesses.append(_adapter_guess(found_adapter))
     sentence = None if found_adapter is None else found_adapter.sentence
     if found_adapter is not None and sentence is not None:
         guesses.append(Guess("modules", f"those of {found_adapter.name}", "the adapter's folder has a modules.json"))
@@ -237,6 +241,37 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, dict):
         return float(value["__float__"]) if set(value) == {"__float__"} else {key: _decoded(inner) for key, inner in value.items()}
     return [_decoded(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _adapted_config(
+    config: Mapping[str, Any],
+    adapter: adapters.Adapter,
+    opened: lora.Merged,
+    family: Architecture,
+    overrides: Mapping[str, Any],
+    *,
+    convert: str,
+) -> dict[str, Any]:
+    """config.json for the adapted model: an adapter of a classifier says so in task_type, and brings its own labels."""
+    adapted = dict(config)
+    suffix = ADAPTED_CLASSES.get(str(adapter.settings.get("task_type")))
+    name = next((name for name in family.names if suffix and name.endswith(suffix)), None)
+    if name is not None and "architectures" not in overrides and convert == "auto":
+        adapted["architectures"] = [name]
+    layers = family.tokens if suffix == ADAPTED_CLASSES["TOKEN_CLS"] else family.sequence.layers if family.sequence else ()
+    weight = layers and opened.find(f"{layers[-1].name}.weight", family.prefixes)
+    if weight and weight in opened.brought and not set(LABELS) & set(overrides):
+        labels = config.get("num_labels", len(config.get("id2label") or ()))
+        if labels and labels != opened.shapes[weight][0]:
+            adapted = {key: value for key, value in adapted.items() if key not in LABELS}
+    return adapted
+
+
+def _adapter_guess(adapter: adapters.Adapter) -> Guess:
+    base = adapter.settings.get("base_model_name_or_path")
+    rest = f", {len(adapter.whole)} whole tensors" if adapter.whole else ""
+    rest += ", rows of " + ", ".join(adapter.tokens) if adapter.tokens else ""
+    return Guess("adapter", f"{adapter.name}, {len(adapter.factors)} modules{rest}", f"trained on {base}" if base else "--lora")
 
 
 def _recipe(name: str, asked: recipes.Recipe | str | None) -> recipes.Recipe | None:

@@ -8,7 +8,7 @@ from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Activation, Pool
 from . import sentence_files
 from .checkpoint import Checkpoint
-from .detection import Guess
+from .guess import Guess
 from .module_chain import Route
 
 

@@ -20,7 +20,7 @@ from ..runtime import extras
 from ..runtime.command_line import Parser, spelled
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, InputError, PoolrtError
 from ..runtime.records import to_plain
-from .stdout import own_stdout
+from .quiet import own_stdout
 
 if TYPE_CHECKING:
     from .report import Report, Say

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ..runtime.errors import CheckpointError
 from . import module_chain
 from .architectures import Architecture, closest
+from .guess import Guess
 from .sentence_files import SentenceFiles
 from .weights import Weights
 
@@ -30,20 +31,6 @@ CLASSIFICATION = re.compile(r"For\w*Classification$|ClassificationModel$")
 PREDICTS_WORDS = ("ForCausalLM", "ForMaskedLM", "LMHeadModel", "ForConditionalGeneration", "ForPreTraining")
 BGE_M3_FILES = ("sparse_linear.pt", "colbert_linear.pt")
 LATE_KINDS = ("ColBERT", "MultiVectorEncoder")
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """One thing that was found rather than asked for."""
-
-    what: str
-    value: str
-    why: str
-    override: str | None = None
-    """What to pass to `poolrt export` to change it."""
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.value} ({self.why}{f'; to change: {self.override}' if self.override else ''})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from ..runtime.manifest import Head, Pool
 from . import choices, layers, module_steps, sentence_files
 from .architectures import Layer, _published
 from .checkpoint import Checkpoint
-from .detection import PREDICTS_WORDS, Guess
+from .detection import PREDICTS_WORDS
+from .guess import Guess
 from .head_parts import POOLER, Made, Part
 from .layers import Operation, Step, Steps
 from .sentence_files import TOKENS

@@ -15,9 +15,9 @@ from . import (
     choices,
     detection,
     embedding_heads,
+    head_checks,
     late_interaction,
     layers,
-    lora,
     module_chain,
     module_steps,
     processing,
@@ -27,7 +27,8 @@ from . import (
 )
 from .architectures import Classifier, Layer, _published
 from .checkpoint import Checkpoint
-from .detection import Guess, Kind
+from .detection import Kind
+from .guess import Guess
 from .head_parts import POOLER, Made, Part, scoring_of
 from .layers import Step, Steps
 from .refusals import refuses
@@ -76,7 +77,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
         limit = shorter
         guesses.append(Guess("max tokens", str(limit), "processing_kwargs of sentence_bert_config.json"))
     tasks, scoring, parts, heads = KINDS[checkpoint.kind](checkpoint, guesses)
-    lora.check_heads(checkpoint, (step for part in parts for step in (*part.before, *part.after) if isinstance(step, Step)))
+    head_checks.check_adapter(checkpoint, (step for part in parts for step in (*part.before, *part.after) if isinstance(step, Step)))
     roles: dict[str, Role] = {}
     if checkpoint.kind == "colbert":
         roles, told = late_interaction.roles(checkpoint, limit)

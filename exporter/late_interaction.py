@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Role
-from .detection import Guess
+from .guess import Guess
 from .json_file import json_file
 from .sentence_files import SentenceFiles
 

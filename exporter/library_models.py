@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .library_answers import Library, SentenceLibrary, TokenizerLibrary, TransformersLibrary
+from .quiet import silent_transformers
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -108,8 +109,6 @@ def watched() -> Iterator[Loaded]:
     """
     import transformers
 
-    from .architectures._transformers import quiet
-
     loaded, original = Loaded(), transformers.PreTrainedModel.__dict__["from_pretrained"]
 
     def from_pretrained(cls: Any, *arguments: Any, **options: Any) -> Any:
@@ -119,7 +118,7 @@ def watched() -> Iterator[Loaded]:
         loaded.models.append((cls.__name__, info))
         return (model, info) if wanted else model
 
-    with _LOADING, quiet(), warnings.catch_warnings():
+    with _LOADING, silent_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         transformers.PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # pyright: ignore[reportAttributeAccessIssue]
         try:

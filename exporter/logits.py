@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import CheckpointError
 from .layers import Operation
+from .quiet import silent_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +37,6 @@ def read(checkpoint: Checkpoint) -> Output:
     from torch import nn
     from transformers.models.auto import modeling_auto as auto
 
-    from .architectures._transformers import quiet
-
     model_type = str(checkpoint.config.get("model_type", ""))
     name = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
     if name is None:
@@ -45,7 +44,7 @@ def read(checkpoint: Checkpoint) -> Output:
     kind: Any = getattr(transformers, name)
     settings = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
     try:
-        with quiet(), torch.device("meta"):
+        with silent_transformers(), torch.device("meta"):
             config = kind.config_class.from_dict(settings)
             model = kind(config).eval()
         head, table = model.get_output_embeddings(), model.get_input_embeddings()

@@ -12,21 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import CheckpointError
 from .adapter import WRAPPED, Adapter, Factors
-from .detection import Guess
 from .weights import Change, Weights
 
 if TYPE_CHECKING:
     import torch
 
-    from .architectures import Architecture
-    from .checkpoint import Checkpoint
-    from .layers import Step
 
 MOST_NAMES = 12
-CLASSES = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
 TURNED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """model_type of the families whose layers are transformers' Conv1D, which stores [in, out]."""
-LABELS = ("num_labels", "id2label", "label2id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,51 +239,3 @@ def _unfit(adapter: Adapter, module: str, factors: Factors, shape: tuple[int, ..
         for name, wanted in expected.items()
         if name is not None and (shapes[name] != wanted or len(shape) != 2)
     ]
-
-
-def configured(
-    config: Mapping[str, Any], adapter: Adapter, opened: Merged, family: Architecture, asked: Mapping[str, Any], *, convert: str
-) -> dict[str, Any]:
-    """config.json for the adapted model: an adapter of a classifier says so in task_type, and brings its own labels."""
-    made = dict(config)
-    suffix = CLASSES.get(str(adapter.settings.get("task_type")))
-    name = next((name for name in family.names if suffix and name.endswith(suffix)), None)
-    if name is not None and "architectures" not in asked and convert == "auto":
-        made["architectures"] = [name]
-    known = family.tokens if suffix == CLASSES["TOKEN_CLS"] else family.sequence.layers if family.sequence else ()
-    weight = known and opened.find(f"{known[-1].name}.weight", family.prefixes)
-    if weight and weight in opened.brought and not set(LABELS) & set(asked):
-        named = config.get("num_labels", len(config.get("id2label") or ()))
-        if named and named != opened.shapes[weight][0]:
-            made = {key: value for key, value in made.items() if key not in LABELS}
-    return made
-
-
-def told(adapter: Adapter) -> Guess:
-    trained = adapter.settings.get("base_model_name_or_path")
-    whole = f", {len(adapter.whole)} whole tensors" if adapter.whole else ""
-    whole += ", rows of " + ", ".join(adapter.tokens) if adapter.tokens else ""
-    return Guess("adapter", f"{adapter.name}, {len(adapter.factors)} modules{whole}", f"trained on {trained}" if trained else "--lora")
-
-
-def check_heads(checkpoint: Checkpoint, steps: Iterable[Step]) -> None:
-    """Raises CheckpointError for tensors that the adapter brings and no head uses, and for a head that would get the adapter of a table
-    which in the adapted model it does not see: PEFT changes the look-up, while a tied output keeps the old table."""
-    opened = checkpoint.weights
-    if not isinstance(opened, Merged) or opened.base is None:
-        return
-    used = {name for step in steps if not step.layer.where for name in (step.weight, step.bias, step.residual) if name is not None}
-    # Trained rows PEFT puts into a tied output too.
-    parted = {name for name, steps in opened.changes.items() if not all(isinstance(step, Rows) for step in steps)} | opened.brought
-    shared = sorted(name for name in used if "embed" in name and name in parted)
-    if shared:
-        raise CheckpointError(
-            f"{checkpoint.source}: the adapter changes {', '.join(shared)}, which the head shares: the adapted model has two versions of "
-            "it, a merged one cannot; untie them in the checkpoint and train the adapter on that"
-        )
-    unused = sorted(set(opened.places) - set(opened.base.places) - used)
-    if unused and checkpoint.overrides.get("convert") != "embed":
-        raise CheckpointError(
-            f"{checkpoint.source}: the adapter brings tensors that this {checkpoint.kind} model does not use: {', '.join(unused)}; "
-            "choose its head with --convert classify, or leave it out with --convert embed"
-        )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Role
 from . import layers, tokenizer
-from .detection import Guess
+from .guess import Guess
 from .json_file import json_file
 from .routers import Static
 

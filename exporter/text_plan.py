@@ -10,7 +10,7 @@ from ..runtime.errors import CheckpointError, PoolrtError
 from ..runtime.manifest import Head, Role, Text
 from . import module_steps, processing, token_rows
 from .checkpoint import Checkpoint
-from .detection import Guess
+from .guess import Guess
 from .recipe import template
 
 UNLIMITED = 2048

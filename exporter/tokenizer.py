@@ -13,7 +13,7 @@ from ..runtime import tokenizer_file
 from ..runtime.errors import CheckpointError
 from . import auto_tokenizer
 from .auto_tokenizer import Auto
-from .detection import Guess
+from .guess import Guess
 from .json_file import json_file
 from .refusals import in_one_sentence
 

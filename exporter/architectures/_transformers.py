@@ -5,13 +5,13 @@ Parameters become float32 here, except those of a model that is streamed (export
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import CheckpointError
 from .. import plausible
 from ..graph_files import SETTING
+from ..quiet import silent_transformers
 from . import _experts
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def backbone(
     plausible.check_types(checkpoint, state)
     dtype = _stored(checkpoint, state) if checkpoint.streamed else torch.float32
     try:
-        with quiet():
+        with silent_transformers():
             plausible.check_size(checkpoint, kind, kind.config_class.from_dict(dict(settings)), arguments)
             module, info = kind.from_pretrained(
                 None, config=kind.config_class.from_dict(settings), state_dict=state, attn_implementation=attention, dtype=dtype,
@@ -65,7 +65,7 @@ def backbone(
         raise CheckpointError(f"{checkpoint.source}: {name} cannot be built from config.json: {reason}") from error
     _check(checkpoint, name, module, info)
     if dtype != torch.float32:
-        with quiet():
+        with silent_transformers():
             module = _framed(module, kind.config_class.from_dict(settings), attention, arguments)
     _adapt(checkpoint, module, changes, info["unexpected_keys"])
     _experts.dense(checkpoint.source, module)
@@ -135,19 +135,3 @@ def _check(checkpoint: Checkpoint, name: str, module: Any, info: Mapping[str, An
     if problems:
         more = f" and {len(problems) - MOST_NAMES} more" if len(problems) > MOST_NAMES else ""
         raise CheckpointError(f"{checkpoint.source}: the weights do not fit {name}: {'; '.join(problems[:MOST_NAMES])}{more}")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences transformers' progress bars and load reports: what they would tell is checked here and raised."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from poolrt.exporter import detection
 from poolrt.exporter.detection import detect
+from poolrt.exporter.guess import Guess
 from poolrt.runtime.errors import CheckpointError
 
 
@@ -167,5 +168,5 @@ def test_special_heads_are_known_by_name_or_setting(tmp_path: Path, name: str, f
 
 
 def test_a_guess_reads_as_one_line():
-    assert str(detection.Guess("kind", "x", "because")) == "kind: x (because)"
-    assert str(detection.Guess("kind", "x", "because", "--convert")) == "kind: x (because; to change: --convert)"
+    assert str(Guess("kind", "x", "because")) == "kind: x (because)"
+    assert str(Guess("kind", "x", "because", "--convert")) == "kind: x (because; to change: --convert)"

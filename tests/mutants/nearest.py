@@ -66,8 +66,8 @@ SERVE = {
 }  # fmt: skip
 EXPORTER = {
     "test_artifact_writer": ("artifact",),
-    "test_cli": ("stdout",),
-    "test_checkpoint": ("checkpoint", "detection", "heads", "layers", "source"),
+    "test_cli": ("quiet",),
+    "test_checkpoint": ("checkpoint", "detection", "guess", "heads", "layers", "source"),
     "test_choices": ("choices", "pooler_config", "text_plan"),
     "test_layers": ("late_interaction", "token_rows"),
     "test_decoder_rerankers": ("token_rows", "embedding_heads"),
@@ -86,7 +86,7 @@ EXPORTER = {
     "test_library_heads": ("library_texts", "library_comparison"),
     "test_library_reference": ("library_answers", "library_comparison", "library_heads", "library_models", "library_texts"),
     "test_logit_scores": ("logits", "processing"),
-    "test_lora": ("adapter", "lora"),
+    "test_lora": ("adapter", "head_checks", "lora"),
     "test_expanded_windows": ("graph_surgery",),
     "test_module_steps test_module_chains test_modular_rerankers": (
         "module_chain", "module_steps", "head_operations", "head_parts", "embedding_heads",

@@ -1,0 +1,35 @@
+"""Tensors that only heads use: a planned head must leave none of them out without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..runtime.errors import CheckpointError
+from .checkpoint import Checkpoint
+from .layers import Step
+from .lora import Merged, Rows
+
+
+def check_adapter(checkpoint: Checkpoint, steps: Iterable[Step]) -> None:
+    """Raises CheckpointError for tensors that the adapter brings and no head uses, and for a head that shares an adapted table.
+
+    PEFT changes the look-up of a tied table and leaves the output as it was, so the adapted model has two versions of it.
+    """
+    weights = checkpoint.weights
+    if not isinstance(weights, Merged) or weights.base is None:
+        return
+    used = {name for step in steps if not step.layer.where for name in (step.weight, step.bias, step.residual) if name is not None}
+    # PEFT puts trained rows into a tied output too.
+    parted = {name for name, steps in weights.changes.items() if not all(isinstance(step, Rows) for step in steps)} | weights.brought
+    shared = sorted(name for name in used if "embed" in name and name in parted)
+    if shared:
+        raise CheckpointError(
+            f"{checkpoint.source}: the adapter changes {', '.join(shared)}, which the head shares: the adapted model has two versions of "
+            "it, a merged one cannot; untie them in the checkpoint and train the adapter on that"
+        )
+    unused = sorted(set(weights.places) - set(weights.base.places) - used)
+    if unused and checkpoint.overrides.get("convert") != "embed":
+        raise CheckpointError(
+            f"{checkpoint.source}: the adapter brings tensors that this {checkpoint.kind} model does not use: {', '.join(unused)}; "
+            "choose its head with --convert classify, or leave it out with --convert embed"
+        )
