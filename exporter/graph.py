@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..runtime import manifest
-from ..runtime.text import PROMPT
+from ..runtime.items import PROMPT
 from . import plausible
 from .architectures import _published
 from .biases import fold

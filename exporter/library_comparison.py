@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..runtime.errors import InputError, VerificationError
-from ..runtime.manifest import Agreement, Reading, Task
+from ..runtime.items import Item, Limits
+from ..runtime.manifest import Agreement, Reading, RoleName, Task
 from ..runtime.outputs import Floats
-from ..runtime.text import Item, Limits, Preparation, RoleName
+from ..runtime.preparation import Preparation
 from . import library_heads, library_texts, reference, token_rows
 from .library_answers import Computed, Library
 from .library_texts import Case

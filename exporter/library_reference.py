@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..runtime import manifest as contract
 from ..runtime.errors import VerificationError
 from ..runtime.manifest import Manifest, Reading
-from ..runtime.text import Preparation
+from ..runtime.preparation import Preparation
 from . import library_models, sentence_files
 from .library_comparison import OWN_ONLY, Comparison
 from .library_models import Unreadable

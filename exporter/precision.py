@@ -18,8 +18,9 @@ import numpy as np
 
 from ..runtime.backends import ort
 from ..runtime.errors import InputError
+from ..runtime.items import Item
 from ..runtime.manifest import Graph, Manifest, Precision
-from ..runtime.text import Item, Preparation
+from ..runtime.preparation import Preparation
 from . import engine, evidence, graph_files, texts
 from .int8 import Quantised, int8_from_onnx
 from .mixed import lower, mixed_from_onnx

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..runtime.items import Item
 from ..runtime.manifest import Graph, Head, Task
 from ..runtime.outputs import Floats
-from ..runtime.text import Item
 from .refusals import in_one_sentence
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from importlib import resources
 
+from ..runtime.items import Item, Limits
 from ..runtime.manifest import Manifest
-from ..runtime.text import Item, Limits, Preparation
+from ..runtime.preparation import Preparation
 
 # Beyond this, PyTorch's eager attention alone would need gigabytes and minutes for one text.
 LONGEST_TOKENS = 2048

@@ -19,10 +19,11 @@ from ..runtime import machine, tasks
 from ..runtime.backends import Session, ort, trt
 from ..runtime.batching import Limits
 from ..runtime.errors import ArtifactError, VerificationError
+from ..runtime.items import Item
 from ..runtime.manifest import Engine, Evidence, Graph, Manifest, Precision, Task
 from ..runtime.outputs import Floats
 from ..runtime.params import PoolingParams
-from ..runtime.text import Item, Preparation
+from ..runtime.preparation import Preparation
 from ..runtime.worker import Worker
 from . import artifact, graph_files, texts
 from .evidence import compared, holds, told

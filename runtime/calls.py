@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .batching import Limits, pick
-from .text import Item
+from .items import Item
 
 Row = NDArray[np.float32]
 Kind = tuple[tuple[str, ...], int]

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from .errors import InputError
+from .items import Item, Limits
 from .manifest import Manifest
 from .outputs import Floats
-from .text import Item, Limits
 
 UNLIMITED = 1 << 62
 

@@ -49,7 +49,7 @@ def _embedded(asked: argparse.Namespace, texts: list[str]) -> int:
     """In pieces where the vectors go to a file, which then keeps those of every finished piece."""
     import numpy as np
 
-    from . import forms
+    from .progress import bar
     from .vector_file import VectorFile
 
     file = None if asked.out is None else VectorFile(asked.out, resume=asked.resume)
@@ -60,7 +60,7 @@ def _embedded(asked: argparse.Namespace, texts: list[str]) -> int:
     told: list[dict[str, Any]] = []
     tokens, padded, vectors = 0, 0.0, np.empty((0, 0), dtype=np.float32)
     try:
-        with _model(asked) as model, forms.bar(_bar(asked), len(texts) - begin) as progress:
+        with _model(asked) as model, bar(_bar(asked), len(texts) - begin) as progress:
 
             def embedded(several: list[str]) -> Any:
                 return model.embed(several, use_tqdm=False if progress is None else _Shared(progress), **_embed_options(asked))

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from . import scoring, tasks
 from .calls import Answer
 from .errors import InputError, UnsupportedTask
+from .items import Item, Limits, Style
 from .manifest import Manifest, Task
 from .outputs import Floats, Outputs, RequestOutput, ScoringOutput, ScoringRequestOutput
 from .params import PoolingParams
-from .text import Item, Limits, Preparation
+from .preparation import Preparation
 
 TASK: dict[str, Task] = {"bi-encoder": "embed", "late-interaction": "token_embed", "cross-encoder": "classify", "listwise": "token_embed"}
 
 
-def style(manifest: Manifest, wanted: Literal["model", "vllm"], *, templated: bool = False) -> Literal["model", "vllm"]:
+def style(manifest: Manifest, wanted: Style, *, templated: bool = False) -> Style:
     """How both sides of a score are prepared and compared where vLLM's answers are `wanted` (docs/decisions/score-preparation.md).
 
     A model that reads the pair as one text keeps its own template, or the caller's (`templated`): without it its scores mean nothing.

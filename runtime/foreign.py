@@ -16,7 +16,7 @@ import difflib
 from collections.abc import Sequence
 
 from . import truncation
-from .text import Preparation
+from .encoder import Encoder
 
 SURE = 0.65
 # Shorter lists say too little: test requests often hold a few made-up ids.
@@ -24,13 +24,13 @@ ENOUGH = 12
 LOOKED_AT = 256
 
 
-def looks_foreign(prompts: Sequence[Sequence[int]], preparation: Preparation, *, suspected: bool = False) -> str | None:
+def looks_foreign(prompts: Sequence[Sequence[int]], encoder: Encoder, *, suspected: bool = False) -> str | None:
     """Why these ids are not this tokenizer's; None when they may be.
 
     Args:
         suspected: the client is one that posts foreign ids (an OpenAI library): then a single token that does not come back is enough.
     """
-    vocab_size, before = preparation.text.vocab_size, preparation.before
+    vocab_size, before = encoder.text.vocab_size, encoder.before
     same = looked_at = 0
     for ids in prompts:
         outside = next((number for number in ids if not 0 <= number < vocab_size), None)
@@ -40,7 +40,7 @@ def looks_foreign(prompts: Sequence[Sequence[int]], preparation: Preparation, *,
             return None
         if looked_at < LOOKED_AT:
             sample = list(ids[:LOOKED_AT])
-            same += _returning(sample, preparation)
+            same += _returning(sample, encoder)
             looked_at += len(sample)
     if not looked_at or same == looked_at:
         return None
@@ -49,9 +49,9 @@ def looks_foreign(prompts: Sequence[Sequence[int]], preparation: Preparation, *,
     return None
 
 
-def _returning(ids: list[int], preparation: Preparation) -> int:
-    text = preparation.tokenizer.decode(ids, skip_special_tokens=False)
-    again = truncation.encode(preparation.tokenizer, [text], add_special_tokens=False)[0]
+def _returning(ids: list[int], encoder: Encoder) -> int:
+    text = encoder.tokenizer.decode(ids, skip_special_tokens=False)
+    again = truncation.encode(encoder.tokenizer, [text], add_special_tokens=False)[0]
     if again == ids:
         return len(ids)
     return sum(block.size for block in difflib.SequenceMatcher(None, ids, again, autojunk=False).get_matching_blocks())

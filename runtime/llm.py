@@ -18,13 +18,14 @@ from typing import Any
 
 from . import artifact, checkpoints, comparison, overrides, templates
 from .errors import InputError
-from .forms import Bar
+from .items import Style
 from .lora import Adapters, Requested
 from .manifest import Manifest
-from .model import Model, Policy, Style, load
+from .model import Model, Policy, load
 from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, ScoringOutput
 from .plugins.facts import Config, ModelConfig
 from .pooler_config import PoolerConfig
+from .progress import Bar
 from .tokenizer import Tokenizer
 
 # Where, how fast and under which name to run: nothing of it changes a number.

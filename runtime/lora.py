@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import forms, params
+from . import params
 from .errors import InputError
 from .manifest import FILE
 from .model import Model
 from .outputs import Outputs
-from .text import prompts_from
+from .prompts import checked, prompts_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Adapters:
         """In the prompts' order, whichever model each was for. Raises InputError."""
         if not isinstance(requested, list | tuple):
             return ask(self.model(requested), prompts, pooling_params)
-        given = forms.prompts(prompts_from(prompts))
+        given = checked(prompts_from(prompts))
         if len(requested) != len(given):
             raise InputError(
                 f"The lengths of prompts ({len(given)}) and lora_request ({len(requested)}) must be the same.", field="lora_request"

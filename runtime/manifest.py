@@ -19,6 +19,8 @@ Scoring = Literal["bi-encoder", "late-interaction", "cross-encoder", "listwise"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Pool = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last", "tokens", "step", "splade", "splade_sum"]
 Activation = Literal["identity", "l2", "sigmoid", "softmax", "relu", "tanh"]
+RoleName = Literal["query", "document"]
+"""A side of a comparison."""
 Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt", "openvino"]
 
 
@@ -94,7 +96,7 @@ class Text:
     """`query` and `document` as the model's own library prepares them; empty: both plain."""
     prompts: dict[str, str] = field(default_factory=dict)
     """Stored prompts by name (config_sentence_transformers.json or task_instructions); applied only when asked for."""
-    default_role: Literal["query", "document"] | None = None
+    default_role: RoleName | None = None
     """The side of a text that comes without a role; None: it is plain."""
     default_prompt: str | None = None
     pools_prompts: bool = True
@@ -169,7 +171,7 @@ class Graph:
     precision: Precision
     opset: int
     inputs: tuple[Tensor, ...]
-    """Of: input_ids, attention_mask, token_type_ids, token_kinds (text.TokenKind); all int64 [batch, tokens]."""
+    """Of: input_ids, attention_mask, token_type_ids, token_kinds (items.PLAIN, PROMPT, STATIC); all int64 [batch, tokens]."""
     outputs: tuple[Tensor, ...]
     external: tuple[str, ...] = ()
     """External-data files this graph reads, inside the folder."""

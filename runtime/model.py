@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import artifact, backends, chunks, comparison, forms, overrides, params, plugins, tasks
+from . import artifact, backends, chunks, comparison, overrides, params, plugins, tasks
 from .batching import Limits as BatchLimits
 from .batching import bounded
 from .calls import Answer
 from .errors import InputError, UnsupportedTask
-from .manifest import Manifest, Task
+from .items import Item, Style
+from .manifest import Manifest, RoleName, Task
 from .outputs import (
     ClassificationOutput,
     ClassificationRequestOutput,
@@ -29,13 +30,16 @@ from .outputs import (
     Ranked,
     Ranking,
     ScoringOutput,
+    mapped,
 )
 from .params import PoolingParams
 from .pending import Pending
-from .text import Item, Preparation, RoleName, prompts_from
+from .preparation import Preparation
+from .progress import Bar, bar
+from .prompts import checked, prompts_from
+from .tokenization import shortened, tokenization
 from .worker import Policy, Worker
 
-Style = Literal["model", "vllm"]
 Params = PoolingParams | Sequence[PoolingParams | None] | None
 
 # Slots per batch and the cost of a launch in tokens of work (docs/decisions/batching.md).
@@ -102,16 +106,14 @@ class Model:
 
     # Tasks, waited for
 
-    def embed(
-        self, prompts: Any, *, pooling_params: Params = None, use_tqdm: forms.Bar = False, **options: Any
-    ) -> Outputs[EmbeddingOutput]:
+    def embed(self, prompts: Any, *, pooling_params: Params = None, use_tqdm: Bar = False, **options: Any) -> Outputs[EmbeddingOutput]:
         """One vector per prompt: [dim], L2-normalised as the model says. Options: see `start`."""
         self._offered("embed", "Embedding API is not supported by this model.")
         made = self._wait(self.start(prompts, pooling_params, pooling_task="embed", **options), use_tqdm)
-        return forms.mapped(made, EmbeddingRequestOutput, lambda output: EmbeddingOutput(output.data))
+        return mapped(made, EmbeddingRequestOutput, lambda output: EmbeddingOutput(output.data))
 
     def classify(
-        self, prompts: Any, *, pooling_params: Params = None, use_tqdm: forms.Bar = False, **options: Any
+        self, prompts: Any, *, pooling_params: Params = None, use_tqdm: Bar = False, **options: Any
     ) -> Outputs[ClassificationOutput]:
         """One distribution per prompt: [labels]. Options: see `start`."""
         self._offered("classify", "Classification API is not supported by this model.")
@@ -122,40 +124,36 @@ class Model:
             best = int(one.data.argmax())
             return ClassificationOutput(one.data, labels[best] if best < len(labels) else None)
 
-        return forms.mapped(made, ClassificationRequestOutput, named)
+        return mapped(made, ClassificationRequestOutput, named)
 
-    def token_embed(
-        self, prompts: Any, *, pooling_params: Params = None, use_tqdm: forms.Bar = False, **options: Any
-    ) -> Outputs[PoolingOutput]:
+    def token_embed(self, prompts: Any, *, pooling_params: Params = None, use_tqdm: Bar = False, **options: Any) -> Outputs[PoolingOutput]:
         """[tokens, dim] per prompt. Options: see `start`; `role` prepares a ColBERT query or document as the model's own library does."""
         return self.encode(prompts, pooling_params, pooling_task="token_embed", use_tqdm=use_tqdm, **options)
 
     def token_classify(
-        self, prompts: Any, *, pooling_params: Params = None, use_tqdm: forms.Bar = False, **options: Any
+        self, prompts: Any, *, pooling_params: Params = None, use_tqdm: Bar = False, **options: Any
     ) -> Outputs[PoolingOutput]:
         """[tokens, labels] per prompt. Options: see `start`."""
         return self.encode(prompts, pooling_params, pooling_task="token_classify", use_tqdm=use_tqdm, **options)
 
-    def reward(
-        self, prompts: Any, /, *, pooling_params: Params = None, use_tqdm: forms.Bar = False, **options: Any
-    ) -> Outputs[PoolingOutput]:
+    def reward(self, prompts: Any, /, *, pooling_params: Params = None, use_tqdm: Bar = False, **options: Any) -> Outputs[PoolingOutput]:
         """What a reward model says of each token: [tokens, labels] per prompt. Options: see `start`."""
         self._offered("token_classify", "Reward API is not supported by this model: it needs token_classify.")
         return self.encode(prompts, pooling_params, pooling_task="token_classify", use_tqdm=use_tqdm, **options)
 
     def encode(
-        self, prompts: Any, pooling_params: Params = None, *, pooling_task: str | None = None, use_tqdm: forms.Bar = False, **options: Any
+        self, prompts: Any, pooling_params: Params = None, *, pooling_task: str | None = None, use_tqdm: Bar = False, **options: Any
     ) -> Outputs[PoolingOutput]:
         """Any task by name; `plugin` takes {"data": ...} and answers one output of what the IO processor made. Options: see `start`."""
         if pooling_task == "plugin":
             return self._processed(prompts, pooling_params, use_tqdm, options)
         return self._wait(self.start(prompts, pooling_params, pooling_task=pooling_task, **options), use_tqdm)
 
-    def score(self, data_1: Any, data_2: Any, /, *, use_tqdm: forms.Bar = False, **options: Any) -> Outputs[ScoringOutput]:
+    def score(self, data_1: Any, data_2: Any, /, *, use_tqdm: Bar = False, **options: Any) -> Outputs[ScoringOutput]:
         """Scores of 1:1, 1:N or N:N pairs, in order. Options: see `start_score`."""
         return self._wait(self.start_score(data_1, data_2, **options), use_tqdm)
 
-    def rerank(self, query: str, documents: Any, *, top_n: int = 0, use_tqdm: forms.Bar = False, **options: Any) -> Ranking:
+    def rerank(self, query: str, documents: Any, *, top_n: int = 0, use_tqdm: Bar = False, **options: Any) -> Ranking:
         """The documents by falling score; `top_n` 0: all. Options: see `start_score`."""
         return self._wait(self.start_rerank(query, documents, top_n=top_n, **options), use_tqdm)
 
@@ -189,22 +187,22 @@ class Model:
             priority: lower is sooner; other than 0 only for a model loaded with scheduling_policy="priority".
         """
         parts = self._parts(pooling_task)
-        forms.refuse_lora(lora_request)
+        params.refuse_lora(lora_request)
         deadline = _deadline(deadline_s, priority, self.policy)
-        given = forms.prompts(prompts_from(prompts))
+        given = checked(prompts_from(prompts))
         # Only embeddings have dimensions, whatever else comes with them.
         wanted = [params.each(pooling_params, len(given)), *(params.without_dimensions(pooling_params, len(given)) for _ in parts[1:])]
         for part, each in zip(parts, wanted, strict=True):
             for one in {id(one): one for one in each}.values():
                 params.check(self.manifest, part, one)
-        options = forms.tokenization(
+        options = tokenization(
             tokenization_kwargs,
             truncate_prompt_tokens=truncate_prompt_tokens,
             truncation_side=truncation_side,
             add_special_tokens=add_special_tokens,
         )
         chunked = self.manifest.chunked and parts == ("embed",)
-        limits = chunks.limits(self.manifest, options.limits) if chunked else forms.shortened(options.limits, self.manifest, parts[-1])
+        limits = chunks.limits(self.manifest, options.limits) if chunked else shortened(options.limits, self.manifest, parts[-1])
         begun = time.perf_counter()
         items = self.preparation.singles(
             given, limits=limits, role=role, prompt_name=prompt_name, add_special_tokens=options.add_special_tokens
@@ -262,14 +260,14 @@ class Model:
             preparation: `model` as the model's own library prepares both sides, `vllm` as vLLM does; None: as the model was loaded.
         """
         task = comparison.task_of(self.manifest)
-        forms.refuse_lora(lora_request)
+        params.refuse_lora(lora_request)
         deadline = _deadline(deadline_s, priority, self.policy)
         first, second = comparison.sides(self.manifest, data_1, data_2)
         one = params.single(pooling_params)
         extra = params.score_options(one, template_kwargs, instruction, max_tokens_per_query, max_tokens_per_doc)
         if task == "classify":
             params.check(self.manifest, task, one)
-        options = forms.tokenization(
+        options = tokenization(
             tokenization_kwargs, truncate_prompt_tokens=truncate_prompt_tokens, truncation_side=truncation_side, cut_document=cut_document
         )
         asked = comparison.Asked(limits=options.limits, params=one, template=chat_template, **extra)
@@ -297,10 +295,10 @@ class Model:
     # Text
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return self.preparation.tokenize(text, add_special_tokens=add_special_tokens)
+        return self.preparation.encoder.tokenize(text, add_special_tokens=add_special_tokens)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        return self.preparation.detokenize(ids)
+        return self.preparation.encoder.detokenize(ids)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """A conversation rendered by the model's chat template; embed it with add_special_tokens=False."""
@@ -356,7 +354,7 @@ class Model:
             return "embed", "token_classify"
         return (params.check_task(self.manifest, pooling_task),)
 
-    def _processed(self, prompts: Any, pooling_params: Params, use_tqdm: forms.Bar, options: Mapping[str, Any]) -> Outputs[Any]:
+    def _processed(self, prompts: Any, pooling_params: Params, use_tqdm: Bar, options: Mapping[str, Any]) -> Outputs[Any]:
         plugin = self.plugin
         if plugin is None:
             raise UnsupportedTask(f"{params.NO_PLUGIN} Give load() or LLM() an io_processor_plugin.")
@@ -386,8 +384,8 @@ class Model:
             self._requests += 1
             self._tokenize_s += time.perf_counter() - begun
 
-    def _wait(self, pending: Pending[Any], use_tqdm: forms.Bar) -> Any:
-        with forms.bar(use_tqdm, pending.count) as progress:
+    def _wait(self, pending: Pending[Any], use_tqdm: Bar) -> Any:
+        with bar(use_tqdm, pending.count) as progress:
             return pending.result(progress=progress)
 
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, overload
 
@@ -163,3 +163,12 @@ class Outputs(Sequence[RequestOutput[Result]], Generic[Result]):
         else:
             stacked = np.stack(self.arrays) if self.requests else np.zeros((0,), dtype=np.float32)
         return stacked if dtype is None else stacked.astype(dtype, copy=False)
+
+
+def mapped(outputs: Outputs[PoolingOutput], kind: type[RequestOutput[Any]], step: Callable[[PoolingOutput], Any]) -> Outputs[Any]:
+    """The same requests as another kind of output, each made by `step`."""
+    requests = (
+        kind(step(request.outputs), request.prompt_token_ids, request.prompt_tokens, request.truncated, request.request_id)
+        for request in outputs.requests
+    )
+    return Outputs(tuple(requests), outputs.padding)

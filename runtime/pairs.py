@@ -7,59 +7,30 @@ lengths after truncation are those of the tokenizers library (tests compare them
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from . import templates, truncation
-from .errors import ArtifactError, InputError
+from .encoder import Encoder
+from .errors import InputError
+from .items import Item, Limits, Style
 
-if TYPE_CHECKING:
-    from .text import Item, Limits, Preparation
-
-
+PairText = Callable[[str, str], str]
+"""The text of a pair: (query, document) -> text."""
 MOST_CHARACTERS = 1 << 26
 """Of the texts of pairs that are joined before they are tokenised."""
 
 
-class Joint(NamedTuple):
-    """What a tokenizer puts around and between the two sides of a pair, as (ids, type ids)."""
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """How the pairs of one artifact are put together."""
 
-    start: tuple[list[int], list[int]]
-    middle: tuple[list[int], list[int]]
-    end: tuple[list[int], list[int]]
-    types: tuple[int, int]
-    """Type ids of the two sides."""
-
-    @property
-    def added(self) -> int:
-        return len(self.start[0]) + len(self.middle[0]) + len(self.end[0])
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> Self:
-        one, two = (tokenizer.encode(word, add_special_tokens=False).ids for word in ("a b", "c d e"))
-        whole = tokenizer.encode("a b", "c d e", add_special_tokens=True)
-        ids, types = whole.ids, whole.type_ids
-        for first in range(len(ids) - len(one) - len(two) + 1):
-            after = first + len(one)
-            if ids[first:after] != one:
-                continue
-            for second in range(after, len(ids) - len(two) + 1):
-                last = second + len(two)
-                if ids[second:last] == two:
-                    return cls(
-                        (ids[:first], types[:first]),
-                        (ids[after:second], types[after:second]),
-                        (ids[last:], types[last:]),
-                        (types[first] if one else 0, types[second] if two else 0),
-                    )
-        raise ArtifactError("tokenizer.json: its post-processor does not keep the tokens of a pair in order; export the artifact again")
-
-    def join(self, query: list[int], document: list[int]) -> list[int]:
-        return [*self.start[0], *query, *self.middle[0], *document, *self.end[0]]
-
-    def type_ids(self, query: int, document: int) -> list[int]:
-        return [*self.start[1], *[self.types[0]] * query, *self.middle[1], *[self.types[1]] * document, *self.end[1]]
+    encoder: Encoder
+    style: Style
+    type_ids: bool
+    """Whether a graph of the artifact tells the two sides apart."""
 
 
 def explain(queries: Sequence[str], documents: Sequence[str]) -> None:
@@ -91,7 +62,7 @@ def matched(queries: Sequence[str], documents: Sequence[str]) -> tuple[list[str]
 
 
 def items(
-    preparation: Preparation,
+    pairing: Pairing,
     queries: list[str],
     documents: list[str],
     *,
@@ -102,44 +73,46 @@ def items(
     max_tokens_per_doc: int,
 ) -> list[Item]:
     """One item per (query, document), both lists of equal length. Raises InputError as `Preparation.pairs` says."""
-    kept = preparation.kept(limits)
+    encoder = pairing.encoder
+    kept = encoder.kept(limits)
     templates.check_variables(variables)
     whole = list(zip(queries, documents, strict=True))
     if max_tokens_per_query:
-        queries = cut_texts(preparation, queries, max_tokens_per_query)
+        queries = cut_texts(encoder, queries, max_tokens_per_query)
     if max_tokens_per_doc:
-        documents = cut_texts(preparation, documents, max_tokens_per_doc)
+        documents = cut_texts(encoder, documents, max_tokens_per_doc)
     if template is not None:
-        made = _from_template(preparation, template, variables or {}, queries, documents, kept, limits)
-    elif preparation.text.pair == "concatenate":
-        made = _from_joined(preparation, queries, documents, kept, limits)
+        pairs = _from_template(pairing, template, variables or {}, queries, documents, kept, limits)
+    elif encoder.text.pair == "concatenate":
+        pairs = _from_joined(encoder, queries, documents, kept, limits)
     else:
-        made = _from_sides(preparation, queries, documents, kept, limits, bool(max_tokens_per_doc))
-    for item, before, after in zip(made, whole, zip(queries, documents, strict=True), strict=True):
+        pairs = _from_sides(pairing, queries, documents, kept, limits, bool(max_tokens_per_doc))
+    for item, before, after in zip(pairs, whole, zip(queries, documents, strict=True), strict=True):
         item.truncated = item.truncated or before != after
-    return made
+    return pairs
 
 
 # The tokenizer's pair encoding
 
 
 def _from_sides(
-    preparation: Preparation, queries: list[str], documents: list[str], kept: int | None, limits: Limits, only_second: bool
+    pairing: Pairing, queries: list[str], documents: list[str], kept: int | None, limits: Limits, only_second: bool
 ) -> list[Item]:
-    limit = preparation.limit(limits)
-    joint, side, own = preparation.joint, limits.truncation_side, preparation.text.truncation_side
+    encoder = pairing.encoder
+    limit = encoder.limit(limits)
+    joint, side, own = encoder.joint, limits.truncation_side, encoder.text.truncation_side
     wanted = (limit if kept is None else kept) + 1
-    first = _contents(preparation, queries, wanted, side or own)
-    second = _contents(preparation, documents, wanted, side or own)
-    made = []
+    first = _contents(encoder, queries, wanted, side or own)
+    second = _contents(encoder, documents, wanted, side or own)
+    items = []
     for index, (query, document) in enumerate(zip(first, second, strict=True)):
-        if not documents[index] and preparation.style == "vllm":
+        if not documents[index] and pairing.style == "vllm":
             # vLLM gives each pair to the tokenizer alone, which takes an empty second text for none: [CLS] query [SEP].
-            made.extend(preparation.from_texts([queries[index]], [index], kept, limits, True))
+            items.extend(encoder.from_texts([queries[index]], [index], kept, limits, True))
             continue
         total = len(query.ids) + len(document.ids) + joint.added
         if kept is None and total > limit:
-            raise preparation.too_long(total, limit, index, "" if query.whole and document.whole else "at least ")
+            raise encoder.too_long(total, limit, index, "" if query.whole and document.whole else "at least ")
         if kept is None or total <= kept:
             sizes, cut = (len(query.ids), len(document.ids)), None
         elif limits.cut_document or (only_second and side is None):
@@ -155,24 +128,24 @@ def _from_sides(
             truncation.cut(part.ids, size, own if side is None else "right") for part, size in zip((query, document), sizes, strict=True)
         ]
         ids = joint.join(*kept_ids)
-        types = joint.type_ids(*sizes) if preparation.wants_type_ids else None
+        types = joint.type_ids(*sizes) if pairing.type_ids else None
         if cut is not None:
             ids, types = ids[cut], types[cut] if types is not None else None
-        made.append(preparation.item(ids, index, type_ids=types, truncated=kept is not None and total > kept))
-    return made
+        items.append(encoder.item(ids, index, type_ids=types, truncated=kept is not None and total > kept))
+    return items
 
 
-def _contents(preparation: Preparation, texts: list[str], wanted: int, side: truncation.Side) -> list[truncation.Content]:
+def _contents(encoder: Encoder, texts: list[str], wanted: int, side: truncation.Side) -> list[truncation.Content]:
     """Tokens of each text without special tokens; equal texts are tokenised once."""
     different = list(dict.fromkeys(texts))
     whole = truncation.WHOLE * max(wanted, 32)
     short = [text for text in different if len(text) <= whole]
-    encoded = truncation.encode(preparation.tokenizer, short, add_special_tokens=False) if short else []
-    found = {text: truncation.Content(ids, whole=True) for text, ids in zip(short, encoded, strict=True)}
+    encoded = truncation.encode(encoder.tokenizer, short, add_special_tokens=False) if short else []
+    contents = {text: truncation.Content(ids, whole=True) for text, ids in zip(short, encoded, strict=True)}
     for text in different:
-        if text not in found:
-            found[text] = truncation.content(preparation.tokenizer, text, wanted, preparation.boundaries, side)
-    return [found[text] for text in texts]
+        if text not in contents:
+            contents[text] = truncation.content(encoder.tokenizer, text, wanted, encoder.boundaries, side)
+    return [contents[text] for text in texts]
 
 
 def _query_too_long(index: int, needed: int, kept: int) -> InputError:
@@ -186,15 +159,15 @@ def _query_too_long(index: int, needed: int, kept: int) -> InputError:
 # One text per pair
 
 
-def _from_joined(preparation: Preparation, queries: list[str], documents: list[str], kept: int | None, limits: Limits) -> list[Item]:
+def _from_joined(encoder: Encoder, queries: list[str], documents: list[str], kept: int | None, limits: Limits) -> list[Item]:
     def joined(query: str, document: str) -> str:
         return query + document
 
-    return _from_texts(preparation, joined, queries, documents, kept, limits, protect=limits.cut_document)
+    return _from_texts(encoder, joined, queries, documents, kept, limits, protect=limits.cut_document)
 
 
 def _from_template(
-    preparation: Preparation,
+    pairing: Pairing,
     template: str,
     variables: Mapping[str, Any],
     queries: list[str],
@@ -202,34 +175,36 @@ def _from_template(
     kept: int | None,
     limits: Limits,
 ) -> list[Item]:
+    encoder = pairing.encoder
+
     def rendered(query: str, document: str) -> str:
         return templates.conversation(
             template,
             [{"role": "query", "content": query}, {"role": "document", "content": document}],
-            special_tokens=preparation.text.special_tokens,
+            special_tokens=encoder.text.special_tokens,
             variables=variables,
         )
 
-    protect = limits.cut_document or (preparation.style == "model" and limits.truncation_side is None)
-    made = _from_texts(preparation, rendered, queries, documents, kept, limits, protect=protect)
-    if not protect or limits.cut_document or not any(item.truncated for item in made):
-        return made
+    protect = limits.cut_document or (pairing.style == "model" and limits.truncation_side is None)
+    items = _from_texts(encoder, rendered, queries, documents, kept, limits, protect=protect)
+    if not protect or limits.cut_document or not any(item.truncated for item in items):
+        return items
     # A template's end carries the question that the model answers: cutting it off gives a score that means nothing. Sentence Transformers
     # cuts the text where its limit is, then writes the end of the template over the last tokens.
-    end = _common_end(preparation, rendered)
+    end = _common_end(encoder, rendered)
     whole = [rendered(query, document) for query, document in zip(queries, documents, strict=True)]
-    for index, item in enumerate(made):
+    for index, item in enumerate(items):
         if item.truncated:
-            [again] = preparation.from_texts([whole[index]], [index], kept, limits, preparation.text.add_special_tokens)
+            [again] = encoder.from_texts([whole[index]], [index], kept, limits, encoder.text.add_special_tokens)
             item.ids[:] = [*again.ids[: len(again.ids) - len(end)], *end]
             item.prompt_tokens = len(item.ids)
-    return made
+    return items
 
 
-def _common_end(preparation: Preparation, rendered: Callable[[str, str], str]) -> list[int]:
+def _common_end(encoder: Encoder, rendered: Callable[[str, str], str]) -> list[int]:
     """Tokens that a template puts behind every pair: those in which two unlike pairs end alike."""
     texts = [rendered(filler, filler) for filler in ("0", "1 2 3 4")]
-    first, second = truncation.encode(preparation.tokenizer, texts, add_special_tokens=preparation.text.add_special_tokens)
+    first, second = truncation.encode(encoder.tokenizer, texts, add_special_tokens=encoder.text.add_special_tokens)
     count = 0
     while count < min(len(first), len(second)) and first[-1 - count] == second[-1 - count]:
         count += 1
@@ -237,9 +212,9 @@ def _common_end(preparation: Preparation, rendered: Callable[[str, str], str]) -
 
 
 def _from_texts(
-    preparation: Preparation, text_of: Any, queries: list[str], documents: list[str], kept: int | None, limits: Limits, *, protect: bool
+    encoder: Encoder, text_of: PairText, queries: list[str], documents: list[str], kept: int | None, limits: Limits, *, protect: bool
 ) -> list[Item]:
-    add_special_tokens = preparation.text.add_special_tokens
+    add_special_tokens = encoder.text.add_special_tokens
     size = sum(map(len, queries)) + sum(map(len, documents))
     if size > MOST_CHARACTERS:  # the query once for each document
         raise InputError(
@@ -248,26 +223,26 @@ def _from_texts(
             field="input_text",
         )
     texts = [text_of(query, document) for query, document in zip(queries, documents, strict=True)]
-    made = preparation.from_texts(texts, range(len(texts)), kept, limits, add_special_tokens)
+    items = encoder.from_texts(texts, range(len(texts)), kept, limits, add_special_tokens)
     if protect and kept is not None:
-        for index, item in enumerate(made):
+        for index, item in enumerate(items):
             if item.truncated:
-                text = _fitted(preparation, text_of, queries[index], documents[index], kept, index)
-                made[index] = preparation.from_texts([text], [index], kept, limits, add_special_tokens)[0]
-                made[index].truncated = True
-    return made
+                text = _fitted(encoder, text_of, queries[index], documents[index], kept, index)
+                items[index] = encoder.from_texts([text], [index], kept, limits, add_special_tokens)[0]
+                items[index].truncated = True
+    return items
 
 
-def _fitted(preparation: Preparation, text_of: Any, query: str, document: str, kept: int, index: int) -> str:
+def _fitted(encoder: Encoder, text_of: PairText, query: str, document: str, kept: int, index: int) -> str:
     """The text of the pair with as much of the document as `kept` tokens hold, the rest whole."""
 
     def tokens(text: str) -> int:
         truncation.check_whole(len(text), f"input {index}", field="input_text")
-        return len(truncation.encode(preparation.tokenizer, [text], add_special_tokens=preparation.text.add_special_tokens)[0])
+        return len(truncation.encode(encoder.tokenizer, [text], add_special_tokens=encoder.text.add_special_tokens)[0])
 
     room = kept - tokens(text_of(query, ""))
     while room > 0:
-        text = text_of(query, cut_texts(preparation, [document], room)[0])
+        text = text_of(query, cut_texts(encoder, [document], room)[0])
         over = tokens(text) - kept
         if over <= 0:
             return text
@@ -278,34 +253,31 @@ def _fitted(preparation: Preparation, text_of: Any, query: str, document: str, k
     return text
 
 
-def cut_texts(preparation: Preparation, texts: Sequence[str], max_tokens: int) -> list[str]:
+def cut_texts(encoder: Encoder, texts: Sequence[str], max_tokens: int) -> list[str]:
     """Each text up to the character where its token `max_tokens` ends.
 
     Cut text is tokenised again by the caller, and may then have another last token (a merge that reached over the cut); it is cut
     further until it has no more than `max_tokens`.
     """
-    made = []
-    memory: dict[str, str] = {}
-    for text in texts:
-        if text not in memory:
-            memory[text] = _cut_text(preparation, text, max_tokens)
-        made.append(memory[text])
-    return made
+    cut = dict.fromkeys(texts, "")
+    for text in cut:
+        cut[text] = _cut_text(encoder, text, max_tokens)
+    return [cut[text] for text in texts]
 
 
-def _cut_text(preparation: Preparation, text: str, max_tokens: int) -> str:
+def _cut_text(encoder: Encoder, text: str, max_tokens: int) -> str:
     def encoded(part: str) -> Encoding:
         with truncation.failures("a text"):
-            return preparation.tokenizer.encode_batch([part], add_special_tokens=False)[0]
+            return encoder.tokenizer.encode_batch([part], add_special_tokens=False)[0]
 
-    for part in truncation.heads(text, max_tokens + 1, preparation.boundaries):
-        found = encoded(part)
-        if len(found.ids) > max_tokens:
+    for part in truncation.heads(text, max_tokens + 1, encoder.boundaries):
+        tokens = encoded(part)
+        if len(tokens.ids) > max_tokens:
             break
     else:
         return text
-    while len(found.ids) > max_tokens:
-        end = min(found.offsets[max_tokens - 1][1], found.offsets[max_tokens][0])
+    while len(tokens.ids) > max_tokens:
+        end = min(tokens.offsets[max_tokens - 1][1], tokens.offsets[max_tokens][0])
         part = part[: min(end, len(part) - 1)]
-        found = encoded(part)
+        tokens = encoded(part)
     return part

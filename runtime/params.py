@@ -140,3 +140,14 @@ def score_options(
         max_tokens_per_query=max_tokens_per_query or extra.get("max_tokens_per_query") or 0,
         max_tokens_per_doc=max_tokens_per_doc or extra.get("max_tokens_per_doc") or 0,
     )
+
+
+def refuse_lora(lora_request: object) -> None:
+    if lora_request is not None and any(
+        adapter is not None for adapter in (lora_request if isinstance(lora_request, list) else [lora_request])
+    ):
+        raise InputError(
+            "lora_request: an adapter is merged at export (poolrt export CHECKPOINT --lora ADAPTER); load that artifact, or use "
+            "LLM(..., enable_lora=True), which takes lora_request",
+            field="lora_request",
+        )

@@ -9,11 +9,10 @@ from typing import Generic, TypeVar
 
 from .calls import Answer, Ticket
 from .errors import DeadlineExceeded
+from .progress import Progress
 
 Result = TypeVar("Result")
 Other = TypeVar("Other")
-Progress = Callable[[int], object]
-"""Called with the number of items finished since the last call."""
 
 _LOOK_S = 0.1
 
@@ -40,7 +39,7 @@ class Pending(Generic[Result]):
 
     def result(self, *, progress: Progress | None = None) -> Result:
         """Waits. Raises what the worker raises; DeadlineExceeded also while the engine is still busy with it."""
-        told = 0
+        done = 0
         while True:
             left = None if self._deadline is None else self._deadline - time.monotonic()
             try:
@@ -52,11 +51,11 @@ class Pending(Generic[Result]):
             except KeyboardInterrupt:
                 self.future.cancel()
                 raise
-            if progress is not None and (now := self.future.done_items) > told:
-                progress(now - told)
-                told = now
-        if progress is not None and self.count > told:
-            progress(self.count - told)
+            if progress is not None and (now := self.future.done_items) > done:
+                progress(now - done)
+                done = now
+        if progress is not None and self.count > done:
+            progress(self.count - done)
         return self.finish(answer)
 
     def cancel(self) -> bool:

@@ -28,6 +28,19 @@ def prompts_from(value: Any) -> list[Any]:
     return [prompts] if prompts and all(isinstance(number, int | np.integer) for number in prompts) else prompts
 
 
+def checked(prompts: Sequence[Any]) -> list[Any]:
+    """Raises InputError for an empty list and for the parts of vLLM's prompt dicts that a text model cannot follow."""
+    if not prompts:
+        raise InputError("You must pass at least one prompt", field="input")
+    for index, prompt in enumerate(prompts):
+        if isinstance(prompt, Mapping):
+            if "data" in prompt:
+                raise InputError(f"input {index}: a prompt with 'data' needs encode(pooling_task='plugin')", field="input")
+            if prompt.get("multi_modal_data"):
+                raise InputError(f"input {index}: this model reads text only, found multi_modal_data", field="input")
+    return list(prompts)
+
+
 def token_ids(value: Any, index: int, vocab_size: int, *, field: str = "input") -> list[int]:
     """The ids of one prompt as ints. Raises InputError unless `value` is a flat sequence of ids in [0, vocab_size)."""
     if isinstance(value, _BYTES) or not isinstance(value, Sequence | np.ndarray):

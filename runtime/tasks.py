@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from . import scoring
 from .errors import EngineError
+from .items import Item
 from .manifest import Activation, Head, Manifest, Task
 from .outputs import Floats
 from .params import PoolingParams
-from .text import Item
 
 COMBINED = "embed&token_classify"
 """vLLM's task of bge-m3: the embedding with the weights of the tokens behind it, [dim + tokens], from one pass."""

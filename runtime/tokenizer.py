@@ -5,39 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .text import Preparation
+from .preparation import Preparation
 
 
 class Tokenizer:
     def __init__(self, preparation: Preparation) -> None:
-        self._preparation = preparation
+        self._preparation, self._encoder = preparation, preparation.encoder
         self._special = preparation.text.special_tokens
 
     @property
     def backend_tokenizer(self) -> Any:
         """The tokenizers library's own, as the Hugging Face class calls it; never change its settings."""
-        return self._preparation.tokenizer
+        return self._encoder.tokenizer
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return self._preparation.tokenize(text, add_special_tokens=add_special_tokens)
+        return self._encoder.tokenize(text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: int | Sequence[int], *, skip_special_tokens: bool = False) -> str:
         given = [ids] if isinstance(ids, int) else list(ids)
-        return self._preparation.tokenizer.decode(given, skip_special_tokens=skip_special_tokens)
+        return self._encoder.tokenizer.decode(given, skip_special_tokens=skip_special_tokens)
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
         """The id of a token, for a list of tokens a list; one that the vocabulary lacks is the unknown token's, or None."""
         if not isinstance(tokens, str):
             return [self.convert_tokens_to_ids(token) for token in tokens]
-        found = self._preparation.tokenizer.token_to_id(tokens)
+        found = self._encoder.tokenizer.token_to_id(tokens)
         return self.unk_token_id if found is None else found
 
     def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> Any:
-        pieces = self._preparation.pieces([ids] if isinstance(ids, int) else list(ids))
+        pieces = self._encoder.pieces([ids] if isinstance(ids, int) else list(ids))
         return pieces[0] if isinstance(ids, int) else pieces
 
     def get_vocab(self) -> dict[str, int]:
-        return self._preparation.tokenizer.get_vocab(with_added_tokens=True)
+        return self._encoder.tokenizer.get_vocab(with_added_tokens=True)
 
     def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         options.pop("tokenize", None)
@@ -49,7 +49,7 @@ class Tokenizer:
 
     def _special_id(self, name: str) -> int | None:
         token = self._special.get(name)
-        return None if token is None else self._preparation.tokenizer.token_to_id(token)
+        return None if token is None else self._encoder.tokenizer.token_to_id(token)
 
     @property
     def cls_token_id(self) -> int | None:

@@ -26,7 +26,7 @@ from .backends import Session
 from .batching import Limits
 from .calls import Answer, Call, Counters, Entry, Kind, Pool, Ticket
 from .errors import DeadlineExceeded, EngineError, Overload, PoolrtError
-from .text import Item
+from .items import Item
 
 Policy = Literal["fcfs", "priority"]
 SMALL_QUEUE = 4096

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from ..runtime.foreign import looks_foreign
 from ..runtime.manifest import Text
-from ..runtime.text import prompts_from
+from ..runtime.prompts import prompts_from
 from .body import BOTH_ENDS
 from .errors import ApiError
 from .registry import Served
@@ -94,7 +94,7 @@ def refuse_foreign(prompts: Sequence[Any], request: Request, served: Served, set
     lists = [ids for ids in prompts if isinstance(ids, list) and ids]
     if not lists:
         return
-    why = looks_foreign(lists, served.model.preparation, suspected=from_openai(request.headers))
+    why = looks_foreign(lists, served.model.preparation.encoder, suspected=from_openai(request.headers))
     if why is not None:
         raise ApiError(
             400,

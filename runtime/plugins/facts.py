@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from ..manifest import Manifest
-from ..text import Preparation
+from ..preparation import Preparation
 from ..tokenizer import Tokenizer
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..manifest import Manifest
-from ..text import Preparation
+from ..preparation import Preparation
 from .facts import Config, Renderer
 from .plugin import Plugin
 

@@ -109,7 +109,7 @@ def sparse(index: int, one: Any, asked: Any, served: Served) -> dict[str, Any]:
     head = served.manifest.heads["token_classify" if served.can("token_classify") else "embed"]
     ids = one.prompt_token_ids
     kept = ids[without_ends(head, ids)] if head.flat else ids
-    preparation = served.model.preparation
-    weights = sparse_weights(one.outputs.data, kept, frozenset([*preparation.before, *preparation.after]))
-    pieces = preparation.pieces(list(weights)) if asked.return_tokens else map(str, weights)
+    encoder = served.model.preparation.encoder
+    weights = sparse_weights(one.outputs.data, kept, frozenset([*encoder.before, *encoder.after]))
+    pieces = encoder.pieces(list(weights)) if asked.return_tokens else map(str, weights)
     return {"index": index, "object": "pooling", "data": dict(zip(pieces, weights.values(), strict=True))}

@@ -148,8 +148,8 @@ def rank_options(asked: schemas.Rerank, served: Served, here: Context) -> dict[s
             if asked.truncate_prompt_tokens is None:
                 made["truncate_prompt_tokens"] = -1
         else:
-            preparation = served.model.preparation
-            made["max_tokens_per_doc"] = max(most - len(preparation.before) - len(preparation.after), 1)
+            encoder = served.model.preparation.encoder
+            made["max_tokens_per_doc"] = max(most - len(encoder.before) - len(encoder.after), 1)
     return made
 
 

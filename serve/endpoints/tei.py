@@ -94,8 +94,8 @@ async def embed_sparse(request: Request) -> Response:
     served = here.registry.able(asked.model, lambda one: sparse_task(one) is not None, "sparse embedding")
     task = sparse_task(served)
     assert task is not None
-    head, preparation = served.manifest.heads[task], served.model.preparation
-    special = frozenset([*preparation.before, *preparation.after])
+    head, encoder = served.manifest.heads[task], served.model.preparation.encoder
+    special = frozenset([*encoder.before, *encoder.after])
     here.log_inputs("tei", request, asked, served, batched(asked.inputs))
 
     def start(limit: float | None) -> Any:

@@ -28,7 +28,7 @@ async def tokenize(request: Request, value: Any) -> Response:
 
     def run() -> list[list[dict[str, Any]]]:
         with failures("a text"):
-            found = preparation.tokenizer.encode_batch(texts, add_special_tokens=asked.add_special_tokens)
+            found = preparation.encoder.tokenizer.encode_batch(texts, add_special_tokens=asked.add_special_tokens)
         return [
             [
                 {"id": token, "text": text[start:stop] if stop else piece, "special": bool(special)}
@@ -50,7 +50,7 @@ async def decode(request: Request) -> Response:
     many: list[Any] = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
     if any(not 0 <= token < 2**32 for ids in many for token in ids):
         raise ApiError(422, "ids: a token id is out of vocabulary (parameter=ids)", param="ids")
-    tokenizer = served.model.preparation.tokenizer
+    tokenizer = served.model.preparation.encoder.tokenizer
 
     def run() -> list[str]:
         return tokenizer.decode_batch([list(ids) for ids in many], skip_special_tokens=asked.skip_special_tokens)

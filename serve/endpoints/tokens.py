@@ -36,7 +36,7 @@ async def tokenize(request: Request) -> Response:
         return served.model.tokenize(text, add_special_tokens=asked.add_special_tokens)
 
     ids = await here.workshop.thread(run)
-    strings = served.model.preparation.pieces(ids) if asked.return_token_strs else None
+    strings = served.model.preparation.encoder.pieces(ids) if asked.return_token_strs else None
     return Json({"count": len(ids), "max_model_len": served.model.max_tokens, "tokens": ids, "token_strs": strings})
 
 

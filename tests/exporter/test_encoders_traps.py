@@ -13,9 +13,9 @@ from poolrt.exporter import checkpoint, heads, recipe
 from poolrt.exporter.architectures import gte
 from poolrt.runtime import tasks
 from poolrt.runtime.errors import CheckpointError, UnknownArchitecture
+from poolrt.runtime.items import Item
 from poolrt.runtime.manifest import Head
 from poolrt.runtime.params import PoolingParams
-from poolrt.runtime.text import Item
 
 from tests.checkpoints import configure, rewrite_weights
 from tests.families import TEXTS, find

@@ -15,8 +15,8 @@ from poolrt.exporter import checkpoint, heads
 from poolrt.exporter.head_modules import Heads
 from poolrt.runtime import tasks
 from poolrt.runtime.errors import CheckpointError
+from poolrt.runtime.items import Item
 from poolrt.runtime.params import PoolingParams
-from poolrt.runtime.text import Item
 from torch import nn
 
 from tests.checkpoints import HIDDEN, randomise

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from poolrt.exporter import checkpoint, graph, heads, library_reference
 from poolrt.runtime import manifest as contract
+from poolrt.runtime.items import Limits
 from poolrt.runtime.manifest import Manifest
-from poolrt.runtime.text import Limits, Preparation
+from poolrt.runtime.preparation import Preparation
 
 import tests.checkpoints as tiny
 from tests import families

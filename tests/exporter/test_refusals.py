@@ -105,14 +105,14 @@ def test_a_tokenizer_that_makes_texts_explode_is_refused(copy: Paths, change: di
 
 @pytest.mark.parametrize("change", [*EXPLOSIVE.values(), *PANICS.values()], ids=[*EXPLOSIVE, *(f"panic: {name}" for name in PANICS)])
 def test_an_artifact_with_such_a_tokenizer_does_not_load(artifacts: Paths, tmp_path: Path, change: dict[str, Any]):
-    from poolrt.runtime import artifact, text
+    from poolrt.runtime import artifact, preparation
     from poolrt.runtime.errors import ArtifactError
 
     folder = Path(shutil.copytree(artifacts("bert_plain"), tmp_path / "artifact"))
     manifest = artifact.read(folder, check="quick").manifest
     rewrite(folder / "tokenizer.json", **change)
     with pytest.raises(ArtifactError, match=r"tokenizer\.json: not a readable tokenizer") as caught:
-        text.Preparation(folder, manifest)
+        preparation.Preparation(folder, manifest)
     assert "\n" not in str(caught.value)
 
 
@@ -125,14 +125,14 @@ def test_a_tokenizer_that_panics_is_refused(copy: Paths, change: dict[str, Any])
 
 
 def test_a_text_on_which_the_tokenizer_gives_up_is_an_error_of_the_engine(artifacts: Paths, tmp_path: Path):
-    from poolrt.runtime import artifact, text
+    from poolrt.runtime import artifact, preparation
     from poolrt.runtime.errors import EngineError
 
     folder = Path(shutil.copytree(artifacts("bert_plain"), tmp_path / "artifact"))
     split = {"type": "Split", "pattern": {"Regex": "(q+)+(q+)+z"}, "behavior": "Isolated", "invert": False}
     manifest = artifact.read(folder, check="quick").manifest
     rewrite(folder / "tokenizer.json", pre_tokenizer=split)
-    prepared = text.Preparation(folder, manifest)
+    prepared = preparation.Preparation(folder, manifest)
     assert prepared.singles(["a"])
     with pytest.raises(EngineError, match="cannot read a text"):
         prepared.singles(["q" * 60])

@@ -15,7 +15,7 @@ import pytest
 from poolrt.exporter import adapter, checkpoint, heads
 from poolrt.runtime import artifact as artifact_folders
 from poolrt.runtime.errors import CheckpointError, PoolrtError
-from poolrt.runtime.text import Preparation
+from poolrt.runtime.preparation import Preparation
 
 from tests.adapters import adapted
 

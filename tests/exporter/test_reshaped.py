@@ -320,7 +320,7 @@ def test_a_listwise_reranker_reads_all_documents_at_once(tmp_path: Path):
         made = model.score("which planet is red", documents)
         alone = model.score("which planet is red", documents[:1])
         ids = made.requests[0].prompt_token_ids
-        end, query = (model.preparation.tokenizer.token_to_id(token) for token in ("<|embed_token|>", "<|rerank_token|>"))
+        end, query = (model.preparation.encoder.tokenizer.token_to_id(token) for token in ("<|embed_token|>", "<|rerank_token|>"))
         text = model.detokenize(ids)
         ranked = model.rerank("which planet is red", documents, top_n=2)
     [states] = hidden(qwen, [ids])

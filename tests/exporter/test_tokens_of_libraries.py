@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from poolrt.runtime import load
+from poolrt.runtime.items import Limits
 from poolrt.runtime.model import Model
-from poolrt.runtime.text import Limits
 
 from tests import checkpoints
 from tests.conftest import exported

@@ -18,8 +18,8 @@ import onnxruntime
 import torch
 from poolrt.exporter import architectures, checkpoint, graph, heads
 from poolrt.runtime import manifest, roles, tasks
+from poolrt.runtime.items import Item
 from poolrt.runtime.params import PoolingParams
-from poolrt.runtime.text import Item
 from tokenizers import Tokenizer
 
 from . import TEXTS

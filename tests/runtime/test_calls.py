@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from poolrt.runtime.batching import Limits
 from poolrt.runtime.calls import Answer, Call, Counters, Entry, Pool, Ticket
-from poolrt.runtime.text import Item
+from poolrt.runtime.items import Item
 
 LIMITS = Limits(max_tokens=100, launch_tokens=4)
 

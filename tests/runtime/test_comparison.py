@@ -12,10 +12,11 @@ from poolrt.runtime import comparison
 from poolrt.runtime.calls import Answer
 from poolrt.runtime.comparison import Asked, ranked, sides
 from poolrt.runtime.errors import InputError, UnsupportedTask
+from poolrt.runtime.items import Limits
 from poolrt.runtime.manifest import Head, Manifest, Role
 from poolrt.runtime.outputs import RequestOutput, ScoringOutput
 from poolrt.runtime.params import PoolingParams
-from poolrt.runtime.text import Limits, Preparation
+from poolrt.runtime.preparation import Preparation
 
 from tests.runtime.vocabularies import ALL
 from tests.runtime.vocabularies import manifest as plain

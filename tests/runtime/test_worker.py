@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from poolrt.runtime.batching import Limits
 from poolrt.runtime.errors import DeadlineExceeded, EngineError, Overload
+from poolrt.runtime.items import Item
 from poolrt.runtime.manifest import Profile
-from poolrt.runtime.text import Item
 from poolrt.runtime.worker import Worker
 
 LIMITS = Limits(max_tokens=64, launch_tokens=8)

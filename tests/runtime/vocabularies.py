@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from poolrt.runtime.manifest import Graph, Manifest, Source, Tensor, Text
-from poolrt.runtime.text import Preparation
+from poolrt.runtime.preparation import Preparation
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = [

@@ -89,4 +89,4 @@ def test_sparse_weights_are_keyed_by_ids_or_pieces(everything: Live, tokens: boo
     ids = {int(token) for token in everything.ask("/pooling", body | {"return_tokens": False})["data"][1]["data"]}
     assert ids <= set(model.tokenize("paris", add_special_tokens=False))
     if tokens:
-        assert set(answer["data"][1]["data"]) == set(model.preparation.pieces(sorted(ids)))
+        assert set(answer["data"][1]["data"]) == set(model.preparation.encoder.pieces(sorted(ids)))

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from poolrt.runtime import scoring
+from poolrt.runtime.items import Item, Limits
 from poolrt.runtime.manifest import Role
-from poolrt.runtime.text import Item, Limits, Preparation
+from poolrt.runtime.preparation import Preparation
 from sentence_transformers import MultiVectorEncoder
 from tokenizers import Tokenizer
 
@@ -99,7 +100,7 @@ def test_vllms_preparation_is_the_plain_text(folder):
     plain = opened(folder, style="vllm")
     for role in (None, "query", "document"):
         [item] = plain.singles(["a fox, a dog"], role=role)
-        assert item == Item(ids=plain.tokenize("a fox, a dog"), prompt_tokens=len(item.ids))
+        assert item == Item(ids=plain.encoder.tokenize("a fox, a dog"), prompt_tokens=len(item.ids))
 
 
 def test_longer_text_is_cut_to_the_roles_length_and_says_so(folder):
@@ -118,11 +119,11 @@ def test_a_smaller_truncation_counts_the_marker(folder):
 def test_usage_counts_the_marker_and_not_the_expansion(folder):
     prepare = opened(folder)
     [item] = prepare.singles(["a fox"], role="query")
-    assert item.prompt_tokens == len(prepare.tokenize("a fox")) + 1
+    assert item.prompt_tokens == len(prepare.encoder.tokenize("a fox")) + 1
     assert len(item.ids) == QUERY_TOKENS
 
 
 def test_token_ids_get_marker_and_expansion_too(folder):
     prepare = opened(folder)
-    ids = prepare.tokenize("a fox")
+    ids = prepare.encoder.tokenize("a fox")
     assert prepare.singles([ids], role="query") == prepare.singles(["a fox"], role="query")

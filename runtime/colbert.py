@@ -6,14 +6,10 @@ A marker token is inserted after the first token, queries are filled up with an 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from .items import Item
 from .manifest import Role
-
-if TYPE_CHECKING:
-    from .text import Item
 
 
 def apply(role: Role, item: Item) -> Item:

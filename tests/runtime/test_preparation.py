@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from poolrt.runtime.errors import ArtifactError, InputError
+from poolrt.runtime.items import Limits
 from poolrt.runtime.manifest import Role
-from poolrt.runtime.text import Limits, Preparation, prompts_from
+from poolrt.runtime.preparation import Preparation
+from poolrt.runtime.prompts import prompts_from
 from transformers import PreTrainedTokenizerFast
 
 from tests.runtime.vocabularies import ALL, CORPUS, manifest, preparation
@@ -116,7 +118,7 @@ def test_ids_are_taken_as_they_are_and_cut_without_special_tokens(tmp_path):
 def test_texts_and_ids_may_be_mixed_and_keep_their_order(tmp_path):
     prepare = preparation(tmp_path, "wordpiece")
     items = prepare.singles(["fox", [7, 8], {"prompt": "dog"}, [9]])
-    assert [item.ids for item in items] == [prepare.tokenize("fox"), [7, 8], prepare.tokenize("dog"), [9]]
+    assert [item.ids for item in items] == [prepare.encoder.tokenize("fox"), [7, 8], prepare.encoder.tokenize("dog"), [9]]
 
 
 @pytest.mark.parametrize(
@@ -173,8 +175,8 @@ def test_lower_casing_is_for_single_texts_only(tmp_path):
 
 def test_stored_prompts_are_put_in_front_when_asked_for(tmp_path):
     prepare = preparation(tmp_path, "roberta", prompts={"query": "query: "}, default_prompt="query")
-    assert prepare.singles(["fox"], prompt_name="query")[0].ids == prepare.tokenize("query: fox")
-    assert prepare.singles(["fox"])[0].ids == prepare.tokenize("fox")
+    assert prepare.singles(["fox"], prompt_name="query")[0].ids == prepare.encoder.tokenize("query: fox")
+    assert prepare.singles(["fox"])[0].ids == prepare.encoder.tokenize("fox")
     with pytest.raises(InputError, match="no prompt is named 'passage'; this model's are: 'query'"):
         prepare.singles(["fox"], prompt_name="passage")
 
@@ -182,9 +184,9 @@ def test_stored_prompts_are_put_in_front_when_asked_for(tmp_path):
 def test_a_roles_prefix_belongs_to_the_models_own_preparation(tmp_path):
     roles = {"query": Role(prefix="query: "), "document": Role(prefix="passage: ")}
     own = preparation(tmp_path, "roberta", roles=roles)
-    assert own.singles(["fox"], role="query")[0].ids == own.tokenize("query: fox")
-    assert own.singles(["fox"], role="document")[0].ids == own.tokenize("passage: fox")
-    assert preparation(tmp_path, "roberta", roles=roles, style="vllm").singles(["fox"], role="query")[0].ids == own.tokenize("fox")
+    assert own.singles(["fox"], role="query")[0].ids == own.encoder.tokenize("query: fox")
+    assert own.singles(["fox"], role="document")[0].ids == own.encoder.tokenize("passage: fox")
+    assert preparation(tmp_path, "roberta", roles=roles, style="vllm").singles(["fox"], role="query")[0].ids == own.encoder.tokenize("fox")
 
 
 def test_a_files_own_truncation_and_padding_do_not_apply(tmp_path):
@@ -204,14 +206,15 @@ def test_a_broken_tokenizer_file_is_an_artifact_error(tmp_path):
 
 def test_ids_become_text_again(tmp_path, kind):
     prepare = preparation(tmp_path, kind)
-    assert "quick" in prepare.detokenize(prepare.tokenize("quick"))
+    assert "quick" in prepare.encoder.detokenize(prepare.encoder.tokenize("quick"))
     assert (
-        prepare.pieces(prepare.tokenize("quick", add_special_tokens=False)) == ALL[kind]().encode("quick", add_special_tokens=False).tokens
+        prepare.encoder.pieces(prepare.encoder.tokenize("quick", add_special_tokens=False))
+        == ALL[kind]().encode("quick", add_special_tokens=False).tokens
     )
     wrong: list[Any] = [[-1], [2**63], ["a"]]
     for ids in wrong:
         with pytest.raises(InputError):
-            prepare.detokenize(ids)
+            prepare.encoder.detokenize(ids)
 
 
 @pytest.mark.parametrize(
