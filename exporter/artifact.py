@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -25,13 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime import manifest as contract
-from ..runtime.artifact import sealed
+from ..runtime.artifact import sealed, sha256
 from ..runtime.errors import InputError
 from ..runtime.manifest import File, Manifest
 
 GOLDEN = "golden.npz"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_CHUNK = 1 << 20
 _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 
 
@@ -86,14 +84,6 @@ def draft(out: str | Path, name: str) -> Iterator[Draft]:
             yield Draft(folder, home / name)
         finally:
             _remove(folder)
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def write_golden(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -225,9 +225,9 @@ def _default_name(found: Checkpoint) -> str:
 
 def _manifest(name: str, found: Checkpoint, plan: heads.Plan, base: Graph) -> Manifest:
     """The manifest before precision, engines and evidence."""
-    digests = {path.relative_to(found.folder).as_posix(): artifact.sha256(path) for path in found.weight_files}
+    digests = {path.relative_to(found.folder).as_posix(): artifacts.sha256(path) for path in found.weight_files}
     adapter = (
-        {path.relative_to(found.adapter.folder).as_posix(): artifact.sha256(path) for path in found.adapter.files} if found.adapter else {}
+        {path.relative_to(found.adapter.folder).as_posix(): artifacts.sha256(path) for path in found.adapter.files} if found.adapter else {}
     )
     versions = {name: version for name in _MADE_WITH if (version := machine.version(name))}
     return Manifest(
@@ -261,14 +261,14 @@ def _compiled(folder: Path, manifest: Manifest, targets: Sequence[engine.Target]
 def _same_weights(found: Checkpoint, manifest: Manifest) -> None:
     for file, expected in manifest.source.weights.items():
         path = found.folder / file
-        if not path.is_file() or artifact.sha256(path) != expected:
+        if not path.is_file() or artifacts.sha256(path) != expected:
             raise CheckpointError(
                 f"{path}: not the weights that this artifact was made of ({manifest.source.checkpoint}); give that checkpoint"
             )
     merged, given = manifest.source.adapter, found.adapter
     if merged is not None and given is not None:
         for path in given.files:
-            if artifact.sha256(path) != merged.files.get(path.relative_to(given.folder).as_posix()):
+            if artifacts.sha256(path) != merged.files.get(path.relative_to(given.folder).as_posix()):
                 raise CheckpointError(f"{path}: not the adapter that was merged into this artifact ({merged.name}); give that one")
 
 

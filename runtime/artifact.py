@@ -26,7 +26,6 @@ from .records import RecordError, from_plain, to_plain
 Check = Literal["full", "quick"]
 
 _MAX_MANIFEST_BYTES = 16 << 20
-_CHUNK = 1 << 20
 _UNSEALED = "0" * 64
 _DIGEST = re.compile(rb'"digest": "([0-9a-f]{64})"\n?\s*}\s*\Z')
 _AGAIN = "export it again"
@@ -181,19 +180,17 @@ def _changed(path: Path, name: str, expected: contract.File, check: Check) -> st
         size = path.stat().st_size
         if size != expected.size:
             return f"{name}: {size} bytes, expected {expected.size}"
-        if check == "full" and _sha256(path) != expected.sha256:
+        if check == "full" and sha256(path) != expected.sha256:
             return f"{name}: changed since it was exported (sha256 differs)"
     except OSError as error:
         return f"{name}: not readable ({error.strerror})"
     return None
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def sha256(path: Path) -> str:
+    """The digest of a file, in hexadecimal digits; reads it in pieces."""
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _external(folder: Path, manifest: Manifest) -> Iterable[str]:

@@ -11,15 +11,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from poolrt.exporter import artifact, evidence, pipeline, verify
-from poolrt.runtime.artifact import read, sealed
+from poolrt.exporter import evidence, pipeline, verify
+from poolrt.runtime.artifact import read, sealed, sha256
 from poolrt.runtime.errors import ArtifactError, CheckpointError, VerificationError
 from poolrt.runtime.manifest import Evidence, File, Manifest
 
 
 def resealed(folder: Path, manifest: Manifest) -> None:
     """Lists the files as they are now: a change that no hash can tell."""
-    files = {name: File(size=(folder / name).stat().st_size, sha256=artifact.sha256(folder / name)) for name in manifest.files}
+    files = {name: File(size=(folder / name).stat().st_size, sha256=sha256(folder / name)) for name in manifest.files}
     (folder / "manifest.json").write_bytes(sealed(dataclasses.replace(manifest, files=files)))
 
 
