@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ..runtime import manifest as contract
@@ -100,23 +100,23 @@ def read_golden(folder: Path) -> dict[str, NDArray[Any]]:
 
 @contextmanager
 def _lock(path: Path, name: str) -> Iterator[None]:
-    """Held by an open file, so that it ends with the process however that ends."""
-    while True:
-        file = path.open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise InputError(f"{name!r} is being exported into {path.parent} by another process; wait for it or choose --name") from None
-        # The holder before us may have deleted the file between our open and our lock; then ours is a file nobody else sees.
-        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            break
-        file.close()
+    """Holds the lock of one artifact's name. The system ends it with the process, however that ends.
+
+    Raises InputError while another process holds it.
+    """
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{name!r} is being exported into {path.parent} by another process; wait for it or choose --name") from None
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
+        # Remove the file while the lock is held: whoever opened it earlier sees that it is gone, and does not take a file that
+        # nobody else can see for the lock.
+        with suppress(PermissionError):  # Windows removes no open file; there filelock does it after the release
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
 def _put_in_place(folder: Path, final: Path) -> None:
@@ -159,6 +159,9 @@ def _remove(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    """Makes a file, or the names in a folder, survive a loss of power."""
+    if os.name == "nt":  # it opens no folder, and flushes no file that is open for reading
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -9,7 +9,7 @@ from .errors import EngineError
 MODULES: dict[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
     "serve": ("starlette", "uvicorn", "orjson", "prometheus_client", "httptools", "yaml"),
-    "export": ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub"),
+    "export": ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub", "filelock"),
 }
 """extra -> top-level modules that its command cannot do without."""
 

@@ -61,6 +61,26 @@ def test_exporter_imports_no_server():
     imported(modules("exporter"), blocked=(*WEB, "poolrt.serve"))
 
 
+WITHOUT_POSIX = """
+import asyncio, os, signal, subprocess, numpy  # branch on the system by themselves, so are not what is tried
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+for name in ("fork", "getuid", "geteuid", "getloadavg", "killpg", "mkfifo", "sched_getaffinity", "setsid", "sysconf"):
+    delattr(os, name)
+for name in ("SIGHUP", "SIGKILL", "SIGSTOP", "SIGUSR1", "SIGUSR2", "pthread_kill"):
+    delattr(signal, name)
+"""
+
+
+@pytest.mark.parametrize("area", ["package", "runtime", "exporter", "serve"])
+def test_every_module_is_imported_where_posix_is_missing(area: str) -> None:
+    """As on Windows: no module may need what only Unix has before it is used."""
+    names = ["poolrt"] if area == "package" else modules(area)
+    imports = "import importlib\n" + "\n".join(f"importlib.import_module({name!r})" for name in names)
+    done = run(WITHOUT_POSIX + imports, blocked=())
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_help_imports_no_library_at_all():
     code = "from poolrt.runtime.cli import main\nassert main(['--help']) == 0"
     done = run(code, blocked=(*HEAVY, *WEB, *ENGINES, "numpy", "tokenizers", "jinja2", "poolrt.exporter", "poolrt.serve"))

@@ -110,6 +110,15 @@ def test_two_exports_of_one_name_do_not_mix(tmp_path: Path) -> None:
         pass
 
 
+def test_two_exports_of_one_name_in_one_process_do_not_mix(tmp_path: Path) -> None:
+    with artifact.draft(tmp_path, "busy"):
+        with pytest.raises(InputError, match="wait for it"), artifact.draft(tmp_path, "busy"):
+            pass
+        with artifact.draft(tmp_path, "idle"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
 KILLED = """
 import os, shutil, signal, sys
 sys.path.insert(0, {root!r})
