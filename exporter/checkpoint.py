@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,10 @@ from . import recipe as recipes
 from .architectures import Architecture
 from .architectures import find as find_architecture
 from .detection import Convert, Kind, Runner
+from .files import Files
 from .guess import Guess
 from .json_file import json_file
 from .refusals import in_one_sentence, refuses, shortened
-
-MOST_COUNT = 1 << 31
 
 POOLINGS = ("pooling_type", "seq_pooling_type")
 ADAPTED_CLASSES = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
@@ -34,35 +32,24 @@ LABELS = ("num_labels", "id2label", "label2id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    source: str
-    """Hub id, or the folder's own name."""
-    folder: Path
+class Checkpoint(Files):
+    """The files, and what was decided about them."""
+
     inner: Path
     """Where config.json, weights and tokenizer are: `folder`, or the subfolder that modules.json names (`0_Transformer`)."""
     revision: str | None
-    config: Mapping[str, Any]
-    """config.json with hf_overrides merged in."""
     overrides: Mapping[str, Any]
     """What was asked for, as the manifest records it."""
     architecture: str
     """In vLLM's spelling."""
     kind: Kind
     family: Architecture
-    weights: weights.Weights
     sentence: sentence_files.SentenceFiles | None
-    text: tokenizer.Text
     pooler: poolers.PoolerConfig
     recipe: recipes.Recipe | None
     guesses: tuple[Guess, ...]
-    streamed: bool = False
-    """The weights stay in their files, mapped, in the type they are stored in (exporter/streamed.py)."""
     adapter: adapters.Adapter | None = None
     """Merged into `weights` already."""
-
-    @property
-    def parameters(self) -> int:
-        return sum(math.prod(shape) for shape in self.weights.shapes.values())
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -82,13 +69,6 @@ class Checkpoint:
     def beside(self) -> Path:
         """Where the files of Sentence Transformers are."""
         return self.folder if self.adapter is None or self.adapter.sentence is None else self.adapter.folder
-
-    def number(self, key: str) -> int:
-        """A count of config.json that the model cannot do without. Raises CheckpointError."""
-        value = self.config.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < MOST_COUNT:
-            raise CheckpointError(f"{self.source}: config.json has no usable {key}: found {shortened(value)}, expected a count")
-        return value
 
     def described(self, digest: Mapping[str, str], adapter: Mapping[str, str]) -> Source:
         """The manifest's record of where the weights came from; `digest`: path inside the checkpoint -> sha256, `adapter` likewise."""
@@ -165,10 +145,25 @@ def read(
     text = tokenizer.read(inner, lowercase=sentence is not None and sentence.lowercase, overrides=config)
     guesses += text.guesses
     return Checkpoint(
-        source=place.name, folder=place.folder, inner=inner, revision=place.revision, config=config, overrides=asked_for,
-        architecture=detected.architecture, kind=detected.kind, family=family, weights=opened, sentence=sentence, text=text,
-        pooler=pooler, recipe=found, guesses=(*guesses, *detected.guesses), adapter=found_adapter,
-    )  # fmt: skip
+        source=place.name,
+        folder=place.folder,
+        config=config,
+        weights=opened,
+        prefixes=family.prefixes,
+        text=text,
+        classifies=detected.kind == "classify",
+        inner=inner,
+        revision=place.revision,
+        overrides=asked_for,
+        architecture=detected.architecture,
+        kind=detected.kind,
+        family=family,
+        sentence=sentence,
+        pooler=pooler,
+        recipe=found,
+        guesses=(*guesses, *detected.guesses),
+        adapter=found_adapter,
+    )
 
 
 def recipe_overrides(found: recipes.Recipe | None, asked: Mapping[str, Any]) -> dict[str, Any]:

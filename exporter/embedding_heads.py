@@ -91,7 +91,7 @@ def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         if checkpoint.family.vocabulary:
             source, width = layers.steps(checkpoint, checkpoint.family.vocabulary, hidden)
         else:
-            published = _published.class_name(checkpoint, "splade")
+            published = _published.class_name(checkpoint.config, checkpoint.architecture, "splade")
             if published is None:
                 module_steps.vocabulary(checkpoint)  # raises
             guesses.append(Guess("head", str(published), "transformers' own"))

@@ -5,9 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..runtime.errors import CheckpointError
+from .architectures._published import class_name
 from .checkpoint import Checkpoint
 from .layers import Step
 from .lora import Merged, Rows
+
+
+def check_classifier(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a classifier with more layers than the plan has, which would be cut short without a word.
+
+    That concerns the family that reads whatever transformers reads: its models share one description of a head.
+    """
+    family = checkpoint.family
+    if checkpoint.kind != "classify" or family.model_types:
+        return
+    native = class_name(checkpoint.config, checkpoint.architecture, "classify")
+    known = native is not None if family.sequence is None else native is None or not family.sequence.assumed
+    if known:
+        return
+    inside = (*family.prefixes, "classifier.weight", "classifier.bias", "score.weight", "score.bias")
+    # A pooler counts although it stands inside the backbone: hidden states do not pass through it.
+    rest = sorted(name for name in checkpoint.weights if not name.startswith(inside) or ".pooler." in name)
+    if rest and any(name.startswith(family.prefixes) for name in checkpoint.weights):
+        raise CheckpointError(
+            f"{checkpoint.source}: the head of {checkpoint.architecture} has tensors that poolrt does not know: {', '.join(rest[:5])}; "
+            "`--convert embed` uses the backbone alone"
+        )
 
 
 def check_adapter(checkpoint: Checkpoint, steps: Iterable[Step]) -> None:

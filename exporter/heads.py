@@ -77,6 +77,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
         limit = shorter
         guesses.append(Guess("max tokens", str(limit), "processing_kwargs of sentence_bert_config.json"))
     tasks, scoring, parts, heads = KINDS[checkpoint.kind](checkpoint, guesses)
+    head_checks.check_classifier(checkpoint)
     head_checks.check_adapter(checkpoint, (step for part in parts for step in (*part.before, *part.after) if isinstance(step, Step)))
     roles: dict[str, Role] = {}
     if checkpoint.kind == "colbert":
@@ -124,7 +125,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
 def _classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     known = checkpoint.family.sequence
     answers = token_rows.steps(checkpoint)
-    published = _published.class_name(checkpoint, "classify") if known is None and answers is None else None
+    published = _published.class_name(checkpoint.config, checkpoint.architecture, "classify") if known is None and answers is None else None
     if published is not None:
         return _published_classify(checkpoint, guesses, published)
     hidden = layers.hidden_size(checkpoint)
@@ -216,7 +217,7 @@ def _published_classify(checkpoint: Checkpoint, guesses: list[Guess], name: str)
 
 def _token_classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     chain = checkpoint.family.tokens or (Layer(name="classifier", names=("score",), bias=None),)
-    published = None if checkpoint.family.tokens else _published.class_name(checkpoint, "token_classify")
+    published = None if checkpoint.family.tokens else _published.class_name(checkpoint.config, checkpoint.architecture, "token_classify")
     if published is not None:
         guesses.append(Guess("head", published, "transformers' own"))
         after, dim = (), _published.labels(checkpoint, published)

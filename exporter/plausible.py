@@ -11,7 +11,7 @@ from .refusals import shortened
 if TYPE_CHECKING:
     import torch
 
-    from .checkpoint import Checkpoint
+    from .files import Files
 
 # The deepest published text model has some 130 layers, the largest table 256 000 rows.
 MOST_LAYERS, MOST_WIDE = 2048, 1 << 22
@@ -33,7 +33,7 @@ def check_counts(path: object, config: Mapping[str, Any]) -> None:
                 raise CheckpointError(f"{path}: {key} is {shortened(value)}, {most} is the most that is read")
 
 
-def check_types(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> None:
+def check_types(files: Files, state: Mapping[str, torch.Tensor]) -> None:
     """Raises CheckpointError for weights that are not plain floating-point numbers: their scales would be left out."""
     import torch
 
@@ -42,16 +42,16 @@ def check_types(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> No
     if strange:
         name, dtype = strange[0]
         raise CheckpointError(
-            f"{checkpoint.source}: {len(strange)} weights are quantised or no numbers ({name} is {str(dtype).removeprefix('torch.')}); "
+            f"{files.source}: {len(strange)} weights are quantised or no numbers ({name} is {str(dtype).removeprefix('torch.')}); "
             "give the checkpoint in float32, float16 or bfloat16 that they were made from"
         )
 
 
-def check_size(checkpoint: Checkpoint, kind: Any, config: Any, arguments: Mapping[str, Any]) -> None:
+def check_size(files: Files, kind: Any, config: Any, arguments: Mapping[str, Any]) -> None:
     """Raises CheckpointError where the model that config.json describes is far larger than the weights. Nothing is allocated."""
     import torch
 
-    stored = checkpoint.parameters
+    stored = files.parameters
     try:
         with torch.device("meta"):
             module = kind(config, **arguments)
@@ -62,14 +62,14 @@ def check_size(checkpoint: Checkpoint, kind: Any, config: Any, arguments: Mappin
     described = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
     if described > SHARED * stored + SPARE:
         raise CheckpointError(
-            f"{checkpoint.source}: config.json describes a model of {described} values, the weights hold {stored}; "
+            f"{files.source}: config.json describes a model of {described} values, the weights hold {stored}; "
             "one of the two is of another checkpoint"
         )
 
 
-def check_finite(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
+def check_finite(files: Files, module: torch.nn.Module) -> None:
     """Raises CheckpointError for weights that are no numbers: a training run that diverged, or a damaged file."""
     strange = [name for name, parameter in module.named_parameters() if parameter.isnan().any()]
     if strange:
         shown = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
-        raise CheckpointError(f"{checkpoint.source}: weights that are no numbers (NaN): {shown}; download the checkpoint again")
+        raise CheckpointError(f"{files.source}: weights that are no numbers (NaN): {shown}; download the checkpoint again")

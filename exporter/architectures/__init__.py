@@ -20,7 +20,7 @@ from ...runtime.manifest import Pool
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 Config = Mapping[str, Any]
 
@@ -60,6 +60,8 @@ class Classifier:
     """Applied to every token by vLLM's token_classify."""
     sigma_key: str | None = None
     """Key of config.json whose value divides the logits (`temperature`)."""
+    assumed: bool = False
+    """What most of the family's models have; a published class may have more layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +92,8 @@ class Architecture:
     """Published class names in vLLM's spelling; the first is the bare backbone."""
     inputs: tuple[str, ...]
     """Graph inputs, in order."""
-    load: Callable[[Checkpoint], nn.Module]
-    """Checkpoint -> module in float32 and eval mode whose forward(**inputs) answers hidden states [batch, tokens, hidden]."""
+    load: Callable[[Files], nn.Module]
+    """Files -> module in float32 and eval mode whose forward(**inputs) returns hidden states [batch, tokens, hidden]."""
     matches: Callable[[Config, Mapping[str, tuple[int, ...]]], bool] | None = None
     """(config, weight shapes) -> whether this file reads them; files with it are asked before those without, and those that list no
     `model_types` (they read whatever transformers reads) after all others."""
@@ -117,7 +119,7 @@ class Architecture:
     """Published class name -> its head (*RewardModel)."""
     projection: tuple[Layer, ...] = ()
     """Belongs to every embedding of this family, in front of Sentence Transformers' Dense modules."""
-    pooled: Callable[[Checkpoint], nn.Module] | None = None
+    pooled: Callable[[Files], nn.Module] | None = None
     """Module (input_ids, attention_mask) -> mask [batch, tokens] of what is pooled; None: all that is attended."""
     width: Callable[[Config], int] | None = None
     """Config -> width of the hidden states that `load`'s module returns; None: hidden_size."""

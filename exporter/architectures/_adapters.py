@@ -12,23 +12,23 @@ from ...runtime.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 FIRST, SECOND = ".lora_A.weight", ".lora_B.weight"
 TABLE_FIRST, TABLE_SECOND = ".lora_embedding_A", ".lora_embedding_B"
 
 
-def added(checkpoint: Checkpoint, state: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor]:
+def added(files: Files, state: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor]:
     """W + alpha / r · B·A for each corrected matrix. A checkpoint without adapters (one task, merged by its authors) stays as it is."""
     from ..weights import open_files
 
-    found_configs = [place for pattern in ("*", "adapters/*") for place in sorted(checkpoint.folder.glob(f"{pattern}/adapter_config.json"))]
+    found_configs = [place for pattern in ("*", "adapters/*") for place in sorted(files.folder.glob(f"{pattern}/adapter_config.json"))]
     places = {_plain(config.parent.name): config.parent for config in found_configs}
     if not places:
         return state
     task = _plain(task)
     if task not in places:
-        raise CheckpointError(f"{checkpoint.source}: adapter {task!r} is not there; found {', '.join(places)}")
+        raise CheckpointError(f"{files.source}: adapter {task!r} is not there; found {', '.join(places)}")
     settings = json.loads((places[task] / "adapter_config.json").read_text(encoding="utf-8"))
     _refuse(places[task], settings)
     scale = float(settings["lora_alpha"]) / float(settings["r"])
@@ -44,7 +44,7 @@ def added(checkpoint: Checkpoint, state: dict[str, torch.Tensor], task: str) -> 
             (key for key in (f"{stem}.weight", f"model.{stem}.weight", f"{stem.removeprefix('model.')}.weight") if key in state), None
         )
         if found is None:
-            raise CheckpointError(f"{checkpoint.source}: adapter {task} corrects {stem}, which the weights do not have")
+            raise CheckpointError(f"{files.source}: adapter {task} corrects {stem}, which the weights do not have")
         second = corrections.read(name.removesuffix(end) + (TABLE_SECOND if table else SECOND)).float()
         change = second @ corrections.read(name).float()
         # A table's rows are what a linear layer's columns are.

@@ -14,7 +14,7 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 SCORE = (Layer(name="score", bias=None),)
 SEQUENCE = Classifier(pool="last", layers=SCORE, tokens=SCORE)
@@ -27,9 +27,9 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def load(checkpoint: Checkpoint, name: str, *, attention: str = "sdpa", **settings: Any) -> nn.Module:
+def load(files: Files, name: str, *, attention: str = "sdpa", **settings: Any) -> nn.Module:
     """transformers' class `name`; `settings` go over config.json. `is_causal` false in either lifts the causal mask."""
-    return backbone(checkpoint, name, attention=attention, config={**checkpoint.config, "use_cache": False, **settings})
+    return backbone(files, name, attention=attention, config={**files.config, "use_cache": False, **settings})
 
 
 def positions(config: Config) -> int:
@@ -54,7 +54,7 @@ def family(*, model_types: tuple[str, ...], stem: str, name: str = "", names: tu
     published = tuple(f"{stem}{suffix}" for suffix in ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification"))
     kind = name or f"{stem}Model"
     settings: dict[str, Any] = {
-        "inputs": INPUTS, "load": lambda checkpoint: load(checkpoint, kind), "prefixes": ("model.",), "pool": "last",
+        "inputs": INPUTS, "load": lambda files: load(files, kind), "prefixes": ("model.",), "pool": "last",
         "positions": positions, "capped_by_tokenizer": False, "sequence": SEQUENCE, "tokens": SCORE, "tiny": SIZES,
     }  # fmt: skip
     return Architecture(model_types=model_types, names=(*published, *names), **settings | more)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from ...runtime.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,20 +162,20 @@ class NomicMoe(nn.Module):
             hidden = layer(hidden, mask, rotary)
         return hidden
 
-    def filled(self, checkpoint: Checkpoint) -> NomicMoe:
+    def filled(self, files: Files) -> NomicMoe:
         """With the checkpoint's weights, in float32. Raises CheckpointError with every missing, misshapen or unplaced tensor."""
         wanted = {name: tuple(parameter.shape) for name, parameter in self.state_dict().items()}
-        places = {name: checkpoint.weights.find(name, checkpoint.family.prefixes) for name in wanted}
-        shapes = {name: checkpoint.weights.shapes[place] for name, place in places.items() if place is not None}
+        places = {name: files.weights.find(name, files.prefixes) for name in wanted}
+        shapes = {name: files.weights.shapes[place] for name, place in places.items() if place is not None}
         problems = [f"missing {name}" for name, place in places.items() if place is None]
         problems += [
             f"{name} has shape {list(shapes[name])}, expected {list(wanted[name])}" for name in shapes if shapes[name] != wanted[name]
         ]
         inside = {".".join(name.split(".")[:3]) for name in wanted if name.startswith("encoder.")}
-        for name in set(checkpoint.weights) - set(places.values()):
+        for name in set(files.weights) - set(places.values()):
             if ".".join(name.split(".")[:3]) in inside and not name.endswith("inv_freq"):
                 problems.append(f"no place for {name}")
         if problems:
-            raise CheckpointError(f"{checkpoint.source}: the weights do not fit NomicBertModel: {'; '.join(sorted(problems)[:8])}")
-        self.load_state_dict({name: checkpoint.weights.read(place).float() for name, place in places.items() if place is not None})
+            raise CheckpointError(f"{files.source}: the weights do not fit NomicBertModel: {'; '.join(sorted(problems)[:8])}")
+        self.load_state_dict({name: files.weights.read(place).float() for name, place in places.items() if place is not None})
         return self.eval().requires_grad_(False)

@@ -17,7 +17,7 @@ from . import _experts
 if TYPE_CHECKING:
     import torch
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
     from ..weights import Change
 
 # Buffers that old files carry and today's classes compute.
@@ -26,7 +26,7 @@ MOST_NAMES = 8
 
 
 def backbone(
-    checkpoint: Checkpoint,
+    files: Files,
     name: str,
     *,
     attention: str = "sdpa",
@@ -43,17 +43,17 @@ def backbone(
     import transformers
 
     kind = getattr(transformers, name)
-    settings = dict(checkpoint.config if config is None else config)
+    settings = dict(files.config if config is None else config)
     settings.pop("auto_map", None)
-    state, waiting = checkpoint.weights.unmerged() if checkpoint.streamed else (checkpoint.weights.state(), {})
+    state, waiting = files.weights.unmerged() if files.streamed else (files.weights.state(), {})
     changes = {state[name].data_ptr(): (name, change) for name, change in waiting.items()}
     if rename is not None:
         state = rename(state)
-    plausible.check_types(checkpoint, state)
-    dtype = _stored(checkpoint, state) if checkpoint.streamed else torch.float32
+    plausible.check_types(files, state)
+    dtype = _stored(files, state) if files.streamed else torch.float32
     try:
         with silent_transformers():
-            plausible.check_size(checkpoint, kind, kind.config_class.from_dict(dict(settings)), arguments)
+            plausible.check_size(files, kind, kind.config_class.from_dict(dict(settings)), arguments)
             module, info = kind.from_pretrained(
                 None, config=kind.config_class.from_dict(settings), state_dict=state, attn_implementation=attention, dtype=dtype,
                 output_loading_info=True, ignore_mismatched_sizes=True, **arguments,
@@ -62,13 +62,13 @@ def backbone(
         raise
     except Exception as error:  # transformers and its config checks raise many types; config.json decides all that is built here
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{checkpoint.source}: {name} cannot be built from config.json: {reason}") from error
-    _check(checkpoint, name, module, info)
+        raise CheckpointError(f"{files.source}: {name} cannot be built from config.json: {reason}") from error
+    _check(files, name, module, info)
     if dtype != torch.float32:
         with silent_transformers():
             module = _framed(module, kind.config_class.from_dict(settings), attention, arguments)
-    _adapt(checkpoint, module, changes, info["unexpected_keys"])
-    _experts.dense(checkpoint.source, module)
+    _adapt(files, module, changes, info["unexpected_keys"])
+    _experts.dense(files.source, module)
     return _batched(str(settings.get("model_type")), module).eval().requires_grad_(False)
 
 
@@ -82,7 +82,7 @@ def _batched(model_type: str, module: Any) -> Any:
     return without_padding(model_type, by_row(module))
 
 
-def _stored(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> torch.dtype:
+def _stored(files: Files, state: Mapping[str, torch.Tensor]) -> torch.dtype:
     """The type that holds every weight exactly: that of the files where it is one, else float32, which then takes its memory."""
     import torch
 
@@ -107,7 +107,7 @@ def _framed(module: Any, config: Any, attention: str, arguments: Mapping[str, An
     return frame
 
 
-def _adapt(checkpoint: Checkpoint, module: Any, changes: Mapping[int, tuple[str, Change]], elsewhere: Iterable[str]) -> None:
+def _adapt(files: Files, module: Any, changes: Mapping[int, tuple[str, Change]], elsewhere: Iterable[str]) -> None:
     """Leaves an adapter's changes beside the mapped parameters they are for; each is applied when that one is used (streamed.whole).
 
     `changes`: address of a mapped tensor -> its name and change; `elsewhere`: names that only heads read.
@@ -119,19 +119,19 @@ def _adapt(checkpoint: Checkpoint, module: Any, changes: Mapping[int, tuple[str,
             left.discard(name)
     if left:
         raise CheckpointError(
-            f"{checkpoint.source}: the adapter changes {', '.join(sorted(left)[:MOST_NAMES])}, which this architecture converts while "
+            f"{files.source}: the adapter changes {', '.join(sorted(left)[:MOST_NAMES])}, which this architecture converts while "
             f"loading, so the model cannot be streamed with it; hold it in memory with {SETTING}=1000000000000"
         )
 
 
-def _check(checkpoint: Checkpoint, name: str, module: Any, info: Mapping[str, Any]) -> None:
+def _check(files: Files, name: str, module: Any, info: Mapping[str, Any]) -> None:
     problems = [f"missing {key}" for key in sorted(info["missing_keys"])]
     problems += [f"{key} has shape {list(found)}, expected {list(wanted)}" for key, found, wanted in sorted(info["mismatched_keys"])]
     inside = {key.split(".", 1)[0] for key in module.state_dict()}
     for key in sorted(info["unexpected_keys"]):
-        bare = next((key.removeprefix(prefix) for prefix in checkpoint.family.prefixes if key.startswith(prefix)), key)
+        bare = next((key.removeprefix(prefix) for prefix in files.prefixes if key.startswith(prefix)), key)
         if bare.split(".", 1)[0] in inside and not bare.endswith(COMPUTED):
             problems.append(f"no place for {key}")
     if problems:
         more = f" and {len(problems) - MOST_NAMES} more" if len(problems) > MOST_NAMES else ""
-        raise CheckpointError(f"{checkpoint.source}: the weights do not fit {name}: {'; '.join(problems[:MOST_NAMES])}{more}")
+        raise CheckpointError(f"{files.source}: the weights do not fit {name}: {'; '.join(problems[:MOST_NAMES])}{more}")

@@ -10,12 +10,12 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
+def load(files: Files) -> nn.Module:
     # The pooler belongs to the classification head (see `sequence`); embedding checkpoints often lack it.
-    return backbone(checkpoint, "BertModel", add_pooling_layer=False)
+    return backbone(files, "BertModel", add_pooling_layer=False)
 
 
 CLASSIFIER = Layer(name="classifier")

@@ -18,16 +18,16 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    config = checkpoint.config
+def load(files: Files) -> nn.Module:
+    config = files.config
     kind = config.get("attention_type", "block_sparse")
     if kind not in ("block_sparse", "original_full"):
-        raise CheckpointError(f"{checkpoint.source}: attention_type {kind!r}; expected block_sparse or original_full")
+        raise CheckpointError(f"{files.source}: attention_type {kind!r}; expected block_sparse or original_full")
     settings = {**config, "attention_type": "original_full", "use_cache": False}
-    model = backbone(checkpoint, "BigBirdModel", add_pooling_layer=False, attention="eager", config=settings)
+    model = backbone(files, "BigBirdModel", add_pooling_layer=False, attention="eager", config=settings)
     return model if kind == "original_full" else blocks(model, config)
 
 

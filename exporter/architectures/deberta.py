@@ -11,11 +11,11 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    return backbone(checkpoint, "DebertaV2Model", attention="eager")
+def load(files: Files) -> nn.Module:
+    return backbone(files, "DebertaV2Model", attention="eager")
 
 
 def adapt(family: Architecture, config: Config) -> Architecture:

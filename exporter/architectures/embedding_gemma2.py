@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 PREFIX = "language_model."
 MAX_TOKENS = 8192  # vLLM's limit; the config's places are for generation
@@ -29,14 +29,14 @@ def translate(config: Config) -> Config:
     return {**text, "model_type": "embedding_gemma2_text", "architectures": ["EmbeddingGemma2Model"]}
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
+def load(files: Files) -> nn.Module:
     from torch import nn
 
     def text(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         inside = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
         return inside or state
 
-    model = backbone(checkpoint, "EmbeddingGemma2TextModel", rename=text)
+    model = backbone(files, "EmbeddingGemma2TextModel", rename=text)
     model.embedding_projection = nn.Identity()  # the head's: a smaller product on what is pooled
     return model
 

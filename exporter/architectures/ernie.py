@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 PREFIXES = ("ernie.", "bert.")  # many were converted into BERT's names
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
+def load(files: Files) -> nn.Module:
     def rename(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         bare = {name.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1]): tensor for name, tensor in state.items()}
         # The table may lie there unused: use_task_id decides.
-        return {name: tensor for name, tensor in bare.items() if checkpoint.config.get("use_task_id") or "task_type_embeddings" not in name}
+        return {name: tensor for name, tensor in bare.items() if files.config.get("use_task_id") or "task_type_embeddings" not in name}
 
-    return backbone(checkpoint, "ErnieModel", add_pooling_layer=False, rename=rename)
+    return backbone(files, "ErnieModel", add_pooling_layer=False, rename=rename)
 
 
 ARCHITECTURE = Architecture(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 NAMES = {
     "emb_ln": "embeddings.LayerNorm", "encoder.layers": "encoder.layer", "mixer.out_proj": "attention.output.dense",
@@ -39,9 +39,9 @@ def roberta_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return made
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    config = {**checkpoint.config, "model_type": "roberta"}
-    return backbone(checkpoint, "RobertaModel", add_pooling_layer=False, config=config, rename=roberta_state)
+def load(files: Files) -> nn.Module:
+    config = {**files.config, "model_type": "roberta"}
+    return backbone(files, "RobertaModel", add_pooling_layer=False, config=config, rename=roberta_state)
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:

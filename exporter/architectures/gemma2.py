@@ -8,6 +8,6 @@ from ._decoders import SIZES, family, load
 ARCHITECTURE = family(
     model_types=("gemma2",),
     stem="Gemma2",
-    load=lambda checkpoint: load(checkpoint, "Gemma2Model", attention="eager"),
+    load=lambda files: load(files, "Gemma2Model", attention="eager"),
     tiny=SIZES | {"sliding_window": 8},
 )

@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import CheckpointError
-from . import Architecture, Classifier, Config, Layer, _decoders, _published, bert, roberta
+from . import Architecture, Classifier, Config, Layer, _decoders, bert, roberta
 from ._transformers import backbone
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 LINEAR = Layer(name="classifier", names=("score",), bias=None)
-LAST = Classifier(pool="last", layers=(LINEAR,), tokens=(LINEAR,))
+LAST = Classifier(pool="last", layers=(LINEAR,), tokens=(LINEAR,), assumed=True)
 DENSE = "classifier.dense"
 HEADS: dict[str, tuple[Layer, ...]] = {
     "distilbert": (Layer(name="pre_classifier", activation="relu"), LINEAR),
@@ -153,29 +153,13 @@ def _starts_after_padding(kind: Any) -> bool:
     return hasattr(module, name) or any(hasattr(value, name) for value in vars(module).values() if inspect.isclass(value))
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    kind = _class(checkpoint.config)
-    _refuse_unknown_head(checkpoint)
+def load(files: Files) -> nn.Module:
+    kind = _class(files.config)
     arguments: dict[str, Any] = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind.__init__).parameters else {}
-    cached = "use_cache" in checkpoint.config or checkpoint.family.pool == "last"
-    settings = {**checkpoint.config, **({"use_cache": False} if cached else {})}
-    return backbone(checkpoint, kind.__name__, config=settings, attention="sdpa" if kind._supports_sdpa else "eager", **arguments)
-
-
-def _refuse_unknown_head(checkpoint: Checkpoint) -> None:
-    """A head with more layers than the plan knows would be cut short without a word."""
-    sequence, native = checkpoint.family.sequence, _published.class_name(checkpoint, "classify")
-    # Decoders mostly have one linear layer; a class that has more must not be taken for one of them.
-    if checkpoint.kind != "classify" or not ((sequence is None and native is None) or (sequence is LAST and native is not None)):
-        return
-    inside = (*checkpoint.family.prefixes, "classifier.weight", "classifier.bias", "score.weight", "score.bias")
-    # A pooler counts although it stands inside the backbone: hidden states do not pass through it.
-    rest = sorted(name for name in checkpoint.weights if not name.startswith(inside) or ".pooler." in name)
-    if rest and any(name.startswith(checkpoint.family.prefixes) for name in checkpoint.weights):
-        raise CheckpointError(
-            f"{checkpoint.source}: the head of {checkpoint.architecture} has tensors that poolrt does not know: {', '.join(rest[:5])}; "
-            "`--convert embed` uses the backbone alone"
-        )
+    model = known(str(files.config["model_type"]))
+    cached = "use_cache" in files.config or (model is not None and model.decoder)
+    settings = {**files.config, **({"use_cache": False} if cached else {})}
+    return backbone(files, kind.__name__, config=settings, attention="sdpa" if kind._supports_sdpa else "eager", **arguments)
 
 
 ARCHITECTURE = Architecture(

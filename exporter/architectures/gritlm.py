@@ -15,7 +15,7 @@ from ._decoders import family, load
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 USER, EMBED = "<|user|>\n", "<|embed|>\n"
 
@@ -30,22 +30,22 @@ def translate(config: Config) -> Config:
     return {**config, "architectures": ["GritLM"], "is_causal": False, "sliding_window": None}
 
 
-def pooled(checkpoint: Checkpoint) -> nn.Module:
+def pooled(files: Files) -> nn.Module:
     from ._markers import AfterMarker
 
     def ids(text: str) -> tuple[int, ...]:
-        return tuple(checkpoint.text.tokenizer.encode(text, add_special_tokens=False).ids)
+        return tuple(files.text.tokenizer.encode(text, add_special_tokens=False).ids)
 
     # Behind a line of instruction the marker has no space in front, which makes its first token another one.
     line, bare = ids(f"a\n{EMBED}"), ids("a")
-    return AfterMarker(bos=checkpoint.text.ids.get("bos_token"), user=ids(USER), marker=ids(EMBED), marker_on_line=line[len(bare) :])
+    return AfterMarker(bos=files.text.ids.get("bos_token"), user=ids(USER), marker=ids(EMBED), marker_on_line=line[len(bare) :])
 
 
 ARCHITECTURE = replace(
     family(
         model_types=("mistral",),
         stem="GritLM",
-        load=lambda checkpoint: load(checkpoint, "MistralModel"),
+        load=lambda files: load(files, "MistralModel"),
         matches=matches,
         translate=translate,
         pool="mean",

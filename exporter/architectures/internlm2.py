@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 NAMES = {
     "tok_embeddings": "embed_tokens", "attention.wo": "self_attn.o_proj", "attention_norm": "input_layernorm",
@@ -41,15 +41,15 @@ def llama_state(state: dict[str, torch.Tensor], *, heads: int, key_heads: int) -
     return made
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    config = checkpoint.config
-    heads = checkpoint.number("num_attention_heads")
+def load(files: Files) -> nn.Module:
+    config = files.config
+    heads = files.number("num_attention_heads")
     key_heads = int(config.get("num_key_value_heads") or heads)
     if heads % key_heads:
-        raise CheckpointError(f"{checkpoint.source}: {heads} heads do not divide into {key_heads} groups")
+        raise CheckpointError(f"{files.source}: {heads} heads do not divide into {key_heads} groups")
     biased = bool(config.get("bias", False))
     return backbone(
-        checkpoint, "LlamaModel", rename=lambda state: llama_state(state, heads=heads, key_heads=key_heads),
+        files, "LlamaModel", rename=lambda state: llama_state(state, heads=heads, key_heads=key_heads),
         config={**config, "model_type": "llama", "use_cache": False, "attention_bias": biased, "mlp_bias": False},
     )  # fmt: skip
 

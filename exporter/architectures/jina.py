@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 DEFAULT_TASK = "text-matching"  # the one that vLLM serves
 ORIGINAL, FIRST, SECOND = ".parametrizations.weight.original", ".parametrizations.weight.0.lora_A", ".parametrizations.weight.0.lora_B"
@@ -57,15 +57,15 @@ def merged(state: dict[str, torch.Tensor], config: Config) -> dict[str, torch.Te
     return made
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
+def load(files: Files) -> nn.Module:
     from ._adapters import added
 
-    task = str(checkpoint.config.get("lora_task") or DEFAULT_TASK)
+    task = str(files.config.get("lora_task") or DEFAULT_TASK)
     # jina-embeddings-v3-hf keeps the corrections in folders of their own, in PEFT's layout.
     return backbone(
-        checkpoint, "JinaEmbeddingsV3Model", add_pooling_layer=False,
-        rename=lambda state: added(checkpoint, merged(state, checkpoint.config), task),
-        config={**checkpoint.config, "model_type": "jina_embeddings_v3", "position_embedding_type": "rotary", "use_cache": False},
+        files, "JinaEmbeddingsV3Model", add_pooling_layer=False,
+        rename=lambda state: added(files, merged(state, files.config), task),
+        config={**files.config, "model_type": "jina_embeddings_v3", "position_embedding_type": "rotary", "use_cache": False},
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ ARCHITECTURE = family(
     model_types=("qwen3",),
     stem="JinaRanking",
     names=(NAME,),
-    load=lambda checkpoint: load(checkpoint, "Qwen3Model", model_type="qwen3"),
+    load=lambda files: load(files, "Qwen3Model", model_type="qwen3"),
     matches=matches,
     projection=(Layer(name="projector.0", bias=False, activation="relu"), Layer(name="projector.2", bias=False)),
     listwise=Listwise(document_token="<|embed_token|>", query_token="<|rerank_token|>", template="jina_reranker_v3.jinja"),

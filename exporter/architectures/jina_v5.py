@@ -16,7 +16,7 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 NAME = "JinaEmbeddingsV5Model"
 DEFAULT_TASK = "retrieval"
@@ -26,17 +26,15 @@ def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return NAME in (config.get("architectures") or ())
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
+def load(files: Files) -> nn.Module:
     from ._adapters import added
 
-    config = {**checkpoint.config, "use_cache": False}
+    config = {**files.config, "use_cache": False}
     # Only this key tells the two apart (vLLM).
-    encoder = not checkpoint.config.get("is_decoder", True)
+    encoder = not files.config.get("is_decoder", True)
     config |= {"model_type": "llama", "is_causal": False} if encoder else {"model_type": "qwen3"}
-    task = str(checkpoint.config.get("jina_task") or DEFAULT_TASK)
-    return backbone(
-        checkpoint, "LlamaModel" if encoder else "Qwen3Model", config=config, rename=lambda state: added(checkpoint, state, task)
-    )
+    task = str(files.config.get("jina_task") or DEFAULT_TASK)
+    return backbone(files, "LlamaModel" if encoder else "Qwen3Model", config=config, rename=lambda state: added(files, state, task))
 
 
 ARCHITECTURE = family(model_types=("jina_embeddings_v5",), stem="JinaEmbeddingsV5", names=(NAME,), load=load, matches=matches)

@@ -15,7 +15,7 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 
 def translate(config: Config) -> Config:
@@ -28,8 +28,8 @@ def translate(config: Config) -> Config:
     return made
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    return backbone(checkpoint, "Lfm2Model", config={**checkpoint.config, "use_cache": False})
+def load(files: Files) -> nn.Module:
+    return backbone(files, "Lfm2Model", config={**files.config, "use_cache": False})
 
 
 TINY: dict[str, Any] = {key: value for key, value in SIZES.items() if key != "head_dim"}

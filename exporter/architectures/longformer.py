@@ -14,13 +14,13 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    model = backbone(checkpoint, "LongformerModel", add_pooling_layer=False, attention="eager")
+def load(files: Files) -> nn.Module:
+    model = backbone(files, "LongformerModel", add_pooling_layer=False, attention="eager")
     # The published sequence classifier gives its first token global attention; nothing else does unasked.
-    return windows(model, first_sees_all=checkpoint.kind == "classify")
+    return windows(model, first_sees_all=files.classifies)
 
 
 def windows(model: Any, *, first_sees_all: bool) -> nn.Module:

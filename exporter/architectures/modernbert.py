@@ -13,11 +13,11 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    return backbone(checkpoint, "ModernBertModel")
+def load(files: Files) -> nn.Module:
+    return backbone(files, "ModernBertModel")
 
 
 NORM = ("norm_eps", 1e-5)

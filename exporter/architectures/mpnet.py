@@ -13,11 +13,11 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    return backbone(checkpoint, "MPNetModel", attention="eager", add_pooling_layer=False)
+def load(files: Files) -> nn.Module:
+    return backbone(files, "MPNetModel", attention="eager", add_pooling_layer=False)
 
 
 ARCHITECTURE = Architecture(

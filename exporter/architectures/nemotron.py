@@ -26,6 +26,6 @@ def adapt(architecture: Architecture, config: Config) -> Architecture:
 ARCHITECTURE = family(
     model_types=("llama_bidirec",),
     stem="LlamaBidirectional",
-    load=lambda checkpoint: load(checkpoint, "LlamaModel", model_type="llama", is_causal=False),
+    load=lambda files: load(files, "LlamaModel", model_type="llama", is_causal=False),
     adapt=adapt,
 )

@@ -15,11 +15,11 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    return backbone(checkpoint, "NomicBertModel", add_pooling_layer=False)
+def load(files: Files) -> nn.Module:
+    return backbone(files, "NomicBertModel", add_pooling_layer=False)
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -14,15 +14,15 @@ from . import Architecture, Config, nomic
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
+def load(files: Files) -> nn.Module:
     from ._nomic_moe import NomicMoe, Sizes
 
-    config = checkpoint.config
+    config = files.config
     if config.get("moe_normalize_expert_weights"):
-        raise CheckpointError(f"{checkpoint.source}: moe_normalize_expert_weights true is not supported; no published model has it")
+        raise CheckpointError(f"{files.source}: moe_normalize_expert_weights true is not supported; no published model has it")
     sizes = Sizes(
         hidden=int(config["hidden_size"]),
         heads=int(config["num_attention_heads"]),
@@ -40,7 +40,7 @@ def load(checkpoint: Checkpoint) -> nn.Module:
         inner_bias=bool(config.get("mlp_fc1_bias", True)),
         outer_bias=bool(config.get("mlp_fc2_bias", True)),
     )
-    return NomicMoe(sizes).filled(checkpoint)
+    return NomicMoe(sizes).filled(files)
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -14,11 +14,11 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    return backbone(checkpoint, "RobertaModel", add_pooling_layer=False, config={**checkpoint.config, "model_type": "roberta"})
+def load(files: Files) -> nn.Module:
+    return backbone(files, "RobertaModel", add_pooling_layer=False, config={**files.config, "model_type": "roberta"})
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -14,14 +14,14 @@ from ._transformers import backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..checkpoint import Checkpoint
+    from ..files import Files
 
 CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 SUFFIXES = ("EncoderModel", "Model", "ForConditionalGeneration", "ForTokenClassification")
 
 
-def load(checkpoint: Checkpoint) -> nn.Module:
-    return backbone(checkpoint, CLASSES[str(checkpoint.config["model_type"])], config={**checkpoint.config, "use_cache": False})
+def load(files: Files) -> nn.Module:
+    return backbone(files, CLASSES[str(files.config["model_type"])], config={**files.config, "use_cache": False})
 
 
 def translate(config: Config) -> Config:

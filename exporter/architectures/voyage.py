@@ -21,7 +21,7 @@ ARCHITECTURE = family(
     model_types=("qwen3",),
     stem="VoyageQwen3Bidirectional",
     names=(NAME,),
-    load=lambda checkpoint: load(checkpoint, "Qwen3Model", is_causal=False),
+    load=lambda files: load(files, "Qwen3Model", is_causal=False),
     matches=matches,
     pool="mean",
     settings=("use_bidirectional_attention",),

@@ -67,7 +67,7 @@ SERVE = {
 EXPORTER = {
     "test_artifact_writer": ("artifact",),
     "test_cli": ("quiet",),
-    "test_checkpoint": ("checkpoint", "detection", "guess", "heads", "layers", "source"),
+    "test_checkpoint": ("checkpoint", "detection", "files", "guess", "heads", "layers", "source"),
     "test_choices": ("choices", "pooler_config", "text_plan"),
     "test_layers": ("late_interaction", "token_rows"),
     "test_decoder_rerankers": ("token_rows", "embedding_heads"),
