@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 from poolrt.exporter import architectures, checkpoint, graph, heads
-from poolrt.runtime import manifest, roles, tasks
+from poolrt.runtime import colbert, manifest, tasks
 from poolrt.runtime.items import Item
 from poolrt.runtime.params import PoolingParams
 from tokenizers import Tokenizer
@@ -53,7 +53,7 @@ class Proved:
         item = Item(ids=encoded.ids, type_ids=encoded.type_ids)
         if known is not None:
             item.type_ids = None
-            item = roles.apply(known, item)
+            item = colbert.apply(known, item)
         return item
 
     def rows(self, items: Sequence[Item], session: onnxruntime.InferenceSession | None = None) -> list[dict[str, Floats]]:
