@@ -14,7 +14,7 @@ BOTH_ENDS = "Cannot set both `continue_final_message` and `add_generation_prompt
 
 
 class Refused(Exception):
-    """A body that is not what the route asks for; `kind` is the error type of http-api.md 2.4."""
+    """A body that is not what the route asks for; `kind` is the error type of docs/http.md 2.4."""
 
     def __init__(self, text: str, *, param: str | None, kind: str = "Bad Request") -> None:
         super().__init__(text)

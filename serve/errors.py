@@ -1,4 +1,4 @@
-"""What an error looks like on the wire, and which of our errors is which status (http-api.md 2.4).
+"""What an error looks like on the wire, and which of our errors is which status (docs/http.md 2.4).
 
 The body carries vLLM's nested object and, beside it, the flat keys of its older form: clients of either read what they know. A message
 never carries a path, an address or a stack frame.

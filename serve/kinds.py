@@ -1,4 +1,4 @@
-"""Reads JSON values into annotated dataclasses, as leniently as the clients of vLLM are used to (http-api.md 2.1).
+"""Reads JSON values into annotated dataclasses, as leniently as the clients of vLLM are used to (docs/http.md 2.1).
 
 `kind_of(annotation)` compiles an annotation once into a Kind, which reads a value and describes itself as JSON schema for the OpenAPI
 document. Unknown fields are ignored; `"32"` and `1.0` are integers where an integer is asked; `"yes"`, `"off"`, 0 and 1 are booleans;

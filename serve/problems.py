@@ -1,7 +1,7 @@
 """What is wrong with a request body, told the way vLLM's clients and tests read it.
 
 A message starts with a sentence for people (plain_words.py). Then come `N validation error(s):` and one line per problem, each a rendering
-of a dict with `type`, `loc`, `msg`, `input` and perhaps `ctx` (http-api.md 2.4). Offending values are shown shortened: a 10 MB string
+of a dict with `type`, `loc`, `msg`, `input` and perhaps `ctx` (docs/http.md 2.4). Offending values are shown shortened: a 10 MB string
 costs a line, not 10 MB.
 """
 

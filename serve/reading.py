@@ -1,4 +1,4 @@
-"""From an HTTP request to a request record: media type, size, JSON, schema, in this order (http-api.md 2.1 and 2.4)."""
+"""From an HTTP request to a request record: media type, size, JSON, schema, in this order (docs/http.md 2.1 and 2.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every request body of vLLM's routes, with its fields, defaults and bounds (http-api.md 2 to 9).
+"""Every request body of vLLM's routes, with its fields, defaults and bounds (docs/http.md 2 to 9).
 
 Fields stand in vLLM's order, those of the last base class first: the first wrong one is what an error's `param` names.
 """
@@ -368,7 +368,7 @@ class UnloadAdapter:
 
 # --- bodies -------------------------------------------------------------------------------------------------------------
 
-# The chat form wins where both forms are present (http-api.md 2.1).
+# The chat form wins where both forms are present (docs/http.md 2.1).
 EMBEDDINGS = body(
     (["input"], EmbeddingText), (["messages"], EmbeddingChat), (["messages"], EmbeddingChats), (["input"], EmbeddingInputChat),
     (["input"], EmbeddingInputChats), preferred=(1, 2, 0, 3, 4), removed=True,

@@ -1,4 +1,4 @@
-"""POST /classify (http-api.md 6)."""
+"""POST /classify (docs/http.md 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /v2/embed, the way Cohere's clients ask (http-api.md 4), and /v1/embed for those of its first API.
+"""POST /v2/embed, the way Cohere's clients ask (docs/http.md 4), and /v1/embed for those of its first API.
 
 vLLM has no /v1/embed. Cohere's v1 client and what is built on it (LangChain's CohereEmbeddings) always name one of Cohere's own input
 types, so there a type for which the model stores no prompt adds nothing. Its v2 client cannot leave the type out either: on /v2/embed

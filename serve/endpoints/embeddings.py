@@ -1,4 +1,4 @@
-"""POST /v1/embeddings (http-api.md 3)."""
+"""POST /v1/embeddings (docs/http.md 3)."""
 
 from __future__ import annotations
 

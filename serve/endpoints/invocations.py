@@ -1,4 +1,4 @@
-"""POST /invocations, SageMaker's one route: the body says which of the others is meant (http-api.md 10)."""
+"""POST /invocations, SageMaker's one route: the body says which of the others is meant (docs/http.md 10)."""
 
 from __future__ import annotations
 

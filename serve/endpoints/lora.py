@@ -1,4 +1,4 @@
-"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter (http-api.md 10), where the operator allows them."""
+"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter (docs/http.md 10), where the operator allows them."""
 
 from __future__ import annotations
 

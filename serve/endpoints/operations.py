@@ -1,4 +1,4 @@
-"""Routes about the server itself: health, models, version, load, metrics (http-api.md 10)."""
+"""Routes about the server itself: health, models, version, load, metrics (docs/http.md 10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /pooling with `data`: the model's IO processor makes prompts of it, and the answer's `data` of their outputs (http-api.md 5)."""
+"""POST /pooling with `data`: the model's IO processor makes prompts of it, and the answer's `data` of their outputs (docs/http.md 5)."""
 
 from __future__ import annotations
 

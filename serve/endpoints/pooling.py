@@ -1,4 +1,4 @@
-"""POST /pooling: every task of every model (http-api.md 5)."""
+"""POST /pooling: every task of every model (docs/http.md 5)."""
 
 from __future__ import annotations
 

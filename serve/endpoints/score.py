@@ -1,4 +1,4 @@
-"""POST /score, /v1/score, /rerank, /v1/rerank, /v2/rerank (http-api.md 7 and 8)."""
+"""POST /score, /v1/score, /rerank, /v1/rerank, /v2/rerank (docs/http.md 7 and 8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /tokenize, POST /detokenize, GET /tokenizer_info (http-api.md 9), and TEI's /tokenize and /decode."""
+"""POST /tokenize, POST /detokenize, GET /tokenizer_info (docs/http.md 9), and TEI's /tokenize and /decode."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ OURS = {
 }  # fmt: skip
 DECIDED = {
     "bad-utf8": "vLLM's framework answers its own `detail` form here; ours is the error body of every other refusal",
-    "score-kwargs-template": "http-api.md 7.1: reserved keys are refused; vLLM 0.32 ignores them while no template is in use",
+    "score-kwargs-template": "docs/http.md 7.1: reserved keys are refused; vLLM 0.32 ignores them while no template is in use",
     **dict.fromkeys(
         ("null-encoding", "null-special", "null-request-id", "rerank-top-null", "classify-chat-null-special"),
         "clients write null for what their caller left out (Dify: `top_n`); vLLM refuses it",
@@ -39,7 +39,7 @@ DECIDED = {
         ("score-content", "rerank-part-more"), "parts that are all text are a text; vLLM refuses them where no picture is read"
     ),
     "cohere-input-type": "Cohere's v2 client cannot leave `input_type` out, so its own types are taken by a model without prompts",
-    "score-kwargs-tools": "http-api.md 7.1: reserved keys are refused; vLLM 0.32 ignores them while no template is in use",
+    "score-kwargs-tools": "docs/http.md 7.1: reserved keys are refused; vLLM 0.32 ignores them while no template is in use",
 }
 """Cases in which poolrt means to differ, and why."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,12 @@ def test_every_route_is_documented():
     served = {(route.path, method) for route in routes(Settings()) for method in route.methods or () if method != "HEAD"}
     told = {(path, method.upper()) for path, methods in DOCUMENT["paths"].items() for method in methods}
     assert {one for one in served if one[0] not in UNDOCUMENTED} == told
+
+
+def test_the_page_of_the_wire_names_every_route():
+    page = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-8")
+    paths = document(Settings(runtime_lora=True))["paths"]
+    assert not [path for path in paths if f"`{path}`" not in page]
 
 
 def test_references_lead_somewhere():
