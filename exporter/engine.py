@@ -18,13 +18,15 @@ from typing import Any
 from ..runtime import machine
 from ..runtime.backends import trt as backend
 from ..runtime.errors import EngineError, InputError
-from ..runtime.manifest import Backend, Engine, Graph, Precision, Profile
+from ..runtime.manifest import Backend, Engine, Graph, Manifest, Precision, Profile
 from . import graph_files
 from .packing import unpack
 
 # Tokens of the largest batch a profile accepts: the runtime's token budget never exceeds it, so no batch is split.
 BATCH_TOKENS = 16384
 MOST_ROWS = 256
+# Of several graphs in one artifact the one that engines are made of.
+_LOWERED: tuple[Precision, ...] = ("bf16", "fp16")
 # Token ceilings four times apart: a kernel tuned for 128 tokens serves 33..128 well, and three or four profiles cover 8192.
 _CEILINGS = (32, 128, 512, 2048, 8192, 32768, 131072)
 
@@ -38,6 +40,13 @@ class Target:
 
     def __str__(self) -> str:
         return self.backend if self.device is None else f"{self.backend}:{self.device}"
+
+
+def compilable(manifest: Manifest) -> Graph:
+    """The graph that engines are made of: the lowered one where there are two. Raises ArtifactError where there is none."""
+    present = {graph.precision for graph in manifest.graphs}
+    lowered: list[Precision] = [precision for precision in _LOWERED if precision in present]
+    return manifest.graph("text", lowered[0] if lowered else "fp32")
 
 
 def targets(asked: Sequence[str]) -> list[Target]:

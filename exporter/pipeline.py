@@ -192,7 +192,7 @@ def verified(
             found = dataclasses.replace(found, streamed=graph_files.is_large(found.parameters))
             plan = heads.plan(found)
             module = graph.module(found, plan)
-            reference = Reference(module, opened.manifest.graphs[0], plan.heads)
+            reference = Reference(module, opened.manifest.graph("text"), plan.heads)
         with steps(_LIBRARY):
             streamed = found.streamed
             reading = library_reference.against_twin(found) if streamed else library_reference.against_library(found, plan, module)
@@ -249,13 +249,14 @@ def _manifest(name: str, found: Checkpoint, plan: heads.Plan, base: Graph) -> Ma
 
 
 def _compiled(folder: Path, manifest: Manifest, targets: Sequence[engine.Target], steps: Steps) -> Manifest:
-    """With an engine per target, each made of the last graph: that is the lowered one where there are two."""
-    made = []
-    for each in targets:
-        with steps(_compiling(each)):
-            made.append(engine.engine_from_onnx(folder, manifest.graphs[-1], each, max_tokens=manifest.text.max_tokens))
-    files = {new.file for new in made}
-    return dataclasses.replace(manifest, engines=(*(old for old in manifest.engines if old.file not in files), *made))
+    """With an engine per target, each made of the graph in the least precision that engines compile."""
+    compiled = []
+    for target in targets:
+        graph = engine.compilable(manifest)
+        with steps(_compiling(target)):
+            compiled.append(engine.engine_from_onnx(folder, graph, target, max_tokens=manifest.text.max_tokens))
+    files = {new.file for new in compiled}
+    return dataclasses.replace(manifest, engines=(*(old for old in manifest.engines if old.file not in files), *compiled))
 
 
 def _same_weights(found: Checkpoint, manifest: Manifest) -> None:

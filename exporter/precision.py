@@ -63,8 +63,8 @@ def check(asked: str, targets: Sequence[engine.Target], *, large: bool = False) 
 
 
 def chosen(asked: Asked, folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say) -> Chosen:
-    """Writes the graph that `asked` means beside the fp32 one and drops what is not needed. `draft.graphs` holds the fp32 graph."""
-    (base,) = draft.graphs
+    """Writes the graph that `asked` means beside the fp32 one and drops what is not needed. `draft` has the fp32 graph."""
+    base = draft.graph("text", "fp32")
     if asked == "fp32":
         return Chosen((base,), ())
     if asked in ("fp16", "bf16"):
@@ -87,7 +87,7 @@ def lowered_in_place(model: Any, graph: Graph, asked: Literal["fp16", "bf16"]) -
 
 
 def _int8(asked: Asked, folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say) -> Chosen:
-    (base,) = draft.graphs
+    base = draft.graph("text", "fp32")
     made, facts, within = _within_budget(folder, draft, reference, items, say)
     # A GPU-sized model is not timed for a choice that was already made.
     speed = _speedup(folder, draft, base, made, items) if within or asked == "int8" else 0.0
@@ -103,7 +103,7 @@ def _int8(asked: Asked, folder: Path, draft: Manifest, reference: Reference, ite
 
 def _within_budget(folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say) -> tuple[Graph, Quantised, bool]:
     """The fastest int8 graph that keeps to the budget; else the most careful one tried, and False."""
-    (base,) = draft.graphs
+    base = draft.graph("text", "fp32")
     order: list[str] = []
     made, facts = base, Quantised((), (), ())
     for share in _GIVEN_BACK:
@@ -136,7 +136,7 @@ def _drift(folder: Path, draft: Manifest, graph: Graph, reference: Reference, it
 
 def _by_sensitivity(folder: Path, draft: Manifest, facts: Quantised, items: Sequence[Item], say: Say) -> list[str]:
     """Products by the error each causes when it alone is quantised, the largest first."""
-    (base,) = draft.graphs
+    base = draft.graph("text", "fp32")
     say(f"      measuring which of {len(facts.products)} products int8 hurts most")
     feed = _feed(base, draft, items[:_PROBES])
     names = [tensor.name for tensor in base.outputs]

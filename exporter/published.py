@@ -40,7 +40,7 @@ def checked(path: str | Path) -> list[str]:
         for reference in found.references:
             worst, holds = _compared(model, reference)
             lines.append(f"published scores of {found.name} ({reference.task}): {worst}; {reference.source}")
-            if not holds and opened.manifest.graphs[0].precision != "int8":
+            if not holds and opened.manifest.graph("text").precision != "int8":
                 failed.append(lines[-1])
     if failed:
         raise VerificationError("published scores are not reached:" + "".join(f"\n  {line}" for line in failed))
@@ -48,7 +48,7 @@ def checked(path: str | Path) -> list[str]:
 
 
 def _not_checkable(folder: Path, manifest: Manifest, found: Recipe) -> str | None:
-    graph = manifest.graphs[0]
+    graph = manifest.graph("text")
     stored = sum(manifest.files[name].size for name in (graph.file, *graph.external) if name in manifest.files)
     if stored // _WIDTHS[graph.precision] < _FEWEST:
         return f"{stored / 1e6:.1f} MB of weights are not the published model, only its name"

@@ -80,7 +80,7 @@ def made(manifest: Manifest, path: str, **more: object) -> Report:
         architecture=manifest.architecture,
         tasks=manifest.tasks,
         scoring=manifest.scoring,
-        precision=manifest.graphs[0].precision,
+        precision=manifest.graph("text").precision,
         engines=tuple(engine.file for engine in manifest.engines),
         sizes={name: file.size for name, file in manifest.files.items()},
         **more,  # pyright: ignore[reportArgumentType]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .errors import ArtifactError
+
 FORMAT = 1
 """Raised when an older runtime would misread a newer manifest; newer ones are refused, older ones still read."""
 
@@ -21,6 +23,8 @@ Pool = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last", "t
 Activation = Literal["identity", "l2", "sigmoid", "softmax", "relu", "tanh"]
 RoleName = Literal["query", "document"]
 """A side of a comparison."""
+GraphRole = Literal["text"]
+"""What a graph computes: rows of texts."""
 Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt", "openvino"]
 
 
@@ -166,7 +170,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    role: Literal["text"] = "text"
+    role: GraphRole = "text"
     file: str
     precision: Precision
     opset: int
@@ -269,7 +273,7 @@ class Manifest:
     scoring: Scoring | None
     text: Text
     graphs: tuple[Graph, ...]
-    """The first one is run by ONNX Runtime unless another is asked for."""
+    """Of several with one role, in different precisions, ONNX Runtime runs the first unless another is asked for."""
     heads: dict[str, Head]
     """Task -> head."""
     engines: tuple[Engine, ...] = ()
@@ -289,3 +293,12 @@ class Manifest:
     files: dict[str, File] = field(default_factory=dict)
     digest: str = ""
     """sha256 of manifest.json itself, taken with 64 zeros in this place; written and checked by `runtime/artifact.py`."""
+
+    def graph(self, role: GraphRole, precision: Precision | None = None) -> Graph:
+        """The graph of this role, of several precisions the one named, else the first. Raises ArtifactError where there is none."""
+        for graph in self.graphs:
+            if graph.role == role and precision in (None, graph.precision):
+                return graph
+        known = ", ".join(f"{graph.role} {graph.precision} ({graph.file})" for graph in self.graphs) or "none"
+        wanted = f"{role} graph" if precision is None else f"{role} graph in {precision}"
+        raise ArtifactError(f"{self.name}: no {wanted}; it has {known}; export it again")

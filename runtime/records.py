@@ -1,7 +1,7 @@
 """Frozen dataclasses from and to plain JSON/TOML values, refusing what they do not declare.
 
 One rule for everything that crosses a boundary (recipe, manifest, request): unknown keys, missing keys and wrong types are
-all collected and told at once, each with its path (`graphs[0].inputs[1].dtype`).
+all collected and told at once, each with its path (`engines[0].profiles[1].best`).
 """
 
 from __future__ import annotations

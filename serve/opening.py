@@ -92,7 +92,7 @@ def base_of(argument: str, asked: argparse.Namespace, served: Served, folder: Pa
     manifest = artifact.read(folder, check="quick").manifest
     source = manifest.source
     options = options_of(
-        {"precision": manifest.graphs[0].precision, "revision": source.revision}
+        {"precision": manifest.graph("text").precision, "revision": source.revision}
         | {name: source.overrides.get(name) for name in ("convert", "hf_overrides", "pooler_config")}
     )
     # A folder's name is not its place; a hub id is.

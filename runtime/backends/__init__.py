@@ -82,10 +82,10 @@ def choose(manifest: Manifest, engine: str = "auto") -> Choice:
             if misfit is None:
                 return Choice(candidate.backend, _graph(manifest, candidate.graph), candidate)
             notes.append(f"{candidate.file}: {misfit}")
-        return Choice("onnxruntime", manifest.graphs[0], notes=tuple(notes))
+        return Choice("onnxruntime", manifest.graph("text"), notes=tuple(notes))
     name, _, which = engine.partition(":")
     if name in ("onnxruntime", "onnxruntime-cuda", "cpu", "cuda"):
-        graph = _graph(manifest, which) if which else manifest.graphs[0]
+        graph = _graph(manifest, which) if which else manifest.graph("text")
         return Choice("onnxruntime", graph, device="cuda" if "cuda" in name else "cpu")
     fitting = [one for one in manifest.engines if name in (one.backend, one.file) and which in ("", one.file, one.precision)]
     if not fitting:

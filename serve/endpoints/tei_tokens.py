@@ -74,7 +74,7 @@ async def info(request: Request) -> Response:
         {
             "model_id": manifest.source.checkpoint,
             "model_sha": manifest.source.revision,
-            "model_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(manifest.graphs[0].precision, "int8"),
+            "model_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(manifest.graph("text").precision, "int8"),
             "model_type": kind,
             "served_model_name": served.name,
             "max_concurrent_requests": settings.max_connections,

@@ -15,7 +15,7 @@ from poolrt.exporter.mixed import mixed_from_onnx
 from poolrt.runtime import machine
 from poolrt.runtime.artifact import read
 from poolrt.runtime.backends import trt
-from poolrt.runtime.errors import EngineError, InputError
+from poolrt.runtime.errors import ArtifactError, EngineError, InputError
 from poolrt.runtime.manifest import Graph, Tensor
 
 from tests import checkpoints as tiny
@@ -32,7 +32,7 @@ def _compiler() -> None:
 @pytest.mark.parametrize("name", list(tiny.ALL))
 def test_every_tiny_checkpoint_compiles(artifacts: Callable[[str], Path], tmp_path: Path, name: str, precision: str) -> None:
     opened = read(artifacts(name))
-    graph = dataclasses.replace(opened.manifest.graphs[0], precision=precision)
+    graph = dataclasses.replace(opened.manifest.graph("text"), precision=precision)
     if precision == "fp32":
         (tmp_path / graph.file).write_bytes((opened.folder / graph.file).read_bytes())
     else:
@@ -42,6 +42,16 @@ def test_every_tiny_checkpoint_compiles(artifacts: Callable[[str], Path], tmp_pa
     assert made.file == f"engines/tensorrt-rtx-sm89-{version}-{precision}/model.engine"
     assert (tmp_path / made.file).stat().st_size > 10_000
     assert made.profiles[-1].largest[1] == opened.manifest.text.max_tokens
+
+
+def test_of_two_graphs_the_lowered_one_is_compiled(artifacts: Callable[[str], Path]) -> None:
+    manifest = read(artifacts("minilm_like")).manifest
+    exact = manifest.graph("text")
+    lowered = dataclasses.replace(exact, precision="bf16")
+    assert engine.compilable(manifest) == exact
+    assert engine.compilable(dataclasses.replace(manifest, graphs=(exact, lowered))) == lowered
+    with pytest.raises(ArtifactError, match="no text graph in fp32"):
+        engine.compilable(dataclasses.replace(manifest, graphs=(dataclasses.replace(exact, precision="int8"),)))
 
 
 @pytest.mark.parametrize("max_tokens", [1, 32, 33, 128, 256, 512, 514, 8192, 131072])

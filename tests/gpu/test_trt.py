@@ -64,7 +64,7 @@ def agree(found: list[Any], expected: list[Any], mask: NDArray[np.int64], cosine
 
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (1, 64), (3, 17), (7, 33), (8, 8), (300, 5)], ids=str)
 def test_an_engine_answers_as_onnxruntime_does(built: Artifact, opened: trt.Session, rows: int, tokens: int) -> None:
-    graph, feed = built.manifest.graphs[0], batch(rows, tokens)
+    graph, feed = built.manifest.graph("text"), batch(rows, tokens)
     names = [tensor.name for tensor in graph.outputs]
     exact = ort.open(built.folder, built.manifest, graph)
     for _ in range(3):  # captured, then replayed

@@ -51,6 +51,28 @@ def test_a_whole_artifact_is_read(folder):
     assert set(opened.manifest.files) == {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {FILE}
 
 
+def test_a_graph_is_found_by_its_role_and_precision(folder):
+    manifest = manifest_of(folder)
+    exact = manifest.graph("text")
+    lowered = dataclasses.replace(exact, file="model.bf16.onnx", precision="bf16")
+    both = dataclasses.replace(manifest, graphs=(exact, lowered))
+    assert both.graph("text") == both.graph("text", "fp32") == exact
+    assert both.graph("text", "bf16") == lowered
+    with pytest.raises(ArtifactError, match=r"no text graph in int8; it has text fp32 \(model\.onnx\), text bf16 \(model\.bf16\.onnx\)"):
+        both.graph("text", "int8")
+    with pytest.raises(ArtifactError, match="no text graph; it has none"):
+        dataclasses.replace(manifest, graphs=()).graph("text")
+
+
+def test_a_graph_without_a_role_is_one_of_text(folder):
+    plain = json.loads((folder / FILE).read_bytes())
+    assert "role" not in plain["graphs"][0]
+    assert from_plain(Manifest, plain).graph("text").file == plain["graphs"][0]["file"]
+    plain["graphs"][0]["role"] = "sound"
+    with pytest.raises(ValueError, match="sound"):
+        from_plain(Manifest, plain)
+
+
 @pytest.mark.parametrize("position", [0.0, 0.3, 0.7, 1.0], ids=["first byte", "early", "late", "last byte"])
 @pytest.mark.parametrize("bits", [0x01, 0xFF], ids=["one bit", "all bits"])
 def test_a_flipped_byte_in_any_file_is_refused(folder, position, bits):
@@ -121,7 +143,7 @@ def test_a_path_that_leaves_the_folder_is_refused(folder, name):
 
 
 def graph_file(folder: Path) -> Path:
-    return folder / manifest_of(folder).graphs[0].file
+    return folder / manifest_of(folder).graph("text").file
 
 
 @pytest.mark.parametrize("check", ["full", "quick"])
@@ -215,9 +237,9 @@ def with_graph(folder: Path, *locations: str, listed: tuple[str, ...] = (), **fa
     path.write_bytes(b"")
     external_model(path, *locations, **facts)
     found = manifest_of(folder)
-    graph = dataclasses.replace(found.graphs[0], external=listed)
+    graph = dataclasses.replace(found.graph("text"), external=listed)
     files = {**found.files, path.name: entry(path)} | {name: entry(folder / name) for name in listed}
-    seal(folder, graphs=(graph, *found.graphs[1:]), files=files)
+    seal(folder, graphs=(graph,), files=files)
 
 
 def test_listed_external_data_is_accepted(folder):

@@ -34,7 +34,7 @@ def artifact(artifacts: Callable[[str], Path]) -> Artifact:
 
 
 def opened(artifact: Artifact, gpu: Gpu, *, graphs: int = 8, shapes: tuple[Profile, ...] = SHAPES) -> trt.Session:
-    graph = artifact.manifest.graphs[0]
+    graph = artifact.manifest.graph("text")
     engine = Engine(
         backend="tensorrt-rtx", file="a.engine", graph=graph.file, device="sm89", version="1.0", precision="fp32", profiles=shapes
     )
@@ -53,7 +53,7 @@ def batch(rows: int, tokens: int, seed: int = 0) -> dict[str, NDArray[np.int64]]
 def test_padding_capture_and_splitting_change_no_number(artifact: Artifact, rows: int, tokens: int) -> None:
     gpu = Gpu()
     session = opened(artifact, gpu)
-    exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graphs[0])
+    exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graph("text"))
     names = ["out_token_embed", "out_embed"]
     for seed in range(3):  # captured, then replayed with other numbers
         feed = batch(rows, tokens, seed)
@@ -94,7 +94,7 @@ def test_what_cannot_be_captured_is_launched_each_time(artifact: Artifact, monke
     monkeypatch.setattr(simulated_gpu.Context, "is_stream_capturable", lambda _, stream: asked.append(stream), raising=False)
     gpu = Gpu()
     session = opened(artifact, gpu)
-    exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graphs[0])
+    exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graph("text"))
     for seed in range(2):
         feed = batch(3, 8, seed)
         (found,), (expected,) = session.run(feed, ["out_embed"]), exact.run(feed, ["out_embed"])
