@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..runtime.backends.feed import Feed
 from ..runtime.errors import InputError, VerificationError
 from ..runtime.items import Item, Limits
 from ..runtime.manifest import Agreement, Reading, RoleName, Task
@@ -198,24 +199,17 @@ class Comparison:
         """Our module on one batch, padded on the right: `hidden` and each graph output, for every item without its padding."""
         import torch
 
+        from .graph import described
+
         if not items:
             return []
-        longest = max(len(item.ids) for item in items)
-
-        def filled(values: list[int], filler: int) -> list[int]:
-            return [*values, *[filler] * (longest - len(values))]
-
-        columns = {
-            "input_ids": [filled(item.ids, self.plan.text.pad_id) for item in items],
-            "attention_mask": [filled([1] * len(item.ids) if item.attention is None else list(item.attention), 0) for item in items],
-            "token_type_ids": [filled([0] * len(item.ids) if item.type_ids is None else item.type_ids, 0) for item in items],
-            "token_kinds": [filled([0] * len(item.ids) if item.kinds is None else item.kinds, 0) for item in items],
-        }
+        inputs = described(self.plan, "model.onnx", ()).inputs
+        arrays = Feed(inputs, pad_id=self.plan.text.pad_id).arrays(items)
         hidden: list[Any] = []
         handle = self.module.backbone.register_forward_hook(lambda module, inputs, output: hidden.append(output))
         try:
             with torch.inference_mode():
-                outputs = self.module(*(torch.tensor(columns[name]) for name in self.plan.inputs))
+                outputs = self.module(*(torch.from_numpy(arrays[tensor.name]) for tensor in inputs))
         finally:
             handle.remove()
         names = [self.plan.heads[part.task].output for part in self.plan.parts]

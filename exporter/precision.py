@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..runtime.backends import ort
+from ..runtime.backends.feed import Feed
 from ..runtime.errors import InputError
 from ..runtime.items import Item
 from ..runtime.manifest import Graph, Manifest, Precision
@@ -138,7 +139,7 @@ def _by_sensitivity(folder: Path, draft: Manifest, facts: Quantised, items: Sequ
     """Products by the error each causes when it alone is quantised, the largest first."""
     base = draft.graph("text", "fp32")
     say(f"      measuring which of {len(facts.products)} products int8 hurts most")
-    feed = _feed(base, draft, items[:_PROBES])
+    feed = Feed(base.inputs, pad_id=draft.text.pad_id).arrays(items[:_PROBES])
     names = [tensor.name for tensor in base.outputs]
     exact = _run(folder, draft, base, feed, names)
     errors = {}
@@ -165,7 +166,8 @@ def _run(folder: Path, draft: Manifest, graph: Graph, feed: dict[str, np.ndarray
 
 def _speedup(folder: Path, draft: Manifest, base: Graph, made: Graph, items: Sequence[Item]) -> float:
     """fp32 seconds over int8 seconds on the same batch, interleaved, medians of several runs."""
-    feed, output = _feed(base, draft, items[:_PROBES]), [draft.heads[draft.tasks[0]].output]
+    feed = Feed(base.inputs, pad_id=draft.text.pad_id).arrays(items[:_PROBES])
+    output = [draft.heads[draft.tasks[0]].output]
     sessions = [ort.open(folder, draft, graph, lanes=1) for graph in (base, made)]
     seconds: list[list[float]] = [[], []]
     for _ in range(7):
@@ -177,19 +179,6 @@ def _speedup(folder: Path, draft: Manifest, base: Graph, made: Graph, items: Seq
         session.close()
     # The first run of each allocates.
     return median(seconds[0][1:]) / median(seconds[1][1:])
-
-
-def _feed(graph: Graph, draft: Manifest, items: Sequence[Item]) -> dict[str, np.ndarray]:
-    width = max(len(item.ids) for item in items)
-    columns = {"input_ids": draft.text.pad_id, "attention_mask": 0, "token_type_ids": 0, "token_kinds": 0}
-    feed = {tensor.name: np.full((len(items), width), columns[tensor.name], np.int64) for tensor in graph.inputs}
-    for row, item in enumerate(items):
-        zeros = [0] * len(item.ids)
-        found = {"input_ids": item.ids, "attention_mask": [1] * len(item.ids)}
-        found |= {"token_type_ids": item.type_ids or zeros, "token_kinds": item.kinds or zeros}
-        for name, array in feed.items():
-            array[row, : len(item.ids)] = found[name]
-    return feed
 
 
 def _written(folder: Path, base: Graph, precision: Precision, write: Callable[[Path], object], *, name: str = "model") -> Graph:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..runtime.backends.feed import Feed
 from ..runtime.items import Item
 from ..runtime.manifest import Graph, Head, Task
 from ..runtime.outputs import Floats
@@ -28,6 +29,7 @@ class Reference:
 
     def __init__(self, module: torch.nn.Module, graph: Graph, heads: dict[str, Head]) -> None:
         self._module, self._graph, self._heads = module.eval(), graph, heads
+        self._feed = Feed(graph.inputs, pad_id=0)
         # The item is kept beside its answers: an id is only its own while the object lives.
         self._known: dict[int, tuple[Item, dict[str, torch.Tensor]]] = {}
 
@@ -50,15 +52,11 @@ class Reference:
 
         from .streamed import widened
 
-        columns = {
-            "input_ids": [item.ids for item in items],
-            "attention_mask": [[1] * len(item.ids) if item.attention is None else item.attention for item in items],
-            "token_type_ids": [[0] * len(item.ids) if item.type_ids is None else item.type_ids for item in items],
-            "token_kinds": [[0] * len(item.ids) if item.kinds is None else item.kinds for item in items],
-        }
+        # Items of one length: nothing is padded.
+        arrays = self._feed.arrays(items)
         computing = f"PyTorch cannot compute a text of {len(items[0].ids)} tokens"
         with in_one_sentence(computing), torch.inference_mode(), widened(self._module):
-            found = self._module(*(torch.tensor(columns[tensor.name], dtype=torch.int64) for tensor in self._graph.inputs))
+            found = self._module(*(torch.from_numpy(arrays[tensor.name]) for tensor in self._graph.inputs))
         found = found if isinstance(found, tuple | list) else (found,)
         named = {tensor.name: value.float() for tensor, value in zip(self._graph.outputs, found, strict=True)}
         for row, item in enumerate(items):

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ..runtime import artifact as artifacts
 from ..runtime import machine, tasks
-from ..runtime.backends import Session, ort, trt
+from ..runtime.backends import Session, feed, ort, trt
+from ..runtime.backends.feed import Feed
 from ..runtime.batching import Limits
 from ..runtime.errors import ArtifactError, VerificationError
 from ..runtime.items import Item
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # One batch per shape class, however much padding that takes: padded rows are part of what is proved.
 _EVERYTHING = Limits(max_tokens=1 << 30, launch_tokens=1 << 30)
 _GOLDEN_SHAPES = ("one short", "odd batch", "other languages", "role query", "role document")
+_GOLDEN_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 _RANKED = ("odd batch", "role document")
 
 
@@ -55,9 +57,7 @@ class Runner:
         else:
             self.name = f"onnxruntime:{engine.file}"
             graph, session = engine, ort.open(folder, manifest, engine, lanes=1)
-        self._worker = Worker(
-            session, inputs=[tensor.name for tensor in graph.inputs], pad_id=manifest.text.pad_id, limits=_EVERYTHING, name="verify"
-        )
+        self._worker = Worker(session, feed=Feed(graph.inputs, pad_id=manifest.text.pad_id), limits=_EVERYTHING, name="verify")
 
     def answers(self, task: Task, items: Sequence[Item]) -> list[Floats]:
         head = self.manifest.heads[task]
@@ -157,9 +157,7 @@ def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
     arrays: dict[str, NDArray[Any]] = {
         "few": np.array(large),
         "lengths": np.array([len(item.ids) for item in items], np.int64),
-        "input_ids": np.concatenate([np.array(item.ids, np.int64) for item in items]),
-        "token_type_ids": np.concatenate([_column(item, item.type_ids, 0) for item in items]),
-        "attention_mask": np.concatenate([_column(item, item.attention, 1) for item in items]),
+        **{name: np.concatenate([np.array(feed.values(name, item), np.int64) for item in items]) for name in _GOLDEN_INPUTS},
         "keep": np.concatenate([np.ones(len(item.ids), np.bool_) if item.keep is None else np.array(item.keep) for item in items]),
     }
     for task in manifest.tasks:
@@ -175,16 +173,12 @@ def _golden_items(folder: Path, manifest: Manifest, *, few: bool) -> list[Item]:
     return [item for shape in _GOLDEN_SHAPES for item in cases.get(shape, ())]
 
 
-def _column(item: Item, values: Sequence[int] | None, otherwise: int) -> NDArray[np.int64]:
-    return np.full(len(item.ids), otherwise, np.int64) if values is None else np.array(values, np.int64)
-
-
 def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[str, list[Floats]]]:
     """The stored items and answers, after checking that today's text preparation still makes the same items."""
     try:
         arrays = artifact.read_golden(folder)
         ends = np.cumsum(arrays["lengths"])[:-1]
-        columns = [np.split(arrays[name], ends) for name in ("input_ids", "token_type_ids", "attention_mask", "keep")]
+        columns = [np.split(arrays[name], ends) for name in (*_GOLDEN_INPUTS, "keep")]
         items = [
             Item(ids=ids.tolist(), type_ids=types.tolist(), attention=mask.tolist(), keep=None if keep.all() else keep)
             for ids, types, mask, keep in zip(*columns, strict=True)

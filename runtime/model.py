@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from . import artifact, backends, chunks, comparison, overrides, params, plugins, tasks
+from .backends.feed import Feed
 from .batching import Limits as BatchLimits
 from .batching import bounded
 from .calls import Answer
@@ -98,7 +99,7 @@ class Model:
         self._plugin: plugins.Plugin | None = None
         self._requests, self._tokenize_s = 0, 0.0
         self.worker = Worker(
-            session, inputs=[tensor.name for tensor in choice.graph.inputs], pad_id=manifest.text.pad_id, limits=limits,
+            session, feed=Feed(choice.graph.inputs, pad_id=manifest.text.pad_id), limits=limits,
             max_queued_tokens=max_queued_tokens, policy=policy, name=manifest.name,
         )  # fmt: skip
         # Also runs at interpreter exit, when a model was never closed.

@@ -20,9 +20,9 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .backends import Session
+from .backends.feed import Feed
 from .batching import Limits
 from .calls import Answer, Call, Counters, Entry, Kind, Pool, Ticket
 from .errors import DeadlineExceeded, EngineError, Overload, PoolrtError
@@ -42,8 +42,7 @@ class Worker:
         self,
         session: Session,
         *,
-        inputs: Sequence[str],
-        pad_id: int,
+        feed: Feed,
         limits: Limits,
         max_queued_tokens: int | None = None,
         policy: Policy = "fcfs",
@@ -53,8 +52,7 @@ class Worker:
         self.limits = limits
         self.max_queued_tokens = max_queued_tokens
         self.policy: Policy = policy
-        self._inputs = tuple(inputs)
-        self._pad_id = pad_id
+        self._feed = feed
         self._counters = Counters()
         self._lock = threading.Condition()
         self._pools: dict[Kind, Pool] = {}
@@ -287,10 +285,11 @@ class Worker:
 
     def _run(self, batch: list[Entry], *, alone: bool) -> None:
         tokens = sum(entry.length for entry in batch)
-        rows, width = self.limits.shape(len(batch), max(entry.length for entry in batch))
+        items = [entry.item for entry in batch]
+        rows, width = self.limits.shape(len(batch), max(map(self._feed.length, items)))
         begun = time.monotonic()
         try:
-            arrays = self.session.run(self._arrays(batch, rows, width), batch[0].outputs, alone=alone)
+            arrays = self.session.run(self._feed.arrays(items, rows=rows, width=width), batch[0].outputs, alone=alone)
             assert all(len(array) == rows for array in arrays), f"the engine answered {[len(array) for array in arrays]} rows of {rows}"
         except Exception as error:
             self._split(batch, error)
@@ -299,7 +298,7 @@ class Worker:
         for place, entry in enumerate(batch):
             for array, kept in zip(arrays, (entry.call.answer.rows, *entry.call.answer.others), strict=True):
                 # Copies: a view would keep the whole batch alive.
-                kept[entry.index] = (array[place, : entry.length] if array.ndim == 3 else array[place]).copy()
+                kept[entry.index] = (array[place, : self._feed.length(entry.item)] if array.ndim == 3 else array[place]).copy()
         calls: dict[int, Call] = {}
         with self._lock:
             self._left(len(batch))
@@ -331,23 +330,6 @@ class Worker:
         """These items of this thread's batch are through."""
         self._counters.running_items -= items
         self._running.pop(threading.get_ident(), None)
-
-    def _arrays(self, batch: Sequence[Entry], rows: int, width: int) -> dict[str, NDArray[np.int64]]:
-        ids = np.full((rows, width), self._pad_id, dtype=np.int64)
-        attention = np.zeros((rows, width), dtype=np.int64)
-        types, kinds = np.zeros((rows, width), dtype=np.int64), np.zeros((rows, width), dtype=np.int64)
-        for row, entry in enumerate(batch):
-            item, length = entry.item, entry.length
-            ids[row, :length] = item.ids
-            attention[row, :length] = 1 if item.attention is None else item.attention
-            if item.type_ids is not None:
-                types[row, :length] = item.type_ids
-            if item.kinds is not None:
-                kinds[row, :length] = item.kinds
-        # Rows that only fill a profile attend to one token: a softmax over nothing is not a number.
-        attention[len(batch) :, 0] = 1
-        named = {"input_ids": ids, "attention_mask": attention, "token_type_ids": types, "token_kinds": kinds}
-        return {name: named[name] for name in self._inputs}
 
     def _split(self, batch: list[Entry], error: Exception) -> None:
         """A failed batch is tried again in halves, down to single items: memory may suffice for less, and one item may be to blame."""

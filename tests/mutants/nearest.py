@@ -11,6 +11,7 @@ RUNTIME = {
     "test_batching test_worker": ("batching", "calls", "worker"),
     "test_machine test_commands": ("diagnosis",),
     "test_commands": ("cli", "commands", "description", "machine", "benchmark", "extras", "command_line", "vector_file"),
+    "test_feed test_worker": ("backends/feed",),
     "test_growth": ("tokenizer_file",),
     "test_llm": ("checkpoints", "overrides", "pooler_config"),
     "test_overrides": ("llm", "pooler_config"),

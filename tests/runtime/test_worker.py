@@ -10,13 +10,15 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from poolrt.runtime.backends.feed import Feed
 from poolrt.runtime.batching import Limits
 from poolrt.runtime.errors import DeadlineExceeded, EngineError, Overload
 from poolrt.runtime.items import Item
-from poolrt.runtime.manifest import Profile
+from poolrt.runtime.manifest import Profile, Tensor
 from poolrt.runtime.worker import Worker
 
 LIMITS = Limits(max_tokens=64, launch_tokens=8)
+FEED = Feed([Tensor(name=name, dtype="int64", axes=("batch", "tokens")) for name in ("input_ids", "attention_mask")], pad_id=0)
 POISON = 666
 
 
@@ -56,7 +58,7 @@ def engine():
 
 @pytest.fixture
 def worker(engine):
-    made = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS)
+    made = Worker(engine, feed=FEED, limits=LIMITS)
     yield made
     engine.gate.set()
     made.close(10)
@@ -171,7 +173,7 @@ def test_a_call_that_is_late_is_dropped_and_said_so(engine, worker):
 
 
 def test_more_than_was_admitted_is_refused_with_a_time_to_wait(engine):
-    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS, max_queued_tokens=10)
+    worker = Worker(engine, feed=FEED, limits=LIMITS, max_queued_tokens=10)
     hold(engine, worker)
     first = worker.submit([item(*range(8))], "pooled")
     with pytest.raises(Overload, match="8 tokens are queued and 10 are admitted") as refused:
@@ -203,7 +205,7 @@ def test_the_time_to_wait_is_what_the_queue_takes(engine, monkeypatch, took_s, w
 
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
-    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS, max_queued_tokens=8)
+    worker = Worker(engine, feed=FEED, limits=LIMITS, max_queued_tokens=8)
     busy = hold(engine, worker)
     clock.now += took_s  # one token in so many seconds
     engine.gate.set()
@@ -243,7 +245,7 @@ def test_times_and_sums_are_of_what_was_computed(engine, monkeypatch):
 
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
-    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS)
+    worker = Worker(engine, feed=FEED, limits=LIMITS)
     busy = hold(engine, worker)
     assert worker.counters().running_items == 1
     clock.now += 1.0
@@ -264,7 +266,7 @@ def test_times_and_sums_are_of_what_was_computed(engine, monkeypatch):
 
 
 def test_a_call_larger_than_the_limit_is_admitted_to_an_empty_queue(engine):
-    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS, max_queued_tokens=10)
+    worker = Worker(engine, feed=FEED, limits=LIMITS, max_queued_tokens=10)
     assert pooled(worker.submit([item(*range(20))], "pooled")) == [190.0]
     worker.close(10)
 
@@ -304,7 +306,7 @@ def test_a_long_call_is_not_starved_by_short_ones(engine, worker):
 
 @pytest.fixture
 def ranking(engine):
-    made = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS, policy="priority")
+    made = Worker(engine, feed=FEED, limits=LIMITS, policy="priority")
     yield made
     engine.gate.set()
     made.close(10)
@@ -412,7 +414,7 @@ def test_rows_that_fill_a_profile_are_attended_and_dropped(engine):
     run = engine.run
     engine.run = lambda inputs, outputs, alone: seen.append(inputs["attention_mask"].sum(axis=1).tolist()) or run(inputs, outputs)
     limits = Limits(max_tokens=64, launch_tokens=8, profiles=engine.profiles)
-    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=limits)
+    worker = Worker(engine, feed=FEED, limits=limits)
     assert pooled(worker.submit([item(1, 2)], "pooled")) == [3.0]
     assert engine.batches == [(4, 8)]
     assert seen == [[2, 1, 1, 1]]
@@ -436,7 +438,7 @@ class Lanes(Sums):
 @pytest.fixture
 def lanes():
     engine = Lanes()
-    worker = Worker(engine, inputs=("input_ids", "attention_mask"), pad_id=0, limits=LIMITS)
+    worker = Worker(engine, feed=FEED, limits=LIMITS)
     yield engine, worker
     engine.gate.set()
     worker.close(10)
