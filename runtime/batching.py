@@ -1,7 +1,8 @@
-"""Which items run together. Pure functions over item lengths; the worker and offline callers share them.
+"""Which items run together. Pure functions over what items cost (`Item.cost`: the slots of a row, for text its tokens); the worker and
+offline callers share them.
 
-A batch costs its launch plus its slots (rows x longest row). Joining items saves launches and wastes slots on padding; for lengths that
-fall evenly, the cheapest batch is the one whose padding just costs one launch. So a batch grows among its nearest neighbours in length
+A batch costs its launch plus its slots (rows x dearest row). Joining items saves launches and wastes slots on padding; for costs that
+fall evenly, the cheapest batch is the one whose padding just costs one launch. So a batch grows among its nearest neighbours in cost
 until its padding would cost more than `launch_tokens` (docs/decisions/batching.md has the measurements).
 """
 
@@ -64,17 +65,17 @@ def bounded(slots: int, heads: Iterable[Head], largest_bytes: int) -> int:
     return max(1, min(slots, largest_bytes // (4 * widest))) if widest else slots
 
 
-def pick(lengths: Sequence[int], seed: int, limits: Limits) -> tuple[int, int]:
-    """The run of items [first, last) to compute with the one at `seed`. `lengths` is sorted, rising."""
-    first, last, width, padding = seed, seed + 1, lengths[seed], 0
+def pick(costs: Sequence[int], seed: int, limits: Limits) -> tuple[int, int]:
+    """The run of items [first, last) to compute with the one at `seed`. `costs` is sorted, rising."""
+    first, last, width, padding = seed, seed + 1, costs[seed], 0
     while True:
         rows = last - first
-        below = width - lengths[first - 1] if first > 0 and rows < limits.rows(width) else None
-        above = (lengths[last] - width) * rows if last < len(lengths) and rows < limits.rows(lengths[last]) else None
-        added = min((cost for cost in (below, above) if cost is not None), default=None)
+        below = width - costs[first - 1] if first > 0 and rows < limits.rows(width) else None
+        above = (costs[last] - width) * rows if last < len(costs) and rows < limits.rows(costs[last]) else None
+        added = min((more for more in (below, above) if more is not None), default=None)
         if added is None:
             return first, last
-        grown = width if added == below else lengths[last]
+        grown = width if added == below else costs[last]
         if padding + added > limits.padding(grown):
             return first, last
         padding, width = padding + added, grown
@@ -84,10 +85,10 @@ def pick(lengths: Sequence[int], seed: int, limits: Limits) -> tuple[int, int]:
             last += 1
 
 
-def plan(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
-    """Batches of indices into `lengths`, longest first; every index in exactly one of them."""
-    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    rising = [lengths[index] for index in order]
+def plan(costs: Sequence[int], limits: Limits) -> list[list[int]]:
+    """Batches of indices into `costs`, the dearest first; every index in exactly one of them."""
+    order = sorted(range(len(costs)), key=lambda index: costs[index])
+    rising = [costs[index] for index in order]
     batches = []
     while rising:
         first, _ = pick(rising, len(rising) - 1, limits)
@@ -96,7 +97,7 @@ def plan(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
     return batches
 
 
-def padding(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
+def padding(costs: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
     """Slots computed over tokens asked for, minus 1."""
-    slots = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
-    return slots / max(sum(lengths), 1) - 1
+    slots = sum(len(batch) * max(costs[index] for index in batch) for batch in batches)
+    return slots / max(sum(costs), 1) - 1

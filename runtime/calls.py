@@ -26,6 +26,7 @@ class Answer:
     rows: list[Row]
     """[dim] or [tokens, dim] per item, padding removed, raw."""
     tokens: int
+    """The cost of all items."""
     others: tuple[list[Row], ...] = ()
     """The same of every further output that was asked for."""
     slots: int = 0
@@ -53,6 +54,7 @@ class Counters:
     refused: int = 0
     queued_items: int = 0
     queued_tokens: int = 0
+    """The cost of the queued items."""
     running_items: int = 0
 
     @property
@@ -83,12 +85,13 @@ class Entry:
     call: Call
     index: int
     item: Item
-    length: int
+    cost: int
+    """Of the item; asked once, as it is compared often."""
     outputs: tuple[str, ...]
     priority: int = 0
     """Lower is sooner; 0 for all where the order is that of arrival."""
     order: tuple[int, int] = (0, 0)
-    """(length, arrival): its place among the items of its kind."""
+    """(cost, arrival): its place among the items of its kind."""
 
     @property
     def kind(self) -> Kind:
@@ -99,36 +102,36 @@ _ORDER = operator.attrgetter("order")
 
 
 class Pool:
-    """Queued items of one kind, sorted by length."""
+    """Queued items of one kind, sorted by cost."""
 
     def __init__(self) -> None:
-        self.lengths: list[int] = []
+        self.costs: list[int] = []
         self.entries: list[Entry] = []
 
     def add(self, new: Sequence[Entry]) -> None:
         if len(new) == 1:
             place = self._place(new[0])
             self.entries.insert(place, new[0])
-            self.lengths.insert(place, new[0].length)
+            self.costs.insert(place, new[0].cost)
             return
         self.entries.extend(new)
         self._sort()
 
     def take(self, seed: Entry, limits: Limits) -> list[Entry]:
         place = self._place(seed)
-        first, last = pick(self.lengths, place, limits)
+        first, last = pick(self.costs, place, limits)
         taken = self.entries[first:last]
-        del self.entries[first:last], self.lengths[first:last]
+        del self.entries[first:last], self.costs[first:last]
         return taken
 
     def beside(self, width: int, rows: int, padding: int) -> list[Entry]:
         """Takes the longest items up to `width`: at most so many rows, short of `width` by at most `padding` tokens in all."""
-        last = first = bisect.bisect_right(self.lengths, width)
-        while first and last - first < rows and (short := width - self.lengths[first - 1]) <= padding:
+        last = first = bisect.bisect_right(self.costs, width)
+        while first and last - first < rows and (short := width - self.costs[first - 1]) <= padding:
             padding -= short
             first -= 1
         taken = self.entries[first:last]
-        del self.entries[first:last], self.lengths[first:last]
+        del self.entries[first:last], self.costs[first:last]
         return taken
 
     def drop(self, gone: set[int]) -> None:
@@ -141,4 +144,4 @@ class Pool:
     def _sort(self) -> None:
         # Two sorted runs: timsort merges them in one pass.
         self.entries.sort(key=_ORDER)
-        self.lengths = [entry.length for entry in self.entries]
+        self.costs = [entry.cost for entry in self.entries]

@@ -34,6 +34,11 @@ class Item:
     keep: NDArray[np.bool_] | None = None
     """[tokens]; rows of a token task's output that are answered (ColBERT's skip list). None: all."""
 
+    @property
+    def cost(self) -> int:
+        """What computing it costs, in tokens of work: the queue admits, orders and batches by it."""
+        return len(self.ids)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

@@ -84,44 +84,44 @@ class Worker:
         """
         future = Ticket()
         now = time.monotonic()
-        tokens = sum(len(item.ids) for item in items)
+        cost = sum(item.cost for item in items)
         rows, *others = ([_NOTHING] * len(items) for _ in outputs)
         deadline = None if deadline_s is None else now + deadline_s
-        call = Call(future, Answer(rows, tokens, tuple(others)), len(items), now, deadline)
+        call = Call(future, Answer(rows, cost, tuple(others)), len(items), now, deadline)
         if not items:
             future.set_result(call.answer)
             return future
         ranked = self.policy == "priority"
         level = priority if ranked else 0
-        entries = [Entry(call, index, item, len(item.ids), outputs, level) for index, item in enumerate(items)]
-        # Longest first: the pool then shrinks from one end, and what is left stays close in length.
-        entries.sort(key=lambda entry: -entry.length)
+        entries = [Entry(call, index, item, item.cost, outputs, level) for index, item in enumerate(items)]
+        # Dearest first: the pool then shrinks from one end, and what is left stays close in cost.
+        entries.sort(key=lambda entry: -entry.cost)
         with self._lock:
-            self._admit(tokens)
+            self._admit(cost)
             call.entries = entries
             place = self._now
             for entry in entries:
                 arrival = next(self._arrivals)
-                entry.order = (entry.length, arrival)
-                place += 0 if ranked else entry.length
+                entry.order = (entry.cost, arrival)
+                place += 0 if ranked else entry.cost
                 heapq.heappush(self._line, (level, place, arrival, entry))
             self._pools.setdefault(entries[0].kind, Pool()).add(entries)
             self._queued.update(entries)
             if call.deadline is not None:
                 heapq.heappush(self._deadlines, (call.deadline, next(self._arrivals), call))
             self._counters.queued_items += len(entries)
-            self._counters.queued_tokens += tokens
+            self._counters.queued_tokens += cost
             self._lock.notify(len(entries))
         # Weak: a call that its own future holds would stay, with its rows, until the next collection of cycles.
         queued = weakref.ref(call)
         future.add_done_callback(lambda done: self._cancelled(queued()) if done.cancelled() else None)
         return future
 
-    def _admit(self, tokens: int) -> None:
+    def _admit(self, cost: int) -> None:
         if self._closing:
             raise EngineError("the model was closed")
         queued, most = self._counters.queued_tokens, self.max_queued_tokens
-        if most is not None and queued and queued + tokens > most:
+        if most is not None and queued and queued + cost > most:
             raise self._refusal(queued)
 
     def _refusal(self, queued: int) -> Overload:
@@ -210,7 +210,7 @@ class Worker:
         return late
 
     def _take(self) -> list[Entry]:
-        """The next batch: the first in line with its neighbours in length, no more of them than leaves work for every free lane."""
+        """The next batch: the first in line with its neighbours in cost, no more of them than leaves work for every free lane."""
         limits = self.limits.shared(self._counters.queued_tokens, self._idle)
         while self._line:
             _, place, _, seed = heapq.heappop(self._line)
@@ -231,20 +231,20 @@ class Worker:
                     call.answer.queue_s = now - call.submitted
                 self._counters.queue_s += now - call.submitted
             self._counters.queued_items -= len(batch)
-            self._counters.queued_tokens -= sum(entry.length for entry in batch)
+            self._counters.queued_tokens -= sum(entry.cost for entry in batch)
             self._counters.running_items += len(batch)
             return batch
         return []
 
     def _less_urgent(self, batch: Sequence[Entry], limits: Limits) -> list[Entry]:
         """What fits beside a batch and lengthens no row, the most urgent first."""
-        width, outputs = max(entry.length for entry in batch), batch[0].outputs
+        width, outputs = max(entry.cost for entry in batch), batch[0].outputs
         rows = limits.rows(width) - len(batch)
-        padding = limits.padding(width) - sum(width - entry.length for entry in batch)
+        padding = limits.padding(width) - sum(width - entry.cost for entry in batch)
         taken: list[Entry] = []
         for kind in sorted((kind for kind in self._pools if kind[0] == outputs), key=lambda kind: kind[1]):
             more = self._pools[kind].beside(width, rows - len(taken), padding)
-            padding -= sum(width - entry.length for entry in more)
+            padding -= sum(width - entry.cost for entry in more)
             taken += more
             if not self._pools[kind].entries:
                 del self._pools[kind]  # priorities may be as many as calls
@@ -259,7 +259,7 @@ class Worker:
         for kind in {entry.kind for entry in gone}:
             self._pools[kind].drop(set(calls))
         self._counters.queued_items -= len(gone)
-        self._counters.queued_tokens -= sum(entry.length for entry in gone)
+        self._counters.queued_tokens -= sum(entry.cost for entry in gone)
         if len(self._line) > 2 * len(self._queued) + 1024:
             self._line = [place for place in self._line if place[-1] in self._queued]
             heapq.heapify(self._line)
@@ -284,7 +284,7 @@ class Worker:
             self._leave(calls)
 
     def _run(self, batch: list[Entry], *, alone: bool) -> None:
-        tokens = sum(entry.length for entry in batch)
+        cost = sum(entry.cost for entry in batch)
         items = [entry.item for entry in batch]
         rows, width = self.limits.shape(len(batch), max(map(self._feed.length, items)))
         begun = time.monotonic()
@@ -304,13 +304,13 @@ class Worker:
             self._left(len(batch))
             counters = self._counters
             counters.items += len(batch)
-            counters.tokens += tokens
+            counters.tokens += cost
             counters.slots += rows * width
             counters.batches += 1
             counters.engine_s += spent
             if spent:  # 0 where a batch is done within one tick of a coarse clock
                 # Of all lanes together, each of which has its share of the processor.
-                speed = tokens / spent * len(self._threads)
+                speed = cost / spent * len(self._threads)
                 self._speed = speed if not self._speed else 0.8 * self._speed + 0.2 * speed
             for entry in batch:
                 call = entry.call

@@ -14,7 +14,7 @@ def entries(*lengths: int, call: Call | None = None, start: int = 0) -> list[Ent
     owner = call or Call(Ticket(), Answer([], 0), len(lengths), 0.0, None)
     made = [Entry(owner, index, Item(ids=[1] * length), length, ("pooled",)) for index, length in enumerate(lengths)]
     for arrival, entry in enumerate(made, start):
-        entry.order = (entry.length, arrival)
+        entry.order = (entry.cost, arrival)
     return made
 
 
@@ -26,20 +26,20 @@ def pool(*lengths: int) -> tuple[Pool, list[Entry]]:
 
 def test_items_are_sorted_by_length_then_arrival():
     made, given = pool(5, 3, 5, 1)
-    assert made.lengths == [1, 3, 5, 5]
+    assert made.costs == [1, 3, 5, 5]
     assert [given.index(entry) for entry in made.entries] == [3, 1, 0, 2]
     (late,) = entries(3, start=9)
     made.add([late])
-    assert made.lengths == [1, 3, 3, 5, 5]
+    assert made.costs == [1, 3, 3, 5, 5]
     assert made.entries[2] is late
 
 
 def test_a_run_is_taken_around_its_seed_and_leaves_the_rest():
     made, given = pool(1, 7, 8, 9, 30)
     taken = made.take(given[2], LIMITS)
-    assert sorted(entry.length for entry in taken) == [7, 8, 9]
-    assert made.lengths == [1, 30]
-    assert [entry.length for entry in made.entries] == [1, 30]
+    assert sorted(entry.cost for entry in taken) == [7, 8, 9]
+    assert made.costs == [1, 30]
+    assert [entry.cost for entry in made.entries] == [1, 30]
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_a_run_is_taken_around_its_seed_and_leaves_the_rest():
 def test_what_fits_beside_a_batch_is_the_longest_short_of_its_padding(width: int, rows: int, padding: int, taken: list[int]):
     made, _ = pool(1, 6, 7, 8, 8, 30)
     found = made.beside(width, rows, padding)
-    assert [entry.length for entry in found] == taken
+    assert [entry.cost for entry in found] == taken
     left = [1, 6, 7, 8, 8, 30]
     for length in taken:
         left.remove(length)
-    assert made.lengths == [entry.length for entry in made.entries] == left
+    assert made.costs == [entry.cost for entry in made.entries] == left
 
 
 def test_a_call_that_leaves_takes_its_items_along():
@@ -64,7 +64,7 @@ def test_a_call_that_leaves_takes_its_items_along():
     made = Pool()
     made.add([*entries(3, 9, call=first), *entries(5, 4, call=second, start=5)])
     made.drop({id(first)})
-    assert made.lengths == [4, 5]
+    assert made.costs == [4, 5]
     assert {entry.call for entry in made.entries} == {second}
 
 

@@ -68,6 +68,14 @@ def item(*ids):
     return Item(ids=list(ids), prompt_tokens=len(ids))
 
 
+class Dear(Item):
+    """Few tokens and much work."""
+
+    @property
+    def cost(self) -> int:
+        return 30
+
+
 def hold(engine, worker):
     """Keeps the engine busy with one item until the gate opens."""
     engine.gate.clear()
@@ -110,6 +118,21 @@ def test_what_gathers_while_a_batch_runs_is_merged(engine, worker):
     engine.gate.set()
     assert [pooled(future) for future in futures] == [[number + 1.0] for number in range(10)]
     assert engine.batches == [(1, 1), (10, 2)]
+
+
+def test_the_queue_counts_what_items_cost_and_not_how_long_they_are(engine):
+    worker = Worker(engine, feed=FEED, limits=LIMITS, max_queued_tokens=50)
+    hold(engine, worker)
+    dear = worker.submit([Dear(ids=[2, 3])], "pooled")
+    with pytest.raises(Overload, match="30 tokens are queued and 50 are admitted"):
+        worker.submit([Dear(ids=[4, 5])], "pooled")
+    cheap = worker.submit([item(4, 5)], "pooled")
+    assert worker.counters().queued_tokens == 32
+    engine.gate.set()
+    assert (pooled(dear), pooled(cheap)) == ([5.0], [9.0])
+    assert engine.batches == [(1, 1), (1, 2), (1, 2)]  # one length, but no batch for both
+    assert worker.counters().queued_tokens == 0
+    worker.close(10)
 
 
 def test_many_threads_get_their_own_answers(worker):
