@@ -30,8 +30,8 @@ class Files:
     text: Text
     classifies: bool = False
     """A classifier of whole texts follows the backbone."""
-    streamed: bool = False
-    """The weights stay in their files, mapped, in the type they are stored in (exporter/streamed.py)."""
+    large: bool = False
+    """Too large to be held: the weights stay in their files, mapped, in the type they are stored in (exporter/streamed.py)."""
 
     @property
     def parameters(self) -> int:

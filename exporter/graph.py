@@ -16,7 +16,7 @@ from torch import nn
 
 from ..runtime import manifest
 from ..runtime.items import PROMPT
-from . import plausible
+from . import graph_files, plausible
 from .architectures import _published
 from .biases import fold
 from .checkpoint import Checkpoint
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import onnx_ir
 
 OPSET = 20  # 17 silently becomes 18; 23 and up turn attention into an op that TensorRT-RTX refuses in float32
-EXTERNAL_BYTES = 1_500_000_000  # protobuf ends at 2 GB, and a lowered precision may add tensors before it drops others
 
 
 class PoolingModel(nn.Module):
@@ -78,13 +77,13 @@ def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
     tokens = min(checkpoint.family.sample_tokens, plan.text.max_tokens)
     pooled = checkpoint.family.pooled(checkpoint) if checkpoint.family.pooled is not None else None
     model = PoolingModel(backbone, heads, plan.inputs, tokens, pooled).eval().requires_grad_(False)
-    if not checkpoint.streamed:
+    if not checkpoint.large:
         plausible.check_finite(checkpoint, model)
     return model
 
 
 def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.Graph:
-    """Writes `path` (and `path`.data beside it when large). [batch, tokens] are free; the result's interface is asserted."""
+    """Writes `path`, and its weights beside it where they are large. [batch, tokens] are free; the result's interface is asserted."""
     program = _traced(module, plan, optimize=True)
     if not _has_axes(program.model, plan):
         # A table of as many rows as the model has positions is cut with min(rows, tokens), which is `tokens` once that has a bound.
@@ -94,11 +93,9 @@ def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.G
     packed = _attends_all(plan) and pack(program.model)
     with in_one_sentence(f"{_class_of(module)} became another graph than was asked for"):
         _assert_interface(program.model, plan, _outputs(plan))
-    size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
-    external = size > EXTERNAL_BYTES
     path.parent.mkdir(parents=True, exist_ok=True)
-    program.save(path, external_data=external)
-    return described(plan, path.name, (f"{path.name}.data",) if external else (), packed=packed)
+    external = graph_files.save(program.model, path)
+    return described(plan, path.name, tuple(external), packed=packed)
 
 
 def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:

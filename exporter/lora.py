@@ -23,6 +23,11 @@ TURNED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """model_type of the families whose layers are transformers' Conv1D, which stores [in, out]."""
 
 
+def added(weight: torch.Tensor, first: torch.Tensor, second: torch.Tensor, scale: float) -> torch.Tensor:
+    """W [out, in] + scale · B [out, rank] · A [rank, in] in float32; `first` is A, `second` is B."""
+    return weight.float() + scale * (second.float() @ first.float())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
     """W [out, in] -> W + scale · B·A; with a magnitude (DoRA) each row of that is brought to its length."""
@@ -39,11 +44,11 @@ class Product:
     """The weight is stored as [in, out]."""
 
     def __call__(self, base: torch.Tensor) -> torch.Tensor:
-        made = base.T if self.turned else base
-        made = made + self.scale * (self.weights.read(self.second).float() @ self.weights.read(self.first).float())
+        first, second = self.weights.read(self.first), self.weights.read(self.second)
+        merged = added(base.T if self.turned else base, first, second, self.scale)
         if self.magnitude is not None:
-            made = made * (self.weights.read(self.magnitude).float() / made.norm(dim=1))[:, None]
-        return made.T.contiguous() if self.turned else made
+            merged = merged * (self.weights.read(self.magnitude).float() / merged.norm(dim=1))[:, None]
+        return merged.T.contiguous() if self.turned else merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

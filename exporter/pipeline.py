@@ -19,6 +19,7 @@ from . import artifact, checkpoint, engine, graph_files, heads, published, repor
 from . import precision as precisions
 from .checkpoint import Checkpoint
 from .detection import Convert, Runner
+from .large import is_large
 from .report import Report, Say, Steps
 
 _READ, _LOAD, _TRACE, _LIBRARY, _LOWER, _WRITE, _VERIFY, _FINISH = (
@@ -70,9 +71,9 @@ def export(
             recipe=recipe, adapter=lora,
         )  # fmt: skip
         # int8 is chosen by running the whole graph, which has to fit into memory for that.
-        large = lowered in ("fp32", "fp16", "bf16") and graph_files.is_large(found.parameters)
+        large = lowered in ("fp32", "fp16", "bf16") and is_large(found.parameters)
         precisions.check(precision, targets, large=large)
-        found = dataclasses.replace(found, streamed=large)
+        found = dataclasses.replace(found, large=large)
         plan = heads.plan(found)
     for line in plan.lines:
         progress(f"      {line}")
@@ -189,13 +190,12 @@ def verified(
             overrides = opened.manifest.source.overrides
             found = checkpoint.read(against, adapter=lora, **overrides)  # pyright: ignore[reportArgumentType]
             _same_weights(found, opened.manifest)
-            found = dataclasses.replace(found, streamed=graph_files.is_large(found.parameters))
+            found = dataclasses.replace(found, large=is_large(found.parameters))
             plan = heads.plan(found)
             module = graph.module(found, plan)
             reference = Reference(module, opened.manifest.graph("text"), plan.heads)
         with steps(_LIBRARY):
-            streamed = found.streamed
-            reading = library_reference.against_twin(found) if streamed else library_reference.against_library(found, plan, module)
+            reading = library_reference.against_twin(found) if found.large else library_reference.against_library(found, plan, module)
             progress(f"      {report.reading(reading)}")
     with steps(_VERIFY):
         _, evidence, left_out = verify.verified(path, reference)
@@ -211,9 +211,7 @@ def _compiling(target: engine.Target) -> str:
 
 
 def _written(draft: artifact.Draft, model: Any, graph: Graph) -> Graph:
-    from . import streamed
-
-    digests = streamed.save(model, draft.folder / graph.file)
+    digests = graph_files.save(model, draft.folder / graph.file, apart=True)
     draft.hashed.update(digests)
     return dataclasses.replace(graph, external=tuple(digests))
 

@@ -47,7 +47,7 @@ class Chosen:
 def check(asked: str, targets: Sequence[engine.Target], *, large: bool = False) -> Asked:
     """Raises InputError for a precision that does not exist, or that the targets cannot compile.
 
-    `large`: whether the model is streamed, and its engine compiled elsewhere; then bf16 needs no target.
+    `large`: whether the model is too large to be held, and its engine compiled elsewhere; then bf16 needs no target.
     """
     if asked not in ASKED:
         raise InputError(f"precision {asked!r}: expected one of {', '.join(ASKED)}", field="precision")
@@ -81,7 +81,7 @@ def chosen(asked: Asked, folder: Path, draft: Manifest, reference: Reference, it
 
 
 def lowered_in_place(model: Any, graph: Graph, asked: Literal["fp16", "bf16"]) -> tuple[Graph, tuple[str, ...]]:
-    """Gives a streamed graph (streamed.py) its mixed form before any of it is written."""
+    """Gives the graph of a large model (streamed.py) its mixed form before any of it is written."""
     lower(model, asked)
     notes = ("the graph is bf16: it runs in engines, which `poolrt build` compiles where the GPU is",) if asked == "bf16" else ()
     return dataclasses.replace(graph, file=f"model.{asked}.onnx", precision=asked), notes

@@ -14,7 +14,7 @@ from ..runtime.errors import VerificationError
 from ..runtime.manifest import Manifest
 from ..runtime.model import Model
 from . import recipe as recipes
-from . import verify
+from .large import is_large_graph
 from .recipe import Recipe, Reference
 
 # The smallest published model has 4.4 million parameters (ms-marco-TinyBERT-L-2); fixtures named like a model have some ten thousand.
@@ -55,7 +55,7 @@ def _not_checkable(folder: Path, manifest: Manifest, found: Recipe) -> str | Non
     widths = {head.dim for head in manifest.heads.values()}
     if found.dimensions is not None and found.task in ("embed", "late-interaction", "sparse") and found.dimensions not in widths:
         return f"its vectors have {', '.join(map(str, sorted(widths)))} dimensions, the published model's {found.dimensions}"
-    if verify.is_large(folder, graph):
+    if is_large_graph(folder, graph):
         return "the graph is too large to be run whole here"
     return None
 

@@ -8,32 +8,19 @@ parameters of one layer at a time in float32.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
-import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from .weights import Change
+from .adapted import Adapted, whole
 
-# Initialisers below stay in the graph file: scalars and shapes, which ONNX Runtime wants to see while it plans.
-_SMALL = 1024
-# Pages, so that a runtime may map each tensor where it lies.
-_ALIGNED = 4096
 TYPES = {ir.DataType.FLOAT: torch.float32, ir.DataType.FLOAT16: torch.float16, ir.DataType.BFLOAT16: torch.bfloat16}
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A parameter in float32, with what an adapter (lora.py) changes in it."""
-    change: Change | None = getattr(tensor, "change", None)
-    return tensor.float() if change is None else change(tensor.detach().float())
 
 
 class Weight(ir.LazyTensor):
@@ -52,12 +39,15 @@ class Weight(ir.LazyTensor):
 
     def largest(self) -> float:
         """Of its magnitudes; not finite where one of them is not."""
-        return float((whole(self.source) if hasattr(self.source, "change") else self.source).abs().max()) if self.source.numel() else 0.0
+        return float(self._changed().abs().max()) if self.source.numel() else 0.0
+
+    def _changed(self) -> torch.Tensor:
+        """In float32 where an adapter changes it, else in the stored type."""
+        return whole(self.source) if isinstance(self.source, Adapted) else self.source.detach()
 
     def _array(self) -> NDArray[Any]:
-        # Converted first: less is then moved about.
-        source = whole(self.source) if hasattr(self.source, "change") else self.source
-        tensor = source.detach().to(TYPES[self.dtype]).permute(self.order).contiguous()
+        # Converted before it is turned: less is then moved about.
+        tensor = self._changed().to(TYPES[self.dtype]).permute(self.order).contiguous()
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
@@ -66,7 +56,7 @@ class Weight(ir.LazyTensor):
 
 @contextmanager
 def faked(module: nn.Module) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Parameters as float32 tensors without contents, for tracing; answers the true ones by name. Buffers stay as they are."""
+    """Parameters as float32 tensors without contents, for tracing; yields the true ones by name. Buffers stay as they are."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -115,36 +105,7 @@ def _is_fake(tensor: Any) -> bool:
     return isinstance(getattr(tensor, "raw", None), FakeTensor)
 
 
-# --- writing ------------------------------------------------------------------------------------------------------------------------
-
-
-def save(model: ir.Model, path: Path) -> dict[str, str]:
-    """Writes the graph, and its weights one by one into `path`'s stem.data; answers file name -> sha256 of what was written."""
-    import onnx_ir.passes.common as passes
-
-    passes.RemoveUnusedNodesPass()(model)
-    data, digest, end = path.with_name(f"{path.stem}.data"), hashlib.sha256(), 0
-    with data.open("wb") as file:
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
-            if tensor is None or tensor.nbytes <= _SMALL:
-                continue
-            array = np.ascontiguousarray(tensor.numpy())
-            shape, array = ir.Shape(array.shape), array.reshape(-1).view(np.uint8)
-            gap = bytes(-end % _ALIGNED)
-            for part in (gap, array.data):
-                file.write(part)
-                digest.update(part)
-            end += len(gap)
-            value.const_value = ir.ExternalTensor(
-                data.name, end, len(array), tensor.dtype, shape=shape, name=str(value.name), base_dir=path.parent
-            )
-            end += len(array)
-    ir.save(model, path)
-    return {data.name: digest.hexdigest()}
-
-
-# --- answering ----------------------------------------------------------------------------------------------------------------------
+# --- computing ----------------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -152,9 +113,9 @@ def widened(module: nn.Module) -> Iterator[None]:
     """While open, the module computes in float32 whatever its parameters are stored in: each layer's are widened for its own call."""
     handles = []
     for part in module.modules():
-        own = [one for one in part._parameters.values() if one is not None]
-        adapted = any(hasattr(one, "change") for one in own)
-        if not adapted and all(one.dtype == torch.float32 for one in own):
+        parameters = [parameter for parameter in part._parameters.values() if parameter is not None]
+        adapted = any(isinstance(parameter, Adapted) for parameter in parameters)
+        if not adapted and all(parameter.dtype == torch.float32 for parameter in parameters):
             continue
         if type(part) is nn.Embedding and not adapted:
             # Rows are chosen, not computed with: the table can stay as it is.

@@ -42,8 +42,13 @@ OTHER_LANGUAGES = (
 HARDLY_ANYTHING = (".", "a", "42", "😀")
 
 
-def cases(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]:
-    """Shape class -> the items that run as one batch. Cross-encoders read pairs, the rest single texts, ColBERT both of its roles."""
+def cases(manifest: Manifest, preparation: Preparation, *, large: bool = False) -> dict[str, list[Item]]:
+    """Shape class -> the items that run as one batch. Cross-encoders read pairs, the rest single texts, ColBERT both of its roles.
+
+    `large`: of a model that takes a minute for each pass, so short texts of few lengths, together and beside one that is longer.
+    """
+    if large:
+        return _cases_of_large(manifest, preparation)
     longest = min(manifest.text.max_tokens, LONGEST_TOKENS)
     limits = Limits(truncate_prompt_tokens=-1, max_tokens=longest)
     endless = LONG * (longest // 100 + 1)
@@ -71,9 +76,7 @@ def cases(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]
     return made
 
 
-def few(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]:
-    """As `cases` for a model that takes a minute for each pass: short texts of few lengths, together and beside one that is longer."""
-
+def _cases_of_large(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]:
     def items(*documents: str, tokens: int) -> list[Item]:
         limits = Limits(truncate_prompt_tokens=-1, max_tokens=min(manifest.text.max_tokens, tokens))
         if manifest.scoring == "cross-encoder":

@@ -26,8 +26,9 @@ from ..runtime.outputs import Floats
 from ..runtime.params import PoolingParams
 from ..runtime.preparation import Preparation
 from ..runtime.worker import Worker
-from . import artifact, graph_files, texts
+from . import artifact, texts
 from .evidence import compared, holds, told
+from .large import is_large_graph
 
 if TYPE_CHECKING:
     from .reference import Reference
@@ -37,6 +38,8 @@ _EVERYTHING = Limits(max_tokens=1 << 30, launch_tokens=1 << 30)
 _GOLDEN_SHAPES = ("one short", "odd batch", "other languages", "role query", "role document")
 _GOLDEN_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 _RANKED = ("odd batch", "role document")
+# Name in golden.npz: whether the texts are those of a large model.
+_OF_LARGE = "few"
 
 
 class Runner:
@@ -49,7 +52,7 @@ class Runner:
             self.name = engine.file
             graph = next(graph for graph in manifest.graphs if graph.file == engine.graph)
             session: Session = trt.open(folder, manifest, engine)
-        elif is_large(folder, engine):
+        elif is_large_graph(folder, engine):
             from .pieces import Pieces
 
             self.name = f"onnxruntime:{engine.file} (in pieces{', rounded to bf16' if engine.precision == 'bf16' else ''})"
@@ -76,18 +79,12 @@ def _answer(task: Task, head: Any, row: Floats, item: Item) -> Floats:
     return tasks.answers(task, replace(head, keep_ids=()), [row], [item], [PoolingParams()])[0]
 
 
-def is_large(folder: Path, graph: Graph) -> bool:
-    """Whether a graph is verified in pieces: whole, its weights and what ONNX Runtime makes of them would not fit into memory."""
-    stored = sum((folder / name).stat().st_size for name in graph.external)
-    return stored > 0 and graph.precision != "int8" and graph_files.is_large(stored // (4 if graph.precision == "fp32" else 2))
-
-
 def runnable(folder: Path, manifest: Manifest) -> tuple[list[Engine | Graph], list[str]]:
     """The graphs and engines this machine can run, and a line for each it cannot."""
     found: list[Engine | Graph] = []
     left_out = []
     for graph in manifest.graphs:
-        if graph.precision == "bf16" and not is_large(folder, graph):
+        if graph.precision == "bf16" and not is_large_graph(folder, graph):
             left_out.append(f"{graph.file}: onnxruntime has no bf16 on processors; it was compiled, not run")
         else:
             found.append(graph)
@@ -103,8 +100,8 @@ def runnable(folder: Path, manifest: Manifest) -> tuple[list[Engine | Graph], li
 def against_reference(folder: Path, manifest: Manifest, reference: Reference, *, many: bool = False) -> tuple[list[Evidence], list[str]]:
     """Compares every runnable engine with PyTorch. `many`: also on some hundred sentences (always for int8)."""
     preparation = Preparation(folder, manifest)
-    large = any(is_large(folder, graph) for graph in manifest.graphs)
-    cases = texts.few(manifest, preparation) if large else texts.cases(manifest, preparation)
+    large = any(is_large_graph(folder, graph) for graph in manifest.graphs)
+    cases = texts.cases(manifest, preparation, large=large)
     engines, left_out = runnable(folder, manifest)
     evidence: list[Evidence] = []
     for engine in engines:
@@ -133,7 +130,7 @@ def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], li
         try:
             for task in manifest.tasks:
                 runs = [("golden together", runner.answers(task, items))]
-                if not isinstance(engine, Graph) or not is_large(folder, engine):
+                if not isinstance(engine, Graph) or not is_large_graph(folder, engine):
                     runs.append(("golden alone", [runner.answers(task, [item])[0] for item in items]))
                 for shape, found in runs:
                     evidence.append(compared(runner.name, runner.precision, task, shape, found, expected[task]))
@@ -152,10 +149,10 @@ def enforce(evidence: Sequence[Evidence], advice: str = "") -> None:
 
 def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
     """Stores a few texts, their token ids and PyTorch's answers, so that the artifact can be proved without its checkpoint."""
-    large = any(is_large(folder, graph) for graph in manifest.graphs)
-    items = _golden_items(folder, manifest, few=large)
+    large = any(is_large_graph(folder, graph) for graph in manifest.graphs)
+    items = _golden_items(folder, manifest, large=large)
     arrays: dict[str, NDArray[Any]] = {
-        "few": np.array(large),
+        _OF_LARGE: np.array(large),
         "lengths": np.array([len(item.ids) for item in items], np.int64),
         **{name: np.concatenate([np.array(feed.values(name, item), np.int64) for item in items]) for name in _GOLDEN_INPUTS},
         "keep": np.concatenate([np.ones(len(item.ids), np.bool_) if item.keep is None else np.array(item.keep) for item in items]),
@@ -167,9 +164,9 @@ def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
     artifact.write_golden(folder, arrays)
 
 
-def _golden_items(folder: Path, manifest: Manifest, *, few: bool) -> list[Item]:
+def _golden_items(folder: Path, manifest: Manifest, *, large: bool) -> list[Item]:
     preparation = Preparation(folder, manifest)
-    cases = texts.few(manifest, preparation) if few else texts.cases(manifest, preparation)
+    cases = texts.cases(manifest, preparation, large=large)
     return [item for shape in _GOLDEN_SHAPES for item in cases.get(shape, ())]
 
 
@@ -186,7 +183,7 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
         expected = {task: _unflattened(arrays[task], arrays[f"{task}_shapes"]) for task in manifest.tasks}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder / artifact.GOLDEN}: not readable ({error}); export it again") from None
-    today = [item.ids for item in _golden_items(folder, manifest, few="few" in arrays and bool(arrays["few"]))]
+    today = [item.ids for item in _golden_items(folder, manifest, large=_OF_LARGE in arrays and bool(arrays[_OF_LARGE]))]
     if today != [item.ids for item in items]:
         raise VerificationError(
             f"{folder}: this poolrt or its tokenizers library makes other token ids of the golden texts; export it again"

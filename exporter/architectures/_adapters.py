@@ -20,6 +20,7 @@ TABLE_FIRST, TABLE_SECOND = ".lora_embedding_A", ".lora_embedding_B"
 
 def added(files: Files, state: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor]:
     """W + alpha / r · B·A for each corrected matrix. A checkpoint without adapters (one task, merged by its authors) stays as it is."""
+    from .. import lora
     from ..weights import open_files
 
     found_configs = [place for pattern in ("*", "adapters/*") for place in sorted(files.folder.glob(f"{pattern}/adapter_config.json"))]
@@ -33,23 +34,23 @@ def added(files: Files, state: dict[str, torch.Tensor], task: str) -> dict[str, 
     _refuse(places[task], settings)
     scale = float(settings["lora_alpha"]) / float(settings["r"])
     corrections = open_files([places[task] / "adapter_model.safetensors"])
-    made = dict(state)
+    corrected = dict(state)
     for name in corrections:
         table = name.endswith(TABLE_FIRST)
         if not table and not name.endswith(FIRST):
             continue
         end = TABLE_FIRST if table else FIRST
         stem = name.removesuffix(end).removeprefix("base_model.model.")
-        found = next(
+        stored = next(
             (key for key in (f"{stem}.weight", f"model.{stem}.weight", f"{stem.removeprefix('model.')}.weight") if key in state), None
         )
-        if found is None:
+        if stored is None:
             raise CheckpointError(f"{files.source}: adapter {task} corrects {stem}, which the weights do not have")
-        second = corrections.read(name.removesuffix(end) + (TABLE_SECOND if table else SECOND)).float()
-        change = second @ corrections.read(name).float()
+        first, second = corrections.read(name), corrections.read(name.removesuffix(end) + (TABLE_SECOND if table else SECOND))
         # A table's rows are what a linear layer's columns are.
-        made[found] = state[found].float() + scale * (change.T if table else change)
-    return made
+        weight = lora.added(state[stored].T if table else state[stored], first, second, scale)
+        corrected[stored] = weight.T.contiguous() if table else weight
+    return corrected
 
 
 def _plain(name: str) -> str:

@@ -11,7 +11,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import CheckpointError
-from ..graph_files import SETTING
+from ..large import HOLD
 
 if TYPE_CHECKING:
     import torch
@@ -31,13 +31,13 @@ def dense(source: str, module: nn.Module) -> None:
 def _split(source: str, mixture: Any) -> None:
     from torch import nn
 
+    from ..adapted import Adapted
+
     upper = "gate_up_proj" if mixture.has_gate else "up_proj"
     names = (upper, "down_proj", *((f"{upper}_bias", "down_proj_bias") if mixture.has_bias else ()))
     whole = {name: mixture._parameters.pop(name) for name in names}
-    if any(hasattr(parameter, "change") for parameter in whole.values()):
-        raise CheckpointError(
-            f"{source}: the adapter changes experts, which cannot be streamed with it; hold it in memory with {SETTING}=1000000000000"
-        )
+    if any(isinstance(parameter, Adapted) for parameter in whole.values()):
+        raise CheckpointError(f"{source}: the adapter changes experts, which cannot be streamed with it; hold it in memory with {HOLD}")
     after = mixture.post_expert_norm if mixture.has_post_expert_norm else None
     gate = mixture._apply_gate if mixture.has_gate else mixture.act_fn
     pieces = []

@@ -1,6 +1,6 @@
 """Loading a backbone through transformers' own class: names, legacy spellings and fused tensors are its business.
 
-Parameters become float32 here, except those of a model that is streamed (exporter/streamed.py): they stay what and where they are.
+Parameters become float32 here, except those of a large model (exporter/streamed.py): they stay what and where they are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import CheckpointError
 from .. import plausible
-from ..graph_files import SETTING
+from ..large import HOLD
 from ..quiet import silent_transformers
 from . import _experts
 
@@ -34,7 +34,7 @@ def backbone(
     rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
     **arguments: Any,
 ) -> Any:
-    """transformers' class `name` in float32, filled from the checkpoint; with streamed weights, its parameters as they are stored.
+    """transformers' class `name` in float32, filled from the checkpoint; of a large model, its parameters as they are stored.
 
     `config` replaces config.json's settings, `rename` rewrites the state dict, `arguments` go to the class. Raises CheckpointError with
     every missing, misshapen or unplaced tensor: transformers would fill the gaps with random numbers.
@@ -45,12 +45,12 @@ def backbone(
     kind = getattr(transformers, name)
     settings = dict(files.config if config is None else config)
     settings.pop("auto_map", None)
-    state, waiting = files.weights.unmerged() if files.streamed else (files.weights.state(), {})
+    state, waiting = files.weights.unmerged() if files.large else (files.weights.state(), {})
     changes = {state[name].data_ptr(): (name, change) for name, change in waiting.items()}
     if rename is not None:
         state = rename(state)
     plausible.check_types(files, state)
-    dtype = _stored(files, state) if files.streamed else torch.float32
+    dtype = _stored(files, state) if files.large else torch.float32
     try:
         with silent_transformers():
             plausible.check_size(files, kind, kind.config_class.from_dict(dict(settings)), arguments)
@@ -108,19 +108,24 @@ def _framed(module: Any, config: Any, attention: str, arguments: Mapping[str, An
 
 
 def _adapt(files: Files, module: Any, changes: Mapping[int, tuple[str, Change]], elsewhere: Iterable[str]) -> None:
-    """Leaves an adapter's changes beside the mapped parameters they are for; each is applied when that one is used (streamed.whole).
+    """Puts an adapter's changes beside the mapped parameters they are for; each is applied when that one is used (adapted.whole).
 
     `changes`: address of a mapped tensor -> its name and change; `elsewhere`: names that only heads read.
     """
+    from ..adapted import Adapted
+
     left = {name for name, _ in changes.values()} - set(elsewhere)
-    for parameter in module.parameters():
-        if parameter.data_ptr() in changes:
-            name, parameter.change = changes[parameter.data_ptr()]
-            left.discard(name)
+    adapted: dict[int, Adapted] = {}
+    for part in module.modules() if changes else ():
+        for key, parameter in part._parameters.items():
+            if parameter is not None and (address := parameter.data_ptr()) in changes:
+                name, change = changes[address]
+                part._parameters[key] = adapted.setdefault(address, Adapted(parameter, change))
+                left.discard(name)
     if left:
         raise CheckpointError(
             f"{files.source}: the adapter changes {', '.join(sorted(left)[:MOST_NAMES])}, which this architecture converts while "
-            f"loading, so the model cannot be streamed with it; hold it in memory with {SETTING}=1000000000000"
+            f"loading, so the model cannot be streamed with it; hold it in memory with {HOLD}"
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import CheckpointError
+from .. import lora
 from . import Architecture, Config, Layer
 from ._transformers import backbone
 
@@ -42,19 +43,20 @@ def merged(state: dict[str, torch.Tensor], config: Config) -> dict[str, torch.Te
     if not any(name.endswith(ORIGINAL) for name in state):
         return state
     tasks = list(config.get("lora_adaptations") or ())
-    asked = str(config.get("lora_task") or DEFAULT_TASK)
-    if asked not in tasks:
-        raise CheckpointError(f"lora_task {asked!r}: this checkpoint has {', '.join(map(repr, tasks)) or 'no lora_adaptations'}")
+    task = str(config.get("lora_task") or DEFAULT_TASK)
+    if task not in tasks:
+        raise CheckpointError(f"lora_task {task!r}: this checkpoint has {', '.join(map(repr, tasks)) or 'no lora_adaptations'}")
     scale = float(config.get("lora_alpha", 1.0)) / float(config["lora_rank"])
-    made = {name: tensor for name, tensor in state.items() if ".parametrizations." not in name}
+    plain_state = {name: tensor for name, tensor in state.items() if ".parametrizations." not in name}
     for name in (name for name in state if name.endswith(ORIGINAL)):
         plain = name.removesuffix(ORIGINAL)
-        original = state[name].float()
-        first, second = (state[plain + part][tasks.index(asked)].float() for part in (FIRST, SECOND))
+        original = state[name]
+        first, second = (state[plain + part][tasks.index(task)] for part in (FIRST, SECOND))
         # A token table is corrected by A·B, a linear layer by B·A; the shapes tell.
-        change = second @ first if second.shape[0] == original.shape[0] and first.shape[-1] == original.shape[1] else first @ second
-        made[f"{plain}.weight"] = original + scale * change
-    return made
+        if second.shape[0] != original.shape[0] or first.shape[-1] != original.shape[1]:
+            first, second = second, first
+        plain_state[f"{plain}.weight"] = lora.added(original, first, second, scale)
+    return plain_state
 
 
 def load(files: Files) -> nn.Module:

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from poolrt.exporter import checkpoint, graph, head_modules, heads
+from poolrt.exporter import checkpoint, graph, head_modules, heads, large
 from poolrt.exporter.head_modules import Tokens
 
 Paths = Callable[[str], Path]
@@ -53,10 +53,10 @@ def test_the_same_checkpoint_gives_the_same_bytes(exported: tuple[Path, Any], bu
 def test_a_large_model_keeps_its_weights_beside_the_graph(
     exported: tuple[Path, Any], built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(graph, "EXTERNAL_BYTES", 1000)
+    monkeypatch.setattr(large, "FILE_BYTES", 1000)
     described = graph.onnx_from_module(built[1], built[0], tmp_path / "model.onnx")
-    assert described.external == ("model.onnx.data",)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert described.external == ("model.data",)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.data", "model.onnx"]
     assert (tmp_path / "model.onnx").stat().st_size < exported[0].stat().st_size / 2
     feed = {name: np.ones((2, 5), dtype=np.int64) for name in built[0].inputs}
     one, other = (onnxruntime.InferenceSession(path).run(None, feed)[0] for path in (tmp_path / "model.onnx", exported[0]))

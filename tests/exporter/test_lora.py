@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.exporter import checkpoint, cli, graph_files, heads, pipeline
+from poolrt.exporter import checkpoint, cli, heads, large, pipeline
 from poolrt.runtime import PoolingParams, load
 from poolrt.runtime.artifact import read
 from poolrt.runtime.errors import EXIT_INPUT, CheckpointError, InputError
@@ -213,7 +213,7 @@ def test_a_streamed_model_is_merged_without_being_held(tmp_path: Path, monkeypat
     """bf16 weights in several files, the adapter in float32: nothing is rounded to bf16 on the way."""
     base = decoders.qwen3_embedding_prefixed(tmp_path / "qwen3")
     adapter = adapted(base, tmp_path / "adapter", kind="Qwen3ForCausalLM", target_modules=["q_proj", "down_proj"], **settings)
-    monkeypatch.setenv(graph_files.SETTING, "0")
+    monkeypatch.setenv(large.SETTING, "0")
     pipeline.export(base, lora=adapter, name="streamed", out=tmp_path, recipe=None)
     assert (tmp_path / "streamed" / "model.data").is_file(), "not streamed"
     proved = prove(base, adapter=adapter)
@@ -342,7 +342,7 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.M
     tensors = load_file(path)
     tensors[min(tensors)][0, 0] = float("nan")
     save_file(tensors, path)
-    monkeypatch.setenv(graph_files.SETTING, "0" if streamed else str(10**15))
+    monkeypatch.setenv(large.SETTING, "0" if streamed else str(10**15))
     with pytest.raises(CheckpointError, match=r"layers\.0\.self_attn\.q_proj\.weight holds numbers that are not finite"):
         pipeline.export(base, lora=adapter, name="broken", out=tmp_path / "out", recipe=None)
     assert not list((tmp_path / "out").iterdir())

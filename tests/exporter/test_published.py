@@ -97,7 +97,7 @@ def manifest(size: int, precision: str, dim: int, external: int = 0) -> Any:
     ],
 )  # fmt: skip
 def test_a_toy_of_that_name_is_not_judged(monkeypatch: pytest.MonkeyPatch, size: int, precision: str, external: int, checked: bool):
-    monkeypatch.setattr(published.verify, "is_large", lambda *_: False)
+    monkeypatch.setattr(published, "is_large_graph", lambda *_: False)
     named = Recipe(name="m", match=("m",), summary="", task="embed", dimensions=8)
     reason = published._not_checkable(None, manifest(size, precision, 8, external), named)  # pyright: ignore[reportArgumentType]
     assert (reason is None) == checked
@@ -111,7 +111,7 @@ def test_a_toy_of_that_name_is_not_judged(monkeypatch: pytest.MonkeyPatch, size:
 def test_another_width_or_a_graph_too_large_is_not_judged(
     monkeypatch: pytest.MonkeyPatch, task: Any, dimensions: int | None, large: bool, told: str | None
 ):
-    monkeypatch.setattr(published.verify, "is_large", lambda *_: large)
+    monkeypatch.setattr(published, "is_large_graph", lambda *_: large)
     named = Recipe(name="m", match=("m",), summary="", task=task, dimensions=dimensions)
     reason = published._not_checkable(None, manifest(10**8, "fp32", 8), named)  # pyright: ignore[reportArgumentType]
     assert (reason is None) if told is None else told in str(reason)

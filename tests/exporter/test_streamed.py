@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from poolrt.exporter import checkpoint, graph, graph_files, heads, pipeline, streamed, verify
+from poolrt.exporter import checkpoint, graph, graph_files, heads, large, pipeline, streamed, verify
 from poolrt.exporter.pieces import Pieces
 from poolrt.runtime import artifact, load
 from poolrt.runtime.backends import ort
@@ -27,7 +27,7 @@ SAME = 1e-5  # fp32 against fp32, of the largest value: the same sums in another
 
 @pytest.fixture(autouse=True)
 def _everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(graph_files.SETTING, "0")
+    monkeypatch.setenv(large.SETTING, "0")
 
 
 def rounded(folder: Path) -> Path:
@@ -67,7 +67,7 @@ def test_a_streamed_model_answers_as_one_that_is_held(name: str, tmp_path: Path)
     with torch.inference_mode():
         expected = [array.numpy() for array in graph.module(found, plan)(*map(torch.from_numpy, given.values()))]
 
-    module = graph.module(dataclasses.replace(found, streamed=True), plan)
+    module = graph.module(dataclasses.replace(found, large=True), plan)
     assert torch.bfloat16 in {parameter.dtype for parameter in module.parameters()}, "the weights were widened on loading"
     with torch.inference_mode(), streamed.widened(module):
         by_layer = [array.numpy() for array in module(*map(torch.from_numpy, given.values()))]
@@ -75,7 +75,7 @@ def test_a_streamed_model_answers_as_one_that_is_held(name: str, tmp_path: Path)
     held = [name for name, value in model.graph.initializers.items() if value.const_value is not None and value.const_value.size > 512]
     assert held, "the graph has no weights"
     assert all(isinstance(model.graph.initializers[name].const_value, streamed.Weight) or "weight" not in name for name in held)
-    digests = streamed.save(model, tmp_path / "model.onnx")
+    digests = graph_files.save(model, tmp_path / "model.onnx", apart=True)
     described = graph.described(plan, "model.onnx", tuple(digests))
 
     names = [tensor.name for tensor in described.outputs]
@@ -91,7 +91,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bf16 artifact without any engine, which only streamed models may be."""
     folder = tmp_path_factory.mktemp("streamed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(graph_files.SETTING, "0")
+        patch.setenv(large.SETTING, "0")
         source = rounded(decoders.e5_mistral(folder / "e5"))
         return Path(pipeline.export(source, name="e5", out=folder / "artifacts", precision="bf16").path)
 
@@ -106,7 +106,7 @@ def test_a_large_artifact_is_proved_in_pieces_and_says_so(exported: Path) -> Non
 
 def test_a_large_artifact_proves_itself_again_wherever_the_limit_lies(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pipeline.verified(exported).evidence
-    monkeypatch.delenv(graph_files.SETTING)  # now it counts as small, and is proved on the texts it was made with
+    monkeypatch.delenv(large.SETTING)  # now it counts as small, and is proved on the texts it was made with
     assert verify._read_golden(exported, artifact.read(exported).manifest)[0]
 
 
@@ -132,7 +132,7 @@ def test_weights_in_two_types_lose_nothing(tmp_path: Path) -> None:
     path = folder / "model.safetensors"
     tensors = {name: tensor if tensor.dim() == 1 else tensor.to(torch.bfloat16) for name, tensor in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
-    found = dataclasses.replace(checkpoint.read(folder, recipe=None), streamed=True)
+    found = dataclasses.replace(checkpoint.read(folder, recipe=None), large=True)
     module = graph.module(found, heads.plan(found))
     norm = dict(module.named_parameters())["backbone.model.norm.weight"]
     assert torch.equal(norm, tensors["norm.weight"])

@@ -101,7 +101,7 @@ EXPORTER = {
         "architectures/generic", "architectures/longformer", "architectures/nomic_moe", "architectures/_nomic_moe", "architectures/t5",
         "unread",
     ),
-    "test_streamed": ("graph", "pieces", "streamed", "tidy"),
+    "test_streamed": ("adapted", "graph", "graph_files", "large", "pieces", "streamed", "tidy"),
     "test_verify test_pipeline": ("graph_files", "pipeline", "reference", "texts", "verify"),
 }  # fmt: skip
 TABLE = {"runtime": RUNTIME, "serve": SERVE, "exporter": EXPORTER}

@@ -1,0 +1,23 @@
+"""A parameter that stays in its file, and what an adapter (lora.py) changes in it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .weights import Change
+
+
+class Adapted(nn.Parameter):
+    """The parameter as it is stored; `change` makes of it, in float32, the one that counts."""
+
+    def __new__(cls, stored: torch.Tensor, change: Change) -> Adapted:
+        return super().__new__(cls, stored, requires_grad=False)
+
+    def __init__(self, stored: torch.Tensor, change: Change) -> None:
+        self.change = change
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A parameter in float32, with what an adapter changes in it."""
+    return tensor.change(tensor.detach().float()) if isinstance(tensor, Adapted) else tensor.float()
