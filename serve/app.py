@@ -19,11 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..runtime.errors import InputError, PoolrtError
 from . import docs, middleware, playground
-from .abilities import CLAIMS, absent
 from .adapters import Adapters
 from .body import Refused
 from .context import Context
-from .endpoints import classify, cohere, embeddings, invocations, lora, operations, pooling, score, tei, tei_tokens, tokens
+from .endpoints import tei
+from .endpoints.routes import MODELS, ROUTES, absent
 from .errors import ApiError, api_error, body, response, surprising
 from .gate import Gate
 from .headers import header
@@ -37,47 +37,7 @@ from .work import Workshop
 
 log = logging.getLogger("poolrt.serve")
 
-# Paths in the order of their traffic: the router tries them one after the other.
-POST: tuple[tuple[str, Callable[..., Any]], ...] = (
-    ("/v1/embeddings", embeddings.embeddings),
-    ("/rerank", score.rerank),
-    ("/score", score.score),
-    ("/pooling", pooling.pooling),
-    ("/classify", classify.classify),
-    ("/v2/embed", cohere.embed),
-    ("/v1/embed", cohere.embed_v1),
-    ("/v1/rerank", score.rerank),
-    ("/v2/rerank", score.rerank),
-    ("/v1/score", score.score),
-    ("/embeddings", embeddings.embeddings),
-    ("/tokenize", tokens.tokenize),
-    ("/detokenize", tokens.detokenize),
-    ("/invocations", invocations.invocations),
-    ("/embed", tei.embed),
-    ("/embed_all", tei.embed_all),
-    ("/embed_sparse", tei.embed_sparse),
-    ("/predict", tei.predict),
-    ("/similarity", tei.similarity),
-    ("/decode", tei_tokens.decode),
-)
-# Only where the operator lets requests change what is served.
-LORA: tuple[tuple[str, Callable[..., Any]], ...] = (
-    ("/v1/load_lora_adapter", lora.load),
-    ("/v1/unload_lora_adapter", lora.unload),
-)
-GET: tuple[tuple[str, Callable[..., Any]], ...] = (
-    ("/v1/models", operations.models),
-    ("/models", operations.models),
-    ("/health", operations.health),
-    ("/live", operations.live),
-    ("/ready", operations.ready),
-    ("/metrics", operations.metrics),
-    ("/version", operations.show_version),
-    ("/load", operations.load),
-    ("/info", tei_tokens.info),
-    ("/tokenizer_info", tokens.tokenizer_info),
-    ("/playground.json", playground.facts),
-)
+MODEL_PATHS = frozenset(route.path for route in MODELS)
 
 
 def create_app(registry: Registry, settings: Settings, adapters: Adapters | None = None) -> Starlette:
@@ -149,13 +109,11 @@ class Cors(CORSMiddleware):
 
 
 def routes(settings: Settings) -> list[Route]:
-    made = [Route(path, endpoint, methods=["POST"]) for path, endpoint in (*POST, *(LORA if settings.runtime_lora else ()))]
-    made += [Route(path, endpoint, methods=["GET"]) for path, endpoint in GET]
-    made += [Route("/ping", operations.health, methods=["GET", "POST"])]
-    made += [Route("/", home, methods=["GET", "POST"])]
+    table = [Route(route.path, route.endpoint, methods=list(route.methods)) for route in ROUTES if route.is_on(settings)]
+    table += [Route("/playground.json", playground.facts, methods=["GET"]), Route("/", home, methods=["GET", "POST"])]
     if settings.docs:
-        made += [Route(path, endpoint, methods=["GET"]) for path, endpoint in docs.PAGES]
-    return made
+        table += [Route(path, endpoint, methods=["GET"]) for path, endpoint in docs.PAGES]
+    return table
 
 
 async def home(request: Request) -> Response:
@@ -192,7 +150,7 @@ def answer(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         content: dict[str, Any] = {"detail": error.detail}
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-        if error.status_code == HTTPStatus.NOT_FOUND and path in CLAIMS:
+        if error.status_code == HTTPStatus.NOT_FOUND and path in MODEL_PATHS:
             # Starlette's key, which vLLM's clients read, and those of every other error.
             content |= body(ApiError(error.status_code, absent(path, request.app.state.context.registry)))
         return Response(orjson.dumps(content), error.status_code, error.headers, "application/json")

@@ -35,10 +35,10 @@ class Context:
     loader: Loader | None = None
     """Of adapters, where requests may load them."""
 
-    def require(self, claim: Callable[[Served], bool]) -> None:
+    def require(self, ability: str) -> None:
         """A route that no served model can answer does not exist: 404, as on a vLLM that never registered it."""
         self.opened()
-        if not self.registry.any(claim):
+        if ability not in self.registry.abilities:
             raise HTTPException(404)
 
     def opened(self) -> None:

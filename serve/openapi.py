@@ -1,66 +1,17 @@
-"""Our own OpenAPI 3.1 document, made from the request schemas, so that it never tells another story than the server."""
+"""Our own OpenAPI 3.1 document, made from the route table and the request schemas, so that it never tells another story than the server."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import schemas, schemas_tei
-from .body import Body
+from .endpoints.route import BYTES, JSON, Route
+from .endpoints.routes import ROUTES
 from .gate import OPEN
 from .kinds import record_of
 from .settings import Settings
 from .version import version
 
 ERROR = {"$ref": "#/components/schemas/Error"}
-
-TEXT_ROUTES: tuple[tuple[str, str, Body | None, str], ...] = (
-    ("/v1/embeddings", "Embeddings, as OpenAI's clients ask", schemas.EMBEDDINGS, "EmbeddingAnswer"),
-    ("/v2/embed", "Embeddings, as Cohere's clients ask", schemas.COHERE, "CohereAnswer"),
-    ("/v1/embed", "Embeddings, as clients of Cohere's first API ask", schemas.COHERE_V1, "CohereV1Answer"),
-    ("/pooling", "Any task of any model: embed, token_embed, classify, token_classify", schemas.POOLING, "PoolingAnswer"),
-    ("/classify", "Classes of texts", schemas.CLASSIFY, "ClassifyAnswer"),
-    ("/score", "Scores of pairs: 1:1, 1:N or N:N", schemas.SCORE, "ScoreAnswer"),
-    ("/v1/score", "The same as /score", schemas.SCORE, "ScoreAnswer"),
-    ("/rerank", "Documents by falling relevance (Jina, Cohere; with `texts`: TEI)", schemas.RERANK, "AnyRerankAnswer"),
-    ("/v1/rerank", "The same as /rerank", schemas.RERANK, "RerankAnswer"),
-    ("/v2/rerank", "The same as /rerank", schemas.RERANK, "RerankAnswer"),
-    ("/embeddings", "The same as /v1/embeddings, for clients whose base URL has no /v1", schemas.EMBEDDINGS, "EmbeddingAnswer"),
-    ("/tokenize", "Token ids of a text or a conversation", schemas.TOKENIZE, "TokenizeAnswer"),
-    ("/detokenize", "Text of token ids", schemas.DETOKENIZE, "DetokenizeAnswer"),
-    ("/invocations", "SageMaker: any of the bodies above", None, "Anything"),
-    ("/embed", "TEI: embeddings", schemas_tei.EMBED, "Anything"),
-    ("/embed_all", "TEI: embeddings of every token", schemas_tei.EMBED, "Anything"),
-    ("/embed_sparse", "TEI: sparse embeddings", schemas_tei.EMBED, "Anything"),
-    ("/predict", "TEI: classes", schemas_tei.PREDICT, "Anything"),
-    ("/similarity", "TEI: cosine similarities", schemas_tei.SIMILARITY, "Anything"),
-    ("/decode", "TEI: text of token ids", schemas_tei.DECODE, "Anything"),
-)
-LORA_ROUTES: tuple[tuple[str, str, Body | None, str], ...] = (
-    ("/v1/load_lora_adapter", "Serve a LoRA adapter of the server's disk as another model", schemas.LOAD_ADAPTER, "Anything"),
-    ("/v1/unload_lora_adapter", "Stop serving an adapter, after its last request", schemas.UNLOAD_ADAPTER, "Anything"),
-)
-GET_ROUTES: tuple[tuple[str, str, str], ...] = (
-    ("/v1/models", "The models served here", "application/json"),
-    ("/models", "The same as /v1/models", "application/json"),
-    ("/info", "TEI: what the first model is", "application/json"),
-    ("/tokenizer_info", "The tokenizer's settings (needs --enable-tokenizer-info-endpoint)", "application/json"),
-    ("/health", "200 when ready and alive, else 503; no key needed", ""),
-    ("/live", "200 while the process works, also before models are loaded; no key needed", ""),
-    ("/ready", "200 when models are loaded and the server is not stopping; no key needed", ""),
-    ("/ping", "SageMaker: as /health; no key needed", ""),
-    ("/version", "The version of poolrt", "application/json"),
-    ("/load", "Requests being answered (needs --enable-server-load-tracking)", "application/json"),
-    ("/metrics", "Prometheus metrics", "text/plain"),
-)
-
-FAILURES: dict[str, dict[str, Any]] = {
-    "/tokenizer_info": {"404": {"description": "Not switched on"}},
-    "/health": {"503": {"description": "Not ready, or the engine has failed"}},
-    "/live": {"503": {"description": "The process hangs"}},
-    "/ready": {"503": {"description": "Loading or stopping"}},
-    "/ping": {"503": {"description": "Not ready, or the engine has failed"}},
-}
-"""Of the GET routes, beside 200."""
 
 NUMBERS = {"type": "array", "items": {"type": "number"}}
 USAGE = {
@@ -189,15 +140,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 
 def document(settings: Settings) -> dict[str, Any]:
-    routes = (*TEXT_ROUTES, *(LORA_ROUTES if settings.runtime_lora else ()))
-    paths: dict[str, Any] = {path: {"post": post(path, about, body, answer)} for path, about, body, answer in routes}
-    for path, about, media in GET_ROUTES:
-        content = {media: {"schema": {}}} if media else None
-        answers = {"200": {"description": "OK", **({"content": content} if content else {})}, **FAILURES.get(path, {})}
-        paths[path] = {"get": operation(path, about, answers)}
-        if path in OPEN:
-            paths[path]["get"]["security"] = []
-    paths["/ping"]["post"] = paths["/ping"]["get"] | {"operationId": "ping_post"}
+    paths = {route.path: path_item(route) for route in ROUTES if route.is_on(settings)}
     made: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -218,27 +161,39 @@ def document(settings: Settings) -> dict[str, Any]:
     return made
 
 
-def operation(path: str, about: str, answers: dict[str, Any]) -> dict[str, Any]:
-    name = path.strip("/").replace("/", "_")
-    return {"operationId": name, "summary": about, "responses": answers}
+def path_item(route: Route) -> dict[str, Any]:
+    if "GET" not in route.methods:
+        return {"post": post(route)}
+    got = get(route)
+    item = {"get": got | {"security": []} if route.path in OPEN else got}
+    if "POST" in route.methods:
+        item["post"] = item["get"] | {"operationId": f"{got['operationId']}_post"}
+    return item
 
 
-def post(path: str, about: str, body: Body | None, answer: str) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "object"}
-    if body is not None:
-        forms = [record_of(form).schema() for _, form in body.forms]
-        schema = forms[0] if len(forms) == 1 else {"anyOf": forms}
-    if path == "/rerank":
-        schema = {"anyOf": [schema, record_of(schemas_tei.TeiRerank).schema()]}
-    if path == "/tokenize":
-        schema = {"anyOf": [*schema["anyOf"], record_of(schemas_tei.TeiTokenize).schema()]}
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
-    if path in {route[0] for route in LORA_ROUTES}:
-        content = {"text/plain": {"schema": {"type": "string"}}}
-    if path in ("/v1/embeddings", "/embeddings", "/pooling"):
-        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
-    failed = {"content": {"application/json": {"schema": ERROR}}}
-    answers = {
+def operation(route: Route, responses: dict[str, Any]) -> dict[str, Any]:
+    name = route.path.strip("/").replace("/", "_")
+    return {"operationId": name, "summary": route.about, "responses": responses}
+
+
+def get(route: Route) -> dict[str, Any]:
+    content = {media: {"schema": {}} for media in route.media}
+    succeeded = {"description": "OK"} | ({"content": content} if content else {})
+    failed = {str(status): {"description": when} for status, when in route.failures.items()}
+    return operation(route, {"200": succeeded, **failed})
+
+
+def post(route: Route) -> dict[str, Any]:
+    forms = [record_of(form).schema() for body in route.bodies for _, form in body.forms]
+    schema: dict[str, Any] = {"anyOf": forms} if len(forms) > 1 else forms[0] if forms else {"type": "object"}
+    content: dict[str, Any] = {}
+    for media in route.media:
+        if media == JSON:
+            content[media] = {"schema": {"$ref": f"#/components/schemas/{route.response or 'Anything'}"}}
+        else:
+            content[media] = {"schema": {"type": "string"} | ({"format": "binary"} if media == BYTES else {})}
+    failed = {"content": {JSON: {"schema": ERROR}}}
+    responses = {
         "200": {"description": "OK", "content": content},
         "400": {"description": "The request is not usable; the message names the field and what to change", **failed},
         "401": {"description": "No key, or a wrong one", **failed},
@@ -249,5 +204,4 @@ def post(path: str, about: str, body: Body | None, answer: str) -> dict[str, Any
         "503": {"description": "Loading or stopping", **failed},
         "504": {"description": "Not computed within --request-timeout", **failed},
     }
-    made = operation(path, about, answers)
-    return made | {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return operation(route, responses) | {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ..runtime.manifest import Manifest
 from ..runtime.model import Model
+from .abilities import abilities_of
 from .errors import ApiError
 
 
@@ -26,6 +27,8 @@ class Served:
     running: int = 0
     """Requests that are being answered; counted in the event loop."""
     model: Model = field(init=False)
+    abilities: frozenset[str] = frozenset()
+    """Words of abilities.py; set when the model is listed in the registry."""
 
     @property
     def name(self) -> str:
@@ -40,12 +43,8 @@ class Served:
     def manifest(self) -> Manifest:
         return self.model.manifest
 
-    def can(self, task: str) -> bool:
-        return task in self.model.tasks
-
-    @property
-    def scores(self) -> bool:
-        return self.manifest.scoring is not None
+    def can(self, ability: str) -> bool:
+        return ability in self.abilities
 
 
 class Registry:
@@ -54,6 +53,8 @@ class Registry:
     def __init__(self, models: list[Served], *, check_names: bool = True) -> None:
         self.models = models
         """Adapters stand behind all others."""
+        self.abilities: frozenset[str] = frozenset()
+        """Of any of the models."""
         self.check_names = check_names
         self.ready = threading.Event()
         self._by_name: dict[str, Served] = {}
@@ -95,7 +96,10 @@ class Registry:
             for served, own in zip(models, names, strict=True):
                 for name in own:
                     by_name.setdefault(name, served)
+        for served in models:
+            served.abilities = abilities_of(served.model)
         self.models, self._by_name = models, by_name
+        self.abilities = frozenset[str]().union(*(served.abilities for served in models))
 
     def close(self) -> None:
         for served in self.models:
@@ -113,15 +117,12 @@ class Registry:
             raise ApiError(404, f"The model `{name[:200]}` does not exist. Valid aliases: {known}.", param=param)
         return found
 
-    def any(self, claim: Callable[[Served], bool]) -> bool:
-        return any(claim(served) for served in self.models)
-
-    def able(self, name: str | None, claim: Callable[[Served], bool], what: str) -> Served:
-        """`find`, among models for which the claim holds. A request that names no model gets the first able one, never an adapter."""
+    def able(self, name: str | None, ability: str, what: str) -> Served:
+        """`find`, among models of that ability. A request that names no model gets the first able one, never an adapter."""
         if not name:
-            return next((served for served in self.models if served.parent is None and claim(served)), self.models[0])
-        found = self.find(name)
-        if not claim(found):
-            able = ", ".join(served.name for served in self.models if claim(served))
-            raise ApiError(400, f"The model `{found.name}` does not support the {what} API; these do: {able}", param="model")
-        return found
+            return next((served for served in self.models if served.parent is None and served.can(ability)), self.models[0])
+        served = self.find(name)
+        if not served.can(ability):
+            able = ", ".join(other.name for other in self.models if other.can(ability))
+            raise ApiError(400, f"The model `{served.name}` does not support the {what} API; these do: {able}", param="model")
+        return served

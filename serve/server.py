@@ -223,7 +223,7 @@ def announce(registry: Registry, settings: Settings) -> None:
     first = registry.models[0]
     if first.can("embed"):
         lines.append(f"""try: curl {where}/v1/embeddings{key} -H 'Content-Type: application/json' -d '{{"input": "hello"}}'""")
-    elif first.scores:
+    elif first.can("score"):
         example = """-d '{"query": "capital of France", "documents": ["Paris", "Mars"]}'"""
         lines.append(f"try: curl {where}/rerank{key} -H 'Content-Type: application/json' {example}")
     else:

@@ -12,26 +12,17 @@ from ..answers import Json, answer_id, listed
 from ..context import context
 from ..prompts import inputs_of, refuse_foreign
 from ..reading import read
-from ..registry import Served
 from .pooling import params_of, text_options
 
 
 async def classify(request: Request) -> Response:
-    able(request)
+    context(request).require("classify")
     return await answer(request, await read(request, schemas.CLASSIFY))
-
-
-def able(request: Request) -> None:
-    context(request).require(_classifies)
-
-
-def _classifies(served: Served) -> bool:
-    return served.can("classify")
 
 
 async def answer(request: Request, asked: Any) -> Response:
     here = context(request)
-    served = here.registry.able(asked.model, _classifies, "Classification")
+    served = here.registry.able(asked.model, "classify", "Classification")
 
     def start(deadline_s: float | None) -> Any:
         prompts = inputs_of(asked, served, here.settings)

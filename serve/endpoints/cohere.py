@@ -22,7 +22,6 @@ from ..numbers import WidthError, convert, to_bytes
 from ..prompts import ROLES, render, stored_prompt
 from ..reading import read
 from ..registry import Served
-from .embeddings import able
 
 Asked = schemas.CohereEmbed | schemas.CohereEmbedV1
 
@@ -41,10 +40,10 @@ async def embed_v1(request: Request) -> Response:
 
 
 async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
-    able(request)
+    context(request).require("embed")
     asked: Asked = await read(request, schemas.COHERE if version == "2" else schemas.COHERE_V1)
     here = context(request)
-    served = here.registry.able(asked.model, lambda one: one.can("embed"), "Embed")
+    served = here.registry.able(asked.model, "embed", "Embed")
     refuse_images(asked, served)
     prompt_name = prompt_of(asked, served, lenient=version == "1")
     prefix = "" if prompt_name is None else served.manifest.text.prompts[prompt_name]

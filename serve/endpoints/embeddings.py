@@ -12,26 +12,17 @@ from ..answers import answer_id, vectors
 from ..context import context
 from ..prompts import inputs_of, refuse_foreign, side_of
 from ..reading import read
-from ..registry import Served
 from .pooling import params_of, text_options
 
 
 async def embeddings(request: Request) -> Response:
-    able(request)
+    context(request).require("embed")
     return await answer(request, await read(request, schemas.EMBEDDINGS))
-
-
-def able(request: Request) -> None:
-    context(request).require(_embeds)
-
-
-def _embeds(served: Served) -> bool:
-    return served.can("embed")
 
 
 async def answer(request: Request, asked: Any) -> Response:
     here = context(request)
-    served = here.registry.able(asked.model, _embeds, "Embeddings")
+    served = here.registry.able(asked.model, "embed", "Embeddings")
 
     def start(deadline_s: float | None) -> Any:
         prompts = inputs_of(asked, served, here.settings)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import schemas
-from ..body import Body, Refused
+from ..body import Refused
 from ..context import context
 from ..errors import ApiError
 from ..reading import check_media_type, form, parsed, read_bytes
-from ..registry import Served
 from ..work import LIGHT_BYTES
-from . import classify, embeddings, pooling, score
-
-Answer = Callable[[Request, Any], Awaitable[Response]]
-
-# In vLLM's order; the first whose schema fits a live route answers.
-ROUTES: tuple[tuple[str, Body, Callable[[Served], bool], Answer], ...] = (
-    ("/v1/embeddings", schemas.EMBEDDINGS, lambda one: one.can("embed"), embeddings.answer),
-    ("/classify", schemas.CLASSIFY, lambda one: one.can("classify"), classify.answer),
-    ("/rerank", schemas.RERANK, lambda one: one.scores, score.answer_rerank),
-    ("/score", schemas.SCORE, lambda one: one.scores, score.answer_score),
-    ("/pooling", schemas.POOLING, lambda one: True, pooling.answer),
-)
+from .route import Endpoint, Route
 
 
-async def invocations(request: Request) -> Response:
+def among(routes: Sequence[Route]) -> Endpoint:
+    """The endpoint that answers for the first of these routes that is there and whose schema the body fits."""
+
+    async def endpoint(request: Request) -> Response:
+        return await invocations(request, routes)
+
+    return endpoint
+
+
+async def invocations(request: Request, routes: Sequence[Route]) -> Response:
     here = context(request)
     here.opened()
     check_media_type(request)
@@ -47,14 +42,16 @@ async def invocations(request: Request) -> Response:
     adapter = request.headers.get("x-amzn-sagemaker-adapter-identifier")
     if adapter and type(value) is dict:
         value["model"] = adapter
-    for _, body, claim, answer in ROUTES:
-        if here.registry.any(claim):
-            try:
-                asked = await form(request, body, value)
-            except Refused as error:
-                if error.kind == "BadRequestError":  # a field that is refused by name fits no other route either
-                    raise
-                continue
-            return await answer(request, asked)
-    live = ", ".join(path for path, _, claim, _ in ROUTES if here.registry.any(claim))
-    raise ApiError(400, f"Cannot find suitable handler for request. Expected a body of one of: {live}")
+    live = [route for route in routes if route.ability in here.registry.abilities]
+    for route in live:
+        (body,), answer = route.bodies[:1], route.answer
+        assert answer is not None, f"/invocations has no way to {route.path}"
+        try:
+            asked = await form(request, body, value)
+        except Refused as error:
+            if error.kind == "BadRequestError":  # a field that is refused by name fits no other route either
+                raise
+            continue
+        return await answer(request, asked)
+    paths = ", ".join(route.path for route in live)
+    raise ApiError(400, f"Cannot find suitable handler for request. Expected a body of one of: {paths}")

@@ -29,29 +29,21 @@ PAIRS = {
 
 
 async def score(request: Request) -> Response:
-    able(request)
+    context(request).require("score")
     return await answer_score(request, await read(request, schemas.SCORE))
 
 
 async def rerank(request: Request) -> Response:
-    able(request)
+    context(request).require("score")
     value = await read_json(request)
     if type(value) is dict and value.get("texts") is not None and value.get("documents") is None:
         return await tei.rerank(request, value)
     return await answer_rerank(request, await form(request, schemas.RERANK, value))
 
 
-def able(request: Request) -> None:
-    context(request).require(_scores)
-
-
-def _scores(served: Served) -> bool:
-    return served.scores
-
-
 async def answer_score(request: Request, asked: Any) -> Response:
     here = context(request)
-    served = here.registry.able(asked.model, _scores, "Score")
+    served = here.registry.able(asked.model, "score", "Score")
     left, right = PAIRS[type(asked)]
     first, second = plain(getattr(asked, left), served), plain(getattr(asked, right), served)
     here.log_inputs("score", request, asked, served, [alone(first, asked, left), alone(second, asked, right)])
@@ -74,7 +66,7 @@ async def answer_score(request: Request, asked: Any) -> Response:
 
 async def answer_rerank(request: Request, asked: Any) -> Response:
     here = context(request)
-    served = here.registry.able(asked.model, _scores, "Rerank")
+    served = here.registry.able(asked.model, "score", "Rerank")
     (query,), given = plain([asked.query], served), plain(asked.documents, served)
     sent = asked.documents if isinstance(asked.documents, list) else [asked.documents]
     here.log_inputs("rerank", request, asked, served, [query, given])

@@ -70,9 +70,9 @@ async def embed_all(request: Request) -> Response:
 
 async def _embed(request: Request, value: Any, task: str) -> Response:
     here = context(request)
-    here.require(lambda one: one.can(task))
+    here.require(task)
     asked: schemas_tei.TeiEmbed = await form(request, schemas_tei.EMBED, value)
-    served = here.registry.able(asked.model, lambda one: one.can(task), "Embed")
+    served = here.registry.able(asked.model, task, "Embed")
     here.log_inputs("tei", request, asked, served, batched(asked.inputs))
     params = PoolingParams(use_activation=asked.normalize if task == "embed" else None, dimensions=asked.dimensions)
 
@@ -89,9 +89,9 @@ async def _embed(request: Request, value: Any, task: str) -> Response:
 @wire
 async def embed_sparse(request: Request) -> Response:
     here = context(request)
-    here.require(lambda one: sparse_task(one) is not None)
+    here.require("sparse")
     asked: schemas_tei.TeiEmbed = await read(request, schemas_tei.EMBED)
-    served = here.registry.able(asked.model, lambda one: sparse_task(one) is not None, "sparse embedding")
+    served = here.registry.able(asked.model, "sparse", "sparse embedding")
     task = sparse_task(served)
     assert task is not None
     head, encoder = served.manifest.heads[task], served.model.preparation.encoder
@@ -126,7 +126,7 @@ async def _rerank(request: Request, value: Any) -> Response:
     try:
         here = context(request)
         asked: schemas_tei.TeiRerank = await form(request, schemas_tei.RERANK, value)
-        served = here.registry.able(asked.model, lambda one: one.scores, "Rerank")
+        served = here.registry.able(asked.model, "score", "Rerank")
         here.log_inputs("tei", request, asked, served, [asked.query, asked.texts])
         params = PoolingParams(use_activation=not asked.raw_scores)
         options = cut(asked) | here.score_style(served)
@@ -155,9 +155,9 @@ async def predict(request: Request) -> Response:
 async def _predict(request: Request, value: Any) -> Response:
     """Classes of texts, or of (text, text) pairs where the model scores pairs. One input answers a list, several a list of lists."""
     here = context(request)
-    here.require(lambda one: one.can("classify"))
+    here.require("classify")
     asked: schemas_tei.TeiPredict = await form(request, schemas_tei.PREDICT, value)
-    served = here.registry.able(asked.model, lambda one: one.can("classify"), "Predict")
+    served = here.registry.able(asked.model, "classify", "Predict")
     single, texts, pairs = forms(asked.inputs)
     here.log_inputs("tei", request, asked, served, pairs or texts)
     hub = asked.parameters
@@ -167,7 +167,7 @@ async def _predict(request: Request, value: Any) -> Response:
 
     def start(limit: float | None) -> Any:
         if pairs:
-            if not served.scores:
+            if not served.can("score"):
                 raise ApiError(
                     400, "pairs of texts need a cross-encoder; this model classifies single texts (parameter=inputs)", param="inputs"
                 )
@@ -218,9 +218,9 @@ async def similarity(request: Request) -> Response:
 
 async def _similarity(request: Request, value: Any) -> Response:
     here = context(request)
-    here.require(lambda one: one.can("embed"))
+    here.require("embed")
     asked: schemas_tei.TeiSimilarity = await form(request, schemas_tei.SIMILARITY, value)
-    served = here.registry.able(asked.model, lambda one: one.can("embed"), "Similarity")
+    served = here.registry.able(asked.model, "embed", "Similarity")
     more = asked.parameters or schemas_tei.TeiParameters()
     texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
     here.log_inputs("tei", request, asked, served, texts)
@@ -241,7 +241,7 @@ async def root(request: Request) -> Response:
     here = context(request)
     here.opened()
     if type(value) is dict and "query" in value:
-        here.require(lambda one: one.scores)
+        here.require("score")
         return await _rerank(request, value)
     if type(value) is dict and type(value.get("inputs")) is dict:
         return await _similarity(request, value)

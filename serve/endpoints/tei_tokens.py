@@ -68,7 +68,7 @@ async def info(request: Request) -> Response:
         kind: dict[str, Any] = {"embedding": {"pooling": head.pool}}
     else:
         id2label = {str(index): label for index, label in enumerate(head.labels)}
-        named_as = "reranker" if served.scores else "classifier"
+        named_as = "reranker" if served.can("score") else "classifier"
         kind = {named_as: {"id2label": id2label, "label2id": {label: index for index, label in enumerate(head.labels)}}}
     return Json(
         {

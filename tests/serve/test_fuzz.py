@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from poolrt.runtime.model import Model
-from poolrt.serve.app import POST
+from poolrt.serve.endpoints.routes import ROUTES
 from poolrt.serve.settings import Settings
 
 from tests.serve.conftest import Live, live
 
-PATHS = [path for path, _ in POST] + ["/"]
+PATHS = [route.path for route in ROUTES if route.methods == ("POST",) and route.is_on(Settings())] + ["/"]
 LEAKS = re.compile(
     r"Traceback|File \"|/tmp/|/home/|/usr/|site-packages|\.py\b| at 0x|"
     r"orjson|starlette|pydantic|tokenizers|jinja2|numpy|onnxruntime|KeyError|TypeError"

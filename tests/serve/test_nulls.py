@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from poolrt.serve import schemas, schemas_tei
-from poolrt.serve.app import POST
 from poolrt.serve.body import Body
+from poolrt.serve.endpoints.routes import ROUTES as TABLE
+from poolrt.serve.settings import Settings
 
 from tests.serve.cases import TEXTS
 from tests.serve.conftest import Live
@@ -59,7 +60,7 @@ def optional(body: Body, least: dict[str, Any]) -> list[str]:
 
 
 def test_every_route_that_reads_a_body_is_here():
-    assert set(ROUTES) == {path for path, _ in POST}
+    assert set(ROUTES) == {route.path for route in TABLE if route.methods == ("POST",) and route.is_on(Settings())}
 
 
 @pytest.mark.parametrize(("model", "path", "body", "least"), CASES, ids=IDS)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from poolrt.serve import schemas, schemas_tei
-from poolrt.serve.app import POST, routes
+from poolrt.serve.app import routes
 from poolrt.serve.body import Body, Refused
+from poolrt.serve.endpoints.routes import MODELS, ROUTES
 from poolrt.serve.settings import Settings
 
 from tests.serve.conftest import Live
@@ -73,8 +74,10 @@ def test_a_sentence_is_short_whatever_was_sent(value: Any):
 
 FLAT = ("object", "message", "type", "param", "code")
 
+POSTED = [route.path for route in ROUTES if route.methods == ("POST",) and route.is_on(Settings())]
 
-@pytest.mark.parametrize("path", [path for path, _ in POST])
+
+@pytest.mark.parametrize("path", POSTED)
 @pytest.mark.parametrize("body", [[], {"model": "nobody", "input": "a"}], ids=["no object", "unknown model"])
 def test_every_route_tells_errors_in_one_shape(everything: Live, path: str, body: Any):
     got = everything.post(path, body)
@@ -119,8 +122,6 @@ def test_requests_without_a_key_are_counted(models):
 
 
 def test_every_route_of_the_models_is_claimed():
-    from poolrt.serve.abilities import CLAIMS
-
     others = {"/tokenize", "/detokenize", "/invocations", "/decode"}
-    assert set(CLAIMS) | others == {path for path, _ in POST}
-    assert set(CLAIMS) <= {route.path for route in routes(Settings())}
+    assert {route.path for route in MODELS} | others == set(POSTED)
+    assert {route.path for route in MODELS} <= {route.path for route in routes(Settings())}
