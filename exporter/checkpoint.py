@@ -12,6 +12,7 @@ from typing import Any
 
 from ..runtime import other_formats
 from ..runtime.errors import CheckpointError
+from ..runtime.json_objects import merged
 from ..runtime.manifest import Source
 from . import adapter as adapters
 from . import detection, lora, plausible, sentence_files, source, tokenizer, unread, weights
@@ -172,15 +173,6 @@ def recipe_overrides(found: recipes.Recipe | None, asked: Mapping[str, Any]) -> 
     if "is_matryoshka" in asked and "matryoshka_dimensions" not in asked:
         known.pop("matryoshka_dimensions", None)
     return known
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, objects inside objects merged key by key."""
-    result = dict(base)
-    for key, value in over.items():
-        inner = result.get(key)
-        result[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-    return result
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..runtime import extras
+from ..runtime import extras, json_objects
 from ..runtime.command_line import Parser, spelled
-from ..runtime.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, InputError, PoolrtError
+from ..runtime.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, PoolrtError
 from ..runtime.records import to_plain
 from .quiet import own_stdout
 
@@ -172,56 +172,9 @@ def _add_target(parser: argparse.ArgumentParser, text: str, *, required: bool = 
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        return json_objects.json_object(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f"expected a JSON object, found {type(found).__name__}")
-    return found
-
-
-def undotted(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """Folds vLLM's dotted spelling into the JSON one: `--hf-overrides.a.b 1` -> `--hf-overrides '{"a": {"b": 1}}'`.
-
-    Several of one flag are merged, whichever way they are spelled. A value is JSON where it can be read as such, else text.
-    """
-    rest: list[str] = []
-    merged: dict[str, dict[str, Any]] = {}
-    waiting = list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
-        name, has_value, value = argument.partition("=")
-        flag, dot, path = name.partition(".")
-        if flag not in flags:
-            rest.append(argument)
-            continue
-        if not has_value:
-            if not waiting:
-                raise InputError(f"{name}: a value is expected", field=flag)
-            value = waiting.pop(0)
-        if dot:
-            for key in reversed(path.split(".")):
-                value = {key: _value(value) if isinstance(value, str) else value}
-        else:
-            try:
-                value = _object(value)
-            except argparse.ArgumentTypeError as error:
-                raise InputError(f"{name}: {error}", field=flag) from None
-        assert isinstance(value, dict)
-        merged[flag] = _merged(merged.get(flag, {}), value)
-    return [*rest, *(part for flag, value in merged.items() for part in (flag, json.dumps(value)))]
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(base[key], value) for key, value in over.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
-    return {**base, **over, **both}
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Callable[[argparse.Namespace, Say], Report]) -> int:
@@ -230,7 +183,9 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Call
 
     wants_json = "--json" in arguments
     try:
-        asked = parser.parse_args(undotted([spelled(argument) for argument in arguments], ("--hf-overrides", "--pooler-config")))
+        asked = parser.parse_args(
+            json_objects.undotted([spelled(argument) for argument in arguments], ("--hf-overrides", "--pooler-config"))
+        )
         if hasattr(asked, "target"):
             asked.target = _targets(asked.target)
         with own_stdout(), _terminated(), _progress() as say:

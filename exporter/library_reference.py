@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..runtime import manifest as contract
 from ..runtime.errors import VerificationError
+from ..runtime.json_objects import merged
 from ..runtime.manifest import Manifest, Reading
 from ..runtime.preparation import Preparation
 from . import library_models, sentence_files
@@ -83,8 +84,6 @@ def against_library(found: Checkpoint, plan: Plan, module: PoolingModel) -> Read
 
 def _config(found: Checkpoint) -> dict[str, Any]:
     """config.json as the library shall see it: with the recipe's and the user's overrides."""
-    from .checkpoint import merged
-
     config = sentence_files.json_file(found.inner / "config.json", dict)
     recipe = dict(found.recipe.hf_overrides) if found.recipe is not None else {}
     asked = found.overrides.get("hf_overrides") or {}

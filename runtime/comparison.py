@@ -13,7 +13,8 @@ from .calls import Answer
 from .errors import InputError, UnsupportedTask
 from .items import Item, Limits, Style
 from .manifest import Manifest, Task
-from .outputs import Floats, Outputs, RequestOutput, ScoringOutput, ScoringRequestOutput
+from .outputs import Floats, Outputs, Ranked, Ranking, ScoringOutput, ScoringRequestOutput
+from .pairs import check_counts
 from .params import PoolingParams
 from .preparation import Preparation
 
@@ -60,12 +61,7 @@ def sides(manifest: Manifest, data_1: Any, data_2: Any) -> tuple[list[str], list
         [text_of(item, manifest) if isinstance(item, Mapping) else item for item in side(data, name)]
         for data, name in ((data_1, "data_1"), (data_2, "data_2"))
     )
-    if len(first) > 1 and len(first) != len(second):
-        raise InputError("Input lengths must be either 1:1, 1:N or N:N")
-    if not first:
-        raise InputError("At least one text element must be given")
-    if not second:
-        raise InputError("At least one text_pair element must be given")
+    check_counts(first, second)
     for name, given in (("data_1", first), ("data_2", second)):
         for index, text in enumerate(given):
             if not isinstance(text, str):
@@ -213,11 +209,15 @@ def _listed(manifest: Manifest, preparation: Preparation, first: list[str], seco
     return Prepared("token_embed", items, finish)
 
 
-def ranked(scored: Sequence[RequestOutput[ScoringOutput]], top_n: int = 0) -> list[int]:
-    """Places of the documents by falling score, equal ones in their given order; `top_n` 0: all. Scores that an activation rounded to
-    the same number are ordered by what they were before it."""
-    values = np.array([one.outputs.rank_value for one in scored], dtype=np.float32)
-    return scoring.rank(values, top_n).tolist()
+def ranked(scored: Outputs[ScoringOutput], documents: Sequence[object], top_n: int = 0) -> Ranking:
+    """The scored documents by falling score, equal ones in their given order; `top_n` 0: all. Scores that an activation rounded to the
+    same number are ordered by what they were before it."""
+    values = np.array([scores.outputs.rank_value for scores in scored], dtype=np.float32)
+    results = tuple(
+        Ranked(index, scored[index].outputs.score, documents[index], scored[index].truncated)
+        for index in scoring.rank(values, top_n).tolist()
+    )
+    return Ranking(results, scored.prompt_tokens, scored.truncated)
 
 
 def _outputs(

@@ -28,7 +28,6 @@ from .outputs import (
     Outputs,
     PoolingOutput,
     PoolingRequestOutput,
-    Ranked,
     Ranking,
     ScoringOutput,
     mapped,
@@ -286,12 +285,7 @@ class Model:
         if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 0:
             raise InputError(f"top_n is {top_n!r}, expected 0 (all) or more", field="top_n")
         given = comparison.side(documents, "documents")
-
-        def ranked(made: Outputs[ScoringOutput]) -> Ranking:
-            order = comparison.ranked(made, top_n)
-            return Ranking(tuple(Ranked(index, made[index].outputs.score, given[index]) for index in order), made.prompt_tokens)
-
-        return self.start_score(query, given, **options).then(ranked)
+        return self.start_score(query, given, **options).then(lambda scored: comparison.ranked(scored, given, top_n))
 
     # Text
 

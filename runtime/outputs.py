@@ -108,6 +108,7 @@ class Ranked:
     score: float
     document: object
     """As passed."""
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,8 @@ class Ranking(Sequence[Ranked]):
 
     results: tuple[Ranked, ...]
     prompt_tokens: int
+    truncated: int = 0
+    """Documents that were cut, also those that are not among the results."""
 
     def __len__(self) -> int:
         return len(self.results)
@@ -137,6 +140,11 @@ class Outputs(Sequence[RequestOutput[Result]], Generic[Result]):
     @property
     def prompt_tokens(self) -> int:
         return sum(request.prompt_tokens for request in self.requests)
+
+    @property
+    def truncated(self) -> int:
+        """How many inputs were cut."""
+        return sum(request.truncated for request in self.requests)
 
     @property
     def arrays(self) -> list[Floats]:

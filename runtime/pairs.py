@@ -6,7 +6,7 @@ lengths after truncation are those of the tokenizers library (tests compare them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,16 @@ def explain(queries: Sequence[str], documents: Sequence[str]) -> None:
             truncation.check_text(text, f"{name}[{index}]", field=name)
 
 
+def check_counts(first: Sized, second: Sized) -> None:
+    """Raises InputError for other counts of both sides than 1:1, 1:N and N:N. vLLM's clients compare these sentences literally."""
+    if len(first) > 1 and len(first) != len(second):
+        raise InputError("Input lengths must be either 1:1, 1:N or N:N")
+    if not len(first):
+        raise InputError("At least one text element must be given")
+    if not len(second):
+        raise InputError("At least one text_pair element must be given")
+
+
 def matched(queries: Sequence[str], documents: Sequence[str]) -> tuple[list[str], list[str]]:
     """Both sides at the same length; raises InputError for other counts than 1:1, 1:N and N:N."""
     sides = []
@@ -51,13 +61,7 @@ def matched(queries: Sequence[str], documents: Sequence[str]) -> tuple[list[str]
                 truncation.check_text(text, f"{name}[{index}]", field=name)
         sides.append(list(side))
     first, second = sides
-    # vLLM's clients compare these three sentences literally.
-    if len(first) > 1 and len(first) != len(second):
-        raise InputError("Input lengths must be either 1:1, 1:N or N:N")
-    if not first:
-        raise InputError("At least one text element must be given")
-    if not second:
-        raise InputError("At least one text_pair element must be given")
+    check_counts(first, second)
     return first * len(second) if len(first) == 1 else first, second
 
 

@@ -20,7 +20,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..runtime.errors import InputError, PoolrtError
 from . import docs, middleware, playground
 from .adapters import Adapters
-from .body import Refused
 from .context import Context
 from .endpoints import tei
 from .endpoints.routes import MODELS, ROUTES, absent
@@ -138,7 +137,7 @@ def layers(settings: Settings, metrics: Metrics, state: State, made: Sequence[Ro
 
 def handlers() -> Mapping[Any, Callable[[Request, Exception], Any]]:
     # Each of our own kinds is registered, so that Starlette's handler for Exception, which raises again, is left for true surprises.
-    return dict.fromkeys((HTTPException, ApiError, Refused, PoolrtError, Exception), answer)
+    return dict.fromkeys((HTTPException, ApiError, PoolrtError, Exception), answer)
 
 
 def log_error(error: Exception, request: Request) -> None:

@@ -6,20 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import UNREAD, ApiError
 from .kinds import record_of
 from .plain_words import sentence
 from .problems import Problem, distinct, dotted, message
 
 BOTH_ENDS = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
-
-
-class Refused(Exception):
-    """A body that is not what the route asks for; `kind` is the error type of docs/http.md 2.4."""
-
-    def __init__(self, text: str, *, param: str | None, kind: str = "Bad Request") -> None:
-        super().__init__(text)
-        self.param = param
-        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +49,12 @@ class Body:
         for (_, form), problems in zip(forms, by_form, strict=True):
             record_of(form).read(value, ("body",), problems)
         told = [problem for problems in by_form for problem in problems]
-        raise Refused(f"{sentence(value, forms, by_form)}\n{message(distinct(told))}", param=dotted(told[0].loc))
+        raise ApiError(400, f"{sentence(value, forms, by_form)}\n{message(distinct(told))}", param=dotted(told[0].loc), kind=UNREAD)
 
     def fits(self, value: Any) -> bool:
         try:
             self.read(value)
-        except Refused:
+        except ApiError:
             return False
         return True
 
@@ -70,47 +62,39 @@ class Body:
 def refuse_both_ends(value: dict[str, Any]) -> None:
     """Of texts too, which have neither: vLLM looks before it knows the form."""
     if value.get("continue_final_message") and value.get("add_generation_prompt"):
-        raise Refused(BOTH_ENDS, param=None, kind="BadRequestError")
+        raise ApiError(400, BOTH_ENDS)
 
 
 def refuse_removed(value: dict[str, Any], *, accepts_score: bool) -> None:
     if "normalize" in value:
         text = "Parameter `normalize` was removed; use `use_activation` instead. (parameter=normalize)"
-        raise Refused(text, param="normalize", kind="BadRequestError")
+        raise ApiError(400, text, param="normalize")
     task = value.get("task")
     if task == "encode" or (task == "score" and not accepts_score):
         use = "`token_embed` or `token_classify`" if task == "encode" else "`classify`"
-        raise Refused(f"`{task}` task was removed; use {use} instead. (parameter=task)", param="task", kind="BadRequestError")
+        raise ApiError(400, f"`{task}` task was removed; use {use} instead. (parameter=task)", param="task")
 
 
 def refuse_salt(value: dict[str, Any]) -> None:
     salt = value.get("cache_salt")
     if salt is not None and (type(salt) is not str or not salt):
-        raise Refused(
-            "Parameter 'cache_salt' must be a non-empty string if provided. (parameter=cache_salt)",
-            param="cache_salt",
-            kind="BadRequestError",
-        )
+        text = "Parameter 'cache_salt' must be a non-empty string if provided. (parameter=cache_salt)"
+        raise ApiError(400, text, param="cache_salt")
 
 
 def refuse_media_settings(value: dict[str, Any]) -> None:
     """Settings of an image or sound reader are refused: no model here has one, and vLLM takes them from trusted clients only."""
     for name in ("mm_processor_kwargs", "media_io_kwargs"):
         if value.get(name):
-            raise Refused(
-                f"{name}: this model reads text only, so there is nothing to set; leave it out (parameter={name})",
-                param=name, kind="BadRequestError",
-            )  # fmt: skip
+            text = f"{name}: this model reads text only, so there is nothing to set; leave it out (parameter={name})"
+            raise ApiError(400, text, param=name)
 
 
 def refuse_padding(made: Any) -> None:
     """vLLM lets a model see the padding, for pictures' sake; a model of texts then answers something else."""
     if getattr(made, "padding", None) == "max_length":
-        raise Refused(
-            "padding: 'max_length' is for models of a fixed length, and this one reads every length as it is; leave it out "
-            "(parameter=padding)",
-            param="padding", kind="BadRequestError",
-        )  # fmt: skip
+        text = "padding: 'max_length' is for models of a fixed length, and this one reads every length as it is; leave it out"
+        raise ApiError(400, f"{text} (parameter=padding)", param="padding")
 
 
 def body(*forms: tuple[Sequence[str], type], preferred: Sequence[int] | None = None, removed: bool = False, task: bool = False) -> Body:

@@ -20,7 +20,8 @@ from ..runtime import extras
 from ..runtime.checkpoints import CONVERSIONS
 from ..runtime.command_line import Parser, length_or_auto, natural, positive
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
-from .flags import END_OF_VALUES, IGNORED, gathered, normalised
+from ..runtime.json_objects import gathered
+from .flags import END_OF_VALUES, IGNORED, normalised
 from .json_logs import json_error
 from .logs import configure
 from .positionals import give_back

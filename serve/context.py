@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..runtime import comparison
-from ..runtime.outputs import RequestOutput
+from ..runtime.outputs import Outputs, Ranking
 from .answers import answer_id, heavy
 from .errors import ApiError
 from .loading import Loader
@@ -49,12 +49,11 @@ class Context:
         if self.settings.log_requests:
             log_inputs(answer_id(prefix, request, asked), served.name, inputs, self.settings.max_log_length)
 
-    def headers(self, times: Times, requests: Sequence[RequestOutput[Any]]) -> dict[str, str]:
-        made = times.headers() if self.settings.timing_headers else {}
-        cut = sum(one.truncated for one in requests)
-        if cut:
-            made["x-truncated"] = str(cut)
-        return made
+    def headers(self, times: Times, result: Outputs[Any] | Ranking) -> dict[str, str]:
+        headers = times.headers() if self.settings.timing_headers else {}
+        if result.truncated:
+            headers["x-truncated"] = str(result.truncated)
+        return headers
 
     @contextmanager
     def serialising(self, served: Served) -> Iterator[None]:

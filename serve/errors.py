@@ -14,7 +14,6 @@ import orjson
 from starlette.responses import Response
 
 from ..runtime.errors import DeadlineExceeded, EngineError, InputError, Overload, PluginError
-from .body import Refused
 
 # Files of the server and its libraries; API paths such as /v1/embeddings stay.
 _PATH = re.compile(
@@ -33,6 +32,10 @@ TEI_TYPES = {413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloa
 
 TOLD = frozenset({"input_text", "input_tokens", "task", "type", "model"})
 """Parameters that vLLM tells in `param`; others stand in the message only."""
+
+
+UNREAD = "Bad Request"
+"""Type of the error for a body that is not what the route asks for: such a body may be another route's."""
 
 
 class ApiError(Exception):
@@ -63,8 +66,6 @@ def api_error(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
-        case Refused():
-            return ApiError(400, str(error), param=error.param, kind=error.kind)
         case DeadlineExceeded():
             return ApiError(504, str(error))
         case Overload():

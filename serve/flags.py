@@ -14,6 +14,7 @@ from typing import Any
 
 from ..runtime import extras
 from ..runtime.errors import InputError
+from ..runtime.json_objects import dotted
 
 JSON_FLAGS = (
     "hf-overrides",
@@ -69,7 +70,7 @@ def normalised(arguments: Sequence[str]) -> list[str]:
             plain = [*from_file(Path(path_of_file)), *plain]
         elif dot and head in JSON_FLAGS:
             value = value if equals else _next(given, argument)
-            plain += [f"--{head}", json.dumps(nested(path.split("."), scalar(value)))]
+            plain += [f"--{head}", json.dumps(dotted(path, value))]
         else:
             plain.append(f"--{head}{dot}{path}{equals}{value}")
     return plain
@@ -85,36 +86,6 @@ def _next(given: list[str], argument: str) -> str:
     if not given:
         raise InputError(f"{argument} needs a value", field=argument)
     return given.pop(0)
-
-
-def nested(keys: Sequence[str], value: Any) -> Any:
-    for key in reversed(keys):
-        value = {key: value}
-    return value
-
-
-def scalar(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Two JSON objects as one; where both have a key the second wins, objects are merged."""
-    made = dict(first)
-    for key, value in second.items():
-        here = made.get(key)
-        made[key] = merged(here, value) if isinstance(here, dict) and isinstance(value, dict) else value
-    return made
-
-
-def gathered(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The values of one JSON flag as one object; a later one wins."""
-    whole: dict[str, Any] = {}
-    for value in objects:
-        whole = merged(whole, value)
-    return whole
 
 
 def from_file(path: Path) -> list[str]:

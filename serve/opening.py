@@ -13,10 +13,10 @@ from pathlib import Path
 from ..runtime import artifact, checkpoints, overrides
 from ..runtime.checkpoints import CONVERSIONS, exported, is_artifact, options_of
 from ..runtime.errors import InputError
+from ..runtime.json_objects import gathered
 from ..runtime.manifest import FILE
 from ..runtime.model import Model, load
 from .adapters import Adapters, Base, module_of
-from .flags import gathered
 from .registry import Registry, Served
 from .settings import Settings
 

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from . import large_json
-from .body import Body, Refused
+from .body import Body
 from .budget import FREE_BYTES, HELD, Hold, check_items, check_values
-from .errors import ApiError
+from .errors import UNREAD, ApiError
 from .headers import declared_bytes, header
 from .problems import Problem, message
 from .waiting import arrived
@@ -26,7 +26,7 @@ UNQUEUED = frozenset({"/tokenize", "/detokenize", "/decode", "/v1/load_lora_adap
 
 
 async def read(request: Request, body: Body) -> Any:
-    """The request's body as one of the body's forms. Raises ApiError or Refused."""
+    """The request's body as one of the body's forms. Raises ApiError."""
     shop = workshop(request)
     content = await read_content(request, shop)
     if len(content) <= LIGHT_BYTES:
@@ -43,7 +43,7 @@ async def read_json(request: Request) -> Any:
 
 
 async def form(request: Request, body: Body, value: Any) -> Any:
-    """A body that was parsed before, as one of the body's forms. Raises Refused."""
+    """A body that was parsed before, as one of the body's forms. Raises ApiError."""
     if request.scope[BODY_BYTES] <= LIGHT_BYTES:
         return body.read(value)
     return await workshop(request).reading(request, lambda: body.read(value))
@@ -62,27 +62,34 @@ async def read_content(request: Request, shop: Workshop) -> bytes | bytearray:
 
 
 def parsed(content: bytes | bytearray, request: Request, shop: Workshop) -> Any:
-    """Raises Refused for what is no JSON; ApiError for what has too many values, or no room now."""
-    most = shop.settings.max_items
+    """Raises ApiError for what is no JSON, has too many values, or no room now."""
+    admit(content, request, shop)
+    return counted(parse(content), content, shop)
+
+
+def admit(content: bytes | bytearray, request: Request, shop: Workshop) -> None:
+    """Raises ApiError for a body that has too many values, or no room now."""
     if len(content) > FREE_BYTES:
         hold: Hold = request.scope[HELD]
-        hold.take(check_values(content, most))
-    value = parse(content)
-    if value is None:
-        raise missing()
+        hold.take(check_values(content, shop.settings.max_items))
+
+
+def counted(value: Any, content: bytes | bytearray, shop: Workshop) -> Any:
+    """The value. Raises ApiError where it has too many items."""
+    most = shop.settings.max_items
     if len(content) > most:  # an item has a byte, and what parts it from the next
         check_items(value, most)
     return value
 
 
-def missing() -> Refused:
-    return Refused(message([Problem("missing", ("body",), "Field required", None)]), param="body")
+def missing() -> ApiError:
+    return ApiError(400, message([Problem("missing", ("body",), "Field required", None)]), param="body", kind=UNREAD)
 
 
 def check_media_type(request: Request) -> None:
     kind = header(request.scope, b"content-type") or ""
     if kind != "application/json" and kind.partition(";")[0].strip().lower() != "application/json":
-        raise Refused("Unsupported Media Type: Only 'application/json' is allowed", param=None)
+        raise ApiError(400, "Unsupported Media Type: Only 'application/json' is allowed", kind=UNREAD)
     coding = header(request.scope, b"content-encoding")
     if coding is not None and coding.strip().lower() != "identity":
         raise ApiError(415, f"the body is encoded as {coding[:40]!r}, and bodies are read as they are: send JSON without Content-Encoding")
@@ -145,12 +152,16 @@ def too_large(limit: int) -> ApiError:
 
 
 def parse(content: bytes | bytearray) -> Any:
+    """Any JSON value but null. Raises ApiError."""
     try:
-        return large_json.loads(content)
+        value = large_json.loads(content)
     except orjson.JSONDecodeError as error:
         if len(content) > LENIENT_BYTES:
             raise unreadable(error.pos, error.msg.partition(":")[0]) from None
-        return parse_leniently(content)
+        value = parse_leniently(content)
+    if value is None:
+        raise missing()
+    return value
 
 
 def parse_leniently(content: bytes | bytearray) -> Any:
@@ -165,9 +176,7 @@ def parse_leniently(content: bytes | bytearray) -> Any:
     except UnicodeDecodeError as error:
         raise unreadable(0, f"byte {error.start} is not {error.encoding.upper()}") from None
     except UnicodeEncodeError:
-        raise Refused(
-            "the body holds a lone surrogate (\\ud800 to \\udfff), which is no character", param=None, kind="BadRequestError"
-        ) from None
+        raise ApiError(400, "the body holds a lone surrogate (\\ud800 to \\udfff), which is no character") from None
     except RecursionError:
         raise unreadable(0, "nested too deeply") from None
     except ValueError:  # Python writes and reads no integer beyond 4300 digits
@@ -175,6 +184,6 @@ def parse_leniently(content: bytes | bytearray) -> Any:
     return value
 
 
-def unreadable(place: int, why: str) -> Refused:
+def unreadable(place: int, why: str) -> ApiError:
     problem = Problem("json_invalid", ("body", place), "JSON decode error", {}, {"error": why})
-    return Refused(message([problem]), param=f"body.{place}")
+    return ApiError(400, message([problem]), param=f"body.{place}", kind=UNREAD)

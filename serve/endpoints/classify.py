@@ -41,6 +41,6 @@ async def answer(request: Request, asked: Any) -> Response:
             label = labels[best] if best < len(labels) else None
             data.append({"index": index, "label": label, "probs": probs, "num_classes": len(probs)})
         content = listed(answer_id("classify", request, asked), served.told_name, data, made.prompt_tokens)
-        return Json(content, headers=here.headers(times, made.requests))
+        return Json(content, headers=here.headers(times, made))
 
     return await here.written(served, arrays, write)

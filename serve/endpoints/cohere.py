@@ -82,7 +82,7 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
             "billed_units": {"input_tokens": made.prompt_tokens, "image_tokens": 0},
         }
         content["response_type"] = "embeddings_floats" if plain else "embeddings_by_type"
-        return Json(content, headers=here.headers(times, made.requests))
+        return Json(content, headers=here.headers(times, made))
 
     return await here.written(served, arrays, write)
 

@@ -32,7 +32,7 @@ async def answer(request: Request, asked: Any) -> Response:
         return served.model.start(prompts, params_of(asked), pooling_task="embed", deadline_s=deadline_s, **options)
 
     made, times = await here.workshop.run(request, served, start)
-    arrays, headers = made.arrays, here.headers(times, made.requests)
+    arrays, headers = made.arrays, here.headers(times, made)
 
     def write() -> Response:
         return vectors(

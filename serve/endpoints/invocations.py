@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..body import Refused
 from ..context import context
-from ..errors import ApiError
-from ..reading import check_media_type, form, parsed, read_bytes
+from ..errors import UNREAD, ApiError
+from ..reading import admit, check_media_type, counted, form, parse, read_bytes
 from ..work import LIGHT_BYTES
 from .route import Endpoint, Route
 
@@ -30,14 +30,17 @@ async def invocations(request: Request, routes: Sequence[Route]) -> Response:
     check_media_type(request)
     shop = here.workshop
     content = await read_bytes(request, shop)
-    try:
-        if len(content) <= LIGHT_BYTES:
-            value = parsed(content, request, shop)
-        else:
-            value = await shop.reading(request, lambda: parsed(content, request, shop))
-    except Refused as error:
-        place = (error.param or "body").removeprefix("body.")
-        raise ApiError(400, f"JSON decode error: the body is not valid JSON at byte {place}", kind="Bad Request") from None
+
+    def read() -> Any:
+        admit(content, request, shop)
+        try:
+            value = parse(content)
+        except ApiError as error:
+            place = (error.param or "body").removeprefix("body.")
+            raise ApiError(400, f"JSON decode error: the body is not valid JSON at byte {place}", kind=UNREAD) from None
+        return counted(value, content, shop)
+
+    value = read() if len(content) <= LIGHT_BYTES else await shop.reading(request, read)
     # SageMaker names an adapter in a header of its own.
     adapter = request.headers.get("x-amzn-sagemaker-adapter-identifier")
     if adapter and type(value) is dict:
@@ -48,8 +51,8 @@ async def invocations(request: Request, routes: Sequence[Route]) -> Response:
         assert answer is not None, f"/invocations has no way to {route.path}"
         try:
             asked = await form(request, body, value)
-        except Refused as error:
-            if error.kind == "BadRequestError":  # a field that is refused by name fits no other route either
+        except ApiError as error:
+            if error.kind != UNREAD:  # a field that is refused by name fits no other route either
                 raise
             continue
         return await answer(request, asked)

@@ -45,4 +45,4 @@ async def answer(request: Request, asked: schemas.PoolingPlugin, served: Served,
         data = await here.workshop.thread(lambda: plugin.finish(ready, made))
     with here.serialising(served):
         content = {"request_id": identifier, "created_at": int(time.time()), "data": data}
-        return AnyJson(content, headers=here.headers(times, made.requests))
+        return AnyJson(content, headers=here.headers(times, made))

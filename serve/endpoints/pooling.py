@@ -52,7 +52,7 @@ async def answer(request: Request, asked: Any) -> Response:
 
     made, times = await here.workshop.run(request, served, start)
     identifier = answer_id("pooling", request, asked)
-    headers = here.headers(times, made.requests)
+    headers = here.headers(times, made)
     arrays = made.arrays
 
     def write() -> Response:

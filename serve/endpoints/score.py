@@ -9,8 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...runtime import comparison
-from ...runtime.comparison import ranked
-from ...runtime.outputs import Outputs
+from ...runtime.outputs import Outputs, Ranking
 from ...runtime.params import PoolingParams
 from .. import schemas
 from ..answers import Json, answer_id, listed
@@ -59,7 +58,7 @@ async def answer_score(request: Request, asked: Any) -> Response:
                 told["truncated"] = one.truncated
             data.append(told)
         content = listed(answer_id("score", request, asked), served.told_name, data, tokens_of(made, times, served))
-        return Json(content, headers=here.headers(times, made.requests))
+        return Json(content, headers=here.headers(times, made))
 
     return await here.written(served, made.requests, write)
 
@@ -70,34 +69,34 @@ async def answer_rerank(request: Request, asked: Any) -> Response:
     (query,), given = plain([asked.query], served), plain(asked.documents, served)
     sent = asked.documents if isinstance(asked.documents, list) else [asked.documents]
     here.log_inputs("rerank", request, asked, served, [query, given])
-    made, times = await here.workshop.run(
-        request, served, lambda limit: served.model.start_score(query, given, deadline_s=limit, **rank_options(asked, served, here))
+    top_n, options = asked.top_n or asked.top_k, rank_options(asked, served, here)
+    ranking, times = await here.workshop.run(
+        request, served, lambda limit: served.model.start_rerank(query, given, top_n=top_n, deadline_s=limit, **options)
     )
 
     def write() -> Response:
-        order = ranked(made, asked.top_n or asked.top_k)
         results = []
-        for index in order[: asked.top_n or None]:
-            told: dict[str, Any] = {"index": index}
+        for ranked in ranking:
+            result: dict[str, Any] = {"index": ranked.index}
             if asked.return_documents:
-                told["document"] = document(sent[index])
-            told["relevance_score"] = made[index].outputs.score
+                result["document"] = document(sent[ranked.index])
+            result["relevance_score"] = ranked.score
             if asked.truncate_documents:
-                told["truncated"] = made[index].truncated
-            results.append(told)
-        tokens = tokens_of(made, times, served)
+                result["truncated"] = ranked.truncated
+            results.append(result)
+        tokens = tokens_of(ranking, times, served)
         content = {
             "id": answer_id("rerank", request, asked),
             "model": served.told_name,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
             "results": results,
         }
-        return Json(content, headers=here.headers(times, made.requests))
+        return Json(content, headers=here.headers(times, ranking))
 
-    return await here.written(served, made.requests, write)
+    return await here.written(served, ranking, write)
 
 
-def tokens_of(made: Outputs[Any], times: Times, served: Served) -> int:
+def tokens_of(made: Outputs[Any] | Ranking, times: Times, served: Served) -> int:
     """What usage counts: the joint prompts of a cross-encoder; else what was computed, one query for many documents once (vLLM 0.32)."""
     return made.prompt_tokens if served.manifest.scoring == "cross-encoder" else times.tokens
 

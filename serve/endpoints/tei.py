@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...runtime.comparison import ranked
 from ...runtime.params import PoolingParams
 from ...runtime.scoring import activate
 from ...runtime.tasks import without_ends
@@ -83,7 +82,7 @@ async def _embed(request: Request, value: Any, task: str) -> Response:
 
     made, times = await here.workshop.run(request, served, start)
     arrays = made.arrays
-    return await here.written(served, arrays, lambda: Json(arrays, headers=here.headers(times, made.requests)))
+    return await here.written(served, arrays, lambda: Json(arrays, headers=here.headers(times, made)))
 
 
 @wire
@@ -109,7 +108,7 @@ async def embed_sparse(request: Request) -> Response:
             ids = one.prompt_token_ids
             weights = sparse_weights(one.outputs.data, ids[without_ends(head, ids)] if head.flat else ids, special)
             data.append([{"index": token, "value": weight} for token, weight in weights.items()])
-        return Json(data, headers=here.headers(times, made.requests))
+        return Json(data, headers=here.headers(times, made))
 
     return await here.written(served, made.requests, write)
 
@@ -132,14 +131,13 @@ async def _rerank(request: Request, value: Any) -> Response:
         options = cut(asked) | here.score_style(served)
 
         def start(limit: float | None) -> Any:
-            return served.model.start_score(asked.query, asked.texts, pooling_params=params, deadline_s=limit, **options)
+            return served.model.start_rerank(asked.query, asked.texts, pooling_params=params, deadline_s=limit, **options)
 
-        made, times = await here.workshop.run(request, served, start)
-        scores = [one.outputs.score for one in made.requests]
+        ranking, times = await here.workshop.run(request, served, start)
         results: list[dict[str, Any]] = [
-            {"index": index, "score": scores[index]} | ({"text": asked.texts[index]} if asked.return_text else {}) for index in ranked(made)
+            {"index": ranked.index, "score": ranked.score} | ({"text": ranked.document} if asked.return_text else {}) for ranked in ranking
         ]
-        return Json(results, headers=here.headers(times, made.requests))
+        return Json(results, headers=here.headers(times, ranking))
     except Exception as error:
         told = api_error(error)
         if surprising(told):
@@ -183,7 +181,7 @@ async def _predict(request: Request, value: Any) -> Response:
         values = [activate(function, logits) for logits in values]
     told = [named(each, labels)[: hub.top_k if hub is not None else None] for each in values]
     # The Hub's clients read a list for each text even of a single one.
-    return Json(told[0] if single and hub is None else told, headers=here.headers(times, made.requests))
+    return Json(told[0] if single and hub is None else told, headers=here.headers(times, made))
 
 
 def forms(inputs: Any) -> tuple[bool, list[str], list[tuple[str, str]]]:
@@ -231,7 +229,7 @@ async def _similarity(request: Request, value: Any) -> Response:
 
     made, times = await here.workshop.run(request, served, start)
     vectors = np.asarray(made)
-    return Json(vectors[1:] @ vectors[0], headers=here.headers(times, made.requests))
+    return Json(vectors[1:] @ vectors[0], headers=here.headers(times, made))
 
 
 @wire

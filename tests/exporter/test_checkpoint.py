@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from poolrt.exporter import checkpoint, heads, weights
+from poolrt.runtime import json_objects
 from poolrt.runtime.errors import CheckpointError, UnknownArchitecture
 
 from tests.checkpoints import HIDDEN, IDENTITY, configure, rewrite_weights
@@ -290,7 +291,7 @@ def test_a_module_folder_that_is_missing_is_named(copy: Paths):
 
 def test_overrides_are_merged_into_nested_objects():
     base = {"a": 1, "rope": {"type": "x", "factor": 2}}
-    assert checkpoint.merged(base, {"rope": {"factor": 8}, "b": 3}) == {"a": 1, "rope": {"type": "x", "factor": 8}, "b": 3}
+    assert json_objects.merged(base, {"rope": {"factor": 8}, "b": 3}) == {"a": 1, "rope": {"type": "x", "factor": 8}, "b": 3}
 
 
 def test_overrides_reach_the_plan(checkpoints: Paths):

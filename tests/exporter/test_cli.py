@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from poolrt.exporter import cli, head_modules
-from poolrt.runtime import errors
+from poolrt.runtime import errors, json_objects
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,7 +169,7 @@ def test_an_interruption_has_its_own_code(tmp_path: Path, capsys: pytest.Capture
     ids=["json", "dotted", "nested", "both"],
 )
 def test_dotted_flags_mean_the_same_as_json(given: list[str], expected: dict[str, object]) -> None:
-    flags = cli.undotted(given, ["--hf-overrides"])
+    flags = json_objects.undotted(given, ["--hf-overrides"])
     assert flags[0] == "a"
     assert json.loads(flags[flags.index("--hf-overrides") + 1]) == expected
 

@@ -21,9 +21,10 @@ import httpx
 import pytest
 from poolrt.runtime.checkpoints import default_cache
 from poolrt.runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OK, ArtifactError, InputError, PoolrtError
+from poolrt.runtime.json_objects import merged
 from poolrt.serve import opening
 from poolrt.serve.cli import parse, parser_of, serve, settings_of, template_of
-from poolrt.serve.flags import IGNORED, merged, normalised
+from poolrt.serve.flags import IGNORED, normalised
 from poolrt.serve.listening import listening
 from poolrt.serve.opening import artifact_of, export_options, models_of
 from poolrt.serve.positionals import FLAGS

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from poolrt.runtime.errors import ArtifactError, DeadlineExceeded, EngineError, InputError, Overload, UnsupportedTask
-from poolrt.serve.body import Refused
 from poolrt.serve.errors import ApiError, api_error, body, response, scrub, surprising
 from poolrt.serve.reading import parse
 
@@ -90,7 +89,7 @@ def test_only_the_assistant_may_say_nothing(embedder: Live, path):
     ],
 )
 def test_what_no_parser_takes_is_refused(content, why):
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(ApiError, match=why):
         parse(content)
 
 
@@ -130,7 +129,7 @@ def test_a_status_names_its_type(status: int, kind: str):
         (InputError("top_n is -1", field="top_n"), "top_n is -1", None),
         (InputError("negative", field="top_n"), "negative (parameter=top_n)", None),
         (InputError("no"), "no", None), (UnsupportedTask("no"), "no (parameter=task)", "task"),
-        (UnsupportedTask("no", field=None), "no", None), (Refused("no", param="body.input", kind="Bad Request"), "no", "body.input"),
+        (UnsupportedTask("no", field=None), "no", None), (ApiError(400, "no", param="body.input", kind="Bad Request"), "no", "body.input"),
     ],
     ids=str,
 )  # fmt: skip

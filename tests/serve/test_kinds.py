@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from poolrt.serve import schemas
-from poolrt.serve.body import Refused
+from poolrt.serve.errors import ApiError
 from poolrt.serve.kinds import MAX_DEPTH, Bounds, kind_of, shallow
 from poolrt.serve.problems import MAX_LINES, Problem, message, short
 
@@ -89,19 +89,19 @@ def test_every_spelling_of_a_score_is_read(body, form):
     ],
 )
 def test_half_a_score_is_refused(body):
-    with pytest.raises(Refused, match=r"^[^\n]+\n\d+ validation errors?:\n"):
+    with pytest.raises(ApiError, match=r"^[^\n]+\n\d+ validation errors?:\n"):
         schemas.SCORE.read(body)
 
 
 @pytest.mark.parametrize("body", [[], "text", 5, None, True])
 def test_a_body_that_is_no_object_is_refused(body):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ApiError) as caught:
         schemas.RERANK.read(body)
     assert caught.value.param == "body"
 
 
 def test_a_body_of_many_faults_costs_few_lines():
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ApiError) as caught:
         schemas.EMBEDDINGS.read({"input": [None] * 100_000})
     assert len(str(caught.value)) < 20_000
 

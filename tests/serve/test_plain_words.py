@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from poolrt.serve import schemas, schemas_tei
 from poolrt.serve.app import routes
-from poolrt.serve.body import Body, Refused
+from poolrt.serve.body import Body
 from poolrt.serve.endpoints.routes import MODELS, ROUTES
+from poolrt.serve.errors import ApiError
 from poolrt.serve.settings import Settings
 
 from tests.serve.conftest import Live
@@ -45,7 +46,7 @@ SENTENCES: list[tuple[Body, Any, str]] = [
 
 
 def refusal(body: Body, value: Any) -> str:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ApiError) as caught:
         body.read(value)
     return str(caught.value)
 
