@@ -22,7 +22,7 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 MOST_HEADER_BYTES = 100_000_000  # of safetensors, as in its own library
 GIT_LFS = b"version https://git-lfs"
-# Bytes an element of safetensors' dtypes takes.
+# Bytes per element of safetensors' dtypes, to say which tensor of a damaged file is wrong.
 WIDTHS = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2} | {
     name: 4 if name.endswith("32") else 8 for name in ("F32", "I32", "U32", "F64", "I64", "U64")
 }
@@ -136,32 +136,44 @@ def _shards(folder: Path, index: str) -> list[Path]:
 
 
 def _header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file, after checking that the file is as long as its header says."""
+    """Names and shapes in a safetensors file. Its library checks that the header is well formed and covers the file exactly."""
+    from safetensors import SafetensorError, safe_open
+
+    if _is_pointer(path):
+        raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in the repository")
+    try:
+        with safe_open(path, framework="np") as file:  # no tensor is read, so torch is not imported
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.offset_keys()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: {_damage(path, error)}; download it again") from None
+
+
+def _damage(path: Path, error: Exception) -> str:
+    """What is wrong with a file that safetensors refuses. Sizes say most: the usual case is a download that was cut."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if _is_pointer(path):
-            raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in the repository")
-        if len(start) < 8 or length > size - 8:
-            raise CheckpointError(f"{path}: truncated: {size} bytes, shorter than its own header; download it again")
+        length = int.from_bytes(file.read(8), "little")
+        if length > size - 8:
+            return f"truncated: {size} bytes, shorter than its own header"
         if length > MOST_HEADER_BYTES:
-            raise CheckpointError(f"{path}: a header of {length} bytes, {MOST_HEADER_BYTES} are allowed; download it again")
+            return f"a header of {length} bytes, {MOST_HEADER_BYTES} are allowed"
         try:
             header: dict[str, Any] = json.loads(file.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            ends = [int(entry["data_offsets"][1]) for entry in tensors.values()]
-            shapes = {name: tuple(int(axis) for axis in entry["shape"]) for name, entry in tensors.items()}
-            lengths = {name: int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]) for name, entry in tensors.items()}
+            expected = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+            misfits = [name for name, entry in tensors.items() if entry["dtype"] in WIDTHS and not _fits(entry)]
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError):
-            raise CheckpointError(f"{path}: not a safetensors file; download it again") from None
-    expected = 8 + length + max(ends, default=0)
+            return "not a safetensors file"
     if expected != size:
-        raise CheckpointError(f"{path}: truncated: its header asks for {expected} bytes, the file has {size}; download it again")
-    wrong = [n for n, e in tensors.items() if e.get("dtype") in WIDTHS and math.prod(shapes[n]) * WIDTHS[e["dtype"]] != lengths[n]]
-    if wrong:
-        raise CheckpointError(f"{path}: sizes of {', '.join(wrong[:5])} do not fit their shapes; download it again")
-    return shapes
+        return f"truncated: its header asks for {expected} bytes, the file has {size}"
+    if misfits:
+        return f"sizes of {', '.join(misfits[:5])} do not fit their shapes"
+    return f"not a safetensors file ({error})"
+
+
+def _fits(entry: dict[str, Any]) -> bool:
+    start, end = entry["data_offsets"]
+    return math.prod(entry["shape"]) * WIDTHS[entry["dtype"]] == end - start
 
 
 def _is_pointer(path: Path) -> bool:

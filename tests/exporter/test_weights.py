@@ -160,6 +160,58 @@ def test_sizes_that_do_not_fit_their_shapes_are_refused(tmp_path: Path, shape: l
     assert type(refused.value) is CheckpointError
 
 
+def written(path: Path, header: bytes, data: int) -> Path:
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(data))
+    return path
+
+
+def entry(shape: Any, start: Any, end: Any, kind: str = "F32") -> dict[str, Any]:
+    return {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+
+
+HOSTILE: dict[str, tuple[dict[str, Any], int]] = {
+    "overlapping": ({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, 12),
+    "the same bytes": ({"a": entry([2], 0, 8), "b": entry([2], 0, 8)}, 8),
+    "a hole": ({"a": entry([2], 0, 8), "b": entry([2], 12, 20)}, 20),
+    "a hole in front": ({"a": entry([2], 4, 12)}, 12),
+    "beyond the file": ({"a": entry([4], 0, 16)}, 8),
+    "more than the header says": ({"a": entry([2], 0, 8)}, 12),
+    "a negative offset": ({"a": entry([2], -8, 0)}, 0),
+    "offsets backwards": ({"a": entry([2], 8, 0), "b": entry([2], 0, 8)}, 8),
+    "a negative shape": ({"a": entry([-2, -1], 0, 8)}, 8),
+    "a shape beyond counting": ({"a": entry([2**40, 2**40], 0, 8)}, 8),
+    "an offset beyond counting": ({"a": entry([2], 2**63, 2**63 + 8)}, 8),
+    "a type that nobody knows": ({"a": entry([2], 0, 8, "Q4")}, 8),
+    "numbers as text": ({"a": entry(["2"], "0", "8")}, 8),
+    "fractions": ({"a": entry([2.0], 0.0, 8.9)}, 8),
+    "truth values": ({"a": entry([True], False, True, "U8")}, 1),
+    "metadata that is no text": ({"__metadata__": {"a": 1}, "a": entry([2], 0, 8)}, 8),
+    "no offsets": ({"a": {"dtype": "F32", "shape": [2]}}, 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("header", "data"), HOSTILE.values(), ids=list(HOSTILE))
+def test_a_header_that_lies_is_refused_before_a_tensor_is_read(tmp_path: Path, header: dict[str, Any], data: int):
+    written(tmp_path / "model.safetensors", json.dumps(header).encode(), data)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*download it again"):
+        weights.open_folder(tmp_path)
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path):
+    first, second = json.dumps(entry([2], 0, 8)), json.dumps(entry([2], 8, 16))
+    written(tmp_path / "model.safetensors", f'{{"a": {first}, "a": {second}}}'.encode(), 16)
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        weights.open_folder(tmp_path)
+
+
+def test_a_header_beyond_what_safetensors_allows_is_refused(tmp_path: Path):
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write((weights.MOST_HEADER_BYTES + 1).to_bytes(8, "little") + b"{}")
+        file.truncate(weights.MOST_HEADER_BYTES + 9)
+    with pytest.raises(CheckpointError, match="a header of 100000001 bytes, 100000000 are allowed"):
+        weights.open_folder(tmp_path)
+
+
 def test_an_empty_file_of_tensors_is_whole(tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     assert dict(weights.open_folder(tmp_path).shapes) == {}
