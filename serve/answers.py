@@ -10,6 +10,7 @@ import json
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..runtime.errors import PluginError
+from ..runtime.outputs import Outputs, Ranking, ScoringOutput
+from . import schemas
 from .errors import ApiError
 from .headers import header
 from .numbers import INTEGERS, Floats, WidthError, convert, to_bytes
+from .registry import Served
 
 MAX_REQUEST_ID = 256
 _ANSWER_ID = "poolrt.answer_id"
@@ -78,9 +82,47 @@ def _joined(parts: Iterable[bytes]) -> orjson.Fragment:
     return orjson.Fragment(b"[" + b",".join(parts) + b"]")
 
 
-def heavy(results: Sequence[Any]) -> bool:
-    """Whether writing these arrays, or whatever there is for each item, takes longer than the event loop should be held up."""
-    return len(results) >= MANY or sum(one.size for one in results if isinstance(one, np.ndarray)) > PIECE
+@dataclass(slots=True)
+class Times:
+    """Seconds one request spent, for its headers and the metrics."""
+
+    started: float
+    tokenise_s: float = 0.0
+    queue_s: float = 0.0
+    engine_s: float = 0.0
+    tokens: int = 0
+    """That were computed."""
+    total_s: float = 0.0
+    """Up to the result."""
+    serialise_s: float | None = None
+    """For the response; None: there was none."""
+
+    def headers(self) -> dict[str, str]:
+        """TEI's, in milliseconds."""
+        return {
+            "x-total-time": f"{(time.perf_counter() - self.started) * 1e3:.1f}",
+            "x-tokenization-time": f"{self.tokenise_s * 1e3:.1f}",
+            "x-queue-time": f"{self.queue_s * 1e3:.1f}",
+            "x-inference-time": f"{self.engine_s * 1e3:.1f}",
+            "x-compute-tokens": str(self.tokens),
+        }
+
+
+def headers(times: Times, result: Outputs[Any] | Ranking, *, timing: bool) -> dict[str, str]:
+    """Those of a response of a model; with `timing` also TEI's times."""
+    told = times.headers() if timing else {}
+    if result.truncated:
+        told["x-truncated"] = str(result.truncated)
+    return told
+
+
+def heavy(result: Outputs[Any] | Ranking) -> bool:
+    """Whether writing it takes longer than the event loop should be held up."""
+    if len(result) >= MANY:
+        return True
+    if isinstance(result, Ranking) or not len(result) or isinstance(result[0].outputs, ScoringOutput):
+        return False
+    return sum(array.size for array in result.arrays) > PIECE
 
 
 class AnyJson(Json):
@@ -99,9 +141,9 @@ def _plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def answer_id(prefix: str, request: Request, asked: object) -> str:
+def answer_id(prefix: str, request: Request, record: object) -> str:
     """The header X-Request-Id, else the body's request_id, else something new; the same whenever a request asks."""
-    given = header(request.scope, b"x-request-id") or getattr(asked, "request_id", "")
+    given = header(request.scope, b"x-request-id") or getattr(record, "request_id", "")
     if given:
         return f"{prefix}-{given[:MAX_REQUEST_ID]}"
     if (made := request.scope.get(_ANSWER_ID)) is None:
@@ -124,14 +166,14 @@ def listed(identifier: str, model: str, data: list[dict[str, Any]], tokens: int)
 
 
 def vectors(
-    arrays: Sequence[Floats], *, identifier: str, model: str, tokens: int, asked: Any, kind: str, key: str, headers: Mapping[str, str]
+    arrays: Sequence[Floats], *, identifier: str, model: str, tokens: int, record: Any, kind: str, key: str, headers: Mapping[str, str]
 ) -> Response:
     """The answer of /v1/embeddings (`kind` embedding, `key` embedding) and /pooling (`pooling`, `data`) in any encoding."""
-    dtype, order = asked.embed_dtype, asked.endianness
+    dtype, order = record.embed_dtype, record.endianness
     try:
-        if asked.encoding_format in ("bytes", "bytes_only"):
-            return raw(arrays, identifier=identifier, model=model, tokens=tokens, asked=asked, headers=headers)
-        if asked.encoding_format == "base64":
+        if record.encoding_format in ("bytes", "bytes_only"):
+            return raw(arrays, identifier=identifier, model=model, tokens=tokens, record=record, headers=headers)
+        if record.encoding_format == "base64":
             values: list[Any] = [base64_text(to_bytes(array, dtype, order)) for array in arrays]
         else:
             values = [convert(array, dtype) for array in arrays] if dtype in INTEGERS else list(arrays)
@@ -141,16 +183,65 @@ def vectors(
     return Json(listed(identifier, model, data, tokens), headers=headers)
 
 
+def scores(
+    result: Outputs[ScoringOutput], times: Times, told: Mapping[str, str], *, record: Any, request: Request, served: Served
+) -> Response:  # fmt: skip
+    """The response of /score."""
+    data = []
+    for index, output in enumerate(result.requests):
+        score: dict[str, Any] = {"index": index, "object": "score", "score": output.outputs.score}
+        if record.truncate_documents:
+            score["truncated"] = output.truncated
+        data.append(score)
+    tokens = score_tokens(result, times, served)
+    return Json(listed(answer_id("score", request, record), served.told_name, data, tokens), headers=told)
+
+
+def ranking(
+    result: Ranking, times: Times, told: Mapping[str, str], *, record: schemas.Rerank, request: Request, served: Served
+) -> Response:  # fmt: skip
+    """The response of /rerank. `document` shows each document as it was sent."""
+    sent = record.documents if isinstance(record.documents, list) else [record.documents]
+    results = []
+    for ranked in result:
+        shown: dict[str, Any] = {"index": ranked.index}
+        if record.return_documents:
+            shown["document"] = document(sent[ranked.index])
+        shown["relevance_score"] = ranked.score
+        if record.truncate_documents:
+            shown["truncated"] = ranked.truncated
+        results.append(shown)
+    tokens = score_tokens(result, times, served)
+    content = {
+        "id": answer_id("rerank", request, record),
+        "model": served.told_name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "results": results,
+    }
+    return Json(content, headers=told)
+
+
+def document(item: str | schemas.Content | schemas.TextItem) -> dict[str, Any]:
+    """A document as results show it: its text, or its parts as they were sent."""
+    parts = asdict(item)["content"] if isinstance(item, schemas.Content) else None
+    return {"text": None if parts is not None else getattr(item, "text", item), "multi_modal": parts}
+
+
+def score_tokens(result: Outputs[Any] | Ranking, times: Times, served: Served) -> int:
+    """What usage counts: the joint prompts of a cross-encoder; else what was computed, one query for many documents once (vLLM 0.32)."""
+    return result.prompt_tokens if served.manifest.scoring == "cross-encoder" else times.tokens
+
+
 def base64_text(raw_bytes: bytes) -> str:
     return binascii.b2a_base64(raw_bytes, newline=False).decode("ascii")
 
 
-def raw(arrays: Sequence[Floats], *, identifier: str, model: str, tokens: int, asked: Any, headers: Mapping[str, str]) -> Response:
+def raw(arrays: Sequence[Floats], *, identifier: str, model: str, tokens: int, record: Any, headers: Mapping[str, str]) -> Response:
     """All vectors' bytes in order; for `bytes` with a header that says where each one stands."""
-    dtype, order = asked.embed_dtype, asked.endianness
+    dtype, order = record.embed_dtype, record.endianness
     pieces = [to_bytes(array, dtype, order) for array in arrays]
     made = dict(headers)
-    if asked.encoding_format == "bytes":
+    if record.encoding_format == "bytes":
         data, start = [], 0
         for index, (array, piece) in enumerate(zip(arrays, pieces, strict=True)):
             end = start + len(piece)

@@ -108,7 +108,7 @@ class Cors(CORSMiddleware):
 
 
 def routes(settings: Settings) -> list[Route]:
-    table = [Route(route.path, route.endpoint, methods=list(route.methods)) for route in ROUTES if route.is_on(settings)]
+    table = [Route(route.path, route.respond, methods=list(route.methods)) for route in ROUTES if route.is_on(settings)]
     table += [Route("/playground.json", playground.facts, methods=["GET"]), Route("/", home, methods=["GET", "POST"])]
     if settings.docs:
         table += [Route(path, endpoint, methods=["GET"]) for path, endpoint in docs.PAGES]

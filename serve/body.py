@@ -12,6 +12,8 @@ from .plain_words import sentence
 from .problems import Problem, distinct, dotted, message
 
 BOTH_ENDS = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
+PADDED = "padding: 'max_length' is for models of a fixed length, and this one reads every length as it is; leave it out (parameter=padding)"
+"""vLLM lets a model see the padding, for pictures' sake; a model of texts then answers something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,10 @@ class Body:
                         problems: list[Problem] = []
                         made = record_of(form).read(value, ("body",), problems)
                         if not problems:
-                            refuse_media_settings(value)
-                            refuse_padding(made)
+                            if "mm_processor_kwargs" in value or "media_io_kwargs" in value:
+                                refuse_media_settings(value)
+                            if getattr(made, "padding", None) == "max_length":
+                                raise ApiError(400, PADDED, param="padding")
                             return made
         by_form: list[list[Problem]] = [[] for _ in forms]
         for (_, form), problems in zip(forms, by_form, strict=True):
@@ -88,13 +92,6 @@ def refuse_media_settings(value: dict[str, Any]) -> None:
         if value.get(name):
             text = f"{name}: this model reads text only, so there is nothing to set; leave it out (parameter={name})"
             raise ApiError(400, text, param=name)
-
-
-def refuse_padding(made: Any) -> None:
-    """vLLM lets a model see the padding, for pictures' sake; a model of texts then answers something else."""
-    if getattr(made, "padding", None) == "max_length":
-        text = "padding: 'max_length' is for models of a fixed length, and this one reads every length as it is; leave it out"
-        raise ApiError(400, f"{text} (parameter=padding)", param="padding")
 
 
 def body(*forms: tuple[Sequence[str], type], preferred: Sequence[int] | None = None, removed: bool = False, task: bool = False) -> Body:

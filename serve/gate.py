@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .budget import HELD
 from .errors import ApiError, response
 from .headers import declared_bytes, header
-from .metrics import Metrics
+from .metrics import OBSERVE, Metrics
 from .protocol import too_large, too_many
 from .settings import Settings
 from .state import State
@@ -150,6 +150,8 @@ class Gate:
             self.state.in_flight -= 1
             if (hold := scope.get(HELD)) is not None:
                 hold.give_back()
+            if (observe := scope.get(OBSERVE)) is not None:
+                observe()
             route = scope.get("route")
             handler = route.path if route is not None else "none"
             self.metrics.http(scope["method"], handler, status or 500, time.perf_counter() - started, declared_bytes(scope), sent)

@@ -15,6 +15,8 @@ from .histogram import BYTES, SECONDS, TOKENS, Counters, Histograms, Series
 from .registry import Registry
 from .state import State
 
+OBSERVE = "poolrt.observe"
+"""Key of what adds a request's work to the metrics, in its scope; the gate calls it when the response has been sent."""
 EXCLUDED = frozenset({"/metrics", "/health", "/load", "/ping", "/version", "/live", "/ready"})
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 GROUPS = ("1xx", "1xx", "2xx", "3xx", "4xx", "5xx")

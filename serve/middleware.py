@@ -48,7 +48,7 @@ def layers(given: Sequence[Any]) -> list[Middleware]:
 
 
 class Relay:
-    """Hands on what the layers outside receive. Ours look whether a message is there by taking a step of `receive` (waiting.arrived), which
+    """Hands on what the layers outside receive. Ours look whether a message is there by taking a step of `receive` (reading.arrived), which
     a server's bears and a layer's own may not: this one waits for it in a task, one message ahead."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..runtime.manifest import Head, Role, Text
-from .context import context
+from .context import context_of
 from .prompts import stored_prompt
 from .registry import Served
 
@@ -57,9 +57,13 @@ async def page(request: Request) -> Response:
 
 async def facts(request: Request) -> Response:
     """What the page must know of each model: its tasks, widths and labels, and how a text becomes rows of vectors."""
-    here = context(request)
-    here.opened()
-    told = {"keyed": bool(here.settings.api_keys), "docs": here.settings.docs, "models": [model(served) for served in here.registry]}
+    context = context_of(request)
+    context.opened()
+    told = {
+        "keyed": bool(context.settings.api_keys),
+        "docs": context.settings.docs,
+        "models": [model(served) for served in context.registry],
+    }
     return Response(orjson.dumps(told), headers={"Cache-Control": "no-store"}, media_type="application/json")
 
 

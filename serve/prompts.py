@@ -25,31 +25,31 @@ UNTRUSTED = (
 )
 
 
-def inputs_of(asked: Any, served: Served, settings: Settings) -> list[Any]:
+def inputs_of(record: Any, served: Served, settings: Settings) -> list[Any]:
     """Texts or lists of token ids, one per answer. Renders conversations, so call it in a thread."""
-    conversations = conversations_of(asked)
+    conversations = conversations_of(record)
     if conversations is None:
-        return prompts_from(asked.input)
-    return [render(messages, asked, served, settings) for messages in conversations]
+        return prompts_from(record.input)
+    return [render(messages, record, served, settings) for messages in conversations]
 
 
-def render(messages: Sequence[Message], asked: Any, served: Served, settings: Settings, **more: Any) -> str:
-    variables = dict(asked.chat_template_kwargs or {})
-    if not settings.trust_request_chat_template and (asked.chat_template is not None or "chat_template" in variables):
+def render(messages: Sequence[Message], record: Any, served: Served, settings: Settings, **more: Any) -> str:
+    variables = dict(record.chat_template_kwargs or {})
+    if not settings.trust_request_chat_template and (record.chat_template is not None or "chat_template" in variables):
         raise ApiError(400, UNTRUSTED)
-    if asked.add_generation_prompt and asked.continue_final_message:
+    if record.add_generation_prompt and record.continue_final_message:
         raise ApiError(400, BOTH_ENDS)
     if "messages" in variables:
         raise ApiError(400, "chat_template_kwargs cannot hold messages: they are a field of their own (parameter=chat_template_kwargs)")
     # As in vLLM: a template among the variables is the last choice, and asking for ids instead of text changes nothing.
     variables.pop("tokenize", None)
     among = variables.pop("chat_template", None)
-    template = asked.chat_template or settings.chat_template or among
+    template = record.chat_template or settings.chat_template or among
     return served.model.preparation.chat(
         [plain(message) for message in messages],
         chat_template=template,
-        add_generation_prompt=asked.add_generation_prompt,
-        continue_final_message=asked.continue_final_message,
+        add_generation_prompt=record.add_generation_prompt,
+        continue_final_message=record.continue_final_message,
         template_kwargs=variables,
         content_format=settings.content_format,
         **more,
@@ -61,19 +61,19 @@ def plain(message: Message) -> dict[str, Any]:
     return {key: value for key, value in asdict(message).items() if value is not None or key == "content"}
 
 
-def side_of(asked: Any, served: Served) -> dict[str, Any]:
+def side_of(record: Any, served: Served) -> dict[str, Any]:
     """`role` and `prompt_name` for the runtime. An input_type the model prepares no differently falls back to a stored prompt of that
     name; without one it changes nothing."""
     made: dict[str, Any] = {}
-    if asked.prompt_name is not None:
-        made["prompt_name"] = asked.prompt_name
-    if asked.input_type is None:
+    if record.prompt_name is not None:
+        made["prompt_name"] = record.prompt_name
+    if record.input_type is None:
         return made
-    role = ROLES[asked.input_type]
+    role = ROLES[record.input_type]
     text = served.manifest.text
     if role in text.roles:
         made["role"] = role
-    elif "prompt_name" not in made and (name := stored_prompt(text, asked.input_type, role)) is not None:
+    elif "prompt_name" not in made and (name := stored_prompt(text, record.input_type, role)) is not None:
         made["prompt_name"] = name
     return made
 

@@ -4,34 +4,68 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from starlette.requests import Request
-from starlette.types import Message
+from starlette.types import Message, Receive
 
 from . import large_json
 from .body import Body
-from .budget import FREE_BYTES, HELD, Hold, check_items, check_values
+from .budget import FREE_BYTES, HELD, Budget, Hold, check_items, check_values
 from .errors import UNREAD, ApiError
 from .headers import declared_bytes, header
 from .problems import Problem, message
-from .waiting import arrived
-from .work import BODY_BYTES, LIGHT_BYTES, Workshop
+from .registry import Registry
+from .settings import Settings
 
+Result = TypeVar("Result")
+
+BODY_BYTES = "poolrt.body_bytes"
+"""Key of the size of a request's body in its scope."""
+LIGHT_BYTES = 2048
+"""Requests with a body up to this size are read and prepared in the event loop itself."""
 LENIENT_BYTES = 1 << 20
 """The standard library's parser is slow and holds up all threads: a larger body has to be what RFC 8259 says."""
 UNQUEUED = frozenset({"/tokenize", "/detokenize", "/decode", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 """Routes that add nothing to a model's queue."""
 
 
-async def read(request: Request, body: Body) -> Any:
-    """The request's body as one of the body's forms. Raises ApiError."""
+class Shop(Protocol):
+    """What reading a body needs of the application."""
+
+    settings: Settings
+    budget: Budget
+    registry: Registry
+    preparing_tokens: int
+    """Of texts that are on their way to a queue."""
+
+    def reading(self, request: Request, step: Callable[[], Result]) -> Coroutine[Any, Any, Result]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Another API at the same path: its bodies have the key `key`, and none of `without`."""
+
+    key: str
+    without: tuple[str, ...]
+
+    def has(self, value: Any) -> bool:
+        return type(value) is dict and value.get(self.key) is not None and all(value.get(key) is None for key in self.without)
+
+
+async def read(request: Request, body: Body, wire: Wire | None = None) -> Any:
+    """The request's body as one of the body's forms, or as it came, a dict, where it is the other wire's. Raises ApiError."""
     shop = workshop(request)
     content = await read_content(request, shop)
-    if len(content) <= LIGHT_BYTES:
-        return body.read(parsed(content, request, shop))
-    return await shop.reading(request, lambda: body.read(parsed(content, request, shop)))
+
+    def step() -> Any:
+        value = parsed(content, request, shop)
+        return value if wire is not None and wire.has(value) else body.read(value)
+
+    return step() if len(content) <= LIGHT_BYTES else await shop.reading(request, step)
 
 
 async def read_json(request: Request) -> Any:
@@ -49,11 +83,11 @@ async def form(request: Request, body: Body, value: Any) -> Any:
     return await workshop(request).reading(request, lambda: body.read(value))
 
 
-def workshop(request: Request) -> Workshop:
+def workshop(request: Request) -> Shop:
     return request.app.state.context.workshop
 
 
-async def read_content(request: Request, shop: Workshop) -> bytes | bytearray:
+async def read_content(request: Request, shop: Shop) -> bytes | bytearray:
     check_media_type(request)
     content = await read_bytes(request, shop)
     if not content:
@@ -61,20 +95,20 @@ async def read_content(request: Request, shop: Workshop) -> bytes | bytearray:
     return content
 
 
-def parsed(content: bytes | bytearray, request: Request, shop: Workshop) -> Any:
+def parsed(content: bytes | bytearray, request: Request, shop: Shop) -> Any:
     """Raises ApiError for what is no JSON, has too many values, or no room now."""
     admit(content, request, shop)
     return counted(parse(content), content, shop)
 
 
-def admit(content: bytes | bytearray, request: Request, shop: Workshop) -> None:
+def admit(content: bytes | bytearray, request: Request, shop: Shop) -> None:
     """Raises ApiError for a body that has too many values, or no room now."""
     if len(content) > FREE_BYTES:
         hold: Hold = request.scope[HELD]
         hold.take(check_values(content, shop.settings.max_items))
 
 
-def counted(value: Any, content: bytes | bytearray, shop: Workshop) -> Any:
+def counted(value: Any, content: bytes | bytearray, shop: Shop) -> Any:
     """The value. Raises ApiError where it has too many items."""
     most = shop.settings.max_items
     if len(content) > most:  # an item has a byte, and what parts it from the next
@@ -95,13 +129,13 @@ def check_media_type(request: Request) -> None:
         raise ApiError(415, f"the body is encoded as {coding[:40]!r}, and bodies are read as they are: send JSON without Content-Encoding")
 
 
-async def read_bytes(request: Request, shop: Workshop) -> bytes | bytearray:
+async def read_bytes(request: Request, shop: Shop) -> bytes | bytearray:
     limit = shop.settings.max_body_bytes
     declared = declared_bytes(request.scope)
     if declared > limit:
         raise too_large(limit)
     if request.scope["path"] not in UNQUEUED:
-        shop.door()
+        check_queues(shop)
     if declared > FREE_BYTES:
         shop.budget.check(declared)
     # A short body is there when its head is; only what is not deserves a timer.
@@ -119,7 +153,19 @@ async def read_bytes(request: Request, shop: Workshop) -> bytes | bytearray:
     return content
 
 
-async def read_rest(request: Request, shop: Workshop, message: Message | None) -> bytearray:
+def check_queues(shop: Shop) -> None:
+    """Raises Overload when every model's queue is full: then no body needs to be read."""
+    if not shop.registry.ready.is_set():
+        return
+    coming = shop.preparing_tokens
+    for served in shop.registry.models:
+        if not served.model.worker.is_full(coming):
+            return
+    refusals = [served.model.worker.refusal(coming) for served in shop.registry.models]
+    raise min(refusals, key=lambda refusal: refusal.retry_after_s)
+
+
+async def read_rest(request: Request, shop: Shop, message: Message | None) -> bytearray:
     settings = shop.settings
     content = bytearray()
     hold: Hold | None = None
@@ -154,7 +200,7 @@ def too_large(limit: int) -> ApiError:
 def parse(content: bytes | bytearray) -> Any:
     """Any JSON value but null. Raises ApiError."""
     try:
-        value = large_json.loads(content)
+        value = orjson.loads(content) if len(content) <= large_json.SMALL_BYTES else large_json.loads(content)
     except orjson.JSONDecodeError as error:
         if len(content) > LENIENT_BYTES:
             raise unreadable(error.pos, error.msg.partition(":")[0]) from None
@@ -187,3 +233,17 @@ def parse_leniently(content: bytes | bytearray) -> Any:
 def unreadable(place: int, why: str) -> ApiError:
     problem = Problem("json_invalid", ("body", place), "JSON decode error", {}, {"error": why})
     return ApiError(400, message([problem]), param=f"body.{place}", kind=UNREAD)
+
+
+def arrived(receive: Receive) -> Message | None:
+    """The connection's next message if it is there, without waiting: runs `receive` up to where it would wait, and no further. Nothing is
+    lost when it is not: servers take a message off only where they return it."""
+    step = receive()
+    try:
+        step.send(None)  # pyright: ignore[reportAttributeAccessIssue]
+    except StopIteration as stopped:
+        return stopped.value
+    else:
+        return None
+    finally:
+        step.close()  # pyright: ignore[reportAttributeAccessIssue]

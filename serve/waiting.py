@@ -14,7 +14,9 @@ from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
-from starlette.types import Message, Receive
+from starlette.types import Receive
+
+from .reading import arrived
 
 LOOK_S = 0.1
 """How long a client may be gone before its work is taken out of the queue."""
@@ -96,20 +98,6 @@ class Waiting:
     def close(self) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
-
-
-def arrived(receive: Receive) -> Message | None:
-    """The connection's next message if it is there, without waiting: runs `receive` up to where it would wait, and no further. Nothing is
-    lost when it is not: servers take a message off only where they return it."""
-    step = receive()
-    try:
-        step.send(None)  # pyright: ignore[reportAttributeAccessIssue]
-    except StopIteration as stopped:
-        return stopped.value
-    else:
-        return None
-    finally:
-        step.close()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def disconnected(receive: Receive) -> bool:

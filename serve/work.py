@@ -11,18 +11,20 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from ..runtime import cancellation
 from ..runtime.errors import DeadlineExceeded
 from ..runtime.pending import Pending
 from ..runtime.worker import Answer
+from .answers import Times, headers, heavy
 from .budget import Budget
 from .errors import ApiError
-from .metrics import Metrics
+from .metrics import OBSERVE, Metrics
+from .reading import BODY_BYTES, LIGHT_BYTES
 from .registry import Registry, Served
 from .settings import Settings
 from .state import State
@@ -30,10 +32,6 @@ from .waiting import Gone, Late, Waiting
 
 Result = TypeVar("Result")
 
-BODY_BYTES = "poolrt.body_bytes"
-"""Key of the size of a request's body in its scope."""
-LIGHT_BYTES = 2048
-"""Requests with a body up to this size are read and prepared in the event loop itself."""
 TOKEN_BYTES = 4
 """Of a text's token, roughly: what is being prepared is counted as tokens to come."""
 HEAVY_ITEMS = 64
@@ -43,25 +41,14 @@ HEAVY_ITEMS = 64
 LATE = "not computed in the time that was given; try again later, or raise --request-timeout"
 
 
-@dataclass(slots=True)
-class Times:
-    """Seconds one request spent, for its headers."""
+class Start(Protocol[Result]):
+    """Prepares a request's texts and submits them."""
 
-    started: float
-    tokenise_s: float = 0.0
-    queue_s: float = 0.0
-    engine_s: float = 0.0
-    tokens: int = 0
+    def __call__(self, *, deadline_s: float | None) -> Pending[Result]: ...
 
-    def headers(self) -> dict[str, str]:
-        """TEI's, in milliseconds."""
-        return {
-            "x-total-time": f"{(time.perf_counter() - self.started) * 1e3:.1f}",
-            "x-tokenization-time": f"{self.tokenise_s * 1e3:.1f}",
-            "x-queue-time": f"{self.queue_s * 1e3:.1f}",
-            "x-inference-time": f"{self.engine_s * 1e3:.1f}",
-            "x-compute-tokens": str(self.tokens),
-        }
+
+Shape = Callable[[Result, Times, dict[str, str]], Response]
+"""Makes the response of a result, of what it took, and of the headers that it carries."""
 
 
 class Workshop:
@@ -79,17 +66,6 @@ class Workshop:
         # One: bodies are read by Python, of which one thread runs at a time anyway, and the event loop waits for no more than that one.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="poolrt-read")
         self._waiting: Waiting | None = None
-
-    def door(self) -> None:
-        """Raises Overload when every model's queue is full: then no body needs to be read."""
-        if not self.registry.ready.is_set():
-            return
-        coming = self.preparing_tokens
-        for served in self.registry.models:
-            if not served.model.worker.is_full(coming):
-                return
-        refusals = [served.model.worker.refusal(coming) for served in self.registry.models]
-        raise min(refusals, key=lambda refusal: refusal.retry_after_s)
 
     def waiting(self) -> Waiting:
         if self._waiting is None:
@@ -127,10 +103,19 @@ class Workshop:
         finally:
             del future  # it holds the error, whose traceback holds this frame, and the whole body below it
 
-    async def run(
-        self, request: Request, served: Served, start: Callable[[float | None], Pending[Result]], *, in_thread: bool = False
-    ) -> tuple[Result, Times]:
-        """`start(deadline_s)` prepares and submits: in a thread, light requests without `in_thread` where they are. Raises what the runtime
+    async def answer(
+        self, request: Request, served: Served, start: Start[Any], shape: Shape[Any]
+    ) -> Response:  # fmt: skip
+        """`run`, then the response that `shape` makes of the result: outside the event loop where it is many or large."""
+        result, times = await self.run(request, served, start)
+        begun = time.perf_counter()
+        told = headers(times, result, timing=self.settings.timing_headers)
+        response = await self.thread(lambda: shape(result, times, told)) if heavy(result) else shape(result, times, told)
+        times.serialise_s = time.perf_counter() - begun
+        return response
+
+    async def run(self, request: Request, served: Served, start: Start[Result], *, in_thread: bool = False) -> tuple[Result, Times]:
+        """`start` prepares and submits: in a thread, light requests without `in_thread` where they are. Raises what the runtime
         raises, ApiError 499 for a client that left."""
         self.state.load += self.settings.track_load
         served.running += 1
@@ -140,20 +125,17 @@ class Workshop:
             served.running -= 1
             self.state.load -= self.settings.track_load
 
-    async def _run(
-        self, request: Request, served: Served, start: Callable[[float | None], Pending[Result]], in_thread: bool
-    ) -> tuple[Result, Times]:
+    async def _run(self, request: Request, served: Served, start: Start[Result], in_thread: bool) -> tuple[Result, Times]:
         times = Times(time.perf_counter())
         limit = self.settings.request_timeout_s
-        observed = self.metrics.of(served.name)
         # A short text is tokenised faster than a thread is woken.
         light = request.scope[BODY_BYTES] <= LIGHT_BYTES and not in_thread
-        pending = start(limit) if light else await self._prepared(request, lambda: start(limit))
+        pending = start(deadline_s=limit) if light else await self._prepared(request, lambda: start(deadline_s=limit))
         times.tokenise_s = time.perf_counter() - times.started
         try:
             answer: Answer = await self.waiting().result(pending.future, request.receive, limit_s=limit)
         except (Gone, Late) as stopped:
-            if observed is not None:
+            if (observed := self.metrics.of(served.name)) is not None:
                 observed.aborted(pending.count)
             if isinstance(stopped, Gone):
                 raise ApiError(499, "the client closed the connection") from None
@@ -163,15 +145,19 @@ class Workshop:
             result = await self.thread(lambda: pending.finish(answer))
         else:
             result = pending.finish(answer)
-        if observed is not None:
-            observed.finished(
-                prompts=pending.count,
-                tokens=answer.tokens,
-                tokenise_s=times.tokenise_s,
-                queue_s=answer.queue_s,
-                engine_s=answer.engine_s,
-                total_s=time.perf_counter() - times.started,
-            )
+        times.total_s = time.perf_counter() - times.started
+        count = pending.count
+
+        def observe() -> None:
+            if (observed := self.metrics.of(served.name)) is not None:
+                observed.finished(
+                    prompts=count, tokens=times.tokens, tokenise_s=times.tokenise_s, queue_s=times.queue_s,
+                    engine_s=times.engine_s, total_s=times.total_s,
+                )  # fmt: skip
+                if times.serialise_s is not None:
+                    observed.serialise.observe(times.serialise_s)
+
+        request.scope[OBSERVE] = observe
         return result, times
 
     async def _prepared(self, request: Request, step: Callable[[], Pending[Result]]) -> Pending[Result]:

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import schemas
-from ..answers import Json, answer_id, listed
-from ..context import context
+from ...runtime.outputs import Outputs
+from ..answers import Json, Times, answer_id, listed
+from ..context import Context
 from ..prompts import inputs_of, refuse_foreign
-from ..reading import read
+from ..registry import Served
 from .pooling import params_of, text_options
 
 
-async def classify(request: Request) -> Response:
-    context(request).require("classify")
-    return await answer(request, await read(request, schemas.CLASSIFY))
-
-
-async def answer(request: Request, asked: Any) -> Response:
-    here = context(request)
-    served = here.registry.able(asked.model, "classify", "Classification")
-
+async def answer(request: Request, context: Context, served: Served, record: Any) -> Response:
     def start(deadline_s: float | None) -> Any:
-        prompts = inputs_of(asked, served, here.settings)
-        refuse_foreign(prompts, request, served, here.settings)
-        here.log_inputs("classify", request, asked, served, prompts)
-        return served.model.start(prompts, params_of(asked), pooling_task="classify", deadline_s=deadline_s, **text_options(asked))
+        prompts = inputs_of(record, served, context.settings)
+        refuse_foreign(prompts, request, served, context.settings)
+        context.log_inputs("classify", request, record, served, prompts)
+        return served.model.start(prompts, params_of(record), pooling_task="classify", deadline_s=deadline_s, **text_options(record))
 
-    made, times = await here.workshop.run(request, served, start)
-    labels = served.manifest.heads["classify"].labels
-    arrays = made.arrays
-
-    def write() -> Response:
+    def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
+        labels = served.manifest.heads["classify"].labels
         data = []
-        for index, probs in enumerate(arrays):
+        for index, probs in enumerate(outputs.arrays):
             best = int(probs.argmax())
             label = labels[best] if best < len(labels) else None
             data.append({"index": index, "label": label, "probs": probs, "num_classes": len(probs)})
-        content = listed(answer_id("classify", request, asked), served.told_name, data, made.prompt_tokens)
-        return Json(content, headers=here.headers(times, made))
+        content = listed(answer_id("classify", request, record), served.told_name, data, outputs.prompt_tokens)
+        return Json(content, headers=headers)
 
-    return await here.written(served, arrays, write)
+    return await context.workshop.answer(request, served, start, shape)

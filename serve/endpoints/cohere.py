@@ -7,16 +7,17 @@ Cohere's own types add nothing for a model that stores no prompts at all, and ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime.outputs import Outputs
 from ...runtime.params import PoolingParams
 from .. import schemas
-from ..answers import Json, answer_id, base64_text
-from ..context import Context, context
+from ..answers import Json, Times, answer_id, base64_text
+from ..context import Context, context_of
 from ..errors import ApiError
 from ..numbers import WidthError, convert, to_bytes
 from ..prompts import ROLES, render, stored_prompt
@@ -40,106 +41,104 @@ async def embed_v1(request: Request) -> Response:
 
 
 async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
-    context(request).require("embed")
-    asked: Asked = await read(request, schemas.COHERE if version == "2" else schemas.COHERE_V1)
-    here = context(request)
-    served = here.registry.able(asked.model, "embed", "Embed")
-    refuse_images(asked, served)
-    prompt_name = prompt_of(asked, served, lenient=version == "1")
+    context_of(request).require("embed")
+    record: Asked = await read(request, schemas.COHERE if version == "2" else schemas.COHERE_V1)
+    context = context_of(request)
+    served = context.registry.able(record.model, "embed", "Embed")
+    refuse_images(record, served)
+    prompt_name = prompt_of(record, served, lenient=version == "1")
     prefix = "" if prompt_name is None else served.manifest.text.prompts[prompt_name]
-    cut, side = truncation_of(asked)
+    cut, side = truncation_of(record)
     if cut is not None and cut > served.model.max_tokens:
         text = f"truncate_prompt_tokens={cut} cannot be greater than max_model_len = {served.model.max_tokens}."
         more = f"Please request a smaller truncation size. (parameter=truncate_prompt_tokens, value={cut})"
         raise ApiError(400, f"{text} {more}", param="truncate_prompt_tokens")
 
     def start(deadline_s: float | None) -> Any:
-        params = PoolingParams(dimensions=asked.output_dimension)
-        options = {"truncate_prompt_tokens": cut, "truncation_side": side, "deadline_s": deadline_s, "priority": asked.priority}
-        messages = conversations_of(asked, prefix, has_template(served, here))
+        params = PoolingParams(dimensions=record.output_dimension)
+        options = {"truncate_prompt_tokens": cut, "truncation_side": side, "deadline_s": deadline_s, "priority": record.priority}
+        messages = conversations_of(record, prefix, has_template(served, context))
         if messages is None:
-            here.log_inputs("embd", request, asked, served, asked.texts or [])
-            return served.model.start(asked.texts, params, pooling_task="embed", prompt_name=prompt_name, **options)
+            context.log_inputs("embd", request, record, served, record.texts or [])
+            return served.model.start(record.texts, params, pooling_task="embed", prompt_name=prompt_name, **options)
         chat = schemas.EmbeddingChats(messages=messages)
-        rendered = [render(one, chat, served, here.settings) for one in messages]
-        here.log_inputs("embd", request, asked, served, rendered)
+        rendered = [render(one, chat, served, context.settings) for one in messages]
+        context.log_inputs("embd", request, record, served, rendered)
         return served.model.start(rendered, params, pooling_task="embed", add_special_tokens=False, **options)
 
-    made, times = await here.workshop.run(request, served, start)
-    check_lengths(asked, made.requests)
-    arrays = made.arrays
-
-    def write() -> Response:
-        plain = version == "1" and not asked.embedding_types
+    def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
+        check_lengths(record, outputs.requests)
+        arrays = outputs.arrays
+        plain = version == "1" and not record.embedding_types
         content: dict[str, Any] = {
-            "id": answer_id("embd", request, asked),
-            "embeddings": arrays if plain else embeddings(arrays, asked.embedding_types or ["float"]),
+            "id": answer_id("embd", request, record),
+            "embeddings": arrays if plain else embeddings(arrays, record.embedding_types or ["float"]),
         }
-        if asked.texts is not None:
-            content["texts"] = asked.texts
+        if record.texts is not None:
+            content["texts"] = record.texts
         content["meta"] = {
             "api_version": {"version": version},
-            "billed_units": {"input_tokens": made.prompt_tokens, "image_tokens": 0},
+            "billed_units": {"input_tokens": outputs.prompt_tokens, "image_tokens": 0},
         }
         content["response_type"] = "embeddings_floats" if plain else "embeddings_by_type"
-        return Json(content, headers=here.headers(times, made))
+        return Json(content, headers=headers)
 
-    return await here.written(served, arrays, write)
+    return await context.workshop.answer(request, served, start, shape)
 
 
-def refuse_images(asked: Asked, served: Served) -> None:
-    if asked.images is not None or any(part.type != "text" for one in asked.inputs or () for part in one.content):
+def refuse_images(record: Asked, served: Served) -> None:
+    if record.images is not None or any(part.type != "text" for one in record.inputs or () for part in one.content):
         raise ApiError(400, f"the model `{served.name}` reads text only, images are not supported (parameter=images)")
 
 
-def has_template(served: Served, here: Context) -> bool:
-    return (here.settings.chat_template or served.model.preparation.chat_template) is not None
+def has_template(served: Served, context: Context) -> bool:
+    return (context.settings.chat_template or served.model.preparation.chat_template) is not None
 
 
-def conversations_of(asked: Asked, prefix: str, templated: bool) -> list[list[schemas.Message]] | None:
+def conversations_of(record: Asked, prefix: str, templated: bool) -> list[list[schemas.Message]] | None:
     """What goes through the chat template: `inputs` always, texts when they have a prefix and the model a template. None: plain texts."""
-    if asked.texts is None:
-        contents: list[Any] = [[{"type": "text", "text": part.text} for part in one.content] for one in asked.inputs or ()]
+    if record.texts is None:
+        contents: list[Any] = [[{"type": "text", "text": part.text} for part in one.content] for one in record.inputs or ()]
     elif prefix and templated:
-        contents = list(asked.texts)
+        contents = list(record.texts)
     else:
         return None
     system = [schemas.Message(role="system", content=prefix)] if prefix else []
     return [[*system, schemas.Message(role="user", content=content)] for content in contents]
 
 
-def prompt_of(asked: Asked, served: Served, *, lenient: bool) -> str | None:
+def prompt_of(record: Asked, served: Served, *, lenient: bool) -> str | None:
     """The stored prompt that `input_type` names; omitted: none, also not the model's default one."""
-    if asked.input_type is None:
+    if record.input_type is None:
         return None
     prompts = served.manifest.text.prompts
-    if lenient and asked.input_type in INPUT_TYPES and asked.input_type not in prompts:
-        return stored_prompt(served.manifest.text, ROLES[asked.input_type]) if asked.input_type in ROLES else None
-    if not prompts and asked.input_type in INPUT_TYPES:
+    if lenient and record.input_type in INPUT_TYPES and record.input_type not in prompts:
+        return stored_prompt(served.manifest.text, ROLES[record.input_type]) if record.input_type in ROLES else None
+    if not prompts and record.input_type in INPUT_TYPES:
         return None
     if not prompts:
-        text = f"Unsupported input_type {asked.input_type[:100]!r}. This model does not define any input_type task instructions."
+        text = f"Unsupported input_type {record.input_type[:100]!r}. This model does not define any input_type task instructions."
         raise ApiError(400, text)
-    if asked.input_type not in prompts:
+    if record.input_type not in prompts:
         known = ", ".join(sorted(prompts))
-        raise ApiError(400, f"Unsupported input_type {asked.input_type[:100]!r}. Supported values: {known}")
-    return asked.input_type
+        raise ApiError(400, f"Unsupported input_type {record.input_type[:100]!r}. Supported values: {known}")
+    return record.input_type
 
 
-def truncation_of(asked: Asked) -> tuple[int | None, Any]:
-    if asked.truncate == "NONE":
+def truncation_of(record: Asked) -> tuple[int | None, Any]:
+    if record.truncate == "NONE":
         return None, None
-    return asked.max_tokens if asked.max_tokens is not None else -1, "left" if asked.truncate == "START" else None
+    return record.max_tokens if record.max_tokens is not None else -1, "left" if record.truncate == "START" else None
 
 
-def check_lengths(asked: Asked, requests: Any) -> None:
-    if asked.truncate != "NONE" or asked.max_tokens is None:
+def check_lengths(record: Asked, requests: Any) -> None:
+    if record.truncate != "NONE" or record.max_tokens is None:
         return
     for one in requests:
-        if one.prompt_tokens > asked.max_tokens:
+        if one.prompt_tokens > record.max_tokens:
             raise ApiError(
                 400,
-                f"Input of {one.prompt_tokens} tokens exceeds max_tokens={asked.max_tokens} with truncate=NONE. "
+                f"Input of {one.prompt_tokens} tokens exceeds max_tokens={record.max_tokens} with truncate=NONE. "
                 "Set truncate to END or START to allow truncation.",
             )
 

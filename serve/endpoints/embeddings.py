@@ -2,48 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import schemas
-from ..answers import answer_id, vectors
-from ..context import context
+from ...runtime.outputs import Outputs
+from ..answers import Times, answer_id, vectors
+from ..context import Context
 from ..prompts import inputs_of, refuse_foreign, side_of
-from ..reading import read
+from ..registry import Served
 from .pooling import params_of, text_options
 
 
-async def embeddings(request: Request) -> Response:
-    context(request).require("embed")
-    return await answer(request, await read(request, schemas.EMBEDDINGS))
-
-
-async def answer(request: Request, asked: Any) -> Response:
-    here = context(request)
-    served = here.registry.able(asked.model, "embed", "Embeddings")
-
+async def answer(request: Request, context: Context, served: Served, record: Any) -> Response:
     def start(deadline_s: float | None) -> Any:
-        prompts = inputs_of(asked, served, here.settings)
-        refuse_foreign(prompts, request, served, here.settings)
-        here.log_inputs("embd", request, asked, served, prompts)
-        options = text_options(asked) | side_of(asked, served)
-        return served.model.start(prompts, params_of(asked), pooling_task="embed", deadline_s=deadline_s, **options)
+        prompts = inputs_of(record, served, context.settings)
+        refuse_foreign(prompts, request, served, context.settings)
+        context.log_inputs("embd", request, record, served, prompts)
+        options = text_options(record) | side_of(record, served)
+        return served.model.start(prompts, params_of(record), pooling_task="embed", deadline_s=deadline_s, **options)
 
-    made, times = await here.workshop.run(request, served, start)
-    arrays, headers = made.arrays, here.headers(times, made)
-
-    def write() -> Response:
+    def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
         return vectors(
-            arrays,
-            identifier=answer_id("embd", request, asked),
+            outputs.arrays,
+            identifier=answer_id("embd", request, record),
             model=served.told_name,
-            tokens=made.prompt_tokens,
-            asked=asked,
+            tokens=outputs.prompt_tokens,
+            record=record,
             kind="embedding",
             key="embedding",
             headers=headers,
         )
 
-    return await here.written(served, arrays, write)
+    return await context.workshop.answer(request, served, start, shape)

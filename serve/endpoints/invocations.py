@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..context import context
+from ..context import context_of
 from ..errors import UNREAD, ApiError
 from ..reading import admit, check_media_type, counted, form, parse, read_bytes
 from ..work import LIGHT_BYTES
@@ -25,10 +25,10 @@ def among(routes: Sequence[Route]) -> Endpoint:
 
 
 async def invocations(request: Request, routes: Sequence[Route]) -> Response:
-    here = context(request)
-    here.opened()
+    context = context_of(request)
+    context.opened()
     check_media_type(request)
-    shop = here.workshop
+    shop = context.workshop
     content = await read_bytes(request, shop)
 
     def read() -> Any:
@@ -45,16 +45,19 @@ async def invocations(request: Request, routes: Sequence[Route]) -> Response:
     adapter = request.headers.get("x-amzn-sagemaker-adapter-identifier")
     if adapter and type(value) is dict:
         value["model"] = adapter
-    live = [route for route in routes if route.ability in here.registry.abilities]
+    live = [route for route in routes if route.ability in context.registry.abilities]
     for route in live:
-        (body,), answer = route.bodies[:1], route.answer
-        assert answer is not None, f"/invocations has no way to {route.path}"
+        assert route.answer is not None, f"/invocations has no way to {route.path}"
+        assert route.ability is not None
         try:
-            asked = await form(request, body, value)
+            record = await form(request, route.bodies[0], value)
         except ApiError as error:
             if error.kind != UNREAD:  # a field that is refused by name fits no other route either
                 raise
             continue
-        return await answer(request, asked)
+        if route.check is not None:
+            route.check(record)
+        served = context.registry.able(record.model, route.ability, route.api)
+        return await route.answer(request, context, served, record)
     paths = ", ".join(route.path for route in live)
     raise ApiError(400, f"Cannot find suitable handler for request. Expected a body of one of: {paths}")

@@ -7,31 +7,31 @@ from starlette.responses import PlainTextResponse, Response
 
 from .. import schemas
 from ..adapters import Module
-from ..context import Context, context
+from ..context import Context, context_of
 from ..errors import ApiError
 from ..loading import Loader, refused
 from ..reading import read
 
 
 async def load(request: Request) -> Response:
-    here = context(request)
-    here.opened()
-    asked: schemas.LoadAdapter = await read(request, schemas.LOAD_ADAPTER)
-    module = Module(name=asked.lora_name, path=asked.lora_path, base_model_name=asked.base_model_name)
-    return PlainTextResponse(await loader(request, here).load(module, in_place=asked.load_inplace))
+    context = context_of(request)
+    context.opened()
+    record: schemas.LoadAdapter = await read(request, schemas.LOAD_ADAPTER)
+    module = Module(name=record.lora_name, path=record.lora_path, base_model_name=record.base_model_name)
+    return PlainTextResponse(await loader(request, context).load(module, in_place=record.load_inplace))
 
 
 async def unload(request: Request) -> Response:
-    here = context(request)
-    here.opened()
-    asked: schemas.UnloadAdapter = await read(request, schemas.UNLOAD_ADAPTER)
-    return PlainTextResponse(await loader(request, here).unload(asked.lora_name))
+    context = context_of(request)
+    context.opened()
+    record: schemas.UnloadAdapter = await read(request, schemas.UNLOAD_ADAPTER)
+    return PlainTextResponse(await loader(request, context).unload(record.lora_name))
 
 
-def loader(request: Request, here: Context) -> Loader:
+def loader(request: Request, context: Context) -> Loader:
     # Without a key, a page of any origin that somebody on this machine looks at could ask for it.
-    if "origin" in request.headers and not here.settings.api_keys:
+    if "origin" in request.headers and not context.settings.api_keys:
         raise ApiError(403, "adapters are not loaded for browsers by a server without a key; give it one with --api-key")
-    if here.loader is None:
+    if context.loader is None:
         raise refused("LoRA is not enabled; start the server with --enable-lora")
-    return here.loader
+    return context.loader

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..answers import Json
-from ..context import context
+from ..context import context_of
 from ..registry import Served
 from ..version import version
 
@@ -21,15 +21,15 @@ STALLED_S = 120.0
 
 async def live(request: Request) -> Response:
     """Whether the process works: its event loop turns (this answers) and no engine hangs. True also while models are loading."""
-    here = context(request)
-    stalled = here.registry.ready.is_set() and any(served.model.worker.stalled_s() > STALLED_S for served in here.registry)
-    return Response(status_code=503 if stalled or here.state.failure else 200)
+    context = context_of(request)
+    stalled = context.registry.ready.is_set() and any(served.model.worker.stalled_s() > STALLED_S for served in context.registry)
+    return Response(status_code=503 if stalled or context.state.failure else 200)
 
 
 async def ready(request: Request) -> Response:
     """Whether new work is welcome: models open and warm, not draining."""
-    here = context(request)
-    return Response(status_code=200 if here.registry.ready.is_set() and not here.state.draining else 503)
+    context = context_of(request)
+    return Response(status_code=200 if context.registry.ready.is_set() and not context.state.draining else 503)
 
 
 async def health(request: Request) -> Response:
@@ -43,18 +43,18 @@ async def show_version(request: Request) -> Response:
 
 
 async def load(request: Request) -> Response:
-    return Json({"server_load": context(request).state.load})
+    return Json({"server_load": context_of(request).state.load})
 
 
 async def metrics(request: Request) -> Response:
-    here = context(request)
-    return Response(await here.metrics.scraped(here.workshop.thread), media_type=CONTENT_TYPE_LATEST)
+    context = context_of(request)
+    return Response(await context.metrics.scraped(context.workshop.thread), media_type=CONTENT_TYPE_LATEST)
 
 
 async def models(request: Request) -> Response:
-    here = context(request)
-    here.opened()
-    return Json({"object": "list", "data": [card(name, served) for served in here.registry for name in served.names]})
+    context = context_of(request)
+    context.opened()
+    return Json({"object": "list", "data": [card(name, served) for served in context.registry for name in served.names]})
 
 
 def card(name: str, served: Served) -> dict[str, Any]:

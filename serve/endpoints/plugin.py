@@ -10,39 +10,40 @@ from starlette.responses import Response
 
 from ...runtime.plugins import Plugin, Prepared
 from .. import schemas
-from ..answers import AnyJson, answer_id
-from ..context import context
+from ..answers import AnyJson, answer_id, headers
+from ..context import Context
 from ..registry import Served
 
 
-async def answer(request: Request, asked: schemas.PoolingPlugin, served: Served, plugin: Plugin) -> Response:
-    here = context(request)
-    identifier = answer_id("pooling", request, asked)
-    early = await plugin.prepare_async(asked.data, identifier) if plugin.prepares_async else None
+async def answer(request: Request, context: Context, record: schemas.PoolingPlugin, served: Served, plugin: Plugin) -> Response:
+    identifier = answer_id("pooling", request, record)
+    early = await plugin.prepare_async(record.data, identifier) if plugin.prepares_async else None
     prepared: list[Prepared] = [early] if early is not None else []
 
     def start(deadline_s: float | None) -> Any:
         if not prepared:
-            prepared.append(plugin.prepare(asked.data, identifier))
+            prepared.append(plugin.prepare(record.data, identifier))
         (ready,) = prepared
-        here.log_inputs("pooling", request, asked, served, ready.prompts)
+        context.log_inputs("pooling", request, record, served, ready.prompts)
         return served.model.start(
             ready.prompts,
             ready.params,
             pooling_task=ready.task or served.model.tasks[0],
-            truncate_prompt_tokens=asked.truncate_prompt_tokens,
-            truncation_side=asked.truncation_side,
+            truncate_prompt_tokens=record.truncate_prompt_tokens,
+            truncation_side=record.truncation_side,
             deadline_s=deadline_s,
-            priority=asked.priority,
+            priority=record.priority,
         )
 
     # Other people's code may take its time: never in the event loop.
-    made, times = await here.workshop.run(request, served, start, in_thread=True)
+    outputs, times = await context.workshop.run(request, served, start, in_thread=True)
     (ready,) = prepared
     if plugin.finishes_async:
-        data = await plugin.finish_async(ready, made)
+        data = await plugin.finish_async(ready, outputs)
     else:
-        data = await here.workshop.thread(lambda: plugin.finish(ready, made))
-    with here.serialising(served):
-        content = {"request_id": identifier, "created_at": int(time.time()), "data": data}
-        return AnyJson(content, headers=here.headers(times, made))
+        data = await context.workshop.thread(lambda: plugin.finish(ready, outputs))
+    begun = time.perf_counter()
+    content = {"request_id": identifier, "created_at": int(time.time()), "data": data}
+    response = AnyJson(content, headers=headers(times, outputs, timing=context.settings.timing_headers))
+    times.serialise_s = time.perf_counter() - begun
+    return response

@@ -10,16 +10,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..body import Body
+from ..context import Context, context_of
+from ..reading import Wire, read
+from ..registry import Served
 from ..settings import Settings
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+Answer = Callable[[Request, Context, Served, Any], Awaitable[Response]]
 JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     path: str
-    endpoint: Endpoint
     about: str
     """Its summary in the OpenAPI document."""
     methods: tuple[Literal["GET", "POST"], ...] = ("POST",)
@@ -32,6 +35,31 @@ class Route:
     """Types of a response with status 200; empty: it has no content."""
     failures: Mapping[int, str] = field(default_factory=dict)
     """Of a GET route: its other statuses and when they come."""
-    answer: Callable[[Request, Any], Awaitable[Response]] | None = None
-    """The response to a body that was read already; only where /invocations may mean the route."""
+    answer: Answer | None = None
+    """The response of a model to a request whose body has been read, as the first of `bodies`."""
+    api: str = ""
+    """What the error calls it, for a model that cannot answer."""
+    check: Callable[[Any], None] | None = None
+    """Refuses a body before its model is looked for."""
+    endpoint: Endpoint | None = None
+    """Of a route without `answer`: the response to a request."""
+    other: tuple[Wire, Callable[[Request, Any], Awaitable[Response]]] | None = None
+    """Another API at the same path, and the response to a body of it."""
     is_on: Callable[[Settings], bool] = lambda settings: True
+
+    async def respond(self, request: Request) -> Response:
+        """The response to a request for this path: a model of the ability, the body, what the route answers to it."""
+        if self.answer is None:
+            assert self.endpoint is not None, f"{self.path} has neither an answer nor an endpoint"
+            return await self.endpoint(request)
+        assert self.ability is not None, f"{self.path} is a model's, and names no ability"
+        context = context_of(request)
+        context.require(self.ability)
+        wire, other = self.other or (None, None)
+        record = await read(request, self.bodies[0], wire)
+        if other is not None and type(record) is dict:
+            return await other(request, record)
+        if self.check is not None:
+            self.check(record)
+        served = context.registry.able(record.model, self.ability, self.api)
+        return await self.answer(request, context, served, record)

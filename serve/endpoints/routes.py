@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import schemas, schemas_tei
+from ..reading import Wire
 from ..registry import Registry
 from ..settings import Settings
 from . import classify, cohere, embeddings, invocations, lora, operations, pooling, score, tei, tei_tokens, tokens
@@ -14,30 +15,33 @@ def _lora_is_on(settings: Settings) -> bool:
     return settings.runtime_lora
 
 
+TEI_RERANK = (Wire("texts", ("documents",)), tei.rerank)
 _FAILED = {503: "Not ready, or the engine has failed"}
 
 MODELS: tuple[Route, ...] = (
-    Route(path="/v1/embeddings", endpoint=embeddings.embeddings, about="Embeddings, as OpenAI's clients ask", ability="embed",
-          bodies=(schemas.EMBEDDINGS,), response="EmbeddingAnswer", media=(JSON, BYTES), answer=embeddings.answer),
+    Route(path="/v1/embeddings", answer=embeddings.answer, api="Embeddings", about="Embeddings, as OpenAI's clients ask", ability="embed",
+          bodies=(schemas.EMBEDDINGS,), response="EmbeddingAnswer", media=(JSON, BYTES)),
     Route(path="/v2/embed", endpoint=cohere.embed, about="Embeddings, as Cohere's clients ask", ability="embed",
           bodies=(schemas.COHERE,), response="CohereAnswer"),
     Route(path="/v1/embed", endpoint=cohere.embed_v1, about="Embeddings, as clients of Cohere's first API ask", ability="embed",
           bodies=(schemas.COHERE_V1,), response="CohereV1Answer"),
-    Route(path="/pooling", endpoint=pooling.pooling, about="Any task of any model: embed, token_embed, classify, token_classify",
-          ability="pooling", bodies=(schemas.POOLING,), response="PoolingAnswer", media=(JSON, BYTES), answer=pooling.answer),
-    Route(path="/classify", endpoint=classify.classify, about="Classes of texts", ability="classify",
-          bodies=(schemas.CLASSIFY,), response="ClassifyAnswer", answer=classify.answer),
-    Route(path="/score", endpoint=score.score, about="Scores of pairs: 1:1, 1:N or N:N", ability="score",
-          bodies=(schemas.SCORE,), response="ScoreAnswer", answer=score.answer_score),
-    Route(path="/v1/score", endpoint=score.score, about="The same as /score", ability="score",
+    Route(path="/pooling", answer=pooling.answer, api="Pooling", check=pooling.refuse_dimensions,
+          about="Any task of any model: embed, token_embed, classify, token_classify",
+          ability="pooling", bodies=(schemas.POOLING,), response="PoolingAnswer", media=(JSON, BYTES)),
+    Route(path="/classify", answer=classify.answer, api="Classification", about="Classes of texts", ability="classify",
+          bodies=(schemas.CLASSIFY,), response="ClassifyAnswer"),
+    Route(path="/score", answer=score.score, api="Score", about="Scores of pairs: 1:1, 1:N or N:N", ability="score",
           bodies=(schemas.SCORE,), response="ScoreAnswer"),
-    Route(path="/rerank", endpoint=score.rerank, about="Documents by falling relevance (Jina, Cohere; with `texts`: TEI)",
-          ability="score", bodies=(schemas.RERANK, schemas_tei.RERANK), response="AnyRerankAnswer", answer=score.answer_rerank),
-    Route(path="/v1/rerank", endpoint=score.rerank, about="The same as /rerank", ability="score",
-          bodies=(schemas.RERANK,), response="RerankAnswer"),
-    Route(path="/v2/rerank", endpoint=score.rerank, about="The same as /rerank", ability="score",
-          bodies=(schemas.RERANK,), response="RerankAnswer"),
-    Route(path="/embeddings", endpoint=embeddings.embeddings, about="The same as /v1/embeddings, for clients whose base URL has no /v1",
+    Route(path="/v1/score", answer=score.score, api="Score", about="The same as /score", ability="score",
+          bodies=(schemas.SCORE,), response="ScoreAnswer"),
+    Route(path="/rerank", answer=score.rerank, api="Rerank", about="Documents by falling relevance (Jina, Cohere; with `texts`: TEI)",
+          ability="score", bodies=(schemas.RERANK, schemas_tei.RERANK), response="AnyRerankAnswer", other=TEI_RERANK),
+    Route(path="/v1/rerank", answer=score.rerank, api="Rerank", about="The same as /rerank", ability="score",
+          bodies=(schemas.RERANK,), response="RerankAnswer", other=TEI_RERANK),
+    Route(path="/v2/rerank", answer=score.rerank, api="Rerank", about="The same as /rerank", ability="score",
+          bodies=(schemas.RERANK,), response="RerankAnswer", other=TEI_RERANK),
+    Route(path="/embeddings", answer=embeddings.answer, api="Embeddings",
+          about="The same as /v1/embeddings, for clients whose base URL has no /v1",
           ability="embed", bodies=(schemas.EMBEDDINGS,), response="EmbeddingAnswer", media=(JSON, BYTES)),
     Route(path="/embed", endpoint=tei.embed, about="TEI: embeddings", ability="embed", bodies=(schemas_tei.EMBED,)),
     Route(path="/embed_all", endpoint=tei.embed_all, about="TEI: embeddings of every token", ability="token_embed",
@@ -90,8 +94,11 @@ def absent(path: str, registry: Registry) -> str:
     if not registry.ready.is_set():
         return f"{path} is not there"
     models = ", ".join(f"`{served.name}` can {' and '.join(served.model.tasks)}" for served in registry.models[:5])
-    endpoints = [route.endpoint for route in MODELS]
+    responders = [route.answer or route.endpoint for route in MODELS]
     # A path and its other spellings stand together.
-    live = sorted((route for route in MODELS if route.ability in registry.abilities), key=lambda route: endpoints.index(route.endpoint))
+    live = sorted(
+        (route for route in MODELS if route.ability in registry.abilities),
+        key=lambda route: responders.index(route.answer or route.endpoint),
+    )
     there = ", ".join(route.path for route in live)
     return f"no model served here can answer {path}: {models}. This server has {there}"

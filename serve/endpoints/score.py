@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ...runtime import comparison
-from ...runtime.outputs import Outputs, Ranking
 from ...runtime.params import PoolingParams
 from .. import schemas
-from ..answers import Json, answer_id, listed
-from ..context import Context, context
-from ..reading import form, read, read_json
+from ..answers import ranking, scores
+from ..context import Context
 from ..registry import Served
-from ..work import Times
-from . import tei
+from ..settings import Settings
 
 PAIRS = {
     schemas.ScoreQueriesDocuments: ("queries", "documents"),
@@ -27,78 +25,25 @@ PAIRS = {
 }
 
 
-async def score(request: Request) -> Response:
-    context(request).require("score")
-    return await answer_score(request, await read(request, schemas.SCORE))
+async def score(request: Request, context: Context, served: Served, record: Any) -> Response:
+    left, right = PAIRS[type(record)]
+    first, second = plain(getattr(record, left), served), plain(getattr(record, right), served)
+    context.log_inputs("score", request, record, served, [alone(first, record, left), alone(second, record, right)])
+
+    def start(deadline_s: float | None) -> Any:
+        return served.model.start_score(first, second, deadline_s=deadline_s, **options(record, served, context.settings))
+
+    return await context.workshop.answer(request, served, start, partial(scores, request=request, record=record, served=served))
 
 
-async def rerank(request: Request) -> Response:
-    context(request).require("score")
-    value = await read_json(request)
-    if type(value) is dict and value.get("texts") is not None and value.get("documents") is None:
-        return await tei.rerank(request, value)
-    return await answer_rerank(request, await form(request, schemas.RERANK, value))
-
-
-async def answer_score(request: Request, asked: Any) -> Response:
-    here = context(request)
-    served = here.registry.able(asked.model, "score", "Score")
-    left, right = PAIRS[type(asked)]
-    first, second = plain(getattr(asked, left), served), plain(getattr(asked, right), served)
-    here.log_inputs("score", request, asked, served, [alone(first, asked, left), alone(second, asked, right)])
-    made, times = await here.workshop.run(
-        request, served, lambda limit: served.model.start_score(first, second, deadline_s=limit, **options(asked, served, here))
+async def rerank(request: Request, context: Context, served: Served, record: schemas.Rerank) -> Response:
+    (query,), documents = plain([record.query], served), plain(record.documents, served)
+    if context.settings.log_requests:
+        context.log_inputs("rerank", request, record, served, [query, documents])
+    start = partial(
+        served.model.start_rerank, query, documents, top_n=record.top_n or record.top_k, **rank_options(record, served, context.settings)
     )
-
-    def write() -> Response:
-        data = []
-        for index, one in enumerate(made.requests):
-            told = {"index": index, "object": "score", "score": one.outputs.score}
-            if asked.truncate_documents:
-                told["truncated"] = one.truncated
-            data.append(told)
-        content = listed(answer_id("score", request, asked), served.told_name, data, tokens_of(made, times, served))
-        return Json(content, headers=here.headers(times, made))
-
-    return await here.written(served, made.requests, write)
-
-
-async def answer_rerank(request: Request, asked: Any) -> Response:
-    here = context(request)
-    served = here.registry.able(asked.model, "score", "Rerank")
-    (query,), given = plain([asked.query], served), plain(asked.documents, served)
-    sent = asked.documents if isinstance(asked.documents, list) else [asked.documents]
-    here.log_inputs("rerank", request, asked, served, [query, given])
-    top_n, options = asked.top_n or asked.top_k, rank_options(asked, served, here)
-    ranking, times = await here.workshop.run(
-        request, served, lambda limit: served.model.start_rerank(query, given, top_n=top_n, deadline_s=limit, **options)
-    )
-
-    def write() -> Response:
-        results = []
-        for ranked in ranking:
-            result: dict[str, Any] = {"index": ranked.index}
-            if asked.return_documents:
-                result["document"] = document(sent[ranked.index])
-            result["relevance_score"] = ranked.score
-            if asked.truncate_documents:
-                result["truncated"] = ranked.truncated
-            results.append(result)
-        tokens = tokens_of(ranking, times, served)
-        content = {
-            "id": answer_id("rerank", request, asked),
-            "model": served.told_name,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-            "results": results,
-        }
-        return Json(content, headers=here.headers(times, ranking))
-
-    return await here.written(served, ranking, write)
-
-
-def tokens_of(made: Outputs[Any] | Ranking, times: Times, served: Served) -> int:
-    """What usage counts: the joint prompts of a cross-encoder; else what was computed, one query for many documents once (vLLM 0.32)."""
-    return made.prompt_tokens if served.manifest.scoring == "cross-encoder" else times.tokens
+    return await context.workshop.answer(request, served, start, partial(ranking, request=request, record=record, served=served))
 
 
 def plain(items: Any, served: Served) -> list[str]:
@@ -116,27 +61,21 @@ def text_of(item: Any, served: Served) -> str:
             return item
 
 
-def alone(texts: list[str], asked: Any, name: str) -> Any:
+def alone(texts: list[str], record: Any, name: str) -> Any:
     """The one text where no list was sent."""
-    return texts if isinstance(getattr(asked, name), list) else texts[0]
+    return texts if isinstance(getattr(record, name), list) else texts[0]
 
 
-def document(item: Any) -> dict[str, Any]:
-    """A document as results show it: its text, or its parts as they were sent."""
-    parts = asdict(item)["content"] if isinstance(item, schemas.Content) else None
-    return {"text": None if parts is not None else getattr(item, "text", item), "multi_modal": parts}
-
-
-def rank_options(asked: schemas.Rerank, served: Served, here: Context) -> dict[str, Any]:
+def rank_options(record: schemas.Rerank, served: Served, settings: Settings) -> dict[str, Any]:
     """`options`, with limits of one side that are none for this model lowered to its own: Haystack's client always sends 4096 tokens
     for a document, whatever the model reads."""
-    made, most = options(asked, served, here), served.model.max_tokens
-    if asked.max_tokens_per_query >= most:
+    made, most = options(record, served, settings), served.model.max_tokens
+    if record.max_tokens_per_query >= most:
         made["max_tokens_per_query"] = 0
-    if asked.max_tokens_per_doc >= most:
+    if record.max_tokens_per_doc >= most:
         if served.manifest.scoring == "cross-encoder":
             made |= {"max_tokens_per_doc": 0, "cut_document": True}
-            if asked.truncate_prompt_tokens is None:
+            if record.truncate_prompt_tokens is None:
                 made["truncate_prompt_tokens"] = -1
         else:
             encoder = served.model.preparation.encoder
@@ -144,19 +83,28 @@ def rank_options(asked: schemas.Rerank, served: Served, here: Context) -> dict[s
     return made
 
 
-def options(asked: Any, served: Served, here: Context) -> dict[str, Any]:
+def options(record: Any, served: Served, settings: Settings) -> dict[str, Any]:
     made: dict[str, Any] = {
-        "pooling_params": PoolingParams(use_activation=asked.use_activation),
-        "template_kwargs": asked.chat_template_kwargs,
-        "instruction": asked.instruction,
-        "max_tokens_per_query": asked.max_tokens_per_query,
-        "max_tokens_per_doc": asked.max_tokens_per_doc,
-        "truncate_prompt_tokens": asked.truncate_prompt_tokens,
-        "truncation_side": asked.truncation_side,
-        "priority": asked.priority,
+        "pooling_params": PoolingParams(use_activation=record.use_activation),
+        "template_kwargs": record.chat_template_kwargs,
+        "instruction": record.instruction,
+        "max_tokens_per_query": record.max_tokens_per_query,
+        "max_tokens_per_doc": record.max_tokens_per_doc,
+        "truncate_prompt_tokens": record.truncate_prompt_tokens,
+        "truncation_side": record.truncation_side,
+        "priority": record.priority,
     }
-    if asked.truncate_documents:
+    if record.truncate_documents:
         made["cut_document"] = True
-        if asked.truncate_prompt_tokens is None:
+        if record.truncate_prompt_tokens is None:
             made["truncate_prompt_tokens"] = -1
-    return made | here.score_style(served)
+    return made | style(served, settings)
+
+
+def style(served: Served, settings: Settings) -> dict[str, Any]:
+    """How the texts of a score are prepared. A template given to the server is for cross-encoders only."""
+    templated = settings.chat_template is not None
+    style: dict[str, Any] = {"preparation": comparison.style(served.manifest, settings.score_preparation, templated=templated)}
+    if served.manifest.scoring == "cross-encoder" and templated:
+        style["chat_template"] = settings.chat_template
+    return style

@@ -7,7 +7,7 @@ Its rules differ from vLLM's in places: input is cut to the model's limit unless
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -15,15 +15,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime.outputs import Outputs, Ranking
 from ...runtime.params import PoolingParams
 from ...runtime.scoring import activate
 from ...runtime.tasks import without_ends
 from .. import schemas_tei
-from ..answers import Json, sparse_weights
-from ..context import context
+from ..answers import Json, Times, sparse_weights
+from ..context import context_of
 from ..errors import ApiError, api_error, surprising, tei_response
 from ..reading import form, read, read_json
 from ..registry import Served
+from .score import style
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -46,10 +48,10 @@ def wire(endpoint: Endpoint) -> Endpoint:
     return answered
 
 
-def cut(asked: schemas_tei.TeiCut) -> dict[str, Any]:
-    if asked.truncate is False:
+def cut(record: schemas_tei.TeiCut) -> dict[str, Any]:
+    if record.truncate is False:
         return {}
-    side: Literal["left", "right"] | None = "left" if asked.truncation_direction.lower() == "left" else None
+    side: Literal["left", "right"] | None = "left" if record.truncation_direction.lower() == "left" else None
     return {"truncate_prompt_tokens": -1, "truncation_side": side}
 
 
@@ -68,49 +70,47 @@ async def embed_all(request: Request) -> Response:
 
 
 async def _embed(request: Request, value: Any, task: str) -> Response:
-    here = context(request)
-    here.require(task)
-    asked: schemas_tei.TeiEmbed = await form(request, schemas_tei.EMBED, value)
-    served = here.registry.able(asked.model, task, "Embed")
-    here.log_inputs("tei", request, asked, served, batched(asked.inputs))
-    params = PoolingParams(use_activation=asked.normalize if task == "embed" else None, dimensions=asked.dimensions)
+    context = context_of(request)
+    context.require(task)
+    record: schemas_tei.TeiEmbed = await form(request, schemas_tei.EMBED, value)
+    served = context.registry.able(record.model, task, "Embed")
+    context.log_inputs("tei", request, record, served, batched(record.inputs))
+    params = PoolingParams(use_activation=record.normalize if task == "embed" else None, dimensions=record.dimensions)
 
-    def start(limit: float | None) -> Any:
+    def start(deadline_s: float | None) -> Any:
         return served.model.start(
-            batched(asked.inputs), params, pooling_task=task, prompt_name=asked.prompt_name, deadline_s=limit, **cut(asked)
+            batched(record.inputs), params, pooling_task=task, prompt_name=record.prompt_name, deadline_s=deadline_s, **cut(record)
         )
 
-    made, times = await here.workshop.run(request, served, start)
-    arrays = made.arrays
-    return await here.written(served, arrays, lambda: Json(arrays, headers=here.headers(times, made)))
+    return await context.workshop.answer(request, served, start, lambda outputs, _, headers: Json(outputs.arrays, headers=headers))
 
 
 @wire
 async def embed_sparse(request: Request) -> Response:
-    here = context(request)
-    here.require("sparse")
-    asked: schemas_tei.TeiEmbed = await read(request, schemas_tei.EMBED)
-    served = here.registry.able(asked.model, "sparse", "sparse embedding")
+    context = context_of(request)
+    context.require("sparse")
+    record: schemas_tei.TeiEmbed = await read(request, schemas_tei.EMBED)
+    served = context.registry.able(record.model, "sparse", "sparse embedding")
     task = sparse_task(served)
     assert task is not None
     head, encoder = served.manifest.heads[task], served.model.preparation.encoder
     special = frozenset([*encoder.before, *encoder.after])
-    here.log_inputs("tei", request, asked, served, batched(asked.inputs))
+    context.log_inputs("tei", request, record, served, batched(record.inputs))
 
-    def start(limit: float | None) -> Any:
-        return served.model.start(batched(asked.inputs), pooling_task=task, prompt_name=asked.prompt_name, deadline_s=limit, **cut(asked))
+    def start(deadline_s: float | None) -> Any:
+        return served.model.start(
+            batched(record.inputs), pooling_task=task, prompt_name=record.prompt_name, deadline_s=deadline_s, **cut(record)
+        )
 
-    made, times = await here.workshop.run(request, served, start)
-
-    def write() -> Response:
+    def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
         data = []
-        for one in made.requests:
+        for one in outputs.requests:
             ids = one.prompt_token_ids
             weights = sparse_weights(one.outputs.data, ids[without_ends(head, ids)] if head.flat else ids, special)
             data.append([{"index": token, "value": weight} for token, weight in weights.items()])
-        return Json(data, headers=here.headers(times, made))
+        return Json(data, headers=headers)
 
-    return await here.written(served, made.requests, write)
+    return await context.workshop.answer(request, served, start, shape)
 
 
 def sparse_task(served: Served) -> str | None:
@@ -123,21 +123,24 @@ async def rerank(request: Request, value: Any) -> Response:
 
 async def _rerank(request: Request, value: Any) -> Response:
     try:
-        here = context(request)
-        asked: schemas_tei.TeiRerank = await form(request, schemas_tei.RERANK, value)
-        served = here.registry.able(asked.model, "score", "Rerank")
-        here.log_inputs("tei", request, asked, served, [asked.query, asked.texts])
-        params = PoolingParams(use_activation=not asked.raw_scores)
-        options = cut(asked) | here.score_style(served)
+        context = context_of(request)
+        record: schemas_tei.TeiRerank = await form(request, schemas_tei.RERANK, value)
+        served = context.registry.able(record.model, "score", "Rerank")
+        context.log_inputs("tei", request, record, served, [record.query, record.texts])
+        params = PoolingParams(use_activation=not record.raw_scores)
+        options = cut(record) | style(served, context.settings)
 
-        def start(limit: float | None) -> Any:
-            return served.model.start_rerank(asked.query, asked.texts, pooling_params=params, deadline_s=limit, **options)
+        def start(deadline_s: float | None) -> Any:
+            return served.model.start_rerank(record.query, record.texts, pooling_params=params, deadline_s=deadline_s, **options)
 
-        ranking, times = await here.workshop.run(request, served, start)
-        results: list[dict[str, Any]] = [
-            {"index": ranked.index, "score": ranked.score} | ({"text": ranked.document} if asked.return_text else {}) for ranked in ranking
-        ]
-        return Json(results, headers=here.headers(times, ranking))
+        def shape(ranking: Ranking, _: Times, headers: Mapping[str, str]) -> Response:
+            results: list[dict[str, Any]] = [
+                {"index": ranked.index, "score": ranked.score} | ({"text": ranked.document} if record.return_text else {})
+                for ranked in ranking
+            ]
+            return Json(results, headers=headers)
+
+        return await context.workshop.answer(request, served, start, shape)
     except Exception as error:
         told = api_error(error)
         if surprising(told):
@@ -152,18 +155,18 @@ async def predict(request: Request) -> Response:
 
 async def _predict(request: Request, value: Any) -> Response:
     """Classes of texts, or of (text, text) pairs where the model scores pairs. One input answers a list, several a list of lists."""
-    here = context(request)
-    here.require("classify")
-    asked: schemas_tei.TeiPredict = await form(request, schemas_tei.PREDICT, value)
-    served = here.registry.able(asked.model, "classify", "Predict")
-    single, texts, pairs = forms(asked.inputs)
-    here.log_inputs("tei", request, asked, served, pairs or texts)
-    hub = asked.parameters
+    context = context_of(request)
+    context.require("classify")
+    record: schemas_tei.TeiPredict = await form(request, schemas_tei.PREDICT, value)
+    served = context.registry.able(record.model, "classify", "Predict")
+    single, texts, pairs = forms(record.inputs)
+    context.log_inputs("tei", request, record, served, pairs or texts)
+    hub = record.parameters
     function = hub.function_to_apply if hub is not None else None
-    params = PoolingParams(use_activation=not asked.raw_scores and function is None)
+    params = PoolingParams(use_activation=not record.raw_scores and function is None)
     labels = served.manifest.heads["classify"].labels
 
-    def start(limit: float | None) -> Any:
+    def start(deadline_s: float | None) -> Any:
         if pairs:
             if not served.can("score"):
                 raise ApiError(
@@ -171,17 +174,19 @@ async def _predict(request: Request, value: Any) -> Response:
                 )
             first, second = zip(*pairs, strict=True)
             return served.model.start_score(
-                list(first), list(second), pooling_params=params, deadline_s=limit, **cut(asked), **here.score_style(served)
+                list(first), list(second), pooling_params=params, deadline_s=deadline_s, **cut(record), **style(served, context.settings)
             )
-        return served.model.start(texts, params, pooling_task="classify", deadline_s=limit, **cut(asked))
+        return served.model.start(texts, params, pooling_task="classify", deadline_s=deadline_s, **cut(record))
 
-    made, times = await here.workshop.run(request, served, start)
-    values = [np.atleast_1d(one.outputs.data) for one in made.requests]
-    if function in ("sigmoid", "softmax"):
-        values = [activate(function, logits) for logits in values]
-    told = [named(each, labels)[: hub.top_k if hub is not None else None] for each in values]
-    # The Hub's clients read a list for each text even of a single one.
-    return Json(told[0] if single and hub is None else told, headers=here.headers(times, made))
+    def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
+        values = [np.atleast_1d(output.outputs.data) for output in outputs.requests]
+        if function in ("sigmoid", "softmax"):
+            values = [activate(function, logits) for logits in values]
+        classes = [named(probs, labels)[: hub.top_k if hub is not None else None] for probs in values]
+        # The Hub's clients read a list for each text even of a single one.
+        return Json(classes[0] if single and hub is None else classes, headers=headers)
+
+    return await context.workshop.answer(request, served, start, shape)
 
 
 def forms(inputs: Any) -> tuple[bool, list[str], list[tuple[str, str]]]:
@@ -215,33 +220,35 @@ async def similarity(request: Request) -> Response:
 
 
 async def _similarity(request: Request, value: Any) -> Response:
-    here = context(request)
-    here.require("embed")
-    asked: schemas_tei.TeiSimilarity = await form(request, schemas_tei.SIMILARITY, value)
-    served = here.registry.able(asked.model, "embed", "Similarity")
-    more = asked.parameters or schemas_tei.TeiParameters()
-    texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
-    here.log_inputs("tei", request, asked, served, texts)
+    context = context_of(request)
+    context.require("embed")
+    record: schemas_tei.TeiSimilarity = await form(request, schemas_tei.SIMILARITY, value)
+    served = context.registry.able(record.model, "embed", "Similarity")
+    more = record.parameters or schemas_tei.TeiParameters()
+    texts = [record.inputs.source_sentence, *record.inputs.sentences]
+    context.log_inputs("tei", request, record, served, texts)
 
-    def start(limit: float | None) -> Any:
+    def start(deadline_s: float | None) -> Any:
         params = PoolingParams(use_activation=True)
-        return served.model.start(texts, params, pooling_task="embed", prompt_name=more.prompt_name, deadline_s=limit, **cut(more))
+        return served.model.start(texts, params, pooling_task="embed", prompt_name=more.prompt_name, deadline_s=deadline_s, **cut(more))
 
-    made, times = await here.workshop.run(request, served, start)
-    vectors = np.asarray(made)
-    return Json(vectors[1:] @ vectors[0], headers=here.headers(times, made))
+    def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
+        vectors = np.asarray(outputs)
+        return Json(vectors[1:] @ vectors[0], headers=headers)
+
+    return await context.workshop.answer(request, served, start, shape)
 
 
 @wire
 async def root(request: Request) -> Response:
     """POST /: embeddings, a ranking or predictions, by what the model is and what the body asks."""
     value = await read_json(request)
-    here = context(request)
-    here.opened()
+    context = context_of(request)
+    context.opened()
     if type(value) is dict and "query" in value:
-        here.require("score")
+        context.require("score")
         return await _rerank(request, value)
     if type(value) is dict and type(value.get("inputs")) is dict:
         return await _similarity(request, value)
-    served = here.registry.find(value.get("model") if type(value) is dict and isinstance(value.get("model"), str) else None)
+    served = context.registry.find(value.get("model") if type(value) is dict and isinstance(value.get("model"), str) else None)
     return await (_embed(request, value, "embed") if served.can("embed") else _predict(request, value))

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from ...runtime.truncation import check_whole, failures
 from .. import schemas_tei
 from ..answers import Json
-from ..context import context
+from ..context import context_of
 from ..errors import ApiError
 from ..reading import form, read
 from ..version import version
@@ -18,17 +18,17 @@ from .tei import wire
 
 
 async def tokenize(request: Request, value: Any) -> Response:
-    here = context(request)
-    asked: schemas_tei.TeiTokenize = await form(request, schemas_tei.TOKENIZE, value)
-    served = here.registry.find(asked.model, param="model")
+    context = context_of(request)
+    record: schemas_tei.TeiTokenize = await form(request, schemas_tei.TOKENIZE, value)
+    served = context.registry.find(record.model, param="model")
     preparation = served.model.preparation
-    prefix = preparation.prompt(asked.prompt_name)
-    texts = [prefix + text for text in ([asked.inputs] if isinstance(asked.inputs, str) else asked.inputs)]
+    prefix = preparation.prompt(record.prompt_name)
+    texts = [prefix + text for text in ([record.inputs] if isinstance(record.inputs, str) else record.inputs)]
     check_whole(sum(map(len, texts)), "inputs", field="inputs")
 
     def run() -> list[list[dict[str, Any]]]:
         with failures("a text"):
-            found = preparation.encoder.tokenizer.encode_batch(texts, add_special_tokens=asked.add_special_tokens)
+            found = preparation.encoder.tokenizer.encode_batch(texts, add_special_tokens=record.add_special_tokens)
         return [
             [
                 {"id": token, "text": text[start:stop] if stop else piece, "special": bool(special)}
@@ -38,31 +38,31 @@ async def tokenize(request: Request, value: Any) -> Response:
             for text, one in zip(texts, found, strict=True)
         ]
 
-    return Json(await here.workshop.thread(run))
+    return Json(await context.workshop.thread(run))
 
 
 @wire
 async def decode(request: Request) -> Response:
-    here = context(request)
-    here.opened()
-    asked: schemas_tei.TeiDecode = await read(request, schemas_tei.DECODE)
-    served = here.registry.find(asked.model, param="model")
-    many: list[Any] = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
+    context = context_of(request)
+    context.opened()
+    record: schemas_tei.TeiDecode = await read(request, schemas_tei.DECODE)
+    served = context.registry.find(record.model, param="model")
+    many: list[Any] = record.ids if record.ids and isinstance(record.ids[0], list) else [record.ids]
     if any(not 0 <= token < 2**32 for ids in many for token in ids):
         raise ApiError(422, "ids: a token id is out of vocabulary (parameter=ids)", param="ids")
     tokenizer = served.model.preparation.encoder.tokenizer
 
     def run() -> list[str]:
-        return tokenizer.decode_batch([list(ids) for ids in many], skip_special_tokens=asked.skip_special_tokens)
+        return tokenizer.decode_batch([list(ids) for ids in many], skip_special_tokens=record.skip_special_tokens)
 
-    return Json(await here.workshop.thread(run))
+    return Json(await context.workshop.thread(run))
 
 
 async def info(request: Request) -> Response:
-    here = context(request)
-    here.opened()
-    served = here.registry.find(request.query_params.get("model"), param="model")
-    manifest, settings = served.manifest, here.settings
+    context = context_of(request)
+    context.opened()
+    served = context.registry.find(request.query_params.get("model"), param="model")
+    manifest, settings = served.manifest, context.settings
     head = manifest.heads[manifest.tasks[0]]
     if manifest.tasks[0] in ("embed", "token_embed"):
         kind: dict[str, Any] = {"embedding": {"pooling": head.pool}}

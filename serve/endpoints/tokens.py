@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from .. import schemas
 from ..answers import Json
-from ..context import context
+from ..context import context_of
 from ..errors import ApiError
 from ..prompts import render
 from ..reading import form, read, read_json
@@ -18,59 +18,59 @@ from . import tei_tokens
 
 
 async def tokenize(request: Request) -> Response:
-    here = context(request)
-    here.opened()
+    context = context_of(request)
+    context.opened()
     value = await read_json(request)
     if type(value) is dict and value.get("inputs") is not None and value.get("prompt") is None and value.get("messages") is None:
         return await tei_tokens.tokenize(request, value)
-    asked = await form(request, schemas.TOKENIZE, value)
-    served = here.registry.find(asked.model, param="model")
+    record = await form(request, schemas.TOKENIZE, value)
+    served = context.registry.find(record.model, param="model")
 
     def run() -> list[int]:
-        if isinstance(asked, schemas.TokenizeText):
-            text = asked.prompt
+        if isinstance(record, schemas.TokenizeText):
+            text = record.prompt
         else:
-            if asked.continue_final_message and asked.add_generation_prompt and "add_generation_prompt" in value:
+            if record.continue_final_message and record.add_generation_prompt and "add_generation_prompt" in value:
                 raise ApiError(400, "Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
-            text = chat_text(asked, served, request)
-        return served.model.tokenize(text, add_special_tokens=asked.add_special_tokens)
+            text = chat_text(record, served, request)
+        return served.model.tokenize(text, add_special_tokens=record.add_special_tokens)
 
-    ids = await here.workshop.thread(run)
-    strings = served.model.preparation.encoder.pieces(ids) if asked.return_token_strs else None
+    ids = await context.workshop.thread(run)
+    strings = served.model.preparation.encoder.pieces(ids) if record.return_token_strs else None
     return Json({"count": len(ids), "max_model_len": served.model.max_tokens, "tokens": ids, "token_strs": strings})
 
 
-def chat_text(asked: schemas.TokenizeChat, served: Served, request: Request) -> str:
-    settings = context(request).settings
-    variables = settings.default_template_kwargs | (asked.chat_template_kwargs or {})
-    with_defaults = schemas.replaced(asked, chat_template_kwargs=variables)
-    return render(asked.messages, with_defaults, served, settings, tools=asked.tools)
+def chat_text(record: schemas.TokenizeChat, served: Served, request: Request) -> str:
+    settings = context_of(request).settings
+    variables = settings.default_template_kwargs | (record.chat_template_kwargs or {})
+    with_defaults = schemas.replaced(record, chat_template_kwargs=variables)
+    return render(record.messages, with_defaults, served, settings, tools=record.tools)
 
 
 async def detokenize(request: Request) -> Response:
-    here = context(request)
-    here.opened()
-    asked: schemas.Detokenize = await read(request, schemas.DETOKENIZE)
-    served = here.registry.find(asked.model, param="model")
-    if not asked.tokens:
+    context = context_of(request)
+    context.opened()
+    record: schemas.Detokenize = await read(request, schemas.DETOKENIZE)
+    served = context.registry.find(record.model, param="model")
+    if not record.tokens:
         return Json({"prompt": ""})
-    text = await here.workshop.thread(lambda: served.model.detokenize(asked.tokens))
+    text = await context.workshop.thread(lambda: served.model.detokenize(record.tokens))
     return Json({"prompt": text})
 
 
 async def tokenizer_info(request: Request) -> Response:
-    here = context(request)
-    if not here.settings.tokenizer_info:
+    context = context_of(request)
+    if not context.settings.tokenizer_info:
         raise HTTPException(404)
-    here.opened()
-    served = here.registry.find(request.query_params.get("model"), param="model")
+    context.opened()
+    served = context.registry.find(request.query_params.get("model"), param="model")
     text = served.manifest.text
     told: dict[str, object] = {}
     if text.tokenizer_config is not None:
         found = orjson.loads((served.model.folder / text.tokenizer_config).read_bytes())
         told = {key: plain(value) for key, value in found.items() if not key.endswith(("_file", "_path", "name_or_path"))}
     told.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
-    template = here.settings.chat_template or served.model.preparation.chat_template
+    template = context.settings.chat_template or served.model.preparation.chat_template
     if template is not None:
         told["chat_template"] = template
     return Json(told)

@@ -50,7 +50,7 @@ SERVE = {
     "test_openapi": ("openapi", "docs", "app"),
     "test_openapi test_operations": ("version",),
     "test_errors test_tei": ("abilities",),
-    "test_openapi test_plain_words test_registry": ("endpoints/route", "endpoints/routes"),
+    "test_openapi test_plain_words test_registry test_stays": ("endpoints/route", "endpoints/routes"),
     "test_operations": (
         "endpoints/operations", "gate", "lifespan", "metrics", "protocol", "reading", "server", "state", "waiting", "work", "app",
         "headers",

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from poolrt.runtime.errors import Overload
 from poolrt.runtime.model import Model, load
+from poolrt.serve.answers import Times
 from poolrt.serve.app import create_app
+from poolrt.serve.reading import check_queues
 from poolrt.serve.registry import Registry, Served
 from poolrt.serve.settings import Settings
-from poolrt.serve.work import Times
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serve.cases import TEXT, TEXTS
@@ -583,7 +584,7 @@ def test_a_full_queue_names_the_soonest_of_the_models(everything: Live, monkeypa
     refused = everything.post("/v1/embeddings", {"input": TEXT})
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "3")
     monkeypatch.setattr(everything.here.registry.models[3].model.worker, "is_full", lambda coming: False)
-    assert everything.here.workshop.door() is None, "one with room is enough"
+    assert check_queues(everything.here.workshop) is None, "one with room is enough"
 
 
 def test_a_refusal_at_the_door_is_measured(models: Callable[[str], Model]):
