@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..runtime import artifact, load
 from ..runtime.errors import VerificationError
-from ..runtime.manifest import Manifest
+from ..runtime.manifest import Manifest, RoleName
 from ..runtime.model import Model
 from . import recipe as recipes
 from .large import is_large_graph
@@ -83,7 +83,7 @@ def _scores(model: Model, reference: Reference) -> Sequence[float] | NDArray[np.
     return products / (np.linalg.norm(documents, axis=1) * np.linalg.norm(query[0]))
 
 
-def _vectors(model: Model, texts: Sequence[str], side: str) -> NDArray[np.float32]:
+def _vectors(model: Model, texts: Sequence[str], side: RoleName) -> NDArray[np.float32]:
     """As the models' own library embeds this side: with its stored prompt, where it has one."""
     text = model.manifest.text
     if side in text.roles:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
         UnsupportedTask,
     )
     from .llm import LLM
-    from .lora import LoRARequest
+    from .loader import load
+    from .lora_request import LoRARequest
     from .manifest import Manifest
-    from .model import Model, load
+    from .model import Model
     from .outputs import (
         ClassificationOutput,
         ClassificationRequestOutput,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 # Imported when first used: `poolrt --help` and the exporter's parts need none of numpy and tokenizers.
 _HOME = {
-    "load": "model", "Model": "model", "LLM": "llm", "LoRARequest": "lora", "PoolingParams": "params", "Manifest": "manifest",
+    "load": "loader", "Model": "model", "LLM": "llm", "LoRARequest": "lora_request", "PoolingParams": "params", "Manifest": "manifest",
     "ArtifactError": "errors", "DeadlineExceeded": "errors", "EngineError": "errors", "InputError": "errors", "Overload": "errors",
     "PoolrtError": "errors", "UnsupportedTask": "errors", "ClassificationOutput": "outputs", "EmbeddingOutput": "outputs",
     "Outputs": "outputs", "PoolingOutput": "outputs", "Ranked": "outputs", "Ranking": "outputs", "RequestOutput": "outputs",
@@ -76,10 +77,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+if not TYPE_CHECKING:  # a type checker that sees it accepts any name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

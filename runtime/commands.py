@@ -249,7 +249,7 @@ def _texts(given: list[str], file: Path | None) -> list[str]:
 
 
 def _model(asked: argparse.Namespace) -> Any:
-    from .model import load
+    from .loader import load
 
     return load(asked.artifact, asked.engine, threads=getattr(asked, "threads", None))
 

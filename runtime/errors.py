@@ -2,7 +2,8 @@
 
     PoolrtError
     ├── InputError             a text, token ids or parameter of a caller is not usable       HTTP 400, exit 2
-    │   └── UnsupportedTask    the artifact cannot do what was asked                          HTTP 400, exit 2
+    │   ├── UnsupportedTask    the artifact cannot do what was asked                          HTTP 400, exit 2
+    │   └── UnknownOption      a method takes no keyword of that name; a TypeError too         exit 2
     ├── CheckpointError        what was given to `poolrt export` is not a usable checkpoint    exit 2
     │   └── UnknownArchitecture  the checkpoint is fine, no architecture of ours reads it      exit 2
     ├── ArtifactError          an artifact folder is refused: incomplete, changed, newer       exit 2
@@ -43,6 +44,10 @@ class InputError(PoolrtError, ValueError):
 class UnsupportedTask(InputError):
     def __init__(self, message: str, *, field: str | None = "task") -> None:
         super().__init__(message, field=field)
+
+
+class UnknownOption(InputError, TypeError):
+    pass
 
 
 class CheckpointError(PoolrtError):

@@ -10,23 +10,28 @@ option that exports it so.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from . import artifact, checkpoints, comparison, overrides, templates
 from .errors import InputError
 from .items import Style
-from .lora import Adapters, Requested
+from .loader import load
+from .lora import Adapters
 from .manifest import Manifest
-from .model import Model, Policy, load
-from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, ScoringOutput
+from .model import Model
+from .options import ClassifyOptions, EmbedOptions, EncodeOptions, ScoreOptions, check, suggestion
+from .outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, Result, ScoringOutput
+from .params import Params
 from .plugins.facts import Config, ModelConfig
 from .pooler_config import PoolerConfig
-from .progress import Bar
+from .prompts import Prompts, ScoreTexts
 from .tokenizer import Tokenizer
+from .worker import Policy
 
 # Where, how fast and under which name to run: nothing of it changes a number.
 _HARMLESS = frozenset({
@@ -39,6 +44,9 @@ _HARMLESS = frozenset({
     "max_seq_len_to_capture", "model_impl", "pipeline_parallel_size", "seed", "served_model_name",
     "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode", "trust_remote_code",
 })  # fmt: skip
+
+_OWN = ("task", "dtype", "quantization", "runner", "tokenizer", "tokenizer_revision")
+"""Keywords of vLLM that are compared with the artifact."""
 
 # Each of them says: as the checkpoint is.
 _NEUTRAL = (None, "auto", "float32", "float", {})
@@ -83,52 +91,90 @@ class LLM:
         merge = None if finished else partial(_with_adapter, name, options)
         self._adapters = Adapters(self.model, opened if enable_lora else None, merge)
 
-    def embed(
-        self, prompts: Any, *, use_tqdm: Bar = True, pooling_params: Any = None, lora_request: Requested = None, **options: Any
-    ) -> Outputs[EmbeddingOutput]:
-        return self._asked(Model.embed, prompts, pooling_params, lora_request, use_tqdm=use_tqdm, **options)
+    def embed(self, prompts: Prompts, **options: Unpack[EmbedOptions]) -> Outputs[EmbeddingOutput]:
+        """One vector per prompt: [dim], L2-normalised as the model says.
 
-    def classify(
-        self, prompts: Any, *, use_tqdm: Bar = True, pooling_params: Any = None, lora_request: Requested = None, **options: Any
-    ) -> Outputs[ClassificationOutput]:
-        return self._asked(Model.classify, prompts, pooling_params, lora_request, use_tqdm=use_tqdm, **options)
+        >>> llm = LLM("artifacts/all-MiniLM-L6-v2")
+        >>> llm.embed("a first text", use_tqdm=False)
+        Outputs([EmbeddingOutput([..., ..., ...], dim=384)], prompt_tokens=5)
+        """
+        check("embed", options, EmbedOptions)
+        return self._pooled(Model.embed, prompts, options)
 
-    def reward(
-        self, prompts: Any, /, *, use_tqdm: Bar = True, pooling_params: Any = None, lora_request: Requested = None, **options: Any
-    ) -> Outputs[PoolingOutput]:
-        return self._asked(Model.reward, prompts, pooling_params, lora_request, use_tqdm=use_tqdm, **options)
+    def classify(self, prompts: Prompts, **options: Unpack[ClassifyOptions]) -> Outputs[ClassificationOutput]:
+        """One distribution per prompt: [labels].
 
-    def encode(
-        self, prompts: Any, pooling_params: Any = None, *, use_tqdm: Bar = True, lora_request: Requested = None, **options: Any
-    ) -> Outputs[PoolingOutput]:
-        return self._asked(Model.encode, prompts, pooling_params, lora_request, use_tqdm=use_tqdm, **options)
+        >>> llm = LLM("artifacts/sentiment")
+        >>> llm.classify("what a good film", use_tqdm=False)[0].outputs.num_classes
+        3
+        """
+        check("classify", options, ClassifyOptions)
+        return self._pooled(Model.classify, prompts, options)
 
-    def _asked(
-        self, method: Callable[..., Outputs[Any]], prompts: Any, pooling_params: Any, lora_request: Requested, **options: Any
-    ) -> Outputs[Any]:
-        def ask(model: Model, given: Any, params: Any) -> Outputs[Any]:
-            return method(model, given, pooling_params=params, **options)
+    def reward(self, prompts: Prompts, /, **options: Unpack[ClassifyOptions]) -> Outputs[PoolingOutput]:
+        """What a reward model says of each token: [tokens, labels] per prompt.
 
-        return self._adapters.answers(lora_request, prompts, pooling_params, ask)
+        >>> llm = LLM("artifacts/entities")
+        >>> llm.reward("a step of a solution", use_tqdm=False)[0].outputs.data.shape[1]
+        5
+        """
+        check("reward", options, ClassifyOptions)
+        return self._pooled(Model.reward, prompts, options)
 
-    def score(
-        self, data_1: Any, data_2: Any, /, *, use_tqdm: Bar = True, chat_template: str | None = None, lora_request: Requested = None,
-        preparation: Style | None = None, **options: Any,
-    ) -> Outputs[ScoringOutput]:  # fmt: skip
-        model = self._adapters.single(lora_request)
+    def encode(self, prompts: Prompts, pooling_params: Params = None, **options: Unpack[EncodeOptions]) -> Outputs[PoolingOutput]:
+        """Any task by name.
+
+        >>> llm = LLM("artifacts/all-MiniLM-L6-v2")
+        >>> llm.encode("a first text", pooling_task="token_embed", use_tqdm=False)[0].outputs.data.shape
+        (5, 384)
+        """
+        check("encode", options, EncodeOptions, "pooling_params")
+        return self._pooled(Model.encode, prompts, {**options, "pooling_params": pooling_params})
+
+    def score(self, data_1: ScoreTexts, data_2: ScoreTexts, /, **options: Unpack[ScoreOptions]) -> Outputs[ScoringOutput]:
+        """Scores of 1:1, 1:N or N:N pairs, in order, as vLLM computes them unless the model was opened with another `preparation`.
+
+        >>> llm = LLM("artifacts/all-MiniLM-L6-v2")
+        >>> [round(output.outputs.score) for output in llm.score("a loaf", ["a loaf", "the train is late"], use_tqdm=False)]
+        [1, 0]
+        """
+        check("score", options, ScoreOptions)
+        model = self._adapters.single(options.get("lora_request"))
         # The constructor's may be for conversations: an embedder scores without one.
         template = self._chat_template if model.manifest.scoring == "cross-encoder" else None
+        chat_template = options.get("chat_template")
         if chat_template is not None:
             template = templates.named(chat_template, "chat_template")
+        preparation = options.get("preparation")
         style = comparison.style(model.manifest, self._preparation if preparation is None else preparation, templated=template is not None)
-        return model.score(data_1, data_2, use_tqdm=use_tqdm, chat_template=template, preparation=style, **options)
+        changed: ScoreOptions = {"chat_template": template, "preparation": style, "lora_request": None}
+        return model.score(data_1, data_2, **{"use_tqdm": True, **options, **changed})
+
+    def _pooled(self, method: Callable[..., Outputs[Result]], prompts: Prompts, options: Mapping[str, Any]) -> Outputs[Result]:
+        """What the base, or the adapters that are asked for, return from this method of Model."""
+        rest = {"use_tqdm": True, **options}
+        requested, pooling_params = rest.pop("lora_request", None), rest.pop("pooling_params", None)
+
+        def ask(model: Model, part: Any, part_params: Any) -> Outputs[Any]:
+            return method(model, part, pooling_params=part_params, **rest)
+
+        return self._adapters.answers(requested, prompts, pooling_params, ask)
 
     def get_tokenizer(self) -> Tokenizer:
+        """The part of a Hugging Face tokenizer that scripts use.
+
+        >>> LLM("artifacts/all-MiniLM-L6-v2").get_tokenizer().encode("a first text")
+        [101, 1037, 2034, 3793, 102]
+        """
         return Tokenizer(self.model.preparation)
 
     @property
     def model_config(self) -> ModelConfig:
-        """What scripts read of vLLM's: `max_model_len`, `embedding_size`, `is_matryoshka` and a few more."""
+        """What scripts read of vLLM's: `max_model_len`, `embedding_size`, `is_matryoshka` and a few more.
+
+        >>> LLM("artifacts/all-MiniLM-L6-v2").model_config.embedding_size
+        384
+        """
         return Config.of(self.model.manifest, self.model.plugin_name).model_config
 
 
@@ -175,8 +221,8 @@ def _unheeded(keywords: Mapping[str, Any], model: str, revision: str | None) -> 
         elif name == "tokenizer_revision":
             if value not in (None, revision):
                 yield f"tokenizer_revision={value!r}: tokenizer and weights are those of one revision"
-        elif name not in _HARMLESS and name not in ("task", "dtype", "quantization"):
-            yield f"{name}: not a keyword that poolrt knows"
+        elif name not in _HARMLESS and name not in _OWN:
+            yield f"{name}: not a keyword that poolrt knows{suggestion(name, _KEYWORDS)}"
     if keywords.get("quantization") not in _NEUTRAL:
         yield f"quantization={keywords['quantization']!r} changes the answers: give precision='int8', or an artifact of --precision int8"
 
@@ -202,3 +248,6 @@ def _undone(wanted: _Wanted, keywords: Mapping[str, Any], manifest: Manifest) ->
 def _with_adapter(checkpoint: str, options: Sequence[str], adapter: str) -> Path:
     """The artifact of the checkpoint with a LoRA adapter (folder or hub id) merged into it."""
     return checkpoints.exported(checkpoint, [*options, "--lora", adapter])
+
+
+_KEYWORDS = {name: repr(name) for name in (*_HARMLESS, *_OWN, *inspect.signature(LLM).parameters) if name != "keywords"}

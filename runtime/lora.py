@@ -1,51 +1,21 @@
-"""vLLM's LoRARequest: an adapter is merged at export, so a request chooses among opened models."""
+"""LoRA adapters: each is merged at export, so a request chooses among opened models."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import params
 from .errors import InputError
+from .lora_request import LoRARequest, LoRARequests
 from .manifest import FILE
 from .model import Model
 from .outputs import Outputs
 from .prompts import checked, prompts_from
 
-
-@dataclass(frozen=True, slots=True)
-class LoRARequest:
-    lora_name: str
-    lora_int_id: int
-    """From 1 on; the path alone tells adapters apart here."""
-    lora_path: str
-    """An artifact that `poolrt export CHECKPOINT --lora ADAPTER` made. Where the base was opened as a checkpoint: also PEFT's files."""
-    base_model_name: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.lora_int_id < 1:
-            raise InputError(f"lora_int_id is {self.lora_int_id}, expected 1 or more", field="lora_request")
-        if not self.lora_path:
-            raise InputError("lora_path cannot be empty", field="lora_request")
-
-    @property
-    def name(self) -> str:
-        return self.lora_name
-
-    @property
-    def path(self) -> str:
-        return self.lora_path
-
-    @property
-    def adapter_id(self) -> int:
-        return self.lora_int_id
-
-
-Requested = LoRARequest | list[LoRARequest | None] | None
-"""One for all prompts, or one (or none) for each."""
 Ask = Callable[[Model, Any, Any], Outputs[Any]]
 """(model, prompts, pooling_params) -> answers."""
 
@@ -62,7 +32,7 @@ class Adapters:
         self._opened: dict[Path, Model] = {}
         self._lock = threading.Lock()
 
-    def answers(self, requested: Requested, prompts: Any, pooling_params: Any, ask: Ask) -> Outputs[Any]:
+    def answers(self, requested: LoRARequests, prompts: Any, pooling_params: Any, ask: Ask) -> Outputs[Any]:
         """In the prompts' order, whichever model each was for. Raises InputError."""
         if not isinstance(requested, list | tuple):
             return ask(self.model(requested), prompts, pooling_params)
@@ -84,7 +54,7 @@ class Adapters:
         requests = tuple(replace(rows[index], request_id=str(index)) for index in range(len(given)))
         return Outputs(requests, slots / max(sum(one.prompt_tokens for one in requests), 1) - 1)
 
-    def single(self, requested: Requested) -> Model:
+    def single(self, requested: LoRARequests) -> Model:
         """For scores, whose two sides must be embedded by one model. Raises InputError for a list that names several."""
         if not isinstance(requested, list | tuple):
             return self.model(requested)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, overload
@@ -14,12 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+SHOWN = 2
+"""Numbers of a vector, and members of a list, that a printed result shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolingOutput:
     data: Floats
-    """[dim], [labels], [tokens, dim] or [tokens, labels] by task."""
+    """[dim], [labels], [tokens, dim] or [tokens, labels] by task; of the task `plugin` what the plugin made."""
+
+    def __repr__(self) -> str:
+        return f"PoolingOutput({_array(self.data)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,9 @@ class EmbeddingOutput:
     @property
     def hidden_size(self) -> int:
         return len(self.embedding)
+
+    def __repr__(self) -> str:
+        return f"EmbeddingOutput({_array(self.embedding)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,10 @@ class ClassificationOutput:
     @property
     def num_classes(self) -> int:
         return len(self.probs)
+
+    def __repr__(self) -> str:
+        label = "" if self.label is None else f", label={self.label!r}"
+        return f"ClassificationOutput({_numbers(self.probs)}, classes={len(self.probs)}{label})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,9 @@ class ScoringOutput:
     def data(self) -> Floats:
         return np.array([self.score], dtype=np.float32)
 
+    def __repr__(self) -> str:
+        return f"ScoringOutput({self.score:.4g})"
+
 
 Result = TypeVar("Result", PoolingOutput, EmbeddingOutput, ClassificationOutput, ScoringOutput)
 
@@ -83,6 +99,10 @@ class RequestOutput(Generic[Result]):
     request_id: str = ""
     num_cached_tokens: int = 0
     finished: bool = True
+
+    def __repr__(self) -> str:
+        cut = ", truncated=True" if self.truncated else ""
+        return f"{type(self).__name__}({self.outputs!r}, prompt_tokens={self.prompt_tokens}{cut})"
 
 
 class PoolingRequestOutput(RequestOutput[PoolingOutput]):
@@ -110,6 +130,10 @@ class Ranked:
     """As passed."""
     truncated: bool = False
 
+    def __repr__(self) -> str:
+        cut = ", truncated=True" if self.truncated else ""
+        return f"Ranked(index={self.index}, score={self.score:.4g}, document={_SHORT.repr(self.document)}{cut})"
+
 
 @dataclass(frozen=True, slots=True)
 class Ranking(Sequence[Ranked]):
@@ -119,6 +143,9 @@ class Ranking(Sequence[Ranked]):
     prompt_tokens: int
     truncated: int = 0
     """Documents that were cut, also those that are not among the results."""
+
+    def __repr__(self) -> str:
+        return f"Ranking({_listed(self.results)}, prompt_tokens={self.prompt_tokens})"
 
     def __len__(self) -> int:
         return len(self.results)
@@ -161,6 +188,9 @@ class Outputs(Sequence[RequestOutput[Result]], Generic[Result]):
     def __getitem__(self, index: int | slice) -> RequestOutput[Result] | tuple[RequestOutput[Result], ...]:
         return self.requests[index]
 
+    def __repr__(self) -> str:
+        return f"Outputs({_listed([request.outputs for request in self.requests])}, prompt_tokens={self.prompt_tokens})"
+
     def __iter__(self) -> Iterator[RequestOutput[Result]]:
         return iter(self.requests)
 
@@ -180,3 +210,27 @@ def mapped(outputs: Outputs[PoolingOutput], kind: type[RequestOutput[Any]], step
         for request in outputs.requests
     )
     return Outputs(tuple(requests), outputs.padding)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def _array(data: Any) -> str:
+    """`[0.031, -0.012, ...], dim=384`, of token vectors `[[0.031, -0.012, ...], ...], shape=(7, 384)`."""
+    if not isinstance(data, np.ndarray):
+        return _SHORT.repr(data)
+    if data.ndim == 1:
+        return f"{_numbers(data)}, dim={len(data)}"
+    first = ", ".join([*(_numbers(row) for row in data[:1]), *(["..."] if len(data) > 1 else [])]) if data.ndim == 2 else "..."
+    return f"[{first}], shape={data.shape}"
+
+
+def _numbers(vector: NDArray[Any]) -> str:
+    numbers = [f"{number:.3f}" for number in vector[:SHOWN].tolist()]
+    return f"[{', '.join([*numbers, '...'] if len(vector) > SHOWN else numbers)}]"
+
+
+def _listed(members: Sequence[object]) -> str:
+    shown = ", ".join(repr(member) for member in members[:SHOWN])
+    return f"[{shown}, ...], length={len(members)}" if len(members) > SHOWN else f"[{shown}]"

@@ -35,7 +35,11 @@ class PoolingParams:
             self.task = "classify"
 
 
-def each(pooling_params: PoolingParams | Sequence[PoolingParams | None] | None, count: int) -> list[PoolingParams]:
+Params = PoolingParams | Sequence[PoolingParams | None] | None
+"""One for all prompts, or one (or none) for each."""
+
+
+def each(pooling_params: Params, count: int) -> list[PoolingParams]:
     """One PoolingParams per prompt. Raises InputError when a list has another length."""
     if pooling_params is None:
         return [PoolingParams()] * count
@@ -52,7 +56,7 @@ def each(pooling_params: PoolingParams | Sequence[PoolingParams | None] | None, 
     return [PoolingParams() if params is None else params for params in pooling_params]
 
 
-def without_dimensions(pooling_params: PoolingParams | Sequence[PoolingParams | None] | None, count: int) -> list[PoolingParams]:
+def without_dimensions(pooling_params: Params, count: int) -> list[PoolingParams]:
     return [one if one.dimensions is None else replace(one, dimensions=None) for one in each(pooling_params, count)]
 
 
@@ -107,14 +111,14 @@ def check_dimensions(name: str, task: Task, head: Head, dimensions: int) -> None
         )
 
 
-def single(pooling_params: PoolingParams | Sequence[PoolingParams | None] | None) -> PoolingParams:
+def single(pooling_params: Params) -> PoolingParams:
     """The one PoolingParams of a score: vLLM takes a list of one as well."""
     if isinstance(pooling_params, Sequence) and len(pooling_params) == 1:
         pooling_params = pooling_params[0]
     return each(pooling_params, 1)[0]
 
 
-class ScoreOptions(TypedDict):
+class ScoreArguments(TypedDict):
     variables: dict[str, Any] | None
     max_tokens_per_query: int
     max_tokens_per_doc: int
@@ -126,7 +130,7 @@ def score_options(
     instruction: str | None,
     max_tokens_per_query: int,
     max_tokens_per_doc: int,
-) -> ScoreOptions:
+) -> ScoreArguments:
     """Arguments of a score, completed from `PoolingParams.extra_kwargs`, where vLLM's offline class has them."""
     extra = dict(params.extra_kwargs or {})
     known = ("chat_template_kwargs", "max_tokens_per_query", "max_tokens_per_doc")
@@ -135,7 +139,7 @@ def score_options(
     variables = {**(extra.get("chat_template_kwargs") or {}), **(template_kwargs or {})}
     if instruction is not None:
         variables.setdefault("instruction", instruction)
-    return ScoreOptions(
+    return ScoreArguments(
         variables=variables or None,
         max_tokens_per_query=max_tokens_per_query or extra.get("max_tokens_per_query") or 0,
         max_tokens_per_doc=max_tokens_per_doc or extra.get("max_tokens_per_doc") or 0,

@@ -14,6 +14,13 @@ from .errors import InputError
 # Sequences of numbers to Python, but never token ids: text that was not decoded.
 _BYTES = bytes | bytearray | memoryview
 Prompt = str | Sequence[int] | NDArray[Any] | Mapping[str, Any]
+"""Text, token ids, {"prompt": text} or {"prompt_token_ids": ids}."""
+Prompts = Prompt | Sequence[Prompt]
+"""One prompt, or several."""
+ScoreText = str | Mapping[str, Any]
+"""Text, or {"content": [{"type": "text", "text": ...}, ...]}."""
+ScoreTexts = ScoreText | Sequence[ScoreText] | NDArray[Any]
+"""One side of a score: one text, or several."""
 
 
 def prompts_from(value: Any) -> list[Any]:

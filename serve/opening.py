@@ -14,8 +14,9 @@ from ..runtime import artifact, checkpoints, overrides
 from ..runtime.checkpoints import CONVERSIONS, exported, is_artifact, options_of
 from ..runtime.errors import InputError
 from ..runtime.json_objects import gathered
+from ..runtime.loader import load
 from ..runtime.manifest import FILE
-from ..runtime.model import Model, load
+from ..runtime.model import Model
 from .adapters import Adapters, Base, module_of
 from .registry import Registry, Served
 from .settings import Settings

@@ -45,13 +45,39 @@ def test_a_wheel_holds_every_module_recipe_and_template(wheel):
         for path in (ROOT / area).rglob("*")
         if path.suffix in {".py", ".toml", ".jinja", ".html", ".css", ".js", ".txt"}
     }
-    expected |= {f"poolrt/{path.name}" for path in (ROOT / "package").glob("*.py")}
-    assert {"poolrt/__init__.py", "poolrt/__main__.py"} < expected
+    expected |= {f"poolrt/{path.name}" for path in (ROOT / "package").iterdir() if path.is_file()}
+    assert {"poolrt/__init__.py", "poolrt/__main__.py", "poolrt/py.typed"} < expected
     assert not expected - inside
 
 
 def test_a_wheel_holds_nothing_but_the_package_and_its_metadata(wheel):
     assert {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()} == {"poolrt", wheel.name.split("-py3")[0] + ".dist-info"}
+
+
+def test_type_checkers_read_the_installed_package(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    script = tmp_path / "script.py"
+    script.write_text("""
+from typing import assert_type
+import poolrt
+from poolrt import LLM, Model, load
+assert_type(load("a"), Model)
+assert_type(poolrt.load("a").embed("a")[0].outputs, poolrt.EmbeddingOutput)
+assert_type(poolrt.__version__, str)
+load("a").embed("a", normalise=True)  # pyright: ignore[reportCallIssue]
+poolrt.loda("a")  # pyright: ignore[reportAttributeAccessIssue]
+LLM("a").score("a", top_n=1)  # pyright: ignore[reportCallIssue]
+""")
+    settings = {
+        "include": ["script.py"],
+        "extraPaths": [str(tmp_path / "site")],
+        "typeCheckingMode": "standard",
+        "reportUnnecessaryTypeIgnoreComment": True,
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--project", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.slow  # installs from the package index

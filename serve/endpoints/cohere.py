@@ -59,8 +59,9 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
         options = {"truncate_prompt_tokens": cut, "truncation_side": side, "deadline_s": deadline_s, "priority": record.priority}
         messages = conversations_of(record, prefix, has_template(served, context))
         if messages is None:
-            context.log_inputs("embd", request, record, served, record.texts or [])
-            return served.model.start(record.texts, params, pooling_task="embed", prompt_name=prompt_name, **options)
+            texts = record.texts or []
+            context.log_inputs("embd", request, record, served, texts)
+            return served.model.start(texts, params, pooling_task="embed", prompt_name=prompt_name, **options)
         chat = schemas.EmbeddingChats(messages=messages)
         rendered = [render(one, chat, served, context.settings) for one in messages]
         context.log_inputs("embd", request, record, served, rendered)

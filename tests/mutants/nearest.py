@@ -17,7 +17,7 @@ RUNTIME = {
     "test_overrides": ("llm", "pooler_config"),
     "exporter/test_choices exporter/test_vllm_names": ("pooler_config",),
     "test_foreign": ("foreign",),
-    "test_lora": ("lora",),
+    "test_lora": ("lora", "lora_request"),
     "test_pairs": ("pairs",),
     "test_preparation test_pairs": ("encoder", "items", "special_tokens"),
     "test_params": ("progress", "prompts", "tokenization"),
@@ -30,7 +30,8 @@ RUNTIME = {
     "test_pending test_worker": ("pending", "cancellation"),
     "test_cuda_graphs test_trt_session": ("backends/cuda_graphs", "backends/trt"),
     "test_plugins": ("plugins/bge_m3", "plugins/colbert", "plugins/facts", "plugins/finding", "plugins/parts", "plugins/plugin"),
-    "test_model": ("model", "llm", "errors", "backends/ort", "backends/__init__"),
+    "test_model test_params test_pending": ("intake",),
+    "test_model": ("model", "llm", "loader", "statistics", "errors", "backends/ort", "backends/__init__"),
 }  # fmt: skip
 SERVE = {
     "test_access": ("gate", "app", "headers", "settings"),

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from poolrt.runtime import LLM, PoolingParams
 from poolrt.runtime.errors import InputError, UnsupportedTask
-from poolrt.runtime.model import Model, load
+from poolrt.runtime.loader import load
+from poolrt.runtime.model import Model
 from poolrt.runtime.plugins import BUILT_IN
 
 TEXTS = ["what is the capital of france", "paris"]

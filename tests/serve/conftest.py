@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from poolrt.runtime.model import Model, load
+from poolrt.runtime.loader import load
+from poolrt.runtime.model import Model
 from poolrt.serve.adapters import Adapters
 from poolrt.serve.app import create_app
 from poolrt.serve.context import Context

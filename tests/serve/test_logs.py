@@ -65,7 +65,7 @@ def test_nothing_of_a_prompt_is_logged_unasked(embedder: Live, caplog: pytest.Lo
 
 
 def test_prompts_of_classifiers_and_plugins_are_logged_too(artifacts: Callable[[str], Path], models: Callable[[str], Model], caplog: Any):
-    from poolrt.runtime.model import load
+    from poolrt.runtime.loader import load
 
     caplog.set_level(logging.INFO, "poolrt.serve")
     with load(artifacts("bge_m3"), threads=1, io_processor_plugin="bge_m3_sparse_plugin") as plugin:

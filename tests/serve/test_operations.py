@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from poolrt.runtime.errors import Overload
-from poolrt.runtime.model import Model, load
+from poolrt.runtime.loader import load
+from poolrt.runtime.model import Model
 from poolrt.serve.answers import Times
 from poolrt.serve.app import create_app
 from poolrt.serve.reading import check_queues

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from poolrt.runtime.loader import load
 from poolrt.runtime.manifest import Head, Role
-from poolrt.runtime.model import load
 from poolrt.serve import playground
 from poolrt.serve.settings import Settings
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from poolrt.runtime.errors import EXIT_INPUT, InputError
-from poolrt.runtime.model import load
+from poolrt.runtime.loader import load
 from poolrt.serve.cli import parse, serve, settings_of
 from poolrt.serve.opening import models_of, plugins_of
 

@@ -1,0 +1,198 @@
+"""From the arguments of a call to items in the worker's line. Everything is checked and tokenised in the caller's thread, so one caller's
+mistake never fails another's batch."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import chunks, comparison, params, tasks
+from .calls import Answer
+from .errors import InputError, UnsupportedTask
+from .items import Item, Style
+from .manifest import Head, Manifest, Task
+from .options import CallOptions, PromptOptions, StartScoreOptions
+from .outputs import Outputs, PoolingOutput, PoolingRequestOutput, ScoringOutput
+from .params import Params, PoolingParams
+from .pending import Pending
+from .preparation import Preparation
+from .prompts import Prompts, ScoreTexts, checked, prompts_from
+from .tokenization import shortened, tokenization
+from .worker import Policy, Worker
+
+
+class Intake:
+    """Submits the calls of one model; safe to call from many threads."""
+
+    def __init__(self, folder: Path, manifest: Manifest, preparation: Preparation, worker: Worker, policy: Policy) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.worker = worker
+        self.policy: Policy = policy
+        self._preparation = preparation
+        self._preparations: dict[str, Preparation] = {preparation.style: preparation}
+        self._lock = threading.Lock()
+        self._calls, self._tokenize_s = 0, 0.0
+
+    def pool(
+        self, prompts: Prompts, pooling_params: Params, pooling_task: str | None, options: PromptOptions
+    ) -> Pending[Outputs[PoolingOutput]]:
+        """Submits prompts for one task. Raises InputError or Overload."""
+        parts = self._parts(pooling_task)
+        params.refuse_lora(options.get("lora_request"))
+        deadline = self._deadline(options)
+        listed = checked(prompts_from(prompts))
+        part_params = self._checked_params(parts, pooling_params, len(listed))
+        reading = tokenization(
+            options.get("tokenization_kwargs"),
+            truncate_prompt_tokens=options.get("truncate_prompt_tokens"),
+            truncation_side=options.get("truncation_side"),
+            add_special_tokens=options.get("add_special_tokens", True),
+        )
+        chunked = self.manifest.chunked and parts == ("embed",)
+        shorter = shortened(reading.limits, self.manifest, parts[-1])
+        limits = chunks.limits(self.manifest, reading.limits) if chunked else shorter
+        begun = time.perf_counter()
+        items = self._preparation.singles(
+            listed,
+            limits=limits,
+            role=options.get("role"),
+            prompt_name=options.get("prompt_name"),
+            add_special_tokens=reading.add_special_tokens,
+        )
+        self._count(begun)
+        pieces = chunks.cut(items, self.manifest.text.max_tokens) if chunked else [[item] for item in items]
+        batch = [piece for group in pieces for piece in group]
+        if chunked:
+            part_params = [[own for own, group in zip(part_params[0], pieces, strict=True) for _ in group]]
+        heads = [self.manifest.heads[part] for part in parts]
+        columns = [_Column(*column) for column in zip(parts, heads, part_params, strict=True)]
+
+        def finish(answer: Answer) -> Outputs[PoolingOutput]:
+            arrays = _joined(columns, answer, batch)
+            if chunked:
+                arrays = chunks.joined(arrays, pieces)
+            requests = tuple(
+                PoolingRequestOutput(PoolingOutput(array), item.ids, item.prompt_tokens, item.truncated, str(index))
+                for index, (array, item) in enumerate(zip(arrays, items, strict=True))
+            )
+            return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)
+
+        outputs = [head.output for head in heads]
+        return self._submitted(batch, outputs, finish, deadline, options)
+
+    def score(self, data_1: ScoreTexts, data_2: ScoreTexts, options: StartScoreOptions) -> Pending[Outputs[ScoringOutput]]:
+        """Submits 1:1, 1:N or N:N pairs. Raises InputError, UnsupportedTask or Overload."""
+        task = comparison.task_of(self.manifest)
+        params.refuse_lora(options.get("lora_request"))
+        deadline = self._deadline(options)
+        first, second = comparison.sides(self.manifest, data_1, data_2)
+        pair_params = params.single(options.get("pooling_params"))
+        arguments = params.score_options(
+            pair_params,
+            options.get("template_kwargs"),
+            options.get("instruction"),
+            options.get("max_tokens_per_query", 0),
+            options.get("max_tokens_per_doc", 0),
+        )
+        if task == "classify":
+            params.check(self.manifest, task, pair_params)
+        limits = tokenization(
+            options.get("tokenization_kwargs"),
+            truncate_prompt_tokens=options.get("truncate_prompt_tokens"),
+            truncation_side=options.get("truncation_side"),
+            cut_document=options.get("cut_document", False),
+        ).limits
+        request = comparison.Asked(limits=limits, params=pair_params, template=options.get("chat_template"), **arguments)
+        begun = time.perf_counter()
+        prepared = comparison.prepare(self.manifest, self.preparation(options.get("preparation")), first, second, request)
+        self._count(begun)
+        outputs = [self.manifest.heads[prepared.task].output]
+        return self._submitted(prepared.items, outputs, prepared.finish, deadline, options)
+
+    def preparation(self, style: Style | None) -> Preparation:
+        """The preparation of a style, made when first used; None: of the style that the model was loaded with."""
+        if style is None or style == self._preparation.style:
+            return self._preparation
+        if style not in ("model", "vllm"):
+            raise InputError(f"preparation {style!r} is not 'model' or 'vllm'", field="preparation")
+        with self._lock:
+            if style not in self._preparations:
+                self._preparations[style] = Preparation(self.folder, self.manifest, style=style)
+            return self._preparations[style]
+
+    def counters(self) -> tuple[int, float]:
+        """Calls, and the seconds that their texts took to prepare."""
+        with self._lock:
+            return self._calls, self._tokenize_s
+
+    def _count(self, begun: float) -> None:
+        with self._lock:
+            self._calls += 1
+            self._tokenize_s += time.perf_counter() - begun
+
+    def _parts(self, pooling_task: str | None) -> tuple[Task, ...]:
+        """The tasks whose outputs make up the result: one, but for vLLM's combined task."""
+        if pooling_task is None:
+            raise UnsupportedTask(f"pooling_task required for encode; this model's are {', '.join(map(repr, self.manifest.tasks))}")
+        if pooling_task == tasks.COMBINED and tasks.combines(self.manifest):
+            return "embed", "token_classify"
+        return (params.check_task(self.manifest, pooling_task),)
+
+    def _checked_params(self, parts: Sequence[Task], pooling_params: Params, count: int) -> list[list[PoolingParams]]:
+        """One PoolingParams per prompt for every part."""
+        # Only embeddings have dimensions, whatever else comes with them.
+        part_params = [params.each(pooling_params, count), *(params.without_dimensions(pooling_params, count) for _ in parts[1:])]
+        for part, prompt_params in zip(parts, part_params, strict=True):
+            for distinct in {id(own): own for own in prompt_params}.values():
+                params.check(self.manifest, part, distinct)
+        return part_params
+
+    def _deadline(self, options: CallOptions) -> float | None:
+        """On time.monotonic()'s clock. Checks the priority too, as the worker takes both."""
+        priority, deadline_s = options.get("priority", 0), options.get("deadline_s")
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise InputError(f"priority: expected a whole number, found {type(priority).__name__}", field="priority")
+        if priority and self.policy != "priority":
+            raise InputError(
+                f"priority {priority}: requests are served in order here (scheduling policy {self.policy!r}); leave it out, or load the "
+                "model with scheduling_policy='priority' (poolrt serve --scheduling-policy priority)",
+                field="priority",
+            )
+        if deadline_s is not None and (isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)):
+            raise InputError(f"deadline_s: expected seconds, found {type(deadline_s).__name__}", field="deadline_s")
+        return None if deadline_s is None else time.monotonic() + deadline_s
+
+    def _submitted(
+        self,
+        items: list[Item],
+        outputs: Sequence[str],
+        finish: Callable[[Answer], Outputs[Any]],
+        deadline: float | None,
+        options: CallOptions,
+    ) -> Pending[Outputs[Any]]:
+        ticket = self.worker.submit(items, *outputs, deadline_s=options.get("deadline_s"), priority=options.get("priority", 0))
+        return Pending(ticket, finish, count=len(items), deadline=deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One task's part of a result."""
+
+    task: Task
+    head: Head
+    params: list[PoolingParams]
+    """One per item."""
+
+
+def _joined(columns: Sequence[_Column], answer: Answer, items: list[Item]) -> list[Any]:
+    """One array per item: the columns' arrays one behind the other."""
+    outputs = (answer.rows, *answer.others)
+    arrays = [tasks.answers(column.task, column.head, rows, items, column.params) for column, rows in zip(columns, outputs, strict=True)]
+    return arrays[0] if len(arrays) == 1 else [np.concatenate(parts) for parts in zip(*arrays, strict=True)]

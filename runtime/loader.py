@@ -1,0 +1,132 @@
+"""From an artifact folder to a model: which engine, which limits, in which memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import artifact, backends, overrides
+from .batching import Limits, bounded
+from .errors import InputError
+from .items import Style
+from .manifest import Manifest
+from .model import Model
+from .preparation import Preparation
+from .worker import Policy
+
+# Slots per batch and the cost of a launch in tokens of work (docs/decisions/batching.md).
+CPU_TOKENS, CPU_LAUNCH = 512, 16
+PACKED_WIDTH = 200
+"""Measured: docs/decisions/packing.md."""
+GPU_TOKENS, GPU_LAUNCH = 16384, 1024
+# What the logits of a SPLADE batch may take, several times over while they are pooled (docs/decisions/memory.md).
+CPU_LOGITS, GPU_LOGITS = 64 << 20, 1 << 30
+
+
+def load(
+    path: str | Path,
+    engine: str = "auto",
+    *,
+    preparation: Style = "model",
+    threads: int | None = None,
+    max_batch_tokens: int | None = None,
+    max_queued_tokens: int | None = None,
+    max_tokens: int | None = None,
+    scheduling_policy: Policy = "fcfs",
+    io_processor_plugin: str | None = None,
+    hf_overrides: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    check: artifact.Check = "full",
+) -> Model:
+    """Opens an artifact folder.
+
+    Args:
+        engine: `auto` takes a compiled engine that fits this machine, else ONNX Runtime; see `backends.choose` for the names.
+        preparation: how `score` and roles prepare text, and how sparse vectors are compared: as the model's own library (`model`) or as
+            vLLM does (docs/decisions/score-preparation.md).
+        threads: of ONNX Runtime; None: what affinity and cgroup grant.
+        max_batch_tokens: token slots per batch, padding included; None: a measured value for the device.
+        max_queued_tokens: Overload is raised beyond this; None: no limit.
+        max_tokens: a lower limit for one text than the model's own (vLLM's max_model_len).
+        scheduling_policy: `fcfs` serves callers in fair turns, `priority` the lowest `priority` of a call first.
+        io_processor_plugin: name of the plugin that `encode(pooling_task="plugin")` runs; None: the one that the checkpoint names.
+        hf_overrides: `is_matryoshka` and `matryoshka_dimensions`, the widths that may be asked for; others were decided at export.
+        name: what errors call the model; None: the artifact's own name.
+        check: `full` compares every file's sha256, `quick` only sizes.
+
+    Raises ArtifactError for a folder that is not whole, EngineError when no engine can be opened, InputError for an argument that
+    cannot be.
+
+    >>> with load("artifacts/all-MiniLM-L6-v2", max_tokens=128) as model:
+    ...     print(model.max_tokens, model.embed("a first text"))
+    128 Outputs([EmbeddingOutput([..., ...], dim=384)], prompt_tokens=5)
+    """
+    _check_types(path, engine)
+    _check_choices(
+        preparation=(preparation, ("model", "vllm")), scheduling_policy=(scheduling_policy, ("fcfs", "priority")),
+        check=(check, ("full", "quick")),
+    )  # fmt: skip
+    _check_counts(threads=threads, max_batch_tokens=max_batch_tokens, max_queued_tokens=max_queued_tokens)
+    opened = artifact.read(path, check=check)
+    manifest = _changed(opened.manifest, max_tokens, name, hf_overrides)
+    choice = backends.choose(manifest, engine)
+    prepared = Preparation(opened.folder, manifest, style=preparation)
+    session = backends.open(opened.folder, manifest, choice, threads=threads)
+    limits = _batch_limits(manifest, choice, session, max_batch_tokens)
+    model = Model(opened.folder, manifest, choice, session, prepared, limits, max_queued_tokens, scheduling_policy, io_processor_plugin)
+    if io_processor_plugin is not None:
+        try:
+            _ = model.plugin
+        except BaseException:
+            model.close()
+            raise
+    return model
+
+
+def _changed(manifest: Manifest, max_tokens: int | None, name: str | None, hf_overrides: Mapping[str, Any] | None) -> Manifest:
+    """The manifest as the arguments of `load` change it. Raises InputError."""
+    if max_tokens is not None:
+        if not isinstance(max_tokens, int) or not 1 <= max_tokens <= manifest.text.max_tokens:
+            raise InputError(
+                f"max_tokens is {max_tokens!r}, expected 1 to {manifest.text.max_tokens}, the model's own limit", field="max_tokens"
+            )
+        manifest = replace(manifest, text=replace(manifest.text, max_tokens=max_tokens))
+    if name is not None:
+        manifest = replace(manifest, name=name)
+    if hf_overrides:
+        if flags := list(overrides.undone(manifest, hf_overrides, None, {})):
+            raise InputError(f"hf_overrides: export the artifact with {', '.join(flags)}", field="hf_overrides")
+        manifest = overrides.widened(manifest, hf_overrides)
+    return manifest
+
+
+def _batch_limits(manifest: Manifest, choice: backends.Choice, session: backends.Session, max_batch_tokens: int | None) -> Limits:
+    on_cpu = choice.engine is None and choice.device == "cpu"
+    tokens, logits = (CPU_TOKENS, CPU_LOGITS) if on_cpu else (GPU_TOKENS, GPU_LOGITS)
+    return Limits(
+        max_tokens=max_batch_tokens or bounded(tokens, manifest.heads.values(), logits),
+        launch_tokens=CPU_LAUNCH if on_cpu else GPU_LAUNCH,
+        packed_width=PACKED_WIDTH if on_cpu and choice.graph.packed else None,
+        profiles=tuple(session.profiles),
+    )
+
+
+def _check_types(path: object, engine: object) -> None:
+    if not isinstance(path, str | Path):
+        raise InputError(f"path: expected an artifact folder, found {type(path).__name__}", field="path")
+    if not isinstance(engine, str):
+        raise InputError(f"engine: expected a name such as 'auto', found {type(engine).__name__}", field="engine")
+
+
+def _check_choices(**choices: tuple[object, tuple[str, str]]) -> None:
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise InputError(f"{name} {value!r} is not {known[0]!r} or {known[1]!r}", field=name)
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise InputError(f"{name} is {count!r}, expected a whole number from 1", field=name)
