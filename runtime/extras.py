@@ -8,7 +8,7 @@ from .errors import EngineError
 
 MODULES: dict[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
-    "serve": ("starlette", "uvicorn", "orjson", "prometheus_client", "httptools", "yaml"),
+    "serve": ("starlette", "uvicorn", "orjson", "prometheus_client", "httptools", "yaml", "pydantic"),
     "export": ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub", "filelock"),
 }
 """extra -> top-level modules that its command cannot do without."""

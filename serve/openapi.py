@@ -7,8 +7,8 @@ from typing import Any
 from .endpoints.route import BYTES, JSON, Route
 from .endpoints.routes import ROUTES
 from .gate import OPEN
-from .kinds import record_of
 from .settings import Settings
+from .validation import json_schema
 from .version import version
 
 ERROR = {"$ref": "#/components/schemas/Error"}
@@ -140,7 +140,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 
 def document(settings: Settings) -> dict[str, Any]:
-    paths = {route.path: path_item(route) for route in ROUTES if route.is_on(settings)}
+    definitions: dict[str, Any] = dict(ANSWERS)
+    paths = {route.path: path_item(route, definitions) for route in ROUTES if route.is_on(settings)}
     made: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -150,7 +151,7 @@ def document(settings: Settings) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": ANSWERS,
+            "schemas": definitions,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "One of the keys given with --api-key"}},
         },
     }
@@ -161,9 +162,10 @@ def document(settings: Settings) -> dict[str, Any]:
     return made
 
 
-def path_item(route: Route) -> dict[str, Any]:
+def path_item(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
+    """One route. The records inside its bodies are added to `definitions`."""
     if "GET" not in route.methods:
-        return {"post": post(route)}
+        return {"post": post(route, definitions)}
     got = get(route)
     item = {"get": got | {"security": []} if route.path in OPEN else got}
     if "POST" in route.methods:
@@ -183,8 +185,8 @@ def get(route: Route) -> dict[str, Any]:
     return operation(route, {"200": succeeded, **failed})
 
 
-def post(route: Route) -> dict[str, Any]:
-    forms = [record_of(form).schema() for body in route.bodies for _, form in body.forms]
+def post(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
+    forms = [json_schema(form, definitions) for body in route.bodies for _, form in body.forms]
     schema: dict[str, Any] = {"anyOf": forms} if len(forms) > 1 else forms[0] if forms else {"type": "object"}
     content: dict[str, Any] = {}
     for media in route.media:

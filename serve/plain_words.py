@@ -6,17 +6,17 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .kinds import record_of
 from .problems import Problem, short
+from .validation import Record, names, required
 
-Form = tuple[tuple[str, ...], type]
+Form = tuple[tuple[str, ...], type[Record]]
 
 LIKE = 0.6
 """How much alike two names are (difflib's ratio) for one to be a slip of the other: `queries` and `query` 0.67."""
 PLAIN = {
     "string_type": "a text", "list_type": "a list", "int_type": "a whole number", "int_parsing": "a whole number",
-    "int_from_float": "a whole number", "bool_type": "true or false", "bool_parsing": "true or false", "dict_type": "an object",
-    "model_attributes_type": "an object",
+    "int_from_float": "a whole number", "int_parsing_size": "a smaller whole number", "bool_type": "true or false",
+    "bool_parsing": "true or false", "dict_type": "an object", "model_attributes_type": "an object",
 }  # fmt: skip
 """Rule -> what it asks for."""
 MOST_NAMES = 5
@@ -66,7 +66,7 @@ def _wrong(problems: Sequence[Problem]) -> str:
 
 def _slip(value: Mapping[str, Any], forms: Sequence[Form]) -> str:
     """A hint at a field that was ignored because its name is not quite one."""
-    absent = [name for _, form in forms for name in record_of(form).kinds if name not in value]
+    absent = [name for _, form in forms for name in names(form) if name not in value]
     for name in _unknown(value, forms):
         if meant := difflib.get_close_matches(name, absent, n=1, cutoff=LIKE):
             return f"; `{name}` is unknown here, did you mean `{meant[0]}`?"
@@ -74,16 +74,16 @@ def _slip(value: Mapping[str, Any], forms: Sequence[Form]) -> str:
 
 
 def _missing(value: Mapping[str, Any], form: Form) -> list[str]:
-    return [name for name in record_of(form[1]).required if name not in value]
+    return [name for name in required(form[1]) if name not in value]
 
 
 def _unknown(value: Mapping[str, Any], forms: Sequence[Form]) -> list[str]:
-    known = {name for _, form in forms for name in record_of(form).kinds}
+    known = {name for _, form in forms for name in names(form)}
     return [name[:MOST_LETTERS] for name in list(value)[: 4 * MOST_NAMES] if name not in known][:MOST_NAMES]
 
 
 def _needed(forms: Sequence[Form]) -> str:
-    ways = [_names(record_of(form).required) for _, form in forms if record_of(form).required]
+    ways = [_names(required(form)) for _, form in forms if required(form)]
     return ", or ".join(dict.fromkeys(ways)) or "its fields"
 
 

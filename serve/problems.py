@@ -11,10 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 MAX_LINES = 20
 """Problems told in full; a list of 100 000 wrong values must not make a 10 MB answer."""
 MAX_SHOWN = 120
 """Characters of an offending value."""
+
+TOLD = ("ge", "le", "expected")
+"""What of a rule's context is told beside its sentence."""
 
 Loc = tuple[str | int, ...]
 """Where a value stands: ("body", "input", 0)."""
@@ -51,9 +56,28 @@ def dotted(loc: Loc) -> str:
     return ".".join(map(str, loc))
 
 
-def enough(problems: Sequence[Problem]) -> bool:
-    """Whether there are more than will be told: the rest of a value need not be read."""
-    return len(problems) > MAX_LINES
+def problems_of(error: ValidationError | None) -> list[Problem]:
+    """pydantic's problems with a body, in their order; none for None."""
+    if error is None:
+        return []
+    problems: list[Problem] = []
+    for detail in error.errors(include_url=False):
+        kind, context = detail["type"], detail.get("ctx")
+        problems.append(
+            Problem(
+                kind=kind,
+                loc=("body", *[step for step in detail["loc"] if type(step) is int or not _is_type(step)]),
+                text=detail["msg"],
+                value="..." if kind == "recursion_loop" else detail["input"],
+                context={name: bound for name, bound in context.items() if name in TOLD} or None if context else None,
+            )
+        )
+    return problems
+
+
+def _is_type(step: Any) -> bool:
+    """Whether a step of pydantic's place is no key but a member of a union: `str`, `list[int]`, `function-wrap[_read()]`."""
+    return step in ("str", "int", "bool") or step.endswith("]")
 
 
 def distinct(problems: Sequence[Problem]) -> list[Problem]:

@@ -9,8 +9,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
+from pydantic import Field
+
 from .body import body
-from .kinds import About, Bounds
+from .validation import Free, FreeObject, Many, Record
 
 EncodingFormat = Literal["float", "base64", "bytes", "bytes_only"]
 PoolingFormat = Literal["float", "base64", "bytes", "bytes_only", "sparse"]
@@ -18,49 +20,71 @@ EmbedDtype = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2", "
 Endianness = Literal["native", "big", "little"]
 Side = Literal["query", "document", "passage", "search_query", "search_document"]
 PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin", "embed&token_classify", "score"]
-TextInput = list[int] | list[list[int]] | str | list[str]
-Dimensions = Annotated[int | None, About("width to cut embeddings to; only for Matryoshka models")]
+TextInput = Many[int] | Many[Many[int]] | str | Many[str]
+Dimensions = Annotated[int | None, Field(description="width to cut embeddings to; only for Matryoshka models")]
 
 INT64 = 2**63
 Priority = Annotated[
-    int, Bounds(least=-INT64, most=INT64 - 1), About("lower is sooner; other than 0 only with --scheduling-policy priority")
+    int,
+    Field(ge=-INT64, le=INT64 - 1, description="lower is sooner; other than 0 only with --scheduling-policy priority"),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Basic:
-    model: Annotated[str | None, About("a served name; null or empty: the first one")] = None
+class Basic(Record):
+    model: Annotated[str | None, Field(description="a served name; null or empty: the first one")] = None
     user: str | None = None
-    truncate_prompt_tokens: Annotated[int | None, Bounds(least=-1), About("tokens to keep; -1: as many as the model takes")] = None
-    padding: Annotated[Literal["max_length", "do_not_pad"] | None, About("`max_length` is refused: no model here needs it")] = None
-    truncation_side: Annotated[Literal["left", "right"] | None, About("the side that is cut away")] = None
-    request_id: Annotated[str, About("becomes part of the answer's id; the header X-Request-Id wins")] = ""
+    truncate_prompt_tokens: Annotated[
+        int | None,
+        Field(ge=-1, description="tokens to keep; -1: as many as the model takes"),
+    ] = None
+    padding: Annotated[
+        Literal["max_length", "do_not_pad"] | None,
+        Field(description="`max_length` is refused: no model here needs it"),
+    ] = None
+    truncation_side: Annotated[
+        Literal["left", "right"] | None,
+        Field(description="the side that is cut away"),
+    ] = None
+    request_id: Annotated[
+        str,
+        Field(description="becomes part of the answer's id; the header X-Request-Id wins"),
+    ] = ""
     priority: Priority = 0
-    mm_processor_kwargs: dict[str, object] | None = None
+    mm_processor_kwargs: FreeObject | None = None
     cache_salt: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoding:
+class Encoding(Record):
     encoding_format: EncodingFormat = "float"
-    embed_dtype: Annotated[EmbedDtype, About("number format; the last four are also answered as lists of integers")] = "float32"
+    embed_dtype: Annotated[
+        EmbedDtype,
+        Field(description="number format; the last four are also answered as lists of integers"),
+    ] = "float32"
     endianness: Endianness = "native"
     dimensions: Dimensions = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Roles:
-    input_type: Annotated[Side | None, About("prepare as a query or as a document, the way the model's own library does")] = None
-    prompt_name: Annotated[str | None, About("name of a stored prompt to put in front")] = None
+class Roles(Record):
+    input_type: Annotated[
+        Side | None,
+        Field(description="prepare as a query or as a document, the way the model's own library does"),
+    ] = None
+    prompt_name: Annotated[str | None, Field(description="name of a stored prompt to put in front")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Activated:
-    use_activation: Annotated[bool | None, About("false: embeddings are not normalised, logits not activated")] = None
+class Activated(Record):
+    use_activation: Annotated[
+        bool | None,
+        Field(description="false: embeddings are not normalised, logits not activated"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Special:
+class Special(Record):
     add_special_tokens: bool = True
 
 
@@ -75,14 +99,14 @@ class ChatFields(Special):
     add_generation_prompt: bool = False
     continue_final_message: bool = False
     chat_template: str | None = None
-    chat_template_kwargs: dict[str, object] | None = None
-    media_io_kwargs: dict[str, object] | None = None
+    chat_template_kwargs: FreeObject | None = None
+    media_io_kwargs: FreeObject | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Message:
+class Message(Record):
     role: str
-    content: str | list[str | dict[str, object]] | None = None
+    content: str | Many[str | FreeObject] | None = None
     name: str | None = None
 
     @staticmethod
@@ -91,8 +115,8 @@ class Message:
         return "content may be null in a message of the assistant only; leave it out, or send text" if silent else None
 
 
-Conversation = list[Message]
-Conversations = Annotated[list[Annotated[list[Message], Bounds(least=1)]], Bounds(least=1)]
+Conversation = Many[Message]
+Conversations = Annotated[Many[Annotated[Many[Message], Field(min_length=1)]], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +156,12 @@ class EmbeddingInputChats(Basic, ChatFields, Activated, Encoding, Roles, Special
 
 
 @dataclass(frozen=True, kw_only=True)
-class Url:
+class Url(Record):
     url: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoherePart:
+class CoherePart(Record):
     type: Literal["text", "image_url"]
     text: str | None = None
     image_url: Url | None = None
@@ -147,23 +171,23 @@ class CoherePart:
         if given["type"] == "text":
             return None if given.get("text") is not None else "a part with type='text' requires text"
         url = given.get("image_url")
-        return None if url is not None and url.url else "a part with type='image_url' requires image_url.url"
+        return None if url is not None and url["url"] else "a part with type='image_url' requires image_url.url"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CohereInput:
-    content: list[CoherePart]
+class CohereInput(Record):
+    content: Many[CoherePart]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CohereEmbed:
+class CohereEmbed(Record):
     model: str | None = None
-    input_type: Annotated[str | None, About("name of a stored prompt")] = None
-    texts: list[str] | None = None
-    images: list[str] | None = None
-    inputs: list[CohereInput] | None = None
+    input_type: Annotated[str | None, Field(description="name of a stored prompt")] = None
+    texts: Many[str] | None = None
+    images: Many[str] | None = None
+    inputs: Many[CohereInput] | None = None
     output_dimension: int | None = None
-    embedding_types: list[Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]] | None = None
+    embedding_types: Many[Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]] | None = None
     truncate: Literal["NONE", "START", "END"] = "END"
     max_tokens: int | None = None
     priority: Priority = 0
@@ -185,12 +209,18 @@ class CohereEmbedV1(CohereEmbed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolingEncoding:
-    encoding_format: Annotated[PoolingFormat, About("`sparse`: a map from token to weight, for sparse heads")] = "float"
+class PoolingEncoding(Record):
+    encoding_format: Annotated[
+        PoolingFormat,
+        Field(description="`sparse`: a map from token to weight, for sparse heads"),
+    ] = "float"
     embed_dtype: EmbedDtype = "float32"
     endianness: Endianness = "native"
-    dimensions: Annotated[int | None, About("refused; /v1/embeddings takes it")] = None
-    return_tokens: Annotated[bool, About("with `sparse`: keys are vocabulary pieces instead of ids")] = False
+    dimensions: Annotated[int | None, Field(description="refused; /v1/embeddings takes it")] = None
+    return_tokens: Annotated[
+        bool,
+        Field(description="with `sparse`: keys are vocabulary pieces instead of ids"),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +235,7 @@ class PoolingChat(Basic, Chat, PoolingEncoding, Activated, Roles, Special):
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingPlugin(Basic, PoolingEncoding):
-    data: object
+    data: Free
     task: PoolingTask = "plugin"
 
 
@@ -223,63 +253,64 @@ class ClassifyChat(Basic, Chat, Activated, Special):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextPart:
+class TextPart(Record):
     type: Literal["text"]
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class Picture(Record):
     url: str
     detail: Literal["auto", "low", "high"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PicturePart:
+class PicturePart(Record):
     type: Literal["image_url"]
     image_url: Picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureVectorsPart:
+class PictureVectorsPart(Record):
     type: Literal["image_embeds"]
-    image_embeds: str | dict[str, object] | None = None
+    image_embeds: str | FreeObject | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilmPart:
+class FilmPart(Record):
     type: Literal["video_url"]
     video_url: Url
 
 
 @dataclass(frozen=True, kw_only=True)
-class Content:
+class Content(Record):
     """An item of several parts; where only text is served, others than text are understood and refused."""
 
-    content: list[PicturePart | PictureVectorsPart | TextPart | FilmPart]
+    content: Many[PicturePart | PictureVectorsPart | TextPart | FilmPart]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextItem:
+class TextItem(Record):
     """A text as Cohere's first API and Jina's write it."""
 
     text: str
 
 
 Item = str | Content
-Items = str | Content | list[str | Content]
+Items = str | Content | Many[str | Content]
 RankedItem = str | Content | TextItem
-RankedItems = str | Content | TextItem | list[str | Content | TextItem]
+RankedItems = str | Content | TextItem | Many[str | Content | TextItem]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreFields(Basic, Activated):
-    max_tokens_per_query: Annotated[int, About("tokens of the query to keep; 0: all")] = 0
-    max_tokens_per_doc: Annotated[int, About("tokens of each document to keep; 0: all")] = 0
+    max_tokens_per_query: Annotated[int, Field(description="tokens of the query to keep; 0: all")] = 0
+    max_tokens_per_doc: Annotated[int, Field(description="tokens of each document to keep; 0: all")] = 0
     instruction: str | None = None
-    chat_template_kwargs: dict[str, object] | None = None
+    chat_template_kwargs: FreeObject | None = None
     truncate_documents: Annotated[
-        bool, About("cut too long pairs in the document only, query and template stay whole; each result then tells `truncated`")
+        bool,
+        Field(description="cut too long pairs in the document only, query and template stay whole; each result then tells `truncated`"),
     ] = False
 
 
@@ -311,16 +342,16 @@ class ScoreTexts(ScoreFields):
 class Rerank(ScoreFields):
     query: RankedItem
     documents: RankedItems
-    top_n: Annotated[int, Bounds(least=0), About("best documents to answer; 0: all")] = 0
-    top_k: Annotated[int, Bounds(least=0), About("another name of top_n, which wins")] = 0
-    return_documents: Annotated[bool, About("false: results without their documents")] = True
+    top_n: Annotated[int, Field(ge=0, description="best documents to answer; 0: all")] = 0
+    top_k: Annotated[int, Field(ge=0, description="another name of top_n, which wins")] = 0
+    return_documents: Annotated[bool, Field(description="false: results without their documents")] = True
 
 
 # --- tokens -------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizeText:
+class TokenizeText(Record):
     model: str | None = None
     prompt: str
     add_special_tokens: bool = True
@@ -328,7 +359,7 @@ class TokenizeText:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizeChat:
+class TokenizeChat(Record):
     model: str | None = None
     messages: Conversation
     add_generation_prompt: bool = True
@@ -336,34 +367,40 @@ class TokenizeChat:
     continue_final_message: bool = False
     add_special_tokens: bool = False
     chat_template: str | None = None
-    chat_template_kwargs: dict[str, object] | None = None
-    media_io_kwargs: dict[str, object] | None = None
-    mm_processor_kwargs: dict[str, object] | None = None
-    tools: list[dict[str, object]] | None = None
+    chat_template_kwargs: FreeObject | None = None
+    media_io_kwargs: FreeObject | None = None
+    mm_processor_kwargs: FreeObject | None = None
+    tools: Many[FreeObject] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detokenize:
+class Detokenize(Record):
     model: str | None = None
-    tokens: list[Annotated[int, Bounds(least=0, most=INT64 - 1)]]
+    tokens: Many[Annotated[int, Field(ge=0, le=INT64 - 1)]]
 
 
 # --- LoRA ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadAdapter:
-    lora_name: Annotated[str, About("the name that requests give in `model`")]
-    lora_path: Annotated[str, About("folder on the server: an adapter in PEFT's format, or an artifact exported with one")]
-    load_inplace: Annotated[bool, About("replace the adapter of that name")] = False
-    is_3d_lora_weight: Annotated[bool, About("accepted without effect")] = False
-    base_model_name: Annotated[str | None, About("the served model it adapts; null: the first")] = None
+class LoadAdapter(Record):
+    lora_name: Annotated[str, Field(description="the name that requests give in `model`")]
+    lora_path: Annotated[
+        str,
+        Field(description="folder on the server: an adapter in PEFT's format, or an artifact exported with one"),
+    ]
+    load_inplace: Annotated[bool, Field(description="replace the adapter of that name")] = False
+    is_3d_lora_weight: Annotated[bool, Field(description="accepted without effect")] = False
+    base_model_name: Annotated[
+        str | None,
+        Field(description="the served model it adapts; null: the first"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnloadAdapter:
+class UnloadAdapter(Record):
     lora_name: str
-    lora_int_id: Annotated[int | None, About("accepted without effect")] = None
+    lora_int_id: Annotated[int | None, Field(description="accepted without effect")] = None
 
 
 # --- bodies -------------------------------------------------------------------------------------------------------------

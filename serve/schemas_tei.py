@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from .body import body
-from .kinds import About, Bounds
+from .validation import Many, Record
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeiCut:
+class TeiCut(Record):
     model: str | None = None
     truncate: bool | None = None
     truncation_direction: Literal["left", "right", "Left", "Right"] = "Right"
@@ -18,7 +20,7 @@ class TeiCut:
 
 @dataclass(frozen=True, kw_only=True)
 class TeiEmbed(TeiCut):
-    inputs: str | list[int] | list[str] | list[list[int]]
+    inputs: str | Many[int] | Many[str] | Many[Many[int]]
     prompt_name: str | None = None
     normalize: bool = True
     dimensions: int | None = None
@@ -27,30 +29,36 @@ class TeiEmbed(TeiCut):
 @dataclass(frozen=True, kw_only=True)
 class TeiRerank(TeiCut):
     query: str
-    texts: list[str]
+    texts: Many[str]
     raw_scores: bool = False
     return_text: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubParameters:
+class HubParameters(Record):
     """What the Hugging Face Hub's clients send beside `inputs`."""
 
-    top_k: Annotated[int | None, Bounds(least=1), About("labels to answer; null: all")] = None
-    function_to_apply: Annotated[Literal["sigmoid", "softmax", "none"] | None, About("null: the model's own")] = None
+    top_k: Annotated[int | None, Field(ge=1, description="labels to answer; null: all")] = None
+    function_to_apply: Annotated[
+        Literal["sigmoid", "softmax", "none"] | None,
+        Field(description="null: the model's own"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeiPredict(TeiCut):
-    inputs: str | list[str] | list[list[str]]
+    inputs: str | Many[str] | Many[Many[str]]
     raw_scores: bool = False
-    parameters: Annotated[HubParameters | None, About("sent by the Hub's clients, who then expect a list for each text")] = None
+    parameters: Annotated[
+        HubParameters | None,
+        Field(description="sent by the Hub's clients, who then expect a list for each text"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeiSentences:
+class TeiSentences(Record):
     source_sentence: str
-    sentences: list[str]
+    sentences: Many[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,23 +67,23 @@ class TeiParameters(TeiCut):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeiSimilarity:
+class TeiSimilarity(Record):
     inputs: TeiSentences
     model: str | None = None
     parameters: TeiParameters | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeiTokenize:
-    inputs: str | list[str]
+class TeiTokenize(Record):
+    inputs: str | Many[str]
     model: str | None = None
     add_special_tokens: bool = True
     prompt_name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeiDecode:
-    ids: list[int] | list[list[int]]
+class TeiDecode(Record):
+    ids: Many[int] | Many[Many[int]]
     model: str | None = None
     skip_special_tokens: bool = True
 

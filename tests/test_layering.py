@@ -50,7 +50,7 @@ def imported(names: list[str], *, blocked: tuple[str, ...]) -> None:
 
 
 def test_runtime_imports_no_exporter_library_no_server_and_no_engine():
-    imported(modules("runtime"), blocked=(*HEAVY, *WEB, *ENGINES, "poolrt.exporter", "poolrt.serve"))
+    imported(modules("runtime"), blocked=(*HEAVY, *WEB, *ENGINES, "pydantic", "poolrt.exporter", "poolrt.serve"))
 
 
 def test_serve_imports_no_exporter_library():
