@@ -21,7 +21,10 @@ PADDED = "padding: 'max_length' is for models of a fixed length, and this one re
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The alternative forms of one route's body. `forms` are told as wrong in this order; a form is tried when all `keys` are present."""
+    """The alternative forms of one route's body, each with the keys that a body needs for it to be tried.
+
+    The problems of a body that fits none are listed in the order of `forms`.
+    """
 
     forms: tuple[tuple[tuple[str, ...], type[Record]], ...]
     preferred: tuple[int, ...]

@@ -1,4 +1,7 @@
-"""What is wrong with a request body, as one sentence for a person: the first line of a refusal, before the list that programs read."""
+"""What is wrong with a request body, in one sentence for people.
+
+It is the first line of a refusal; the list that programs read follows (problems.py).
+"""
 
 from __future__ import annotations
 
@@ -57,11 +60,15 @@ def _wrong(problems: Sequence[Problem]) -> str:
         return f"`{place}` is missing"
     if chosen.kind == "value_error":
         return chosen.text.removeprefix("Value error, ")
-    told = [problem for problem in same if problem.loc == first.loc] if depth <= 2 else [chosen]
-    texts = dict.fromkeys(PLAIN.get(problem.kind, problem.text.removeprefix("Input should be ")) for problem in told)
-    plain = isinstance(chosen.value, list | dict | None)
-    found = _kind(chosen.value) if plain else repr(short(chosen.value)) if isinstance(chosen.value, str) else short(chosen.value)
-    return f"`{place}`: expected {' or '.join(texts)}, found {found}"
+    alternatives = [problem for problem in same if problem.loc == first.loc] if depth <= 2 else [chosen]
+    wanted = dict.fromkeys(PLAIN.get(problem.kind, problem.text.removeprefix("Input should be ")) for problem in alternatives)
+    return f"`{place}`: expected {' or '.join(wanted)}, found {_shown(chosen.value)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | dict | None):
+        return _kind(value)
+    return repr(short(value)) if isinstance(value, str) else short(value)
 
 
 def _slip(value: Mapping[str, Any], forms: Sequence[Form]) -> str:

@@ -1,8 +1,8 @@
-"""What is wrong with a request body, told the way vLLM's clients and tests read it.
+"""What is wrong with a request body, in the form that vLLM's clients and tests read.
 
-A message starts with a sentence for people (plain_words.py). Then come `N validation error(s):` and one line per problem, each a rendering
-of a dict with `type`, `loc`, `msg`, `input` and perhaps `ctx` (docs/http.md 2.4). Offending values are shown shortened: a 10 MB string
-costs a line, not 10 MB.
+A message starts with a sentence for people (plain_words.py). `N validation error(s):` and one line per problem follow.
+Each line renders a dict with `type`, `loc`, `msg`, `input` and perhaps `ctx` (docs/http.md 2.4). Values are shortened,
+so that a 10 MB string costs a line.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MAX_LINES = 20
 MAX_SHOWN = 120
 """Characters of an offending value."""
 
-TOLD = ("ge", "le", "expected")
-"""What of a rule's context is told beside its sentence."""
+SHOWN = ("ge", "le", "expected")
+"""Keys of a rule's context that stand in its line; other contexts are in its sentence already."""
 
 Loc = tuple[str | int, ...]
 """Where a value stands: ("body", "input", 0)."""
@@ -35,10 +35,10 @@ class Problem:
     context: dict[str, Any] | None = None
 
     def line(self) -> str:
-        told: dict[str, Any] = {"type": self.kind, "loc": dotted(self.loc), "msg": self.text, "input": short(self.value)}
+        fields: dict[str, Any] = {"type": self.kind, "loc": dotted(self.loc), "msg": self.text, "input": short(self.value)}
         if self.context is not None:
-            told["ctx"] = self.context
-        return repr(told)
+            fields["ctx"] = self.context
+        return repr(fields)
 
 
 def short(value: object) -> str:
@@ -69,7 +69,7 @@ def problems_of(error: ValidationError | None) -> list[Problem]:
                 loc=("body", *[step for step in detail["loc"] if type(step) is int or not _is_type(step)]),
                 text=detail["msg"],
                 value="..." if kind == "recursion_loop" else detail["input"],
-                context={name: bound for name, bound in context.items() if name in TOLD} or None if context else None,
+                context={name: bound for name, bound in context.items() if name in SHOWN} or None if context else None,
             )
         )
     return problems

@@ -110,8 +110,8 @@ class Message(Record):
     name: str | None = None
 
     @staticmethod
-    def check(given: dict[str, Any]) -> str | None:
-        silent = "content" in given and given["content"] is None and given["role"] != "assistant"
+    def check(fields: dict[str, Any]) -> str | None:
+        silent = "content" in fields and fields["content"] is None and fields["role"] != "assistant"
         return "content may be null in a message of the assistant only; leave it out, or send text" if silent else None
 
 
@@ -167,10 +167,10 @@ class CoherePart(Record):
     image_url: Url | None = None
 
     @staticmethod
-    def check(given: dict[str, Any]) -> str | None:
-        if given["type"] == "text":
-            return None if given.get("text") is not None else "a part with type='text' requires text"
-        url = given.get("image_url")
+    def check(fields: dict[str, Any]) -> str | None:
+        if fields["type"] == "text":
+            return None if fields.get("text") is not None else "a part with type='text' requires text"
+        url = fields.get("image_url")
         return None if url is not None and url["url"] else "a part with type='image_url' requires image_url.url"
 
 
@@ -193,9 +193,9 @@ class CohereEmbed(Record):
     priority: Priority = 0
 
     @staticmethod
-    def check(given: dict[str, Any]) -> str | None:
-        present = [name for name in ("texts", "images", "inputs") if given.get(name) is not None]
-        if len(present) == 1 and given[present[0]]:
+    def check(fields: dict[str, Any]) -> str | None:
+        present = [name for name in ("texts", "images", "inputs") if fields.get(name) is not None]
+        if len(present) == 1 and fields[present[0]]:
             return None
         return "Exactly one of texts, images, or inputs must be provided, and it must be non-empty"
 
@@ -427,20 +427,20 @@ LOAD_ADAPTER = body(([], LoadAdapter))
 UNLOAD_ADAPTER = body(([], UnloadAdapter))
 
 
-def conversations_of(asked: Any) -> list[list[Message]] | None:
+def conversations_of(record: Any) -> list[list[Message]] | None:
     """The conversations of an embedding request in any of its chat forms; None for text and tokens."""
-    match asked:
+    match record:
         case EmbeddingChat() | PoolingChat() | ClassifyChat():
-            return [asked.messages]
+            return [record.messages]
         case EmbeddingChats():
-            return cast(list[list[Message]], asked.messages)
+            return cast(list[list[Message]], record.messages)
         case EmbeddingInputChat():
-            return [asked.input]
+            return [record.input]
         case EmbeddingInputChats():
-            return cast(list[list[Message]], asked.input)
+            return cast(list[list[Message]], record.input)
         case _:
             return None
 
 
-def replaced(asked: Any, **values: Any) -> Any:
-    return dataclasses.replace(asked, **values)
+def replaced(record: Any, **values: Any) -> Any:
+    return dataclasses.replace(record, **values)

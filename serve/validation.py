@@ -89,7 +89,7 @@ class Record:
     """Fields that have a default and know no null."""
 
     @staticmethod
-    def check(given: dict[str, Any]) -> str | None:
+    def check(fields: dict[str, Any]) -> str | None:
         """Returns a sentence when the fields of an object, each good by itself, do not go together."""
         return None
 
