@@ -172,7 +172,7 @@ def test_a_fault_of_ours_is_logged_with_its_stack_and_told_to_nobody(embedder: L
     def fails(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("secret")
 
-    for name in ("start", "start_score"):
+    for name in ("start", "start_score", "start_rerank"):
         monkeypatch.setattr(Model, name, fails)
     for route, body, status in (
         ("/v1/embeddings", {"input": TEXT}, 500), ("/embed", {"inputs": TEXT}, 424), ("/rerank", {"query": TEXT, "texts": [TEXT]}, 424),

@@ -522,7 +522,7 @@ def test_every_route_tells_the_model_its_time_and_the_client_what_it_took(everyt
 
         return noted
 
-    for name in ("start", "start_score"):
+    for name in ("start", "start_score", "start_rerank"):
         monkeypatch.setattr(Model, name, noting(getattr(Model, name)))
     models = [served.model for served in everything.here.registry]
     with live(*models, settings=Settings(request_timeout_s=77.0)) as server:
