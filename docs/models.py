@@ -1,6 +1,6 @@
 """Writes docs/models.md from what the family checks measure. `make models` runs it; nothing in that page is typed.
 
-The checks are found by what they use (`tests/families/proof.py`), families by scanning `exporter/architectures/`, and what a
+The checks are found by what they use (`tests/families/proof.py`), families by scanning `exporter/families/`, and what a
 check compares with by what its file imports. A row says what was measured in checks that passed; a dash means that no check measured it.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import pkgutil
 import re
 import subprocess
 import sys
@@ -58,10 +57,9 @@ class Row:
 
 
 def families() -> dict[str, tuple[str, ...]]:
-    """File of exporter/architectures -> the class names it reads."""
-    package = importlib.import_module("poolrt.exporter.architectures")
-    names = sorted(found.name for found in pkgutil.iter_modules(package.__path__) if not found.name.startswith("_"))
-    return {name: importlib.import_module(f"{package.__name__}.{name}").ARCHITECTURE.names for name in names}
+    """File of exporter/families -> the class names it reads."""
+    registry = importlib.import_module("poolrt.exporter.families.registry")
+    return {name: importlib.import_module(f"poolrt.exporter.families.{name}").ARCHITECTURE.names for name in registry.names()}
 
 
 def checks() -> list[Path]:

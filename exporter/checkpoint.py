@@ -14,17 +14,18 @@ from ..runtime import other_formats
 from ..runtime.errors import CheckpointError
 from ..runtime.json_objects import merged
 from ..runtime.manifest import Source
-from . import adapter as adapters
-from . import detection, lora, plausible, sentence_files, source, tokenizer, unread, weights
-from . import pooler_config as poolers
-from . import recipe as recipes
-from .architectures import Architecture
-from .architectures import find as find_architecture
+from . import detection, unread
+from .base.guess import Guess
+from .base.json_file import json_file
+from .base.refusals import in_one_sentence, refuses, shortened
 from .detection import Convert, Kind, Runner
-from .files import Files
-from .guess import Guess
-from .json_file import json_file
-from .refusals import in_one_sentence, refuses, shortened
+from .families.registry import Architecture
+from .families.registry import find as find_architecture
+from .files import adapter as adapters
+from .files import adapter_merge, plausible, sentence_files, source, tokenizer, weights
+from .files import pooler_config as poolers
+from .files import recipe as recipes
+from .files.checkpoint_files import Files
 
 POOLINGS = ("pooling_type", "seq_pooling_type")
 ADAPTED_CLASSES = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
@@ -127,7 +128,9 @@ def read(
     unread.check(place.name, config, family)
     found_adapter = None if adapter is None else adapters.read(adapter)
     if found_adapter is not None:
-        opened = lora.merged(place.name, opened, found_adapter, family.prefixes, turned=config.get("model_type") in lora.TURNED)
+        opened = adapter_merge.merged(
+            place.name, opened, found_adapter, family.prefixes, turned=config.get("model_type") in adapter_merge.TURNED
+        )
         config = _adapted_config(config, found_adapter, opened, family, hf_overrides or {}, convert=convert)
         guesses.append(_adapter_guess(found_adapter))
     sentence = None if found_adapter is None else found_adapter.sentence
@@ -233,7 +236,7 @@ def _decoded(value: Any) -> Any:
 def _adapted_config(
     config: Mapping[str, Any],
     adapter: adapters.Adapter,
-    opened: lora.Merged,
+    opened: adapter_merge.Merged,
     family: Architecture,
     overrides: Mapping[str, Any],
     *,

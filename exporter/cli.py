@@ -20,10 +20,10 @@ from ..runtime import extras, json_objects
 from ..runtime.command_line import Parser, spelled
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, PoolrtError
 from ..runtime.records import to_plain
-from .quiet import own_stdout
+from .base.quiet import own_stdout
 
 if TYPE_CHECKING:
-    from .report import Report, Say
+    from .base.report import Report, Say
 
 _EXPORT = """\
 Makes a verified artifact of a checkpoint: a local folder or a hub id. What is guessed from its files is printed with the flag
@@ -124,7 +124,7 @@ def recipes(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("pattern", nargs="?", default="", help="only those whose name or hub id contains this")
     asked = parser.parse_args(list(arguments))
-    from .recipe import TASKS, all_recipes
+    from .files.recipe import TASKS, all_recipes
 
     found = [recipe for recipe in all_recipes() if asked.pattern.lower() in " ".join((recipe.name, *recipe.match)).lower()]
     if asked.json:
@@ -179,7 +179,7 @@ def _object(text: str) -> dict[str, Any]:
 
 def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Callable[[argparse.Namespace, Say], Report]) -> int:
     """Parses, runs, prints, and turns what went wrong into one line and an exit code."""
-    from .report import table
+    from .base.report import table
 
     wants_json = "--json" in arguments
     try:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..runtime.errors import CheckpointError
-from . import module_chain
-from .architectures import Architecture, closest
-from .guess import Guess
-from .sentence_files import SentenceFiles
-from .weights import Weights
+from .base.guess import Guess
+from .families.registry import Architecture, closest
+from .files import module_chain
+from .files.sentence_files import SentenceFiles
+from .files.weights import Weights
 
 Kind = Literal["embed", "splade", "colbert", "bge-m3", "classify", "modular", "token_classify", "reward", "listwise"]
 Runner = Literal["auto", "pooling", "generate"]

@@ -19,8 +19,8 @@ from ..runtime import machine
 from ..runtime.backends import trt as backend
 from ..runtime.errors import EngineError, InputError
 from ..runtime.manifest import Backend, Engine, Graph, Manifest, Precision, Profile
-from . import graph_files
-from .packing import unpack
+from .graph import onnx_files
+from .graph.passes.packing import unpack
 
 # Tokens of the largest batch a profile accepts: the runtime's token budget never exceeds it, so no batch is split.
 BATCH_TOKENS = 16384
@@ -154,7 +154,7 @@ def _padded(folder: Path, graph: Graph) -> Iterator[Path]:
     unpack(model)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = Path(scratch) / graph.file
-        graph_files.save(model, path)
+        onnx_files.save(model, path)
         yield path
 
 

@@ -15,12 +15,16 @@ from ..runtime import machine
 from ..runtime import manifest as contract
 from ..runtime.errors import CheckpointError, InputError
 from ..runtime.manifest import Graph, Manifest
-from . import artifact, checkpoint, engine, graph_files, heads, published, report, verify
+from . import checkpoint, engine
 from . import precision as precisions
+from .base import artifact, report
+from .base.large import is_large
+from .base.report import Report, Say, Steps
 from .checkpoint import Checkpoint
 from .detection import Convert, Runner
-from .large import is_large
-from .report import Report, Say, Steps
+from .graph import onnx_files
+from .heads import planning
+from .proof import published_scores, verify
 
 _READ, _LOAD, _TRACE, _LIBRARY, _LOWER, _WRITE, _VERIFY, _FINISH = (
     "read the checkpoint",
@@ -74,15 +78,16 @@ def export(
         large = lowered in ("fp32", "fp16", "bf16") and is_large(found.parameters)
         precisions.check(precision, targets, large=large)
         found = dataclasses.replace(found, large=large)
-        plan = heads.plan(found)
+        plan = planning.plan(found)
     for line in plan.lines:
         progress(f"      {line}")
 
     with artifact.draft(out, name or _default_name(found)) as draft:
         with steps(_LOAD):
             progress("      importing torch and transformers, which takes some seconds")
-            from . import graph, library_reference
-            from .reference import Reference
+            from .graph import tracing as graph
+            from .proof import library_reference
+            from .proof.reference import Reference
 
             module = graph.module(found, plan)
         with steps(_TRACE):
@@ -184,14 +189,15 @@ def verified(
     if against is not None:
         with steps(_LOAD):
             progress("      importing torch and transformers, which takes some seconds")
-            from . import graph, library_reference
-            from .reference import Reference
+            from .graph import tracing as graph
+            from .proof import library_reference
+            from .proof.reference import Reference
 
             overrides = opened.manifest.source.overrides
             found = checkpoint.read(against, adapter=lora, **overrides)  # pyright: ignore[reportArgumentType]
             _same_weights(found, opened.manifest)
             found = dataclasses.replace(found, large=is_large(found.parameters))
-            plan = heads.plan(found)
+            plan = planning.plan(found)
             module = graph.module(found, plan)
             reference = Reference(module, opened.manifest.graph("text"), plan.heads)
         with steps(_LIBRARY):
@@ -199,7 +205,7 @@ def verified(
             progress(f"      {report.reading(reading)}")
     with steps(_VERIFY):
         _, evidence, left_out = verify.verified(path, reference)
-        left_out += published.checked(path)
+        left_out += published_scores.checked(path)
     return report.made(
         opened.manifest, str(path), evidence=tuple(evidence), reading=reading, notes=tuple(left_out), seconds=steps.seconds,
         next=(f"poolrt serve {path}",),
@@ -211,7 +217,7 @@ def _compiling(target: engine.Target) -> str:
 
 
 def _written(draft: artifact.Draft, model: Any, graph: Graph) -> Graph:
-    digests = graph_files.save(model, draft.folder / graph.file, apart=True)
+    digests = onnx_files.save(model, draft.folder / graph.file, apart=True)
     draft.hashed.update(digests)
     return dataclasses.replace(graph, external=tuple(digests))
 
@@ -221,7 +227,7 @@ def _default_name(found: Checkpoint) -> str:
     return "-".join(source.rstrip("/").rsplit("/", 1)[-1] for source in sources)
 
 
-def _manifest(name: str, found: Checkpoint, plan: heads.Plan, base: Graph) -> Manifest:
+def _manifest(name: str, found: Checkpoint, plan: planning.Plan, base: Graph) -> Manifest:
     """The manifest before precision, engines and evidence."""
     digests = {path.relative_to(found.folder).as_posix(): artifacts.sha256(path) for path in found.weight_files}
     adapter = (

@@ -22,12 +22,14 @@ from ..runtime.errors import InputError
 from ..runtime.items import Item
 from ..runtime.manifest import Graph, Manifest, Precision
 from ..runtime.preparation import Preparation
-from . import engine, evidence, graph_files, texts
-from .int8 import Quantised, int8_from_onnx
-from .mixed import lower, mixed_from_onnx
-from .reference import Reference
-from .report import Say
-from .verify import Runner
+from . import engine
+from .base.report import Say
+from .graph import onnx_files
+from .graph.passes.int8 import Quantised, int8_from_onnx
+from .graph.passes.mixed import lower, mixed_from_onnx
+from .proof import evidence, texts
+from .proof.reference import Reference
+from .proof.verify import Runner
 
 Asked = Literal["fp32", "fp16", "bf16", "int8", "auto"]
 ASKED: tuple[Asked, ...] = ("fp32", "fp16", "bf16", "int8", "auto")
@@ -184,7 +186,7 @@ def _speedup(folder: Path, draft: Manifest, base: Graph, made: Graph, items: Seq
 def _written(folder: Path, base: Graph, precision: Precision, write: Callable[[Path], object], *, name: str = "model") -> Graph:
     file = f"{name}.{precision}.onnx"
     write(folder / file)
-    return dataclasses.replace(base, file=file, precision=precision, external=graph_files.beside(folder / file))
+    return dataclasses.replace(base, file=file, precision=precision, external=onnx_files.beside(folder / file))
 
 
 def _drop(folder: Path, graph: Graph) -> None:

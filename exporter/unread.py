@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..runtime.errors import CheckpointError
-from .architectures import Architecture
+from .families.registry import Architecture
 
 Config = Mapping[str, Any]
 

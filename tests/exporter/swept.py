@@ -13,7 +13,9 @@ import numpy as np
 import onnxruntime
 import torch
 import transformers
-from poolrt.exporter import checkpoint, graph, heads
+from poolrt.exporter import checkpoint
+from poolrt.exporter.graph import tracing
+from poolrt.exporter.heads import planning
 from poolrt.runtime import manifest
 from transformers.models.auto import modeling_auto as auto
 
@@ -155,8 +157,8 @@ def worst_difference(folder: Path, kind: Kind, built: Any) -> float:
     read = checkpoint.read(folder, recipe=None)
     if kind == "splade":
         read = dataclasses.replace(read, kind="splade")
-    plan = heads.plan(read)
-    graph.onnx_from_module(graph.module(read, plan), plan, folder / "model.onnx")
+    plan = planning.plan(read)
+    tracing.onnx_from_module(tracing.module(read, plan), plan, folder / "model.onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     output, rng, worst = plan.heads[TASKS[kind]].output, np.random.default_rng(0), 0.0
     for lengths in ((1,), (6, 6, 6), (9, 3, 17, 5), (min(plan.text.max_tokens, 150), 4)):

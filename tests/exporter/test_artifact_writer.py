@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from poolrt.exporter import artifact
+from poolrt.exporter.base import artifact
 from poolrt.runtime import artifact as reader
 from poolrt.runtime.errors import ArtifactError, InputError
 

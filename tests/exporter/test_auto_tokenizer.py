@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolrt.exporter import tokenizer
+from poolrt.exporter.files import tokenizer
 from poolrt.runtime.errors import CheckpointError
 from tokenizers import Tokenizer
 

@@ -9,7 +9,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from poolrt.exporter import biases, checkpoint, graph, heads
+from poolrt.exporter import checkpoint
+from poolrt.exporter.graph import tracing
+from poolrt.exporter.graph.passes import biases
+from poolrt.exporter.heads import planning
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -38,10 +41,10 @@ def exported(folder: Path, patch: pytest.MonkeyPatch) -> list[int]:
         counts.append(fold(model))
         return counts[-1]
 
-    patch.setattr(graph, "fold", counted)
+    patch.setattr(tracing, "fold", counted)
     read = checkpoint.read(folder / "checkpoint")
-    plan = heads.plan(read)
-    graph.onnx_from_module(graph.module(read, plan), plan, folder / "model.onnx")
+    plan = planning.plan(read)
+    tracing.onnx_from_module(tracing.module(read, plan), plan, folder / "model.onnx")
     return counts
 
 

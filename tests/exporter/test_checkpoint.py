@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolrt.exporter import checkpoint, heads, weights
+from poolrt.exporter import checkpoint
+from poolrt.exporter.files import weights
+from poolrt.exporter.heads import planning
 from poolrt.runtime import json_objects
 from poolrt.runtime.errors import CheckpointError, UnknownArchitecture
 
@@ -27,17 +29,17 @@ def copy(checkpoints: Paths, tmp_path: Path) -> Paths:
 
 def refused(folder: Path | str, **asked: Any) -> str:
     with pytest.raises(CheckpointError) as caught:
-        heads.plan(checkpoint.read(folder, **asked))
+        planning.plan(checkpoint.read(folder, **asked))
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
 def built(folder: Path) -> Any:
-    from poolrt.exporter import graph
+    from poolrt.exporter.graph import tracing
 
     read = checkpoint.read(folder)
-    return graph.module(read, heads.plan(read))
+    return tracing.module(read, planning.plan(read))
 
 
 # --- not a checkpoint -------------------------------------------------------------------------------------------------------------
@@ -245,12 +247,12 @@ def test_a_head_nobody_knows_says_how_to_go_on(copy: Paths):
     folder = copy("bert_plain")
     configure(folder, architectures=["BertForQuestionAnswering"])
     assert "--convert embed" in refused(folder)
-    plan = heads.plan(checkpoint.read(folder, convert="embed"))
+    plan = planning.plan(checkpoint.read(folder, convert="embed"))
     assert plan.tasks == ("embed", "token_embed")
 
 
 def test_a_classifier_can_be_made_to_embed(checkpoints: Paths):
-    plan = heads.plan(checkpoint.read(checkpoints("bert_classifier"), convert="embed"))
+    plan = planning.plan(checkpoint.read(checkpoints("bert_classifier"), convert="embed"))
     assert plan.heads["embed"].dim == HIDDEN
     assert plan.heads["embed"].pool == "cls"
 
@@ -296,7 +298,7 @@ def test_overrides_are_merged_into_nested_objects():
 
 def test_overrides_reach_the_plan(checkpoints: Paths):
     read = checkpoint.read(checkpoints("bert_plain"), hf_overrides={"matryoshka_dimensions": [32, 16]})
-    assert heads.plan(read).heads["embed"].matryoshka == (16, 32)
+    assert planning.plan(read).heads["embed"].matryoshka == (16, 32)
     assert read.overrides == {"hf_overrides": {"matryoshka_dimensions": [32, 16]}}
 
 
@@ -319,13 +321,13 @@ def test_a_pooler_config_that_makes_no_sense_is_refused(checkpoints: Paths, aske
 
 def test_a_pooler_config_wins_over_the_files(checkpoints: Paths):
     asked = {"pooling_type": "LAST", "use_activation": False, "task": "token_embed"}
-    plan = heads.plan(checkpoint.read(checkpoints("minilm_like"), pooler_config=asked))
+    plan = planning.plan(checkpoint.read(checkpoints("minilm_like"), pooler_config=asked))
     assert (plan.heads["embed"].pool, plan.heads["embed"].activation, plan.tasks[0]) == ("last", "identity", "token_embed")
     assert plan.scoring == "late-interaction"
 
 
 def test_every_guess_says_why(checkpoints: Paths):
-    plan = heads.plan(checkpoint.read(checkpoints("minilm_like")))
+    plan = planning.plan(checkpoint.read(checkpoints("minilm_like")))
     assert {"architecture", "kind", "pooling", "normalised", "max tokens", "tasks"} <= {guess.what for guess in plan.guesses}
     assert all(guess.why for guess in plan.guesses)
 
@@ -350,7 +352,7 @@ def test_every_guess_says_why(checkpoints: Paths):
 def test_the_activation_follows_vllms_order(copy: Paths, labels: int, settings: dict[str, Any], expected: str):
     folder = copy("roberta_cross_encoder" if labels == 1 else "bert_classifier")
     configure(folder, **settings)
-    assert heads.plan(checkpoint.read(folder)).heads["classify"].activation == expected
+    assert planning.plan(checkpoint.read(folder)).heads["classify"].activation == expected
 
 
 def test_an_activation_from_elsewhere_is_refused(copy: Paths):
@@ -368,11 +370,11 @@ def test_an_activation_from_elsewhere_is_refused(copy: Paths):
     ids=["old files", "new files", "tokenizer", "two rows less", "bge-m3"],
 )
 def test_the_longest_item_is_the_lowest_limit(checkpoints: Paths, name: str, expected: int):
-    assert heads.plan(checkpoint.read(checkpoints(name))).text.max_tokens == expected
+    assert planning.plan(checkpoint.read(checkpoints(name))).text.max_tokens == expected
 
 
 def test_colbert_takes_its_preparation_from_artifact_metadata(checkpoints: Paths):
-    roles = heads.plan(checkpoint.read(checkpoints("colbert"))).text.roles
+    roles = planning.plan(checkpoint.read(checkpoints("colbert"))).text.roles
     assert (roles["query"].marker_id, roles["document"].marker_id) == (3, 4)
     assert (roles["query"].max_tokens, roles["document"].max_tokens) == (16, 48)
     assert (roles["query"].expand_id, roles["query"].attend_expansion) == (8, False)
@@ -389,18 +391,18 @@ def test_colbert_is_known_by_its_projection_alone(copy: Paths):
 
 
 def test_roberta_pads_with_its_own_id(checkpoints: Paths):
-    assert heads.plan(checkpoint.read(checkpoints("roberta_embedder"))).text.pad_id == 1
+    assert planning.plan(checkpoint.read(checkpoints("roberta_embedder"))).text.pad_id == 1
 
 
 def test_prompts_are_kept(checkpoints: Paths):
-    text = heads.plan(checkpoint.read(checkpoints("xlmr_embedder"))).text
+    text = planning.plan(checkpoint.read(checkpoints("xlmr_embedder"))).text
     assert text.prompts == {"query": "query: ", "passage": "passage: "}
     # Each side as encode_query and encode_document prepare it: `passage` is no name that the library looks for.
     assert {side: role.prefix for side, role in text.roles.items()} == {"query": "query: ", "document": ""}
 
 
 def test_a_last_token_model_knows_its_end(checkpoints: Paths):
-    assert heads.plan(checkpoint.read(checkpoints("bert_lasttoken"))).text.ends_with == 7
+    assert planning.plan(checkpoint.read(checkpoints("bert_lasttoken"))).text.ends_with == 7
 
 
 def test_old_names_of_norms_are_todays(checkpoints: Paths):

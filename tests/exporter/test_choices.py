@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from poolrt.exporter import choices, text_plan
-from poolrt.exporter.module_chain import Route
-from poolrt.exporter.pooler_config import PoolerConfig, read
-from poolrt.exporter.sentence_files import Module
+from poolrt.exporter.files.module_chain import Route
+from poolrt.exporter.files.pooler_config import PoolerConfig, read
+from poolrt.exporter.files.sentence_files import Module
+from poolrt.exporter.heads import precedence, text_plan
 from poolrt.runtime.errors import CheckpointError
 
 TORCH = "torch.nn.modules.activation"
@@ -60,7 +60,7 @@ def route(facts: dict[str, Any]) -> Route | None:
     ids=str,
 )  # fmt: skip
 def test_what_is_asked_wins_over_modules_and_these_over_the_family(facts: dict[str, Any], pools: tuple[str, ...]):
-    found, why = choices.pools(checkpoint(**facts), route(facts))
+    found, why = precedence.pools(checkpoint(**facts), route(facts))
     assert found == pools
     assert why
 
@@ -75,20 +75,20 @@ def test_what_is_asked_wins_over_modules_and_these_over_the_family(facts: dict[s
     ids=str,
 )  # fmt: skip
 def test_a_folder_without_a_normalize_module_is_not_normalised(facts: dict[str, Any], activation: str):
-    found, guess = choices.normalisation(checkpoint(**facts), route(facts), bool(facts.get("sentence", {}).get("normalize")))
+    found, guess = precedence.normalisation(checkpoint(**facts), route(facts), bool(facts.get("sentence", {}).get("normalize")))
     assert found == activation
     assert guess.value == ("yes" if activation == "l2" else "no")
 
 
 @pytest.mark.parametrize(("use", "activation"), [(None, "l2"), (True, "l2"), (False, "identity")])
 def test_an_activation_is_switched_off_by_the_pooler_config_alone(use: bool | None, activation: str):
-    assert choices.unless_off(checkpoint(pooler={"use_activation": use}), "l2") == activation
+    assert precedence.unless_off(checkpoint(pooler={"use_activation": use}), "l2") == activation
 
 
 def test_a_classifiers_pooling_is_one_that_is_known():
-    assert choices.known_pool(checkpoint(), "mean") == "mean"
+    assert precedence.known_pool(checkpoint(), "mean") == "mean"
     with pytest.raises(CheckpointError, match="'max'; known are cls, mean, last"):
-        choices.known_pool(checkpoint(), "max")
+        precedence.known_pool(checkpoint(), "max")
 
 
 # --- activations and labels -------------------------------------------------------------------------------------------------------
@@ -111,18 +111,18 @@ def test_a_classifiers_pooling_is_one_that_is_known():
     ids=str,
 )  # fmt: skip
 def test_an_activation_is_the_first_that_a_file_names(labels: int, facts: dict[str, Any], activation: str):
-    assert choices.classifier_activation(checkpoint(**facts), labels)[0] == activation
+    assert precedence.classifier_activation(checkpoint(**facts), labels)[0] == activation
 
 
 @pytest.mark.parametrize("stored", ["os.system", "torch.nn.modules.activation.GELU", "torch.optim.Tanh", "Tanh"])
 def test_an_activation_that_is_none_of_torchs_is_refused(stored: str):
     with pytest.raises(CheckpointError, match=r"expected a class of torch\.nn\.modules"):
-        choices.classifier_activation(checkpoint(config={"sbert_ce_default_activation_function": stored}), 1)
+        precedence.classifier_activation(checkpoint(config={"sbert_ce_default_activation_function": stored}), 1)
 
 
 def test_a_problem_that_nobody_knows_is_refused():
     with pytest.raises(CheckpointError, match="problem_type 'ranking'; known are regression"):
-        choices.classifier_activation(checkpoint(config={"problem_type": "ranking"}), 1)
+        precedence.classifier_activation(checkpoint(config={"problem_type": "ranking"}), 1)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_problem_that_nobody_knows_is_refused():
     ],
 )  # fmt: skip
 def test_raw_values_keep_the_activation_for_who_asks(use: bool | None, raw: bool, expected: dict[str, str]):
-    assert choices.activations(checkpoint(pooler={"use_activation": use}), 3, raw=raw)[0] == expected
+    assert precedence.activations(checkpoint(pooler={"use_activation": use}), 3, raw=raw)[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -148,13 +148,13 @@ def test_raw_values_keep_the_activation_for_who_asks(use: bool | None, raw: bool
     ids=str,
 )  # fmt: skip
 def test_labels_are_in_the_order_of_their_numbers(config: dict[str, Any], count: int, labels: tuple[str, ...]):
-    assert choices.labels_of(checkpoint(config=config), count) == labels
+    assert precedence.labels_of(checkpoint(config=config), count) == labels
 
 
 @pytest.mark.parametrize(("config", "count"), [({"id2label": {"0": "a", "1": "b"}}, 3), ({"num_labels": 2}, 1), ({"num_labels": 1}, 2)])
 def test_labels_that_are_not_the_classifiers_are_refused(config: dict[str, Any], count: int):
     with pytest.raises(CheckpointError, match=f"the classifier has {count} rows"):
-        choices.labels_of(checkpoint(config=config), count)
+        precedence.labels_of(checkpoint(config=config), count)
 
 
 @pytest.mark.parametrize(
@@ -171,12 +171,12 @@ def test_labels_that_are_not_the_classifiers_are_refused(config: dict[str, Any],
     ids=str,
 )  # fmt: skip
 def test_a_cross_encoder_of_modules_has_the_librarys_activation(labels: int, facts: dict[str, Any], expected: dict[str, str]):
-    assert choices.modular_activations(checkpoint(**facts), labels)[0] == expected
+    assert precedence.modular_activations(checkpoint(**facts), labels)[0] == expected
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(None, None), (4, 4), (7, 7), (8, None), (9, None)])
 def test_the_librarys_truncation_counts_where_it_cuts(asked: int | None, kept: int | None):
-    assert choices.truncation(checkpoint(sentence={"settings": {"truncate_dim": asked}}), 8) == kept
+    assert precedence.truncation(checkpoint(sentence={"settings": {"truncate_dim": asked}}), 8) == kept
 
 
 # --- widths -----------------------------------------------------------------------------------------------------------------------
@@ -194,24 +194,24 @@ def test_the_librarys_truncation_counts_where_it_cuts(asked: int | None, kept: i
     ids=str,
 )  # fmt: skip
 def test_widths_are_sorted_and_the_default_stands_beside_them(facts: dict[str, Any], expected: dict[str, Any]):
-    assert choices.matryoshka(checkpoint(**facts), 8) == expected
+    assert precedence.matryoshka(checkpoint(**facts), 8) == expected
 
 
 @pytest.mark.parametrize("widths", [[9], [0, 4], [-1], [4.0], ["4"]], ids=str)
 def test_widths_beyond_the_models_are_refused(widths: list[Any]):
     with pytest.raises(CheckpointError, match="not between 1 and the model's 8"):
-        choices.matryoshka(checkpoint(config={"matryoshka_dimensions": widths}), 8)
+        precedence.matryoshka(checkpoint(config={"matryoshka_dimensions": widths}), 8)
     with pytest.raises(CheckpointError, match="dimensions 9 is wider than the model's 8"):
-        choices.matryoshka(checkpoint(pooler={"dimensions": 9}), 8)
+        precedence.matryoshka(checkpoint(pooler={"dimensions": 9}), 8)
 
 
 def test_a_recipes_widths_are_cut_to_a_smaller_namesake():
     recipe = SimpleNamespace(hf_overrides={"matryoshka_dimensions": [4, 8, 16]})
     asked = checkpoint(config={"matryoshka_dimensions": [4, 8, 16]}, recipe=recipe)
-    assert choices.matryoshka(asked, 8) == {"matryoshka": (4, 8), "dimensions": None}
+    assert precedence.matryoshka(asked, 8) == {"matryoshka": (4, 8), "dimensions": None}
     own = checkpoint(config={"matryoshka_dimensions": [4, 16]}, recipe=recipe)
     with pytest.raises(CheckpointError, match=r"\[16\] are not between"):
-        choices.matryoshka(own, 8)
+        precedence.matryoshka(own, 8)
 
 
 # --- text -------------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from poolrt.exporter import cli, head_modules
+from poolrt.exporter import cli
+from poolrt.exporter.heads import head_modules
 from poolrt.runtime import errors, json_objects
 
 ROOT = Path(__file__).parents[2]

@@ -96,16 +96,18 @@ def test_a_logit_score_module_is_a_reranker(template: str | None, false: bool, t
 
 
 def test_a_chat_template_without_both_sides_of_a_pair_is_refused(tmp_path: Path):
-    from poolrt.exporter import checkpoint, heads
+    from poolrt.exporter import checkpoint
+    from poolrt.exporter.heads import planning
     from poolrt.runtime.errors import CheckpointError
 
     written(tmp_path / "written", "{{ messages[0].content }}")
     with pytest.raises(CheckpointError, match="roles 'query' and 'document'"):
-        heads.plan(checkpoint.read(tmp_path / "written"))
+        planning.plan(checkpoint.read(tmp_path / "written"))
 
 
 def test_tokens_that_are_none_are_refused(tmp_path: Path):
-    from poolrt.exporter import checkpoint, heads
+    from poolrt.exporter import checkpoint
+    from poolrt.exporter.heads import planning
     from poolrt.runtime.errors import CheckpointError
 
     written(tmp_path / "written", TEMPLATE)
@@ -113,4 +115,4 @@ def test_tokens_that_are_none_are_refused(tmp_path: Path):
     for value, told in (('{"true_token_id": "yes"}', "expected token ids"), ('{"true_token_id": 99999}', "not one of the vocabulary's")):
         config.write_text(value)
         with pytest.raises(CheckpointError, match=told):
-            heads.plan(checkpoint.read(tmp_path / "written"))
+            planning.plan(checkpoint.read(tmp_path / "written"))

@@ -191,13 +191,14 @@ def test_nemotron_divides_its_logit_by_the_temperature(tmp_path: Path):
 
 @pytest.mark.parametrize(("asked", "pool"), [("avg", "mean"), ("cls", "cls"), ("last", "last")])
 def test_nemotron_pools_as_its_config_says(asked: str, pool: str, tmp_path: Path):
-    from poolrt.exporter import checkpoint, heads
+    from poolrt.exporter import checkpoint
+    from poolrt.exporter.heads import planning
 
     from tests.families.decoders import nemotron_embed
 
     folder = nemotron_embed(tmp_path / asked, pooling=asked)
     (folder / "modules.json").unlink()
-    assert heads.plan(checkpoint.read(folder, recipe=None)).heads["embed"].pool == pool
+    assert planning.plan(checkpoint.read(folder, recipe=None)).heads["embed"].pool == pool
 
 
 def test_nemotron_without_a_pooling_is_refused(tmp_path: Path):
@@ -214,32 +215,35 @@ def test_nemotron_without_a_pooling_is_refused(tmp_path: Path):
 
 
 def test_a_classifier_without_its_score_is_refused(tmp_path: Path):
-    from poolrt.exporter import checkpoint, heads
+    from poolrt.exporter import checkpoint
+    from poolrt.exporter.heads import planning
     from poolrt.runtime.errors import CheckpointError
 
     folder = find("qwen3_reranker")(tmp_path / "checkpoint")
     read = checkpoint.read(folder, recipe=None, hf_overrides={"architectures": ["Qwen3ForSequenceClassification"]})
     with pytest.raises(CheckpointError, match=r"missing score\.weight"):
-        heads.plan(read)
+        planning.plan(read)
 
 
 def test_an_answer_that_is_not_one_token_is_refused(tmp_path: Path):
-    from poolrt.exporter import checkpoint, heads
+    from poolrt.exporter import checkpoint
+    from poolrt.exporter.heads import planning
     from poolrt.runtime.errors import CheckpointError
 
     folder = find("qwen3_reranker")(tmp_path / "checkpoint")
     read = checkpoint.read(folder, recipe=None, hf_overrides={**QWEN3_OVERRIDES, "classifier_from_token": ["no", "certainly"]})
     with pytest.raises(CheckpointError, match="'certainly'"):
-        heads.plan(read)
+        planning.plan(read)
 
 
 def test_a_length_stretched_by_yarn_counts(tmp_path: Path):
-    from poolrt.exporter import checkpoint, heads
+    from poolrt.exporter import checkpoint
+    from poolrt.exporter.heads import planning
 
     folder = find("qwen3_embedding")(tmp_path / "checkpoint")
     scaling = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}
     read = checkpoint.read(folder, recipe=None, hf_overrides={"rope_parameters": scaling})
-    assert heads.plan(read).text.max_tokens == 256
+    assert planning.plan(read).text.max_tokens == 256
 
 
 def test_any_decoder_classifies_by_conversion(tmp_path: Path):
@@ -293,7 +297,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("repository", RECIPES)
 def test_a_published_name_is_enough(repository: str, tmp_path: Path):
-    from poolrt.exporter import recipe
+    from poolrt.exporter.files import recipe
 
     name, scoring, template = RECIPES[repository]
     proof = prove(find(name)(tmp_path / repository), recipe="auto")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from poolrt.exporter import detection
+from poolrt.exporter.base.guess import Guess
 from poolrt.exporter.detection import detect
-from poolrt.exporter.guess import Guess
 from poolrt.runtime.errors import CheckpointError
 
 

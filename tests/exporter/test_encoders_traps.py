@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.exporter import checkpoint, heads, recipe
-from poolrt.exporter.architectures import gte
+from poolrt.exporter import checkpoint
+from poolrt.exporter.families import gte
+from poolrt.exporter.files import recipe
+from poolrt.exporter.heads import planning as heads
 from poolrt.runtime import tasks
 from poolrt.runtime.errors import CheckpointError, UnknownArchitecture
 from poolrt.runtime.items import Item

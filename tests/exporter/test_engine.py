@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 from poolrt.exporter import engine
 from poolrt.exporter.engine import Target
-from poolrt.exporter.mixed import mixed_from_onnx
+from poolrt.exporter.graph.passes.mixed import mixed_from_onnx
 from poolrt.runtime import machine
 from poolrt.runtime.artifact import read
 from poolrt.runtime.backends import trt

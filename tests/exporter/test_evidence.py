@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from poolrt.exporter import evidence
-from poolrt.exporter.evidence import TOLERANCES, compared, holds
+from poolrt.exporter.proof import evidence
+from poolrt.exporter.proof.evidence import TOLERANCES, compared, holds
 from poolrt.runtime.manifest import Precision, Task
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.exporter import int8, mixed
+from poolrt.exporter.graph.passes import int8, mixed
 from poolrt.runtime import scoring
 
 from tests.checkpoints import _hf, configure

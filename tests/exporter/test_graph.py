@@ -9,31 +9,34 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from poolrt.exporter import checkpoint, graph, head_modules, heads, large
-from poolrt.exporter.head_modules import Tokens
+from poolrt.exporter import checkpoint
+from poolrt.exporter.base import large
+from poolrt.exporter.graph import tracing
+from poolrt.exporter.heads import head_modules, planning
+from poolrt.exporter.heads.head_modules import Tokens
 
 Paths = Callable[[str], Path]
-Built = tuple[heads.Plan, graph.PoolingModel]
+Built = tuple[planning.Plan, tracing.PoolingModel]
 
 
 @pytest.fixture(scope="module")
 def built(checkpoints: Paths) -> Built:
     read = checkpoint.read(checkpoints("bert_plain"))
-    plan = heads.plan(read)
-    return plan, graph.module(read, plan)
+    plan = planning.plan(read)
+    return plan, tracing.module(read, plan)
 
 
 @pytest.fixture(scope="module")
 def exported(built: Built, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
-    return path, graph.onnx_from_module(built[1], built[0], path)
+    return path, tracing.onnx_from_module(built[1], built[0], path)
 
 
 def test_the_graph_has_the_interface_it_says(exported: tuple[Path, Any]):
     path, described = exported
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    assert {entry.domain: entry.version for entry in model.opset_import}[""] == graph.OPSET == described.opset
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == tracing.OPSET == described.opset
     for value, tensor in zip((*model.graph.input, *model.graph.output), (*described.inputs, *described.outputs), strict=True):
         axes = tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim)
         assert (value.name, axes) == (tensor.name, tensor.axes)
@@ -46,7 +49,7 @@ def test_the_file_tells_nothing_of_the_machine_that_made_it(exported: tuple[Path
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(exported: tuple[Path, Any], built: Built, tmp_path: Path):
-    graph.onnx_from_module(built[1], built[0], tmp_path / "model.onnx")
+    tracing.onnx_from_module(built[1], built[0], tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").read_bytes() == exported[0].read_bytes()
 
 
@@ -54,7 +57,7 @@ def test_a_large_model_keeps_its_weights_beside_the_graph(
     exported: tuple[Path, Any], built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(large, "FILE_BYTES", 1000)
-    described = graph.onnx_from_module(built[1], built[0], tmp_path / "model.onnx")
+    described = tracing.onnx_from_module(built[1], built[0], tmp_path / "model.onnx")
     assert described.external == ("model.data",)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.data", "model.onnx"]
     assert (tmp_path / "model.onnx").stat().st_size < exported[0].stat().st_size / 2

@@ -11,12 +11,13 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from poolrt.exporter import graph_files, large
+from poolrt.exporter.base import large
+from poolrt.exporter.graph import onnx_files
 
 X = np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)
 MATRIX = np.random.default_rng(1).standard_normal((64, 32)).astype(np.float32)
 BIAS = np.arange(32, dtype=np.float32)
-assert BIAS.nbytes <= graph_files._SMALL_BYTES < MATRIX.nbytes
+assert BIAS.nbytes <= onnx_files._SMALL_BYTES < MATRIX.nbytes
 
 
 def product() -> ir.Model:
@@ -42,9 +43,9 @@ def run(path: Path) -> NDArray[np.float32]:
 @pytest.mark.parametrize("limit", [MATRIX.nbytes + BIAS.nbytes, MATRIX.nbytes + BIAS.nbytes - 1], ids=["fits", "does not fit"])
 def test_weights_that_do_not_fit_stand_beside_the_graph(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(large, "FILE_BYTES", limit)
-    digests = graph_files.save(product(), tmp_path / "model.onnx")
+    digests = onnx_files.save(product(), tmp_path / "model.onnx")
     fits = limit >= MATRIX.nbytes + BIAS.nbytes
-    assert tuple(digests) == graph_files.beside(tmp_path / "model.onnx") == (() if fits else ("model.data",))
+    assert tuple(digests) == onnx_files.beside(tmp_path / "model.onnx") == (() if fits else ("model.data",))
     for name, digest in digests.items():
         assert (tmp_path / name).stat().st_size == MATRIX.nbytes, "the small and the unused weights are not in it"
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
@@ -56,7 +57,7 @@ def test_a_rewritten_graph_needs_no_file_of_its_source(apart: bool, tmp_path: Pa
     model = product()
     ir.save(model, tmp_path / "source.onnx", external_data="source.data", size_threshold_bytes=0)
     rewritten = ir.load(tmp_path / "source.onnx")
-    graph_files.save(rewritten, tmp_path / "model.onnx", apart=apart)
+    onnx_files.save(rewritten, tmp_path / "model.onnx", apart=apart)
     for name in ("source.onnx", "source.data"):
         (tmp_path / name).unlink()
     np.testing.assert_allclose(run(tmp_path / "model.onnx"), X @ MATRIX + BIAS, rtol=1e-5, atol=1e-5)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.exporter.head_modules import ACTIVATIONS, POOLS, Tokens
+from poolrt.exporter.heads.head_modules import ACTIVATIONS, POOLS, Tokens
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from poolrt.exporter import late_interaction, layers, token_rows, weights
-from poolrt.exporter.architectures import Layer
-from poolrt.exporter.sentence_files import Answers
+from poolrt.exporter.families.registry import Layer
+from poolrt.exporter.files import weights
+from poolrt.exporter.files.sentence_files import Answers
+from poolrt.exporter.heads import colbert, layers, yes_no
 from poolrt.runtime.errors import CheckpointError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -131,7 +132,7 @@ def roles(folder: Path, metadata: dict[str, Any] | None = None, *, max_tokens: i
 
     if metadata is not None:
         (folder / "artifact.metadata").write_text(json.dumps(metadata))
-    found, guesses = late_interaction.roles(checkpoint(folder, **facts), max_tokens)
+    found, guesses = colbert.roles(checkpoint(folder, **facts), max_tokens)
     assert [guess.what for guess in guesses] == ["queries", "documents"]
     return found["query"], found["document"]
 
@@ -190,7 +191,7 @@ def test_a_filler_is_the_mask_or_the_end(tmp_path: Path):
 
 def rows(folder: Path, **facts: Any) -> Any:
     """The layer whose rows are compared; None: nobody asked for one."""
-    found = token_rows.steps(checkpoint(folder, {"lm_head.weight": (len(WORDS), 8), "embed_tokens.weight": (len(WORDS), 8)}, **facts))
+    found = yes_no.steps(checkpoint(folder, {"lm_head.weight": (len(WORDS), 8), "embed_tokens.weight": (len(WORDS), 8)}, **facts))
     return None if found is None else found[0][0].layer  # pyright: ignore[reportAttributeAccessIssue]
 
 

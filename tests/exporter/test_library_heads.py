@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.exporter import library_comparison, library_heads, library_texts, texts
-from poolrt.exporter.library_texts import Case
+from poolrt.exporter.proof import library_comparison, library_heads, library_texts, texts
+from poolrt.exporter.proof.library_texts import Case
 from poolrt.runtime.manifest import Head
 
 ROWS = np.random.default_rng(3).standard_normal((5, 6)).astype(np.float32)

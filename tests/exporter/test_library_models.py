@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from poolrt.exporter import library_models
+from poolrt.exporter.proof import library_models
 
 ST = "sentence_transformers.models."
 MODULES = [{"type": f"{ST}Transformer"}, {"type": f"{ST}Pooling"}]

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolrt.exporter import checkpoint, graph, head_modules, heads, library_models, library_reference
+from poolrt.exporter import checkpoint
+from poolrt.exporter.graph import tracing
+from poolrt.exporter.heads import head_modules, planning
+from poolrt.exporter.proof import library_models, library_reference
 from poolrt.runtime.errors import VerificationError
 from poolrt.runtime.manifest import Reading
 
@@ -82,8 +85,8 @@ def test_a_length_that_is_not_the_library_s_is_refused(written: Callable[[str], 
 def test_hidden_states_of_another_backbone_are_refused(written: Callable[[str], Path]):
     folder = written("minilm_like")
     found = checkpoint.read(folder, recipe=None)
-    plan = heads.plan(found)
-    module = graph.module(found, plan)
+    plan = planning.plan(found)
+    module = tracing.module(found, plan)
     for part in module.modules():
         if type(part).__name__ == "LayerNorm":
             part.eps = 1e-1  # type: ignore[assignment]
@@ -94,12 +97,12 @@ def test_hidden_states_of_another_backbone_are_refused(written: Callable[[str], 
 def test_other_token_ids_are_named_with_their_text(written: Callable[[str], Path]):
     folder = written("minilm_like")
     found = checkpoint.read(folder, recipe=None)
-    plan = heads.plan(found)
+    plan = planning.plan(found)
     other = json.loads(plan.files["tokenizer.json"])
     other["normalizer"]["lowercase"] = False
     plan.files["tokenizer.json"] = json.dumps(other).encode()
     with pytest.raises(VerificationError, match=r"token ids of 'The stock market .*first apart at \d"):
-        library_reference.against_library(found, plan, graph.module(found, plan))
+        library_reference.against_library(found, plan, tracing.module(found, plan))
 
 
 def test_tokens_that_only_the_library_knows_are_asked_for(written: Callable[[str], Path]):

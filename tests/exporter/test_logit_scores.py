@@ -62,11 +62,12 @@ def test_scores_are_those_of_predict(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("variables", [{"add_generation_prompt": True}, {"add_generation_prompt": False}, {}], ids=str)
 def test_the_chat_template_gets_the_librarys_variables(variables: dict[str, Any], tmp_path: Path):
-    from poolrt.exporter import checkpoint, heads
+    from poolrt.exporter import checkpoint
+    from poolrt.exporter.heads import planning
     from poolrt.runtime import templates
 
     written(tmp_path / "written", "Qwen2ForCausalLM", template=TEMPLATE, processing_kwargs={"chat_template": variables})
-    plan = heads.plan(checkpoint.read(tmp_path / "written", recipe=None))
+    plan = planning.plan(checkpoint.read(tmp_path / "written", recipe=None))
     messages = [{"role": "query", "content": "a"}, {"role": "document", "content": "b"}]
     rendered = templates.conversation(plan.files["score_template.jinja"].decode(), messages)
     assert rendered == "query: a\ndocument: b\n" + "the answer is" * bool(variables.get("add_generation_prompt"))

@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from poolrt.exporter import checkpoint, graph, heads
+from poolrt.exporter import checkpoint
+from poolrt.exporter.graph import tracing
+from poolrt.exporter.heads import planning
 
 from tests.checkpoints import configure
 from tests.families import find
@@ -32,9 +34,9 @@ def test_a_long_context_is_computed_not_stored(name: str, tmp_path: Path):
             path = folder / file
             path.write_text(path.read_text().replace(f'"{key}": ', f'"{key}": {POSITIONS}, "was": '))
     found = checkpoint.read(folder, recipe=None)
-    plan = heads.plan(found)
-    module = graph.module(found, plan)
-    graph.onnx_from_module(module, plan, tmp_path / "model.onnx")
+    plan = planning.plan(found)
+    module = tracing.module(found, plan)
+    tracing.onnx_from_module(module, plan, tmp_path / "model.onnx")
 
     weights = sum(parameter.numel() for parameter in module.parameters())
     stored = onnx.load(tmp_path / "model.onnx").graph.initializer

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.exporter import checkpoint, cli, heads, large, pipeline
+from poolrt.exporter import checkpoint, cli, pipeline
+from poolrt.exporter.base import large
+from poolrt.exporter.heads import planning
 from poolrt.runtime import PoolingParams, load
 from poolrt.runtime.artifact import read
 from poolrt.runtime.errors import EXIT_INPUT, CheckpointError, InputError
@@ -368,7 +370,7 @@ def test_a_head_that_shares_the_adapted_table_is_refused(tmp_path: Path) -> None
     }
     found = checkpoint.read(base, adapter=adapter, hf_overrides=asked, recipe=None)
     with pytest.raises(CheckpointError, match="which the head shares"):
-        heads.plan(found)
+        planning.plan(found)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.exporter import checkpoint, heads
+from poolrt.exporter import checkpoint
+from poolrt.exporter.heads import planning
 from torch import nn
 
 from tests.checkpoints import HIDDEN
@@ -74,7 +75,7 @@ def test_a_folder_that_does_not_name_its_class_is_a_reranker_by_its_modules(chec
     written(tmp_path, checkpoints("minilm_like"), *KINDS["ettin"])
     path = tmp_path / "config_sentence_transformers.json"
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "model_type"}))
-    assert heads.plan(checkpoint.read(tmp_path)).scoring == "cross-encoder"
+    assert planning.plan(checkpoint.read(tmp_path)).scoring == "cross-encoder"
 
 
 def test_a_modular_reranker_ranks_from_folder_to_score(checkpoints: Paths, tmp_path: Path):

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.exporter import checkpoint, heads
-from poolrt.exporter.head_modules import Heads
+from poolrt.exporter import checkpoint
+from poolrt.exporter.heads import planning
+from poolrt.exporter.heads.head_modules import Heads
 from poolrt.runtime import tasks
 from poolrt.runtime.errors import CheckpointError
 from poolrt.runtime.items import Item
@@ -149,7 +150,7 @@ def encoded(model: Any, **options: Any) -> np.ndarray:
 def headed(folder: Path, hidden: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor) -> np.ndarray:
     """What our head makes of given hidden states, the runtime's part included."""
     read = checkpoint.read(folder, recipe=None)
-    plan = heads.plan(read)
+    plan = planning.plan(read)
     head, items = plan.heads["embed"], [Item(ids=row.tolist()) for row in ids]
     with torch.inference_mode():
         rows = Heads(read, plan.parts)(hidden, mask, ids)[plan.tasks.index("embed")].numpy()

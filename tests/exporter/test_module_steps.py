@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from poolrt.exporter import head_operations, module_chain, module_steps
-from poolrt.exporter.layers import Operation
-from poolrt.exporter.sentence_files import POOLED, SCORES, TOKENS, Module, SentenceFiles
+from poolrt.exporter.files import module_chain
+from poolrt.exporter.files.sentence_files import POOLED, SCORES, TOKENS, Module, SentenceFiles
+from poolrt.exporter.heads import operations, sentence_modules
+from poolrt.exporter.heads.layers import Operation
 from poolrt.runtime.errors import CheckpointError
 from safetensors.torch import save_file
 
@@ -159,12 +160,12 @@ def read(tmp_path: Path) -> Any:
     ],
 )  # fmt: skip
 def test_the_step_of_a_module_and_its_width(read: Any, asked: Module, step: Operation, width: int):
-    assert module_steps.steps(read, [asked], 6) == ((step,), width)
+    assert sentence_modules.steps(read, [asked], 6) == ((step,), width)
 
 
 def test_active_values_are_those_of_the_whole_model(read: Any):
     read.sentence.settings["max_active_dims"] = 3
-    ((step,), _) = module_steps.steps(read, [module("SparseAutoEncoder", input_dim=6, k=2)], 6)
+    ((step,), _) = sentence_modules.steps(read, [module("SparseAutoEncoder", input_dim=6, k=2)], 6)
     assert isinstance(step, Operation)
     assert step.number == 3
 
@@ -187,32 +188,32 @@ def test_active_values_are_those_of_the_whole_model(read: Any):
 )  # fmt: skip
 def test_modules_that_do_not_fit_are_refused(read: Any, asked: Module, told: str):
     with pytest.raises(CheckpointError, match=told):
-        module_steps.steps(read, [asked], 6)
+        sentence_modules.steps(read, [asked], 6)
 
 
 def test_a_token_pooling_that_joins_nothing_passes(read: Any):
     nothing: tuple[dict[str, Any], ...] = ({}, {"pool_factor": 1})
     for settings in nothing:
-        assert module_steps.steps(read, [module("HierarchicalTokenPooling", TOKENS, **settings)], 6) == ((), 6)
+        assert sentence_modules.steps(read, [module("HierarchicalTokenPooling", TOKENS, **settings)], 6) == ((), 6)
     both = [module("Normalize", TOKENS), module("HierarchicalTokenPooling", TOKENS, normalize_embeddings=True)]
-    assert module_steps.steps(read, both, 6) == ((Operation(kind="normalize"),), 6)
+    assert sentence_modules.steps(read, both, 6) == ((Operation(kind="normalize"),), 6)
 
 
 def test_normalisations_at_the_end_are_the_runtime_s():
     dense, normalize = module("Dense"), module("Normalize")
-    assert module_steps.split([dense, normalize, normalize]) == ((dense,), True)
-    assert module_steps.split([normalize, dense]) == ((normalize, dense), False)
-    assert module_steps.split([normalize]) == ((), True)
-    assert module_steps.split([]) == ((), False)
+    assert sentence_modules.split([dense, normalize, normalize]) == ((dense,), True)
+    assert sentence_modules.split([normalize, dense]) == ((normalize, dense), False)
+    assert sentence_modules.split([normalize]) == ((), True)
+    assert sentence_modules.split([]) == ((), False)
 
 
 def test_a_layer_is_what_its_settings_say():
-    plain = module_steps._layer(module("Dense"))
+    plain = sentence_modules._layer(module("Dense"))
     assert (plain.activation, plain.bias, plain.residual, plain.kind) == ("torch.nn.modules.activation.Tanh", True, False, "linear")
     assert {plain.name, *plain.names} == {"linear", "dense", ""}
-    other = module_steps._layer(module("Dense", activation_function=None, bias=False, use_residual=True))
+    other = sentence_modules._layer(module("Dense", activation_function=None, bias=False, use_residual=True))
     assert (other.activation, other.bias, other.residual, other.where) == ("identity", False, True, "dense")
-    norm = module_steps._layer(module("LayerNorm"))
+    norm = sentence_modules._layer(module("LayerNorm"))
     assert (norm.name, norm.where, norm.kind) == ("norm", "layernorm", "layer_norm")
 
 
@@ -220,15 +221,15 @@ def test_what_a_transformer_s_own_head_makes(read: Any):
     def route(task: str) -> module_chain.Route:
         return module_chain.Route(source=TOKENS, task=task)
 
-    assert module_steps.source(read, None) == ((), 6)
-    assert module_steps.source(read, route("feature-extraction")) == ((), 6)
+    assert sentence_modules.source(read, None) == ((), 6)
+    assert sentence_modules.source(read, route("feature-extraction")) == ((), 6)
     with pytest.raises(CheckpointError, match="BertModel has no masked-language-model head"):
-        module_steps.source(read, route("fill-mask"))
+        sentence_modules.source(read, route("fill-mask"))
     with pytest.raises(CheckpointError, match="a transformer for text-generation"):
-        module_steps.source(read, route("text-generation"))
-    assert module_steps.mixes(read) is False
+        sentence_modules.source(read, route("text-generation"))
+    assert sentence_modules.mixes(read) is False
     read.config["output_hidden_states"] = True
-    assert module_steps.mixes(read) is True
+    assert sentence_modules.mixes(read) is True
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
 
 
 def operation(read: Any, kind: Any, folder: str = "", **settings: Any) -> torch.nn.Module:
-    return head_operations.OPERATIONS[kind](read, Operation(kind=kind, where=folder, **settings))
+    return operations.OPERATIONS[kind](read, Operation(kind=kind, where=folder, **settings))
 
 
 def saved(read: Any, model: Any) -> str:

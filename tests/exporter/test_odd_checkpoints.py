@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolrt.exporter import checkpoint, graph, heads, library_reference
+from poolrt.exporter import checkpoint
+from poolrt.exporter.graph import tracing
+from poolrt.exporter.heads import planning
+from poolrt.exporter.proof import library_reference
 from poolrt.runtime import manifest as contract
 from poolrt.runtime.items import Limits
 from poolrt.runtime.manifest import Manifest
@@ -42,12 +45,12 @@ def agreed(folder: Path) -> dict[str, int]:
 def prepared(folder: Path, place: Path) -> Preparation:
     """The text side of the artifact, without the artifact."""
     found = checkpoint.read(folder, recipe=None)
-    plan = heads.plan(found)
+    plan = planning.plan(found)
     for name, content in plan.files.items():
         (place / name).write_bytes(content)
     manifest = Manifest(
         format=contract.FORMAT, name="odd", architecture=found.architecture, source=contract.Source(checkpoint="odd"), tasks=plan.tasks,
-        scoring=plan.scoring, text=plan.text, graphs=(graph.described(plan, "model.onnx", ()),), heads=plan.heads,
+        scoring=plan.scoring, text=plan.text, graphs=(tracing.described(plan, "model.onnx", ()),), heads=plan.heads,
     )  # fmt: skip
     return Preparation(place, manifest)
 
@@ -93,7 +96,7 @@ def test_a_transformer_in_a_folder_of_its_own_is_compared_with_overrides(written
 def test_vectors_that_the_library_cuts_by_itself_are_compared(written: Callable[[str], Path]):
     folder = written("minilm_like")
     changed(folder / "config_sentence_transformers.json", truncate_dim=16, prompts={}, model_type="SentenceTransformer")
-    assert heads.plan(checkpoint.read(folder, recipe=None)).heads["embed"].dimensions == 16
+    assert planning.plan(checkpoint.read(folder, recipe=None)).heads["embed"].dimensions == 16
     assert agreed(folder)["embed"] >= 3
 
 

@@ -12,11 +12,14 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from poolrt.exporter import checkpoint, graph, heads, packing
+from poolrt.exporter import checkpoint
 from poolrt.exporter.engine import _padded
-from poolrt.exporter.graph_surgery import constant_of
-from poolrt.exporter.graph_surgery import heads as final
-from poolrt.exporter.mixed import mixed_from_onnx
+from poolrt.exporter.graph import tracing
+from poolrt.exporter.graph.passes import packing
+from poolrt.exporter.graph.passes.mixed import mixed_from_onnx
+from poolrt.exporter.graph.passes.surgery import constant_of
+from poolrt.exporter.graph.passes.surgery import heads as final
+from poolrt.exporter.heads import planning
 from poolrt.runtime.manifest import Graph
 from transformers import AutoModel
 
@@ -34,13 +37,13 @@ class Exported:
         (folder / "checkpoint").mkdir()
         self.checkpoint = find(name)(folder / "checkpoint")
         read = checkpoint.read(self.checkpoint)
-        plan = heads.plan(read)
-        module = graph.module(read, plan)
+        plan = planning.plan(read)
+        module = tracing.module(read, plan)
         self.folder, self.path, self.plain = folder, folder / "model.onnx", folder / "plain.onnx"
-        self.described = graph.onnx_from_module(module, plan, self.path)
+        self.described = tracing.onnx_from_module(module, plan, self.path)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(graph, "pack", lambda model: False)
-            graph.onnx_from_module(module, plan, self.plain)
+            patch.setattr(tracing, "pack", lambda model: False)
+            tracing.onnx_from_module(module, plan, self.plain)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -125,8 +128,8 @@ def test_what_is_pooled_is_not_packed(tmp_path: Path) -> None:
     """The logits of a SPLADE head are as wide as the vocabulary: one more copy would be the largest of all."""
     (tmp_path / "checkpoint").mkdir()
     read = checkpoint.read(find("splade_bert")(tmp_path / "checkpoint"))
-    plan = heads.plan(read)
-    graph.onnx_from_module(graph.module(read, plan), plan, tmp_path / "model.onnx")
+    plan = planning.plan(read)
+    tracing.onnx_from_module(tracing.module(read, plan), plan, tmp_path / "model.onnx")
     model = ir.load(tmp_path / "model.onnx")
     for node in graph_heads(model):
         assert not any(value is not None and value.shape is not None and str(value.shape[0]) == "rows" for value in node.outputs)

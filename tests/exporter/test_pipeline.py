@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from poolrt.exporter import pipeline, report, verify
+from poolrt.exporter import pipeline
+from poolrt.exporter.base import report
+from poolrt.exporter.proof import verify
 from poolrt.runtime.artifact import read
 from poolrt.runtime.errors import ArtifactError, InputError, VerificationError
 from poolrt.runtime.records import from_plain, to_plain

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from poolrt.exporter import json_file, plausible, unread
-from poolrt.exporter.architectures import find
+from poolrt.exporter import unread
+from poolrt.exporter.base import json_file
+from poolrt.exporter.families.registry import find
+from poolrt.exporter.files import plausible
 from poolrt.runtime import other_formats
 from poolrt.runtime.errors import CheckpointError
 

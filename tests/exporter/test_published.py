@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.exporter import published, recipe
-from poolrt.exporter.recipe import Recipe, Reference
+from poolrt.exporter.files import recipe
+from poolrt.exporter.files.recipe import Recipe, Reference
+from poolrt.exporter.proof import published_scores
 
 VECTORS = {"q": [3.0, 4.0], "a": [4.0, 3.0], "b": [0.0, 2.0]}
 
@@ -36,9 +37,9 @@ def reference(task: Any, scores: tuple[float, ...], tolerance: float = 1e-6, **f
 
 @pytest.mark.parametrize(("model", "scores"), [(Model(), (0.96, 0.8)), (Model(sparse=True), (24.0, 8.0))], ids=["cosine", "dot"])
 def test_similarities_are_cosines_except_of_sparse_vectors(model: Any, scores: tuple[float, ...]):
-    told, holds = published._compared(model, reference("similarity", scores))
+    told, holds = published_scores._compared(model, reference("similarity", scores))
     assert holds, told
-    assert not published._compared(model, reference("similarity", (scores[0], scores[1] + 1e-3)))[1]
+    assert not published_scores._compared(model, reference("similarity", (scores[0], scores[1] + 1e-3)))[1]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_similarities_are_cosines_except_of_sparse_vectors(model: Any, scores: t
 )
 def test_each_side_is_embedded_as_its_library_does(roles: tuple[str, ...], prompts: tuple[str, ...], asked: list[dict[str, Any]]):
     model: Any = Model(roles=roles, prompts=prompts)
-    published._compared(model, reference("similarity", (0.0, 0.0)))
+    published_scores._compared(model, reference("similarity", (0.0, 0.0)))
     assert model.asked == asked
 
 
@@ -67,7 +68,7 @@ def test_each_side_is_embedded_as_its_library_does(roles: tuple[str, ...], promp
     ids=str,
 )  # fmt: skip
 def test_scores_hold_within_what_was_published(task: Any, scores: tuple[float, ...], tolerance: float, relative: bool, holds: bool):
-    assert published._compared(Model(), reference(task, scores, tolerance, relative=relative))[1] == holds  # pyright: ignore[reportArgumentType]
+    assert published_scores._compared(Model(), reference(task, scores, tolerance, relative=relative))[1] == holds  # pyright: ignore[reportArgumentType]
 
 
 def test_a_relative_tolerance_is_a_share_of_the_score():
@@ -76,11 +77,11 @@ def test_a_relative_tolerance_is_a_share_of_the_score():
             return [SimpleNamespace(outputs=SimpleNamespace(score=score)) for score in (101.0, -202.0)]
 
     model: Any = Far()
-    told, holds = published._compared(model, reference("maxsim", (100.0, -200.0), 0.011, relative=True))
+    told, holds = published_scores._compared(model, reference("maxsim", (100.0, -200.0), 0.011, relative=True))
     assert holds
     assert "at most 0.01000 of the score apart, 0.011 is allowed" in told
-    assert not published._compared(model, reference("maxsim", (100.0, -200.0), 0.009, relative=True))[1]
-    assert not published._compared(model, reference("maxsim", (100.0, -200.0), 0.011))[1]
+    assert not published_scores._compared(model, reference("maxsim", (100.0, -200.0), 0.009, relative=True))[1]
+    assert not published_scores._compared(model, reference("maxsim", (100.0, -200.0), 0.011))[1]
 
 
 def manifest(size: int, precision: str, dim: int, external: int = 0) -> Any:
@@ -97,9 +98,9 @@ def manifest(size: int, precision: str, dim: int, external: int = 0) -> Any:
     ],
 )  # fmt: skip
 def test_a_toy_of_that_name_is_not_judged(monkeypatch: pytest.MonkeyPatch, size: int, precision: str, external: int, checked: bool):
-    monkeypatch.setattr(published, "is_large_graph", lambda *_: False)
+    monkeypatch.setattr(published_scores, "is_large_graph", lambda *_: False)
     named = Recipe(name="m", match=("m",), summary="", task="embed", dimensions=8)
-    reason = published._not_checkable(None, manifest(size, precision, 8, external), named)  # pyright: ignore[reportArgumentType]
+    reason = published_scores._not_checkable(None, manifest(size, precision, 8, external), named)  # pyright: ignore[reportArgumentType]
     assert (reason is None) == checked
 
 
@@ -111,9 +112,9 @@ def test_a_toy_of_that_name_is_not_judged(monkeypatch: pytest.MonkeyPatch, size:
 def test_another_width_or_a_graph_too_large_is_not_judged(
     monkeypatch: pytest.MonkeyPatch, task: Any, dimensions: int | None, large: bool, told: str | None
 ):
-    monkeypatch.setattr(published, "is_large_graph", lambda *_: large)
+    monkeypatch.setattr(published_scores, "is_large_graph", lambda *_: large)
     named = Recipe(name="m", match=("m",), summary="", task=task, dimensions=dimensions)
-    reason = published._not_checkable(None, manifest(10**8, "fp32", 8), named)  # pyright: ignore[reportArgumentType]
+    reason = published_scores._not_checkable(None, manifest(10**8, "fp32", 8), named)  # pyright: ignore[reportArgumentType]
     assert (reason is None) if told is None else told in str(reason)
 
 

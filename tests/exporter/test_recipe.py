@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from poolrt.exporter import published, recipe
+from poolrt.exporter.files import recipe
+from poolrt.exporter.proof import published_scores as published
 from poolrt.runtime import load
 from poolrt.runtime.errors import VerificationError
 

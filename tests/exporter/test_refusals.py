@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.exporter import adapter, checkpoint, cli, heads, tokenizer, weights
+from poolrt.exporter import checkpoint, cli
+from poolrt.exporter.files import adapter, tokenizer, weights
+from poolrt.exporter.heads import planning
 from poolrt.runtime.errors import CheckpointError
 
 from tests.checkpoints import configure, sentence_transformers_files
@@ -26,7 +28,7 @@ def copy(checkpoints: Paths, tmp_path: Path) -> Paths:
 
 def refused(folder: Path, **options: Any) -> str:
     with pytest.raises(CheckpointError) as caught:
-        heads.plan(checkpoint.read(folder, recipe=None, **options))
+        planning.plan(checkpoint.read(folder, recipe=None, **options))
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 900
@@ -221,18 +223,18 @@ def test_settings_of_another_shape_are_refused_by_name(copy: Paths, changes: dic
     ids=lambda changes: repr(changes)[:40],
 )  # fmt: skip
 def test_a_model_larger_than_its_weights_is_not_built(copy: Paths, changes: dict[str, Any]):
-    from poolrt.exporter import graph
+    from poolrt.exporter.graph import tracing
 
     folder = copy("bert_plain")
     configure(folder, **changes)
     with pytest.raises(CheckpointError, match=r"is the most that is read|the weights hold"):
-        graph.module(read := checkpoint.read(folder), heads.plan(read))
+        tracing.module(read := checkpoint.read(folder), planning.plan(read))
 
 
 @pytest.mark.parametrize("kind", ["int8", "float8_e4m3fn", "bool", "nan"])
 def test_weights_that_are_no_plain_numbers_are_refused(copy: Paths, kind: str):
     import torch
-    from poolrt.exporter import graph
+    from poolrt.exporter.graph import tracing
     from safetensors.torch import load_file, save_file
 
     folder = copy("bert_plain")
@@ -240,14 +242,14 @@ def test_weights_that_are_no_plain_numbers_are_refused(copy: Paths, kind: str):
     changed = {name: tensor * float("nan") if kind == "nan" else tensor.to(getattr(torch, kind)) for name, tensor in tensors.items()}
     save_file(changed, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"quantised or no numbers|NaN"):
-        graph.module(read := checkpoint.read(folder), heads.plan(read))
+        tracing.module(read := checkpoint.read(folder), planning.plan(read))
 
 
 def test_labels_as_a_list_are_those_of_the_rows(copy: Paths):
     folder = copy("bert_classifier")
-    before = heads.plan(checkpoint.read(folder)).heads["classify"].labels
+    before = planning.plan(checkpoint.read(folder)).heads["classify"].labels
     configure(folder, id2label=list(before), architectures="BertForSequenceClassification")
-    assert heads.plan(checkpoint.read(folder)).heads["classify"].labels == before
+    assert planning.plan(checkpoint.read(folder)).heads["classify"].labels == before
 
 
 def test_a_model_type_may_come_from_the_command_line(copy: Paths):
@@ -277,14 +279,14 @@ def nested(copy: Paths) -> Path:
 
 def test_a_transformer_in_its_own_folder_is_read_as_sentence_transformers_does(nested: Path):
     import torch
-    from poolrt.exporter import graph
+    from poolrt.exporter.graph import tracing
     from sentence_transformers import SentenceTransformer
 
     read = checkpoint.read(nested)
-    plan = heads.plan(read)
+    plan = planning.plan(read)
     assert plan.text.max_tokens == 64
     ids = torch.tensor([read.text.encode("the red planet")])
-    found = graph.module(read, plan)(ids, torch.ones_like(ids), torch.zeros_like(ids))[0]
+    found = tracing.module(read, plan)(ids, torch.ones_like(ids), torch.zeros_like(ids))[0]
     expected = SentenceTransformer(str(nested), device="cpu").encode("the red planet")
     np.testing.assert_allclose(torch.nn.functional.normalize(found[0], dim=-1).numpy(), expected, atol=1e-6)
     assert {path.relative_to(nested).as_posix() for path in read.weight_files} == {

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolrt.exporter import adapter, checkpoint, heads
+from poolrt.exporter import checkpoint
+from poolrt.exporter.files import adapter
+from poolrt.exporter.heads import planning
 from poolrt.runtime import artifact as artifact_folders
 from poolrt.runtime.errors import CheckpointError, PoolrtError
 from poolrt.runtime.preparation import Preparation
@@ -65,11 +67,11 @@ def mutated(text: str, chance: random.Random) -> str:
 
 
 def read(folder: Path) -> None:
-    heads.plan(checkpoint.read(folder, recipe=None))
+    planning.plan(checkpoint.read(folder, recipe=None))
 
 
 def read_adapter(folder: Path) -> None:
-    heads.plan(checkpoint.read(folder.parent / "bert_classifier", recipe=None, adapter=folder))
+    planning.plan(checkpoint.read(folder.parent / "bert_classifier", recipe=None, adapter=folder))
 
 
 def sentence(folder: Path, run: Callable[[Path], object]) -> str | None:

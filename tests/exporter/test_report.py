@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from poolrt.exporter.report import Report, Steps, size, table
+from poolrt.exporter.base.report import Report, Steps, size, table
 from poolrt.runtime.manifest import Evidence
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.exporter import checkpoint, library_reference, pipeline
+from poolrt.exporter import checkpoint, pipeline
+from poolrt.exporter.proof import library_reference
 from poolrt.runtime import load
 from poolrt.runtime.errors import CheckpointError
 
@@ -135,7 +136,7 @@ def test_weights_of_idf_json(splade: Path, tmp_path: Path):
     expected = encoded(SparseEncoder(str(tmp_path), device="cpu").encode_query, QUERIES)
     proved = prove(tmp_path)
     assert proved.plan.inputs[-1] == "token_kinds"
-    from poolrt.exporter import static_words
+    from poolrt.exporter.heads import static_words
 
     table = static_words.table(proved.checkpoint, home.name, VOCABULARY).numpy()
     np.testing.assert_allclose((expected > 0) * table[: expected.shape[1]], expected, atol=CLOSE)

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from poolrt.exporter import checkpoint, heads, sentence_files
+from poolrt.exporter import checkpoint
+from poolrt.exporter.files import sentence_files
+from poolrt.exporter.heads import planning
 
 Paths = Callable[[str], Path]
 
@@ -17,7 +19,7 @@ def test_what_the_library_saves_again_gives_the_same_heads(name: str, checkpoint
     from sentence_transformers import SentenceTransformer
 
     SentenceTransformer(str(checkpoints(name)), device="cpu").save(str(tmp_path), create_model_card=False)
-    made, expected = heads.plan(checkpoint.read(tmp_path)), heads.plan(checkpoint.read(checkpoints(name)))
+    made, expected = planning.plan(checkpoint.read(tmp_path)), planning.plan(checkpoint.read(checkpoints(name)))
     assert made.heads == expected.heads
     assert made.text.max_tokens == expected.text.max_tokens
     assert {key: text for key, text in made.text.prompts.items() if text} == {k: text for k, text in expected.text.prompts.items() if text}
@@ -32,7 +34,7 @@ def test_a_cross_encoder_the_library_saves_keeps_its_activation(name: str, check
 
     model = CrossEncoder(str(checkpoints(name)), device="cpu")
     model.save_pretrained(str(tmp_path), create_model_card=False)
-    made, expected = heads.plan(checkpoint.read(tmp_path)), heads.plan(checkpoint.read(checkpoints(name)))
+    made, expected = planning.plan(checkpoint.read(tmp_path)), planning.plan(checkpoint.read(checkpoints(name)))
     assert made.tasks == expected.tasks
     assert made.heads == expected.heads
 
@@ -42,7 +44,7 @@ def test_several_poolings_are_concatenated_in_the_librarys_order(checkpoints: Pa
 
     import numpy as np
     import torch
-    from poolrt.exporter import graph
+    from poolrt.exporter.graph import tracing
     from sentence_transformers import SentenceTransformer
 
     from tests.checkpoints import HIDDEN, sentence_transformers_files
@@ -52,10 +54,10 @@ def test_several_poolings_are_concatenated_in_the_librarys_order(checkpoints: Pa
     path = folder / "1_Pooling/config.json"
     path.write_text(path.read_text().replace('"pooling_mode_cls_token": false', '"pooling_mode_cls_token": true'))
     read = checkpoint.read(folder)
-    plan = heads.plan(read)
+    plan = planning.plan(read)
     assert plan.heads["embed"].dim == 2 * HIDDEN
     ids, mask = torch.randint(9, 100, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
-    found = graph.module(read, plan)(ids, mask, torch.zeros_like(ids))[0]
+    found = tracing.module(read, plan)(ids, mask, torch.zeros_like(ids))[0]
     features = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
     expected = SentenceTransformer(str(folder), device="cpu").eval()(features)["sentence_embedding"]
     np.testing.assert_allclose(found.numpy(), expected.detach().numpy(), atol=1e-5)
@@ -73,13 +75,13 @@ def compared(folder: Path, atol: float = 1e-5) -> None:
     """The graph's first output is the vector of the folder's own library, for padded rows too."""
     import numpy as np
     import torch
-    from poolrt.exporter import graph
+    from poolrt.exporter.graph import tracing
     from sentence_transformers import SentenceTransformer
 
     read = checkpoint.read(folder)
-    plan = heads.plan(read)
+    plan = planning.plan(read)
     ids, mask = torch.randint(9, 100, (2, 7), generator=torch.Generator().manual_seed(0)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
-    found = graph.module(read, plan)(ids, mask, torch.zeros_like(ids))[0]
+    found = tracing.module(read, plan)(ids, mask, torch.zeros_like(ids))[0]
     features = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
     expected = SentenceTransformer(str(folder), device="cpu").eval()(features)["sentence_embedding"].detach().numpy()
     assert plan.heads["embed"].dim == expected.shape[-1]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolrt.exporter import sentence_files
+from poolrt.exporter.files import sentence_files
 from poolrt.runtime.errors import CheckpointError
 
 

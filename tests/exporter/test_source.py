@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from poolrt.exporter import checkpoint, source
+from poolrt.exporter import checkpoint
+from poolrt.exporter.files import source
 from poolrt.runtime.errors import CheckpointError
 
 Paths = Callable[[str], Path]

@@ -12,8 +12,12 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from poolrt.exporter import checkpoint, graph, graph_files, heads, large, pipeline, streamed, verify
-from poolrt.exporter.pieces import Pieces
+from poolrt.exporter import checkpoint, pipeline
+from poolrt.exporter.base import large
+from poolrt.exporter.graph import onnx_files, streaming, tracing
+from poolrt.exporter.heads import planning
+from poolrt.exporter.proof import verify
+from poolrt.exporter.proof.runner import Pieces
 from poolrt.runtime import artifact, load
 from poolrt.runtime.backends import ort
 from poolrt.runtime.errors import EngineError, VerificationError
@@ -50,7 +54,7 @@ MANY: dict[str, Callable[[Path], Path]] = {
 QUICK = ("qwen3_embedding_prefixed", "embedding_gemma")
 
 
-def feed(plan: heads.Plan) -> dict[str, NDArray[np.int64]]:
+def feed(plan: planning.Plan) -> dict[str, NDArray[np.int64]]:
     ids = np.random.default_rng(3).integers(5, plan.text.vocab_size, (3, 19))
     mask = np.ones((3, 19), np.int64)
     mask[1, 7:] = mask[2, 12:] = 0
@@ -62,21 +66,21 @@ def feed(plan: heads.Plan) -> dict[str, NDArray[np.int64]]:
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MANY])
 def test_a_streamed_model_answers_as_one_that_is_held(name: str, tmp_path: Path) -> None:
     found = checkpoint.read(MANY[name](tmp_path / name), recipe=None)
-    plan = heads.plan(found)
+    plan = planning.plan(found)
     given = feed(plan)
     with torch.inference_mode():
-        expected = [array.numpy() for array in graph.module(found, plan)(*map(torch.from_numpy, given.values()))]
+        expected = [array.numpy() for array in tracing.module(found, plan)(*map(torch.from_numpy, given.values()))]
 
-    module = graph.module(dataclasses.replace(found, large=True), plan)
+    module = tracing.module(dataclasses.replace(found, large=True), plan)
     assert torch.bfloat16 in {parameter.dtype for parameter in module.parameters()}, "the weights were widened on loading"
-    with torch.inference_mode(), streamed.widened(module):
+    with torch.inference_mode(), streaming.widened(module):
         by_layer = [array.numpy() for array in module(*map(torch.from_numpy, given.values()))]
-    model = graph.streamed_from_module(module, plan)
+    model = tracing.streamed_from_module(module, plan)
     held = [name for name, value in model.graph.initializers.items() if value.const_value is not None and value.const_value.size > 512]
     assert held, "the graph has no weights"
-    assert all(isinstance(model.graph.initializers[name].const_value, streamed.Weight) or "weight" not in name for name in held)
-    digests = graph_files.save(model, tmp_path / "model.onnx", apart=True)
-    described = graph.described(plan, "model.onnx", tuple(digests))
+    assert all(isinstance(model.graph.initializers[name].const_value, streaming.Weight) or "weight" not in name for name in held)
+    digests = onnx_files.save(model, tmp_path / "model.onnx", apart=True)
+    described = tracing.described(plan, "model.onnx", tuple(digests))
 
     names = [tensor.name for tensor in described.outputs]
     whole: Any = ort.open(tmp_path, None, described)  # pyright: ignore[reportArgumentType]
@@ -133,7 +137,7 @@ def test_weights_in_two_types_lose_nothing(tmp_path: Path) -> None:
     tensors = {name: tensor if tensor.dim() == 1 else tensor.to(torch.bfloat16) for name, tensor in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
     found = dataclasses.replace(checkpoint.read(folder, recipe=None), large=True)
-    module = graph.module(found, heads.plan(found))
+    module = tracing.module(found, planning.plan(found))
     norm = dict(module.named_parameters())["backbone.model.norm.weight"]
     assert torch.equal(norm, tensors["norm.weight"])
     assert not torch.equal(norm, norm.to(torch.bfloat16).float()), "the fixture cannot tell"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import transformers
-from poolrt.exporter import checkpoint, heads
+from poolrt.exporter import checkpoint
+from poolrt.exporter.heads import planning
 from poolrt.runtime.errors import CheckpointError
 
 from tests.checkpoints import configure
@@ -186,10 +187,10 @@ def test_a_remote_class_that_nobody_knows_is_named_and_refused(tmp_path: Path):
 @pytest.mark.parametrize(("model_type", "name"), [("gpt2", "GPT2LMHeadModel"), ("bert", "BertForMaskedLM"), ("llama", "LlamaForCausalLM")])
 def test_a_model_that_predicts_words_is_said_not_to_embed(model_type: str, name: str, tmp_path: Path):
     folder = bare(tmp_path, model_type, name)
-    lines = heads.plan(checkpoint.read(folder, recipe=None)).lines
+    lines = planning.plan(checkpoint.read(folder, recipe=None)).lines
     assert any("not trained to embed" in line and name in line for line in lines)
-    assert not any("not trained" in line for line in heads.plan(checkpoint.read(folder, recipe=None, convert="embed")).lines)
+    assert not any("not trained" in line for line in planning.plan(checkpoint.read(folder, recipe=None, convert="embed")).lines)
 
 
 def test_an_encoder_alone_is_not_said_to_predict_words(tmp_path: Path):
-    assert not any("not trained" in line for line in heads.plan(checkpoint.read(bare(tmp_path, "bert"), recipe=None)).lines)
+    assert not any("not trained" in line for line in planning.plan(checkpoint.read(bare(tmp_path, "bert"), recipe=None)).lines)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from poolrt.exporter import tokenizer
+from poolrt.exporter.files import tokenizer
 from poolrt.runtime.errors import CheckpointError
 from tokenizers import Tokenizer
 

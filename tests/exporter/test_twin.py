@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolrt.exporter import checkpoint, head_modules, library_reference, twin, weights
-from poolrt.exporter import recipe as recipes
+from poolrt.exporter import checkpoint
+from poolrt.exporter.files import recipe as recipes
+from poolrt.exporter.files import weights
+from poolrt.exporter.heads import head_modules
+from poolrt.exporter.proof import library_reference, twin
 from poolrt.runtime.errors import CheckpointError, VerificationError
 from poolrt.runtime.manifest import Reading
 

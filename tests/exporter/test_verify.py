@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from poolrt.exporter import evidence, pipeline, verify
+from poolrt.exporter import pipeline
+from poolrt.exporter.proof import evidence, verify
 from poolrt.runtime.artifact import read, sealed, sha256
 from poolrt.runtime.errors import ArtifactError, CheckpointError, VerificationError
 from poolrt.runtime.manifest import Evidence, File, Manifest

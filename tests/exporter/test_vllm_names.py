@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from poolrt.exporter import checkpoint as checkpoints_of
-from poolrt.exporter import cli, heads, pipeline
+from poolrt.exporter import cli, pipeline
 from poolrt.exporter.detection import is_classification
+from poolrt.exporter.heads import planning
 from poolrt.runtime import load
 from poolrt.runtime.errors import CheckpointError
 
@@ -45,7 +46,7 @@ def test_names_of_classifiers(name: str, classifies: bool):
 @pytest.mark.parametrize("name", ["BertForTextClassification", "BertForSentimentClassification", "BertClassificationModel"])
 def test_any_name_of_a_classifier_is_read_as_one(checkpoints: Callable[[str], Path], tmp_path: Path, name: str):
     found = checkpoints_of.read(renamed(checkpoints("bert_classifier"), tmp_path / "m", architectures=[name]))
-    plan = heads.plan(found)
+    plan = planning.plan(found)
     assert (found.kind, plan.tasks) == ("classify", ("classify", "token_classify"))
     assert plan.heads["classify"].labels == ("negative", "neutral", "positive")
 
@@ -66,7 +67,7 @@ def test_its_numbers_are_those_of_transformers(checkpoints: Callable[[str], Path
 def test_a_classifier_without_a_head_is_refused_by_its_tensors(checkpoints: Callable[[str], Path], tmp_path: Path):
     found = checkpoints_of.read(renamed(checkpoints("bert_plain"), tmp_path / "m", architectures=["BertForTextClassification"]))
     with pytest.raises(CheckpointError, match=r"score|classifier"):
-        heads.plan(found)
+        planning.plan(found)
 
 
 @pytest.mark.parametrize(
@@ -84,13 +85,13 @@ def test_a_users_matryoshka_wins_over_a_recipes(
 ):
     from dataclasses import replace
 
-    from poolrt.exporter import recipe
+    from poolrt.exporter.files import recipe
 
     known = recipe.find("snowflake-arctic-embed-m-v1.5")
     assert known is not None
     known = replace(known, hf_overrides={"matryoshka_dimensions": [16, 24]})
     found = checkpoints_of.read(checkpoints("minilm_like"), recipe=known, hf_overrides=overrides)
-    head = heads.plan(found).heads["embed"]
+    head = planning.plan(found).heads["embed"]
     assert (head.matryoshka, head.any_dimension) == (widths, any_width)
 
 
@@ -107,7 +108,7 @@ def test_ssmits_mean_is_normalised_as_embeds_default_says(tmp_path: Path, asked:
     folder = find("qwen2_ssmits")(tmp_path / "Qwen2-7B-Instruct-embed-base")
     found = checkpoints_of.read(folder, pooler_config=asked)
     assert found.recipe is not None
-    head = heads.plan(found).heads["embed"]
+    head = planning.plan(found).heads["embed"]
     assert (head.pool, head.activation) == ("mean", activation)
 
 

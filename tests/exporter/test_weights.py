@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.exporter import weights
+from poolrt.exporter.files import weights
 from poolrt.runtime.errors import CheckpointError
 from safetensors.torch import save_file
 

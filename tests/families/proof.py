@@ -6,7 +6,6 @@ The graph runs under ONNX Runtime on one padded batch; the runtime's own arithme
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
-from poolrt.exporter import architectures, checkpoint, graph, heads
+from poolrt.exporter import checkpoint
+from poolrt.exporter.families import registry
+from poolrt.exporter.graph import tracing as graph
+from poolrt.exporter.heads import planning
 from poolrt.runtime import colbert, manifest, tasks
 from poolrt.runtime.items import Item
 from poolrt.runtime.params import PoolingParams
@@ -35,7 +37,7 @@ DIFFERENCE = 1e-5  # of logits and probabilities, likewise; worst measured 5e-6
 class Proved:
     folder: Path
     checkpoint: checkpoint.Checkpoint
-    plan: heads.Plan
+    plan: planning.Plan
     module: graph.PoolingModel
     graph: manifest.Graph | None
     session: onnxruntime.InferenceSession | None
@@ -100,7 +102,7 @@ def prove(folder: Path, out: Path | None = None, **asked: Any) -> Proved:
     With `out` the graph is exported there and ONNX Runtime answers; without, the module that would be exported does.
     """
     read = checkpoint.read(folder, **{"recipe": None, **asked})
-    plan = heads.plan(read)
+    plan = planning.plan(read)
     module = graph.module(read, plan)
     tokenizer = Tokenizer.from_str(plan.files["tokenizer.json"].decode())
     note(architecture=read.architecture, file=_file(read.family), tasks=plan.tasks)
@@ -111,13 +113,11 @@ def prove(folder: Path, out: Path | None = None, **asked: Any) -> Proved:
     return Proved(out, read, plan, module, described, opened(out / "model.onnx"), tokenizer)
 
 
-def _file(family: architectures.Architecture) -> str:
-    """The file of exporter/architectures that reads it: what a family adapts to a config, its loader is its own."""
-    for place in pkgutil.iter_modules(architectures.__path__):
-        if not place.name.startswith("_"):
-            known = importlib.import_module(f"{architectures.__name__}.{place.name}").ARCHITECTURE
-            if known.load is family.load:
-                return place.name
+def _file(family: registry.Architecture) -> str:
+    """The file of exporter/families that reads it: what a family adapts to a config, its loader is its own."""
+    for name in registry.names():
+        if importlib.import_module(f"poolrt.exporter.families.{name}").ARCHITECTURE.load is family.load:
+            return name
     raise AssertionError(f"no file reads {family.names[0]}")
 
 
@@ -151,7 +151,8 @@ def differences(ours: Sequence[Floats], theirs: Sequence[Any]) -> float:
 
 def compiles_and_lowers(proved: Proved) -> None:
     """A TensorRT-RTX engine for SM89 from the graph, and fp16 and int8 graphs that still answer the same under ONNX Runtime."""
-    from poolrt.exporter import engine, int8, mixed
+    from poolrt.exporter import engine
+    from poolrt.exporter.graph.passes import int8, mixed
 
     assert proved.graph is not None
     target = engine.Target("tensorrt-rtx", "sm89")

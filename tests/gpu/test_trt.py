@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from poolrt.exporter import pipeline
-from poolrt.exporter.evidence import TOLERANCES
+from poolrt.exporter.proof.evidence import TOLERANCES
 from poolrt.runtime import machine
 from poolrt.runtime.artifact import Artifact, read
 from poolrt.runtime.backends import ort, trt

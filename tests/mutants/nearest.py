@@ -10,7 +10,8 @@ RUNTIME = {
     "test_artifact": ("artifact", "records", "onnx_references", "manifest"),
     "test_batching test_worker": ("batching", "calls", "worker"),
     "test_machine test_commands": ("diagnosis",),
-    "test_commands": ("cli", "commands", "description", "machine", "benchmark", "extras", "command_line", "vector_file"),
+    "test_commands": ("cli", "commands", "description", "machine", "benchmark", "extras", "command_line",
+    "vector_file"),
     "test_feed test_worker": ("backends/feed",),
     "test_growth": ("tokenizer_file",),
     "test_llm": ("checkpoints", "overrides", "pooler_config"),
@@ -29,7 +30,8 @@ RUNTIME = {
     "test_preparation test_truncation test_pairs": ("truncation", "tokenizer"),
     "test_pending test_worker": ("pending", "cancellation"),
     "test_cuda_graphs test_trt_session": ("backends/cuda_graphs", "backends/trt"),
-    "test_plugins": ("plugins/bge_m3", "plugins/colbert", "plugins/facts", "plugins/finding", "plugins/parts", "plugins/plugin"),
+    "test_plugins": ("plugins/bge_m3", "plugins/colbert", "plugins/facts", "plugins/finding", "plugins/parts",
+    "plugins/plugin"),
     "test_model test_params test_pending": ("intake",),
     "test_model": ("model", "llm", "loader", "statistics", "errors", "backends/ort", "backends/__init__"),
 }  # fmt: skip
@@ -42,7 +44,8 @@ SERVE = {
     "test_clock test_limits": ("budget",),
     "test_errors": ("errors", "validation", "problems", "reading"),
     "test_embeddings test_goldens": (
-        "context", "endpoints/classify", "endpoints/cohere", "endpoints/embeddings", "endpoints/invocations", "endpoints/pooling",
+        "context", "endpoints/classify", "endpoints/cohere", "endpoints/embeddings", "endpoints/invocations",
+        "endpoints/pooling",
         "endpoints/tokens",
     ),
     "test_validation test_errors test_goldens": ("body", "schemas", "prompts"),
@@ -53,7 +56,8 @@ SERVE = {
     "test_errors test_tei": ("abilities",),
     "test_openapi test_plain_words test_registry test_stays": ("endpoints/route", "endpoints/routes"),
     "test_operations": (
-        "endpoints/operations", "gate", "lifespan", "metrics", "protocol", "reading", "server", "state", "waiting", "work", "app",
+        "endpoints/operations", "gate", "lifespan", "metrics", "protocol", "reading", "server", "state",
+        "waiting", "work", "app",
         "headers",
     ),
     "test_connections": ("protocol",),
@@ -68,50 +72,57 @@ SERVE = {
     "test_tei": ("endpoints/tei", "endpoints/tei_tokens", "schemas_tei", "answers", "errors"),
 }  # fmt: skip
 EXPORTER = {
-    "test_artifact_writer": ("artifact",),
-    "test_cli": ("quiet",),
-    "test_checkpoint": ("checkpoint", "detection", "files", "guess", "heads", "layers", "source"),
-    "test_choices": ("choices", "pooler_config", "text_plan"),
-    "test_layers": ("late_interaction", "token_rows"),
-    "test_decoder_rerankers": ("token_rows", "embedding_heads"),
-    "test_encoders_native": ("architectures/_transformers",),
-    "test_decoders": ("architectures/embedding_gemma2", "architectures/gemma", "architectures/gemma2", "architectures/gemma3",
-                      "architectures/llama", "architectures/mistral", "architectures/qwen2", "architectures/qwen3",
-                      "architectures/flash", "architectures/__init__", "architectures/_adapters",
-                      "architectures/_decoders", "architectures/gritlm", "architectures/internlm2",
-                      "architectures/jina_reranker_v3", "architectures/jina_v5", "architectures/lfm2", "architectures/nemotron",
-                      "architectures/voyage", "architectures/_markers"),
-    "test_encoders_traps": ("architectures/deberta", "architectures/ernie", "architectures/jina", "architectures/modernbert",
-                            "architectures/mpnet", "architectures/nomic", "architectures/roberta", "architectures/bert"),
-    "test_evidence": ("evidence",),
-    "test_head_modules test_sentence_files": ("head_modules", "heads", "layers"),
-    "test_late_interaction_library": ("late_interaction",),
-    "test_library_heads": ("library_texts", "library_comparison"),
-    "test_library_reference": ("library_answers", "library_comparison", "library_heads", "library_models", "library_texts"),
-    "test_logit_scores": ("logits", "processing"),
-    "test_lora": ("adapter", "head_checks", "lora"),
-    "test_expanded_windows": ("graph_surgery",),
+    "test_artifact_writer": ("base/artifact",),
+    "test_cli": ("base/quiet",),
+    "test_checkpoint": ("checkpoint", "detection", "files/checkpoint_files", "base/guess", "heads/planning",
+    "heads/layers", "files/source"),
+    "test_choices": ("heads/precedence", "files/pooler_config", "heads/text_plan"),
+    "test_layers": ("heads/colbert", "heads/yes_no"),
+    "test_decoder_rerankers": ("heads/yes_no", "heads/embedding"),
+    "test_encoders_native": ("families/_transformers",),
+    "test_decoders": ("families/embedding_gemma2", "families/gemma", "families/gemma2", "families/gemma3",
+                      "families/llama", "families/mistral", "families/qwen2", "families/qwen3",
+                      "families/jina_flash", "families/registry", "families/modules/adapters",
+                      "families/_decoders", "families/gritlm", "families/internlm2",
+                      "families/jina_reranker_v3", "families/jina_v5", "families/lfm2", "families/nemotron",
+                      "families/voyage", "families/modules/markers"),
+    "test_encoders_traps": ("families/deberta", "families/ernie", "families/jina", "families/modernbert",
+                            "families/mpnet", "families/nomic", "families/roberta", "families/bert"),
+    "test_evidence": ("proof/evidence",),
+    "test_head_modules test_sentence_files": ("heads/head_modules", "heads/planning", "heads/layers"),
+    "test_late_interaction_library": ("heads/colbert",),
+    "test_library_heads": ("proof/library_texts", "proof/library_comparison"),
+    "test_library_reference": ("proof/library_answers", "proof/library_comparison", "proof/library_heads",
+    "proof/library_models", "proof/library_texts"),
+    "test_logit_scores": ("heads/logits", "heads/processing"),
+    "test_lora": ("files/adapter", "heads/checks", "files/adapter_merge"),
+    "test_expanded_windows": ("graph/passes/surgery",),
     "test_module_steps test_module_chains test_modular_rerankers": (
-        "module_chain", "module_steps", "head_operations", "head_parts", "embedding_heads",
+        "files/module_chain", "heads/sentence_modules", "heads/operations", "heads/tasks", "heads/embedding",
     ),
-    "test_routers": ("routers", "static_words", "head_operations"),
-    "test_precision": ("flat_rows", "graph_surgery", "int8", "mixed"),
-    "test_published": ("recipe", "architectures/_published"),
-    "test_plausible test_refusals": ("json_file", "plausible", "refusals", "unread"),
+    "test_routers": ("files/routers", "heads/static_words", "heads/operations"),
+    "test_precision": ("graph/passes/rows", "graph/passes/surgery", "graph/passes/int8",
+    "graph/passes/mixed"),
+    "test_published": ("files/recipe", "families/_published_class"),
+    "test_plausible test_refusals": ("base/json_file", "files/plausible", "base/refusals", "unread"),
     "test_reshaped": (
-        "architectures/_experts", "architectures/_padding", "architectures/_retold", "architectures/_rotary", "architectures/big_bird",
-        "architectures/generic", "architectures/longformer", "architectures/nomic_moe", "architectures/_nomic_moe", "architectures/t5",
+        "families/modules/experts", "families/modules/padding", "families/modules/traceable",
+        "families/modules/rotary", "families/big_bird",
+        "families/generic", "families/longformer", "families/nomic_moe", "families/modules/nomic_moe",
+        "families/t5",
         "unread",
     ),
-    "test_streamed": ("adapted", "graph", "graph_files", "large", "pieces", "streamed", "tidy"),
-    "test_verify test_pipeline": ("graph_files", "pipeline", "reference", "texts", "verify"),
+    "test_streamed": ("files/adapted_parameter", "graph/tracing", "graph/onnx_files", "base/large",
+    "proof/runner", "graph/streaming", "graph/passes/tidy"),
+    "test_verify test_pipeline": ("graph/onnx_files", "pipeline", "proof/reference", "proof/texts",
+    "proof/verify"),
 }  # fmt: skip
 TABLE = {"runtime": RUNTIME, "serve": SERVE, "exporter": EXPORTER}
 
 
 def nearest(root: Path, source: str) -> list[str]:
-    """Test files for a source file, both relative to `root`, the nearest first: those of its own name, then those of the table; where
-    there are none, those that import it."""
+    """Test files for a source file, both relative to `root`, the nearest first: those of its own name, then
+    those of the table; where there are none, those that import it."""
     area, _, rest = source.removesuffix(".py").partition("/")
     named = sorted(path.stem for path in (root / "tests" / area).glob(f"test_{Path(rest).stem.strip('_')}*.py"))
     listed = [test for tests, sources in TABLE[area].items() if rest in sources for test in tests.split()]
@@ -122,6 +133,6 @@ def nearest(root: Path, source: str) -> list[str]:
 def importing(root: Path, area: str, rest: str) -> list[str]:
     """Tests with `from poolrt.AREA.MODULE import ...` or `from poolrt.AREA import ..., MODULE`."""
     package, _, module = f"poolrt.{area}.{rest.replace('/', '.')}".rpartition(".")
-    written = re.compile(rf"^\s*from {re.escape(package)}(\.{module} import |( import .*\b{module}\b))", re.MULTILINE)
+    written = re.compile((rf"^\s*from {re.escape(package)}(\.{module} import |( import " rf".*\b{module}\b))"), re.MULTILINE)
     tests = sorted((root / "tests" / area).glob("test_*.py"))
     return [str(path.relative_to(root)) for path in tests if written.search(path.read_text(encoding="utf-8"))]

@@ -1,0 +1,169 @@
+"""Writes an artifact folder so that nothing unfinished can ever be loaded.
+
+Work goes on in `OUT/.NAME.partial`. `manifest.json`, which names every file with its size and sha256, is written there last;
+then the folder takes its final name in one rename (or one exchange, where an artifact of that name exists). A crash, SIGKILL
+included, leaves at most a `.partial` folder without a manifest, which the next export of the name removes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from ...runtime import manifest as contract
+from ...runtime.artifact import sealed, sha256
+from ...runtime.errors import InputError
+from ...runtime.manifest import File, Manifest
+
+GOLDEN = "golden.npz"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An artifact in the making: put files into `folder`, then `commit` a manifest."""
+
+    folder: Path
+    final: Path
+    hashed: dict[str, str] = field(default_factory=dict)
+    """File -> sha256 of what was written, where it was taken while writing."""
+
+    def commit(self, manifest: Manifest) -> Path:
+        """Lists and hashes every file, writes the manifest, makes all of it durable and gives the folder its final name."""
+        files = {}
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            name = path.relative_to(self.folder).as_posix()
+            files[name] = File(size=path.stat().st_size, sha256=self.hashed.get(name) or sha256(path))
+            _sync(path)
+        assert contract.FILE not in files, f"{self.folder}: a manifest was written before the artifact was complete"
+        target = self.folder / contract.FILE
+        target.write_bytes(sealed(replace(manifest, files=files)))
+        for path in (target, *(path for path in self.folder.rglob("*") if path.is_dir()), self.folder):
+            _sync(path)
+        _put_in_place(self.folder, self.final)
+        _sync(self.final.parent)
+        return self.final
+
+
+@contextmanager
+def draft(out: str | Path, name: str) -> Iterator[Draft]:
+    """Opens `OUT/.NAME.partial` for one writer. Whatever is left there at the end, for whatever reason, is removed.
+
+    Raises InputError for a name that is not a plain folder name, or while another export of that name is running.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(f"artifact name {name!r}: use letters, digits, '.', '_' and '-', first a letter or digit (--name)", field="name")
+    home = Path(out)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{home}: not a folder that can be written to ({error.strerror}); choose another with --out", field="out"
+        ) from None
+    if (home / name).exists() and not (home / name / contract.FILE).is_file():
+        raise InputError(f"{home / name}: exists and is not an artifact, so it is not replaced; remove it or choose --name", field="name")
+    with _lock(home / f".{name}.lock", name):
+        folder = home / f".{name}.partial"
+        _remove(folder)  # of an export that was killed
+        folder.mkdir()
+        try:
+            yield Draft(folder, home / name)
+        finally:
+            _remove(folder)
+
+
+def write_golden(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Plain arrays only: an object array would need pickle to be read again."""
+    assert all(array.dtype != object for array in arrays.values()), "golden arrays must be readable without pickle"
+    with (folder / GOLDEN).open("wb") as file:
+        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def read_golden(folder: Path) -> dict[str, NDArray[Any]]:
+    with np.load(folder / GOLDEN, allow_pickle=False) as golden:
+        return {name: golden[name] for name in golden.files}
+
+
+@contextmanager
+def _lock(path: Path, name: str) -> Iterator[None]:
+    """Holds the lock of one artifact's name. The system ends it with the process, however that ends.
+
+    Raises InputError while another process holds it.
+    """
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{name!r} is being exported into {path.parent} by another process; wait for it or choose --name") from None
+    try:
+        yield
+    finally:
+        # Remove the file while the lock is held: whoever opened it earlier sees that it is gone, and does not take a file that
+        # nobody else can see for the lock.
+        with suppress(PermissionError):  # Windows removes no open file; there filelock does it after the release
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _put_in_place(folder: Path, final: Path) -> None:
+    if not final.exists():
+        folder.rename(final)
+        return
+    if not _exchange(folder, final):
+        # Without an exchange there is a moment with no artifact at all: better that than a half-replaced one.
+        aside = folder.with_name(f"{folder.name}.old")
+        _remove(aside)
+        final.rename(aside)
+        folder.rename(final)
+        aside.rename(folder)
+    _remove(folder)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names atomically; False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    here = -100  # AT_FDCWD
+    if renameat2(here, os.fsencode(one), here, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _remove(folder: Path) -> None:
+    """The manifest goes first: what is left of an interrupted removal does not load either."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        (folder / contract.FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+
+
+def _sync(path: Path) -> None:
+    """Makes a file, or the names in a folder, survive a loss of power."""
+    if os.name == "nt":  # it opens no folder, and flushes no file that is open for reading
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,139 @@
+"""What an export tells: its steps while it runs, and at the end one record, printed as a table or as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ...runtime import description
+from ...runtime.manifest import Evidence, Manifest, Reading
+from .refusals import in_one_sentence
+
+Say = Callable[[str], None]
+
+
+def silent(line: str) -> None:
+    """A `Say` that says nothing."""
+
+
+class Steps:
+    """A numbered plan that is announced, carried out in order and timed."""
+
+    def __init__(self, titles: Sequence[str], say: Say, *, about: str | None = None) -> None:
+        """`about`: a checkpoint; what a library raises in a step is then told as one sentence about it."""
+        self.titles, self.say, self.about = tuple(titles), say, about
+        self.seconds: dict[str, float] = {}
+        width = len(str(len(self.titles)))
+        say("plan:")
+        for number, title in enumerate(self.titles, 1):
+            say(f"  {number:{width}}. {title}")
+
+    def insert(self, title: str, *, after: str) -> None:
+        """One more step, found necessary on the way; what was timed before keeps its numbers."""
+        place = self.titles.index(after) + 1
+        self.titles = (*self.titles[:place], title, *self.titles[place:])
+
+    @contextmanager
+    def __call__(self, title: str) -> Iterator[None]:
+        number = self.titles.index(title) + 1
+        self.say(f"[{number}/{len(self.titles)}] {title} ...")
+        started = time.perf_counter()
+        with contextlib.nullcontext() if self.about is None else in_one_sentence(f"{self.about}: could not {title}"):
+            yield
+        self.seconds[title] = spent = time.perf_counter() - started
+        self.say(f"[{number}/{len(self.titles)}] {title}: {spent:.1f} s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The outcome of `export`, `build` or `verify`."""
+
+    name: str
+    path: str
+    architecture: str
+    tasks: tuple[str, ...]
+    scoring: str | None
+    guesses: tuple[str, ...] = ()
+    """What was found in the checkpoint and how to change it, one line each."""
+    precision: str
+    engines: tuple[str, ...]
+    sizes: dict[str, int]
+    """File -> bytes."""
+    evidence: tuple[Evidence, ...]
+    reading: Reading | None = None
+    """What the checkpoint's own library said of our PyTorch module; None: it was not asked."""
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Step -> seconds."""
+    next: tuple[str, ...] = ()
+    """Commands to type now."""
+
+
+def made(manifest: Manifest, path: str, **more: object) -> Report:
+    """A report of the artifact that `manifest` describes."""
+    return Report(
+        name=manifest.name,
+        path=path,
+        architecture=manifest.architecture,
+        tasks=manifest.tasks,
+        scoring=manifest.scoring,
+        precision=manifest.graph("text").precision,
+        engines=tuple(engine.file for engine in manifest.engines),
+        sizes={name: file.size for name, file in manifest.files.items()},
+        **more,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def table(report: Report) -> str:
+    """The report for people."""
+    lines = [
+        f"{report.name}: {report.architecture}, {report.precision}, tasks {', '.join(report.tasks)}"
+        + (f" ({report.scoring})" if report.scoring else ""),
+        f"  {report.path}   {size(sum(report.sizes.values()))} in {len(report.sizes)} files",
+    ]
+    largest = sorted(report.sizes.items(), key=lambda item: -item[1])[:5]
+    lines += [f"    {name:<44} {size(count):>9}" for name, count in largest]
+    if report.evidence:
+        lines += ["", "  against PyTorch (eager fp32, without padding):", *_evidence(report.evidence)]
+    if report.reading is not None:
+        lines += ["", f"  PyTorch against the checkpoint's own library: {reading(report.reading)}"]
+    if report.notes:
+        lines += ["", *(f"  note: {note}" for note in report.notes)]
+    if report.seconds:
+        lines += ["", "  " + ", ".join(f"{title} {seconds:.1f} s" for title, seconds in report.seconds.items())]
+    if report.next:
+        lines += ["", "  next:", *(f"    {command}" for command in report.next)]
+    return "\n".join(lines)
+
+
+def reading(record: Reading) -> str:
+    """The record as one line."""
+    return description.reading(record)
+
+
+def size(count: int) -> str:
+    return next(
+        f"{count / unit:.1f} {name}" for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes")) if count >= unit or unit == 1
+    )
+
+
+def _evidence(evidence: Sequence[Evidence]) -> list[str]:
+    rows = [("engine", "task", "shape class", "texts", "worst cosine", "worst difference", "same order", "allowed")]
+    for each in evidence:
+        rows.append(
+            (
+                each.engine,
+                each.task,
+                each.shape,
+                str(each.texts),
+                "" if each.worst_cosine is None else f"{each.worst_cosine:.7f}",
+                "" if each.worst_difference is None else f"{each.worst_difference:.1e}",
+                "" if each.rank_agreement is None else f"{each.rank_agreement:.0%}",
+                f"{'>=' if each.worst_cosine is not None else '<='} {each.tolerance:g}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,45 @@
+"""What lies on disk, as the families read it: settings, weights and tokenizer, before anything is decided about a head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...runtime.errors import CheckpointError
+from ..base.refusals import shortened
+from .tokenizer import Text
+from .weights import Weights
+
+MOST_COUNT = 1 << 31
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    source: str
+    """Hub id, or the folder's own name."""
+    folder: Path
+    config: Mapping[str, Any]
+    """config.json with hf_overrides merged in, under transformers' names."""
+    weights: Weights
+    """With the adapter merged in, where there is one."""
+    prefixes: tuple[str, ...]
+    """What may stand before the backbone's tensor names (`bert.`)."""
+    text: Text
+    classifies: bool = False
+    """A classifier of whole texts follows the backbone."""
+    large: bool = False
+    """Too large to be held: the weights stay in their files, mapped, in the type they are stored in (exporter/graph/streaming.py)."""
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.weights.shapes.values())
+
+    def number(self, key: str) -> int:
+        """A count of config.json that the model cannot do without. Raises CheckpointError."""
+        value = self.config.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < MOST_COUNT:
+            raise CheckpointError(f"{self.source}: config.json has no usable {key}: found {shortened(value)}, expected a count")
+        return value

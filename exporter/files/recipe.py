@@ -1,0 +1,97 @@
+"""What published models need said that their files do not say, as TOML data, and what their authors' numbers are.
+
+A recipe is chosen by hub id, or by a folder named like the repository. It never holds code; what the user asks for wins over it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import tomllib
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Literal
+
+from ...runtime.manifest import Role
+from ...runtime.records import RecordError, from_plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Numbers that somebody else published for this model."""
+
+    task: Literal["similarity", "rerank", "maxsim"]
+    query: str
+    documents: tuple[str, ...]
+    scores: tuple[float, ...]
+    tolerance: float
+    relative: bool = False
+    """Whether `tolerance` is a share of the score."""
+    source: str
+    """Where the numbers were published, and how they were computed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    name: str
+    match: tuple[str, ...]
+    """Hub ids, `*` allowed."""
+    summary: str
+    task: Literal["embed", "rerank", "late-interaction", "classify", "token-classify", "reward", "sparse"]
+    licence: str | None = None
+    parameters: int | None = None
+    dimensions: int | None = None
+    max_tokens: int | None = None
+    hf_overrides: dict[str, object] = field(default_factory=dict)
+    convert: Literal["embed", "classify"] | None = None
+    pooler_config: dict[str, object] = field(default_factory=dict)
+    norm_before_cut: bool = False
+    """A weightless LayerNorm before vectors are cut to the dimensions that were asked for."""
+    roles: dict[str, Role] = field(default_factory=dict)
+    """Replace what the files say of `query` and `document`."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Added to the stored prompts."""
+    score_template: str | None = None
+    """File in recipes/templates."""
+    references: tuple[Reference, ...] = ()
+
+
+TASKS: dict[str, tuple[str, ...]] = {
+    "embed": ("embed", "token_embed", "score"),
+    "sparse": ("embed", "token_embed", "score"),
+    "late-interaction": ("token_embed", "score", "rerank"),
+    "rerank": ("classify", "token_classify", "score", "rerank"),
+    "classify": ("classify", "token_classify"),
+    "token-classify": ("token_classify",),
+    "reward": ("token_classify", "reward"),
+}
+"""What an artifact of each kind is usually asked for; the checkpoint has the last word."""
+
+
+@functools.cache
+def all_recipes() -> tuple[Recipe, ...]:
+    """Every recipe of the house, by name. A broken file is our own mistake and raises."""
+    found = []
+    for entry in resources.files("poolrt.recipes").iterdir():
+        if entry.name.endswith(".toml"):
+            try:
+                found.append(from_plain(Recipe, tomllib.loads(entry.read_text(encoding="utf-8"))))
+            except (RecordError, tomllib.TOMLDecodeError) as error:
+                raise AssertionError(f"recipes/{entry.name}: {error}") from error
+    return tuple(sorted(found, key=lambda recipe: recipe.name))
+
+
+def find(source: str) -> Recipe | None:
+    """The recipe for a hub id (`BAAI/bge-m3`) or a folder's name (`bge-m3`); case does not matter."""
+    asked = source.lower()
+    for recipe in all_recipes():
+        patterns = [pattern.lower() for pattern in recipe.match]
+        if "/" not in asked:
+            patterns = [pattern.rsplit("/", 1)[-1] for pattern in patterns]
+        if any(fnmatch.fnmatchcase(asked, pattern) for pattern in patterns):
+            return recipe
+    return None
+
+
+def template(name: str) -> str:
+    return (resources.files("poolrt.recipes") / "templates" / name).read_text(encoding="utf-8")

@@ -1,0 +1,146 @@
+"""How a ColBERT checkpoint's own library prepares queries and documents: Stanford's artifact.metadata, or PyLate's and
+Sentence Transformers' settings."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.errors import CheckpointError
+from ...runtime.manifest import Role
+from ..base.guess import Guess
+from ..base.json_file import json_file
+from ..files.sentence_files import SentenceFiles
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+
+
+def roles(checkpoint: Checkpoint, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
+    """`query` and `document`. Raises CheckpointError when a marker is not one token of the vocabulary."""
+    path = checkpoint.folder / "artifact.metadata"
+    if not path.is_file() and checkpoint.sentence is not None:
+        resaved = checkpoint.sentence.mask is not None
+        return (_multi_vector if resaved else _pylate)(checkpoint, checkpoint.sentence, max_tokens)
+    return _stanford(checkpoint, json_file(path, dict) if path.is_file() else {}, max_tokens)
+
+
+def _stanford(checkpoint: Checkpoint, settings: Mapping[str, Any], max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
+    why = "artifact.metadata" if settings else "no artifact.metadata: the library's defaults"
+    # Strings despite their names; the library looks them up in the vocabulary.
+    query_marker = _id(checkpoint, str(settings.get("query_token_id", "[unused0]")))
+    document_marker = _id(checkpoint, str(settings.get("doc_token_id", "[unused1]")))
+    query = Role(
+        marker_id=query_marker,
+        max_tokens=min(int(settings.get("query_maxlen", 32)), max_tokens),
+        expand_id=_mask(checkpoint),
+        attend_expansion=checkpoint.family.attends_filler or bool(settings.get("attend_to_mask_tokens", False)),
+    )
+    skip = _first_ids(checkpoint, string.punctuation) if settings.get("mask_punctuation", True) else ()
+    document = Role(marker_id=document_marker, max_tokens=min(int(settings.get("doc_maxlen", 220)), max_tokens), skip_ids=skip)
+    return {"query": query, "document": document}, _told(query, document, why)
+
+
+def _pylate(checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
+    settings = sentence.settings
+    expands = bool(settings.get("do_query_expansion", True))
+    attends = bool(settings.get("attend_to_expansion_tokens", False))
+    query_prefix, document_prefix = str(settings.get("query_prefix", "[Q] ")), str(settings.get("document_prefix", "[D] "))
+    query = Role(
+        marker_id=_id(checkpoint, query_prefix) if query_prefix else None,
+        max_tokens=min(int(settings.get("query_length", 32)), max_tokens),
+        expand_id=_mask(checkpoint) if expands else None,
+        attend_expansion=expands and (attends or checkpoint.family.attends_filler),
+    )
+    words = settings.get("skiplist_words")
+    document = Role(
+        marker_id=_id(checkpoint, document_prefix) if document_prefix else None,
+        max_tokens=min(int(settings.get("document_length", 180)), max_tokens),
+        skip_ids=_known_ids(checkpoint, string.punctuation if words is None else words),
+    )
+    return {"query": query, "document": document}, _told(query, document, "config_sentence_transformers.json")
+
+
+def _multi_vector(checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
+    """Sentence Transformers' own layout: markers are prompts, lengths stand with the Transformer, the skip list with the mask."""
+    text, mask = sentence.text, sentence.mask or {}
+    if mask.get("keep_only_token_ids"):
+        raise CheckpointError(f"{checkpoint.source}: MultiVectorMask keeps only the tokens of images; this is not a text model")
+    skip = _known_ids(checkpoint, mask.get("skiplist_words") or ())
+    skipping = mask.get("skiplist_tasks") or ["document"]
+    expansion = text.get("query_expansion") or {}
+    full = min(int(expansion["length"]), max_tokens) if expansion else None
+    ceiling = full if expansion.get("strategy") == "fixed" else text.get("query_length")
+    similarity = sentence.settings.get("similarity_fn_name")
+    if str(similarity).lower() not in ("none", "maxsim"):
+        raise CheckpointError(
+            f"{checkpoint.source}: similarity_fn_name of config_sentence_transformers.json is {similarity!r}; poolrt scores with 'maxsim', "
+            "the sum over a query's tokens; set that to export, and divide a score by the query's tokens for their mean"
+        )
+    roles: dict[str, Role] = {}
+    for name, limit in (("query", ceiling), ("document", text.get("document_length"))):
+        marker, prefix = _marker(checkpoint, sentence.prompts.get(name, ""))
+        roles[name] = Role(
+            prefix=prefix,
+            marker_id=marker,
+            max_tokens=min(int(limit or max_tokens), max_tokens),
+            skip_ids=skip if name in skipping else (),
+        )
+    if expansion:
+        token = expansion.get("token")
+        filler = _mask(checkpoint) if token is None else _id(checkpoint, str(token))
+        roles["query"] = replace(roles["query"], expand_id=filler, expand_to=full, attend_expansion=bool(expansion.get("attend", False)))
+    return roles, _told(roles["query"], roles["document"], "settings of Sentence Transformers' multi-vector modules")
+
+
+def _marker(checkpoint: Checkpoint, prompt: str) -> tuple[int | None, str]:
+    """The added token that a prompt starts with, and the rest of the prompt."""
+    added = {token.content: index for index, token in checkpoint.text.tokenizer.get_added_tokens_decoder().items()}
+    found = max((token for token in added if prompt.startswith(token)), key=len, default=None)
+    return (None, prompt) if found is None else (added[found], prompt.removeprefix(found))
+
+
+def _known_ids(checkpoint: Checkpoint, words: Iterable[str]) -> tuple[int, ...]:
+    """Words that are no single token are left out, or the unknown token would be skipped in their place."""
+    found = (checkpoint.text.id(word) for word in words)
+    return tuple(sorted({token for token in found if token is not None}))
+
+
+def _id(checkpoint: Checkpoint, token: str) -> int:
+    # Some vocabularies hold `[Q]` where the settings say `[Q] `.
+    found = checkpoint.text.id(token)
+    found = checkpoint.text.id(token.strip()) if found is None else found
+    if found is None:
+        raise CheckpointError(f"{checkpoint.source}: the marker {token!r} is not a token of the vocabulary")
+    return found
+
+
+def _mask(checkpoint: Checkpoint) -> int:
+    """The filler of query expansion: [MASK], or the end token where there is none (as PyLate does)."""
+    ids = checkpoint.text.ids
+    found = ids.get("mask_token", ids.get("eos_token"))
+    if found is None:
+        raise CheckpointError(f"{checkpoint.source}: query expansion needs a mask token and the tokenizer names none")
+    return found
+
+
+def _first_ids(checkpoint: Checkpoint, symbols: str) -> tuple[int, ...]:
+    """First token of each; the unknown token is left out, or every unknown word of a document would be skipped."""
+    encoded = (checkpoint.text.tokenizer.encode(symbol, add_special_tokens=False).ids for symbol in symbols)
+    return tuple(sorted({ids[0] for ids in encoded if ids} - {checkpoint.text.ids.get("unk_token")}))
+
+
+def _told(query: Role, document: Role, why: str) -> list[Guess]:
+    filled = f"filled up with token {query.expand_id}" if query.expand_id is not None else "not filled up"
+    override = "preparation 'vllm' when loading leaves all of it out"
+    return [
+        Guess("queries", f"marker {query.marker_id}, at most {query.max_tokens} tokens, {filled}", why, override),
+        Guess(
+            "documents",
+            f"marker {document.marker_id}, at most {document.max_tokens} tokens, {len(document.skip_ids)} skipped",
+            why,
+            override,
+        ),
+    ]

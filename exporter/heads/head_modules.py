@@ -1,0 +1,205 @@
+"""Pooling and head layers as torch modules, float32 throughout: what follows the backbone in the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from ...runtime.errors import CheckpointError
+from ...runtime.manifest import Pool
+from ..checkpoint import Checkpoint
+from ..files.weights import Weights
+from .layers import Operation, Step, tensors, torch_activation
+from .operations import OPERATIONS
+from .planning import Part
+
+# Finite, and inside float16's range so that a lowered precision keeps it finite; no hidden value comes near.
+LOWEST = -60000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Which tokens of [batch, tokens] are pooled, and how much each counts in a mean."""
+
+    mask: torch.Tensor
+    attended: torch.Tensor
+    """The same object as `mask` unless a prompt is left out of pooling."""
+    weights: torch.Tensor | None = None
+    """Of WordWeights, already multiplied into the hidden states; None: 1 each."""
+
+    def total(self, of: torch.Tensor) -> torch.Tensor:
+        """[batch, 1]: what a sum over tokens that count `of` is divided by."""
+        return of.sum(1) if self.weights is None else self.weights.sum(1, keepdim=True).clamp(min=1e-9)
+
+
+def cls(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    if tokens.attended is tokens.mask:
+        # Items are right-padded, so the first token is at 0 in every row.
+        return hidden[:, 0]
+    return _at(hidden, tokens.mask.argmax(1))
+
+
+def mean(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    weight = tokens.mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(1) / tokens.total(weight)
+
+
+def mean_sqrt_len(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    weight = tokens.mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(1) / tokens.total(weight).sqrt()
+
+
+def weightedmean(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """Tokens weigh 1, 2, 3, ... (SGPT): later tokens of a causal model have seen more."""
+    position = tokens.attended.cumsum(1) * tokens.mask
+    weight = position.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(1) / tokens.total(weight)
+
+
+def maximum(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    return torch.where(tokens.mask.unsqueeze(-1) > 0, hidden, LOWEST).amax(1)
+
+
+def last(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """The last attended position, whichever side is padded."""
+    position = torch.arange(tokens.mask.shape[1], device=tokens.mask.device)
+    return _at(hidden, (position * tokens.mask).amax(1))
+
+
+def _at(hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    return hidden.gather(1, index[:, None, None].expand(-1, 1, hidden.shape[-1])).squeeze(1)
+
+
+def every(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    return hidden
+
+
+def splade(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """log(1 + relu) of vocabulary logits [batch, tokens, vocabulary], largest over attended tokens.
+
+    The function never falls, so it may wait until the largest logit is known; a masked logit of 0 ends as 0, which never wins.
+    """
+    return torch.log1p(torch.relu((hidden * tokens.mask.unsqueeze(-1).to(hidden.dtype)).amax(1)))
+
+
+def splade_sum(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    return (torch.log1p(torch.relu(hidden)) * tokens.mask.unsqueeze(-1).to(hidden.dtype)).sum(1)
+
+
+POOLS: dict[Pool, Callable[[torch.Tensor, Tokens], torch.Tensor]] = {
+    "cls": cls, "mean": mean, "max": maximum, "mean_sqrt_len": mean_sqrt_len, "weightedmean": weightedmean, "last": last,
+    "tokens": every, "step": every, "splade": splade, "splade_sum": splade_sum,
+}  # fmt: skip
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh, "relu": torch.relu, "gelu": nn.functional.gelu,
+    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"), "silu": nn.functional.silu, "sigmoid": torch.sigmoid,
+    "identity": lambda value: value, "log1p_relu": lambda value: torch.log1p(torch.relu(value)),
+}  # fmt: skip
+
+
+class StepModule(nn.Module):
+    """One layer of a head."""
+
+    def __init__(self, checkpoint: Checkpoint, step: Step) -> None:
+        super().__init__()
+        opened = tensors(checkpoint, step.layer.where)
+        weight = _rows(opened, step, step.weight) if step.layer.rows else opened.read(step.weight).float()
+        bias = None
+        if step.bias is not None:
+            bias = _rows(opened, step, step.bias) if step.layer.rows else opened.read(step.bias).float()
+        if step.layer.kind == "linear":
+            inner: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        else:
+            inner = nn.LayerNorm(weight.shape[0], eps=step.eps, bias=bias is not None)
+        inner.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+        self.inner = inner
+        self.activation = _activation(checkpoint, step, opened)
+        self.adds_input = step.layer.residual
+        self.residual: nn.Linear | None = None
+        if step.residual is not None:
+            crossing = opened.read(step.residual).float()
+            self.residual = nn.Linear(crossing.shape[1], crossing.shape[0], bias=False)
+            self.residual.load_state_dict({"weight": crossing})
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        result = self.activation(self.inner(value))
+        if self.adds_input:
+            result = result + (value if self.residual is None else self.residual(value))
+        return result
+
+
+def _activation(checkpoint: Checkpoint, step: Step, opened: Weights) -> Callable[[torch.Tensor], torch.Tensor]:
+    if step.activation in ACTIVATIONS:
+        return ACTIVATIONS[step.activation]
+    made = torch_activation(checkpoint.source, step.activation)
+    own = made.state_dict()  # PReLU learns its slope
+    if own:
+        read = {name: opened.find(f"activation_function.{name}") for name in own}
+        missing = [name for name, stored in read.items() if stored is None]
+        if missing:
+            raise CheckpointError(f"{checkpoint.source}: activation {step.activation!r} lacks {', '.join(missing)} in {step.layer.where}")
+        made.load_state_dict({name: opened.read(str(stored)).float() for name, stored in read.items()})
+    return made
+
+
+def _rows(opened: Weights, step: Step, name: str) -> torch.Tensor:
+    """Differences are taken in float32: two rows of a language model's output are close to one another."""
+    wanted = [token for rows in step.layer.rows for token in rows]
+    read = dict(zip(wanted, opened.rows(name, wanted).float(), strict=True))
+    return torch.stack([read[first] - sum((read[token] for token in others), start=torch.zeros(())) for first, *others in step.layer.rows])
+
+
+class Heads(nn.Module):
+    """Hidden states [batch, tokens, hidden], mask and ids [batch, tokens] -> one array for each part, in order.
+
+    Where a part mixes the layers of the model, the hidden states of all of them come: [layers, batch, tokens, hidden].
+    """
+
+    def __init__(self, checkpoint: Checkpoint, parts: tuple[Part, ...]) -> None:
+        super().__init__()
+        self.parts = parts
+        # Tasks that share a layer (a Dense for texts and for tokens) share its weights in the graph.
+        different = list(dict.fromkeys(step for part in parts for step in (*part.before, *part.after)))
+        made = (
+            OPERATIONS[step.kind](checkpoint, step) if isinstance(step, Operation) else StepModule(checkpoint, step) for step in different
+        )
+        self.layers = nn.ModuleList(made)
+        self.places = {step: index for index, step in enumerate(different)}
+        self.wants_layers = any(isinstance(step, Operation) and step.kind == "layer_mix" for step in different)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        ids: torch.Tensor,
+        pooled: torch.Tensor | None = None,
+        kinds: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """`pooled`: the mask of what is pooled, where that is less than what `mask` attends to; `kinds`: of each token, or none."""
+        hidden = hidden.float()
+        made = []
+        for part in self.parts:
+            mixes = any(isinstance(step, Operation) and step.kind == "layer_mix" for step in part.before)
+            value, weights = hidden[-1] if self.wants_layers and not mixes else hidden, None
+            for step in part.before:
+                module = self.layers[self.places[step]]
+                if isinstance(step, Operation) and step.kind == "word_weights":
+                    weights = module(ids) * mask.to(value.dtype)
+                    value = value * weights.unsqueeze(-1)
+                elif isinstance(step, Operation) and step.kind == "convolve":
+                    value = module(value, mask)
+                else:
+                    value = module(value)
+            tokens = Tokens(mask if pooled is None else pooled, mask, weights)
+            if part.pools:
+                value = torch.cat([POOLS[pool](value, tokens) for pool in part.pools], dim=-1)
+            for step in part.after:
+                module = self.layers[self.places[step]]
+                words = isinstance(step, Operation) and step.kind == "static_words"
+                value = module(value, ids, mask, kinds) if words else module(value)
+            made.append(value)
+        return tuple(made)

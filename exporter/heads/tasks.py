@@ -1,0 +1,35 @@
+"""The parts of a plan: what the graph computes for one task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...runtime.manifest import Head, Pool, Scoring, Task
+from .layers import Steps
+
+POOLER = '--pooler-config \'{"pooling_type": "CLS|LAST|MEAN"}\''
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What the graph computes for one task: layers on every token, pooling, layers on what was pooled."""
+
+    task: Task
+    pools: tuple[Pool, ...]
+    """Concatenated; `tokens` alone: no pooling; none: pooled already, by the published class."""
+    published: str | None = None
+    """Class of transformers that computes this part with its own head."""
+    before: Steps = ()
+    after: Steps = ()
+    dim: int
+
+
+Made = tuple[tuple[Task, ...], Scoring | None, list[Part], dict[str, Head]]
+"""Tasks, the scoring of the first, their parts and their heads."""
+
+
+def scoring_of(task: Task, heads: Mapping[str, Head]) -> Scoring | None:
+    if task == "classify":
+        return "cross-encoder" if heads[task].dim == 1 else None
+    return {"embed": "bi-encoder", "token_embed": "late-interaction"}.get(task)  # pyright: ignore[reportReturnType]

@@ -1,0 +1,102 @@
+"""What an artifact is proved on: real texts by shape class, and real sentences in number for the int8 drift."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+
+from ...runtime.items import Item, Limits
+from ...runtime.manifest import Manifest
+from ...runtime.preparation import Preparation
+
+# Beyond this, PyTorch's eager attention alone would need gigabytes and minutes for one text.
+LONGEST_TOKENS = 2048
+
+QUERY = "how do plants turn sunlight into food"
+DOCUMENTS = (
+    "Photosynthesis is the process by which green plants use sunlight to make sugar from carbon dioxide and water.",
+    "The stock market closed higher on Friday after a week of losses.",
+    "Chlorophyll, the green pigment in leaves, absorbs mostly red and blue light.",
+    "Add the onions and fry them gently until they are soft and golden, which takes about ten minutes over a low flame.",
+    "A leaf takes in carbon dioxide through small openings called stomata.",
+    "Penguins are birds that cannot fly.",
+    "Solar panels turn light into electricity.",
+)
+LONG = (
+    "The lighthouse stood at the end of the long stone pier, and for a hundred and fifty years its keepers had climbed the same "
+    "narrow stairs each evening to light the lamp. They wrote down the weather, the ships that passed and the oil that was burned, "
+    "and when the lamp became electric they went on writing, because nobody had told them to stop. The notebooks fill two shelves in "
+    "the harbour museum. Historians of the climate read them now: the keepers measured the temperature of the sea three times a day, "
+    "with the same brass thermometer, at the same step of the landing, and such an unbroken series is rare. It shows how the cold "
+    "years around 1890 gave way to a slow warming, how storms came earlier in autumn, and how the herring left the bay twice and came "
+    "back once. What began as a duty that looked pointless has become the most valuable thing that the lighthouse ever made. "
+)
+OTHER_LANGUAGES = (
+    "Der Zug nach München fährt heute zwanzig Minuten später ab.",
+    "L'eau bout à cent degrés au niveau de la mer.",
+    "我们明天早上在图书馆门口见面。",
+    "Библиотека закрыта по понедельникам.",
+    "القطار يصل في الساعة السابعة مساء.",
+    "नमस्ते, आप कैसे हैं? 🙂",
+)
+HARDLY_ANYTHING = (".", "a", "42", "😀")
+
+
+def cases(manifest: Manifest, preparation: Preparation, *, large: bool = False) -> dict[str, list[Item]]:
+    """Shape class -> the items that run as one batch. Cross-encoders read pairs, the rest single texts, ColBERT both of its roles.
+
+    `large`: of a model that takes a minute for each pass, so short texts of few lengths, together and beside one that is longer.
+    """
+    if large:
+        return _cases_of_large(manifest, preparation)
+    longest = min(manifest.text.max_tokens, LONGEST_TOKENS)
+    limits = Limits(truncate_prompt_tokens=-1, max_tokens=longest)
+    endless = LONG * (longest // 100 + 1)
+    if manifest.scoring == "cross-encoder":
+
+        def items(*documents: str, query: str = QUERY) -> list[Item]:
+            return preparation.pairs([query] * len(documents), list(documents), limits=limits)
+    else:
+
+        def items(*documents: str, query: str = "") -> list[Item]:
+            return preparation.singles(list(documents), limits=limits)
+
+    made = {
+        "one short": items(DOCUMENTS[5]),
+        "one long": items(LONG),
+        "odd batch": items(*DOCUMENTS),
+        "padded rows": items(DOCUMENTS[5], LONG, DOCUMENTS[0]),
+        "longest": items(endless),
+        "hardly anything": items(*HARDLY_ANYTHING, query="?"),
+        "other languages": items(*OTHER_LANGUAGES),
+    }
+    for role in ("query", "document"):
+        if role in manifest.text.roles:
+            made[f"role {role}"] = preparation.singles([QUERY, *DOCUMENTS[:4], LONG], limits=limits, role=role)
+    return made
+
+
+def _cases_of_large(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]:
+    def items(*documents: str, tokens: int) -> list[Item]:
+        limits = Limits(truncate_prompt_tokens=-1, max_tokens=min(manifest.text.max_tokens, tokens))
+        if manifest.scoring == "cross-encoder":
+            return preparation.pairs([QUERY] * len(documents), list(documents), limits=limits)
+        return preparation.singles(list(documents), limits=limits)
+
+    short = items(QUERY, *DOCUMENTS[:4], tokens=16)
+    return {"odd batch": short, "padded rows": [*short[:2], *items(LONG, tokens=48)]}
+
+
+@functools.cache
+def sentences() -> tuple[str, ...]:
+    """Some hundred English sentences on many subjects, one per line of sentences.txt."""
+    text = (resources.files("poolrt.exporter.proof") / "sentences.txt").read_text(encoding="utf-8")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def many(manifest: Manifest, preparation: Preparation) -> list[Item]:
+    """All of `sentences()` as this model reads them; a cross-encoder reads each with its neighbour."""
+    limits, texts = Limits(truncate_prompt_tokens=-1), list(sentences())
+    if manifest.scoring == "cross-encoder":
+        return preparation.pairs(texts, [*texts[1:], texts[0]], limits=limits)
+    return preparation.singles(texts, limits=limits)

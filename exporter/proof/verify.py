@@ -1,0 +1,209 @@
+"""Proves an artifact: real text through PyTorch and through the runtime that will serve it, with the same token ids.
+
+Every task and every shape class is compared; beyond the tolerance of the precision nothing is finished (VerificationError).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime import artifact as artifacts
+from ...runtime import machine, tasks
+from ...runtime.backends import Session, feed, ort, trt
+from ...runtime.backends.feed import Feed
+from ...runtime.batching import Limits
+from ...runtime.errors import ArtifactError, VerificationError
+from ...runtime.items import Item
+from ...runtime.manifest import Engine, Evidence, Graph, Manifest, Precision, Task
+from ...runtime.outputs import Floats
+from ...runtime.params import PoolingParams
+from ...runtime.preparation import Preparation
+from ...runtime.worker import Worker
+from ..base import artifact
+from ..base.large import is_large_graph
+from . import texts
+from .evidence import compared, holds, told
+
+if TYPE_CHECKING:
+    from .reference import Reference
+
+# One batch per shape class, however much padding that takes: padded rows are part of what is proved.
+_EVERYTHING = Limits(max_tokens=1 << 30, launch_tokens=1 << 30)
+_GOLDEN_SHAPES = ("one short", "odd batch", "other languages", "role query", "role document")
+_GOLDEN_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+_RANKED = ("odd batch", "role document")
+# Name in golden.npz: whether the texts are those of a large model.
+_OF_LARGE = "few"
+
+
+class Runner:
+    """One engine of an artifact, run as the runtime runs it."""
+
+    def __init__(self, folder: Path, manifest: Manifest, engine: Engine | Graph) -> None:
+        self.manifest = manifest
+        self.precision: Precision = engine.precision
+        if isinstance(engine, Engine):
+            self.name = engine.file
+            graph = next(graph for graph in manifest.graphs if graph.file == engine.graph)
+            session: Session = trt.open(folder, manifest, engine)
+        elif is_large_graph(folder, engine):
+            from .runner import Pieces
+
+            self.name = f"onnxruntime:{engine.file} (in pieces{', rounded to bf16' if engine.precision == 'bf16' else ''})"
+            graph, session = engine, Pieces(folder, engine)
+        else:
+            self.name = f"onnxruntime:{engine.file}"
+            graph, session = engine, ort.open(folder, manifest, engine, lanes=1)
+        self._worker = Worker(session, feed=Feed(graph.inputs, pad_id=manifest.text.pad_id), limits=_EVERYTHING, name="verify")
+
+    def answers(self, task: Task, items: Sequence[Item]) -> list[Floats]:
+        head = self.manifest.heads[task]
+        rows = self._worker.submit(items, head.output).result().rows
+        # One by one: what is not finite must be told as a failed comparison, not raised by the head.
+        return [_answer(task, head, row, item) for row, item in zip(rows, items, strict=True)]
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def _answer(task: Task, head: Any, row: Floats, item: Item) -> Floats:
+    if not np.isfinite(row).all():
+        return np.full(1, np.nan, np.float32)
+    # A listwise head answers a few rows of a prompt; here every row of a plain text is compared.
+    return tasks.answers(task, replace(head, keep_ids=()), [row], [item], [PoolingParams()])[0]
+
+
+def runnable(folder: Path, manifest: Manifest) -> tuple[list[Engine | Graph], list[str]]:
+    """The graphs and engines this machine can run, and a line for each it cannot."""
+    found: list[Engine | Graph] = []
+    left_out = []
+    for graph in manifest.graphs:
+        if graph.precision == "bf16" and not is_large_graph(folder, graph):
+            left_out.append(f"{graph.file}: onnxruntime has no bf16 on processors; it was compiled, not run")
+        else:
+            found.append(graph)
+    devices = {gpu.device for gpu in machine.gpus()[:1]}
+    for engine in manifest.engines:
+        if engine.device in devices:
+            found.append(engine)
+        else:
+            left_out.append(f"{engine.file}: needs a {engine.device} GPU to run; `poolrt verify ARTIFACT` there proves it")
+    return found, left_out
+
+
+def against_reference(folder: Path, manifest: Manifest, reference: Reference, *, many: bool = False) -> tuple[list[Evidence], list[str]]:
+    """Compares every runnable engine with PyTorch. `many`: also on some hundred sentences (always for int8)."""
+    preparation = Preparation(folder, manifest)
+    large = any(is_large_graph(folder, graph) for graph in manifest.graphs)
+    cases = texts.cases(manifest, preparation, large=large)
+    engines, left_out = runnable(folder, manifest)
+    evidence: list[Evidence] = []
+    for engine in engines:
+        runner = Runner(folder, manifest, engine)
+        try:
+            shapes = dict(cases)
+            if many or runner.precision == "int8":
+                everything = texts.many(manifest, preparation)
+                shapes[f"{len(everything)} sentences"] = everything
+            for task in manifest.tasks:
+                for shape, items in shapes.items():
+                    found, expected = runner.answers(task, items), reference.answers(task, items)
+                    evidence.append(compared(runner.name, runner.precision, task, shape, found, expected, ranks=shape in _RANKED))
+        finally:
+            runner.close()
+    return evidence, left_out
+
+
+def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], list[str]]:
+    """Compares every runnable engine with the answers stored at export: all texts together, and each alone."""
+    items, expected = _read_golden(folder, manifest)
+    engines, left_out = runnable(folder, manifest)
+    evidence: list[Evidence] = []
+    for engine in engines:
+        runner = Runner(folder, manifest, engine)
+        try:
+            for task in manifest.tasks:
+                runs = [("golden together", runner.answers(task, items))]
+                if not isinstance(engine, Graph) or not is_large_graph(folder, engine):
+                    runs.append(("golden alone", [runner.answers(task, [item])[0] for item in items]))
+                for shape, found in runs:
+                    evidence.append(compared(runner.name, runner.precision, task, shape, found, expected[task]))
+        finally:
+            runner.close()
+    return evidence, left_out
+
+
+def enforce(evidence: Sequence[Evidence], advice: str = "") -> None:
+    """Raises VerificationError naming everything that is beyond its tolerance; `advice` is what to do then."""
+    failed = [told(each) for each in evidence if not holds(each)]
+    if failed:
+        lines = "".join(f"\n  {line}" for line in failed) + (f"\n{advice}" if advice else "")
+        raise VerificationError(f"{len(failed)} of {len(evidence)} comparisons with PyTorch are beyond the tolerance:{lines}")
+
+
+def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
+    """Stores a few texts, their token ids and PyTorch's answers, so that the artifact can be proved without its checkpoint."""
+    large = any(is_large_graph(folder, graph) for graph in manifest.graphs)
+    items = _golden_items(folder, manifest, large=large)
+    arrays: dict[str, NDArray[Any]] = {
+        _OF_LARGE: np.array(large),
+        "lengths": np.array([len(item.ids) for item in items], np.int64),
+        **{name: np.concatenate([np.array(feed.values(name, item), np.int64) for item in items]) for name in _GOLDEN_INPUTS},
+        "keep": np.concatenate([np.ones(len(item.ids), np.bool_) if item.keep is None else np.array(item.keep) for item in items]),
+    }
+    for task in manifest.tasks:
+        answers = reference.answers(task, items)
+        arrays[task] = np.concatenate([answer.reshape(-1) for answer in answers])
+        arrays[f"{task}_shapes"] = np.array([[*answer.shape, *([-1] * (2 - answer.ndim))] for answer in answers], np.int64)
+    artifact.write_golden(folder, arrays)
+
+
+def _golden_items(folder: Path, manifest: Manifest, *, large: bool) -> list[Item]:
+    preparation = Preparation(folder, manifest)
+    cases = texts.cases(manifest, preparation, large=large)
+    return [item for shape in _GOLDEN_SHAPES for item in cases.get(shape, ())]
+
+
+def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[str, list[Floats]]]:
+    """The stored items and answers, after checking that today's text preparation still makes the same items."""
+    try:
+        arrays = artifact.read_golden(folder)
+        ends = np.cumsum(arrays["lengths"])[:-1]
+        columns = [np.split(arrays[name], ends) for name in (*_GOLDEN_INPUTS, "keep")]
+        items = [
+            Item(ids=ids.tolist(), type_ids=types.tolist(), attention=mask.tolist(), keep=None if keep.all() else keep)
+            for ids, types, mask, keep in zip(*columns, strict=True)
+        ]
+        expected = {task: _unflattened(arrays[task], arrays[f"{task}_shapes"]) for task in manifest.tasks}
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{folder / artifact.GOLDEN}: not readable ({error}); export it again") from None
+    today = [item.ids for item in _golden_items(folder, manifest, large=_OF_LARGE in arrays and bool(arrays[_OF_LARGE]))]
+    if today != [item.ids for item in items]:
+        raise VerificationError(
+            f"{folder}: this poolrt or its tokenizers library makes other token ids of the golden texts; export it again"
+        )
+    return items, expected
+
+
+def _unflattened(flat: Floats, shapes: NDArray[np.int64]) -> list[Floats]:
+    each = [tuple(int(size) for size in shape if size >= 0) for shape in shapes]
+    sizes = [int(np.prod(shape)) for shape in each]
+    return [part.reshape(shape) for part, shape in zip(np.split(flat, np.cumsum(sizes)[:-1]), each, strict=True)]
+
+
+def verified(path: str | Path, reference: Reference | None) -> tuple[artifacts.Artifact, list[Evidence], list[str]]:
+    """An artifact as it stands, proved from its golden answers, and from PyTorch as well where a reference is given."""
+    opened = artifacts.read(path)
+    evidence, left_out = against_golden(opened.folder, opened.manifest)
+    if reference is not None:
+        more, _ = against_reference(opened.folder, opened.manifest, reference)
+        evidence += more
+    enforce(evidence, "do not serve this artifact; export it again")
+    return opened, evidence, left_out
