@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime import other_formats
+from ..runtime.artifact import other_formats
+from ..runtime.artifact.manifest import Source
 from ..runtime.errors import CheckpointError
 from ..runtime.json_objects import merged
-from ..runtime.manifest import Source
 from . import detection, unread
 from .base.guess import Guess
 from .base.json_file import json_file

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..runtime import extras, json_objects
-from ..runtime.command_line import Parser, spelled
+from ..runtime.artifact.records import to_plain
+from ..runtime.commands.command_line import Parser, spelled
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, PoolrtError
-from ..runtime.records import to_plain
 from .base.quiet import own_stdout
 
 if TYPE_CHECKING:

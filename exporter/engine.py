@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from ..runtime import machine
-from ..runtime.backends import trt as backend
+from ..runtime.artifact.manifest import Backend, Engine, Graph, Manifest, Precision, Profile
+from ..runtime.engines import trt as backend
 from ..runtime.errors import EngineError, InputError
-from ..runtime.manifest import Backend, Engine, Graph, Manifest, Precision, Profile
 from .graph import onnx_files
 from .graph.passes.packing import unpack
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..runtime import artifact as artifacts
 from ..runtime import machine
-from ..runtime import manifest as contract
+from ..runtime.artifact import manifest as contract
+from ..runtime.artifact import reading as artifacts
+from ..runtime.artifact.manifest import Graph, Manifest
 from ..runtime.errors import CheckpointError, InputError
-from ..runtime.manifest import Graph, Manifest
 from . import checkpoint, engine
 from . import precision as precisions
 from .base import artifact, report

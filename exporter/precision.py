@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..runtime.backends import ort
-from ..runtime.backends.feed import Feed
+from ..runtime.artifact.manifest import Graph, Manifest, Precision
+from ..runtime.engines import ort
+from ..runtime.engines.feed import Feed
 from ..runtime.errors import InputError
-from ..runtime.items import Item
-from ..runtime.manifest import Graph, Manifest, Precision
-from ..runtime.preparation import Preparation
+from ..runtime.inputs.items import Item
+from ..runtime.inputs.preparation import Preparation
 from . import engine
 from .base.report import Say
 from .graph import onnx_files

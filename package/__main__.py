@@ -2,6 +2,6 @@
 
 import sys
 
-from poolrt.runtime.cli import main
+from poolrt.runtime.commands.cli import main
 
 sys.exit(main())

@@ -1,4 +1,5 @@
-"""Pooling models from artifacts: `load(path)`, then `.embed .score .rerank .classify .encode ...`; numpy in and out."""
+"""Pooling models from artifacts: `load(path)`, then `.embed .score .rerank .classify
+.encode ...`; numpy in and out."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .answers.lora_request import LoRARequest
+    from .answers.params import PoolingParams
+    from .artifact.manifest import Manifest
     from .errors import (
         ArtifactError,
         DeadlineExceeded,
@@ -15,10 +19,7 @@ if TYPE_CHECKING:
         PoolrtError,
         UnsupportedTask,
     )
-    from .llm import LLM
     from .loader import load
-    from .lora_request import LoRARequest
-    from .manifest import Manifest
     from .model import Model
     from .outputs import (
         ClassificationOutput,
@@ -34,17 +35,22 @@ if TYPE_CHECKING:
         ScoringOutput,
         ScoringRequestOutput,
     )
-    from .params import PoolingParams
-    from .pooler_config import PoolerConfig
+    from .vllm.llm import LLM
+    from .vllm.pooler_config import PoolerConfig
 
 # Imported when first used: `poolrt --help` and the exporter's parts need none of numpy and tokenizers.
 _HOME = {
-    "load": "loader", "Model": "model", "LLM": "llm", "LoRARequest": "lora_request", "PoolingParams": "params", "Manifest": "manifest",
-    "ArtifactError": "errors", "DeadlineExceeded": "errors", "EngineError": "errors", "InputError": "errors", "Overload": "errors",
-    "PoolrtError": "errors", "UnsupportedTask": "errors", "ClassificationOutput": "outputs", "EmbeddingOutput": "outputs",
-    "Outputs": "outputs", "PoolingOutput": "outputs", "Ranked": "outputs", "Ranking": "outputs", "RequestOutput": "outputs",
+    "load": "loader", "Model": "model", "LLM": "vllm.llm", "LoRARequest": "answers.lora_request",
+    "PoolingParams": "answers.params", "Manifest": "artifact.manifest",
+    "ArtifactError": "errors", "DeadlineExceeded": "errors", "EngineError": "errors", "InputError": "errors",
+    "Overload": "errors",
+    "PoolrtError": "errors", "UnsupportedTask": "errors", "ClassificationOutput": "outputs",
+    "EmbeddingOutput": "outputs",
+    "Outputs": "outputs", "PoolingOutput": "outputs", "Ranked": "outputs", "Ranking": "outputs",
+    "RequestOutput": "outputs",
     "ScoringOutput": "outputs", "PoolingRequestOutput": "outputs", "EmbeddingRequestOutput": "outputs",
-    "ClassificationRequestOutput": "outputs", "ScoringRequestOutput": "outputs", "PoolerConfig": "pooler_config",
+    "ClassificationRequestOutput": "outputs", "ScoringRequestOutput": "outputs",
+    "PoolerConfig": "vllm.pooler_config",
 }  # fmt: skip
 
 __all__ = [

@@ -12,19 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from . import chunks, comparison, params, tasks
-from .calls import Answer
+from .answers import params, postprocess, score_request
+from .answers.params import Params, PoolingParams
+from .artifact.manifest import Head, Manifest, Task
+from .batching.pending import Pending
+from .batching.queue import Answer
+from .batching.worker import Policy, Worker
 from .errors import InputError, UnsupportedTask
-from .items import Item, Style
-from .manifest import Head, Manifest, Task
+from .inputs import chunks
+from .inputs.items import Item, Style
+from .inputs.preparation import Preparation
+from .inputs.prompts import Prompts, ScoreTexts, checked, prompts_from
+from .inputs.tokenization import shortened, tokenization
 from .options import CallOptions, PromptOptions, StartScoreOptions
 from .outputs import Outputs, PoolingOutput, PoolingRequestOutput, ScoringOutput
-from .params import Params, PoolingParams
-from .pending import Pending
-from .preparation import Preparation
-from .prompts import Prompts, ScoreTexts, checked, prompts_from
-from .tokenization import shortened, tokenization
-from .worker import Policy, Worker
 
 
 class Intake:
@@ -89,10 +90,10 @@ class Intake:
 
     def score(self, data_1: ScoreTexts, data_2: ScoreTexts, options: StartScoreOptions) -> Pending[Outputs[ScoringOutput]]:
         """Submits 1:1, 1:N or N:N pairs. Raises InputError, UnsupportedTask or Overload."""
-        task = comparison.task_of(self.manifest)
+        task = score_request.task_of(self.manifest)
         params.refuse_lora(options.get("lora_request"))
         deadline = self._deadline(options)
-        first, second = comparison.sides(self.manifest, data_1, data_2)
+        first, second = score_request.sides(self.manifest, data_1, data_2)
         pair_params = params.single(options.get("pooling_params"))
         arguments = params.score_options(
             pair_params,
@@ -109,9 +110,9 @@ class Intake:
             truncation_side=options.get("truncation_side"),
             cut_document=options.get("cut_document", False),
         ).limits
-        request = comparison.Asked(limits=limits, params=pair_params, template=options.get("chat_template"), **arguments)
+        request = score_request.Asked(limits=limits, params=pair_params, template=options.get("chat_template"), **arguments)
         begun = time.perf_counter()
-        prepared = comparison.prepare(self.manifest, self.preparation(options.get("preparation")), first, second, request)
+        prepared = score_request.prepare(self.manifest, self.preparation(options.get("preparation")), first, second, request)
         self._count(begun)
         outputs = [self.manifest.heads[prepared.task].output]
         return self._submitted(prepared.items, outputs, prepared.finish, deadline, options)
@@ -141,7 +142,7 @@ class Intake:
         """The tasks whose outputs make up the result: one, but for vLLM's combined task."""
         if pooling_task is None:
             raise UnsupportedTask(f"pooling_task required for encode; this model's are {', '.join(map(repr, self.manifest.tasks))}")
-        if pooling_task == tasks.COMBINED and tasks.combines(self.manifest):
+        if pooling_task == postprocess.COMBINED and postprocess.combines(self.manifest):
             return "embed", "token_classify"
         return (params.check_task(self.manifest, pooling_task),)
 
@@ -194,5 +195,7 @@ class _Column:
 def _joined(columns: Sequence[_Column], answer: Answer, items: list[Item]) -> list[Any]:
     """One array per item: the columns' arrays one behind the other."""
     outputs = (answer.rows, *answer.others)
-    arrays = [tasks.answers(column.task, column.head, rows, items, column.params) for column, rows in zip(columns, outputs, strict=True)]
+    arrays = [
+        postprocess.answers(column.task, column.head, rows, items, column.params) for column, rows in zip(columns, outputs, strict=True)
+    ]
     return arrays[0] if len(arrays) == 1 else [np.concatenate(parts) for parts in zip(*arrays, strict=True)]

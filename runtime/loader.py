@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import artifact, backends, overrides
-from .batching import Limits, bounded
+from .artifact import overrides, reading
+from .artifact.manifest import Manifest
+from .batching.plan import Limits, bounded
+from .batching.worker import Policy
+from .engines import table
 from .errors import InputError
-from .items import Style
-from .manifest import Manifest
+from .inputs.items import Style
+from .inputs.preparation import Preparation
 from .model import Model
-from .preparation import Preparation
-from .worker import Policy
 
 # Slots per batch and the cost of a launch in tokens of work (docs/decisions/batching.md).
 CPU_TOKENS, CPU_LAUNCH = 512, 16
@@ -38,7 +39,7 @@ def load(
     io_processor_plugin: str | None = None,
     hf_overrides: Mapping[str, Any] | None = None,
     name: str | None = None,
-    check: artifact.Check = "full",
+    check: reading.Check = "full",
 ) -> Model:
     """Opens an artifact folder.
 
@@ -69,11 +70,11 @@ def load(
         check=(check, ("full", "quick")),
     )  # fmt: skip
     _check_counts(threads=threads, max_batch_tokens=max_batch_tokens, max_queued_tokens=max_queued_tokens)
-    opened = artifact.read(path, check=check)
+    opened = reading.read(path, check=check)
     manifest = _changed(opened.manifest, max_tokens, name, hf_overrides)
-    choice = backends.choose(manifest, engine)
+    choice = table.choose(manifest, engine)
     prepared = Preparation(opened.folder, manifest, style=preparation)
-    session = backends.open(opened.folder, manifest, choice, threads=threads)
+    session = table.open(opened.folder, manifest, choice, threads=threads)
     limits = _batch_limits(manifest, choice, session, max_batch_tokens)
     model = Model(opened.folder, manifest, choice, session, prepared, limits, max_queued_tokens, scheduling_policy, io_processor_plugin)
     if io_processor_plugin is not None:
@@ -102,7 +103,7 @@ def _changed(manifest: Manifest, max_tokens: int | None, name: str | None, hf_ov
     return manifest
 
 
-def _batch_limits(manifest: Manifest, choice: backends.Choice, session: backends.Session, max_batch_tokens: int | None) -> Limits:
+def _batch_limits(manifest: Manifest, choice: table.Choice, session: table.Session, max_batch_tokens: int | None) -> Limits:
     on_cpu = choice.engine is None and choice.device == "cpu"
     tokens, logits = (CPU_TOKENS, CPU_LOGITS) if on_cpu else (GPU_TOKENS, GPU_LOGITS)
     return Limits(

@@ -10,13 +10,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
-from . import backends, comparison, params, plugins
-from .backends.feed import Feed
-from .batching import Limits
+from . import plugins
+from .answers import params, score_request
+from .answers.params import Params
+from .artifact.manifest import Manifest, Task
+from .batching.pending import Pending
+from .batching.plan import Limits
+from .batching.worker import Policy, Worker
+from .engines import table
+from .engines.feed import Feed
 from .errors import InputError, UnsupportedTask
+from .inputs.items import Item
+from .inputs.preparation import Preparation
+from .inputs.prompts import Prompts, ScoreText, ScoreTexts
 from .intake import Intake
-from .items import Item
-from .manifest import Manifest, Task
 from .options import (
     ChatOptions,
     ClassifyOptions,
@@ -42,13 +49,8 @@ from .outputs import (
     ScoringOutput,
     mapped,
 )
-from .params import Params
-from .pending import Pending
-from .preparation import Preparation
 from .progress import bar
-from .prompts import Prompts, ScoreText, ScoreTexts
 from .statistics import Statistics
-from .worker import Policy, Worker
 
 Waited = TypeVar("Waited")
 
@@ -64,7 +66,7 @@ class Model:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, choice: backends.Choice, session: backends.Session, preparation: Preparation,
+        self, folder: Path, manifest: Manifest, choice: table.Choice, session: table.Session, preparation: Preparation,
         limits: Limits, max_queued_tokens: int | None = None, policy: Policy = "fcfs", plugin: str | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder
@@ -329,8 +331,8 @@ class Model:
         top_n = options.get("top_n", 0)
         if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 0:
             raise InputError(f"top_n is {top_n!r}, expected 0 (all) or more", field="top_n")
-        listed = comparison.side(documents, "documents")
-        return self._intake.score(query, listed, options).then(lambda scored: comparison.ranked(scored, listed, top_n))
+        listed = score_request.side(documents, "documents")
+        return self._intake.score(query, listed, options).then(lambda scored: score_request.ranked(scored, listed, top_n))
 
     def _wait(self, pending: Pending[Waited], options: Mapping[str, Any]) -> Waited:
         with bar(options.get("use_tqdm", False), pending.count) as progress:

@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from .answers.lora_request import LoRARequests
+from .answers.params import Params, PoolingParams
+from .artifact.manifest import RoleName
 from .errors import UnknownOption
-from .items import Style
-from .lora_request import LoRARequests
-from .manifest import RoleName
-from .params import Params, PoolingParams
+from .inputs.items import Style
 from .progress import Bar
 
 

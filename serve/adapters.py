@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime import artifact
+from ..runtime.artifact import reading
+from ..runtime.artifact.manifest import FILE, Manifest
 from ..runtime.errors import ArtifactError, CheckpointError, InputError
-from ..runtime.manifest import FILE, Manifest
 from ..runtime.model import Model
 from .registry import Served
 
@@ -85,7 +85,7 @@ class Adapters:
         base = self._base(module)
         path = folder_of(module.path)
         folder = path if (path / FILE).is_file() else self._exported(module, path, base)
-        self._check(module, artifact.read(folder, check="quick").manifest, artifact.read(base.folder, check="quick").manifest, base)
+        self._check(module, reading.read(folder, check="quick").manifest, reading.read(base.folder, check="quick").manifest, base)
         return Served(names=(module.name,), open=lambda: self._open(folder), parent=base.served, root=module.path)
 
     def _base(self, module: Module) -> Base:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime import extras
-from ..runtime.checkpoints import CONVERSIONS
-from ..runtime.command_line import Parser, length_or_auto, natural, positive
+from ..runtime.artifact.checkpoints import CONVERSIONS
+from ..runtime.commands.command_line import Parser, length_or_auto, natural, positive
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, InputError, PoolrtError
 from ..runtime.json_objects import gathered
 from .flags import END_OF_VALUES, IGNORED, normalised
@@ -319,7 +319,7 @@ def check_exposure(settings: Settings, *, insecure: bool) -> None:
 
 def template_of(given: str | None) -> str | None:
     """Jinja text from a file, or as it was given; the path of a template that comes with poolrt finds it from anywhere."""
-    from ..runtime import templates  # jinja2, which --help does without
+    from ..runtime.inputs import templates  # jinja2, which --help does without
 
     return None if given is None else templates.named(given, "--chat-template")
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime import artifact, checkpoints, overrides
-from ..runtime.checkpoints import CONVERSIONS, exported, is_artifact, options_of
+from ..runtime.artifact import checkpoints, overrides, reading
+from ..runtime.artifact.checkpoints import CONVERSIONS, exported, is_artifact, options_of
+from ..runtime.artifact.manifest import FILE
 from ..runtime.errors import InputError
 from ..runtime.json_objects import gathered
 from ..runtime.loader import load
-from ..runtime.manifest import FILE
 from ..runtime.model import Model
 from .adapters import Adapters, Base, module_of
 from .registry import Registry, Served
@@ -90,7 +90,7 @@ def base_of(argument: str, asked: argparse.Namespace, served: Served, folder: Pa
     """Where the checkpoint of a served model is: on the command line, or on the hub where its artifact says so."""
     if folder != Path(argument):
         return Base(served=served, folder=folder, source=argument, options=export_options(asked))
-    manifest = artifact.read(folder, check="quick").manifest
+    manifest = reading.read(folder, check="quick").manifest
     source = manifest.source
     options = options_of(
         {"precision": manifest.graph("text").precision, "revision": source.revision}
@@ -149,7 +149,7 @@ def artifact_of(argument: str, asked: argparse.Namespace) -> Path:
 
 def refuse_other_exports(folder: Path, asked: argparse.Namespace) -> None:
     """Raises InputError for flags that a finished artifact would have to be exported with."""
-    manifest = artifact.read(folder, check="quick").manifest
+    manifest = reading.read(folder, check="quick").manifest
     hf_overrides, pooler_config = gathered(asked.hf_overrides), gathered(asked.pooler_config)
     flags = list(overrides.undone(manifest, hf_overrides, asked.convert or CONVERSIONS[asked.task], pooler_config))
     flags += [f"--runner {asked.runner}"] if asked.runner not in (None, "auto", "pooling") else []

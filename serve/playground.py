@@ -17,7 +17,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..runtime.manifest import Head, Role, Text
+from ..runtime.artifact.manifest import Head, Role, Text
 from .context import context_of
 from .prompts import stored_prompt
 from .registry import Served

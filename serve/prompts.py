@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from ..runtime.foreign import looks_foreign
-from ..runtime.manifest import Text
-from ..runtime.prompts import prompts_from
+from ..runtime.artifact.manifest import Text
+from ..runtime.inputs.foreign_tokens import looks_foreign
+from ..runtime.inputs.prompts import prompts_from
 from .body import BOTH_ENDS
 from .errors import ApiError
 from .registry import Served

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from ..runtime.manifest import Manifest
+from ..runtime.artifact.manifest import Manifest
 from ..runtime.model import Model
 from .abilities import abilities_of
 from .errors import ApiError

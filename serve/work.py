@@ -17,9 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..runtime import cancellation
+from ..runtime.batching.pending import Pending
+from ..runtime.batching.worker import Answer
 from ..runtime.errors import DeadlineExceeded
-from ..runtime.pending import Pending
-from ..runtime.worker import Answer
 from .answers import Times, headers, heavy
 from .budget import Budget
 from .errors import ApiError

@@ -54,7 +54,7 @@ def _remove_unused(folder: Path) -> None:
 def _key() -> str:
     digest = hashlib.sha256()
     sources = [*ROOT.glob("exporter/**/*.py"), *ROOT.glob("recipes/**/*.toml"), *ROOT.glob("recipes/**/*.jinja")]
-    contract = [ROOT / "runtime" / f"{name}.py" for name in ("manifest", "artifact", "records", "onnx_references")]
+    contract = sorted((ROOT / "runtime" / "artifact").glob("*.py"))
     for path in sorted([*sources, *contract, ROOT / "tests" / "checkpoints.py"]):
         digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     for name in ("torch", "transformers", "onnx", "onnxscript", "onnxruntime"):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from poolrt.runtime import LLM, PoolingParams, checkpoints
+from poolrt.runtime import LLM, PoolingParams
+from poolrt.runtime.artifact import checkpoints
 from poolrt.serve.cli import parse, settings_of, template_of
 from poolrt.serve.opening import models_of
 from poolrt.serve.settings import Settings

@@ -7,7 +7,7 @@ import typing
 from pathlib import Path
 
 import pytest
-from poolrt.runtime import manifest
+from poolrt.runtime.artifact import manifest
 
 PAGE = (Path(__file__).parents[1] / "artifacts" / "README.md").read_text(encoding="utf-8")
 RECORDS = [value for value in vars(manifest).values() if dataclasses.is_dataclass(value)]

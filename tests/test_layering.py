@@ -82,7 +82,7 @@ def test_every_module_is_imported_where_posix_is_missing(area: str) -> None:
 
 
 def test_help_imports_no_library_at_all():
-    code = "from poolrt.runtime.cli import main\nassert main(['--help']) == 0"
+    code = "from poolrt.runtime.commands.cli import main\nassert main(['--help']) == 0"
     done = run(code, blocked=(*HEAVY, *WEB, *ENGINES, "numpy", "tokenizers", "jinja2", "poolrt.exporter", "poolrt.serve"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "rerank" in done.stdout

@@ -23,10 +23,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from ...runtime import manifest as contract
-from ...runtime.artifact import sealed, sha256
+from ...runtime.artifact import manifest as contract
+from ...runtime.artifact.manifest import File, Manifest
+from ...runtime.artifact.reading import sealed, sha256
 from ...runtime.errors import InputError
-from ...runtime.manifest import File, Manifest
 
 GOLDEN = "golden.npz"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")

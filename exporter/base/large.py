@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ...runtime.manifest import Graph
+from ...runtime.artifact.manifest import Graph
 
 SETTING = "POOLRT_STREAM_BYTES"
 HOLD = f"{SETTING}=1000000000000"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ...runtime import description
-from ...runtime.manifest import Evidence, Manifest, Reading
+from ...runtime.artifact.manifest import Evidence, Manifest, Reading
+from ...runtime.commands import inspection
 from .refusals import in_one_sentence
 
 Say = Callable[[str], None]
@@ -111,7 +111,7 @@ def table(report: Report) -> str:
 
 def reading(record: Reading) -> str:
     """The record as one line."""
-    return description.reading(record)
+    return inspection.reading(record)
 
 
 def size(count: int) -> str:

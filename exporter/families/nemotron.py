@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...runtime.artifact.manifest import Pool
 from ...runtime.errors import CheckpointError
-from ...runtime.manifest import Pool
 from ._decoders import SCORE, family, load
 from .registry import Architecture, Classifier, Config
 

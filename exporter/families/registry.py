@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...runtime.artifact.manifest import Pool
 from ...runtime.errors import UnknownArchitecture
-from ...runtime.manifest import Pool
 
 if TYPE_CHECKING:
     from torch import nn

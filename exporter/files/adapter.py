@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...runtime.artifact.manifest import Adapter as Described
 from ...runtime.errors import CheckpointError
-from ...runtime.manifest import Adapter as Described
 from ..base.json_file import json_file
 from . import sentence_files, source, weights
 

@@ -18,7 +18,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ...runtime.errors import is_failure, reason
-from ...runtime.tokenizer_file import MOST_BYTES
+from ...runtime.inputs.tokenizer_file import MOST_BYTES
 from ..base.json_file import json_file
 from ..base.quiet import silent_transformers
 

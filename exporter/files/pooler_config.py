@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...runtime.artifact.records import RecordError, from_plain
 from ...runtime.errors import CheckpointError
-from ...runtime.pooler_config import PoolerConfig
-from ...runtime.records import RecordError, from_plain
+from ...runtime.vllm.pooler_config import PoolerConfig
 
 __all__ = ["PoolerConfig", "read"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Literal
 
-from ...runtime.manifest import Role
-from ...runtime.records import RecordError, from_plain
+from ...runtime.artifact.manifest import Role
+from ...runtime.artifact.records import RecordError, from_plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

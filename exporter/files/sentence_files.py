@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ...runtime.artifact.manifest import Pool
 from ...runtime.errors import CheckpointError
-from ...runtime.manifest import Pool
 from ..base.json_file import json_file
 from . import routers
 

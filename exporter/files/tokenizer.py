@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...runtime import tokenizer_file
 from ...runtime.errors import CheckpointError
+from ...runtime.inputs import tokenizer_file
 from ..base.guess import Guess
 from ..base.json_file import json_file
 from ..base.refusals import in_one_sentence

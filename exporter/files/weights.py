@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ...runtime import other_formats
+from ...runtime.artifact import other_formats
 from ...runtime.errors import CheckpointError, reason
 from ..base.json_file import json_file
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from ...runtime import manifest
-from ...runtime.items import PROMPT
+from ...runtime.artifact import manifest
+from ...runtime.inputs.items import PROMPT
 from ..base.refusals import in_one_sentence
 from ..checkpoint import Checkpoint
 from ..families import _published_class

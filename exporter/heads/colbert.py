@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.artifact.manifest import Role
 from ...runtime.errors import CheckpointError
-from ...runtime.manifest import Role
 from ..base.guess import Guess
 from ..base.json_file import json_file
 from ..files.sentence_files import SentenceFiles

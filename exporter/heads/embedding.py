@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...runtime.manifest import Head, Pool
+from ...runtime.artifact.manifest import Head, Pool
 from ..base.guess import Guess
 from ..checkpoint import Checkpoint
 from ..detection import PREDICTS_WORDS

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from ...runtime.artifact.manifest import Pool
 from ...runtime.errors import CheckpointError
-from ...runtime.manifest import Pool
 from ..checkpoint import Checkpoint
 from ..files.weights import Weights
 from .layers import Operation, Step, tensors, torch_activation

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from ...runtime.errors import CheckpointError
-from ...runtime.items import STATIC
+from ...runtime.inputs.items import STATIC
 from . import static_words
 from .layers import Operation, tensors
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...runtime.artifact.manifest import Head, Role, Scoring, Task, Text
 from ...runtime.errors import CheckpointError
-from ...runtime.manifest import Head, Role, Scoring, Task, Text
 from .. import detection
 from ..base.guess import Guess
 from ..base.refusals import refuses
@@ -23,7 +23,7 @@ from . import checks, colbert, embedding, layers, precedence, processing, senten
 from .layers import Step, Steps
 from .tasks import POOLER, Made, Part, scoring_of
 
-# config.json keys that serving shows, or that an artifact is asked for again with (runtime/overrides.py).
+# config.json keys that serving shows, or that an artifact is asked for again with (runtime/artifact/overrides.py).
 SHOWN = (
     "model_type", "architectures", "num_labels", "id2label", "problem_type", "hidden_size", "vocab_size", "max_position_embeddings",
     "io_processor_plugin", "classifier_from_token", "method", "is_original_qwen3_reranker", "lora_task",

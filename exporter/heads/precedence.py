@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...runtime.artifact.manifest import Activation, Pool
 from ...runtime.errors import CheckpointError
-from ...runtime.manifest import Activation, Pool
 from ..base.guess import Guess
 from ..checkpoint import Checkpoint
 from ..files import sentence_files

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.artifact.manifest import Role
 from ...runtime.errors import CheckpointError
-from ...runtime.manifest import Role
 from ..base.guess import Guess
 from ..base.json_file import json_file
 from ..files import tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...runtime.manifest import Head, Pool, Scoring, Task
+from ...runtime.artifact.manifest import Head, Pool, Scoring, Task
 from .layers import Steps
 
 POOLER = '--pooler-config \'{"pooling_type": "CLS|LAST|MEAN"}\''

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from ...runtime import templates
+from ...runtime.artifact.manifest import Head, Role, Text
 from ...runtime.errors import CheckpointError, PoolrtError
-from ...runtime.manifest import Head, Role, Text
+from ...runtime.inputs import templates
 from ..base.guess import Guess
 from ..checkpoint import Checkpoint
 from ..files.recipe import template

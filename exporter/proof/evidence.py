@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...runtime.manifest import Evidence, Precision, Task
+from ...runtime.artifact.manifest import Evidence, Precision, Task
 from ...runtime.outputs import Floats
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...runtime.manifest import Task
+from ...runtime.artifact.manifest import Task
 from ...runtime.outputs import Floats
 from . import library_heads
 from .library_texts import Case

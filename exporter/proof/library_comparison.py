@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...runtime.backends.feed import Feed
+from ...runtime.artifact.manifest import Agreement, Reading, RoleName, Task
+from ...runtime.engines.feed import Feed
 from ...runtime.errors import InputError, VerificationError
-from ...runtime.items import Item, Limits
-from ...runtime.manifest import Agreement, Reading, RoleName, Task
+from ...runtime.inputs.items import Item, Limits
+from ...runtime.inputs.preparation import Preparation
 from ...runtime.outputs import Floats
-from ...runtime.preparation import Preparation
 from ..heads import yes_no
 from . import library_heads, library_texts, reference
 from .library_answers import Computed, Library

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...runtime.manifest import Pool, Task
+from ...runtime.artifact.manifest import Pool, Task
 from ...runtime.outputs import Floats
 from ..heads.layers import Step
 

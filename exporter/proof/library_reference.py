@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...runtime import manifest as contract
+from ...runtime.artifact import manifest as contract
+from ...runtime.artifact.manifest import Manifest, Reading
 from ...runtime.errors import VerificationError
+from ...runtime.inputs.preparation import Preparation
 from ...runtime.json_objects import merged
-from ...runtime.manifest import Manifest, Reading
-from ...runtime.preparation import Preparation
 from ..files import sentence_files
 from . import library_models
 from .library_comparison import OWN_ONLY, Comparison

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ...runtime.manifest import RoleName
+from ...runtime.artifact.manifest import RoleName
 from . import texts
 
 # Added tokens that are asked for: a vocabulary may hold thousands that are all alike (`<unused17>`).

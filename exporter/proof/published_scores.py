@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime import artifact, load
+from ...runtime import load
+from ...runtime.artifact import reading
+from ...runtime.artifact.manifest import Manifest, RoleName
 from ...runtime.errors import VerificationError
-from ...runtime.manifest import Manifest, RoleName
 from ...runtime.model import Model
 from ..base.large import is_large_graph
 from ..files import recipe as recipes
@@ -27,7 +28,7 @@ def checked(path: str | Path) -> list[str]:
 
     int8 artifacts are told, not judged: their drift budget is wider than what was published.
     """
-    opened = artifact.read(path, check="quick")
+    opened = reading.read(path, check="quick")
     # Weights that came from an unnamed folder are known by the name that the artifact was given.
     found = recipes.find(opened.manifest.source.checkpoint) or recipes.find(opened.manifest.name)
     if found is None or not found.references:

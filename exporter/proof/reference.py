@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...runtime.backends.feed import Feed
-from ...runtime.items import Item
-from ...runtime.manifest import Graph, Head, Task
+from ...runtime.artifact.manifest import Graph, Head, Task
+from ...runtime.engines.feed import Feed
+from ...runtime.inputs.items import Item
 from ...runtime.outputs import Floats
 from ..base.refusals import in_one_sentence
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ...runtime import machine
-from ...runtime.backends import Arrays
-from ...runtime.manifest import Graph, Profile
+from ...runtime.artifact.manifest import Graph, Profile
+from ...runtime.engines.table import Arrays
 
 # Float32 weights of one piece: one layer of an 8B model.
 _PIECE_BYTES = 1_000_000_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from importlib import resources
 
-from ...runtime.items import Item, Limits
-from ...runtime.manifest import Manifest
-from ...runtime.preparation import Preparation
+from ...runtime.artifact.manifest import Manifest
+from ...runtime.inputs.items import Item, Limits
+from ...runtime.inputs.preparation import Preparation
 
 # Beyond this, PyTorch's eager attention alone would need gigabytes and minutes for one text.
 LONGEST_TOKENS = 2048

@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime import artifact as artifacts
-from ...runtime import machine, tasks
-from ...runtime.backends import Session, feed, ort, trt
-from ...runtime.backends.feed import Feed
-from ...runtime.batching import Limits
+from ...runtime import machine
+from ...runtime.answers import postprocess
+from ...runtime.answers.params import PoolingParams
+from ...runtime.artifact import reading as artifacts
+from ...runtime.artifact.manifest import Engine, Evidence, Graph, Manifest, Precision, Task
+from ...runtime.batching.plan import Limits
+from ...runtime.batching.worker import Worker
+from ...runtime.engines import feed, ort, trt
+from ...runtime.engines.feed import Feed
+from ...runtime.engines.table import Session
 from ...runtime.errors import ArtifactError, VerificationError
-from ...runtime.items import Item
-from ...runtime.manifest import Engine, Evidence, Graph, Manifest, Precision, Task
+from ...runtime.inputs.items import Item
+from ...runtime.inputs.preparation import Preparation
 from ...runtime.outputs import Floats
-from ...runtime.params import PoolingParams
-from ...runtime.preparation import Preparation
-from ...runtime.worker import Worker
 from ..base import artifact
 from ..base.large import is_large_graph
 from . import texts
@@ -77,7 +79,7 @@ def _answer(task: Task, head: Any, row: Floats, item: Item) -> Floats:
     if not np.isfinite(row).all():
         return np.full(1, np.nan, np.float32)
     # A listwise head answers a few rows of a prompt; here every row of a plain text is compared.
-    return tasks.answers(task, replace(head, keep_ids=()), [row], [item], [PoolingParams()])[0]
+    return postprocess.answers(task, replace(head, keep_ids=()), [row], [item], [PoolingParams()])[0]
 
 
 def runnable(folder: Path, manifest: Manifest) -> tuple[list[Engine | Graph], list[str]]:

@@ -6,8 +6,8 @@ to write one.
 
 from __future__ import annotations
 
-from .facts import Config, Renderer
 from .finding import BUILT_IN, GROUPS, opened
+from .model_facts import Config, Renderer
 from .plugin import Plugin, Prepared
 
 __all__ = ["BUILT_IN", "GROUPS", "Config", "Plugin", "Prepared", "Renderer", "opened"]

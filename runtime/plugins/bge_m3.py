@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..answers.params import PoolingParams
+from ..answers.postprocess import COMBINED
 from ..errors import InputError
-from ..params import PoolingParams
-from ..tasks import COMBINED
-from .facts import Config, Renderer
-from .parts import Usage, choice, fields, flag
+from .model_facts import Config, Renderer
 from .plugin import Output
+from .request_fields import Usage, choice, fields, flag
 
 EMBED_TASKS = {"dense&sparse": COMBINED, "dense": "embed", "sparse": "token_classify"}
 EXAMPLE = '{"input": "a text", "embed_task": "dense&sparse"}'

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..answers.params import PoolingParams
 from ..errors import InputError
-from ..params import PoolingParams
-from ..prompts import prompts_from
-from .facts import Config, Renderer
-from .parts import Usage, choice, fields
+from ..inputs.prompts import prompts_from
+from .model_facts import Config, Renderer
 from .plugin import Output
+from .request_fields import Usage, choice, fields
 
 QUERY_TOKENS = 32
 MARKERS = {"query": "[QueryMarker]", "document": "[DocumentMarker]"}

@@ -8,10 +8,10 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
+from ..artifact.manifest import Manifest
 from ..errors import InputError
-from ..manifest import Manifest
-from ..preparation import Preparation
-from .facts import Config, Renderer
+from ..inputs.preparation import Preparation
+from .model_facts import Config, Renderer
 from .plugin import Plugin
 
 GROUPS = ("poolrt.io_processor_plugins", "vllm.io_processor_plugins")

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from ..answers.params import PoolingParams, each
 from ..errors import InputError, PluginError, PoolrtError
+from ..inputs.prompts import prompts_from
 from ..outputs import PoolingOutput, RequestOutput
-from ..params import PoolingParams, each
-from ..prompts import prompts_from
 
 MAX_MESSAGE = 1000
 Params = PoolingParams | Sequence[PoolingParams | None] | None

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime.answers.params import PoolingParams
 from ...runtime.outputs import Outputs
-from ...runtime.params import PoolingParams
 from .. import schemas
 from ..answers import Json, Times, answer_id, base64_text
 from ..context import Context, context_of

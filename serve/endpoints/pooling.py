@@ -8,9 +8,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime.answers.params import PoolingParams
+from ...runtime.answers.postprocess import without_ends
 from ...runtime.outputs import Outputs
-from ...runtime.params import PoolingParams
-from ...runtime.tasks import without_ends
 from .. import schemas
 from ..answers import Json, Times, answer_id, listed, sparse_weights, vectors
 from ..context import Context

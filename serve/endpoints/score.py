@@ -9,8 +9,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...runtime import comparison
-from ...runtime.params import PoolingParams
+from ...runtime.answers import score_request
+from ...runtime.answers.params import PoolingParams
 from .. import schemas
 from ..answers import ranking, scores
 from ..context import Context
@@ -54,7 +54,7 @@ def plain(items: Any, served: Served) -> list[str]:
 def text_of(item: Any, served: Served) -> str:
     match item:
         case schemas.Content():
-            return comparison.text_of(asdict(item), served.manifest)
+            return score_request.text_of(asdict(item), served.manifest)
         case schemas.TextItem():
             return item.text
         case _:
@@ -104,7 +104,7 @@ def options(record: Any, served: Served, settings: Settings) -> dict[str, Any]:
 def style(served: Served, settings: Settings) -> dict[str, Any]:
     """How the texts of a score are prepared. A template given to the server is for cross-encoders only."""
     templated = settings.chat_template is not None
-    style: dict[str, Any] = {"preparation": comparison.style(served.manifest, settings.score_preparation, templated=templated)}
+    style: dict[str, Any] = {"preparation": score_request.style(served.manifest, settings.score_preparation, templated=templated)}
     if served.manifest.scoring == "cross-encoder" and templated:
         style["chat_template"] = settings.chat_template
     return style

@@ -15,10 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime.answers.params import PoolingParams
+from ...runtime.answers.postprocess import without_ends
+from ...runtime.answers.scoring import activate
 from ...runtime.outputs import Outputs, Ranking
-from ...runtime.params import PoolingParams
-from ...runtime.scoring import activate
-from ...runtime.tasks import without_ends
 from .. import schemas_tei
 from ..answers import Json, Times, sparse_weights
 from ..context import context_of

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...runtime.truncation import check_whole, failures
+from ...runtime.inputs.truncation import check_whole, failures
 from .. import schemas_tei
 from ..answers import Json
 from ..context import context_of

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 from poolrt.runtime import load
+from poolrt.runtime.answers.params import PoolingParams
 from poolrt.runtime.model import Model
-from poolrt.runtime.params import PoolingParams
 
 from tests.end_to_end.commands import environment, served
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
-MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from poolrt.runtime.cli import main; sys.exit(main())"
+MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from poolrt.runtime.commands.cli import main; sys.exit(main())"
 READY_S = 60
 """Far above the second or two that it takes: the test machine may be busy."""
 

@@ -16,7 +16,7 @@ import transformers
 from poolrt.exporter import checkpoint
 from poolrt.exporter.graph import tracing
 from poolrt.exporter.heads import planning
-from poolrt.runtime import manifest
+from poolrt.runtime.artifact import manifest
 from transformers.models.auto import modeling_auto as auto
 
 Kind = Literal["hidden", "classify", "token_classify", "splade"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from poolrt.exporter.base import artifact
-from poolrt.runtime import artifact as reader
+from poolrt.runtime.artifact import reading as reader
 from poolrt.runtime.errors import ArtifactError, InputError
 
 ROOT = Path(__file__).parents[2]

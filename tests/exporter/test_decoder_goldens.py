@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from poolrt.runtime.manifest import Task
+from poolrt.runtime.artifact.manifest import Task
 
 from tests.checkpoints import TABLE
 from tests.families import find, ids_of_texts

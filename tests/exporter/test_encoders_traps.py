@@ -13,11 +13,11 @@ from poolrt.exporter import checkpoint
 from poolrt.exporter.families import gte
 from poolrt.exporter.files import recipe
 from poolrt.exporter.heads import planning as heads
-from poolrt.runtime import tasks
+from poolrt.runtime.answers import postprocess
+from poolrt.runtime.answers.params import PoolingParams
+from poolrt.runtime.artifact.manifest import Head
 from poolrt.runtime.errors import CheckpointError, UnknownArchitecture
-from poolrt.runtime.items import Item
-from poolrt.runtime.manifest import Head
-from poolrt.runtime.params import PoolingParams
+from poolrt.runtime.inputs.items import Item
 
 from tests.checkpoints import configure, rewrite_weights
 from tests.families import TEXTS, find
@@ -152,7 +152,7 @@ def test_nomic_v15_norms_before_it_cuts_and_only_then():
     assert found.norm_before_cut
     head = Head(output="out_embed", dim=8, pool="mean", activation="l2", matryoshka=(4,), norm_before_cut=True)
     row = np.array([3, 1, 4, 1, 5, 9, 2, 6], dtype=np.float32)
-    whole, cut = (tasks.answers("embed", head, [row], [Item(ids=[0])], [PoolingParams(dimensions=width)])[0] for width in (None, 4))
+    whole, cut = (postprocess.answers("embed", head, [row], [Item(ids=[0])], [PoolingParams(dimensions=width)])[0] for width in (None, 4))
     normed = (row - row.mean()) / np.sqrt(row.var() + 1e-5)
     np.testing.assert_allclose(whole, row / np.linalg.norm(row), rtol=1e-6)
     np.testing.assert_allclose(cut, normed[:4] / np.linalg.norm(normed[:4]), rtol=1e-6)

@@ -13,10 +13,10 @@ from poolrt.exporter import engine
 from poolrt.exporter.engine import Target
 from poolrt.exporter.graph.passes.mixed import mixed_from_onnx
 from poolrt.runtime import machine
-from poolrt.runtime.artifact import read
-from poolrt.runtime.backends import trt
+from poolrt.runtime.artifact.manifest import Graph, Tensor
+from poolrt.runtime.artifact.reading import read
+from poolrt.runtime.engines import trt
 from poolrt.runtime.errors import ArtifactError, EngineError, InputError
-from poolrt.runtime.manifest import Graph, Tensor
 
 from tests import checkpoints as tiny
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from poolrt.exporter.proof import evidence
 from poolrt.exporter.proof.evidence import TOLERANCES, compared, holds
-from poolrt.runtime.manifest import Precision, Task
+from poolrt.runtime.artifact.manifest import Precision, Task
 
 RNG = np.random.default_rng(0)
 VECTORS = [RNG.standard_normal(64).astype(np.float32) for _ in range(3)]

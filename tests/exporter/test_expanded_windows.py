@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from poolrt.exporter.graph.passes import int8, mixed
-from poolrt.runtime import scoring
+from poolrt.runtime.answers import scoring
 
 from tests.checkpoints import _hf, configure
 from tests.families import decoders, modernbert

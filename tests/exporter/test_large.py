@@ -24,7 +24,7 @@ EXPORT = """
 import json, sys
 import conftest
 from poolrt.exporter import pipeline
-from poolrt.runtime.records import to_plain
+from poolrt.runtime.artifact.records import to_plain
 source, out, precision = sys.argv[1:]
 report = pipeline.export(source, name="large", out=out, precision=precision, recipe=None)
 print(json.dumps(to_plain(report)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime import scoring
+from poolrt.runtime.answers import scoring
 
 from tests.families import TEXTS, find
 from tests.families.proof import COSINE, cosines, prove

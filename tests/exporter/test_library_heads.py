@@ -11,7 +11,7 @@ import pytest
 import torch
 from poolrt.exporter.proof import library_comparison, library_heads, library_texts, texts
 from poolrt.exporter.proof.library_texts import Case
-from poolrt.runtime.manifest import Head
+from poolrt.runtime.artifact.manifest import Head
 
 ROWS = np.random.default_rng(3).standard_normal((5, 6)).astype(np.float32)
 

@@ -13,8 +13,8 @@ from poolrt.exporter import checkpoint
 from poolrt.exporter.graph import tracing
 from poolrt.exporter.heads import head_modules, planning
 from poolrt.exporter.proof import library_models, library_reference
+from poolrt.runtime.artifact.manifest import Reading
 from poolrt.runtime.errors import VerificationError
-from poolrt.runtime.manifest import Reading
 
 from tests.adapters import adapted
 

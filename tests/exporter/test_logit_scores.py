@@ -64,7 +64,7 @@ def test_scores_are_those_of_predict(name: str, tmp_path: Path):
 def test_the_chat_template_gets_the_librarys_variables(variables: dict[str, Any], tmp_path: Path):
     from poolrt.exporter import checkpoint
     from poolrt.exporter.heads import planning
-    from poolrt.runtime import templates
+    from poolrt.runtime.inputs import templates
 
     written(tmp_path / "written", "Qwen2ForCausalLM", template=TEMPLATE, processing_kwargs={"chat_template": variables})
     plan = planning.plan(checkpoint.read(tmp_path / "written", recipe=None))

@@ -15,7 +15,7 @@ from poolrt.exporter import checkpoint, cli, pipeline
 from poolrt.exporter.base import large
 from poolrt.exporter.heads import planning
 from poolrt.runtime import PoolingParams, load
-from poolrt.runtime.artifact import read
+from poolrt.runtime.artifact.reading import read
 from poolrt.runtime.errors import EXIT_INPUT, CheckpointError, InputError
 from safetensors.torch import load_file, save_file
 

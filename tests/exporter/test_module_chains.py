@@ -14,10 +14,10 @@ import torch
 from poolrt.exporter import checkpoint
 from poolrt.exporter.heads import planning
 from poolrt.exporter.heads.head_modules import Heads
-from poolrt.runtime import tasks
+from poolrt.runtime.answers import postprocess
+from poolrt.runtime.answers.params import PoolingParams
 from poolrt.runtime.errors import CheckpointError
-from poolrt.runtime.items import Item
-from poolrt.runtime.params import PoolingParams
+from poolrt.runtime.inputs.items import Item
 from torch import nn
 
 from tests.checkpoints import HIDDEN, randomise
@@ -154,7 +154,7 @@ def headed(folder: Path, hidden: torch.Tensor, mask: torch.Tensor, ids: torch.Te
     head, items = plan.heads["embed"], [Item(ids=row.tolist()) for row in ids]
     with torch.inference_mode():
         rows = Heads(read, plan.parts)(hidden, mask, ids)[plan.tasks.index("embed")].numpy()
-    return np.stack(tasks.answers("embed", head, list(rows), items, [PoolingParams()] * len(items)))
+    return np.stack(postprocess.answers("embed", head, list(rows), items, [PoolingParams()] * len(items)))
 
 
 def given(width: int = HIDDEN) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -16,10 +16,10 @@ from poolrt.exporter import checkpoint
 from poolrt.exporter.graph import tracing
 from poolrt.exporter.heads import planning
 from poolrt.exporter.proof import library_reference
-from poolrt.runtime import manifest as contract
-from poolrt.runtime.items import Limits
-from poolrt.runtime.manifest import Manifest
-from poolrt.runtime.preparation import Preparation
+from poolrt.runtime.artifact import manifest as contract
+from poolrt.runtime.artifact.manifest import Manifest
+from poolrt.runtime.inputs.items import Limits
+from poolrt.runtime.inputs.preparation import Preparation
 
 import tests.checkpoints as tiny
 from tests import families

@@ -20,7 +20,7 @@ from poolrt.exporter.graph.passes.mixed import mixed_from_onnx
 from poolrt.exporter.graph.passes.surgery import constant_of
 from poolrt.exporter.graph.passes.surgery import heads as final
 from poolrt.exporter.heads import planning
-from poolrt.runtime.manifest import Graph
+from poolrt.runtime.artifact.manifest import Graph
 from transformers import AutoModel
 
 from tests.families import find
@@ -160,8 +160,8 @@ def test_engines_are_compiled_from_the_padded_form(encoder: Exported) -> None:
 
 def test_tokens_that_nothing_attends_to_are_kept_where_they_are_answered(artifacts: Callable[[str], Path]) -> None:
     """ColBERT's queries are filled up with tokens that are left out of attention, and whose vectors count."""
-    from poolrt.runtime import artifact
+    from poolrt.runtime.artifact import reading
 
-    manifest = artifact.read(artifacts("colbert")).manifest
+    manifest = reading.read(artifacts("colbert")).manifest
     assert any(role.expand_id is not None and not role.attend_expansion for role in manifest.text.roles.values())
     assert not any(one.packed for one in manifest.graphs)

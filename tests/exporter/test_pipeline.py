@@ -15,9 +15,9 @@ import pytest
 from poolrt.exporter import pipeline
 from poolrt.exporter.base import report
 from poolrt.exporter.proof import verify
-from poolrt.runtime.artifact import read
+from poolrt.runtime.artifact.reading import read
+from poolrt.runtime.artifact.records import from_plain, to_plain
 from poolrt.runtime.errors import ArtifactError, InputError, VerificationError
-from poolrt.runtime.records import from_plain, to_plain
 
 ROOT = Path(__file__).parents[2]
 

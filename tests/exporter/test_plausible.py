@@ -12,7 +12,7 @@ from poolrt.exporter import unread
 from poolrt.exporter.base import json_file
 from poolrt.exporter.families.registry import find
 from poolrt.exporter.files import plausible
-from poolrt.runtime import other_formats
+from poolrt.runtime.artifact import other_formats
 from poolrt.runtime.errors import CheckpointError
 
 # --- counts and weights ---------------------------------------------------------------------------------------------------------------

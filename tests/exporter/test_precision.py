@@ -302,7 +302,7 @@ def test_auto_takes_int8_where_it_keeps_its_budget_and_is_worth_it(
     from types import SimpleNamespace
 
     from poolrt.exporter.graph.passes.int8 import Quantised
-    from poolrt.runtime.manifest import Graph
+    from poolrt.runtime.artifact.manifest import Graph
 
     base, lower = (Graph(file=f"{name}.onnx", precision=name, opset=20, inputs=(), outputs=()) for name in ("fp32", "int8"))
     for graph in (base, lower):

@@ -107,11 +107,12 @@ def test_a_tokenizer_that_makes_texts_explode_is_refused(copy: Paths, change: di
 
 @pytest.mark.parametrize("change", [*EXPLOSIVE.values(), *PANICS.values()], ids=[*EXPLOSIVE, *(f"panic: {name}" for name in PANICS)])
 def test_an_artifact_with_such_a_tokenizer_does_not_load(artifacts: Paths, tmp_path: Path, change: dict[str, Any]):
-    from poolrt.runtime import artifact, preparation
+    from poolrt.runtime.artifact import reading
     from poolrt.runtime.errors import ArtifactError
+    from poolrt.runtime.inputs import preparation
 
     folder = Path(shutil.copytree(artifacts("bert_plain"), tmp_path / "artifact"))
-    manifest = artifact.read(folder, check="quick").manifest
+    manifest = reading.read(folder, check="quick").manifest
     rewrite(folder / "tokenizer.json", **change)
     with pytest.raises(ArtifactError, match=r"tokenizer\.json: not a readable tokenizer") as caught:
         preparation.Preparation(folder, manifest)
@@ -127,12 +128,13 @@ def test_a_tokenizer_that_panics_is_refused(copy: Paths, change: dict[str, Any])
 
 
 def test_a_text_on_which_the_tokenizer_gives_up_is_an_error_of_the_engine(artifacts: Paths, tmp_path: Path):
-    from poolrt.runtime import artifact, preparation
+    from poolrt.runtime.artifact import reading
     from poolrt.runtime.errors import EngineError
+    from poolrt.runtime.inputs import preparation
 
     folder = Path(shutil.copytree(artifacts("bert_plain"), tmp_path / "artifact"))
     split = {"type": "Split", "pattern": {"Regex": "(q+)+(q+)+z"}, "behavior": "Isolated", "invert": False}
-    manifest = artifact.read(folder, check="quick").manifest
+    manifest = reading.read(folder, check="quick").manifest
     rewrite(folder / "tokenizer.json", pre_tokenizer=split)
     prepared = preparation.Preparation(folder, manifest)
     assert prepared.singles(["a"])

@@ -15,9 +15,9 @@ import pytest
 from poolrt.exporter import checkpoint
 from poolrt.exporter.files import adapter
 from poolrt.exporter.heads import planning
-from poolrt.runtime import artifact as artifact_folders
+from poolrt.runtime.artifact import reading as artifact_folders
 from poolrt.runtime.errors import CheckpointError, PoolrtError
-from poolrt.runtime.preparation import Preparation
+from poolrt.runtime.inputs.preparation import Preparation
 
 from tests.adapters import adapted
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from poolrt.exporter.base.report import Report, Steps, size, table
-from poolrt.runtime.manifest import Evidence
+from poolrt.runtime.artifact.manifest import Evidence
 
 
 @pytest.mark.parametrize(

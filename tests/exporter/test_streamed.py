@@ -18,8 +18,9 @@ from poolrt.exporter.graph import onnx_files, streaming, tracing
 from poolrt.exporter.heads import planning
 from poolrt.exporter.proof import verify
 from poolrt.exporter.proof.runner import Pieces
-from poolrt.runtime import artifact, load
-from poolrt.runtime.backends import ort
+from poolrt.runtime import load
+from poolrt.runtime.artifact import reading
+from poolrt.runtime.engines import ort
 from poolrt.runtime.errors import EngineError, VerificationError
 from safetensors.torch import load_file, save_file
 
@@ -101,7 +102,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_large_artifact_is_proved_in_pieces_and_says_so(exported: Path) -> None:
-    manifest = artifact.read(exported).manifest  # checks the digest that was taken while the weights were written
+    manifest = reading.read(exported).manifest  # checks the digest that was taken while the weights were written
     (only,) = manifest.graphs
     assert (only.precision, only.external) == ("bf16", ("model.bf16.data",))
     assert {each.engine for each in manifest.evidence} == {"onnxruntime:model.bf16.onnx (in pieces, rounded to bf16)"}
@@ -111,11 +112,11 @@ def test_a_large_artifact_is_proved_in_pieces_and_says_so(exported: Path) -> Non
 def test_a_large_artifact_proves_itself_again_wherever_the_limit_lies(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pipeline.verified(exported).evidence
     monkeypatch.delenv(large.SETTING)  # now it counts as small, and is proved on the texts it was made with
-    assert verify._read_golden(exported, artifact.read(exported).manifest)[0]
+    assert verify._read_golden(exported, reading.read(exported).manifest)[0]
 
 
 def test_every_stored_weight_takes_part_in_the_proof(exported: Path, tmp_path: Path) -> None:
-    manifest = artifact.read(exported).manifest
+    manifest = reading.read(exported).manifest
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     matrices = [
@@ -154,6 +155,6 @@ def test_an_engine_is_added_without_copying_the_weights(exported: Path, tmp_path
     artifact_folder = Path(shutil.copytree(exported, tmp_path / "e5"))
     before = (artifact_folder / "model.bf16.data").stat().st_ino
     pipeline.build(artifact_folder, target=["tensorrt-rtx:sm89"])
-    opened = artifact.read(artifact_folder)
+    opened = reading.read(artifact_folder)
     assert [engine.precision for engine in opened.manifest.engines] == ["bf16"]
     assert (artifact_folder / "model.bf16.data").stat().st_ino == before

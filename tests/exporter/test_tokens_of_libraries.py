@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from poolrt.runtime import load
-from poolrt.runtime.items import Limits
+from poolrt.runtime.inputs.items import Limits
 from poolrt.runtime.model import Model
 
 from tests import checkpoints

@@ -14,8 +14,8 @@ from poolrt.exporter.files import recipe as recipes
 from poolrt.exporter.files import weights
 from poolrt.exporter.heads import head_modules
 from poolrt.exporter.proof import library_reference, twin
+from poolrt.runtime.artifact.manifest import Reading
 from poolrt.runtime.errors import CheckpointError, VerificationError
-from poolrt.runtime.manifest import Reading
 
 from tests.families import decoders, find
 from tests.families.large import qwen3

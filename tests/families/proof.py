@@ -19,9 +19,11 @@ from poolrt.exporter import checkpoint
 from poolrt.exporter.families import registry
 from poolrt.exporter.graph import tracing as graph
 from poolrt.exporter.heads import planning
-from poolrt.runtime import colbert, manifest, tasks
-from poolrt.runtime.items import Item
-from poolrt.runtime.params import PoolingParams
+from poolrt.runtime.answers import postprocess
+from poolrt.runtime.answers.params import PoolingParams
+from poolrt.runtime.artifact import manifest
+from poolrt.runtime.inputs import colbert
+from poolrt.runtime.inputs.items import Item
 from tokenizers import Tokenizer
 
 from . import TEXTS
@@ -90,7 +92,7 @@ class Proved:
     def answers(self, task: manifest.Task, texts: Sequence[Any], *, role: str | None = None, **asked: Any) -> list[Floats]:
         items = [self.item(text, role) for text in texts]
         head, params = self.plan.heads[task], PoolingParams(**asked)
-        return tasks.answers(task, head, [found[head.output] for found in self.rows(items)], items, [params] * len(items))
+        return postprocess.answers(task, head, [found[head.output] for found in self.rows(items)], items, [params] * len(items))
 
     def ids(self, texts: Sequence[Any], *, role: str | None = None) -> list[list[int]]:
         return [self.item(text, role).ids for text in texts]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from poolrt.exporter import pipeline
 from poolrt.exporter.proof.evidence import TOLERANCES
 from poolrt.runtime import machine
-from poolrt.runtime.artifact import Artifact, read
-from poolrt.runtime.backends import ort, trt
+from poolrt.runtime.artifact.reading import Artifact, read
+from poolrt.runtime.engines import ort, trt
 from poolrt.runtime.errors import EngineError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not machine.gpus(), reason="no NVIDIA GPU")]

@@ -49,7 +49,7 @@ def main() -> int:
     options = parser.parse_args()
     sources = chosen(options.paths, options.base)
     if not sources:
-        print(f"no source file changed since {options.base}; name some: make mutants PATHS='runtime/batching.py'")
+        print(f"no source file changed since {options.base}; name some: make mutants PATHS='runtime/batching/plan.py'")
         return 0
     per_file = drawn(sources, options.sample, options.seed)
     areas = {source.split("/")[0] for source in per_file}

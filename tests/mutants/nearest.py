@@ -7,33 +7,36 @@ from pathlib import Path
 
 AREAS = ("runtime", "exporter", "serve")
 RUNTIME = {
-    "test_artifact": ("artifact", "records", "onnx_references", "manifest"),
-    "test_batching test_worker": ("batching", "calls", "worker"),
-    "test_machine test_commands": ("diagnosis",),
-    "test_commands": ("cli", "commands", "description", "machine", "benchmark", "extras", "command_line",
-    "vector_file"),
-    "test_feed test_worker": ("backends/feed",),
-    "test_growth": ("tokenizer_file",),
-    "test_llm": ("checkpoints", "overrides", "pooler_config"),
-    "test_overrides": ("llm", "pooler_config"),
-    "exporter/test_choices exporter/test_vllm_names": ("pooler_config",),
-    "test_foreign": ("foreign",),
-    "test_lora": ("lora", "lora_request"),
-    "test_pairs": ("pairs",),
-    "test_preparation test_pairs": ("encoder", "items", "special_tokens"),
-    "test_params": ("progress", "prompts", "tokenization"),
-    "test_saturated_scores": ("comparison",),
-    "test_scoring": ("scoring", "comparison"),
-    "test_tasks": ("chunks", "outputs"),
-    "test_templates": ("templates", "content"),
-    "test_preparation": ("prompts",),
-    "test_preparation test_truncation test_pairs": ("truncation", "tokenizer"),
-    "test_pending test_worker": ("pending", "cancellation"),
-    "test_cuda_graphs test_trt_session": ("backends/cuda_graphs", "backends/trt"),
-    "test_plugins": ("plugins/bge_m3", "plugins/colbert", "plugins/facts", "plugins/finding", "plugins/parts",
+    "test_artifact": ("artifact/reading", "artifact/records", "artifact/onnx_references",
+    "artifact/manifest"),
+    "test_batching test_worker": ("batching/plan", "batching/queue", "batching/worker"),
+    "test_machine test_commands": ("commands/doctor",),
+    "test_commands": ("commands/cli", "commands/model_commands", "commands/inspection", "machine",
+    "commands/benchmark", "extras", "commands/command_line",
+    "commands/vector_file"),
+    "test_feed test_worker": ("engines/feed",),
+    "test_growth": ("inputs/tokenizer_file",),
+    "test_llm": ("artifact/checkpoints", "artifact/overrides", "vllm/pooler_config"),
+    "test_overrides": ("vllm/llm", "vllm/pooler_config"),
+    "exporter/test_choices exporter/test_vllm_names": ("vllm/pooler_config",),
+    "test_foreign": ("inputs/foreign_tokens",),
+    "test_lora": ("vllm/lora", "answers/lora_request"),
+    "test_pairs": ("inputs/pairs",),
+    "test_preparation test_pairs": ("inputs/encoder", "inputs/items", "inputs/special_tokens"),
+    "test_params": ("progress", "inputs/prompts", "inputs/tokenization"),
+    "test_saturated_scores": ("answers/score_request",),
+    "test_scoring": ("answers/scoring", "answers/score_request"),
+    "test_tasks": ("inputs/chunks", "outputs"),
+    "test_templates": ("inputs/templates", "inputs/template_content"),
+    "test_preparation": ("inputs/prompts",),
+    "test_preparation test_truncation test_pairs": ("inputs/truncation", "inputs/library_tokenizer"),
+    "test_pending test_worker": ("batching/pending", "cancellation"),
+    "test_cuda_graphs test_trt_session": ("engines/cuda_graphs", "engines/trt"),
+    "test_plugins": ("plugins/bge_m3", "plugins/colbert", "plugins/model_facts", "plugins/finding",
+    "plugins/request_fields",
     "plugins/plugin"),
     "test_model test_params test_pending": ("intake",),
-    "test_model": ("model", "llm", "loader", "statistics", "errors", "backends/ort", "backends/__init__"),
+    "test_model": ("model", "vllm/llm", "loader", "statistics", "errors", "engines/ort", "engines/table"),
 }  # fmt: skip
 SERVE = {
     "test_access": ("gate", "app", "headers", "settings"),
@@ -133,6 +136,6 @@ def nearest(root: Path, source: str) -> list[str]:
 def importing(root: Path, area: str, rest: str) -> list[str]:
     """Tests with `from poolrt.AREA.MODULE import ...` or `from poolrt.AREA import ..., MODULE`."""
     package, _, module = f"poolrt.{area}.{rest.replace('/', '.')}".rpartition(".")
-    written = re.compile((rf"^\s*from {re.escape(package)}(\.{module} import |( import " rf".*\b{module}\b))"), re.MULTILINE)
+    written = re.compile((rf"^\s*from {re.escape(package)}(\.{module} " r"import |( import " rf".*\b{module}\b))"), re.MULTILINE)
     tests = sorted((root / "tests" / area).glob("test_*.py"))
     return [str(path.relative_to(root)) for path in tests if written.search(path.read_text(encoding="utf-8"))]

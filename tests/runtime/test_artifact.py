@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from poolrt.runtime import artifact, onnx_references
+from poolrt.runtime.artifact import onnx_references, reading
+from poolrt.runtime.artifact.manifest import FILE, FORMAT, File, Manifest
+from poolrt.runtime.artifact.records import from_plain
 from poolrt.runtime.errors import ArtifactError
-from poolrt.runtime.manifest import FILE, FORMAT, File, Manifest
-from poolrt.runtime.records import from_plain
 
 
 @pytest.fixture
@@ -31,22 +31,22 @@ def manifest_of(folder: Path) -> Manifest:
 
 def seal(folder: Path, **changes: object) -> None:
     """Writes a changed manifest that is whole in itself, as somebody would who means harm."""
-    (folder / FILE).write_bytes(artifact.sealed(dataclasses.replace(manifest_of(folder), **changes)))
+    (folder / FILE).write_bytes(reading.sealed(dataclasses.replace(manifest_of(folder), **changes)))
 
 
 def entry(path: Path) -> File:
     return File(size=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def refused(folder: Path, *parts: str, check: artifact.Check = "full") -> None:
+def refused(folder: Path, *parts: str, check: reading.Check = "full") -> None:
     with pytest.raises(ArtifactError) as error:
-        artifact.read(folder, check=check)
+        reading.read(folder, check=check)
     for part in (*parts, str(folder)):
         assert part in str(error.value)
 
 
 def test_a_whole_artifact_is_read(folder):
-    opened = artifact.read(folder)
+    opened = reading.read(folder)
     assert opened.manifest == manifest_of(folder)
     assert set(opened.manifest.files) == {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {FILE}
 
@@ -83,7 +83,7 @@ def test_a_flipped_byte_in_any_file_is_refused(folder, position, bits):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ bits]) + whole[place + 1 :])
         refused(folder, name)
         path.write_bytes(whole)
-    artifact.read(folder)
+    reading.read(folder)
 
 
 def test_every_byte_of_the_manifest_counts(folder):
@@ -93,7 +93,7 @@ def test_every_byte_of_the_manifest_counts(folder):
     for place in generator.choice(len(whole), 300, replace=False):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ int(generator.integers(1, 256))]) + whole[place + 1 :])
         with pytest.raises(ArtifactError):
-            artifact.read(folder)
+            reading.read(folder)
 
 
 def test_quick_still_sees_a_changed_size(folder):
@@ -245,7 +245,7 @@ def with_graph(folder: Path, *locations: str, listed: tuple[str, ...] = (), **fa
 def test_listed_external_data_is_accepted(folder):
     (folder / "weights.bin").write_bytes(bytes(16))
     with_graph(folder, "weights.bin", listed=("weights.bin",))
-    artifact.read(folder)
+    reading.read(folder)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from poolrt.runtime.batching import Limits, bounded, padding, pick, plan
-from poolrt.runtime.manifest import Head, Profile
+from poolrt.runtime.artifact.manifest import Head, Profile
+from poolrt.runtime.batching.plan import Limits, bounded, padding, pick, plan
 
 LIMITS = Limits(max_tokens=1024, launch_tokens=16)
 # Of random batches of 32 of these lengths more than half of the slots are padding.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from poolrt.runtime.batching import Limits
-from poolrt.runtime.calls import Answer, Call, Counters, Entry, Pool, Ticket
-from poolrt.runtime.items import Item
+from poolrt.runtime.batching.plan import Limits
+from poolrt.runtime.batching.queue import Answer, Call, Counters, Entry, Pool, Ticket
+from poolrt.runtime.inputs.items import Item
 
 LIMITS = Limits(max_tokens=100, launch_tokens=4)
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from poolrt.runtime import checkpoints
+from poolrt.runtime.artifact import checkpoints
+from poolrt.runtime.artifact.manifest import FILE
 from poolrt.runtime.errors import EXIT_INPUT, ArtifactError, CheckpointError, EngineError, InputError
-from poolrt.runtime.manifest import FILE
 
 
 class Exporter:
@@ -51,7 +51,7 @@ def test_the_same_state_is_exported_once_and_another_one_again(checkpoint: Path,
     assert len(run.programs) == 1
     program = run.programs[0]
     assert program[:3] == [sys.executable, "-c", checkpoints.BOOTSTRAP]
-    assert (Path(program[3]) / "runtime" / "checkpoints.py").is_file()
+    assert (Path(program[3]) / "runtime" / "artifact" / "checkpoints.py").is_file()
     assert program[4:] == ["export", source, "--name", first.name, "--out", str(cache)]
     with_options = artifact("--precision", "int8")
     assert run.programs[1][-2:] == ["--precision", "int8"]

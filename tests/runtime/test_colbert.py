@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.runtime import scoring
-from poolrt.runtime.items import Item, Limits
-from poolrt.runtime.manifest import Role
-from poolrt.runtime.preparation import Preparation
+from poolrt.runtime.answers import scoring
+from poolrt.runtime.artifact.manifest import Role
+from poolrt.runtime.inputs.items import Item, Limits
+from poolrt.runtime.inputs.preparation import Preparation
 from sentence_transformers import MultiVectorEncoder
 from tokenizers import Tokenizer
 

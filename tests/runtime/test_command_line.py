@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 import pytest
-from poolrt.runtime import command_line
+from poolrt.runtime.commands import command_line
 from poolrt.runtime.errors import InputError
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from poolrt.runtime import cli, commands, errors, extras
-from poolrt.runtime.manifest import FILE, Manifest
-from poolrt.runtime.records import from_plain
+from poolrt.runtime import errors, extras
+from poolrt.runtime.artifact.manifest import FILE, Manifest
+from poolrt.runtime.artifact.records import from_plain
+from poolrt.runtime.commands import cli, model_commands
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = ["the cat sat on the mat", "stocks fell again", "a kitten"]
@@ -114,7 +115,7 @@ def test_the_package_runs_as_a_module_and_knows_its_version():
 @pytest.fixture
 def lines(tmp_path, monkeypatch):
     """A file of ten lines, which `embed --out` computes in four pieces."""
-    monkeypatch.setattr(commands, "PIECE", 3)
+    monkeypatch.setattr(model_commands, "PIECE", 3)
     file = tmp_path / "lines.txt"
     file.write_text("".join(f"line {index} of the planet\n" for index in range(10)))
     return file
@@ -205,7 +206,7 @@ def test_a_library_that_turns_out_to_be_missing_is_no_fault_of_ours(capsys, monk
     def needing(_):
         raise ModuleNotFoundError("No module named 'starlette.routing'", name="starlette.routing")
 
-    monkeypatch.setattr(commands, "doctor", needing)
+    monkeypatch.setattr(model_commands, "doctor", needing)
     code, _, err = poolrt(capsys, "doctor")
     assert (code, err) == (errors.EXIT_ENGINE, "poolrt doctor: needs starlette, which is not installed: pip install 'poolrt[serve]'\n")
 
@@ -293,7 +294,7 @@ def test_a_fault_of_ours_says_how_to_report_it(capsys, monkeypatch):
     def broken(_):
         raise KeyError("inner")
 
-    monkeypatch.setattr(commands, "doctor", broken)
+    monkeypatch.setattr(model_commands, "doctor", broken)
     code, _, err = poolrt(capsys, "doctor")
     assert code == errors.EXIT_INTERNAL
     assert "internal error, KeyError" in err
@@ -307,7 +308,7 @@ def test_an_interrupt_ends_quietly(capsys, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "doctor", interrupted)
+    monkeypatch.setattr(model_commands, "doctor", interrupted)
     code, _, err = poolrt(capsys, "doctor")
     assert code == errors.EXIT_INTERRUPTED
     assert err == "poolrt doctor: interrupted\n"
@@ -315,14 +316,14 @@ def test_an_interrupt_ends_quietly(capsys, monkeypatch):
 
 def test_a_missing_library_names_the_extra(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    from poolrt.runtime.backends import ort
+    from poolrt.runtime.engines import ort
 
     with pytest.raises(errors.EngineError, match=r"pip install 'poolrt\[cpu\]'"):
         ort._library()
 
 
 def test_a_reader_that_leaves_is_no_fault():
-    code = "import conftest, sys; from poolrt.runtime.cli import main; sys.exit(main(['doctor']))"
+    code = "import conftest, sys; from poolrt.runtime.commands.cli import main; sys.exit(main(['doctor']))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout is not None
         process.stdout.close()

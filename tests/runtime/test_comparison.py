@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime import comparison
-from poolrt.runtime.calls import Answer
-from poolrt.runtime.comparison import Asked, ranked, sides
+from poolrt.runtime.answers import score_request
+from poolrt.runtime.answers.params import PoolingParams
+from poolrt.runtime.answers.score_request import Asked, ranked, sides
+from poolrt.runtime.artifact.manifest import Head, Manifest, Role
+from poolrt.runtime.batching.queue import Answer
 from poolrt.runtime.errors import InputError, UnsupportedTask
-from poolrt.runtime.items import Limits
-from poolrt.runtime.manifest import Head, Manifest, Role
-from poolrt.runtime.outputs import RequestOutput, ScoringOutput
-from poolrt.runtime.params import PoolingParams
-from poolrt.runtime.preparation import Preparation
+from poolrt.runtime.inputs.items import Limits
+from poolrt.runtime.inputs.preparation import Preparation
+from poolrt.runtime.outputs import Outputs, RequestOutput, ScoringOutput
 
 from tests.runtime.vocabularies import ALL
 from tests.runtime.vocabularies import manifest as plain
@@ -42,16 +42,16 @@ def opened(tmp_path: Path) -> Any:
     return make
 
 
-def prepared(model: tuple[Manifest, Preparation], first: list[str], second: list[str], **asked: Any) -> comparison.Prepared:
+def prepared(model: tuple[Manifest, Preparation], first: list[str], second: list[str], **asked: Any) -> score_request.Prepared:
     asked = {"limits": Limits(), "params": PoolingParams()} | asked
-    return comparison.prepare(*model, first, second, Asked(**asked))
+    return score_request.prepare(*model, first, second, Asked(**asked))
 
 
 def cosine(one: Any, other: Any) -> float:
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
 
-def scores(made: comparison.Prepared, rows: list[Any]) -> list[float]:
+def scores(made: score_request.Prepared, rows: list[Any]) -> list[float]:
     return [one.outputs.score for one in made.finish(Answer(rows, 10, slots=15))]
 
 
@@ -88,16 +88,16 @@ def test_pairs_are_scored_as_one_text_and_remember_their_logit(opened: Any):
     answered = made.finish(Answer(rows, 10, slots=15))
     assert [one.outputs.score for one in answered] == pytest.approx([1 / (1 + np.exp(1.0)), 1.0, 1.0])
     assert [one.outputs.rank_value for one in answered] == [-1.0, 30.0, 40.0]
-    assert ranked(answered) == [2, 1, 0]
-    assert ranked(answered, 2) == [2, 1]
+    assert [result.index for result in ranked(answered, DOCUMENTS)] == [2, 1, 0]
+    assert [result.document for result in ranked(answered, DOCUMENTS, 2)] == [DOCUMENTS[2], DOCUMENTS[1]]
     assert answered.padding == 0.5
     raw = prepared(opened("cross-encoder"), [QUERY], DOCUMENTS, params=PoolingParams(use_activation=False))
     assert scores(raw, rows) == [-1.0, 30.0, 40.0]
 
 
 def test_equal_scores_keep_their_order():
-    answered = [RequestOutput(ScoringOutput(score), [1], 1) for score in (0.5, 0.9, 0.5, 0.9)]
-    assert ranked(answered) == [1, 3, 0, 2]
+    answered = Outputs(tuple(RequestOutput(ScoringOutput(score), [1], 1) for score in (0.5, 0.9, 0.5, 0.9)))
+    assert [result.index for result in ranked(answered, "abcd")] == [1, 3, 0, 2]
 
 
 @pytest.mark.parametrize("pad", [True, False])
@@ -164,10 +164,10 @@ def test_models_without_scores_say_what_they_have(opened: Any):
     manifest, _ = opened("bi-encoder")
     bare = dataclasses.replace(manifest, scoring=None, tasks=("embed", "token_embed"))
     with pytest.raises(UnsupportedTask, match="Its tasks are embed, token_embed"):
-        comparison.task_of(bare)
+        score_request.task_of(bare)
     classes = {"classify": Head(output="c", dim=3, pool="cls", activation="softmax")}
     with pytest.raises(UnsupportedTask, match=r"num_labels == 1\. This model has 3"):
-        comparison.task_of(dataclasses.replace(bare, heads=classes))
+        score_request.task_of(dataclasses.replace(bare, heads=classes))
 
 
 @pytest.mark.parametrize(
@@ -181,10 +181,10 @@ def test_vllms_way_is_another_only_where_it_differs(opened: Any, scoring: str, r
     task, head = next(iter(HEADS[scoring].items()))
     heads = {task: dataclasses.replace(head, sparse=sparse)}
     manifest, _ = opened(scoring, heads=heads, roles={"query": Role(prefix="q")} if roles else {})
-    assert comparison.style(manifest, "vllm") == style
-    assert comparison.style(manifest, "model") == "model"
+    assert score_request.style(manifest, "vllm") == style
+    assert score_request.style(manifest, "model") == "model"
     with pytest.raises(InputError, match="is not 'model' or 'vllm'"):
-        comparison.style(manifest, "other")  # pyright: ignore[reportArgumentType]
+        score_request.style(manifest, "other")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from poolrt.exporter.engine import profiles
-from poolrt.runtime.backends.cuda_graphs import LeastRecent, bucket, choose
-from poolrt.runtime.backends.trt import fill, mismatch
-from poolrt.runtime.manifest import Engine
+from poolrt.runtime.artifact.manifest import Engine
+from poolrt.runtime.engines.cuda_graphs import LeastRecent, bucket, choose
+from poolrt.runtime.engines.trt import fill, mismatch
 
 SHAPES = profiles(8192)
 

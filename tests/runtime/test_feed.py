@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime.backends import feed
-from poolrt.runtime.backends.feed import Feed
+from poolrt.runtime.artifact.manifest import Tensor
+from poolrt.runtime.engines import feed
+from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.errors import ArtifactError
-from poolrt.runtime.items import PROMPT, Item
-from poolrt.runtime.manifest import Tensor
+from poolrt.runtime.inputs.items import PROMPT, Item
 
 
 def tensor(name: str, *axes: str | int, **facts: Any) -> Tensor:

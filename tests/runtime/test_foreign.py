@@ -7,8 +7,8 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from poolrt.runtime.encoder import Encoder
-from poolrt.runtime.foreign import looks_foreign
+from poolrt.runtime.inputs.encoder import Encoder
+from poolrt.runtime.inputs.foreign_tokens import looks_foreign
 from tokenizers import Tokenizer
 
 from tests.runtime.vocabularies import CORPUS, manifest

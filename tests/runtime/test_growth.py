@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolrt.runtime import growth, tokenizer_file
+from poolrt.runtime.inputs import growth, tokenizer_file
 
 
 def step(pattern: str, content: str, *, regex: bool = False) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from poolrt.runtime import (
     PoolingParams,
     PoolingRequestOutput,
     ScoringRequestOutput,
-    checkpoints,
     load,
 )
+from poolrt.runtime.artifact import checkpoints
 from poolrt.runtime.errors import ArtifactError, CheckpointError
 from poolrt.serve.cli import parse, settings_of
 from poolrt.serve.opening import artifact_of, models_of

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime import LLM, InputError, LoRARequest, PoolingParams, load, lora
-from poolrt.runtime.manifest import FILE, Adapter, Source
+from poolrt.runtime import LLM, InputError, LoRARequest, PoolingParams, load
+from poolrt.runtime.artifact.manifest import FILE, Adapter, Source
 from poolrt.runtime.outputs import Outputs, RequestOutput
+from poolrt.runtime.vllm import lora
 
 from tests import adapters
 

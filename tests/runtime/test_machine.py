@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from poolrt.runtime import diagnosis, machine
+from poolrt.runtime import machine
+from poolrt.runtime.commands import doctor
 
 
 def group(root: Path, membership: str, files: dict[str, str]) -> float | None:
@@ -67,14 +68,14 @@ def test_advice_is_for_what_is_missing(
 ):
     monkeypatch.setattr(machine, "version", lambda *names: "1" if installed & set(names) else None)
     monkeypatch.setattr(machine, "gpus", lambda: ("gpu",) * gpus)
-    advice = diagnosis._advice(versions)
+    advice = doctor._advice(versions)
     assert len(advice) == len(told)
     assert all(part in line for part, line in zip(told, advice, strict=True))
 
 
 def test_a_diagnosis_is_prose_of_everything_found():
     gpu = machine.Gpu(name="Some GPU", device="sm89", memory_bytes=24 << 30)
-    found = diagnosis.Diagnosis(
+    found = doctor.Diagnosis(
         python="3.11.1", system="Linux", processor="A CPU", flags=("avx2", "fma"), processors=16, affinity=8, quota=1.5,
         threads=2, gpus=(gpu,), libraries={"numpy": "2", "torch": "3"}, backends={"onnxruntime": "1.2", "openvino": None},
         advice=("do this", "and that"),
@@ -91,7 +92,7 @@ def test_a_diagnosis_is_prose_of_everything_found():
 
 
 def test_this_machine_s_libraries_and_processors_are_found():
-    found = diagnosis.look()
+    found = doctor.look()
     wanted = ("numpy", "tokenizers", "jinja2", "onnxruntime", "starlette", "uvicorn", "torch", "transformers", "onnx")
     for name in wanted:
         assert found.libraries[name] == importlib.metadata.version(name)

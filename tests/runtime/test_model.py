@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime import LLM, PoolingParams, artifact, load, machine
+from poolrt.runtime import LLM, PoolingParams, load, machine
+from poolrt.runtime.artifact import reading
+from poolrt.runtime.artifact.manifest import FILE, Manifest
+from poolrt.runtime.artifact.records import from_plain
 from poolrt.runtime.errors import DeadlineExceeded, EngineError, InputError, Overload, UnsupportedTask
-from poolrt.runtime.manifest import FILE, Manifest
-from poolrt.runtime.records import from_plain
 
 FP32 = 1e-6  # unit vectors and probabilities; measured 2e-7 over all tiny checkpoints and MiniLM
 LOGIT = 1e-5  # logits and MaxSim sums are of order 1 to 10
@@ -57,7 +58,7 @@ def changed(source: Path, target: Path, change) -> Path:
     """A copy of an artifact whose manifest says something else."""
     shutil.copytree(source, target)
     manifest = from_plain(Manifest, json.loads((target / FILE).read_bytes()))
-    (target / FILE).write_bytes(artifact.sealed(change(manifest)))
+    (target / FILE).write_bytes(reading.sealed(change(manifest)))
     return target
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
-from poolrt.runtime.onnx_references import MalformedGraph, Reference, is_address, references
+from poolrt.runtime.artifact.onnx_references import MalformedGraph, Reference, is_address, references
 
 
 def tensor(location: str = "weights.bin", **facts: str) -> TensorProto:

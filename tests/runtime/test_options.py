@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from poolrt.runtime import LLM, InputError, Model, options
-from poolrt.runtime.encoder import Encoder
 from poolrt.runtime.errors import UnknownOption
-from poolrt.runtime.preparation import Preparation
+from poolrt.runtime.inputs.encoder import Encoder
+from poolrt.runtime.inputs.preparation import Preparation
 
 TASKS = ["embed", "classify", "token_embed", "token_classify", "reward", "encode", "start"]
 PAIRS = ["score", "rerank", "start_score", "start_rerank"]

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from poolrt.runtime import llm, overrides
+from poolrt.runtime.artifact import overrides
+from poolrt.runtime.artifact.manifest import FORMAT, Graph, Head, Manifest, Source, Task, Text
 from poolrt.runtime.errors import InputError
-from poolrt.runtime.manifest import FORMAT, Graph, Head, Manifest, Source, Task, Text
-from poolrt.runtime.pooler_config import PoolerConfig
+from poolrt.runtime.vllm import llm
+from poolrt.runtime.vllm.pooler_config import PoolerConfig
 
 EMBED = Head(output="out_embed", dim=8, pool="mean", activation="l2")
 ROWS = Head(output="out_token_embed", dim=8, pool="tokens", activation="l2")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from poolrt.runtime.errors import InputError
-from poolrt.runtime.items import Limits
-from poolrt.runtime.preparation import Preparation
+from poolrt.runtime.inputs.items import Limits
+from poolrt.runtime.inputs.preparation import Preparation
 from transformers import PreTrainedTokenizerFast
 
 from tests.runtime.vocabularies import ALL, CORPUS, preparation

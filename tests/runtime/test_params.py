@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime import outputs, params, progress, prompts
+from poolrt.runtime import outputs, progress
+from poolrt.runtime.answers import params
+from poolrt.runtime.answers.params import PoolingParams
+from poolrt.runtime.artifact.manifest import Head, Manifest, Source, Text
 from poolrt.runtime.errors import InputError, UnsupportedTask
-from poolrt.runtime.items import Limits
-from poolrt.runtime.manifest import Head, Manifest, Source, Text
+from poolrt.runtime.inputs import prompts
+from poolrt.runtime.inputs.items import Limits
+from poolrt.runtime.inputs.prompts import from_mapping, prompts_from, token_ids
+from poolrt.runtime.inputs.tokenization import shortened, tokenization
 from poolrt.runtime.outputs import EmbeddingOutput, Outputs, PoolingOutput, RequestOutput
-from poolrt.runtime.params import PoolingParams
-from poolrt.runtime.prompts import from_mapping, prompts_from, token_ids
-from poolrt.runtime.tokenization import shortened, tokenization
 
 
 def manifest(**facts: Any) -> Manifest:

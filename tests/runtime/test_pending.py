@@ -6,9 +6,9 @@ import threading
 import time
 
 import pytest
-from poolrt.runtime.calls import Answer, Ticket
+from poolrt.runtime.batching.pending import Pending
+from poolrt.runtime.batching.queue import Answer, Ticket
 from poolrt.runtime.errors import DeadlineExceeded
-from poolrt.runtime.pending import Pending
 
 ANSWER = Answer([], 3)
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from poolrt.runtime.artifact.manifest import Role
 from poolrt.runtime.errors import ArtifactError, InputError
-from poolrt.runtime.items import Limits
-from poolrt.runtime.manifest import Role
-from poolrt.runtime.preparation import Preparation
-from poolrt.runtime.prompts import prompts_from
+from poolrt.runtime.inputs.items import Limits
+from poolrt.runtime.inputs.preparation import Preparation
+from poolrt.runtime.inputs.prompts import prompts_from
 from transformers import PreTrainedTokenizerFast
 
 from tests.runtime.vocabularies import ALL, CORPUS, manifest, preparation

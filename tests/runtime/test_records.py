@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from poolrt.runtime.records import RecordError, from_plain, to_plain
+from poolrt.runtime.artifact.records import RecordError, from_plain, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from poolrt.runtime import LLM, load
+from poolrt.runtime.answers.params import PoolingParams
 from poolrt.runtime.errors import InputError, UnsupportedTask
-from poolrt.runtime.params import PoolingParams
 
 from tests.conftest import exported
 from tests.serve.conftest import live

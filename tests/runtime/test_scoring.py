@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from poolrt.runtime import scoring
+from poolrt.runtime.answers import scoring
 from poolrt.runtime.errors import InputError
 from sentence_transformers import util
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.runtime import chunks, tasks
+from poolrt.runtime.answers import postprocess
+from poolrt.runtime.answers.params import PoolingParams
+from poolrt.runtime.artifact.manifest import Head, Manifest, Source, Text
 from poolrt.runtime.errors import EngineError, InputError
-from poolrt.runtime.items import Item, Limits
-from poolrt.runtime.manifest import Head, Manifest, Source, Text
+from poolrt.runtime.inputs import chunks
+from poolrt.runtime.inputs.items import Item, Limits
 from poolrt.runtime.outputs import (
     ClassificationOutput,
     EmbeddingOutput,
@@ -22,7 +24,6 @@ from poolrt.runtime.outputs import (
     RequestOutput,
     ScoringOutput,
 )
-from poolrt.runtime.params import PoolingParams
 
 RNG = np.random.default_rng(0)
 PLAIN = PoolingParams()
@@ -35,7 +36,7 @@ def rows(count: int, *shape: int) -> list[Any]:
 
 
 def one(head: Head, row: Any, ids: list[int], task: Any = "token_embed", params: PoolingParams = PLAIN, keep: Any = None) -> Any:
-    return tasks.answers(task, head, [row], [Item(ids=ids, keep=keep)], [params])[0]
+    return postprocess.answers(task, head, [row], [Item(ids=ids, keep=keep)], [params])[0]
 
 
 # --- token rows -------------------------------------------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ def test_a_flat_head_of_width_one_answers_numbers():
 @pytest.mark.parametrize("normed", [False, True])
 def test_a_vector_is_normed_cut_and_scaled_to_length_one(count: int, dimensions: int | None, normed: bool):
     head, params, given = replace(EMBED, norm_before_cut=normed), PoolingParams(dimensions=dimensions), rows(count, 8)
-    found = tasks.answers("embed", head, given, [Item(ids=[1])] * count, [params] * count)
+    found = postprocess.answers("embed", head, given, [Item(ids=[1])] * count, [params] * count)
     for vector, row in zip(found, given, strict=True):
         theirs = torch.tensor(row)
         if dimensions is not None:
@@ -152,7 +153,7 @@ def test_logits_are_calibrated_before_they_are_activated():
 def test_params_of_every_text_are_its_own():
     given = rows(2, 8)
     wanted = [PoolingParams(dimensions=2), PoolingParams(use_activation=False)]
-    first, second = tasks.answers("embed", EMBED, given, [Item(ids=[1])] * 2, wanted)
+    first, second = postprocess.answers("embed", EMBED, given, [Item(ids=[1])] * 2, wanted)
     np.testing.assert_allclose(first, given[0][:2] / np.linalg.norm(given[0][:2]), atol=1e-6)
     np.testing.assert_array_equal(second, given[1])
 
@@ -163,7 +164,7 @@ def test_what_is_no_number_is_never_answered(bad: float, count: int):
     given = rows(count, 8)
     given[-1][3] = bad
     with pytest.raises(EngineError, match="not a number"):
-        tasks.answers("embed", replace(EMBED, activation="identity"), given, [Item(ids=[1])] * count, [PLAIN] * count)
+        postprocess.answers("embed", replace(EMBED, activation="identity"), given, [Item(ids=[1])] * count, [PLAIN] * count)
 
 
 # --- long texts in pieces ---------------------------------------------------------------------------------------------------------
@@ -240,4 +241,4 @@ def test_pieces_keep_the_kinds_of_their_tokens():
 def test_the_norm_before_the_cut_is_torch_s_for_small_values():
     small = np.array([[0.001, 0.004, -0.002]], np.float32)
     expected = torch.nn.functional.layer_norm(torch.from_numpy(small), (3,)).numpy()
-    np.testing.assert_allclose(tasks._layer_norm(small), expected, rtol=1e-5)
+    np.testing.assert_allclose(postprocess._layer_norm(small), expected, rtol=1e-5)

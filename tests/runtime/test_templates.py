@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolrt.runtime import templates
 from poolrt.runtime.errors import InputError
+from poolrt.runtime.inputs import templates
 from transformers import PreTrainedTokenizerFast
 
 from tests.runtime.vocabularies import ALL, preparation
 
-SHIPPED = Path(templates.__file__).parent.parent / "recipes" / "templates"
+SHIPPED = Path(templates.__file__).parents[2] / "recipes" / "templates"
 PAIR = [{"role": "query", "content": "what is π?"}, {"role": "document", "content": "a <image>number\n "}]
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 

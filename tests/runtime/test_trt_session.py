@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from poolrt.exporter.engine import profiles
-from poolrt.runtime.artifact import Artifact, read
-from poolrt.runtime.backends import ort, trt
+from poolrt.runtime.artifact.manifest import Engine, Profile
+from poolrt.runtime.artifact.reading import Artifact, read
+from poolrt.runtime.engines import ort, trt
 from poolrt.runtime.errors import EngineError
-from poolrt.runtime.manifest import Engine, Profile
 
 from . import simulated_gpu
 

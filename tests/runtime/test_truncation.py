@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from poolrt.runtime import truncation
+from poolrt.runtime.inputs import truncation
 from tokenizers import Tokenizer
 
 from tests.runtime.vocabularies import ALL, CORPUS

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from poolrt.runtime.commands.vector_file import SAME, VectorFile
 from poolrt.runtime.errors import InputError
-from poolrt.runtime.vector_file import SAME, VectorFile
 
 ROWS = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
 

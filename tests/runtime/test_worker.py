@@ -10,12 +10,12 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from poolrt.runtime.backends.feed import Feed
-from poolrt.runtime.batching import Limits
+from poolrt.runtime.artifact.manifest import Profile, Tensor
+from poolrt.runtime.batching.plan import Limits
+from poolrt.runtime.batching.worker import Worker
+from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.errors import DeadlineExceeded, EngineError, Overload
-from poolrt.runtime.items import Item
-from poolrt.runtime.manifest import Profile, Tensor
-from poolrt.runtime.worker import Worker
+from poolrt.runtime.inputs.items import Item
 
 LIMITS = Limits(max_tokens=64, launch_tokens=8)
 FEED = Feed([Tensor(name=name, dtype="int64", axes=("batch", "tokens")) for name in ("input_ids", "attention_mask")], pad_id=0)
@@ -224,7 +224,7 @@ class Clock:
     ("took_s", "wait_s", "told"), [(0.5, 4.0, "in 4 s"), (0.01, 1.0, "in 1 s"), (500.0, 60.0, "in 60 s")], ids=["4", "least", "most"]
 )
 def test_the_time_to_wait_is_what_the_queue_takes(engine, monkeypatch, took_s, wait_s, told):
-    from poolrt.runtime import worker as module
+    from poolrt.runtime.batching import worker as module
 
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
@@ -264,7 +264,7 @@ def test_an_idle_lane_does_not_hold_its_last_call(worker):
 
 
 def test_times_and_sums_are_of_what_was_computed(engine, monkeypatch):
-    from poolrt.runtime import worker as module
+    from poolrt.runtime.batching import worker as module
 
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from poolrt.runtime.manifest import Graph, Manifest, Source, Tensor, Text
-from poolrt.runtime.preparation import Preparation
+from poolrt.runtime.artifact.manifest import Graph, Manifest, Source, Tensor, Text
+from poolrt.runtime.inputs.preparation import Preparation
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = [

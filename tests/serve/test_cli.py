@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
-from poolrt.runtime.checkpoints import default_cache
+from poolrt.runtime.artifact.checkpoints import default_cache
 from poolrt.runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OK, ArtifactError, InputError, PoolrtError
 from poolrt.runtime.json_objects import merged
 from poolrt.serve import opening
@@ -34,9 +34,7 @@ from poolrt.serve.settings import TLS_CIPHERS, Cors, Settings, Tls
 from tests.serve.conftest import serving
 
 ROOT = Path(__file__).parent.parent.parent
-START = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from poolrt.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
-)
+START = "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from poolrt.runtime.commands.cli import main; sys.exit(main(sys.argv[1:]))"
 SOON_S = 60.0
 
 # A command line of `vllm serve`, with flags of every kind.

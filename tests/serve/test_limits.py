@@ -439,7 +439,7 @@ def test_memory_is_given_back_after_a_peak(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_long_queue_is_left_in_another_thread(artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("poolrt.runtime.worker.SMALL_QUEUE", 0)
+    monkeypatch.setattr("poolrt.runtime.batching.worker.SMALL_QUEUE", 0)
     with held(artifacts("minilm_like"), Settings()) as (server, gate), ThreadPoolExecutor(1) as threads:
         model = server.here.registry.models[0].model
         leave, leaving = model.worker._leave, []

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from poolrt.runtime.artifact.manifest import Head, Role
 from poolrt.runtime.loader import load
-from poolrt.runtime.manifest import Head, Role
 from poolrt.serve import playground
 from poolrt.serve.settings import Settings
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from poolrt.runtime.manifest import Role, Text
+from poolrt.runtime.artifact.manifest import Role, Text
 from poolrt.serve.endpoints import cohere
 from poolrt.serve.errors import ApiError
 from poolrt.serve.prompts import from_openai, side_of, stored_prompt

@@ -1,0 +1,304 @@
+"""The artifact's manifest: everything the runtime needs to serve a model and everything needed to trust it.
+
+The format page for people is `artifacts/README.md`. `manifest.json` is written last; every other file of the folder is listed in
+`files` with its size and sha256, and a file that is not listed is not part of the artifact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import ArtifactError
+
+FORMAT = 1
+"""Raised when an older runtime would misread a newer manifest; newer ones are refused, older ones still read."""
+
+FILE = "manifest.json"
+
+Task = Literal["embed", "token_embed", "classify", "token_classify"]
+Scoring = Literal["bi-encoder", "late-interaction", "cross-encoder", "listwise"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Pool = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last", "tokens", "step", "splade", "splade_sum"]
+Activation = Literal["identity", "l2", "sigmoid", "softmax", "relu", "tanh"]
+RoleName = Literal["query", "document"]
+"""A side of a comparison."""
+GraphRole = Literal["text"]
+"""What a graph computes: rows of texts."""
+Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt", "openvino"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter that was merged into the weights."""
+
+    name: str
+    """Hub id, or the folder's own name."""
+    revision: str | None = None
+    rank: int
+    """The largest of its modules'."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Its settings and its weights: file -> sha256."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the weights came from."""
+
+    checkpoint: str
+    """Hub id (`BAAI/bge-m3`) or the folder's own name; never a path of the exporting machine."""
+    revision: str | None = None
+    weights: dict[str, str] = field(default_factory=dict)
+    """Weight file inside the checkpoint -> sha256."""
+    overrides: dict[str, object] = field(default_factory=dict)
+    """hf_overrides, convert, pooler_config as asked for at export."""
+    adapter: Adapter | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """How the model's own library prepares one side (`query`, `document`) of a comparison. Order of application:
+    prefix text, tokenise with special tokens cut to max_tokens - (1 if marker), insert marker after the first token, expand."""
+
+    prefix: str = ""
+    """Text put in front, e.g. `query: `."""
+    marker_id: int | None = None
+    """ColBERT: token inserted after the first one ([Q] / [D])."""
+    max_tokens: int | None = None
+    """ColBERT: length limit of this side, marker and special tokens included; longer text is cut, not refused."""
+    expand_id: int | None = None
+    """ColBERT query expansion: filler token; the row is filled up and every position is returned."""
+    expand_to: int | None = None
+    """Length that is filled up to; None: max_tokens. A longer row keeps its length."""
+    attend_expansion: bool = False
+    """Whether the filler is attended to (attention mask 1)."""
+    skip_ids: tuple[int, ...] = ()
+    """ColBERT documents: vectors of these tokens are dropped after encoding."""
+    static: bool = False
+    """Inference-free sparse queries: no special tokens, and `token_kinds` tells the graph to take each word's weight from a table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """Text preparation."""
+
+    tokenizer: str = "tokenizer.json"
+    max_tokens: int
+    """Longest item, special tokens included (vLLM's max_model_len)."""
+    vocab_size: int
+    """Rows of the token table; an id at or above it is refused."""
+    pad_id: int
+    lowercase: bool = False
+    """Of older artifacts: single texts are lower-cased before tokenising, pairs never. Today tokenizer.json does it itself."""
+    split_special_tokens: bool = False
+    """Special tokens that a text spells out are read as ordinary text (the tokenizer setting of that name)."""
+    truncation_side: Literal["left", "right"] = "right"
+    """Where a text that is too long loses tokens when a request does not say (the tokenizer setting); special tokens stay."""
+    pair: Literal["separator", "concatenate"] = "separator"
+    """Cross-encoders: the tokenizer's own pair encoding, or plain concatenation (vLLM's use_sep_token false)."""
+    roles: dict[str, Role] = field(default_factory=dict)
+    """`query` and `document` as the model's own library prepares them; empty: both plain."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Stored prompts by name (config_sentence_transformers.json or task_instructions); applied only when asked for."""
+    default_role: RoleName | None = None
+    """The side of a text that comes without a role; None: it is plain."""
+    default_prompt: str | None = None
+    pools_prompts: bool = True
+    """False: the tokens of a prompt are attended to and not pooled (include_prompt false), which `token_kinds` says to the graph."""
+    special_tokens: dict[str, str] = field(default_factory=dict)
+    """`bos_token`, `eos_token`, ... for templates."""
+    chat_template: str | None = None
+    """File of the tokenizer's chat template."""
+    score_template: str | None = None
+    """File of the template that turns a (query, document) pair into one prompt."""
+    ends_with: int | None = None
+    """LAST-pooled models: the id every encoded text must end with (EOS); asserted at export."""
+    add_special_tokens: bool = True
+    tokenizer_config: str | None = None
+    """File with the tokenizer's init settings, for /tokenizer_info."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """One task's output: what the graph already did (pool) and what the runtime still does (cut, activate)."""
+
+    output: str
+    """Name of the graph output. [batch, dim] for embed and classify, [batch, tokens, dim] for the token tasks."""
+    dim: int
+    pool: Pool
+    activation: Activation
+    """Applied by the runtime in float32 unless a request says use_activation=false. `l2` = L2 normalisation of the last axis."""
+    asked_activation: Activation | None = None
+    """Applied instead where a request says use_activation=true (heads that answer raw values by default); None: `activation`."""
+    labels: tuple[str, ...] = ()
+    """id2label in order; classification heads only."""
+    matryoshka: tuple[int, ...] = ()
+    """Widths a request may ask for with `dimensions`."""
+    any_dimension: bool = False
+    """is_matryoshka without a list: every width from 1 to dim."""
+    dimensions: int | None = None
+    """Default width (pooler config), None: dim."""
+    norm_before_cut: bool = False
+    """nomic v1.5: a weightless LayerNorm before cutting to `dimensions`; a vector of full width is left alone."""
+    logit_mean: float | None = None
+    logit_sigma: float | None = None
+    """activation((logit - mean) / sigma)."""
+    drop_first: int = 0
+    drop_last: int = 0
+    """Token tasks: rows removed at the ends of each unpadded item (bge-m3: BOS, EOS)."""
+    drop_first_id: int | None = None
+    drop_last_id: int | None = None
+    """Those rows are removed only where they are this token; None: whatever they are."""
+    keep_ids: tuple[int, ...] = ()
+    """Token tasks: only rows of these tokens are answered, those of the first id in front (listwise: documents, then the query)."""
+    flat: bool = False
+    """Token tasks of width 1 whose answer is [tokens] rather than [tokens, 1] (bge-m3 sparse)."""
+    sparse: bool = False
+    """A [vocabulary] vector that is mostly zero (SPLADE) or weights per token id (bge-m3)."""
+    step_tag_id: int | None = None
+    """STEP pooling: only rows at this token id are answered."""
+    returned_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    name: str
+    dtype: Literal["int64", "int32", "float32", "float16", "bool"]
+    axes: tuple[str | int, ...]
+    """Names of dynamic axes (`batch`, `tokens`), numbers for fixed ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    role: GraphRole = "text"
+    file: str
+    precision: Precision
+    opset: int
+    inputs: tuple[Tensor, ...]
+    """Of: input_ids, attention_mask, token_type_ids, token_kinds (items.PLAIN, PROMPT, STATIC); all int64 [batch, tokens]."""
+    outputs: tuple[Tensor, ...]
+    external: tuple[str, ...] = ()
+    """External-data files this graph reads, inside the folder."""
+    packed: bool = False
+    """Whether padding costs it nothing but in attention: tokens that the mask leaves out are dropped everywhere else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Shapes one engine context accepts, as (batch, tokens)."""
+
+    smallest: tuple[int, int]
+    best: tuple[int, int]
+    largest: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A compiled file. It is tied to its device, library version and precision."""
+
+    backend: Backend
+    file: str
+    graph: str
+    """The graph file it was compiled from."""
+    device: str
+    """`sm89` and so on."""
+    version: str
+    """Of the library that compiled it."""
+    precision: Precision
+    profiles: tuple[Profile, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What was measured for one engine and one task, against PyTorch."""
+
+    engine: str
+    """`onnxruntime:<graph file>` or the engine's file."""
+    task: Task
+    shape: str
+    """Shape class: `one short`, `one long`, `odd batch`, `padded rows`, ..."""
+    texts: int
+    worst_cosine: float | None = None
+    worst_difference: float | None = None
+    """Largest absolute difference of a score, probability or logit."""
+    rank_agreement: float | None = None
+    """Share of neighbouring pairs in the same order, for heads that rank."""
+    tolerance: float
+    """The bound that was enforced: a cosine for embeddings, a difference for scores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """One thing that the checkpoint's own library and poolrt's reading have in common."""
+
+    what: str
+    """`token ids`, `hidden states`, or a task."""
+    texts: int
+    worst_cosine: float | None = None
+    """Of vectors; of token vectors the least of any token."""
+    worst_difference: float | None = None
+    tolerance: float | None = None
+    """The bound that was enforced: a cosine for vectors, a difference for logits; None: equality."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Whether the checkpoint's own library reads it as poolrt does: our PyTorch module against code that is not ours."""
+
+    reference: str
+    """`sentence-transformers 6.2.0 SentenceTransformer`, `transformers 5.24.0 BertModel`, or `own reading only`."""
+    why: str = ""
+    """What the library could not show, and why."""
+    twin: bool = False
+    """Shown on a shrunken twin: the same files with fewer and narrower layers and random weights, as the checkpoint is too large to be
+    loaded twice."""
+    agreements: tuple[Agreement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    format: int
+    name: str
+    architecture: str
+    """The class name of the published checkpoint, in vLLM's spelling (`BertModel`, `HF_ColBERT`, ...)."""
+    source: Source
+    tasks: tuple[Task, ...]
+    """In order of preference: the first is the default."""
+    scoring: Scoring | None
+    text: Text
+    graphs: tuple[Graph, ...]
+    """Of several with one role, in different precisions, ONNX Runtime runs the first unless another is asked for."""
+    heads: dict[str, Head]
+    """Task -> head."""
+    engines: tuple[Engine, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    reading: Reading | None = None
+    """What the checkpoint's own library said at export; None: made before poolrt asked it."""
+    chunked: bool = False
+    """enable_chunked_processing: texts beyond max_tokens are embedded in pieces."""
+    max_embed_tokens: int | None = None
+    """max_embed_len of the pooler config."""
+    config: dict[str, object] = field(default_factory=dict)
+    """The few config.json keys that serving shows (`model_type`, `num_labels`, ...)."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Libraries that made the artifact."""
+    created: str = ""
+    """UTC time, ISO 8601."""
+    files: dict[str, File] = field(default_factory=dict)
+    digest: str = ""
+    """sha256 of manifest.json itself, taken with 64 zeros in this place; written and checked by `runtime/artifact/reading.py`."""
+
+    def graph(self, role: GraphRole, precision: Precision | None = None) -> Graph:
+        """The graph of this role, of several precisions the one named, else the first. Raises ArtifactError where there is none."""
+        for graph in self.graphs:
+            if graph.role == role and precision in (None, graph.precision):
+                return graph
+        known = ", ".join(f"{graph.role} {graph.precision} ({graph.file})" for graph in self.graphs) or "none"
+        wanted = f"{role} graph" if precision is None else f"{role} graph in {precision}"
+        raise ArtifactError(f"{self.name}: no {wanted}; it has {known}; export it again")

@@ -1,0 +1,223 @@
+"""Opens an artifact folder, trusting nothing in it that its manifest does not vouch for, and the manifest only if it is whole.
+
+Refused with ArtifactError, all problems of a kind at once: no manifest, a changed or newer one, listed files that are missing,
+changed, not regular or reached by a link, paths that leave the folder, and external data of an ONNX graph that is not listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
+
+from .. import machine
+from ..errors import ArtifactError
+from . import manifest as contract
+from .manifest import Manifest
+from .onnx_references import MalformedGraph, is_address, references
+from .records import RecordError, from_plain, to_plain
+
+Check = Literal["full", "quick"]
+
+_MAX_MANIFEST_BYTES = 16 << 20
+_UNSEALED = "0" * 64
+_DIGEST = re.compile(rb'"digest": "([0-9a-f]{64})"\n?\s*}\s*\Z')
+_AGAIN = "export it again"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    folder: Path
+    manifest: Manifest
+
+
+def sealed(manifest: Manifest) -> bytes:
+    """The text of manifest.json, carrying the sha256 of itself: no byte of it can change unseen."""
+    plain = to_plain(replace(manifest, digest=""))
+    text = json.dumps({**plain, "digest": _UNSEALED}, indent=1, ensure_ascii=False).encode() + b"\n"
+    return text.replace(_UNSEALED.encode(), hashlib.sha256(text).hexdigest().encode())
+
+
+def read(path: str | Path, *, check: Check = "full") -> Artifact:
+    """Reads and checks the artifact at `path`. `quick` compares sizes but does not read the files; everything else is the same."""
+    folder = Path(path)
+    manifest = _manifest(folder)
+    problems = [*_inconsistencies(manifest), *_files(folder, manifest, check)]
+    if not problems:
+        problems = [*_external(folder, manifest)]
+    if problems:
+        raise ArtifactError(_told(folder, problems))
+    return Artifact(folder, manifest)
+
+
+def _told(folder: Path, problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"{folder}: {problems[0]}; copy the folder again or {_AGAIN}"
+    return f"{folder}: {len(problems)} problems; copy the folder again or {_AGAIN}" + "".join(f"\n  {problem}" for problem in problems)
+
+
+def _manifest(folder: Path) -> Manifest:
+    path = folder / contract.FILE
+    if not folder.is_dir():
+        raise ArtifactError(
+            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; an artifact is what `poolrt export` writes"
+        )
+    if folder.resolve().name.endswith(".partial"):
+        raise ArtifactError(f"{folder}: an export that was not finished; {_AGAIN}")
+    if not path.is_file():
+        hint = "a checkpoint: make an artifact of it with `poolrt export`" if (folder / "config.json").is_file() else _AGAIN
+        raise ArtifactError(f"{folder}: no {contract.FILE}, so not a finished artifact; {hint}")
+    if path.is_symlink():
+        raise ArtifactError(f"{path}: a symbolic link; copy the artifact as plain files")
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"{path}: {path.stat().st_size} bytes, more than any manifest has; {_AGAIN}")
+    text = path.read_bytes()
+    try:
+        plain = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ArtifactError(f"{path}: not readable as JSON ({reason}); copy the folder again or {_AGAIN}") from None
+    if not isinstance(plain, dict) or type(plain.get("format")) is not int:
+        raise ArtifactError(f"{path}: no `format` number, so not an artifact's manifest; {_AGAIN}")
+    if plain["format"] > contract.FORMAT:
+        raise ArtifactError(
+            f"{path}: format {plain['format']}, made by a newer poolrt; this one reads up to {contract.FORMAT}; "
+            f"upgrade poolrt, or {_AGAIN} with this one"
+        )
+    _check_seal(path, text)
+    try:
+        return from_plain(Manifest, plain)
+    except RecordError as error:
+        raise ArtifactError(_told(path, list(error.problems))) from None
+
+
+def _check_seal(path: Path, text: bytes) -> None:
+    seal = _DIGEST.search(text)
+    if seal is None:
+        raise ArtifactError(f"{path}: it does not end with its own sha256, so it was changed or cut; copy the folder again or {_AGAIN}")
+    unsealed = text[: seal.start(1)] + _UNSEALED.encode() + text[seal.end(1) :]
+    if hashlib.sha256(unsealed).hexdigest().encode() != seal[1]:
+        raise ArtifactError(f"{path}: changed since it was written (sha256 differs); copy the folder again or {_AGAIN}")
+
+
+def _inconsistencies(manifest: Manifest) -> Iterable[str]:
+    """What the parts of a manifest say about each other and do not keep."""
+    text = manifest.text
+    if not manifest.tasks:
+        yield "tasks: none"
+    if not manifest.graphs:
+        yield "graphs: none"
+    for task in manifest.tasks:
+        head = manifest.heads.get(task)
+        if head is None:
+            yield f"heads: none for task {task!r}"
+        elif any(head.output not in {tensor.name for tensor in graph.outputs} for graph in manifest.graphs):
+            yield f"heads.{task}: a graph has no output {head.output!r}"
+        elif head.dim < 1 or head.drop_first < 0 or head.drop_last < 0:
+            yield f"heads.{task}: dim, drop_first or drop_last out of range"
+    if not 0 <= text.pad_id < text.vocab_size or text.max_tokens < 1:
+        yield "text: pad_id or max_tokens out of range"
+    named = [text.tokenizer, text.chat_template, text.score_template, text.tokenizer_config]
+    named += [name for graph in manifest.graphs for name in (graph.file, *graph.external)]
+    named += [engine.file for engine in manifest.engines]
+    for name in dict.fromkeys(name for name in named if name is not None):
+        if name not in manifest.files:
+            yield f"{name}: used by the manifest but not listed in `files`"
+
+
+def _files(folder: Path, manifest: Manifest, check: Check) -> list[str]:
+    # A second name for a graph or an engine is a way to change it after the check, or to have a foreign file read as a model's weights.
+    alone = {name for graph in manifest.graphs for name in (graph.file, *graph.external)} | {engine.file for engine in manifest.engines}
+
+    def problem(item: tuple[str, contract.File]) -> str | None:
+        name, expected = item
+        return _misplaced(folder, name, alone=name in alone) or _changed(folder / name, name, expected, check)
+
+    # hashlib lets go of the GIL, so large artifacts are read as fast as the disk and the processors allow.
+    with ThreadPoolExecutor(machine.cpus()) as threads:
+        return [found for found in threads.map(problem, manifest.files.items()) if found]
+
+
+def _misplaced(folder: Path, name: str, *, alone: bool) -> str | None:
+    path = PurePosixPath(name)
+    if not _is_inside(name):
+        return f"{name!r}: the path leaves the folder"
+    here = folder
+    for part in path.parts[:-1]:
+        here = here / part
+        if here.is_symlink():
+            return f"{name}: reached through a symbolic link"
+    try:
+        facts = (folder / name).lstat()
+    except FileNotFoundError:
+        return f"{name}: missing"
+    except OSError as error:
+        return f"{name}: not readable ({error.strerror})"
+    if stat.S_ISLNK(facts.st_mode):
+        return f"{name}: a symbolic link, expected a plain file"
+    if not stat.S_ISREG(facts.st_mode):
+        return f"{name}: not a regular file"
+    if alone and facts.st_nlink > 1:
+        return f"{name}: has {facts.st_nlink} hard links, expected a file of its own (copy it, do not link it)"
+    return None
+
+
+def _is_inside(name: str) -> bool:
+    """A plain relative path on every system: `..`, drive letters, backslashes and absolute paths are not."""
+    path = PurePosixPath(name)
+    plain = bool(name) and "\0" not in name and "\\" not in name and not PureWindowsPath(name).drive
+    return plain and not path.is_absolute() and ".." not in path.parts and str(path) == name
+
+
+def _changed(path: Path, name: str, expected: contract.File, check: Check) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != expected.size:
+            return f"{name}: {size} bytes, expected {expected.size}"
+        if check == "full" and sha256(path) != expected.sha256:
+            return f"{name}: changed since it was exported (sha256 differs)"
+    except OSError as error:
+        return f"{name}: not readable ({error.strerror})"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file, in hexadecimal digits; reads it in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _external(folder: Path, manifest: Manifest) -> Iterable[str]:
+    """Runs after the listed files were found in order, so what a graph may read is known to be plain and inside."""
+    for graph in manifest.graphs:
+        try:
+            asked = references(folder / graph.file)
+        except MalformedGraph as error:
+            yield f"{graph.file}: {error}"
+            continue
+        # Locations are relative to the graph's own folder.
+        home = PurePosixPath(graph.file).parent
+        listed = {name: manifest.files[name].size for name in graph.external}
+        told: set[str] = set()
+        for reference in asked:
+            name = str(home / reference.location)
+            end = reference.offset + (reference.length or 0)
+            if reference.location in told:
+                continue
+            if is_address(reference.location):
+                yield f"{graph.file}: external data at {reference.location!r}, which ONNX Runtime reads as an address in memory"
+            elif not _is_inside(reference.location):
+                yield f"{graph.file}: external data at {reference.location!r} leaves the folder"
+            elif name not in listed:
+                yield f"{graph.file}: external data at {reference.location!r} is not listed for this graph"
+            elif reference.offset < 0 or (reference.length or 0) < 0 or end > listed[name]:
+                yield f"{graph.file}: external data beyond the end of {reference.location}"
+            else:
+                continue
+            told.add(reference.location)

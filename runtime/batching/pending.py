@@ -1,0 +1,67 @@
+"""Work that was handed to the worker and is not waited for yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Generic, TypeVar
+
+from ..errors import DeadlineExceeded
+from ..progress import Progress
+from .queue import Answer, Ticket
+
+Result = TypeVar("Result")
+Other = TypeVar("Other")
+
+_LOOK_S = 0.1
+
+
+class Pending(Generic[Result]):
+    """One call's work. Wait with `result()`; or await `asyncio.wrap_future(pending.future)`, then `finish(answer)` in a thread.
+
+    Cancelling takes what is still queued out of the line.
+    """
+
+    def __init__(
+        self,
+        future: Ticket,
+        finish: Callable[[Answer], Result],
+        *,
+        count: int,
+        deadline: float | None = None,
+    ) -> None:
+        self.future = future
+        self.finish = finish
+        self.count = count
+        """Items submitted."""
+        self._deadline = deadline
+
+    def result(self, *, progress: Progress | None = None) -> Result:
+        """Waits. Raises what the worker raises; DeadlineExceeded also while the engine is still busy with it."""
+        done = 0
+        while True:
+            left = None if self._deadline is None else self._deadline - time.monotonic()
+            try:
+                answer = self.future.result(left if progress is None else min(_LOOK_S, _LOOK_S if left is None else left))
+                break
+            except FutureTimeout:
+                if self._deadline is not None and time.monotonic() >= self._deadline and self.future.cancel():
+                    raise DeadlineExceeded("not computed in the time that was given; try again later, or give more") from None
+            except KeyboardInterrupt:
+                self.future.cancel()
+                raise
+            if progress is not None and (now := self.future.done_items) > done:
+                progress(now - done)
+                done = now
+        if progress is not None and self.count > done:
+            progress(self.count - done)
+        return self.finish(answer)
+
+    def cancel(self) -> bool:
+        return self.future.cancel()
+
+    def then(self, step: Callable[[Result], Other]) -> Pending[Other]:
+        """The same work with one more step after `finish`."""
+        before = self.finish
+        return Pending(self.future, lambda answer: step(before(answer)), count=self.count, deadline=self._deadline)

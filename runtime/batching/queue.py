@@ -1,0 +1,147 @@
+"""The worker's records: calls, their items in line, what became of them, and the counters."""
+
+from __future__ import annotations
+
+import bisect
+import operator
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..inputs.items import Item
+from .plan import Limits, pick
+
+Row = NDArray[np.float32]
+Kind = tuple[tuple[str, ...], int]
+"""The graph outputs that are wanted, and the priority."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one call's items became."""
+
+    rows: list[Row]
+    """[dim] or [tokens, dim] per item, padding removed, raw."""
+    tokens: int
+    """The cost of all items."""
+    others: tuple[list[Row], ...] = ()
+    """The same of every further output that was asked for."""
+    slots: int = 0
+    """Token slots computed, padding included."""
+    queue_s: float = 0.0
+    """From submission to its first batch."""
+    engine_s: float = 0.0
+    """Time of the batches it took part in."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the worker started; the gauges are of now."""
+
+    items: int = 0
+    tokens: int = 0
+    slots: int = 0
+    batches: int = 0
+    queue_s: float = 0.0
+    """Summed over items."""
+    engine_s: float = 0.0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    refused: int = 0
+    queued_items: int = 0
+    queued_tokens: int = 0
+    """The cost of the queued items."""
+    running_items: int = 0
+
+    @property
+    def padding(self) -> float:
+        return self.slots / max(self.tokens, 1) - 1
+
+
+class Ticket(Future[Answer]):
+    """The future of one call, which also says how far it is."""
+
+    done_items = 0
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Call:
+    future: Ticket
+    answer: Answer
+    remaining: int
+    submitted: float
+    deadline: float | None
+    started: float | None = None
+    entries: list[Entry] = field(default_factory=list)
+    """Those still queued or running."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    call: Call
+    index: int
+    item: Item
+    cost: int
+    """Of the item; asked once, as it is compared often."""
+    outputs: tuple[str, ...]
+    priority: int = 0
+    """Lower is sooner; 0 for all where the order is that of arrival."""
+    order: tuple[int, int] = (0, 0)
+    """(cost, arrival): its place among the items of its kind."""
+
+    @property
+    def kind(self) -> Kind:
+        return self.outputs, self.priority
+
+
+_ORDER = operator.attrgetter("order")
+
+
+class Pool:
+    """Queued items of one kind, sorted by cost."""
+
+    def __init__(self) -> None:
+        self.costs: list[int] = []
+        self.entries: list[Entry] = []
+
+    def add(self, new: Sequence[Entry]) -> None:
+        if len(new) == 1:
+            place = self._place(new[0])
+            self.entries.insert(place, new[0])
+            self.costs.insert(place, new[0].cost)
+            return
+        self.entries.extend(new)
+        self._sort()
+
+    def take(self, seed: Entry, limits: Limits) -> list[Entry]:
+        place = self._place(seed)
+        first, last = pick(self.costs, place, limits)
+        taken = self.entries[first:last]
+        del self.entries[first:last], self.costs[first:last]
+        return taken
+
+    def beside(self, width: int, rows: int, padding: int) -> list[Entry]:
+        """Takes the longest items up to `width`: at most so many rows, short of `width` by at most `padding` tokens in all."""
+        last = first = bisect.bisect_right(self.costs, width)
+        while first and last - first < rows and (short := width - self.costs[first - 1]) <= padding:
+            padding -= short
+            first -= 1
+        taken = self.entries[first:last]
+        del self.entries[first:last], self.costs[first:last]
+        return taken
+
+    def drop(self, gone: set[int]) -> None:
+        self.entries = [entry for entry in self.entries if id(entry.call) not in gone]
+        self._sort()
+
+    def _place(self, seed: Entry) -> int:
+        return bisect.bisect_left(self.entries, seed.order, key=lambda entry: entry.order)
+
+    def _sort(self) -> None:
+        # Two sorted runs: timsort merges them in one pass.
+        self.entries.sort(key=_ORDER)
+        self.costs = [entry.cost for entry in self.entries]

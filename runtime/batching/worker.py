@@ -1,0 +1,363 @@
+"""The threads of a session that merge the items of all callers into batches.
+
+No timer: while batches run, the next gathers. Each of the session's lanes is a thread that takes a batch, runs it and answers it; what
+is queued is shared out among the lanes that are free. Callers share fairly: each item's place in line is the caller's share of the work
+so far (self-clocked fair queueing, Golestani 1994), so a short request passes between the batches of a long one. Under the policy
+`priority` the line goes by priority, then by arrival. What fails, is cancelled or comes too late touches only its own call.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, InvalidStateError
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from ..engines.feed import Feed
+from ..engines.table import Session
+from ..errors import DeadlineExceeded, EngineError, Overload, PoolrtError
+from ..inputs.items import Item
+from .plan import Limits
+from .queue import Answer, Call, Counters, Entry, Kind, Pool, Ticket
+
+Policy = Literal["fcfs", "priority"]
+SMALL_QUEUE = 4096
+"""Items; a cancelled call leaves such a queue in a millisecond."""
+# Stands for a row that is still to be computed.
+_NOTHING = np.empty(0, np.float32)
+
+
+class Worker:
+    """Owns a session. `submit` answers a future at once; wait on it, hand it to `asyncio.wrap_future`, or cancel it."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        feed: Feed,
+        limits: Limits,
+        max_queued_tokens: int | None = None,
+        policy: Policy = "fcfs",
+        name: str = "model",
+    ) -> None:
+        self.session = session
+        self.limits = limits
+        self.max_queued_tokens = max_queued_tokens
+        self.policy: Policy = policy
+        self._feed = feed
+        self._counters = Counters()
+        self._lock = threading.Condition()
+        self._pools: dict[Kind, Pool] = {}
+        self._line: list[tuple[int, float, int, Entry]] = []
+        """Heap by priority, share of work, arrival; entries that left another way are skipped."""
+        self._deadlines: list[tuple[float, int, Call]] = []
+        self._queued: set[Entry] = set()
+        self._gone: deque[Call] = deque()
+        """Cancelled calls whose items are still in line."""
+        self._now = 0.0
+        """Virtual time: the place in line of the newest item that was served."""
+        self._arrivals = itertools.count()
+        self._speed = 0.0
+        """Tokens per second, lately; 0: nothing measured yet."""
+        self._closing = False
+        self._idle = 0
+        """Lanes that wait for work."""
+        self._running: dict[int, float] = {}
+        """Thread -> when its batch began."""
+        self._threads = [threading.Thread(target=self._serve, name=f"poolrt-{name}-{lane}", daemon=True) for lane in range(session.lanes)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, items: Sequence[Item], *outputs: str, deadline_s: float | None = None, priority: int = 0) -> Ticket:
+        """Queues the items of one call for these graph outputs, all computed in one pass. `priority` counts under that policy only.
+
+        The future raises DeadlineExceeded, EngineError (some item's batch failed even alone) or CancelledError. Raises Overload when
+        more is queued than was admitted; a call is always admitted to an empty queue.
+        """
+        future = Ticket()
+        now = time.monotonic()
+        cost = sum(item.cost for item in items)
+        rows, *others = ([_NOTHING] * len(items) for _ in outputs)
+        deadline = None if deadline_s is None else now + deadline_s
+        call = Call(future, Answer(rows, cost, tuple(others)), len(items), now, deadline)
+        if not items:
+            future.set_result(call.answer)
+            return future
+        ranked = self.policy == "priority"
+        level = priority if ranked else 0
+        entries = [Entry(call, index, item, item.cost, outputs, level) for index, item in enumerate(items)]
+        # Dearest first: the pool then shrinks from one end, and what is left stays close in cost.
+        entries.sort(key=lambda entry: -entry.cost)
+        with self._lock:
+            self._admit(cost)
+            call.entries = entries
+            place = self._now
+            for entry in entries:
+                arrival = next(self._arrivals)
+                entry.order = (entry.cost, arrival)
+                place += 0 if ranked else entry.cost
+                heapq.heappush(self._line, (level, place, arrival, entry))
+            self._pools.setdefault(entries[0].kind, Pool()).add(entries)
+            self._queued.update(entries)
+            if call.deadline is not None:
+                heapq.heappush(self._deadlines, (call.deadline, next(self._arrivals), call))
+            self._counters.queued_items += len(entries)
+            self._counters.queued_tokens += cost
+            self._lock.notify(len(entries))
+        # Weak: a call that its own future holds would stay, with its rows, until the next collection of cycles.
+        queued = weakref.ref(call)
+        future.add_done_callback(lambda done: self._cancelled(queued()) if done.cancelled() else None)
+        return future
+
+    def _admit(self, cost: int) -> None:
+        if self._closing:
+            raise EngineError("the model was closed")
+        queued, most = self._counters.queued_tokens, self.max_queued_tokens
+        if most is not None and queued and queued + cost > most:
+            raise self._refusal(queued)
+
+    def _refusal(self, queued: int) -> Overload:
+        self._counters.refused += 1
+        wait = min(max(queued / self._speed, 1.0), 60.0) if self._speed else 1.0
+        text = f"{queued} tokens are queued and {self.max_queued_tokens} are admitted; try again in {wait:.0f} s"
+        return Overload(text, retry_after_s=wait)
+
+    def is_full(self, coming_tokens: int = 0) -> bool:
+        """Whether every call would be refused, whatever its size. `coming_tokens` are on their way to the queue."""
+        # Read without the lock: a call at the edge may be judged by what was true a moment ago.
+        return self.max_queued_tokens is not None and self._counters.queued_tokens + coming_tokens >= self.max_queued_tokens
+
+    def refusal(self, coming_tokens: int = 0) -> Overload:
+        """What a call to a full queue is refused with, counted as refused."""
+        with self._lock:
+            return self._refusal(self._counters.queued_tokens + coming_tokens)
+
+    def counters(self) -> Counters:
+        with self._lock:
+            return replace(self._counters)
+
+    def stalled_s(self) -> float:
+        """Seconds the oldest running batch has taken so far; 0 when idle. Large: the engine hangs."""
+        # Without the lock, which a call of very many items holds for long: whoever asks wants to know at once whether all is well.
+        begun = list(self._running.values())
+        return time.monotonic() - min(begun) if begun else 0.0
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Refuses new work, finishes what is queued within `timeout_s` (None: however long), fails the rest, closes the session."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify_all()
+        if threading.current_thread() in self._threads:
+            return  # a model dropped by one of its own callbacks; the threads end with the queue
+        if not self._ended(timeout_s):
+            with self._lock:
+                calls = {id(entry.call): entry.call for entry in self._queued}
+                self._leave(calls)
+            for call in calls.values():
+                _fail(call, EngineError("the model was closed before this was computed"))
+            if not self._ended(timeout_s):
+                return
+        self.session.close()
+
+    def _ended(self, timeout_s: float | None) -> bool:
+        """Waits for the threads, `timeout_s` for all of them together."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    # The lanes
+
+    def _serve(self) -> None:
+        lane = threading.get_ident()
+        while True:
+            with self._lock:
+                self._idle += 1
+                while not self._queued and not self._closing:
+                    self._lock.wait()
+                late = self._late()
+                self._leave(late)
+                self._counters.expired += len(late)
+                batch = self._take()
+                self._idle -= 1
+                if not batch and not self._queued and self._closing:
+                    return
+                alone = not self._running and not self._queued
+                if batch:
+                    self._running[lane] = time.monotonic()
+            # Answered outside the lock: a future's callbacks are other people's code.
+            for call in late.values():
+                _fail(call, DeadlineExceeded("not computed in the time that was given; try again later, or give more"))
+            if batch:
+                self._run(batch, alone=alone)
+            # While the lane waits for work it would hold the last call, whose thousands of rows keep pages from the system.
+            batch, late = [], {}
+
+    def _late(self) -> dict[int, Call]:
+        now, late = time.monotonic(), {}
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].future.done()):
+            call = heapq.heappop(self._deadlines)[2]
+            if not call.future.done():
+                late[id(call)] = call
+        return late
+
+    def _take(self) -> list[Entry]:
+        """The next batch: the first in line with its neighbours in cost, no more of them than leaves work for every free lane."""
+        limits = self.limits.shared(self._counters.queued_tokens, self._idle)
+        while self._line:
+            _, place, _, seed = heapq.heappop(self._line)
+            if seed not in self._queued:
+                continue
+            self._now = max(self._now, place)
+            batch = self._pools[seed.kind].take(seed, limits)
+            if self.policy == "priority":
+                batch += self._less_urgent(batch, limits)
+            self._queued.difference_update(batch)
+            if not self._queued:
+                self._line.clear()  # places of items that went along with others
+            now = time.monotonic()
+            for entry in batch:
+                call = entry.call
+                if call.started is None:
+                    call.started = now
+                    call.answer.queue_s = now - call.submitted
+                self._counters.queue_s += now - call.submitted
+            self._counters.queued_items -= len(batch)
+            self._counters.queued_tokens -= sum(entry.cost for entry in batch)
+            self._counters.running_items += len(batch)
+            return batch
+        return []
+
+    def _less_urgent(self, batch: Sequence[Entry], limits: Limits) -> list[Entry]:
+        """What fits beside a batch and lengthens no row, the most urgent first."""
+        width, outputs = max(entry.cost for entry in batch), batch[0].outputs
+        rows = limits.rows(width) - len(batch)
+        padding = limits.padding(width) - sum(width - entry.cost for entry in batch)
+        taken: list[Entry] = []
+        for kind in sorted((kind for kind in self._pools if kind[0] == outputs), key=lambda kind: kind[1]):
+            more = self._pools[kind].beside(width, rows - len(taken), padding)
+            padding -= sum(width - entry.cost for entry in more)
+            taken += more
+            if not self._pools[kind].entries:
+                del self._pools[kind]  # priorities may be as many as calls
+        return taken
+
+    def _leave(self, calls: dict[int, Call]) -> None:
+        """Takes everything these calls still have queued out of the line."""
+        gone = [entry for call in calls.values() for entry in call.entries if entry in self._queued]
+        if not gone:
+            return
+        self._queued.difference_update(gone)
+        for kind in {entry.kind for entry in gone}:
+            self._pools[kind].drop(set(calls))
+        self._counters.queued_items -= len(gone)
+        self._counters.queued_tokens -= sum(entry.cost for entry in gone)
+        if len(self._line) > 2 * len(self._queued) + 1024:
+            self._line = [place for place in self._line if place[-1] in self._queued]
+            heapq.heapify(self._line)
+
+    def _cancelled(self, call: Call | None) -> None:
+        if call is None:  # nothing of it is queued any more
+            return
+        self._gone.append(call)
+        if len(self._queued) <= SMALL_QUEUE:
+            self._drop_gone()
+        else:
+            # Whoever cancels is often an event loop, which must not wait until a long queue has been gone through.
+            threading.Thread(target=self._drop_gone, name="poolrt-cancelled", daemon=True).start()
+
+    def _drop_gone(self) -> None:
+        with self._lock:
+            calls: dict[int, Call] = {}
+            while self._gone:
+                call = self._gone.popleft()
+                calls[id(call)] = call
+            self._counters.cancelled += len(calls)
+            self._leave(calls)
+
+    def _run(self, batch: list[Entry], *, alone: bool) -> None:
+        cost = sum(entry.cost for entry in batch)
+        items = [entry.item for entry in batch]
+        rows, width = self.limits.shape(len(batch), max(map(self._feed.length, items)))
+        begun = time.monotonic()
+        try:
+            arrays = self.session.run(self._feed.arrays(items, rows=rows, width=width), batch[0].outputs, alone=alone)
+            assert all(len(array) == rows for array in arrays), f"the engine answered {[len(array) for array in arrays]} rows of {rows}"
+        except Exception as error:
+            self._split(batch, error)
+            return
+        spent = time.monotonic() - begun
+        for place, entry in enumerate(batch):
+            for array, kept in zip(arrays, (entry.call.answer.rows, *entry.call.answer.others), strict=True):
+                # Copies: a view would keep the whole batch alive.
+                kept[entry.index] = (array[place, : self._feed.length(entry.item)] if array.ndim == 3 else array[place]).copy()
+        calls: dict[int, Call] = {}
+        with self._lock:
+            self._left(len(batch))
+            counters = self._counters
+            counters.items += len(batch)
+            counters.tokens += cost
+            counters.slots += rows * width
+            counters.batches += 1
+            counters.engine_s += spent
+            if spent:  # 0 where a batch is done within one tick of a coarse clock
+                # Of all lanes together, each of which has its share of the processor.
+                speed = cost / spent * len(self._threads)
+                self._speed = speed if not self._speed else 0.8 * self._speed + 0.2 * speed
+            for entry in batch:
+                call = entry.call
+                call.answer.slots += width
+                call.remaining -= 1
+                call.future.done_items += 1
+                calls[id(call)] = call
+            for call in calls.values():
+                call.answer.engine_s += spent
+                if not call.remaining:
+                    call.entries = []
+            done = [call for call in calls.values() if not call.remaining]
+        for call in done:
+            _answer(call)
+
+    def _left(self, items: int) -> None:
+        """These items of this thread's batch are through."""
+        self._counters.running_items -= items
+        self._running.pop(threading.get_ident(), None)
+
+    def _split(self, batch: list[Entry], error: Exception) -> None:
+        """A failed batch is tried again in halves, down to single items: memory may suffice for less, and one item may be to blame."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                with self._lock:
+                    self._running[threading.get_ident()] = time.monotonic()
+                self._run(half, alone=False)
+            return
+        call = batch[0].call
+        with self._lock:
+            self._counters.failed += 1
+            self._left(1)
+            self._leave({id(call): call})
+        _fail(call, error if isinstance(error, PoolrtError) else EngineError(f"the engine failed ({type(error).__name__})"), error)
+
+
+def _answer(call: Call) -> None:
+    try:
+        call.future.set_result(call.answer)
+    except InvalidStateError:  # cancelled, or already failed
+        return
+
+
+def _fail(call: Call, error: PoolrtError, cause: Exception | None = None) -> None:
+    error.__cause__ = cause if cause is not error else None
+    try:
+        call.future.set_exception(error)
+    except (InvalidStateError, CancelledError):
+        return

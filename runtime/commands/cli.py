@@ -1,0 +1,117 @@
+"""The `poolrt` command: finds the subcommand, runs it, tells errors in one line. Importing or listing runs none of their code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from .. import errors, extras
+
+GROUP = "poolrt.commands"
+
+# command -> (what it does, where it lives in this checkout, extra that installs what it needs)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "export": ("make a verified artifact of a checkpoint (folder or hub id)", "exporter.cli:export", "export"),
+    "build": ("compile engines for an artifact", "exporter.cli:build", "export"),
+    "verify": ("prove an artifact's numbers again", "exporter.cli:verify", "export"),
+    "inspect": ("show what an artifact is and can do", "runtime.commands.model_commands:inspect", "cpu"),
+    "embed": ("embed texts", "runtime.commands.model_commands:embed", "cpu"),
+    "score": ("score a query against documents", "runtime.commands.model_commands:score", "cpu"),
+    "rerank": ("sort documents by their score", "runtime.commands.model_commands:rerank", "cpu"),
+    "bench": ("measure an artifact on this machine", "runtime.commands.model_commands:bench", "cpu"),
+    "serve": ("serve artifacts over HTTP, with vLLM's API", "serve.cli:serve", "serve"),
+    "recipes": ("list the models that have a recipe", "exporter.cli:recipes", "export"),
+    "doctor": ("say what this machine offers and what is missing", "runtime.commands.model_commands:doctor", "cpu"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and answers its exit code (see `errors`)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["help"] and len(given) > 1:
+        given = [*given[1:], "--help"]
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return errors.EXIT_OK
+    if given[0] in ("-V", "--version"):
+        print(f"poolrt {_version()}")
+        return errors.EXIT_OK
+    name = given.pop(0)
+    try:
+        command = _command(name)
+        return _finished(command(given))
+    except errors.PoolrtError as error:
+        return _told(name, error)
+    except ModuleNotFoundError as error:
+        known = extras.missing(error, COMMANDS[name][2]) if name in COMMANDS else None
+        return _faulty(name, error) if known is None else _told(name, known)
+    except KeyboardInterrupt:
+        _tell(f"poolrt {name}: interrupted")
+        return errors.EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left (`poolrt embed ... | head`). Python flushes stdout once more at exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.EXIT_INTERNAL
+    except Exception as error:
+        return _faulty(name, error)
+
+
+def _told(name: str, error: errors.PoolrtError) -> int:
+    _tell(f"poolrt {name}: {error}")
+    return error.exit_code
+
+
+def _faulty(name: str, error: Exception) -> int:
+    if os.environ.get("POOLRT_DEBUG") == "1":
+        raise error
+    _tell(f"poolrt {name}: internal error, {type(error).__name__}: {error}")
+    _tell("this is a fault of poolrt: please report it with the output of the same command under POOLRT_DEBUG=1 and of `poolrt doctor`")
+    return errors.EXIT_INTERNAL
+
+
+def _finished(code: object) -> int:
+    # Output still buffered can fail as well, and must fail here.
+    sys.stdout.flush()
+    return code if isinstance(code, int) else errors.EXIT_OK
+
+
+def _command(name: str) -> Callable[[list[str]], object]:
+    places = _places()
+    if name not in places:
+        raise errors.InputError(f"no such command; the commands are {', '.join(places)}")
+    module, _, function = places[name].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _places() -> dict[str, str]:
+    """Command -> `module:function`: what this checkout has, and what installed distributions add."""
+    package = (__package__ or "poolrt.runtime.commands").rsplit(".", 2)[0]
+    places = {name: f"{package}.{place}" for name, (_, place, _) in COMMANDS.items()}
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        places.setdefault(entry.name, entry.value)
+    return places
+
+
+def _usage() -> str:
+    lines = ["usage: poolrt COMMAND [...]", "", "Pooling models: export with the head, verify, compile, serve behind vLLM's API.", ""]
+    places = _places()
+    width = max(map(len, places))
+    for name, place in places.items():
+        lines.append(f"  {name:<{width}}  {COMMANDS[name][0] if name in COMMANDS else 'added by ' + place.partition(':')[0]}")
+    return "\n".join(
+        [*lines, "", "poolrt COMMAND --help, or poolrt help COMMAND, says more; every command takes --json. --version shows the version."]
+    )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("poolrt")
+    except importlib.metadata.PackageNotFoundError:
+        return "from a checkout"
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)

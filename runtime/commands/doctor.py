@@ -1,0 +1,121 @@
+"""What this machine offers to poolrt, for `poolrt doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import machine
+from ..engines import table
+
+# The instructions that decide the speed of int8 and float kernels, as /proc/cpuinfo spells them.
+_FLAGS = (
+    "avx2",
+    "f16c",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
+_LIBRARIES = (
+    "numpy",
+    "tokenizers",
+    "jinja2",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "starlette",
+    "uvicorn",
+    "torch",
+    "transformers",
+    "onnx",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    python: str
+    system: str
+    processor: str
+    flags: tuple[str, ...]
+    processors: int
+    """On the host."""
+    affinity: int
+    quota: float | None
+    threads: int
+    """What poolrt will use."""
+    gpus: tuple[machine.Gpu, ...]
+    libraries: dict[str, str]
+    backends: dict[str, str | None]
+    """Backend -> installed version."""
+    advice: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> str:
+        quota = "no quota" if self.quota is None else f"a quota of {self.quota:g}"
+        lines = [
+            f"python      {self.python} on {self.system}",
+            f"processor   {self.processor}; {' '.join(self.flags) or 'no vector instructions known to us'}",
+            f"threads     {self.threads}, of {self.processors} processors: affinity allows {self.affinity}, {quota}",
+            *(f"gpu         {gpu.name}, {gpu.device}, {gpu.memory_bytes / 2**30:.0f} GiB" for gpu in self.gpus),
+            *(["gpu         none that an NVIDIA driver shows"] if not self.gpus else []),
+            *(f"engine      {name} {version or 'not installed'}" for name, version in self.backends.items()),
+            f"libraries   {', '.join(f'{name} {version}' for name, version in self.libraries.items())}",
+            *(f"advice      {line}" for line in self.advice),
+        ]
+        return "\n".join(lines)
+
+
+def look() -> Diagnosis:
+    name, flags = _processor()
+    versions = {backend: machine.version(*distributions) for backend, (_, distributions, _) in table.TABLE.items()}
+    return Diagnosis(
+        python=platform.python_version(),
+        system=platform.platform(),
+        processor=name,
+        flags=flags,
+        processors=os.cpu_count() or 1,
+        affinity=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        quota=machine.cpu_quota(),
+        threads=machine.cpus(),
+        gpus=machine.gpus(),
+        libraries={name: version for name in _LIBRARIES if (version := machine.version(name))},
+        backends=versions,
+        advice=tuple(_advice(versions)),
+    )
+
+
+def _processor() -> tuple[str, tuple[str, ...]]:
+    name, found = platform.processor() or platform.machine(), set()
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                found.update(value.split())
+    return name, tuple(flag for flag in _FLAGS if flag in found)
+
+
+def _advice(versions: dict[str, str | None]) -> list[str]:
+    told = []
+    if not any(versions.values()):
+        told.append("no engine library: pip install 'poolrt[cpu]'")
+    if machine.version("onnxruntime") and machine.version("onnxruntime-gpu"):
+        told.append("onnxruntime and onnxruntime-gpu overwrite each other's files: uninstall both, then install one")
+    if machine.gpus() and not (versions.get("tensorrt-rtx") or versions.get("tensorrt") or machine.version("onnxruntime-gpu")):
+        told.append("a GPU and no engine library that uses it: pip install 'poolrt[tensorrt-rtx]' or 'poolrt[gpu]'")
+    return told

@@ -1,0 +1,106 @@
+"""An artifact in words, for `poolrt inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..artifact.manifest import Evidence, Head, Manifest, Reading, Role
+from ..artifact.reading import Artifact
+from ..engines import table
+
+
+def text(opened: Artifact) -> str:
+    return "\n".join(_lines(opened.manifest))
+
+
+def _lines(manifest: Manifest) -> Iterator[str]:
+    size = sum(file.size for file in manifest.files.values())
+    source = manifest.source.checkpoint + (f" @ {manifest.source.revision}" if manifest.source.revision else "")
+    adapter = f" with the LoRA adapter {manifest.source.adapter.name}" if manifest.source.adapter is not None else ""
+    yield f"{manifest.name}: {manifest.architecture}, from {source}{adapter}"
+    yield f"  {len(manifest.files)} files, {size / 1e6:.1f} MB, all as exported{f' {manifest.created}' if manifest.created else ''}"
+    if manifest.versions:
+        yield f"  made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}"
+    for key, value in manifest.source.overrides.items():
+        yield f"  asked for at export: {key} = {value}"
+    yield "tasks"
+    for task in manifest.tasks:
+        yield f"  {task}: {_head(manifest.heads[task])}"
+    yield f"  score, rerank: {manifest.scoring or 'no'}"
+    yield "text"
+    prepared = manifest.text
+    yield f"  up to {prepared.max_tokens} tokens, {prepared.vocab_size} in the vocabulary{', lower-cased' if prepared.lowercase else ''}"
+    for name, role in prepared.roles.items():
+        yield f"  {name}: {_role(role)}"
+    for name, prompt in prepared.prompts.items():
+        yield f"  prompt {name!r}: {prompt!r}"
+    for kind, file in (("chat", prepared.chat_template), ("score", prepared.score_template)):
+        if file:
+            yield f"  {kind} template: {file}"
+    yield "engines"
+    for graph in manifest.graphs:
+        yield f"  onnxruntime:{graph.file}  {graph.precision}, opset {graph.opset}"
+    for engine in manifest.engines:
+        shapes = ", ".join(f"{one.largest[0]}x{one.largest[1]}" for one in engine.profiles)
+        misfit = table.unfit(engine)
+        yield f"  {engine.file}  {engine.backend} {engine.version}, {engine.device}, {engine.precision}, up to {shapes}"
+        yield f"    {'runs here' if misfit is None else f'does not run here: {misfit}'}"
+    if manifest.reading is not None:
+        yield "reading (PyTorch against the checkpoint's own library)"
+        yield f"  {reading(manifest.reading)}"
+    if manifest.evidence:
+        yield "evidence (against PyTorch)"
+        yield from map(_evidence, manifest.evidence)
+
+
+def reading(record: Reading) -> str:
+    """What the checkpoint's own library said, in one line: `agrees with sentence-transformers 6.2.0 SentenceTransformer: ...`."""
+    parts = []
+    for each in record.agreements:
+        worst = each.worst_cosine, each.worst_difference
+        measured = f", cosine at least {worst[0]:.7f}" if worst[0] is not None else f", at most {worst[1]:.1e} apart" if worst[1] else ""
+        parts.append(f"{each.what} of {each.texts} texts{measured}")
+    if record.reference.startswith("own reading only"):
+        same = f"; the same: {', '.join(parts)}" if parts else ""
+        return f"{record.reference}: {record.why}{same}"
+    twin = ", on a shrunken twin of the checkpoint" if record.twin else ""
+    why = f" ({record.why})" if record.why else ""
+    return f"agrees with {record.reference}{twin}: {'; '.join(parts)}{why}"
+
+
+def _head(head: Head) -> str:
+    parts = [f"{head.pool} pooling", f"{head.dim} {'labels' if head.labels else 'wide'}", head.activation]
+    if head.labels:
+        shown = ", ".join(head.labels[:6]) + (", ..." if len(head.labels) > 6 else "")
+        parts.append(f"({shown})")
+    if head.matryoshka or head.any_dimension:
+        parts.append(f"dimensions {'any' if head.any_dimension else ', '.join(map(str, head.matryoshka))}")
+    return ", ".join(parts)
+
+
+def _role(role: Role) -> str:
+    parts = []
+    if role.prefix:
+        parts.append(f"prefix {role.prefix!r}")
+    if role.marker_id is not None:
+        parts.append(f"marker {role.marker_id}")
+    if role.max_tokens is not None:
+        parts.append(f"cut to {role.max_tokens} tokens")
+    if role.expand_id is not None:
+        parts.append(f"filled up with {role.expand_id}{', attended' if role.attend_expansion else ''}")
+    if role.static:
+        parts.append("weights of its words, without the model")
+    if role.skip_ids:
+        parts.append(f"{len(role.skip_ids)} ids skipped")
+    return ", ".join(parts) or "plain"
+
+
+def _evidence(one: Evidence) -> str:
+    found = []
+    if one.worst_cosine is not None:
+        found.append(f"worst cosine {one.worst_cosine:.7f}")
+    if one.worst_difference is not None:
+        found.append(f"worst difference {one.worst_difference:.1e}")
+    if one.rank_agreement is not None:
+        found.append(f"rank agreement {one.rank_agreement:.3f}")
+    return f"  {one.engine}  {one.task}, {one.shape}: {', '.join(found)} ({one.texts} texts, allowed {one.tolerance})"

@@ -1,0 +1,131 @@
+"""ONNX Runtime: runs the artifact's ONNX graph itself, on the processor or through the CUDA provider."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import machine
+from ..artifact.manifest import Graph, Manifest, Profile
+from ..errors import EngineError
+from .table import Arrays
+
+Device = Literal["cpu", "cuda"]
+
+# Sums of one thread each, next to one another, leave no core waiting for another one at the end of every node: measured in
+# docs/decisions/lanes.md. Each lane holds the activations of a batch, so there are only so many.
+MAX_LANES = 8
+# Up to this size a graph is opened twice: once for lanes of few threads, once for a batch that has the machine to itself.
+TWICE_BYTES = 256 << 20
+
+# A single short text is computed as fast by one thread, for less: only from so many slots on is a lone batch given every thread.
+WIDE_SLOTS = 64
+
+# Fusions whose kernel on processors is slower than those it replaces: LayerNormalization and Gelu are vectorised, these are not.
+SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
+
+# The arena keeps the blocks of the largest batch it ever saw. Giving them back costs a few percent of a run, so only after batches of
+# this many slots, which are beyond the usual budget (docs/decisions/memory.md has the measurements).
+SHRINK_SLOTS = 4096
+
+
+class OrtSession:
+    def __init__(self, path: Path, graph: Graph, *, device: Device, threads: int, lanes: int) -> None:
+        ort = _library()
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device == "cuda":
+            if "CUDAExecutionProvider" not in ort.get_available_providers():
+                raise EngineError(
+                    "onnxruntime has no CUDA provider here; uninstall onnxruntime, then pip install 'poolrt[gpu]', "
+                    "or load with engine='onnxruntime'"
+                )
+            # Without this the arena doubles on each growth, and shapes vary.
+            providers.insert(0, ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}))
+        self.lanes = lanes
+        small = lanes > 1 and _bytes(path, graph) <= TWICE_BYTES
+        self._session: Any = _opened(ort, path, providers, threads // lanes if small else threads)
+        self._wide: Any = _opened(ort, path, providers, threads) if small else self._session
+        self.providers: list[str] = self._session.get_providers()
+        if device == "cuda" and self.providers[0] != "CUDAExecutionProvider":
+            raise EngineError("onnxruntime fell back from CUDA to the processor; its own log says why; check driver and CUDA libraries")
+        self.threads = threads
+        self.graph = graph
+        self._plain = ort.RunOptions()
+        self._shrinking = ort.RunOptions()
+        arenas = "cpu:0" if device == "cpu" else "cpu:0;gpu:0"
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
+
+    @property
+    def backend(self) -> str:
+        return "onnxruntime"
+
+    @property
+    def profiles(self) -> Sequence[Profile]:
+        return ()
+
+    def run(self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False) -> list[NDArray[np.float32]]:
+        slots = max((array.size for array in inputs.values()), default=0)
+        options = self._shrinking if slots > SHRINK_SLOTS else self._plain
+        try:
+            return (self._wide if alone and slots >= WIDE_SLOTS else self._session).run(list(outputs), dict(inputs), options)
+        except Exception as error:
+            raise EngineError(f"{self.graph.file}: onnxruntime failed on a batch ({_line(error)})") from error
+
+    def close(self) -> None:
+        self._session = self._wide = None
+
+
+def _opened(ort: Any, path: Path, providers: Sequence[Any], threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Memory patterns are planned per input shape and kept for ever; with free shapes that only grows.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    # Spinning threads take the processor from the tokenizer and from other models between two runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=SLOW_FUSIONS)
+    except Exception as error:  # the library's exceptions share no base class
+        raise EngineError(f"{path.name}: onnxruntime {ort.__version__} cannot open the graph ({_line(error)})") from None
+
+
+def _bytes(path: Path, graph: Graph) -> int:
+    return sum(path.with_name(name).stat().st_size for name in (path.name, *graph.external))
+
+
+def open(
+    folder: Path, manifest: Manifest, graph: Graph, *, threads: int | None = None, device: Device = "cpu", lanes: int | None = None
+) -> OrtSession:
+    """Opens a graph of an artifact that was checked. Raises EngineError when the library is missing or cannot read the graph.
+
+    `threads` None: as many as this process may use, by its affinity and cgroup, not by the host's processors. `lanes` None: one per
+    thread, up to MAX_LANES.
+    """
+    if graph.precision == "bf16" and device == "cpu":
+        raise EngineError(
+            f"{graph.file}: onnxruntime has no bf16 on processors; compile an engine where the GPU is "
+            "(`poolrt build ARTIFACT --target tensorrt-rtx`), or export with --precision fp16"
+        )
+    threads = threads or machine.cpus()
+    if lanes is None:
+        lanes = min(threads, MAX_LANES) if device == "cpu" else 1
+    return OrtSession(folder / graph.file, graph, device=device, threads=threads, lanes=lanes)
+
+
+def _library() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError(
+            f"onnxruntime cannot be imported ({_line(error)}); pip install 'poolrt[cpu]', or 'poolrt[gpu]' with CUDA"
+        ) from None
+    return onnxruntime
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,342 @@
+"""TensorRT-RTX and TensorRT: their Python APIs are the same, so one file serves both.
+
+Device memory is taken once, for the largest shape of any profile, and shared by all contexts; inputs and outputs stand at fixed
+addresses in it. That is what lets one CUDA graph per shape bucket be replayed, and what keeps memory flat.
+Needs the engine library and cuda-bindings; imports both only when an engine is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..artifact.manifest import Engine, Manifest, Profile
+from ..errors import EngineError
+from .cuda_graphs import LeastRecent, bucket, choose
+from .table import Arrays
+
+# Import names of each backend, best first: the metapackage's, then the bindings' own, which install without the metapackage.
+LIBRARIES = {
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+    "tensorrt": ("tensorrt", "tensorrt_bindings"),
+}
+GRAPHS = 64
+"""Cap of captured CUDA graphs per session. Each holds a context of a few MB on the host; device memory is shared."""
+_ALIGNMENT = 256
+
+
+def library(backend: str) -> ModuleType:
+    """The engine library of a backend. Raises EngineError naming the extra to install."""
+    for name in LIBRARIES[backend]:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name not in (name, f"{name}_libs"):
+                raise EngineError(f"{name} is installed but {error.name} is missing; pip install 'poolrt[{backend}]'") from error
+        except (ImportError, OSError) as error:  # a shared library that does not load
+            raise EngineError(f"{name} is installed but does not load: {error}") from error
+    raise EngineError(f"this needs {backend}, which is not installed; pip install 'poolrt[{backend}]'")
+
+
+def logger(trt: ModuleType) -> Any:
+    """A logger that keeps what the library says instead of printing it; `lines` are warnings and errors in order."""
+
+    class Kept(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.lines: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):
+                self.lines.append(msg.strip())
+
+    return Kept()
+
+
+def mismatch(engine: Engine, *, device: str | None, version: str) -> str | None:
+    """What keeps an engine from running here, None when nothing does. `device` is the GPU's `sm89`, None without one."""
+    differing = []
+    if device is None:
+        differing.append("no NVIDIA GPU (or its driver is too old) on this machine")
+    elif device != engine.device:
+        differing.append(f"compiled for {engine.device}, this GPU is {device}")
+    # Plans of TensorRT are tied to the exact release unless built version-compatible, which we do not.
+    if version != engine.version:
+        differing.append(f"compiled by {engine.backend} {engine.version}, installed is {version}")
+    if not differing:
+        return None
+    again = f"poolrt build ARTIFACT --target {engine.backend}{f':{device}' if device and engine.backend == 'tensorrt-rtx' else ''}"
+    return (
+        f"{engine.file}: {' and '.join(differing)}; compile it for this machine with `{again}`, "
+        f"or run {engine.graph} with engine='onnxruntime'"
+    )
+
+
+def open(folder: Path, manifest: Manifest, engine: Engine) -> Session:
+    """Opens a compiled engine on the current GPU. Raises EngineError saying exactly what does not fit."""
+    trt = library(engine.backend)
+    cuda = Cuda()
+    problem = mismatch(engine, device=cuda.device(), version=trt.__version__)
+    if problem:
+        raise EngineError(problem)
+    return Session(trt, cuda, (folder / engine.file).read_bytes(), engine, pad_id=manifest.text.pad_id)
+
+
+class Cuda:
+    """cuda-bindings' runtime API with its error codes raised."""
+
+    def __init__(self) -> None:
+        try:
+            self.api = importlib.import_module("cuda.bindings.runtime")
+        except ModuleNotFoundError:
+            raise EngineError(
+                "running TensorRT engines needs cuda-bindings; pip install 'poolrt[tensorrt-rtx]' or 'poolrt[tensorrt]'"
+            ) from None
+
+    def __call__(self, function: str, *arguments: Any) -> Any:
+        code, *answers = getattr(self.api, function)(*arguments)
+        if code != self.api.cudaError_t.cudaSuccess:
+            raise EngineError(f"{function}: {code.name} ({self.describe(code)})")
+        return answers[0] if len(answers) == 1 else answers or None
+
+    def describe(self, code: Any) -> str:
+        _, text = self.api.cudaGetErrorString(code)
+        return text.decode() if isinstance(text, bytes) else str(text)
+
+    def device(self) -> str | None:
+        """`sm89` of the current GPU, None without a usable one."""
+        code, count = self.api.cudaGetDeviceCount()
+        if code != self.api.cudaError_t.cudaSuccess or not count:
+            return None
+        current, names = self("cudaGetDevice"), self.api.cudaDeviceAttr
+        major = self("cudaDeviceGetAttribute", names.cudaDevAttrComputeCapabilityMajor, current)
+        return f"sm{major}{self('cudaDeviceGetAttribute', names.cudaDevAttrComputeCapabilityMinor, current)}"
+
+
+@dataclass(slots=True)
+class _Tensor:
+    """An input or output with its place on the device and in pinned host memory."""
+
+    name: str
+    dtype: np.dtype[Any]
+    inner: tuple[int, ...]
+    """Fixed axes after batch (and tokens)."""
+    per_token: bool
+    device: int
+    host: NDArray[np.uint8]
+
+    def shape(self, rows: int, tokens: int) -> tuple[int, ...]:
+        return (rows, tokens, *self.inner) if self.per_token else (rows, *self.inner)
+
+    def view(self, rows: int, tokens: int) -> NDArray[Any]:
+        """The pinned memory as an array of this batch's shape."""
+        shape = self.shape(rows, tokens)
+        return self.host[: math.prod(shape) * self.dtype.itemsize].view(self.dtype).reshape(shape)
+
+
+@dataclass(slots=True)
+class _Captured:
+    context: Any
+    graph: Any
+    """Executable CUDA graph; None where the context cannot be captured, then it is enqueued each time."""
+
+
+class Session:
+    """An engine on the GPU. See `backends.Session`; `graphs` counts what was captured and released."""
+
+    def __init__(self, trt: ModuleType, cuda: Cuda, plan: bytes, engine: Engine, *, pad_id: int, graphs: int = GRAPHS) -> None:
+        self._trt, self._cuda, self._facts, self._pad_id = trt, cuda, engine, pad_id
+        self._memory: list[int] = []
+        self._pinned: list[int] = []
+        self._stream: Any = None
+        self._log = logger(trt)
+        self.graphs: LeastRecent[tuple[int, int, int], _Captured] = LeastRecent(graphs, self._release)
+        # engine_host_code_allowed stays off: a plan must not bring its own machine code.
+        self._runtime = trt.Runtime(self._log)
+        self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise EngineError(f"{engine.file}: {engine.backend} does not open it: {' | '.join(self._log.lines[-3:]) or 'no reason given'}")
+        self._check_profiles()
+        try:
+            self._stream = cuda("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
+            self._scratch_bytes = max(
+                self._engine.get_device_memory_size_for_profile_v2(index) for index in range(self._engine.num_optimization_profiles)
+            )
+            self._scratch = self._allocate(self._scratch_bytes)
+            tensors = [self._tensor(self._engine.get_tensor_name(index)) for index in range(self._engine.num_io_tensors)]
+        except BaseException:
+            self.close()
+            raise
+        is_input = {tensor.name: self._engine.get_tensor_mode(tensor.name) == trt.TensorIOMode.INPUT for tensor in tensors}
+        self._inputs = {tensor.name: tensor for tensor in tensors if is_input[tensor.name]}
+        self._outputs = {tensor.name: tensor for tensor in tensors if not is_input[tensor.name]}
+
+    lanes = 1
+
+    @property
+    def backend(self) -> str:
+        return self._facts.backend
+
+    @property
+    def profiles(self) -> Sequence[Profile]:
+        return self._facts.profiles
+
+    def run(self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False) -> list[NDArray[np.float32]]:
+        unknown = [name for name in outputs if name not in self._outputs]
+        if unknown:
+            raise EngineError(f"{self._facts.file}: no output {', '.join(map(repr, unknown))}; it has {', '.join(self._outputs)}")
+        rows, tokens = inputs[next(iter(self._inputs))].shape
+        chosen = choose(rows, tokens, self.profiles)
+        if chosen is None:
+            longest = max(profile.largest[1] for profile in self.profiles)
+            raise EngineError(f"{self._facts.file}: compiled for up to {longest} tokens, found {tokens}")
+        most = self.profiles[chosen].largest[0]
+        parts = [
+            self._run(chosen, {name: array[start : start + most] for name, array in inputs.items()}, outputs)
+            for start in range(0, rows, most)
+        ]
+        return parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._cuda("cudaStreamSynchronize", self._stream)
+        self.graphs.clear()
+        for address in self._memory:
+            self._cuda("cudaFree", address)
+        for address in self._pinned:
+            self._cuda("cudaFreeHost", address)
+        if self._stream is not None:
+            self._cuda("cudaStreamDestroy", self._stream)
+        self._memory, self._pinned, self._stream, self._engine = [], [], None, None
+
+    def _run(self, index: int, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+        rows, tokens = next(iter(inputs.values())).shape
+        shape = bucket(rows, tokens, self.profiles[index])
+        for name, tensor in self._inputs.items():
+            fill(tensor.view(*shape), inputs[name], self._pad_id if name == "input_ids" else 0)
+            self._copy(tensor, shape, to_device=True)
+        held = self.graphs.get((index, *shape), lambda: self._capture(index, shape))
+        if held.graph is not None:
+            self._cuda("cudaGraphLaunch", held.graph, self._stream)
+        else:
+            self._enqueue(held.context)
+        for name in outputs:
+            self._copy(self._outputs[name], shape, to_device=False)
+        self._cuda("cudaStreamSynchronize", self._stream)
+        answers = []
+        for name in outputs:
+            array = self._outputs[name].view(*shape)[:rows]
+            array = array[:, :tokens] if self._outputs[name].per_token else array
+            answers.append(np.array(array, dtype=np.float32))  # a copy: the pinned memory is written again by the next batch
+        return answers
+
+    def _capture(self, index: int, shape: tuple[int, int]) -> _Captured:
+        """A context for one exact shape, run once (kernels are chosen and compiled then) and captured."""
+        context = self._context()
+        self._ok(context.set_optimization_profile_async(index, int(self._stream)), "choosing the profile", shape)
+        for name, tensor in self._inputs.items():
+            self._ok(context.set_input_shape(name, tensor.shape(*shape)), f"the shape of {name}", shape)
+            self._ok(context.set_tensor_address(name, tensor.device), f"the address of {name}", shape)
+        for name, tensor in self._outputs.items():
+            found = tuple(context.get_tensor_shape(name))
+            assert found == tensor.shape(*shape), f"{name}: engine answers {found}, expected {tensor.shape(*shape)}"
+            self._ok(context.set_tensor_address(name, tensor.device), f"the address of {name}", shape)
+        context.set_device_memory(self._scratch, self._scratch_bytes)
+        self._enqueue(context)
+        self._cuda("cudaStreamSynchronize", self._stream)
+        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self._stream)):
+            return _Captured(context, None)
+        modes = self._cuda.api.cudaStreamCaptureMode
+        # Thread-local: other sessions of this process may allocate on their own threads meanwhile.
+        self._cuda("cudaStreamBeginCapture", self._stream, modes.cudaStreamCaptureModeThreadLocal)
+        try:
+            self._enqueue(context)
+        finally:
+            graph = self._cuda("cudaStreamEndCapture", self._stream)
+        try:
+            return _Captured(context, self._cuda("cudaGraphInstantiate", graph, 0))
+        finally:
+            self._cuda("cudaGraphDestroy", graph)
+
+    def _context(self) -> Any:
+        trt, settings = self._trt, None
+        if hasattr(self._engine, "create_runtime_config"):
+            settings = self._engine.create_runtime_config()
+            settings.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            if hasattr(settings, "dynamic_shapes_kernel_specialization_strategy"):
+                # RTX compiles kernels for a shape in the background by default, which would leave a captured graph with the slow ones.
+                settings.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            context = self._engine.create_execution_context(settings)
+        else:
+            context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise EngineError(f"{self._facts.file}: no execution context: {' | '.join(self._log.lines[-3:])}")
+        return context
+
+    def _enqueue(self, context: Any) -> None:
+        if not context.execute_async_v3(int(self._stream)):
+            raise EngineError(f"{self._facts.file}: running it failed: {' | '.join(self._log.lines[-3:])}")
+
+    def _ok(self, succeeded: bool, what: str, shape: tuple[int, int]) -> None:
+        if not succeeded:
+            raise EngineError(f"{self._facts.file}: {what} was refused for {shape[0]} x {shape[1]}: {' | '.join(self._log.lines[-3:])}")
+
+    def _release(self, held: _Captured) -> None:
+        if held.graph is not None:
+            self._cuda("cudaGraphExecDestroy", held.graph)
+        held.graph = held.context = None
+
+    def _tensor(self, name: str) -> _Tensor:
+        dims = tuple(self._engine.get_tensor_shape(name))
+        dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
+        per_token = len(dims) > 1 and dims[1] == -1
+        inner = dims[2:] if per_token else dims[1:]
+        largest = max(
+            math.prod((profile.largest[0], *((profile.largest[1],) if per_token else ()), *inner)) for profile in self._facts.profiles
+        )
+        size = largest * dtype.itemsize
+        address = int(self._cuda("cudaHostAlloc", size, 0))
+        self._pinned.append(address)
+        return _Tensor(name, dtype, inner, per_token, self._allocate(size), _host_array(address, size))
+
+    def _allocate(self, size: int) -> int:
+        address = int(self._cuda("cudaMalloc", max(size, _ALIGNMENT)))  # cudaMalloc aligns to 256 bytes, as contexts need
+        self._memory.append(address)
+        return address
+
+    def _copy(self, tensor: _Tensor, shape: tuple[int, int], *, to_device: bool) -> None:
+        view, kinds = tensor.view(*shape), self._cuda.api.cudaMemcpyKind
+        if to_device:
+            self._cuda("cudaMemcpyAsync", tensor.device, view.ctypes.data, view.nbytes, kinds.cudaMemcpyHostToDevice, self._stream)
+        else:
+            self._cuda("cudaMemcpyAsync", view.ctypes.data, tensor.device, view.nbytes, kinds.cudaMemcpyDeviceToHost, self._stream)
+
+    def _check_profiles(self) -> None:
+        count = self._engine.num_optimization_profiles
+        if count != len(self._facts.profiles):
+            raise EngineError(f"{self._facts.file}: it has {count} profiles, the manifest tells {len(self._facts.profiles)}")
+
+
+def fill(target: NDArray[Any], source: NDArray[Any], padding: int) -> None:
+    """Writes `source` [rows, tokens] into the corner of the bucket `target`; new columns are padding, new rows repeat the first.
+
+    A row of nothing but padding would have no token to attend to, and softmax over nothing is NaN.
+    """
+    rows, tokens = source.shape
+    target[:rows, :tokens] = source
+    target[:rows, tokens:] = padding
+    target[rows:] = target[:1]
+
+
+def _host_array(address: int, size: int) -> NDArray[np.uint8]:
+    import ctypes
+
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))

@@ -1,0 +1,59 @@
+"""How a call wants its texts tokenised: the arguments of ours and vLLM's `tokenization_kwargs` as one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..artifact.manifest import Manifest, Task
+from ..errors import InputError
+from .items import Limits
+
+# vLLM's tokenization_kwargs that change nothing here: items are never padded by the tokenizer.
+_IGNORED = ("padding", "return_tensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenization:
+    limits: Limits
+    add_special_tokens: bool
+
+
+def tokenization(
+    kwargs: Mapping[str, Any] | None,
+    *,
+    truncate_prompt_tokens: int | None = None,
+    truncation_side: Any = None,
+    add_special_tokens: bool = True,
+    cut_document: bool = False,
+) -> Tokenization:
+    """Arguments and vLLM's `tokenization_kwargs` as one; what stands in the latter wins."""
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise InputError(f"tokenization_kwargs: expected an object, found {type(kwargs).__name__}", field="tokenization_kwargs")
+    options = dict(kwargs or {})
+    for name in _IGNORED:
+        options.pop(name, None)
+    if options.pop("do_lower_case", None) is not None:
+        warnings.warn("tokenization_kwargs: do_lower_case is fixed when a model is exported; ignored", stacklevel=4)
+    truncation, longest = options.pop("truncation", None), options.pop("max_length", None)
+    if longest is not None and truncation is not False:
+        truncate_prompt_tokens = longest
+    elif truncation:
+        truncate_prompt_tokens = -1
+    truncate_prompt_tokens = options.pop("truncate_prompt_tokens", truncate_prompt_tokens)
+    truncation_side = options.pop("truncation_side", truncation_side)
+    add_special_tokens = options.pop("add_special_tokens", add_special_tokens)
+    if options:
+        warnings.warn(f"tokenization_kwargs: {', '.join(map(repr, sorted(options)))} ignored: unknown to poolrt", stacklevel=4)
+    limits = Limits(truncate_prompt_tokens=truncate_prompt_tokens, truncation_side=truncation_side, cut_document=cut_document)
+    return Tokenization(limits, bool(add_special_tokens))
+
+
+def shortened(limits: Limits, manifest: Manifest, task: Task) -> Limits:
+    """max_embed_len lowers the limit of embeddings."""
+    most = manifest.max_embed_tokens
+    if task == "embed" and most is not None and most < manifest.text.max_tokens:
+        return replace(limits, max_tokens=most)
+    return limits

@@ -1,0 +1,257 @@
+"""vLLM's offline class: a pooling script ports by its import line.
+
+    from poolrt.runtime import LLM, PoolingParams
+    llm = LLM(model="BAAI/bge-m3", runner="pooling")
+
+A checkpoint is exported once, into the cache of `poolrt serve`. Constructor keywords of vLLM that change nothing here are accepted. Those
+that would change the answers of a finished artifact are accepted when they ask for what it was exported with, else refused with the
+option that exports it so.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack
+
+from ..answers import score_request
+from ..answers.params import Params
+from ..artifact import checkpoints, overrides, reading
+from ..artifact.manifest import Manifest
+from ..batching.worker import Policy
+from ..errors import InputError
+from ..inputs import templates
+from ..inputs.items import Style
+from ..inputs.library_tokenizer import Tokenizer
+from ..inputs.prompts import Prompts, ScoreTexts
+from ..loader import load
+from ..model import Model
+from ..options import ClassifyOptions, EmbedOptions, EncodeOptions, ScoreOptions, check, suggestion
+from ..outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, Result, ScoringOutput
+from ..plugins.model_facts import Config, ModelConfig
+from .lora import Adapters
+from .pooler_config import PoolerConfig
+
+# Where, how fast and under which name to run: nothing of it changes a number.
+_HARMLESS = frozenset({
+    "allowed_local_media_path", "allowed_media_domains", "async_scheduling", "attention_backend", "attention_config",
+    "block_size", "code_revision", "compilation_config", "config_format", "cpu_offload_gb", "data_parallel_size", "device",
+    "disable_cascade_attn", "disable_custom_all_reduce", "disable_log_stats", "distributed_executor_backend", "download_dir",
+    "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "fully_sharded_loras", "gpu_memory_utilization",
+    "hf_token", "kv_cache_dtype", "kv_cache_memory_bytes", "limit_mm_per_prompt", "load_format", "logits_processors",
+    "lora_dtype", "max_cpu_loras", "max_lora_rank", "max_loras", "max_num_batched_tokens", "max_num_seqs",
+    "max_seq_len_to_capture", "model_impl", "pipeline_parallel_size", "seed", "served_model_name",
+    "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode", "trust_remote_code",
+})  # fmt: skip
+
+_OWN = ("task", "dtype", "quantization", "runner", "tokenizer", "tokenizer_revision")
+"""Keywords of vLLM that are compared with the artifact."""
+
+# Each of them says: as the checkpoint is.
+_NEUTRAL = (None, "auto", "float32", "float", {})
+_PRECISIONS = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
+"""dtype -> precision"""
+_TASKS = {"embedding": "embed", "reward": "token_classify"}
+"""Values of vLLM's earlier keyword `task` -> the task that the model must have."""
+
+
+class LLM:
+    """`model` is an artifact folder, a checkpoint folder or a hub id; `max_model_len` lowers the limit, `chat_template` is the score or
+    chat template: Jinja, a file, or the path of one that comes with poolrt.
+
+    `preparation`: scores as vLLM computes them, or `model`: as the model's authors do (docs/decisions/score-preparation.md).
+    With `enable_lora`, `lora_request` names adapters of the checkpoint, or artifacts that were exported with one.
+    """
+
+    def __init__(
+        self, model: str, *, engine: str = "auto", max_model_len: int | None = None, chat_template: str | None = None,
+        io_processor_plugin: str | None = None, enable_lora: bool | None = False, convert: str = "auto",
+        hf_overrides: Mapping[str, Any] | None = None, pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
+        override_pooler_config: PoolerConfig | Mapping[str, Any] | None = None, revision: str | None = None,
+        precision: str | None = None, preparation: Style = "vllm", scheduling_policy: Policy = "fcfs", **keywords: Any,
+    ) -> None:  # fmt: skip
+        pooler = {**_pooler(override_pooler_config), **_pooler(pooler_config)}
+        wanted = _Wanted(dict(_overrides(hf_overrides)), convert, pooler, revision, precision)
+        name, finished = str(model), checkpoints.is_artifact(model)
+        problems = list(_unheeded(keywords, name, revision))
+        if finished and not problems:
+            problems = list(_undone(wanted, keywords, reading.read(model, check="quick").manifest))
+        if problems:
+            raise InputError(f"LLM(model={name!r}): " + "; ".join(problems))
+        template = None if chat_template is None else templates.named(chat_template, "chat_template")
+        options = [] if finished else wanted.options(keywords.get("task"))
+        folder = checkpoints.artifact_of(name, options)
+        # A checkpoint's own overrides are in its export.
+        widths = {key: value for key, value in wanted.hf_overrides.items() if finished and key in overrides.WIDTHS}
+        opened = partial(load, engine=engine, max_tokens=max_model_len, hf_overrides=widths, scheduling_policy=scheduling_policy)
+        self.model: Model = opened(folder, io_processor_plugin=io_processor_plugin)
+        self._chat_template = template
+        self._preparation: Style = preparation
+        merge = None if finished else partial(_with_adapter, name, options)
+        self._adapters = Adapters(self.model, opened if enable_lora else None, merge)
+
+    def embed(self, prompts: Prompts, **options: Unpack[EmbedOptions]) -> Outputs[EmbeddingOutput]:
+        """One vector per prompt: [dim], L2-normalised as the model says.
+
+        >>> llm = LLM("artifacts/all-MiniLM-L6-v2")
+        >>> llm.embed("a first text", use_tqdm=False)
+        Outputs([EmbeddingOutput([..., ..., ...], dim=384)], prompt_tokens=5)
+        """
+        check("embed", options, EmbedOptions)
+        return self._pooled(Model.embed, prompts, options)
+
+    def classify(self, prompts: Prompts, **options: Unpack[ClassifyOptions]) -> Outputs[ClassificationOutput]:
+        """One distribution per prompt: [labels].
+
+        >>> llm = LLM("artifacts/sentiment")
+        >>> llm.classify("what a good film", use_tqdm=False)[0].outputs.num_classes
+        3
+        """
+        check("classify", options, ClassifyOptions)
+        return self._pooled(Model.classify, prompts, options)
+
+    def reward(self, prompts: Prompts, /, **options: Unpack[ClassifyOptions]) -> Outputs[PoolingOutput]:
+        """What a reward model says of each token: [tokens, labels] per prompt.
+
+        >>> llm = LLM("artifacts/entities")
+        >>> llm.reward("a step of a solution", use_tqdm=False)[0].outputs.data.shape[1]
+        5
+        """
+        check("reward", options, ClassifyOptions)
+        return self._pooled(Model.reward, prompts, options)
+
+    def encode(self, prompts: Prompts, pooling_params: Params = None, **options: Unpack[EncodeOptions]) -> Outputs[PoolingOutput]:
+        """Any task by name.
+
+        >>> llm = LLM("artifacts/all-MiniLM-L6-v2")
+        >>> llm.encode("a first text", pooling_task="token_embed", use_tqdm=False)[0].outputs.data.shape
+        (5, 384)
+        """
+        check("encode", options, EncodeOptions, "pooling_params")
+        return self._pooled(Model.encode, prompts, {**options, "pooling_params": pooling_params})
+
+    def score(self, data_1: ScoreTexts, data_2: ScoreTexts, /, **options: Unpack[ScoreOptions]) -> Outputs[ScoringOutput]:
+        """Scores of 1:1, 1:N or N:N pairs, in order, as vLLM computes them unless the model was opened with another `preparation`.
+
+        >>> llm = LLM("artifacts/all-MiniLM-L6-v2")
+        >>> [round(output.outputs.score) for output in llm.score("a loaf", ["a loaf", "the train is late"], use_tqdm=False)]
+        [1, 0]
+        """
+        check("score", options, ScoreOptions)
+        model = self._adapters.single(options.get("lora_request"))
+        # The constructor's may be for conversations: an embedder scores without one.
+        template = self._chat_template if model.manifest.scoring == "cross-encoder" else None
+        chat_template = options.get("chat_template")
+        if chat_template is not None:
+            template = templates.named(chat_template, "chat_template")
+        preparation = options.get("preparation")
+        style = score_request.style(
+            model.manifest, self._preparation if preparation is None else preparation, templated=template is not None
+        )
+        changed: ScoreOptions = {"chat_template": template, "preparation": style, "lora_request": None}
+        return model.score(data_1, data_2, **{"use_tqdm": True, **options, **changed})
+
+    def _pooled(self, method: Callable[..., Outputs[Result]], prompts: Prompts, options: Mapping[str, Any]) -> Outputs[Result]:
+        """What the base, or the adapters that are asked for, return from this method of Model."""
+        rest = {"use_tqdm": True, **options}
+        requested, pooling_params = rest.pop("lora_request", None), rest.pop("pooling_params", None)
+
+        def ask(model: Model, part: Any, part_params: Any) -> Outputs[Any]:
+            return method(model, part, pooling_params=part_params, **rest)
+
+        return self._adapters.answers(requested, prompts, pooling_params, ask)
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The part of a Hugging Face tokenizer that scripts use.
+
+        >>> LLM("artifacts/all-MiniLM-L6-v2").get_tokenizer().encode("a first text")
+        [101, 1037, 2034, 3793, 102]
+        """
+        return Tokenizer(self.model.preparation)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """What scripts read of vLLM's: `max_model_len`, `embedding_size`, `is_matryoshka` and a few more.
+
+        >>> LLM("artifacts/all-MiniLM-L6-v2").model_config.embedding_size
+        384
+        """
+        return Config.of(self.model.manifest, self.model.plugin_name).model_config
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the constructor's keywords say of an export."""
+
+    hf_overrides: dict[str, Any]
+    convert: str
+    pooler_config: dict[str, object]
+    revision: str | None
+    precision: str | None
+
+    def options(self, task: str | None) -> list[str]:
+        """Arguments of `poolrt export` for a checkpoint."""
+        convert = checkpoints.CONVERSIONS.get(task or "auto", task) if self.convert == "auto" else self.convert
+        values = {"revision": self.revision, "precision": self.precision, "convert": convert}
+        return checkpoints.options_of(values | {"hf_overrides": self.hf_overrides, "pooler_config": self.pooler_config})
+
+
+def _overrides(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"hf_overrides: expected a dict, found {type(given).__name__}", field="hf_overrides")
+    return given or {}
+
+
+def _pooler(given: PoolerConfig | Mapping[str, Any] | None) -> dict[str, object]:
+    if isinstance(given, PoolerConfig):
+        return given.asked()
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"pooler_config: expected PoolerConfig or a dict, found {type(given).__name__}", field="pooler_config")
+    return dict(given or {})
+
+
+def _unheeded(keywords: Mapping[str, Any], model: str, revision: str | None) -> Iterator[str]:
+    """What is wrong with keywords whatever the artifact is."""
+    for name, value in keywords.items():
+        if name == "runner":
+            if value not in ("auto", "pooling"):
+                yield f"runner={value!r}: artifacts answer pooling tasks only"
+        elif name == "tokenizer":
+            if value not in (None, model):
+                yield f"tokenizer={value!r} changes the answers: export a checkpoint that has this tokenizer"
+        elif name == "tokenizer_revision":
+            if value not in (None, revision):
+                yield f"tokenizer_revision={value!r}: tokenizer and weights are those of one revision"
+        elif name not in _HARMLESS and name not in _OWN:
+            yield f"{name}: not a keyword that poolrt knows{suggestion(name, _KEYWORDS)}"
+    if keywords.get("quantization") not in _NEUTRAL:
+        yield f"quantization={keywords['quantization']!r} changes the answers: give precision='int8', or an artifact of --precision int8"
+
+
+def _undone(wanted: _Wanted, keywords: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
+    """Which of the keywords ask for something else than what the artifact was exported with."""
+    for option in overrides.undone(manifest, wanted.hf_overrides, wanted.convert, wanted.pooler_config):
+        keyword = option.partition(" ")[0][2:].replace("-", "_")
+        yield f"{keyword} changes the answers: export the artifact with {option}"
+    if wanted.revision not in (None, manifest.source.revision):
+        yield f"revision={wanted.revision!r}: the artifact is of revision {manifest.source.revision!r}; export that one"
+    dtype = keywords.get("dtype")
+    precision = wanted.precision or (None if dtype in _NEUTRAL else _PRECISIONS.get(str(dtype), str(dtype)))
+    if precision is not None and precision not in [graph.precision for graph in manifest.graphs]:
+        yield f"precision {precision} changes the answers: export the artifact with --precision {precision}"
+    task = keywords.get("task")
+    if task not in _NEUTRAL:
+        able = bool(manifest.scoring) if task == "score" else _TASKS.get(task, task) in manifest.tasks
+        if not able:
+            yield f"task={task!r}: this artifact has {', '.join(manifest.tasks)}; another needs an export with --convert"
+
+
+def _with_adapter(checkpoint: str, options: Sequence[str], adapter: str) -> Path:
+    """The artifact of the checkpoint with a LoRA adapter (folder or hub id) merged into it."""
+    return checkpoints.exported(checkpoint, [*options, "--lora", adapter])
+
+
+_KEYWORDS = {name: repr(name) for name in (*_HARMLESS, *_OWN, *inspect.signature(LLM).parameters) if name != "keywords"}

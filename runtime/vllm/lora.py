@@ -1,0 +1,96 @@
+"""LoRA adapters: each is merged at export, so a request chooses among opened models."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..answers import params
+from ..answers.lora_request import LoRARequest, LoRARequests
+from ..artifact.manifest import FILE
+from ..errors import InputError
+from ..inputs.prompts import checked, prompts_from
+from ..model import Model
+from ..outputs import Outputs
+
+Ask = Callable[[Model, Any, Any], Outputs[Any]]
+"""(model, prompts, pooling_params) -> answers."""
+
+
+class Adapters:
+    """The base and its adapters, each opened when it is first asked for.
+
+    `open`: folder -> model; None: LoRA is off. `merge`: adapter -> artifact of the base's checkpoint with it; None: where that is, nobody
+    knows.
+    """
+
+    def __init__(self, base: Model, open: Callable[[Path], Model] | None, merge: Callable[[str], Path] | None = None) -> None:
+        self.base, self._open, self._merge = base, open, merge
+        self._opened: dict[Path, Model] = {}
+        self._lock = threading.Lock()
+
+    def answers(self, requested: LoRARequests, prompts: Any, pooling_params: Any, ask: Ask) -> Outputs[Any]:
+        """In the prompts' order, whichever model each was for. Raises InputError."""
+        if not isinstance(requested, list | tuple):
+            return ask(self.model(requested), prompts, pooling_params)
+        given = checked(prompts_from(prompts))
+        if len(requested) != len(given):
+            raise InputError(
+                f"The lengths of prompts ({len(given)}) and lora_request ({len(requested)}) must be the same.", field="lora_request"
+            )
+        wanted = params.each(pooling_params, len(given))
+        groups: dict[Model, list[int]] = {}
+        for index, model in enumerate([self.model(one) for one in requested]):
+            groups.setdefault(model, []).append(index)
+        rows: dict[int, Any] = {}
+        slots = 0.0
+        for model, indices in groups.items():
+            made = ask(model, [given[index] for index in indices], [wanted[index] for index in indices])
+            slots += made.prompt_tokens * (1 + made.padding)
+            rows.update(zip(indices, made.requests, strict=True))
+        requests = tuple(replace(rows[index], request_id=str(index)) for index in range(len(given)))
+        return Outputs(requests, slots / max(sum(one.prompt_tokens for one in requests), 1) - 1)
+
+    def single(self, requested: LoRARequests) -> Model:
+        """For scores, whose two sides must be embedded by one model. Raises InputError for a list that names several."""
+        if not isinstance(requested, list | tuple):
+            return self.model(requested)
+        found = {self.model(one) for one in requested}
+        if len(found) != 1:
+            raise InputError("lora_request: one call of score uses one adapter; call it once for each", field="lora_request")
+        return found.pop()
+
+    def model(self, requested: LoRARequest | None) -> Model:
+        if requested is None:
+            return self.base
+        if not isinstance(requested, LoRARequest):
+            raise InputError(
+                f"lora_request: expected poolrt.runtime.LoRARequest(name, id, path), found {type(requested).__name__}", field="lora_request"
+            )
+        if self._open is None:
+            raise InputError("lora_request: LoRA is not enabled; open the model with LLM(..., enable_lora=True)", field="lora_request")
+        folder = Path(requested.lora_path).resolve()
+        with self._lock:
+            if folder not in self._opened:
+                self._opened[folder] = self._checked(requested, folder, self._open)
+            return self._opened[folder]
+
+    def _checked(self, requested: LoRARequest, folder: Path, open: Callable[[Path], Model]) -> Model:
+        if not (folder / FILE).is_file() and self._merge is not None:
+            folder = self._merge(str(folder) if folder.exists() else requested.lora_path)
+        if not (folder / FILE).is_file():
+            raise InputError(
+                f"lora_request: {requested.lora_path} is not an artifact ({FILE} is missing); adapters are merged at export: "
+                f"poolrt export CHECKPOINT --lora {requested.lora_path}, then name what that made",
+                field="lora_request",
+            )
+        made = open(folder)
+        source, base = made.manifest.source, self.base.manifest.source
+        if source.adapter is None or source.weights != base.weights:
+            made.close()
+            found = "has no adapter in it" if source.adapter is None else "adapts other weights"
+            raise InputError(f"lora_request: {requested.lora_path} {found}; expected one of {base.checkpoint}", field="lora_request")
+        return made
