@@ -18,20 +18,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..runtime.errors import InputError, PoolrtError
-from . import docs, middleware, playground
-from .adapters import Adapters
 from .context import Context
 from .endpoints import tei
 from .endpoints.routes import MODELS, ROUTES, absent
 from .errors import ApiError, api_error, body, response, surprising
-from .gate import Gate
 from .headers import header
+from .http import middleware
+from .http.gate import Gate
 from .lifespan import lifespan
-from .loading import Loader
-from .metrics import Metrics
-from .registry import Registry
+from .metrics.prometheus import Metrics
+from .metrics.state import State
+from .models.adapter_loading import Loader
+from .models.adapters import Adapters
+from .models.registry import Registry
+from .pages import playground, reference
 from .settings import Settings
-from .state import State
 from .work import Workshop
 
 log = logging.getLogger("poolrt.serve")
@@ -111,7 +112,7 @@ def routes(settings: Settings) -> list[Route]:
     table = [Route(route.path, route.respond, methods=list(route.methods)) for route in ROUTES if route.is_on(settings)]
     table += [Route("/playground.json", playground.facts, methods=["GET"]), Route("/", home, methods=["GET", "POST"])]
     if settings.docs:
-        table += [Route(path, endpoint, methods=["GET"]) for path, endpoint in docs.PAGES]
+        table += [Route(path, endpoint, methods=["GET"]) for path, endpoint in reference.PAGES]
     return table
 
 

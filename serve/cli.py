@@ -24,7 +24,7 @@ from ..runtime.json_objects import gathered
 from .flags import END_OF_VALUES, IGNORED, normalised
 from .json_logs import json_error
 from .logs import configure
-from .positionals import give_back
+from .process.positionals import give_back
 from .settings import TLS_CIPHERS, Cors, Settings, Tls
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -47,9 +47,9 @@ def serve(arguments: Sequence[str]) -> int:
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING without a key: whoever reaches this server may have it read folders of this machine"
             )
         # Imported here: `poolrt serve --help` needs no server, and a refused flag is told at once.
-        from .listening import listening
-        from .opening import models_of
-        from .server import run
+        from .process.listening import listening
+        from .process.server import run
+        from .process.startup import models_of
 
         with contextlib.ExitStack() as held:
             sockets = [held.enter_context(sock) for sock in listening(settings)]
@@ -303,7 +303,7 @@ def keep_alive_of(text: str | None) -> int:
 def middleware_of(names: Sequence[str]) -> tuple[Any, ...]:
     if not names:
         return ()
-    from .middleware import imported  # Starlette, which --help does without
+    from .http.middleware import imported  # Starlette, which --help does without
 
     return tuple(imported(name) for name in names)
 

@@ -9,14 +9,14 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from .answers import answer_id
 from .errors import ApiError
-from .loading import Loader
 from .logs import log_inputs
-from .metrics import Metrics
-from .registry import Registry, Served
+from .metrics.prometheus import Metrics
+from .metrics.state import State
+from .models.adapter_loading import Loader
+from .models.registry import Registry, Served
+from .responses import answer_id
 from .settings import Settings
-from .state import State
 from .work import Workshop
 
 

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from ..runtime.artifact.manifest import Text
 from ..runtime.inputs.foreign_tokens import looks_foreign
 from ..runtime.inputs.prompts import prompts_from
-from .body import BOTH_ENDS
 from .errors import ApiError
-from .registry import Served
-from .schemas import Message, conversations_of
+from .models.registry import Served
+from .schema.body import BOTH_ENDS
+from .schema.vllm import Message, conversations_of
 from .settings import Settings
 
 ROLES: dict[str, Literal["query", "document"]] = {

@@ -20,15 +20,15 @@ from ..runtime import cancellation
 from ..runtime.batching.pending import Pending
 from ..runtime.batching.worker import Answer
 from ..runtime.errors import DeadlineExceeded
-from .answers import Times, headers, heavy
-from .budget import Budget
 from .errors import ApiError
-from .metrics import OBSERVE, Metrics
-from .reading import BODY_BYTES, LIGHT_BYTES
-from .registry import Registry, Served
+from .http.futures import Gone, Late, Waiting
+from .http.memory_budget import Budget
+from .http.request_body import BODY_BYTES, LIGHT_BYTES
+from .metrics.prometheus import OBSERVE, Metrics
+from .metrics.state import State
+from .models.registry import Registry, Served
+from .responses import Times, headers, heavy
 from .settings import Settings
-from .state import State
-from .waiting import Gone, Late, Waiting
 
 Result = TypeVar("Result")
 

@@ -14,7 +14,7 @@ import pytest
 from poolrt.runtime import LLM, PoolingParams
 from poolrt.runtime.artifact import checkpoints
 from poolrt.serve.cli import parse, settings_of, template_of
-from poolrt.serve.opening import models_of
+from poolrt.serve.process.startup import models_of
 from poolrt.serve.settings import Settings
 
 from tests.conftest import exported

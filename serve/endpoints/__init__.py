@@ -1,2 +1,5 @@
-"""One file per family of routes. The route table (routes.py) has a body read and its model found (route.py); an endpoint makes one
-call to the model and shapes the answer."""
+"""One file per family of routes, and `routes`, the one table of them: an endpoint reads its body, makes one call and shapes the answer.
+
+Parsing of bodies and running of models do not belong here.
+It may import every room above it, not pages, app, lifespan, startup or cli.
+"""

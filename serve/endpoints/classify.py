@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...runtime.outputs import Outputs
-from ..answers import Json, Times, answer_id, listed
 from ..context import Context
+from ..models.registry import Served
 from ..prompts import inputs_of, refuse_foreign
-from ..registry import Served
+from ..responses import Json, Times, answer_id, listed
 from .pooling import params_of, text_options
 
 

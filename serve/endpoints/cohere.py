@@ -15,16 +15,16 @@ from starlette.responses import Response
 
 from ...runtime.answers.params import PoolingParams
 from ...runtime.outputs import Outputs
-from .. import schemas
-from ..answers import Json, Times, answer_id, base64_text
 from ..context import Context, context_of
+from ..encodings import WidthError, convert, to_bytes
 from ..errors import ApiError
-from ..numbers import WidthError, convert, to_bytes
+from ..http.request_body import read
+from ..models.registry import Served
 from ..prompts import ROLES, render, stored_prompt
-from ..reading import read
-from ..registry import Served
+from ..responses import Json, Times, answer_id, base64_text
+from ..schema import vllm
 
-Asked = schemas.CohereEmbed | schemas.CohereEmbedV1
+Asked = vllm.CohereEmbed | vllm.CohereEmbedV1
 
 INPUT_TYPES = frozenset({"search_document", "search_query", "classification", "clustering"})
 """Cohere's own."""
@@ -42,7 +42,7 @@ async def embed_v1(request: Request) -> Response:
 
 async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
     context_of(request).require("embed")
-    record: Asked = await read(request, schemas.COHERE if version == "2" else schemas.COHERE_V1)
+    record: Asked = await read(request, vllm.COHERE if version == "2" else vllm.COHERE_V1)
     context = context_of(request)
     served = context.registry.able(record.model, "embed", "Embed")
     refuse_images(record, served)
@@ -62,7 +62,7 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
             texts = record.texts or []
             context.log_inputs("embd", request, record, served, texts)
             return served.model.start(texts, params, pooling_task="embed", prompt_name=prompt_name, **options)
-        chat = schemas.EmbeddingChats(messages=messages)
+        chat = vllm.EmbeddingChats(messages=messages)
         rendered = [render(one, chat, served, context.settings) for one in messages]
         context.log_inputs("embd", request, record, served, rendered)
         return served.model.start(rendered, params, pooling_task="embed", add_special_tokens=False, **options)
@@ -96,7 +96,7 @@ def has_template(served: Served, context: Context) -> bool:
     return (context.settings.chat_template or served.model.preparation.chat_template) is not None
 
 
-def conversations_of(record: Asked, prefix: str, templated: bool) -> list[list[schemas.Message]] | None:
+def conversations_of(record: Asked, prefix: str, templated: bool) -> list[list[vllm.Message]] | None:
     """What goes through the chat template: `inputs` always, texts when they have a prefix and the model a template. None: plain texts."""
     if record.texts is None:
         contents: list[Any] = [[{"type": "text", "text": part.text} for part in one.content] for one in record.inputs or ()]
@@ -104,8 +104,8 @@ def conversations_of(record: Asked, prefix: str, templated: bool) -> list[list[s
         contents = list(record.texts)
     else:
         return None
-    system = [schemas.Message(role="system", content=prefix)] if prefix else []
-    return [[*system, schemas.Message(role="user", content=content)] for content in contents]
+    system = [vllm.Message(role="system", content=prefix)] if prefix else []
+    return [[*system, vllm.Message(role="user", content=content)] for content in contents]
 
 
 def prompt_of(record: Asked, served: Served, *, lenient: bool) -> str | None:

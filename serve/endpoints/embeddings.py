@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...runtime.outputs import Outputs
-from ..answers import Times, answer_id, vectors
 from ..context import Context
+from ..models.registry import Served
 from ..prompts import inputs_of, refuse_foreign, side_of
-from ..registry import Served
+from ..responses import Times, answer_id, vectors
 from .pooling import params_of, text_options
 
 

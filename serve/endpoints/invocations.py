@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from ..context import context_of
 from ..errors import UNREAD, ApiError
-from ..reading import admit, check_media_type, counted, form, parse, read_bytes
+from ..http.request_body import admit, check_media_type, counted, form, parse, read_bytes
 from ..work import LIGHT_BYTES
 from .route import Endpoint, Route
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from .. import schemas
-from ..adapters import Module
 from ..context import Context, context_of
 from ..errors import ApiError
-from ..loading import Loader, refused
-from ..reading import read
+from ..http.request_body import read
+from ..models.adapter_loading import Loader, refused
+from ..models.adapters import Module
+from ..schema import vllm
 
 
 async def load(request: Request) -> Response:
     context = context_of(request)
     context.opened()
-    record: schemas.LoadAdapter = await read(request, schemas.LOAD_ADAPTER)
+    record: vllm.LoadAdapter = await read(request, vllm.LOAD_ADAPTER)
     module = Module(name=record.lora_name, path=record.lora_path, base_model_name=record.base_model_name)
     return PlainTextResponse(await loader(request, context).load(module, in_place=record.load_inplace))
 
@@ -24,7 +24,7 @@ async def load(request: Request) -> Response:
 async def unload(request: Request) -> Response:
     context = context_of(request)
     context.opened()
-    record: schemas.UnloadAdapter = await read(request, schemas.UNLOAD_ADAPTER)
+    record: vllm.UnloadAdapter = await read(request, vllm.UNLOAD_ADAPTER)
     return PlainTextResponse(await loader(request, context).unload(record.lora_name))
 
 

@@ -10,9 +10,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..answers import Json
 from ..context import context_of
-from ..registry import Served
+from ..models.registry import Served
+from ..responses import Json
 from ..version import version
 
 STALLED_S = 120.0

@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...runtime.plugins import Plugin, Prepared
-from .. import schemas
-from ..answers import AnyJson, answer_id, headers
 from ..context import Context
-from ..registry import Served
+from ..models.registry import Served
+from ..responses import AnyJson, answer_id, headers
+from ..schema import vllm
 
 
-async def answer(request: Request, context: Context, record: schemas.PoolingPlugin, served: Served, plugin: Plugin) -> Response:
+async def answer(request: Request, context: Context, record: vllm.PoolingPlugin, served: Served, plugin: Plugin) -> Response:
     identifier = answer_id("pooling", request, record)
     early = await plugin.prepare_async(record.data, identifier) if plugin.prepares_async else None
     prepared: list[Prepared] = [early] if early is not None else []

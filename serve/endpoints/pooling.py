@@ -11,12 +11,12 @@ from starlette.responses import Response
 from ...runtime.answers.params import PoolingParams
 from ...runtime.answers.postprocess import without_ends
 from ...runtime.outputs import Outputs
-from .. import schemas
-from ..answers import Json, Times, answer_id, listed, sparse_weights, vectors
 from ..context import Context
 from ..errors import ApiError
+from ..models.registry import Served
 from ..prompts import inputs_of, refuse_foreign, side_of
-from ..registry import Served
+from ..responses import Json, Times, answer_id, listed, sparse_weights, vectors
+from ..schema import vllm
 from . import plugin
 
 NO_PLUGIN = "No IOProcessor plugin installed. Start the server with --io-processor-plugin NAME, or send input and a task instead of data."
@@ -26,7 +26,7 @@ COMBINED = "The task embed&token_classify needs a plugin request with a 'data' f
 
 async def answer(request: Request, context: Context, served: Served, record: Any) -> Response:
     task = task_of(record, served)
-    if isinstance(record, schemas.PoolingPlugin):
+    if isinstance(record, vllm.PoolingPlugin):
         assert served.model.plugin is not None, "task_of refuses data without it"
         return await plugin.answer(request, context, record, served, served.model.plugin)
     if record.encoding_format == "sparse" and not served.manifest.heads[task].sparse:
@@ -68,12 +68,12 @@ def refuse_dimensions(record: Any) -> None:
 
 def task_of(record: Any, served: Served) -> str:
     """The task a request means, checked in vLLM's order."""
-    asked_task = "plugin" if isinstance(record, schemas.PoolingPlugin) else record.task
+    asked_task = "plugin" if isinstance(record, vllm.PoolingPlugin) else record.task
     task = {None: served.model.tasks[0], "score": "classify"}.get(asked_task, asked_task)
     if task == "plugin":
         if served.model.plugin is None:
             raise ApiError(400, f"{NO_PLUGIN} (parameter=task)", param="task")
-        if not isinstance(record, schemas.PoolingPlugin):
+        if not isinstance(record, vllm.PoolingPlugin):
             raise ApiError(400, f"{NO_DATA} (parameter=task)", param="task")
         return task
     if task == "embed&token_classify" and served.can("embed") and served.can("token_classify"):

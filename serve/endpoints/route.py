@@ -9,10 +9,10 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..body import Body
 from ..context import Context, context_of
-from ..reading import Wire, read
-from ..registry import Served
+from ..http.request_body import Wire, read
+from ..models.registry import Served
+from ..schema.body import Body
 from ..settings import Settings
 
 Endpoint = Callable[[Request], Awaitable[Response]]

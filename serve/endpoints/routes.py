@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .. import schemas, schemas_tei
-from ..reading import Wire
-from ..registry import Registry
+from ..http.request_body import Wire
+from ..models.registry import Registry
+from ..schema import tei as schemas_tei
+from ..schema import vllm
 from ..settings import Settings
 from . import classify, cohere, embeddings, invocations, lora, operations, pooling, score, tei, tei_tokens, tokens
 from .route import BYTES, JSON, TEXT, Route
@@ -20,29 +21,29 @@ _FAILED = {503: "Not ready, or the engine has failed"}
 
 MODELS: tuple[Route, ...] = (
     Route(path="/v1/embeddings", answer=embeddings.answer, api="Embeddings", about="Embeddings, as OpenAI's clients ask", ability="embed",
-          bodies=(schemas.EMBEDDINGS,), response="EmbeddingAnswer", media=(JSON, BYTES)),
+          bodies=(vllm.EMBEDDINGS,), response="EmbeddingAnswer", media=(JSON, BYTES)),
     Route(path="/v2/embed", endpoint=cohere.embed, about="Embeddings, as Cohere's clients ask", ability="embed",
-          bodies=(schemas.COHERE,), response="CohereAnswer"),
+          bodies=(vllm.COHERE,), response="CohereAnswer"),
     Route(path="/v1/embed", endpoint=cohere.embed_v1, about="Embeddings, as clients of Cohere's first API ask", ability="embed",
-          bodies=(schemas.COHERE_V1,), response="CohereV1Answer"),
+          bodies=(vllm.COHERE_V1,), response="CohereV1Answer"),
     Route(path="/pooling", answer=pooling.answer, api="Pooling", check=pooling.refuse_dimensions,
           about="Any task of any model: embed, token_embed, classify, token_classify",
-          ability="pooling", bodies=(schemas.POOLING,), response="PoolingAnswer", media=(JSON, BYTES)),
+          ability="pooling", bodies=(vllm.POOLING,), response="PoolingAnswer", media=(JSON, BYTES)),
     Route(path="/classify", answer=classify.answer, api="Classification", about="Classes of texts", ability="classify",
-          bodies=(schemas.CLASSIFY,), response="ClassifyAnswer"),
+          bodies=(vllm.CLASSIFY,), response="ClassifyAnswer"),
     Route(path="/score", answer=score.score, api="Score", about="Scores of pairs: 1:1, 1:N or N:N", ability="score",
-          bodies=(schemas.SCORE,), response="ScoreAnswer"),
+          bodies=(vllm.SCORE,), response="ScoreAnswer"),
     Route(path="/v1/score", answer=score.score, api="Score", about="The same as /score", ability="score",
-          bodies=(schemas.SCORE,), response="ScoreAnswer"),
+          bodies=(vllm.SCORE,), response="ScoreAnswer"),
     Route(path="/rerank", answer=score.rerank, api="Rerank", about="Documents by falling relevance (Jina, Cohere; with `texts`: TEI)",
-          ability="score", bodies=(schemas.RERANK, schemas_tei.RERANK), response="AnyRerankAnswer", other=TEI_RERANK),
+          ability="score", bodies=(vllm.RERANK, schemas_tei.RERANK), response="AnyRerankAnswer", other=TEI_RERANK),
     Route(path="/v1/rerank", answer=score.rerank, api="Rerank", about="The same as /rerank", ability="score",
-          bodies=(schemas.RERANK,), response="RerankAnswer", other=TEI_RERANK),
+          bodies=(vllm.RERANK,), response="RerankAnswer", other=TEI_RERANK),
     Route(path="/v2/rerank", answer=score.rerank, api="Rerank", about="The same as /rerank", ability="score",
-          bodies=(schemas.RERANK,), response="RerankAnswer", other=TEI_RERANK),
+          bodies=(vllm.RERANK,), response="RerankAnswer", other=TEI_RERANK),
     Route(path="/embeddings", answer=embeddings.answer, api="Embeddings",
           about="The same as /v1/embeddings, for clients whose base URL has no /v1",
-          ability="embed", bodies=(schemas.EMBEDDINGS,), response="EmbeddingAnswer", media=(JSON, BYTES)),
+          ability="embed", bodies=(vllm.EMBEDDINGS,), response="EmbeddingAnswer", media=(JSON, BYTES)),
     Route(path="/embed", endpoint=tei.embed, about="TEI: embeddings", ability="embed", bodies=(schemas_tei.EMBED,)),
     Route(path="/embed_all", endpoint=tei.embed_all, about="TEI: embeddings of every token", ability="token_embed",
           bodies=(schemas_tei.EMBED,)),
@@ -60,15 +61,15 @@ INVOKED = tuple(_MODELS[path] for path in ("/v1/embeddings", "/classify", "/rera
 ROUTES: tuple[Route, ...] = (
     *MODELS,
     Route(path="/tokenize", endpoint=tokens.tokenize, about="Token ids of a text or a conversation",
-          bodies=(schemas.TOKENIZE, schemas_tei.TOKENIZE), response="TokenizeAnswer"),
-    Route(path="/detokenize", endpoint=tokens.detokenize, about="Text of token ids", bodies=(schemas.DETOKENIZE,),
+          bodies=(vllm.TOKENIZE, schemas_tei.TOKENIZE), response="TokenizeAnswer"),
+    Route(path="/detokenize", endpoint=tokens.detokenize, about="Text of token ids", bodies=(vllm.DETOKENIZE,),
           response="DetokenizeAnswer"),
     Route(path="/decode", endpoint=tei_tokens.decode, about="TEI: text of token ids", bodies=(schemas_tei.DECODE,)),
     Route(path="/invocations", endpoint=invocations.among(INVOKED), about="SageMaker: any of the bodies above"),
     Route(path="/v1/load_lora_adapter", endpoint=lora.load, about="Serve a LoRA adapter of the server's disk as another model",
-          bodies=(schemas.LOAD_ADAPTER,), media=(TEXT,), is_on=_lora_is_on),
+          bodies=(vllm.LOAD_ADAPTER,), media=(TEXT,), is_on=_lora_is_on),
     Route(path="/v1/unload_lora_adapter", endpoint=lora.unload, about="Stop serving an adapter, after its last request",
-          bodies=(schemas.UNLOAD_ADAPTER,), media=(TEXT,), is_on=_lora_is_on),
+          bodies=(vllm.UNLOAD_ADAPTER,), media=(TEXT,), is_on=_lora_is_on),
     Route(path="/v1/models", endpoint=operations.models, about="The models served here", methods=("GET",)),
     Route(path="/models", endpoint=operations.models, about="The same as /v1/models", methods=("GET",)),
     Route(path="/info", endpoint=tei_tokens.info, about="TEI: what the first model is", methods=("GET",)),

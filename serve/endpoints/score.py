@@ -11,17 +11,17 @@ from starlette.responses import Response
 
 from ...runtime.answers import score_request
 from ...runtime.answers.params import PoolingParams
-from .. import schemas
-from ..answers import ranking, scores
 from ..context import Context
-from ..registry import Served
+from ..models.registry import Served
+from ..responses import ranking, scores
+from ..schema import vllm
 from ..settings import Settings
 
 PAIRS = {
-    schemas.ScoreQueriesDocuments: ("queries", "documents"),
-    schemas.ScoreQueriesItems: ("queries", "items"),
-    schemas.ScoreData: ("data_1", "data_2"),
-    schemas.ScoreTexts: ("text_1", "text_2"),
+    vllm.ScoreQueriesDocuments: ("queries", "documents"),
+    vllm.ScoreQueriesItems: ("queries", "items"),
+    vllm.ScoreData: ("data_1", "data_2"),
+    vllm.ScoreTexts: ("text_1", "text_2"),
 }
 
 
@@ -36,7 +36,7 @@ async def score(request: Request, context: Context, served: Served, record: Any)
     return await context.workshop.answer(request, served, start, partial(scores, request=request, record=record, served=served))
 
 
-async def rerank(request: Request, context: Context, served: Served, record: schemas.Rerank) -> Response:
+async def rerank(request: Request, context: Context, served: Served, record: vllm.Rerank) -> Response:
     (query,), documents = plain([record.query], served), plain(record.documents, served)
     if context.settings.log_requests:
         context.log_inputs("rerank", request, record, served, [query, documents])
@@ -53,9 +53,9 @@ def plain(items: Any, served: Served) -> list[str]:
 
 def text_of(item: Any, served: Served) -> str:
     match item:
-        case schemas.Content():
+        case vllm.Content():
             return score_request.text_of(asdict(item), served.manifest)
-        case schemas.TextItem():
+        case vllm.TextItem():
             return item.text
         case _:
             return item
@@ -66,7 +66,7 @@ def alone(texts: list[str], record: Any, name: str) -> Any:
     return texts if isinstance(getattr(record, name), list) else texts[0]
 
 
-def rank_options(record: schemas.Rerank, served: Served, settings: Settings) -> dict[str, Any]:
+def rank_options(record: vllm.Rerank, served: Served, settings: Settings) -> dict[str, Any]:
     """`options`, with limits of one side that are none for this model lowered to its own: Haystack's client always sends 4096 tokens
     for a document, whatever the model reads."""
     made, most = options(record, served, settings), served.model.max_tokens

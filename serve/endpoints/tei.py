@@ -19,12 +19,12 @@ from ...runtime.answers.params import PoolingParams
 from ...runtime.answers.postprocess import without_ends
 from ...runtime.answers.scoring import activate
 from ...runtime.outputs import Outputs, Ranking
-from .. import schemas_tei
-from ..answers import Json, Times, sparse_weights
 from ..context import context_of
 from ..errors import ApiError, api_error, surprising, tei_response
-from ..reading import form, read, read_json
-from ..registry import Served
+from ..http.request_body import form, read, read_json
+from ..models.registry import Served
+from ..responses import Json, Times, sparse_weights
+from ..schema import tei
 from .score import style
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -48,7 +48,7 @@ def wire(endpoint: Endpoint) -> Endpoint:
     return answered
 
 
-def cut(record: schemas_tei.TeiCut) -> dict[str, Any]:
+def cut(record: tei.TeiCut) -> dict[str, Any]:
     if record.truncate is False:
         return {}
     side: Literal["left", "right"] | None = "left" if record.truncation_direction.lower() == "left" else None
@@ -72,7 +72,7 @@ async def embed_all(request: Request) -> Response:
 async def _embed(request: Request, value: Any, task: str) -> Response:
     context = context_of(request)
     context.require(task)
-    record: schemas_tei.TeiEmbed = await form(request, schemas_tei.EMBED, value)
+    record: tei.TeiEmbed = await form(request, tei.EMBED, value)
     served = context.registry.able(record.model, task, "Embed")
     context.log_inputs("tei", request, record, served, batched(record.inputs))
     params = PoolingParams(use_activation=record.normalize if task == "embed" else None, dimensions=record.dimensions)
@@ -89,7 +89,7 @@ async def _embed(request: Request, value: Any, task: str) -> Response:
 async def embed_sparse(request: Request) -> Response:
     context = context_of(request)
     context.require("sparse")
-    record: schemas_tei.TeiEmbed = await read(request, schemas_tei.EMBED)
+    record: tei.TeiEmbed = await read(request, tei.EMBED)
     served = context.registry.able(record.model, "sparse", "sparse embedding")
     task = sparse_task(served)
     assert task is not None
@@ -124,7 +124,7 @@ async def rerank(request: Request, value: Any) -> Response:
 async def _rerank(request: Request, value: Any) -> Response:
     try:
         context = context_of(request)
-        record: schemas_tei.TeiRerank = await form(request, schemas_tei.RERANK, value)
+        record: tei.TeiRerank = await form(request, tei.RERANK, value)
         served = context.registry.able(record.model, "score", "Rerank")
         context.log_inputs("tei", request, record, served, [record.query, record.texts])
         params = PoolingParams(use_activation=not record.raw_scores)
@@ -157,7 +157,7 @@ async def _predict(request: Request, value: Any) -> Response:
     """Classes of texts, or of (text, text) pairs where the model scores pairs. One input answers a list, several a list of lists."""
     context = context_of(request)
     context.require("classify")
-    record: schemas_tei.TeiPredict = await form(request, schemas_tei.PREDICT, value)
+    record: tei.TeiPredict = await form(request, tei.PREDICT, value)
     served = context.registry.able(record.model, "classify", "Predict")
     single, texts, pairs = forms(record.inputs)
     context.log_inputs("tei", request, record, served, pairs or texts)
@@ -222,9 +222,9 @@ async def similarity(request: Request) -> Response:
 async def _similarity(request: Request, value: Any) -> Response:
     context = context_of(request)
     context.require("embed")
-    record: schemas_tei.TeiSimilarity = await form(request, schemas_tei.SIMILARITY, value)
+    record: tei.TeiSimilarity = await form(request, tei.SIMILARITY, value)
     served = context.registry.able(record.model, "embed", "Similarity")
-    more = record.parameters or schemas_tei.TeiParameters()
+    more = record.parameters or tei.TeiParameters()
     texts = [record.inputs.source_sentence, *record.inputs.sentences]
     context.log_inputs("tei", request, record, served, texts)
 

@@ -8,18 +8,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...runtime.inputs.truncation import check_whole, failures
-from .. import schemas_tei
-from ..answers import Json
 from ..context import context_of
 from ..errors import ApiError
-from ..reading import form, read
+from ..http.request_body import form, read
+from ..responses import Json
+from ..schema import tei
 from ..version import version
 from .tei import wire
 
 
 async def tokenize(request: Request, value: Any) -> Response:
     context = context_of(request)
-    record: schemas_tei.TeiTokenize = await form(request, schemas_tei.TOKENIZE, value)
+    record: tei.TeiTokenize = await form(request, tei.TOKENIZE, value)
     served = context.registry.find(record.model, param="model")
     preparation = served.model.preparation
     prefix = preparation.prompt(record.prompt_name)
@@ -45,7 +45,7 @@ async def tokenize(request: Request, value: Any) -> Response:
 async def decode(request: Request) -> Response:
     context = context_of(request)
     context.opened()
-    record: schemas_tei.TeiDecode = await read(request, schemas_tei.DECODE)
+    record: tei.TeiDecode = await read(request, tei.DECODE)
     served = context.registry.find(record.model, param="model")
     many: list[Any] = record.ids if record.ids and isinstance(record.ids[0], list) else [record.ids]
     if any(not 0 <= token < 2**32 for ids in many for token in ids):

@@ -7,13 +7,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import schemas
-from ..answers import Json
 from ..context import context_of
 from ..errors import ApiError
+from ..http.request_body import form, read, read_json
+from ..models.registry import Served
 from ..prompts import render
-from ..reading import form, read, read_json
-from ..registry import Served
+from ..responses import Json
+from ..schema import vllm
 from . import tei_tokens
 
 
@@ -23,11 +23,11 @@ async def tokenize(request: Request) -> Response:
     value = await read_json(request)
     if type(value) is dict and value.get("inputs") is not None and value.get("prompt") is None and value.get("messages") is None:
         return await tei_tokens.tokenize(request, value)
-    record = await form(request, schemas.TOKENIZE, value)
+    record = await form(request, vllm.TOKENIZE, value)
     served = context.registry.find(record.model, param="model")
 
     def run() -> list[int]:
-        if isinstance(record, schemas.TokenizeText):
+        if isinstance(record, vllm.TokenizeText):
             text = record.prompt
         else:
             if record.continue_final_message and record.add_generation_prompt and "add_generation_prompt" in value:
@@ -40,17 +40,17 @@ async def tokenize(request: Request) -> Response:
     return Json({"count": len(ids), "max_model_len": served.model.max_tokens, "tokens": ids, "token_strs": strings})
 
 
-def chat_text(record: schemas.TokenizeChat, served: Served, request: Request) -> str:
+def chat_text(record: vllm.TokenizeChat, served: Served, request: Request) -> str:
     settings = context_of(request).settings
     variables = settings.default_template_kwargs | (record.chat_template_kwargs or {})
-    with_defaults = schemas.replaced(record, chat_template_kwargs=variables)
+    with_defaults = vllm.replaced(record, chat_template_kwargs=variables)
     return render(record.messages, with_defaults, served, settings, tools=record.tools)
 
 
 async def detokenize(request: Request) -> Response:
     context = context_of(request)
     context.opened()
-    record: schemas.Detokenize = await read(request, schemas.DETOKENIZE)
+    record: vllm.Detokenize = await read(request, vllm.DETOKENIZE)
     served = context.registry.find(record.model, param="model")
     if not record.tokens:
         return Json({"prompt": ""})

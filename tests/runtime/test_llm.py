@@ -28,7 +28,7 @@ from poolrt.runtime import (
 from poolrt.runtime.artifact import checkpoints
 from poolrt.runtime.errors import ArtifactError, CheckpointError
 from poolrt.serve.cli import parse, settings_of
-from poolrt.serve.opening import artifact_of, models_of
+from poolrt.serve.process.startup import artifact_of, models_of
 
 from tests import adapters
 from tests.conftest import exported

@@ -16,11 +16,11 @@ import pytest
 import uvicorn
 from poolrt.runtime.loader import load
 from poolrt.runtime.model import Model
-from poolrt.serve.adapters import Adapters
 from poolrt.serve.app import create_app
 from poolrt.serve.context import Context
-from poolrt.serve.registry import Registry, Served
-from poolrt.serve.server import Server, uvicorn_options
+from poolrt.serve.models.adapters import Adapters
+from poolrt.serve.models.registry import Registry, Served
+from poolrt.serve.process.server import Server, uvicorn_options
 from poolrt.serve.settings import Settings
 
 GRACE_S = 20.0

@@ -12,8 +12,8 @@ from poolrt.runtime.model import Model
 from poolrt.serve.app import routes
 from poolrt.serve.cli import check_exposure
 from poolrt.serve.endpoints import routes as table
-from poolrt.serve.gate import OPEN
 from poolrt.serve.headers import declared_bytes, header
+from poolrt.serve.http.gate import OPEN
 from poolrt.serve.settings import Cors, Settings
 
 from tests.serve.conftest import Live, live

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from poolrt.runtime.errors import EXIT_INPUT
 from poolrt.runtime.model import Model
-from poolrt.serve import server as serving
-from poolrt.serve.certificates import Certificates
 from poolrt.serve.cli import parse, serve, settings_of
+from poolrt.serve.process import server as serving
+from poolrt.serve.process.certificates import Certificates
 from poolrt.serve.settings import Settings, Tls
 
 from tests.serve.conftest import live

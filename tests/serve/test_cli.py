@@ -1,4 +1,5 @@
-"""`poolrt serve` on the command line: vLLM's flags, files, the environment, exports on the way, exit codes."""
+"""`poolrt serve` on the command line: vLLM's flags, files, the environment,
+exports on the way, exit codes."""
 
 from __future__ import annotations
 
@@ -22,19 +23,22 @@ import pytest
 from poolrt.runtime.artifact.checkpoints import default_cache
 from poolrt.runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OK, ArtifactError, InputError, PoolrtError
 from poolrt.runtime.json_objects import merged
-from poolrt.serve import opening
 from poolrt.serve.cli import parse, parser_of, serve, settings_of, template_of
 from poolrt.serve.flags import IGNORED, normalised
-from poolrt.serve.listening import listening
-from poolrt.serve.opening import artifact_of, export_options, models_of
-from poolrt.serve.positionals import FLAGS
-from poolrt.serve.server import limits_of, url_of, uvicorn_options
+from poolrt.serve.process import startup
+from poolrt.serve.process.listening import listening
+from poolrt.serve.process.positionals import FLAGS
+from poolrt.serve.process.server import limits_of, url_of, uvicorn_options
+from poolrt.serve.process.startup import artifact_of, export_options, models_of
 from poolrt.serve.settings import TLS_CIPHERS, Cors, Settings, Tls
 
 from tests.serve.conftest import serving
 
 ROOT = Path(__file__).parent.parent.parent
-START = "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from poolrt.runtime.commands.cli import main; sys.exit(main(sys.argv[1:]))"
+START = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from poolrt.runtime.commands.cli "
+    "import main; sys.exit(main(sys.argv[1:]))"
+)
 SOON_S = 60.0
 
 # A command line of `vllm serve`, with flags of every kind.
@@ -332,15 +336,17 @@ def test_an_artifact_behind_a_files_list_is_none_of_its_values(tmp_path):
 @pytest.mark.parametrize("text", ["a\n", "a: {b\n", "- a\n", "a: b: c\n", "a: *x\n", "!!python/object/apply:os.system ['true']\n"])
 def test_a_file_that_is_no_yaml_of_flags_costs_one_line(tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"^--config c.yaml: (line \d+: not YAML|expected `name: value` lines|not YAML)") as caught:
+    with pytest.raises(InputError, match=(r"^--config c.yaml: (line \d+: not YAML|expected `name: value` " r"lines|not YAML)")) as caught:
         parse(["--config", str(tmp_path / "c.yaml")])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["m", "--colour", "red"], ["m", "--port", "x"], ["m", "--port", "70000"], ["m", "--hf-overrides", "x"],
-     ["m", "--max-body-bytes", "0"], ["m", "--ssl-keyfile", "k"], ["m", "--config", "/nonexistent.yaml"], ["m", "--hf-overrides.x"],
+    [[], ["m", "--colour", "red"], ["m", "--port", "x"], ["m", "--port", "70000"],
+    ["m", "--hf-overrides", "x"],
+     ["m", "--max-body-bytes", "0"], ["m", "--ssl-keyfile", "k"], ["m", "--config", "/nonexistent.yaml"],
+     ["m", "--hf-overrides.x"],
      ["m", "--host", "0.0.0.0"], ["m", "--chat-template", "nothing.jinja"]],
 )  # fmt: skip
 def test_a_bad_command_line_costs_one_clear_line(arguments, capsys, monkeypatch):
@@ -386,8 +392,11 @@ def test_what_is_neither_artifact_nor_checkpoint_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("model-Q4_K_M.gguf", r"it holds GGUF weights of llama\.cpp \(model-Q4_K_M\.gguf\); give the checkpoint they were converted from"),
-        ("onnx/model.onnx", r"it holds an ONNX graph, .* \(onnx/model\.onnx\); give the checkpoint it was exported from"),
+        (
+            "model-Q4_K_M.gguf",
+            (r"it holds GGUF weights of llama\.cpp \(model-Q4_K_M\.gguf\); give the checkpoint they were " r"converted from"),
+        ),
+        ("onnx/model.onnx", (r"it holds an ONNX graph, .* \(onnx/model\.onnx\); give the checkpoint it was " r"exported from")),
         ("tf_model.h5", r"TensorFlow weights .*from_tf=True"),
         ("adapter_config.json", "a LoRA adapter; serve what it was trained on"),
         ("notes.md", r"it holds notes\.md"),
@@ -404,7 +413,7 @@ def test_a_folder_of_another_format_is_told_what_it_holds(tmp_path: Path, file: 
 def test_a_file_is_told_what_it_is_before_anything_is_exported(tmp_path: Path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     asked, _ = parse(["m"])
-    with pytest.raises(ArtifactError, match=r"model\.gguf: a file of GGUF weights of llama\.cpp; give the checkpoint"):
+    with pytest.raises(ArtifactError, match=(r"model\.gguf: a file of GGUF weights of llama\.cpp; give " r"the checkpoint")):
         artifact_of(str(tmp_path / "model.gguf"), asked)
 
 
@@ -413,7 +422,7 @@ def test_two_models_of_one_name_are_refused(artifacts: Callable[[str], Path]):
     other = str(artifacts("bert_classifier"))
     for given in ([folder, folder], [folder, other, "--served-model-name", "a", f"a={other}"]):
         asked, _ = parse(given)
-        with pytest.raises(InputError, match=r"two models would be called .* --served-model-name NAME=ARTIFACT"):
+        with pytest.raises(InputError, match=(r"two models would be called .* --served-model-name " r"NAME=ARTIFACT")):
             models_of(asked, settings_of(asked))
     asked, _ = parse([folder, other, "--served-model-name", "a", "a", f"b={other}"])
     assert [served.name for served in models_of(asked, settings_of(asked)).registry] == ["a", "b"]
@@ -431,7 +440,8 @@ def test_a_finished_artifact_takes_flags_that_override_nothing(artifacts: Callab
 
 
 ENVIRONMENT = (
-    "POOLRT_API_KEY", "VLLM_API_KEY", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "VLLM_SKIP_MODEL_NAME_VALIDATION", "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+    "POOLRT_API_KEY", "VLLM_API_KEY", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "VLLM_SKIP_MODEL_NAME_VALIDATION",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
 )  # fmt: skip
 CERTIFICATE = "--ssl-keyfile k --ssl-certfile c"
 # flags (or NAME=VALUE of the environment), and the fields of the settings that they change
@@ -462,7 +472,7 @@ CHANGES: list[tuple[str, dict[str, object]]] = [
     ("--chat-template {{x}}", {"chat_template": "{{x}}"}),
     ("--chat-template-content-format openai", {"content_format": "openai"}),
     ("--trust-request-chat-template", {"trust_request_chat_template": True}),
-    ('--default-chat-template-kwargs {"a":1} --default-chat-template-kwargs.b 2', {"default_template_kwargs": {"a": 1, "b": 2}}),
+    (('--default-chat-template-kwargs {"a":1} --default-chat-template-kwargs.b 2'), {"default_template_kwargs": {"a": 1, "b": 2}}),
     ("--preparation model", {"score_preparation": "model"}),
     ("--max-body-bytes 1", {"max_body_bytes": 1}),
     ("--body-timeout 1.5", {"body_timeout_s": 1.5}),
@@ -518,11 +528,13 @@ def test_a_model_is_opened_as_the_flags_say(artifacts: Callable[[str], Path], mo
         taken.update(options, folder=folder, engine=engine)
         raise InputError("enough")
 
-    monkeypatch.setattr(opening, "load", noted)
+    monkeypatch.setattr(startup, "load", noted)
     folder = artifacts("minilm_like")
     plain = {
-        "folder": folder, "engine": "auto", "threads": None, "max_batch_tokens": None, "max_queued_tokens": 2_000_000, "max_tokens": None,
-        "scheduling_policy": "fcfs", "io_processor_plugin": None, "hf_overrides": {}, "name": "minilm_like", "check": "full",
+        "folder": folder, "engine": "auto", "threads": None, "max_batch_tokens": None,
+        "max_queued_tokens": 2_000_000, "max_tokens": None,
+        "scheduling_policy": "fcfs", "io_processor_plugin": None, "hf_overrides": {}, "name": "minilm_like",
+        "check": "full",
     }  # fmt: skip
     for words, changes in [
         ("", {}), ("--engine onnxruntime", {"engine": "onnxruntime"}), ("--threads 3", {"threads": 3}),
@@ -550,18 +562,18 @@ def test_a_model_is_called_as_it_was_named_and_as_its_artifact_is(artifacts: Cal
 
 
 def test_an_artifact_whose_manifest_names_nothing_is_called_as_its_folder(tmp_path: Path):
-    assert opening.default_name("org/m", tmp_path) == "org/m", "exported from there"
-    assert opening.default_name(str(tmp_path), tmp_path) == tmp_path.name
+    assert startup.default_name("org/m", tmp_path) == "org/m", "exported from there"
+    assert startup.default_name(str(tmp_path), tmp_path) == tmp_path.name
     for text, name in (("{", tmp_path.name), ("{}", tmp_path.name), ("[]", tmp_path.name), ('{"name": "n"}', "n")):
         (tmp_path / "manifest.json").write_text(text)
-        assert opening.default_name(str(tmp_path), tmp_path) == name
+        assert startup.default_name(str(tmp_path), tmp_path) == name
 
 
 def test_the_most_adapters_are_the_larger_of_both_limits():
     for words, most in (("", None), ("--max-loras 2", 2), ("--max-cpu-loras 3", 3), ("--max-loras 2 --max-cpu-loras 3", 3)):
         asked, _ = parse(["m", "--enable-lora", *words.split()])
         asked.artifacts = []
-        assert opening.adapters_of(asked, settings_of(asked), [], []).limit == most
+        assert startup.adapters_of(asked, settings_of(asked), [], []).limit == most
 
 
 @pytest.mark.parametrize(
@@ -571,15 +583,16 @@ def test_the_most_adapters_are_the_larger_of_both_limits():
 def test_a_finished_artifact_refuses_what_it_was_not_exported_with(artifacts: Callable[[str], Path], flags: str, named: str | None):
     asked, _ = parse(["m", *flags.split()])
     if named is None:
-        opening.refuse_other_exports(artifacts("minilm_like"), asked)
+        startup.refuse_other_exports(artifacts("minilm_like"), asked)
         return
     with pytest.raises(InputError, match=f"is a finished artifact, exported without {named}:"):
-        opening.refuse_other_exports(artifacts("minilm_like"), asked)
+        startup.refuse_other_exports(artifacts("minilm_like"), asked)
 
 
 def test_settings_reach_the_server():
     settings = Settings(
-        body_timeout_s=1, keep_alive_s=2, write_timeout_s=3, max_header_bytes=4, max_header_count=5, max_connections=17, root_path="/p/",
+        body_timeout_s=1, keep_alive_s=2, write_timeout_s=3, max_header_bytes=4, max_header_count=5,
+        max_connections=17, root_path="/p/",
         access_log=False, shutdown_timeout_s=6, host="::1", port=7,
     )  # fmt: skip
     limits = limits_of(settings)
@@ -616,7 +629,7 @@ def test_an_interrupted_start_ends_as_interrupts_do(monkeypatch: pytest.MonkeyPa
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(opening, "models_of", interrupted)
+    monkeypatch.setattr(startup, "models_of", interrupted)
     assert serve(["m", "--port", "0"]) == EXIT_INTERRUPTED
 
 
@@ -740,7 +753,8 @@ def test_a_checkpoint_is_exported_once_and_served(checkpoints: Callable[[str], P
 
 def test_the_serving_process_imports_no_exporter():
     probe = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import conftest; import poolrt.serve.cli, poolrt.serve.opening, poolrt.serve.server; "
+        "import sys; sys.path.insert(0, sys.argv[1]); import conftest; import poolrt.serve.cli, "
+        "poolrt.serve.process.startup, poolrt.serve.process.server; "
         "print([name for name in sys.modules if name.split('.')[0] in ('torch', 'transformers', 'onnx')])"
     )
     done = subprocess.run([sys.executable, "-c", probe, str(ROOT)], capture_output=True, text=True, check=True)

@@ -7,10 +7,10 @@ import math
 from typing import Any
 
 import pytest
-from poolrt.serve import connections
-from poolrt.serve.budget import MOST_NUMBERS, VALUE_BYTES, Budget, Hold, check_items, check_values
-from poolrt.serve.connections import BODY, HEAD, IDLE, LINGER, SPARE, WORK, Clock, Limits, Unsent, affordable
 from poolrt.serve.errors import ApiError
+from poolrt.serve.http import connections
+from poolrt.serve.http.connections import BODY, HEAD, IDLE, LINGER, SPARE, WORK, Clock, Limits, Unsent, affordable
+from poolrt.serve.http.memory_budget import MOST_NUMBERS, VALUE_BYTES, Budget, Hold, check_items, check_values
 
 
 class Fake:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from poolrt.runtime.model import Model
-from poolrt.serve.connections import LINGER, SPARE, WORK
+from poolrt.serve.http.connections import LINGER, SPARE, WORK
 from poolrt.serve.settings import Settings
 
 from tests.serve.conftest import Live, live

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from poolrt.runtime.errors import ArtifactError, DeadlineExceeded, EngineError, InputError, Overload, UnsupportedTask
 from poolrt.serve.errors import ApiError, api_error, body, response, scrub, surprising
-from poolrt.serve.reading import parse
+from poolrt.serve.http.request_body import parse
 
 from tests.serve.conftest import Live
 

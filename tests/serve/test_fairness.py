@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
-from poolrt.serve import trimming
-from poolrt.serve.connections import Limits
-from poolrt.serve.metrics import Metrics
-from poolrt.serve.protocol import SLICE, protocol
-from poolrt.serve.registry import Registry
-from poolrt.serve.state import State
-from poolrt.serve.waiting import LOOK_S, Waiting
+from poolrt.serve.http.connections import Limits
+from poolrt.serve.http.futures import LOOK_S, Waiting
+from poolrt.serve.http.protocol import SLICE, protocol
+from poolrt.serve.metrics.prometheus import Metrics
+from poolrt.serve.metrics.state import State
+from poolrt.serve.models.registry import Registry
+from poolrt.serve.process import memory_trimming
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
@@ -182,7 +182,7 @@ def test_nothing_of_a_refused_body_stays(embedder: Live):
 def test_memory_that_was_in_use_at_the_peak_is_trimmed_when_the_load_is_over(monkeypatch: pytest.MonkeyPatch):
     trimmed: list[float] = []
     resident = [100.0]
-    monkeypatch.setattr(trimming, "resident_bytes", lambda: round(resident[0] * (1 << 20)))
+    monkeypatch.setattr(memory_trimming, "resident_bytes", lambda: round(resident[0] * (1 << 20)))
 
     async def look(idle: bool, size: float) -> int:
         resident[0] = size
@@ -200,6 +200,6 @@ def test_memory_that_was_in_use_at_the_peak_is_trimmed_when_the_load_is_over(mon
             await look(False, 120),
         ]  # fmt: skip
 
-    trims = trimming.Trimming()
+    trims = memory_trimming.Trimming()
     monkeypatch.setattr(trims, "_trim", lambda pad: trimmed.append(resident[0]))
     assert asyncio.run(run()) == [1, 0, 1, 0, 0, 0]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import prometheus_client
 import pytest
-from poolrt.serve.histogram import BYTES, SECONDS, TOKENS, Counters, Histograms
-from poolrt.serve.metrics import EXCLUDED, Metrics
-from poolrt.serve.registry import Registry
-from poolrt.serve.state import State
+from poolrt.serve.metrics.histogram import BYTES, SECONDS, TOKENS, Counters, Histograms
+from poolrt.serve.metrics.prometheus import EXCLUDED, Metrics
+from poolrt.serve.metrics.state import State
+from poolrt.serve.models.registry import Registry
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 

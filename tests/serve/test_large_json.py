@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from poolrt.serve import large_json
+from poolrt.serve.http import large_json
 
 SIZE = large_json.SMALL_BYTES + 1000
 

@@ -20,16 +20,17 @@ import pytest
 from poolrt.runtime import cancellation
 from poolrt.runtime.errors import EXIT_INPUT, InputError
 from poolrt.runtime.model import Model
-from poolrt.serve import reading, trimming
-from poolrt.serve.answers import MANY, Json
 from poolrt.serve.app import create_app
-from poolrt.serve.body import refusal
-from poolrt.serve.budget import Budget, Hold, values_of
 from poolrt.serve.errors import ApiError
+from poolrt.serve.http import request_body
+from poolrt.serve.http.memory_budget import Budget, Hold, values_of
 from poolrt.serve.logs import LOGGERS, Indented
-from poolrt.serve.problems import MAX_LINES, problems_of
-from poolrt.serve.registry import Registry, Served
-from poolrt.serve.schemas import EMBEDDINGS, RERANK, EmbeddingText
+from poolrt.serve.models.registry import Registry, Served
+from poolrt.serve.process import memory_trimming
+from poolrt.serve.responses import MANY, Json
+from poolrt.serve.schema.body import refusal
+from poolrt.serve.schema.problems import MAX_LINES, problems_of
+from poolrt.serve.schema.vllm import EMBEDDINGS, RERANK, EmbeddingText
 from poolrt.serve.settings import Settings
 from starlette.requests import Request
 
@@ -85,13 +86,13 @@ def test_a_body_of_many_faults_holds_nobody_up(embedder: Live, route: str):
 
 def test_large_bodies_are_read_outside_the_event_loop(small: Live, monkeypatch: pytest.MonkeyPatch):
     threads: dict[int, str] = {}
-    parse = reading.parse
+    parse = request_body.parse
 
     def noted(content: Any) -> Any:
         threads[len(content)] = threading.current_thread().name
         return parse(content)
 
-    monkeypatch.setattr(reading, "parse", noted)
+    monkeypatch.setattr(request_body, "parse", noted)
     for length in (10, 5000):
         small.ask("/v1/embeddings", {"input": "a " * (length // 2), "truncate_prompt_tokens": 5})
     few, many = (name for _, name in sorted(threads.items()))
@@ -178,7 +179,7 @@ def test_a_body_of_very_many_values_is_not_parsed(small: Live, piece: str, monke
     def no(_: Any) -> Any:
         raise AssertionError("parsed")
 
-    monkeypatch.setattr(reading, "parse", no)
+    monkeypatch.setattr(request_body, "parse", no)
     body = b'{"x":[' + b",".join([piece.encode()] * 40_000) + b'],"input":"a"}'
     got = small.client.post("/v1/embeddings", content=body, headers={"content-type": "application/json"})
     assert got.status_code == 413
@@ -424,10 +425,10 @@ def test_live_waits_for_no_lock_of_the_engine(embedder: Live):
 def test_memory_is_given_back_after_a_peak(monkeypatch: pytest.MonkeyPatch):
     sizes = iter([100, 110, 400, 150, 160, 500, 150])
     trimmed: list[int] = []
-    monkeypatch.setattr(trimming, "resident_bytes", lambda: next(sizes) << 20)
+    monkeypatch.setattr(memory_trimming, "resident_bytes", lambda: next(sizes) << 20)
 
     async def run() -> None:
-        made = trimming.Trimming()  # 100
+        made = memory_trimming.Trimming()  # 100
         monkeypatch.setattr(made, "_trim", trimmed.append)
         for expected in (0, 1, 1, 2):  # 110; 400, then 150; 160; 500, then 150
             made.look(idle=False)

@@ -21,13 +21,13 @@ import pytest
 from poolrt.runtime import load
 from poolrt.runtime.artifact.checkpoints import exported
 from poolrt.runtime.errors import ArtifactError, CheckpointError, EngineError, InputError
-from poolrt.serve import adapters
-from poolrt.serve.adapters import Adapters, Module, module_of
 from poolrt.serve.cli import parse, settings_of
 from poolrt.serve.errors import ApiError
-from poolrt.serve.loading import Loader
-from poolrt.serve.opening import models_of
-from poolrt.serve.registry import Registry, Served
+from poolrt.serve.models import adapters
+from poolrt.serve.models.adapter_loading import Loader
+from poolrt.serve.models.adapters import Adapters, Module, module_of
+from poolrt.serve.models.registry import Registry, Served
+from poolrt.serve.process.startup import models_of
 from poolrt.serve.settings import Settings
 
 from tests import adapters as peft

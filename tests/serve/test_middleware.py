@@ -14,8 +14,8 @@ from poolrt.runtime.errors import EXIT_INPUT, InputError
 from poolrt.runtime.model import Model
 from poolrt.serve.app import create_app
 from poolrt.serve.cli import parse, serve, settings_of
-from poolrt.serve.middleware import imported
-from poolrt.serve.registry import Registry
+from poolrt.serve.http.middleware import imported
+from poolrt.serve.models.registry import Registry
 from poolrt.serve.settings import Settings
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse

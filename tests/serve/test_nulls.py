@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 import pytest
-from poolrt.serve import schemas, schemas_tei
-from poolrt.serve.body import Body
 from poolrt.serve.endpoints.routes import ROUTES as TABLE
+from poolrt.serve.schema import tei, vllm
+from poolrt.serve.schema.body import Body
 from poolrt.serve.settings import Settings
 
 from tests.serve.cases import TEXTS
@@ -23,31 +23,31 @@ TEI_RANKING = {"query": QUERY, "texts": DOCUMENTS}
 
 # route -> the model that answers it, its body's forms, the least that it takes
 ROUTES: dict[str, tuple[str, Body, list[dict[str, Any]]]] = {
-    "/v1/embeddings": (EMBEDDER, schemas.EMBEDDINGS, [INPUT]),
-    "/embeddings": (EMBEDDER, schemas.EMBEDDINGS, [INPUT]),
-    "/rerank": (RERANKER, schemas.RERANK, [RANKING]),
-    "/v1/rerank": (RERANKER, schemas.RERANK, [RANKING]),
-    "/v2/rerank": (RERANKER, schemas.RERANK, [RANKING]),
-    "/score": (RERANKER, schemas.SCORE, SCORES),
-    "/v1/score": (RERANKER, schemas.SCORE, SCORES),
-    "/pooling": (EMBEDDER, schemas.POOLING, [INPUT]),
-    "/classify": (CLASSIFIER, schemas.CLASSIFY, [INPUT]),
-    "/v2/embed": (EMBEDDER, schemas.COHERE, [{"texts": TEXTS}]),
-    "/v1/embed": (EMBEDDER, schemas.COHERE_V1, [{"texts": TEXTS}]),
-    "/tokenize": (EMBEDDER, schemas.TOKENIZE, [{"prompt": QUERY}]),
-    "/detokenize": (EMBEDDER, schemas.DETOKENIZE, [{"tokens": [7, 8]}]),
-    "/invocations": (EMBEDDER, schemas.EMBEDDINGS, [INPUT]),
-    "/embed": (EMBEDDER, schemas_tei.EMBED, [{"inputs": TEXTS}]),
-    "/embed_all": (EMBEDDER, schemas_tei.EMBED, [{"inputs": TEXTS}]),
-    "/embed_sparse": (SPARSE, schemas_tei.EMBED, [{"inputs": TEXTS}]),
-    "/predict": (CLASSIFIER, schemas_tei.PREDICT, [{"inputs": QUERY}]),
-    "/similarity": (EMBEDDER, schemas_tei.SIMILARITY, [{"inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}}]),
-    "/decode": (EMBEDDER, schemas_tei.DECODE, [{"ids": [7, 8]}]),
+    "/v1/embeddings": (EMBEDDER, vllm.EMBEDDINGS, [INPUT]),
+    "/embeddings": (EMBEDDER, vllm.EMBEDDINGS, [INPUT]),
+    "/rerank": (RERANKER, vllm.RERANK, [RANKING]),
+    "/v1/rerank": (RERANKER, vllm.RERANK, [RANKING]),
+    "/v2/rerank": (RERANKER, vllm.RERANK, [RANKING]),
+    "/score": (RERANKER, vllm.SCORE, SCORES),
+    "/v1/score": (RERANKER, vllm.SCORE, SCORES),
+    "/pooling": (EMBEDDER, vllm.POOLING, [INPUT]),
+    "/classify": (CLASSIFIER, vllm.CLASSIFY, [INPUT]),
+    "/v2/embed": (EMBEDDER, vllm.COHERE, [{"texts": TEXTS}]),
+    "/v1/embed": (EMBEDDER, vllm.COHERE_V1, [{"texts": TEXTS}]),
+    "/tokenize": (EMBEDDER, vllm.TOKENIZE, [{"prompt": QUERY}]),
+    "/detokenize": (EMBEDDER, vllm.DETOKENIZE, [{"tokens": [7, 8]}]),
+    "/invocations": (EMBEDDER, vllm.EMBEDDINGS, [INPUT]),
+    "/embed": (EMBEDDER, tei.EMBED, [{"inputs": TEXTS}]),
+    "/embed_all": (EMBEDDER, tei.EMBED, [{"inputs": TEXTS}]),
+    "/embed_sparse": (SPARSE, tei.EMBED, [{"inputs": TEXTS}]),
+    "/predict": (CLASSIFIER, tei.PREDICT, [{"inputs": QUERY}]),
+    "/similarity": (EMBEDDER, tei.SIMILARITY, [{"inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}}]),
+    "/decode": (EMBEDDER, tei.DECODE, [{"ids": [7, 8]}]),
 }
 MORE = [
-    (RERANKER, "/rerank", schemas_tei.RERANK, TEI_RANKING),
-    (EMBEDDER, "/tokenize", schemas_tei.TOKENIZE, {"inputs": QUERY}),
-    (EMBEDDER, "/", schemas_tei.EMBED, {"inputs": TEXTS}),
+    (RERANKER, "/rerank", tei.RERANK, TEI_RANKING),
+    (EMBEDDER, "/tokenize", tei.TOKENIZE, {"inputs": QUERY}),
+    (EMBEDDER, "/", tei.EMBED, {"inputs": TEXTS}),
 ]
 """Second forms of some routes: TEI's."""
 CASES = [(model, path, body, least) for path, (model, body, bodies) in ROUTES.items() for least in bodies] + MORE

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from poolrt.serve.answers import sparse_weights
-from poolrt.serve.numbers import WidthError, bfloat16, convert, int8, packed, to_bytes
+from poolrt.serve.encodings import WidthError, bfloat16, convert, int8, packed, to_bytes
+from poolrt.serve.responses import sparse_weights
 
 TORCH = {"bfloat16": torch.bfloat16, "float16": torch.float16, "fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 # Every 65537 * 3rd bit pattern: all exponents, both signs, infinities and NaNs among them.

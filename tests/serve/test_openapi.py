@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from poolrt.serve.app import routes
-from poolrt.serve.openapi import document
+from poolrt.serve.pages.openapi import document
 from poolrt.serve.settings import Settings
 
 from tests.serve.cases import TEXT, TEXTS

@@ -18,10 +18,10 @@ import pytest
 from poolrt.runtime.errors import Overload
 from poolrt.runtime.loader import load
 from poolrt.runtime.model import Model
-from poolrt.serve.answers import Times
 from poolrt.serve.app import create_app
-from poolrt.serve.reading import check_queues
-from poolrt.serve.registry import Registry, Served
+from poolrt.serve.http.request_body import check_queues
+from poolrt.serve.models.registry import Registry, Served
+from poolrt.serve.responses import Times
 from poolrt.serve.settings import Settings
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -224,7 +224,7 @@ def test_loading_is_live_but_not_ready(artifacts: Callable[[str], Path]):
         return load(artifacts("minilm_like"), threads=1, check="quick")
 
     import uvicorn
-    from poolrt.serve.server import Server, uvicorn_options
+    from poolrt.serve.process.server import Server, uvicorn_options
 
     settings = Settings()
     app = create_app(Registry([Served(names=("m",), open=slow)]), settings)
@@ -476,7 +476,7 @@ def test_the_second_signal_ends_at_once(embedder: Live):
     import signal
 
     import uvicorn
-    from poolrt.serve.server import Server
+    from poolrt.serve.process.server import Server
 
     server = Server(uvicorn.Config(embedder.app), embedder.here)
     server.handle_exit(signal.SIGTERM, None)

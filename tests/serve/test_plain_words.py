@@ -6,42 +6,42 @@ import re
 from typing import Any
 
 import pytest
-from poolrt.serve import schemas, schemas_tei
 from poolrt.serve.app import routes
-from poolrt.serve.body import Body
 from poolrt.serve.endpoints.routes import MODELS, ROUTES
 from poolrt.serve.errors import ApiError
+from poolrt.serve.schema import tei, vllm
+from poolrt.serve.schema.body import Body
 from poolrt.serve.settings import Settings
 
 from tests.serve.conftest import Live
 
 SLIPS: list[tuple[Body, dict[str, Any], str]] = [
-    (schemas.EMBEDDINGS, {"inputs": "x"}, "`inputs` is unknown here, did you mean `input`?"),
-    (schemas.CLASSIFY, {"inputs": "x"}, "`inputs` is unknown here, did you mean `input`?"),
-    (schemas.POOLING, {"Input": "x", "task": "embed"}, "`Input` is unknown here, did you mean `input`?"),
-    (schemas.POOLING, {"message": [{"role": "user", "content": "x"}]}, "`message` is unknown here, did you mean `messages`?"),
-    (schemas.RERANK, {"query": "a", "docs": ["b"]}, "`docs` is unknown here, did you mean `documents`?"),
-    (schemas.RERANK, {"queries": "a", "documents": ["b"]}, "`queries` is unknown here, did you mean `query`?"),
-    (schemas.SCORE, {"query": "a", "documents": ["b"]}, "`query` is unknown here, did you mean `queries`?"),
-    (schemas.DETOKENIZE, {"token": [1]}, "`token` is unknown here, did you mean `tokens`?"),
-    (schemas_tei.EMBED, {"input": "a"}, "`input` is unknown here, did you mean `inputs`?"),
-    (schemas_tei.DECODE, {"id": [1]}, "`id` is unknown here, did you mean `ids`?"),
+    (vllm.EMBEDDINGS, {"inputs": "x"}, "`inputs` is unknown here, did you mean `input`?"),
+    (vllm.CLASSIFY, {"inputs": "x"}, "`inputs` is unknown here, did you mean `input`?"),
+    (vllm.POOLING, {"Input": "x", "task": "embed"}, "`Input` is unknown here, did you mean `input`?"),
+    (vllm.POOLING, {"message": [{"role": "user", "content": "x"}]}, "`message` is unknown here, did you mean `messages`?"),
+    (vllm.RERANK, {"query": "a", "docs": ["b"]}, "`docs` is unknown here, did you mean `documents`?"),
+    (vllm.RERANK, {"queries": "a", "documents": ["b"]}, "`queries` is unknown here, did you mean `query`?"),
+    (vllm.SCORE, {"query": "a", "documents": ["b"]}, "`query` is unknown here, did you mean `queries`?"),
+    (vllm.DETOKENIZE, {"token": [1]}, "`token` is unknown here, did you mean `tokens`?"),
+    (tei.EMBED, {"input": "a"}, "`input` is unknown here, did you mean `inputs`?"),
+    (tei.DECODE, {"id": [1]}, "`id` is unknown here, did you mean `ids`?"),
 ]
 SENTENCES: list[tuple[Body, Any, str]] = [
-    (schemas.EMBEDDINGS, [], "the body is a list, expected a JSON object with `input`, or `messages`"),
-    (schemas.EMBEDDINGS, {}, "`input` is missing: send `input`, or `messages`"),
-    (schemas.EMBEDDINGS, {"colour": "x"}, "`input` is missing: send `input`, or `messages`; unknown here: `colour`"),
-    (schemas.EMBEDDINGS, {"input": 5}, "`input`: expected a list or a text, found 5"),
-    (schemas.EMBEDDINGS, {"input": ["a", 1]}, "`input.1`: expected a text, found 1"),
-    (schemas.EMBEDDINGS, {"input": None}, "`input`: expected a list or a text, found null"),
-    (schemas.EMBEDDINGS, {"messages": [{"content": "x"}]}, "`messages.0.role` is missing"),
-    (schemas.EMBEDDINGS, {"input": "a", "truncate_prompt_tokens": 5.5}, "`truncate_prompt_tokens`: expected a whole number, found 5.5"),
-    (schemas.EMBEDDINGS, {"input": "a", "use_activation": "x"}, "`use_activation`: expected true or false, found 'x'"),
-    (schemas.RERANK, {"query": "a", "documents": [{"txt": "b"}]}, "`documents.0.text` is missing"),
-    (schemas.RERANK, {"query": ["a"], "documents": ["b"]}, "`query`: expected a text or an object, found a list"),
-    (schemas.RERANK, {}, "`query` and `documents` are missing"),
-    (schemas.SCORE, {"data_1": "a", "text_2": "b"}, "`data_2` is missing: send `queries` and `documents`, or"),
-    (schemas.COHERE, {"text": ["a"]}, "must be non-empty; `text` is unknown here, did you mean `texts`?"),
+    (vllm.EMBEDDINGS, [], "the body is a list, expected a JSON object with `input`, or `messages`"),
+    (vllm.EMBEDDINGS, {}, "`input` is missing: send `input`, or `messages`"),
+    (vllm.EMBEDDINGS, {"colour": "x"}, "`input` is missing: send `input`, or `messages`; unknown here: `colour`"),
+    (vllm.EMBEDDINGS, {"input": 5}, "`input`: expected a list or a text, found 5"),
+    (vllm.EMBEDDINGS, {"input": ["a", 1]}, "`input.1`: expected a text, found 1"),
+    (vllm.EMBEDDINGS, {"input": None}, "`input`: expected a list or a text, found null"),
+    (vllm.EMBEDDINGS, {"messages": [{"content": "x"}]}, "`messages.0.role` is missing"),
+    (vllm.EMBEDDINGS, {"input": "a", "truncate_prompt_tokens": 5.5}, "`truncate_prompt_tokens`: expected a whole number, found 5.5"),
+    (vllm.EMBEDDINGS, {"input": "a", "use_activation": "x"}, "`use_activation`: expected true or false, found 'x'"),
+    (vllm.RERANK, {"query": "a", "documents": [{"txt": "b"}]}, "`documents.0.text` is missing"),
+    (vllm.RERANK, {"query": ["a"], "documents": ["b"]}, "`query`: expected a text or an object, found a list"),
+    (vllm.RERANK, {}, "`query` and `documents` are missing"),
+    (vllm.SCORE, {"data_1": "a", "text_2": "b"}, "`data_2` is missing: send `queries` and `documents`, or"),
+    (vllm.COHERE, {"text": ["a"]}, "must be non-empty; `text` is unknown here, did you mean `texts`?"),
 ]
 
 
@@ -61,7 +61,7 @@ def test_the_first_line_says_what_to_change(body: Body, value: Any, told: str):
 
 
 def test_a_choice_is_told_with_its_values():
-    told = refusal(schemas.EMBEDDINGS, {"input": "a", "encoding_format": "bad"})
+    told = refusal(vllm.EMBEDDINGS, {"input": "a", "encoding_format": "bad"})
     assert told.startswith("`encoding_format`: expected 'float', 'base64', 'bytes' or 'bytes_only', found 'bad'\n")
     assert "literal_error" in told  # what vLLM's clients look for
 
@@ -70,7 +70,7 @@ def test_a_choice_is_told_with_its_values():
     "value", [{"x" * 10**6: 1}, {f"field {n}": n for n in range(10**4)}, {"input": "x" * 10**6, "user": 5}, [1] * 10**6]
 )
 def test_a_sentence_is_short_whatever_was_sent(value: Any):
-    assert len(refusal(schemas.EMBEDDINGS, value).split("\n")[0]) < 600
+    assert len(refusal(vllm.EMBEDDINGS, value).split("\n")[0]) < 600
 
 
 FLAT = ("object", "message", "type", "param", "code")

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from poolrt.runtime.artifact.manifest import Head, Role
 from poolrt.runtime.loader import load
-from poolrt.serve import playground
+from poolrt.serve.pages import playground
 from poolrt.serve.settings import Settings
 
 from tests.end_to_end.commands import post, served

@@ -11,7 +11,7 @@ import pytest
 from poolrt.runtime.errors import EXIT_INPUT, InputError
 from poolrt.runtime.loader import load
 from poolrt.serve.cli import parse, serve, settings_of
-from poolrt.serve.opening import models_of, plugins_of
+from poolrt.serve.process.startup import models_of, plugins_of
 
 from tests.conftest import exported
 from tests.serve.cases import TEXT, TEXTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from poolrt.serve.protocol import Gathering
+from poolrt.serve.http.protocol import Gathering
 
 
 class Wire(asyncio.Transport):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from poolrt.serve.endpoints.routes import absent
 from poolrt.serve.errors import ApiError
-from poolrt.serve.registry import Registry, Served
+from poolrt.serve.models.registry import Registry, Served
 
 
 def served(*names: str, tasks: tuple[str, ...] = ("embed",), parent: Served | None = None, checkpoint: str = "org/hub") -> Served:

@@ -17,7 +17,7 @@ import starlette.responses
 from poolrt import serve
 from poolrt.runtime.model import Model
 from poolrt.serve.app import create_app
-from poolrt.serve.registry import Registry, Served
+from poolrt.serve.models.registry import Registry, Served
 from poolrt.serve.settings import Settings
 
 SERVE = Path(serve.__file__).parent
@@ -90,7 +90,7 @@ def test_a_rerank_request_goes_straight_down(models: Callable[[str], Model], mod
         way = stays(app, "/rerank", BODY)
     finally:
         app.state.context.workshop.close()
-    assert way[0] == "gate.py"
-    assert way[-1] == "answers.py"
+    assert way[0] == "http/gate.py"
+    assert way[-1] == "responses.py"
     assert len(way) <= MOST_STAYS, " ".join(way)
     assert len(set(way)) == len(way), f"a file is come back to: {way}"

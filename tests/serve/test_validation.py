@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from poolrt.runtime import cancellation
-from poolrt.serve import schemas
 from poolrt.serve.errors import ApiError
-from poolrt.serve.problems import MAX_LINES, Problem, message, problems_of, short
-from poolrt.serve.validation import MAX_DEPTH, FreeObject, Many, restore_integers, shallow
+from poolrt.serve.schema import vllm
+from poolrt.serve.schema.problems import MAX_LINES, Problem, message, problems_of, short
+from poolrt.serve.schema.validation import MAX_DEPTH, FreeObject, Many, restore_integers, shallow
 from pydantic import Field, TypeAdapter, ValidationError
 
 
@@ -26,7 +26,7 @@ def read(annotation: Any, value: Any) -> tuple[Any, list[str]]:
         (int, 5, 5), (int, "32", 32), (int, " -7 ", -7), (int, 1.0, 1), (int, True, 1), (int | None, None, None),
         (bool, "yes", True), (bool, "OFF", False), (bool, 0, False), (bool, 1.0, True), (bool | None, None, None),
         (Many[int], [1, True, "3", 4.0], [1, 1, 3, 4]), (Many[int] | Many[str], ["1", "2"], ["1", "2"]), (str | list[str], "a", "a"),
-        (schemas.TextInput, [[1, 2], [3]], [[1, 2], [3]]), (schemas.TextInput, [1, True], [1, 1]), (Literal["a", "b"], "a", "a"),
+        (vllm.TextInput, [[1, 2], [3]], [[1, 2], [3]]), (vllm.TextInput, [1, True], [1, 1]), (Literal["a", "b"], "a", "a"),
     ],
 )  # fmt: skip
 def test_values_are_converted_as_pydantic_does(annotation, value, made):
@@ -49,37 +49,37 @@ def test_what_cannot_be_converted_is_refused_by_name(annotation, value, kind):
 
 
 def test_fields_nobody_knows_are_ignored():
-    assert schemas.EMBEDDINGS.read({"input": "a", "colour": "red"}).input == "a"
+    assert vllm.EMBEDDINGS.read({"input": "a", "colour": "red"}).input == "a"
 
 
 @pytest.mark.parametrize(
     ("body", "form"),
     [
-        ({"input": "a"}, schemas.EmbeddingText),
-        ({"input": [1, 2]}, schemas.EmbeddingText),
-        ({"input": [[1], [2]]}, schemas.EmbeddingText),
-        ({"messages": [{"role": "user", "content": "a"}]}, schemas.EmbeddingChat),
-        ({"messages": [[{"role": "user", "content": "a"}]]}, schemas.EmbeddingChats),
-        ({"input": [{"role": "user", "content": "a"}]}, schemas.EmbeddingInputChat),
-        ({"input": [[{"role": "user", "content": "a"}]]}, schemas.EmbeddingInputChats),
-        ({"input": "a", "messages": [{"role": "user", "content": "b"}]}, schemas.EmbeddingChat),
+        ({"input": "a"}, vllm.EmbeddingText),
+        ({"input": [1, 2]}, vllm.EmbeddingText),
+        ({"input": [[1], [2]]}, vllm.EmbeddingText),
+        ({"messages": [{"role": "user", "content": "a"}]}, vllm.EmbeddingChat),
+        ({"messages": [[{"role": "user", "content": "a"}]]}, vllm.EmbeddingChats),
+        ({"input": [{"role": "user", "content": "a"}]}, vllm.EmbeddingInputChat),
+        ({"input": [[{"role": "user", "content": "a"}]]}, vllm.EmbeddingInputChats),
+        ({"input": "a", "messages": [{"role": "user", "content": "b"}]}, vllm.EmbeddingChat),
     ],
 )
 def test_the_form_of_an_embedding_request_is_recognised(body, form):
-    assert type(schemas.EMBEDDINGS.read(body)) is form
+    assert type(vllm.EMBEDDINGS.read(body)) is form
 
 
 @pytest.mark.parametrize(
     ("body", "form"),
     [
-        ({"queries": "a", "documents": "b"}, schemas.ScoreQueriesDocuments), ({"queries": "a", "items": ["b"]}, schemas.ScoreQueriesItems),
-        ({"data_1": "a", "data_2": "b"}, schemas.ScoreData), ({"text_1": ["a"], "text_2": ["b"]}, schemas.ScoreTexts),
-        ({"text_1": "a", "text_2": "b", "queries": "c", "documents": "d"}, schemas.ScoreQueriesDocuments),
-        ({"queries": {"content": [{"type": "text", "text": "a"}]}, "documents": "b"}, schemas.ScoreQueriesDocuments),
+        ({"queries": "a", "documents": "b"}, vllm.ScoreQueriesDocuments), ({"queries": "a", "items": ["b"]}, vllm.ScoreQueriesItems),
+        ({"data_1": "a", "data_2": "b"}, vllm.ScoreData), ({"text_1": ["a"], "text_2": ["b"]}, vllm.ScoreTexts),
+        ({"text_1": "a", "text_2": "b", "queries": "c", "documents": "d"}, vllm.ScoreQueriesDocuments),
+        ({"queries": {"content": [{"type": "text", "text": "a"}]}, "documents": "b"}, vllm.ScoreQueriesDocuments),
     ],
 )  # fmt: skip
 def test_every_spelling_of_a_score_is_read(body, form):
-    assert type(schemas.SCORE.read(body)) is form
+    assert type(vllm.SCORE.read(body)) is form
 
 
 @pytest.mark.parametrize(
@@ -93,19 +93,19 @@ def test_every_spelling_of_a_score_is_read(body, form):
 )
 def test_half_a_score_is_refused(body):
     with pytest.raises(ApiError, match=r"^[^\n]+\n\d+ validation errors?:\n"):
-        schemas.SCORE.read(body)
+        vllm.SCORE.read(body)
 
 
 @pytest.mark.parametrize("body", [[], "text", 5, None, True])
 def test_a_body_that_is_no_object_is_refused(body):
     with pytest.raises(ApiError) as caught:
-        schemas.RERANK.read(body)
+        vllm.RERANK.read(body)
     assert caught.value.param == "body"
 
 
 def test_a_body_of_many_faults_costs_few_lines():
     with pytest.raises(ApiError) as caught:
-        schemas.EMBEDDINGS.read({"input": [None] * 100_000})
+        vllm.EMBEDDINGS.read({"input": [None] * 100_000})
     assert len(str(caught.value)) < 20_000
 
 
@@ -138,11 +138,11 @@ def test_depth_is_measured_without_recursion():
     [(-(2.0**63), -(2**63) - 1), (2.0**64, 2**64), (2.0**70, 2**70)],
 )
 def test_an_integer_that_orjson_reads_as_a_float_is_one(value: float, integer: int):
-    assert schemas.EMBEDDINGS.read({"input": [value]}).input == [integer]
-    assert schemas.EMBEDDINGS.read({"input": [[1], [2, value]]}).input == [[1], [2, integer]]
-    assert schemas.EMBEDDINGS.read({"input": "a", "dimensions": value}).dimensions == integer
+    assert vllm.EMBEDDINGS.read({"input": [value]}).input == [integer]
+    assert vllm.EMBEDDINGS.read({"input": [[1], [2, value]]}).input == [[1], [2, integer]]
+    assert vllm.EMBEDDINGS.read({"input": "a", "dimensions": value}).dimensions == integer
     with pytest.raises(ApiError, match="greater_than_equal" if integer < 0 else "less_than_equal"):
-        schemas.EMBEDDINGS.read({"input": "a", "priority": value})
+        vllm.EMBEDDINGS.read({"input": "a", "priority": value})
 
 
 def test_other_floats_stay():
@@ -157,7 +157,7 @@ def test_reading_looks_between_two_records_whether_anybody_waits(item: dict[str,
     """There other threads get their turn, too."""
     looks = iter([False] * 100 + [True])
     with pytest.raises(Exception, match=r"^$") as caught, cancellation.watched(lambda: next(looks)):
-        schemas.RERANK.read({"query": "a", "documents": [item] * 1000})
+        vllm.RERANK.read({"query": "a", "documents": [item] * 1000})
     assert type(caught.value).__name__ == "CancelledError"
 
 
@@ -174,6 +174,6 @@ def test_reading_looks_between_two_records_whether_anybody_waits(item: dict[str,
 def test_a_place_leads_through_the_body(documents: Any, places: set[str]):
     """And names no member of a union, as pydantic's own places do."""
     with pytest.raises(ApiError) as caught:
-        schemas.RERANK.read({"query": "a", "documents": documents})
+        vllm.RERANK.read({"query": "a", "documents": documents})
     told = {line.split("'loc': '")[1].split("'")[0] for line in str(caught.value).splitlines()[2:]}
     assert told == places

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime.artifact import checkpoints, overrides, reading
-from ..runtime.artifact.checkpoints import CONVERSIONS, exported, is_artifact, options_of
-from ..runtime.artifact.manifest import FILE
-from ..runtime.errors import InputError
-from ..runtime.json_objects import gathered
-from ..runtime.loader import load
-from ..runtime.model import Model
-from .adapters import Adapters, Base, module_of
-from .registry import Registry, Served
-from .settings import Settings
+from ...runtime.artifact import checkpoints, overrides, reading
+from ...runtime.artifact.checkpoints import CONVERSIONS, exported, is_artifact, options_of
+from ...runtime.artifact.manifest import FILE
+from ...runtime.errors import InputError
+from ...runtime.json_objects import gathered
+from ...runtime.loader import load
+from ...runtime.model import Model
+from ..models.adapters import Adapters, Base, module_of
+from ..models.registry import Registry, Served
+from ..settings import Settings
 
 log = logging.getLogger("poolrt.serve")
 

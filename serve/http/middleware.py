@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..runtime.errors import InputError
+from ...runtime.errors import InputError
 
 EXPECTED = "an ASGI class that takes the application, or an async function of (request, call_next)"
 

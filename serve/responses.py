@@ -21,11 +21,11 @@ from starlette.responses import Response
 
 from ..runtime.errors import PluginError
 from ..runtime.outputs import Outputs, Ranking, ScoringOutput
-from . import schemas
+from .encodings import INTEGERS, Floats, WidthError, convert, to_bytes
 from .errors import ApiError
 from .headers import header
-from .numbers import INTEGERS, Floats, WidthError, convert, to_bytes
-from .registry import Served
+from .models.registry import Served
+from .schema import vllm
 
 MAX_REQUEST_ID = 256
 _ANSWER_ID = "poolrt.answer_id"
@@ -198,7 +198,7 @@ def scores(
 
 
 def ranking(
-    result: Ranking, times: Times, told: Mapping[str, str], *, record: schemas.Rerank, request: Request, served: Served
+    result: Ranking, times: Times, told: Mapping[str, str], *, record: vllm.Rerank, request: Request, served: Served
 ) -> Response:  # fmt: skip
     """The response of /rerank. `document` shows each document as it was sent."""
     sent = record.documents if isinstance(record.documents, list) else [record.documents]
@@ -221,9 +221,9 @@ def ranking(
     return Json(content, headers=told)
 
 
-def document(item: str | schemas.Content | schemas.TextItem) -> dict[str, Any]:
+def document(item: str | vllm.Content | vllm.TextItem) -> dict[str, Any]:
     """A document as results show it: its text, or its parts as they were sent."""
-    parts = asdict(item)["content"] if isinstance(item, schemas.Content) else None
+    parts = asdict(item)["content"] if isinstance(item, vllm.Content) else None
     return {"text": None if parts is not None else getattr(item, "text", item), "multi_modal": parts}
 
 

@@ -24,7 +24,7 @@ from pydantic import AfterValidator, Field, GetCoreSchemaHandler, TypeAdapter, W
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from ..runtime import cancellation
+from ...runtime import cancellation
 
 MAX_DEPTH = 32
 """Nesting allowed in free-form values (messages, template variables): they are walked by recursion further down."""

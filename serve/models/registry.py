@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from ..runtime.artifact.manifest import Manifest
-from ..runtime.model import Model
+from ...runtime.artifact.manifest import Manifest
+from ...runtime.model import Model
+from ..errors import ApiError
 from .abilities import abilities_of
-from .errors import ApiError
 
 
 @dataclass(slots=True)

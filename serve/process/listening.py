@@ -6,8 +6,8 @@ import contextlib
 import errno
 import socket
 
-from ..runtime.errors import InputError
-from .settings import Settings
+from ...runtime.errors import InputError
+from ..settings import Settings
 
 
 def listening(settings: Settings) -> list[socket.socket]:

@@ -11,8 +11,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
+from ..models.registry import Registry
 from .histogram import BYTES, SECONDS, TOKENS, Counters, Histograms, Series
-from .registry import Registry
 from .state import State
 
 OBSERVE = "poolrt.observe"

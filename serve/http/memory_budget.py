@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from .errors import ApiError
+from ..errors import ApiError
 
 FREE_BYTES = 64 * 1024
 """Bodies up to this size are always taken: they are as many as there may be connections."""

@@ -6,7 +6,7 @@ import logging
 import os
 import ssl
 
-from .settings import Tls
+from ..settings import Tls
 
 log = logging.getLogger("poolrt.serve")
 

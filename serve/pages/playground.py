@@ -17,10 +17,10 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..runtime.artifact.manifest import Head, Role, Text
-from .context import context_of
-from .prompts import stored_prompt
-from .registry import Served
+from ...runtime.artifact.manifest import Head, Role, Text
+from ..context import context_of
+from ..models.registry import Served
+from ..prompts import stored_prompt
 
 PAGE = files(cast(str, __package__)).joinpath("playground.html").read_bytes()
 

@@ -8,13 +8,13 @@ from importlib.resources import files
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from .answers import Json
+from ..responses import Json
 from .openapi import document
 
 
 @functools.cache
 def page(name: str) -> str:
-    return files("poolrt.serve").joinpath(name).read_text(encoding="utf-8")
+    return files("poolrt.serve.pages").joinpath(name).read_text(encoding="utf-8")
 
 
 async def openapi(request: Request) -> Response:
@@ -22,7 +22,7 @@ async def openapi(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
-    return HTMLResponse(page("docs.html"))
+    return HTMLResponse(page("reference.html"))
 
 
 async def oauth2(request: Request) -> Response:

@@ -8,9 +8,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakValueDictionary
 
-from ..runtime.errors import EXIT_INPUT, PoolrtError
+from ...runtime.errors import EXIT_INPUT, PoolrtError
+from ..errors import ApiError
 from .adapters import Adapters, Module, folder_of
-from .errors import ApiError
 from .registry import Registry, Served
 
 log = logging.getLogger("poolrt.serve")

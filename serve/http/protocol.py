@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from ..errors import ApiError, body, response
 from .connections import BODY, HEAD, IDLE, LINGER, LINGER_QUIET_S, WORK, Clock, Limits, Unsent
-from .errors import ApiError, body, response
-from .gathering import Gathering
+from .write_gathering import Gathering
 
 FRAMING = 16
 """Bytes of chunk sizes and extensions that may come with a byte of a chunked body, beyond the size of a head."""

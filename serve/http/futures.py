@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.types import Receive
 
-from .reading import arrived
+from .request_body import arrived
 
 LOOK_S = 0.1
 """How long a client may be gone before its work is taken out of the queue."""

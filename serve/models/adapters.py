@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.artifact import reading
-from ..runtime.artifact.manifest import FILE, Manifest
-from ..runtime.errors import ArtifactError, CheckpointError, InputError
-from ..runtime.model import Model
+from ...runtime.artifact import reading
+from ...runtime.artifact.manifest import FILE, Manifest
+from ...runtime.errors import ArtifactError, CheckpointError, InputError
+from ...runtime.model import Model
 from .registry import Served
 
 SETTINGS = "adapter_config.json"

@@ -17,19 +17,19 @@ from typing import Any
 
 import uvicorn
 
-from ..runtime.errors import EXIT_INTERNAL, EXIT_OK, InputError, PoolrtError
-from .adapters import Adapters
-from .app import create_app
+from ...runtime.errors import EXIT_INTERNAL, EXIT_OK, InputError, PoolrtError
+from ..app import create_app
+from ..context import Context
+from ..http.connections import Limits, affordable
+from ..http.gate import OPEN
+from ..http.protocol import protocol
+from ..json_logs import json_error
+from ..models.adapters import Adapters
+from ..models.registry import Registry
+from ..settings import Settings
 from .certificates import LOOK_S, Certificates
-from .connections import Limits, affordable
-from .context import Context
-from .gate import OPEN
-from .json_logs import json_error
-from .protocol import protocol
-from .registry import Registry
-from .settings import Settings
-from .trimming import LOOK_S as TRIM_S
-from .trimming import Trimming
+from .memory_trimming import LOOK_S as TRIM_S
+from .memory_trimming import Trimming
 
 log = logging.getLogger("poolrt.serve")
 

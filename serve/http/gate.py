@@ -17,13 +17,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .budget import HELD
-from .errors import ApiError, response
-from .headers import declared_bytes, header
-from .metrics import OBSERVE, Metrics
+from ..errors import ApiError, response
+from ..headers import declared_bytes, header
+from ..metrics.prometheus import OBSERVE, Metrics
+from ..metrics.state import State
+from ..settings import Settings
+from .memory_budget import HELD
 from .protocol import too_large, too_many
-from .settings import Settings
-from .state import State
 
 OPEN = frozenset({"/health", "/ping", "/live", "/ready"})
 """Routes that need no key; every other path does, also one that does not exist."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..runtime.model import Model
+from ...runtime.model import Model
 
 
 def abilities_of(model: Model) -> frozenset[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .endpoints.route import BYTES, JSON, Route
-from .endpoints.routes import ROUTES
-from .gate import OPEN
-from .settings import Settings
-from .validation import json_schema
-from .version import version
+from ..endpoints.route import BYTES, JSON, Route
+from ..endpoints.routes import ROUTES
+from ..http.gate import OPEN
+from ..schema.validation import json_schema
+from ..settings import Settings
+from ..version import version
 
 ERROR = {"$ref": "#/components/schemas/Error"}
 

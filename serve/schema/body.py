@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .errors import UNREAD, ApiError
+from ..errors import UNREAD, ApiError
 from .plain_words import sentence
 from .problems import distinct, dotted, message, problems_of
 from .validation import Record, restore_integers, validator

@@ -12,14 +12,14 @@ import orjson
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from ..errors import UNREAD, ApiError
+from ..headers import declared_bytes, header
+from ..models.registry import Registry
+from ..schema.body import Body
+from ..schema.problems import Problem, message
+from ..settings import Settings
 from . import large_json
-from .body import Body
-from .budget import FREE_BYTES, HELD, Budget, Hold, check_items, check_values
-from .errors import UNREAD, ApiError
-from .headers import declared_bytes, header
-from .problems import Problem, message
-from .registry import Registry
-from .settings import Settings
+from .memory_budget import FREE_BYTES, HELD, Budget, Hold, check_items, check_values
 
 Result = TypeVar("Result")
 
