@@ -11,6 +11,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# The rooms of each area from the bottom up: a room imports itself and the rooms that stand before it. A room is a folder, or a file
+# that stands beside the folders. What an area's own `__init__` exports stands above all of them.
+ROOMS = {
+    "exporter": (
+        "base", "files", "families.modules", "families", "detection", "unread", "checkpoint", "heads", "graph.onnx_files", "graph.passes",
+        "graph", "engine", "proof", "precision", "pipeline", "cli",
+    ),
+    "runtime": (
+        "errors", "cancellation", "extras", "machine", "outputs", "progress", "json_objects", "artifact", "inputs", "engines", "batching",
+        "answers", "plugins", "statistics", "options", "intake", "model", "loader", "vllm", "commands",
+    ),
+    "serve": (
+        "settings", "headers", "errors", "flags", "json_logs", "logs", "version", "schema", "models", "metrics", "http", "encodings",
+        "responses", "work", "context", "prompts", "endpoints", "pages", "lifespan", "app", "process", "cli",
+    ),
+}  # fmt: skip
+MOST_FILES = 16
+"""Files directly in a folder of an area beside `__init__`, families aside: more are a room to be parted."""
 IMPORT_LIMIT_S = 0.5  # the promise of the README; measured 0.15 s for `import poolrt.runtime` with everything it names
 
 HEAVY = ("torch", "transformers", "onnx", "onnxscript", "optimum", "sentence_transformers", "huggingface_hub", "safetensors")
@@ -127,3 +145,66 @@ def test_no_area_reaches_into_another_that_it_must_not_know(area, other):
             if isinstance(node, ast.ImportFrom) and node.level and (node.module or "").split(".")[0] == other:
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not wrong
+
+
+def imports(area: str) -> dict[str, set[str]]:
+    """Module -> the modules of its area that it imports, both within the area (`inputs.pairs`); in functions and under TYPE_CHECKING too."""
+    paths = {name.removeprefix(f"poolrt.{area}").lstrip("."): path for name, path in files(area).items()}
+    edges: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        package = [area, *name.split(".")] if path.stem == "__init__" else [area, *name.split(".")][:-1]
+        edges[name] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.level or node.level > len(package):
+                continue
+            base = [*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else ())]
+            if base[0] == area:
+                whole = [".".join([*base[1:], alias.name]) for alias in node.names]
+                edges[name] |= {module if module in paths else ".".join(base[1:]) for module in whole}
+        edges[name] -= {name, ""}
+    return edges
+
+
+def files(area: str) -> dict[str, Path]:
+    return dict(zip(modules(area), sorted((ROOT / area).rglob("*.py")), strict=True))
+
+
+def room(area: str, module: str) -> str:
+    """The innermost room of a module. Raises KeyError for one that has none."""
+    inside = [room for room in ROOMS[area] if f"{module}.".startswith(f"{room}.")]
+    if not inside:
+        raise KeyError(f"{area}/{module.replace('.', '/')} stands in no room of ROOMS")
+    return max(inside, key=len)
+
+
+@pytest.mark.parametrize("area", ROOMS)
+def test_a_room_imports_only_rooms_above_it(area: str) -> None:
+    order = {name: place for place, name in enumerate(ROOMS[area])}
+    climbs = [
+        f"{module} -> {other}"
+        for module, others in imports(area).items()
+        for other in others
+        if module and order[room(area, other)] > order[room(area, module)]
+    ]
+    assert not climbs
+
+
+def test_no_module_imports_itself_round_a_corner() -> None:
+    for area in ROOMS:
+        edges = imports(area)
+        # What imports nothing that is left is no part of a circle.
+        while leaves := {module for module, others in edges.items() if not others & edges.keys()}:
+            edges = {module: others for module, others in edges.items() if module not in leaves}
+        assert not edges, f"{area}: a circle among {', '.join(sorted(edges))}"
+
+
+@pytest.mark.parametrize("area", ROOMS)
+def test_every_folder_is_a_room_that_says_what_belongs_there(area: str) -> None:
+    for folder in sorted({path.parent for path in (ROOT / area).rglob("*.py")}):
+        python = [path for path in folder.glob("*.py") if path.stem != "__init__"]
+        assert len(python) <= MOST_FILES or folder.name == "families", f"{folder.relative_to(ROOT)} has {len(python)} files"
+        if folder == ROOT / area:
+            continue
+        text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+        assert text.count(".\n") + text.endswith(".") >= 3, f"{folder.relative_to(ROOT)}/__init__.py: what belongs, what not, what it imports"
+        assert "It may import" in text

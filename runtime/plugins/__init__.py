@@ -1,7 +1,7 @@
-"""IO processors, vLLM's plugins around a model: they turn a request's `data` into prompts, and outputs into an answer of any shape.
+"""IO processors, vLLM's plugins around a model: a request's `data` becomes prompts, and outputs a response of any shape.
 
-Two come with poolrt, under the names that vLLM's own have; others are entry points of installed packages. `docs/io-processors.md` says how
-to write one.
+What every request goes through does not belong here: a processor is asked for by name (docs/io-processors.md says how to write one).
+It may import errors, outputs, artifact, inputs and answers.
 """
 
 from __future__ import annotations
