@@ -89,7 +89,6 @@ def test_so_many_problems_are_told_and_the_others_counted(count: int):
         (int | str, {"anyOf": [{"type": "integer"}, {"type": "string"}]}),
         (Many[int] | str | None, {"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "string"}, {"type": "null"}]}),
     ],
-    ids=str,
 )  # fmt: skip
 def test_a_field_describes_itself_as_json_schema(annotation: Any, schema: dict[str, Any]):
     form = dataclasses.make_dataclass("Form", [("value", annotation)], bases=(Record,), frozen=True, kw_only=True)
