@@ -1,7 +1,7 @@
 """Puts pip into a virtual environment that was made without it (`python3 -m venv --without-pip`).
 
-A wheel is a zip that Python can import from, so pip installs itself. The index is PIP_INDEX_URL or pypi.org; the file is
-checked against the sha256 that the index names.
+A wheel is a zip that Python can import from, so pip installs itself. The index is PIP_INDEX_URL or pypi.org;
+the file is checked against the sha256 that the index names.
 """
 
 import hashlib
@@ -34,7 +34,9 @@ def newest(page: str) -> str:
     """The link to the newest final release of pip on an index page (PEP 503)."""
     links = Links()
     links.feed(page)
-    wheels = {tuple(map(int, match[1].split("."))): link for link in links.found if (match := WHEEL.search(link))}
+    wheels = {
+        tuple(map(int, match[1].split("."))): link for link in links.found if (match := WHEEL.search(link))
+    }
     if not wheels:
         raise SystemExit(f"{INDEX}/pip/ lists no wheel of pip")
     return wheels[max(wheels)]

@@ -1,4 +1,5 @@
-"""`python -m bench`: poolrt beside sentence-transformers and fastembed in process, beside vLLM and Infinity over HTTP."""
+"""`python -m bench`: poolrt beside sentence-transformers and fastembed in process, beside
+vLLM and Infinity over HTTP."""
 
 from __future__ import annotations
 
@@ -24,20 +25,41 @@ HEAD = """# Results
 
 Written by `make bench`; not edited by hand. Every line was measured in the same run, the contenders taking turns (A B C A B C ...), so
 that whatever else the machine did met all of them. Values are medians of the rounds, with the extremes in brackets.
-Each speed stands beside its accuracy: the smallest cosine of any text to PyTorch in float32, both computed one text at a time."""
+Each speed stands beside its accuracy: the smallest cosine of any text to PyTorch in float32, both computed one text at a time."""  # noqa: E501
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--only", choices=("in-process", "http"), help="one half; then --out should be another file")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="measured time of one HTTP case in one round (default 5)")
-    parser.add_argument("--quick", action="store_true", help="few texts, 2 rounds of 2 seconds: to see that everything works")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every contender (default: all cores)")
-    parser.add_argument("--vllm", default=os.environ.get("POOLRT_VLLM"), help="path of the vllm command to compare with (or POOLRT_VLLM)")
-    parser.add_argument("--vllm-dtypes", default="float32,bfloat16", help="one server each (default float32,bfloat16)")
     parser.add_argument(
-        "--infinity", default=os.environ.get("POOLRT_INFINITY"), help="path of the infinity_emb command (or POOLRT_INFINITY)"
+        "--only", choices=("in-process", "http"), help=("one half; then --out should be another file")
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help=("measured time of one HTTP case in one round (default 5)")
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=("few texts, 2 rounds of 2 seconds: to see that everything works"),
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="for every contender (default: all cores)",
+    )
+    parser.add_argument(
+        "--vllm",
+        default=os.environ.get("POOLRT_VLLM"),
+        help=("path of the vllm command to compare with (or POOLRT_VLLM)"),
+    )
+    parser.add_argument(
+        "--vllm-dtypes", default="float32,bfloat16", help=("one server each (default float32,bfloat16)")
+    )
+    parser.add_argument(
+        "--infinity",
+        default=os.environ.get("POOLRT_INFINITY"),
+        help=("path of the infinity_emb command (or POOLRT_INFINITY)"),
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("RESULTS.md"))
     asked = parser.parse_args()
@@ -86,7 +108,10 @@ def _facts(asked: argparse.Namespace) -> dict[str, str]:
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "poolrt": conditions.commit(),
-        "processor": f"{conditions.processor()}, {os.cpu_count()} cores, {conditions.memory_gib():.0f} GiB; {conditions.instructions()}",
+        "processor": (
+            f"{conditions.processor()}, {os.cpu_count()} cores, {conditions.memory_gib():.0f} GiB; "
+            f"{conditions.instructions()}"
+        ),
         "threads": f"{asked.threads} for every contender",
         "load average before the run": f"{conditions.load_average():.2f}",
         "rounds": f"{asked.rounds}, over HTTP {asked.seconds:.0f} s each",
@@ -96,19 +121,28 @@ def _facts(asked: argparse.Namespace) -> dict[str, str]:
 
 
 def _inside(
-    asked: argparse.Namespace, setup: contenders.Setup, torch: Peer, vectors: Mapping[str, NDArray[np.float32]], *, share: int
+    asked: argparse.Namespace,
+    setup: contenders.Setup,
+    torch: Peer,
+    vectors: Mapping[str, NDArray[np.float32]],
+    *,
+    share: int,
 ) -> str:
     peers = [torch, *contenders.libraries(setup)]
     try:
         worst = {
             (peer.label, mix.name): float(
-                in_process.cosines(peer.vectors(mix.name, setup.scratch / "vectors.npy"), vectors[mix.name]).min()
+                in_process.cosines(
+                    peer.vectors(mix.name, setup.scratch / "vectors.npy"), vectors[mix.name]
+                ).min()
             )
             for peer in peers
             for mix in MIXES
         }
         cases = [in_process.Case(mix.name, False, mix.count // share, mix.says) for mix in MIXES]
-        cases.append(in_process.Case("queries", True, MIXES[0].count // share, "short queries, one call each"))
+        cases.append(
+            in_process.Case("queries", True, MIXES[0].count // share, "short queries, one call each")
+        )
         measured = in_process.run(peers, cases, rounds=asked.rounds, say=lambda text: say("      " + text))
     finally:
         for peer in peers[1:]:
@@ -117,7 +151,9 @@ def _inside(
 
 
 def _outside(asked: argparse.Namespace, setup: contenders.Setup, vectors: NDArray[np.float32]) -> str:
-    listed = contenders.servers(setup, vllm=asked.vllm, vllm_dtypes=asked.vllm_dtypes.split(","), infinity=asked.infinity)
+    listed = contenders.servers(
+        setup, vllm=asked.vllm, vllm_dtypes=asked.vllm_dtypes.split(","), infinity=asked.infinity
+    )
     compared = texts(MIXES[-1], count=len(vectors))
     started: list[Server] = []
     try:
@@ -125,11 +161,18 @@ def _outside(asked: argparse.Namespace, setup: contenders.Setup, vectors: NDArra
             say(f"      starting {server.label}")
             server.start()
             started.append(server)
-            server.worst_cosine = float(in_process.cosines(over_http.vectors(server, compared), vectors).min())
+            server.worst_cosine = float(
+                in_process.cosines(over_http.vectors(server, compared), vectors).min()
+            )
             server.freeze()
         cases = over_http.cases()
         measured = over_http.run(
-            started, cases, rounds=asked.rounds, seconds=asked.seconds, warm_s=asked.seconds / 4, say=lambda text: say("      " + text)
+            started,
+            cases,
+            rounds=asked.rounds,
+            seconds=asked.seconds,
+            warm_s=asked.seconds / 4,
+            say=lambda text: say("      " + text),
         )
     finally:
         for server in started:

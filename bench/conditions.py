@@ -10,8 +10,11 @@ from pathlib import Path
 
 def environment(threads: int) -> dict[str, str]:
     """The same thread count for every library, and no look at the network."""
-    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
-    # Rows are spread over processes or threads by the engine; tokenizers warns after a fork when this is unset.
+    counts = dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads)
+    )
+    # Rows are spread over processes or threads by the engine; tokenizers warns after a
+    # fork when this is unset.
     return {**os.environ, **counts, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
 
 
@@ -27,7 +30,11 @@ def instructions() -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("flags"):
             present = set(line.split())
-            return ", ".join(name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if name in present)
+            return ", ".join(
+                name
+                for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+                if name in present
+            )
     return "unknown"
 
 
@@ -46,11 +53,14 @@ def warning() -> str:
     if load <= cores / 4:
         return ""
     return (
-        f"\n\n**The machine was busy: load average {load:.1f} on {cores} cores before the run. Speeds are too low, and ratios flatter "
+        f"\n\n**The machine was busy: load average {load:.1f} on {cores} cores before the run. Speeds "
+        "are too low, and ratios flatter "
         "whoever needs fewer processes at a time. Accuracy and CPU seconds are what to read.**"
     )
 
 
 def commit() -> str:
-    asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
     return asked.stdout.strip() or "unknown"

@@ -29,7 +29,9 @@ class Setup:
 
 
 def reference(setup: Setup) -> Peer:
-    return Peer(REFERENCE, "sentence-transformers", path=setup.source, texts=setup.texts, threads=setup.threads)
+    return Peer(
+        REFERENCE, "sentence-transformers", path=setup.source, texts=setup.texts, threads=setup.threads
+    )
 
 
 def libraries(setup: Setup) -> list[Peer]:
@@ -41,50 +43,95 @@ def libraries(setup: Setup) -> list[Peer]:
     else:
         setup.say("      fastembed is left out: pip install fastembed")
     for precision, path in setup.artifacts.items():
-        found.append(Peer(f"poolrt {precision}", "poolrt", path=path, texts=setup.texts, threads=setup.threads))
+        found.append(
+            Peer(f"poolrt {precision}", "poolrt", path=path, texts=setup.texts, threads=setup.threads)
+        )
     return found
 
 
-def servers(setup: Setup, *, vllm: str | None, vllm_dtypes: Sequence[str], infinity: str | None) -> list[Server]:
+def servers(
+    setup: Setup, *, vllm: str | None, vllm_dtypes: Sequence[str], infinity: str | None
+) -> list[Server]:
     """None of them started."""
     found = [_poolrt(setup, precision, path) for precision, path in setup.artifacts.items()]
     if vllm is None:
-        setup.say("      vLLM is left out: set POOLRT_VLLM to the vllm command of an environment that has it (CONTRIBUTING.md)")
+        setup.say(
+            "      vLLM is left out: set POOLRT_VLLM to the vllm command of an environment that has it "
+            "(CONTRIBUTING.md)"
+        )
     else:
         found += [_vllm(setup, vllm, dtype) for dtype in vllm_dtypes]
     if infinity is None:
-        setup.say("      Infinity is left out: set POOLRT_INFINITY to the infinity_emb command of an environment that has it")
+        setup.say(
+            "      Infinity is left out: set POOLRT_INFINITY to the infinity_emb command of an "
+            "environment that has it"
+        )
     else:
         found.append(_infinity(setup, infinity))
     return found
 
 
 def _poolrt(setup: Setup, precision: str, path: Path) -> Server:
-    command = [str(prepare.POOLRT), "serve", str(path), "--port", "{port}", "--threads", str(setup.threads), "--disable-uvicorn-access-log"]
+    command = [
+        str(prepare.POOLRT),
+        "serve",
+        str(path),
+        "--port",
+        "{port}",
+        "--threads",
+        str(setup.threads),
+        "--disable-uvicorn-access-log",
+    ]
     return Server(
-        f"poolrt {precision}", command, model=path.name, version=f"poolrt {importlib.metadata.version('poolrt')}",
-        log=setup.scratch / f"{precision}.log", variables=conditions.environment(setup.threads), ready="/ready",
+        f"poolrt {precision}", command, model=path.name,
+        version=f"poolrt {importlib.metadata.version('poolrt')}",
+        log=setup.scratch / f"{precision}.log", variables=conditions.environment(setup.threads),
+        ready="/ready",
     )  # fmt: skip
 
 
 def _vllm(setup: Setup, program: str, dtype: str) -> Server:
-    command = [program, "serve", str(setup.source), "--runner", "pooling", "--dtype", dtype, "--served-model-name", prepare.MODEL]
+    command = [
+        program,
+        "serve",
+        str(setup.source),
+        "--runner",
+        "pooling",
+        "--dtype",
+        dtype,
+        "--served-model-name",
+        prepare.MODEL,
+    ]
     command += ["--host", "127.0.0.1", "--port", "{port}", "--disable-uvicorn-access-log"]
-    # Without the binding its worker takes one core of two; the cache is for generation and only takes memory here.
+    # Without the binding its worker takes one core of two; the cache is for generation and
+    # only takes memory here.
     own = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
     return Server(
-        f"vLLM {dtype}", command, model=prepare.MODEL, version=f"vllm {_version(program, 'vllm')}", log=setup.scratch / f"vllm-{dtype}.log",
+        f"vLLM {dtype}", command, model=prepare.MODEL, version=f"vllm {_version(program, 'vllm')}",
+        log=setup.scratch / f"vllm-{dtype}.log",
         variables=conditions.environment(setup.threads) | own,
     )  # fmt: skip
 
 
 def _infinity(setup: Setup, program: str) -> Server:
-    command = [program, "v2", "--model-id", str(setup.source), "--served-model-name", prepare.MODEL, "--engine", "torch", "--device", "cpu"]
+    command = [
+        program,
+        "v2",
+        "--model-id",
+        str(setup.source),
+        "--served-model-name",
+        prepare.MODEL,
+        "--engine",
+        "torch",
+        "--device",
+        "cpu",
+    ]
     command += ["--dtype", "float32", "--no-bettertransformer", "--no-compile", "--log-level", "warning"]
     command += ["--host", "127.0.0.1", "--port", "{port}"]
     return Server(
         "Infinity", command, model=prepare.MODEL, version=f"infinity-emb {_version(program, 'infinity-emb')}",
-        log=setup.scratch / "infinity.log", variables=conditions.environment(setup.threads) | {"DO_NOT_TRACK": "1"},
+        log=setup.scratch / "infinity.log",
+        variables=conditions.environment(setup.threads) | {"DO_NOT_TRACK": "1"},
         embeddings="/embeddings", rerank=None,
     )  # fmt: skip
 
@@ -100,7 +147,9 @@ def _is_installed(package: str) -> bool:
 def _version(command: str, package: str) -> str:
     """Of a package in the environment that the command belongs to."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
-    asked = subprocess.run([Path(command).with_name("python"), "-c", code], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        [Path(command).with_name("python"), "-c", code], capture_output=True, text=True, check=False
+    )
     if asked.returncode:
         raise SystemExit(f"bench: the environment of {command} has no {package}")
     return asked.stdout.strip()

@@ -48,7 +48,9 @@ class Peer:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"bench: {self.label} ended with exit code {self.process.wait()}; its messages stand above")
+            raise SystemExit(
+                f"bench: {self.label} ended with exit code {self.process.wait()}; its messages stand above"
+            )
         return json.loads(line)
 
     def ask(self, **asked: object) -> dict:
@@ -65,8 +67,11 @@ class Peer:
         self.process.communicate()
 
 
-def run(peers: Sequence[Peer], cases: Sequence[Case], *, rounds: int, say: Callable[[str], None]) -> Mapping[tuple[str, int], Measured]:
-    """Label and index of the case -> what was measured, `rounds` times after one round that is thrown away."""
+def run(
+    peers: Sequence[Peer], cases: Sequence[Case], *, rounds: int, say: Callable[[str], None]
+) -> Mapping[tuple[str, int], Measured]:
+    """Label and index of the case -> what was measured, `rounds` times after one
+    round that is thrown away."""
     found = {(peer.label, index): Measured() for peer in peers for index in range(len(cases))}
     for number in range(rounds + 1):
         for index, case in enumerate(cases):

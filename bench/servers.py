@@ -1,4 +1,5 @@
-"""Servers under test: started on loopback ports, asked when ready, put to sleep while another one is measured."""
+"""Servers under test: started on loopback ports, asked when ready, put to sleep while
+another one is measured."""
 
 from __future__ import annotations
 
@@ -85,14 +86,20 @@ class Server:
         command = [part.replace("{port}", str(self.port)) for part in self.command]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **self.variables}, start_new_session=True
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.variables},
+                start_new_session=True,
             )
         started = time.perf_counter()
         while not self._answers():
             if self._process.poll() is not None or time.perf_counter() - started > READY_S:
                 end = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
                 self.stop()
-                raise RuntimeError(f"{self.label} was not ready after {READY_S} s or ended; end of {self.log}:\n{end}")
+                raise RuntimeError(
+                    f"{self.label} was not ready after {READY_S} s or ended; end of {self.log}:\n{end}"
+                )
             time.sleep(0.05)
         self.ready_s = time.perf_counter() - started
 

@@ -11,10 +11,15 @@ from .servers import Server
 HTTP_NOTE = """\
 Closed loop: that many connections, each of which sends its next request when the answer has come. The client runs on the same cores;
 its own CPU time stands beside the server's, of which all processes are counted. Vectors are answered as JSON floats. While one server is
-measured the others are stopped. The cosine is of texts sent in one request."""
+measured the others are stopped. The cosine is of texts sent in one request."""  # noqa: E501
 
 
-def inside(peers: Sequence[Peer], cases: Sequence[in_process.Case], measured: Mapping, worst: Mapping[tuple[str, str], float]) -> str:
+def inside(
+    peers: Sequence[Peer],
+    cases: Sequence[in_process.Case],
+    measured: Mapping,
+    worst: Mapping[tuple[str, str], float],
+) -> str:
     """The first peer is the one others are compared with. `worst`: (label, mix) -> smallest cosine."""
     base = peers[0].label
     rows = []
@@ -23,8 +28,10 @@ def inside(peers: Sequence[Peer], cases: Sequence[in_process.Case], measured: Ma
         for peer in peers:
             found = measured[peer.label, index]
             rows.append([
-                case.says if peer is peers[0] else "", peer.label, report.spread([case.texts / seconds for seconds in found.seconds]),
-                f"{base_s / report.middle(found.seconds):.2f}×", report.number(report.middle(found.cpu_s) / case.texts * 1000),
+                case.says if peer is peers[0] else "", peer.label,
+                report.spread([case.texts / seconds for seconds in found.seconds]),
+                f"{base_s / report.middle(found.seconds):.2f}×",
+                report.number(report.middle(found.cpu_s) / case.texts * 1000),
                 report.number(found.resident_mib), report.cosine(worst[peer.label, case.mix]),
             ])  # fmt: skip
     header = ["texts", "library", "texts/s", f"of {base}", "CPU s per 1000", "MiB", "worst cosine"]
@@ -32,14 +39,25 @@ def inside(peers: Sequence[Peer], cases: Sequence[in_process.Case], measured: Ma
     return f"## In one process\n\n{report.lines(versions)}\n\n{report.table(header, rows)}"
 
 
-def outside(servers: Sequence[Server], cases: Sequence[over_http.Case], measured: Mapping[tuple[str, int], over_http.Measured]) -> str:
+def outside(
+    servers: Sequence[Server],
+    cases: Sequence[over_http.Case],
+    measured: Mapping[tuple[str, int], over_http.Measured],
+) -> str:
     base = next((server for server in servers if server.label.startswith("vLLM")), servers[0])
     rows = []
     for index, case in enumerate(cases):
         for server in servers:
-            rows.append([case.says if server is servers[0] else "", server.label, *_row(measured, server, base, index)])
+            rows.append(
+                [
+                    case.says if server is servers[0] else "",
+                    server.label,
+                    *_row(measured, server, base, index),
+                ]
+            )
     header = [
-        "requests", "server", "texts/s", f"of {base.label}", "p50 ms", "p99 ms", "server CPU s per 1000 texts",
+        "requests", "server", "texts/s", f"of {base.label}", "p50 ms", "p99 ms",
+        "server CPU s per 1000 texts",
         "client CPU s per 1000 requests", "worst cosine",
     ]  # fmt: skip
     versions = {}
@@ -47,11 +65,16 @@ def outside(servers: Sequence[Server], cases: Sequence[over_http.Case], measured
         all_cases = [measured[server.label, index] for index in range(len(cases))]
         largest = max(found.resident_mib for found in all_cases)
         failures = sum(found.failures for found in all_cases)
-        versions[server.label] = f"{server.version}; ready in {server.ready_s:.1f} s; {largest:.0f} MiB; {failures} failed requests"
+        versions[server.label] = (
+            f"{server.version}; ready in {server.ready_s:.1f} s; {largest:.0f} MiB; {failures} "
+            "failed requests"
+        )
     return f"## Over HTTP\n\n{HTTP_NOTE}\n\n{report.lines(versions)}\n\n{report.table(header, rows)}"
 
 
-def _row(measured: Mapping[tuple[str, int], over_http.Measured], server: Server, base: Server, index: int) -> list[str]:
+def _row(
+    measured: Mapping[tuple[str, int], over_http.Measured], server: Server, base: Server, index: int
+) -> list[str]:
     found, beside = measured[server.label, index], measured[base.label, index]
     if not found.texts_per_s:
         return ["not offered", *[""] * 6]

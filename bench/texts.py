@@ -1,4 +1,5 @@
-"""The texts that everything is measured with: sentences of bench/sentences.txt, joined and cut to mixed lengths, from one seed."""
+"""The texts that everything is measured with: sentences of bench/sentences.txt, joined and cut to
+mixed lengths, from one seed."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import numpy as np
 
 SENTENCES = tuple(Path(__file__).with_name("sentences.txt").read_text(encoding="utf-8").split("\n")[:-1])
 TOKENS_PER_WORD = 1.15
-"""Of these sentences under MiniLM's tokenizer, punctuation included; only steers the lengths, the report states the real ones."""
+"""Of these sentences under MiniLM's tokenizer, punctuation included; only steers the lengths, the
+report states the real ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ def words(rng: np.random.Generator, count: int) -> str:
 
 
 def texts(mix: Mix, *, seed: int = 0, count: int | None = None) -> list[str]:
-    """The first `count` of the mix (None: all). Lengths are log-uniform between the mix's bounds, in random order."""
+    """The first `count` of the mix (None: all). Lengths are log-uniform between the mix's
+    bounds, in random order."""
     rng = np.random.default_rng([seed, *mix.name.encode()])
     tokens = np.exp(rng.uniform(np.log(mix.shortest), np.log(mix.longest), size=mix.count))
     return [words(rng, max(1, round(length / TOKENS_PER_WORD))) for length in tokens[:count]]

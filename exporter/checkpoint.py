@@ -1,6 +1,7 @@
 """A published checkpoint, read without running or trusting anything in it.
 
-`read` opens headers and JSON, decides what the model is, and keeps every guess with its reason. No tensor is loaded here.
+`read` opens headers and JSON, decides what the model is, and keeps every guess with its reason.
+No tensor is loaded here.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Checkpoint(Files):
     """The files, and what was decided about them."""
 
     inner: Path
-    """Where config.json, weights and tokenizer are: `folder`, or the subfolder that modules.json names (`0_Transformer`)."""
+    """Where config.json, weights and tokenizer are: `folder`, or the subfolder that modules.json
+    names (`0_Transformer`)."""
     revision: str | None
     overrides: Mapping[str, Any]
     """What was asked for, as the manifest records it."""
@@ -73,9 +75,11 @@ class Checkpoint(Files):
         return self.folder if self.adapter is None or self.adapter.sentence is None else self.adapter.folder
 
     def described(self, digest: Mapping[str, str], adapter: Mapping[str, str]) -> Source:
-        """The manifest's record of where the weights came from; `digest`: path inside the checkpoint -> sha256, `adapter` likewise."""
+        """The manifest's record of where the weights came from; `digest`: path inside the checkpoint ->
+        sha256, `adapter` likewise."""
         return Source(
-            checkpoint=self.source, revision=self.revision, weights=dict(digest), overrides=dict(self.overrides),
+            checkpoint=self.source, revision=self.revision, weights=dict(digest),
+            overrides=dict(self.overrides),
             adapter=None if self.adapter is None else self.adapter.described(adapter),
         )  # fmt: skip
 
@@ -92,12 +96,16 @@ def read(
     recipe: recipes.Recipe | str | None = "auto",
     adapter: str | Path | None = None,
 ) -> Checkpoint:
-    """Opens a local folder or hub id. Raises CheckpointError, and UnknownArchitecture for a backbone no file of ours reads.
+    """Opens a local folder or hub id. Raises CheckpointError, and UnknownArchitecture for a
+    backbone no file of ours reads.
 
-    `recipe`: "auto" looks one up by name, None goes without. `adapter`: folder or hub id of a LoRA adapter to merge.
+    `recipe`: "auto" looks one up by name, None goes without. `adapter`: folder or hub id of
+    a LoRA adapter to merge.
     """
     if runner == "generate":
-        raise CheckpointError("runner 'generate': poolrt serves pooling models only; leave --runner at auto or pooling")
+        raise CheckpointError(
+            "runner 'generate': poolrt serves pooling models only; leave --runner at auto or pooling"
+        )
     place = source.find(str(asked), revision)
     found = _recipe(place.name, recipe)
     asked_for = {"hf_overrides": dict(hf_overrides or {}), "pooler_config": dict(pooler_config or {})}
@@ -109,12 +117,21 @@ def read(
         guesses.append(Guess("recipe", found.name, f"the name matches {found.match[0]}", "--no-recipe"))
     inner = place.folder / sentence_files.transformer(place.folder)
     if not (inner / "config.json").is_file():
-        sentence_files.read(place.folder)  # a chain without a transformer is refused by what it has in its place
+        # A chain without a transformer is refused by what it has in its place
+        sentence_files.read(place.folder)
     config = _config(inner)
     _refuse_part(place.folder)
     if "auto_map" in config:
-        guesses.append(Guess("remote code", "not run", "config.json has an auto_map; poolrt reads the weights with its own classes"))
-    config = _named(inner, merged(merged(config, recipe_overrides(found, hf_overrides or {})), hf_overrides or {}))
+        guesses.append(
+            Guess(
+                "remote code",
+                "not run",
+                ("config.json has an auto_map; poolrt reads the weights with its own classes"),
+            )
+        )
+    config = _named(
+        inner, merged(merged(config, recipe_overrides(found, hf_overrides or {})), hf_overrides or {})
+    )
     opened = weights.open_folder(inner)
     family = find_architecture(place.name, config, opened.shapes)
     with in_one_sentence(f"{place.name}: transformers does not understand config.json"):
@@ -123,24 +140,38 @@ def read(
         if family.adapt is not None:
             family = family.adapt(family, config)
     said = {**(found.hf_overrides if found else {}), **(hf_overrides or {})}
-    meant = found.convert if convert == "auto" and found is not None and found.convert is not None else convert
+    meant = (
+        found.convert if convert == "auto" and found is not None and found.convert is not None else convert
+    )
     unread.refuse_remote(place.name, config, family, overrides=said, convert=meant)
     unread.check(place.name, config, family)
     found_adapter = None if adapter is None else adapters.read(adapter)
     if found_adapter is not None:
         opened = adapter_merge.merged(
-            place.name, opened, found_adapter, family.prefixes, turned=config.get("model_type") in adapter_merge.TURNED
+            place.name,
+            opened,
+            found_adapter,
+            family.prefixes,
+            turned=config.get("model_type") in adapter_merge.TURNED,
         )
         config = _adapted_config(config, found_adapter, opened, family, hf_overrides or {}, convert=convert)
         guesses.append(_adapter_guess(found_adapter))
     sentence = None if found_adapter is None else found_adapter.sentence
     if found_adapter is not None and sentence is not None:
-        guesses.append(Guess("modules", f"those of {found_adapter.name}", "the adapter's folder has a modules.json"))
+        guesses.append(
+            Guess("modules", f"those of {found_adapter.name}", "the adapter's folder has a modules.json")
+        )
     else:
         sentence = sentence_files.read(place.folder)
-    part = next((name for name in sentence_files.TRANSFORMER_FILES if sentence is None and (inner / name).is_file()), None)
+    part = next(
+        (name for name in sentence_files.TRANSFORMER_FILES if sentence is None and (inner / name).is_file()),
+        None,
+    )
     if part is not None:
-        why = f"{part} stands here without modules.json, which says how Sentence Transformers pools: is this only the 0_Transformer part?"
+        why = (
+            f"{part} stands here without modules.json, which says how Sentence Transformers pools: is this "
+            "only the 0_Transformer part?"
+        )
         guesses.append(Guess("modules", "none", why, "the folder above this one"))
     pooler = _pooler(found, pooler_config)
     if convert == "auto" and found is not None and found.convert is not None:
@@ -171,7 +202,8 @@ def read(
 
 
 def recipe_overrides(found: recipes.Recipe | None, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's changes to config.json. Its list of widths gives way to a user who says which widths there are."""
+    """A recipe's changes to config.json. Its list of widths gives way to a user who
+    says which widths there are."""
     known = dict(found.hf_overrides) if found else {}
     if "is_matryoshka" in asked and "matryoshka_dimensions" not in asked:
         known.pop("matryoshka_dimensions", None)
@@ -185,7 +217,8 @@ def _config(folder: Path) -> dict[str, Any]:
     if (folder / adapters.SETTINGS).is_file():
         trained = json_file(folder / adapters.SETTINGS, dict).get("base_model_name_or_path") or "CHECKPOINT"
         raise CheckpointError(
-            f"{folder}: a LoRA adapter, not a checkpoint; give what it was trained on: poolrt export {trained} --lora {folder}"
+            f"{folder}: a LoRA adapter, not a checkpoint; give what it was trained on: poolrt export "
+            f"{trained} --lora {folder}"
         )
     present = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else []
     found = other_formats.of_folder(folder) or f"it holds {', '.join(present) or 'nothing'}"
@@ -193,7 +226,8 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _named(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """config.json, overrides included, with the few keys that decide what is read in the shape they are read in. Raises CheckpointError."""
+    """config.json, overrides included, with the few keys that decide what is read in the shape they are read
+    in. Raises CheckpointError."""
     path, names, labels = folder / "config.json", config.get("architectures"), config.get("id2label")
     if not config.get("model_type") and not names:
         raise CheckpointError(
@@ -201,15 +235,23 @@ def _named(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
             'or one that needs --hf-overrides \'{"model_type": "..."}\''
         )
     if config.get("model_type") is not None and not isinstance(config["model_type"], str):
-        raise CheckpointError(f"{path}: model_type is {shortened(config['model_type'])}, expected a name such as 'bert'")
+        raise CheckpointError(
+            f"{path}: model_type is {shortened(config['model_type'])}, expected a name such as 'bert'"
+        )
     plausible.check_counts(path, config)
     names = [names] if isinstance(names, str) else names
-    if names is not None and (not isinstance(names, list) or not all(isinstance(name, str) for name in names)):
+    if names is not None and (
+        not isinstance(names, list) or not all(isinstance(name, str) for name in names)
+    ):
         raise CheckpointError(f"{path}: architectures is {shortened(names)}, expected a list of class names")
     if isinstance(labels, list):  # in the order of the rows
         labels = {str(index): label for index, label in enumerate(labels)}
-    if labels is not None and not (isinstance(labels, dict) and all(str(index).isdecimal() for index in labels)):
-        raise CheckpointError(f"{path}: id2label is {shortened(labels)}, expected row -> name, or a list of names")
+    if labels is not None and not (
+        isinstance(labels, dict) and all(str(index).isdecimal() for index in labels)
+    ):
+        raise CheckpointError(
+            f"{path}: id2label is {shortened(labels)}, expected row -> name, or a list of names"
+        )
     changed = {"architectures": names, "id2label": labels}
     return {**config, **{key: value for key, value in changed.items() if key in config}}
 
@@ -221,7 +263,8 @@ def _refuse_part(folder: Path) -> None:
         return
     if above / sentence_files.transformer(above) == folder.resolve():
         raise CheckpointError(
-            f"{folder}: only the Transformer module of the Sentence Transformers model in the folder above it, whose modules.json says "
+            f"{folder}: only the Transformer module of the Sentence Transformers model in the folder "
+            "above it, whose modules.json says "
             f"how its tokens become vectors; give {above}"
         )
 
@@ -229,7 +272,11 @@ def _refuse_part(folder: Path) -> None:
 def _decoded(value: Any) -> Any:
     """transformers writes infinity as `{"__float__": "Infinity"}`."""
     if isinstance(value, dict):
-        return float(value["__float__"]) if set(value) == {"__float__"} else {key: _decoded(inner) for key, inner in value.items()}
+        return (
+            float(value["__float__"])
+            if set(value) == {"__float__"}
+            else {key: _decoded(inner) for key, inner in value.items()}
+        )
     return [_decoded(inner) for inner in value] if isinstance(value, list) else value
 
 
@@ -242,13 +289,20 @@ def _adapted_config(
     *,
     convert: str,
 ) -> dict[str, Any]:
-    """config.json for the adapted model: an adapter of a classifier says so in task_type, and brings its own labels."""
+    """config.json for the adapted model: an adapter of a classifier says so in task_type,
+    and brings its own labels."""
     adapted = dict(config)
     suffix = ADAPTED_CLASSES.get(str(adapter.settings.get("task_type")))
     name = next((name for name in family.names if suffix and name.endswith(suffix)), None)
     if name is not None and "architectures" not in overrides and convert == "auto":
         adapted["architectures"] = [name]
-    layers = family.tokens if suffix == ADAPTED_CLASSES["TOKEN_CLS"] else family.sequence.layers if family.sequence else ()
+    layers = (
+        family.tokens
+        if suffix == ADAPTED_CLASSES["TOKEN_CLS"]
+        else family.sequence.layers
+        if family.sequence
+        else ()
+    )
     weight = layers and opened.find(f"{layers[-1].name}.weight", family.prefixes)
     if weight and weight in opened.brought and not set(LABELS) & set(overrides):
         labels = config.get("num_labels", len(config.get("id2label") or ()))
@@ -261,7 +315,11 @@ def _adapter_guess(adapter: adapters.Adapter) -> Guess:
     base = adapter.settings.get("base_model_name_or_path")
     rest = f", {len(adapter.whole)} whole tensors" if adapter.whole else ""
     rest += ", rows of " + ", ".join(adapter.tokens) if adapter.tokens else ""
-    return Guess("adapter", f"{adapter.name}, {len(adapter.factors)} modules{rest}", f"trained on {base}" if base else "--lora")
+    return Guess(
+        "adapter",
+        f"{adapter.name}, {len(adapter.factors)} modules{rest}",
+        f"trained on {base}" if base else "--lora",
+    )
 
 
 def _recipe(name: str, asked: recipes.Recipe | str | None) -> recipes.Recipe | None:
@@ -271,8 +329,8 @@ def _recipe(name: str, asked: recipes.Recipe | str | None) -> recipes.Recipe | N
 def _pooler(found: recipes.Recipe | None, asked: Mapping[str, object] | None) -> poolers.PoolerConfig:
     known, given = dict(found.pooler_config) if found else {}, dict(asked or {})
     if given.get("pooling_type") or given.get("seq_pooling_type"):
-        # Who names the pooling gets embed's default with it, not what a recipe makes of the author's files (vLLM's documentation asks
-        # for the mean of ssmits/Qwen2-7B-Instruct-embed-base this way).
+        # Who names the pooling gets embed's default with it, not what a recipe makes of the author's files
+        # (vLLM's documentation asks for the mean of ssmits/Qwen2-7B-Instruct-embed-base this way).
         known = {name: value for name, value in known.items() if name not in POOLINGS}
         if known.pop("use_activation", True) is False:
             given.setdefault("use_activation", True)

@@ -1,4 +1,5 @@
-"""`poolrt export | build | verify | recipes`: arguments in, exit code out. Nothing heavy is imported before it is needed."""
+"""`poolrt export | build | verify | recipes`: arguments in, exit code out. Nothing heavy is
+imported before it is needed."""
 
 from __future__ import annotations
 
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 _EXPORT = """\
 Makes a verified artifact of a checkpoint: a local folder or a hub id. What is guessed from its files is printed with the flag
 that changes it. An interrupted export leaves nothing that loads.
-"""
+"""  # noqa: E501
 _CODES = (
-    "exit codes: 0 done, 1 internal error, 2 input not usable, 3 too far from PyTorch or from the checkpoint's own library, "
+    "exit codes: 0 done, 1 internal error, 2 input not usable, 3 too far from PyTorch or from the "
+    "checkpoint's own library, "
     "4 engine library, 130 interrupted"
 )
 # Seconds between signs of life during a step, on a terminal and in a log.
@@ -39,32 +41,70 @@ _TICK_TERMINAL, _TICK_LOG = 1.0, 30.0
 
 def export(arguments: Sequence[str]) -> int:
     parser = _parser("export", _EXPORT)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder with config.json and weights, or a hub id such as BAAI/bge-m3")
-    parser.add_argument("--lora", metavar="ADAPTER", help="LoRA adapter in PEFT's format, a folder or hub id, merged into the weights")
-    parser.add_argument("--name", help="name of the artifact (default: the checkpoint's own, then the adapter's)")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help=("folder with config.json and weights, or a hub id such as BAAI/bge-m3"),
+    )
+    parser.add_argument(
+        "--lora",
+        metavar="ADAPTER",
+        help=("LoRA adapter in PEFT's format, a folder or hub id, merged into the weights"),
+    )
+    parser.add_argument(
+        "--name", help=("name of the artifact (default: the checkpoint's own, then the adapter's)")
+    )
     parser.add_argument("--out", default="artifacts", help="folder of artifacts (default: %(default)s)")
     parser.add_argument(
-        "--precision", default="fp32", metavar="fp32|fp16|bf16|int8|auto", help="auto: int8 if it is faster here and keeps its drift budget"
+        "--precision",
+        default="fp32",
+        metavar="fp32|fp16|bf16|int8|auto",
+        help=("auto: int8 if it is faster here and keeps its drift budget"),
     )
     _add_target(parser, "also compile an engine; repeat or list several (onnx is always made)")
     parser.add_argument(
-        "--hf-overrides", type=_object, default={}, metavar="JSON", help="changes to config.json; also --hf-overrides.key value"
+        "--hf-overrides",
+        type=_object,
+        default={},
+        metavar="JSON",
+        help=("changes to config.json; also --hf-overrides.key value"),
     )
     parser.add_argument(
-        "--pooler-config", type=_object, default={}, metavar="JSON", help="changes to the head; also --pooler-config.key value"
+        "--pooler-config",
+        type=_object,
+        default={},
+        metavar="JSON",
+        help=("changes to the head; also --pooler-config.key value"),
     )
     parser.add_argument(
-        "--convert", default="auto", choices=("auto", "none", "embed", "classify", "reward"), help="what to make of the backbone"
+        "--convert",
+        default="auto",
+        choices=("auto", "none", "embed", "classify", "reward"),
+        help="what to make of the backbone",
     )
-    parser.add_argument("--runner", default="auto", choices=("auto", "pooling", "generate"), help="pooling is the only one there is")
+    parser.add_argument(
+        "--runner",
+        default="auto",
+        choices=("auto", "pooling", "generate"),
+        help="pooling is the only one there is",
+    )
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
-    parser.add_argument("--no-recipe", action="store_true", help="do not use the recipe that poolrt has for this model")
-    parser.add_argument("--trust-remote-code", action="store_true", help="accepted and ignored: code of a checkpoint is never run")
+    parser.add_argument(
+        "--no-recipe", action="store_true", help=("do not use the recipe that poolrt has for this model")
+    )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help=("accepted and ignored: code of a checkpoint is never run"),
+    )
 
     def run(asked: argparse.Namespace, say: Say) -> Report:
         extras.require("export")
         if asked.trust_remote_code:
-            say("note: --trust-remote-code has no effect; poolrt reads the weights with its own classes and never runs a checkpoint's code")
+            say(
+                "note: --trust-remote-code has no effect; poolrt reads the weights with its own classes "
+                "and never runs a checkpoint's code"
+            )
         from . import pipeline
 
         return pipeline.export(
@@ -87,7 +127,9 @@ def export(arguments: Sequence[str]) -> int:
 
 
 def build(arguments: Sequence[str]) -> int:
-    parser = _parser("build", "Compiles engines for an artifact, from its own ONNX graph, and adds them to it.")
+    parser = _parser(
+        "build", ("Compiles engines for an artifact, from its own ONNX graph, and adds them to it.")
+    )
     parser.add_argument("artifact", metavar="ARTIFACT", type=Path)
     _add_target(parser, "what to compile for; repeat or list several", required=True)
 
@@ -100,15 +142,22 @@ def build(arguments: Sequence[str]) -> int:
 
 
 def verify(arguments: Sequence[str]) -> int:
-    parser = _parser("verify", "Proves an artifact again: every file, every engine that runs here, every task.")
+    parser = _parser(
+        "verify", ("Proves an artifact again: every file, every engine that runs here, every task.")
+    )
     parser.add_argument("artifact", metavar="ARTIFACT", type=Path)
     parser.add_argument(
         "--against",
         metavar="CHECKPOINT",
-        help="compare with this checkpoint, by PyTorch and by its own library, as well; not only with golden.npz",
+        help=(
+            "compare with this checkpoint, by PyTorch and by its own library, as well; not only "
+            "with golden.npz"
+        ),
     )
 
-    parser.add_argument("--lora", metavar="ADAPTER", help="with --against: the adapter that was merged into the artifact")
+    parser.add_argument(
+        "--lora", metavar="ADAPTER", help=("with --against: the adapter that was merged into the artifact")
+    )
 
     def run(asked: argparse.Namespace, say: Say) -> Report:
         from . import pipeline
@@ -120,30 +169,48 @@ def verify(arguments: Sequence[str]) -> int:
 
 def recipes(arguments: Sequence[str]) -> int:
     parser = _parser(
-        "recipes", "Lists the published models that poolrt has facts about; any other checkpoint of a known family exports as well."
+        "recipes",
+        (
+            "Lists the published models that poolrt has facts about; any other checkpoint of a known "
+            "family exports as well."
+        ),
     )
-    parser.add_argument("pattern", nargs="?", default="", help="only those whose name or hub id contains this")
+    parser.add_argument(
+        "pattern", nargs="?", default="", help=("only those whose name or hub id contains this")
+    )
     asked = parser.parse_args(list(arguments))
     from .files.recipe import TASKS, all_recipes
 
-    found = [recipe for recipe in all_recipes() if asked.pattern.lower() in " ".join((recipe.name, *recipe.match)).lower()]
+    found = [
+        recipe
+        for recipe in all_recipes()
+        if asked.pattern.lower() in " ".join((recipe.name, *recipe.match)).lower()
+    ]
     if asked.json:
         told = [{**_object_of(recipe), "tasks": list(TASKS[recipe.task])} for recipe in found]
         print(json.dumps(told, ensure_ascii=False))
         return EXIT_OK
     if not found:
-        print(f"no recipe matches {asked.pattern!r}; a checkpoint needs none unless its files leave something open")
+        print(
+            f"no recipe matches {asked.pattern!r}; a checkpoint needs none unless its files leave "
+            "something open"
+        )
         return EXIT_OK
     rows = [("NAME", "KIND", "TASKS", "PARAMETERS", "DIM", "TOKENS", "LICENCE", "SCORES", "CHECKPOINT")]
     for recipe in found:
         size = f"{recipe.parameters / 1e6:.0f} M" if recipe.parameters else "-"
         facts = (size, str(recipe.dimensions or "-"), str(recipe.max_tokens or "-"), recipe.licence or "-")
         published = str(sum(len(reference.scores) for reference in recipe.references) or "-")
-        rows.append((recipe.name, recipe.task, " ".join(TASKS[recipe.task]), *facts, published, recipe.match[0]))
+        rows.append(
+            (recipe.name, recipe.task, " ".join(TASKS[recipe.task]), *facts, published, recipe.match[0])
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print("\n-: read from the checkpoint at export. SCORES: published ones that `poolrt verify` compares with, given the real weights.")
+    print(
+        "\n-: read from the checkpoint at export. SCORES: published ones that `poolrt verify` compares "
+        "with, given the real weights."
+    )
     return EXIT_OK
 
 
@@ -155,7 +222,11 @@ def _object_of(record: Any) -> dict[str, Any]:
 
 def _parser(command: str, description: str) -> Parser:
     parser = Parser(prog=f"poolrt {command}", description=description, epilog=_CODES, allow_abbrev=False)
-    parser.add_argument("--json", action="store_true", help="print the report as JSON on stdout; progress goes to stderr either way")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help=("print the report as JSON on stdout; progress goes to stderr either way"),
+    )
     return parser
 
 
@@ -177,14 +248,20 @@ def _object(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Callable[[argparse.Namespace, Say], Report]) -> int:
+def _answer(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str],
+    run: Callable[[argparse.Namespace, Say], Report],
+) -> int:
     """Parses, runs, prints, and turns what went wrong into one line and an exit code."""
     from .base.report import table
 
     wants_json = "--json" in arguments
     try:
         asked = parser.parse_args(
-            json_objects.undotted([spelled(argument) for argument in arguments], ("--hf-overrides", "--pooler-config"))
+            json_objects.undotted(
+                [spelled(argument) for argument in arguments], ("--hf-overrides", "--pooler-config")
+            )
         )
         if hasattr(asked, "target"):
             asked.target = _targets(asked.target)
@@ -195,7 +272,9 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Call
             traceback.print_exception(error)
         return _failed(str(error), type(error).__name__, error.exit_code, as_json=wants_json)
     except KeyboardInterrupt:
-        return _failed("interrupted; nothing was kept", "KeyboardInterrupt", EXIT_INTERRUPTED, as_json=wants_json)
+        return _failed(
+            "interrupted; nothing was kept", "KeyboardInterrupt", EXIT_INTERRUPTED, as_json=wants_json
+        )
     except OSError as error:  # a full disk, a folder that may not be written
         told = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -204,17 +283,24 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str], run: Call
     except SystemExit as error:  # argparse after --help
         return int(error.code or 0)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and (missing := extras.missing(error, "export")) is not None:
+        if (
+            isinstance(error, ModuleNotFoundError)
+            and (missing := extras.missing(error, "export")) is not None
+        ):
             return _failed(str(missing), type(missing).__name__, missing.exit_code, as_json=wants_json)
         traceback.print_exc()
-        told = f"{type(error).__name__}: {error} (a mistake in poolrt, not of yours; please report the lines above)"
+        told = (
+            f"{type(error).__name__}: {error} (a mistake in poolrt, not of yours; please report the "
+            "lines above)"
+        )
         return _failed(told, type(error).__name__, EXIT_INTERNAL, as_json=wants_json)
     print(json.dumps(to_plain(report), ensure_ascii=False) if asked.json else f"\n{table(report)}")
     return EXIT_OK
 
 
 def _targets(asked: Sequence[str]) -> list[str]:
-    """`onnx,tensorrt-rtx:sm89,sm120` -> `onnx`, `tensorrt-rtx:sm89,sm120`: a part that starts with `sm` belongs to the one before."""
+    """`onnx,tensorrt-rtx:sm89,sm120` -> `onnx`, `tensorrt-rtx:sm89,sm120`: a part that starts with `sm`
+    belongs to the one before."""
     found: list[str] = []
     for part in ",".join(asked).split(","):
         if found and part.strip().lower().startswith("sm"):
@@ -227,7 +313,9 @@ def _targets(asked: Sequence[str]) -> list[str]:
 def _failed(message: str, kind: str, code: int, *, as_json: bool) -> int:
     print(f"poolrt: {message}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"error": {"type": kind, "message": message, "exit_code": code}}, ensure_ascii=False))
+        print(
+            json.dumps({"error": {"type": kind, "message": message, "exit_code": code}}, ensure_ascii=False)
+        )
     return code
 
 

@@ -15,15 +15,20 @@ from .files import module_chain
 from .files.sentence_files import SentenceFiles
 from .files.weights import Weights
 
-Kind = Literal["embed", "splade", "colbert", "bge-m3", "classify", "modular", "token_classify", "reward", "listwise"]
+Kind = Literal[
+    "embed", "splade", "colbert", "bge-m3", "classify", "modular", "token_classify", "reward", "listwise"
+]
 Runner = Literal["auto", "pooling", "generate"]
 Convert = Literal["auto", "none", "embed", "classify", "reward"]
 
 # Suffixes of published class names, as vLLM maps them when nothing else tells.
 SUFFIXES: dict[str, Kind] = {
-    "ForSequenceClassification": "classify", "ForTokenClassification": "token_classify", "ClassificationModel": "classify",
-    "ForMaskedLM": "embed", "ForCausalLM": "embed", "LMHeadModel": "embed", "ForTextEncoding": "embed", "EmbeddingModel": "embed",
-    "ForRewardModeling": "embed", "ForConditionalGeneration": "embed", "ForPreTraining": "embed", "Model": "embed",
+    "ForSequenceClassification": "classify", "ForTokenClassification": "token_classify",
+    "ClassificationModel": "classify",
+    "ForMaskedLM": "embed", "ForCausalLM": "embed", "LMHeadModel": "embed", "ForTextEncoding": "embed",
+    "EmbeddingModel": "embed",
+    "ForRewardModeling": "embed", "ForConditionalGeneration": "embed", "ForPreTraining": "embed",
+    "Model": "embed",
 }  # fmt: skip
 CLASSIFICATION = re.compile(r"For\w*Classification$|ClassificationModel$")
 """vLLM's documentation: `*For*Classification` and `*ClassificationModel` convert to a classifier."""
@@ -42,12 +47,21 @@ class Detected:
 
 
 def detect(
-    folder: Path, config: Mapping[str, Any], family: Architecture, weights: Weights, sentence: SentenceFiles | None, convert: Convert
+    folder: Path,
+    config: Mapping[str, Any],
+    family: Architecture,
+    weights: Weights,
+    sentence: SentenceFiles | None,
+    convert: Convert,
 ) -> Detected:
     """Raises CheckpointError for a head that poolrt does not know."""
     published = next(iter(config.get("architectures") or ()), None)
     name = str(published or family.names[0])
-    why = "config.json, architectures" if published else f"model_type {config.get('model_type')!r}; config.json names no class"
+    why = (
+        "config.json, architectures"
+        if published
+        else (f"model_type {config.get('model_type')!r}; config.json names no class")
+    )
     kind: Kind | None
     special = _special(folder, config, family, weights, sentence, name)
     if special is not None:
@@ -62,7 +76,8 @@ def detect(
         kind = suffixed[0] if suffixed else bare
         if kind is None:
             raise CheckpointError(
-                f"{folder.name}: {name} has a head that poolrt does not know (closest known: {', '.join(closest(name))}); "
+                f"{folder.name}: {name} has a head that poolrt does not know (closest known: "
+                f"{', '.join(closest(name))}); "
                 "`--convert embed` uses its backbone alone, "
                 "`--convert classify` puts the checkpoint's `score` or `classifier` tensors behind it"
             )
@@ -81,8 +96,10 @@ def detect(
 WORDS: dict[Kind, str] = {
     "embed": "embedding model", "splade": "sparse embedding (SPLADE)",
     "colbert": "late interaction (ColBERT)", "bge-m3": "dense, sparse and multi-vector (bge-m3)",
-    "classify": "sequence classifier or cross-encoder", "modular": "cross-encoder of modules", "token_classify": "token classifier",
-    "reward": "reward model, one value or more for every token", "listwise": "listwise reranker: a query and all its documents as one text",
+    "classify": "sequence classifier or cross-encoder", "modular": "cross-encoder of modules",
+    "token_classify": "token classifier",
+    "reward": "reward model, one value or more for every token",
+    "listwise": "listwise reranker: a query and all its documents as one text",
 }  # fmt: skip
 
 
@@ -91,7 +108,12 @@ def is_classification(name: str) -> bool:
 
 
 def _special(
-    folder: Path, config: Mapping[str, Any], family: Architecture, weights: Weights, sentence: SentenceFiles | None, name: str
+    folder: Path,
+    config: Mapping[str, Any],
+    family: Architecture,
+    weights: Weights,
+    sentence: SentenceFiles | None,
+    name: str,
 ) -> tuple[str, Kind, str] | None:
     if all((folder / file).is_file() for file in BGE_M3_FILES) or name == "BgeM3EmbeddingModel":
         return "BgeM3EmbeddingModel", "bge-m3", f"the folder has {' and '.join(BGE_M3_FILES)}"
@@ -108,7 +130,12 @@ def _special(
     if config.get("classifier_from_token"):
         return name, "classify", "classifier_from_token"
     projection = None if family.projection else weights.shapes.get("linear.weight")
-    if projection is not None and len(projection) == 2 and projection[1] == hidden and any(n.startswith(family.prefixes) for n in weights):
+    if (
+        projection is not None
+        and len(projection) == 2
+        and projection[1] == hidden
+        and any(n.startswith(family.prefixes) for n in weights)
+    ):
         return late, "colbert", "the weights hold a top-level linear.weight beside the backbone"
     if sentence is not None:
         settings = sentence.settings
@@ -125,7 +152,8 @@ def _special(
             if "SparseAutoEncoder" in sentence.modules:
                 return name, "embed", "modules.json has a SparseAutoEncoder module"
             raise CheckpointError(
-                f"{folder.name}: a SparseEncoder of {' → '.join(sentence.modules)}; expected a SpladePooling or SparseAutoEncoder module"
+                f"{folder.name}: a SparseEncoder of {' → '.join(sentence.modules)}; expected a "
+                "SpladePooling or SparseAutoEncoder module"
             )
     if name.endswith("SpladeSparseEmbeddingModel"):
         return name, "splade", "config.json, architectures"
@@ -137,4 +165,6 @@ def _splade_name(family: Architecture) -> str:
 
 
 def _late_name(config: Mapping[str, Any]) -> str:
-    return {"modernbert": "ColBERTModernBertModel", "lfm2": "ColBERTLfm2Model"}.get(str(config.get("model_type")), "HF_ColBERT")
+    return {"modernbert": "ColBERTModernBertModel", "lfm2": "ColBERTLfm2Model"}.get(
+        str(config.get("model_type")), "HF_ColBERT"
+    )

@@ -1,7 +1,8 @@
 """Compiles a graph with TensorRT-RTX, which needs no GPU for it, or with TensorRT, which does: one code path.
 
-Precision is read from the graph (strong typing), never from builder flags: TensorRT 11 has none left, and silently built fp32
-where tools still asked by flag. Shapes come from `profiles`, not from people typing min/opt/max.
+Precision is read from the graph (strong typing), never from builder flags: TensorRT 11 has none
+left, and silently built fp32 where tools still asked by flag. Shapes come from `profiles`, not from
+people typing min/opt/max.
 """
 
 from __future__ import annotations
@@ -22,18 +23,21 @@ from ..runtime.errors import EngineError, InputError
 from .graph import onnx_files
 from .graph.passes.packing import unpack
 
-# Tokens of the largest batch a profile accepts: the runtime's token budget never exceeds it, so no batch is split.
+# Tokens of the largest batch a profile accepts: the runtime's token budget never exceeds
+# it, so no batch is split.
 BATCH_TOKENS = 16384
 MOST_ROWS = 256
 # Of several graphs in one artifact the one that engines are made of.
 _LOWERED: tuple[Precision, ...] = ("bf16", "fp16")
-# Token ceilings four times apart: a kernel tuned for 128 tokens serves 33..128 well, and three or four profiles cover 8192.
+# Token ceilings four times apart: a kernel tuned for 128 tokens serves 33..128 well, and three or
+# four profiles cover 8192.
 _CEILINGS = (32, 128, 512, 2048, 8192, 32768, 131072)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing to compile: a backend and, for TensorRT-RTX, the GPU family it is for (None: the GPU of this machine)."""
+    """One thing to compile: a backend and, for TensorRT-RTX, the GPU family it is for (None:
+    the GPU of this machine)."""
 
     backend: Backend
     device: str | None = None
@@ -43,14 +47,16 @@ class Target:
 
 
 def compilable(manifest: Manifest) -> Graph:
-    """The graph that engines are made of: the lowered one where there are two. Raises ArtifactError where there is none."""
+    """The graph that engines are made of: the lowered one where there are two. Raises
+    ArtifactError where there is none."""
     present = {graph.precision for graph in manifest.graphs}
     lowered: list[Precision] = [precision for precision in _LOWERED if precision in present]
     return manifest.graph("text", lowered[0] if lowered else "fp32")
 
 
 def targets(asked: Sequence[str]) -> list[Target]:
-    """Reads `onnx`, `tensorrt-rtx`, `tensorrt-rtx:sm89,sm120`, `tensorrt`; `onnx` adds nothing, every artifact has it."""
+    """Reads `onnx`, `tensorrt-rtx`, `tensorrt-rtx:sm89,sm120`, `tensorrt`; `onnx` adds
+    nothing, every artifact has it."""
     found: list[Target] = []
     for text in asked:
         name, _, devices = text.partition(":")
@@ -59,22 +65,35 @@ def targets(asked: Sequence[str]) -> list[Target]:
         if name == "tensorrt" and not devices:
             found.append(Target("tensorrt"))
         elif name == "tensorrt-rtx":
-            names = [device.strip().lower().replace("sm_", "sm") for device in devices.split(",")] if devices else [None]
-            bad = [device for device in names if device is not None and not (device.startswith("sm") and device[2:].isdigit())]
+            names = (
+                [device.strip().lower().replace("sm_", "sm") for device in devices.split(",")]
+                if devices
+                else [None]
+            )
+            bad = [
+                device
+                for device in names
+                if device is not None and not (device.startswith("sm") and device[2:].isdigit())
+            ]
             if bad:
                 raise InputError(f"target {text!r}: {bad[0]!r} is not a GPU family like sm89", field="target")
             found += [Target("tensorrt-rtx", device) for device in names]
         else:
-            raise InputError(f"target {text!r}: expected onnx, tensorrt-rtx, tensorrt-rtx:sm89,sm120 or tensorrt", field="target")
+            raise InputError(
+                (f"target {text!r}: expected onnx, tensorrt-rtx, tensorrt-rtx:sm89,sm120 or tensorrt"),
+                field="target",
+            )
     return list(dict.fromkeys(found))
 
 
 def check(target: Target) -> Target:
-    """The target with its device filled in. Raises EngineError, before any work is done, if it cannot be compiled here."""
+    """The target with its device filled in. Raises EngineError, before any work is done, if it
+    cannot be compiled here."""
     gpus = machine.gpus()
     if target.backend == "tensorrt" and not gpus:
         raise EngineError(
-            "target tensorrt: compiling with TensorRT needs an NVIDIA GPU and its driver, and this machine shows none; "
+            "target tensorrt: compiling with TensorRT needs an NVIDIA GPU and its driver, and this "
+            "machine shows none; "
             "run this on the GPU machine, or use --target tensorrt-rtx:sm89, which compiles without one"
         )
     trt = backend.library(target.backend)
@@ -82,10 +101,16 @@ def check(target: Target) -> Target:
         return dataclasses.replace(target, device=gpus[0].device)
     if target.device is None:
         if not gpus:
-            raise EngineError(f"target tensorrt-rtx: no GPU here to compile for; name a family, as in tensorrt-rtx:{_families(trt)[-1]}")
+            raise EngineError(
+                "target tensorrt-rtx: no GPU here to compile for; name a family, as in "
+                f"tensorrt-rtx:{_families(trt)[-1]}"
+            )
         return dataclasses.replace(target, device=gpus[0].device)
     if target.device not in _families(trt) and target.device not in {gpu.device for gpu in gpus}:
-        raise EngineError(f"target {target}: tensorrt-rtx {trt.__version__} compiles for {', '.join(_families(trt))}, not {target.device}")
+        raise EngineError(
+            f"target {target}: tensorrt-rtx {trt.__version__} compiles for {', '.join(_families(trt))}, "
+            f"not {target.device}"
+        )
     return target
 
 
@@ -103,7 +128,8 @@ def profiles(max_tokens: int) -> tuple[Profile, ...]:
 
 
 def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: int) -> Engine:
-    """Compiles `graph` into `folder`/engines/... and describes what was made. Raises EngineError in the library's own words."""
+    """Compiles `graph` into `folder`/engines/... and describes what was made. Raises EngineError in
+    the library's own words."""
     assert target.device is not None, "check() fills in the device"
     trt = backend.library(target.backend)
     log = backend.logger(trt)
@@ -113,7 +139,10 @@ def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: 
     with _padded(folder, graph) as path:
         parsed = parser.parse_from_file(str(path))
     if not parsed:
-        raise EngineError(f"{target.backend} does not accept {graph.file}:" + "".join(f"\n  {line}" for line in _parser_errors(parser)))
+        raise EngineError(
+            f"{target.backend} does not accept {graph.file}:"
+            + "".join(f"\n  {line}" for line in _parser_errors(parser))
+        )
     _check_precision(trt, network, graph)
     config, shapes = builder.create_builder_config(), profiles(max_tokens)
     for shape in shapes:
@@ -128,7 +157,8 @@ def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: 
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"{target} does not compile {graph.file}: {_last(log)}")
-    file = f"engines/{target.backend}-{target.device}-{trt.__version__}-{graph.precision}/{Path(graph.file).stem}.engine"
+    place = f"engines/{target.backend}-{target.device}-{trt.__version__}-{graph.precision}"
+    file = f"{place}/{Path(graph.file).stem}.engine"
     (folder / file).parent.mkdir(parents=True, exist_ok=True)
     (folder / file).write_bytes(memoryview(plan))
     return Engine(
@@ -166,7 +196,8 @@ def _families(trt: ModuleType) -> list[str]:
 
 
 def _flags(trt: ModuleType) -> int:
-    # From TensorRT 11 on every network is strongly typed; the flag stays for older ones and may be gone from newer ones.
+    # From TensorRT 11 on every network is strongly typed; the flag stays for older ones and may
+    # be gone from newer ones.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -179,15 +210,24 @@ def _parser_errors(parser: Any) -> Iterator[str]:
 
 
 def _check_precision(trt: ModuleType, network: Any, graph: Graph) -> None:
-    """The types the library read must be those the graph promises; a silently widened network would be slow and never noticed."""
-    kinds: dict[Precision, Any] = {"fp32": trt.float32, "fp16": trt.float16, "bf16": trt.bfloat16, "int8": trt.int8}
+    """The types the library read must be those the graph promises; a silently widened network would
+    be slow and never noticed."""
+    kinds: dict[Precision, Any] = {
+        "fp32": trt.float32,
+        "fp16": trt.float16,
+        "bf16": trt.bfloat16,
+        "int8": trt.int8,
+    }
     found = {
         network.get_layer(index).get_output(0).dtype
         for index in range(network.num_layers)
         if network.get_layer(index).type == trt.LayerType.MATRIX_MULTIPLY
     }
     if found and kinds[graph.precision] not in found:
-        raise EngineError(f"{graph.file}: its products are {', '.join(str(kind) for kind in found)}, expected {graph.precision}")
+        raise EngineError(
+            f"{graph.file}: its products are {', '.join(str(kind) for kind in found)}, expected "
+            f"{graph.precision}"
+        )
 
 
 def _last(log: Any) -> str:

@@ -1,4 +1,5 @@
-"""checkpoint → plan → module → ONNX → precision → engines → verify → manifest: an export, read from top to bottom."""
+"""checkpoint → plan → module → ONNX → precision → engines → verify → manifest: an export,
+read from top to bottom."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ _READ, _LOAD, _TRACE, _LIBRARY, _LOWER, _WRITE, _VERIFY, _FINISH = (
 )
 
 _MADE_WITH = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime")
-_REFUSED = "nothing was kept; another --precision may hold, and fp32 always should: if it does not, please report it"
+_REFUSED = (
+    "nothing was kept; another --precision may hold, and fp32 always should: if it does not, please report it"
+)
 
 
 def export(
@@ -61,7 +64,8 @@ def export(
 
     `lora`: folder or hub id of an adapter, which is merged into the weights.
 
-    Raises InputError and CheckpointError before any work, EngineError, and VerificationError; then nothing is left behind.
+    Raises InputError and CheckpointError before any work, EngineError, and VerificationError;
+    then nothing is left behind.
     """
     targets = [engine.check(each) for each in engine.targets(target)]
     lowered = precisions.check(precision, targets, large=True)
@@ -71,7 +75,8 @@ def export(
 
     with steps(_READ):
         found = checkpoint.read(
-            source, revision=revision, hf_overrides=hf_overrides, runner=runner, convert=convert, pooler_config=pooler_config,
+            source, revision=revision, hf_overrides=hf_overrides, runner=runner, convert=convert,
+            pooler_config=pooler_config,
             recipe=recipe, adapter=lora,
         )  # fmt: skip
         # int8 is chosen by running the whole graph, which has to fit into memory for that.
@@ -93,12 +98,22 @@ def export(
         with steps(_TRACE):
             if large:
                 steps.insert(_WRITE, after=_LOWER if lowered != "fp32" else _LIBRARY)
-                progress(f"      {found.parameters / 1e9:.1f} billion parameters: read from the checkpoint's files as they are needed")
-                model, base = graph.streamed_from_module(module, plan), graph.described(plan, "model.onnx", ())
+                progress(
+                    f"      {found.parameters / 1e9:.1f} billion parameters: read from the checkpoint's "
+                    "files as they are needed"
+                )
+                model, base = (
+                    graph.streamed_from_module(module, plan),
+                    graph.described(plan, "model.onnx", ()),
+                )
             else:
                 model, base = None, graph.onnx_from_module(module, plan, draft.folder / "model.onnx")
         with steps(_LIBRARY):
-            reading = library_reference.against_twin(found) if large else library_reference.against_library(found, plan, module)
+            reading = (
+                library_reference.against_twin(found)
+                if large
+                else library_reference.against_library(found, plan, module)
+            )
             progress(f"      {report.reading(reading)}")
         for file, content in plan.files.items():
             (draft.folder / file).write_bytes(content)
@@ -128,7 +143,8 @@ def export(
 
 
 def build(path: str | Path, *, target: Sequence[str], progress: Say = report.silent) -> Report:
-    """Adds engines to an artifact, or compiles them again; the artifact is replaced as a whole once they are proved as far as possible."""
+    """Adds engines to an artifact, or compiles them again; the artifact is replaced as a whole once they are
+    proved as far as possible."""
     targets = [engine.check(each) for each in engine.targets(target)]
     if not targets:
         raise InputError("nothing to build: name a --target such as tensorrt-rtx:sm89", field="target")
@@ -137,14 +153,16 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
         old = artifacts.read(path)
         if any(graph.precision == "int8" for graph in old.manifest.graphs):
             raise InputError(
-                f"{path}: its graph is int8, which is for processors; export the checkpoint again with --precision fp16 and --target"
+                f"{path}: its graph is int8, which is for processors; export the checkpoint again with "
+                "--precision fp16 and --target"
             )
     place = old.folder.resolve()
     with artifact.draft(place.parent, place.name) as draft:
         weights = {name for graph in old.manifest.graphs for name in graph.external}
         for file, entry in old.manifest.files.items():
             (draft.folder / file).parent.mkdir(parents=True, exist_ok=True)
-            if file in weights:  # many gigabytes, which nothing here writes to, and which read() has just compared
+            # Many gigabytes, which nothing here writes to, and which read() has just compared
+            if file in weights:
                 draft.hashed[file] = entry.sha256
                 _link(old.folder / file, draft.folder / file)
             else:  # an engine may be compiled again under its name
@@ -153,7 +171,11 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
         with steps(_VERIFY):
             evidence, left_out = verify.against_golden(draft.folder, manifest)
             verify.enforce(evidence, "the artifact was left as it was")
-            fresh = {each.engine for each in evidence if each.engine not in {known.engine for known in old.manifest.evidence}}
+            fresh = {
+                each.engine
+                for each in evidence
+                if each.engine not in {known.engine for known in old.manifest.evidence}
+            }
             kept = (*old.manifest.evidence, *(each for each in evidence if each.engine in fresh))
         with steps(_FINISH):
             final = draft.commit(dataclasses.replace(manifest, evidence=kept, name=old.manifest.name))
@@ -169,10 +191,14 @@ def _link(source: Path, target: Path) -> None:
 
 
 def verified(
-    path: str | Path, *, against: str | Path | None = None, lora: str | Path | None = None, progress: Say = report.silent
+    path: str | Path,
+    *,
+    against: str | Path | None = None,
+    lora: str | Path | None = None,
+    progress: Say = report.silent,
 ) -> Report:
-    """Proves an artifact again: from its golden answers, from its checkpoint (and adapter) where one is given, and from the scores that
-    its recipe says were published. Changes nothing."""
+    """Proves an artifact again: from its golden answers, from its checkpoint (and adapter) where one is
+    given, and from the scores that its recipe says were published. Changes nothing."""
     titles = ["read and check the artifact", *([_LOAD, _LIBRARY] if against is not None else []), _VERIFY]
     steps = Steps(titles, progress, about=None if against is None else str(against))
     with steps("read and check the artifact"):
@@ -181,7 +207,9 @@ def verified(
     adapter = opened.manifest.source.adapter
     if against is not None and (adapter is None) != (lora is None):
         needs = (
-            "has no adapter: leave --lora out" if adapter is None else f"has the adapter {adapter.name} merged into it: give it with --lora"
+            "has no adapter: leave --lora out"
+            if adapter is None
+            else (f"has the adapter {adapter.name} merged into it: give it with --lora")
         )
         raise InputError(f"{path}: {needs}", field="lora")
     if against is None and lora is not None:
@@ -201,13 +229,18 @@ def verified(
             module = graph.module(found, plan)
             reference = Reference(module, opened.manifest.graph("text"), plan.heads)
         with steps(_LIBRARY):
-            reading = library_reference.against_twin(found) if found.large else library_reference.against_library(found, plan, module)
+            reading = (
+                library_reference.against_twin(found)
+                if found.large
+                else library_reference.against_library(found, plan, module)
+            )
             progress(f"      {report.reading(reading)}")
     with steps(_VERIFY):
         _, evidence, left_out = verify.verified(path, reference)
         left_out += published_scores.checked(path)
     return report.made(
-        opened.manifest, str(path), evidence=tuple(evidence), reading=reading, notes=tuple(left_out), seconds=steps.seconds,
+        opened.manifest, str(path), evidence=tuple(evidence), reading=reading, notes=tuple(left_out),
+        seconds=steps.seconds,
         next=(f"poolrt serve {path}",),
     )  # fmt: skip
 
@@ -229,9 +262,16 @@ def _default_name(found: Checkpoint) -> str:
 
 def _manifest(name: str, found: Checkpoint, plan: planning.Plan, base: Graph) -> Manifest:
     """The manifest before precision, engines and evidence."""
-    digests = {path.relative_to(found.folder).as_posix(): artifacts.sha256(path) for path in found.weight_files}
+    digests = {
+        path.relative_to(found.folder).as_posix(): artifacts.sha256(path) for path in found.weight_files
+    }
     adapter = (
-        {path.relative_to(found.adapter.folder).as_posix(): artifacts.sha256(path) for path in found.adapter.files} if found.adapter else {}
+        {
+            path.relative_to(found.adapter.folder).as_posix(): artifacts.sha256(path)
+            for path in found.adapter.files
+        }
+        if found.adapter
+        else {}
     )
     versions = {name: version for name in _MADE_WITH if (version := machine.version(name))}
     return Manifest(
@@ -258,9 +298,13 @@ def _compiled(folder: Path, manifest: Manifest, targets: Sequence[engine.Target]
     for target in targets:
         graph = engine.compilable(manifest)
         with steps(_compiling(target)):
-            compiled.append(engine.engine_from_onnx(folder, graph, target, max_tokens=manifest.text.max_tokens))
+            compiled.append(
+                engine.engine_from_onnx(folder, graph, target, max_tokens=manifest.text.max_tokens)
+            )
     files = {new.file for new in compiled}
-    return dataclasses.replace(manifest, engines=(*(old for old in manifest.engines if old.file not in files), *compiled))
+    return dataclasses.replace(
+        manifest, engines=(*(old for old in manifest.engines if old.file not in files), *compiled)
+    )
 
 
 def _same_weights(found: Checkpoint, manifest: Manifest) -> None:
@@ -268,20 +312,28 @@ def _same_weights(found: Checkpoint, manifest: Manifest) -> None:
         path = found.folder / file
         if not path.is_file() or artifacts.sha256(path) != expected:
             raise CheckpointError(
-                f"{path}: not the weights that this artifact was made of ({manifest.source.checkpoint}); give that checkpoint"
+                f"{path}: not the weights that this artifact was made of "
+                f"({manifest.source.checkpoint}); give that checkpoint"
             )
     merged, given = manifest.source.adapter, found.adapter
     if merged is not None and given is not None:
         for path in given.files:
             if artifacts.sha256(path) != merged.files.get(path.relative_to(given.folder).as_posix()):
-                raise CheckpointError(f"{path}: not the adapter that was merged into this artifact ({merged.name}); give that one")
+                raise CheckpointError(
+                    f"{path}: not the adapter that was merged into this artifact ({merged.name}); "
+                    "give that one"
+                )
 
 
 def _reported(path: Path, steps: Steps, *, notes: tuple[str, ...], guesses: tuple[str, ...] = ()) -> Report:
     manifest = artifacts.read(path, check="quick").manifest
     first = "embed" if "embed" in manifest.tasks else "inspect"
-    following = (f'poolrt embed {path} "a text"' if first == "embed" else f"poolrt inspect {path}", f"poolrt serve {path}")
+    following = (
+        f'poolrt embed {path} "a text"' if first == "embed" else f"poolrt inspect {path}",
+        f"poolrt serve {path}",
+    )
     return report.made(
-        manifest, str(path), guesses=guesses, evidence=manifest.evidence, reading=manifest.reading, notes=notes,
+        manifest, str(path), guesses=guesses, evidence=manifest.evidence, reading=manifest.reading,
+        notes=notes,
         seconds=dict(steps.seconds), next=following,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Which numbers the graph computes in, decided by what was measured.
 
-`fp32` is the graph as exported. `int8` is for processors, `fp16` and `bf16` are for GPUs. `auto` takes int8 if it keeps to its drift
-budget and is faster here, else fp32; either way it says why.
+`fp32` is the graph as exported. `int8` is for processors, `fp16` and `bf16` are for GPUs. `auto` takes int8
+if it keeps to its drift budget and is faster here, else fp32; either way it says why.
 """
 
 from __future__ import annotations
@@ -49,30 +49,44 @@ class Chosen:
 def check(asked: str, targets: Sequence[engine.Target], *, large: bool = False) -> Asked:
     """Raises InputError for a precision that does not exist, or that the targets cannot compile.
 
-    `large`: whether the model is too large to be held, and its engine compiled elsewhere; then bf16 needs no target.
+    `large`: whether the model is too large to be held, and its engine compiled elsewhere;
+    then bf16 needs no target.
     """
     if asked not in ASKED:
         raise InputError(f"precision {asked!r}: expected one of {', '.join(ASKED)}", field="precision")
     if asked in ("int8", "auto") and targets:
         raise InputError(
-            f"precision {asked} is for processors, target {targets[0]} compiles fp32, fp16 or bf16; export twice, with two --name",
+            (
+                f"precision {asked} is for processors, target {targets[0]} compiles fp32, fp16 or bf16; "
+                "export twice, with two --name"
+            ),
             field="precision",
         )
     if asked == "bf16" and not targets and not large:
         raise InputError(
-            "precision bf16 needs a TensorRT target, as onnxruntime has no bf16 on processors; use fp16, or add --target", field="precision"
+            (
+                "precision bf16 needs a TensorRT target, as onnxruntime has no bf16 on processors; use "
+                "fp16, or add --target"
+            ),
+            field="precision",
         )
     return asked  # pyright: ignore[reportReturnType]
 
 
-def chosen(asked: Asked, folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say) -> Chosen:
-    """Writes the graph that `asked` means beside the fp32 one and drops what is not needed. `draft` has the fp32 graph."""
+def chosen(
+    asked: Asked, folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say
+) -> Chosen:
+    """Writes the graph that `asked` means beside the fp32 one and drops what is not needed.
+    `draft` has the fp32 graph."""
     base = draft.graph("text", "fp32")
     if asked == "fp32":
         return Chosen((base,), ())
     if asked in ("fp16", "bf16"):
         made = _written(
-            folder, dataclasses.replace(base, packed=False), asked, lambda path: mixed_from_onnx(folder / base.file, path, asked)
+            folder,
+            dataclasses.replace(base, packed=False),
+            asked,
+            lambda path: mixed_from_onnx(folder / base.file, path, asked),
         )
         # onnxruntime computes fp16 on processors (slowly), so the one graph serves both; bf16 it cannot.
         if asked == "bf16":
@@ -82,29 +96,46 @@ def chosen(asked: Asked, folder: Path, draft: Manifest, reference: Reference, it
     return _int8(asked, folder, draft, reference, items, say)
 
 
-def lowered_in_place(model: Any, graph: Graph, asked: Literal["fp16", "bf16"]) -> tuple[Graph, tuple[str, ...]]:
+def lowered_in_place(
+    model: Any, graph: Graph, asked: Literal["fp16", "bf16"]
+) -> tuple[Graph, tuple[str, ...]]:
     """Gives the graph of a large model (streamed.py) its mixed form before any of it is written."""
     lower(model, asked)
-    notes = ("the graph is bf16: it runs in engines, which `poolrt build` compiles where the GPU is",) if asked == "bf16" else ()
+    notes = (
+        (("the graph is bf16: it runs in engines, which `poolrt build` compiles where the GPU is"),)
+        if asked == "bf16"
+        else ()
+    )
     return dataclasses.replace(graph, file=f"model.{asked}.onnx", precision=asked), notes
 
 
-def _int8(asked: Asked, folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say) -> Chosen:
+def _int8(
+    asked: Asked, folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say
+) -> Chosen:
     base = draft.graph("text", "fp32")
     made, facts, within = _within_budget(folder, draft, reference, items, say)
     # A GPU-sized model is not timed for a choice that was already made.
     speed = _speedup(folder, draft, base, made, items) if within or asked == "int8" else 0.0
     kept = f", {len(facts.kept)} products kept in fp32" if facts.kept else ""
-    told = f"int8: {len(facts.products)} products and {len(facts.tables)} tables quantised{kept}; {speed:.2f} times the speed of fp32 here"
+    told = (
+        f"int8: {len(facts.products)} products and {len(facts.tables)} tables quantised{kept}; {speed:.2f} "
+        "times the speed of fp32 here"
+    )
     if asked == "int8" or (within and speed >= _WORTH_IT):
         _drop(folder, base)
         return Chosen((made,), (told,) if asked == "int8" else (f"auto chose int8. {told}",))
     _drop(folder, made)
-    reason = f"int8 is {speed:.2f} times as fast here, less than {_WORTH_IT}" if within else "int8 drifts beyond its budget"
+    reason = (
+        (f"int8 is {speed:.2f} times as fast here, less than {_WORTH_IT}")
+        if within
+        else "int8 drifts beyond its budget"
+    )
     return Chosen((base,), (f"auto chose fp32: {reason}",))
 
 
-def _within_budget(folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say) -> tuple[Graph, Quantised, bool]:
+def _within_budget(
+    folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say
+) -> tuple[Graph, Quantised, bool]:
     """The fastest int8 graph that keeps to the budget; else the most careful one tried, and False."""
     base = draft.graph("text", "fp32")
     order: list[str] = []
@@ -115,7 +146,12 @@ def _within_budget(folder: Path, draft: Manifest, reference: Reference, items: S
         keep = order[: round(share * len(order))]
         found: list[Quantised] = []
         made = _written(
-            folder, base, "int8", lambda path, keep=keep, found=found: found.append(int8_from_onnx(folder / base.file, path, keep=keep))
+            folder,
+            base,
+            "int8",
+            lambda path, keep=keep, found=found: found.append(
+                int8_from_onnx(folder / base.file, path, keep=keep)
+            ),
         )
         facts = found[0]
         failed = _drift(folder, draft, made, reference, items)
@@ -125,11 +161,20 @@ def _within_budget(folder: Path, draft: Manifest, reference: Reference, items: S
     return made, facts, False
 
 
-def _drift(folder: Path, draft: Manifest, graph: Graph, reference: Reference, items: Sequence[Item]) -> list[str]:
+def _drift(
+    folder: Path, draft: Manifest, graph: Graph, reference: Reference, items: Sequence[Item]
+) -> list[str]:
     runner = Runner(folder, dataclasses.replace(draft, graphs=(graph,)), graph)
     try:
         measured = [
-            evidence.compared(runner.name, "int8", task, f"{len(items)} texts", runner.answers(task, items), reference.answers(task, items))
+            evidence.compared(
+                runner.name,
+                "int8",
+                task,
+                f"{len(items)} texts",
+                runner.answers(task, items),
+                reference.answers(task, items),
+            )
             for task in draft.tasks
         ]
     finally:
@@ -137,7 +182,9 @@ def _drift(folder: Path, draft: Manifest, graph: Graph, reference: Reference, it
     return [evidence.told(each) for each in measured if not evidence.holds(each)]
 
 
-def _by_sensitivity(folder: Path, draft: Manifest, facts: Quantised, items: Sequence[Item], say: Say) -> list[str]:
+def _by_sensitivity(
+    folder: Path, draft: Manifest, facts: Quantised, items: Sequence[Item], say: Say
+) -> list[str]:
     """Products by the error each causes when it alone is quantised, the largest first."""
     base = draft.graph("text", "fp32")
     say(f"      measuring which of {len(facts.products)} products int8 hurts most")
@@ -148,17 +195,24 @@ def _by_sensitivity(folder: Path, draft: Manifest, facts: Quantised, items: Sequ
     for product in facts.products:
         others = [name for name in (*facts.products, *facts.tables) if name != product]
         alone = _written(
-            folder, base, "int8", lambda path, others=others: int8_from_onnx(folder / base.file, path, keep=others), name="probe"
+            folder,
+            base,
+            "int8",
+            lambda path, others=others: int8_from_onnx(folder / base.file, path, keep=others),
+            name="probe",
         )
         answers = _run(folder, draft, alone, feed, names)
         errors[product] = max(
-            float(np.abs(one - other).mean() / (np.abs(other).mean() + 1e-12)) for one, other in zip(answers, exact, strict=True)
+            float(np.abs(one - other).mean() / (np.abs(other).mean() + 1e-12))
+            for one, other in zip(answers, exact, strict=True)
         )
         _drop(folder, alone)
     return sorted(errors, key=lambda name: -errors[name])
 
 
-def _run(folder: Path, draft: Manifest, graph: Graph, feed: dict[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+def _run(
+    folder: Path, draft: Manifest, graph: Graph, feed: dict[str, np.ndarray], names: Sequence[str]
+) -> list[np.ndarray]:
     session = ort.open(folder, draft, graph, lanes=1)
     try:
         return session.run(feed, names)  # pyright: ignore[reportReturnType]
@@ -183,10 +237,14 @@ def _speedup(folder: Path, draft: Manifest, base: Graph, made: Graph, items: Seq
     return median(seconds[0][1:]) / median(seconds[1][1:])
 
 
-def _written(folder: Path, base: Graph, precision: Precision, write: Callable[[Path], object], *, name: str = "model") -> Graph:
+def _written(
+    folder: Path, base: Graph, precision: Precision, write: Callable[[Path], object], *, name: str = "model"
+) -> Graph:
     file = f"{name}.{precision}.onnx"
     write(folder / file)
-    return dataclasses.replace(base, file=file, precision=precision, external=onnx_files.beside(folder / file))
+    return dataclasses.replace(
+        base, file=file, precision=precision, external=onnx_files.beside(folder / file)
+    )
 
 
 def _drop(folder: Path, graph: Graph) -> None:
@@ -197,4 +255,7 @@ def _drop(folder: Path, graph: Graph) -> None:
 def probes(folder: Path, draft: Manifest) -> list[Item]:
     """What drift is measured on: everything that verification will compare."""
     preparation = Preparation(folder, draft)
-    return [*texts.many(draft, preparation), *(item for items in texts.cases(draft, preparation).values() for item in items)]
+    return [
+        *texts.many(draft, preparation),
+        *(item for items in texts.cases(draft, preparation).values() for item in items),
+    ]

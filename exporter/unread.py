@@ -1,4 +1,5 @@
-"""What a checkpoint says and nobody would compute: classes of its own code, and settings that transformers' class passes over."""
+"""What a checkpoint says and nobody would compute: classes of its own code, and settings that
+transformers' class passes over."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ Config = Mapping[str, Any]
 
 # Overrides that say how a class of the checkpoint's own code is to be read.
 SAYS_HOW = {"architectures", "auto_map", "is_causal", "use_bidirectional_attention", "model_type"}
-# Settings that change the numbers -> the values that do not; a class of transformers that has no such field ignores them.
+# Settings that change the numbers -> the values that do not; a class of transformers that has no
+# such field ignores them.
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "position_embedding_type": ("absolute",),
     "alibi": (False, 0),
@@ -35,14 +37,17 @@ ROTARY = ("rotary", "rope")
 
 
 def check(source: str, config: Config, family: Architecture) -> None:
-    """Raises CheckpointError: config.json (translated) asks for something that the family's class of transformers leaves out."""
+    """Raises CheckpointError: config.json (translated) asks for something that the family's class of
+    transformers leaves out."""
     from transformers import CONFIG_MAPPING
 
     model_type = str(config.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         return  # read by a family of ours, which looks at its own settings
     kind = CONFIG_MAPPING[model_type]
-    fields = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})} | set(kind.attribute_map)
+    fields = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})} | set(
+        kind.attribute_map
+    )
     rotary = "rope_parameters" in fields
     for key, neutral in NEUTRAL.items():
         value = config.get(key)
@@ -51,16 +56,21 @@ def check(source: str, config: Config, family: Architecture) -> None:
         if rotary and (key == "rope_scaling" or (key == "position_embedding_type" and value in ROTARY)):
             continue
         raise CheckpointError(
-            f"{source}: config.json says {key} {value!r}, which transformers' {model_type} does not compute, so the vectors would be "
-            f"others; it is a model of code of its own{_named(config)}; --hf-overrides '{{\"{key}\": null}}' exports it without"
+            f"{source}: config.json says {key} {value!r}, which transformers' {model_type} does not "
+            "compute, so the vectors would be "
+            f'others; it is a model of code of its own{_named(config)}; --hf-overrides \'{{"{key}": '
+            f"null}}' exports it without"
         )
 
 
-def refuse_remote(source: str, config: Config, family: Architecture, *, overrides: Config, convert: str) -> None:
-    """Raises CheckpointError for classes of the checkpoint's own code that no family knows, unless it was said how to read them.
+def refuse_remote(
+    source: str, config: Config, family: Architecture, *, overrides: Config, convert: str
+) -> None:
+    """Raises CheckpointError for classes of the checkpoint's own code that no family knows, unless it
+    was said how to read them.
 
-    `config` is the translated one. An encoder may name any class of its own beside a class that is known; of a decoder, it may be the
-    one that attends both ways.
+    `config` is the translated one. An encoder may name any class of its own beside a class that is known; of
+    a decoder, it may be the one that attends both ways.
     """
     remote = _remote(config)
     if not remote or convert in ("embed", "classify", "reward") or SAYS_HOW & set(overrides):
@@ -71,9 +81,14 @@ def refuse_remote(source: str, config: Config, family: Architecture, *, override
     names = [*published, *(remote if not published or (family.pool == "last" and not closer) else ())]
     unknown = [name for name in dict.fromkeys(names) if name not in family.names and "ColBERT" not in name]
     if unknown:
-        both = ", --hf-overrides '{\"is_causal\": false}' as one that attends both ways" if family.pool == "last" else ""
+        both = (
+            (", --hf-overrides '{\"is_causal\": false}' as one that attends both ways")
+            if family.pool == "last"
+            else ""
+        )
         raise CheckpointError(
-            f"{source}: config.json names {', '.join(unknown)}, a class of its own code (auto_map), which poolrt does not know "
+            f"{source}: config.json names {', '.join(unknown)}, a class of its own code (auto_map), "
+            "which poolrt does not know "
             f"and does not run; --convert embed or classify reads it as transformers' {family.names[0]}{both}"
         )
 
@@ -81,10 +96,16 @@ def refuse_remote(source: str, config: Config, family: Architecture, *, override
 def _remote(config: Config) -> list[str]:
     """Class names of an auto_map that stand for models."""
     entries = config.get("auto_map")
-    found = [value for key, value in entries.items() if str(key).startswith("AutoModel")] if isinstance(entries, Mapping) else []
+    found = (
+        [value for key, value in entries.items() if str(key).startswith("AutoModel")]
+        if isinstance(entries, Mapping)
+        else []
+    )
     return [str(value).rsplit(".", 1)[-1] for value in found]
 
 
 def _named(config: Config) -> str:
-    names = list(dict.fromkeys([*(str(name) for name in config.get("architectures") or ()), *_remote(config)]))
+    names = list(
+        dict.fromkeys([*(str(name) for name in config.get("architectures") or ()), *_remote(config)])
+    )
     return f" ({', '.join(names)})" if names else ""

@@ -1,5 +1,5 @@
-"""Pooling models made a product. What is in here: `poolrt.runtime` runs artifacts, `poolrt.exporter` makes them, `poolrt.serve` serves
-them over HTTP; `python -m poolrt` is the command."""
+"""Pooling models made a product. What is in here: `poolrt.runtime` runs artifacts, `poolrt.exporter` makes
+them, `poolrt.serve` serves them over HTTP; `python -m poolrt` is the command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 else:  # hidden from type checkers, which would otherwise accept any name
 
     def __getattr__(name: str) -> Any:
-        """The version, and the names of `poolrt.runtime`, whose import line then is vLLM's with the package's name changed."""
+        """The version, and the names of `poolrt.runtime`, whose import line then is vLLM's with
+        the package's name changed."""
         if name == "__version__":
             from importlib.metadata import PackageNotFoundError, version
 

@@ -1,16 +1,16 @@
 """Everything poolrt raises on purpose.
 
-    PoolrtError
-    ├── InputError             a text, token ids or parameter of a caller is not usable       HTTP 400, exit 2
-    │   ├── UnsupportedTask    the artifact cannot do what was asked                          HTTP 400, exit 2
-    │   └── UnknownOption      a method takes no keyword of that name; a TypeError too         exit 2
-    ├── CheckpointError        what was given to `poolrt export` is not a usable checkpoint    exit 2
-    │   └── UnknownArchitecture  the checkpoint is fine, no architecture of ours reads it      exit 2
-    ├── ArtifactError          an artifact folder is refused: incomplete, changed, newer       exit 2
-    ├── EngineError            an engine library is missing, does not fit, or failed          HTTP 500, exit 4
-    ├── PluginError            an IO processor of somebody else failed                         HTTP 500, exit 1
-    ├── VerificationError      numbers further from PyTorch, or the checkpoint's library, than allowed  exit 3
-    └── Overload               more work is queued than was admitted                          HTTP 429, Retry-After
+    PoolrtError ├── InputError             a text, token ids or parameter of a caller is not usable
+    HTTP 400, exit 2 │   ├── UnsupportedTask    the artifact cannot do what was asked
+    HTTP 400, exit 2 │   └── UnknownOption      a method takes no keyword of that name; a TypeError
+    too         exit 2 ├── CheckpointError        what was given to `poolrt export` is not a usable
+    checkpoint    exit 2 │   └── UnknownArchitecture  the checkpoint is fine, no architecture of ours
+    reads it      exit 2 ├── ArtifactError          an artifact folder is refused: incomplete,
+    changed, newer       exit 2 ├── EngineError            an engine library is missing, does not fit,
+    or failed          HTTP 500, exit 4 ├── PluginError            an IO processor of somebody else
+    failed                         HTTP 500, exit 1 ├── VerificationError      numbers further from
+    PyTorch, or the checkpoint's library, than allowed  exit 3 └── Overload               more work is
+    queued than was admitted                          HTTP 429, Retry-After
         └── DeadlineExceeded   the work was not finished in the time its caller gave it         HTTP 504
 
 A caller's mistake raises one of these; our own broken assumption is an `assert` with a message.
@@ -85,13 +85,17 @@ class DeadlineExceeded(Overload):
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether a library failed, as opposed to the process being stopped: libraries in Rust panic with what is no Exception (pyo3)."""
+    """Whether a library failed, as opposed to the process being stopped: libraries in Rust panic with
+    what is no Exception (pyo3)."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def reason(error: BaseException, *, most: int = 300) -> str:
-    """An error of a library as part of a sentence: its first lines joined, shortened, with its type where that is half of what it says."""
+    """An error of a library as part of a sentence: its first lines joined, shortened, with its type where
+    that is half of what it says."""
     text = " ".join(str(error).split()).rstrip(".")
-    if not text or isinstance(error, LookupError | AttributeError | TypeError | ArithmeticError | AssertionError | RecursionError):
+    if not text or isinstance(
+        error, LookupError | AttributeError | TypeError | ArithmeticError | AssertionError | RecursionError
+    ):
         text = f"{type(error).__name__}: {text}".rstrip(": ")
     return text if len(text) <= most else text[: most - 3] + "..."

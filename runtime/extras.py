@@ -1,4 +1,5 @@
-"""The libraries that an extra of the distribution installs, and the sentence for a command that misses one."""
+"""The libraries that an extra of the distribution installs, and the sentence for a
+command that misses one."""
 
 from __future__ import annotations
 
@@ -9,7 +10,16 @@ from .errors import EngineError
 MODULES: dict[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
     "serve": ("starlette", "uvicorn", "orjson", "prometheus_client", "httptools", "yaml", "pydantic"),
-    "export": ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub", "filelock"),
+    "export": (
+        "torch",
+        "transformers",
+        "onnx",
+        "onnxscript",
+        "onnx_ir",
+        "safetensors",
+        "huggingface_hub",
+        "filelock",
+    ),
 }
 """extra -> top-level modules that its command cannot do without."""
 
@@ -21,7 +31,8 @@ def require(extra: str) -> None:
 
 
 def missing(error: ModuleNotFoundError, extra: str) -> EngineError | None:
-    """The error to tell for a module that was not found; None for one of our own. `extra` is that of the command."""
+    """The error to tell for a module that was not found; None for one of our own.
+    `extra` is that of the command."""
     name = (error.name or "").partition(".")[0]
     if name in ("", "poolrt"):
         return None

@@ -1,5 +1,5 @@
-"""From the arguments of a call to items in the worker's line. Everything is checked and tokenised in the caller's thread, so one caller's
-mistake never fails another's batch."""
+"""From the arguments of a call to items in the worker's line. Everything is checked and tokenised in the
+caller's thread, so one caller's mistake never fails another's batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ from .outputs import Outputs, PoolingOutput, PoolingRequestOutput, ScoringOutput
 class Intake:
     """Submits the calls of one model; safe to call from many threads."""
 
-    def __init__(self, folder: Path, manifest: Manifest, preparation: Preparation, worker: Worker, policy: Policy) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, preparation: Preparation, worker: Worker, policy: Policy
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.worker = worker
@@ -80,7 +82,9 @@ class Intake:
             if chunked:
                 arrays = chunks.joined(arrays, pieces)
             requests = tuple(
-                PoolingRequestOutput(PoolingOutput(array), item.ids, item.prompt_tokens, item.truncated, str(index))
+                PoolingRequestOutput(
+                    PoolingOutput(array), item.ids, item.prompt_tokens, item.truncated, str(index)
+                )
                 for index, (array, item) in enumerate(zip(arrays, items, strict=True))
             )
             return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)
@@ -88,7 +92,9 @@ class Intake:
         outputs = [head.output for head in heads]
         return self._submitted(batch, outputs, finish, deadline, options)
 
-    def score(self, data_1: ScoreTexts, data_2: ScoreTexts, options: StartScoreOptions) -> Pending[Outputs[ScoringOutput]]:
+    def score(
+        self, data_1: ScoreTexts, data_2: ScoreTexts, options: StartScoreOptions
+    ) -> Pending[Outputs[ScoringOutput]]:
         """Submits 1:1, 1:N or N:N pairs. Raises InputError, UnsupportedTask or Overload."""
         task = score_request.task_of(self.manifest)
         params.refuse_lora(options.get("lora_request"))
@@ -110,15 +116,20 @@ class Intake:
             truncation_side=options.get("truncation_side"),
             cut_document=options.get("cut_document", False),
         ).limits
-        request = score_request.Asked(limits=limits, params=pair_params, template=options.get("chat_template"), **arguments)
+        request = score_request.Asked(
+            limits=limits, params=pair_params, template=options.get("chat_template"), **arguments
+        )
         begun = time.perf_counter()
-        prepared = score_request.prepare(self.manifest, self.preparation(options.get("preparation")), first, second, request)
+        prepared = score_request.prepare(
+            self.manifest, self.preparation(options.get("preparation")), first, second, request
+        )
         self._count(begun)
         outputs = [self.manifest.heads[prepared.task].output]
         return self._submitted(prepared.items, outputs, prepared.finish, deadline, options)
 
     def preparation(self, style: Style | None) -> Preparation:
-        """The preparation of a style, made when first used; None: of the style that the model was loaded with."""
+        """The preparation of a style, made when first used; None: of the style that
+        the model was loaded with."""
         if style is None or style == self._preparation.style:
             return self._preparation
         if style not in ("model", "vllm"):
@@ -141,15 +152,23 @@ class Intake:
     def _parts(self, pooling_task: str | None) -> tuple[Task, ...]:
         """The tasks whose outputs make up the result: one, but for vLLM's combined task."""
         if pooling_task is None:
-            raise UnsupportedTask(f"pooling_task required for encode; this model's are {', '.join(map(repr, self.manifest.tasks))}")
+            raise UnsupportedTask(
+                "pooling_task required for encode; this model's are "
+                f"{', '.join(map(repr, self.manifest.tasks))}"
+            )
         if pooling_task == postprocess.COMBINED and postprocess.combines(self.manifest):
             return "embed", "token_classify"
         return (params.check_task(self.manifest, pooling_task),)
 
-    def _checked_params(self, parts: Sequence[Task], pooling_params: Params, count: int) -> list[list[PoolingParams]]:
+    def _checked_params(
+        self, parts: Sequence[Task], pooling_params: Params, count: int
+    ) -> list[list[PoolingParams]]:
         """One PoolingParams per prompt for every part."""
         # Only embeddings have dimensions, whatever else comes with them.
-        part_params = [params.each(pooling_params, count), *(params.without_dimensions(pooling_params, count) for _ in parts[1:])]
+        part_params = [
+            params.each(pooling_params, count),
+            *(params.without_dimensions(pooling_params, count) for _ in parts[1:]),
+        ]
         for part, prompt_params in zip(parts, part_params, strict=True):
             for distinct in {id(own): own for own in prompt_params}.values():
                 params.check(self.manifest, part, distinct)
@@ -159,15 +178,22 @@ class Intake:
         """On time.monotonic()'s clock. Checks the priority too, as the worker takes both."""
         priority, deadline_s = options.get("priority", 0), options.get("deadline_s")
         if isinstance(priority, bool) or not isinstance(priority, int):
-            raise InputError(f"priority: expected a whole number, found {type(priority).__name__}", field="priority")
+            raise InputError(
+                (f"priority: expected a whole number, found {type(priority).__name__}"), field="priority"
+            )
         if priority and self.policy != "priority":
             raise InputError(
-                f"priority {priority}: requests are served in order here (scheduling policy {self.policy!r}); leave it out, or load the "
+                f"priority {priority}: requests are served in order here (scheduling policy "
+                f"{self.policy!r}); leave it out, or load the "
                 "model with scheduling_policy='priority' (poolrt serve --scheduling-policy priority)",
                 field="priority",
             )
-        if deadline_s is not None and (isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)):
-            raise InputError(f"deadline_s: expected seconds, found {type(deadline_s).__name__}", field="deadline_s")
+        if deadline_s is not None and (
+            isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)
+        ):
+            raise InputError(
+                (f"deadline_s: expected seconds, found {type(deadline_s).__name__}"), field="deadline_s"
+            )
         return None if deadline_s is None else time.monotonic() + deadline_s
 
     def _submitted(
@@ -178,7 +204,9 @@ class Intake:
         deadline: float | None,
         options: CallOptions,
     ) -> Pending[Outputs[Any]]:
-        ticket = self.worker.submit(items, *outputs, deadline_s=options.get("deadline_s"), priority=options.get("priority", 0))
+        ticket = self.worker.submit(
+            items, *outputs, deadline_s=options.get("deadline_s"), priority=options.get("priority", 0)
+        )
         return Pending(ticket, finish, count=len(items), deadline=deadline)
 
 
@@ -196,6 +224,7 @@ def _joined(columns: Sequence[_Column], answer: Answer, items: list[Item]) -> li
     """One array per item: the columns' arrays one behind the other."""
     outputs = (answer.rows, *answer.others)
     arrays = [
-        postprocess.answers(column.task, column.head, rows, items, column.params) for column, rows in zip(columns, outputs, strict=True)
+        postprocess.answers(column.task, column.head, rows, items, column.params)
+        for column, rows in zip(columns, outputs, strict=True)
     ]
     return arrays[0] if len(arrays) == 1 else [np.concatenate(parts) for parts in zip(*arrays, strict=True)]

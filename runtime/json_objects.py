@@ -14,7 +14,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     both = dict(base)
     for key, value in over.items():
         inner = both.get(key)
-        both[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        both[key] = (
+            merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        )
     return both
 
 
@@ -27,7 +29,8 @@ def gathered(objects: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def dotted(path: str, text: str) -> dict[str, Any]:
-    """What vLLM's `--flag.a.b TEXT` stands for: `{"a": {"b": ...}}` with the text's value, JSON where it can be read as such."""
+    """What vLLM's `--flag.a.b TEXT` stands for: `{"a": {"b": ...}}` with the text's value, JSON
+    where it can be read as such."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -40,7 +43,8 @@ def dotted(path: str, text: str) -> dict[str, Any]:
 
 
 def undotted(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """The arguments with each of these flags once, behind all others and as JSON, however it was spelled and as often as it was given."""
+    """The arguments with each of these flags once, behind all others and as JSON, however it was spelled and
+    as often as it was given."""
     rest: list[str] = []
     objects: dict[str, list[dict[str, Any]]] = {}
     waiting = list(arguments)
@@ -60,7 +64,10 @@ def undotted(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
         except ValueError as error:
             raise InputError(f"{name}: {error}", field=flag) from None
         objects.setdefault(flag, []).append(value)
-    return [*rest, *(part for flag, values in objects.items() for part in (flag, json.dumps(gathered(values))))]
+    return [
+        *rest,
+        *(part for flag, values in objects.items() for part in (flag, json.dumps(gathered(values)))),
+    ]
 
 
 def json_object(text: str) -> dict[str, Any]:

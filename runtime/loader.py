@@ -22,7 +22,8 @@ CPU_TOKENS, CPU_LAUNCH = 512, 16
 PACKED_WIDTH = 200
 """Measured: docs/decisions/packing.md."""
 GPU_TOKENS, GPU_LAUNCH = 16384, 1024
-# What the logits of a SPLADE batch may take, several times over while they are pooled (docs/decisions/memory.md).
+# What the logits of a SPLADE batch may take, several times over while they are pooled
+# (docs/decisions/memory.md).
 CPU_LOGITS, GPU_LOGITS = 64 << 20, 1 << 30
 
 
@@ -44,21 +45,22 @@ def load(
     """Opens an artifact folder.
 
     Args:
-        engine: `auto` takes a compiled engine that fits this machine, else ONNX Runtime; see `backends.choose` for the names.
-        preparation: how `score` and roles prepare text, and how sparse vectors are compared: as the model's own library (`model`) or as
+        engine: `auto` takes a compiled engine that fits this machine, else ONNX Runtime; see
+        `backends.choose` for the names. preparation: how `score` and roles prepare text, and how sparse
+        vectors are compared: as the model's own library (`model`) or as
             vLLM does (docs/decisions/score-preparation.md).
-        threads: of ONNX Runtime; None: what affinity and cgroup grant.
-        max_batch_tokens: token slots per batch, padding included; None: a measured value for the device.
-        max_queued_tokens: Overload is raised beyond this; None: no limit.
-        max_tokens: a lower limit for one text than the model's own (vLLM's max_model_len).
-        scheduling_policy: `fcfs` serves callers in fair turns, `priority` the lowest `priority` of a call first.
-        io_processor_plugin: name of the plugin that `encode(pooling_task="plugin")` runs; None: the one that the checkpoint names.
-        hf_overrides: `is_matryoshka` and `matryoshka_dimensions`, the widths that may be asked for; others were decided at export.
-        name: what errors call the model; None: the artifact's own name.
-        check: `full` compares every file's sha256, `quick` only sizes.
+        threads: of ONNX Runtime; None: what affinity and cgroup grant. max_batch_tokens: token slots per
+        batch, padding included; None: a measured value for the device. max_queued_tokens: Overload is raised
+        beyond this; None: no limit. max_tokens: a lower limit for one text than the model's own (vLLM's
+        max_model_len). scheduling_policy: `fcfs` serves callers in fair turns, `priority` the lowest
+        `priority` of a call first. io_processor_plugin: name of the plugin that
+        `encode(pooling_task="plugin")` runs; None: the one that the checkpoint names. hf_overrides:
+        `is_matryoshka` and `matryoshka_dimensions`, the widths that may be asked for; others were decided at
+        export. name: what errors call the model; None: the artifact's own name. check: `full` compares every
+        file's sha256, `quick` only sizes.
 
-    Raises ArtifactError for a folder that is not whole, EngineError when no engine can be opened, InputError for an argument that
-    cannot be.
+    Raises ArtifactError for a folder that is not whole, EngineError when no engine can be opened, InputError
+    for an argument that cannot be.
 
     >>> with load("artifacts/all-MiniLM-L6-v2", max_tokens=128) as model:
     ...     print(model.max_tokens, model.embed("a first text"))
@@ -66,7 +68,8 @@ def load(
     """
     _check_types(path, engine)
     _check_choices(
-        preparation=(preparation, ("model", "vllm")), scheduling_policy=(scheduling_policy, ("fcfs", "priority")),
+        preparation=(preparation, ("model", "vllm")),
+        scheduling_policy=(scheduling_policy, ("fcfs", "priority")),
         check=(check, ("full", "quick")),
     )  # fmt: skip
     _check_counts(threads=threads, max_batch_tokens=max_batch_tokens, max_queued_tokens=max_queued_tokens)
@@ -76,7 +79,17 @@ def load(
     prepared = Preparation(opened.folder, manifest, style=preparation)
     session = table.open(opened.folder, manifest, choice, threads=threads)
     limits = _batch_limits(manifest, choice, session, max_batch_tokens)
-    model = Model(opened.folder, manifest, choice, session, prepared, limits, max_queued_tokens, scheduling_policy, io_processor_plugin)
+    model = Model(
+        opened.folder,
+        manifest,
+        choice,
+        session,
+        prepared,
+        limits,
+        max_queued_tokens,
+        scheduling_policy,
+        io_processor_plugin,
+    )
     if io_processor_plugin is not None:
         try:
             _ = model.plugin
@@ -86,24 +99,34 @@ def load(
     return model
 
 
-def _changed(manifest: Manifest, max_tokens: int | None, name: str | None, hf_overrides: Mapping[str, Any] | None) -> Manifest:
+def _changed(
+    manifest: Manifest, max_tokens: int | None, name: str | None, hf_overrides: Mapping[str, Any] | None
+) -> Manifest:
     """The manifest as the arguments of `load` change it. Raises InputError."""
     if max_tokens is not None:
         if not isinstance(max_tokens, int) or not 1 <= max_tokens <= manifest.text.max_tokens:
             raise InputError(
-                f"max_tokens is {max_tokens!r}, expected 1 to {manifest.text.max_tokens}, the model's own limit", field="max_tokens"
+                (
+                    f"max_tokens is {max_tokens!r}, expected 1 to {manifest.text.max_tokens}, the "
+                    "model's own limit"
+                ),
+                field="max_tokens",
             )
         manifest = replace(manifest, text=replace(manifest.text, max_tokens=max_tokens))
     if name is not None:
         manifest = replace(manifest, name=name)
     if hf_overrides:
         if flags := list(overrides.undone(manifest, hf_overrides, None, {})):
-            raise InputError(f"hf_overrides: export the artifact with {', '.join(flags)}", field="hf_overrides")
+            raise InputError(
+                (f"hf_overrides: export the artifact with {', '.join(flags)}"), field="hf_overrides"
+            )
         manifest = overrides.widened(manifest, hf_overrides)
     return manifest
 
 
-def _batch_limits(manifest: Manifest, choice: table.Choice, session: table.Session, max_batch_tokens: int | None) -> Limits:
+def _batch_limits(
+    manifest: Manifest, choice: table.Choice, session: table.Session, max_batch_tokens: int | None
+) -> Limits:
     on_cpu = choice.engine is None and choice.device == "cpu"
     tokens, logits = (CPU_TOKENS, CPU_LOGITS) if on_cpu else (GPU_TOKENS, GPU_LOGITS)
     return Limits(
@@ -118,7 +141,9 @@ def _check_types(path: object, engine: object) -> None:
     if not isinstance(path, str | Path):
         raise InputError(f"path: expected an artifact folder, found {type(path).__name__}", field="path")
     if not isinstance(engine, str):
-        raise InputError(f"engine: expected a name such as 'auto', found {type(engine).__name__}", field="engine")
+        raise InputError(
+            (f"engine: expected a name such as 'auto', found {type(engine).__name__}"), field="engine"
+        )
 
 
 def _check_choices(**choices: tuple[object, tuple[str, str]]) -> None:

@@ -1,4 +1,5 @@
-"""What this machine offers: processors we may use (not those the host has), NVIDIA devices, installed engine libraries."""
+"""What this machine offers: processors we may use (not those the host has), NVIDIA devices,
+installed engine libraries."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def _text(path: Path) -> str:
 
 @functools.cache
 def gpus() -> tuple[Gpu, ...]:
-    """NVIDIA devices the driver shows, asked of libcuda itself so that no CUDA package is needed; empty without a driver."""
+    """NVIDIA devices the driver shows, asked of libcuda itself so that no CUDA package is
+    needed; empty without a driver."""
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
@@ -86,7 +88,11 @@ def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu | None:
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
         or cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
     )
-    return None if failed else Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", memory.value)
+    return (
+        None
+        if failed
+        else Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", memory.value)
+    )
 
 
 def version(*distributions: str) -> str | None:

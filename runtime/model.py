@@ -1,4 +1,5 @@
-"""A loaded artifact: takes text, returns numpy. Methods, arguments and outputs are named as vLLM's offline class names them."""
+"""A loaded artifact: takes text, returns numpy. Methods, arguments and outputs are named as vLLM's
+offline class names them."""
 
 from __future__ import annotations
 
@@ -56,18 +57,22 @@ Waited = TypeVar("Waited")
 
 
 class Model:
-    """Made by `load`. Safe to call from many threads: their items share batches. Close it, or use it as a context manager.
+    """Made by `load`. Safe to call from many threads: their items share batches. Close it, or use
+    it as a context manager.
 
-    The keywords of each method are described in `options.py`. A method that is given another raises UnknownOption.
+    The keywords of each method are described in `options.py`. A method that is given
+    another raises UnknownOption.
 
     >>> model = load("artifacts/all-MiniLM-L6-v2")
     >>> model
-    Model('all-MiniLM-L6-v2', dims={'embed': 384, 'token_embed': 384}, engine='onnxruntime:model.onnx', precision='fp32')
+    Model('all-MiniLM-L6-v2', dims={'embed': 384, 'token_embed': 384}, engine='onnxruntime:model.onnx', ...)
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, choice: table.Choice, session: table.Session, preparation: Preparation,
-        limits: Limits, max_queued_tokens: int | None = None, policy: Policy = "fcfs", plugin: str | None = None,
+        self, folder: Path, manifest: Manifest, choice: table.Choice, session: table.Session,
+        preparation: Preparation,
+        limits: Limits, max_queued_tokens: int | None = None, policy: Policy = "fcfs",
+        plugin: str | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.manifest = manifest
@@ -103,7 +108,9 @@ class Model:
         """
         check("embed", options, EmbedOptions)
         self._offered("embed", "Embedding API is not supported by this model.")
-        pooled = self._wait(self._intake.pool(prompts, options.get("pooling_params"), "embed", options), options)
+        pooled = self._wait(
+            self._intake.pool(prompts, options.get("pooling_params"), "embed", options), options
+        )
         return mapped(pooled, EmbeddingRequestOutput, lambda output: EmbeddingOutput(output.data))
 
     def classify(self, prompts: Prompts, **options: Unpack[ClassifyOptions]) -> Outputs[ClassificationOutput]:
@@ -115,7 +122,9 @@ class Model:
         """
         check("classify", options, ClassifyOptions)
         self._offered("classify", "Classification API is not supported by this model.")
-        pooled = self._wait(self._intake.pool(prompts, options.get("pooling_params"), "classify", options), options)
+        pooled = self._wait(
+            self._intake.pool(prompts, options.get("pooling_params"), "classify", options), options
+        )
         labels = self.manifest.heads["classify"].labels
 
         def labelled(output: PoolingOutput) -> ClassificationOutput:
@@ -125,14 +134,17 @@ class Model:
         return mapped(pooled, ClassificationRequestOutput, labelled)
 
     def token_embed(self, prompts: Prompts, **options: Unpack[EmbedOptions]) -> Outputs[PoolingOutput]:
-        """[tokens, dim] per prompt. `role` prepares a ColBERT query or document as the model's own library does.
+        """[tokens, dim] per prompt. `role` prepares a ColBERT query or document as the
+        model's own library does.
 
         >>> model = load("artifacts/colbert")
         >>> model.token_embed("why does dough rise?", role="query")[0].outputs
         PoolingOutput([[..., ..., ...], ...], shape=(16, 16))
         """
         check("token_embed", options, EmbedOptions)
-        return self._wait(self._intake.pool(prompts, options.get("pooling_params"), "token_embed", options), options)
+        return self._wait(
+            self._intake.pool(prompts, options.get("pooling_params"), "token_embed", options), options
+        )
 
     def token_classify(self, prompts: Prompts, **options: Unpack[ClassifyOptions]) -> Outputs[PoolingOutput]:
         """[tokens, labels] per prompt.
@@ -142,7 +154,9 @@ class Model:
         5
         """
         check("token_classify", options, ClassifyOptions)
-        return self._wait(self._intake.pool(prompts, options.get("pooling_params"), "token_classify", options), options)
+        return self._wait(
+            self._intake.pool(prompts, options.get("pooling_params"), "token_classify", options), options
+        )
 
     def reward(self, prompts: Prompts, /, **options: Unpack[ClassifyOptions]) -> Outputs[PoolingOutput]:
         """What a reward model says of each token: [tokens, labels] per prompt.
@@ -153,9 +167,13 @@ class Model:
         """
         check("reward", options, ClassifyOptions)
         self._offered("token_classify", "Reward API is not supported by this model: it needs token_classify.")
-        return self._wait(self._intake.pool(prompts, options.get("pooling_params"), "token_classify", options), options)
+        return self._wait(
+            self._intake.pool(prompts, options.get("pooling_params"), "token_classify", options), options
+        )
 
-    def encode(self, prompts: Prompts, pooling_params: Params = None, **options: Unpack[EncodeOptions]) -> Outputs[PoolingOutput]:
+    def encode(
+        self, prompts: Prompts, pooling_params: Params = None, **options: Unpack[EncodeOptions]
+    ) -> Outputs[PoolingOutput]:
         """Any task by name. `plugin` takes {"data": ...} and returns one output, what the IO processor made.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
@@ -165,9 +183,13 @@ class Model:
         check("encode", options, EncodeOptions, "pooling_params")
         if options.get("pooling_task") == "plugin":
             return self._processed(prompts, pooling_params, options)
-        return self._wait(self._intake.pool(prompts, pooling_params, options.get("pooling_task"), options), options)
+        return self._wait(
+            self._intake.pool(prompts, pooling_params, options.get("pooling_task"), options), options
+        )
 
-    def score(self, data_1: ScoreTexts, data_2: ScoreTexts, /, **options: Unpack[ScoreOptions]) -> Outputs[ScoringOutput]:
+    def score(
+        self, data_1: ScoreTexts, data_2: ScoreTexts, /, **options: Unpack[ScoreOptions]
+    ) -> Outputs[ScoringOutput]:
         """Scores of 1:1, 1:N or N:N pairs, in order.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
@@ -190,7 +212,9 @@ class Model:
 
     # Tasks, started: the caller waits, awaits or cancels
 
-    def start(self, prompts: Prompts, pooling_params: Params = None, **options: Unpack[StartOptions]) -> Pending[Outputs[PoolingOutput]]:
+    def start(
+        self, prompts: Prompts, pooling_params: Params = None, **options: Unpack[StartOptions]
+    ) -> Pending[Outputs[PoolingOutput]]:
         """Checks and tokenises now, in this thread; computes in the worker. Raises InputError or Overload.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
@@ -213,7 +237,9 @@ class Model:
         check("start_score", options, StartScoreOptions)
         return self._intake.score(data_1, data_2, options)
 
-    def start_rerank(self, query: ScoreText, documents: ScoreTexts, **options: Unpack[StartRerankOptions]) -> Pending[Ranking]:
+    def start_rerank(
+        self, query: ScoreText, documents: ScoreTexts, **options: Unpack[StartRerankOptions]
+    ) -> Pending[Ranking]:
         """Starts a reranking. Raises InputError, UnsupportedTask or Overload.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
@@ -235,7 +261,8 @@ class Model:
         return self.preparation.encoder.tokenize(text, **options)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens included. Raises InputError for ids that are no token of this tokenizer.
+        """The text of token ids, special tokens included. Raises InputError for ids that are no
+        token of this tokenizer.
 
         >>> load("artifacts/all-MiniLM-L6-v2").detokenize([1037, 2034, 3793])
         'a first text'
@@ -246,7 +273,8 @@ class Model:
         """A conversation rendered by the model's chat template; embed it with add_special_tokens=False.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
-        >>> model.chat([{"role": "user", "content": "hello"}], chat_template="{{ messages[0].role }}: {{ messages[0].content }}")
+        >>> template = "{{ messages[0].role }}: {{ messages[0].content }}"
+        >>> model.chat([{"role": "user", "content": "hello"}], chat_template=template)
         'user: hello'
         """
         check("chat", options, ChatOptions)
@@ -254,11 +282,13 @@ class Model:
 
     @property
     def plugin(self) -> plugins.Plugin | None:
-        """The IO processor named when the model was loaded, else the one that its checkpoint names; made when first asked for. Raises
-        InputError when that cannot be."""
+        """The IO processor named when the model was loaded, else the one that its checkpoint names; made when
+        first asked for. Raises InputError when that cannot be."""
         if self._plugin is None and self.plugin_name is not None:
             with self._lock:
-                self._plugin = self._plugin or plugins.opened(self.plugin_name, self.manifest, self.preparation)
+                self._plugin = self._plugin or plugins.opened(
+                    self.plugin_name, self.manifest, self.preparation
+                )
         return self._plugin
 
     # Life
@@ -274,7 +304,11 @@ class Model:
         counters = self.worker.counters()
         requests, tokenize_s = self._intake.counters()
         return Statistics(
-            requests=requests, tokenize_s=tokenize_s, padding=counters.padding, stalled_s=self.worker.stalled_s(), **asdict(counters)
+            requests=requests,
+            tokenize_s=tokenize_s,
+            padding=counters.padding,
+            stalled_s=self.worker.stalled_s(),
+            **asdict(counters),
         )
 
     def warm_up(self) -> float:
@@ -291,7 +325,8 @@ class Model:
         return time.monotonic() - begun
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Finishes what is queued within `timeout_s` seconds, refuses the rest, gives the engine back. Twice is fine.
+        """Finishes what is queued within `timeout_s` seconds, refuses the rest, gives the
+        engine back. Twice is fine.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
         >>> model.close(timeout_s=5)
@@ -312,27 +347,43 @@ class Model:
 
     def _offered(self, task: Task, refusal: str) -> None:
         if task not in self.tasks:
-            raise UnsupportedTask(f"{refusal} Its tasks are {', '.join(self.tasks)}; pass one as encode(pooling_task=...)")
+            raise UnsupportedTask(
+                f"{refusal} Its tasks are {', '.join(self.tasks)}; pass one as encode(pooling_task=...)"
+            )
 
-    def _processed(self, prompts: Any, pooling_params: Params, options: EncodeOptions) -> Outputs[PoolingOutput]:
+    def _processed(
+        self, prompts: Any, pooling_params: Params, options: EncodeOptions
+    ) -> Outputs[PoolingOutput]:
         plugin = self.plugin
         if plugin is None:
             raise UnsupportedTask(f"{params.NO_PLUGIN} Give load() or LLM() an io_processor_plugin.")
         if not isinstance(prompts, Mapping) or prompts.get("data") is None:
-            raise InputError("pooling_task='plugin' takes one object {'data': ...}, where data is what the plugin asks for", field="data")
+            raise InputError(
+                (
+                    "pooling_task='plugin' takes one object {'data': ...}, where data is what the "
+                    "plugin asks for"
+                ),
+                field="data",
+            )
         prepared = plugin.prepare(prompts["data"], params=pooling_params)
         task = prepared.task or self.tasks[0]
         pooled = self._wait(self._intake.pool(prepared.prompts, prepared.params, task, options), options)
-        return Outputs((PoolingRequestOutput(plugin.finish(prepared, pooled), [], pooled.prompt_tokens),), pooled.padding)
+        return Outputs(
+            (PoolingRequestOutput(plugin.finish(prepared, pooled), [], pooled.prompt_tokens),), pooled.padding
+        )
 
-    def _ranking(self, query: ScoreText, documents: ScoreTexts, options: StartRerankOptions) -> Pending[Ranking]:
+    def _ranking(
+        self, query: ScoreText, documents: ScoreTexts, options: StartRerankOptions
+    ) -> Pending[Ranking]:
         if not isinstance(query, str | Mapping):
             raise InputError(f"query: expected one text, found {type(query).__name__}", field="query")
         top_n = options.get("top_n", 0)
         if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 0:
             raise InputError(f"top_n is {top_n!r}, expected 0 (all) or more", field="top_n")
         listed = score_request.side(documents, "documents")
-        return self._intake.score(query, listed, options).then(lambda scored: score_request.ranked(scored, listed, top_n))
+        return self._intake.score(query, listed, options).then(
+            lambda scored: score_request.ranked(scored, listed, top_n)
+        )
 
     def _wait(self, pending: Pending[Waited], options: Mapping[str, Any]) -> Waited:
         with bar(options.get("use_tqdm", False), pending.count) as progress:

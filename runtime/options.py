@@ -1,4 +1,5 @@
-"""What every public method takes by keyword, one TypedDict each, so that type checkers and editors know the options of a call."""
+"""What every public method takes by keyword, one TypedDict each, so that type checkers and editors
+know the options of a call."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class CallOptions(TypedDict, total=False):
     """Of every call that computes."""
 
     truncate_prompt_tokens: int | None
-    """None refuses longer texts, -1 cuts to the model's limit, k cuts to k tokens: of each text, or of a cross-encoder's joint pair."""
+    """None refuses longer texts, -1 cuts to the model's limit, k cuts to k tokens: of each text, or of a
+    cross-encoder's joint pair."""
     truncation_side: Literal["left", "right"] | None
     """None cuts the end but keeps special tokens; else the side whose tokens are lost, special ones too."""
     tokenization_kwargs: Mapping[str, Any] | None
@@ -92,7 +94,8 @@ class StartScoreOptions(CallOptions, total=False):
     cut_document: bool
     """Truncation shortens the document only."""
     preparation: Style | None
-    """`model` prepares both sides as the model's own library does, `vllm` as vLLM does; None: as the model was loaded."""
+    """`model` prepares both sides as the model's own library does, `vllm` as vLLM does; None:
+    as the model was loaded."""
 
 
 class ScoreOptions(StartScoreOptions, total=False):
@@ -135,13 +138,15 @@ class ChatOptions(TypedDict, total=False):
     template_kwargs: Mapping[str, Any] | None
     """Variables of the template."""
     content_format: Literal["auto", "string", "openai"]
-    """How the template wants the content of a message: as text, or as parts. Default: what the template itself shows."""
+    """How the template wants the content of a message: as text, or as parts. Default: what
+    the template itself shows."""
     tools: Sequence[Mapping[str, Any]] | None
     """Passed to the template."""
 
 
 _OF_PARAMS = {"normalize": "use_activation"} | {
-    name: name for name in ("use_activation", "dimensions", "step_tag_id", "returned_token_ids", "extra_kwargs")
+    name: name
+    for name in ("use_activation", "dimensions", "step_tag_id", "returned_token_ids", "extra_kwargs")
 }
 """What callers look for among the options -> the field of PoolingParams that does it."""
 

@@ -22,7 +22,8 @@ SHOWN = 2
 @dataclass(frozen=True, slots=True)
 class PoolingOutput:
     data: Floats
-    """[dim], [labels], [tokens, dim] or [tokens, labels] by task; of the task `plugin` what the plugin made."""
+    """[dim], [labels], [tokens, dim] or [tokens, labels] by task; of the task
+    `plugin` what the plugin made."""
 
     def __repr__(self) -> str:
         return f"PoolingOutput({_array(self.data)})"
@@ -69,8 +70,8 @@ class ClassificationOutput:
 class ScoringOutput:
     score: float
     before_activation: float | None = field(default=None, compare=False, repr=False)
-    """What the activation made the score of: it still differs where scores round to the same number (a sigmoid's 1.0). None: there is
-    no activation."""
+    """What the activation made the score of: it still differs where scores round to the same number (a
+    sigmoid's 1.0). None: there is no activation."""
 
     @property
     def rank_value(self) -> float:
@@ -94,7 +95,8 @@ class RequestOutput(Generic[Result]):
     prompt_token_ids: Sequence[int]
     """As the engine saw them: after truncation, special tokens included, padding excluded."""
     prompt_tokens: int
-    """What usage reports; differs from len(prompt_token_ids) only where vLLM counts otherwise (a score's separator)."""
+    """What usage reports; differs from len(prompt_token_ids) only where vLLM counts
+    otherwise (a score's separator)."""
     truncated: bool = False
     request_id: str = ""
     num_cached_tokens: int = 0
@@ -132,7 +134,9 @@ class Ranked:
 
     def __repr__(self) -> str:
         cut = ", truncated=True" if self.truncated else ""
-        return f"Ranked(index={self.index}, score={self.score:.4g}, document={_SHORT.repr(self.document)}{cut})"
+        return (
+            f"Ranked(index={self.index}, score={self.score:.4g}, document={_SHORT.repr(self.document)}{cut})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +193,17 @@ class Outputs(Sequence[RequestOutput[Result]], Generic[Result]):
         return self.requests[index]
 
     def __repr__(self) -> str:
-        return f"Outputs({_listed([request.outputs for request in self.requests])}, prompt_tokens={self.prompt_tokens})"
+        return (
+            f"Outputs({_listed([request.outputs for request in self.requests])}, "
+            f"prompt_tokens={self.prompt_tokens})"
+        )
 
     def __iter__(self) -> Iterator[RequestOutput[Result]]:
         return iter(self.requests)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """[inputs, dim]; for scores [inputs]. Raises ValueError where the inputs' shapes differ: use `arrays`."""
+        """[inputs, dim]; for scores [inputs]. Raises ValueError where the inputs'
+        shapes differ: use `arrays`."""
         if self.requests and isinstance(self.requests[0].outputs, ScoringOutput):
             stacked = np.array([request.outputs.data[0] for request in self.requests], dtype=np.float32)
         else:
@@ -203,10 +211,18 @@ class Outputs(Sequence[RequestOutput[Result]], Generic[Result]):
         return stacked if dtype is None else stacked.astype(dtype, copy=False)
 
 
-def mapped(outputs: Outputs[PoolingOutput], kind: type[RequestOutput[Any]], step: Callable[[PoolingOutput], Any]) -> Outputs[Any]:
+def mapped(
+    outputs: Outputs[PoolingOutput], kind: type[RequestOutput[Any]], step: Callable[[PoolingOutput], Any]
+) -> Outputs[Any]:
     """The same requests as another kind of output, each made by `step`."""
     requests = (
-        kind(step(request.outputs), request.prompt_token_ids, request.prompt_tokens, request.truncated, request.request_id)
+        kind(
+            step(request.outputs),
+            request.prompt_token_ids,
+            request.prompt_tokens,
+            request.truncated,
+            request.request_id,
+        )
         for request in outputs.requests
     )
     return Outputs(tuple(requests), outputs.padding)
@@ -222,7 +238,11 @@ def _array(data: Any) -> str:
         return _SHORT.repr(data)
     if data.ndim == 1:
         return f"{_numbers(data)}, dim={len(data)}"
-    first = ", ".join([*(_numbers(row) for row in data[:1]), *(["..."] if len(data) > 1 else [])]) if data.ndim == 2 else "..."
+    first = (
+        ", ".join([*(_numbers(row) for row in data[:1]), *(["..."] if len(data) > 1 else [])])
+        if data.ndim == 2
+        else "..."
+    )
     return f"[{first}], shape={data.shape}"
 
 

@@ -41,7 +41,8 @@ MODEL_PATHS = frozenset(route.path for route in MODELS)
 
 
 def create_app(registry: Registry, settings: Settings, adapters: Adapters | None = None) -> Starlette:
-    """The ASGI application. Its lifespan opens the registry's models; open them first to serve without waiting.
+    """The ASGI application. Its lifespan opens the registry's models; open them first
+    to serve without waiting.
 
     Args:
         adapters: makes models of LoRA adapters; None: LoRA is off.
@@ -51,7 +52,9 @@ def create_app(registry: Registry, settings: Settings, adapters: Adapters | None
     loader = None
     if settings.runtime_lora and adapters is not None:
         loader = Loader(registry, adapters, drain_s=settings.shutdown_timeout_s)
-    context = Context(settings, registry, state, metrics, Workshop(settings, metrics, state, registry), loader)
+    context = Context(
+        settings, registry, state, metrics, Workshop(settings, metrics, state, registry), loader
+    )
     made = routes(settings)
     app = Starlette(
         routes=made,
@@ -75,19 +78,23 @@ def stacked(app: Starlette) -> ASGIApp:
         return app.build_middleware_stack()
     except Exception as error:  # other people's code
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise InputError(f"--middleware: a layer could not be made ({why}); expected {middleware.EXPECTED}") from error
+        raise InputError(
+            f"--middleware: a layer could not be made ({why}); expected {middleware.EXPECTED}"
+        ) from error
 
 
 class Direct:
-    """Answers the models' own routes at once. Starlette's way to a handler is three layers and a walk through the routes, a tenth of what
-    the event loop does for a short text; everything else still takes it."""
+    """Answers the models' own routes at once. Starlette's way to a handler is three layers and a walk through
+    the routes, a tenth of what the event loop does for a short text; everything else still takes it."""
 
     def __init__(self, app: ASGIApp, *, routes: Mapping[str, Route]) -> None:
         self.app = app
         self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self.routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        route = (
+            self.routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        )
         if route is None:
             await self.app(scope, receive, send)
             return
@@ -109,8 +116,15 @@ class Cors(CORSMiddleware):
 
 
 def routes(settings: Settings) -> list[Route]:
-    table = [Route(route.path, route.respond, methods=list(route.methods)) for route in ROUTES if route.is_on(settings)]
-    table += [Route("/playground.json", playground.facts, methods=["GET"]), Route("/", home, methods=["GET", "POST"])]
+    table = [
+        Route(route.path, route.respond, methods=list(route.methods))
+        for route in ROUTES
+        if route.is_on(settings)
+    ]
+    table += [
+        Route("/playground.json", playground.facts, methods=["GET"]),
+        Route("/", home, methods=["GET", "POST"]),
+    ]
     if settings.docs:
         table += [Route(path, endpoint, methods=["GET"]) for path, endpoint in reference.PAGES]
     return table
@@ -124,7 +138,13 @@ def layers(settings: Settings, metrics: Metrics, state: State, made: Sequence[Ro
     cors = settings.cors
     return [
         *middleware.layers(settings.middleware),
-        Middleware(Gate, settings=settings, metrics=metrics, state=state, paths=frozenset(route.path for route in made)),
+        Middleware(
+            Gate,
+            settings=settings,
+            metrics=metrics,
+            state=state,
+            paths=frozenset(route.path for route in made),
+        ),
         Middleware(
             Cors,
             allow_origins=list(cors.origins),
@@ -137,7 +157,8 @@ def layers(settings: Settings, metrics: Metrics, state: State, made: Sequence[Ro
 
 
 def handlers() -> Mapping[Any, Callable[[Request, Exception], Any]]:
-    # Each of our own kinds is registered, so that Starlette's handler for Exception, which raises again, is left for true surprises.
+    # Each of our own kinds is registered, so that Starlette's handler for Exception, which raises again, is
+    # left for true surprises.
     return dict.fromkeys((HTTPException, ApiError, PoolrtError, Exception), answer)
 
 

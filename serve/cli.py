@@ -1,7 +1,7 @@
 """`poolrt serve ARTIFACT...`: flags to settings, artifacts to models, then the server.
 
-An argument that is no artifact but a checkpoint (a folder, or a hub id) is exported first, in a process of its own, into a cache: so a
-command line of `vllm serve` ports by changing the program's name.
+An argument that is no artifact but a checkpoint (a folder, or a hub id) is exported first, in a process of
+its own, into a cache: so a command line of `vllm serve` ports by changing the program's name.
 """
 
 from __future__ import annotations
@@ -38,13 +38,19 @@ def serve(arguments: Sequence[str]) -> int:
         asked, notes = parse(arguments)
         extras.require("serve")
         settings = settings_of(asked)
-        configure(settings, file=asked.log_config_file, quiet=asked.disable_access_log_for_endpoints, as_json=as_json)
+        configure(
+            settings,
+            file=asked.log_config_file,
+            quiet=asked.disable_access_log_for_endpoints,
+            as_json=as_json,
+        )
         for note in notes:
             log.info("%s", note)
         check_exposure(settings, insecure=asked.insecure_no_auth)
         if settings.runtime_lora and not settings.api_keys:
             log.warning(
-                "VLLM_ALLOW_RUNTIME_LORA_UPDATING without a key: whoever reaches this server may have it read folders of this machine"
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING without a key: whoever reaches this server may have "
+                "it read folders of this machine"
             )
         # Imported here: `poolrt serve --help` needs no server, and a refused flag is told at once.
         from .process.listening import listening
@@ -77,7 +83,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         if getattr(asked, f"ignored_{name.replace('-', '_')}", None) is not None
     ]
     if not asked.artifacts:
-        raise InputError("no artifact given: poolrt serve ARTIFACT...; make one with `poolrt export CHECKPOINT`")
+        raise InputError(
+            "no artifact given: poolrt serve ARTIFACT...; make one with `poolrt export CHECKPOINT`"
+        )
     refuse_other_answers(asked)
     return asked, notes
 
@@ -86,18 +94,31 @@ def refuse_other_answers(asked: argparse.Namespace) -> None:
     """vLLM's flags that mean other numbers than a checkpoint's own, and would be ignored."""
     if asked.tokenizer not in (None, *asked.artifacts):
         raise InputError(
-            f"--tokenizer {asked.tokenizer}: a checkpoint's own tokenizer is used; put that tokenizer's files into a copy of the checkpoint"
+            f"--tokenizer {asked.tokenizer}: a checkpoint's own tokenizer is used; put that "
+            "tokenizer's files into a copy of the checkpoint"
         )
     if asked.tokenizer_revision not in (None, asked.revision):
-        raise InputError(f"--tokenizer-revision {asked.tokenizer_revision}: tokenizer and weights are those of one --revision")
+        raise InputError(
+            f"--tokenizer-revision {asked.tokenizer_revision}: tokenizer and weights are those of "
+            "one --revision"
+        )
     if asked.quantization is not None:
-        raise InputError(f"--quantization {asked.quantization}: give --precision int8, or leave it out for the checkpoint's own precision")
+        raise InputError(
+            f"--quantization {asked.quantization}: give --precision int8, or leave it out for the "
+            "checkpoint's own precision"
+        )
 
 
 def parser_of() -> Parser:
-    parser = Parser(prog="poolrt serve", description="Serve artifacts behind vLLM's HTTP API.", allow_abbrev=False)
+    parser = Parser(
+        prog="poolrt serve", description="Serve artifacts behind vLLM's HTTP API.", allow_abbrev=False
+    )
     add = parser.add_argument
-    add("--json", action="store_true", help="log lines as JSON on stderr; one line on stdout when ready, with the URL, or with the error")
+    add(
+        "--json",
+        action="store_true",
+        help=("log lines as JSON on stderr; one line on stdout when ready, with the URL, or with the error"),
+    )
     add(f"--{END_OF_VALUES}", action="store_true", help=argparse.SUPPRESS)
     add(
         "artifacts",
@@ -108,25 +129,63 @@ def parser_of() -> Parser:
     )
 
     model = parser.add_argument_group("models")
-    model.add_argument("--served-model-name", nargs="+", default=[], help="names of the first artifact, or NAME=ARTIFACT for others")
-    model.add_argument("--engine", default="auto", help="auto, onnxruntime, tensorrt-rtx, tensorrt, ... (default: what fits this machine)")
-    model.add_argument("--threads", type=positive, help="threads of the engine on CPU (default: what affinity and cgroup grant)")
     model.add_argument(
-        "--max-model-len", type=length_or_auto, help="a lower limit of tokens per text than the model's own; 1k: 1000, 1K: 1024"
+        "--served-model-name",
+        nargs="+",
+        default=[],
+        help=("names of the first artifact, or NAME=ARTIFACT for others"),
     )
-    model.add_argument("--max-num-batched-tokens", type=positive, help="token slots per batch, padding included")
     model.add_argument(
-        "--preparation", choices=("model", "vllm"), default="vllm", help="how /score and /rerank prepare and compare two texts"
+        "--engine",
+        default="auto",
+        help=("auto, onnxruntime, tensorrt-rtx, tensorrt, ... (default: what fits this machine)"),
+    )
+    model.add_argument(
+        "--threads",
+        type=positive,
+        help=("threads of the engine on CPU (default: what affinity and cgroup grant)"),
+    )
+    model.add_argument(
+        "--max-model-len",
+        type=length_or_auto,
+        help=("a lower limit of tokens per text than the model's own; 1k: 1000, 1K: 1024"),
+    )
+    model.add_argument(
+        "--max-num-batched-tokens", type=positive, help="token slots per batch, padding included"
+    )
+    model.add_argument(
+        "--preparation",
+        choices=("model", "vllm"),
+        default="vllm",
+        help=("how /score and /rerank prepare and compare two texts"),
     )
     flag(model, "--enable-lora", help="serve LoRA adapters, each merged into a model of its own")
-    model.add_argument("--lora-modules", nargs="+", default=[], metavar="NAME=PATH", help="adapters, or artifacts exported with one")
-    model.add_argument("--max-loras", type=positive, help="adapters that may be loaded at once (default: no limit)")
-    model.add_argument("--max-cpu-loras", type=positive, help="the same; the larger of both counts")
-    model.add_argument("--max-lora-rank", type=positive, help="refuse adapters of a larger rank (default: no limit)")
     model.add_argument(
-        "--io-processor-plugin", nargs="+", default=[], help="plugin of the first artifact for /pooling with `data`, or NAME=ARTIFACT"
+        "--lora-modules",
+        nargs="+",
+        default=[],
+        metavar="NAME=PATH",
+        help="adapters, or artifacts exported with one",
     )
-    model.add_argument("--check", choices=("full", "quick"), default="full", help="compare sha256 of every file, or only sizes")
+    model.add_argument(
+        "--max-loras", type=positive, help=("adapters that may be loaded at once (default: no limit)")
+    )
+    model.add_argument("--max-cpu-loras", type=positive, help="the same; the larger of both counts")
+    model.add_argument(
+        "--max-lora-rank", type=positive, help=("refuse adapters of a larger rank (default: no limit)")
+    )
+    model.add_argument(
+        "--io-processor-plugin",
+        nargs="+",
+        default=[],
+        help=("plugin of the first artifact for /pooling with `data`, or NAME=ARTIFACT"),
+    )
+    model.add_argument(
+        "--check",
+        choices=("full", "quick"),
+        default="full",
+        help=("compare sha256 of every file, or only sizes"),
+    )
 
     export = parser.add_argument_group("exporting a checkpoint first (vLLM's spellings)")
     for name in ("--runner", "--convert", "--revision", "--precision", "--target"):
@@ -136,16 +195,25 @@ def parser_of() -> Parser:
         export.add_argument(name, help=argparse.SUPPRESS)
     for name in ("--hf-overrides", "--pooler-config"):
         export.add_argument(name, type=json_object, action="append", default=[], metavar="JSON")
-    export.add_argument("--cache", type=Path, help="where exported artifacts are kept (default: ~/.cache/poolrt/artifacts)")
+    export.add_argument(
+        "--cache", type=Path, help=("where exported artifacts are kept (default: ~/.cache/poolrt/artifacts)")
+    )
 
     front = parser.add_argument_group("server")
     front.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     front.add_argument("--port", type=int, default=8000)
     front.add_argument("--uds", help="a unix socket instead of host and port")
     front.add_argument(
-        "--api-key", nargs="+", default=[], help="keys, one of which every request must carry (or POOLRT_API_KEY, VLLM_API_KEY)"
+        "--api-key",
+        nargs="+",
+        default=[],
+        help=("keys, one of which every request must carry (or POOLRT_API_KEY, VLLM_API_KEY)"),
     )
-    front.add_argument("--insecure-no-auth", action="store_true", help="allow other machines to reach a server without a key")
+    front.add_argument(
+        "--insecure-no-auth",
+        action="store_true",
+        help=("allow other machines to reach a server without a key"),
+    )
     front.add_argument(
         "--timeout-keep-alive", type=positive, metavar="S",
         help="seconds a connection may idle between requests (default: 75, or VLLM_HTTP_TIMEOUT_KEEP_ALIVE)",
@@ -153,7 +221,8 @@ def parser_of() -> Parser:
     front.add_argument("--root-path", default="", help="path prefix of a proxy in front")
     front.add_argument(
         "--forwarded-allow-ips", default="", metavar="IPS",
-        help="proxies whose X-Forwarded-For and -Proto are believed: comma-separated addresses or networks, * for all (default: none)",
+        help="proxies whose X-Forwarded-For and -Proto are believed: comma-separated addresses or networks, "
+        "* for all (default: none)",
     )  # fmt: skip
     front.add_argument("--allowed-origins", type=json_list, default=["*"], metavar="JSON")
     front.add_argument("--allowed-methods", type=json_list, default=["*"], metavar="JSON")
@@ -165,7 +234,11 @@ def parser_of() -> Parser:
     front.add_argument("--ssl-cert-reqs", type=int, default=0)
     front.add_argument("--ssl-ciphers", default=TLS_CIPHERS)
     front.add_argument(
-        "--middleware", action="append", default=[], metavar="MODULE.NAME", help="an ASGI class or async function around everything"
+        "--middleware",
+        action="append",
+        default=[],
+        metavar="MODULE.NAME",
+        help=("an ASGI class or async function around everything"),
     )
     flag(front, "--enable-ssl-refresh", help="read changed certificate files while the server runs")
     flag(front, "--enable-request-id-headers")
@@ -174,49 +247,133 @@ def parser_of() -> Parser:
     flag(front, "--enable-tokenizer-info-endpoint")
     flag(front, "--disable-log-stats", help="no engine metrics in /metrics")
     flag(front, "--disable-timing-headers")
-    front.add_argument("--uvicorn-log-level", default="info", choices=("debug", "info", "warning", "error", "critical", "trace"))
+    front.add_argument(
+        "--uvicorn-log-level",
+        default="info",
+        choices=("debug", "info", "warning", "error", "critical", "trace"),
+    )
     flag(front, "--disable-uvicorn-access-log")
-    front.add_argument("--disable-access-log-for-endpoints", default="", metavar="PATHS", help="comma-separated, e.g. /health,/metrics")
-    front.add_argument("--log-config-file", type=Path, metavar="FILE", help="JSON for logging.config.dictConfig, instead of these levels")
-    flag(front, "--enable-log-requests", help="log the prompts of each request: what users send is then in the log")
-    front.add_argument("--max-log-len", type=natural, metavar="N", help="characters or token ids of a prompt that are logged")
+    front.add_argument(
+        "--disable-access-log-for-endpoints",
+        default="",
+        metavar="PATHS",
+        help="comma-separated, e.g. /health,/metrics",
+    )
+    front.add_argument(
+        "--log-config-file",
+        type=Path,
+        metavar="FILE",
+        help=("JSON for logging.config.dictConfig, instead of these levels"),
+    )
+    flag(
+        front,
+        "--enable-log-requests",
+        help=("log the prompts of each request: what users send is then in the log"),
+    )
+    front.add_argument(
+        "--max-log-len",
+        type=natural,
+        metavar="N",
+        help=("characters or token ids of a prompt that are logged"),
+    )
 
     templates = parser.add_argument_group("templates")
-    templates.add_argument("--chat-template", help="file, or Jinja text; for cross-encoders the score template")
-    templates.add_argument("--chat-template-content-format", choices=("auto", "string", "openai"), default="auto")
+    templates.add_argument(
+        "--chat-template", help=("file, or Jinja text; for cross-encoders the score template")
+    )
+    templates.add_argument(
+        "--chat-template-content-format", choices=("auto", "string", "openai"), default="auto"
+    )
     flag(templates, "--trust-request-chat-template")
-    templates.add_argument("--default-chat-template-kwargs", type=json_object, action="append", default=[], metavar="JSON")
+    templates.add_argument(
+        "--default-chat-template-kwargs", type=json_object, action="append", default=[], metavar="JSON"
+    )
 
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-queued-tokens", type=positive, default=2_000_000, help="beyond it requests are refused with 429")
     limits.add_argument(
-        "--scheduling-policy", choices=("fcfs", "priority"), default="fcfs", help="priority: lower `priority` of a request first"
-    )
-    limits.add_argument("--max-body-bytes", type=positive, default=32 * 1024 * 1024, help="beyond it requests are refused with 413")
-    limits.add_argument(
-        "--body-timeout", type=float, default=60.0, metavar="S", help="time a client may take to send its headers, and its body"
+        "--max-queued-tokens",
+        type=positive,
+        default=2_000_000,
+        help="beyond it requests are refused with 429",
     )
     limits.add_argument(
-        "--write-timeout", type=float, default=30.0, metavar="S", help="a client that takes nothing of its answer for so long is cut off"
+        "--scheduling-policy",
+        choices=("fcfs", "priority"),
+        default="fcfs",
+        help=("priority: lower `priority` of a request first"),
     )
-    limits.add_argument("--max-connections", type=positive, default=4096, help="the longest idle ones make room for new ones")
-    limits.add_argument("--max-items", type=positive, default=32768, help="texts, documents or messages in one request; beyond it 400")
     limits.add_argument(
-        "--max-pending-bytes", type=positive, default=512 * 1024 * 1024, help="of all requests' bodies together; beyond it 429"
+        "--max-body-bytes",
+        type=positive,
+        default=32 * 1024 * 1024,
+        help="beyond it requests are refused with 413",
     )
-    limits.add_argument("--request-timeout", type=float, metavar="S", help="time a request may take in all, then 504")
-    limits.add_argument("--shutdown-timeout", type=float, default=30.0, metavar="S", help="time for running requests after SIGTERM")
-    limits.add_argument("--h11-max-incomplete-event-size", type=positive, default=64 * 1024, help="bytes of a request's header block")
-    limits.add_argument("--h11-max-header-count", type=positive, default=256, help="headers of a request; beyond it 431")
+    limits.add_argument(
+        "--body-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help=("time a client may take to send its headers, and its body"),
+    )
+    limits.add_argument(
+        "--write-timeout",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help=("a client that takes nothing of its answer for so long is cut off"),
+    )
+    limits.add_argument(
+        "--max-connections",
+        type=positive,
+        default=4096,
+        help=("the longest idle ones make room for new ones"),
+    )
+    limits.add_argument(
+        "--max-items",
+        type=positive,
+        default=32768,
+        help=("texts, documents or messages in one request; beyond it 400"),
+    )
+    limits.add_argument(
+        "--max-pending-bytes",
+        type=positive,
+        default=512 * 1024 * 1024,
+        help=("of all requests' bodies together; beyond it 429"),
+    )
+    limits.add_argument(
+        "--request-timeout", type=float, metavar="S", help="time a request may take in all, then 504"
+    )
+    limits.add_argument(
+        "--shutdown-timeout",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="time for running requests after SIGTERM",
+    )
+    limits.add_argument(
+        "--h11-max-incomplete-event-size",
+        type=positive,
+        default=64 * 1024,
+        help="bytes of a request's header block",
+    )
+    limits.add_argument(
+        "--h11-max-header-count", type=positive, default=256, help="headers of a request; beyond it 431"
+    )
     limits.add_argument("--server-threads", type=positive, default=8, help="threads that prepare texts")
-    flag(limits, "--allow-foreign-token-ids", help="do not refuse token ids that OpenAI client libraries made with another tokenizer")
+    flag(
+        limits,
+        "--allow-foreign-token-ids",
+        help=("do not refuse token ids that OpenAI client libraries made with another tokenizer"),
+    )
 
     for name, count in IGNORED.items():
         target = f"ignored_{name.replace('-', '_')}"
         if count:
             parser.add_argument(f"--{name}", dest=target, nargs=1, help=argparse.SUPPRESS)
         else:
-            parser.add_argument(f"--{name}", dest=target, action="store_const", const=True, help=argparse.SUPPRESS)
+            parser.add_argument(
+                f"--{name}", dest=target, action="store_const", const=True, help=argparse.SUPPRESS
+            )
     return parser
 
 
@@ -233,11 +390,15 @@ def settings_of(asked: argparse.Namespace) -> Settings:
     if bool(asked.ssl_keyfile) != bool(asked.ssl_certfile):
         raise InputError("--ssl-keyfile and --ssl-certfile go together")
     if asked.enable_ssl_refresh and not asked.ssl_certfile:
-        raise InputError("--enable-ssl-refresh has no certificate to look at; give --ssl-keyfile and --ssl-certfile, or leave it out")
+        raise InputError(
+            "--enable-ssl-refresh has no certificate to look at; give --ssl-keyfile and --ssl-certfile, or "
+            "leave it out"
+        )
     tls = None
     if asked.ssl_keyfile:
         tls = Tls(
-            keyfile=asked.ssl_keyfile, certfile=asked.ssl_certfile, ca_certs=asked.ssl_ca_certs, cert_reqs=asked.ssl_cert_reqs,
+            keyfile=asked.ssl_keyfile, certfile=asked.ssl_certfile, ca_certs=asked.ssl_ca_certs,
+            cert_reqs=asked.ssl_cert_reqs,
             ciphers=asked.ssl_ciphers, refresh=asked.enable_ssl_refresh,
         )  # fmt: skip
     if not 0 <= asked.port <= 65535:
@@ -279,7 +440,8 @@ def settings_of(asked: argparse.Namespace) -> Settings:
         max_items=asked.max_items,
         max_pending_bytes=asked.max_pending_bytes,
         shutdown_timeout_s=asked.shutdown_timeout,
-        keep_alive_s=asked.timeout_keep_alive or keep_alive_of(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE")),
+        keep_alive_s=asked.timeout_keep_alive
+        or keep_alive_of(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE")),
         max_header_bytes=asked.h11_max_incomplete_event_size,
         max_header_count=asked.h11_max_header_count,
         max_queued_tokens=asked.max_queued_tokens,
@@ -312,13 +474,15 @@ def check_exposure(settings: Settings, *, insecure: bool) -> None:
     """Raises InputError for a server that anyone in the network could use without a key."""
     if settings.uds is None and settings.host not in LOOPBACK and not settings.api_keys and not insecure:
         raise InputError(
-            f"--host {settings.host} lets other machines in, and no key is set: give --api-key KEY (or POOLRT_API_KEY), "
+            f"--host {settings.host} lets other machines in, and no key is set: give --api-key KEY (or "
+            "POOLRT_API_KEY), "
             "or --insecure-no-auth to serve everyone"
         )
 
 
 def template_of(given: str | None) -> str | None:
-    """Jinja text from a file, or as it was given; the path of a template that comes with poolrt finds it from anywhere."""
+    """Jinja text from a file, or as it was given; the path of a template that comes with
+    poolrt finds it from anywhere."""
     from ..runtime.inputs import templates  # jinja2, which --help does without
 
     return None if given is None else templates.named(given, "--chat-template")

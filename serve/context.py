@@ -1,4 +1,5 @@
-"""What an endpoint needs besides its request: models, settings, threads, metrics. One per application, in `app.state`."""
+"""What an endpoint needs besides its request: models, settings, threads, metrics. One per
+application, in `app.state`."""
 
 from __future__ import annotations
 
@@ -31,16 +32,23 @@ class Context:
     """Of adapters, where requests may load them."""
 
     def require(self, ability: str) -> None:
-        """A route that no served model can answer does not exist: 404, as on a vLLM that never registered it."""
+        """A route that no served model can answer does not exist: 404, as on a vLLM
+        that never registered it."""
         self.opened()
         if ability not in self.registry.abilities:
             raise HTTPException(404)
 
     def opened(self) -> None:
         if not self.registry.ready.is_set():
-            raise ApiError(503, "the models are still being loaded; /ready tells when they are", headers={"Retry-After": "1"})
+            raise ApiError(
+                503,
+                ("the models are still being loaded; /ready tells when they are"),
+                headers={"Retry-After": "1"},
+            )
 
-    def log_inputs(self, prefix: str, request: Request, record: object, served: Served, inputs: Sequence[Any]) -> None:
+    def log_inputs(
+        self, prefix: str, request: Request, record: object, served: Served, inputs: Sequence[Any]
+    ) -> None:
         if self.settings.log_requests:
             log_inputs(answer_id(prefix, request, record), served.name, inputs, self.settings.max_log_length)
 

@@ -1,7 +1,7 @@
 """What an error looks like on the wire, and which of our errors is which status (docs/http.md 2.4).
 
-The body carries vLLM's nested object and, beside it, the flat keys of its older form: clients of either read what they know. A message
-never carries a path, an address or a stack frame.
+The body carries vLLM's nested object and, beside it, the flat keys of its older form: clients of either read
+what they know. A message never carries a path, an address or a stack frame.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ _PATH = re.compile(
     r"(?<![\w:/])/(?:(?:home|usr|opt|var|tmp|root|lib|mnt|srv|work|workspace|data|etc|proc)/[^\s'\"<>,;)]*|(?:[\w.@+-]+/)+[\w@+-]+\.[A-Za-z]\w{0,9}\b)"
 )
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+(?=>)")
-_FRAME = re.compile(r"^\s*(?:Traceback \(most recent call last\):|File \"[^\"]*\", line \d+.*)$", re.MULTILINE)
+_FRAME = re.compile(
+    (r"^\s*(?:Traceback \(most recent call last\):|File \"[^\"]*\", " r"line \d+.*)$"), re.MULTILINE
+)
 
 TYPES = {
-    400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError", 413: "RequestTooLargeError", 422: "UnprocessableEntityError",
-    429: "RateLimitError", 431: "RequestTooLargeError", 499: "ClientClosedRequest", 500: "InternalServerError", 501: "NotImplementedError",
+    400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError", 413: "RequestTooLargeError",
+    422: "UnprocessableEntityError",
+    429: "RateLimitError", 431: "RequestTooLargeError", 499: "ClientClosedRequest",
+    500: "InternalServerError", 501: "NotImplementedError",
     503: "ServiceUnavailableError", 504: "TimeoutError",
 }  # fmt: skip
 TEI_TYPES = {413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
@@ -42,7 +46,13 @@ class ApiError(Exception):
     """An answer other than 200, decided by the serving layer itself."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, kind: str | None = None, headers: dict[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        kind: str | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -71,7 +81,9 @@ def api_error(error: Exception) -> ApiError:
         case Overload():
             return ApiError(429, str(error), headers={"Retry-After": str(max(1, round(error.retry_after_s)))})
         case InputError():
-            return ApiError(400, named(str(error), error.field), param=error.field if error.field in TOLD else None)
+            return ApiError(
+                400, named(str(error), error.field), param=error.field if error.field in TOLD else None
+            )
         case EngineError():
             return ApiError(500, "the engine failed; the server's log says why")
         case PluginError():
@@ -82,7 +94,11 @@ def api_error(error: Exception) -> ApiError:
 
 def named(message: str, field: str | None) -> str:
     """The message with the parameter to change, where it does not say it by itself."""
-    return message if field is None or (field in message and field not in TOLD) else f"{message} (parameter={field})"
+    return (
+        message
+        if field is None or (field in message and field not in TOLD)
+        else f"{message} (parameter={field})"
+    )
 
 
 def body(error: ApiError) -> dict[str, Any]:
@@ -91,13 +107,21 @@ def body(error: ApiError) -> dict[str, Any]:
 
 
 def response(error: ApiError) -> Response:
-    return Response(orjson.dumps(body(error)), status_code=error.status, headers=error.headers, media_type="application/json")
+    return Response(
+        orjson.dumps(body(error)),
+        status_code=error.status,
+        headers=error.headers,
+        media_type="application/json",
+    )
 
 
 def tei_response(error: ApiError) -> Response:
-    """TEI's form: `error` is the text and `error_type` the class; a refused input is a 422. The flat keys are those of every route."""
+    """TEI's form: `error` is the text and `error_type` the class; a refused input is a 422. The flat keys
+    are those of every route."""
     status = {400: 422, 500: 424, 504: 424}.get(error.status, error.status)
     text = scrub(str(error))
     told = {"error": text, "error_type": TEI_TYPES.get(status, "Validation"), "object": "error"}
     told |= {"message": text, "type": error.kind, "param": error.param, "code": status}
-    return Response(orjson.dumps(told), status_code=status, headers=error.headers, media_type="application/json")
+    return Response(
+        orjson.dumps(told), status_code=status, headers=error.headers, media_type="application/json"
+    )

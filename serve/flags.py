@@ -1,7 +1,8 @@
-"""Flags as `vllm serve` takes them: dashes or underscores, `--no-` forms, JSON objects spelled with dotted keys, values from a file.
+"""Flags as `vllm serve` takes them: dashes or underscores, `--no-` forms, JSON objects spelled with dotted
+keys, values from a file.
 
-`normalised` turns all of these into one plain spelling; `IGNORED` are vLLM's flags that have no meaning for artifacts: they are accepted
-with a note, so that a command line ports by changing the program's name.
+`normalised` turns all of these into one plain spelling; `IGNORED` are vLLM's flags that have no meaning for
+artifacts: they are accepted with a note, so that a command line ports by changing the program's name.
 """
 
 from __future__ import annotations
@@ -28,15 +29,22 @@ JSON_FLAGS = (
 
 IGNORED: dict[str, int] = {
     # flag -> values it takes
-    "tokenizer-mode": 1, "trust-remote-code": 0, "dtype": 1, "seed": 1, "code-revision": 1, "load-format": 1, "download-dir": 1,
-    "enforce-eager": 0, "renderer-num-workers": 1, "model-impl": 1, "config-format": 1, "enable-offline-docs": 0, "log-error-stack": 0,
+    "tokenizer-mode": 1, "trust-remote-code": 0, "dtype": 1, "seed": 1, "code-revision": 1, "load-format": 1,
+    "download-dir": 1,
+    "enforce-eager": 0, "renderer-num-workers": 1, "model-impl": 1, "config-format": 1,
+    "enable-offline-docs": 0, "log-error-stack": 0,
     "api-server-count": 1,
-    "enable-flash-late-interaction": 0, "no-enable-flash-late-interaction": 0, "limit-mm-per-prompt": 1, "mm-processor-kwargs": 1,
-    "media-io-kwargs": 1, "allowed-local-media-path": 1, "allowed-media-domains": 1, "mm-processor-cache-gb": 1,
-    "interleave-mm-strings": 0, "max-num-seqs": 1, "enable-chunked-prefill": 0, "no-enable-chunked-prefill": 0,
-    "enable-prefix-caching": 0, "no-enable-prefix-caching": 0, "gpu-memory-utilization": 1, "tensor-parallel-size": 1,
+    "enable-flash-late-interaction": 0, "no-enable-flash-late-interaction": 0, "limit-mm-per-prompt": 1,
+    "mm-processor-kwargs": 1,
+    "media-io-kwargs": 1, "allowed-local-media-path": 1, "allowed-media-domains": 1,
+    "mm-processor-cache-gb": 1,
+    "interleave-mm-strings": 0, "max-num-seqs": 1, "enable-chunked-prefill": 0,
+    "no-enable-chunked-prefill": 0,
+    "enable-prefix-caching": 0, "no-enable-prefix-caching": 0, "gpu-memory-utilization": 1,
+    "tensor-parallel-size": 1,
     "pipeline-parallel-size": 1, "data-parallel-size": 1, "lora-dtype": 1, "fully-sharded-loras": 0,
-    "swap-space": 1, "kv-cache-dtype": 1, "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0,
+    "swap-space": 1, "kv-cache-dtype": 1, "block-size": 1, "max-num-partial-prefills": 1,
+    "disable-log-requests": 0,
     "compilation-config": 1, "optimization-level": 1, "disable-frontend-multiprocessing": 0,
 }  # fmt: skip
 
@@ -51,8 +59,8 @@ REPEATED = frozenset({"middleware"})
 
 
 def normalised(arguments: Sequence[str]) -> list[str]:
-    """Dashes for underscores in flag names, dotted JSON flags gathered into one JSON value each, `--config FILE` replaced by what the
-    file says (flags given on the command line win, as they come later)."""
+    """Dashes for underscores in flag names, dotted JSON flags gathered into one JSON value each, `--config
+    FILE` replaced by what the file says (flags given on the command line win, as they come later)."""
     plain: list[str] = []
     given = list(arguments)
     while given:
@@ -93,7 +101,9 @@ def from_file(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path.name}: not readable ({type(error).__name__})", field="config") from None
+        raise InputError(
+            (f"--config {path.name}: not readable ({type(error).__name__})"), field="config"
+        ) from None
     try:
         if path.suffix == ".toml":
             found: Any = tomllib.loads(text)
@@ -104,7 +114,10 @@ def from_file(path: Path) -> list[str]:
     except ValueError as error:
         raise InputError(f"--config {path.name}: {error}", field="config") from None
     if not isinstance(found, dict):
-        raise InputError(f"--config {path.name}: expected `name: value` lines, found {type(found).__name__}", field="config")
+        raise InputError(
+            (f"--config {path.name}: expected `name: value` lines, found {type(found).__name__}"),
+            field="config",
+        )
     made: list[str] = []
     for name, value in found.items():
         flag = f"--{spelled(str(name))}"
@@ -118,7 +131,11 @@ def from_file(path: Path) -> list[str]:
             if flag[2:] in REPEATED:
                 made += [part for one in value for part in (flag, str(one))]
                 continue
-            made += [flag, *(one if isinstance(one, str) else json.dumps(one, default=str) for one in value), f"--{END_OF_VALUES}"]
+            made += [
+                flag,
+                *(one if isinstance(one, str) else json.dumps(one, default=str) for one in value),
+                f"--{END_OF_VALUES}",
+            ]
         elif isinstance(value, dict):
             made += [flag, json.dumps(value, default=str)]
         elif value is not None:

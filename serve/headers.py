@@ -1,4 +1,5 @@
-"""Single headers of a request, straight from the ASGI scope: Starlette's mapping of all of them is made anew for every request."""
+"""Single headers of a request, straight from the ASGI scope: Starlette's mapping of all of them is
+made anew for every request."""
 
 from __future__ import annotations
 

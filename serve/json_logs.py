@@ -1,4 +1,5 @@
-"""What `poolrt serve --json` writes for machines: log lines to stderr, and the error that ended it to stdout; a JSON object each."""
+"""What `poolrt serve --json` writes for machines: log lines to stderr, and the error that ended it to
+stdout; a JSON object each."""
 
 from __future__ import annotations
 

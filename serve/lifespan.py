@@ -1,4 +1,5 @@
-"""Start and stop: models are opened and warmed beside the running server, so that /live answers at once and /ready when it is true."""
+"""Start and stop: models are opened and warmed beside the running server, so that /live answers at once
+and /ready when it is true."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ async def _open(app: Starlette) -> None:
     except BaseException as error:  # a panic of a library in Rust is no Exception
         what = " ".join(str(error).split())[:300]
         here.state.failure = ArtifactError(
-            f"the models could not be opened: a library gave up on a file of theirs ({type(error).__name__}: {what}); export them again"
+            "the models could not be opened: a library gave up on a file of theirs "
+            f"({type(error).__name__}: {what}); export them again"
         )
         log.error("%s", here.state.failure)
         app.state.stop()

@@ -1,4 +1,5 @@
-"""What is written to the log, and how: the flags of `poolrt serve` about it, applied to the standard library's loggers."""
+"""What is written to the log, and how: the flags of `poolrt serve` about it, applied to the
+standard library's loggers."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ LOGGERS = ("poolrt.serve", "uvicorn.access", "uvicorn.error")
 
 
 class OneLine(logging.Filter):
-    """Lets no text forge a line of the log: what clients send stands in it without control characters, and shortened. A filter of the
-    loggers, so that it holds whatever the operator's handlers and formats are."""
+    """Lets no text forge a line of the log: what clients send stands in it without control characters, and
+    shortened. A filter of the loggers, so that it holds whatever the operator's handlers and formats are."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -32,17 +33,24 @@ class OneLine(logging.Filter):
 
 
 def plain(argument: object) -> object:
-    """An argument of a log record on one line. An error's own further lines are kept, indented: they look like no record."""
+    """An argument of a log record on one line. An error's own further lines are kept, indented:
+    they look like no record."""
     if isinstance(argument, int | float):
         return argument
     text = str(argument)
     if isinstance(argument, BaseException):
         return "\n  | ".join(map(_printable, text.split("\n")))
-    return _printable(text if len(text) <= MOST_ARGUMENT or not isinstance(argument, str) else f"{text[:MOST_ARGUMENT]}...")
+    return _printable(
+        text if len(text) <= MOST_ARGUMENT or not isinstance(argument, str) else f"{text[:MOST_ARGUMENT]}..."
+    )
 
 
 def _printable(text: str) -> str:
-    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    )
 
 
 # Here and not in `configure`: it holds also where the application runs under a server of somebody else's.
@@ -51,7 +59,8 @@ for name in LOGGERS:
 
 
 class Indented(logging.Formatter):
-    """Stacks, whose last line may hold a client's text, are indented: none of their lines looks like a record."""
+    """Stacks, whose last line may hold a client's text, are indented: none of their
+    lines looks like a record."""
 
     def formatException(self, ei: Any) -> str:  # noqa: N802, the library's name
         return "  | " + super().formatException(ei).replace("\n", "\n  | ")
@@ -88,11 +97,14 @@ def _configure_from(file: Path) -> None:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"--log-config-file {file}: not readable ({type(error).__name__}); {expected}") from None
+        raise InputError(
+            f"--log-config-file {file}: not readable ({type(error).__name__}); {expected}"
+        ) from None
     if not isinstance(found, dict):
         raise InputError(f"--log-config-file {file}: found {type(found).__name__}; {expected}, an object")
     try:
-        # dictConfig's own default would silence every logger that the file does not name, poolrt's among them.
+        # dictConfig's own default would silence every logger that the file does not
+        # name, poolrt's among them.
         logging.config.dictConfig({"version": 1, "disable_existing_loggers": False} | found)
     except (ValueError, TypeError, AttributeError, ImportError) as error:
         why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)

@@ -1,4 +1,5 @@
-"""From a request's inputs to what a model takes: conversations are rendered, roles and prompts named, foreign token ids refused."""
+"""From a request's inputs to what a model takes: conversations are rendered, roles and prompts named,
+foreign token ids refused."""
 
 from __future__ import annotations
 
@@ -18,10 +19,12 @@ from .schema.vllm import Message, conversations_of
 from .settings import Settings
 
 ROLES: dict[str, Literal["query", "document"]] = {
-    "query": "query", "search_query": "query", "document": "document", "passage": "document", "search_document": "document",
+    "query": "query", "search_query": "query", "document": "document", "passage": "document",
+    "search_document": "document",
 }  # fmt: skip
 UNTRUSTED = (
-    "Chat template is passed with request, but --trust-request-chat-template is not set. Refused request with untrusted chat template."
+    "Chat template is passed with request, but --trust-request-chat-template is not set. Refused "
+    "request with untrusted chat template."
 )
 
 
@@ -35,13 +38,22 @@ def inputs_of(record: Any, served: Served, settings: Settings) -> list[Any]:
 
 def render(messages: Sequence[Message], record: Any, served: Served, settings: Settings, **more: Any) -> str:
     variables = dict(record.chat_template_kwargs or {})
-    if not settings.trust_request_chat_template and (record.chat_template is not None or "chat_template" in variables):
+    if not settings.trust_request_chat_template and (
+        record.chat_template is not None or "chat_template" in variables
+    ):
         raise ApiError(400, UNTRUSTED)
     if record.add_generation_prompt and record.continue_final_message:
         raise ApiError(400, BOTH_ENDS)
     if "messages" in variables:
-        raise ApiError(400, "chat_template_kwargs cannot hold messages: they are a field of their own (parameter=chat_template_kwargs)")
-    # As in vLLM: a template among the variables is the last choice, and asking for ids instead of text changes nothing.
+        raise ApiError(
+            400,
+            (
+                "chat_template_kwargs cannot hold messages: they are a field of their own "
+                "(parameter=chat_template_kwargs)"
+            ),
+        )
+    # As in vLLM: a template among the variables is the last choice, and asking for ids instead
+    # of text changes nothing.
     variables.pop("tokenize", None)
     among = variables.pop("chat_template", None)
     template = record.chat_template or settings.chat_template or among
@@ -62,8 +74,8 @@ def plain(message: Message) -> dict[str, Any]:
 
 
 def side_of(record: Any, served: Served) -> dict[str, Any]:
-    """`role` and `prompt_name` for the runtime. An input_type the model prepares no differently falls back to a stored prompt of that
-    name; without one it changes nothing."""
+    """`role` and `prompt_name` for the runtime. An input_type the model prepares no differently falls back to
+    a stored prompt of that name; without one it changes nothing."""
     made: dict[str, Any] = {}
     if record.prompt_name is not None:
         made["prompt_name"] = record.prompt_name
@@ -87,8 +99,9 @@ def stored_prompt(text: Text, *names: str) -> str | None:
 
 
 def refuse_foreign(prompts: Sequence[Any], request: Request, served: Served, settings: Settings) -> None:
-    """Raises ApiError for token ids that this model's tokenizer would not have made: LangChain's OpenAIEmbeddings posts tiktoken's ids
-    unless told not to, and the vectors of another vocabulary's ids would silently mean nothing."""
+    """Raises ApiError for token ids that this model's tokenizer would not have made: LangChain's
+    OpenAIEmbeddings posts tiktoken's ids unless told not to, and the vectors of another vocabulary's ids
+    would silently mean nothing."""
     if not settings.check_foreign_tokens:
         return
     lists = [ids for ids in prompts if isinstance(ids, list) and ids]
@@ -98,10 +111,14 @@ def refuse_foreign(prompts: Sequence[Any], request: Request, served: Served, set
     if why is not None:
         raise ApiError(
             400,
-            f"input: these token ids were not made by this model's tokenizer: {why}. LangChain: OpenAIEmbeddings("
-            "check_embedding_ctx_length=False) sends text instead. Right ids are those that /tokenize answers (parameter=input)",
+            f"input: these token ids were not made by this model's tokenizer: {why}. LangChain: "
+            "OpenAIEmbeddings("
+            "check_embedding_ctx_length=False) sends text instead. Right ids are those that /tokenize "
+            "answers (parameter=input)",
         )
 
 
 def from_openai(headers: Mapping[str, str]) -> bool:
-    return "x-stainless-lang" in headers or headers.get("user-agent", "").startswith(("OpenAI/", "AsyncOpenAI/"))
+    return "x-stainless-lang" in headers or headers.get("user-agent", "").startswith(
+        ("OpenAI/", "AsyncOpenAI/")
+    )

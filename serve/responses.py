@@ -1,5 +1,5 @@
-"""Arrays to response bodies: JSON by orjson straight from numpy, base64 and raw bytes straight from memory. No float becomes a Python
-object on the way.
+"""Arrays to response bodies: JSON by orjson straight from numpy, base64 and raw bytes straight from memory.
+No float becomes a Python object on the way.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _ANSWER_ID = "poolrt.answer_id"
 MANY = 64
 """Items of an answer from which on they are written one by one."""
 PIECE = 1 << 15
-"""Numbers of an array that are written in one step: a few milliseconds, in which no other thread can do anything."""
+"""Numbers of an array that are written in one step: a few milliseconds, in which no
+other thread can do anything."""
 
 
 class Json(Response):
@@ -47,8 +48,14 @@ class Json(Response):
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         """Size and type besides the given ones, which are never one of those."""
-        self.raw_headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
-        self.raw_headers += [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
+        self.raw_headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in (headers or {}).items()
+        ]
+        self.raw_headers += [
+            (b"content-length", b"%d" % len(self.body)),
+            (b"content-type", b"application/json"),
+        ]
 
 
 def running() -> bool:
@@ -67,7 +74,10 @@ def _dumped(value: Any) -> bytes:
 def in_pieces(value: Any) -> Any:
     """The same JSON, of which large parts are written already, step by step."""
     if type(value) is dict:
-        return {key: in_pieces(inner) if isinstance(inner, list | dict | np.ndarray) else inner for key, inner in value.items()}
+        return {
+            key: in_pieces(inner) if isinstance(inner, list | dict | np.ndarray) else inner
+            for key, inner in value.items()
+        }
     if isinstance(value, np.ndarray):
         if value.ndim != 2 or value.size <= PIECE:
             return value
@@ -130,9 +140,13 @@ class AnyJson(Json):
 
     def render(self, content: Any) -> bytes:
         try:
-            return orjson.dumps(content, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+            return orjson.dumps(
+                content, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+            )
         except orjson.JSONEncodeError as error:
-            raise PluginError("an IO processor answered what is not JSON; its package is to be mended") from error
+            raise PluginError(
+                "an IO processor answered what is not JSON; its package is to be mended"
+            ) from error
 
 
 def _plain(value: Any) -> Any:
@@ -142,7 +156,8 @@ def _plain(value: Any) -> Any:
 
 
 def answer_id(prefix: str, request: Request, record: object) -> str:
-    """The header X-Request-Id, else the body's request_id, else something new; the same whenever a request asks."""
+    """The header X-Request-Id, else the body's request_id, else something new; the same
+    whenever a request asks."""
     given = header(request.scope, b"x-request-id") or getattr(record, "request_id", "")
     if given:
         return f"{prefix}-{given[:MAX_REQUEST_ID]}"
@@ -162,17 +177,35 @@ def usage(tokens: int) -> dict[str, Any]:
 
 
 def listed(identifier: str, model: str, data: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
-    return {"id": identifier, "object": "list", "created": int(time.time()), "model": model, "data": data, "usage": usage(tokens)}
+    return {
+        "id": identifier,
+        "object": "list",
+        "created": int(time.time()),
+        "model": model,
+        "data": data,
+        "usage": usage(tokens),
+    }
 
 
 def vectors(
-    arrays: Sequence[Floats], *, identifier: str, model: str, tokens: int, record: Any, kind: str, key: str, headers: Mapping[str, str]
+    arrays: Sequence[Floats],
+    *,
+    identifier: str,
+    model: str,
+    tokens: int,
+    record: Any,
+    kind: str,
+    key: str,
+    headers: Mapping[str, str],
 ) -> Response:
-    """The answer of /v1/embeddings (`kind` embedding, `key` embedding) and /pooling (`pooling`, `data`) in any encoding."""
+    """The answer of /v1/embeddings (`kind` embedding, `key` embedding) and /pooling (`pooling`,
+    `data`) in any encoding."""
     dtype, order = record.embed_dtype, record.endianness
     try:
         if record.encoding_format in ("bytes", "bytes_only"):
-            return raw(arrays, identifier=identifier, model=model, tokens=tokens, record=record, headers=headers)
+            return raw(
+                arrays, identifier=identifier, model=model, tokens=tokens, record=record, headers=headers
+            )
         if record.encoding_format == "base64":
             values: list[Any] = [base64_text(to_bytes(array, dtype, order)) for array in arrays]
         else:
@@ -184,7 +217,8 @@ def vectors(
 
 
 def scores(
-    result: Outputs[ScoringOutput], times: Times, told: Mapping[str, str], *, record: Any, request: Request, served: Served
+    result: Outputs[ScoringOutput], times: Times, told: Mapping[str, str], *, record: Any, request: Request,
+    served: Served
 ) -> Response:  # fmt: skip
     """The response of /score."""
     data = []
@@ -198,7 +232,8 @@ def scores(
 
 
 def ranking(
-    result: Ranking, times: Times, told: Mapping[str, str], *, record: vllm.Rerank, request: Request, served: Served
+    result: Ranking, times: Times, told: Mapping[str, str], *, record: vllm.Rerank, request: Request,
+    served: Served
 ) -> Response:  # fmt: skip
     """The response of /rerank. `document` shows each document as it was sent."""
     sent = record.documents if isinstance(record.documents, list) else [record.documents]
@@ -228,7 +263,8 @@ def document(item: str | vllm.Content | vllm.TextItem) -> dict[str, Any]:
 
 
 def score_tokens(result: Outputs[Any] | Ranking, times: Times, served: Served) -> int:
-    """What usage counts: the joint prompts of a cross-encoder; else what was computed, one query for many documents once (vLLM 0.32)."""
+    """What usage counts: the joint prompts of a cross-encoder; else what was computed, one query for many
+    documents once (vLLM 0.32)."""
     return result.prompt_tokens if served.manifest.scoring == "cross-encoder" else times.tokens
 
 
@@ -236,7 +272,15 @@ def base64_text(raw_bytes: bytes) -> str:
     return binascii.b2a_base64(raw_bytes, newline=False).decode("ascii")
 
 
-def raw(arrays: Sequence[Floats], *, identifier: str, model: str, tokens: int, record: Any, headers: Mapping[str, str]) -> Response:
+def raw(
+    arrays: Sequence[Floats],
+    *,
+    identifier: str,
+    model: str,
+    tokens: int,
+    record: Any,
+    headers: Mapping[str, str],
+) -> Response:
     """All vectors' bytes in order; for `bytes` with a header that says where each one stands."""
     dtype, order = record.embed_dtype, record.endianness
     pieces = [to_bytes(array, dtype, order) for array in arrays]
@@ -245,18 +289,27 @@ def raw(arrays: Sequence[Floats], *, identifier: str, model: str, tokens: int, r
         data, start = [], 0
         for index, (array, piece) in enumerate(zip(arrays, pieces, strict=True)):
             end = start + len(piece)
-            place = {"index": index, "embed_dtype": dtype, "endianness": order, "start": start, "end": end, "shape": list(array.shape)}
+            place = {
+                "index": index,
+                "embed_dtype": dtype,
+                "endianness": order,
+                "start": start,
+                "end": end,
+                "shape": list(array.shape),
+            }
             data.append(place)
             start = end
         told = {"id": identifier, "created": int(time.time()), "model": model, "data": data}
         # A header is ASCII: ids and names may hold more.
-        made["metadata"] = json.dumps(told | {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}, ensure_ascii=True)
+        made["metadata"] = json.dumps(
+            told | {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}, ensure_ascii=True
+        )
     return Response(b"".join(pieces), media_type="application/octet-stream", headers=made)
 
 
 def sparse_weights(array: Floats, ids: Sequence[int], special: frozenset[int]) -> dict[int, float]:
-    """Token id -> weight of a sparse head: of [tokens] weights (bge-m3) the largest per token, special tokens left out; of a [vocabulary]
-    vector (SPLADE) what is not zero."""
+    """Token id -> weight of a sparse head: of [tokens] weights (bge-m3) the largest per token, special tokens
+    left out; of a [vocabulary] vector (SPLADE) what is not zero."""
     if len(array) == len(ids):
         best: dict[int, float] = {}
         for token, weight in zip(ids, array.tolist(), strict=True):

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 TLS_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""For TLS 1.2; TLS 1.3 chooses among its own. uvicorn's default (`TLSv1`) lets clients settle on CBC with SHA-1."""
+"""For TLS 1.2; TLS 1.3 chooses among its own. uvicorn's default (`TLSv1`) lets clients
+settle on CBC with SHA-1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,8 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     root_path: str = ""
     forwarded_allow_ips: str = ""
-    """Addresses of proxies that are believed who a client is and which scheme it uses; none, unless the operator names them."""
+    """Addresses of proxies that are believed who a client is and which scheme it uses; none, unless
+    the operator names them."""
     cors: Cors = field(default_factory=Cors)
     tls: Tls | None = None
     middleware: tuple[Any, ...] = ()
@@ -73,7 +75,8 @@ class Settings:
     shutdown_timeout_s: float = 30.0
     """Time that running requests get after the first SIGTERM."""
     keep_alive_s: int = 75
-    """Idle time of a connection. Longer than the 60 s for which proxies keep theirs (nginx, AWS): else one is closed under a request."""
+    """Idle time of a connection. Longer than the 60 s for which proxies keep theirs (nginx, AWS): else one
+    is closed under a request."""
     max_header_bytes: int = 64 * 1024
     max_header_count: int = 256
     max_connections: int = 4096

@@ -1,7 +1,8 @@
 """Runs a model from an endpoint without holding a thread while the engine works.
 
-Preparing texts happens in a thread (tokenizers release the GIL there), waiting happens in the event loop, and when the client goes away
-first, what is still queued is taken out of the line. Every step is timed once, for the metrics and for TEI's timing headers.
+Preparing texts happens in a thread (tokenizers release the GIL there), waiting happens in the event loop, and
+when the client goes away first, what is still queued is taken out of the line. Every step is timed once, for
+the metrics and for TEI's timing headers.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ Result = TypeVar("Result")
 TOKEN_BYTES = 4
 """Of a text's token, roughly: what is being prepared is counted as tokens to come."""
 HEAVY_ITEMS = 64
-"""From so many items on an answer is finished in a thread: other requests should not wait for its arithmetic."""
+"""From so many items on an answer is finished in a thread: other requests should not
+wait for its arithmetic."""
 
 
 LATE = "not computed in the time that was given; try again later, or raise --request-timeout"
@@ -63,7 +65,8 @@ class Workshop:
         self.preparing_tokens = 0
         """Of texts that are on their way to a queue; estimated."""
         self.threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="poolrt-serve")
-        # One: bodies are read by Python, of which one thread runs at a time anyway, and the event loop waits for no more than that one.
+        # One: bodies are read by Python, of which one thread runs at a time anyway, and the event loop waits
+        # for no more than that one.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="poolrt-read")
         self._waiting: Waiting | None = None
 
@@ -76,10 +79,13 @@ class Workshop:
         return await asyncio.get_running_loop().run_in_executor(self.threads, step)
 
     async def reading(self, request: Request, step: Callable[[], Result]) -> Result:
-        """`step` in the thread that reads bodies. Raises what it raises, ApiError 499 for a client that left."""
+        """`step` in the thread that reads bodies. Raises what it raises, ApiError
+        499 for a client that left."""
         return await self._watched(self._reader, request, step)
 
-    async def _watched(self, threads: ThreadPoolExecutor, request: Request, step: Callable[[], Result]) -> Result:
+    async def _watched(
+        self, threads: ThreadPoolExecutor, request: Request, step: Callable[[], Result]
+    ) -> Result:
         """Not begun, or given up, when the client leaves or the request's time is over."""
         gone = threading.Event()
 
@@ -90,7 +96,9 @@ class Workshop:
 
         future = threads.submit(run)
         try:
-            return await self.waiting().result(future, request.receive, limit_s=self.settings.request_timeout_s)
+            return await self.waiting().result(
+                future, request.receive, limit_s=self.settings.request_timeout_s
+            )
         except BaseException as error:
             if not future.done() or future.cancelled():
                 gone.set()
@@ -106,17 +114,24 @@ class Workshop:
     async def answer(
         self, request: Request, served: Served, start: Start[Any], shape: Shape[Any]
     ) -> Response:  # fmt: skip
-        """`run`, then the response that `shape` makes of the result: outside the event loop where it is many or large."""
+        """`run`, then the response that `shape` makes of the result: outside the event loop
+        where it is many or large."""
         result, times = await self.run(request, served, start)
         begun = time.perf_counter()
         told = headers(times, result, timing=self.settings.timing_headers)
-        response = await self.thread(lambda: shape(result, times, told)) if heavy(result) else shape(result, times, told)
+        response = (
+            await self.thread(lambda: shape(result, times, told))
+            if heavy(result)
+            else shape(result, times, told)
+        )
         times.serialise_s = time.perf_counter() - begun
         return response
 
-    async def run(self, request: Request, served: Served, start: Start[Result], *, in_thread: bool = False) -> tuple[Result, Times]:
-        """`start` prepares and submits: in a thread, light requests without `in_thread` where they are. Raises what the runtime
-        raises, ApiError 499 for a client that left."""
+    async def run(
+        self, request: Request, served: Served, start: Start[Result], *, in_thread: bool = False
+    ) -> tuple[Result, Times]:
+        """`start` prepares and submits: in a thread, light requests without `in_thread` where they are.
+        Raises what the runtime raises, ApiError 499 for a client that left."""
         self.state.load += self.settings.track_load
         served.running += 1
         try:
@@ -125,12 +140,18 @@ class Workshop:
             served.running -= 1
             self.state.load -= self.settings.track_load
 
-    async def _run(self, request: Request, served: Served, start: Start[Result], in_thread: bool) -> tuple[Result, Times]:
+    async def _run(
+        self, request: Request, served: Served, start: Start[Result], in_thread: bool
+    ) -> tuple[Result, Times]:
         times = Times(time.perf_counter())
         limit = self.settings.request_timeout_s
         # A short text is tokenised faster than a thread is woken.
         light = request.scope[BODY_BYTES] <= LIGHT_BYTES and not in_thread
-        pending = start(deadline_s=limit) if light else await self._prepared(request, lambda: start(deadline_s=limit))
+        pending = (
+            start(deadline_s=limit)
+            if light
+            else await self._prepared(request, lambda: start(deadline_s=limit))
+        )
         times.tokenise_s = time.perf_counter() - times.started
         try:
             answer: Answer = await self.waiting().result(pending.future, request.receive, limit_s=limit)
@@ -162,7 +183,8 @@ class Workshop:
 
     async def _prepared(self, request: Request, step: Callable[[], Pending[Result]]) -> Pending[Result]:
         most = self.settings.max_queued_tokens
-        # A long text is often cut to a few tokens: one request alone does not fill the queue before it is known.
+        # A long text is often cut to a few tokens: one request alone does not fill the
+        # queue before it is known.
         tokens = min(request.scope[BODY_BYTES] // TOKEN_BYTES, (most or 0) // 8)
         self.preparing_tokens += tokens
         try:

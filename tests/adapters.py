@@ -19,8 +19,17 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def adapted(checkpoint: Path, folder: Path, *, kind: str = "BertModel", seed: int = 0, base: Any = None, **settings: Any) -> Path:
-    """An adapter of `checkpoint` (transformers' class `kind`), every tensor of it random, saved by peft into `folder`."""
+def adapted(
+    checkpoint: Path,
+    folder: Path,
+    *,
+    kind: str = "BertModel",
+    seed: int = 0,
+    base: Any = None,
+    **settings: Any,
+) -> Path:
+    """An adapter of `checkpoint` (transformers' class `kind`), every tensor of it random,
+    saved by peft into `folder`."""
     import peft
     import torch
     import transformers
@@ -41,11 +50,14 @@ def adapted(checkpoint: Path, folder: Path, *, kind: str = "BertModel", seed: in
 
 
 def reference(checkpoint: Path, adapter: Path, *, kind: str = "BertModel", **settings: Any) -> Any:
-    """The adapted model as peft runs it: the adapter beside the weights, not merged. `settings` go to the model's configuration."""
+    """The adapted model as peft runs it: the adapter beside the weights, not merged. `settings` go to
+    the model's configuration."""
     import peft
     import torch
     import transformers
 
     with _quiet():
-        model = getattr(transformers, kind).from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager", **settings)
+        model = getattr(transformers, kind).from_pretrained(
+            checkpoint, dtype=torch.float32, attn_implementation="eager", **settings
+        )
         return peft.PeftModel.from_pretrained(model, str(adapter)).eval()

@@ -1,7 +1,9 @@
-"""Tiny random checkpoints in the exact layout of published repositories, for tests that run without a network.
+"""Tiny random checkpoints in the exact layout of published repositories, for tests
+that run without a network.
 
-`ALL[name](folder)` writes one and answers the folder. Weights are scaled up and differ between query, key and value, biases are not
-zero and norm weights not one, so that a swapped or forgotten tensor changes the numbers visibly.
+`ALL[name](folder)` writes one and answers the folder. Weights are scaled up and differ between query,
+key and value, biases are not zero and norm weights not one, so that a swapped or forgotten tensor
+changes the numbers visibly.
 """
 
 from __future__ import annotations
@@ -15,25 +17,46 @@ from typing import Any
 HIDDEN = 64  # two heads of 32: the narrowest that vLLM's CPU attention runs, and goldens come from it
 TABLE = 128  # tokens a model can place; RoBERTa's tables have two rows more
 SIZES: dict[str, Any] = {
-    "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "hidden_dropout_prob": 0.1,
+    "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
+    "hidden_dropout_prob": 0.1,
 }  # fmt: skip
 TEXT = """
     the a of is are in to and what which planet red mars venus known as capital city france paris brazil learn ##ing ##s ##ed
     deep sun moon query passage search document
-"""
+"""  # noqa: E501
 WORDS = TEXT.split()
 IDENTITY = "torch.nn.modules.linear.Identity"
 
-MEAN_OLD = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}
+MEAN_OLD = {
+    "pooling_mode_cls_token": False,
+    "pooling_mode_mean_tokens": True,
+    "pooling_mode_max_tokens": False,
+}
 
 
-# --- tokenizers ---------------------------------------------------------------------------------------------------------------
+# --- tokenizers
+# ------------------------------------------------------------------------------------------------------------
 
 
 def wordpiece_vocabulary() -> list[str]:
     """112 pieces: enough to spell any lower-case ASCII word, all ASCII punctuation, some whole words."""
-    pieces = ["[PAD]", "[unused0]", "[unused1]", "[unused2]", "[unused3]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces += [*string.punctuation, *string.digits, *string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
+    pieces = [
+        "[PAD]",
+        "[unused0]",
+        "[unused1]",
+        "[unused2]",
+        "[unused3]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+    ]
+    pieces += [
+        *string.punctuation,
+        *string.digits,
+        *string.ascii_lowercase,
+        *(f"##{letter}" for letter in string.ascii_lowercase),
+    ]
     return pieces + [word for word in WORDS if len(word) > 1]
 
 
@@ -55,18 +78,31 @@ def _wordpiece(folder: Path, *, fast: bool = True, max_tokens: int = TABLE, lowe
             special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
         )
         tokenizer.save(str(folder / "tokenizer.json"))
-    special = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+    special = {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    }
     _json(folder / "special_tokens_map.json", special)
     _json(
         folder / "tokenizer_config.json",
-        {"do_lower_case": lowercase, **special, "model_max_length": max_tokens, "tokenizer_class": "BertTokenizer"},
+        {
+            "do_lower_case": lowercase,
+            **special,
+            "model_max_length": max_tokens,
+            "tokenizer_class": "BertTokenizer",
+        },
     )
     return len(pieces)
 
 
 ROBERTA_SPECIAL: dict[str, Any] = {
-    "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>", "cls_token": "<s>",
-    "mask_token": {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False},
+    "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False,
+    "normalized": False, "single_word": False},
 }  # fmt: skip
 
 
@@ -74,49 +110,89 @@ def _byte_bpe(folder: Path) -> int:
     """RoBERTa's: <s> 0, <pad> 1, </s> 2, <unk> 3, all 256 bytes, some merges, <mask> last."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("in", "g"), ("a", "r"), ("ar", "s"), ("Ġ", "a"), ("e", "d"), ("o", "f")]
-    pieces = ["<s>", "<pad>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges), "<mask>"]
+    merges = [
+        ("t", "h"),
+        ("th", "e"),
+        ("Ġ", "the"),
+        ("i", "n"),
+        ("in", "g"),
+        ("a", "r"),
+        ("ar", "s"),
+        ("Ġ", "a"),
+        ("e", "d"),
+        ("o", "f"),
+    ]
+    pieces = [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+        *("".join(pair) for pair in merges),
+        "<mask>",
+    ]
     ids = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(ids, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
+    )
     tokenizer.add_special_tokens([*pieces[:4], AddedToken("<mask>", lstrip=True, special=True)])
     tokenizer.save(str(folder / "tokenizer.json"))
     _json(folder / "vocab.json", ids)
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8"
+    )
     _json(folder / "special_tokens_map.json", ROBERTA_SPECIAL)
     _json(
         folder / "tokenizer_config.json",
-        {**ROBERTA_SPECIAL, "add_prefix_space": False, "model_max_length": TABLE, "tokenizer_class": "RobertaTokenizer"},
+        {
+            **ROBERTA_SPECIAL,
+            "add_prefix_space": False,
+            "model_max_length": TABLE,
+            "tokenizer_class": "RobertaTokenizer",
+        },
     )
     return len(pieces)
 
 
 def _unigram(folder: Path) -> int:
-    """XLM-R's: <s> 0, <pad> 1, </s> 2, <unk> 3, SentencePiece pieces, <mask> last; pairs are `<s> A </s></s> B </s>`."""
+    """XLM-R's: <s> 0, <pad> 1, </s> 2, <unk> 3, SentencePiece pieces, <mask> last; pairs are
+    `<s> A </s></s> B </s>`."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     scored = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
     words = [word for word in WORDS if not word.startswith("#")]
     scored += [(f"▁{word}", -4.0 - index / 10) for index, word in enumerate(words)]
-    scored += [(letter, -6.0 - index / 100) for index, letter in enumerate(string.ascii_lowercase + string.punctuation)]
+    scored += [
+        (letter, -6.0 - index / 100)
+        for index, letter in enumerate(string.ascii_lowercase + string.punctuation)
+    ]
     scored += [("<mask>", 0.0)]
     tokenizer = Tokenizer(models.Unigram(scored, unk_id=3, byte_fallback=False))
     tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
     tokenizer.decoder = decoders.Metaspace()
-    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True, special=True)])
+    tokenizer.add_special_tokens(
+        ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True, special=True)]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     _json(folder / "special_tokens_map.json", ROBERTA_SPECIAL)
-    _json(folder / "tokenizer_config.json", {**ROBERTA_SPECIAL, "model_max_length": TABLE, "tokenizer_class": "XLMRobertaTokenizer"})
+    _json(
+        folder / "tokenizer_config.json",
+        {**ROBERTA_SPECIAL, "model_max_length": TABLE, "tokenizer_class": "XLMRobertaTokenizer"},
+    )
     return len(scored)
 
 
-# --- weights --------------------------------------------------------------------------------------------------------------------
+# --- weights
+# ------------------------------------------------------------------------------------------------------------
 
 
 def randomise(module: Any, seed: int = 0) -> Any:
@@ -128,8 +204,15 @@ def randomise(module: Any, seed: int = 0) -> Any:
         for name, parameter in module.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
-                # Embedding rows are normed right after; larger linear maps would only amplify float32's rounding.
-                gain = 1.6 if "query" in name or "q_proj" in name else 1.1 if "key" in name or "k_proj" in name else 1.3
+                # Embedding rows are normed right after; larger linear maps would only
+                # amplify float32's rounding.
+                gain = (
+                    1.6
+                    if "query" in name or "q_proj" in name
+                    else 1.1
+                    if "key" in name or "k_proj" in name
+                    else 1.3
+                )
                 parameter.copy_(noise * (0.3 if "embeddings" in name else gain / parameter.shape[1] ** 0.5))
             elif name.endswith("weight"):
                 parameter.copy_(1.0 + 0.3 * noise)
@@ -138,7 +221,15 @@ def randomise(module: Any, seed: int = 0) -> Any:
     return module.eval()
 
 
-def _hf(folder: Path, name: str, *, seed: int = 0, shard: str = "1GB", architectures: Sequence[str] | None = None, **settings: Any) -> Any:
+def _hf(
+    folder: Path,
+    name: str,
+    *,
+    seed: int = 0,
+    shard: str = "1GB",
+    architectures: Sequence[str] | None = None,
+    **settings: Any,
+) -> Any:
     """Builds transformers' class `name` at toy size, saves it, and answers the module."""
     import transformers
 
@@ -163,9 +254,14 @@ def _json(path: Path, value: Any) -> None:
 
 
 def rewrite_weights(
-    folder: Path, rename: Callable[[str], str | None], *, add: Mapping[str, Any] | None = None, pickle: bool = False
+    folder: Path,
+    rename: Callable[[str], str | None],
+    *,
+    add: Mapping[str, Any] | None = None,
+    pickle: bool = False,
 ) -> None:
-    """Renames (None: drops) tensors of model.safetensors; `pickle` leaves a pytorch_model.bin in its place."""
+    """Renames (None: drops) tensors of model.safetensors; `pickle` leaves a
+    pytorch_model.bin in its place."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -181,23 +277,41 @@ def rewrite_weights(
 
 def _bert_settings(folder: Path, **more: Any) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    return SIZES | {"vocab_size": _wordpiece(folder), "max_position_embeddings": TABLE, "type_vocab_size": 2, "pad_token_id": 0} | more
+    return (
+        SIZES
+        | {
+            "vocab_size": _wordpiece(folder),
+            "max_position_embeddings": TABLE,
+            "type_vocab_size": 2,
+            "pad_token_id": 0,
+        }
+        | more
+    )
 
 
 def _roberta_settings(folder: Path, tokenizer: Callable[[Path], int], **more: Any) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    special = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "layer_norm_eps": 1e-5, "type_vocab_size": 1}
+    special = {
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "layer_norm_eps": 1e-5,
+        "type_vocab_size": 1,
+    }
     return SIZES | {"vocab_size": tokenizer(folder), "max_position_embeddings": TABLE + 2} | special | more
 
 
-# --- Sentence Transformers' files -------------------------------------------------------------------------------------------------
+# --- Sentence Transformers' files
+# -------------------------------------------------------------------------------------------------
 
 OLD_POOLING = {
     "cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens",
     "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens", "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }  # fmt: skip
-OLD_TYPES = {name: f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Dense", "Normalize")}
+OLD_TYPES = {
+    name: f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Dense", "Normalize")
+}
 NEW_TYPES = {
     "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
     "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
@@ -218,30 +332,48 @@ def sentence_transformers_files(
     prompts: Mapping[str, str] | None = None,
     default_prompt: str | None = None,
 ) -> None:
-    """Adds modules.json and what it names. `generation` 2 writes the format before version 6; `dense` lists (width, activation)."""
+    """Adds modules.json and what it names. `generation` 2 writes the format before version 6; `dense`
+    lists (width, activation)."""
     import torch
     from safetensors.torch import save_file
 
     kinds = ["Transformer", "Pooling", *["Dense"] * len(dense), *["Normalize"] * normalize]
     types = OLD_TYPES if generation < 6 else NEW_TYPES
-    modules = [{"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": types[kind]} for i, kind in enumerate(kinds)]
+    modules = [
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": types[kind]}
+        for i, kind in enumerate(kinds)
+    ]
     _json(folder / "modules.json", modules)
     if generation < 6:
         flags = {flag: name == pooling for name, flag in OLD_POOLING.items()}
         _json(folder / "1_Pooling/config.json", {"word_embedding_dimension": HIDDEN, **flags})
         if max_tokens is not None:
-            _json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": lowercase})
-        settings: dict[str, Any] = {"__version__": {"sentence_transformers": "2.0.0", "transformers": "4.6.1", "pytorch": "1.8.1"}}
+            _json(
+                folder / "sentence_bert_config.json",
+                {"max_seq_length": max_tokens, "do_lower_case": lowercase},
+            )
+        settings: dict[str, Any] = {
+            "__version__": {"sentence_transformers": "2.0.0", "transformers": "4.6.1", "pytorch": "1.8.1"}
+        }
     else:
         mode = "mean_sqrt_len_tokens" if pooling == "mean_sqrt_len" else pooling
-        _json(folder / "1_Pooling/config.json", {"embedding_dimension": HIDDEN, "pooling_mode": mode, "include_prompt": True})
+        _json(
+            folder / "1_Pooling/config.json",
+            {"embedding_dimension": HIDDEN, "pooling_mode": mode, "include_prompt": True},
+        )
         reads = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-        task = {"transformer_task": "feature-extraction", "modality_config": reads, "module_output_name": "token_embeddings"}
+        task = {
+            "transformer_task": "feature-extraction",
+            "modality_config": reads,
+            "module_output_name": "token_embeddings",
+        }
         _json(folder / "sentence_bert_config.json", task | ({"do_lower_case": True} if lowercase else {}))
         if max_tokens is not None:  # version 6 keeps the limit with the tokenizer
             known = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
             _json(folder / "tokenizer_config.json", known | {"model_max_length": max_tokens})
-        settings = {"__version__": {"sentence_transformers": "6.2.0", "transformers": "5.23.0", "pytorch": "2.13.0"}}
+        settings = {
+            "__version__": {"sentence_transformers": "6.2.0", "transformers": "5.23.0", "pytorch": "2.13.0"}
+        }
         settings |= {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
         prompts = prompts or {"query": "", "document": ""}
     if prompts is not None or default_prompt is not None:
@@ -252,13 +384,19 @@ def sentence_transformers_files(
     width = HIDDEN
     for index, (out, activation) in enumerate(dense):
         place = folder / f"{index + 2}_Dense"
-        _json(place / "config.json", {"in_features": width, "out_features": out, "bias": True, "activation_function": activation})
+        _json(
+            place / "config.json",
+            {"in_features": width, "out_features": out, "bias": True, "activation_function": activation},
+        )
         layer = randomise(torch.nn.Linear(width, out), seed=10 + index)
-        save_file({f"linear.{key}": value for key, value in layer.state_dict().items()}, place / "model.safetensors")
+        save_file(
+            {f"linear.{key}": value for key, value in layer.state_dict().items()}, place / "model.safetensors"
+        )
         width = out
 
 
-# --- the checkpoints: embedding ---------------------------------------------------------------------------------------------------
+# --- the checkpoints: embedding
+# ---------------------------------------------------------------------------------------------------
 
 
 def minilm_like(folder: Path) -> Path:
@@ -275,16 +413,22 @@ def bert_plain(folder: Path) -> Path:
 
 
 def bert_vocab_txt(folder: Path) -> Path:
-    """An old BERT repository: vocab.txt instead of tokenizer.json, pytorch_model.bin of a masked LM with gamma and beta."""
+    """An old BERT repository: vocab.txt instead of tokenizer.json, pytorch_model.bin of a
+    masked LM with gamma and beta."""
     import torch
 
     settings = _bert_settings(folder)
     _hf(folder, "BertModel", architectures=["BertForMaskedLM"], **settings)
     (folder / "tokenizer.json").unlink()
-    extra = {"cls.predictions.bias": torch.zeros(settings["vocab_size"]), "bert.embeddings.position_ids": torch.arange(TABLE)[None]}
+    extra = {
+        "cls.predictions.bias": torch.zeros(settings["vocab_size"]),
+        "bert.embeddings.position_ids": torch.arange(TABLE)[None],
+    }
 
     def legacy(name: str) -> str:
-        return "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        return "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        )
 
     rewrite_weights(folder, legacy, add=extra, pickle=True)
     return folder
@@ -293,7 +437,9 @@ def bert_vocab_txt(folder: Path) -> Path:
 def bert_sharded(folder: Path) -> Path:
     """BAAI/bge-like: cls pooling, weights in several files with an index."""
     _hf(folder, "BertModel", shard="40KB", **_bert_settings(folder))
-    sentence_transformers_files(folder, pooling="cls", prompts={"query": "search: ", "document": ""}, default_prompt=None)
+    sentence_transformers_files(
+        folder, pooling="cls", prompts={"query": "search: ", "document": ""}, default_prompt=None
+    )
     return folder
 
 
@@ -312,12 +458,15 @@ def _pooled(pooling: str, generation: int) -> Callable[[Path], Path]:
         return folder
 
     write.__name__ = f"bert_{pooling}"
-    write.__doc__ = f"BertModel with Sentence Transformers' {pooling} pooling, files of generation {generation}."
+    write.__doc__ = (
+        f"BertModel with Sentence Transformers' {pooling} pooling, files of generation {generation}."
+    )
     return write
 
 
 def roberta_embedder(folder: Path) -> Path:
-    """sentence-transformers/all-roberta-large-v1: saved as RobertaForMaskedLM, byte-level BPE, mean, normalised."""
+    """sentence-transformers/all-roberta-large-v1: saved as RobertaForMaskedLM,
+    byte-level BPE, mean, normalised."""
     _hf(folder, "RobertaForMaskedLM", **_roberta_settings(folder, _byte_bpe))
     sentence_transformers_files(folder, generation=6, max_tokens=None)
     return folder
@@ -326,7 +475,9 @@ def roberta_embedder(folder: Path) -> Path:
 def xlmr_embedder(folder: Path) -> Path:
     """intfloat/multilingual-e5-base: mean, normalised, prompts `query: ` and `passage: `."""
     _hf(folder, "XLMRobertaModel", **_roberta_settings(folder, _unigram))
-    sentence_transformers_files(folder, max_tokens=TABLE, prompts={"query": "query: ", "passage": "passage: "})
+    sentence_transformers_files(
+        folder, max_tokens=TABLE, prompts={"query": "query: ", "passage": "passage: "}
+    )
     return folder
 
 
@@ -338,7 +489,9 @@ def bge_m3(folder: Path) -> Path:
     rewrite_weights(folder, lambda name: name, pickle=True)
     sentence_transformers_files(folder, pooling="cls", max_tokens=TABLE)
     torch.save(dict(randomise(torch.nn.Linear(HIDDEN, 1), seed=3).state_dict()), folder / "sparse_linear.pt")
-    torch.save(dict(randomise(torch.nn.Linear(HIDDEN, HIDDEN), seed=4).state_dict()), folder / "colbert_linear.pt")
+    torch.save(
+        dict(randomise(torch.nn.Linear(HIDDEN, HIDDEN), seed=4).state_dict()), folder / "colbert_linear.pt"
+    )
     return folder
 
 
@@ -351,13 +504,26 @@ def colbert(folder: Path) -> Path:
     rewrite_weights(folder, lambda name: f"bert.{name}", add=projection)
     _json(
         folder / "artifact.metadata",
-        {"query_token_id": "[unused2]", "doc_token_id": "[unused3]", "query_token": "[Q]", "doc_token": "[D]", "dim": 16}
-        | {"query_maxlen": 16, "doc_maxlen": 48, "mask_punctuation": True, "attend_to_mask_tokens": False, "similarity": "cosine"},
+        {
+            "query_token_id": "[unused2]",
+            "doc_token_id": "[unused3]",
+            "query_token": "[Q]",
+            "doc_token": "[D]",
+            "dim": 16,
+        }
+        | {
+            "query_maxlen": 16,
+            "doc_maxlen": 48,
+            "mask_punctuation": True,
+            "attend_to_mask_tokens": False,
+            "similarity": "cosine",
+        },
     )
     return folder
 
 
-# --- the checkpoints: classification ------------------------------------------------------------------------------------------------
+# --- the checkpoints: classification
+# ------------------------------------------------------------------------------------------------
 
 
 def bert_cross_encoder(folder: Path) -> Path:
@@ -395,7 +561,10 @@ def bert_classifier(folder: Path) -> Path:
 
 def roberta_multi_label(folder: Path) -> Path:
     """Three labels that do not exclude one another: a sigmoid each."""
-    more = {**_labelled({0: "toxic", 1: "spam", 2: "off-topic"}), "problem_type": "multi_label_classification"}
+    more = {
+        **_labelled({0: "toxic", 1: "spam", 2: "off-topic"}),
+        "problem_type": "multi_label_classification",
+    }
     _hf(folder, "RobertaForSequenceClassification", **_roberta_settings(folder, _byte_bpe, **more))
     return folder
 
@@ -407,21 +576,29 @@ def bert_tokens(folder: Path) -> Path:
 
 
 def roberta_tokens(folder: Path) -> Path:
-    _hf(folder, "RobertaForTokenClassification", **_roberta_settings(folder, _byte_bpe, **_labelled(ENTITIES)))
+    _hf(
+        folder, "RobertaForTokenClassification", **_roberta_settings(folder, _byte_bpe, **_labelled(ENTITIES))
+    )
     return folder
 
 
 def xlmr_tokens(folder: Path) -> Path:
-    _hf(folder, "XLMRobertaForTokenClassification", **_roberta_settings(folder, _unigram, **_labelled(ENTITIES)))
+    _hf(
+        folder,
+        "XLMRobertaForTokenClassification",
+        **_roberta_settings(folder, _unigram, **_labelled(ENTITIES)),
+    )
     return folder
 
 
 ALL: dict[str, Callable[[Path], Path]] = {
     write.__name__: write
     for write in (
-        minilm_like, bert_plain, bert_vocab_txt, bert_sharded, bert_dense, roberta_embedder, xlmr_embedder, bge_m3, colbert,
+        minilm_like, bert_plain, bert_vocab_txt, bert_sharded, bert_dense, roberta_embedder, xlmr_embedder,
+        bge_m3, colbert,
         bert_cross_encoder, roberta_cross_encoder, xlmr_reranker, bert_classifier, roberta_multi_label,
         bert_tokens, roberta_tokens, xlmr_tokens,
-        _pooled("cls", 6), _pooled("max", 2), _pooled("mean_sqrt_len", 6), _pooled("weightedmean", 2), _pooled("lasttoken", 6),
+        _pooled("cls", 6), _pooled("max", 2), _pooled("mean_sqrt_len", 6), _pooled("weightedmean", 2),
+        _pooled("lasttoken", 6),
     )
 }  # fmt: skip

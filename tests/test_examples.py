@@ -31,7 +31,8 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def script(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """`script("offline_inference/basic/embed.py", "--model", folder)`: what it prints. Run from a folder that has no examples."""
+    """`script("offline_inference/basic/embed.py", "--model", folder)`: what it prints. Run from a
+    folder that has no examples."""
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *arguments: object) -> str:
@@ -61,7 +62,9 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def nemotron(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported("nemotron_rerank", lambda _: decoders.nemotron_rerank(tmp_path_factory.mktemp("nemotron")))
+    return exported(
+        "nemotron_rerank", lambda _: decoders.nemotron_rerank(tmp_path_factory.mktemp("nemotron"))
+    )
 
 
 def numbers(text: str) -> list[float]:
@@ -69,20 +72,29 @@ def numbers(text: str) -> list[float]:
     return [float(found) for found in re.findall(r"-?\d+\.\d{6}\b", text)]
 
 
-# --- offline ----------------------------------------------------------------------------------------------------------------------
+# --- offline
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_embed(script: Run, artifacts: Callable[[str], Path]):
     told = script("offline_inference/basic/embed.py", "--model", artifacts("minilm_like"))
-    vector = LLM(str(artifacts("minilm_like"))).embed("The sun rises in the east.", use_tqdm=False)[0].outputs.embedding
+    vector = (
+        LLM(str(artifacts("minilm_like")))
+        .embed("The sun rises in the east.", use_tqdm=False)[0]
+        .outputs.embedding
+    )
     assert told.count("(size=64)") == 3
     assert ", ".join(f"{value:+.4f}" for value in vector[:8]) in told
 
 
 def test_classify(script: Run, artifacts: Callable[[str], Path]):
     told = script("offline_inference/basic/classify.py", "--model", artifacts("bert_classifier"))
-    output = LLM(str(artifacts("bert_classifier"))).classify("I want my money back.", use_tqdm=False)[0].outputs
-    assert f"[{', '.join(f'{value:.4f}' for value in output.probs)}] (size=3), most likely {output.label}" in told
+    output = (
+        LLM(str(artifacts("bert_classifier"))).classify("I want my money back.", use_tqdm=False)[0].outputs
+    )
+    assert (
+        f"[{', '.join(f'{value:.4f}' for value in output.probs)}] (size=3), most likely {output.label}"
+    ) in told
 
 
 @pytest.mark.parametrize("path", ["offline_inference/basic/score.py", "basic/offline_inference/score.py"])
@@ -96,7 +108,9 @@ def test_score(script: Run, artifacts: Callable[[str], Path], path: str):
 
 def test_reward(script: Run, artifacts: Callable[[str], Path]):
     told = script("offline_inference/basic/reward.py", "--model", artifacts("bert_tokens"))
-    rewards = LLM(str(artifacts("bert_tokens"))).reward("Two and two are five.", use_tqdm=False)[0].outputs.data
+    rewards = (
+        LLM(str(artifacts("bert_tokens"))).reward("Two and two are five.", use_tqdm=False)[0].outputs.data
+    )
     assert f"{len(rewards)} tokens, the last one: {rewards[-1]}" in told
 
 
@@ -105,18 +119,27 @@ def test_matryoshka_offline(script: Run, artifacts: Callable[[str], Path]):
     asked = ("--hf-overrides", '{"is_matryoshka": true}')
     told = script("pooling/embed/embed_matryoshka_fy_offline.py", "--model", model, *asked)
     llm = LLM(model, hf_overrides={"is_matryoshka": True})
-    vector = llm.embed("Follow the white rabbit.", pooling_params=PoolingParams(dimensions=32), use_tqdm=False)[0].outputs.embedding
+    vector = llm.embed(
+        "Follow the white rabbit.", pooling_params=PoolingParams(dimensions=32), use_tqdm=False
+    )[0].outputs.embedding
     assert told.count("(size=32)") == 2
     assert ", ".join(f"{value:+.4f}" for value in vector[:8]) in told
 
 
 def test_qwen3_reranker_offline_and_online(script: Run, qwen3: str):
     overrides = (
-        '{"architectures": ["Qwen3ForSequenceClassification"],"classifier_from_token": ["no", "yes"],"is_original_qwen3_reranker": true}'
+        '{"architectures": ["Qwen3ForSequenceClassification"],"classifier_from_token": ["no", '
+        '"yes"],"is_original_qwen3_reranker": true}'
     )
     told = numbers(script("pooling/score/qwen3_reranker_offline.py", "--model", qwen3))
     assert len(set(told)) == 2
-    line = [qwen3, "--hf_overrides", overrides, "--chat-template", "examples/pooling/score/template/qwen3_reranker.jinja"]
+    line = [
+        qwen3,
+        "--hf_overrides",
+        overrides,
+        "--chat-template",
+        "examples/pooling/score/template/qwen3_reranker.jinja",
+    ]
     flags, _ = parse(line)
     registry = models_of(flags, settings_of(flags)).registry
     registry.open()
@@ -134,21 +157,28 @@ def test_a_template_offline_and_online(script: Run, nemotron: Path):
     told = numbers(script("pooling/score/using_template_offline.py", "--model", nemotron))
     template = template_of("examples/pooling/score/template/nemotron-rerank.jinja")
     with live(LLM(str(nemotron)).model, settings=Settings(chat_template=template)) as server:
-        asked = script("pooling/score/using_template_online.py", "--port", server.port, "--model", "nemotron_rerank")
+        asked = script(
+            "pooling/score/using_template_online.py", "--port", server.port, "--model", "nemotron_rerank"
+        )
     np.testing.assert_allclose(numbers(asked), told, atol=SHOWN)
     assert "best: " in asked
-    (bare,) = LLM(str(nemotron)).score("how much protein should a female eat?", "A summit is the top of a mountain.", use_tqdm=False)
+    (bare,) = LLM(str(nemotron)).score(
+        "how much protein should a female eat?", "A summit is the top of a mountain.", use_tqdm=False
+    )
     assert abs(bare.outputs.score - told[1]) > SHOWN, "the template changes nothing"
 
 
-# --- online -----------------------------------------------------------------------------------------------------------------------
+# --- online
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_colbert_and_the_rerank_api(script: Run, artifacts: Callable[[str], Path]):
     models = [LLM(str(artifacts(name))).model for name in ("colbert", "xlmr_reranker")]
     with live(*models) as server:
         late = script("pooling/score/colbert_rerank_online.py", "--port", server.port, "--model", "colbert")
-        ranked = script("pooling/score/rerank_api_online.py", "--port", server.port, "--model", "xlmr_reranker")
+        ranked = script(
+            "pooling/score/rerank_api_online.py", "--port", server.port, "--model", "xlmr_reranker"
+        )
     assert "token vectors of 16 dimensions" in late
     assert len(re.findall(r"^ +-?\d+\.\d{4}  ", late, re.MULTILINE)) == 3
     assert ranked.count('"relevance_score"') == 3
@@ -157,7 +187,11 @@ def test_colbert_and_the_rerank_api(script: Run, artifacts: Callable[[str], Path
 def test_matryoshka_with_openai_s_client(script: Run, artifacts: Callable[[str], Path]):
     llm = LLM(str(artifacts("minilm_like")), hf_overrides={"matryoshka_dimensions": [32]})
     with live(llm.model) as server:
-        told = script("pooling/embed/openai_embedding_matryoshka_fy_client.py", "--base-url", f"http://127.0.0.1:{server.port}/v1")
+        told = script(
+            "pooling/embed/openai_embedding_matryoshka_fy_client.py",
+            "--base-url",
+            f"http://127.0.0.1:{server.port}/v1",
+        )
     assert told.endswith("(size=32)\n")
 
 
@@ -174,7 +208,10 @@ def test_a_script_runs_as_typed(artifacts: Callable[[str], Path]):
 
 def test_every_script_is_run_and_listed():
     scripts = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")}
-    here, page = Path(__file__).read_text(encoding="utf-8"), (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    here, page = (
+        Path(__file__).read_text(encoding="utf-8"),
+        (EXAMPLES / "README.md").read_text(encoding="utf-8"),
+    )
     assert scripts
     assert {name for name in scripts if name in here} == scripts
     assert {name for name in scripts if name in page} == scripts - {"basic/offline_inference/score.py"}

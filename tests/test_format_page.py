@@ -11,7 +11,15 @@ from poolrt.runtime.artifact import manifest
 
 PAGE = (Path(__file__).parents[1] / "artifacts" / "README.md").read_text(encoding="utf-8")
 RECORDS = [value for value in vars(manifest).values() if dataclasses.is_dataclass(value)]
-CHOICES = [manifest.Task, manifest.Scoring, manifest.Precision, manifest.Pool, manifest.Activation, manifest.Backend, manifest.GraphRole]
+CHOICES = [
+    manifest.Task,
+    manifest.Scoring,
+    manifest.Precision,
+    manifest.Pool,
+    manifest.Activation,
+    manifest.Backend,
+    manifest.GraphRole,
+]
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
@@ -19,7 +27,9 @@ def test_every_field_stands_on_the_format_page(record):
     assert not [field.name for field in dataclasses.fields(record) if f"`{field.name}`" not in PAGE]
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=["task", "scoring", "precision", "pool", "activation", "backend", "role"])
+@pytest.mark.parametrize(
+    "choice", CHOICES, ids=["task", "scoring", "precision", "pool", "activation", "backend", "role"]
+)
 def test_every_choice_stands_on_the_format_page(choice):
     assert not [name for name in typing.get_args(choice) if f"`{name}`" not in PAGE]
 

@@ -11,27 +11,41 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# The rooms of each area from the bottom up: a room imports itself and the rooms that stand before it. A room is a folder, or a file
-# that stands beside the folders. What an area's own `__init__` exports stands above all of them.
+# The rooms of each area from the bottom up: a room imports itself and the rooms that stand before it. A
+# room is a folder, or a file that stands beside the folders. What an area's own `__init__` exports
+# stands above all of them.
 ROOMS = {
     "exporter": (
-        "base", "files", "families.modules", "families", "detection", "unread", "checkpoint", "heads", "graph.onnx_files", "graph.passes",
+        "base", "files", "families.modules", "families", "detection", "unread", "checkpoint", "heads",
+        "graph.onnx_files", "graph.passes",
         "graph", "engine", "proof", "precision", "pipeline", "cli",
     ),
     "runtime": (
-        "errors", "cancellation", "extras", "machine", "outputs", "progress", "json_objects", "artifact", "inputs", "engines", "batching",
+        "errors", "cancellation", "extras", "machine", "outputs", "progress", "json_objects", "artifact",
+        "inputs", "engines", "batching",
         "answers", "plugins", "statistics", "options", "intake", "model", "loader", "vllm", "commands",
     ),
     "serve": (
-        "settings", "headers", "errors", "flags", "json_logs", "logs", "version", "schema", "models", "metrics", "http", "encodings",
+        "settings", "headers", "errors", "flags", "json_logs", "logs", "version", "schema", "models",
+        "metrics", "http", "encodings",
         "responses", "work", "context", "prompts", "endpoints", "pages", "lifespan", "app", "process", "cli",
     ),
 }  # fmt: skip
 MOST_FILES = 16
 """Files directly in a folder of an area beside `__init__`, families aside: more are a room to be parted."""
-IMPORT_LIMIT_S = 0.5  # the promise of the README; measured 0.15 s for `import poolrt.runtime` with everything it names
+# The promise of the README; measured 0.15 s for `import poolrt.runtime` with everything it names
+IMPORT_LIMIT_S = 0.5
 
-HEAVY = ("torch", "transformers", "onnx", "onnxscript", "optimum", "sentence_transformers", "huggingface_hub", "safetensors")
+HEAVY = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "optimum",
+    "sentence_transformers",
+    "huggingface_hub",
+    "safetensors",
+)
 WEB = ("starlette", "uvicorn", "orjson", "prometheus_client")
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx", "openvino")
 
@@ -58,7 +72,9 @@ def modules(area: str) -> list[str]:
 
 def run(code: str, *, blocked: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     text = BLOCKER.format(blocked=blocked, root=str(ROOT)) + code
-    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def imported(names: list[str], *, blocked: tuple[str, ...]) -> None:
@@ -68,7 +84,9 @@ def imported(names: list[str], *, blocked: tuple[str, ...]) -> None:
 
 
 def test_runtime_imports_no_exporter_library_no_server_and_no_engine():
-    imported(modules("runtime"), blocked=(*HEAVY, *WEB, *ENGINES, "pydantic", "poolrt.exporter", "poolrt.serve"))
+    imported(
+        modules("runtime"), blocked=(*HEAVY, *WEB, *ENGINES, "pydantic", "poolrt.exporter", "poolrt.serve")
+    )
 
 
 def test_serve_imports_no_exporter_library():
@@ -87,7 +105,7 @@ for name in ("fork", "getuid", "geteuid", "getloadavg", "killpg", "mkfifo", "sch
     delattr(os, name)
 for name in ("SIGHUP", "SIGKILL", "SIGSTOP", "SIGUSR1", "SIGUSR2", "pthread_kill"):
     delattr(signal, name)
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize("area", ["package", "runtime", "exporter", "serve"])
@@ -101,7 +119,10 @@ def test_every_module_is_imported_where_posix_is_missing(area: str) -> None:
 
 def test_help_imports_no_library_at_all():
     code = "from poolrt.runtime.commands.cli import main\nassert main(['--help']) == 0"
-    done = run(code, blocked=(*HEAVY, *WEB, *ENGINES, "numpy", "tokenizers", "jinja2", "poolrt.exporter", "poolrt.serve"))
+    done = run(
+        code,
+        blocked=(*HEAVY, *WEB, *ENGINES, "numpy", "tokenizers", "jinja2", "poolrt.exporter", "poolrt.serve"),
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "rerank" in done.stdout
 
@@ -120,14 +141,17 @@ def test_the_public_names_are_imported_quickly():
 
 @pytest.mark.parametrize("area", ["runtime", "exporter", "serve"])
 def test_areas_import_each_other_relatively(area):
-    """`import poolrt...` inside an area would work only where the package is installed, and could load a second copy of a class."""
+    """`import poolrt...` inside an area would work only where the package is installed, and could load
+    a second copy of a class."""
     wrong = []
     for path in (ROOT / area).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Import | ast.ImportFrom):
                 continue
             absolute = [] if isinstance(node, ast.ImportFrom) and node.level else [node]
-            names = [alias.name for found in absolute if isinstance(found, ast.Import) for alias in found.names]
+            names = [
+                alias.name for found in absolute if isinstance(found, ast.Import) for alias in found.names
+            ]
             names += [found.module or "" for found in absolute if isinstance(found, ast.ImportFrom)]
             wrong += [
                 f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
@@ -137,7 +161,10 @@ def test_areas_import_each_other_relatively(area):
     assert not wrong
 
 
-@pytest.mark.parametrize(("area", "other"), [("exporter", "serve"), ("serve", "exporter"), ("runtime", "exporter"), ("runtime", "serve")])
+@pytest.mark.parametrize(
+    ("area", "other"),
+    [("exporter", "serve"), ("serve", "exporter"), ("runtime", "exporter"), ("runtime", "serve")],
+)
 def test_no_area_reaches_into_another_that_it_must_not_know(area, other):
     wrong = []
     for path in (ROOT / area).rglob("*.py"):
@@ -148,7 +175,8 @@ def test_no_area_reaches_into_another_that_it_must_not_know(area, other):
 
 
 def imports(area: str) -> dict[str, set[str]]:
-    """Module -> the modules of its area that it imports, both within the area (`inputs.pairs`); in functions and under TYPE_CHECKING too."""
+    """Module -> the modules of its area that it imports, both within the area (`inputs.pairs`); in functions
+    and under TYPE_CHECKING too."""
     paths = {name.removeprefix(f"poolrt.{area}").lstrip("."): path for name, path in files(area).items()}
     edges: dict[str, set[str]] = {}
     for name, path in paths.items():
@@ -157,7 +185,10 @@ def imports(area: str) -> dict[str, set[str]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.ImportFrom) or not node.level or node.level > len(package):
                 continue
-            base = [*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else ())]
+            base = [
+                *package[: len(package) - node.level + 1],
+                *(node.module.split(".") if node.module else ()),
+            ]
             if base[0] == area:
                 whole = [".".join([*base[1:], alias.name]) for alias in node.names]
                 edges[name] |= {module if module in paths else ".".join(base[1:]) for module in whole}
@@ -202,9 +233,13 @@ def test_no_module_imports_itself_round_a_corner() -> None:
 def test_every_folder_is_a_room_that_says_what_belongs_there(area: str) -> None:
     for folder in sorted({path.parent for path in (ROOT / area).rglob("*.py")}):
         python = [path for path in folder.glob("*.py") if path.stem != "__init__"]
-        assert len(python) <= MOST_FILES or folder.name == "families", f"{folder.relative_to(ROOT)} has {len(python)} files"
+        assert len(python) <= MOST_FILES or folder.name == "families", (
+            f"{folder.relative_to(ROOT)} has {len(python)} files"
+        )
         if folder == ROOT / area:
             continue
         text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
-        assert text.count(".\n") + text.endswith(".") >= 3, f"{folder.relative_to(ROOT)}/__init__.py: what belongs, what not, what it imports"
+        assert text.count(".\n") + text.endswith(".") >= 3, (
+            f"{folder.relative_to(ROOT)}/__init__.py: what belongs, what not, what it imports"
+        )
         assert "It may import" in text

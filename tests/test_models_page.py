@@ -55,5 +55,10 @@ def test_only_checks_that_passed_count(models: ModuleType):
 
 def test_a_check_says_whose_numbers_it_compares_with(models: ModuleType):
     file = "tests/exporter/test_decoders.py"
-    assert models.against(f"{file}::test_embedding_gemma_is_that_of_sentence_transformers") == "Sentence Transformers"
-    assert models.against(f"{file}::test_hidden_states_are_those_of_transformers[e5_mistral]") == "transformers"
+    assert (
+        models.against(f"{file}::test_embedding_gemma_is_that_of_sentence_transformers")
+        == "Sentence Transformers"
+    )
+    assert (
+        models.against(f"{file}::test_hidden_states_are_those_of_transformers[e5_mistral]") == "transformers"
+    )

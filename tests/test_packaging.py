@@ -32,7 +32,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     code = "from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return folder / done.stdout.split()[-1]
 
@@ -51,7 +53,10 @@ def test_a_wheel_holds_every_module_recipe_and_template(wheel):
 
 
 def test_a_wheel_holds_nothing_but_the_package_and_its_metadata(wheel):
-    assert {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()} == {"poolrt", wheel.name.split("-py3")[0] + ".dist-info"}
+    assert {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()} == {
+        "poolrt",
+        wheel.name.split("-py3")[0] + ".dist-info",
+    }
 
 
 def test_type_checkers_read_the_installed_package(wheel, tmp_path):
@@ -75,13 +80,23 @@ LLM("a").score("a", top_n=1)  # pyright: ignore[reportCallIssue]
         "reportUnnecessaryTypeIgnoreComment": True,
     }
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--project", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "basedpyright",
+        "--pythonpath",
+        sys.executable,
+        "--project",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.slow  # installs from the package index
-def test_the_smallest_install_loads_an_artifact_without_torch(wheel, artifacts: Callable[[str], Path], tmp_path):
+def test_the_smallest_install_loads_an_artifact_without_torch(
+    wheel, artifacts: Callable[[str], Path], tmp_path
+):
     home = tmp_path / "venv"
     venv.create(home, with_pip=True, symlinks=True)
     python = home / "bin" / "python"
@@ -97,15 +112,24 @@ with load({str(artifacts("minilm_like"))!r}) as model:
     print(json.dumps(model.embed("a small text")[0].outputs.embedding.tolist()))
 """
     alone = {"PATH": os.environ["PATH"]}
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, env=alone, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [python, "-c", code], cwd=tmp_path, env=alone, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     with load(artifacts("minilm_like")) as model:
-        np.testing.assert_allclose(json.loads(done.stdout), model.embed("a small text")[0].outputs.embedding, atol=SAME)
-    helped = subprocess.run([home / "bin" / "poolrt", "--help"], env=alone, capture_output=True, text=True, check=False)
+        np.testing.assert_allclose(
+            json.loads(done.stdout), model.embed("a small text")[0].outputs.embedding, atol=SAME
+        )
+    helped = subprocess.run(
+        [home / "bin" / "poolrt", "--help"], env=alone, capture_output=True, text=True, check=False
+    )
     assert helped.returncode == 0, helped.stderr
     assert "export" in helped.stdout
     assert "serve" in helped.stdout
 
 
 def _mib(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink()) / 2**20
+    return (
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+        / 2**20
+    )

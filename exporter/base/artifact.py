@@ -1,8 +1,9 @@
 """Writes an artifact folder so that nothing unfinished can ever be loaded.
 
-Work goes on in `OUT/.NAME.partial`. `manifest.json`, which names every file with its size and sha256, is written there last;
-then the folder takes its final name in one rename (or one exchange, where an artifact of that name exists). A crash, SIGKILL
-included, leaves at most a `.partial` folder without a manifest, which the next export of the name removes.
+Work goes on in `OUT/.NAME.partial`. `manifest.json`, which names every file with its size and sha256, is
+written there last; then the folder takes its final name in one rename (or one exchange, where an artifact of
+that name exists). A crash, SIGKILL included, leaves at most a `.partial` folder without a manifest, which the
+next export of the name removes.
 """
 
 from __future__ import annotations
@@ -43,13 +44,16 @@ class Draft:
     """File -> sha256 of what was written, where it was taken while writing."""
 
     def commit(self, manifest: Manifest) -> Path:
-        """Lists and hashes every file, writes the manifest, makes all of it durable and gives the folder its final name."""
+        """Lists and hashes every file, writes the manifest, makes all of it durable and gives
+        the folder its final name."""
         files = {}
         for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
             name = path.relative_to(self.folder).as_posix()
             files[name] = File(size=path.stat().st_size, sha256=self.hashed.get(name) or sha256(path))
             _sync(path)
-        assert contract.FILE not in files, f"{self.folder}: a manifest was written before the artifact was complete"
+        assert contract.FILE not in files, (
+            f"{self.folder}: a manifest was written before the artifact was complete"
+        )
         target = self.folder / contract.FILE
         target.write_bytes(sealed(replace(manifest, files=files)))
         for path in (target, *(path for path in self.folder.rglob("*") if path.is_dir()), self.folder):
@@ -61,21 +65,36 @@ class Draft:
 
 @contextmanager
 def draft(out: str | Path, name: str) -> Iterator[Draft]:
-    """Opens `OUT/.NAME.partial` for one writer. Whatever is left there at the end, for whatever reason, is removed.
+    """Opens `OUT/.NAME.partial` for one writer. Whatever is left there at the end, for
+    whatever reason, is removed.
 
-    Raises InputError for a name that is not a plain folder name, or while another export of that name is running.
+    Raises InputError for a name that is not a plain folder name, or while another export
+    of that name is running.
     """
     if not _NAME.fullmatch(name):
-        raise InputError(f"artifact name {name!r}: use letters, digits, '.', '_' and '-', first a letter or digit (--name)", field="name")
+        raise InputError(
+            (
+                f"artifact name {name!r}: use letters, digits, '.', '_' and '-', first a letter or "
+                "digit (--name)"
+            ),
+            field="name",
+        )
     home = Path(out)
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{home}: not a folder that can be written to ({error.strerror}); choose another with --out", field="out"
+            (f"{home}: not a folder that can be written to ({error.strerror}); choose another with --out"),
+            field="out",
         ) from None
     if (home / name).exists() and not (home / name / contract.FILE).is_file():
-        raise InputError(f"{home / name}: exists and is not an artifact, so it is not replaced; remove it or choose --name", field="name")
+        raise InputError(
+            (
+                f"{home / name}: exists and is not an artifact, so it is not replaced; remove it or "
+                "choose --name"
+            ),
+            field="name",
+        )
     with _lock(home / f".{name}.lock", name):
         folder = home / f".{name}.partial"
         _remove(folder)  # of an export that was killed
@@ -88,7 +107,9 @@ def draft(out: str | Path, name: str) -> Iterator[Draft]:
 
 def write_golden(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Plain arrays only: an object array would need pickle to be read again."""
-    assert all(array.dtype != object for array in arrays.values()), "golden arrays must be readable without pickle"
+    assert all(array.dtype != object for array in arrays.values()), (
+        "golden arrays must be readable without pickle"
+    )
     with (folder / GOLDEN).open("wb") as file:
         np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
 
@@ -108,13 +129,16 @@ def _lock(path: Path, name: str) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(f"{name!r} is being exported into {path.parent} by another process; wait for it or choose --name") from None
+        raise InputError(
+            f"{name!r} is being exported into {path.parent} by another process; wait for it or choose --name"
+        ) from None
     try:
         yield
     finally:
-        # Remove the file while the lock is held: whoever opened it earlier sees that it is gone, and does not take a file that
-        # nobody else can see for the lock.
-        with suppress(PermissionError):  # Windows removes no open file; there filelock does it after the release
+        # Remove the file while the lock is held: whoever opened it earlier sees that it is gone, and does not
+        # take a file that nobody else can see for the lock.
+        # Windows removes no open file; there filelock does it after the release
+        with suppress(PermissionError):
             path.unlink(missing_ok=True)
         lock.release()
 

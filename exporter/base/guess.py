@@ -1,4 +1,5 @@
-"""What an export found in a checkpoint's files instead of being told: shown with its reason, and with the way to change it."""
+"""What an export found in a checkpoint's files instead of being told: shown with its reason, and
+with the way to change it."""
 
 from __future__ import annotations
 
@@ -16,4 +17,7 @@ class Guess:
     """What to pass to `poolrt export` to change it."""
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.value} ({self.why}{f'; to change: {self.override}' if self.override else ''})"
+        return (
+            f"{self.what}: {self.value} "
+            f"({self.why}{f'; to change: {self.override}' if self.override else ''})"
+        )

@@ -8,16 +8,20 @@ from typing import Any
 
 from ...runtime.errors import CheckpointError, reason
 
-# The longest published ones are a few megabytes (weight indexes, added tokens); parsed, a file takes some twenty times its size.
+# The longest published ones are a few megabytes (weight indexes, added tokens); parsed, a file takes some
+# twenty times its size.
 MOST_BYTES = 16 << 20
 
 
 def json_file(path: Path, kind: type) -> Any:
-    """The JSON value in `path`. Raises CheckpointError when it is missing, too long, not JSON or not a `kind` (dict or list)."""
+    """The JSON value in `path`. Raises CheckpointError when it is missing, too long, not JSON or not
+    a `kind` (dict or list)."""
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
-            raise CheckpointError(f"{path}: {size} bytes, more than such a file has ({MOST_BYTES} are allowed)")
+            raise CheckpointError(
+                f"{path}: {size} bytes, more than such a file has ({MOST_BYTES} are allowed)"
+            )
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; download the repository again") from None
@@ -26,5 +30,7 @@ def json_file(path: Path, kind: type) -> Any:
     except (OSError, ValueError, MemoryError) as error:
         raise CheckpointError(f"{path}: not readable as JSON: {reason(error)}") from None
     if not isinstance(value, kind):
-        raise CheckpointError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}, found {type(value).__name__}")
+        raise CheckpointError(
+            f"{path}: expected a JSON {'object' if kind is dict else 'list'}, found {type(value).__name__}"
+        )
     return value

@@ -1,7 +1,7 @@
 """What is too large: a model for memory, a graph for a run as a whole, weights for one file with their graph.
 
-The weights of a large model stay in the checkpoint's files until each is used (streamed.py). Its graph is proved some nodes at a time
-(pieces.py), on fewer texts (texts.py).
+The weights of a large model stay in the checkpoint's files until each is used (streamed.py). Its graph is
+proved some nodes at a time (pieces.py), on fewer texts (texts.py).
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ FILE_BYTES = 1_500_000_000
 
 
 def is_large(parameters: int) -> bool:
-    """Whether a model of so many parameters is too large to be held. POOLRT_STREAM_BYTES sets another limit; 0: every model is."""
+    """Whether a model of so many parameters is too large to be held. POOLRT_STREAM_BYTES sets another
+    limit; 0: every model is."""
     return 4 * parameters >= int(os.environ.get(SETTING) or MODEL_BYTES)
 
 
 def is_large_graph(folder: Path, graph: Graph) -> bool:
-    """Whether a graph is too large to be run whole: its weights and what ONNX Runtime makes of them would not fit into memory."""
+    """Whether a graph is too large to be run whole: its weights and what ONNX Runtime makes of them
+    would not fit into memory."""
     stored = sum((folder / name).stat().st_size for name in graph.external)
-    return stored > 0 and graph.precision != "int8" and is_large(stored // (4 if graph.precision == "fp32" else 2))
+    return (
+        stored > 0
+        and graph.precision != "int8"
+        and is_large(stored // (4 if graph.precision == "fp32" else 2))
+    )
 
 
 def is_large_file(size: int) -> bool:

@@ -15,8 +15,9 @@ OUT, ERR = 1, 2
 def own_stdout() -> Iterator[None]:
     """Sends what libraries print to standard error, so that standard output holds the command's report alone.
 
-    Libraries print from below Python too (tokenizers: `Ignored unknown kwarg option __type`), so the file descriptor itself is
-    redirected. That concerns the whole process: for a command, not for a library or a server.
+    Libraries print from below Python too (tokenizers: `Ignored unknown kwarg option __type`), so
+    the file descriptor itself is redirected. That concerns the whole process: for a command, not
+    for a library or a server.
     """
     with contextlib.redirect_stdout(sys.stderr):
         try:
@@ -41,7 +42,8 @@ def _flush_c() -> None:
 
 @contextlib.contextmanager
 def silent_transformers() -> Iterator[None]:
-    """Silences transformers' progress bars and load reports: what they would report is checked and raised by the callers."""
+    """Silences transformers' progress bars and load reports: what they would report is checked
+    and raised by the callers."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

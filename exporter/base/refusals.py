@@ -15,7 +15,8 @@ Result = TypeVar("Result")
 
 @contextmanager
 def in_one_sentence(what: str) -> Iterator[None]:
-    """Raises CheckpointError(`what`: why) for whatever fails inside; our own errors, interrupts and those of the disk pass.
+    """Raises CheckpointError(`what`: why) for whatever fails inside; our own errors, interrupts
+    and those of the disk pass.
 
     The original error is the cause: POOLRT_DEBUG=1 shows it.
     """
@@ -37,7 +38,8 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def refuses(what: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Of a function whose first argument is a checkpoint, or where it is: what fails inside is `checkpoint: what: why`."""
+    """Of a function whose first argument is a checkpoint, or where it is: what fails inside is
+    `checkpoint: what: why`."""
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         @functools.wraps(function)

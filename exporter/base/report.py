@@ -41,7 +41,11 @@ class Steps:
         number = self.titles.index(title) + 1
         self.say(f"[{number}/{len(self.titles)}] {title} ...")
         started = time.perf_counter()
-        with contextlib.nullcontext() if self.about is None else in_one_sentence(f"{self.about}: could not {title}"):
+        with (
+            contextlib.nullcontext()
+            if self.about is None
+            else in_one_sentence(f"{self.about}: could not {title}")
+        ):
             yield
         self.seconds[title] = spent = time.perf_counter() - started
         self.say(f"[{number}/{len(self.titles)}] {title}: {spent:.1f} s")
@@ -103,7 +107,10 @@ def table(report: Report) -> str:
     if report.notes:
         lines += ["", *(f"  note: {note}" for note in report.notes)]
     if report.seconds:
-        lines += ["", "  " + ", ".join(f"{title} {seconds:.1f} s" for title, seconds in report.seconds.items())]
+        lines += [
+            "",
+            "  " + ", ".join(f"{title} {seconds:.1f} s" for title, seconds in report.seconds.items()),
+        ]
     if report.next:
         lines += ["", "  next:", *(f"    {command}" for command in report.next)]
     return "\n".join(lines)
@@ -116,12 +123,25 @@ def reading(record: Reading) -> str:
 
 def size(count: int) -> str:
     return next(
-        f"{count / unit:.1f} {name}" for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes")) if count >= unit or unit == 1
+        f"{count / unit:.1f} {name}"
+        for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
+        if count >= unit or unit == 1
     )
 
 
 def _evidence(evidence: Sequence[Evidence]) -> list[str]:
-    rows = [("engine", "task", "shape class", "texts", "worst cosine", "worst difference", "same order", "allowed")]
+    rows = [
+        (
+            "engine",
+            "task",
+            "shape class",
+            "texts",
+            "worst cosine",
+            "worst difference",
+            "same order",
+            "allowed",
+        )
+    ]
     for each in evidence:
         rows.append(
             (
@@ -136,4 +156,7 @@ def _evidence(evidence: Sequence[Evidence]) -> list[str]:
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

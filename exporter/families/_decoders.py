@@ -1,6 +1,8 @@
-"""What decoder families share: rotary positions, a causal mask that config.json may lift, the last token pooled, a bias-free `score`.
+"""What decoder families share: rotary positions, a causal mask that config.json may lift, the last token
+pooled, a bias-free `score`.
 
-Masks and rotary angles are made by transformers from the length while the graph runs: nothing of the size of a long text is stored.
+Masks and rotary angles are made by transformers from the length while the graph runs: nothing of the size
+of a long text is stored.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ INPUTS = ("input_ids", "attention_mask")
 # Scalings whose max_position_embeddings already counts them (vLLM, config/model.py).
 COUNTED = ("default", "su", "longrope", "llama3", "proportional")
 SIZES: dict[str, Any] = {
-    "vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+    "vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16,
     "intermediate_size": 48, "max_position_embeddings": 128,
 }  # fmt: skip
 
 
 def load(files: Files, name: str, *, attention: str = "sdpa", **settings: Any) -> nn.Module:
-    """transformers' class `name`; `settings` go over config.json. `is_causal` false in either lifts the causal mask."""
+    """transformers' class `name`; `settings` go over config.json. `is_causal` false in
+    either lifts the causal mask."""
     return backbone(files, name, attention=attention, config={**files.config, "use_cache": False, **settings})
 
 
@@ -36,7 +40,10 @@ def positions(config: Config) -> int:
     """max_position_embeddings, stretched by those rotary scalings that do not count it yet, as vLLM does."""
     longest = int(config["max_position_embeddings"])
     scaling = rope(config)
-    kind, factor = scaling.get("rope_type", scaling.get("type", "default")), float(scaling.get("factor") or 1.0)
+    kind, factor = (
+        scaling.get("rope_type", scaling.get("type", "default")),
+        float(scaling.get("factor") or 1.0),
+    )
     if kind in COUNTED:
         return longest
     if kind == "yarn":
@@ -49,12 +56,19 @@ def rope(config: Config) -> Mapping[str, Any]:
     return config.get("rope_parameters") or config.get("rope_scaling") or {}
 
 
-def family(*, model_types: tuple[str, ...], stem: str, name: str = "", names: tuple[str, ...] = (), **more: Any) -> Architecture:
-    """A decoder named `stem`: <stem>Model, <stem>ForCausalLM, <stem>ForSequenceClassification, <stem>ForTokenClassification."""
-    published = tuple(f"{stem}{suffix}" for suffix in ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification"))
+def family(
+    *, model_types: tuple[str, ...], stem: str, name: str = "", names: tuple[str, ...] = (), **more: Any
+) -> Architecture:
+    """A decoder named `stem`: <stem>Model, <stem>ForCausalLM, <stem>ForSequenceClassification,
+    <stem>ForTokenClassification."""
+    published = tuple(
+        f"{stem}{suffix}"
+        for suffix in ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification")
+    )
     kind = name or f"{stem}Model"
     settings: dict[str, Any] = {
         "inputs": INPUTS, "load": lambda files: load(files, kind), "prefixes": ("model.",), "pool": "last",
-        "positions": positions, "capped_by_tokenizer": False, "sequence": SEQUENCE, "tokens": SCORE, "tiny": SIZES,
+        "positions": positions, "capped_by_tokenizer": False, "sequence": SEQUENCE, "tokens": SCORE,
+        "tiny": SIZES,
     }  # fmt: skip
     return Architecture(model_types=model_types, names=(*published, *names), **settings | more)

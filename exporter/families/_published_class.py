@@ -1,4 +1,5 @@
-"""Published classes of transformers with their own head, run as they are: for heads that no table of ours describes."""
+"""Published classes of transformers with their own head, run as they are: for heads that no
+table of ours describes."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ HeadKind = Literal["classify", "token_classify", "splade"]
 
 
 def class_name(config: Config, architecture: str, kind: HeadKind) -> str | None:
-    """transformers' class of this model_type with such a head; None: it has none, or `architecture` is a class of other code."""
+    """transformers' class of this model_type with such a head; None: it has none, or `architecture`
+    is a class of other code."""
     from transformers.models.auto import modeling_auto as auto
 
     tables: dict[HeadKind, Any] = {

@@ -1,6 +1,8 @@
-"""Loading a backbone through transformers' own class: names, legacy spellings and fused tensors are its business.
+"""Loading a backbone through transformers' own class: names, legacy spellings and fused
+tensors are its business.
 
-Parameters become float32 here, except those of a large model (exporter/graph/streaming.py): they stay what and where they are.
+Parameters become float32 here, except those of a large model (exporter/graph/streaming.py): they stay
+what and where they are.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ if TYPE_CHECKING:
     from ..files.weights import Change
 
 # Buffers that old files carry and today's classes compute.
-COMPUTED = ("position_ids", "token_type_ids", "inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "masked_bias", "attn.bias")
+COMPUTED = (
+    "position_ids",
+    "token_type_ids",
+    "inv_freq",
+    "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached",
+    "masked_bias",
+    "attn.bias",
+)
 MOST_NAMES = 8
 
 
@@ -34,10 +44,12 @@ def backbone(
     rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
     **arguments: Any,
 ) -> Any:
-    """transformers' class `name` in float32, filled from the checkpoint; of a large model, its parameters as they are stored.
+    """transformers' class `name` in float32, filled from the checkpoint; of a large model, its
+    parameters as they are stored.
 
-    `config` replaces config.json's settings, `rename` rewrites the state dict, `arguments` go to the class. Raises CheckpointError with
-    every missing, misshapen or unplaced tensor: transformers would fill the gaps with random numbers.
+    `config` replaces config.json's settings, `rename` rewrites the state dict, `arguments` go to the class.
+    Raises CheckpointError with every missing, misshapen or unplaced tensor: transformers would fill the
+    gaps with random numbers.
     """
     import torch
     import transformers
@@ -55,12 +67,14 @@ def backbone(
         with silent_transformers():
             plausible.check_size(files, kind, kind.config_class.from_dict(dict(settings)), arguments)
             module, info = kind.from_pretrained(
-                None, config=kind.config_class.from_dict(settings), state_dict=state, attn_implementation=attention, dtype=dtype,
+                None, config=kind.config_class.from_dict(settings), state_dict=state,
+                attn_implementation=attention, dtype=dtype,
                 output_loading_info=True, ignore_mismatched_sizes=True, **arguments,
             )  # fmt: skip
     except CheckpointError:
         raise
-    except Exception as error:  # transformers and its config checks raise many types; config.json decides all that is built here
+    except Exception as error:
+        # transformers and its config checks raise many types; config.json decides all that is built here.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{files.source}: {name} cannot be built from config.json: {reason}") from error
     _check(files, name, module, info)
@@ -73,7 +87,8 @@ def backbone(
 
 
 def _batched(model_type: str, module: Any) -> Any:
-    """`module`, such that a row of a batch is what the text alone would be, where transformers lets its neighbours change it."""
+    """`module`, such that a row of a batch is what the text alone would be, where transformers lets
+    its neighbours change it."""
     from .modules.padding import without_padding
     from .modules.rotary import by_row
     from .modules.traceable import retold
@@ -83,7 +98,8 @@ def _batched(model_type: str, module: Any) -> Any:
 
 
 def _stored(files: Files, state: Mapping[str, torch.Tensor]) -> torch.dtype:
-    """The type that holds every weight exactly: that of the files where it is one, else float32, which then takes its memory."""
+    """The type that holds every weight exactly: that of the files where it is one, else float32,
+    which then takes its memory."""
     import torch
 
     kinds = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
@@ -91,12 +107,15 @@ def _stored(files: Files, state: Mapping[str, torch.Tensor]) -> torch.dtype:
 
 
 def _framed(module: Any, config: Any, attention: str, arguments: Mapping[str, Any]) -> Any:
-    """The stored parameters of `module` inside a float32 model: constants that its class computes (Gemma's scales) keep all their bits."""
+    """The stored parameters of `module` inside a float32 model: constants that its class computes (Gemma's
+    scales) keep all their bits."""
     import torch
     from transformers.initialization import no_init_weights
 
     with no_init_weights():  # the memory of parameters that are never written is never taken
-        frame = type(module)._from_config(config, attn_implementation=attention, dtype=torch.float32, **arguments)
+        frame = type(module)._from_config(
+            config, attn_implementation=attention, dtype=torch.float32, **arguments
+        )
     stored = dict(module.named_parameters(remove_duplicate=False))
     for path, part in frame.named_modules():
         for name in part._parameters:
@@ -107,8 +126,11 @@ def _framed(module: Any, config: Any, attention: str, arguments: Mapping[str, An
     return frame
 
 
-def _adapt(files: Files, module: Any, changes: Mapping[int, tuple[str, Change]], elsewhere: Iterable[str]) -> None:
-    """Puts an adapter's changes beside the mapped parameters they are for; each is applied when that one is used (adapted.whole).
+def _adapt(
+    files: Files, module: Any, changes: Mapping[int, tuple[str, Change]], elsewhere: Iterable[str]
+) -> None:
+    """Puts an adapter's changes beside the mapped parameters they are for; each is applied when that one
+    is used (adapted.whole).
 
     `changes`: address of a mapped tensor -> its name and change; `elsewhere`: names that only heads read.
     """
@@ -124,14 +146,18 @@ def _adapt(files: Files, module: Any, changes: Mapping[int, tuple[str, Change]],
                 left.discard(name)
     if left:
         raise CheckpointError(
-            f"{files.source}: the adapter changes {', '.join(sorted(left)[:MOST_NAMES])}, which this architecture converts while "
+            f"{files.source}: the adapter changes {', '.join(sorted(left)[:MOST_NAMES])}, which this "
+            "architecture converts while "
             f"loading, so the model cannot be streamed with it; hold it in memory with {HOLD}"
         )
 
 
 def _check(files: Files, name: str, module: Any, info: Mapping[str, Any]) -> None:
     problems = [f"missing {key}" for key in sorted(info["missing_keys"])]
-    problems += [f"{key} has shape {list(found)}, expected {list(wanted)}" for key, found, wanted in sorted(info["mismatched_keys"])]
+    problems += [
+        f"{key} has shape {list(found)}, expected {list(wanted)}"
+        for key, found, wanted in sorted(info["mismatched_keys"])
+    ]
     inside = {key.split(".", 1)[0] for key in module.state_dict()}
     for key in sorted(info["unexpected_keys"]):
         bare = next((key.removeprefix(prefix) for prefix in files.prefixes if key.startswith(prefix)), key)
@@ -139,4 +165,6 @@ def _check(files: Files, name: str, module: Any, info: Mapping[str, Any]) -> Non
             problems.append(f"no place for {key}")
     if problems:
         more = f" and {len(problems) - MOST_NAMES} more" if len(problems) > MOST_NAMES else ""
-        raise CheckpointError(f"{files.source}: the weights do not fit {name}: {'; '.join(problems[:MOST_NAMES])}{more}")
+        raise CheckpointError(
+            f"{files.source}: the weights do not fit {name}: {'; '.join(problems[:MOST_NAMES])}{more}"
+        )

@@ -25,12 +25,19 @@ VOCABULARY = (
     # The bias has two names in old files; the weight is the token table's where it has none of its own.
     Layer(name="cls.predictions.decoder", names=("cls.predictions", "embeddings.word_embeddings")),
 )
-SIZES: dict[str, Any] = {"vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SIZES: dict[str, Any] = {
+    "vocab_size": 112,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 
 ARCHITECTURE = Architecture(
     model_types=("bert",),
     names=(
-        "BertModel", "BertForSequenceClassification", "BertForTokenClassification", "BertForMaskedLM", "HF_ColBERT",
+        "BertModel", "BertForSequenceClassification", "BertForTokenClassification", "BertForMaskedLM",
+        "HF_ColBERT",
         "BertSpladeSparseEmbeddingModel",
     ),
     inputs=("input_ids", "attention_mask", "token_type_ids"),
@@ -39,7 +46,8 @@ ARCHITECTURE = Architecture(
     pool="cls",
     positions=lambda config: config["max_position_embeddings"],
     # vLLM applies the bare classifier to tokens, without the pooler's dense layer.
-    sequence=Classifier(pool="cls", layers=(Layer(name="pooler.dense", activation="tanh"), CLASSIFIER), tokens=(CLASSIFIER,)),
+    sequence=Classifier(pool="cls", layers=(Layer(name="pooler.dense", activation="tanh"), CLASSIFIER),
+    tokens=(CLASSIFIER,)),
     tokens=(CLASSIFIER,),
     vocabulary=VOCABULARY,
     tiny=SIZES | {"max_position_embeddings": 64},

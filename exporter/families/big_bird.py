@@ -1,9 +1,11 @@
-"""BigBird (https://arxiv.org/abs/2007.14062): a text beyond some length attends by blocks, a shorter one to all of itself.
+"""BigBird (https://arxiv.org/abs/2007.14062): a text beyond some length attends by blocks, a
+shorter one to all of itself.
 
-transformers turns its modules into full attention at the first short text, for good, and into blocks for the length of the longest text
-of a batch. Here a row attends as a fresh model has it attend alone, by a mask over full attention. Each block sees itself, its
-neighbours, the first and the last block; the first and the last see all. The "random" blocks of training are, outside of training, the
-first block again, counted as often as there are random blocks.
+transformers turns its modules into full attention at the first short text, for good, and into blocks for the
+length of the longest text of a batch. Here a row attends as a fresh model has it attend alone, by a mask over
+full attention. Each block sees itself, its neighbours, the first and the last block; the first and the last
+see all. The "random" blocks of training are, outside of training, the first block again, counted as often as
+there are random blocks.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def load(files: Files) -> nn.Module:
     config = files.config
     kind = config.get("attention_type", "block_sparse")
     if kind not in ("block_sparse", "original_full"):
-        raise CheckpointError(f"{files.source}: attention_type {kind!r}; expected block_sparse or original_full")
+        raise CheckpointError(
+            f"{files.source}: attention_type {kind!r}; expected block_sparse or original_full"
+        )
     settings = {**config, "attention_type": "original_full", "use_cache": False}
     model = backbone(files, "BigBirdModel", add_pooling_layer=False, attention="eager", config=settings)
     return model if kind == "original_full" else blocks(model, config)
@@ -65,7 +69,12 @@ HEAD = (Layer(name="classifier.dense", activation="@hidden_act"), Layer(name="cl
 
 ARCHITECTURE = Architecture(
     model_types=("big_bird",),
-    names=("BigBirdModel", "BigBirdForSequenceClassification", "BigBirdForTokenClassification", "BigBirdForMaskedLM"),
+    names=(
+        "BigBirdModel",
+        "BigBirdForSequenceClassification",
+        "BigBirdForTokenClassification",
+        "BigBirdForMaskedLM",
+    ),
     inputs=("input_ids", "attention_mask", "token_type_ids"),
     load=load,
     prefixes=("bert.",),

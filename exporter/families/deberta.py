@@ -1,4 +1,5 @@
-"""DeBERTa v2 and v3 (https://arxiv.org/abs/2006.03654): attention by content and by distance; positions need no table of their own."""
+"""DeBERTa v2 and v3 (https://arxiv.org/abs/2006.03654): attention by content and by distance; positions
+need no table of their own."""
 
 from __future__ import annotations
 
@@ -21,24 +22,32 @@ def load(files: Files) -> nn.Module:
 
 def adapt(family: Architecture, config: Config) -> Architecture:
     # v3 has no token types; v2 may.
-    return replace(family, inputs=(*family.inputs, "token_type_ids")) if config.get("type_vocab_size", 0) else family
+    return (
+        replace(family, inputs=(*family.inputs, "token_type_ids"))
+        if config.get("type_vocab_size", 0)
+        else family
+    )
 
 
 CLASSIFIER = Layer(name="classifier")
 
 ARCHITECTURE = Architecture(
     model_types=("deberta-v2",),
-    names=("DebertaV2Model", "DebertaV2ForSequenceClassification", "DebertaV2ForTokenClassification", "DebertaV2ForMaskedLM"),
+    names=("DebertaV2Model", "DebertaV2ForSequenceClassification", "DebertaV2ForTokenClassification",
+    "DebertaV2ForMaskedLM"),
     inputs=("input_ids", "attention_mask"),
     load=load,
     adapt=adapt,
     prefixes=("deberta.",),
     pool="cls",
     positions=lambda config: config.get("max_position_embeddings", 512),
-    sequence=Classifier(pool="cls", layers=(Layer(name="pooler.dense", activation="@pooler_hidden_act"), CLASSIFIER), tokens=(CLASSIFIER,)),
+    sequence=Classifier(pool="cls", layers=(Layer(name="pooler.dense", activation="@pooler_hidden_act"),
+    CLASSIFIER), tokens=(CLASSIFIER,)),
     tokens=(CLASSIFIER,),
     tiny=bert.SIZES | {
-        "max_position_embeddings": 64, "relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm",
-        "type_vocab_size": 0, "share_att_key": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
+        "max_position_embeddings": 64, "relative_attention": True, "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "type_vocab_size": 0, "share_att_key": True, "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
     },
 )  # fmt: skip

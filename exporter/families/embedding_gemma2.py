@@ -1,7 +1,8 @@
-"""EmbeddingGemma 2's text tower (google/embeddinggemma-2): Gemma 4's layers attending both ways, a window around each token, mean.
+"""EmbeddingGemma 2's text tower (google/embeddinggemma-2): Gemma 4's layers attending both ways, a window
+around each token, mean.
 
-The checkpoint reads images and sounds as well; their towers are left out here. A linear layer without bias follows every token; the
-mean may come first.
+The checkpoint reads images and sounds as well; their towers are left out here. A linear layer without bias
+follows every token; the mean may come first.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def load(files: Files) -> nn.Module:
     from torch import nn
 
     def text(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        inside = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+        inside = {
+            name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)
+        }
         return inside or state
 
     model = backbone(files, "EmbeddingGemma2TextModel", rename=text)
@@ -42,7 +45,8 @@ def load(files: Files) -> nn.Module:
 
 
 TINY: dict[str, Any] = SIZES | {
-    "global_head_dim": 32, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 16, "embedding_dim": 24, "sliding_window": 4,
+    "global_head_dim": 32, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 16,
+    "embedding_dim": 24, "sliding_window": 4,
 }  # fmt: skip
 
 ARCHITECTURE = family(

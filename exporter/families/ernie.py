@@ -1,4 +1,5 @@
-"""ERNIE (https://arxiv.org/abs/2107.02137): BERT, and in newer ones an embedding of the task, which is always task 0."""
+"""ERNIE (https://arxiv.org/abs/2107.02137): BERT, and in newer ones an embedding of the
+task, which is always task 0."""
 
 from __future__ import annotations
 
@@ -19,9 +20,15 @@ PREFIXES = ("ernie.", "bert.")  # many were converted into BERT's names
 
 def load(files: Files) -> nn.Module:
     def rename(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        bare = {name.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1]): tensor for name, tensor in state.items()}
+        bare = {
+            name.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1]): tensor for name, tensor in state.items()
+        }
         # The table may lie there unused: use_task_id decides.
-        return {name: tensor for name, tensor in bare.items() if files.config.get("use_task_id") or "task_type_embeddings" not in name}
+        return {
+            name: tensor
+            for name, tensor in bare.items()
+            if files.config.get("use_task_id") or "task_type_embeddings" not in name
+        }
 
     return backbone(files, "ErnieModel", add_pooling_layer=False, rename=rename)
 

@@ -1,4 +1,5 @@
-"""Gemma (https://arxiv.org/abs/2403.08295): norms multiply by 1 + weight, embeddings by the root of the width.
+"""Gemma (https://arxiv.org/abs/2403.08295): norms multiply by 1 + weight, embeddings
+by the root of the width.
 
 Residuals outgrow float16, so lowered precisions are bfloat16.
 """

@@ -1,4 +1,5 @@
-"""Gemma 2 (https://arxiv.org/abs/2408.00118): a window on every second layer, attention scores capped by 50·tanh(x / 50).
+"""Gemma 2 (https://arxiv.org/abs/2408.00118): a window on every second layer, attention scores
+capped by 50·tanh(x / 50).
 
 Only the eager attention of transformers caps them; sdpa leaves the cap out without a word.
 """

@@ -1,7 +1,9 @@
-"""Whatever else transformers itself can build: the backbone by its own class, asked last, when no other file reads a checkpoint.
+"""Whatever else transformers itself can build: the backbone by its own class, asked last, when no other
+file reads a checkpoint.
 
-Encoders pool the first token, decoders the last, unless files say otherwise. Published heads differ from family to family: those listed
-here are described by their layers, which also gives scores for tokens; the others are run by transformers' own class.
+Encoders pool the first token, decoders the last, unless files say otherwise. Published heads differ from
+family to family: those listed here are described by their layers, which also gives scores for tokens; the
+others are run by transformers' own class.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ HEADS: dict[str, tuple[Layer, ...]] = {
 DECODER_HEADS: dict[str, tuple[Layer, ...]] = {
     "xlnet": (Layer(name="sequence_summary.summary", activation="tanh"), Layer(name="logits_proj")),
 }
-CHUNKED = "its recurrence runs in chunks whose number depends on the length, which a graph of any length cannot hold"
+CHUNKED = (
+    "its recurrence runs in chunks whose number depends on the length, which a graph of any "
+    "length cannot hold"
+)
 # Families that transformers runs and a batch or a graph cannot.
 REFUSED: dict[str, str] = {
     "yoso": "its attention lets what fills up a batch reach every text",
@@ -45,8 +50,17 @@ REFUSED: dict[str, str] = {
 }
 # Keys of families whose last hidden states are not as wide as the others.
 WIDTHS = {"opt": "word_embed_proj_dim"}
-# Where a config states how many tokens a model can place, in families that call it something else or that need no table.
-LIMITS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length", "model_max_length", "n_ctx")
+# Where a config states how many tokens a model can place, in families that call it something else
+# or that need no table.
+LIMITS = (
+    "max_position_embeddings",
+    "n_positions",
+    "seq_length",
+    "max_seq_len",
+    "max_sequence_length",
+    "model_max_length",
+    "n_ctx",
+)
 # Vocabulary heads (SPLADE) that differ from BERT's and RoBERTa's.
 VOCABULARIES: dict[str, tuple[Layer, ...]] = {
     "distilbert": (
@@ -55,7 +69,8 @@ VOCABULARIES: dict[str, tuple[Layer, ...]] = {
         Layer(name="vocab_projector", names=("embeddings.word_embeddings",)),
     ),
 }
-BERT = ("megatron-bert", "rembert", "roc_bert", "squeezebert")  # BERT's head: a pooler inside the backbone, then the classifier
+# BERT's head: a pooler inside the backbone, then the classifier
+BERT = ("megatron-bert", "rembert", "roc_bert", "squeezebert")
 # RoBERTa under other names, heads included.
 ROBERTA = ("camembert", "xlm-roberta-xl", "data2vec-text", "roberta-prelayernorm", "xmod")
 
@@ -81,7 +96,10 @@ def known(model_type: str) -> Known | None:
     decoder = model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     classifier = any(
         model_type in table
-        for table in (auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES)
+        for table in (
+            auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+            auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        )
     )
     return Known(name, decoder and not encoder) if encoder or decoder or classifier else None
 
@@ -99,7 +117,8 @@ def _class(config: Config) -> Any:
 
 
 def translate(config: Config) -> Config:
-    """Adds transformers' common names (`hidden_size` where the family says `dim` or `n_embd`) and its defaults for them."""
+    """Adds transformers' common names (`hidden_size` where the family says `dim` or `n_embd`)
+    and its defaults for them."""
     settings = {key: value for key, value in config.items() if key != "auto_map"}
     read = _class(config).config_class.from_dict(settings)
     keys = ("hidden_size", "vocab_size", "max_position_embeddings", "pad_token_id", "type_vocab_size")
@@ -114,7 +133,10 @@ def adapt(family: Architecture, config: Config) -> Architecture:
     found = known(model_type)
     assert found is not None
     inputs, stem = family.inputs, found.name.removesuffix("Model")
-    if int(config.get("type_vocab_size") or 0) > 1 and "token_type_ids" in inspect.signature(kind.forward).parameters:
+    if (
+        int(config.get("type_vocab_size") or 0) > 1
+        and "token_type_ids" in inspect.signature(kind.forward).parameters
+    ):
         inputs = (*inputs, "token_type_ids")
     suffixes = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForCausalLM")
     changed: dict[str, Any] = {
@@ -125,13 +147,17 @@ def adapt(family: Architecture, config: Config) -> Architecture:
     if found.decoder:
         changed |= {"pool": "last", "sequence": LAST, "capped_by_tokenizer": False}
         if model_type in DECODER_HEADS:
-            changed["sequence"] = Classifier(pool="last", layers=DECODER_HEADS[model_type], tokens=DECODER_HEADS[model_type])
+            changed["sequence"] = Classifier(
+                pool="last", layers=DECODER_HEADS[model_type], tokens=DECODER_HEADS[model_type]
+            )
     elif model_type in ROBERTA:
         changed |= {"sequence": roberta.ARCHITECTURE.sequence, "vocabulary": roberta.VOCABULARY}
     elif model_type in BERT:
         changed |= {"sequence": bert.ARCHITECTURE.sequence}
     elif model_type in HEADS:
-        changed |= {"sequence": Classifier(pool="cls", layers=HEADS[model_type], tokens=HEADS[model_type][-1:])}
+        changed |= {
+            "sequence": Classifier(pool="cls", layers=HEADS[model_type], tokens=HEADS[model_type][-1:])
+        }
     if (width := config.get(WIDTHS.get(model_type, ""))) is not None:
         changed["width"] = lambda config: int(width)
     if model_type in VOCABULARIES:
@@ -142,25 +168,39 @@ def adapt(family: Architecture, config: Config) -> Architecture:
 
 
 def positions(config: Config) -> int | None:
-    """What config.json states, stretched by its rotary scaling; None: positions are relative, or there are none."""
+    """What config.json states, stretched by its rotary scaling; None: positions are
+    relative, or there are none."""
     stated = next((value for key in LIMITS if isinstance(value := config.get(key), int) and value > 0), None)
     return None if stated is None else _decoders.positions({**config, "max_position_embeddings": stated})
 
 
 def _starts_after_padding(kind: Any) -> bool:
-    """Whether positions are counted from pad_token_id + 1, as RoBERTa's, so that a table of 514 rows holds 512 tokens."""
+    """Whether positions are counted from pad_token_id + 1, as RoBERTa's, so that a table of
+    514 rows holds 512 tokens."""
     module = sys.modules[kind.__module__]
     name = "create_position_ids_from_input_ids"
-    return hasattr(module, name) or any(hasattr(value, name) for value in vars(module).values() if inspect.isclass(value))
+    return hasattr(module, name) or any(
+        hasattr(value, name) for value in vars(module).values() if inspect.isclass(value)
+    )
 
 
 def load(files: Files) -> nn.Module:
     kind = _class(files.config)
-    arguments: dict[str, Any] = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind.__init__).parameters else {}
+    arguments: dict[str, Any] = (
+        {"add_pooling_layer": False}
+        if "add_pooling_layer" in inspect.signature(kind.__init__).parameters
+        else {}
+    )
     model = known(str(files.config["model_type"]))
     cached = "use_cache" in files.config or (model is not None and model.decoder)
     settings = {**files.config, **({"use_cache": False} if cached else {})}
-    return backbone(files, kind.__name__, config=settings, attention="sdpa" if kind._supports_sdpa else "eager", **arguments)
+    return backbone(
+        files,
+        kind.__name__,
+        config=settings,
+        attention="sdpa" if kind._supports_sdpa else "eager",
+        **arguments,
+    )
 
 
 ARCHITECTURE = Architecture(

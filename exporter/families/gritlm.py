@@ -1,6 +1,8 @@
-"""GritLM (https://arxiv.org/abs/2402.09906): Mistral that attends both ways when it embeds, and pools what follows `<|embed|>`.
+"""GritLM (https://arxiv.org/abs/2402.09906): Mistral that attends both ways when it embeds, and pools
+what follows `<|embed|>`.
 
-The marker is ordinary text of several tokens, so the graph looks for their ids: the instruction in front of it is read, not pooled.
+The marker is ordinary text of several tokens, so the graph looks for their ids: the instruction in front
+of it is read, not pooled.
 """
 
 from __future__ import annotations
@@ -38,7 +40,12 @@ def pooled(files: Files) -> nn.Module:
 
     # Behind a line of instruction the marker has no space in front, which makes its first token another one.
     line, bare = ids(f"a\n{EMBED}"), ids("a")
-    return AfterMarker(bos=files.text.ids.get("bos_token"), user=ids(USER), marker=ids(EMBED), marker_on_line=line[len(bare) :])
+    return AfterMarker(
+        bos=files.text.ids.get("bos_token"),
+        user=ids(USER),
+        marker=ids(EMBED),
+        marker_on_line=line[len(bare) :],
+    )
 
 
 ARCHITECTURE = replace(

@@ -1,8 +1,10 @@
-"""GTE (https://arxiv.org/abs/2407.19669): BERT's order with rotary positions and gated layers, native in transformers.
+"""GTE (https://arxiv.org/abs/2407.19669): BERT's order with rotary positions and gated
+layers, native in transformers.
 
-Published under two names. `gte` (Snowflake's arctic-embed-m-v2.0) says what it means. `new` (Alibaba-NLP/new-impl: mGTE, gte-en-v1.5)
-needs its rotary settings rewritten: its NTK scaling holds at every length, base θ·factor, and divides the frequencies by
-factor^(2/head_dim) besides; transformers' `linear` scaling of the larger base says exactly that.
+Published under two names. `gte` (Snowflake's arctic-embed-m-v2.0) says what it means. `new`
+(Alibaba-NLP/new-impl: mGTE, gte-en-v1.5) needs its rotary settings rewritten: its NTK scaling holds at every
+length, base θ·factor, and divides the frequencies by factor^(2/head_dim) besides; transformers' `linear`
+scaling of the larger base says exactly that.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def load(files: Files) -> nn.Module:
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     # `new` is a poor name: other code bases may use it too.
-    return config.get("model_type") != "new" or any(name.endswith("attention.qkv_proj.weight") for name in shapes)
+    return config.get("model_type") != "new" or any(
+        name.endswith("attention.qkv_proj.weight") for name in shapes
+    )
 
 
 def translate(config: Config) -> Config:
@@ -35,22 +39,31 @@ def translate(config: Config) -> Config:
     refuse(config)
     old = ("rope_theta", "rope_scaling", "position_embedding_type")
     return {key: value for key, value in config.items() if key not in old} | {
-        "model_type": "gte", "rope_parameters": rotary(config), "architectures": published(config.get("architectures") or ()),
+        "model_type": "gte", "rope_parameters": rotary(config),
+        "architectures": published(config.get("architectures") or ()),
     }  # fmt: skip
 
 
 def published(names: Sequence[str]) -> list[str]:
-    """vLLM's spelling. A base model lists the token classifier too, for the sparse weights it carries beside: it is an embedding model."""
+    """vLLM's spelling. A base model lists the token classifier too, for the sparse weights it carries beside:
+    it is an embedding model."""
     spelled = [f"Gte{name}" if name.startswith("New") else name for name in names]
     return sorted(spelled, key=lambda name: not name.endswith("Model"))
 
 
 def refuse(config: Config) -> None:
-    """Settings of new-impl that change the numbers and that no published model uses. Raises CheckpointError."""
-    off: dict[str, Any] = {"logn_attention_scale": False, "position_embedding_type": "rope", "layer_norm_type": "layer_norm"}
+    """Settings of new-impl that change the numbers and that no published model
+    uses. Raises CheckpointError."""
+    off: dict[str, Any] = {
+        "logn_attention_scale": False,
+        "position_embedding_type": "rope",
+        "layer_norm_type": "layer_norm",
+    }
     wrong = [f"{key} {config[key]!r}" for key, value in off.items() if config.get(key, value) != value]
     if wrong:
-        raise CheckpointError(f"config.json: {', '.join(wrong)} of Alibaba-NLP/new-impl is not supported; expected {off}")
+        raise CheckpointError(
+            f"config.json: {', '.join(wrong)} of Alibaba-NLP/new-impl is not supported; expected {off}"
+        )
 
 
 def rotary(config: Config) -> dict[str, Any]:
@@ -60,19 +73,29 @@ def rotary(config: Config) -> dict[str, Any]:
         return {"rope_type": "default", "rope_theta": theta}
     kind, factor = scaling.get("type", scaling.get("rope_type")), float(scaling.get("factor", 1.0))
     if kind != "ntk" or scaling.get("mixed_b") is not None:
-        raise CheckpointError(f"config.json: rope_scaling {dict(scaling)!r} is not supported; expected type 'ntk' with a factor")
+        raise CheckpointError(
+            f"config.json: rope_scaling {dict(scaling)!r} is not supported; expected type 'ntk' with a factor"
+        )
     head = int(config["hidden_size"]) // int(config["num_attention_heads"])
     return {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / head)}
 
 
 CLASSIFIER = Layer(name="classifier")
-SIZES: dict[str, Any] = {"vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SIZES: dict[str, Any] = {
+    "vocab_size": 112,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 
 ARCHITECTURE = Architecture(
     model_types=("gte", "new"),
     names=(
-        "GteModel", "GteForSequenceClassification", "GteForTokenClassification", "GteNewModel", "GteNewForSequenceClassification",
-        "GteNewForTokenClassification", "NewModel", "NewForSequenceClassification", "NewForTokenClassification",
+        "GteModel", "GteForSequenceClassification", "GteForTokenClassification", "GteNewModel",
+        "GteNewForSequenceClassification",
+        "GteNewForTokenClassification", "NewModel", "NewForSequenceClassification",
+        "NewForTokenClassification",
     ),
     # Token types exist in the tables of some but are zeros in every published use.
     inputs=("input_ids", "attention_mask"),
@@ -83,7 +106,8 @@ ARCHITECTURE = Architecture(
     pool="cls",
     positions=lambda config: config["max_position_embeddings"],
     capped_by_tokenizer=False,
-    sequence=Classifier(pool="cls", layers=(Layer(name="pooler.dense", activation="tanh"), CLASSIFIER), tokens=(CLASSIFIER,)),
+    sequence=Classifier(pool="cls", layers=(Layer(name="pooler.dense", activation="tanh"), CLASSIFIER),
+    tokens=(CLASSIFIER,)),
     tokens=(CLASSIFIER,),
     tiny=SIZES | {"max_position_embeddings": 128, "pad_token_id": 1},
 )  # fmt: skip

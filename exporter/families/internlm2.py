@@ -1,4 +1,5 @@
-"""InternLM2 (https://arxiv.org/abs/2403.17297): Llama under other names, with queries, keys and values in one matrix.
+"""InternLM2 (https://arxiv.org/abs/2403.17297): Llama under other names, with queries, keys
+and values in one matrix.
 
 The rows of `wqkv` are grouped by key head: first the queries that share it, then the key, then the value.
 """
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 NAMES = {
     "tok_embeddings": "embed_tokens", "attention.wo": "self_attn.o_proj", "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w3": "mlp.up_proj",
+    "ffn_norm": "post_attention_layernorm", "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w3": "mlp.up_proj",
     "feed_forward.w2": "mlp.down_proj",
 }  # fmt: skip
 FUSED = re.compile(r"(.*)attention\.wqkv\.(weight|bias)")
@@ -33,7 +35,9 @@ def llama_state(state: dict[str, torch.Tensor], *, heads: int, key_heads: int) -
         if (fused := FUSED.fullmatch(name)) is not None:
             groups = tensor.unflatten(0, (key_heads, heads // key_heads + 2, -1))
             parts = {"q_proj": groups[:, :-2], "k_proj": groups[:, -2:-1], "v_proj": groups[:, -1:]}
-            made |= {f"{fused[1]}self_attn.{part}.{fused[2]}": rows.flatten(0, 2) for part, rows in parts.items()}
+            made |= {
+                f"{fused[1]}self_attn.{part}.{fused[2]}": rows.flatten(0, 2) for part, rows in parts.items()
+            }
             continue
         for old, new in NAMES.items():
             name = re.sub(rf"(^|\.){re.escape(old)}\.", rf"\g<1>{new}.", name)
@@ -50,7 +54,8 @@ def load(files: Files) -> nn.Module:
     biased = bool(config.get("bias", False))
     return backbone(
         files, "LlamaModel", rename=lambda state: llama_state(state, heads=heads, key_heads=key_heads),
-        config={**config, "model_type": "llama", "use_cache": False, "attention_bias": biased, "mlp_bias": False},
+        config={**config, "model_type": "llama", "use_cache": False, "attention_bias": biased,
+        "mlp_bias": False},
     )  # fmt: skip
 
 

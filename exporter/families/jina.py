@@ -1,7 +1,9 @@
-"""Jina's flash XLM-R with rotary positions: jina-embeddings-v3 (https://arxiv.org/abs/2409.10173) and jina-colbert-v2.
+"""Jina's flash XLM-R with rotary positions: jina-embeddings-v3
+(https://arxiv.org/abs/2409.10173) and jina-colbert-v2.
 
-config.json calls it xlm-roberta: read as such, most of its tensors would stay random. Each matrix of jina-embeddings-v3 comes with five
-low-rank corrections, one for each task, and one of them is added at export: `lora_task` of config.json, which an override may set.
+config.json calls it xlm-roberta: read as such, most of its tensors would stay random. Each matrix of
+jina-embeddings-v3 comes with five low-rank corrections, one for each task, and one of them is added at
+export: `lora_task` of config.json, which an override may set.
 """
 
 from __future__ import annotations
@@ -21,20 +23,29 @@ if TYPE_CHECKING:
     from ..files.checkpoint_files import Files
 
 DEFAULT_TASK = "text-matching"  # the one that vLLM serves
-ORIGINAL, FIRST, SECOND = ".parametrizations.weight.original", ".parametrizations.weight.0.lora_A", ".parametrizations.weight.0.lora_B"
+ORIGINAL, FIRST, SECOND = (
+    ".parametrizations.weight.original",
+    ".parametrizations.weight.0.lora_A",
+    ".parametrizations.weight.0.lora_B",
+)
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     rotary = config.get("position_embedding_type") == "rotary" or "lora_adaptations" in config
     absolute = any(name.endswith("position_embeddings.weight") for name in shapes)
-    return config.get("model_type") == "jina_embeddings_v3" or (not absolute and (rotary or any(".mixer." in name for name in shapes)))
+    return config.get("model_type") == "jina_embeddings_v3" or (
+        not absolute and (rotary or any(".mixer." in name for name in shapes))
+    )
 
 
 def translate(config: Config) -> Config:
     if config.get("model_type") == "jina_embeddings_v3":
         return config
     rotary = {"rope_type": "default", "rope_theta": float(config.get("rotary_emb_base", 10000.0))}
-    published = ["ColBERTJinaRobertaModel" if name == "HF_ColBERT" else name for name in config.get("architectures") or ()]
+    published = [
+        "ColBERTJinaRobertaModel" if name == "HF_ColBERT" else name
+        for name in config.get("architectures") or ()
+    ]
     return {**config, "rope_parameters": rotary, "architectures": published}
 
 
@@ -45,7 +56,9 @@ def merged(state: dict[str, torch.Tensor], config: Config) -> dict[str, torch.Te
     tasks = list(config.get("lora_adaptations") or ())
     task = str(config.get("lora_task") or DEFAULT_TASK)
     if task not in tasks:
-        raise CheckpointError(f"lora_task {task!r}: this checkpoint has {', '.join(map(repr, tasks)) or 'no lora_adaptations'}")
+        raise CheckpointError(
+            f"lora_task {task!r}: this checkpoint has {', '.join(map(repr, tasks)) or 'no lora_adaptations'}"
+        )
     scale = float(config.get("lora_alpha", 1.0)) / float(config["lora_rank"])
     plain_state = {name: tensor for name, tensor in state.items() if ".parametrizations." not in name}
     for name in (name for name in state if name.endswith(ORIGINAL)):
@@ -67,15 +80,27 @@ def load(files: Files) -> nn.Module:
     return backbone(
         files, "JinaEmbeddingsV3Model", add_pooling_layer=False,
         rename=lambda state: added(files, merged(state, files.config), task),
-        config={**files.config, "model_type": "jina_embeddings_v3", "position_embedding_type": "rotary", "use_cache": False},
+        config={**files.config, "model_type": "jina_embeddings_v3", "position_embedding_type": "rotary",
+        "use_cache": False},
     )  # fmt: skip
 
 
-SIZES: dict[str, Any] = {"vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SIZES: dict[str, Any] = {
+    "vocab_size": 112,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 
 ARCHITECTURE = Architecture(
     model_types=("xlm-roberta", "jina_embeddings_v3"),
-    names=("XLMRobertaModel", "ColBERTJinaRobertaModel", "JinaEmbeddingsV3Model", "JinaEmbeddingsV3ForSequenceClassification"),
+    names=(
+        "XLMRobertaModel",
+        "ColBERTJinaRobertaModel",
+        "JinaEmbeddingsV3Model",
+        "JinaEmbeddingsV3ForSequenceClassification",
+    ),
     inputs=("input_ids", "attention_mask"),  # one token type
     load=load,
     matches=matches,

@@ -1,4 +1,5 @@
-"""XLM-R with learned positions in the layout of Jina's flash implementation: jina-reranker-v2-base-multilingual.
+"""XLM-R with learned positions in the layout of Jina's flash implementation:
+jina-reranker-v2-base-multilingual.
 
 The numbers are XLM-R's; queries, keys and values share a matrix and all names are others.
 """
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from ..files.checkpoint_files import Files
 
 NAMES = {
-    "emb_ln": "embeddings.LayerNorm", "encoder.layers": "encoder.layer", "mixer.out_proj": "attention.output.dense",
-    "norm1": "attention.output.LayerNorm", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense", "norm2": "output.LayerNorm",
+    "emb_ln": "embeddings.LayerNorm", "encoder.layers": "encoder.layer",
+    "mixer.out_proj": "attention.output.dense",
+    "norm1": "attention.output.LayerNorm", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense",
+    "norm2": "output.LayerNorm",
 }  # fmt: skip
 FUSED = re.compile(r"(.*)mixer\.Wqkv\.(weight|bias)")
 
@@ -46,7 +49,9 @@ def load(files: Files) -> nn.Module:
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return any(".mixer." in name for name in shapes) and any(name.endswith("position_embeddings.weight") for name in shapes)
+    return any(".mixer." in name for name in shapes) and any(
+        name.endswith("position_embeddings.weight") for name in shapes
+    )
 
 
 ARCHITECTURE = replace(roberta.ARCHITECTURE, model_types=("xlm-roberta",), load=load, matches=matches)

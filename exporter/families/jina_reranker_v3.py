@@ -1,7 +1,8 @@
 """jina-reranker-v3 (https://arxiv.org/abs/2509.25085): Qwen3 reads a query and all its documents as one text.
 
-Behind each document stands a marker token and behind the query another; two layers turn their states into vectors, and a document's
-score is the cosine of its vector and the query's. Facts from vLLM 0.32's jina.py: no repository was opened.
+Behind each document stands a marker token and behind the query another; two layers turn their states into
+vectors, and a document's score is the cosine of its vector and the query's. Facts from vLLM 0.32's jina.py:
+no repository was opened.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ ARCHITECTURE = family(
     names=(NAME,),
     load=lambda files: load(files, "Qwen3Model", model_type="qwen3"),
     matches=matches,
-    projection=(Layer(name="projector.0", bias=False, activation="relu"), Layer(name="projector.2", bias=False)),
-    listwise=Listwise(document_token="<|embed_token|>", query_token="<|rerank_token|>", template="jina_reranker_v3.jinja"),
+    projection=(
+        Layer(name="projector.0", bias=False, activation="relu"),
+        Layer(name="projector.2", bias=False),
+    ),
+    listwise=Listwise(
+        document_token="<|embed_token|>", query_token="<|rerank_token|>", template="jina_reranker_v3.jinja"
+    ),
 )

@@ -1,7 +1,8 @@
-"""jina-embeddings-v5-text (https://arxiv.org/abs/2602.15547): small is Qwen3, nano is EuroBERT, a Llama that attends both ways.
+"""jina-embeddings-v5-text (https://arxiv.org/abs/2602.15547): small is Qwen3, nano is EuroBERT, a
+Llama that attends both ways.
 
-Four adapters lie beside the weights; `jina_task` of config.json, which an override may set, names the one that is added (vLLM's key).
-Facts from vLLM 0.32's jina.py: no repository was opened.
+Four adapters lie beside the weights; `jina_task` of config.json, which an override may set, names the one
+that is added (vLLM's key). Facts from vLLM 0.32's jina.py: no repository was opened.
 """
 
 from __future__ import annotations
@@ -34,7 +35,14 @@ def load(files: Files) -> nn.Module:
     encoder = not files.config.get("is_decoder", True)
     config |= {"model_type": "llama", "is_causal": False} if encoder else {"model_type": "qwen3"}
     task = str(files.config.get("jina_task") or DEFAULT_TASK)
-    return backbone(files, "LlamaModel" if encoder else "Qwen3Model", config=config, rename=lambda state: added(files, state, task))
+    return backbone(
+        files,
+        "LlamaModel" if encoder else "Qwen3Model",
+        config=config,
+        rename=lambda state: added(files, state, task),
+    )
 
 
-ARCHITECTURE = family(model_types=("jina_embeddings_v5",), stem="JinaEmbeddingsV5", names=(NAME,), load=load, matches=matches)
+ARCHITECTURE = family(
+    model_types=("jina_embeddings_v5",), stem="JinaEmbeddingsV5", names=(NAME,), load=load, matches=matches
+)

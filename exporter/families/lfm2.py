@@ -1,7 +1,8 @@
-"""LFM2 (https://arxiv.org/abs/2511.23404): short causal convolutions between attention layers; published as a ColBERT model.
+"""LFM2 (https://arxiv.org/abs/2511.23404): short causal convolutions between attention layers;
+published as a ColBERT model.
 
-Masked positions are zeroed in front of every convolution. Padding could not reach a text anyway, but the positions that fill up a query
-are masked and answered, so the mask is part of the graph.
+Masked positions are zeroed in front of every convolution. Padding could not reach a text anyway, but the
+positions that fill up a query are masked and answered, so the mask is part of the graph.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ def translate(config: Config) -> Config:
         made["intermediate_size"] = made.pop("block_ff_dim")
     if "layer_types" not in made and made.get("full_attn_idxs") is not None:
         attended = set(made["full_attn_idxs"])
-        made["layer_types"] = ["full_attention" if layer in attended else "conv" for layer in range(int(made["num_hidden_layers"]))]
+        made["layer_types"] = [
+            "full_attention" if layer in attended else "conv"
+            for layer in range(int(made["num_hidden_layers"]))
+        ]
     return made
 
 

@@ -1,7 +1,8 @@
-"""Longformer (https://arxiv.org/abs/2004.05150): each position attends to a window, and a classifier's first token to everything.
+"""Longformer (https://arxiv.org/abs/2004.05150): each position attends to a window, and a classifier's
+first token to everything.
 
-transformers computes windows in chunks whose number depends on the length, which cannot be traced. A mask over full attention gives the
-same numbers at any length, for the memory of full attention.
+transformers computes windows in chunks whose number depends on the length, which cannot be traced. A mask
+over full attention gives the same numbers at any length, for the memory of full attention.
 """
 
 from __future__ import annotations
@@ -31,12 +32,18 @@ def windows(model: Any, *, first_sees_all: bool) -> nn.Module:
     def split(value: torch.Tensor, heads: int) -> torch.Tensor:
         return value.unflatten(-1, (heads, -1)).transpose(1, 2)
 
-    def attended(part: Any, hidden: torch.Tensor, mask: torch.Tensor, first_mask: torch.Tensor) -> torch.Tensor:
-        query, key, value = (split(layer(hidden), part.num_heads) for layer in (part.query, part.key, part.value))
+    def attended(
+        part: Any, hidden: torch.Tensor, mask: torch.Tensor, first_mask: torch.Tensor
+    ) -> torch.Tensor:
+        query, key, value = (
+            split(layer(hidden), part.num_heads) for layer in (part.query, part.key, part.value)
+        )
         scale = part.head_dim**-0.5
         result = (query @ key.transpose(2, 3) * scale + mask).softmax(-1) @ value
         if first_sees_all:
-            key, value = (split(layer(hidden), part.num_heads) for layer in (part.key_global, part.value_global))
+            key, value = (
+                split(layer(hidden), part.num_heads) for layer in (part.key_global, part.value_global)
+            )
             query = split(part.query_global(hidden[:, :1]), part.num_heads)
             first = (query @ key.transpose(2, 3) * scale + first_mask).softmax(-1) @ value
             result = torch.cat((first, result[:, :, 1:]), dim=2)
@@ -47,7 +54,9 @@ def windows(model: Any, *, first_sees_all: bool) -> nn.Module:
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, return_dict: bool = True) -> torch.Tensor:
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, return_dict: bool = True
+        ) -> torch.Tensor:
             hidden = self.model.embeddings(input_ids=input_ids)
             position = torch.arange(input_ids.shape[1], device=input_ids.device)
             apart = (position[:, None] - position[None, :]).abs()
@@ -68,7 +77,12 @@ def windows(model: Any, *, first_sees_all: bool) -> nn.Module:
 
 ARCHITECTURE = Architecture(
     model_types=("longformer",),
-    names=("LongformerModel", "LongformerForSequenceClassification", "LongformerForTokenClassification", "LongformerForMaskedLM"),
+    names=(
+        "LongformerModel",
+        "LongformerForSequenceClassification",
+        "LongformerForTokenClassification",
+        "LongformerForMaskedLM",
+    ),
     inputs=("input_ids", "attention_mask"),
     load=load,
     prefixes=("longformer.",),
@@ -77,5 +91,6 @@ ARCHITECTURE = Architecture(
     sequence=Classifier(pool="cls", layers=roberta.HEAD, tokens=roberta.HEAD),
     tokens=(Layer(name="classifier"),),
     vocabulary=roberta.VOCABULARY,
-    tiny=roberta.SIZES | {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1, "attention_window": 8},
+    tiny=roberta.SIZES
+    | {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1, "attention_window": 8},
 )

@@ -1,4 +1,5 @@
-"""ModernBERT (https://arxiv.org/abs/2412.13663): rotary positions, local windows between global layers, no biases, no token types.
+"""ModernBERT (https://arxiv.org/abs/2412.13663): rotary positions, local windows between global layers,
+no biases, no token types.
 
 Both masks are computed from the length while the graph runs, so nothing of the size of a long text is stored.
 """
@@ -28,12 +29,19 @@ HEAD = (
     Layer(name="head.norm", kind="layer_norm", bias=None, eps=NORM),
     CLASSIFIER,
 )
-SIZES: dict[str, Any] = {"vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+SIZES: dict[str, Any] = {
+    "vocab_size": 112,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 
 ARCHITECTURE = Architecture(
     model_types=("modernbert",),
     names=(
-        "ModernBertModel", "ModernBertForSequenceClassification", "ModernBertForTokenClassification", "ModernBertForMaskedLM",
+        "ModernBertModel", "ModernBertForSequenceClassification", "ModernBertForTokenClassification",
+        "ModernBertForMaskedLM",
         "ColBERTModernBertModel",
     ),
     inputs=("input_ids", "attention_mask"),
@@ -41,7 +49,8 @@ ARCHITECTURE = Architecture(
     prefixes=("model.",),
     pool="cls",
     positions=lambda config: config.get("max_position_embeddings", 8192),
-    # vLLM applies the bare classifier to the tokens of a sequence classifier, without the head in front of it.
+    # vLLM applies the bare classifier to the tokens of a sequence classifier, without
+    # the head in front of it.
     sequence=Classifier(pool="cls", pool_key="classifier_pooling", layers=HEAD, tokens=(CLASSIFIER,)),
     tokens=HEAD,
     vocabulary=(*HEAD[:2], Layer(name="decoder", names=("embeddings.tok_embeddings",), bias=None)),

@@ -1,4 +1,5 @@
-"""MPNet (https://arxiv.org/abs/2004.09297): BERT with a bias by distance that all layers share; no token types.
+"""MPNet (https://arxiv.org/abs/2004.09297): BERT with a bias by distance that all
+layers share; no token types.
 
 Positions start at pad_token_id + 1, as RoBERTa's do.
 """

@@ -1,6 +1,8 @@
-"""Nomic BERT (https://arxiv.org/abs/2402.01613), the dense gated models: nomic-embed-text v1 and v1.5, arctic-embed-m-long, CodeRankEmbed.
+"""Nomic BERT (https://arxiv.org/abs/2402.01613), the dense gated models: nomic-embed-text v1 and v1.5,
+arctic-embed-m-long, CodeRankEmbed.
 
-Published with GPT-2's config keys, newer revisions with both spellings. Native in transformers once the keys are translated.
+Published with GPT-2's config keys, newer revisions with both spellings. Native in transformers once
+the keys are translated.
 """
 
 from __future__ import annotations
@@ -27,37 +29,56 @@ def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 NAMES = {
-    "n_embd": "hidden_size", "n_head": "num_attention_heads", "n_inner": "intermediate_size", "n_layer": "num_hidden_layers",
-    "n_positions": "max_position_embeddings", "layer_norm_epsilon": "layer_norm_eps", "embd_pdrop": "hidden_dropout_prob",
+    "n_embd": "hidden_size", "n_head": "num_attention_heads", "n_inner": "intermediate_size",
+    "n_layer": "num_hidden_layers",
+    "n_positions": "max_position_embeddings", "layer_norm_epsilon": "layer_norm_eps",
+    "embd_pdrop": "hidden_dropout_prob",
 }  # fmt: skip
 ACTIVATIONS = {"swiglu": "silu", "geglu": "gelu"}
 # What the shipped models do and these modules compute; other values belong to models that nobody published.
 EXPECTED = {
-    "prenorm": False, "parallel_block": False, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False, "rotary_emb_scale_base": None,
+    "prenorm": False, "parallel_block": False, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None,
     "use_rms_norm": False, "use_rms_norm_eps": None,
 }  # fmt: skip
 
 
 def translate(config: Config) -> Config:
     """Only what is missing: newer revisions carry today's keys beside the old ones."""
-    wrong = [f"{key} {config[key]!r}" for key, value in EXPECTED.items() if config.get(key) not in (None, value)]
+    wrong = [
+        f"{key} {config[key]!r}" for key, value in EXPECTED.items() if config.get(key) not in (None, value)
+    ]
     if wrong:
-        raise CheckpointError(f"config.json: {', '.join(wrong)} of nomic_bert is not supported; expected {EXPECTED}")
-    made = {new: config[old] for old, new in NAMES.items() if new not in config and config.get(old) is not None}
+        raise CheckpointError(
+            f"config.json: {', '.join(wrong)} of nomic_bert is not supported; expected {EXPECTED}"
+        )
+    made = {
+        new: config[old] for old, new in NAMES.items() if new not in config and config.get(old) is not None
+    }
     if "hidden_act" not in config and (activation := config.get("activation_function")):
         made["hidden_act"] = ACTIVATIONS.get(activation, activation)
     if not config.get("rope_parameters") and "rope_theta" not in config:
-        made["rope_parameters"] = {"rope_type": "default", "rope_theta": float(config.get("rotary_emb_base", 10000.0))}
+        made["rope_parameters"] = {
+            "rope_type": "default",
+            "rope_theta": float(config.get("rotary_emb_base", 10000.0)),
+        }
     return {**config, **made}
 
 
 def positions(config: Config) -> int:
-    # Beyond the trained length these models stretch their frequencies, if asked to at all; vLLM cuts there too.
+    # Beyond the trained length these models stretch their frequencies, if asked to at
+    # all; vLLM cuts there too.
     limits = (config.get("max_position_embeddings", 2048), config.get("max_trained_positions"))
     return min(int(limit) for limit in limits if limit)
 
 
-SIZES: dict[str, Any] = {"vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SIZES: dict[str, Any] = {
+    "vocab_size": 112,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 
 ARCHITECTURE = Architecture(
     model_types=("nomic_bert",),

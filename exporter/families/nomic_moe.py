@@ -1,4 +1,5 @@
-"""Nomic BERT with plain layers, and with experts in every second one (nomic-embed-text-v2-moe, https://arxiv.org/abs/2502.07972).
+"""Nomic BERT with plain layers, and with experts in every second one (nomic-embed-text-v2-moe,
+https://arxiv.org/abs/2502.07972).
 
 transformers has no class for these; the module is _nomic_moe.py.
 """
@@ -23,7 +24,9 @@ def load(files: Files) -> nn.Module:
 
     config = files.config
     if config.get("moe_normalize_expert_weights"):
-        raise CheckpointError(f"{files.source}: moe_normalize_expert_weights true is not supported; no published model has it")
+        raise CheckpointError(
+            f"{files.source}: moe_normalize_expert_weights true is not supported; no published model has it"
+        )
     sizes = Sizes(
         hidden=int(config["hidden_size"]),
         heads=int(config["num_attention_heads"]),
@@ -48,7 +51,12 @@ def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return not nomic.matches(config, shapes)
 
 
-TINY: dict[str, Any] = nomic.SIZES | {"max_position_embeddings": 128, "num_experts": 4, "moe_top_k": 2, "moe_every_n_layers": 2}
+TINY: dict[str, Any] = nomic.SIZES | {
+    "max_position_embeddings": 128,
+    "num_experts": 4,
+    "moe_top_k": 2,
+    "moe_every_n_layers": 2,
+}
 
 ARCHITECTURE = Architecture(
     model_types=("nomic_bert",),

@@ -1,4 +1,5 @@
-"""Qwen3 (https://arxiv.org/abs/2505.09388): norms on each head's queries and keys, heads wider than hidden / heads.
+"""Qwen3 (https://arxiv.org/abs/2505.09388): norms on each head's queries and keys, heads
+wider than hidden / heads.
 
 Qwen3-Embedding is stored without the `model.` prefix, rerankers with it; both are read.
 """

@@ -152,7 +152,9 @@ def all_architectures() -> tuple[Architecture, ...]:
 
 def names() -> tuple[str, ...]:
     """The files of families, by their names."""
-    modules = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if not module.ispkg)
+    modules = (
+        module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if not module.ispkg
+    )
     return tuple(sorted(name for name in modules if not name.startswith("_") and name != Path(__file__).stem))
 
 
@@ -164,7 +166,9 @@ def find(source: str, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> 
         named = bool(set(published) & set(architecture.names))
         # A repository with a configuration class of its own may call its type anything; a file that looks
         # closer goes by its class name.
-        known = model_type in architecture.model_types or (named and (not model_type or architecture.matches is not None))
+        known = model_type in architecture.model_types or (
+            named and (not model_type or architecture.matches is not None)
+        )
         known = known or not architecture.model_types
         if known and (architecture.matches is None or architecture.matches(config, shapes)):
             return architecture
@@ -178,5 +182,12 @@ def find(source: str, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> 
 
 def closest(asked: str) -> list[str]:
     """The known class names and model types that look most like `asked`."""
-    choices = {name.lower(): name for architecture in all_architectures() for name in (*architecture.names, *architecture.model_types)}
-    return [choices[name] for name in difflib.get_close_matches(asked.lower(), choices, n=3, cutoff=0.4) or list(choices)[:3]]
+    choices = {
+        name.lower(): name
+        for architecture in all_architectures()
+        for name in (*architecture.names, *architecture.model_types)
+    }
+    return [
+        choices[name]
+        for name in difflib.get_close_matches(asked.lower(), choices, n=3, cutoff=0.4) or list(choices)[:3]
+    ]

@@ -1,6 +1,8 @@
-"""RoBERTa (https://arxiv.org/abs/1907.11692) and XLM-R (https://arxiv.org/abs/1911.02116): one module, two tokenizers.
+"""RoBERTa (https://arxiv.org/abs/1907.11692) and XLM-R (https://arxiv.org/abs/1911.02116):
+one module, two tokenizers.
 
-Their transformers classes differ in name only. Positions start at pad_token_id + 1, so a table of 514 rows holds 512 tokens.
+Their transformers classes differ in name only. Positions start at pad_token_id + 1, so a table of
+514 rows holds 512 tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def load(files: Files) -> nn.Module:
-    return backbone(files, "RobertaModel", add_pooling_layer=False, config={**files.config, "model_type": "roberta"})
+    return backbone(
+        files, "RobertaModel", add_pooling_layer=False, config={**files.config, "model_type": "roberta"}
+    )
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -33,13 +37,21 @@ VOCABULARY = (
     Layer(name="lm_head.layer_norm", kind="layer_norm", eps=("layer_norm_eps", 1e-12)),
     Layer(name="lm_head.decoder", names=("lm_head", "embeddings.word_embeddings")),
 )
-SIZES: dict[str, Any] = {"vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SIZES: dict[str, Any] = {
+    "vocab_size": 112,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 
 ARCHITECTURE = Architecture(
     model_types=("roberta", "xlm-roberta"),
     names=(
-        "RobertaModel", "RobertaForSequenceClassification", "RobertaForTokenClassification", "RobertaForMaskedLM",
-        "XLMRobertaModel", "XLMRobertaForSequenceClassification", "XLMRobertaForTokenClassification", "XLMRobertaForMaskedLM",
+        "RobertaModel", "RobertaForSequenceClassification", "RobertaForTokenClassification",
+        "RobertaForMaskedLM",
+        "XLMRobertaModel", "XLMRobertaForSequenceClassification", "XLMRobertaForTokenClassification",
+        "XLMRobertaForMaskedLM",
         "BgeM3EmbeddingModel",
     ),
     inputs=("input_ids", "attention_mask"),  # type_vocab_size is 1: token types are all zero

@@ -1,6 +1,8 @@
-"""T5's encoder (https://arxiv.org/abs/1910.10683) and mT5's, UMT5's: relative positions, no limit of length of its own.
+"""T5's encoder (https://arxiv.org/abs/1910.10683) and mT5's, UMT5's: relative positions, no
+limit of length of its own.
 
-sentence-t5, gtr and instructor are built on it. A whole T5 is read for its encoder; its decoder is left where it is.
+sentence-t5, gtr and instructor are built on it. A whole T5 is read for its encoder; its
+decoder is left where it is.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ SUFFIXES = ("EncoderModel", "Model", "ForConditionalGeneration", "ForTokenClassi
 
 
 def load(files: Files) -> nn.Module:
-    return backbone(files, CLASSES[str(files.config["model_type"])], config={**files.config, "use_cache": False})
+    return backbone(
+        files, CLASSES[str(files.config["model_type"])], config={**files.config, "use_cache": False}
+    )
 
 
 def translate(config: Config) -> Config:
@@ -31,11 +35,21 @@ def translate(config: Config) -> Config:
             f"config.json: {published[0]} judges what T5's decoder says, and poolrt runs the encoder alone; "
             '`--hf-overrides \'{"architectures": ["T5EncoderModel"]}\'` embeds with it'
         )
-    known: dict[str, Any] = {"hidden_size": config.get("d_model", 512), "vocab_size": config.get("vocab_size", 32128)}
+    known: dict[str, Any] = {
+        "hidden_size": config.get("d_model", 512),
+        "vocab_size": config.get("vocab_size", 32128),
+    }
     return {**config, **known}
 
 
-SIZES: dict[str, Any] = {"vocab_size": 112, "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2}
+SIZES: dict[str, Any] = {
+    "vocab_size": 112,
+    "d_model": 32,
+    "d_kv": 16,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 2,
+}
 
 ARCHITECTURE = Architecture(
     model_types=tuple(CLASSES),

@@ -1,6 +1,8 @@
-"""voyageai/voyage-4-nano: Qwen3 that attends both ways, and a linear layer on every token in front of the mean.
+"""voyageai/voyage-4-nano: Qwen3 that attends both ways, and a linear layer on every
+token in front of the mean.
 
-The layer has no bias, so the mean of its outputs is its output for the mean; the graph takes the cheaper order.
+The layer has no bias, so the mean of its outputs is its output for the mean; the graph
+takes the cheaper order.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ NAME = "VoyageQwen3BidirectionalEmbedModel"
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return NAME in (config.get("architectures") or ()) or bool(config.get("use_bidirectional_attention") and "linear.weight" in shapes)
+    return NAME in (config.get("architectures") or ()) or bool(
+        config.get("use_bidirectional_attention") and "linear.weight" in shapes
+    )
 
 
 ARCHITECTURE = family(

@@ -1,4 +1,5 @@
-"""A LoRA adapter as PEFT saves it: its settings, and what each of its tensors is for. No tensor is loaded here."""
+"""A LoRA adapter as PEFT saves it: its settings, and what each of its tensors is for.
+No tensor is loaded here."""
 
 from __future__ import annotations
 
@@ -17,13 +18,18 @@ from . import sentence_files, source, weights
 SETTINGS = "adapter_config.json"
 # What does not change the merged weights, or is read below; any other setting that is not empty is refused.
 KNOWN = frozenset({
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "exclude_modules", "fan_in_fan_out",
-    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias",
-    "lora_dropout", "lora_ga_config", "megatron_core", "merge_weights", "modules_to_save", "peft_type", "peft_version",
-    "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "trainable_token_indices",
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config",
+    "exclude_modules", "fan_in_fan_out",
+    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config",
+    "lora_alpha", "lora_bias",
+    "lora_dropout", "lora_ga_config", "megatron_core", "merge_weights", "modules_to_save", "peft_type",
+    "peft_version",
+    "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type",
+    "trainable_token_indices",
     "use_dora", "use_rslora", "ensure_weight_tying",
 })  # fmt: skip
-# Ways to start training that leave the checkpoint's weights alone; PiSSA and its kin take the adapter's start out of them.
+# Ways to start training that leave the checkpoint's weights alone; PiSSA and its kin take the
+# adapter's start out of them.
 HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 COUNT = "a count above 0"
 NUMBERS = {"r": COUNT, "lora_alpha": "a number above 0"}
@@ -33,7 +39,8 @@ PART = re.compile(
 TOKENS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
 # PEFT's own; `module.` is torch's parallel wrappers'.
 OUTER = re.compile(r"^(?:module\.)?(?:base_model\.model\.)?")
-# What stands before the transformers model where a SentenceTransformer or CrossEncoder was adapted as a whole, or its first module.
+# What stands before the transformers model where a SentenceTransformer or CrossEncoder was adapted as a
+# whole, or its first module.
 WRAPPED = re.compile(r"^(?:0\.)?(?:auto_)?model\.")
 # Where PEFT has wrapped a module, its own tensors stand one level deeper.
 DEEPER = re.compile(r"\.(?:base_layer|token_adapter|modules_to_save(?:\.default)?)(?=\.)")
@@ -67,10 +74,12 @@ class Adapter:
     whole: Mapping[str, str] = field(default_factory=dict)
     """Tensor, as the adapted model names it -> stored name: biases and modules_to_save, taken as they are."""
     tokens: Mapping[str, str] = field(default_factory=dict)
-    """Table, as the adapted model names it -> stored name of the rows that take the place of some of its own."""
+    """Table, as the adapted model names it -> stored name of the rows that take the
+    place of some of its own."""
 
     sentence: sentence_files.SentenceFiles | None = None
-    """Where Sentence Transformers saved the adapted model: its pooling and prompts, which the checkpoint's own files do not know."""
+    """Where Sentence Transformers saved the adapted model: its pooling and prompts, which the
+    checkpoint's own files do not know."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -88,7 +97,9 @@ class Adapter:
     def _of(self, patterns: str, module: str, default: Any) -> Any:
         """PEFT's rule: the first pattern that matches the end of the module's name, from a dot on."""
         found: Mapping[str, Any] = self.settings.get(patterns) or {}
-        return next((value for pattern, value in found.items() if re.match(rf"(.*\.)?({pattern})$", module)), default)
+        return next(
+            (value for pattern, value in found.items() if re.match(rf"(.*\.)?({pattern})$", module)), default
+        )
 
     def saves(self, name: str) -> bool:
         """Whether the tensor belongs to a module that was trained as a whole."""
@@ -111,17 +122,24 @@ class Adapter:
 
 
 def read(asked: str | Path) -> Adapter:
-    """Opens a local folder or hub id. Raises CheckpointError: not an adapter, or one that is not a plain change of weights."""
+    """Opens a local folder or hub id. Raises CheckpointError: not an adapter, or one that is not a
+    plain change of weights."""
     place = source.find_adapter(str(asked))
     if not (place.folder / SETTINGS).is_file():
-        raise CheckpointError(f"{asked}: not a LoRA adapter: no {SETTINGS}; give the folder that PEFT's save_pretrained wrote")
+        raise CheckpointError(
+            f"{asked}: not a LoRA adapter: no {SETTINGS}; give the folder that PEFT's save_pretrained wrote"
+        )
     settings = json_file(place.folder / SETTINGS, dict)
     problems = _problems(settings)
     if problems:
-        raise CheckpointError(f"{place.name}: this adapter cannot be merged into weights: {'; '.join(problems)}")
+        raise CheckpointError(
+            f"{place.name}: this adapter cannot be merged into weights: {'; '.join(problems)}"
+        )
     path = next((place.folder / name for name in source.ADAPTERS if (place.folder / name).is_file()), None)
     if path is None:
-        raise CheckpointError(f"{place.name}: no weights of the adapter; expected {' or '.join(source.ADAPTERS)}")
+        raise CheckpointError(
+            f"{place.name}: no weights of the adapter; expected {' or '.join(source.ADAPTERS)}"
+        )
     opened = weights.open_files([path])
     factors: dict[str, Factors] = {}
     whole: dict[str, str] = {}
@@ -145,7 +163,8 @@ def read(asked: str | Path) -> Adapter:
             known.table = known.table or bool(part["table"])
             setattr(known, "first" if part["side"] == "A" else "second", stored)
     return Adapter(
-        name=place.name, folder=place.folder, revision=place.revision, settings=settings, weights=opened, factors=factors, whole=whole,
+        name=place.name, folder=place.folder, revision=place.revision, settings=settings, weights=opened,
+        factors=factors, whole=whole,
         tokens=tokens, sentence=sentence_files.read(place.folder),
     )  # fmt: skip
 
@@ -168,24 +187,37 @@ def _problems(settings: Mapping[str, Any]) -> list[str]:
     if kind != "LORA":
         return [f"peft_type {kind}, expected LORA"]
     problems = [
-        f"{key} is {settings.get(key)!r}, expected {kind}" for key, kind in NUMBERS.items() if not _is_number(settings.get(key), kind)
+        f"{key} is {settings.get(key)!r}, expected {kind}"
+        for key, kind in NUMBERS.items()
+        if not _is_number(settings.get(key), kind)
     ]
     for patterns, kind in (("rank_pattern", NUMBERS["r"]), ("alpha_pattern", NUMBERS["lora_alpha"])):
         found = settings.get(patterns) or {}
-        if not isinstance(found, dict) or not all(_is_pattern(key) and _is_number(value, kind) for key, value in found.items()):
+        if not isinstance(found, dict) or not all(
+            _is_pattern(key) and _is_number(value, kind) for key, value in found.items()
+        ):
             problems.append(f"{patterns} is {found!r}, expected {kind} by name or regular expression")
     tokens = settings.get("trainable_token_indices") or []
     lists = list(tokens.values()) if isinstance(tokens, dict) else [tokens]
-    if not all(isinstance(ids, list) and all(isinstance(token, int) and token >= 0 for token in ids) for ids in lists):
-        problems.append(f"trainable_token_indices is {tokens!r}, expected token ids, or lists of them by module")
+    if not all(
+        isinstance(ids, list) and all(isinstance(token, int) and token >= 0 for token in ids) for ids in lists
+    ):
+        problems.append(
+            f"trainable_token_indices is {tokens!r}, expected token ids, or lists of them by module"
+        )
     saved = settings.get("modules_to_save") or []
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
         problems.append(f"modules_to_save is {saved!r}, expected names")
-    problems += [f"{key} is not something poolrt merges" for key, value in sorted(settings.items()) if value and key not in KNOWN]
+    problems += [
+        f"{key} is not something poolrt merges"
+        for key, value in sorted(settings.items())
+        if value and key not in KNOWN
+    ]
     start = settings.get("init_lora_weights")
     if start not in HARMLESS_STARTS:
         problems.append(
-            f"init_lora_weights {start!r} changed the checkpoint's own weights; save it with path_initial_model_for_weight_conversion"
+            f"init_lora_weights {start!r} changed the checkpoint's own weights; save it with "
+            "path_initial_model_for_weight_conversion"
         )
     if settings.get("lora_bias") and settings.get("use_dora"):
         problems.append("lora_bias together with use_dora")

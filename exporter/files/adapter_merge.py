@@ -1,6 +1,8 @@
-"""LoRA adapters merged into the weights they adapt: W + scale · B·A, exact in float32, so that nothing of an adapter is left to run.
+"""LoRA adapters merged into the weights they adapt: W + scale · B·A, exact in float32, so that nothing of
+an adapter is left to run.
 
-Everything that reads a checkpoint's tensors reads them through `Weights`; merged ones are `Weights` too, and nothing else differs.
+Everything that reads a checkpoint's tensors reads them through `Weights`; merged ones are `Weights` too,
+and nothing else differs.
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ class Shift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """trainable_token_indices: rows of a table [vocabulary, hidden] that were trained, in the place of its own."""
+    """trainable_token_indices: rows of a table [vocabulary, hidden] that were trained,
+    in the place of its own."""
 
     weights: Weights
     name: str
@@ -99,14 +102,16 @@ class Chain:
             base = step(base)
         if not bool(base.isfinite().all()):
             raise CheckpointError(
-                f"with the adapter, {self.name} holds numbers that are not finite; train the adapter again, or download it again"
+                f"with the adapter, {self.name} holds numbers that are not finite; train the adapter "
+                "again, or download it again"
             )
         return base
 
 
 @dataclass(frozen=True, slots=True)
 class Merged(Weights):
-    """`places` and `shapes` already hold the adapter's whole tensors; `changes` are applied to what is read."""
+    """`places` and `shapes` already hold the adapter's whole tensors; `changes` are
+    applied to what is read."""
 
     base: Weights | None = None
     brought: frozenset[str] = frozenset()
@@ -138,8 +143,11 @@ class Merged(Weights):
         return Chain(name, self.changes.get(name, ()))(tensor.float())
 
 
-def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str], *, turned: bool = False) -> Merged:
-    """The checkpoint's tensors with the adapter in them. Raises CheckpointError naming every tensor that has no place or does not fit.
+def merged(
+    source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str], *, turned: bool = False
+) -> Merged:
+    """The checkpoint's tensors with the adapter in them. Raises CheckpointError naming every tensor that has
+    no place or does not fit.
 
     `turned`: the backbone's layers store [in, out]. PEFT too goes by the layer, whatever fan_in_fan_out says.
     """
@@ -154,7 +162,11 @@ def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str]
         home, shape = _home(base, bare, prefixes), adapter.weights.shapes[stored]
         if home is None and not adapter.saves(name):
             problems.append(f"{name} has no place in the checkpoint")
-        elif home is not None and shape != base.shapes[home] and (not adapter.saves(name) or _inside(base, home, prefixes)):
+        elif (
+            home is not None
+            and shape != base.shapes[home]
+            and (not adapter.saves(name) or _inside(base, home, prefixes))
+        ):
             problems.append(f"{name} has shape {list(shape)}, {home} has {list(base.shapes[home])}")
         else:
             shapes[home or bare], places[home or bare] = shape, adapter.weights.places[stored]
@@ -163,7 +175,9 @@ def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str]
         bare = unwrapped(module)
         home = _home(base, f"{bare}.weight", prefixes)
         found = (
-            [f"{module}.weight has no place in the checkpoint"] if home is None else _unfit(adapter, module, factors, shapes[home], turned)
+            [f"{module}.weight has no place in the checkpoint"]
+            if home is None
+            else _unfit(adapter, module, factors, shapes[home], turned)
         )
         shifted = None if factors.bias is None else _home(base, f"{bare}.bias", prefixes)
         if factors.bias is not None and shifted is None:
@@ -173,7 +187,8 @@ def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str]
             continue
         scale = adapter.scale(module)
         product = Product(
-            weights=adapter.weights, first=factors.first, second=factors.second, magnitude=factors.magnitude, scale=scale,
+            weights=adapter.weights, first=factors.first, second=factors.second, magnitude=factors.magnitude,
+            scale=scale,
             turned=_turned(module, factors, turned),
         )  # fmt: skip
         changes[home] = (*changes.get(home, ()), product)
@@ -183,9 +198,13 @@ def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str]
         home, ids = _home(base, f"{unwrapped(module)}.weight", prefixes), adapter.token_ids(module)
         if home is None:
             problems.append(f"{module}.weight has no place in the checkpoint")
-        elif adapter.weights.shapes[stored] != (len(ids), *shapes[home][1:]) or max(ids, default=0) >= shapes[home][0]:
+        elif (
+            adapter.weights.shapes[stored] != (len(ids), *shapes[home][1:])
+            or max(ids, default=0) >= shapes[home][0]
+        ):
             problems.append(
-                f"{stored} has shape {list(adapter.weights.shapes[stored])}, expected {len(ids)} rows (trainable_token_indices) of {home}, "
+                f"{stored} has shape {list(adapter.weights.shapes[stored])}, expected {len(ids)} rows "
+                f"(trainable_token_indices) of {home}, "
                 f"which has {list(shapes[home])}"
             )
         else:
@@ -200,11 +219,14 @@ def merged(source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str]
             f"it was trained on {trained or 'a checkpoint that it does not name'}"
         )
     pickled = {**base._pickled, **adapter.weights._pickled}
-    return Merged((*base.files, *adapter.weights.files), shapes, places, pickled, base, frozenset(brought), changes)
+    return Merged(
+        (*base.files, *adapter.weights.files), shapes, places, pickled, base, frozenset(brought), changes
+    )
 
 
 def _unwrapping(base: Weights, adapter: Adapter, prefixes: tuple[str, ...]) -> Callable[[str], str]:
-    """Removes what a wrapper around the transformers model put before its names, unless they are the checkpoint's own as they stand."""
+    """Removes what a wrapper around the transformers model put before its names, unless they are the
+    checkpoint's own as they stand."""
     names = [*(f"{module}.weight" for module in (*adapter.factors, *adapter.tokens)), *adapter.whole]
     wrapped = [name for name in names if WRAPPED.match(name)]
     if len(wrapped) < len(names) or any(_home(base, name, prefixes) for name in names):
@@ -213,11 +235,16 @@ def _unwrapping(base: Weights, adapter: Adapter, prefixes: tuple[str, ...]) -> C
 
 
 def _home(base: Weights, name: str, prefixes: tuple[str, ...]) -> str | None:
-    """A model with a head puts a prefix before the backbone's names; checkpoint and adapter may differ in having it."""
+    """A model with a head puts a prefix before the backbone's names; checkpoint and adapter
+    may differ in having it."""
     bare = next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
     # The output bias of masked language models has two names in transformers, one of which is stored.
     other = re.sub(r"\.decoder\.bias$", ".bias", name)
-    return base.find(name, prefixes) or base.find(bare) or (base.find(other, prefixes) if other != name else None)
+    return (
+        base.find(name, prefixes)
+        or base.find(bare)
+        or (base.find(other, prefixes) if other != name else None)
+    )
 
 
 def _inside(base: Weights, name: str, prefixes: tuple[str, ...]) -> bool:
@@ -226,16 +253,26 @@ def _inside(base: Weights, name: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def _turned(module: str, factors: Factors, turned: bool) -> bool:
-    """Whether a weight is stored as [in, out]: a table's, or one of a family whose layers are; a classifier is a plain layer there too."""
+    """Whether a weight is stored as [in, out]: a table's, or one of a family whose layers are; a classifier
+    is a plain layer there too."""
     return factors.table or (turned and module.rpartition(".")[2] not in ("score", "classifier", "lm_head"))
 
 
-def _unfit(adapter: Adapter, module: str, factors: Factors, shape: tuple[int, ...], turned: bool) -> list[str]:
+def _unfit(
+    adapter: Adapter, module: str, factors: Factors, shape: tuple[int, ...], turned: bool
+) -> list[str]:
     if factors.first is None or factors.second is None:
         return [f"{module} has only one of lora_A and lora_B"]
-    rows, columns = reversed(shape) if len(shape) == 2 and _turned(module, factors, turned) else (*shape, 0)[:2]
+    rows, columns = (
+        reversed(shape) if len(shape) == 2 and _turned(module, factors, turned) else (*shape, 0)[:2]
+    )
     rank = adapter.rank(module)
-    expected = {factors.first: (rank, columns), factors.second: (rows, rank), factors.bias: (rows,), factors.magnitude: (rows,)}
+    expected = {
+        factors.first: (rank, columns),
+        factors.second: (rows, rank),
+        factors.bias: (rows,),
+        factors.magnitude: (rows,),
+    }
     if bool(adapter.settings.get("use_dora")) != (factors.magnitude is not None):
         return [f"{module}: use_dora and lora_magnitude_vector do not go together"]
     shapes = adapter.weights.shapes

@@ -1,8 +1,9 @@
-"""What transformers' AutoTokenizer makes of a checkpoint's files, without any of their code: the tokenizer that other libraries run.
+"""What transformers' AutoTokenizer makes of a checkpoint's files, without any of their code: the tokenizer
+that other libraries run.
 
-A tokenizer.json is one of up to six files that decide token ids. Tokens may stand in `added_tokens_decoder` alone, and a tokenizer class
-may rebuild the normaliser from tokenizer_config.json (BertTokenizer) or take the file's (PreTrainedTokenizerFast). Which file wins is
-the library's to say, so it is asked.
+A tokenizer.json is one of up to six files that decide token ids. Tokens may stand in `added_tokens_decoder`
+alone, and a tokenizer class may rebuild the normaliser from tokenizer_config.json (BertTokenizer) or take the
+file's (PreTrainedTokenizerFast). Which file wins is the library's to say, so it is asked.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from ...runtime.inputs.tokenizer_file import MOST_BYTES
 from ..base.json_file import json_file
 from ..base.quiet import silent_transformers
 
-# What decides the tokenizer's class; the rest of config.json is the model's, and may be written in a way that transformers does not read.
+# What decides the tokenizer's class; the rest of config.json is the model's, and may be written in a way that
+# transformers does not read.
 KEYS = ("model_type", "tokenizer_class", "model_name", "transformers_version")
 SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 # What an added token may say; the tokenizers library prints a line to stdout for anything else.
@@ -59,7 +61,9 @@ def read(folder: Path, overrides: Mapping[str, Any]) -> Auto:
 
     with _view(folder, overrides) as view, silent_transformers():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(view), local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(view), local_files_only=True, trust_remote_code=False
+            )
             return Auto(tokenizer=tokenizer, backend=getattr(tokenizer, "backend_tokenizer", None))
         except BaseException as error:
             if not is_failure(error):
@@ -78,18 +82,23 @@ def read(folder: Path, overrides: Mapping[str, Any]) -> Auto:
 
 @contextmanager
 def _view(folder: Path, overrides: Mapping[str, Any]) -> Iterator[Path]:
-    """A folder of links to the files that make a tokenizer, and copies of the settings without what transformers stumbles over."""
+    """A folder of links to the files that make a tokenizer, and copies of the settings without what
+    transformers stumbles over."""
     with tempfile.TemporaryDirectory(prefix="poolrt-tokenizer-") as place:
         view = Path(place)
         for path in folder.iterdir():
             if path.is_file() and path.suffix in SUFFIXES and path.stat().st_size <= MOST_BYTES:
                 (view / path.name).symlink_to(path.resolve())
         config = json_file(folder / "config.json", dict) if (folder / "config.json").is_file() else {}
-        _replace(view / "config.json", {key: value for key in KEYS if (value := config.get(key) or overrides.get(key))})
+        _replace(
+            view / "config.json",
+            {key: value for key in KEYS if (value := config.get(key) or overrides.get(key))},
+        )
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             if (folder / name).is_file():
                 settings = json_file(folder / name, dict)
-                settings.pop("fast_tokenizer_files", None)  # names of other files, for versions of transformers long past
+                # Names of other files, for versions of transformers long past
+                settings.pop("fast_tokenizer_files", None)
                 if name == "special_tokens_map.json":
                     settings = {key: _plain(value) for key, value in settings.items()}
                 elif isinstance(added := settings.get("added_tokens_decoder"), dict):

@@ -1,4 +1,5 @@
-"""What lies on disk, as the families read it: settings, weights and tokenizer, before anything is decided about a head."""
+"""What lies on disk, as the families read it: settings, weights and tokenizer, before anything
+is decided about a head."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Files:
     classifies: bool = False
     """A classifier of whole texts follows the backbone."""
     large: bool = False
-    """Too large to be held: the weights stay in their files, mapped, in the type they are stored in (exporter/graph/streaming.py)."""
+    """Too large to be held: the weights stay in their files, mapped, in the type they are stored in
+    (exporter/graph/streaming.py)."""
 
     @property
     def parameters(self) -> int:
@@ -41,5 +43,7 @@ class Files:
         """A count of config.json that the model cannot do without. Raises CheckpointError."""
         value = self.config.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < MOST_COUNT:
-            raise CheckpointError(f"{self.source}: config.json has no usable {key}: found {shortened(value)}, expected a count")
+            raise CheckpointError(
+                f"{self.source}: config.json has no usable {key}: found {shortened(value)}, expected a count"
+            )
         return value

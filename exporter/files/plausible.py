@@ -1,4 +1,5 @@
-"""Whether config.json and the weights can belong together, before anything of the size that config.json asks for is built."""
+"""Whether config.json and the weights can belong together, before anything of the size that
+config.json asks for is built."""
 
 from __future__ import annotations
 
@@ -15,12 +16,23 @@ if TYPE_CHECKING:
 
 # The deepest published text model has some 130 layers, the largest table 256 000 rows.
 MOST_LAYERS, MOST_WIDE = 2048, 1 << 22
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
+LAYERS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+)
 WIDE = (
-    "hidden_size", "intermediate_size", "vocab_size", "type_vocab_size", "embedding_size", "d_model", "d_ff", "n_embd", "n_inner",
-    "ffn_dim", "num_attention_heads", "num_key_value_heads", "n_head", "head_dim", "num_experts", "num_local_experts", "num_labels",
+    "hidden_size", "intermediate_size", "vocab_size", "type_vocab_size", "embedding_size", "d_model", "d_ff",
+    "n_embd", "n_inner",
+    "ffn_dim", "num_attention_heads", "num_key_value_heads", "n_head", "head_dim", "num_experts",
+    "num_local_experts", "num_labels",
 )  # fmt: skip
-# Elements that a model may have beyond its weights: constants such as masks. Four times the weights: what layers share.
+# Elements that a model may have beyond its weights: constants such as masks. Four times the
+# weights: what layers share.
 SPARE, SHARED = 1 << 26, 4
 
 
@@ -34,21 +46,28 @@ def check_counts(path: object, config: Mapping[str, Any]) -> None:
 
 
 def check_types(files: Files, state: Mapping[str, torch.Tensor]) -> None:
-    """Raises CheckpointError for weights that are not plain floating-point numbers: their scales would be left out."""
+    """Raises CheckpointError for weights that are not plain floating-point numbers: their
+    scales would be left out."""
     import torch
 
     plain = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-    strange = [(name, tensor.dtype) for name, tensor in state.items() if name.endswith("weight") and tensor.dtype not in plain]
+    strange = [
+        (name, tensor.dtype)
+        for name, tensor in state.items()
+        if name.endswith("weight") and tensor.dtype not in plain
+    ]
     if strange:
         name, dtype = strange[0]
         raise CheckpointError(
-            f"{files.source}: {len(strange)} weights are quantised or no numbers ({name} is {str(dtype).removeprefix('torch.')}); "
+            f"{files.source}: {len(strange)} weights are quantised or no numbers ({name} is "
+            f"{str(dtype).removeprefix('torch.')}); "
             "give the checkpoint in float32, float16 or bfloat16 that they were made from"
         )
 
 
 def check_size(files: Files, kind: Any, config: Any, arguments: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where the model that config.json describes is far larger than the weights. Nothing is allocated."""
+    """Raises CheckpointError where the model that config.json describes is far larger than the
+    weights. Nothing is allocated."""
     import torch
 
     stored = files.parameters
@@ -62,14 +81,18 @@ def check_size(files: Files, kind: Any, config: Any, arguments: Mapping[str, Any
     described = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
     if described > SHARED * stored + SPARE:
         raise CheckpointError(
-            f"{files.source}: config.json describes a model of {described} values, the weights hold {stored}; "
+            f"{files.source}: config.json describes a model of {described} values, the weights "
+            f"hold {stored}; "
             "one of the two is of another checkpoint"
         )
 
 
 def check_finite(files: Files, module: torch.nn.Module) -> None:
-    """Raises CheckpointError for weights that are no numbers: a training run that diverged, or a damaged file."""
+    """Raises CheckpointError for weights that are no numbers: a training run that
+    diverged, or a damaged file."""
     strange = [name for name, parameter in module.named_parameters() if parameter.isnan().any()]
     if strange:
         shown = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
-        raise CheckpointError(f"{files.source}: weights that are no numbers (NaN): {shown}; download the checkpoint again")
+        raise CheckpointError(
+            f"{files.source}: weights that are no numbers (NaN): {shown}; download the checkpoint again"
+        )

@@ -1,6 +1,8 @@
-"""What published models need said that their files do not say, as TOML data, and what their authors' numbers are.
+"""What published models need said that their files do not say, as TOML data, and what
+their authors' numbers are.
 
-A recipe is chosen by hub id, or by a folder named like the repository. It never holds code; what the user asks for wins over it.
+A recipe is chosen by hub id, or by a folder named like the repository. It never holds code; what the
+user asks for wins over it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Sentence Transformers' Router (router_config.json): which modules a query and a document of text go through."""
+"""Sentence Transformers' Router (router_config.json): which modules a query and a
+document of text go through."""
 
 from __future__ import annotations
 
@@ -26,8 +27,11 @@ class Static:
     """The side of a text that comes without one; None: the library refuses such a text."""
 
 
-def flattened(folder: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], Static | None]:
-    """The entries of modules.json with those of the documents' route in the place of a Router, and what queries get instead.
+def flattened(
+    folder: Path, entries: Sequence[Mapping[str, Any]]
+) -> tuple[Sequence[Mapping[str, Any]], Static | None]:
+    """The entries of modules.json with those of the documents' route in the place of a Router, and
+    what queries get instead.
 
     Raises CheckpointError for a Router whose two routes are not computed.
     """
@@ -38,7 +42,8 @@ def flattened(folder: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[Seque
     types, parameters = settings["types"], settings.get("parameters") or {}
     sides = {side: _route(folder, settings, side) for side in ("query", "document")}
     query, document = (
-        [{"type": str(types[key]), "path": _joined(place, key)} for key in settings["structure"][route]] for route in sides.values()
+        [{"type": str(types[key]), "path": _joined(place, key)} for key in settings["structure"][route]]
+        for route in sides.values()
     )
     if query == document:
         return [*document, *entries[1:]], None
@@ -46,8 +51,10 @@ def flattened(folder: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[Seque
     if words != [STATIC] or names[0] not in TRANSFORMERS or names[-1] != "SpladePooling" or len(entries) > 1:
         behind = f", both then through {' → '.join(map(_name, entries[1:]))}" if len(entries) > 1 else ""
         raise CheckpointError(
-            f"{folder.name}: a Router sends queries through {' → '.join(words)} and documents through {' → '.join(names)}{behind}; "
-            f"poolrt computes one route for both, or queries of a {STATIC} beside documents of a transformer and a SpladePooling; "
+            f"{folder.name}: a Router sends queries through {' → '.join(words)} and documents through "
+            f"{' → '.join(names)}{behind}; "
+            f"poolrt computes one route for both, or queries of a {STATIC} beside documents of a "
+            "transformer and a SpladePooling; "
             "save each route as a model of its own"
         )
     default: object = parameters.get("default_route")
@@ -60,7 +67,8 @@ def flattened(folder: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[Seque
 def _settings(home: Path) -> Mapping[str, Any]:
     """Raises CheckpointError for files that the library could not have written."""
     path = home / "router_config.json"
-    settings = json_file(path if path.is_file() else home / "config.json", dict)  # before version 5: config.json
+    # Before version 5: config.json
+    settings = json_file(path if path.is_file() else home / "config.json", dict)
     types, structure = settings.get("types"), settings.get("structure")
     if not isinstance(types, dict) or not isinstance(structure, dict) or not structure:
         raise CheckpointError(f"{path}: expected `types` (module → class) and `structure` (route → modules)")
@@ -82,12 +90,15 @@ def _route(folder: Path, settings: Mapping[str, Any], side: str) -> str:
             return str(route)
     route = next((name for name in (side, "text") if name in structure), None)
     if route is None:
-        raise CheckpointError(f"{folder.name}: the Router has no route for a {side} of text, it has {', '.join(structure)}")
+        raise CheckpointError(
+            f"{folder.name}: the Router has no route for a {side} of text, it has {', '.join(structure)}"
+        )
     return route
 
 
 def _key(text: str) -> tuple[Any, Any] | None:
-    """`('query', None)` as it is spelled in the file; None for what is no such pair, which the library passes over."""
+    """`('query', None)` as it is spelled in the file; None for what is no such pair, which
+    the library passes over."""
     try:
         found = ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -1,4 +1,5 @@
-"""The files Sentence Transformers puts beside a checkpoint, of both generations (before version 6, and since)."""
+"""The files Sentence Transformers puts beside a checkpoint, of both generations
+(before version 6, and since)."""
 
 from __future__ import annotations
 
@@ -14,14 +15,16 @@ from . import routers
 
 # Last part of `pooling_mode_...` (old) or the value of `pooling_mode` (new) -> ours.
 POOLS: dict[str, Pool] = {
-    "cls_token": "cls", "cls": "cls", "mean_tokens": "mean", "mean": "mean", "max_tokens": "max", "max": "max",
+    "cls_token": "cls", "cls": "cls", "mean_tokens": "mean", "mean": "mean", "max_tokens": "max",
+    "max": "max",
     "mean_sqrt_len_tokens": "mean_sqrt_len", "mean_sqrt_len": "mean_sqrt_len",
     "weightedmean_tokens": "weightedmean", "weightedmean": "weightedmean", "lasttoken": "last",
 }  # fmt: skip
 # Order in which the library concatenates several of them.
 ORDER: tuple[Pool, ...] = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "last")
 TRANSFORMER_FILES = (
-    "sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json", "sentence_camembert_config.json",
+    "sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
     "sentence_albert_config.json", "sentence_xlm-roberta_config.json", "sentence_xlnet_config.json",
 )  # fmt: skip
 TOKENS, POOLED, SCORES, LOGITS = "token_embeddings", "sentence_embedding", "scores", "causal_logits"
@@ -29,21 +32,27 @@ TOKENS, POOLED, SCORES, LOGITS = "token_embeddings", "sentence_embedding", "scor
 TRANSFORMERS = ("Transformer", "MLMTransformer")
 FILES = {"CNN": "cnn_config.json"}
 """Of a module's settings, where it is not config.json."""
-# Modules that poolrt computes -> what each reads unless its settings say otherwise, and what it writes (None: what it read).
+# Modules that poolrt computes -> what each reads unless its settings say otherwise, and what it
+# writes (None: what it read).
 MODULES: dict[str, tuple[str, str | None]] = {
-    "Transformer": ("", TOKENS), "MLMTransformer": ("", TOKENS), "Pooling": (TOKENS, POOLED), "SpladePooling": (TOKENS, POOLED),
-    "Dense": (POOLED, None), "Normalize": (POOLED, None), "LayerNorm": (POOLED, POOLED), "Dropout": (POOLED, POOLED),
+    "Transformer": ("", TOKENS), "MLMTransformer": ("", TOKENS), "Pooling": (TOKENS, POOLED),
+    "SpladePooling": (TOKENS, POOLED),
+    "Dense": (POOLED, None), "Normalize": (POOLED, None), "LayerNorm": (POOLED, POOLED),
+    "Dropout": (POOLED, POOLED),
     "WordWeights": (TOKENS, TOKENS), "WeightedLayerPooling": (TOKENS, TOKENS), "CNN": (TOKENS, TOKENS),
-    "SparseAutoEncoder": (POOLED, POOLED), "MultiVectorMask": ("", ""), "HierarchicalTokenPooling": (TOKENS, TOKENS),
+    "SparseAutoEncoder": (POOLED, POOLED), "MultiVectorMask": ("", ""),
+    "HierarchicalTokenPooling": (TOKENS, TOKENS),
     "LogitScore": (LOGITS, SCORES),
 }  # fmt: skip
 # Modules of the library that poolrt does not compute, and why.
 REFUSED = {
     "LSTM": "it needs sentence_lengths, which only a WordEmbeddings module makes",
-    "BoW": "it has words in the place of a transformer", "WordEmbeddings": "it has words in the place of a transformer",
+    "BoW": "it has words in the place of a transformer",
+    "WordEmbeddings": "it has words in the place of a transformer",
     "CLIPModel": "it reads pictures", "LambdaTokenPooling": "it runs Python code",
     "StaticEmbedding": "it has a table of words in the place of a transformer",
-    "SparseStaticEmbedding": "without a transformer for documents beside it, it has nothing that poolrt exports",
+    "SparseStaticEmbedding": ("without a transformer for documents beside it, it has "
+                               "nothing that poolrt exports"),
     "Router": "it stands behind another module", "Asym": "it stands behind another module",
 }  # fmt: skip
 
@@ -82,7 +91,8 @@ class Splade:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """The LogitScore module of a cross-encoder that is a language model: tokens whose logits behind the prompt are compared."""
+    """The LogitScore module of a cross-encoder that is a language model: tokens whose logits behind
+    the prompt are compared."""
 
     true: int
     false: int | None
@@ -109,7 +119,8 @@ class SentenceFiles:
     mask: dict[str, Any] | None
     """Settings of the MultiVectorMask module; None: there is none."""
     static: routers.Static | None = None
-    """What a Router makes of queries in the place of `chain`, which is the documents' route then; None: both go the same way."""
+    """What a Router makes of queries in the place of `chain`, which is the documents' route then;
+    None: both go the same way."""
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -120,7 +131,10 @@ class SentenceFiles:
     def weight_folders(self) -> tuple[str, ...]:
         """Of the modules behind the transformer."""
         static = () if self.static is None else (self.static.folder,)
-        return (*(module.folder for module in self.chain if module.folder and module.kind not in TRANSFORMERS), *static)
+        return (
+            *(module.folder for module in self.chain if module.folder and module.kind not in TRANSFORMERS),
+            *static,
+        )
 
     @property
     def by_messages(self) -> bool:
@@ -137,7 +151,9 @@ def read(folder: Path) -> SentenceFiles | None:
         entries, static = routers.flattened(folder, entries)
         modules = [(str(entry["type"]), str(entry.get("path", ""))) for entry in entries]
     except (TypeError, KeyError, AttributeError):
-        raise CheckpointError(f"{folder / 'modules.json'}: expected a list of objects with `type` and `path`") from None
+        raise CheckpointError(
+            f"{folder / 'modules.json'}: expected a list of objects with `type` and `path`"
+        ) from None
     outside = [path for _, path in modules if path and (Path(path).is_absolute() or ".." in Path(path).parts)]
     if outside:
         raise CheckpointError(f"{folder / 'modules.json'}: paths leave the folder: {', '.join(outside)}")
@@ -149,7 +165,8 @@ def read(folder: Path) -> SentenceFiles | None:
     ]
     if strange:
         raise CheckpointError(
-            f"{folder / 'modules.json'}: modules that poolrt does not know: {', '.join(strange)}; known are {', '.join(sorted(MODULES))}"
+            f"{folder / 'modules.json'}: modules that poolrt does not know: {', '.join(strange)}; "
+            f"known are {', '.join(sorted(MODULES))}"
         )
     paths = {name: path for name, (_, path) in zip(names, modules, strict=True)}
     settings = _optional(folder / "config_sentence_transformers.json")
@@ -162,7 +179,9 @@ def read(folder: Path) -> SentenceFiles | None:
     return SentenceFiles(
         generation=generation,
         kind=kind,
-        chain=tuple(_module(folder, name, path, kind, text) for name, (_, path) in zip(names, modules, strict=True)),
+        chain=tuple(
+            _module(folder, name, path, kind, text) for name, (_, path) in zip(names, modules, strict=True)
+        ),
         max_tokens=max_tokens if isinstance(max_tokens, int) and not isinstance(max_tokens, bool) else None,
         lowercase=bool(text.get("do_lower_case", False)),
         prompts={str(name): str(prompt or "") for name, prompt in (settings.get("prompts") or {}).items()},
@@ -170,7 +189,9 @@ def read(folder: Path) -> SentenceFiles | None:
         settings=settings,
         answers=_answers(folder / paths["LogitScore"]) if "LogitScore" in paths else None,
         text=text,
-        mask=_optional(folder / paths["MultiVectorMask"] / "config.json") if "MultiVectorMask" in paths else None,
+        mask=_optional(folder / paths["MultiVectorMask"] / "config.json")
+        if "MultiVectorMask" in paths
+        else None,
         static=static,
     )
 
@@ -198,37 +219,58 @@ def pools(module: Module) -> tuple[Pool, ...]:
     if asked is not None:
         names = [asked] if isinstance(asked, str) else list(asked)
     else:
-        flags = {key.removeprefix("pooling_mode_"): value for key, value in module.settings.items() if key.startswith("pooling_mode_")}
+        flags = {
+            key.removeprefix("pooling_mode_"): value
+            for key, value in module.settings.items()
+            if key.startswith("pooling_mode_")
+        }
         found = [name for name, value in flags.items() if value is True]
         names = sorted(found, key=lambda name: ORDER.index(POOLS[name]) if name in POOLS else len(ORDER))
         names = names or ["mean"]  # the library's default
     unknown = [name for name in names if name not in POOLS]
     if unknown:
-        raise CheckpointError(f"{module}: unknown pooling {', '.join(map(repr, unknown))}; known are {', '.join(POOLS)}")
+        raise CheckpointError(
+            f"{module}: unknown pooling {', '.join(map(repr, unknown))}; known are {', '.join(POOLS)}"
+        )
     return tuple(POOLS[name] for name in names)
 
 
 def splade(module: Module) -> Splade:
     """Raises CheckpointError."""
-    strategy, activation = module.settings.get("pooling_strategy", "max"), module.settings.get("activation_function", "relu")
+    strategy, activation = (
+        module.settings.get("pooling_strategy", "max"),
+        module.settings.get("activation_function", "relu"),
+    )
     if strategy not in ("max", "sum") or activation not in ("relu", "log1p_relu"):
-        raise CheckpointError(f"{module}: pooling {strategy!r} of {activation!r}; known are max and sum of relu and log1p_relu")
+        raise CheckpointError(
+            f"{module}: pooling {strategy!r} of {activation!r}; known are max and sum of relu and log1p_relu"
+        )
     return Splade(strategy=strategy, activation=activation)
 
 
 def _answers(folder: Path) -> Answers:
     config = json_file(folder / "config.json", dict)
     true, false = config.get("true_token_id"), config.get("false_token_id")
-    if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in (true, 0 if false is None else false)):
+    if any(
+        isinstance(token, bool) or not isinstance(token, int) or token < 0
+        for token in (true, 0 if false is None else false)
+    ):
         raise CheckpointError(
-            f"{folder / 'config.json'}: true_token_id {true!r} and false_token_id {false!r}; expected token ids, the second may be null"
+            f"{folder / 'config.json'}: true_token_id {true!r} and false_token_id {false!r}; expected "
+            "token ids, the second may be null"
         )
     return Answers(true=true, false=false)  # pyright: ignore[reportArgumentType]
 
 
 def _module(folder: Path, name: str, path: str, kind: str, text: Mapping[str, Any]) -> Module:
     if name in TRANSFORMERS:
-        return Module(kind=name, folder=path, reads="", writes=str(text.get("module_output_name") or _written(name, text)), settings=text)
+        return Module(
+            kind=name,
+            folder=path,
+            reads="",
+            writes=str(text.get("module_output_name") or _written(name, text)),
+            settings=text,
+        )
     settings = _optional(folder / path / FILES.get(name, "config.json"))
     if name in ("Dense", "Pooling") and not settings:
         json_file(folder / path / "config.json", dict)
@@ -242,8 +284,11 @@ def _module(folder: Path, name: str, path: str, kind: str, text: Mapping[str, An
 
 
 def task(name: str, text: Mapping[str, Any]) -> str:
-    """What the library loads for a transformer module: `feature-extraction`, `fill-mask`, `sequence-classification`, ..."""
-    return str(text.get("transformer_task") or ("fill-mask" if name == "MLMTransformer" else "feature-extraction"))
+    """What the library loads for a transformer module: `feature-extraction`, `fill-mask`,
+    `sequence-classification`, ..."""
+    return str(
+        text.get("transformer_task") or ("fill-mask" if name == "MLMTransformer" else "feature-extraction")
+    )
 
 
 def _written(name: str, text: Mapping[str, Any]) -> str:

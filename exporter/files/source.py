@@ -11,17 +11,38 @@ from ...runtime.errors import CheckpointError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Everything a pooling model may need. Code is not on the list: none is ever run.
-SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.metadata", "*_Dense/*", "sparse_linear.pt", "colbert_linear.pt")
+SMALL = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "*.metadata",
+    "*_Dense/*",
+    "sparse_linear.pt",
+    "colbert_linear.pt",
+)
 SAFE_WEIGHTS = ("*.safetensors",)
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "0_*/pytorch_model*.bin")
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 # With Sentence Transformers' files, where it saved the adapted model.
 BESIDE_ADAPTERS = (
-    "adapter_config.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "[1-9]_*/config.json",
+    "adapter_config.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
+    "[1-9]_*/config.json",
     "*_Dense/*",
 )  # fmt: skip
 # Other exports that repositories carry.
-LEFT_OUT = ("onnx/*", "openvino/*", "coreml/*", "gguf/*", "original/*", "*/onnx/*", "*.msgpack", "*.h5", "*.ot", "consolidated*")
+LEFT_OUT = (
+    "onnx/*",
+    "openvino/*",
+    "coreml/*",
+    "gguf/*",
+    "original/*",
+    "*/onnx/*",
+    "*.msgpack",
+    "*.h5",
+    "*.ot",
+    "consolidated*",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +63,23 @@ def find_adapter(source: str) -> Source:
     return _find(source, None, BESIDE_ADAPTERS + ADAPTERS[:1], ADAPTERS[1:], settings="adapter_config.json")
 
 
-def _find(source: str, revision: str | None, safe: tuple[str, ...], pickled: tuple[str, ...], *, settings: str) -> Source:
+def _find(
+    source: str, revision: str | None, safe: tuple[str, ...], pickled: tuple[str, ...], *, settings: str
+) -> Source:
     if not source.strip():
         raise CheckpointError("the name is empty; give a folder, or a hub id such as BAAI/bge-m3")
     path = Path(source).expanduser()
     if path.is_dir():
         if revision is not None:
-            raise CheckpointError(f"{source}: a revision ({revision!r}) chooses a hub repository's version, this is a local folder")
+            raise CheckpointError(
+                f"{source}: a revision ({revision!r}) chooses a hub repository's version, this is a "
+                "local folder"
+            )
         return Source(_name(path), path, None)
     if path.exists():
-        found = other_formats.of_file(path) or f"a file; give the folder that holds {settings} and the weights"
+        found = other_formats.of_file(path) or (
+            f"a file; give the folder that holds {settings} and the weights"
+        )
         raise CheckpointError(f"{source}: {found}")
     if not HUB_ID.fullmatch(source):
         raise CheckpointError(f"{source}: no such folder, and not a hub id such as BAAI/bge-m3")
@@ -60,7 +88,8 @@ def _find(source: str, revision: str | None, safe: tuple[str, ...], pickled: tup
 
 
 def _name(folder: Path) -> str:
-    """The folder's name; inside the hub's cache that is a commit, and the repository's id is two levels up."""
+    """The folder's name; inside the hub's cache that is a commit, and the
+    repository's id is two levels up."""
     resolved = folder.resolve()
     repository = resolved.parent.parent.name
     if resolved.parent.name == "snapshots" and repository.startswith("models--"):
@@ -74,7 +103,9 @@ def _download(hub_id: str, revision: str | None, safe: tuple[str, ...], pickled:
 
     def fetch(patterns: tuple[str, ...]) -> Path:
         return Path(
-            huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(LEFT_OUT))
+            huggingface_hub.snapshot_download(
+                hub_id, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(LEFT_OUT)
+            )
         )
 
     try:
@@ -83,14 +114,19 @@ def _download(hub_id: str, revision: str | None, safe: tuple[str, ...], pickled:
         if not any((*folder.glob("*.safetensors"), *folder.glob("0_*/*.safetensors"))):
             folder = fetch(safe + pickled)
     except errors.GatedRepoError:
-        raise CheckpointError(f"{hub_id}: access must be asked for on the hub; then log in with `hf auth login`") from None
+        raise CheckpointError(
+            f"{hub_id}: access must be asked for on the hub; then log in with `hf auth login`"
+        ) from None
     except errors.RevisionNotFoundError:
         raise CheckpointError(f"{hub_id}: has no revision {revision!r}") from None
     except errors.RepositoryNotFoundError:
-        raise CheckpointError(f"{hub_id}: no such repository on the hub, and no such folder here; is the name spelled right?") from None
+        raise CheckpointError(
+            f"{hub_id}: no such repository on the hub, and no such folder here; is the name spelled right?"
+        ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError):
         raise CheckpointError(
-            f"{hub_id}: not in the local cache and the hub is not reachable (offline, or HF_HUB_OFFLINE is set); "
+            f"{hub_id}: not in the local cache and the hub is not reachable (offline, or "
+            "HF_HUB_OFFLINE is set); "
             "go online, or give the folder of a downloaded copy"
         ) from None
     return folder

@@ -23,15 +23,24 @@ SINGLES = ("model.safetensors", "pytorch_model.bin")
 MOST_HEADER_BYTES = 100_000_000  # of safetensors, as in its own library
 GIT_LFS = b"version https://git-lfs"
 # Bytes per element of safetensors' dtypes, to say which tensor of a damaged file is wrong.
-WIDTHS = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2} | {
-    name: 4 if name.endswith("32") else 8 for name in ("F32", "I32", "U32", "F64", "I64", "U64")
-}
+WIDTHS = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+} | {name: 4 if name.endswith("32") else 8 for name in ("F32", "I32", "U32", "F64", "I64", "U64")}
 LEGACY = {"gamma": "weight", "beta": "bias"}  # LayerNorm's parameters in files of BERT's first years
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """`shapes` and `places` are keyed by today's names: `LayerNorm.gamma` in a file is `LayerNorm.weight` here."""
+    """`shapes` and `places` are keyed by today's names: `LayerNorm.gamma` in a file is
+    `LayerNorm.weight` here."""
 
     files: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
@@ -47,7 +56,14 @@ class Weights:
 
     def find(self, name: str, prefixes: Iterable[str] = ()) -> str | None:
         """The stored name of `name`, with or without one of `prefixes` in front."""
-        return next((candidate for candidate in (name, *(prefix + name for prefix in prefixes)) if candidate in self.shapes), None)
+        return next(
+            (
+                candidate
+                for candidate in (name, *(prefix + name for prefix in prefixes))
+                if candidate in self.shapes
+            ),
+            None,
+        )
 
     def read(self, name: str) -> torch.Tensor:
         path, stored = self.places[name]
@@ -91,7 +107,8 @@ class Weights:
 
 
 def open_folder(folder: Path) -> Weights:
-    """The model weights of `folder`, safetensors before pickles. Raises CheckpointError: none, truncated, shards missing."""
+    """The model weights of `folder`, safetensors before pickles. Raises CheckpointError: none,
+    truncated, shards missing."""
     for single, index in zip(SINGLES, INDEXES, strict=True):
         # As transformers: a whole file wins over an index, which somebody may have left behind.
         if (folder / single).is_file():
@@ -123,24 +140,35 @@ def open_files(paths: Iterable[Path]) -> Weights:
 
 def _shards(folder: Path, index: str) -> list[Path]:
     placed = json_file(folder / index, dict).get("weight_map")
-    if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) and name for name in placed.values()):
-        raise CheckpointError(f"{folder / index}: not a weight index: expected `weight_map`, tensor -> file; download it again")
+    if (
+        not isinstance(placed, dict)
+        or not placed
+        or not all(isinstance(name, str) and name for name in placed.values())
+    ):
+        raise CheckpointError(
+            f"{folder / index}: not a weight index: expected `weight_map`, tensor -> file; download it again"
+        )
     names = sorted(set(placed.values()))
     outside = [name for name in names if Path(name).name != name]
     if outside:
         raise CheckpointError(f"{folder / index}: names files outside the folder: {', '.join(outside)}")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{folder}: {len(missing)} of {len(names)} weight files are missing: {', '.join(missing)}")
+        raise CheckpointError(
+            f"{folder}: {len(missing)} of {len(names)} weight files are missing: {', '.join(missing)}"
+        )
     return [folder / name for name in names]
 
 
 def _header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file. Its library checks that the header is well formed and covers the file exactly."""
+    """Names and shapes in a safetensors file. Its library checks that the header is well formed and
+    covers the file exactly."""
     from safetensors import SafetensorError, safe_open
 
     if _is_pointer(path):
-        raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in the repository")
+        raise CheckpointError(
+            f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in the repository"
+        )
     try:
         with safe_open(path, framework="np") as file:  # no tensor is read, so torch is not imported
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.offset_keys()}
@@ -149,7 +177,8 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _damage(path: Path, error: Exception) -> str:
-    """What is wrong with a file that safetensors refuses. Sizes say most: the usual case is a download that was cut."""
+    """What is wrong with a file that safetensors refuses. Sizes say most: the usual case is
+    a download that was cut."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -160,8 +189,12 @@ def _damage(path: Path, error: Exception) -> str:
         try:
             header: dict[str, Any] = json.loads(file.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            expected = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-            misfits = [name for name, entry in tensors.items() if entry["dtype"] in WIDTHS and not _fits(entry)]
+            expected = (
+                8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+            )
+            misfits = [
+                name for name, entry in tensors.items() if entry["dtype"] in WIDTHS and not _fits(entry)
+            ]
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError):
             return "not a safetensors file"
     if expected != size:
@@ -185,13 +218,17 @@ def _unpickled(path: Path) -> Mapping[str, torch.Tensor]:
     import torch
 
     if _is_pointer(path):
-        raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in the repository")
+        raise CheckpointError(
+            f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in the repository"
+        )
     try:
         # weights_only: the unpickler builds tensors and plain containers, nothing else.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # torch raises several unrelated types; each means that the file is not usable
         told = str(error).splitlines()[0] if str(error) else reason(error)
-        raise CheckpointError(f"{path}: damaged, or holds more than tensors, which poolrt does not load: {told}") from None
+        raise CheckpointError(
+            f"{path}: damaged, or holds more than tensors, which poolrt does not load: {told}"
+        ) from None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     strange = not isinstance(loaded, Mapping) or not all(isinstance(name, str) for name in loaded)

@@ -14,17 +14,20 @@ from ..base.large import is_large_file
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Initialisers below stay in the graph file: scalars and shapes, which ONNX Runtime wants to see while it plans.
+# Initialisers below stay in the graph file: scalars and shapes, which ONNX Runtime wants
+# to see while it plans.
 _SMALL_BYTES = 1024
 # Pages, so that a runtime may map each tensor where it lies.
 _ALIGNED_BYTES = 4096
 
 
 def save(model: ir.Model, path: Path, *, apart: bool | None = None) -> dict[str, str]:
-    """Writes `path`, and its weights one by one into `path`'s stem.data, from which `model` reads them afterwards.
+    """Writes `path`, and its weights one by one into `path`'s stem.data, from which
+    `model` reads them afterwards.
 
     Args:
-        apart: whether the weights get a file of their own; None: where they are too large for one file with the graph.
+        apart: whether the weights get a file of their own; None: where they are too large for
+        one file with the graph.
 
     Returns:
         File name beside `path` -> sha256 of what was written; empty: the weights are in the graph.
@@ -34,7 +37,9 @@ def save(model: ir.Model, path: Path, *, apart: bool | None = None) -> dict[str,
 
     passes.RemoveUnusedNodesPass()(model)
     # Shapes recorded for inner values are the exporter's guesses about a graph that was since rewritten.
-    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    tensors = [
+        value.const_value for value in model.graph.initializers.values() if value.const_value is not None
+    ]
     if apart is None:
         apart = is_large_file(sum(tensor.nbytes for tensor in tensors))
     digests = _save_weights(model, path.with_name(f"{path.stem}.data")) if apart else {}
@@ -44,7 +49,8 @@ def save(model: ir.Model, path: Path, *, apart: bool | None = None) -> dict[str,
 
 
 def _bring_in(model: ir.Model, beside: Collection[str]) -> None:
-    """Takes into the graph what it reads from other files than those `beside` it: a rewritten graph must not need those of its source."""
+    """Takes into the graph what it reads from other files than those `beside` it: a rewritten graph must not
+    need those of its source."""
     import onnx_ir as ir
     from onnx_ir import external_data
 
@@ -72,7 +78,13 @@ def _save_weights(model: ir.Model, data: Path) -> dict[str, str]:
                 digest.update(part)
             end += len(gap)
             value.const_value = ir.ExternalTensor(
-                data.name, end, len(array), tensor.dtype, shape=shape, name=str(value.name), base_dir=data.parent
+                data.name,
+                end,
+                len(array),
+                tensor.dtype,
+                shape=shape,
+                name=str(value.name),
+                base_dir=data.parent,
             )
             end += len(array)
     return {data.name: digest.hexdigest()}

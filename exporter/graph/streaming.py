@@ -1,9 +1,10 @@
-"""Models too large for memory: their weights stay in the checkpoint's files, mapped, until each is written, used or compared.
+"""Models too large for memory: their weights stay in the checkpoint's files, mapped, until each is
+written, used or compared.
 
-Three things make that possible. Parameters keep the type they are stored in (`families/_transformers.py` puts the mapped
-tensors in place through the same renaming and conversion as any other checkpoint's). The graph is traced on fake float32 tensors of
-the same shapes, and a `Weight` takes each fake's place. PyTorch's answers for verification come from the same module, with the
-parameters of one layer at a time in float32.
+Three things make that possible. Parameters keep the type they are stored in (`families/_transformers.py` puts
+the mapped tensors in place through the same renaming and conversion as any other checkpoint's). The graph is
+traced on fake float32 tensors of the same shapes, and a `Weight` takes each fake's place. PyTorch's answers
+for verification come from the same module, with the parameters of one layer at a time in float32.
 """
 
 from __future__ import annotations
@@ -20,19 +21,32 @@ from torch import nn
 
 from ..files.adapted_parameter import Adapted, whole
 
-TYPES = {ir.DataType.FLOAT: torch.float32, ir.DataType.FLOAT16: torch.float16, ir.DataType.BFLOAT16: torch.bfloat16}
+TYPES = {
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+}
 
 
 class Weight(ir.LazyTensor):
     """An initialiser that is read, converted and transposed each time it is asked for, and never kept."""
 
-    def __init__(self, source: torch.Tensor, *, name: str, dtype: ir.DataType = ir.DataType.FLOAT, order: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        source: torch.Tensor,
+        *,
+        name: str,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        order: tuple[int, ...] = (),
+    ) -> None:
         self.source, self.order = source, order or tuple(range(source.dim()))
         shape = ir.Shape([source.shape[axis] for axis in self.order])
         super().__init__(lambda: ir.tensor(self._array(), dtype=dtype), dtype, shape, name=name)
 
     def transposed(self, order: tuple[int, ...], name: str) -> Weight:
-        return Weight(self.source, name=name, dtype=self.dtype, order=tuple(self.order[axis] for axis in order))
+        return Weight(
+            self.source, name=name, dtype=self.dtype, order=tuple(self.order[axis] for axis in order)
+        )
 
     def lowered(self, dtype: ir.DataType, name: str) -> Weight:
         return Weight(self.source, name=name, dtype=dtype, order=self.order)
@@ -48,15 +62,21 @@ class Weight(ir.LazyTensor):
     def _array(self) -> NDArray[Any]:
         # Converted before it is turned: less is then moved about.
         tensor = self._changed().to(TYPES[self.dtype]).permute(self.order).contiguous()
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+        return (
+            tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+            if tensor.dtype == torch.bfloat16
+            else tensor.numpy()
+        )
 
 
-# --- tracing ------------------------------------------------------------------------------------------------------------------------
+# --- tracing
+# ------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def faked(module: nn.Module) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Parameters as float32 tensors without contents, for tracing; yields the true ones by name. Buffers stay as they are."""
+    """Parameters as float32 tensors without contents, for tracing; yields the true ones by name.
+    Buffers stay as they are."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -67,7 +87,12 @@ def faked(module: nn.Module) -> Iterator[Mapping[str, torch.Tensor]]:
         with mode:
             empty = torch.empty(tuple(parameter.shape), dtype=torch.float32)
         fakes[id(parameter)] = nn.Parameter(empty, requires_grad=False)
-    places = [(part, name, own) for part in module.modules() for name, own in part._parameters.items() if own is not None]
+    places = [
+        (part, name, own)
+        for part in module.modules()
+        for name, own in part._parameters.items()
+        if own is not None
+    ]
     for part, name, own in places:
         part._parameters[name] = fakes[id(own)]
     try:
@@ -78,7 +103,8 @@ def faked(module: nn.Module) -> Iterator[Mapping[str, torch.Tensor]]:
 
 
 def attach(model: ir.Model, weights: Mapping[str, torch.Tensor]) -> None:
-    """Puts the true weights in the place of the fakes that were traced; a Transpose of one becomes a transposed weight."""
+    """Puts the true weights in the place of the fakes that were traced; a Transpose of one
+    becomes a transposed weight."""
     for name, value in model.graph.initializers.items():
         if name in weights:
             value.const_value = Weight(weights[name], name=name)
@@ -92,7 +118,9 @@ def attach(model: ir.Model, weights: Mapping[str, torch.Tensor]) -> None:
         order = tuple(node.attributes["perm"].as_ints())
         if (source, order) not in turned:
             weight = source.const_value.transposed(order, f"{source.name}/{''.join(map(str, order))}")
-            value = ir.Value(name=weight.name, type=ir.TensorType(weight.dtype), shape=weight.shape, const_value=weight)
+            value = ir.Value(
+                name=weight.name, type=ir.TensorType(weight.dtype), shape=weight.shape, const_value=weight
+            )
             model.graph.register_initializer(value)
             turned[source, order] = value
         node.outputs[0].replace_all_uses_with(turned[source, order])
@@ -105,12 +133,14 @@ def _is_fake(tensor: Any) -> bool:
     return isinstance(getattr(tensor, "raw", None), FakeTensor)
 
 
-# --- computing ----------------------------------------------------------------------------------------------------------------------
+# --- computing
+# ------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def widened(module: nn.Module) -> Iterator[None]:
-    """While open, the module computes in float32 whatever its parameters are stored in: each layer's are widened for its own call."""
+    """While open, the module computes in float32 whatever its parameters are stored in: each layer's are
+    widened for its own call."""
     handles = []
     for part in module.modules():
         parameters = [parameter for parameter in part._parameters.values() if parameter is not None]
@@ -125,7 +155,9 @@ def widened(module: nn.Module) -> Iterator[None]:
 
         def widen(part: nn.Module, inputs: Any, stored: dict[str, Any] = stored) -> None:
             for name, own in stored.items():
-                part._parameters[name] = None if own is None else nn.Parameter(whole(own), requires_grad=False)
+                part._parameters[name] = (
+                    None if own is None else nn.Parameter(whole(own), requires_grad=False)
+                )
 
         def restore(part: nn.Module, inputs: Any, output: Any, stored: dict[str, Any] = stored) -> None:
             part._parameters.update(stored)

@@ -1,4 +1,5 @@
-"""From a plan to one torch module, and from the module to one ONNX graph whose interface is checked afterwards."""
+"""From a plan to one torch module, and from the module to one ONNX graph whose
+interface is checked afterwards."""
 
 from __future__ import annotations
 
@@ -38,23 +39,38 @@ class PoolingModel(nn.Module):
     """Graph inputs in order -> task outputs in order, all float32."""
 
     def __init__(
-        self, backbone: nn.Module, heads: Heads, names: tuple[str, ...], sample_tokens: int, pooled: nn.Module | None = None
+        self,
+        backbone: nn.Module,
+        heads: Heads,
+        names: tuple[str, ...],
+        sample_tokens: int,
+        pooled: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.backbone, self.heads, self.names, self.sample_tokens, self.pooled = backbone, heads, names, sample_tokens, pooled
+        self.backbone, self.heads, self.names, self.sample_tokens, self.pooled = (
+            backbone,
+            heads,
+            names,
+            sample_tokens,
+            pooled,
+        )
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         named = dict(zip(self.names, inputs, strict=True))
         kinds = named.pop("token_kinds", None)
-        mask = named["attention_mask"] if self.pooled is None else self.pooled(named["input_ids"], named["attention_mask"])
+        mask = (
+            named["attention_mask"]
+            if self.pooled is None
+            else self.pooled(named["input_ids"], named["attention_mask"])
+        )
         # A prompt is attended to, and not pooled where the graph is told of it.
         pooled = None if kinds is None else mask * (kinds != PROMPT).to(mask.dtype)
         return self.heads(self.backbone(**named), mask, named["input_ids"], pooled, kinds)
 
 
 class HiddenStates(nn.Module):
-    """A transformers model reduced to its last hidden state, to those of all layers [layers + 1, batch, tokens, hidden], or to the
-    logits of its own head."""
+    """A transformers model reduced to its last hidden state, to those of all layers [layers + 1, batch,
+    tokens, hidden], or to the logits of its own head."""
 
     def __init__(self, model: nn.Module, result: str = "last_hidden_state") -> None:
         super().__init__()
@@ -62,19 +78,27 @@ class HiddenStates(nn.Module):
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         if self.result == "hidden_states":
-            return torch.stack(self.model(**inputs, return_dict=True, output_hidden_states=True).hidden_states)
+            return torch.stack(
+                self.model(**inputs, return_dict=True, output_hidden_states=True).hidden_states
+            )
         output = self.model(**inputs, return_dict=True)
         return output if isinstance(output, torch.Tensor) else output[self.result]
 
 
 def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
-    """The whole model in eager float32: what is exported, and what the artifact is verified against. Raises CheckpointError."""
+    """The whole model in eager float32: what is exported, and what the artifact is verified
+    against. Raises CheckpointError."""
     heads = Heads(checkpoint, plan.parts)
-    with in_one_sentence(f"{checkpoint.source}: {plan.published or checkpoint.family.names[0]} cannot be loaded"):
+    with in_one_sentence(
+        f"{checkpoint.source}: {plan.published or checkpoint.family.names[0]} cannot be loaded"
+    ):
         if plan.published is not None:
             backbone = HiddenStates(_published_class.load(checkpoint, plan.published), "logits")
         else:
-            backbone = HiddenStates(checkpoint.family.load(checkpoint), "hidden_states" if heads.wants_layers else "last_hidden_state")
+            backbone = HiddenStates(
+                checkpoint.family.load(checkpoint),
+                "hidden_states" if heads.wants_layers else "last_hidden_state",
+            )
     tokens = min(checkpoint.family.sample_tokens, plan.text.max_tokens)
     pooled = checkpoint.family.pooled(checkpoint) if checkpoint.family.pooled is not None else None
     model = PoolingModel(backbone, heads, plan.inputs, tokens, pooled).eval().requires_grad_(False)
@@ -84,10 +108,12 @@ def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
 
 
 def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.Graph:
-    """Writes `path`, and its weights beside it where they are large. [batch, tokens] are free; the result's interface is asserted."""
+    """Writes `path`, and its weights beside it where they are large. [batch, tokens] are free; the
+    result's interface is asserted."""
     program = _traced(module, plan, optimize=True)
     if not _has_axes(program.model, plan):
-        # A table of as many rows as the model has positions is cut with min(rows, tokens), which is `tokens` once that has a bound.
+        # A table of as many rows as the model has positions is cut with min(rows, tokens), which is `tokens`
+        # once that has a bound.
         program = _traced(module, plan, optimize=True, bounded=True)
     _simplify(program.model, plan)
     fold(program.model)
@@ -100,7 +126,8 @@ def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.G
 
 
 def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
-    """The same graph, not yet written, whose weights are read from the checkpoint's files when asked for (streamed.py)."""
+    """The same graph, not yet written, whose weights are read from the checkpoint's files when
+    asked for (streamed.py)."""
     from onnxscript import optimizer
     from onnxscript.rewriter import onnx_fusions
 
@@ -118,7 +145,8 @@ def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
 
 
 def _attends_all(plan: Plan) -> bool:
-    """Whether every row that is returned is attended to: packing drops those that are not, and a window may leave them without a key."""
+    """Whether every row that is returned is attended to: packing drops those that are not, and a window may
+    leave them without a key."""
     return all(role.expand_id is None or role.attend_expansion for role in plan.text.roles.values())
 
 
@@ -128,7 +156,9 @@ def described(plan: Plan, file: str, external: tuple[str, ...], *, packed: bool 
         file=file,
         precision="fp32",
         opset=OPSET,
-        inputs=tuple(manifest.Tensor(name=name, dtype="int64", axes=("batch", "tokens")) for name in plan.inputs),
+        inputs=tuple(
+            manifest.Tensor(name=name, dtype="int64", axes=("batch", "tokens")) for name in plan.inputs
+        ),
         outputs=tuple(
             manifest.Tensor(
                 name=plan.heads[part.task].output,
@@ -142,7 +172,9 @@ def described(plan: Plan, file: str, external: tuple[str, ...], *, packed: bool 
     )
 
 
-def _traced(module: PoolingModel, plan: Plan, *, optimize: bool, bounded: bool = False) -> torch.onnx.ONNXProgram:
+def _traced(
+    module: PoolingModel, plan: Plan, *, optimize: bool, bounded: bool = False
+) -> torch.onnx.ONNXProgram:
     """`bounded`: torch may assume that there are never more tokens than the model can place."""
     inputs = _samples(module, plan)
     free: dict[int, Any] = {0: "batch", 1: "tokens"}
@@ -151,7 +183,8 @@ def _traced(module: PoolingModel, plan: Plan, *, optimize: bool, bounded: bool =
     axes = tuple(free for _ in inputs)
     with _quiet(), in_one_sentence(f"{_class_of(module)} cannot be traced to ONNX"):
         program = torch.onnx.export(
-            module, inputs, dynamo=True, opset_version=OPSET, input_names=list(plan.inputs), output_names=_outputs(plan),
+            module, inputs, dynamo=True, opset_version=OPSET, input_names=list(plan.inputs),
+            output_names=_outputs(plan),
             dynamic_shapes={"inputs": axes}, verbose=False, optimize=optimize,
         )  # fmt: skip
     assert program is not None
@@ -161,7 +194,11 @@ def _traced(module: PoolingModel, plan: Plan, *, optimize: bool, bounded: bool =
 def _class_of(module: PoolingModel) -> str:
     """Name of the class of transformers inside."""
     inner: object = module.backbone
-    while isinstance(inner, nn.Module) and type(inner).__module__.startswith("poolrt.") and hasattr(inner, "model"):
+    while (
+        isinstance(inner, nn.Module)
+        and type(inner).__module__.startswith("poolrt.")
+        and hasattr(inner, "model")
+    ):
         inner = inner.model
     return type(inner).__name__
 
@@ -179,7 +216,8 @@ def _outputs(plan: Plan) -> list[str]:
 
 
 def _samples(module: PoolingModel, plan: Plan) -> tuple[torch.Tensor, ...]:
-    """Three rows, one of them padded. Each input is a tensor of its own: the exporter silently merges one that is passed twice."""
+    """Three rows, one of them padded. Each input is a tensor of its own: the exporter silently merges
+    one that is passed twice."""
     generator = torch.Generator().manual_seed(0)
     shape = (3, module.sample_tokens)
     padded = torch.arange(shape[1]) >= shape[1] - 3
@@ -219,10 +257,16 @@ def _assert_interface(model: onnx_ir.Model, plan: Plan, outputs: list[str]) -> N
     """What torch.onnx has been seen to get wrong without a word."""
     graph = model.graph
     assert graph.opset_imports.get("") == OPSET, f"opset {graph.opset_imports}, expected {OPSET}"
-    assert [value.name for value in graph.inputs] == list(plan.inputs), f"inputs {[value.name for value in graph.inputs]}"
-    assert [value.name for value in graph.outputs] == outputs, f"outputs {[value.name for value in graph.outputs]}"
+    assert [value.name for value in graph.inputs] == list(plan.inputs), (
+        f"inputs {[value.name for value in graph.inputs]}"
+    )
+    assert [value.name for value in graph.outputs] == outputs, (
+        f"outputs {[value.name for value in graph.outputs]}"
+    )
     for value in graph.inputs:
-        assert [str(axis) for axis in value.shape or ()] == ["batch", "tokens"], f"{value.name}: axes {value.shape}"
+        assert [str(axis) for axis in value.shape or ()] == ["batch", "tokens"], (
+            f"{value.name}: axes {value.shape}"
+        )
     for value, part in zip(graph.outputs, plan.parts, strict=True):
         shape, expected = _shape(value), _expected(part)
         assert shape == expected, f"{value.name}: axes {shape}, expected {expected}"
@@ -244,7 +288,10 @@ def _expected(part: Part) -> list[str]:
 
 def _has_axes(model: Any, plan: Plan) -> bool:
     """Whether the outputs' free axes are the inputs' own, not something computed from them."""
-    return all(_shape(value)[:-1] == _expected(part)[:-1] for value, part in zip(model.graph.outputs, plan.parts, strict=True))
+    return all(
+        _shape(value)[:-1] == _expected(part)[:-1]
+        for value, part in zip(model.graph.outputs, plan.parts, strict=True)
+    )
 
 
 @contextlib.contextmanager

@@ -12,9 +12,11 @@ from .layers import Step
 
 
 def check_classifier(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError for a classifier with more layers than the plan has, which would be cut short without a word.
+    """Raises CheckpointError for a classifier with more layers than the plan has, which would be
+    cut short without a word.
 
-    That concerns the family that reads whatever transformers reads: its models share one description of a head.
+    That concerns the family that reads whatever transformers reads: its models share
+    one description of a head.
     """
     family = checkpoint.family
     if checkpoint.kind != "classify" or family.model_types:
@@ -28,31 +30,44 @@ def check_classifier(checkpoint: Checkpoint) -> None:
     rest = sorted(name for name in checkpoint.weights if not name.startswith(inside) or ".pooler." in name)
     if rest and any(name.startswith(family.prefixes) for name in checkpoint.weights):
         raise CheckpointError(
-            f"{checkpoint.source}: the head of {checkpoint.architecture} has tensors that poolrt does not know: {', '.join(rest[:5])}; "
+            f"{checkpoint.source}: the head of {checkpoint.architecture} has tensors that poolrt does "
+            f"not know: {', '.join(rest[:5])}; "
             "`--convert embed` uses the backbone alone"
         )
 
 
 def check_adapter(checkpoint: Checkpoint, steps: Iterable[Step]) -> None:
-    """Raises CheckpointError for tensors that the adapter brings and no head uses, and for a head that shares an adapted table.
+    """Raises CheckpointError for tensors that the adapter brings and no head uses, and for a head that
+    shares an adapted table.
 
-    PEFT changes the look-up of a tied table and leaves the output as it was, so the adapted model has two versions of it.
+    PEFT changes the look-up of a tied table and leaves the output as it was, so the adapted
+    model has two versions of it.
     """
     weights = checkpoint.weights
     if not isinstance(weights, Merged) or weights.base is None:
         return
-    used = {name for step in steps if not step.layer.where for name in (step.weight, step.bias, step.residual) if name is not None}
+    used = {
+        name
+        for step in steps
+        if not step.layer.where
+        for name in (step.weight, step.bias, step.residual)
+        if name is not None
+    }
     # PEFT puts trained rows into a tied output too.
-    parted = {name for name, steps in weights.changes.items() if not all(isinstance(step, Rows) for step in steps)} | weights.brought
+    parted = {
+        name for name, steps in weights.changes.items() if not all(isinstance(step, Rows) for step in steps)
+    } | weights.brought
     shared = sorted(name for name in used if "embed" in name and name in parted)
     if shared:
         raise CheckpointError(
-            f"{checkpoint.source}: the adapter changes {', '.join(shared)}, which the head shares: the adapted model has two versions of "
+            f"{checkpoint.source}: the adapter changes {', '.join(shared)}, which the head shares: the "
+            "adapted model has two versions of "
             "it, a merged one cannot; untie them in the checkpoint and train the adapter on that"
         )
     unused = sorted(set(weights.places) - set(weights.base.places) - used)
     if unused and checkpoint.overrides.get("convert") != "embed":
         raise CheckpointError(
-            f"{checkpoint.source}: the adapter brings tensors that this {checkpoint.kind} model does not use: {', '.join(unused)}; "
+            f"{checkpoint.source}: the adapter brings tensors that this {checkpoint.kind} model does "
+            f"not use: {', '.join(unused)}; "
             "choose its head with --convert classify, or leave it out with --convert embed"
         )

@@ -1,5 +1,5 @@
-"""How a ColBERT checkpoint's own library prepares queries and documents: Stanford's artifact.metadata, or PyLate's and
-Sentence Transformers' settings."""
+"""How a ColBERT checkpoint's own library prepares queries and documents: Stanford's artifact.metadata, or
+PyLate's and Sentence Transformers' settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def roles(checkpoint: Checkpoint, max_tokens: int) -> tuple[dict[str, Role], lis
     return _stanford(checkpoint, json_file(path, dict) if path.is_file() else {}, max_tokens)
 
 
-def _stanford(checkpoint: Checkpoint, settings: Mapping[str, Any], max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
+def _stanford(
+    checkpoint: Checkpoint, settings: Mapping[str, Any], max_tokens: int
+) -> tuple[dict[str, Role], list[Guess]]:
     why = "artifact.metadata" if settings else "no artifact.metadata: the library's defaults"
     # Strings despite their names; the library looks them up in the vocabulary.
     query_marker = _id(checkpoint, str(settings.get("query_token_id", "[unused0]")))
@@ -36,18 +38,28 @@ def _stanford(checkpoint: Checkpoint, settings: Mapping[str, Any], max_tokens: i
         marker_id=query_marker,
         max_tokens=min(int(settings.get("query_maxlen", 32)), max_tokens),
         expand_id=_mask(checkpoint),
-        attend_expansion=checkpoint.family.attends_filler or bool(settings.get("attend_to_mask_tokens", False)),
+        attend_expansion=checkpoint.family.attends_filler
+        or bool(settings.get("attend_to_mask_tokens", False)),
     )
     skip = _first_ids(checkpoint, string.punctuation) if settings.get("mask_punctuation", True) else ()
-    document = Role(marker_id=document_marker, max_tokens=min(int(settings.get("doc_maxlen", 220)), max_tokens), skip_ids=skip)
+    document = Role(
+        marker_id=document_marker,
+        max_tokens=min(int(settings.get("doc_maxlen", 220)), max_tokens),
+        skip_ids=skip,
+    )
     return {"query": query, "document": document}, _told(query, document, why)
 
 
-def _pylate(checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
+def _pylate(
+    checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: int
+) -> tuple[dict[str, Role], list[Guess]]:
     settings = sentence.settings
     expands = bool(settings.get("do_query_expansion", True))
     attends = bool(settings.get("attend_to_expansion_tokens", False))
-    query_prefix, document_prefix = str(settings.get("query_prefix", "[Q] ")), str(settings.get("document_prefix", "[D] "))
+    query_prefix, document_prefix = (
+        str(settings.get("query_prefix", "[Q] ")),
+        str(settings.get("document_prefix", "[D] ")),
+    )
     query = Role(
         marker_id=_id(checkpoint, query_prefix) if query_prefix else None,
         max_tokens=min(int(settings.get("query_length", 32)), max_tokens),
@@ -63,11 +75,16 @@ def _pylate(checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: int) ->
     return {"query": query, "document": document}, _told(query, document, "config_sentence_transformers.json")
 
 
-def _multi_vector(checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
-    """Sentence Transformers' own layout: markers are prompts, lengths stand with the Transformer, the skip list with the mask."""
+def _multi_vector(
+    checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: int
+) -> tuple[dict[str, Role], list[Guess]]:
+    """Sentence Transformers' own layout: markers are prompts, lengths stand with the Transformer, the
+    skip list with the mask."""
     text, mask = sentence.text, sentence.mask or {}
     if mask.get("keep_only_token_ids"):
-        raise CheckpointError(f"{checkpoint.source}: MultiVectorMask keeps only the tokens of images; this is not a text model")
+        raise CheckpointError(
+            f"{checkpoint.source}: MultiVectorMask keeps only the tokens of images; this is not a text model"
+        )
     skip = _known_ids(checkpoint, mask.get("skiplist_words") or ())
     skipping = mask.get("skiplist_tasks") or ["document"]
     expansion = text.get("query_expansion") or {}
@@ -76,8 +93,10 @@ def _multi_vector(checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: i
     similarity = sentence.settings.get("similarity_fn_name")
     if str(similarity).lower() not in ("none", "maxsim"):
         raise CheckpointError(
-            f"{checkpoint.source}: similarity_fn_name of config_sentence_transformers.json is {similarity!r}; poolrt scores with 'maxsim', "
-            "the sum over a query's tokens; set that to export, and divide a score by the query's tokens for their mean"
+            f"{checkpoint.source}: similarity_fn_name of config_sentence_transformers.json is "
+            f"{similarity!r}; poolrt scores with 'maxsim', "
+            "the sum over a query's tokens; set that to export, and divide a score by the query's "
+            "tokens for their mean"
         )
     roles: dict[str, Role] = {}
     for name, limit in (("query", ceiling), ("document", text.get("document_length"))):
@@ -91,13 +110,22 @@ def _multi_vector(checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: i
     if expansion:
         token = expansion.get("token")
         filler = _mask(checkpoint) if token is None else _id(checkpoint, str(token))
-        roles["query"] = replace(roles["query"], expand_id=filler, expand_to=full, attend_expansion=bool(expansion.get("attend", False)))
-    return roles, _told(roles["query"], roles["document"], "settings of Sentence Transformers' multi-vector modules")
+        roles["query"] = replace(
+            roles["query"],
+            expand_id=filler,
+            expand_to=full,
+            attend_expansion=bool(expansion.get("attend", False)),
+        )
+    return roles, _told(
+        roles["query"], roles["document"], ("settings of Sentence Transformers' multi-vector modules")
+    )
 
 
 def _marker(checkpoint: Checkpoint, prompt: str) -> tuple[int | None, str]:
     """The added token that a prompt starts with, and the rest of the prompt."""
-    added = {token.content: index for index, token in checkpoint.text.tokenizer.get_added_tokens_decoder().items()}
+    added = {
+        token.content: index for index, token in checkpoint.text.tokenizer.get_added_tokens_decoder().items()
+    }
     found = max((token for token in added if prompt.startswith(token)), key=len, default=None)
     return (None, prompt) if found is None else (added[found], prompt.removeprefix(found))
 
@@ -122,12 +150,15 @@ def _mask(checkpoint: Checkpoint) -> int:
     ids = checkpoint.text.ids
     found = ids.get("mask_token", ids.get("eos_token"))
     if found is None:
-        raise CheckpointError(f"{checkpoint.source}: query expansion needs a mask token and the tokenizer names none")
+        raise CheckpointError(
+            f"{checkpoint.source}: query expansion needs a mask token and the tokenizer names none"
+        )
     return found
 
 
 def _first_ids(checkpoint: Checkpoint, symbols: str) -> tuple[int, ...]:
-    """First token of each; the unknown token is left out, or every unknown word of a document would be skipped."""
+    """First token of each; the unknown token is left out, or every unknown word of a
+    document would be skipped."""
     encoded = (checkpoint.text.tokenizer.encode(symbol, add_special_tokens=False).ids for symbol in symbols)
     return tuple(sorted({ids[0] for ids in encoded if ids} - {checkpoint.text.ids.get("unk_token")}))
 
@@ -136,10 +167,18 @@ def _told(query: Role, document: Role, why: str) -> list[Guess]:
     filled = f"filled up with token {query.expand_id}" if query.expand_id is not None else "not filled up"
     override = "preparation 'vllm' when loading leaves all of it out"
     return [
-        Guess("queries", f"marker {query.marker_id}, at most {query.max_tokens} tokens, {filled}", why, override),
+        Guess(
+            "queries",
+            (f"marker {query.marker_id}, at most {query.max_tokens} tokens, {filled}"),
+            why,
+            override,
+        ),
         Guess(
             "documents",
-            f"marker {document.marker_id}, at most {document.max_tokens} tokens, {len(document.skip_ids)} skipped",
+            (
+                f"marker {document.marker_id}, at most {document.max_tokens} tokens, "
+                f"{len(document.skip_ids)} skipped"
+            ),
             why,
             override,
         ),

@@ -1,4 +1,5 @@
-"""Heads that embed: one vector of a text, one of each token, or weights of words; what modules.json says, in its order."""
+"""Heads that embed: one vector of a text, one of each token, or weights of words; what
+modules.json says, in its order."""
 
 from __future__ import annotations
 
@@ -41,13 +42,26 @@ def embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     tokens, token_dim = ((*before, *after), dim) if len(pools) == 1 and not coded else (before, width)
     heads = {
         "token_embed": Head(
-            output="out_token_embed", dim=token_dim, pool="tokens", activation=activation, **(ladder if token_dim == dim else {})
+            output="out_token_embed",
+            dim=token_dim,
+            pool="tokens",
+            activation=activation,
+            **(ladder if token_dim == dim else {}),
         )
     }
-    shortest = None if normed or checkpoint.pooler.dimensions is not None else precedence.truncation(checkpoint, dim)
+    shortest = (
+        None if normed or checkpoint.pooler.dimensions is not None else precedence.truncation(checkpoint, dim)
+    )
     if shortest is not None:
         # The library cuts what its modules made, a normalised vector too, and leaves the rest as it is.
-        guesses.append(Guess("dimensions", f"{shortest} of {dim}", "truncate_dim of config_sentence_transformers.json", "dimensions"))
+        guesses.append(
+            Guess(
+                "dimensions",
+                f"{shortest} of {dim}",
+                "truncate_dim of config_sentence_transformers.json",
+                "dimensions",
+            )
+        )
         ladder["dimensions"] = shortest
         if activation == "l2" and checkpoint.pooler.use_activation is None:
             after, activation = (*after, NORMALIZE), "identity"
@@ -64,10 +78,22 @@ def embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
 
 def _warn_of_words(checkpoint: Checkpoint, guesses: list[Guess]) -> None:
     meant = checkpoint.sentence is not None or checkpoint.recipe is not None or checkpoint.adapter is not None
-    if not meant and checkpoint.architecture.endswith(PREDICTS_WORDS) and "convert" not in checkpoint.overrides:
-        why_not = f"{checkpoint.architecture} predicts words, and neither Sentence Transformers files nor a recipe make it an embedder"
+    if (
+        not meant
+        and checkpoint.architecture.endswith(PREDICTS_WORDS)
+        and "convert" not in checkpoint.overrides
+    ):
+        why_not = (
+            f"{checkpoint.architecture} predicts words, and neither Sentence Transformers files nor a "
+            "recipe make it an embedder"
+        )
         guesses.append(
-            Guess("warning", "not trained to embed, so its vectors may mean little", why_not, "--convert embed says it is meant")
+            Guess(
+                "warning",
+                "not trained to embed, so its vectors may mean little",
+                why_not,
+                "--convert embed says it is meant",
+            )
         )
 
 
@@ -84,8 +110,14 @@ def _tell_layers(before: Steps, after: Steps, dim: int, guesses: list[Guess]) ->
 
 def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     route = sentence_modules.route(checkpoint)
-    found = route.pooling if route is not None and route.pooling is not None and route.pooling.kind == "SpladePooling" else None
-    settings = sentence_files.splade(found) if found else sentence_files.Splade(strategy="max", activation="relu")
+    found = (
+        route.pooling
+        if route is not None and route.pooling is not None and route.pooling.kind == "SpladePooling"
+        else None
+    )
+    settings = (
+        sentence_files.splade(found) if found else sentence_files.Splade(strategy="max", activation="relu")
+    )
     strategy, twice = settings.strategy, settings.activation == "log1p_relu"
     hidden = layers.hidden_size(checkpoint)
     published: str | None = None
@@ -111,7 +143,13 @@ def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     if static is not None:
         after = (*after, Operation(kind="static_words", where=static.folder, number=dim))
     if (count := precedence.active(checkpoint)) is not None:
-        guesses.append(Guess("active", f"the largest {count} values", "max_active_dims of config_sentence_transformers.json"))
+        guesses.append(
+            Guess(
+                "active",
+                f"the largest {count} values",
+                "max_active_dims of config_sentence_transformers.json",
+            )
+        )
         after = (*after, Operation(kind="largest", number=count))
     pool: Pool = "splade" if strategy == "max" else "splade_sum"
     parts = [
@@ -119,11 +157,17 @@ def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         Part(task="token_embed", pools=("tokens",), dim=hidden),
     ]
     embedding = Head(output="out_embed", dim=dim, pool=pool, activation="identity", sparse=True)
-    if published is not None or static is not None:  # the model's states say nothing of a query that it never reads
+    # The model's states say nothing of a query that it never reads
+    if published is not None or static is not None:
         return ("embed",), "bi-encoder", parts[:1], {"embed": embedding}
     heads = {
         "embed": embedding,
-        "token_embed": Head(output="out_token_embed", dim=hidden, pool="tokens", activation=precedence.unless_off(checkpoint, "l2")),
+        "token_embed": Head(
+            output="out_token_embed",
+            dim=hidden,
+            pool="tokens",
+            activation=precedence.unless_off(checkpoint, "l2"),
+        ),
     }
     return ("embed", "token_embed"), "bi-encoder", parts, heads
 
@@ -133,16 +177,26 @@ def colbert(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     normalised = True
     if _own_projection(checkpoint):
         steps: Steps
-        steps, dim = layers.steps(checkpoint, (Layer(name="linear", names=("colbert_linear",), bias=None),), hidden)
+        steps, dim = layers.steps(
+            checkpoint, (Layer(name="linear", names=("colbert_linear",), bias=None),), hidden
+        )
     else:
         route = sentence_modules.route(checkpoint, TOKENS)
         modules, ends_normalised = sentence_modules.split(route.tokens if route else ())
         # PyLate's encode normalises, whatever its modules do.
-        normalised = ends_normalised or checkpoint.sentence is None or checkpoint.sentence.kind != "MultiVectorEncoder"
+        normalised = (
+            ends_normalised or checkpoint.sentence is None or checkpoint.sentence.kind != "MultiVectorEncoder"
+        )
         source, width = sentence_modules.source(checkpoint, route)
         steps, dim = sentence_modules.steps(checkpoint, modules, width)
         steps = (*source, *steps)
-    guesses.append(Guess("projection", f"{hidden} → {dim}", ", ".join(step.weight for step in steps if isinstance(step, Step)) or "none"))
+    guesses.append(
+        Guess(
+            "projection",
+            f"{hidden} → {dim}",
+            ", ".join(step.weight for step in steps if isinstance(step, Step)) or "none",
+        )
+    )
     part = Part(task="token_embed", pools=("tokens",), before=steps, dim=dim)
     head = Head(
         output="out_token_embed",
@@ -155,7 +209,8 @@ def colbert(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
 
 
 def _own_projection(checkpoint: Checkpoint) -> bool:
-    """Whether the projection is Stanford's, among the model's own weights; otherwise modules.json says what there is."""
+    """Whether the projection is Stanford's, among the model's own weights; otherwise
+    modules.json says what there is."""
     sentence = checkpoint.sentence
     if sentence is not None and sentence.kind == "MultiVectorEncoder":
         return False
@@ -173,12 +228,16 @@ def bge_m3(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         Part(task="token_embed", pools=("tokens",), after=colbert, dim=colbert_dim),
         Part(task="token_classify", pools=("tokens",), after=sparse, dim=sparse_dim),
     ]
-    # The library drops the first token of both; vLLM also drops the last of the sparse weights. Both mean <s> and </s>: a text that
-    # is given as ids, or cut from the left, may have a word in their place.
-    first, last = (checkpoint.config.get(f"{name}_id", checkpoint.text.ids.get(name)) for name in ("bos_token", "eos_token"))
+    # The library drops the first token of both; vLLM also drops the last of the sparse weights. Both mean <s>
+    # and </s>: a text that is given as ids, or cut from the left, may have a word in their place.
+    first, last = (
+        checkpoint.config.get(f"{name}_id", checkpoint.text.ids.get(name))
+        for name in ("bos_token", "eos_token")
+    )
     heads["token_embed"] = replace(heads["token_embed"], dim=colbert_dim, drop_first=1, drop_first_id=first)
     heads["token_classify"] = Head(
-        output="out_token_classify", dim=sparse_dim, pool="tokens", activation="relu", drop_first=1, drop_last=1,
+        output="out_token_classify", dim=sparse_dim, pool="tokens", activation="relu", drop_first=1,
+        drop_last=1,
         drop_first_id=first, drop_last_id=last, flat=True, sparse=True,
     )  # fmt: skip
     return (*tasks, "token_classify"), scoring, parts, heads

@@ -81,7 +81,8 @@ def every(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
 def splade(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
     """log(1 + relu) of vocabulary logits [batch, tokens, vocabulary], largest over attended tokens.
 
-    The function never falls, so it may wait until the largest logit is known; a masked logit of 0 ends as 0, which never wins.
+    The function never falls, so it may wait until the largest logit is known; a masked logit of 0
+    ends as 0, which never wins.
     """
     return torch.log1p(torch.relu((hidden * tokens.mask.unsqueeze(-1).to(hidden.dtype)).amax(1)))
 
@@ -91,12 +92,14 @@ def splade_sum(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
 
 
 POOLS: dict[Pool, Callable[[torch.Tensor, Tokens], torch.Tensor]] = {
-    "cls": cls, "mean": mean, "max": maximum, "mean_sqrt_len": mean_sqrt_len, "weightedmean": weightedmean, "last": last,
+    "cls": cls, "mean": mean, "max": maximum, "mean_sqrt_len": mean_sqrt_len, "weightedmean": weightedmean,
+    "last": last,
     "tokens": every, "step": every, "splade": splade, "splade_sum": splade_sum,
 }  # fmt: skip
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tanh": torch.tanh, "relu": torch.relu, "gelu": nn.functional.gelu,
-    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"), "silu": nn.functional.silu, "sigmoid": torch.sigmoid,
+    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"), "silu": nn.functional.silu,
+    "sigmoid": torch.sigmoid,
     "identity": lambda value: value, "log1p_relu": lambda value: torch.log1p(torch.relu(value)),
 }  # fmt: skip
 
@@ -132,7 +135,9 @@ class StepModule(nn.Module):
         return result
 
 
-def _activation(checkpoint: Checkpoint, step: Step, opened: Weights) -> Callable[[torch.Tensor], torch.Tensor]:
+def _activation(
+    checkpoint: Checkpoint, step: Step, opened: Weights
+) -> Callable[[torch.Tensor], torch.Tensor]:
     if step.activation in ACTIVATIONS:
         return ACTIVATIONS[step.activation]
     made = torch_activation(checkpoint.source, step.activation)
@@ -141,7 +146,10 @@ def _activation(checkpoint: Checkpoint, step: Step, opened: Weights) -> Callable
         read = {name: opened.find(f"activation_function.{name}") for name in own}
         missing = [name for name, stored in read.items() if stored is None]
         if missing:
-            raise CheckpointError(f"{checkpoint.source}: activation {step.activation!r} lacks {', '.join(missing)} in {step.layer.where}")
+            raise CheckpointError(
+                f"{checkpoint.source}: activation {step.activation!r} lacks {', '.join(missing)} in "
+                f"{step.layer.where}"
+            )
         made.load_state_dict({name: opened.read(str(stored)).float() for name, stored in read.items()})
     return made
 
@@ -150,13 +158,20 @@ def _rows(opened: Weights, step: Step, name: str) -> torch.Tensor:
     """Differences are taken in float32: two rows of a language model's output are close to one another."""
     wanted = [token for rows in step.layer.rows for token in rows]
     read = dict(zip(wanted, opened.rows(name, wanted).float(), strict=True))
-    return torch.stack([read[first] - sum((read[token] for token in others), start=torch.zeros(())) for first, *others in step.layer.rows])
+    return torch.stack(
+        [
+            read[first] - sum((read[token] for token in others), start=torch.zeros(()))
+            for first, *others in step.layer.rows
+        ]
+    )
 
 
 class Heads(nn.Module):
-    """Hidden states [batch, tokens, hidden], mask and ids [batch, tokens] -> one array for each part, in order.
+    """Hidden states [batch, tokens, hidden], mask and ids [batch, tokens] -> one array
+    for each part, in order.
 
-    Where a part mixes the layers of the model, the hidden states of all of them come: [layers, batch, tokens, hidden].
+    Where a part mixes the layers of the model, the hidden states of all of them come:
+    [layers, batch, tokens, hidden].
     """
 
     def __init__(self, checkpoint: Checkpoint, parts: tuple[Part, ...]) -> None:
@@ -165,11 +180,16 @@ class Heads(nn.Module):
         # Tasks that share a layer (a Dense for texts and for tokens) share its weights in the graph.
         different = list(dict.fromkeys(step for part in parts for step in (*part.before, *part.after)))
         made = (
-            OPERATIONS[step.kind](checkpoint, step) if isinstance(step, Operation) else StepModule(checkpoint, step) for step in different
+            OPERATIONS[step.kind](checkpoint, step)
+            if isinstance(step, Operation)
+            else StepModule(checkpoint, step)
+            for step in different
         )
         self.layers = nn.ModuleList(made)
         self.places = {step: index for index, step in enumerate(different)}
-        self.wants_layers = any(isinstance(step, Operation) and step.kind == "layer_mix" for step in different)
+        self.wants_layers = any(
+            isinstance(step, Operation) and step.kind == "layer_mix" for step in different
+        )
 
     def forward(
         self,
@@ -179,7 +199,8 @@ class Heads(nn.Module):
         pooled: torch.Tensor | None = None,
         kinds: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """`pooled`: the mask of what is pooled, where that is less than what `mask` attends to; `kinds`: of each token, or none."""
+        """`pooled`: the mask of what is pooled, where that is less than what `mask` attends to;
+        `kinds`: of each token, or none."""
         hidden = hidden.float()
         made = []
         for part in self.parts:

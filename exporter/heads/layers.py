@@ -1,4 +1,5 @@
-"""Finding the tensors of a head's layers and following their widths, so that a head that is not whole fails before any work."""
+"""Finding the tensors of a head's layers and following their widths, so that a head that is not
+whole fails before any work."""
 
 from __future__ import annotations
 
@@ -14,7 +15,13 @@ from ..files import weights
 
 # Activations inside a head, by the last part of a torch class name in lower case.
 ACTIVATIONS = ("identity", "tanh", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "log1p_relu")
-SPELLINGS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_python": "gelu", "swish": "silu", "linear": "identity"}
+SPELLINGS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python": "gelu",
+    "swish": "silu",
+    "linear": "identity",
+}
 """transformers' names of the same functions."""
 NN = "torch.nn.modules."
 
@@ -37,12 +44,23 @@ class Operation:
     """What a head does besides layers; the classes that do it are in head_operations.py."""
 
     kind: Literal[
-        "normalize", "word_weights", "layer_mix", "convolve", "code", "scale", "cap", "subtract", "largest", "log1p_relu", "static_words"
+        "normalize",
+        "word_weights",
+        "layer_mix",
+        "convolve",
+        "code",
+        "scale",
+        "cap",
+        "subtract",
+        "largest",
+        "log1p_relu",
+        "static_words",
     ]
     where: str = ""
     """Folder of the module whose tensors it reads; empty: none."""
     number: float = 0.0
-    """scale: the factor; cap: the bound; code, largest: values that stay; static_words: width; layer_mix: the first layer that counts."""
+    """scale: the factor; cap: the bound; code, largest: values that stay; static_words: width; layer_mix: the
+    first layer that counts."""
     flag: bool = False
     """code: whether its input is standardised."""
 
@@ -59,14 +77,19 @@ def tensors(checkpoint: Checkpoint, where: str) -> weights.Weights:
     """The weights a layer names: the model's own, those of a folder inside the checkpoint, or a file."""
     if not where:
         return checkpoint.weights
-    path = next((home / where for home in (checkpoint.beside, checkpoint.folder) if (home / where).exists()), None)
+    path = next(
+        (home / where for home in (checkpoint.beside, checkpoint.folder) if (home / where).exists()), None
+    )
     if path is None:
-        raise CheckpointError(f"{checkpoint.source}: {where} is missing; the head of {checkpoint.architecture} is in it")
+        raise CheckpointError(
+            f"{checkpoint.source}: {where} is missing; the head of {checkpoint.architecture} is in it"
+        )
     return weights.open_folder(path) if path.is_dir() else weights.open_files([path])
 
 
 def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[tuple[Step, ...], int]:
-    """Finds each layer's tensors and follows the widths; raises CheckpointError with all that is missing or does not fit."""
+    """Finds each layer's tensors and follows the widths; raises CheckpointError with all that is
+    missing or does not fit."""
     made: list[Step] = []
     problems: list[str] = []
     for layer in layers:
@@ -77,9 +100,17 @@ def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[
         def key(name: str, last: str) -> str:
             return f"{name}.{last}" if name else last
 
-        def look(last: str, layer: Layer = layer, opened: weights.Weights = opened, prefixes: tuple[str, ...] = prefixes) -> str | None:
+        def look(
+            last: str,
+            layer: Layer = layer,
+            opened: weights.Weights = opened,
+            prefixes: tuple[str, ...] = prefixes,
+        ) -> str | None:
             names = (layer.name, *layer.names)
-            return next((found for name in names if (found := opened.find(key(name, last), prefixes)) is not None), None)
+            return next(
+                (found for name in names if (found := opened.find(key(name, last), prefixes)) is not None),
+                None,
+            )
 
         weight, bias = look("weight"), look("bias") if layer.bias is not False else None
         if weight is None:
@@ -100,7 +131,10 @@ def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[
             eps=float(checkpoint.config.get(*layer.eps)) if isinstance(layer.eps, tuple) else layer.eps,
         ))  # fmt: skip
     if problems:
-        raise CheckpointError(f"{checkpoint.source}: the head of {checkpoint.architecture} is not complete: {'; '.join(problems)}")
+        raise CheckpointError(
+            f"{checkpoint.source}: the head of {checkpoint.architecture} is not complete: "
+            f"{'; '.join(problems)}"
+        )
     return tuple(made), width
 
 
@@ -115,7 +149,9 @@ def _inner_activation(checkpoint: Checkpoint, layer: Layer) -> str:
     if "." in asked:
         torch_activation(checkpoint.source, asked)
         return asked
-    raise CheckpointError(f"{checkpoint.source}: activation {asked!r} inside a head; known are {', '.join(ACTIVATIONS)}")
+    raise CheckpointError(
+        f"{checkpoint.source}: activation {asked!r} inside a head; known are {', '.join(ACTIVATIONS)}"
+    )
 
 
 def torch_activation(source: str, name: str) -> Any:
@@ -126,13 +162,22 @@ def torch_activation(source: str, name: str) -> Any:
     import torch
 
     module, _, last = name.rpartition(".")
-    found = getattr(importlib.import_module(module), last, None) if module == "torch.nn" or module.startswith(NN) else None
+    found = (
+        getattr(importlib.import_module(module), last, None)
+        if module == "torch.nn" or module.startswith(NN)
+        else None
+    )
     if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
-        raise CheckpointError(f"{source}: activation {name!r} inside a head; expected a class of torch.nn, as no other code is run")
+        raise CheckpointError(
+            f"{source}: activation {name!r} inside a head; expected a class of torch.nn, as no "
+            "other code is run"
+        )
     try:
         made = found().eval().requires_grad_(False)
     except TypeError:
-        raise CheckpointError(f"{source}: activation {name!r} inside a head needs arguments that no file holds") from None
+        raise CheckpointError(
+            f"{source}: activation {name!r} inside a head needs arguments that no file holds"
+        ) from None
     if "dim" in vars(made) and made.dim is None:
         made.dim = -1  # pyright: ignore[reportArgumentType]
     try:
@@ -141,7 +186,9 @@ def torch_activation(source: str, name: str) -> Any:
     except (RuntimeError, TypeError, ValueError, NotImplementedError):
         fits = False
     if not fits:
-        raise CheckpointError(f"{source}: activation {name!r} inside a head does not take vectors; expected one that does")
+        raise CheckpointError(
+            f"{source}: activation {name!r} inside a head does not take vectors; expected one that does"
+        )
     return made
 
 

@@ -1,7 +1,9 @@
-"""What a language model does to its logits behind the output matrix, found by running transformers' own class on a stand-in.
+"""What a language model does to its logits behind the output matrix, found by running transformers'
+own class on a stand-in.
 
-The class's forward runs with its backbone replaced by given hidden states and its output matrix by a small one, so that whatever it
-multiplies, divides or bounds shows in the answer. What none of the settings explains is refused.
+The class's forward runs with its backbone replaced by given hidden states and its output matrix by a
+small one, so that whatever it multiplies, divides or bounds shows in the answer. What none of the
+settings explains is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Output:
 
 
 def read(checkpoint: Checkpoint) -> Output:
-    """Raises CheckpointError: transformers has no such language model, or it does something to its logits that is not known."""
+    """Raises CheckpointError: transformers has no such language model, or it does something to its
+    logits that is not known."""
     import torch
     import transformers
     from torch import nn
@@ -40,7 +43,10 @@ def read(checkpoint: Checkpoint) -> Output:
     model_type = str(checkpoint.config.get("model_type", ""))
     name = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
     if name is None:
-        raise CheckpointError(f"{checkpoint.source}: LogitScore needs a language model of transformers; model_type {model_type!r} has none")
+        raise CheckpointError(
+            f"{checkpoint.source}: LogitScore needs a language model of transformers; model_type "
+            f"{model_type!r} has none"
+        )
     kind: Any = getattr(transformers, name)
     settings = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
     try:
@@ -51,20 +57,28 @@ def read(checkpoint: Checkpoint) -> Output:
         names = {id(module): path for path, module in model.named_modules()}
         if type(head) is not nn.Linear:
             raise CheckpointError(
-                f"{checkpoint.source}: the output of {name} is a {type(head).__name__}; LogitScore is known behind a linear layer"
+                f"{checkpoint.source}: the output of {name} is a {type(head).__name__}; LogitScore is "
+                "known behind a linear layer"
             )
         raw, found = _probed(model, head)
     except CheckpointError:
         raise
-    except Exception as error:  # whatever transformers' class raises means that it is not one of the usual shape
+    except (
+        Exception
+    ) as error:  # whatever transformers' class raises means that it is not one of the usual shape
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{checkpoint.source}: what {name} does to its logits could not be read: {reason}") from error
+        raise CheckpointError(
+            f"{checkpoint.source}: what {name} does to its logits could not be read: {reason}"
+        ) from error
     for operations in _candidates(config):
-        if found.shape == raw.shape and torch.allclose(_applied(operations, raw), found, rtol=_CLOSE, atol=_CLOSE):
+        if found.shape == raw.shape and torch.allclose(
+            _applied(operations, raw), found, rtol=_CLOSE, atol=_CLOSE
+        ):
             tied = bool(getattr(config, "tie_word_embeddings", False))
             return Output(names[id(table)] if tied else names[id(head)], head.bias is not None, operations)
     raise CheckpointError(
-        f"{checkpoint.source}: {name} does something to its logits that poolrt does not know; known are a factor and a bound of config.json"
+        f"{checkpoint.source}: {name} does something to its logits that poolrt does not know; known "
+        "are a factor and a bound of config.json"
     )
 
 
@@ -82,7 +96,9 @@ def _probed(model: Any, head: torch.nn.Linear) -> tuple[torch.Tensor, torch.Tens
         if small.bias is not None:
             small.bias.copy_(torch.randn(small.bias.shape, generator=generator))
     model.set_output_embeddings(small)
-    getattr(model, model.base_model_prefix).forward = lambda *_, **__: MoeModelOutputWithPast(last_hidden_state=hidden)
+    getattr(model, model.base_model_prefix).forward = lambda *_, **__: MoeModelOutputWithPast(
+        last_hidden_state=hidden
+    )
     with torch.inference_mode():
         found = model(input_ids=torch.zeros(1, 3, dtype=torch.int64), use_cache=False).logits
         return small(hidden), found
@@ -90,9 +106,19 @@ def _probed(model: Any, head: torch.nn.Linear) -> tuple[torch.Tensor, torch.Tens
 
 def _candidates(config: Any) -> list[tuple[Operation, ...]]:
     """Nothing, a factor, a divisor or a bound that is one of the config's numbers."""
-    numbers = {key: float(value) for key, value in vars(config).items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    numbers = {
+        key: float(value)
+        for key, value in vars(config).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
     wanted = ("logit", "lm_head", "head", "scal", "cap", "mult", "mup")
-    usable = sorted({value for key, value in numbers.items() if value not in (0.0, 1.0) and any(word in key for word in wanted)})
+    usable = sorted(
+        {
+            value
+            for key, value in numbers.items()
+            if value not in (0.0, 1.0) and any(word in key for word in wanted)
+        }
+    )
     return [
         (),
         *((Operation(kind="scale", number=value),) for value in usable),
@@ -105,5 +131,9 @@ def _applied(operations: tuple[Operation, ...], value: torch.Tensor) -> torch.Te
     import torch
 
     for operation in operations:
-        value = value * operation.number if operation.kind == "scale" else operation.number * torch.tanh(value / operation.number)
+        value = (
+            value * operation.number
+            if operation.kind == "scale"
+            else operation.number * torch.tanh(value / operation.number)
+        )
     return value

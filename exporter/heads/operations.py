@@ -1,5 +1,5 @@
-"""What heads do besides layers, as torch modules in float32: Sentence Transformers' modules without a linear map, and what language
-models do to their logits."""
+"""What heads do besides layers, as torch modules in float32: Sentence Transformers' modules without a linear
+map, and what language models do to their logits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class WordWeights(nn.Module):
 
 
 class LayerMix(nn.Module):
-    """Hidden states of all layers [layers, batch, tokens, hidden] -> their weighted mean, from layer `number` on."""
+    """Hidden states of all layers [layers, batch, tokens, hidden] -> their weighted
+    mean, from layer `number` on."""
 
     shares: torch.Tensor
 
@@ -65,7 +66,8 @@ class LayerMix(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Over neighbouring tokens, with several widths beside one another; what is padded counts as nothing, as behind a text's end."""
+    """Over neighbouring tokens, with several widths beside one another; what is padded counts as
+    nothing, as behind a text's end."""
 
     def __init__(self, checkpoint: Checkpoint, operation: Operation) -> None:
         super().__init__()
@@ -73,7 +75,9 @@ class Convolutions(nn.Module):
         count = sum(name.startswith("convs.") and name.endswith(".weight") for name in opened)
         made = []
         for index in range(count):
-            weight, bias = (tensor(checkpoint, operation.where, f"convs.{index}.{last}") for last in ("weight", "bias"))
+            weight, bias = (
+                tensor(checkpoint, operation.where, f"convs.{index}.{last}") for last in ("weight", "bias")
+            )
             layer = nn.Conv1d(weight.shape[1], weight.shape[0], weight.shape[2], padding=weight.shape[2] // 2)
             layer.load_state_dict({"weight": weight, "bias": bias})
             made.append(layer)
@@ -94,7 +98,9 @@ class SparseCode(nn.Module):
     def __init__(self, checkpoint: Checkpoint, operation: Operation) -> None:
         super().__init__()
         self.register_buffer("shift", tensor(checkpoint, operation.where, "pre_bias"))
-        self.register_buffer("weight", tensor(checkpoint, operation.where, "encoder.weight", "decoder.linear.weight"))
+        self.register_buffer(
+            "weight", tensor(checkpoint, operation.where, "encoder.weight", "decoder.linear.weight")
+        )
         self.register_buffer("bias", tensor(checkpoint, operation.where, "latent_bias"))
         self.count, self.standardised = int(operation.number), operation.flag
 
@@ -162,7 +168,8 @@ class Subtract(nn.Module):
 
 
 class StaticWords(nn.Module):
-    """Rows of queries in the place of what the model made: the weight of each word that stands in the text, [batch, vocabulary]."""
+    """Rows of queries in the place of what the model made: the weight of each word that stands in the
+    text, [batch, vocabulary]."""
 
     table: torch.Tensor
 
@@ -170,16 +177,24 @@ class StaticWords(nn.Module):
         super().__init__()
         self.register_buffer("table", static_words.table(checkpoint, operation.where, int(operation.number)))
 
-    def forward(self, value: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, value: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, kinds: torch.Tensor
+    ) -> torch.Tensor:
         width = self.table.shape[0]
-        # What is padded lands in a column of its own, so that every place is written the same value, in whatever order.
+        # What is padded lands in a column of its own, so that every place is written the same
+        # value, in whatever order.
         places = torch.where(mask > 0, ids, width)
-        stands = value.new_zeros(value.shape[0], width + 1).scatter(1, places, torch.ones_like(places, dtype=value.dtype))[:, :width]
-        return torch.where((kinds == STATIC).to(value.dtype).amax(1, keepdim=True) > 0, stands * self.table, value)
+        stands = value.new_zeros(value.shape[0], width + 1).scatter(
+            1, places, torch.ones_like(places, dtype=value.dtype)
+        )[:, :width]
+        return torch.where(
+            (kinds == STATIC).to(value.dtype).amax(1, keepdim=True) > 0, stands * self.table, value
+        )
 
 
 OPERATIONS: dict[str, Callable[[Checkpoint, Operation], nn.Module]] = {
-    "normalize": Normalize, "word_weights": WordWeights, "layer_mix": LayerMix, "convolve": Convolutions, "code": SparseCode,
+    "normalize": Normalize, "word_weights": WordWeights, "layer_mix": LayerMix, "convolve": Convolutions,
+    "code": SparseCode,
     "largest": Largest, "scale": Scale, "cap": Cap, "subtract": Subtract, "log1p_relu": Log1pRelu,
     "static_words": StaticWords,
 }  # fmt: skip

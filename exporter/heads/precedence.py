@@ -1,4 +1,5 @@
-"""What a checkpoint's files say of pooling, normalisation, activation, labels and widths, in vLLM's order of precedence."""
+"""What a checkpoint's files say of pooling, normalisation, activation, labels and widths, in
+vLLM's order of precedence."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ def pools(checkpoint: Checkpoint, route: Route | None) -> tuple[tuple[Pool, ...]
         return (checkpoint.pooler.pool,), "pooler config"
     if route is not None and route.pooling is not None:
         if route.pooling.kind != "Pooling":
-            raise CheckpointError(f"{checkpoint.source}: {route.pooling} in a model that is no SparseEncoder; expected a Pooling module")
+            raise CheckpointError(
+                f"{checkpoint.source}: {route.pooling} in a model that is no SparseEncoder; expected a "
+                "Pooling module"
+            )
         return sentence_files.pools(route.pooling), "the Pooling module of modules.json"
     if "ForCausalLM" in checkpoint.architecture:
         return ("last",), "default of converted decoders"
@@ -26,11 +30,16 @@ def pools(checkpoint: Checkpoint, route: Route | None) -> tuple[tuple[Pool, ...]
 
 def known_pool(checkpoint: Checkpoint, name: str) -> Pool:
     if name not in ("cls", "mean", "last"):
-        raise CheckpointError(f"{checkpoint.source}: config.json asks for classifier pooling {name!r}; known are cls, mean, last")
+        raise CheckpointError(
+            f"{checkpoint.source}: config.json asks for classifier pooling {name!r}; known are "
+            "cls, mean, last"
+        )
     return name  # pyright: ignore[reportReturnType]
 
 
-def normalisation(checkpoint: Checkpoint, route: Route | None, ends_normalised: bool) -> tuple[Activation, Guess]:
+def normalisation(
+    checkpoint: Checkpoint, route: Route | None, ends_normalised: bool
+) -> tuple[Activation, Guess]:
     """`ends_normalised`: whether a Normalize module is the last on the way to the embedding."""
     override = "--pooler-config '{\"use_activation\": true|false}'"
     if checkpoint.pooler.use_activation is not None:
@@ -54,16 +63,26 @@ def classifier_activation(checkpoint: Checkpoint, labels: int) -> tuple[Activati
     stored = (config.get("sentence_transformers") or {}).get("activation_fn")
     origin = "config.json, sentence_transformers.activation_fn"
     if stored is None:
-        stored, origin = config.get("sbert_ce_default_activation_function"), "config.json, sbert_ce_default_activation_function"
+        stored, origin = (
+            config.get("sbert_ce_default_activation_function"),
+            "config.json, sbert_ce_default_activation_function",
+        )
     if stored is None and labels == 1 and checkpoint.sentence is not None:
-        # Version 6 keeps it here. With several labels it stores Identity unasked, where vLLM, which does not read this file, has softmax.
-        stored, origin = checkpoint.sentence.settings.get("activation_fn"), "config_sentence_transformers.json, activation_fn"
+        # Version 6 keeps it here. With several labels it stores Identity unasked, where vLLM, which does not
+        # read this file, has softmax.
+        stored, origin = (
+            checkpoint.sentence.settings.get("activation_fn"),
+            ("config_sentence_transformers.json, activation_fn"),
+        )
     if (problem := config.get("problem_type")) is not None:
         known: dict[str, Activation] = {
-            "regression": "identity", "single_label_classification": by_count, "multi_label_classification": "sigmoid",
+            "regression": "identity", "single_label_classification": by_count,
+            "multi_label_classification": "sigmoid",
         }  # fmt: skip
         if problem not in known:
-            raise CheckpointError(f"{checkpoint.source}: problem_type {problem!r}; known are {', '.join(known)}")
+            raise CheckpointError(
+                f"{checkpoint.source}: problem_type {problem!r}; known are {', '.join(known)}"
+            )
         return known[problem], f"config.json, problem_type {problem}"
     if stored is None:
         return by_count, f"{labels} label{'s' if labels > 1 else ''}"
@@ -73,19 +92,30 @@ def classifier_activation(checkpoint: Checkpoint, labels: int) -> tuple[Activati
 
 def _activation_name(checkpoint: Checkpoint, stored: object) -> Activation:
     name = str(stored).rsplit(".", 1)[-1].lower()
-    if not str(stored).startswith("torch.nn.") or name not in ("identity", "sigmoid", "softmax", "tanh", "relu"):
+    if not str(stored).startswith("torch.nn.") or name not in (
+        "identity",
+        "sigmoid",
+        "softmax",
+        "tanh",
+        "relu",
+    ):
         raise CheckpointError(
-            f"{checkpoint.source}: activation {stored!r}; expected a class of torch.nn.modules: Identity, Sigmoid, Softmax, Tanh, ReLU"
+            f"{checkpoint.source}: activation {stored!r}; expected a class of torch.nn.modules: "
+            "Identity, Sigmoid, Softmax, Tanh, ReLU"
         )
     return name  # pyright: ignore[reportReturnType]
 
 
 def modular_activations(checkpoint: Checkpoint, labels: int) -> tuple[dict[str, Any], str]:
-    """As the library chooses: its own file, then config.json, then a sigmoid for one label and nothing for more."""
+    """As the library chooses: its own file, then config.json, then a sigmoid for one
+    label and nothing for more."""
     settings = checkpoint.sentence.settings if checkpoint.sentence else {}
     stored, why = settings.get("activation_fn"), "config_sentence_transformers.json, activation_fn"
     if stored is None:
-        stored, why = (checkpoint.config.get("sentence_transformers") or {}).get("activation_fn"), "config.json, sentence_transformers"
+        stored, why = (
+            (checkpoint.config.get("sentence_transformers") or {}).get("activation_fn"),
+            "config.json, sentence_transformers",
+        )
     if stored is None:
         activation: Activation = "sigmoid" if labels == 1 else "identity"
         why = f"{labels} label{'s' if labels > 1 else ''}"
@@ -97,24 +127,30 @@ def modular_activations(checkpoint: Checkpoint, labels: int) -> tuple[dict[str, 
 
 
 def activations(checkpoint: Checkpoint, labels: int, *, raw: bool = False) -> tuple[dict[str, Any], str]:
-    """A classification head's `activation`, and `asked_activation` where only requests that ask for it get one: by the pooler config,
-    or else for `raw` architectures."""
+    """A classification head's `activation`, and `asked_activation` where only requests that ask for it get
+    one: by the pooler config, or else for `raw` architectures."""
     activation, why = classifier_activation(checkpoint, labels)
     if checkpoint.pooler.use_activation is False:
         return {"activation": "identity", "asked_activation": activation}, "pooler config"
     if raw and checkpoint.pooler.use_activation is None:
-        return {"activation": "identity", "asked_activation": activation}, f"{checkpoint.architecture} answers raw values"
+        return {"activation": "identity", "asked_activation": activation}, (
+            f"{checkpoint.architecture} answers raw values"
+        )
     return {"activation": activation}, why
 
 
 def labels_of(checkpoint: Checkpoint, count: int) -> tuple[str, ...]:
     named = {int(index): str(name) for index, name in (checkpoint.config.get("id2label") or {}).items()}
     if beyond := sorted(index for index in named if index >= count):
-        raise CheckpointError(f"{checkpoint.source}: id2label names row {beyond[0]}, the classifier has {count} rows, from 0 on")
+        raise CheckpointError(
+            f"{checkpoint.source}: id2label names row {beyond[0]}, the classifier has {count} rows, from 0 on"
+        )
     asked = checkpoint.config.get("num_labels")
     expected = asked if isinstance(asked, int) else len(named) or count
     if expected != count:
-        raise CheckpointError(f"{checkpoint.source}: config.json names {expected} labels, the classifier has {count} rows")
+        raise CheckpointError(
+            f"{checkpoint.source}: config.json names {expected} labels, the classifier has {count} rows"
+        )
     return tuple(named.get(index, f"LABEL_{index}") for index in range(count))
 
 
@@ -134,13 +170,19 @@ def _setting(checkpoint: Checkpoint, key: str) -> int | None:
     if asked is None:
         return None
     if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-        raise CheckpointError(f"{checkpoint.source}: {key} of config_sentence_transformers.json is {asked!r}, expected a count")
+        raise CheckpointError(
+            f"{checkpoint.source}: {key} of config_sentence_transformers.json is {asked!r}, expected a count"
+        )
     return asked
 
 
 def matryoshka(checkpoint: Checkpoint, dim: int) -> dict[str, Any]:
     widths = checkpoint.config.get("matryoshka_dimensions")
-    if checkpoint.recipe is not None and widths is not None and widths == checkpoint.recipe.hf_overrides.get("matryoshka_dimensions"):
+    if (
+        checkpoint.recipe is not None
+        and widths is not None
+        and widths == checkpoint.recipe.hf_overrides.get("matryoshka_dimensions")
+    ):
         # A namesake may be smaller than the model the recipe is about.
         widths = [width for width in widths if width <= dim] or None
     default = checkpoint.pooler.dimensions

@@ -1,4 +1,5 @@
-"""processing_kwargs of sentence_bert_config.json: what Sentence Transformers passes on whenever it prepares a text or a conversation."""
+"""processing_kwargs of sentence_bert_config.json: what Sentence Transformers passes on whenever it prepares
+a text or a conversation."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from ...runtime.errors import CheckpointError
 from ..checkpoint import Checkpoint
 
 # Said in the same words in every bucket. The library pads by itself; poolrt does too.
-WITHOUT_EFFECT = frozenset({"padding", "padding_side", "pad_to_multiple_of", "return_tensors", "return_attention_mask", "verbose"})
+WITHOUT_EFFECT = frozenset(
+    {"padding", "padding_side", "pad_to_multiple_of", "return_tensors", "return_attention_mask", "verbose"}
+)
 SIZES = frozenset({"max_length", "truncation"})
 CUT = (None, True, False, "longest_first")
 # Of the chat template's call, not of the template.
@@ -24,18 +27,22 @@ def check(checkpoint: Checkpoint) -> None:
         return
     if sentence.by_messages and checkpoint.kind in ("embed", "splade", "colbert", "bge-m3", "modular"):
         raise CheckpointError(
-            f"{checkpoint.source}: sentence_bert_config.json sends every text through the chat template (modality 'message'), which poolrt "
-            "does for rerankers with a LogitScore module alone; save the model with the modality 'text' to embed plain texts"
+            f"{checkpoint.source}: sentence_bert_config.json sends every text through the chat "
+            "template (modality 'message'), which poolrt "
+            "does for rerankers with a LogitScore module alone; save the model with the modality "
+            "'text' to embed plain texts"
         )
     if sentence.kind == "CrossEncoder" and not sentence.by_messages and (prompt := _prompt(checkpoint)):
         raise CheckpointError(
-            f"{checkpoint.source}: the library puts its default prompt {prompt!r} in front of every query, which poolrt does not; "
+            f"{checkpoint.source}: the library puts its default prompt {prompt!r} in front of every "
+            "query, which poolrt does not; "
             "remove default_prompt_name from config_sentence_transformers.json and send it with the queries"
         )
 
 
 def max_length(checkpoint: Checkpoint) -> int | None:
-    """The shortest length that any bucket cuts to. Raises CheckpointError for a setting that changes tokens in a way we do not know."""
+    """The shortest length that any bucket cuts to. Raises CheckpointError for a setting that changes tokens
+    in a way we do not know."""
     buckets = _buckets(checkpoint)
     found: list[int] = []
     for name in ("common", "text", "chat_template"):
@@ -55,7 +62,8 @@ def max_length(checkpoint: Checkpoint) -> int | None:
 
 
 def template(checkpoint: Checkpoint, written: str) -> str:
-    """A chat template whose variables have the values that the library renders it with. Raises CheckpointError."""
+    """A chat template whose variables have the values that the library renders it
+    with. Raises CheckpointError."""
     settings = _buckets(checkpoint).get("chat_template") or {}
     if settings.get("continue_final_message"):
         raise CheckpointError(_refusal(checkpoint, "chat_template", "continue_final_message", True))
@@ -64,7 +72,8 @@ def template(checkpoint: Checkpoint, written: str) -> str:
     prompt = _prompt(checkpoint)
     if prompt:
         message = {"role": "system", "content": prompt}
-        # A line of its own, whose end is trimmed: the template then starts at the start of a line, as it was written.
+        # A line of its own, whose end is trimmed: the template then starts at the start of a
+        # line, as it was written.
         written = f"{{% set messages = [{_literal(message)}] + messages %}}\n{written}"
     return "".join(f"{{% set {name} = {_literal(value)} %}}\n" for name, value in variables.items()) + written
 
@@ -79,14 +88,19 @@ def _buckets(checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Any]]:
     found = checkpoint.sentence.text.get("processing_kwargs") if checkpoint.sentence else None
     if found is None:
         return {}
-    if not isinstance(found, Mapping) or not all(value is None or isinstance(value, Mapping) for value in found.values()):
-        raise CheckpointError(f"{checkpoint.source}: processing_kwargs of sentence_bert_config.json is no object of objects")
+    if not isinstance(found, Mapping) or not all(
+        value is None or isinstance(value, Mapping) for value in found.values()
+    ):
+        raise CheckpointError(
+            f"{checkpoint.source}: processing_kwargs of sentence_bert_config.json is no object of objects"
+        )
     return found
 
 
 def _refusal(checkpoint: Checkpoint, bucket: str, key: str, value: object) -> str:
     return (
-        f"{checkpoint.source}: processing_kwargs.{bucket}.{key} of sentence_bert_config.json is {value!r}, which poolrt does not follow; "
+        f"{checkpoint.source}: processing_kwargs.{bucket}.{key} of sentence_bert_config.json is "
+        f"{value!r}, which poolrt does not follow; "
         "remove it to export without it"
     )
 
@@ -94,7 +108,13 @@ def _refusal(checkpoint: Checkpoint, bucket: str, key: str, value: object) -> st
 def _literal(value: object) -> str:
     """Jinja's spelling of a JSON value."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(str(key))}: {_literal(each)}" for key, each in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{json.dumps(str(key))}: {_literal(each)}" for key, each in value.items()) + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(map(_literal, value)) + "]"
-    return {None: "none", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else json.dumps(value)
+    return (
+        {None: "none", True: "true", False: "false"}[value]
+        if value is None or isinstance(value, bool)
+        else json.dumps(value)
+    )

@@ -1,4 +1,5 @@
-"""From Sentence Transformers' modules to the steps of a head, each with its tensors found and its width followed."""
+"""From Sentence Transformers' modules to the steps of a head, each with its tensors
+found and its width followed."""
 
 from __future__ import annotations
 
@@ -29,18 +30,25 @@ def mixes(checkpoint: Checkpoint) -> bool:
 
 
 def source(checkpoint: Checkpoint, found: Route | None) -> tuple[tuple[Step, ...], int]:
-    """What the transformer's own head makes of its hidden states before any module sees them: vocabulary logits, or nothing."""
+    """What the transformer's own head makes of its hidden states before any module sees them:
+    vocabulary logits, or nothing."""
     hidden = layers.hidden_size(checkpoint)
     if found is None or found.task == "feature-extraction":
         return (), hidden
     if found.task == "fill-mask":
         return layers.steps(checkpoint, vocabulary(checkpoint), hidden)
-    raise CheckpointError(f"{checkpoint.source}: modules behind a transformer for {found.task}; expected feature-extraction or fill-mask")
+    raise CheckpointError(
+        f"{checkpoint.source}: modules behind a transformer for {found.task}; expected feature-extraction "
+        "or fill-mask"
+    )
 
 
 def vocabulary(checkpoint: Checkpoint) -> tuple[Layer, ...]:
     if not checkpoint.family.vocabulary:
-        raise CheckpointError(f"{checkpoint.source}: {checkpoint.family.names[0]} has no masked-language-model head, which SPLADE needs")
+        raise CheckpointError(
+            f"{checkpoint.source}: {checkpoint.family.names[0]} has no masked-language-model head, which "
+            "SPLADE needs"
+        )
     return checkpoint.family.vocabulary
 
 
@@ -58,7 +66,9 @@ def steps(checkpoint: Checkpoint, modules: Iterable[Module], width: int) -> tupl
                 _check_words(checkpoint, module)
                 made.append(Operation(kind="word_weights", where=module.folder))
             case "WeightedLayerPooling":
-                made.append(Operation(kind="layer_mix", where=module.folder, number=_first_layer(checkpoint, module)))
+                made.append(
+                    Operation(kind="layer_mix", where=module.folder, number=_first_layer(checkpoint, module))
+                )
             case "CNN":
                 width = _convolved(checkpoint, module, width)
                 made.append(Operation(kind="convolve", where=module.folder))
@@ -69,13 +79,15 @@ def steps(checkpoint: Checkpoint, modules: Iterable[Module], width: int) -> tupl
                 _check_token_pooling(checkpoint, module, made)
             case _:
                 raise CheckpointError(
-                    f"{checkpoint.source}: {module} in this place of modules.json; poolrt does not know what it does there"
+                    f"{checkpoint.source}: {module} in this place of modules.json; poolrt does not "
+                    "know what it does there"
                 )
     return tuple(made), width
 
 
 def split(modules: Sequence[Module]) -> tuple[tuple[Module, ...], bool]:
-    """The modules without the normalisation at their end, which the runtime does, and whether there is one."""
+    """The modules without the normalisation at their end, which the runtime does,
+    and whether there is one."""
     end = len(modules)
     while end and modules[end - 1].kind == "Normalize":
         end -= 1
@@ -88,7 +100,8 @@ def _layer(module: Module) -> Layer:
     activation = module.settings.get("activation_function", TANH)
     return Layer(
         name="linear", names=("dense", ""), where=module.folder, bias=bool(module.settings.get("bias", True)),
-        activation="identity" if activation is None else str(activation), residual=bool(module.settings.get("use_residual", False)),
+        activation="identity" if activation is None else str(activation),
+        residual=bool(module.settings.get("use_residual", False)),
     )  # fmt: skip
 
 
@@ -96,9 +109,14 @@ def _check_words(checkpoint: Checkpoint, module: Module) -> None:
     """Raises CheckpointError when a token of the vocabulary has no weight."""
     opened = layers.tensors(checkpoint, module.folder)
     stored = opened.find("emb_layer.weight")
-    rows, last = opened.shapes[stored][0] if stored else 0, max(checkpoint.text.tokenizer.get_vocab().values(), default=0)
+    rows, last = (
+        opened.shapes[stored][0] if stored else 0,
+        max(checkpoint.text.tokenizer.get_vocab().values(), default=0),
+    )
     if rows <= last:
-        raise CheckpointError(f"{checkpoint.source}: {module} weighs {rows} tokens, the vocabulary goes up to id {last}")
+        raise CheckpointError(
+            f"{checkpoint.source}: {module} weighs {rows} tokens, the vocabulary goes up to id {last}"
+        )
 
 
 def _first_layer(checkpoint: Checkpoint, module: Module) -> int:
@@ -109,7 +127,10 @@ def _first_layer(checkpoint: Checkpoint, module: Module) -> int:
     found = opened.shapes[stored][0] if stored else 0
     expected = checkpoint.number("num_hidden_layers") + 1 - int(first)
     if found != expected:
-        raise CheckpointError(f"{checkpoint.source}: {module} weighs {found} layers from layer {first} on, the transformer has {expected}")
+        raise CheckpointError(
+            f"{checkpoint.source}: {module} weighs {found} layers from layer {first} on, the transformer "
+            f"has {expected}"
+        )
     return int(first)
 
 
@@ -117,9 +138,14 @@ def _convolved(checkpoint: Checkpoint, module: Module, width: int) -> int:
     """The width it makes. Raises CheckpointError for what gives a text another number of tokens."""
     kernels = [int(kernel) for kernel in module.settings.get("kernel_sizes", (1, 3, 5))]
     strides = set(module.settings.get("stride_sizes") or (1,))
-    if strides != {1} or any(kernel % 2 == 0 for kernel in kernels) or module.settings.get("in_embedding_dimension") not in (None, width):
+    if (
+        strides != {1}
+        or any(kernel % 2 == 0 for kernel in kernels)
+        or module.settings.get("in_embedding_dimension") not in (None, width)
+    ):
         raise CheckpointError(
-            f"{checkpoint.source}: {module} has kernels {kernels} and strides {sorted(strides)} over {width} values; "
+            f"{checkpoint.source}: {module} has kernels {kernels} and strides {sorted(strides)} over "
+            f"{width} values; "
             "expected odd kernels and strides of 1, which leave the tokens as many as they are"
         )
     return module.number("out_channels", 256) * len(kernels)
@@ -127,10 +153,14 @@ def _convolved(checkpoint: Checkpoint, module: Module, width: int) -> int:
 
 def _code(checkpoint: Checkpoint, module: Module, width: int) -> Operation:
     if module.number("input_dim") != width:
-        raise CheckpointError(f"{checkpoint.source}: {module} reads {module.settings['input_dim']} values, there are {width}")
+        raise CheckpointError(
+            f"{checkpoint.source}: {module} reads {module.settings['input_dim']} values, there are {width}"
+        )
     asked = checkpoint.sentence.settings.get("max_active_dims") if checkpoint.sentence else None
     count = int(asked or module.number("k", 8))
-    return Operation(kind="code", where=module.folder, number=count, flag=bool(module.settings.get("normalize", False)))
+    return Operation(
+        kind="code", where=module.folder, number=count, flag=bool(module.settings.get("normalize", False))
+    )
 
 
 def _check_token_pooling(checkpoint: Checkpoint, module: Module, made: Sequence[Step | Operation]) -> None:
@@ -139,5 +169,6 @@ def _check_token_pooling(checkpoint: Checkpoint, module: Module, made: Sequence[
     norms = bool(module.settings.get("normalize_embeddings", False))
     if joins or (norms and made[-1:] != [Operation(kind="normalize")]):
         raise CheckpointError(
-            f"{checkpoint.source}: {module} joins token vectors of documents, which poolrt does not do; remove it from modules.json"
+            f"{checkpoint.source}: {module} joins token vectors of documents, which poolrt does not "
+            "do; remove it from modules.json"
         )

@@ -1,4 +1,5 @@
-"""Queries of inference-free sparse retrieval: a SparseStaticEmbedding's weight of each word that stands in the text."""
+"""Queries of inference-free sparse retrieval: a SparseStaticEmbedding's weight of each word
+that stands in the text."""
 
 from __future__ import annotations
 
@@ -27,12 +28,18 @@ def roles(checkpoint: Checkpoint, static: Static, max_tokens: int) -> tuple[dict
     own = tokenizer.read(checkpoint.folder / static.folder, lowercase=False, overrides={})
     if _read_as(own.json) != _read_as(checkpoint.text.json):
         raise CheckpointError(
-            f"{checkpoint.source}: the tokenizer in {static.folder} reads queries otherwise than the transformer's reads documents; "
+            f"{checkpoint.source}: the tokenizer in {static.folder} reads queries otherwise than the "
+            "transformer's reads documents; "
             "poolrt has one tokenizer for both"
         )
     prompts = checkpoint.sentence.prompts if checkpoint.sentence else {}
     cut = own.max_tokens if own.max_tokens is not None and own.max_tokens <= max_tokens else None
-    told = Guess("queries", "weights of their words, without the model", f"SparseStaticEmbedding in {static.folder}", "role when embedding")
+    told = Guess(
+        "queries",
+        "weights of their words, without the model",
+        f"SparseStaticEmbedding in {static.folder}",
+        "role when embedding",
+    )
     return {
         "query": Role(prefix=prompts.get("query", ""), max_tokens=cut, static=True),
         "document": Role(prefix=prompts.get("document", "")),
@@ -54,7 +61,9 @@ def table(checkpoint: Checkpoint, folder: str, width: int) -> torch.Tensor:
             raise CheckpointError(f"{checkpoint.source}: missing weight in {folder}")
         weights = opened.read(stored).float()
     if weights.ndim != 1 or len(weights) > width:
-        raise CheckpointError(f"{checkpoint.source}: {folder} weighs {tuple(weights.shape)} words, documents have {width}")
+        raise CheckpointError(
+            f"{checkpoint.source}: {folder} weighs {tuple(weights.shape)} words, documents have {width}"
+        )
     return torch.nn.functional.pad(weights, (0, width - len(weights)))
 
 
@@ -63,16 +72,24 @@ def _listed(checkpoint: Checkpoint, folder: str, named: str) -> torch.Tensor:
     import torch
 
     name = named.rsplit("/", 1)[-1]
-    path = next((path for path in (checkpoint.folder / folder / name, checkpoint.folder / name) if path.is_file()), None)
+    path = next(
+        (path for path in (checkpoint.folder / folder / name, checkpoint.folder / name) if path.is_file()),
+        None,
+    )
     if path is None:
-        raise CheckpointError(f"{checkpoint.source}: {folder} takes its weights from {named!r}; put that file into the checkpoint's folder")
+        raise CheckpointError(
+            f"{checkpoint.source}: {folder} takes its weights from {named!r}; put that file into the "
+            "checkpoint's folder"
+        )
     vocabulary, found = checkpoint.text.tokenizer.get_vocab(), json_file(path, dict)
     weights = torch.zeros(max(vocabulary.values()) + 1)
     unknown = checkpoint.text.ids.get("unk_token")
     for word, weight in found.items():
         index = vocabulary.get(word, unknown)
         if not isinstance(weight, int | float) or index is None:
-            raise CheckpointError(f"{path}: {word!r} → {weight!r}; expected a word of the vocabulary and its weight")
+            raise CheckpointError(
+                f"{path}: {word!r} → {weight!r}; expected a word of the vocabulary and its weight"
+            )
         weights[index] = weight
     return weights
 

@@ -1,4 +1,5 @@
-"""How texts are prepared: the longest item, padding, prompts, templates, and the files the runtime needs for it."""
+"""How texts are prepared: the longest item, padding, prompts, templates, and the files
+the runtime needs for it."""
 
 from __future__ import annotations
 
@@ -14,25 +15,34 @@ from ..files.recipe import template
 from . import processing, sentence_modules, yes_no
 
 UNLIMITED = 2048
-"""Longest item of a model that could read texts of any length, unless a file or an override states a limit."""
+"""Longest item of a model that could read texts of any length, unless a file or an
+override states a limit."""
 
 
 def files(checkpoint: Checkpoint) -> dict[str, bytes]:
     files = {"tokenizer.json": checkpoint.text.json}
     if checkpoint.text.config:
-        files["tokenizer_config.json"] = json.dumps(checkpoint.text.config, indent=2, ensure_ascii=False).encode()
+        files["tokenizer_config.json"] = json.dumps(
+            checkpoint.text.config, indent=2, ensure_ascii=False
+        ).encode()
     if checkpoint.text.chat_template is not None:
         files["chat_template.jinja"] = checkpoint.text.chat_template.encode()
     if checkpoint.family.listwise is not None:
         files["score_template.jinja"] = template(checkpoint.family.listwise.template).encode()
     if checkpoint.recipe is not None and checkpoint.recipe.score_template is not None:
         files["score_template.jinja"] = template(checkpoint.recipe.score_template).encode()
-    elif yes_no.module(checkpoint) is not None and checkpoint.text.chat_template is not None and _by_messages(checkpoint):
-        # Sentence Transformers writes a pair as one message each, of the roles `query` and `document`, through the chat template.
+    elif (
+        yes_no.module(checkpoint) is not None
+        and checkpoint.text.chat_template is not None
+        and _by_messages(checkpoint)
+    ):
+        # Sentence Transformers writes a pair as one message each, of the roles `query` and `document`,
+        # through the chat template.
         written = processing.template(checkpoint, checkpoint.text.chat_template)
         if not _carries_pairs(written):
             raise CheckpointError(
-                f"{checkpoint.source}: its chat template does not show messages of the roles 'query' and 'document', "
+                f"{checkpoint.source}: its chat template does not show messages of the roles 'query' "
+                "and 'document', "
                 "which a LogitScore module needs"
             )
         files["score_template.jinja"] = written.encode()
@@ -40,8 +50,11 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 def _by_messages(checkpoint: Checkpoint) -> bool:
-    """Whether the library puts pairs through the chat template; what was saved before it could tell is read as it was then."""
-    return checkpoint.sentence is not None and ("modality_config" not in checkpoint.sentence.text or checkpoint.sentence.by_messages)
+    """Whether the library puts pairs through the chat template; what was saved before it could
+    tell is read as it was then."""
+    return checkpoint.sentence is not None and (
+        "modality_config" not in checkpoint.sentence.text or checkpoint.sentence.by_messages
+    )
 
 
 def _carries_pairs(written: str) -> bool:
@@ -56,7 +69,12 @@ def _carries_pairs(written: str) -> bool:
 
 
 def text(
-    checkpoint: Checkpoint, limit: int, roles: dict[str, Role], files: Mapping[str, bytes], heads: Mapping[str, Head], guesses: list[Guess]
+    checkpoint: Checkpoint,
+    limit: int,
+    roles: dict[str, Role],
+    files: Mapping[str, bytes],
+    heads: Mapping[str, Head],
+    guesses: list[Guess],
 ) -> Text:
     sentence = checkpoint.sentence
     prompts = dict(sentence.prompts) if sentence else {}
@@ -64,18 +82,28 @@ def text(
         prompts |= checkpoint.recipe.prompts
     default = sentence.default_prompt if sentence else None
     if default is not None and default not in prompts:
-        raise CheckpointError(f"{checkpoint.source}: default prompt {default!r} is not among the prompts: {', '.join(prompts) or 'none'}")
+        raise CheckpointError(
+            f"{checkpoint.source}: default prompt {default!r} is not among the prompts: "
+            f"{', '.join(prompts) or 'none'}"
+        )
     if any(prompts.values()):
         guesses.append(
             Guess(
-                "prompts", ", ".join(name for name, prompt in prompts.items() if prompt), "applied only when a request names one or a role"
+                "prompts",
+                ", ".join(name for name, prompt in prompts.items() if prompt),
+                ("applied only when a request names one or a role"),
             )
         )
         if not pools_prompts(checkpoint):
-            guesses.append(Guess("prompt tokens", "not pooled", "include_prompt is false in the Pooling module"))
-    ends_with, told = ending(checkpoint) if any(head.pool == "last" for head in heads.values()) else (None, [])
+            guesses.append(
+                Guess("prompt tokens", "not pooled", ("include_prompt is false in the Pooling module"))
+            )
+    ends_with, told = (
+        ending(checkpoint) if any(head.pool == "last" for head in heads.values()) else (None, [])
+    )
     guesses += told
-    # Language models that became classifiers read a pair as one text (vLLM); with a template that is what they get.
+    # Language models that became classifiers read a pair as one text (vLLM); with a template
+    # that is what they get.
     separates = not checkpoint.config.get("classifier_from_token")
     separated = checkpoint.config.get("use_sep_token", checkpoint.config.get("use_pad_token", separates))
     return Text(
@@ -88,7 +116,9 @@ def text(
         roles=roles,
         prompts=prompts,
         default_prompt=default,
-        default_role=sentence.static.default if sentence is not None and sentence.static is not None else None,
+        default_role=sentence.static.default
+        if sentence is not None and sentence.static is not None
+        else None,
         pools_prompts=pools_prompts(checkpoint),
         special_tokens=dict(checkpoint.text.special),
         chat_template="chat_template.jinja" if "chat_template.jinja" in files else None,
@@ -99,10 +129,11 @@ def text(
 
 
 def prompted_roles(checkpoint: Checkpoint) -> dict[str, Role]:
-    """Both sides as encode_query and encode_document of Sentence Transformers prepare them; empty where they put nothing in front.
+    """Both sides as encode_query and encode_document of Sentence Transformers prepare them; empty where
+    they put nothing in front.
 
-    Each side has the prompt of its own name. One that the files leave out is the empty one to the library, so neither another name
-    (`passage`) nor the default prompt takes its place.
+    Each side has the prompt of its own name. One that the files leave out is the empty one to the library, so
+    neither another name (`passage`) nor the default prompt takes its place.
     """
     prompts = checkpoint.sentence.prompts if checkpoint.sentence is not None else {}
     prefixes = {role: prompts.get(role, "") for role in ("query", "document")}
@@ -124,18 +155,25 @@ def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
         raise CheckpointError(f"{checkpoint.source}: config.json has no usable {key}") from None
     sentence, text = checkpoint.sentence, checkpoint.text.max_tokens
     if checkpoint.kind == "colbert" and sentence is not None:
-        # PyLate leaves the limit of the side that it encoded last in these places; each side has its own in its role.
+        # PyLate leaves the limit of the side that it encoded last in these places; each side
+        # has its own in its role.
         sentence, text = None, text if sentence.mask is None else None
     if sentence is not None and sentence.max_tokens is not None:
         limits.append((sentence.max_tokens, "max_seq_length of Sentence Transformers"))
     # Sentence Transformers 6 keeps its limit with the tokenizer.
     if text is not None and (
-        checkpoint.family.capped_by_tokenizer or positions is None or (sentence is not None and sentence.generation >= 6)
+        checkpoint.family.capped_by_tokenizer
+        or positions is None
+        or (sentence is not None and sentence.generation >= 6)
     ):
         limits.append((text, "model_max_length of the tokenizer"))
     if not limits:
         override = "--hf-overrides '{\"max_position_embeddings\": ...}'"
-        return UNLIMITED, [Guess("max tokens", str(UNLIMITED), "no file states a limit, and the model needs none", override)]
+        return UNLIMITED, [
+            Guess(
+                "max tokens", str(UNLIMITED), ("no file states a limit, and the model needs none"), override
+            )
+        ]
     limit, why = min(limits)
     return limit, [Guess("max tokens", str(limit), why, "poolrt serve --max-model-len, lower only")]
 
@@ -146,14 +184,23 @@ def pad_id(checkpoint: Checkpoint) -> int:
         return configured
     # A class may add a token that the model has no row for.
     known = (checkpoint.text.ids.get(role) for role in ("pad_token", "eos_token"))
-    return next((found for found in known if found is not None and found < checkpoint.number("vocab_size")), 0)
+    return next(
+        (found for found in known if found is not None and found < checkpoint.number("vocab_size")), 0
+    )
 
 
 def ending(checkpoint: Checkpoint) -> tuple[int | None, list[Guess]]:
-    """For models that pool the last token: the id that the tokenizer puts at the end of every text, None when it puts none."""
+    """For models that pool the last token: the id that the tokenizer puts at the end of every
+    text, None when it puts none."""
     first, second = checkpoint.text.encode("a"), checkpoint.text.encode("what is this")
     if first and second and first[-1] == second[-1] and first[-1] in checkpoint.text.ids.values():
-        return first[-1], [Guess("ends with", f"token {first[-1]}", "what the tokenizer puts after every text")]
+        return first[-1], [
+            Guess("ends with", f"token {first[-1]}", "what the tokenizer puts after every text")
+        ]
     return None, [
-        Guess("ends with", "the text's own last token", "the tokenizer puts nothing after a text, though the last token is pooled")
+        Guess(
+            "ends with",
+            "the text's own last token",
+            ("the tokenizer puts nothing after a text, though the last token is pooled"),
+        )
     ]

@@ -1,4 +1,5 @@
-"""What a checkpoint's own library makes of one text, alone: token ids, hidden states, and the answers that it has an opinion on."""
+"""What a checkpoint's own library makes of one text, alone: token ids, hidden states, and the answers
+that it has an opinion on."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class Computed:
     hidden: Floats | None
     """The backbone's last hidden states [tokens, hidden]; None: this text does not go through it."""
     answers: dict[Task, Floats]
-    """Finished vectors for embed and token_embed, logits for the other tasks; only of tasks that the library has an opinion on."""
+    """Finished vectors for embed and token_embed, logits for the other tasks; only of tasks that the
+    library has an opinion on."""
     score: Floats | None = None
     """Of a cross-encoder with one label: [1] behind the activation that its files name."""
 
@@ -70,33 +72,47 @@ class Library:
         self.limit = int(limit) if limit < NO_LIMIT else None
 
     def _keep(self, module: Any, inputs: Any, output: Any) -> None:
-        self._hidden = output[0] if isinstance(output, tuple) else output.get("last_hidden_state", next(iter(output.values())))
+        self._hidden = (
+            output[0]
+            if isinstance(output, tuple)
+            else output.get("last_hidden_state", next(iter(output.values())))
+        )
 
     def cut(self, limit: int) -> None:
         """Cuts at `limit` tokens from now on."""
         self.tokenizer.model_max_length = limit
 
     def ended(self) -> None:
-        """Makes the tokenizer put the tokens around a text that poolrt's does, where transformers 5 forgets add_eos_token."""
+        """Makes the tokenizer put the tokens around a text that poolrt's does, where transformers
+        5 forgets add_eos_token."""
         from tokenizers import Tokenizer
 
         ours = Tokenizer.from_str(self.checkpoint.text.json.decode())
         self.tokenizer.backend_tokenizer.post_processor = ours.post_processor
 
     def added(self) -> list[str]:
-        """Its special and added tokens, but for ColBERT's markers: Sentence Transformers makes special tokens of them to write them as
-        text, while poolrt inserts their ids and leaves texts that spell them alone."""
+        """Its special and added tokens, but for ColBERT's markers: Sentence Transformers makes
+        special tokens of them to write them as text, while poolrt inserts their ids and leaves texts
+        that spell them alone."""
         markers = {role.marker_id for role in self.plan.text.roles.values()}
-        return [str(token) for index, token in sorted(self.tokenizer.added_tokens_decoder.items()) if index not in markers]
+        return [
+            str(token)
+            for index, token in sorted(self.tokenizer.added_tokens_decoder.items())
+            if index not in markers
+        ]
 
     def forget(self) -> None:
-        """Rotary tables that grew for a longer text (rope_type dynamic) go back to their first size: what the library makes of a text
-        must not depend on the texts before it."""
+        """Rotary tables that grew for a longer text (rope_type dynamic) go back to their first size: what the
+        library makes of a text must not depend on the texts before it."""
         for module in self._backbone.modules() if self._backbone is not None else ():
             if "dynamic" in str(getattr(module, "rope_type", "")):
                 for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
                     setattr(module, name, module.original_max_seq_len)
-                for name in [name for name in (*vars(module), *dict(module.named_buffers())) if name.endswith("original_inv_freq")]:
+                for name in [
+                    name
+                    for name in (*vars(module), *dict(module.named_buffers()))
+                    if name.endswith("original_inv_freq")
+                ]:
                     setattr(module, name.replace("original_", ""), getattr(module, name))
 
     @property
@@ -121,7 +137,9 @@ def _read(features: Mapping[str, torch.Tensor]) -> Read:
     ids = features["input_ids"][0].tolist()
     mask, types = features.get("attention_mask"), features.get("token_type_ids")
     return Read(
-        ids=ids, type_ids=None if types is None else types[0].tolist(), attention=[1] * len(ids) if mask is None else mask[0].tolist()
+        ids=ids,
+        type_ids=None if types is None else types[0].tolist(),
+        attention=[1] * len(ids) if mask is None else mask[0].tolist(),
     )
 
 
@@ -129,12 +147,19 @@ class SentenceLibrary(Library):
     cuts = True
 
     def __init__(self, kind: str, model: Any, backbone: Any, checkpoint: Checkpoint, plan: Plan) -> None:
-        super().__init__(f"sentence-transformers {version('sentence-transformers')} {kind}", backbone, model.tokenizer, checkpoint, plan)
+        super().__init__(
+            (f"sentence-transformers {version('sentence-transformers')} {kind}"),
+            backbone,
+            model.tokenizer,
+            checkpoint,
+            plan,
+        )
         self.kind, self.model = kind, model
         self.routed = checkpoint.sentence is not None and checkpoint.sentence.static is not None
         if kind == "MultiVectorEncoder":  # each side has a limit of its own
             self.limit = None
-        if getattr(backbone, "base_model", backbone) is backbone:  # its forward is called past the hooks of torch
+        # Its forward is called past the hooks of torch
+        if getattr(backbone, "base_model", backbone) is backbone:
             model[0].register_forward_hook(self._keep_features)
 
     def _keep_features(self, module: Any, inputs: Any, features: Any) -> None:
@@ -153,9 +178,13 @@ class SentenceLibrary(Library):
         role = self.plan.text.roles.get(case.role) if case.role else None
         stored = self.plan.text.prompts[case.prompt_name] if case.prompt_name else ""
         if self.kind == "CrossEncoder" and self.plan.text.score_template is not None:
-            stored = (self.model.prompts or {}).get(self.model.default_prompt_name or "") or ""  # a message of the template
-        # An empty prompt is one too: the default one, which poolrt and vLLM apply only when asked for, stays away.
-        return (case.text if case.document is None else (case.text, case.document)), {"prompt": role.prefix if role else stored}
+            # A message of the template
+            stored = (self.model.prompts or {}).get(self.model.default_prompt_name or "") or ""
+        # An empty prompt is one too: the default one, which poolrt and vLLM apply only when
+        # asked for, stays away.
+        return (case.text if case.document is None else (case.text, case.document)), {
+            "prompt": role.prefix if role else stored
+        }
 
     def read(self, case: Case) -> Read:
         text, options = self._asked(case)
@@ -171,7 +200,11 @@ class SentenceLibrary(Library):
         try:
             if self.kind == "CrossEncoder" and case.document is not None:
                 found = self.model.predict(
-                    [text], batch_size=1, show_progress_bar=False, activation_fn=torch.nn.Identity(), prompt=options["prompt"]
+                    [text],
+                    batch_size=1,
+                    show_progress_bar=False,
+                    activation_fn=torch.nn.Identity(),
+                    prompt=options["prompt"],
                 )
             elif self.kind == "CrossEncoder":
                 with torch.inference_mode():
@@ -179,13 +212,18 @@ class SentenceLibrary(Library):
             else:
                 encode = self.model.encode
                 if case.role is not None and self.kind != "MultiVectorEncoder" and not self._recipe_roles():
-                    encode, options = getattr(self.model, f"encode_{case.role}"), {}  # with the prompt that it finds itself
+                    # With the prompt that it finds itself
+                    encode, options = getattr(self.model, f"encode_{case.role}"), {}
                 found = encode([text], batch_size=1, show_progress_bar=False, **options)
         finally:
             handle.remove()
         hidden = self._hidden_rows() if self._hidden is not None or not self.routed else None
         answers: dict[Task, Floats] = {}
-        pooled = self.kind == "SentenceTransformer" and self.checkpoint.kind in ("embed", "bge-m3") and self._own_pooling()
+        pooled = (
+            self.kind == "SentenceTransformer"
+            and self.checkpoint.kind in ("embed", "bge-m3")
+            and self._own_pooling()
+        )
         if hidden is not None and (case.role is None or self.checkpoint.kind != "colbert"):
             answers |= library_heads.answers(self.checkpoint, self.plan, hidden, pooled_by_library=pooled)
         if found is None:
@@ -196,7 +234,11 @@ class SentenceLibrary(Library):
             answers["embed"] = _floats(found[0].to_dense() if found[0].is_sparse else found[0])
         elif self.kind == "CrossEncoder" and self.checkpoint.kind == "classify":
             answers["classify"] = _floats(np.atleast_1d(found[0]))
-            score = _floats(self.model.activation_fn(torch.from_numpy(answers["classify"]))) if answers["classify"].size == 1 else None
+            score = (
+                _floats(self.model.activation_fn(torch.from_numpy(answers["classify"])))
+                if answers["classify"].size == 1
+                else None
+            )
             return Computed(read=seen[0], hidden=hidden, answers=answers, score=score)
         elif self.kind == "MultiVectorEncoder" and case.role is not None:
             answers["token_embed"] = _floats(found[0])
@@ -233,7 +275,10 @@ class TokenizerLibrary(Library):
         if document is not None and self.plan.text.score_template is not None:
             template = self.plan.files[self.plan.text.score_template].decode()
             sides = [{"role": "query", "content": text}, {"role": "document", "content": document}]
-            text, document = self.tokenizer.apply_chat_template(sides, chat_template=template, tokenize=False), None
+            text, document = (
+                self.tokenizer.apply_chat_template(sides, chat_template=template, tokenize=False),
+                None,
+            )
         elif document is not None and self.plan.text.pair == "concatenate":
             text, document = text + document, None
         sides = (text,) if document is None else (text, document)
@@ -258,7 +303,9 @@ class TransformersLibrary(TokenizerLibrary):
         features = self._features(case)
         known = set(self.plan.inputs)
         with torch.inference_mode():
-            output = self.model(**{name: value for name, value in features.items() if name in known}, return_dict=True)
+            output = self.model(
+                **{name: value for name, value in features.items() if name in known}, return_dict=True
+            )
         hidden = self._hidden_rows()
         answers = library_heads.answers(self.checkpoint, self.plan, hidden, pooled_by_library=False)
         logits = output.get("logits")

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..heads.planning import Plan
 
 OWN_ONLY = "own reading only"
-# Both sides are float32 PyTorch with other attention kernels and other orders of summing. Worst seen over the tiny checkpoints of all
-# families and MiniLM: see tests/exporter/test_library_reference.py.
+# Both sides are float32 PyTorch with other attention kernels and other orders of summing. Worst seen over the
+# tiny checkpoints of all families and MiniLM: see tests/exporter/test_library_reference.py.
 COSINE = 0.99999
 """Least cosine of a vector, or of one token's."""
 DIFFERENCE = 1e-4
@@ -41,15 +41,24 @@ class TooLong(Exception):
 
 
 class Comparison:
-    def __init__(self, found: Checkpoint, plan: Plan, module: PoolingModel, preparation: Preparation, library: Library) -> None:
-        self.found, self.plan, self.module, self.preparation, self.library = found, plan, module, preparation, library
+    def __init__(
+        self, found: Checkpoint, plan: Plan, module: PoolingModel, preparation: Preparation, library: Library
+    ) -> None:
+        self.found, self.plan, self.module, self.preparation, self.library = (
+            found,
+            plan,
+            module,
+            preparation,
+            library,
+        )
         self.pairs = plan.scoring == "cross-encoder"
         self.templated = preparation.score_template is not None
         # transformers' tokenizers know no template: they cut it off at its end.
         self.cuts_otherwise = self.templated and not (library.cuts and yes_no.module(found) is not None)
         sides: tuple[RoleName, ...] = ("query", "document")
         self.roles: tuple[RoleName, ...] = tuple(role for role in sides if role in plan.text.roles)
-        # transformers' tokenizers cut where they are told; Sentence Transformers' models cut where their files say.
+        # transformers' tokenizers cut where they are told; Sentence Transformers' models cut
+        # where their files say.
         own = library.limit if library.cuts and library.limit is not None else plan.text.max_tokens
         self.limit = min(plan.text.max_tokens, own, library_texts.LONGEST_CUT)
         self.problems: list[str] = []
@@ -80,11 +89,15 @@ class Comparison:
             shown = "".join(f"\n  {line}" for line in self.problems[:MOST_TOLD])
             more = f"\n  and {len(self.problems) - MOST_TOLD} more" if len(self.problems) > MOST_TOLD else ""
             raise VerificationError(
-                f"{self.found.source}: poolrt reads this checkpoint otherwise than {self.library.name} does:{shown}{more}\n"
-                "nothing was kept; where the files leave something open, --hf-overrides, --convert or --pooler-config decide it, "
+                f"{self.found.source}: poolrt reads this checkpoint otherwise than {self.library.name} "
+                f"does:{shown}{more}\n"
+                "nothing was kept; where the files leave something open, --hf-overrides, --convert or "
+                "--pooler-config decide it, "
                 "else please report this checkpoint"
             )
-        return Reading(reference=self.library.name, why="; ".join(self.library.lacks), agreements=tuple(agreements))
+        return Reading(
+            reference=self.library.name, why="; ".join(self.library.lacks), agreements=tuple(agreements)
+        )
 
     def _item(self, case: Case, limit: int) -> Item | None:
         """None: nothing to run. Our text preparation, as a request gets it."""
@@ -92,7 +105,9 @@ class Comparison:
         try:
             if case.document is not None:
                 return self.preparation.pairs([case.text], [case.document], limits=limits)[0]
-            return self.preparation.singles([case.text], limits=limits, role=case.role, prompt_name=case.prompt_name)[0]
+            return self.preparation.singles(
+                [case.text], limits=limits, role=case.role, prompt_name=case.prompt_name
+            )[0]
         except InputError as error:
             if error.field == "input_tokens":  # the template and the query alone are longer than that
                 raise TooLong from None
@@ -106,7 +121,12 @@ class Comparison:
         own = sorted(self.found.text.tokenizer.get_added_tokens_decoder().items())
         added += [token.content for index, token in own if index not in markers]  # see Library.added
         cases = library_texts.for_ids(
-            added, limit=self.limit, pairs=self.pairs, templated=self.cuts_otherwise, empty=True, paired=self.library.cuts
+            added,
+            limit=self.limit,
+            pairs=self.pairs,
+            templated=self.cuts_otherwise,
+            empty=True,
+            paired=self.library.cuts,
         )
         prompts = [name for name, prompt in self.plan.text.prompts.items() if prompt]
         cases += [] if self.pairs else library_texts.sides(self.roles, prompts, limit=self.limit)
@@ -119,22 +139,30 @@ class Comparison:
             if ours is None and (not theirs.ids or max(theirs.ids) >= self.plan.text.vocab_size):
                 continue
             if ours is not None and ours.truncated and self.cuts_otherwise:
-                continue  # where a template ends with a question, what is cut of the document is a choice of its own
+                # Where a template ends with a question, what is cut of the document is a choice of its own
+                continue
             count += 1
             if ours is None:
-                self.problems.append(f"token ids of {case}: poolrt refuses the text, the library reads {_some(theirs.ids, 0)}")
+                self.problems.append(
+                    f"token ids of {case}: poolrt refuses the text, the library reads {_some(theirs.ids, 0)}"
+                )
                 continue
             types = [0] * len(ours.ids) if ours.type_ids is None else ours.type_ids
             # A library that gives its model no types leaves it the first.
             wanted = (theirs.type_ids or [0] * len(types)) if "token_type_ids" in self.plan.inputs else types
             attention = [1] * len(ours.ids) if ours.attention is None else ours.attention
             for what, one, other in (
-                ("token ids", ours.ids, theirs.ids), ("token types", types, wanted), ("attention mask", attention, theirs.attention),
+                ("token ids", ours.ids, theirs.ids), ("token types", types, wanted),
+                ("attention mask", attention, theirs.attention),
             ):  # fmt: skip
                 if list(one) != list(other):
-                    place = next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+                    place = next(
+                        (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+                        min(len(one), len(other)),
+                    )
                     self.problems.append(
-                        f"{what} of {case}: poolrt {_some(one, place)} ({len(one)}), the library {_some(other, place)} ({len(other)}), "
+                        f"{what} of {case}: poolrt {_some(one, place)} ({len(one)}), the library "
+                        f"{_some(other, place)} ({len(other)}), "
                         f"first apart at {place}"
                     )
                     break
@@ -146,7 +174,9 @@ class Comparison:
         large = self.found.parameters > library_texts.LARGE_PARAMETERS
         limit = min(self.limit, library_texts.LONGEST_LARGE if large else library_texts.LONGEST)
         self.library.cut(limit)
-        cases = library_texts.for_numbers(self.roles, limit=limit, pairs=self.pairs, templated=self.cuts_otherwise)
+        cases = library_texts.for_numbers(
+            self.roles, limit=limit, pairs=self.pairs, templated=self.cuts_otherwise
+        )
         known: dict[Case, Item] = {}
         for case in cases:
             with contextlib.suppress(TooLong):
@@ -163,24 +193,37 @@ class Comparison:
                 theirs[case] = self.library.compute(case)
             except Exception as error:
                 raise VerificationError(
-                    f"{self.found.source}: {self.library.name} cannot run {case} ({len(known[case].ids)} tokens): {error}"
+                    f"{self.found.source}: {self.library.name} cannot run {case} "
+                    f"({len(known[case].ids)} tokens): {error}"
                 ) from None
         same = [case for case in order if theirs[case].read.ids == known[case].ids]
         rows = [(case, self._alone(known[case])) for case in same]
         short = [case for case in same if len(known[case].ids) <= 512][:6]
-        rows += [(case, row) for case, row in zip(short, self._together([known[case] for case in short]), strict=True)]
+        rows += [
+            (case, row)
+            for case, row in zip(short, self._together([known[case] for case in short]), strict=True)
+        ]
         measured: dict[str, list[tuple[float, float]]] = {}
         for case, ours in rows:
-            hidden, answers, states = ours.pop("hidden", None), dict(theirs[case].answers), theirs[case].hidden
+            hidden, answers, states = (
+                ours.pop("hidden", None),
+                dict(theirs[case].answers),
+                theirs[case].hidden,
+            )
             if hidden is None or states is None:
                 pass
-            elif self.found.family.projection and states.shape[-1] == self.plan.heads["token_embed"].dim != hidden.shape[-1]:
+            elif (
+                self.found.family.projection
+                and states.shape[-1] == self.plan.heads["token_embed"].dim != hidden.shape[-1]
+            ):
                 # The class projects inside: its hidden states are the vectors of tokens.
                 answers["token_embed"] = library_heads.unit(states)
             else:
                 self._measure(measured, "hidden states", case, hidden, states)
             for task, expected in answers.items():
-                self._measure(measured, task, case, self._answer(task, ours, known[case], expected.shape[-1]), expected)
+                self._measure(
+                    measured, task, case, self._answer(task, ours, known[case], expected.shape[-1]), expected
+                )
             score = theirs[case].score
             if score is not None and not self._activation_asked():
                 self._measure(measured, "classify score", case, self._score(ours, known[case]), score)
@@ -188,7 +231,8 @@ class Comparison:
         for what, values in measured.items():
             cosines, differences = zip(*values, strict=True)
             made.append(Agreement(
-                what=what, texts=len(values), worst_cosine=None if "classify" in what else min(cosines), worst_difference=max(differences),
+                what=what, texts=len(values), worst_cosine=None if "classify" in what else min(cosines),
+                worst_difference=max(differences),
                 tolerance=DIFFERENCE if "classify" in what else COSINE,
             ))  # fmt: skip
         return made
@@ -197,7 +241,8 @@ class Comparison:
         return self._together([item])[0]
 
     def _together(self, items: Sequence[Item]) -> list[dict[str, Floats]]:
-        """Our module on one batch, padded on the right: `hidden` and each graph output, for every item without its padding."""
+        """Our module on one batch, padded on the right: `hidden` and each graph output, for every
+        item without its padding."""
         import torch
 
         from ..graph.tracing import described
@@ -207,7 +252,9 @@ class Comparison:
         inputs = described(self.plan, "model.onnx", ()).inputs
         arrays = Feed(inputs, pad_id=self.plan.text.pad_id).arrays(items)
         hidden: list[Any] = []
-        handle = self.module.backbone.register_forward_hook(lambda module, inputs, output: hidden.append(output))
+        handle = self.module.backbone.register_forward_hook(
+            lambda module, inputs, output: hidden.append(output)
+        )
         try:
             with torch.inference_mode():
                 outputs = self.module(*(torch.from_numpy(arrays[tensor.name]) for tensor in inputs))
@@ -228,8 +275,8 @@ class Comparison:
         return made
 
     def _answer(self, task: Task, outputs: Mapping[str, Floats], item: Item, width: int) -> Floats:
-        """Ours as far as the library goes: a vector of full width, or of the stored one that the library cuts to, too; a logit before
-        calibration and activation."""
+        """Ours as far as the library goes: a vector of full width, or of the stored one that the library cuts
+        to, too; a logit before calibration and activation."""
         import torch
 
         head = self.plan.heads[task]
@@ -239,18 +286,32 @@ class Comparison:
         return reference.finished(task, head, torch.from_numpy(np.array(outputs[head.output])), item).numpy()
 
     def _activation_asked(self) -> bool:
-        """Whether something decides the activation that the library does not read: vLLM's problem_type, or a pooler config."""
-        return self.found.config.get("problem_type") is not None or self.found.pooler.use_activation is not None
+        """Whether something decides the activation that the library does not read: vLLM's
+        problem_type, or a pooler config."""
+        return (
+            self.found.config.get("problem_type") is not None or self.found.pooler.use_activation is not None
+        )
 
     def _score(self, outputs: Mapping[str, Floats], item: Item) -> Floats:
         import torch
 
         head = self.plan.heads["classify"]
-        return reference.finished("classify", head, torch.from_numpy(np.array(outputs[head.output])), item).numpy()
+        return reference.finished(
+            "classify", head, torch.from_numpy(np.array(outputs[head.output])), item
+        ).numpy()
 
-    def _measure(self, measured: dict[str, list[tuple[float, float]]], what: str, case: Case, ours: Floats, theirs: Floats) -> None:
+    def _measure(
+        self,
+        measured: dict[str, list[tuple[float, float]]],
+        what: str,
+        case: Case,
+        ours: Floats,
+        theirs: Floats,
+    ) -> None:
         if ours.shape != theirs.shape:
-            self.problems.append(f"{what} of {case}: shape {list(ours.shape)}, the library's {list(theirs.shape)}")
+            self.problems.append(
+                f"{what} of {case}: shape {list(ours.shape)}, the library's {list(theirs.shape)}"
+            )
             return
         cosine, difference = _cosine(ours, theirs), _difference(ours, theirs)
         measured.setdefault(what, []).append((cosine, difference))
@@ -260,7 +321,10 @@ class Comparison:
         elif not cosine >= COSINE:
             self.problems.append(f"{what} of {case}: cosine {cosine:.6f}, at least {COSINE} is expected")
         elif not _lengths_apart(ours, theirs) <= DIFFERENCE * 10:
-            self.problems.append(f"{what} of {case}: the same direction, but lengths {_lengths(ours)}, the library's {_lengths(theirs)}")
+            self.problems.append(
+                f"{what} of {case}: the same direction, but lengths {_lengths(ours)}, the library's "
+                f"{_lengths(theirs)}"
+            )
 
 
 def _cosine(one: Floats, other: Floats) -> float:
@@ -272,7 +336,9 @@ def _cosine(one: Floats, other: Floats) -> float:
     first, second = np.atleast_2d(one.astype(np.float64)), np.atleast_2d(other.astype(np.float64))
     norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
     both_zero = np.abs(first - second).max(axis=-1) < _TINY
-    return float(np.where(norms < _TINY, both_zero, (first * second).sum(axis=-1) / np.maximum(norms, _TINY)).min())
+    return float(
+        np.where(norms < _TINY, both_zero, (first * second).sum(axis=-1) / np.maximum(norms, _TINY)).min()
+    )
 
 
 def _difference(one: Floats, other: Floats) -> float:

@@ -1,7 +1,8 @@
-"""What a plain transformers model leaves to its user, in numpy and for one unpadded text: pooling, normalisation, published heads.
+"""What a plain transformers model leaves to its user, in numpy and for one unpadded text: pooling,
+normalisation, published heads.
 
-The library's hidden states go in. Written from the papers and model cards and sharing nothing with heads.py, head_modules.py and
-reference.py: the other side of their comparison.
+The library's hidden states go in. Written from the papers and model cards and sharing nothing with heads.py,
+head_modules.py and reference.py: the other side of their comparison.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ POOLS: dict[Pool, Callable[[Floats], Floats]] = {
     "max": lambda hidden: hidden.max(axis=0),
     "mean": lambda hidden: hidden.mean(axis=0),
     "mean_sqrt_len": lambda hidden: hidden.sum(axis=0) / np.float32(len(hidden) ** 0.5),
-    "weightedmean": lambda hidden: np.average(hidden, axis=0, weights=np.arange(1, len(hidden) + 1)).astype(np.float32),
+    "weightedmean": lambda hidden: np.average(hidden, axis=0, weights=np.arange(1, len(hidden) + 1)).astype(
+        np.float32
+    ),
 }
 
 
@@ -33,9 +36,12 @@ def unit(rows: Floats) -> Floats:
     return rows / np.maximum(np.sqrt((rows * rows).sum(axis=-1, keepdims=True)), np.float32(1e-12))
 
 
-def answers(checkpoint: Checkpoint, plan: Plan, hidden: Floats, *, pooled_by_library: bool) -> dict[Task, Floats]:
-    """Task -> what our finished answer (embed, token_embed) or raw logits (classify, token_classify) must be, from the last hidden
-    states [tokens, hidden] of one text. Only what follows from them without a module that this file does not know.
+def answers(
+    checkpoint: Checkpoint, plan: Plan, hidden: Floats, *, pooled_by_library: bool
+) -> dict[Task, Floats]:
+    """Task -> what our finished answer (embed, token_embed) or raw logits (classify, token_classify) must be,
+    from the last hidden states [tokens, hidden] of one text. Only what follows from them without a module
+    that this file does not know.
 
     `pooled_by_library`: the library itself answers with the text's vector.
     """
@@ -44,19 +50,37 @@ def answers(checkpoint: Checkpoint, plan: Plan, hidden: Floats, *, pooled_by_lib
     own_pooling = checkpoint.family.pooled is None and not checkpoint.family.projection
     for task in ("embed", "token_embed"):
         part, head = parts.get(task), plan.heads.get(task)
-        if part is None or head is None or part.before or part.after or head.sparse or head.keep_ids or not own_pooling:
+        if (
+            part is None
+            or head is None
+            or part.before
+            or part.after
+            or head.sparse
+            or head.keep_ids
+            or not own_pooling
+        ):
             continue
         if task == "embed" and (pooled_by_library or not set(part.pools) <= POOLS.keys()):
             continue
-        rows = hidden if task == "token_embed" else np.concatenate([POOLS[pool](hidden) for pool in part.pools])
+        rows = (
+            hidden if task == "token_embed" else np.concatenate([POOLS[pool](hidden) for pool in part.pools])
+        )
         made[task] = unit(rows) if head.activation == "l2" else rows
     if checkpoint.kind == "bge-m3":
         made["token_embed"] = unit(_file(checkpoint, "colbert_linear.pt", hidden)[1:])
         made["token_classify"] = _file(checkpoint, "sparse_linear.pt", hidden)
-    elif checkpoint.kind == "reward" and checkpoint.architecture in ("Qwen2ForRewardModel", "Qwen2ForProcessRewardModel"):
+    elif checkpoint.kind == "reward" and checkpoint.architecture in (
+        "Qwen2ForRewardModel",
+        "Qwen2ForProcessRewardModel",
+    ):
         inner = _linear(checkpoint, "score.0", hidden)
         made["token_classify"] = _linear(checkpoint, "score.2", np.maximum(inner, 0))
-    elif "classify" in parts and parts["classify"].pools and (pool := parts["classify"].pools[0]) in POOLS and own_pooling:
+    elif (
+        "classify" in parts
+        and parts["classify"].pools
+        and (pool := parts["classify"].pools[0]) in POOLS
+        and own_pooling
+    ):
         logits = _classifier(checkpoint, plan, POOLS[pool](hidden))
         if logits is not None:
             made["classify"] = logits
@@ -69,18 +93,24 @@ def splade(logits: Floats) -> Floats:
 
 
 def _classifier(checkpoint: Checkpoint, plan: Plan, pooled: Floats) -> Floats | None:
-    """Rows of the language model's output matrix (vLLM's classifier_from_token), or the one layer of a converted classifier."""
+    """Rows of the language model's output matrix (vLLM's classifier_from_token), or the one layer
+    of a converted classifier."""
     tokens = checkpoint.config.get("classifier_from_token")
     if tokens:
         ids = [checkpoint.text.tokenizer.token_to_id(str(token)) for token in tokens]
-        tied = bool(checkpoint.config.get("tie_word_embeddings")) or checkpoint.weights.find("lm_head.weight") is None
+        tied = (
+            bool(checkpoint.config.get("tie_word_embeddings"))
+            or checkpoint.weights.find("lm_head.weight") is None
+        )
         name = "embed_tokens.weight" if tied else "lm_head.weight"
         stored = checkpoint.weights.find(name, ("model.",))
         if stored is None or None in ids:
             return None
         rows = checkpoint.weights.rows(stored, [token for token in ids if token is not None]).float().numpy()
         logits = rows.astype(np.float64) @ pooled.astype(np.float64)
-        two = checkpoint.config.get("method") == "from_2_way_softmax" or checkpoint.config.get("is_original_qwen3_reranker")
+        two = checkpoint.config.get("method") == "from_2_way_softmax" or checkpoint.config.get(
+            "is_original_qwen3_reranker"
+        )
         return (logits[1:2] - logits[0:1] if two else logits).astype(np.float32)
     part = next(part for part in plan.parts if part.task == "classify")
     [*others, last] = part.after or [None]
@@ -91,7 +121,11 @@ def _classifier(checkpoint: Checkpoint, plan: Plan, pooled: Floats) -> Floats | 
 
 def _linear(checkpoint: Checkpoint, name: str, rows: Floats) -> Floats:
     result = rows @ checkpoint.weights.read(f"{name}.weight").float().numpy().T
-    return result + checkpoint.weights.read(f"{name}.bias").float().numpy() if f"{name}.bias" in checkpoint.weights else result
+    return (
+        result + checkpoint.weights.read(f"{name}.bias").float().numpy()
+        if f"{name}.bias" in checkpoint.weights
+        else result
+    )
 
 
 def _file(checkpoint: Checkpoint, name: str, rows: Floats) -> Floats:

@@ -1,4 +1,5 @@
-"""A checkpoint opened by its own library: Sentence Transformers' classes where it has their files, else transformers' Auto classes.
+"""A checkpoint opened by its own library: Sentence Transformers' classes where it has their files, else
+transformers' Auto classes.
 
 Nothing that a checkpoint brings is run: local files only, never remote code. Each text is asked for alone.
 """
@@ -22,18 +23,24 @@ if TYPE_CHECKING:
     from ..heads.planning import Plan
 
 SENTENCE_CLASSES = {
-    "SentenceTransformer": "SentenceTransformer", "SparseEncoder": "SparseEncoder", "CrossEncoder": "CrossEncoder",
+    "SentenceTransformer": "SentenceTransformer", "SparseEncoder": "SparseEncoder",
+    "CrossEncoder": "CrossEncoder",
     "MultiVectorEncoder": "MultiVectorEncoder", "ColBERT": "MultiVectorEncoder",
 }  # fmt: skip
 # Modules that only one of the classes ends with.
-TELLING = {"SpladePooling": "SparseEncoder", "LogitScore": "CrossEncoder", "MultiVectorMask": "MultiVectorEncoder"}
+TELLING = {
+    "SpladePooling": "SparseEncoder",
+    "LogitScore": "CrossEncoder",
+    "MultiVectorMask": "MultiVectorEncoder",
+}
 
 
 class Unreadable(Exception):
     """The library does not read this checkpoint; the message says why."""
 
 
-# --- which class ----------------------------------------------------------------------------------------------------------------------
+# --- which class
+# ------------------------------------------------------------------------------------------------------------
 
 
 def sentence_class(folder: Path, config: Mapping[str, Any]) -> str | None:
@@ -43,14 +50,23 @@ def sentence_class(folder: Path, config: Mapping[str, Any]) -> str | None:
     if "HF_ColBERT" in (config.get("architectures") or ()):
         return "MultiVectorEncoder"
     if not modules.is_file():
-        marked = "sbert_ce_default_activation_function" in config or "activation_fn" in (config.get("sentence_transformers") or {})
+        marked = "sbert_ce_default_activation_function" in config or "activation_fn" in (
+            config.get("sentence_transformers") or {}
+        )
         return "CrossEncoder" if kind == "CrossEncoder" or (kind is None and marked) else None
     types = [str(entry.get("type", "")) for entry in json.loads(modules.read_text(encoding="utf-8"))]
     if any(name.startswith("pylate.") for name in types):
         return "MultiVectorEncoder"
     last = next((TELLING[name] for kind_ in types if (name := kind_.rsplit(".", 1)[-1]) in TELLING), None)
-    late = settings.get("similarity_fn_name") == "MaxSim" and {"query_length", "document_length"} & settings.keys()
-    return kind if kind not in (None, "SentenceTransformer") else last or ("MultiVectorEncoder" if late else "SentenceTransformer")
+    late = (
+        settings.get("similarity_fn_name") == "MaxSim"
+        and {"query_length", "document_length"} & settings.keys()
+    )
+    return (
+        kind
+        if kind not in (None, "SentenceTransformer")
+        else last or ("MultiVectorEncoder" if late else "SentenceTransformer")
+    )
 
 
 def auto_class(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
@@ -61,13 +77,19 @@ def auto_class(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
     own = hasattr(transformers, str(names[0]))
     # Bare rows of the output matrix are no class of its own, and other poolings are not this class's.
     bare = bool(config.get("classifier_from_token")) or checkpoint.pooler.pool is not None
-    if checkpoint.kind == "classify" and own and not bare and str(names[0]).endswith("ForSequenceClassification"):
+    if (
+        checkpoint.kind == "classify"
+        and own
+        and not bare
+        and str(names[0]).endswith("ForSequenceClassification")
+    ):
         return "AutoModelForSequenceClassification"
     if checkpoint.kind == "token_classify" and own and str(names[0]).endswith("ForTokenClassification"):
         return "AutoModelForTokenClassification"
     if checkpoint.kind == "splade":
         return "AutoModelForMaskedLM"
-    # A class that is the encoder alone (T5EncoderModel) says that it is no encoder-decoder, and AutoModel would make up the decoder.
+    # A class that is the encoder alone (T5EncoderModel) says that it is no encoder-decoder, and AutoModel
+    # would make up the decoder.
     encoder = config.get("is_encoder_decoder") or str(names[0]).endswith("EncoderModel")
     return "AutoModelForTextEncoding" if encoder else "AutoModel"
 
@@ -77,7 +99,8 @@ def _object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-# --- opening --------------------------------------------------------------------------------------------------------------------------
+# --- opening
+# ------------------------------------------------------------------------------------------------------------
 
 _LOADING = threading.Lock()
 
@@ -89,23 +112,29 @@ class Loaded:
     models: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
     def check(self, *, head: bool, checkpoint: Checkpoint) -> None:
-        """Raises Unreadable for weights that were made up because the files have none. `head`: whether a pooler belongs to the answer."""
+        """Raises Unreadable for weights that were made up because the files have none. `head`: whether a
+        pooler belongs to the answer."""
         brought = set() if checkpoint.adapter is None else set(checkpoint.adapter.whole)
         for name, info in self.models:
-            missing = sorted(key for key in info.get("missing_keys", ()) if head or "pooler" not in key.split("."))
+            missing = sorted(
+                key for key in info.get("missing_keys", ()) if head or "pooler" not in key.split(".")
+            )
             missing = [key for key in missing if key not in brought]
             missing += sorted(str(entry[0]) for entry in info.get("mismatched_keys", ()))
             if missing:
                 raise Unreadable(
-                    f"{name} finds no {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''} of its shape in the weights"
+                    f"{name} finds no {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''} of "
+                    "its shape in the weights"
                 )
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[Loaded]:
-    """While open, every model that transformers reads says which of its weights the files lack, whoever asked for the model.
+    """While open, every model that transformers reads says which of its weights the files lack,
+    whoever asked for the model.
 
-    Sentence Transformers drops that report, and a model with random weights in its gaps would be no reference.
+    Sentence Transformers drops that report, and a model with random weights in its
+    gaps would be no reference.
     """
     import transformers
 
@@ -128,7 +157,8 @@ def watched() -> Iterator[Loaded]:
 
 
 def opened(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str, Any]) -> Library:
-    """The folder (its config.json with what was asked for) by its own library, or as much of it as there is. Raises Unreadable."""
+    """The folder (its config.json with what was asked for) by its own library, or as much of it as
+    there is. Raises Unreadable."""
     routed = checkpoint.sentence is not None and checkpoint.sentence.static is not None
     kind = "SparseEncoder" if routed else sentence_class(folder, config)
     inner = folder / checkpoint.inner.relative_to(checkpoint.folder)
@@ -155,29 +185,36 @@ def opened(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str
 
 
 def _binding(library: Library, config: Mapping[str, Any]) -> Library:
-    """Notes whether the model class is the one that config.json names. One that transformers lacks (the repository's own code, which is
-    never run) may compute otherwise over the same weights; what agrees still agrees."""
+    """Notes whether the model class is the one that config.json names. One that transformers lacks
+    (the repository's own code, which is never run) may compute otherwise over the same weights;
+    what agrees still agrees."""
     import transformers
 
     names = [str(name) for name in config.get("architectures") or ()]
     if names and not hasattr(transformers, names[0]) and "ColBERT" not in names[0]:
-        library.foreign = f"{names[0]} is not a class of transformers, and a repository's own code is never run"
+        library.foreign = (
+            f"{names[0]} is not a class of transformers, and a repository's own code is never run"
+        )
     return library
 
 
 def _check_config(checkpoint: Checkpoint, folder: Path) -> None:
-    """Raises Unreadable where transformers' config class reads other sizes than the weights have, before a model of them is built."""
+    """Raises Unreadable where transformers' config class reads other sizes than the weights have, before
+    a model of them is built."""
     import transformers
 
     with watched():
         try:
-            config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:
             raise Unreadable(f"AutoConfig cannot open it: {_reason(error)}") from None
     width = getattr(config.get_text_config(), "hidden_size", None)
     if width != checkpoint.config.get("hidden_size") and isinstance(width, int):
         raise Unreadable(
-            f"{type(config).__name__} reads hidden_size {width}, the weights have {checkpoint.config.get('hidden_size')}: "
+            f"{type(config).__name__} reads hidden_size {width}, the weights have "
+            f"{checkpoint.config.get('hidden_size')}: "
             "config.json is written for the repository's own code, which is never run"
         )
 
@@ -187,7 +224,9 @@ def _tokenizer(folder: Path) -> Any:
 
     with watched():
         try:
-            return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            return transformers.AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:
             raise Unreadable(f"AutoTokenizer cannot open it: {_reason(error)}") from None
 
@@ -200,7 +239,11 @@ def _sentence(kind: str, checkpoint: Checkpoint, plan: Plan, folder: Path) -> Li
 
         try:
             model = getattr(sentence_transformers, kind)(
-                str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs={"dtype": torch.float32}
+                str(folder),
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"dtype": torch.float32},
             )
         except ImportError:
             raise
@@ -219,19 +262,32 @@ def _routed(model: Any) -> Any:
     import torch
 
     routes = getattr(model[0], "sub_modules", {}).values()
-    return next((route[0].model for route in routes if isinstance(getattr(route[0], "model", None), torch.nn.Module)), None)
+    return next(
+        (route[0].model for route in routes if isinstance(getattr(route[0], "model", None), torch.nn.Module)),
+        None,
+    )
 
 
-def _transformers(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str, Any], tokenizer: Any) -> Library:
+def _transformers(
+    checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str, Any], tokenizer: Any
+) -> Library:
     import torch
     import transformers
 
     name = auto_class(checkpoint, config)
-    if name == "AutoModel" and checkpoint.adapter is not None and checkpoint.adapter.settings.get("task_type") == "SEQ_CLS":
+    if (
+        name == "AutoModel"
+        and checkpoint.adapter is not None
+        and checkpoint.adapter.settings.get("task_type") == "SEQ_CLS"
+    ):
         name = "AutoModelForSequenceClassification"
     with watched() as loaded:
         try:
-            labels = {"num_labels": plan.heads["classify"].dim} if name == "AutoModelForSequenceClassification" else {}
+            labels = (
+                {"num_labels": plan.heads["classify"].dim}
+                if name == "AutoModelForSequenceClassification"
+                else {}
+            )
             model = getattr(transformers, name).from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False, dtype=torch.float32, **labels
             )
@@ -255,7 +311,9 @@ def _adapted(checkpoint: Checkpoint, model: Any) -> Any:
         try:
             peft.PeftModel.from_pretrained(model, str(checkpoint.adapter.folder))
         except Exception as error:
-            raise Unreadable(f"peft cannot put the adapter on {type(model).__name__}: {_reason(error)}") from None
+            raise Unreadable(
+                f"peft cannot put the adapter on {type(model).__name__}: {_reason(error)}"
+            ) from None
     if any("missing adapter keys" in str(entry.message) for entry in told):
         raise Unreadable(f"peft finds no place for the adapter's tensors in {type(model).__name__}")
     return model

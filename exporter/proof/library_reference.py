@@ -1,8 +1,10 @@
-"""poolrt's reading of a checkpoint against the checkpoint's own library: token ids, hidden states and answers of real texts.
+"""poolrt's reading of a checkpoint against the checkpoint's own library: token ids, hidden states
+and answers of real texts.
 
-Engines are compared with our PyTorch module (verify.py); this compares that module with code that is not ours. What the two must
-agree on is everything that the checkpoint's files decide. Where poolrt follows vLLM on purpose (a stored prompt is not applied
-unasked, activations by the number of labels), the part before that choice is compared.
+Engines are compared with our PyTorch module (verify.py); this compares that module with code that is not
+ours. What the two must agree on is everything that the checkpoint's files decide. Where poolrt follows vLLM
+on purpose (a stored prompt is not applied unasked, activations by the number of labels), the part before
+that choice is compared.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 
 def compare(source: str | Path, **asked: Any) -> Reading:
-    """Reads a checkpoint as `poolrt export` does and compares the reading with its own library. `asked` goes to `checkpoint.read`.
+    """Reads a checkpoint as `poolrt export` does and compares the reading with its own library. `asked`
+    goes to `checkpoint.read`.
 
     Raises CheckpointError, and VerificationError where the two disagree.
     """
@@ -46,11 +49,13 @@ def compare(source: str | Path, **asked: Any) -> Reading:
 
 
 def against_twin(found: Checkpoint) -> Reading:
-    """The same of a shrunken twin (twin.py), for a checkpoint that is too large to be loaded twice. Raises VerificationError."""
+    """The same of a shrunken twin (twin.py), for a checkpoint that is too large to be loaded twice.
+    Raises VerificationError."""
     from . import twin
 
     asked = dict(found.overrides)
-    for key, inner in (("hf_overrides", "matryoshka_dimensions"), ("pooler_config", "dimensions")):  # widths of the original
+    # Widths of the original
+    for key, inner in (("hf_overrides", "matryoshka_dimensions"), ("pooler_config", "dimensions")):
         values = asked.get(key)
         if isinstance(values, Mapping):
             asked[key] = {name: value for name, value in values.items() if name != inner}
@@ -60,15 +65,20 @@ def against_twin(found: Checkpoint) -> Reading:
             reading = compare(folder, recipe=found.recipe, **asked)
         except VerificationError:
             raise
-        except Exception as error:  # a twin is only as good as what we know of config.json's numbers; the original is not to blame
-            return Reading(reference=OWN_ONLY, why=f"too large to be loaded twice, and its shrunken twin cannot be read: {error}")
+        except Exception as error:
+            # A twin is only as good as what we know of config.json's numbers; the original is not to blame.
+            return Reading(
+                reference=OWN_ONLY,
+                why=(f"too large to be loaded twice, and its shrunken twin cannot be read: {error}"),
+            )
     why = [reading.why] if reading.why else []
     why += ["the adapter was left out of the twin"] if found.adapter is not None else []
     return dataclasses.replace(reading, twin=True, why="; ".join(why))
 
 
 def against_library(found: Checkpoint, plan: Plan, module: PoolingModel) -> Reading:
-    """What agreed, and with which library; `own reading only` and why, where there is none to ask. Raises VerificationError."""
+    """What agreed, and with which library; `own reading only` and why, where there is none to ask.
+    Raises VerificationError."""
     with contextlib.ExitStack() as stack:
         config = _config(found)
         folder = stack.enter_context(_as_asked(found, config))
@@ -82,7 +92,8 @@ def against_library(found: Checkpoint, plan: Plan, module: PoolingModel) -> Read
         return dataclasses.replace(reading, why=reading.why.replace(str(folder), found.source))
 
 
-# --- the two sides --------------------------------------------------------------------------------------------------------------------
+# --- the two sides
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _config(found: Checkpoint) -> dict[str, Any]:
@@ -108,7 +119,8 @@ def _as_asked(found: Checkpoint, config: Mapping[str, Any]) -> Iterator[Path]:
         target = Path(place)
         inside = found.inner.relative_to(found.folder)
         source = found.folder
-        for name in (*inside.parts, "config.json"):  # folders on the way to config.json are real ones, all else are links
+        # Folders on the way to config.json are real ones, all else are links
+        for name in (*inside.parts, "config.json"):
             for entry in source.iterdir():
                 if entry.name != name:
                     (target / entry.name).symlink_to(entry.resolve())
@@ -125,8 +137,10 @@ def _prepared(found: Checkpoint, plan: Plan) -> Iterator[Preparation]:
     from ..graph.tracing import described
 
     manifest = Manifest(
-        format=contract.FORMAT, name=found.source, architecture=found.architecture, source=contract.Source(checkpoint=found.source),
-        tasks=plan.tasks, scoring=plan.scoring, text=plan.text, graphs=(described(plan, "model.onnx", ()),), heads=plan.heads,
+        format=contract.FORMAT, name=found.source, architecture=found.architecture,
+        source=contract.Source(checkpoint=found.source),
+        tasks=plan.tasks, scoring=plan.scoring, text=plan.text, graphs=(described(plan, "model.onnx", ()),),
+        heads=plan.heads,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="poolrt-") as place:
         for name, content in plan.files.items():

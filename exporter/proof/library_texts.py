@@ -28,7 +28,8 @@ WRITTEN = (
     "def f(x):\n    return x**2  # comment",
     "supercalifragilisticexpialidocious" * 4,
 )
-"""What normalisers and pre-tokenisers treat differently: case, accents, scripts without spaces, white space, joined and broken signs."""
+"""What normalisers and pre-tokenisers treat differently: case, accents, scripts without spaces, white space,
+joined and broken signs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,13 @@ class Case:
     def __str__(self) -> str:
         shown = self.text if len(self.text) <= 60 else f"{self.text[:57]}..."
         pair = "" if self.document is None else f" with {self.document[:40]!r}"
-        side = f" as {self.role}" if self.role else f" with the prompt {self.prompt_name!r}" if self.prompt_name else ""
+        side = (
+            f" as {self.role}"
+            if self.role
+            else f" with the prompt {self.prompt_name!r}"
+            if self.prompt_name
+            else ""
+        )
         return f"{shown!r}{pair}{side}"
 
 
@@ -60,10 +67,14 @@ def of_tokens(added: Iterable[str]) -> Iterator[str]:
         yield " ".join(token.swapcase() for token in part)
 
 
-def for_ids(added: Iterable[str], *, limit: int, pairs: bool, templated: bool, empty: bool, paired: bool = False) -> list[Case]:
-    """`limit`: tokens where both sides cut; `empty`: whether an empty text means the same to both, `paired`: as a document too."""
+def for_ids(
+    added: Iterable[str], *, limit: int, pairs: bool, templated: bool, empty: bool, paired: bool = False
+) -> list[Case]:
+    """`limit`: tokens where both sides cut; `empty`: whether an empty text means the same to both,
+    `paired`: as a document too."""
     single = [
-        texts.QUERY, *texts.DOCUMENTS[:2], *texts.OTHER_LANGUAGES, *texts.HARDLY_ANYTHING, *WRITTEN, *of_tokens(added),
+        texts.QUERY, *texts.DOCUMENTS[:2], *texts.OTHER_LANGUAGES, *texts.HARDLY_ANYTHING, *WRITTEN,
+        *of_tokens(added),
         *([""] if empty else []),
     ]  # fmt: skip
     endless = texts.LONG * (limit * CHARACTERS_A_TOKEN // len(texts.LONG) + 1)
@@ -91,4 +102,6 @@ def for_numbers(roles: Sequence[RoleName], *, limit: int, pairs: bool, templated
         documents = (*texts.DOCUMENTS[:3], texts.OTHER_LANGUAGES[0], *([] if templated else [endless]))
         return [Case(text=texts.QUERY, document=document) for document in documents]
     chosen = (texts.QUERY, texts.DOCUMENTS[0], texts.DOCUMENTS[5], WRITTEN[0], "a", endless)
-    return [Case(text=text) for text in chosen] + [Case(text=text, role=role) for role in roles for text in chosen]
+    return [Case(text=text) for text in chosen] + [
+        Case(text=text, role=role) for role in roles for text in chosen
+    ]

@@ -1,4 +1,5 @@
-"""The scores that others published for a model, against what its artifact answers: proof from outside, where the real weights are there."""
+"""The scores that others published for a model, against what its artifact answers: proof from outside, where
+the real weights are there."""
 
 from __future__ import annotations
 
@@ -18,13 +19,15 @@ from ..base.large import is_large_graph
 from ..files import recipe as recipes
 from ..files.recipe import Recipe, Reference
 
-# The smallest published model has 4.4 million parameters (ms-marco-TinyBERT-L-2); fixtures named like a model have some ten thousand.
+# The smallest published model has 4.4 million parameters (ms-marco-TinyBERT-L-2); fixtures named like a model
+# have some ten thousand.
 _FEWEST = 3_000_000
 _WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 def checked(path: str | Path) -> list[str]:
-    """Lines that say what was compared, or why nothing was. Raises VerificationError beyond a published tolerance.
+    """Lines that say what was compared, or why nothing was. Raises VerificationError
+    beyond a published tolerance.
 
     int8 artifacts are told, not judged: their drift budget is wider than what was published.
     """
@@ -44,18 +47,29 @@ def checked(path: str | Path) -> list[str]:
             if not holds and opened.manifest.graph("text").precision != "int8":
                 failed.append(lines[-1])
     if failed:
-        raise VerificationError("published scores are not reached:" + "".join(f"\n  {line}" for line in failed))
+        raise VerificationError(
+            "published scores are not reached:" + "".join(f"\n  {line}" for line in failed)
+        )
     return lines
 
 
 def _not_checkable(folder: Path, manifest: Manifest, found: Recipe) -> str | None:
     graph = manifest.graph("text")
-    stored = sum(manifest.files[name].size for name in (graph.file, *graph.external) if name in manifest.files)
+    stored = sum(
+        manifest.files[name].size for name in (graph.file, *graph.external) if name in manifest.files
+    )
     if stored // _WIDTHS[graph.precision] < _FEWEST:
         return f"{stored / 1e6:.1f} MB of weights are not the published model, only its name"
     widths = {head.dim for head in manifest.heads.values()}
-    if found.dimensions is not None and found.task in ("embed", "late-interaction", "sparse") and found.dimensions not in widths:
-        return f"its vectors have {', '.join(map(str, sorted(widths)))} dimensions, the published model's {found.dimensions}"
+    if (
+        found.dimensions is not None
+        and found.task in ("embed", "late-interaction", "sparse")
+        and found.dimensions not in widths
+    ):
+        return (
+            f"its vectors have {', '.join(map(str, sorted(widths)))} dimensions, the published model's "
+            f"{found.dimensions}"
+        )
     if is_large_graph(folder, graph):
         return "the graph is too large to be run whole here"
     return None
@@ -70,7 +84,9 @@ def _compared(model: Model, reference: Reference) -> tuple[str, bool]:
     told = float((apart / np.abs(expected)).max()) if reference.relative else float(apart.max())
     holds = bool(np.isfinite(found).all() and (apart <= allowed).all())
     scores = " ".join(f"{score:.5f}" for score in found)
-    return f"{scores}, at most {told:.5f}{share} apart, {reference.tolerance:g} is allowed", holds and math.isfinite(told)
+    return (
+        f"{scores}, at most {told:.5f}{share} apart, {reference.tolerance:g} is allowed"
+    ), holds and math.isfinite(told)
 
 
 def _scores(model: Model, reference: Reference) -> Sequence[float] | NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """The PyTorch side of verification: texts without padding, in eager fp32, and the heads' arithmetic in torch.
 
-Independent of the runtime on purpose: what the runtime pads, batches, cuts and activates in numpy is compared with this.
+Independent of the runtime on purpose: what the runtime pads, batches, cuts and activates in
+numpy is compared with this.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Reference:
                 lengths.setdefault(len(item.ids), []).append(item)
         # Longest first: a module that a short text would change for good has then computed the long ones.
         for length, alike in sorted(lengths.items(), reverse=True):
-            # Texts of one length need no padding, so running them together proves as much as running each alone.
+            # Texts of one length need no padding, so running them together proves as much
+            # as running each alone.
             rows = max(1, _TOGETHER // length)
             for start in range(0, len(alike), rows):
                 self._compute(alike[start : start + rows])
@@ -69,7 +71,11 @@ def finished(task: Task, head: Head, raw: torch.Tensor, item: Item) -> torch.Ten
     from torch.nn.functional import layer_norm, normalize
 
     if task in ("token_embed", "token_classify"):
-        kept = torch.ones(len(raw), dtype=torch.bool) if item.keep is None else torch.from_numpy(np.array(item.keep))
+        kept = (
+            torch.ones(len(raw), dtype=torch.bool)
+            if item.keep is None
+            else torch.from_numpy(np.array(item.keep))
+        )
         if head.drop_first_id in (None, item.ids[0]):
             kept[: head.drop_first] = False
         if head.drop_last and head.drop_last_id in (None, item.ids[-1]):
@@ -77,7 +83,9 @@ def finished(task: Task, head: Head, raw: torch.Tensor, item: Item) -> torch.Ten
         if head.pool == "step" and head.step_tag_id is not None:
             kept &= torch.tensor(item.ids) == head.step_tag_id
         raw = raw[kept]
-        raw = raw[:, list(head.returned_token_ids)] if head.pool == "step" and head.returned_token_ids else raw
+        raw = (
+            raw[:, list(head.returned_token_ids)] if head.pool == "step" and head.returned_token_ids else raw
+        )
     if head.norm_before_cut and head.dimensions is not None:
         raw = layer_norm(raw, raw.shape[-1:])
     raw = raw[..., : head.dimensions]

@@ -1,6 +1,8 @@
-"""Proves an artifact: real text through PyTorch and through the runtime that will serve it, with the same token ids.
+"""Proves an artifact: real text through PyTorch and through the runtime that will serve it,
+with the same token ids.
 
-Every task and every shape class is compared; beyond the tolerance of the precision nothing is finished (VerificationError).
+Every task and every shape class is compared; beyond the tolerance of the precision nothing is
+finished (VerificationError).
 """
 
 from __future__ import annotations
@@ -58,12 +60,17 @@ class Runner:
         elif is_large_graph(folder, engine):
             from .runner import Pieces
 
-            self.name = f"onnxruntime:{engine.file} (in pieces{', rounded to bf16' if engine.precision == 'bf16' else ''})"
+            self.name = (
+                f"onnxruntime:{engine.file} (in "
+                f"pieces{', rounded to bf16' if engine.precision == 'bf16' else ''})"
+            )
             graph, session = engine, Pieces(folder, engine)
         else:
             self.name = f"onnxruntime:{engine.file}"
             graph, session = engine, ort.open(folder, manifest, engine, lanes=1)
-        self._worker = Worker(session, feed=Feed(graph.inputs, pad_id=manifest.text.pad_id), limits=_EVERYTHING, name="verify")
+        self._worker = Worker(
+            session, feed=Feed(graph.inputs, pad_id=manifest.text.pad_id), limits=_EVERYTHING, name="verify"
+        )
 
     def answers(self, task: Task, items: Sequence[Item]) -> list[Floats]:
         head = self.manifest.heads[task]
@@ -96,12 +103,17 @@ def runnable(folder: Path, manifest: Manifest) -> tuple[list[Engine | Graph], li
         if engine.device in devices:
             found.append(engine)
         else:
-            left_out.append(f"{engine.file}: needs a {engine.device} GPU to run; `poolrt verify ARTIFACT` there proves it")
+            left_out.append(
+                f"{engine.file}: needs a {engine.device} GPU to run; `poolrt verify ARTIFACT` there proves it"
+            )
     return found, left_out
 
 
-def against_reference(folder: Path, manifest: Manifest, reference: Reference, *, many: bool = False) -> tuple[list[Evidence], list[str]]:
-    """Compares every runnable engine with PyTorch. `many`: also on some hundred sentences (always for int8)."""
+def against_reference(
+    folder: Path, manifest: Manifest, reference: Reference, *, many: bool = False
+) -> tuple[list[Evidence], list[str]]:
+    """Compares every runnable engine with PyTorch. `many`: also on some hundred
+    sentences (always for int8)."""
     preparation = Preparation(folder, manifest)
     large = any(is_large_graph(folder, graph) for graph in manifest.graphs)
     cases = texts.cases(manifest, preparation, large=large)
@@ -117,14 +129,25 @@ def against_reference(folder: Path, manifest: Manifest, reference: Reference, *,
             for task in manifest.tasks:
                 for shape, items in shapes.items():
                     found, expected = runner.answers(task, items), reference.answers(task, items)
-                    evidence.append(compared(runner.name, runner.precision, task, shape, found, expected, ranks=shape in _RANKED))
+                    evidence.append(
+                        compared(
+                            runner.name,
+                            runner.precision,
+                            task,
+                            shape,
+                            found,
+                            expected,
+                            ranks=shape in _RANKED,
+                        )
+                    )
         finally:
             runner.close()
     return evidence, left_out
 
 
 def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], list[str]]:
-    """Compares every runnable engine with the answers stored at export: all texts together, and each alone."""
+    """Compares every runnable engine with the answers stored at export: all texts
+    together, and each alone."""
     items, expected = _read_golden(folder, manifest)
     engines, left_out = runnable(folder, manifest)
     evidence: list[Evidence] = []
@@ -136,34 +159,47 @@ def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], li
                 if not isinstance(engine, Graph) or not is_large_graph(folder, engine):
                     runs.append(("golden alone", [runner.answers(task, [item])[0] for item in items]))
                 for shape, found in runs:
-                    evidence.append(compared(runner.name, runner.precision, task, shape, found, expected[task]))
+                    evidence.append(
+                        compared(runner.name, runner.precision, task, shape, found, expected[task])
+                    )
         finally:
             runner.close()
     return evidence, left_out
 
 
 def enforce(evidence: Sequence[Evidence], advice: str = "") -> None:
-    """Raises VerificationError naming everything that is beyond its tolerance; `advice` is what to do then."""
+    """Raises VerificationError naming everything that is beyond its tolerance;
+    `advice` is what to do then."""
     failed = [told(each) for each in evidence if not holds(each)]
     if failed:
         lines = "".join(f"\n  {line}" for line in failed) + (f"\n{advice}" if advice else "")
-        raise VerificationError(f"{len(failed)} of {len(evidence)} comparisons with PyTorch are beyond the tolerance:{lines}")
+        raise VerificationError(
+            f"{len(failed)} of {len(evidence)} comparisons with PyTorch are beyond the tolerance:{lines}"
+        )
 
 
 def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
-    """Stores a few texts, their token ids and PyTorch's answers, so that the artifact can be proved without its checkpoint."""
+    """Stores a few texts, their token ids and PyTorch's answers, so that the artifact can be
+    proved without its checkpoint."""
     large = any(is_large_graph(folder, graph) for graph in manifest.graphs)
     items = _golden_items(folder, manifest, large=large)
     arrays: dict[str, NDArray[Any]] = {
         _OF_LARGE: np.array(large),
         "lengths": np.array([len(item.ids) for item in items], np.int64),
-        **{name: np.concatenate([np.array(feed.values(name, item), np.int64) for item in items]) for name in _GOLDEN_INPUTS},
-        "keep": np.concatenate([np.ones(len(item.ids), np.bool_) if item.keep is None else np.array(item.keep) for item in items]),
+        **{
+            name: np.concatenate([np.array(feed.values(name, item), np.int64) for item in items])
+            for name in _GOLDEN_INPUTS
+        },
+        "keep": np.concatenate(
+            [np.ones(len(item.ids), np.bool_) if item.keep is None else np.array(item.keep) for item in items]
+        ),
     }
     for task in manifest.tasks:
         answers = reference.answers(task, items)
         arrays[task] = np.concatenate([answer.reshape(-1) for answer in answers])
-        arrays[f"{task}_shapes"] = np.array([[*answer.shape, *([-1] * (2 - answer.ndim))] for answer in answers], np.int64)
+        arrays[f"{task}_shapes"] = np.array(
+            [[*answer.shape, *([-1] * (2 - answer.ndim))] for answer in answers], np.int64
+        )
     artifact.write_golden(folder, arrays)
 
 
@@ -174,22 +210,32 @@ def _golden_items(folder: Path, manifest: Manifest, *, large: bool) -> list[Item
 
 
 def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[str, list[Floats]]]:
-    """The stored items and answers, after checking that today's text preparation still makes the same items."""
+    """The stored items and answers, after checking that today's text preparation
+    still makes the same items."""
     try:
         arrays = artifact.read_golden(folder)
         ends = np.cumsum(arrays["lengths"])[:-1]
         columns = [np.split(arrays[name], ends) for name in (*_GOLDEN_INPUTS, "keep")]
         items = [
-            Item(ids=ids.tolist(), type_ids=types.tolist(), attention=mask.tolist(), keep=None if keep.all() else keep)
+            Item(
+                ids=ids.tolist(),
+                type_ids=types.tolist(),
+                attention=mask.tolist(),
+                keep=None if keep.all() else keep,
+            )
             for ids, types, mask, keep in zip(*columns, strict=True)
         ]
         expected = {task: _unflattened(arrays[task], arrays[f"{task}_shapes"]) for task in manifest.tasks}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder / artifact.GOLDEN}: not readable ({error}); export it again") from None
-    today = [item.ids for item in _golden_items(folder, manifest, large=_OF_LARGE in arrays and bool(arrays[_OF_LARGE]))]
+    today = [
+        item.ids
+        for item in _golden_items(folder, manifest, large=_OF_LARGE in arrays and bool(arrays[_OF_LARGE]))
+    ]
     if today != [item.ids for item in items]:
         raise VerificationError(
-            f"{folder}: this poolrt or its tokenizers library makes other token ids of the golden texts; export it again"
+            f"{folder}: this poolrt or its tokenizers library makes other token ids of the golden "
+            "texts; export it again"
         )
     return items, expected
 
@@ -197,11 +243,16 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
 def _unflattened(flat: Floats, shapes: NDArray[np.int64]) -> list[Floats]:
     each = [tuple(int(size) for size in shape if size >= 0) for shape in shapes]
     sizes = [int(np.prod(shape)) for shape in each]
-    return [part.reshape(shape) for part, shape in zip(np.split(flat, np.cumsum(sizes)[:-1]), each, strict=True)]
+    return [
+        part.reshape(shape) for part, shape in zip(np.split(flat, np.cumsum(sizes)[:-1]), each, strict=True)
+    ]
 
 
-def verified(path: str | Path, reference: Reference | None) -> tuple[artifacts.Artifact, list[Evidence], list[str]]:
-    """An artifact as it stands, proved from its golden answers, and from PyTorch as well where a reference is given."""
+def verified(
+    path: str | Path, reference: Reference | None
+) -> tuple[artifacts.Artifact, list[Evidence], list[str]]:
+    """An artifact as it stands, proved from its golden answers, and from PyTorch as well
+    where a reference is given."""
     opened = artifacts.read(path)
     evidence, left_out = against_golden(opened.folder, opened.manifest)
     if reference is not None:

@@ -13,7 +13,8 @@ class LoRARequest:
     lora_int_id: int
     """From 1 on; the path alone tells adapters apart here."""
     lora_path: str
-    """An artifact that `poolrt export CHECKPOINT --lora ADAPTER` made. Where the base was opened as a checkpoint: also PEFT's files."""
+    """An artifact that `poolrt export CHECKPOINT --lora ADAPTER` made. Where the base was opened as a
+    checkpoint: also PEFT's files."""
     base_model_name: str | None = None
 
     def __post_init__(self) -> None:
@@ -35,5 +36,7 @@ class LoRARequest:
         return self.lora_int_id
 
 
-LoRARequests = LoRARequest | list[LoRARequest] | list[LoRARequest | None] | tuple[LoRARequest | None, ...] | None
+LoRARequests = (
+    LoRARequest | list[LoRARequest] | list[LoRARequest | None] | tuple[LoRARequest | None, ...] | None
+)
 """One for all prompts, or one (or none) for each."""

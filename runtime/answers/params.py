@@ -31,7 +31,9 @@ class PoolingParams:
 
     def __post_init__(self) -> None:
         if self.task == "score":
-            warnings.warn("PoolingParams(task='score') means task='classify'", DeprecationWarning, stacklevel=3)
+            warnings.warn(
+                "PoolingParams(task='score') means task='classify'", DeprecationWarning, stacklevel=3
+            )
             self.task = "classify"
 
 
@@ -47,17 +49,28 @@ def each(pooling_params: Params, count: int) -> list[PoolingParams]:
         return [pooling_params] * count
     if isinstance(pooling_params, str | Mapping) or not isinstance(pooling_params, Sequence):
         raise InputError(
-            f"pooling_params: expected PoolingParams or a list of them, found {type(pooling_params).__name__}", field="pooling_params"
+            (
+                "pooling_params: expected PoolingParams or a list of them, found "
+                f"{type(pooling_params).__name__}"
+            ),
+            field="pooling_params",
         )
     if len(pooling_params) != count:
         raise InputError(
-            f"The lengths of prompts ({count}) and pooling_params ({len(pooling_params)}) must be the same.", field="pooling_params"
+            (
+                f"The lengths of prompts ({count}) and pooling_params ({len(pooling_params)}) must "
+                "be the same."
+            ),
+            field="pooling_params",
         )
     return [PoolingParams() if params is None else params for params in pooling_params]
 
 
 def without_dimensions(pooling_params: Params, count: int) -> list[PoolingParams]:
-    return [one if one.dimensions is None else replace(one, dimensions=None) for one in each(pooling_params, count)]
+    return [
+        one if one.dimensions is None else replace(one, dimensions=None)
+        for one in each(pooling_params, count)
+    ]
 
 
 def check_task(manifest: Manifest, task: str) -> Task:
@@ -75,18 +88,30 @@ def check(manifest: Manifest, task: Task, params: PoolingParams) -> None:
     """Raises InputError for a parameter that this head cannot follow."""
     head = manifest.heads[task]
     if params.task is not None and params.task != task:
-        raise InputError(f"You cannot overwrite PoolingParams.task={params.task!r} with pooling_task={task!r}", field="task")
+        raise InputError(
+            (f"You cannot overwrite PoolingParams.task={params.task!r} with pooling_task={task!r}"),
+            field="task",
+        )
     if params.use_activation is not None and not isinstance(params.use_activation, bool):
-        raise InputError(f"use_activation: expected true or false, found {params.use_activation!r}", field="use_activation")
+        raise InputError(
+            (f"use_activation: expected true or false, found {params.use_activation!r}"),
+            field="use_activation",
+        )
     if params.dimensions is not None:
         check_dimensions(manifest.name, task, head, params.dimensions)
     if head.pool != "step":
         for name in ("step_tag_id", "returned_token_ids"):
             if getattr(params, name) is not None:
-                raise InputError(f"{name} is only for models with STEP pooling; this head pools {head.pool.upper()}", field=name)
+                raise InputError(
+                    (f"{name} is only for models with STEP pooling; this head pools {head.pool.upper()}"),
+                    field=name,
+                )
     for column in params.returned_token_ids or ():
         if not 0 <= column < head.dim:
-            raise InputError(f"returned_token_ids: {column} is not one of this head's {head.dim} columns", field="returned_token_ids")
+            raise InputError(
+                (f"returned_token_ids: {column} is not one of this head's {head.dim} columns"),
+                field="returned_token_ids",
+            )
 
 
 def check_dimensions(name: str, task: Task, head: Head, dimensions: int) -> None:
@@ -98,14 +123,18 @@ def check_dimensions(name: str, task: Task, head: Head, dimensions: int) -> None
         return
     if not head.matryoshka and not head.any_dimension:
         raise InputError(
-            f'Model "{name}" does not support matryoshka representation, changing output dimensions will lead to poor results.',
+            (
+                f'Model "{name}" does not support matryoshka representation, changing output dimensions '
+                "will lead to poor results."
+            ),
             field="dimensions",
         )
     if not 1 <= dimensions <= head.dim:
         raise InputError(f"dimensions must be from 1 to {head.dim}, found {dimensions}", field="dimensions")
     if head.matryoshka and dimensions not in head.matryoshka:
         raise InputError(
-            f'Model "{name}" only supports {list(head.matryoshka)} matryoshka dimensions, other output dimensions lead to poor results; '
+            f'Model "{name}" only supports {list(head.matryoshka)} matryoshka dimensions, other output '
+            "dimensions lead to poor results; "
             f"found {dimensions}",
             field="dimensions",
         )
@@ -131,11 +160,15 @@ def score_options(
     max_tokens_per_query: int,
     max_tokens_per_doc: int,
 ) -> ScoreArguments:
-    """Arguments of a score, completed from `PoolingParams.extra_kwargs`, where vLLM's offline class has them."""
+    """Arguments of a score, completed from `PoolingParams.extra_kwargs`, where
+    vLLM's offline class has them."""
     extra = dict(params.extra_kwargs or {})
     known = ("chat_template_kwargs", "max_tokens_per_query", "max_tokens_per_doc")
     if unknown := sorted(set(extra) - set(known)):
-        raise InputError(f"extra_kwargs: unknown {', '.join(map(repr, unknown))}; known are {', '.join(known)}", field="pooling_params")
+        raise InputError(
+            (f"extra_kwargs: unknown {', '.join(map(repr, unknown))}; known are {', '.join(known)}"),
+            field="pooling_params",
+        )
     variables = {**(extra.get("chat_template_kwargs") or {}), **(template_kwargs or {})}
     if instruction is not None:
         variables.setdefault("instruction", instruction)
@@ -148,10 +181,12 @@ def score_options(
 
 def refuse_lora(lora_request: object) -> None:
     if lora_request is not None and any(
-        adapter is not None for adapter in (lora_request if isinstance(lora_request, list) else [lora_request])
+        adapter is not None
+        for adapter in (lora_request if isinstance(lora_request, list) else [lora_request])
     ):
         raise InputError(
-            "lora_request: an adapter is merged at export (poolrt export CHECKPOINT --lora ADAPTER); load that artifact, or use "
+            "lora_request: an adapter is merged at export (poolrt export CHECKPOINT --lora ADAPTER); "
+            "load that artifact, or use "
             "LLM(..., enable_lora=True), which takes lora_request",
             field="lora_request",
         )

@@ -15,14 +15,21 @@ from . import scoring
 from .params import PoolingParams
 
 COMBINED = "embed&token_classify"
-"""vLLM's task of bge-m3: the embedding with the weights of the tokens behind it, [dim + tokens], from one pass."""
+"""vLLM's task of bge-m3: the embedding with the weights of the tokens behind it, [dim
++ tokens], from one pass."""
 
 
 def combines(manifest: Manifest) -> bool:
-    return "embed" in manifest.tasks and "token_classify" in manifest.tasks and manifest.heads["token_classify"].flat
+    return (
+        "embed" in manifest.tasks
+        and "token_classify" in manifest.tasks
+        and manifest.heads["token_classify"].flat
+    )
 
 
-def answers(task: Task, head: Head, rows: Sequence[Floats], items: Sequence[Item], params: Sequence[PoolingParams]) -> list[Floats]:
+def answers(
+    task: Task, head: Head, rows: Sequence[Floats], items: Sequence[Item], params: Sequence[PoolingParams]
+) -> list[Floats]:
     """One array per item: [dim] or [labels], for token tasks [tokens, dim] or [tokens, labels]."""
     if task in ("embed", "classify") and len(rows) > 1 and all(one is params[0] for one in params):
         # The common case, as one array.
@@ -35,7 +42,8 @@ def answers(task: Task, head: Head, rows: Sequence[Floats], items: Sequence[Item
 
 
 def without_ends(head: Head, ids: Sequence[int] | NDArray[np.integer]) -> slice:
-    """The rows between those that the head drops at both ends. Texts given as ids, or cut from one side, may lack the ends' tokens."""
+    """The rows between those that the head drops at both ends. Texts given as ids, or cut from one side,
+    may lack the ends' tokens."""
     first, last = head.drop_first, head.drop_last
     if len(ids) and head.drop_first_id is not None and ids[0] != head.drop_first_id:
         first = 0
@@ -77,7 +85,8 @@ def _finished(task: Task, head: Head, array: Floats, params: PoolingParams) -> F
 def _activation(task: Task, head: Head, params: PoolingParams) -> Activation:
     if params.use_activation is False:
         return "identity"
-    # A checkpoint without a Normalize module is not normalised unless asked; what is asked of an embedding is always L2.
+    # A checkpoint without a Normalize module is not normalised unless asked; what is asked of an
+    # embedding is always L2.
     if params.use_activation and task in ("embed", "token_embed") and head.activation == "identity":
         return "l2"
     if params.use_activation and head.asked_activation is not None:
@@ -86,12 +95,15 @@ def _activation(task: Task, head: Head, params: PoolingParams) -> Activation:
 
 
 def _layer_norm(array: Floats) -> Floats:
-    """torch.nn.functional.layer_norm without weights, eps 1e-5 (nomic-embed-text-v1.5's card, before cutting)."""
+    """torch.nn.functional.layer_norm without weights, eps 1e-5
+    (nomic-embed-text-v1.5's card, before cutting)."""
     centred = array - array.mean(axis=-1, keepdims=True)
     return centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(1e-5))
 
 
 def _finite(array: Floats) -> Floats:
     if not np.isfinite(array).all():
-        raise EngineError("the engine answered something that is not a number; verify the artifact with `poolrt verify`")
+        raise EngineError(
+            "the engine answered something that is not a number; verify the artifact with `poolrt verify`"
+        )
     return np.ascontiguousarray(array, dtype=np.float32)

@@ -1,4 +1,5 @@
-"""Scores of (query, document) pairs: which pairs, prepared how, compared how. Sections 7 and 8 of the API that vLLM defines."""
+"""Scores of (query, document) pairs: which pairs, prepared how, compared how. Sections 7 and 8 of
+the API that vLLM defines."""
 
 from __future__ import annotations
 
@@ -18,13 +19,20 @@ from ..outputs import Floats, Outputs, Ranked, Ranking, ScoringOutput, ScoringRe
 from . import postprocess, scoring
 from .params import PoolingParams
 
-TASK: dict[str, Task] = {"bi-encoder": "embed", "late-interaction": "token_embed", "cross-encoder": "classify", "listwise": "token_embed"}
+TASK: dict[str, Task] = {
+    "bi-encoder": "embed",
+    "late-interaction": "token_embed",
+    "cross-encoder": "classify",
+    "listwise": "token_embed",
+}
 
 
 def style(manifest: Manifest, wanted: Style, *, templated: bool = False) -> Style:
-    """How both sides of a score are prepared and compared where vLLM's answers are `wanted` (docs/decisions/score-preparation.md).
+    """How both sides of a score are prepared and compared where vLLM's answers are `wanted`
+    (docs/decisions/score-preparation.md).
 
-    A model that reads the pair as one text keeps its own template, or the caller's (`templated`): without it its scores mean nothing.
+    A model that reads the pair as one text keeps its own template, or the caller's (`templated`): without it
+    its scores mean nothing.
     """
     if wanted not in ("model", "vllm"):
         raise InputError(f"preparation {wanted!r} is not 'model' or 'vllm'", field="preparation")
@@ -73,36 +81,57 @@ def side(data: Any, name: str) -> list[Any]:
     """One side of a comparison as a list."""
     if isinstance(data, str | Mapping):
         return [data]
-    if (isinstance(data, Sequence) and not isinstance(data, bytes | bytearray)) or (isinstance(data, np.ndarray) and data.ndim == 1):
+    if (isinstance(data, Sequence) and not isinstance(data, bytes | bytearray)) or (
+        isinstance(data, np.ndarray) and data.ndim == 1
+    ):
         return list(data)
     raise InputError(f"{name}: expected text or a list of texts, found {type(data).__name__}", field=name)
 
 
 def text_of(item: Mapping[str, Any], manifest: Manifest) -> str:
-    """The text of `{"content": [{"type": "text", "text": ...}, ...]}`, parts joined by newlines as in vLLM's conversations. Raises
-    InputError for a part that is no text, and for no part."""
+    """The text of `{"content": [{"type": "text", "text": ...}, ...]}`, parts joined by newlines as in vLLM's
+    conversations. Raises InputError for a part that is no text, and for no part."""
     content = item.get("content")
     if not isinstance(content, list | tuple):
-        raise InputError(f"expected text, or an object with a list `content`, found an object with {sorted(map(str, item))}")
+        raise InputError(
+            "expected text, or an object with a list `content`, found an object with "
+            f"{sorted(map(str, item))}"
+        )
     for part in content or [None]:
-        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        if (
+            not isinstance(part, Mapping)
+            or part.get("type") != "text"
+            or not isinstance(part.get("text"), str)
+        ):
             kind = part.get("type") if isinstance(part, Mapping) else None
             what = f"a part {str(kind)[:100]!r}" if content else "no part"
-            raise InputError(f"MultiModalParam is not supported for {manifest.architecture}: found {what}, it reads text parts only")
+            raise InputError(
+                f"MultiModalParam is not supported for {manifest.architecture}: found {what}, it reads "
+                "text parts only"
+            )
     return "\n".join(part["text"] for part in content)
 
 
 def task_of(manifest: Manifest) -> Task:
-    """The task whose rows are compared. Raises UnsupportedTask for a model that scores nothing, with vLLM's texts."""
+    """The task whose rows are compared. Raises UnsupportedTask for a model that scores
+    nothing, with vLLM's texts."""
     if manifest.scoring is None:
         if "classify" in manifest.heads:
             found = manifest.heads["classify"].dim
-            raise UnsupportedTask(f"Scoring API is only enabled for num_labels == 1. This model has {found}; use classify.", field=None)
-        raise UnsupportedTask(f"This model does not support the Scoring API. Its tasks are {', '.join(manifest.tasks)}.", field=None)
+            raise UnsupportedTask(
+                (f"Scoring API is only enabled for num_labels == 1. This model has {found}; use classify."),
+                field=None,
+            )
+        raise UnsupportedTask(
+            (f"This model does not support the Scoring API. Its tasks are {', '.join(manifest.tasks)}."),
+            field=None,
+        )
     return TASK[manifest.scoring]
 
 
-def prepare(manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], asked: Asked) -> Prepared:
+def prepare(
+    manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], asked: Asked
+) -> Prepared:
     task = task_of(manifest)
     if task == "classify":
         return _joint(manifest, preparation, first, second, asked)
@@ -111,7 +140,9 @@ def prepare(manifest: Manifest, preparation: Preparation, first: list[str], seco
     return _apart(manifest, preparation, first, second, asked, task)
 
 
-def _joint(manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], asked: Asked) -> Prepared:
+def _joint(
+    manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], asked: Asked
+) -> Prepared:
     items = preparation.pairs(
         first,
         second,
@@ -127,7 +158,15 @@ def _joint(manifest: Manifest, preparation: Preparation, first: list[str], secon
 
     def finish(answer: Answer) -> Outputs[ScoringOutput]:
         scores, logits = (
-            np.array([row[0] for row in postprocess.answers("classify", head, answer.rows, items, [params] * len(items))], dtype=np.float32)
+            np.array(
+                [
+                    row[0]
+                    for row in postprocess.answers(
+                        "classify", head, answer.rows, items, [params] * len(items)
+                    )
+                ],
+                dtype=np.float32,
+            )
             for params in (asked.params, raw)
         )
         ids, counts = [item.ids for item in items], [item.prompt_tokens for item in items]
@@ -136,10 +175,21 @@ def _joint(manifest: Manifest, preparation: Preparation, first: list[str], secon
     return Prepared("classify", items, finish)
 
 
-def _apart(manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], asked: Asked, task: Task) -> Prepared:
+def _apart(
+    manifest: Manifest,
+    preparation: Preparation,
+    first: list[str],
+    second: list[str],
+    asked: Asked,
+    task: Task,
+) -> Prepared:
     if asked.template is not None:
         raise InputError(
-            f"chat_template is for cross-encoders; this model is a {manifest.scoring} and reads each text alone", field="chat_template"
+            (
+                f"chat_template is for cross-encoders; this model is a {manifest.scoring} and reads "
+                "each text alone"
+            ),
+            field="chat_template",
         )
     shortened = [
         preparation.cut_side(texts, most) if most else texts
@@ -163,7 +213,8 @@ def _apart(manifest: Manifest, preparation: Preparation, first: list[str], secon
         left = vectors[: len(queries)] * (many if len(queries) == 1 else 1)
         right = vectors[len(queries) :]
         if task == "embed":
-            # The authors of sparse models compare by dot product, whose length carries meaning; vLLM takes the cosine of every bi-encoder.
+            # The authors of sparse models compare by dot product, whose length carries meaning; vLLM takes
+            # the cosine of every bi-encoder.
             alike = scoring.dot if head.sparse and preparation.style == "model" else scoring.cosine
             scores = alike(np.stack(left), np.stack(right))
         else:
@@ -180,38 +231,51 @@ def _apart(manifest: Manifest, preparation: Preparation, first: list[str], secon
     return Prepared(task, items, finish)
 
 
-def _listed(manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], asked: Asked) -> Prepared:
+def _listed(
+    manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], asked: Asked
+) -> Prepared:
     """One query and all its documents are one item; several queries have one document each."""
     if asked.template is not None:
-        raise InputError("chat_template is for cross-encoders; this model's own prompt lists every document", field="chat_template")
+        raise InputError(
+            ("chat_template is for cross-encoders; this model's own prompt lists every document"),
+            field="chat_template",
+        )
     queries = preparation.cut_side(first, asked.max_tokens_per_query) if asked.max_tokens_per_query else first
     documents = preparation.cut_side(second, asked.max_tokens_per_doc) if asked.max_tokens_per_doc else second
     lists = [documents] if len(queries) == 1 else [[document] for document in documents]
-    prompts = [preparation.listed(query, several, asked.variables or {}) for query, several in zip(queries, lists, strict=True)]
+    prompts = [
+        preparation.listed(query, several, asked.variables or {})
+        for query, several in zip(queries, lists, strict=True)
+    ]
     items = preparation.singles(prompts, limits=asked.limits)
     head = manifest.heads["token_embed"]
     for item, several in zip(items, lists, strict=True):
         marks = [sum(1 for token in item.ids if token == wanted) for wanted in head.keep_ids]
         if marks != [len(several), 1]:
             raise InputError(
-                f"{len(several)} documents need more than the {manifest.text.max_tokens} tokens this model reads at once; "
+                f"{len(several)} documents need more than the {manifest.text.max_tokens} tokens this "
+                "model reads at once; "
                 "send fewer or shorter ones, or set max_tokens_per_doc"
             )
 
     def finish(answer: Answer) -> Outputs[ScoringOutput]:
         found = postprocess.answers("token_embed", head, answer.rows, items, [PoolingParams()] * len(items))
-        scores = np.concatenate([scoring.cosine(rows[:-1], np.repeat(rows[-1:], len(rows) - 1, axis=0)) for rows in found])
+        scores = np.concatenate(
+            [scoring.cosine(rows[:-1], np.repeat(rows[-1:], len(rows) - 1, axis=0)) for rows in found]
+        )
         owners = [item for item, several in zip(items, lists, strict=True) for _ in several]
         cut = [len(short) < len(whole) for short, whole in zip(documents, second, strict=True)]
         truncated = [item.truncated or shorter for item, shorter in zip(owners, cut, strict=True)]
-        return _outputs(scores, [item.ids for item in owners], [item.prompt_tokens for item in owners], truncated, answer)
+        return _outputs(
+            scores, [item.ids for item in owners], [item.prompt_tokens for item in owners], truncated, answer
+        )
 
     return Prepared("token_embed", items, finish)
 
 
 def ranked(scored: Outputs[ScoringOutput], documents: Sequence[object], top_n: int = 0) -> Ranking:
-    """The scored documents by falling score, equal ones in their given order; `top_n` 0: all. Scores that an activation rounded to the
-    same number are ordered by what they were before it."""
+    """The scored documents by falling score, equal ones in their given order; `top_n` 0: all. Scores that an
+    activation rounded to the same number are ordered by what they were before it."""
     values = np.array([scores.outputs.rank_value for scores in scored], dtype=np.float32)
     results = tuple(
         Ranked(index, scored[index].outputs.score, documents[index], scored[index].truncated)
@@ -232,6 +296,8 @@ def _outputs(
     before = [None] * len(scores) if logits is None else logits.tolist()
     requests = tuple(
         ScoringRequestOutput(ScoringOutput(score, logit), one, count, cut, str(index))
-        for index, (score, logit, one, count, cut) in enumerate(zip(scores.tolist(), before, ids, prompt_tokens, truncated, strict=True))
+        for index, (score, logit, one, count, cut) in enumerate(
+            zip(scores.tolist(), before, ids, prompt_tokens, truncated, strict=True)
+        )
     )
     return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)

@@ -1,4 +1,5 @@
-"""From vectors and logits to scores: activations, cosine, MaxSim, ranking. Pure functions over float32 arrays."""
+"""From vectors and logits to scores: activations, cosine, MaxSim, ranking. Pure
+functions over float32 arrays."""
 
 from __future__ import annotations
 
@@ -12,17 +13,19 @@ from ..errors import InputError
 
 Floats = NDArray[np.float32]
 
-# A vector of zeros has no direction; it stays zeros instead of becoming NaN. torch's F.normalize uses the same bound.
+# A vector of zeros has no direction; it stays zeros instead of becoming NaN. torch's
+# F.normalize uses the same bound.
 TINY = np.float32(1e-12)
 # torch's F.cosine_similarity bounds each of both norms by this.
 TINY_COSINE = np.float32(1e-8)
-# Similarities held at once by `maxsim`: half a MiB stays in a core's cache. Measured with 1000 documents of 180 tokens: 50 ms, 127 ms
-# in one piece; short documents are 3.6 times as fast as in a loop over documents.
+# Similarities held at once by `maxsim`: half a MiB stays in a core's cache. Measured with 1000 documents of
+# 180 tokens: 50 ms, 127 ms in one piece; short documents are 3.6 times as fast as in a loop over documents.
 SIMILARITIES = 1 << 17
 
 
 def activate(activation: Activation, values: Floats) -> Floats:
-    """[..., width] float32 after the head's activation, over the last axis where it mixes values (l2, softmax)."""
+    """[..., width] float32 after the head's activation, over the last axis where it
+    mixes values (l2, softmax)."""
     values = np.asarray(values, dtype=np.float32)
     match activation:
         case "identity":
@@ -56,7 +59,9 @@ def l2(values: Floats) -> Floats:
 def sigmoid(values: Floats) -> Floats:
     # exp of a negative number only: nothing overflows at ±1e4, and small results keep their digits.
     small = np.exp(-np.abs(values), dtype=np.float32)
-    return (np.where(values >= 0, np.float32(1), small) / (np.float32(1) + small)).astype(np.float32, copy=False)
+    return (np.where(values >= 0, np.float32(1), small) / (np.float32(1) + small)).astype(
+        np.float32, copy=False
+    )
 
 
 def softmax(values: Floats) -> Floats:
@@ -66,14 +71,18 @@ def softmax(values: Floats) -> Floats:
 
 def dot(first: Floats, second: Floats) -> Floats:
     """Products of rows: [n, dim] with [n, dim] → [n] float32."""
-    return np.einsum("...i,...i->...", np.asarray(first, dtype=np.float32), np.asarray(second, dtype=np.float32))
+    return np.einsum(
+        "...i,...i->...", np.asarray(first, dtype=np.float32), np.asarray(second, dtype=np.float32)
+    )
 
 
 def cosine(first: Floats, second: Floats) -> Floats:
     """Cosine similarity of rows: [n, dim] with [n, dim], or [dim] with [n, dim] → [n]; float32, in -1..1."""
     first, second = np.asarray(first, dtype=np.float32), np.asarray(second, dtype=np.float32)
     dots = np.einsum("...i,...i->...", first, second)
-    norms = [np.maximum(np.sqrt(np.einsum("...i,...i->...", side, side)), TINY_COSINE) for side in (first, second)]
+    norms = [
+        np.maximum(np.sqrt(np.einsum("...i,...i->...", side, side)), TINY_COSINE) for side in (first, second)
+    ]
     return dots / (norms[0] * norms[1])
 
 
@@ -97,7 +106,11 @@ def maxsim(query: Floats, documents: Sequence[Floats]) -> Floats:
     # reduceat answers an empty segment with its neighbour's value, so empty documents take no part.
     filled = np.flatnonzero(lengths)
     for chosen in _chunks(filled, lengths[filled], max(SIMILARITIES // len(query), 1)):
-        tokens = np.concatenate([documents[index] for index in chosen]) if len(chosen) > 1 else documents[chosen[0]]
+        tokens = (
+            np.concatenate([documents[index] for index in chosen])
+            if len(chosen) > 1
+            else documents[chosen[0]]
+        )
         starts = np.concatenate(([0], np.cumsum(lengths[chosen])[:-1]))
         # [doc_tokens, query_tokens]: reducing over the first axis works on whole rows at a time.
         best = np.maximum.reduceat(tokens @ query.T, starts, axis=0)
@@ -106,7 +119,8 @@ def maxsim(query: Floats, documents: Sequence[Floats]) -> Floats:
 
 
 def maxsim_pairs(queries: Sequence[Floats], documents: Sequence[Floats]) -> Floats:
-    """[n] float32: `maxsim` of each query with the document at its place. Neighbours that share one query array share one GEMM."""
+    """[n] float32: `maxsim` of each query with the document at its place. Neighbours that share one
+    query array share one GEMM."""
     scores = np.zeros(len(documents), dtype=np.float32)
     start = 0
     for end in range(1, len(queries) + 1):

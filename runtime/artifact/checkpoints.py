@@ -1,5 +1,5 @@
-"""From a checkpoint to its artifact: exported once, by `poolrt export` in a process of its own, into a cache that `LLM` and
-`poolrt serve` share. The exporter's libraries never enter this process.
+"""From a checkpoint to its artifact: exported once, by `poolrt export` in a process of its own, into a cache
+that `LLM` and `poolrt serve` share. The exporter's libraries never enter this process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ from poolrt.runtime.commands.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 ADAPTER = "adapter_config.json"
-CONVERSIONS = {"auto": None, "embed": "embed", "embedding": "embed", "classify": "classify", "score": "classify", "reward": "reward"}
+CONVERSIONS = {
+    "auto": None,
+    "embed": "embed",
+    "embedding": "embed",
+    "classify": "classify",
+    "score": "classify",
+    "reward": "reward",
+}
 """`task`, older vLLM's word, -> `convert`."""
 
 Run = Callable[[Sequence[str]], tuple[int, str]]
@@ -53,7 +60,8 @@ def artifact_of(argument: str, options: Sequence[str], *, cache: Path | None = N
         return path
     if path.is_dir() and not (path / "config.json").is_file() and not (path / "modules.json").is_file():
         raise ArtifactError(
-            f"{argument}: neither an artifact ({FILE} is missing) nor a checkpoint (config.json is missing); {_present(path)}"
+            f"{argument}: neither an artifact ({FILE} is missing) nor a checkpoint (config.json is "
+            f"missing); {_present(path)}"
         )
     if path.is_file():
         contents = other_formats.of_file(path) or "a file; give the folder of an artifact or of a checkpoint"
@@ -66,13 +74,17 @@ def artifact_of(argument: str, options: Sequence[str], *, cache: Path | None = N
 def _present(folder: Path) -> str:
     """`it holds ...`, and what to do with that."""
     if (folder / ADAPTER).is_file():
-        return "it holds a LoRA adapter; serve what it was trained on, with --enable-lora --lora-modules NAME=FOLDER"
+        return (
+            "it holds a LoRA adapter; serve what it was trained on, with --enable-lora "
+            "--lora-modules NAME=FOLDER"
+        )
     names = sorted(entry.name for entry in folder.iterdir())[:5]
     return other_formats.of_folder(folder) or f"it holds {', '.join(names) or 'nothing'}"
 
 
 def exported(source: str, options: Sequence[str], *, cache: Path | None = None, run: Run = call) -> Path:
-    """The artifact of a checkpoint, from the cache when the same was asked for before. Progress goes to stderr."""
+    """The artifact of a checkpoint, from the cache when the same was asked for before.
+    Progress goes to stderr."""
     cache = cache or default_cache()
     adapter = options[options.index("--lora") + 1] if "--lora" in options else None
     states = [identity(source), *([] if adapter is None else [identity(adapter)])]
@@ -105,7 +117,8 @@ def default_cache() -> Path:
         return Path.home() / ".cache" / "poolrt" / "artifacts"
     except RuntimeError:  # neither HOME nor an entry in the list of users, as in many containers
         raise InputError(
-            "there is no home folder to keep exported artifacts in: set HOME or XDG_CACHE_HOME to a folder that can be written, or give "
+            "there is no home folder to keep exported artifacts in: set HOME or XDG_CACHE_HOME to a "
+            "folder that can be written, or give "
             "poolrt serve --cache FOLDER"
         ) from None
 
@@ -114,7 +127,8 @@ def check_exporter(source: str) -> None:
     """Raises EngineError where the exporter's libraries are not installed, before anything is downloaded."""
     if missing := [name for name in MODULES["export"] if importlib.util.find_spec(name) is None]:
         raise EngineError(
-            f"{source} is a checkpoint, and exporting it needs {', '.join(missing)}: pip install 'poolrt[export]', or export it "
+            f"{source} is a checkpoint, and exporting it needs {', '.join(missing)}: pip install "
+            "'poolrt[export]', or export it "
             "elsewhere (poolrt export) and give the artifact"
         )
 
@@ -124,7 +138,10 @@ def options_of(values: Mapping[str, object]) -> list[str]:
     options: list[str] = []
     for name, value in values.items():
         if value is not None and value != {}:
-            options += [f"--{name.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value, sort_keys=True)]
+            options += [
+                f"--{name.replace('_', '-')}",
+                value if isinstance(value, str) else json.dumps(value, sort_keys=True),
+            ]
     return options
 
 
@@ -134,4 +151,7 @@ def identity(source: str) -> list[object]:
     if not path.is_dir():
         return [source]
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    return [str(path.resolve()), *([str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
+    return [
+        str(path.resolve()),
+        *([str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in files),
+    ]

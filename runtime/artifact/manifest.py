@@ -1,7 +1,8 @@
 """The artifact's manifest: everything the runtime needs to serve a model and everything needed to trust it.
 
-The format page for people is `artifacts/README.md`. `manifest.json` is written last; every other file of the folder is listed in
-`files` with its size and sha256, and a file that is not listed is not part of the artifact.
+The format page for people is `artifacts/README.md`. `manifest.json` is written last; every other
+file of the folder is listed in `files` with its size and sha256, and a file that is not listed is
+not part of the artifact.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from typing import Literal
 from ..errors import ArtifactError
 
 FORMAT = 1
-"""Raised when an older runtime would misread a newer manifest; newer ones are refused, older ones still read."""
+"""Raised when an older runtime would misread a newer manifest; newer ones are
+refused, older ones still read."""
 
 FILE = "manifest.json"
 
 Task = Literal["embed", "token_embed", "classify", "token_classify"]
 Scoring = Literal["bi-encoder", "late-interaction", "cross-encoder", "listwise"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Pool = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last", "tokens", "step", "splade", "splade_sum"]
+Pool = Literal[
+    "cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last", "tokens", "step", "splade", "splade_sum"
+]
 Activation = Literal["identity", "l2", "sigmoid", "softmax", "relu", "tanh"]
 RoleName = Literal["query", "document"]
 """A side of a comparison."""
@@ -57,15 +61,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """How the model's own library prepares one side (`query`, `document`) of a comparison. Order of application:
-    prefix text, tokenise with special tokens cut to max_tokens - (1 if marker), insert marker after the first token, expand."""
+    """How the model's own library prepares one side (`query`, `document`) of a comparison. Order of
+    application: prefix text, tokenise with special tokens cut to max_tokens - (1 if marker), insert marker
+    after the first token, expand."""
 
     prefix: str = ""
     """Text put in front, e.g. `query: `."""
     marker_id: int | None = None
     """ColBERT: token inserted after the first one ([Q] / [D])."""
     max_tokens: int | None = None
-    """ColBERT: length limit of this side, marker and special tokens included; longer text is cut, not refused."""
+    """ColBERT: length limit of this side, marker and special tokens included; longer
+    text is cut, not refused."""
     expand_id: int | None = None
     """ColBERT query expansion: filler token; the row is filled up and every position is returned."""
     expand_to: int | None = None
@@ -75,7 +81,8 @@ class Role:
     skip_ids: tuple[int, ...] = ()
     """ColBERT documents: vectors of these tokens are dropped after encoding."""
     static: bool = False
-    """Inference-free sparse queries: no special tokens, and `token_kinds` tells the graph to take each word's weight from a table."""
+    """Inference-free sparse queries: no special tokens, and `token_kinds` tells the graph to take each
+    word's weight from a table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,22 +96,28 @@ class Text:
     """Rows of the token table; an id at or above it is refused."""
     pad_id: int
     lowercase: bool = False
-    """Of older artifacts: single texts are lower-cased before tokenising, pairs never. Today tokenizer.json does it itself."""
+    """Of older artifacts: single texts are lower-cased before tokenising, pairs never. Today
+    tokenizer.json does it itself."""
     split_special_tokens: bool = False
-    """Special tokens that a text spells out are read as ordinary text (the tokenizer setting of that name)."""
+    """Special tokens that a text spells out are read as ordinary text (the
+    tokenizer setting of that name)."""
     truncation_side: Literal["left", "right"] = "right"
-    """Where a text that is too long loses tokens when a request does not say (the tokenizer setting); special tokens stay."""
+    """Where a text that is too long loses tokens when a request does not say (the tokenizer
+    setting); special tokens stay."""
     pair: Literal["separator", "concatenate"] = "separator"
-    """Cross-encoders: the tokenizer's own pair encoding, or plain concatenation (vLLM's use_sep_token false)."""
+    """Cross-encoders: the tokenizer's own pair encoding, or plain concatenation
+    (vLLM's use_sep_token false)."""
     roles: dict[str, Role] = field(default_factory=dict)
     """`query` and `document` as the model's own library prepares them; empty: both plain."""
     prompts: dict[str, str] = field(default_factory=dict)
-    """Stored prompts by name (config_sentence_transformers.json or task_instructions); applied only when asked for."""
+    """Stored prompts by name (config_sentence_transformers.json or task_instructions);
+    applied only when asked for."""
     default_role: RoleName | None = None
     """The side of a text that comes without a role; None: it is plain."""
     default_prompt: str | None = None
     pools_prompts: bool = True
-    """False: the tokens of a prompt are attended to and not pooled (include_prompt false), which `token_kinds` says to the graph."""
+    """False: the tokens of a prompt are attended to and not pooled (include_prompt false), which
+    `token_kinds` says to the graph."""
     special_tokens: dict[str, str] = field(default_factory=dict)
     """`bos_token`, `eos_token`, ... for templates."""
     chat_template: str | None = None
@@ -120,16 +133,20 @@ class Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """One task's output: what the graph already did (pool) and what the runtime still does (cut, activate)."""
+    """One task's output: what the graph already did (pool) and what the runtime
+    still does (cut, activate)."""
 
     output: str
-    """Name of the graph output. [batch, dim] for embed and classify, [batch, tokens, dim] for the token tasks."""
+    """Name of the graph output. [batch, dim] for embed and classify, [batch, tokens,
+    dim] for the token tasks."""
     dim: int
     pool: Pool
     activation: Activation
-    """Applied by the runtime in float32 unless a request says use_activation=false. `l2` = L2 normalisation of the last axis."""
+    """Applied by the runtime in float32 unless a request says use_activation=false. `l2` = L2
+    normalisation of the last axis."""
     asked_activation: Activation | None = None
-    """Applied instead where a request says use_activation=true (heads that answer raw values by default); None: `activation`."""
+    """Applied instead where a request says use_activation=true (heads that answer raw values by
+    default); None: `activation`."""
     labels: tuple[str, ...] = ()
     """id2label in order; classification heads only."""
     matryoshka: tuple[int, ...] = ()
@@ -139,7 +156,8 @@ class Head:
     dimensions: int | None = None
     """Default width (pooler config), None: dim."""
     norm_before_cut: bool = False
-    """nomic v1.5: a weightless LayerNorm before cutting to `dimensions`; a vector of full width is left alone."""
+    """nomic v1.5: a weightless LayerNorm before cutting to `dimensions`; a vector of
+    full width is left alone."""
     logit_mean: float | None = None
     logit_sigma: float | None = None
     """activation((logit - mean) / sigma)."""
@@ -150,7 +168,8 @@ class Head:
     drop_last_id: int | None = None
     """Those rows are removed only where they are this token; None: whatever they are."""
     keep_ids: tuple[int, ...] = ()
-    """Token tasks: only rows of these tokens are answered, those of the first id in front (listwise: documents, then the query)."""
+    """Token tasks: only rows of these tokens are answered, those of the first id in front (listwise:
+    documents, then the query)."""
     flat: bool = False
     """Token tasks of width 1 whose answer is [tokens] rather than [tokens, 1] (bge-m3 sparse)."""
     sparse: bool = False
@@ -175,12 +194,14 @@ class Graph:
     precision: Precision
     opset: int
     inputs: tuple[Tensor, ...]
-    """Of: input_ids, attention_mask, token_type_ids, token_kinds (items.PLAIN, PROMPT, STATIC); all int64 [batch, tokens]."""
+    """Of: input_ids, attention_mask, token_type_ids, token_kinds (items.PLAIN, PROMPT, STATIC);
+    all int64 [batch, tokens]."""
     outputs: tuple[Tensor, ...]
     external: tuple[str, ...] = ()
     """External-data files this graph reads, inside the folder."""
     packed: bool = False
-    """Whether padding costs it nothing but in attention: tokens that the mask leaves out are dropped everywhere else."""
+    """Whether padding costs it nothing but in attention: tokens that the mask leaves out are
+    dropped everywhere else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,15 +264,17 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Whether the checkpoint's own library reads it as poolrt does: our PyTorch module against code that is not ours."""
+    """Whether the checkpoint's own library reads it as poolrt does: our PyTorch module
+    against code that is not ours."""
 
     reference: str
-    """`sentence-transformers 6.2.0 SentenceTransformer`, `transformers 5.24.0 BertModel`, or `own reading only`."""
+    """`sentence-transformers 6.2.0 SentenceTransformer`, `transformers 5.24.0
+    BertModel`, or `own reading only`."""
     why: str = ""
     """What the library could not show, and why."""
     twin: bool = False
-    """Shown on a shrunken twin: the same files with fewer and narrower layers and random weights, as the checkpoint is too large to be
-    loaded twice."""
+    """Shown on a shrunken twin: the same files with fewer and narrower layers and random weights, as the
+    checkpoint is too large to be loaded twice."""
     agreements: tuple[Agreement, ...] = ()
 
 
@@ -273,7 +296,8 @@ class Manifest:
     scoring: Scoring | None
     text: Text
     graphs: tuple[Graph, ...]
-    """Of several with one role, in different precisions, ONNX Runtime runs the first unless another is asked for."""
+    """Of several with one role, in different precisions, ONNX Runtime runs the first
+    unless another is asked for."""
     heads: dict[str, Head]
     """Task -> head."""
     engines: tuple[Engine, ...] = ()
@@ -292,10 +316,12 @@ class Manifest:
     """UTC time, ISO 8601."""
     files: dict[str, File] = field(default_factory=dict)
     digest: str = ""
-    """sha256 of manifest.json itself, taken with 64 zeros in this place; written and checked by `runtime/artifact/reading.py`."""
+    """sha256 of manifest.json itself, taken with 64 zeros in this place; written and checked by
+    `runtime/artifact/reading.py`."""
 
     def graph(self, role: GraphRole, precision: Precision | None = None) -> Graph:
-        """The graph of this role, of several precisions the one named, else the first. Raises ArtifactError where there is none."""
+        """The graph of this role, of several precisions the one named, else the first. Raises
+        ArtifactError where there is none."""
         for graph in self.graphs:
             if graph.role == role and precision in (None, graph.precision):
                 return graph

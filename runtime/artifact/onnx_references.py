@@ -1,9 +1,9 @@
 """Which files an ONNX graph reads besides itself, found without the onnx package.
 
-A small walk over the protobuf encoding (https://protobuf.dev/programming-guides/encoding/), entering only the messages that can
-hold a tensor; field numbers from onnx.proto3. External data has been a way out of the model's folder more than once
-(CVE-2022-25882, CVE-2024-27318), and ONNX Runtime reads one special location as an address in memory, so the runtime looks before
-it opens anything.
+A small walk over the protobuf encoding (https://protobuf.dev/programming-guides/encoding/), entering only the
+messages that can hold a tensor; field numbers from onnx.proto3. External data has been a way out of the
+model's folder more than once (CVE-2022-25882, CVE-2024-27318), and ONNX Runtime reads one special location as
+an address in memory, so the runtime looks before it opens anything.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ class Reference:
 
 
 def is_address(location: str) -> bool:
-    """Whether ONNX Runtime may take the location for its mark of data in memory, whose offset is then an address
-    (`*/_ORT_MEM_ADDR_/*`; since 1.23 also `*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*`). No file that we write has a star in its name."""
+    """Whether ONNX Runtime may take the location for its mark of data in memory, whose offset is then an
+    address (`*/_ORT_MEM_ADDR_/*`; since 1.23 also `*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*`). No file that we write
+    has a star in its name."""
     return "*" in location or "_MEM_ADDR_" in location.upper()
 
 
 def references(path: Path) -> list[Reference]:
-    """Every external-data entry of the graph, of its subgraphs and functions. Raises MalformedGraph for what is not protobuf."""
+    """Every external-data entry of the graph, of its subgraphs and functions. Raises MalformedGraph
+    for what is not protobuf."""
     with path.open("rb") as file:
         if not file.seek(0, 2):
             raise MalformedGraph("the file is empty")

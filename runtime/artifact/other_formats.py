@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# Files by name, or by the end of it that begins with a dot, from the most telling on -> what they are, and the way to a checkpoint.
+# Files by name, or by the end of it that begins with a dot, from the most telling on -> what they are, and
+# the way to a checkpoint.
 FORMATS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    ((".gguf", ".ggml"), "GGUF weights of llama.cpp", "give the checkpoint they were converted from; its model card names it"),
+    ((".gguf", ".ggml"), "GGUF weights of llama.cpp",
+    "give the checkpoint they were converted from; its model card names it"),
     (
         (".onnx",), "an ONNX graph, which does not say how its head is computed",
         "give the checkpoint it was exported from (config.json with model.safetensors)",
     ),
     (
         ("tf_model.h5", ".h5", "saved_model.pb"), "TensorFlow weights",
-        "convert them with transformers 4: AutoModel.from_pretrained(FOLDER, from_tf=True).save_pretrained(OTHER)",
+        "convert them with transformers 4: "
+        "AutoModel.from_pretrained(FOLDER, from_tf=True).save_pretrained(OTHER)",
     ),
     (
         ("flax_model.msgpack", ".msgpack"), "Flax weights",
-        "convert them with transformers 4: AutoModel.from_pretrained(FOLDER, from_flax=True).save_pretrained(OTHER)",
+        "convert them with transformers 4: "
+        "AutoModel.from_pretrained(FOLDER, from_flax=True).save_pretrained(OTHER)",
     ),
-    (("openvino_model.bin", "openvino_model.xml"), "an OpenVINO graph", "give the checkpoint it was exported from"),
+    (("openvino_model.bin", "openvino_model.xml"), "an OpenVINO graph",
+    "give the checkpoint it was exported from"),
     ((".mlmodel", ".mlpackage"), "a Core ML model", "give the checkpoint it was exported from"),
     ((".engine", ".plan"), "a TensorRT engine", "give the checkpoint it was built from"),
     ((".tflite",), "a TensorFlow Lite model", "give the checkpoint it was exported from"),
     (("rust_model.ot",), "weights of rust-bert", "give the checkpoint they were converted from"),
-    (("model.bin",), "weights of CTranslate2 or another library", "give the checkpoint they were converted from"),
+    (("model.bin",), "weights of CTranslate2 or another library",
+    "give the checkpoint they were converted from"),
     (
         (".pth", ".ckpt", "consolidated.safetensors"), "weights in their authors' own layout",
         "convert them to transformers' first, with save_pretrained",
@@ -50,15 +56,23 @@ def of_file(path: Path) -> str | None:
 
 
 def of_folder(folder: Path) -> str | None:
-    """`it holds GGUF weights of llama.cpp (model.gguf); ...` for what lies there or one folder below, transformers' weights aside."""
+    """`it holds GGUF weights of llama.cpp (model.gguf); ...` for what lies there or one folder below,
+    transformers' weights aside."""
     files = sorted(path for pattern in DEEP for path in folder.glob(pattern) if path.is_file())
     for ends, what, advice in FORMATS[:-1]:
         found = [path.relative_to(folder).as_posix() for path in files if _is(path, ends)]
         if found:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             return f"it holds {what} ({found[0]}{more}); {advice}"
-    variants = [path.name for path in files if path.parent == folder and path.name.startswith(("model.", "pytorch_model."))]
+    variants = [
+        path.name
+        for path in files
+        if path.parent == folder and path.name.startswith(("model.", "pytorch_model."))
+    ]
     variants = [name for name in variants if name.endswith((".safetensors", ".bin")) and name not in ADAPTERS]
     if variants:
-        return f"it holds {variants[0]}, a variant that is not read; rename it, or save the model without variant="
+        return (
+            f"it holds {variants[0]}, a variant that is not read; rename it, or save the model "
+            "without variant="
+        )
     return None

@@ -1,6 +1,8 @@
-"""Overrides of a finished artifact: what its export has in it already, and what changes no graph (Matryoshka widths).
+"""Overrides of a finished artifact: what its export has in it already, and what changes no
+graph (Matryoshka widths).
 
-Everything else was decided when the artifact was exported, and is reported by `undone` with the option that exports it so.
+Everything else was decided when the artifact was exported, and is reported by `undone` with the
+option that exports it so.
 """
 
 from __future__ import annotations
@@ -16,15 +18,20 @@ from .manifest import Manifest
 
 WIDTHS = ("is_matryoshka", "matryoshka_dimensions")
 CONVERTED: dict[str, tuple[str, ...]] = {
-    "embed": ("embed", "token_embed"), "reward": ("embed", "token_embed", "token_classify"), "classify": ("classify", "token_classify"),
+    "embed": ("embed", "token_embed"), "reward": ("embed", "token_embed", "token_classify"),
+    "classify": ("classify", "token_classify"),
 }  # fmt: skip
 """convert -> tasks, one of which a model of that kind has first."""
 
 
-def undone(manifest: Manifest, hf_overrides: Mapping[str, Any], convert: str | None, pooler_config: Mapping[str, Any]) -> Iterator[str]:
+def undone(
+    manifest: Manifest, hf_overrides: Mapping[str, Any], convert: str | None, pooler_config: Mapping[str, Any]
+) -> Iterator[str]:
     """The options of `poolrt export` that the artifact would have to be exported with."""
     done = manifest.source.overrides
-    if convert not in (None, "auto", "none", done.get("convert")) and manifest.tasks[0] not in CONVERTED.get(str(convert), ()):
+    if convert not in (None, "auto", "none", done.get("convert")) and manifest.tasks[0] not in CONVERTED.get(
+        str(convert), ()
+    ):
         yield f"--convert {convert}"
     if new := {key: value for key, value in hf_overrides.items() if not _has(manifest, key, value)}:
         yield f"--hf-overrides {shlex.quote(json.dumps(new, default=str))}"
@@ -33,15 +40,25 @@ def undone(manifest: Manifest, hf_overrides: Mapping[str, Any], convert: str | N
 
 
 def widened(manifest: Manifest, hf_overrides: Mapping[str, Any]) -> Manifest:
-    """With the Matryoshka widths that `hf_overrides` names. Raises InputError for widths that the model does not have."""
+    """With the Matryoshka widths that `hf_overrides` names. Raises InputError for widths that
+    the model does not have."""
     if not set(WIDTHS) & set(hf_overrides):
         return manifest
     widths, whole = hf_overrides.get("matryoshka_dimensions"), hf_overrides.get("is_matryoshka", False)
     if not isinstance(whole, bool):
-        raise InputError(f"hf_overrides: is_matryoshka is {whole!r}, expected true or false", field="hf_overrides")
-    heads = {task: head for task, head in manifest.heads.items() if task in ("embed", "token_embed") and not head.sparse}
+        raise InputError(
+            (f"hf_overrides: is_matryoshka is {whole!r}, expected true or false"), field="hf_overrides"
+        )
+    heads = {
+        task: head
+        for task, head in manifest.heads.items()
+        if task in ("embed", "token_embed") and not head.sparse
+    }
     if not heads:
-        raise InputError("hf_overrides: this model answers no dense vectors, so none that could be shortened", field="hf_overrides")
+        raise InputError(
+            ("hf_overrides: this model answers no dense vectors, so none that could be shortened"),
+            field="hf_overrides",
+        )
     dim = heads.get("embed", next(iter(heads.values()))).dim
     if widths is None:
         ladder: dict[str, Any] = {"matryoshka": (), "any_dimension": whole}
@@ -49,9 +66,15 @@ def widened(manifest: Manifest, hf_overrides: Mapping[str, Any]) -> Manifest:
         ladder = {"matryoshka": tuple(sorted(widths)), "any_dimension": False}
     else:
         raise InputError(
-            f"hf_overrides: matryoshka_dimensions is {widths!r}, expected widths from 1 to the model's {dim}", field="hf_overrides"
+            (
+                f"hf_overrides: matryoshka_dimensions is {widths!r}, expected widths from 1 to the "
+                f"model's {dim}"
+            ),
+            field="hf_overrides",
         )
-    return replace(manifest, heads={**manifest.heads, **{task: replace(head, **ladder) for task, head in heads.items()}})
+    return replace(
+        manifest, heads={**manifest.heads, **{task: replace(head, **ladder) for task, head in heads.items()}}
+    )
 
 
 def _is_width(width: Any, dim: int) -> bool:

@@ -1,7 +1,9 @@
-"""Opens an artifact folder, trusting nothing in it that its manifest does not vouch for, and the manifest only if it is whole.
+"""Opens an artifact folder, trusting nothing in it that its manifest does not vouch for, and the
+manifest only if it is whole.
 
-Refused with ArtifactError, all problems of a kind at once: no manifest, a changed or newer one, listed files that are missing,
-changed, not regular or reached by a link, paths that leave the folder, and external data of an ONNX graph that is not listed.
+Refused with ArtifactError, all problems of a kind at once: no manifest, a changed or newer one, listed files
+that are missing, changed, not regular or reached by a link, paths that leave the folder, and external data of
+an ONNX graph that is not listed.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def sealed(manifest: Manifest) -> bytes:
 
 
 def read(path: str | Path, *, check: Check = "full") -> Artifact:
-    """Reads and checks the artifact at `path`. `quick` compares sizes but does not read the files; everything else is the same."""
+    """Reads and checks the artifact at `path`. `quick` compares sizes but does not read the files;
+    everything else is the same."""
     folder = Path(path)
     manifest = _manifest(folder)
     problems = [*_inconsistencies(manifest), *_files(folder, manifest, check)]
@@ -59,19 +62,26 @@ def read(path: str | Path, *, check: Check = "full") -> Artifact:
 def _told(folder: Path, problems: list[str]) -> str:
     if len(problems) == 1:
         return f"{folder}: {problems[0]}; copy the folder again or {_AGAIN}"
-    return f"{folder}: {len(problems)} problems; copy the folder again or {_AGAIN}" + "".join(f"\n  {problem}" for problem in problems)
+    return (f"{folder}: {len(problems)} problems; copy the folder again or {_AGAIN}") + "".join(
+        f"\n  {problem}" for problem in problems
+    )
 
 
 def _manifest(folder: Path) -> Manifest:
     path = folder / contract.FILE
     if not folder.is_dir():
         raise ArtifactError(
-            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; an artifact is what `poolrt export` writes"
+            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; an artifact is what "
+            "`poolrt export` writes"
         )
     if folder.resolve().name.endswith(".partial"):
         raise ArtifactError(f"{folder}: an export that was not finished; {_AGAIN}")
     if not path.is_file():
-        hint = "a checkpoint: make an artifact of it with `poolrt export`" if (folder / "config.json").is_file() else _AGAIN
+        hint = (
+            "a checkpoint: make an artifact of it with `poolrt export`"
+            if (folder / "config.json").is_file()
+            else _AGAIN
+        )
         raise ArtifactError(f"{folder}: no {contract.FILE}, so not a finished artifact; {hint}")
     if path.is_symlink():
         raise ArtifactError(f"{path}: a symbolic link; copy the artifact as plain files")
@@ -82,12 +92,15 @@ def _manifest(folder: Path) -> Manifest:
         plain = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ArtifactError(f"{path}: not readable as JSON ({reason}); copy the folder again or {_AGAIN}") from None
+        raise ArtifactError(
+            f"{path}: not readable as JSON ({reason}); copy the folder again or {_AGAIN}"
+        ) from None
     if not isinstance(plain, dict) or type(plain.get("format")) is not int:
         raise ArtifactError(f"{path}: no `format` number, so not an artifact's manifest; {_AGAIN}")
     if plain["format"] > contract.FORMAT:
         raise ArtifactError(
-            f"{path}: format {plain['format']}, made by a newer poolrt; this one reads up to {contract.FORMAT}; "
+            f"{path}: format {plain['format']}, made by a newer poolrt; this one reads up to "
+            f"{contract.FORMAT}; "
             f"upgrade poolrt, or {_AGAIN} with this one"
         )
     _check_seal(path, text)
@@ -100,10 +113,15 @@ def _manifest(folder: Path) -> Manifest:
 def _check_seal(path: Path, text: bytes) -> None:
     seal = _DIGEST.search(text)
     if seal is None:
-        raise ArtifactError(f"{path}: it does not end with its own sha256, so it was changed or cut; copy the folder again or {_AGAIN}")
+        raise ArtifactError(
+            f"{path}: it does not end with its own sha256, so it was changed or cut; copy the folder "
+            f"again or {_AGAIN}"
+        )
     unsealed = text[: seal.start(1)] + _UNSEALED.encode() + text[seal.end(1) :]
     if hashlib.sha256(unsealed).hexdigest().encode() != seal[1]:
-        raise ArtifactError(f"{path}: changed since it was written (sha256 differs); copy the folder again or {_AGAIN}")
+        raise ArtifactError(
+            f"{path}: changed since it was written (sha256 differs); copy the folder again or {_AGAIN}"
+        )
 
 
 def _inconsistencies(manifest: Manifest) -> Iterable[str]:
@@ -132,8 +150,11 @@ def _inconsistencies(manifest: Manifest) -> Iterable[str]:
 
 
 def _files(folder: Path, manifest: Manifest, check: Check) -> list[str]:
-    # A second name for a graph or an engine is a way to change it after the check, or to have a foreign file read as a model's weights.
-    alone = {name for graph in manifest.graphs for name in (graph.file, *graph.external)} | {engine.file for engine in manifest.engines}
+    # A second name for a graph or an engine is a way to change it after the check, or to have a foreign file
+    # read as a model's weights.
+    alone = {name for graph in manifest.graphs for name in (graph.file, *graph.external)} | {
+        engine.file for engine in manifest.engines
+    }
 
     def problem(item: tuple[str, contract.File]) -> str | None:
         name, expected = item
@@ -164,7 +185,9 @@ def _misplaced(folder: Path, name: str, *, alone: bool) -> str | None:
     if not stat.S_ISREG(facts.st_mode):
         return f"{name}: not a regular file"
     if alone and facts.st_nlink > 1:
-        return f"{name}: has {facts.st_nlink} hard links, expected a file of its own (copy it, do not link it)"
+        return (
+            f"{name}: has {facts.st_nlink} hard links, expected a file of its own (copy it, do not link it)"
+        )
     return None
 
 
@@ -194,7 +217,8 @@ def sha256(path: Path) -> str:
 
 
 def _external(folder: Path, manifest: Manifest) -> Iterable[str]:
-    """Runs after the listed files were found in order, so what a graph may read is known to be plain and inside."""
+    """Runs after the listed files were found in order, so what a graph may read is
+    known to be plain and inside."""
     for graph in manifest.graphs:
         try:
             asked = references(folder / graph.file)
@@ -211,7 +235,10 @@ def _external(folder: Path, manifest: Manifest) -> Iterable[str]:
             if reference.location in told:
                 continue
             if is_address(reference.location):
-                yield f"{graph.file}: external data at {reference.location!r}, which ONNX Runtime reads as an address in memory"
+                yield (
+                    f"{graph.file}: external data at {reference.location!r}, which ONNX Runtime reads as "
+                    "an address in memory"
+                )
             elif not _is_inside(reference.location):
                 yield f"{graph.file}: external data at {reference.location!r} leaves the folder"
             elif name not in listed:

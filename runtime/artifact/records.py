@@ -1,7 +1,7 @@
 """Frozen dataclasses from and to plain JSON/TOML values, refusing what they do not declare.
 
-One rule for everything that crosses a boundary (recipe, manifest, request): unknown keys, missing keys and wrong types are
-all collected and told at once, each with its path (`engines[0].profiles[1].best`).
+One rule for everything that crosses a boundary (recipe, manifest, request): unknown keys, missing keys and
+wrong types are all collected and told at once, each with its path (`engines[0].profiles[1].best`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class RecordError(ValueError):
 
 
 def from_plain(record: type[Record], value: object) -> Record:
-    """Builds `record`, a dataclass, from the value a JSON or TOML parser gave; raises RecordError with every problem found."""
+    """Builds `record`, a dataclass, from the value a JSON or TOML parser gave; raises RecordError
+    with every problem found."""
     problems: list[str] = []
     made = _convert(record, value, "", problems)
     if problems:
@@ -68,7 +69,9 @@ def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     if origin is Literal:
         # Strict about bool and int: True == 1 must not pass as the choice 1.
         if not any(type(value) is type(choice) and value == choice for choice in get_args(kind)):
-            problems.append(f"{path or 'value'}: {value!r} is not one of {', '.join(map(repr, get_args(kind)))}")
+            problems.append(
+                f"{path or 'value'}: {value!r} is not one of {', '.join(map(repr, get_args(kind)))}"
+            )
         return value
     if origin in (Union, types.UnionType):
         return _union(get_args(kind), value, path, problems)
@@ -79,7 +82,10 @@ def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
             problems.append(f"{path or 'value'}: expected an object, found {_name(value)}")
             return value
         _, item = get_args(kind)
-        return {str(key): _convert(item, inner, f"{path}.{key}".lstrip("."), problems) for key, inner in value.items()}
+        return {
+            str(key): _convert(item, inner, f"{path}.{key}".lstrip("."), problems)
+            for key, inner in value.items()
+        }
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
@@ -95,7 +101,9 @@ def _record(kind: type, value: Any, path: str, problems: list[str]) -> Any:
     before = len(problems)
     for key in value:
         if key not in fields:
-            problems.append(f"{f'{path}.{key}'.lstrip('.')}: unknown key; known are {', '.join(sorted(fields))}")
+            problems.append(
+                f"{f'{path}.{key}'.lstrip('.')}: unknown key; known are {', '.join(sorted(fields))}"
+            )
     made = {}
     for name, field in fields.items():
         if name in value:

@@ -18,7 +18,8 @@ _LOOK_S = 0.1
 
 
 class Pending(Generic[Result]):
-    """One call's work. Wait with `result()`; or await `asyncio.wrap_future(pending.future)`, then `finish(answer)` in a thread.
+    """One call's work. Wait with `result()`; or await `asyncio.wrap_future(pending.future)`, then
+    `finish(answer)` in a thread.
 
     Cancelling takes what is still queued out of the line.
     """
@@ -38,16 +39,21 @@ class Pending(Generic[Result]):
         self._deadline = deadline
 
     def result(self, *, progress: Progress | None = None) -> Result:
-        """Waits. Raises what the worker raises; DeadlineExceeded also while the engine is still busy with it."""
+        """Waits. Raises what the worker raises; DeadlineExceeded also while the
+        engine is still busy with it."""
         done = 0
         while True:
             left = None if self._deadline is None else self._deadline - time.monotonic()
             try:
-                answer = self.future.result(left if progress is None else min(_LOOK_S, _LOOK_S if left is None else left))
+                answer = self.future.result(
+                    left if progress is None else min(_LOOK_S, _LOOK_S if left is None else left)
+                )
                 break
             except FutureTimeout:
                 if self._deadline is not None and time.monotonic() >= self._deadline and self.future.cancel():
-                    raise DeadlineExceeded("not computed in the time that was given; try again later, or give more") from None
+                    raise DeadlineExceeded(
+                        "not computed in the time that was given; try again later, or give more"
+                    ) from None
             except KeyboardInterrupt:
                 self.future.cancel()
                 raise
@@ -64,4 +70,6 @@ class Pending(Generic[Result]):
     def then(self, step: Callable[[Result], Other]) -> Pending[Other]:
         """The same work with one more step after `finish`."""
         before = self.finish
-        return Pending(self.future, lambda answer: step(before(answer)), count=self.count, deadline=self._deadline)
+        return Pending(
+            self.future, lambda answer: step(before(answer)), count=self.count, deadline=self._deadline
+        )

@@ -1,9 +1,10 @@
-"""Which items run together. Pure functions over what items cost (`Item.cost`: the slots of a row, for text its tokens); the worker and
-offline callers share them.
+"""Which items run together. Pure functions over what items cost (`Item.cost`: the slots of a row, for text
+its tokens); the worker and offline callers share them.
 
-A batch costs its launch plus its slots (rows x dearest row). Joining items saves launches and wastes slots on padding; for costs that
-fall evenly, the cheapest batch is the one whose padding just costs one launch. So a batch grows among its nearest neighbours in cost
-until its padding would cost more than `launch_tokens` (docs/decisions/batching.md has the measurements).
+A batch costs its launch plus its slots (rows x dearest row). Joining items saves launches and wastes slots on
+padding; for costs that fall evenly, the cheapest batch is the one whose padding just costs one launch. So a
+batch grows among its nearest neighbours in cost until its padding would cost more than `launch_tokens`
+(docs/decisions/batching.md has the measurements).
 """
 
 from __future__ import annotations
@@ -24,25 +25,36 @@ class Limits:
     launch_tokens: int
     """What starting a batch costs, in tokens of work."""
     packed_width: int | None = None
-    """For a graph that computes padding in attention only: in rows this wide a slot of padding costs as much as a token, in narrower ones
-    in proportion. None: padding costs what tokens cost."""
+    """For a graph that computes padding in attention only: in rows this wide a slot of padding costs as much
+    as a token, in narrower ones in proportion. None: padding costs what tokens cost."""
     max_rows: int = 1024
     profiles: tuple[Profile, ...] = ()
     """Shapes the engine accepts; empty: any."""
 
     def padding(self, width: int) -> int:
         """Most slots of padding in one batch with rows of this width: those that cost one launch."""
-        return self.launch_tokens if self.packed_width is None else self.launch_tokens * max(width, self.packed_width) // max(width, 1)
+        return (
+            self.launch_tokens
+            if self.packed_width is None
+            else self.launch_tokens * max(width, self.packed_width) // max(width, 1)
+        )
 
     def rows(self, width: int) -> int:
         """Most rows of this width, at least 1."""
         rows = min(self.max_rows, self.max_tokens // max(width, 1))
         if self.profiles:
-            rows = min(rows, max((profile.largest[0] for profile in self.profiles if profile.largest[1] >= width), default=1))
+            rows = min(
+                rows,
+                max(
+                    (profile.largest[0] for profile in self.profiles if profile.largest[1] >= width),
+                    default=1,
+                ),
+            )
         return max(rows, 1)
 
     def shared(self, queued_tokens: int, lanes: int) -> Limits:
-        """Smaller batches where several lanes are free, so that each has work; none below what a few launches cost."""
+        """Smaller batches where several lanes are free, so that each has work; none below
+        what a few launches cost."""
         if lanes < 2:
             return self
         share = max(-(-queued_tokens // lanes), WORTH_LAUNCHES * self.launch_tokens)
@@ -59,8 +71,8 @@ class Limits:
 
 
 def bounded(slots: int, heads: Iterable[Head], largest_bytes: int) -> int:
-    """The budget under which no head's own buffer passes `largest_bytes`: SPLADE pools [batch, tokens, vocabulary] float32 logits, a
-    hundred times what a token costs elsewhere."""
+    """The budget under which no head's own buffer passes `largest_bytes`: SPLADE pools [batch, tokens,
+    vocabulary] float32 logits, a hundred times what a token costs elsewhere."""
     widest = max((head.dim for head in heads if head.pool in ("splade", "splade_sum")), default=0)
     return max(1, min(slots, largest_bytes // (4 * widest))) if widest else slots
 
@@ -71,7 +83,9 @@ def pick(costs: Sequence[int], seed: int, limits: Limits) -> tuple[int, int]:
     while True:
         rows = last - first
         below = width - costs[first - 1] if first > 0 and rows < limits.rows(width) else None
-        above = (costs[last] - width) * rows if last < len(costs) and rows < limits.rows(costs[last]) else None
+        above = (
+            (costs[last] - width) * rows if last < len(costs) and rows < limits.rows(costs[last]) else None
+        )
         added = min((more for more in (below, above) if more is not None), default=None)
         if added is None:
             return first, last

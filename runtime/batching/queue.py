@@ -125,7 +125,8 @@ class Pool:
         return taken
 
     def beside(self, width: int, rows: int, padding: int) -> list[Entry]:
-        """Takes the longest items up to `width`: at most so many rows, short of `width` by at most `padding` tokens in all."""
+        """Takes the longest items up to `width`: at most so many rows, short of `width` by at most
+        `padding` tokens in all."""
         last = first = bisect.bisect_right(self.costs, width)
         while first and last - first < rows and (short := width - self.costs[first - 1]) <= padding:
             padding -= short

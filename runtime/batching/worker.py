@@ -1,9 +1,10 @@
 """The threads of a session that merge the items of all callers into batches.
 
-No timer: while batches run, the next gathers. Each of the session's lanes is a thread that takes a batch, runs it and answers it; what
-is queued is shared out among the lanes that are free. Callers share fairly: each item's place in line is the caller's share of the work
-so far (self-clocked fair queueing, Golestani 1994), so a short request passes between the batches of a long one. Under the policy
-`priority` the line goes by priority, then by arrival. What fails, is cancelled or comes too late touches only its own call.
+No timer: while batches run, the next gathers. Each of the session's lanes is a thread that takes a batch,
+runs it and answers it; what is queued is shared out among the lanes that are free. Callers share fairly: each
+item's place in line is the caller's share of the work so far (self-clocked fair queueing, Golestani 1994), so
+a short request passes between the batches of a long one. Under the policy `priority` the line goes by
+priority, then by arrival. What fails, is cancelled or comes too late touches only its own call.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _NOTHING = np.empty(0, np.float32)
 
 
 class Worker:
-    """Owns a session. `submit` answers a future at once; wait on it, hand it to `asyncio.wrap_future`, or cancel it."""
+    """Owns a session. `submit` answers a future at once; wait on it, hand it to
+    `asyncio.wrap_future`, or cancel it."""
 
     def __init__(
         self,
@@ -72,15 +74,22 @@ class Worker:
         """Lanes that wait for work."""
         self._running: dict[int, float] = {}
         """Thread -> when its batch began."""
-        self._threads = [threading.Thread(target=self._serve, name=f"poolrt-{name}-{lane}", daemon=True) for lane in range(session.lanes)]
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"poolrt-{name}-{lane}", daemon=True)
+            for lane in range(session.lanes)
+        ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, items: Sequence[Item], *outputs: str, deadline_s: float | None = None, priority: int = 0) -> Ticket:
-        """Queues the items of one call for these graph outputs, all computed in one pass. `priority` counts under that policy only.
+    def submit(
+        self, items: Sequence[Item], *outputs: str, deadline_s: float | None = None, priority: int = 0
+    ) -> Ticket:
+        """Queues the items of one call for these graph outputs, all computed in one pass. `priority`
+        counts under that policy only.
 
-        The future raises DeadlineExceeded, EngineError (some item's batch failed even alone) or CancelledError. Raises Overload when
-        more is queued than was admitted; a call is always admitted to an empty queue.
+        The future raises DeadlineExceeded, EngineError (some item's batch failed even alone) or
+        CancelledError. Raises Overload when more is queued than was admitted; a call is always
+        admitted to an empty queue.
         """
         future = Ticket()
         now = time.monotonic()
@@ -112,7 +121,8 @@ class Worker:
             self._counters.queued_items += len(entries)
             self._counters.queued_tokens += cost
             self._lock.notify(len(entries))
-        # Weak: a call that its own future holds would stay, with its rows, until the next collection of cycles.
+        # Weak: a call that its own future holds would stay, with its rows, until the
+        # next collection of cycles.
         queued = weakref.ref(call)
         future.add_done_callback(lambda done: self._cancelled(queued()) if done.cancelled() else None)
         return future
@@ -127,13 +137,19 @@ class Worker:
     def _refusal(self, queued: int) -> Overload:
         self._counters.refused += 1
         wait = min(max(queued / self._speed, 1.0), 60.0) if self._speed else 1.0
-        text = f"{queued} tokens are queued and {self.max_queued_tokens} are admitted; try again in {wait:.0f} s"
+        text = (
+            f"{queued} tokens are queued and {self.max_queued_tokens} are admitted; try again in {wait:.0f} s"
+        )
         return Overload(text, retry_after_s=wait)
 
     def is_full(self, coming_tokens: int = 0) -> bool:
-        """Whether every call would be refused, whatever its size. `coming_tokens` are on their way to the queue."""
+        """Whether every call would be refused, whatever its size. `coming_tokens` are
+        on their way to the queue."""
         # Read without the lock: a call at the edge may be judged by what was true a moment ago.
-        return self.max_queued_tokens is not None and self._counters.queued_tokens + coming_tokens >= self.max_queued_tokens
+        return (
+            self.max_queued_tokens is not None
+            and self._counters.queued_tokens + coming_tokens >= self.max_queued_tokens
+        )
 
     def refusal(self, coming_tokens: int = 0) -> Overload:
         """What a call to a full queue is refused with, counted as refused."""
@@ -146,12 +162,14 @@ class Worker:
 
     def stalled_s(self) -> float:
         """Seconds the oldest running batch has taken so far; 0 when idle. Large: the engine hangs."""
-        # Without the lock, which a call of very many items holds for long: whoever asks wants to know at once whether all is well.
+        # Without the lock, which a call of very many items holds for long: whoever asks wants to know at
+        # once whether all is well.
         begun = list(self._running.values())
         return time.monotonic() - min(begun) if begun else 0.0
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Refuses new work, finishes what is queued within `timeout_s` (None: however long), fails the rest, closes the session."""
+        """Refuses new work, finishes what is queued within `timeout_s` (None: however long), fails the
+        rest, closes the session."""
         with self._lock:
             self._closing = True
             self._lock.notify_all()
@@ -195,10 +213,16 @@ class Worker:
                     self._running[lane] = time.monotonic()
             # Answered outside the lock: a future's callbacks are other people's code.
             for call in late.values():
-                _fail(call, DeadlineExceeded("not computed in the time that was given; try again later, or give more"))
+                _fail(
+                    call,
+                    DeadlineExceeded(
+                        "not computed in the time that was given; try again later, or give more"
+                    ),
+                )
             if batch:
                 self._run(batch, alone=alone)
-            # While the lane waits for work it would hold the last call, whose thousands of rows keep pages from the system.
+            # While the lane waits for work it would hold the last call, whose thousands of rows keep
+            # pages from the system.
             batch, late = [], {}
 
     def _late(self) -> dict[int, Call]:
@@ -210,7 +234,8 @@ class Worker:
         return late
 
     def _take(self) -> list[Entry]:
-        """The next batch: the first in line with its neighbours in cost, no more of them than leaves work for every free lane."""
+        """The next batch: the first in line with its neighbours in cost, no more of them than leaves
+        work for every free lane."""
         limits = self.limits.shared(self._counters.queued_tokens, self._idle)
         while self._line:
             _, place, _, seed = heapq.heappop(self._line)
@@ -271,7 +296,8 @@ class Worker:
         if len(self._queued) <= SMALL_QUEUE:
             self._drop_gone()
         else:
-            # Whoever cancels is often an event loop, which must not wait until a long queue has been gone through.
+            # Whoever cancels is often an event loop, which must not wait until a long queue
+            # has been gone through.
             threading.Thread(target=self._drop_gone, name="poolrt-cancelled", daemon=True).start()
 
     def _drop_gone(self) -> None:
@@ -289,8 +315,12 @@ class Worker:
         rows, width = self.limits.shape(len(batch), max(map(self._feed.length, items)))
         begun = time.monotonic()
         try:
-            arrays = self.session.run(self._feed.arrays(items, rows=rows, width=width), batch[0].outputs, alone=alone)
-            assert all(len(array) == rows for array in arrays), f"the engine answered {[len(array) for array in arrays]} rows of {rows}"
+            arrays = self.session.run(
+                self._feed.arrays(items, rows=rows, width=width), batch[0].outputs, alone=alone
+            )
+            assert all(len(array) == rows for array in arrays), (
+                f"the engine answered {[len(array) for array in arrays]} rows of {rows}"
+            )
         except Exception as error:
             self._split(batch, error)
             return
@@ -298,7 +328,9 @@ class Worker:
         for place, entry in enumerate(batch):
             for array, kept in zip(arrays, (entry.call.answer.rows, *entry.call.answer.others), strict=True):
                 # Copies: a view would keep the whole batch alive.
-                kept[entry.index] = (array[place, : self._feed.length(entry.item)] if array.ndim == 3 else array[place]).copy()
+                kept[entry.index] = (
+                    array[place, : self._feed.length(entry.item)] if array.ndim == 3 else array[place]
+                ).copy()
         calls: dict[int, Call] = {}
         with self._lock:
             self._left(len(batch))
@@ -332,7 +364,8 @@ class Worker:
         self._running.pop(threading.get_ident(), None)
 
     def _split(self, batch: list[Entry], error: Exception) -> None:
-        """A failed batch is tried again in halves, down to single items: memory may suffice for less, and one item may be to blame."""
+        """A failed batch is tried again in halves, down to single items: memory may suffice for less, and
+        one item may be to blame."""
         if len(batch) > 1:
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
@@ -345,7 +378,13 @@ class Worker:
             self._counters.failed += 1
             self._left(1)
             self._leave({id(call): call})
-        _fail(call, error if isinstance(error, PoolrtError) else EngineError(f"the engine failed ({type(error).__name__})"), error)
+        _fail(
+            call,
+            error
+            if isinstance(error, PoolrtError)
+            else EngineError(f"the engine failed ({type(error).__name__})"),
+            error,
+        )
 
 
 def _answer(call: Call) -> None:

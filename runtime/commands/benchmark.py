@@ -13,7 +13,8 @@ from ..model import Model
 
 HEADER = f"{'texts':<24}{'texts/s':>10}{'tokens/s':>10}{'padding':>9}{'p50 ms':>9}"
 _WORDS = (
-    "the of model and text in a search query to document which is was said an engine server between city for river under new light people"
+    "the of model and text in a search query to document which is was said an engine server between "
+    "city for river under new light people"
 )
 
 
@@ -27,14 +28,16 @@ class Line:
     """Of one call."""
 
     def text(self) -> str:
-        return f"{self.texts:<24}{self.texts_per_s:>10.1f}{self.tokens_per_s:>10.0f}{self.padding:>9.1%}{self.p50_ms:>9.1f}"
+        speed = f"{self.texts_per_s:>10.1f}{self.tokens_per_s:>10.0f}"
+        return f"{self.texts:<24}{speed}{self.padding:>9.1%}{self.p50_ms:>9.1f}"
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def measure(model: Model, seconds: float) -> Iterator[Line]:
-    """Yields a line per kind of call, each repeated for `seconds`: 1 text, 32 of one length, 32 of mixed lengths."""
+    """Yields a line per kind of call, each repeated for `seconds`: 1 text, 32 of one
+    length, 32 of mixed lengths."""
     generator = np.random.default_rng(0)
     words = _WORDS.split()
 

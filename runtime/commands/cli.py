@@ -1,4 +1,5 @@
-"""The `poolrt` command: finds the subcommand, runs it, tells errors in one line. Importing or listing runs none of their code."""
+"""The `poolrt` command: finds the subcommand, runs it, tells errors in one line. Importing or listing
+runs none of their code."""
 
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ GROUP = "poolrt.commands"
 
 # command -> (what it does, where it lives in this checkout, extra that installs what it needs)
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "export": ("make a verified artifact of a checkpoint (folder or hub id)", "exporter.cli:export", "export"),
+    "export": (
+        ("make a verified artifact of a checkpoint (folder or hub id)"),
+        "exporter.cli:export",
+        "export",
+    ),
     "build": ("compile engines for an artifact", "exporter.cli:build", "export"),
     "verify": ("prove an artifact's numbers again", "exporter.cli:verify", "export"),
     "inspect": ("show what an artifact is and can do", "runtime.commands.model_commands:inspect", "cpu"),
@@ -24,7 +29,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "bench": ("measure an artifact on this machine", "runtime.commands.model_commands:bench", "cpu"),
     "serve": ("serve artifacts over HTTP, with vLLM's API", "serve.cli:serve", "serve"),
     "recipes": ("list the models that have a recipe", "exporter.cli:recipes", "export"),
-    "doctor": ("say what this machine offers and what is missing", "runtime.commands.model_commands:doctor", "cpu"),
+    "doctor": (
+        "say what this machine offers and what is missing",
+        "runtime.commands.model_commands:doctor",
+        "cpu",
+    ),
 }
 
 
@@ -52,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(f"poolrt {name}: interrupted")
         return errors.EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output left (`poolrt embed ... | head`). Python flushes stdout once more at exit: give it somewhere to go.
+        # The reader of our output left (`poolrt embed ... | head`). Python flushes stdout once more at exit:
+        # give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.EXIT_INTERNAL
     except Exception as error:
@@ -68,7 +78,10 @@ def _faulty(name: str, error: Exception) -> int:
     if os.environ.get("POOLRT_DEBUG") == "1":
         raise error
     _tell(f"poolrt {name}: internal error, {type(error).__name__}: {error}")
-    _tell("this is a fault of poolrt: please report it with the output of the same command under POOLRT_DEBUG=1 and of `poolrt doctor`")
+    _tell(
+        "this is a fault of poolrt: please report it with the output of the same command under "
+        "POOLRT_DEBUG=1 and of `poolrt doctor`"
+    )
     return errors.EXIT_INTERNAL
 
 
@@ -96,13 +109,26 @@ def _places() -> dict[str, str]:
 
 
 def _usage() -> str:
-    lines = ["usage: poolrt COMMAND [...]", "", "Pooling models: export with the head, verify, compile, serve behind vLLM's API.", ""]
+    lines = [
+        "usage: poolrt COMMAND [...]",
+        "",
+        ("Pooling models: export with the head, verify, compile, serve behind vLLM's API."),
+        "",
+    ]
     places = _places()
     width = max(map(len, places))
     for name, place in places.items():
-        lines.append(f"  {name:<{width}}  {COMMANDS[name][0] if name in COMMANDS else 'added by ' + place.partition(':')[0]}")
+        about = COMMANDS[name][0] if name in COMMANDS else f"added by {place.partition(':')[0]}"
+        lines.append(f"  {name:<{width}}  {about}")
     return "\n".join(
-        [*lines, "", "poolrt COMMAND --help, or poolrt help COMMAND, says more; every command takes --json. --version shows the version."]
+        [
+            *lines,
+            "",
+            (
+                "poolrt COMMAND --help, or poolrt help COMMAND, says more; every command takes --json. "
+                "--version shows the version."
+            ),
+        ]
     )
 
 

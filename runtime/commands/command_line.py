@@ -1,5 +1,5 @@
-"""How every command reads its arguments: flags anywhere among the positionals, dashes or underscores in their names, one line for what
-is wrong, and numbers as people write them.
+"""How every command reads its arguments: flags anywhere among the positionals, dashes or underscores in their
+names, one line for what is wrong, and numbers as people write them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from typing import Any, NoReturn
 
 from ..errors import InputError
 
-_MULTIPLIERS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_MULTIPLIERS = {
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "K": 2**10,
+    "M": 2**20,
+    "G": 2**30,
+    "T": 2**40,
+}
 _KEPT = "\0"
 """Begins the stand-in of an argument behind `--`, which argparse must not take for a flag."""
 
@@ -51,7 +60,8 @@ def _restored(value: Any, stand_ins: dict[str, str]) -> Any:
 
 
 def spelled(argument: str) -> str:
-    """`--hf_overrides.num_labels=1` -> `--hf-overrides.num_labels=1`: of a flag the name only, in vLLM's two spellings."""
+    """`--hf_overrides.num_labels=1` -> `--hf-overrides.num_labels=1`: of a flag the name only,
+    in vLLM's two spellings."""
     if not re.match(r"--[A-Za-z]", argument):
         return argument
     name = re.match(r"--[\w-]*", argument)
@@ -60,16 +70,21 @@ def spelled(argument: str) -> str:
 
 
 def whole_number(text: str) -> int:
-    """`512`, `1k` (1000), `1K` (1024), `25.6k`, `2M`, ... as vLLM reads them. Raises argparse.ArgumentTypeError."""
+    """`512`, `1k` (1000), `1K` (1024), `25.6k`, `2M`, ... as vLLM reads them. Raises
+    argparse.ArgumentTypeError."""
     found = re.fullmatch(r"([+-]?\d+(?:\.\d+)?)([kKmMgGtT]?)", text.strip())
     if found is None:
-        raise argparse.ArgumentTypeError(f"expected a whole number such as 512, 1k (1000) or 1K (1024), found {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number such as 512, 1k (1000) or 1K (1024), found {text!r}"
+        )
     number, suffix = found.groups()
     if "." not in number:
         return int(number) * _MULTIPLIERS.get(suffix, 1)
     if not suffix.islower():
         told = f"; did you mean {number}{suffix.lower()}?" if suffix else ""
-        raise argparse.ArgumentTypeError(f"a fraction needs a decimal suffix (k, m, g, t), found {text!r}{told}")
+        raise argparse.ArgumentTypeError(
+            f"a fraction needs a decimal suffix (k, m, g, t), found {text!r}{told}"
+        )
     return round(float(number) * _MULTIPLIERS[suffix])
 
 

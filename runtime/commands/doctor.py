@@ -69,8 +69,14 @@ class Diagnosis:
         lines = [
             f"python      {self.python} on {self.system}",
             f"processor   {self.processor}; {' '.join(self.flags) or 'no vector instructions known to us'}",
-            f"threads     {self.threads}, of {self.processors} processors: affinity allows {self.affinity}, {quota}",
-            *(f"gpu         {gpu.name}, {gpu.device}, {gpu.memory_bytes / 2**30:.0f} GiB" for gpu in self.gpus),
+            (
+                f"threads     {self.threads}, of {self.processors} processors: affinity allows "
+                f"{self.affinity}, {quota}"
+            ),
+            *(
+                (f"gpu         {gpu.name}, {gpu.device}, {gpu.memory_bytes / 2**30:.0f} GiB")
+                for gpu in self.gpus
+            ),
             *(["gpu         none that an NVIDIA driver shows"] if not self.gpus else []),
             *(f"engine      {name} {version or 'not installed'}" for name, version in self.backends.items()),
             f"libraries   {', '.join(f'{name} {version}' for name, version in self.libraries.items())}",
@@ -81,7 +87,9 @@ class Diagnosis:
 
 def look() -> Diagnosis:
     name, flags = _processor()
-    versions = {backend: machine.version(*distributions) for backend, (_, distributions, _) in table.TABLE.items()}
+    versions = {
+        backend: machine.version(*distributions) for backend, (_, distributions, _) in table.TABLE.items()
+    }
     return Diagnosis(
         python=platform.python_version(),
         system=platform.platform(),
@@ -115,7 +123,13 @@ def _advice(versions: dict[str, str | None]) -> list[str]:
     if not any(versions.values()):
         told.append("no engine library: pip install 'poolrt[cpu]'")
     if machine.version("onnxruntime") and machine.version("onnxruntime-gpu"):
-        told.append("onnxruntime and onnxruntime-gpu overwrite each other's files: uninstall both, then install one")
-    if machine.gpus() and not (versions.get("tensorrt-rtx") or versions.get("tensorrt") or machine.version("onnxruntime-gpu")):
-        told.append("a GPU and no engine library that uses it: pip install 'poolrt[tensorrt-rtx]' or 'poolrt[gpu]'")
+        told.append(
+            "onnxruntime and onnxruntime-gpu overwrite each other's files: uninstall both, then install one"
+        )
+    if machine.gpus() and not (
+        versions.get("tensorrt-rtx") or versions.get("tensorrt") or machine.version("onnxruntime-gpu")
+    ):
+        told.append(
+            "a GPU and no engine library that uses it: pip install 'poolrt[tensorrt-rtx]' or 'poolrt[gpu]'"
+        )
     return told

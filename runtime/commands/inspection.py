@@ -15,10 +15,19 @@ def text(opened: Artifact) -> str:
 
 def _lines(manifest: Manifest) -> Iterator[str]:
     size = sum(file.size for file in manifest.files.values())
-    source = manifest.source.checkpoint + (f" @ {manifest.source.revision}" if manifest.source.revision else "")
-    adapter = f" with the LoRA adapter {manifest.source.adapter.name}" if manifest.source.adapter is not None else ""
+    source = manifest.source.checkpoint + (
+        f" @ {manifest.source.revision}" if manifest.source.revision else ""
+    )
+    adapter = (
+        f" with the LoRA adapter {manifest.source.adapter.name}"
+        if manifest.source.adapter is not None
+        else ""
+    )
     yield f"{manifest.name}: {manifest.architecture}, from {source}{adapter}"
-    yield f"  {len(manifest.files)} files, {size / 1e6:.1f} MB, all as exported{f' {manifest.created}' if manifest.created else ''}"
+    yield (
+        f"  {len(manifest.files)} files, {size / 1e6:.1f} MB, all as "
+        f"exported{f' {manifest.created}' if manifest.created else ''}"
+    )
     if manifest.versions:
         yield f"  made with {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}"
     for key, value in manifest.source.overrides.items():
@@ -29,7 +38,10 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield f"  score, rerank: {manifest.scoring or 'no'}"
     yield "text"
     prepared = manifest.text
-    yield f"  up to {prepared.max_tokens} tokens, {prepared.vocab_size} in the vocabulary{', lower-cased' if prepared.lowercase else ''}"
+    yield (
+        f"  up to {prepared.max_tokens} tokens, {prepared.vocab_size} in the "
+        f"vocabulary{', lower-cased' if prepared.lowercase else ''}"
+    )
     for name, role in prepared.roles.items():
         yield f"  {name}: {_role(role)}"
     for name, prompt in prepared.prompts.items():
@@ -43,7 +55,10 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     for engine in manifest.engines:
         shapes = ", ".join(f"{one.largest[0]}x{one.largest[1]}" for one in engine.profiles)
         misfit = table.unfit(engine)
-        yield f"  {engine.file}  {engine.backend} {engine.version}, {engine.device}, {engine.precision}, up to {shapes}"
+        yield (
+            f"  {engine.file}  {engine.backend} {engine.version}, {engine.device}, {engine.precision}, "
+            f"up to {shapes}"
+        )
         yield f"    {'runs here' if misfit is None else f'does not run here: {misfit}'}"
     if manifest.reading is not None:
         yield "reading (PyTorch against the checkpoint's own library)"
@@ -54,11 +69,18 @@ def _lines(manifest: Manifest) -> Iterator[str]:
 
 
 def reading(record: Reading) -> str:
-    """What the checkpoint's own library said, in one line: `agrees with sentence-transformers 6.2.0 SentenceTransformer: ...`."""
+    """What the checkpoint's own library said, in one line: `agrees with sentence-transformers 6.2.0
+    SentenceTransformer: ...`."""
     parts = []
     for each in record.agreements:
         worst = each.worst_cosine, each.worst_difference
-        measured = f", cosine at least {worst[0]:.7f}" if worst[0] is not None else f", at most {worst[1]:.1e} apart" if worst[1] else ""
+        measured = (
+            f", cosine at least {worst[0]:.7f}"
+            if worst[0] is not None
+            else f", at most {worst[1]:.1e} apart"
+            if worst[1]
+            else ""
+        )
         parts.append(f"{each.what} of {each.texts} texts{measured}")
     if record.reference.startswith("own reading only"):
         same = f"; the same: {', '.join(parts)}" if parts else ""
@@ -103,4 +125,7 @@ def _evidence(one: Evidence) -> str:
         found.append(f"worst difference {one.worst_difference:.1e}")
     if one.rank_agreement is not None:
         found.append(f"rank agreement {one.rank_agreement:.3f}")
-    return f"  {one.engine}  {one.task}, {one.shape}: {', '.join(found)} ({one.texts} texts, allowed {one.tolerance})"
+    return (
+        f"  {one.engine}  {one.task}, {one.shape}: {', '.join(found)} ({one.texts} texts, allowed "
+        f"{one.tolerance})"
+    )

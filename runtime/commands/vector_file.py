@@ -1,4 +1,5 @@
-"""A .npy file of vectors that grows. It can be loaded after every `append`, so whatever ends the program, what is done is kept."""
+"""A .npy file of vectors that grows. It can be loaded after every `append`, so whatever ends the
+program, what is done is kept."""
 
 from __future__ import annotations
 
@@ -13,11 +14,13 @@ from ..errors import InputError
 from ..outputs import Floats
 
 SAME = 0.99
-"""Cosine of one text's vector with itself, computed in another batch or by another engine; of other texts it is far below."""
+"""Cosine of one text's vector with itself, computed in another batch or by another engine; of
+other texts it is far below."""
 
 
 class VectorFile:
-    """[rows, dim] float32 at `path`. An existing file is replaced by the first `append`, or with `resume` continued."""
+    """[rows, dim] float32 at `path`. An existing file is replaced by the first `append`, or
+    with `resume` continued."""
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
         self.path = path
@@ -28,12 +31,14 @@ class VectorFile:
             self.rows, self.dim = self._known().shape
 
     def check(self, vector: Floats) -> None:
-        """Raises InputError unless the last row is this vector: the texts, the model or its width are others than those of the file."""
+        """Raises InputError unless the last row is this vector: the texts, the model or its width are
+        others than those of the file."""
         last = np.array(self._known()[self.rows - 1])
         lengths = np.linalg.norm(last) * np.linalg.norm(vector) if last.shape == vector.shape else 0.0
         if lengths == 0 or float(last @ vector) / lengths < SAME:
             raise InputError(
-                f"--resume: row {self.rows} of {self.path} is not the vector that text {self.rows} has here; give the same texts and "
+                f"--resume: row {self.rows} of {self.path} is not the vector that text {self.rows} has "
+                "here; give the same texts and "
                 "model, or write to another file",
                 field="resume",
             )
@@ -66,7 +71,10 @@ class VectorFile:
         except (OSError, ValueError):
             found = None
         if found is None or found.ndim != 2 or found.dtype != np.dtype("<f4") or not found.flags.c_contiguous:
-            raise InputError(f"--resume: {self.path} holds no vectors that poolrt wrote; write to another file", field="resume")
+            raise InputError(
+                (f"--resume: {self.path} holds no vectors that poolrt wrote; write to another file"),
+                field="resume",
+            )
         return found
 
     def _unwritable(self, error: OSError) -> InputError:

@@ -1,7 +1,8 @@
 """Shape buckets and the graphs captured for them: pure bookkeeping, no CUDA in here.
 
-A CUDA graph replays one exact shape. So batches are padded up to a bucket, one graph is captured per bucket that is met, and
-the least recently used one is released when there are more than the cap: memory stays flat however shapes vary.
+A CUDA graph replays one exact shape. So batches are padded up to a bucket, one graph is captured per
+bucket that is met, and the least recently used one is released when there are more than the cap: memory
+stays flat however shapes vary.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Generic, TypeVar
 
 from ..artifact.manifest import Profile
 
-# Token counts are padded to a multiple of this share of their power of two: at most 1/8 of a row is filler beyond 64 tokens.
+# Token counts are padded to a multiple of this share of their power of two: at most 1/8 of a row is
+# filler beyond 64 tokens.
 _STEPS_PER_OCTAVE = 8
 _SMALLEST_STEP = 8
 
@@ -23,8 +25,8 @@ Held = TypeVar("Held")
 def bucket(rows: int, tokens: int, profile: Profile) -> tuple[int, int]:
     """The shape that a batch of `rows` x `tokens` is padded to, inside the profile it was chosen for.
 
-    Rows go to powers of two, tokens to eighths of a power of two (multiples of 8 below 64), so a text model of 512 tokens meets at
-    most 8 + 8 * 3 token counts.
+    Rows go to powers of two, tokens to eighths of a power of two (multiples of 8 below 64), so a text model
+    of 512 tokens meets at most 8 + 8 * 3 token counts.
     """
     step = max(_SMALLEST_STEP, _power_of_two(tokens) // (2 * _STEPS_PER_OCTAVE))
     padded_rows, padded_tokens = _power_of_two(rows), -(-tokens // step) * step
@@ -33,11 +35,19 @@ def bucket(rows: int, tokens: int, profile: Profile) -> tuple[int, int]:
 
 
 def choose(rows: int, tokens: int, profiles: Sequence[Profile]) -> int | None:
-    """Index of the narrowest profile that takes these tokens, preferring one that also takes all rows; None: too many tokens."""
+    """Index of the narrowest profile that takes these tokens, preferring one that also takes all
+    rows; None: too many tokens."""
     fitting = [index for index, profile in enumerate(profiles) if profile.largest[1] >= tokens]
     if not fitting:
         return None
-    return min(fitting, key=lambda index: (profiles[index].largest[0] < rows, profiles[index].largest[1], profiles[index].largest[0]))
+    return min(
+        fitting,
+        key=lambda index: (
+            profiles[index].largest[0] < rows,
+            profiles[index].largest[1],
+            profiles[index].largest[0],
+        ),
+    )
 
 
 def _power_of_two(number: int) -> int:
@@ -46,7 +56,8 @@ def _power_of_two(number: int) -> int:
 
 
 class LeastRecent(Generic[Key, Held]):
-    """Holds up to `capacity` values, releasing the least recently used one. Not thread-safe: owned by one session."""
+    """Holds up to `capacity` values, releasing the least recently used one. Not
+    thread-safe: owned by one session."""
 
     def __init__(self, capacity: int, release: Callable[[Held], None]) -> None:
         assert capacity > 0, f"a capacity of {capacity} holds nothing"
@@ -56,7 +67,8 @@ class LeastRecent(Generic[Key, Held]):
         self._held: OrderedDict[Key, Held] = OrderedDict()
 
     def get(self, key: Key, make: Callable[[], Held]) -> Held:
-        """The held value, or a new one. The old one goes before the new one is made: both at once might not fit."""
+        """The held value, or a new one. The old one goes before the new one is made:
+        both at once might not fit."""
         if key in self._held:
             self._held.move_to_end(key)
             return self._held[key]

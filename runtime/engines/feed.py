@@ -1,7 +1,8 @@
 """Fills a graph's inputs from items, by the axes that the manifest names.
 
-Every input is laid out by its `Tensor.axes`: `batch` is one row per item, and along every other named axis a row is as long as its item
-and padded on the right. `VALUES` and `LENGTHS` hold all that is known of single inputs and axes; a new kind of input is a row in them.
+Every input is laid out by its `Tensor.axes`: `batch` is one row per item, and along every other named axis a
+row is as long as its item and padded on the right. `VALUES` and `LENGTHS` hold all that is known of single
+inputs and axes; a new kind of input is a row in them.
 """
 
 from __future__ import annotations
@@ -52,23 +53,37 @@ class Feed:
         for tensor in self.inputs:
             if tensor.name not in VALUES:
                 known = ", ".join(VALUES)
-                raise ArtifactError(f"graph input {tensor.name!r}: this version fills {known}; update poolrt, or export it again")
+                raise ArtifactError(
+                    f"graph input {tensor.name!r}: this version fills {known}; update poolrt, or "
+                    "export it again"
+                )
             if len(tensor.axes) != 2 or tensor.axes[0] != BATCH or tensor.axes[1] not in LENGTHS:
                 known = ", ".join(f"[{BATCH}, {axis}]" for axis in LENGTHS)
-                raise ArtifactError(f"graph input {tensor.name!r}: axes {list(tensor.axes)}, this version fills {known}; export it again")
+                raise ArtifactError(
+                    f"graph input {tensor.name!r}: axes {list(tensor.axes)}, this version fills {known}; "
+                    "export it again"
+                )
         axes = {str(tensor.axes[1]) for tensor in self.inputs}
         if len(axes) != 1:
-            raise ArtifactError(f"graph inputs: their rows have the axes {sorted(axes)}, expected one for all; export it again")
+            raise ArtifactError(
+                f"graph inputs: their rows have the axes {sorted(axes)}, expected one for all; "
+                "export it again"
+            )
         self.length = LENGTHS[axes.pop()]
         """How long an item's rows are."""
 
-    def arrays(self, items: Sequence[Item], *, rows: int | None = None, width: int | None = None) -> dict[str, NDArray[Any]]:
-        """Input name -> [rows, width], padded. None: as many rows as items, as wide as the longest of them."""
+    def arrays(
+        self, items: Sequence[Item], *, rows: int | None = None, width: int | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Input name -> [rows, width], padded. None: as many rows as items, as
+        wide as the longest of them."""
         lengths = [self.length(item) for item in items]
         shape = (len(items) if rows is None else rows, max(lengths) if width is None else width)
         return {tensor.name: self._filled(tensor, items, lengths, shape) for tensor in self.inputs}
 
-    def _filled(self, tensor: Tensor, items: Sequence[Item], lengths: Sequence[int], shape: tuple[int, int]) -> NDArray[Any]:
+    def _filled(
+        self, tensor: Tensor, items: Sequence[Item], lengths: Sequence[int], shape: tuple[int, int]
+    ) -> NDArray[Any]:
         value, padding = VALUES[tensor.name], self._padding.get(tensor.name, 0)
         array = np.full(shape, padding, dtype=tensor.dtype)
         for row, (item, length) in enumerate(zip(items, lengths, strict=True)):

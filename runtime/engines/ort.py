@@ -16,20 +16,25 @@ from .table import Arrays
 
 Device = Literal["cpu", "cuda"]
 
-# Sums of one thread each, next to one another, leave no core waiting for another one at the end of every node: measured in
-# docs/decisions/lanes.md. Each lane holds the activations of a batch, so there are only so many.
+# Sums of one thread each, next to one another, leave no core waiting for another one at the end of
+# every node: measured in docs/decisions/lanes.md. Each lane holds the activations of a batch, so
+# there are only so many.
 MAX_LANES = 8
-# Up to this size a graph is opened twice: once for lanes of few threads, once for a batch that has the machine to itself.
+# Up to this size a graph is opened twice: once for lanes of few threads, once for a batch that has
+# the machine to itself.
 TWICE_BYTES = 256 << 20
 
-# A single short text is computed as fast by one thread, for less: only from so many slots on is a lone batch given every thread.
+# A single short text is computed as fast by one thread, for less: only from so many slots on is a lone
+# batch given every thread.
 WIDE_SLOTS = 64
 
-# Fusions whose kernel on processors is slower than those it replaces: LayerNormalization and Gelu are vectorised, these are not.
+# Fusions whose kernel on processors is slower than those it replaces: LayerNormalization and Gelu are
+# vectorised, these are not.
 SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
 
-# The arena keeps the blocks of the largest batch it ever saw. Giving them back costs a few percent of a run, so only after batches of
-# this many slots, which are beyond the usual budget (docs/decisions/memory.md has the measurements).
+# The arena keeps the blocks of the largest batch it ever saw. Giving them back costs a few percent of a
+# run, so only after batches of this many slots, which are beyond the usual budget (docs/decisions/memory.md
+# has the measurements).
 SHRINK_SLOTS = 4096
 
 
@@ -40,7 +45,8 @@ class OrtSession:
         if device == "cuda":
             if "CUDAExecutionProvider" not in ort.get_available_providers():
                 raise EngineError(
-                    "onnxruntime has no CUDA provider here; uninstall onnxruntime, then pip install 'poolrt[gpu]', "
+                    "onnxruntime has no CUDA provider here; uninstall onnxruntime, then pip install "
+                    "'poolrt[gpu]', "
                     "or load with engine='onnxruntime'"
                 )
             # Without this the arena doubles on each growth, and shapes vary.
@@ -51,7 +57,10 @@ class OrtSession:
         self._wide: Any = _opened(ort, path, providers, threads) if small else self._session
         self.providers: list[str] = self._session.get_providers()
         if device == "cuda" and self.providers[0] != "CUDAExecutionProvider":
-            raise EngineError("onnxruntime fell back from CUDA to the processor; its own log says why; check driver and CUDA libraries")
+            raise EngineError(
+                "onnxruntime fell back from CUDA to the processor; its own log says why; check driver and "
+                "CUDA libraries"
+            )
         self.threads = threads
         self.graph = graph
         self._plain = ort.RunOptions()
@@ -67,11 +76,15 @@ class OrtSession:
     def profiles(self) -> Sequence[Profile]:
         return ()
 
-    def run(self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False) -> list[NDArray[np.float32]]:
+    def run(
+        self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False
+    ) -> list[NDArray[np.float32]]:
         slots = max((array.size for array in inputs.values()), default=0)
         options = self._shrinking if slots > SHRINK_SLOTS else self._plain
         try:
-            return (self._wide if alone and slots >= WIDE_SLOTS else self._session).run(list(outputs), dict(inputs), options)
+            return (self._wide if alone and slots >= WIDE_SLOTS else self._session).run(
+                list(outputs), dict(inputs), options
+            )
         except Exception as error:
             raise EngineError(f"{self.graph.file}: onnxruntime failed on a batch ({_line(error)})") from error
 
@@ -91,7 +104,9 @@ def _opened(ort: Any, path: Path, providers: Sequence[Any], threads: int) -> Any
     try:
         return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=SLOW_FUSIONS)
     except Exception as error:  # the library's exceptions share no base class
-        raise EngineError(f"{path.name}: onnxruntime {ort.__version__} cannot open the graph ({_line(error)})") from None
+        raise EngineError(
+            f"{path.name}: onnxruntime {ort.__version__} cannot open the graph ({_line(error)})"
+        ) from None
 
 
 def _bytes(path: Path, graph: Graph) -> int:
@@ -99,12 +114,19 @@ def _bytes(path: Path, graph: Graph) -> int:
 
 
 def open(
-    folder: Path, manifest: Manifest, graph: Graph, *, threads: int | None = None, device: Device = "cpu", lanes: int | None = None
+    folder: Path,
+    manifest: Manifest,
+    graph: Graph,
+    *,
+    threads: int | None = None,
+    device: Device = "cpu",
+    lanes: int | None = None,
 ) -> OrtSession:
-    """Opens a graph of an artifact that was checked. Raises EngineError when the library is missing or cannot read the graph.
+    """Opens a graph of an artifact that was checked. Raises EngineError when the library is missing
+    or cannot read the graph.
 
-    `threads` None: as many as this process may use, by its affinity and cgroup, not by the host's processors. `lanes` None: one per
-    thread, up to MAX_LANES.
+    `threads` None: as many as this process may use, by its affinity and cgroup, not by the host's processors.
+    `lanes` None: one per thread, up to MAX_LANES.
     """
     if graph.precision == "bf16" and device == "cpu":
         raise EngineError(
@@ -122,7 +144,8 @@ def _library() -> Any:
         import onnxruntime
     except ImportError as error:
         raise EngineError(
-            f"onnxruntime cannot be imported ({_line(error)}); pip install 'poolrt[cpu]', or 'poolrt[gpu]' with CUDA"
+            f"onnxruntime cannot be imported ({_line(error)}); pip install 'poolrt[cpu]', or "
+            "'poolrt[gpu]' with CUDA"
         ) from None
     return onnxruntime
 

@@ -35,10 +35,12 @@ class Session(Protocol):
         """Shapes it accepts; empty: any."""
         ...
 
-    def run(self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False) -> list[NDArray[np.float32]]:
-        """Runs one batch. `inputs` are int64 [batch, tokens], names as in the manifest's graph; `outputs` names the graph outputs
-        wanted, answered in that order as float32. `alone`: no other lane has work, so this batch may take the whole machine.
-        Raises EngineError."""
+    def run(
+        self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False
+    ) -> list[NDArray[np.float32]]:
+        """Runs one batch. `inputs` are int64 [batch, tokens], names as in the manifest's graph; `outputs`
+        names the graph outputs wanted, answered in that order as float32. `alone`: no other lane has work, so
+        this batch may take the whole machine. Raises EngineError."""
         ...
 
     def close(self) -> None: ...
@@ -64,7 +66,11 @@ class Choice(NamedTuple):
 # backend -> (module, distributions of which one must be installed, extra of poolrt that installs it)
 TABLE: dict[Backend, tuple[str, tuple[str, ...], str]] = {
     "onnxruntime": (".ort", ("onnxruntime", "onnxruntime-gpu"), "cpu"),
-    "tensorrt-rtx": (".trt", ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"), "tensorrt-rtx"),
+    "tensorrt-rtx": (
+        ".trt",
+        ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
+        "tensorrt-rtx",
+    ),
     "tensorrt": (".trt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt"),
 }
 
@@ -72,8 +78,9 @@ TABLE: dict[Backend, tuple[str, tuple[str, ...], str]] = {
 def choose(manifest: Manifest, engine: str = "auto") -> Choice:
     """Which of the artifact's graphs and engines `engine` means.
 
-    `auto`: a compiled engine that fits this machine's GPU, else ONNX Runtime. Else a backend (`onnxruntime`, `tensorrt-rtx`, ...),
-    `onnxruntime-cuda`, either with `:FILE` or `:PRECISION` behind it, or the file of one engine. Raises EngineError.
+    `auto`: a compiled engine that fits this machine's GPU, else ONNX Runtime. Else a backend (`onnxruntime`,
+    `tensorrt-rtx`, ...), `onnxruntime-cuda`, either with `:FILE` or `:PRECISION` behind it, or the file of
+    one engine. Raises EngineError.
     """
     if engine == "auto":
         notes = []
@@ -87,21 +94,32 @@ def choose(manifest: Manifest, engine: str = "auto") -> Choice:
     if name in ("onnxruntime", "onnxruntime-cuda", "cpu", "cuda"):
         graph = _graph(manifest, which) if which else manifest.graph("text")
         return Choice("onnxruntime", graph, device="cuda" if "cuda" in name else "cpu")
-    fitting = [one for one in manifest.engines if name in (one.backend, one.file) and which in ("", one.file, one.precision)]
+    fitting = [
+        one
+        for one in manifest.engines
+        if name in (one.backend, one.file) and which in ("", one.file, one.precision)
+    ]
     if not fitting:
-        offered = [f"onnxruntime:{graph.file}" for graph in manifest.graphs] + [one.file for one in manifest.engines]
-        raise EngineError(f"the artifact has no engine {engine!r}; it has {', '.join(offered)}; `poolrt build` compiles others")
+        offered = [f"onnxruntime:{graph.file}" for graph in manifest.graphs] + [
+            one.file for one in manifest.engines
+        ]
+        raise EngineError(
+            f"the artifact has no engine {engine!r}; it has {', '.join(offered)}; `poolrt build` "
+            "compiles others"
+        )
     reasons = [(one, unfit(one)) for one in fitting]
     for candidate, misfit in reasons:
         if misfit is None:
             return Choice(candidate.backend, _graph(manifest, candidate.graph), candidate)
     raise EngineError(
-        "; ".join(f"{one.file}: {misfit}" for one, misfit in reasons) + "; build it here with `poolrt build`, or use engine='onnxruntime'"
+        "; ".join(f"{one.file}: {misfit}" for one, misfit in reasons)
+        + ("; build it here with `poolrt build`, or use engine='onnxruntime'")
     )
 
 
 def unfit(engine: Engine) -> str | None:
-    """What keeps a compiled engine from running here: device, library or its version; None when nothing does."""
+    """What keeps a compiled engine from running here: device, library or its
+    version; None when nothing does."""
     if engine.backend not in TABLE:
         return f"backend {engine.backend!r} is not one this version runs"
     _, distributions, extra = TABLE[engine.backend]

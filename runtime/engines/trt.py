@@ -1,8 +1,9 @@
 """TensorRT-RTX and TensorRT: their Python APIs are the same, so one file serves both.
 
-Device memory is taken once, for the largest shape of any profile, and shared by all contexts; inputs and outputs stand at fixed
-addresses in it. That is what lets one CUDA graph per shape bucket be replayed, and what keeps memory flat.
-Needs the engine library and cuda-bindings; imports both only when an engine is opened.
+Device memory is taken once, for the largest shape of any profile, and shared by all contexts; inputs
+and outputs stand at fixed addresses in it. That is what lets one CUDA graph per shape bucket be
+replayed, and what keeps memory flat. Needs the engine library and cuda-bindings; imports both only
+when an engine is opened.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from ..errors import EngineError
 from .cuda_graphs import LeastRecent, bucket, choose
 from .table import Arrays
 
-# Import names of each backend, best first: the metapackage's, then the bindings' own, which install without the metapackage.
+# Import names of each backend, best first: the metapackage's, then the bindings' own, which install
+# without the metapackage.
 LIBRARIES = {
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
     "tensorrt": ("tensorrt", "tensorrt_bindings"),
 }
 GRAPHS = 64
-"""Cap of captured CUDA graphs per session. Each holds a context of a few MB on the host; device memory is shared."""
+"""Cap of captured CUDA graphs per session. Each holds a context of a few MB on the host;
+device memory is shared."""
 _ALIGNMENT = 256
 
 
@@ -40,14 +43,17 @@ def library(backend: str) -> ModuleType:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name not in (name, f"{name}_libs"):
-                raise EngineError(f"{name} is installed but {error.name} is missing; pip install 'poolrt[{backend}]'") from error
+                raise EngineError(
+                    f"{name} is installed but {error.name} is missing; pip install 'poolrt[{backend}]'"
+                ) from error
         except (ImportError, OSError) as error:  # a shared library that does not load
             raise EngineError(f"{name} is installed but does not load: {error}") from error
     raise EngineError(f"this needs {backend}, which is not installed; pip install 'poolrt[{backend}]'")
 
 
 def logger(trt: ModuleType) -> Any:
-    """A logger that keeps what the library says instead of printing it; `lines` are warnings and errors in order."""
+    """A logger that keeps what the library says instead of printing it; `lines` are
+    warnings and errors in order."""
 
     class Kept(trt.ILogger):
         def __init__(self) -> None:
@@ -62,7 +68,8 @@ def logger(trt: ModuleType) -> Any:
 
 
 def mismatch(engine: Engine, *, device: str | None, version: str) -> str | None:
-    """What keeps an engine from running here, None when nothing does. `device` is the GPU's `sm89`, None without one."""
+    """What keeps an engine from running here, None when nothing does. `device` is the GPU's
+    `sm89`, None without one."""
     differing = []
     if device is None:
         differing.append("no NVIDIA GPU (or its driver is too old) on this machine")
@@ -73,7 +80,10 @@ def mismatch(engine: Engine, *, device: str | None, version: str) -> str | None:
         differing.append(f"compiled by {engine.backend} {engine.version}, installed is {version}")
     if not differing:
         return None
-    again = f"poolrt build ARTIFACT --target {engine.backend}{f':{device}' if device and engine.backend == 'tensorrt-rtx' else ''}"
+    again = (
+        "poolrt build ARTIFACT --target "
+        f"{engine.backend}{f':{device}' if device and engine.backend == 'tensorrt-rtx' else ''}"
+    )
     return (
         f"{engine.file}: {' and '.join(differing)}; compile it for this machine with `{again}`, "
         f"or run {engine.graph} with engine='onnxruntime'"
@@ -98,7 +108,8 @@ class Cuda:
             self.api = importlib.import_module("cuda.bindings.runtime")
         except ModuleNotFoundError:
             raise EngineError(
-                "running TensorRT engines needs cuda-bindings; pip install 'poolrt[tensorrt-rtx]' or 'poolrt[tensorrt]'"
+                "running TensorRT engines needs cuda-bindings; pip install 'poolrt[tensorrt-rtx]' or "
+                "'poolrt[tensorrt]'"
             ) from None
 
     def __call__(self, function: str, *arguments: Any) -> Any:
@@ -152,7 +163,9 @@ class _Captured:
 class Session:
     """An engine on the GPU. See `backends.Session`; `graphs` counts what was captured and released."""
 
-    def __init__(self, trt: ModuleType, cuda: Cuda, plan: bytes, engine: Engine, *, pad_id: int, graphs: int = GRAPHS) -> None:
+    def __init__(
+        self, trt: ModuleType, cuda: Cuda, plan: bytes, engine: Engine, *, pad_id: int, graphs: int = GRAPHS
+    ) -> None:
         self._trt, self._cuda, self._facts, self._pad_id = trt, cuda, engine, pad_id
         self._memory: list[int] = []
         self._pinned: list[int] = []
@@ -163,19 +176,29 @@ class Session:
         self._runtime = trt.Runtime(self._log)
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise EngineError(f"{engine.file}: {engine.backend} does not open it: {' | '.join(self._log.lines[-3:]) or 'no reason given'}")
+            raise EngineError(
+                f"{engine.file}: {engine.backend} does not open it: "
+                f"{' | '.join(self._log.lines[-3:]) or 'no reason given'}"
+            )
         self._check_profiles()
         try:
             self._stream = cuda("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
             self._scratch_bytes = max(
-                self._engine.get_device_memory_size_for_profile_v2(index) for index in range(self._engine.num_optimization_profiles)
+                self._engine.get_device_memory_size_for_profile_v2(index)
+                for index in range(self._engine.num_optimization_profiles)
             )
             self._scratch = self._allocate(self._scratch_bytes)
-            tensors = [self._tensor(self._engine.get_tensor_name(index)) for index in range(self._engine.num_io_tensors)]
+            tensors = [
+                self._tensor(self._engine.get_tensor_name(index))
+                for index in range(self._engine.num_io_tensors)
+            ]
         except BaseException:
             self.close()
             raise
-        is_input = {tensor.name: self._engine.get_tensor_mode(tensor.name) == trt.TensorIOMode.INPUT for tensor in tensors}
+        is_input = {
+            tensor.name: self._engine.get_tensor_mode(tensor.name) == trt.TensorIOMode.INPUT
+            for tensor in tensors
+        }
         self._inputs = {tensor.name: tensor for tensor in tensors if is_input[tensor.name]}
         self._outputs = {tensor.name: tensor for tensor in tensors if not is_input[tensor.name]}
 
@@ -189,10 +212,15 @@ class Session:
     def profiles(self) -> Sequence[Profile]:
         return self._facts.profiles
 
-    def run(self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False) -> list[NDArray[np.float32]]:
+    def run(
+        self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False
+    ) -> list[NDArray[np.float32]]:
         unknown = [name for name in outputs if name not in self._outputs]
         if unknown:
-            raise EngineError(f"{self._facts.file}: no output {', '.join(map(repr, unknown))}; it has {', '.join(self._outputs)}")
+            raise EngineError(
+                f"{self._facts.file}: no output {', '.join(map(repr, unknown))}; it has "
+                f"{', '.join(self._outputs)}"
+            )
         rows, tokens = inputs[next(iter(self._inputs))].shape
         chosen = choose(rows, tokens, self.profiles)
         if chosen is None:
@@ -235,19 +263,24 @@ class Session:
         for name in outputs:
             array = self._outputs[name].view(*shape)[:rows]
             array = array[:, :tokens] if self._outputs[name].per_token else array
-            answers.append(np.array(array, dtype=np.float32))  # a copy: the pinned memory is written again by the next batch
+            # A copy: the pinned memory is written again by the next batch
+            answers.append(np.array(array, dtype=np.float32))
         return answers
 
     def _capture(self, index: int, shape: tuple[int, int]) -> _Captured:
         """A context for one exact shape, run once (kernels are chosen and compiled then) and captured."""
         context = self._context()
-        self._ok(context.set_optimization_profile_async(index, int(self._stream)), "choosing the profile", shape)
+        self._ok(
+            context.set_optimization_profile_async(index, int(self._stream)), "choosing the profile", shape
+        )
         for name, tensor in self._inputs.items():
             self._ok(context.set_input_shape(name, tensor.shape(*shape)), f"the shape of {name}", shape)
             self._ok(context.set_tensor_address(name, tensor.device), f"the address of {name}", shape)
         for name, tensor in self._outputs.items():
             found = tuple(context.get_tensor_shape(name))
-            assert found == tensor.shape(*shape), f"{name}: engine answers {found}, expected {tensor.shape(*shape)}"
+            assert found == tensor.shape(*shape), (
+                f"{name}: engine answers {found}, expected {tensor.shape(*shape)}"
+            )
             self._ok(context.set_tensor_address(name, tensor.device), f"the address of {name}", shape)
         context.set_device_memory(self._scratch, self._scratch_bytes)
         self._enqueue(context)
@@ -270,13 +303,20 @@ class Session:
         trt, settings = self._trt, None
         if hasattr(self._engine, "create_runtime_config"):
             settings = self._engine.create_runtime_config()
-            settings.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            settings.set_execution_context_allocation_strategy(
+                trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            )
             if hasattr(settings, "dynamic_shapes_kernel_specialization_strategy"):
-                # RTX compiles kernels for a shape in the background by default, which would leave a captured graph with the slow ones.
-                settings.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+                # RTX compiles kernels for a shape in the background by default, which would leave a captured
+                # graph with the slow ones.
+                settings.dynamic_shapes_kernel_specialization_strategy = (
+                    trt.DynamicShapesKernelSpecializationStrategy.EAGER
+                )
             context = self._engine.create_execution_context(settings)
         else:
-            context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            context = self._engine.create_execution_context(
+                trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            )
         if context is None:
             raise EngineError(f"{self._facts.file}: no execution context: {' | '.join(self._log.lines[-3:])}")
         return context
@@ -287,7 +327,10 @@ class Session:
 
     def _ok(self, succeeded: bool, what: str, shape: tuple[int, int]) -> None:
         if not succeeded:
-            raise EngineError(f"{self._facts.file}: {what} was refused for {shape[0]} x {shape[1]}: {' | '.join(self._log.lines[-3:])}")
+            raise EngineError(
+                f"{self._facts.file}: {what} was refused for {shape[0]} x {shape[1]}: "
+                f"{' | '.join(self._log.lines[-3:])}"
+            )
 
     def _release(self, held: _Captured) -> None:
         if held.graph is not None:
@@ -300,7 +343,8 @@ class Session:
         per_token = len(dims) > 1 and dims[1] == -1
         inner = dims[2:] if per_token else dims[1:]
         largest = max(
-            math.prod((profile.largest[0], *((profile.largest[1],) if per_token else ()), *inner)) for profile in self._facts.profiles
+            math.prod((profile.largest[0], *((profile.largest[1],) if per_token else ()), *inner))
+            for profile in self._facts.profiles
         )
         size = largest * dtype.itemsize
         address = int(self._cuda("cudaHostAlloc", size, 0))
@@ -308,25 +352,43 @@ class Session:
         return _Tensor(name, dtype, inner, per_token, self._allocate(size), _host_array(address, size))
 
     def _allocate(self, size: int) -> int:
-        address = int(self._cuda("cudaMalloc", max(size, _ALIGNMENT)))  # cudaMalloc aligns to 256 bytes, as contexts need
+        # CudaMalloc aligns to 256 bytes, as contexts need
+        address = int(self._cuda("cudaMalloc", max(size, _ALIGNMENT)))
         self._memory.append(address)
         return address
 
     def _copy(self, tensor: _Tensor, shape: tuple[int, int], *, to_device: bool) -> None:
         view, kinds = tensor.view(*shape), self._cuda.api.cudaMemcpyKind
         if to_device:
-            self._cuda("cudaMemcpyAsync", tensor.device, view.ctypes.data, view.nbytes, kinds.cudaMemcpyHostToDevice, self._stream)
+            self._cuda(
+                "cudaMemcpyAsync",
+                tensor.device,
+                view.ctypes.data,
+                view.nbytes,
+                kinds.cudaMemcpyHostToDevice,
+                self._stream,
+            )
         else:
-            self._cuda("cudaMemcpyAsync", view.ctypes.data, tensor.device, view.nbytes, kinds.cudaMemcpyDeviceToHost, self._stream)
+            self._cuda(
+                "cudaMemcpyAsync",
+                view.ctypes.data,
+                tensor.device,
+                view.nbytes,
+                kinds.cudaMemcpyDeviceToHost,
+                self._stream,
+            )
 
     def _check_profiles(self) -> None:
         count = self._engine.num_optimization_profiles
         if count != len(self._facts.profiles):
-            raise EngineError(f"{self._facts.file}: it has {count} profiles, the manifest tells {len(self._facts.profiles)}")
+            raise EngineError(
+                f"{self._facts.file}: it has {count} profiles, the manifest tells {len(self._facts.profiles)}"
+            )
 
 
 def fill(target: NDArray[Any], source: NDArray[Any], padding: int) -> None:
-    """Writes `source` [rows, tokens] into the corner of the bucket `target`; new columns are padding, new rows repeat the first.
+    """Writes `source` [rows, tokens] into the corner of the bucket `target`; new columns are padding,
+    new rows repeat the first.
 
     A row of nothing but padding would have no token to attend to, and softmax over nothing is NaN.
     """

@@ -1,6 +1,7 @@
 """Texts beyond the model's limit, embedded in pieces (vLLM's enable_chunked_processing).
 
-Each piece runs as its own input, pooling and activation included; the answer is their mean weighted by length, not normalised again.
+Each piece runs as its own input, pooling and activation included; the answer is their mean weighted by
+length, not normalised again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ def limits(manifest: Manifest, asked: Limits) -> Limits:
     cut, most = asked.truncate_prompt_tokens, manifest.text.max_tokens
     if cut is not None and cut > most:
         raise InputError(
-            "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size.",
+            (
+                "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller "
+                "truncation size."
+            ),
             field="truncate_prompt_tokens",
         )
     return replace(asked, truncate_prompt_tokens=None if cut == -1 else cut, max_tokens=UNLIMITED)
@@ -53,5 +57,7 @@ def joined(arrays: Sequence[Floats], pieces: Sequence[Sequence[Item]]) -> list[F
         vectors = np.stack(arrays[place : place + len(group)])
         place += len(group)
         weights = np.array([len(piece.ids) for piece in group], dtype=np.float32)
-        made.append(vectors[0] if len(group) == 1 else (vectors * weights[:, None]).sum(axis=0) / weights.sum())
+        made.append(
+            vectors[0] if len(group) == 1 else (vectors * weights[:, None]).sum(axis=0) / weights.sum()
+        )
     return made

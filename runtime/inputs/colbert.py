@@ -1,7 +1,9 @@
-"""ColBERT's two sides as their own libraries prepare them (Stanford colbert-ai, PyLate, sentence-transformers' MultiVectorEncoder).
+"""ColBERT's two sides as their own libraries prepare them (Stanford colbert-ai, PyLate,
+sentence-transformers' MultiVectorEncoder).
 
-A marker token is inserted after the first token, queries are filled up with an expansion token, and vectors of skipped tokens
-(punctuation of documents) are dropped after encoding: those tokens still influence their neighbours.
+A marker token is inserted after the first token, queries are filled up with an expansion token, and
+vectors of skipped tokens (punctuation of documents) are dropped after encoding: those tokens still
+influence their neighbours.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from .truncation import Boundaries, Side
 
 
 class Encoder:
-    """An artifact's tokenizer: opened once, used from any thread, never changed. Raises ArtifactError when it cannot be opened."""
+    """An artifact's tokenizer: opened once, used from any thread, never changed. Raises ArtifactError
+    when it cannot be opened."""
 
     def __init__(self, folder: Path, text: Text) -> None:
         self.text = text
@@ -29,7 +30,8 @@ class Encoder:
             self.tokenizer.encode_special_tokens = text.split_special_tokens
             vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
             self.characters_per_token = max(map(len, vocabulary), default=1)
-            # Some tokenizers name more ids than the model has rows; only then must the ids of texts be checked too.
+            # Some tokenizers name more ids than the model has rows; only then must the ids
+            # of texts be checked too.
             self.may_exceed_table = max(vocabulary.values(), default=0) >= text.vocab_size
             self.boundaries = Boundaries(self.tokenizer)
             self.before, self.after = around(self.tokenizer, text.tokenizer)
@@ -39,29 +41,42 @@ class Encoder:
         except BaseException as error:  # the library raises bare Exception, and panics past it
             if not is_failure(error):
                 raise
-            raise ArtifactError(f"{text.tokenizer}: not a readable tokenizer ({reason(error)}); export the artifact again") from None
+            raise ArtifactError(
+                f"{text.tokenizer}: not a readable tokenizer ({reason(error)}); export the artifact again"
+            ) from None
 
     # How long an item may be
 
     def kept(self, limits: Limits) -> int | None:
-        """How many tokens truncation keeps; None: nothing is cut. Raises InputError for a number that cannot be."""
+        """How many tokens truncation keeps; None: nothing is cut. Raises InputError for
+        a number that cannot be."""
         wanted, limit = limits.truncate_prompt_tokens, self.limit(limits)
         if limits.truncation_side not in (None, "left", "right"):
-            raise InputError(f"truncation_side {limits.truncation_side!r} is not 'left' or 'right'", field="truncation_side")
+            raise InputError(
+                (f"truncation_side {limits.truncation_side!r} is not 'left' or 'right'"),
+                field="truncation_side",
+            )
         if wanted is None:
             return None
         if isinstance(wanted, bool) or not isinstance(wanted, int):
             raise InputError(
-                f"truncate_prompt_tokens: expected a whole number, found {type(wanted).__name__}", field="truncate_prompt_tokens"
+                (f"truncate_prompt_tokens: expected a whole number, found {type(wanted).__name__}"),
+                field="truncate_prompt_tokens",
             )
         if wanted > limit:
             # vLLM's clients compare this sentence literally.
             raise InputError(
-                "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size.",
+                (
+                    "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller "
+                    "truncation size."
+                ),
                 field="truncate_prompt_tokens",
             )
         if wanted < -1:
-            raise InputError(f"truncate_prompt_tokens is {wanted}, expected -1 (the model's limit) or more", field="truncate_prompt_tokens")
+            raise InputError(
+                (f"truncate_prompt_tokens is {wanted}, expected -1 (the model's limit) or more"),
+                field="truncate_prompt_tokens",
+            )
         return limit if wanted == -1 else wanted
 
     def limit(self, limits: Limits) -> int:
@@ -74,14 +89,17 @@ class Encoder:
         for index, text in zip(places, texts, strict=True):
             if len(text) > longest:
                 raise InputError(
-                    f"input {index}: this model's maximum context length is {limit} tokens, the text has {len(text)} characters and "
-                    f"{longest} is the most that many tokens can hold. Please reduce the length of the input prompt.",
+                    f"input {index}: this model's maximum context length is {limit} tokens, the text "
+                    f"has {len(text)} characters and "
+                    f"{longest} is the most that many tokens can hold. Please reduce the length of the "
+                    "input prompt.",
                     field="input_text",
                 )
 
     def too_long(self, found: int, limit: int, index: int, qualifier: str = "") -> InputError:
         return InputError(
-            f"input {index}: this model's maximum context length is {limit} tokens, found {qualifier}{found}. "
+            f"input {index}: this model's maximum context length is {limit} tokens, found "
+            f"{qualifier}{found}. "
             f"Please reduce the length of the input prompt, or set truncate_prompt_tokens to -1.",
             field="input_tokens",
         )
@@ -98,25 +116,36 @@ class Encoder:
         *,
         lowercase: bool = False,
     ) -> list[Item]:
-        """Items of texts that stand at `places` among the caller's inputs (for messages), just as they are."""
+        """Items of texts that stand at `places` among the caller's inputs (for
+        messages), just as they are."""
         limit, side, own = self.limit(limits), limits.truncation_side, self.text.truncation_side
         before, after = (self.before, self.after) if add_special_tokens else ([], [])
         wanted = (limit if kept is None else kept) + 1
         whole = truncation.WHOLE * max(wanted, 32)
         short = [text.lower() if lowercase else text for text in texts if len(text) <= whole]
         try:
-            encoded = iter(truncation.encode(self.tokenizer, short, add_special_tokens=add_special_tokens) if short else ())
+            encoded = iter(
+                truncation.encode(self.tokenizer, short, add_special_tokens=add_special_tokens)
+                if short
+                else ()
+            )
             items = []
             for index, text in zip(places, texts, strict=True):
                 more = ""
                 if len(text) <= whole:
                     ids = next(encoded)
                 else:
-                    content = truncation.content(self.tokenizer, text, wanted, self.boundaries, side or own, lowercase=lowercase)
+                    content = truncation.content(
+                        self.tokenizer, text, wanted, self.boundaries, side or own, lowercase=lowercase
+                    )
                     ids = [*before, *content.ids, *after]
                     more = "" if content.whole else "at least "
                 if kept is not None and len(ids) > kept:
-                    items.append(self.item(_cut(ids, kept, side, len(before), len(after), own=own), index, truncated=True))
+                    items.append(
+                        self.item(
+                            _cut(ids, kept, side, len(before), len(after), own=own), index, truncated=True
+                        )
+                    )
                 elif len(ids) > limit:
                     raise self.too_long(len(ids), limit, index, more)
                 else:
@@ -137,12 +166,17 @@ class Encoder:
             raise self.too_long(len(ids), limit, index)
         return self.item(ids, index)
 
-    def item(self, ids: list[int], index: int, *, type_ids: list[int] | None = None, truncated: bool = False) -> Item:
+    def item(
+        self, ids: list[int], index: int, *, type_ids: list[int] | None = None, truncated: bool = False
+    ) -> Item:
         """Checks what holds for every item: not empty, every id has a row."""
         if not ids:
             raise InputError(f"input {index}: the prompt cannot be empty: it has no tokens", field="input")
         if self.may_exceed_table and max(ids) >= self.text.vocab_size:
-            raise InputError(f"input {index}: token id {max(ids)} is out of vocabulary ({self.text.vocab_size} ids)", field="input")
+            raise InputError(
+                (f"input {index}: token id {max(ids)} is out of vocabulary ({self.text.vocab_size} ids)"),
+                field="input",
+            )
         return Item(ids=ids, type_ids=type_ids, truncated=truncated, prompt_tokens=len(ids))
 
     # Plain tokenising

@@ -1,6 +1,8 @@
-"""How much longer a tokenizer can make a text, from its description: a file of one kilobyte may ask for gigabytes per character.
+"""How much longer a tokenizer can make a text, from its description: a file of one kilobyte may ask for
+gigabytes per character.
 
-Nothing here is applied to more than a few hundred characters, so that looking at a hostile file costs nothing.
+Nothing here is applied to more than a few hundred characters, so that looking at a
+hostile file costs nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# Characters out per character in. Published chains reach 3 (`▁` for a space, `<n>` for a line's end) and NFKC 18, which is not counted.
+# Characters out per character in. Published chains reach 3 (`▁` for a space, `<n>` for a line's end) and NFKC
+# 18, which is not counted.
 MOST = 32
 # The same where it cannot be measured: the product of what each step alone may do at worst.
 MOST_AT_WORST = 1000
@@ -23,7 +26,8 @@ MOST_AROUND = 1024
 DEEPEST = 32
 
 _EMPTY: dict[str, Any] = {
-    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": None,
+    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+    "pre_tokenizer": None,
     "post_processor": None, "decoder": None, "model": {"type": "WordLevel", "vocab": {}, "unk_token": "?"},
 }  # fmt: skip
 
@@ -32,11 +36,18 @@ Step = Mapping[str, Any]
 
 def problem(tokenizer: Mapping[str, Any]) -> str | None:
     """What of a parsed tokenizer.json would make texts explode, None when nothing does."""
-    for part, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"), ("decoder", "decoders")):
+    for part, inner in (
+        ("normalizer", "normalizers"),
+        ("pre_tokenizer", "pretokenizers"),
+        ("decoder", "decoders"),
+    ):
         steps = list(_flat(tokenizer.get(part), inner))
         long = [step for step in steps if len(_content(step)) > MOST_CONTENT]
         if long:
-            return f"its {part} puts {len(_content(long[0]))} characters in the place of a few ({MOST_CONTENT} are allowed)"
+            return (
+                f"its {part} puts {len(_content(long[0]))} characters in the place of a few "
+                f"({MOST_CONTENT} are allowed)"
+            )
         worst = 1.0
         for step in steps:
             worst *= max(1.0, _worst(step))
@@ -67,7 +78,8 @@ def _content(step: Step) -> str:
 
 
 def _longest_replacement(charsmap: str) -> int:
-    """Bytes of the longest string in SentencePiece's table: a length, a trie of that many bytes, then strings that end with a zero byte."""
+    """Bytes of the longest string in SentencePiece's table: a length, a trie of that many bytes, then strings
+    that end with a zero byte."""
     try:
         raw = base64.b64decode(charsmap)
         (trie,) = struct.unpack_from("<I", raw)
@@ -122,24 +134,37 @@ def _applied(step: Step, text: str) -> str:
 
     if step.get("type") not in ("Replace", "Prepend", "ByteLevel"):
         return text
-    described = {key: value for key, value in step.items() if key in ("type", "pattern", "content", "prepend")}
+    described = {
+        key: value for key, value in step.items() if key in ("type", "pattern", "content", "prepend")
+    }
     normalizer: Any = Tokenizer.from_str(json.dumps({**_EMPTY, "normalizer": described})).normalizer
     return normalizer.normalize_str(text)
 
 
 def _around(processor: Any) -> str | None:
-    """What is wrong with the templates of a post-processor: too many tokens, or the text itself more than once."""
+    """What is wrong with the templates of a post-processor: too many tokens, or the
+    text itself more than once."""
     for step in _flat(processor, "processors"):
         special = step.get("special_tokens")
-        lengths = {name: len(entry.get("ids") or ()) for name, entry in special.items()} if isinstance(special, Mapping) else {}
+        lengths = (
+            {name: len(entry.get("ids") or ()) for name, entry in special.items()}
+            if isinstance(special, Mapping)
+            else {}
+        )
         for template in ("single", "pair"):
             pieces = step.get(template)
             if not isinstance(pieces, Sequence) or isinstance(pieces, str):
                 continue
-            texts = [piece["Sequence"].get("id") for piece in pieces if isinstance(piece.get("Sequence"), Mapping)]
+            texts = [
+                piece["Sequence"].get("id") for piece in pieces if isinstance(piece.get("Sequence"), Mapping)
+            ]
             if len(texts) != len(set(texts)):
                 return f"its post_processor repeats a text ({template})"
-            names = [piece["SpecialToken"].get("id") for piece in pieces if isinstance(piece.get("SpecialToken"), Mapping)]
+            names = [
+                piece["SpecialToken"].get("id")
+                for piece in pieces
+                if isinstance(piece.get("SpecialToken"), Mapping)
+            ]
             around = sum(lengths.get(name, 1) for name in names)
             if around > MOST_AROUND:
                 return f"its post_processor puts {around} tokens around a text ({MOST_AROUND} are allowed)"

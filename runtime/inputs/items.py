@@ -13,7 +13,8 @@ from .truncation import Side
 Style = Literal["model", "vllm"]
 """Text as the model's own library prepares it, or as vLLM does."""
 
-# What a token is to its graph: part of a text, of a prompt that is not pooled with it, or of a text that is a bag of words.
+# What a token is to its graph: part of a text, of a prompt that is not pooled with it, or of a text
+# that is a bag of words.
 PLAIN, PROMPT, STATIC = 0, 1, 2
 
 
@@ -25,7 +26,8 @@ class Item:
     type_ids: list[int] | None = None
     """None: zeros."""
     attention: list[int] | None = None
-    """None: ones. Zeros inside an item are expansion tokens: not attended to, but their rows are answered (padding's are not)."""
+    """None: ones. Zeros inside an item are expansion tokens: not attended to, but their rows are
+    answered (padding's are not)."""
     truncated: bool = False
     prompt_tokens: int = 0
     """What usage reports."""
@@ -47,7 +49,8 @@ class Limits:
     truncate_prompt_tokens: int | None = None
     """None: a longer text is an error; -1: cut to the limit; k: cut to k tokens, special tokens included."""
     truncation_side: Side | None = None
-    """None: cut on the tokenizer's own side, special tokens kept. Set: the full id list is sliced, special tokens of that side are lost."""
+    """None: cut on the tokenizer's own side, special tokens kept. Set: the full id list is sliced, special
+    tokens of that side are lost."""
     max_tokens: int | None = None
     """A lower limit than the model's own."""
     cut_document: bool = False

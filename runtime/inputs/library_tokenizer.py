@@ -26,7 +26,8 @@ class Tokenizer:
         return self._encoder.tokenizer.decode(given, skip_special_tokens=skip_special_tokens)
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """The id of a token, for a list of tokens a list; one that the vocabulary lacks is the unknown token's, or None."""
+        """The id of a token, for a list of tokens a list; one that the vocabulary lacks is the
+        unknown token's, or None."""
         if not isinstance(tokens, str):
             return [self.convert_tokens_to_ids(token) for token in tokens]
         found = self._encoder.tokenizer.token_to_id(tokens)

@@ -1,7 +1,8 @@
-"""A query and a document as one item for a cross-encoder: the tokenizer's pair encoding, plain concatenation, or a score template.
+"""A query and a document as one item for a cross-encoder: the tokenizer's pair encoding, plain
+concatenation, or a score template.
 
-The pair encoding is put together here from the tokens of both sides, so one query with a hundred documents is tokenised once; the
-lengths after truncation are those of the tokenizers library (tests compare them).
+The pair encoding is put together here from the tokens of both sides, so one query with a hundred documents is
+tokenised once; the lengths after truncation are those of the tokenizers library (tests compare them).
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def explain(queries: Sequence[str], documents: Sequence[str]) -> None:
 
 
 def check_counts(first: Sized, second: Sized) -> None:
-    """Raises InputError for other counts of both sides than 1:1, 1:N and N:N. vLLM's clients compare these sentences literally."""
+    """Raises InputError for other counts of both sides than 1:1, 1:N and N:N. vLLM's clients compare
+    these sentences literally."""
     if len(first) > 1 and len(first) != len(second):
         raise InputError("Input lengths must be either 1:1, 1:N or N:N")
     if not len(first):
@@ -76,7 +78,8 @@ def items(
     max_tokens_per_query: int,
     max_tokens_per_doc: int,
 ) -> list[Item]:
-    """One item per (query, document), both lists of equal length. Raises InputError as `Preparation.pairs` says."""
+    """One item per (query, document), both lists of equal length. Raises InputError as
+    `Preparation.pairs` says."""
     encoder = pairing.encoder
     kept = encoder.kept(limits)
     templates.check_variables(variables)
@@ -100,7 +103,12 @@ def items(
 
 
 def _from_sides(
-    pairing: Pairing, queries: list[str], documents: list[str], kept: int | None, limits: Limits, only_second: bool
+    pairing: Pairing,
+    queries: list[str],
+    documents: list[str],
+    kept: int | None,
+    limits: Limits,
+    only_second: bool,
 ) -> list[Item]:
     encoder = pairing.encoder
     limit = encoder.limit(limits)
@@ -111,7 +119,8 @@ def _from_sides(
     items = []
     for index, (query, document) in enumerate(zip(first, second, strict=True)):
         if not documents[index] and pairing.style == "vllm":
-            # vLLM gives each pair to the tokenizer alone, which takes an empty second text for none: [CLS] query [SEP].
+            # vLLM gives each pair to the tokenizer alone, which takes an empty second text for
+            # none: [CLS] query [SEP].
             items.extend(encoder.from_texts([queries[index]], [index], kept, limits, True))
             continue
         total = len(query.ids) + len(document.ids) + joint.added
@@ -127,9 +136,13 @@ def _from_sides(
         elif side is None and kept >= joint.added:
             sizes, cut = truncation.longest_first(len(query.ids), len(document.ids), kept - joint.added), None
         else:
-            sizes, cut = (len(query.ids), len(document.ids)), slice(total - kept, None) if side == "left" else slice(kept)
+            sizes, cut = (
+                (len(query.ids), len(document.ids)),
+                slice(total - kept, None) if side == "left" else slice(kept),
+            )
         kept_ids = [
-            truncation.cut(part.ids, size, own if side is None else "right") for part, size in zip((query, document), sizes, strict=True)
+            truncation.cut(part.ids, size, own if side is None else "right")
+            for part, size in zip((query, document), sizes, strict=True)
         ]
         ids = joint.join(*kept_ids)
         types = joint.type_ids(*sizes) if pairing.type_ids else None
@@ -139,7 +152,9 @@ def _from_sides(
     return items
 
 
-def _contents(encoder: Encoder, texts: list[str], wanted: int, side: truncation.Side) -> list[truncation.Content]:
+def _contents(
+    encoder: Encoder, texts: list[str], wanted: int, side: truncation.Side
+) -> list[truncation.Content]:
     """Tokens of each text without special tokens; equal texts are tokenised once."""
     different = list(dict.fromkeys(texts))
     whole = truncation.WHOLE * max(wanted, 32)
@@ -154,7 +169,8 @@ def _contents(encoder: Encoder, texts: list[str], wanted: int, side: truncation.
 
 def _query_too_long(index: int, needed: int, kept: int) -> InputError:
     return InputError(
-        f"input {index}: the query and what stands around the document need {needed} tokens of {kept}, no document fits. "
+        f"input {index}: the query and what stands around the document need {needed} tokens of {kept}, "
+        "no document fits. "
         "Please reduce the length of the input prompt: shorten the query, or set max_tokens_per_query.",
         field="input_tokens",
     )
@@ -163,7 +179,9 @@ def _query_too_long(index: int, needed: int, kept: int) -> InputError:
 # One text per pair
 
 
-def _from_joined(encoder: Encoder, queries: list[str], documents: list[str], kept: int | None, limits: Limits) -> list[Item]:
+def _from_joined(
+    encoder: Encoder, queries: list[str], documents: list[str], kept: int | None, limits: Limits
+) -> list[Item]:
     def joined(query: str, document: str) -> str:
         return query + document
 
@@ -193,13 +211,16 @@ def _from_template(
     items = _from_texts(encoder, rendered, queries, documents, kept, limits, protect=protect)
     if not protect or limits.cut_document or not any(item.truncated for item in items):
         return items
-    # A template's end carries the question that the model answers: cutting it off gives a score that means nothing. Sentence Transformers
-    # cuts the text where its limit is, then writes the end of the template over the last tokens.
+    # A template's end carries the question that the model answers: cutting it off gives a score that
+    # means nothing. Sentence Transformers cuts the text where its limit is, then writes the end of the
+    # template over the last tokens.
     end = _common_end(encoder, rendered)
     whole = [rendered(query, document) for query, document in zip(queries, documents, strict=True)]
     for index, item in enumerate(items):
         if item.truncated:
-            [again] = encoder.from_texts([whole[index]], [index], kept, limits, encoder.text.add_special_tokens)
+            [again] = encoder.from_texts(
+                [whole[index]], [index], kept, limits, encoder.text.add_special_tokens
+            )
             item.ids[:] = [*again.ids[: len(again.ids) - len(end)], *end]
             item.prompt_tokens = len(item.ids)
     return items
@@ -208,7 +229,9 @@ def _from_template(
 def _common_end(encoder: Encoder, rendered: Callable[[str, str], str]) -> list[int]:
     """Tokens that a template puts behind every pair: those in which two unlike pairs end alike."""
     texts = [rendered(filler, filler) for filler in ("0", "1 2 3 4")]
-    first, second = truncation.encode(encoder.tokenizer, texts, add_special_tokens=encoder.text.add_special_tokens)
+    first, second = truncation.encode(
+        encoder.tokenizer, texts, add_special_tokens=encoder.text.add_special_tokens
+    )
     count = 0
     while count < min(len(first), len(second)) and first[-1 - count] == second[-1 - count]:
         count += 1
@@ -216,13 +239,21 @@ def _common_end(encoder: Encoder, rendered: Callable[[str, str], str]) -> list[i
 
 
 def _from_texts(
-    encoder: Encoder, text_of: PairText, queries: list[str], documents: list[str], kept: int | None, limits: Limits, *, protect: bool
+    encoder: Encoder,
+    text_of: PairText,
+    queries: list[str],
+    documents: list[str],
+    kept: int | None,
+    limits: Limits,
+    *,
+    protect: bool,
 ) -> list[Item]:
     add_special_tokens = encoder.text.add_special_tokens
     size = sum(map(len, queries)) + sum(map(len, documents))
     if size > MOST_CHARACTERS:  # the query once for each document
         raise InputError(
-            f"query and documents are {size} characters as {len(queries)} pairs, and {MOST_CHARACTERS} are read at once; "
+            f"query and documents are {size} characters as {len(queries)} pairs, and {MOST_CHARACTERS} "
+            "are read at once; "
             "send fewer documents per request, or a shorter query",
             field="input_text",
         )
@@ -242,7 +273,11 @@ def _fitted(encoder: Encoder, text_of: PairText, query: str, document: str, kept
 
     def tokens(text: str) -> int:
         truncation.check_whole(len(text), f"input {index}", field="input_text")
-        return len(truncation.encode(encoder.tokenizer, [text], add_special_tokens=encoder.text.add_special_tokens)[0])
+        return len(
+            truncation.encode(encoder.tokenizer, [text], add_special_tokens=encoder.text.add_special_tokens)[
+                0
+            ]
+        )
 
     room = kept - tokens(text_of(query, ""))
     while room > 0:
@@ -260,8 +295,8 @@ def _fitted(encoder: Encoder, text_of: PairText, query: str, document: str, kept
 def cut_texts(encoder: Encoder, texts: Sequence[str], max_tokens: int) -> list[str]:
     """Each text up to the character where its token `max_tokens` ends.
 
-    Cut text is tokenised again by the caller, and may then have another last token (a merge that reached over the cut); it is cut
-    further until it has no more than `max_tokens`.
+    Cut text is tokenised again by the caller, and may then have another last token (a merge that reached over
+    the cut); it is cut further until it has no more than `max_tokens`.
     """
     cut = dict.fromkeys(texts, "")
     for text in cut:

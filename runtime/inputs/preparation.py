@@ -17,8 +17,8 @@ from .prompts import Prompt, from_mapping
 class Preparation:
     """An artifact's text side: opened once, used from any thread; never changes its tokenizer.
 
-    `style` "vllm" leaves out what the model's own library adds (role prefixes, ColBERT markers, expansion, skip lists) and cuts score
-    templates at the end like any other text.
+    `style` "vllm" leaves out what the model's own library adds (role prefixes, ColBERT markers, expansion,
+    skip lists) and cuts score templates at the end like any other text.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, style: Style = "model") -> None:
@@ -27,15 +27,21 @@ class Preparation:
         self.text = manifest.text
         self.style: Style = style
         self.encoder = Encoder(folder, manifest.text)
-        type_ids = any(tensor.name == "token_type_ids" for graph in manifest.graphs for tensor in graph.inputs)
+        type_ids = any(
+            tensor.name == "token_type_ids" for graph in manifest.graphs for tensor in graph.inputs
+        )
         self._pairing = pairs.Pairing(self.encoder, style, type_ids)
-        self.chat_template = templates.read(folder / self.text.chat_template) if self.text.chat_template else None
-        # vLLM applies a score template only when it is told to; an artifact's own comes from the model's card.
-        # A listwise prompt is the model's own in both.
+        self.chat_template = (
+            templates.read(folder / self.text.chat_template) if self.text.chat_template else None
+        )
+        # vLLM applies a score template only when it is told to; an artifact's own comes from the model's
+        # card. A listwise prompt is the model's own in both.
         own = self.text.score_template if style == "model" or manifest.scoring == "listwise" else None
         self.score_template = templates.read(folder / own) if own else None
         kept = [token for head in manifest.heads.values() for token in head.keep_ids]
-        self.marks = [mark for token in kept if (mark := self.encoder.tokenizer.id_to_token(token)) is not None]
+        self.marks = [
+            mark for token in kept if (mark := self.encoder.tokenizer.id_to_token(token)) is not None
+        ]
 
     # Singles
 
@@ -50,7 +56,8 @@ class Preparation:
     ) -> list[Item]:
         """One item per prompt: text, token ids, {"prompt": text} or {"prompt_token_ids": ids}.
 
-        Token ids are taken as they are, without special tokens or prefix; a ColBERT role's marker and expansion still apply.
+        Token ids are taken as they are, without special tokens or prefix; a ColBERT role's marker
+        and expansion still apply.
         """
         if role not in (None, "query", "document"):
             raise InputError(f"role {role!r} is not 'query' or 'document'", field="role")
@@ -62,10 +69,16 @@ class Preparation:
         plan = self.text.roles.get(side) if side is not None and self.style == "model" else None
         # A prompt that is named takes the place of the role's own.
         prefix = self.prompt(prompt_name) if prompt_name is not None else plan.prefix if plan else ""
-        add_special_tokens = add_special_tokens and self.text.add_special_tokens and not (plan and plan.static)
+        add_special_tokens = (
+            add_special_tokens and self.text.add_special_tokens and not (plan and plan.static)
+        )
         if plan is not None and plan.max_tokens is not None:
             # The model's own library cuts here silently, marker included.
-            kept = max(min(kept if kept is not None else encoder.limit(limits), plan.max_tokens) - (plan.marker_id is not None), 0)
+            kept = max(
+                min(kept if kept is not None else encoder.limit(limits), plan.max_tokens)
+                - (plan.marker_id is not None),
+                0,
+            )
 
         items: list[Item | None] = [None] * len(prompts)
         places, texts = [], []
@@ -80,22 +93,34 @@ class Preparation:
         if texts:
             if kept is None:
                 encoder.check_characters(texts, places, encoder.limit(limits))
-            encoded = encoder.from_texts(texts, places, kept, limits, add_special_tokens, lowercase=self.text.lowercase)
+            encoded = encoder.from_texts(
+                texts, places, kept, limits, add_special_tokens, lowercase=self.text.lowercase
+            )
             for index, item in zip(places, encoded, strict=True):
                 items[index] = item
             if prefix and not self.text.pools_prompts:
                 self._mark_prompt(prefix, encoded, limits, add_special_tokens)
-        complete = [colbert.apply(plan, item) if plan is not None else item for item in items if item is not None]
+        complete = [
+            colbert.apply(plan, item) if plan is not None else item for item in items if item is not None
+        ]
         if plan is not None and plan.static:
             for item in complete:
                 item.kinds = [STATIC] * len(item.ids)
         return complete
 
-    def _mark_prompt(self, prefix: str, items: Sequence[Item], limits: Limits, add_special_tokens: bool) -> None:
-        """Counts a prompt's tokens as Sentence Transformers does: encoded alone, without a special token at its end."""
+    def _mark_prompt(
+        self, prefix: str, items: Sequence[Item], limits: Limits, add_special_tokens: bool
+    ) -> None:
+        """Counts a prompt's tokens as Sentence Transformers does: encoded alone, without a
+        special token at its end."""
         encoder, lowercase = self.encoder, self.text.lowercase
-        [alone] = encoder.from_texts([prefix], [0], encoder.limit(limits), limits, add_special_tokens, lowercase=lowercase)
-        special = {*encoder.after, *(encoder.tokenizer.token_to_id(token) for token in self.text.special_tokens.values())}
+        [alone] = encoder.from_texts(
+            [prefix], [0], encoder.limit(limits), limits, add_special_tokens, lowercase=lowercase
+        )
+        special = {
+            *encoder.after,
+            *(encoder.tokenizer.token_to_id(token) for token in self.text.special_tokens.values()),
+        }
         count = len(alone.ids) - (alone.ids[-1] in special)
         for item in items:
             item.kinds = [PROMPT] * min(count, len(item.ids)) + [PLAIN] * max(len(item.ids) - count, 0)
@@ -122,11 +147,15 @@ class Preparation:
         max_tokens_per_query: int = 0,
         max_tokens_per_doc: int = 0,
     ) -> list[Item]:
-        """One item per pair that a cross-encoder reads; one query goes with every document. `template` is Jinja text.
+        """One item per pair that a cross-encoder reads; one query goes with every document.
+        `template` is Jinja text.
 
         Without a template the pair is joined as the manifest says. Never lower-cased by us, as in vLLM.
         """
-        for value, name in ((max_tokens_per_query, "max_tokens_per_query"), (max_tokens_per_doc, "max_tokens_per_doc")):
+        for value, name in (
+            (max_tokens_per_query, "max_tokens_per_query"),
+            (max_tokens_per_doc, "max_tokens_per_doc"),
+        ):
             self._check_side_limit(value, name)
         first, second = pairs.matched(queries, documents)
         try:
@@ -155,17 +184,24 @@ class Preparation:
             return text
 
         instruction = plain(str(variables.get("instruction") or ""))
-        values = {"query": plain(query), "documents": [plain(document) for document in documents], "instruction": instruction}
+        values = {
+            "query": plain(query),
+            "documents": [plain(document) for document in documents],
+            "instruction": instruction,
+        }
         return templates.render(self.score_template, values)
 
     def _check_side_limit(self, value: int, name: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise InputError(f"{name} must be a non-negative integer", field=name)
         if value >= self.encoder.max_tokens:
-            raise InputError(f"{name} ({value}) must be less than max_model_len ({self.encoder.max_tokens})", field=name)
+            raise InputError(
+                (f"{name} ({value}) must be less than max_model_len ({self.encoder.max_tokens})"), field=name
+            )
 
     def cut_side(self, texts: Sequence[str], max_tokens: int) -> list[str]:
-        """Each text up to the end of its first `max_tokens` tokens, special tokens not counted; 0: unchanged."""
+        """Each text up to the end of its first `max_tokens` tokens, special tokens
+        not counted; 0: unchanged."""
         self._check_side_limit(max_tokens, "max_tokens")
         return pairs.cut_texts(self.encoder, texts, max_tokens) if max_tokens else list(texts)
 
@@ -180,14 +216,20 @@ class Preparation:
         content_format: Literal["auto", "string", "openai"] = "auto",
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """The text of one conversation; pass it to `singles` with add_special_tokens=False, as the template writes its own.
+        """The text of one conversation; pass it to `singles` with add_special_tokens=False, as the
+        template writes its own.
 
         `chat_template` is Jinja text; None: the tokenizer's own.
         """
         template = self.chat_template if chat_template is None else chat_template
         if template is None:
-            raise InputError("this model has no chat template; pass one as chat_template, or send plain text", field="chat_template")
-        templates.check_variables({key: value for key, value in (template_kwargs or {}).items() if key != "tools"})
+            raise InputError(
+                ("this model has no chat template; pass one as chat_template, or send plain text"),
+                field="chat_template",
+            )
+        templates.check_variables(
+            {key: value for key, value in (template_kwargs or {}).items() if key != "tools"}
+        )
         wanted = templates.content_format(template) if content_format == "auto" else content_format
         return templates.conversation(
             template,

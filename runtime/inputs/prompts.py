@@ -24,34 +24,48 @@ ScoreTexts = ScoreText | Sequence[ScoreText] | NDArray[Any]
 
 
 def prompts_from(value: Any) -> list[Any]:
-    """The list of prompts that a caller's argument means: one text, one list of token ids and one dict are one prompt."""
+    """The list of prompts that a caller's argument means: one text, one list of token ids and
+    one dict are one prompt."""
     if isinstance(value, str | Mapping):
         return [value]
     if isinstance(value, np.ndarray):
         return [value] if value.ndim == 1 and value.dtype.kind in "iu" else list(value)
     if isinstance(value, _BYTES) or not isinstance(value, Sequence):
-        raise InputError(f"expected text, token ids or a list of them, found {type(value).__name__}", field="input")
+        raise InputError(
+            (f"expected text, token ids or a list of them, found {type(value).__name__}"), field="input"
+        )
     prompts = list(value)
-    return [prompts] if prompts and all(isinstance(number, int | np.integer) for number in prompts) else prompts
+    return (
+        [prompts] if prompts and all(isinstance(number, int | np.integer) for number in prompts) else prompts
+    )
 
 
 def checked(prompts: Sequence[Any]) -> list[Any]:
-    """Raises InputError for an empty list and for the parts of vLLM's prompt dicts that a text model cannot follow."""
+    """Raises InputError for an empty list and for the parts of vLLM's prompt dicts that a
+    text model cannot follow."""
     if not prompts:
         raise InputError("You must pass at least one prompt", field="input")
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, Mapping):
             if "data" in prompt:
-                raise InputError(f"input {index}: a prompt with 'data' needs encode(pooling_task='plugin')", field="input")
+                raise InputError(
+                    (f"input {index}: a prompt with 'data' needs encode(pooling_task='plugin')"),
+                    field="input",
+                )
             if prompt.get("multi_modal_data"):
-                raise InputError(f"input {index}: this model reads text only, found multi_modal_data", field="input")
+                raise InputError(
+                    (f"input {index}: this model reads text only, found multi_modal_data"), field="input"
+                )
     return list(prompts)
 
 
 def token_ids(value: Any, index: int, vocab_size: int, *, field: str = "input") -> list[int]:
-    """The ids of one prompt as ints. Raises InputError unless `value` is a flat sequence of ids in [0, vocab_size)."""
+    """The ids of one prompt as ints. Raises InputError unless `value` is a flat sequence
+    of ids in [0, vocab_size)."""
     if isinstance(value, _BYTES) or not isinstance(value, Sequence | np.ndarray):
-        raise InputError(f"input {index}: expected text or token ids, found {type(value).__name__}", field=field)
+        raise InputError(
+            (f"input {index}: expected text or token ids, found {type(value).__name__}"), field=field
+        )
     if len(value) == 0:
         raise InputError(f"input {index}: the prompt cannot be empty: it has no tokens", field=field)
     try:
@@ -65,7 +79,9 @@ def token_ids(value: Any, index: int, vocab_size: int, *, field: str = "input") 
     smallest, largest = int(found.min()), int(found.max())
     if smallest < 0 or largest >= vocab_size:
         number = smallest if smallest < 0 else largest
-        raise InputError(f"input {index}: token id {number} is out of vocabulary ({vocab_size} ids)", field=field)
+        raise InputError(
+            (f"input {index}: token id {number} is out of vocabulary ({vocab_size} ids)"), field=field
+        )
     return found.astype(np.int64).tolist()
 
 
@@ -76,8 +92,18 @@ def from_mapping(prompt: Mapping[str, Any], index: int) -> Any:
             if key == "prompt":
                 truncation.check_text(prompt[key], f"input {index}")
             elif isinstance(prompt[key], str):
-                raise InputError(f"input {index}: prompt_token_ids: expected token ids, found str; text goes under 'prompt'", field="input")
+                raise InputError(
+                    (
+                        f"input {index}: prompt_token_ids: expected token ids, found str; text goes "
+                        "under 'prompt'"
+                    ),
+                    field="input",
+                )
             return prompt[key]
     raise InputError(
-        f"input {index}: an object needs the key 'prompt' or 'prompt_token_ids', found {sorted(map(str, prompt))}", field="input"
+        (
+            f"input {index}: an object needs the key 'prompt' or 'prompt_token_ids', found "
+            f"{sorted(map(str, prompt))}"
+        ),
+        field="input",
     )

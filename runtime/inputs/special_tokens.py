@@ -11,7 +11,9 @@ from ..errors import ArtifactError
 
 def around(tokenizer: Tokenizer, file: str) -> tuple[list[int], list[int]]:
     """The ids before and behind every single text. Raises ArtifactError, which names the tokenizer's file."""
-    probe = next((word for word in ("a", "the", "0") if tokenizer.encode(word, add_special_tokens=False).ids), "a")
+    probe = next(
+        (word for word in ("a", "the", "0") if tokenizer.encode(word, add_special_tokens=False).ids), "a"
+    )
     bare = tokenizer.encode(probe, add_special_tokens=False).ids
     full = tokenizer.encode(probe, add_special_tokens=True).ids
     for start in range(len(full) - len(bare) + 1):
@@ -51,10 +53,19 @@ class Joint(NamedTuple):
                         (ids[last:], types[last:]),
                         (types[first] if left else 0, types[second] if right else 0),
                     )
-        raise ArtifactError("tokenizer.json: its post-processor does not keep the tokens of a pair in order; export the artifact again")
+        raise ArtifactError(
+            "tokenizer.json: its post-processor does not keep the tokens of a pair in order; export the "
+            "artifact again"
+        )
 
     def join(self, query: list[int], document: list[int]) -> list[int]:
         return [*self.start[0], *query, *self.middle[0], *document, *self.end[0]]
 
     def type_ids(self, query: int, document: int) -> list[int]:
-        return [*self.start[1], *[self.types[0]] * query, *self.middle[1], *[self.types[1]] * document, *self.end[1]]
+        return [
+            *self.start[1],
+            *[self.types[0]] * query,
+            *self.middle[1],
+            *[self.types[1]] * document,
+            *self.end[1],
+        ]

@@ -8,10 +8,15 @@ from jinja2 import nodes
 
 
 def sees_parts(root: nodes.Template) -> bool:
-    """True for a template with a loop over `message.content`, over a variable named `content`, or over a macro's parameter that is
-    given a message's content. The same reading as vLLM's `--chat-template-content-format auto`."""
+    """True for a template with a loop over `message.content`, over a variable named `content`, or over a
+    macro's parameter that is given a message's content. The same reading as vLLM's
+    `--chat-template-content-format auto`."""
     messages = _aliases(root, {"messages"})
-    items = {loop.target.name for loop in root.find_all(nodes.For) if isinstance(loop.target, nodes.Name) and _reads(loop.iter, messages)}
+    items = {
+        loop.target.name
+        for loop in root.find_all(nodes.For)
+        if isinstance(loop.target, nodes.Name) and _reads(loop.iter, messages)
+    }
     in_macros: set[int] = set()
     for macro in root.find_all(nodes.Macro):
         parameters = set(_content_parameters(root, macro, items))
@@ -43,14 +48,22 @@ def _content_parameters(root: nodes.Template, macro: nodes.Macro, items: set[str
     names = [argument.name for argument in macro.args]
     for call in root.find_all(nodes.Call):
         if isinstance(call.node, nodes.Name) and call.node.name == macro.name:
-            yield from (name for name, value in zip(names, call.args, strict=False) if _reads_content(value, items))
-            yield from (named.key for named in call.kwargs if named.key in names and _reads_content(named.value, items))
+            yield from (
+                name for name, value in zip(names, call.args, strict=False) if _reads_content(value, items)
+            )
+            yield from (
+                named.key
+                for named in call.kwargs
+                if named.key in names and _reads_content(named.value, items)
+            )
 
 
 def _core(node: nodes.Node | None) -> nodes.Node | None:
     """What is left of an expression without its filters, tests and slices."""
     while True:
-        if isinstance(node, nodes.Filter | nodes.Test) or (isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)):
+        if isinstance(node, nodes.Filter | nodes.Test) or (
+            isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)
+        ):
             node = node.node
         else:
             return node
@@ -66,5 +79,8 @@ def _reads_content(node: nodes.Node, names: set[str]) -> bool:
     if isinstance(core, nodes.Getattr):
         return core.attr == "content" and _reads(core.node, names)
     return (
-        isinstance(core, nodes.Getitem) and isinstance(core.arg, nodes.Const) and core.arg.value == "content" and _reads(core.node, names)
+        isinstance(core, nodes.Getitem)
+        and isinstance(core.arg, nodes.Const)
+        and core.arg.value == "content"
+        and _reads(core.node, names)
     )

@@ -1,8 +1,9 @@
-"""Chat and score templates: Jinja in a sandbox, with the settings and names that Hugging Face templates are written for.
+"""Chat and score templates: Jinja in a sandbox, with the settings and names that Hugging Face
+templates are written for.
 
-Follows transformers' chat_template_utils (5.23): trimmed blocks, loop controls, `{% generation %}`, `raise_exception`, `tojson` without
-HTML escapes, `strftime_now`. Templates come from checkpoints, so they are not trusted: values are plain JSON types, nothing can be
-changed, no underscore attribute is reachable.
+Follows transformers' chat_template_utils (5.23): trimmed blocks, loop controls, `{% generation %}`,
+`raise_exception`, `tojson` without HTML escapes, `strftime_now`. Templates come from checkpoints, so they are
+not trusted: values are plain JSON types, nothing can be changed, no underscore attribute is reachable.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ SHIPPED = Path(__file__).parents[2] / "recipes" / "templates"
 
 
 def named(given: str, what: str) -> str:
-    """A template's text: `given` is Jinja, or a file's path. A path that leads nowhere finds, by its last part, a template that comes
-    with poolrt. Raises InputError that calls the parameter `what`."""
+    """A template's text: `given` is Jinja, or a file's path. A path that leads nowhere finds, by its last
+    part, a template that comes with poolrt. Raises InputError that calls the parameter `what`."""
     if any(mark in given for mark in "{}\n"):
         return given
     for path in (Path(given), SHIPPED / Path(given).name):
@@ -45,12 +46,17 @@ def named(given: str, what: str) -> str:
             return read(path)
     known = ", ".join(sorted(path.name for path in SHIPPED.glob("*.jinja"))) or "none"
     raise InputError(
-        f"{what} {given!r}: no such file, and not a Jinja template; templates that come with poolrt: {known}", field="chat_template"
+        (
+            f"{what} {given!r}: no such file, and not a Jinja template; templates that come with "
+            f"poolrt: {known}"
+        ),
+        field="chat_template",
     )
 
 
 def read(path: Path) -> str:
-    """A template file's text. Jinja drops one trailing newline when it renders, which is why some files end with two."""
+    """A template file's text. Jinja drops one trailing newline when it renders, which is why
+    some files end with two."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -65,7 +71,15 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
         raise InputError(f"chat template: {error}", field="chat_template") from None
     except RecursionError:
         raise InputError("chat template: nested too deeply", field="chat_template") from None
-    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, LookupError, MemoryError) as error:
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+    ) as error:
         # What a template does with values that it did not expect: None + "text", a division by zero, ...
         raise InputError(f"chat template: {type(error).__name__}: {error}", field="chat_template") from None
 
@@ -82,7 +96,10 @@ def conversation(
 ) -> str:
     """The text of one conversation. Variables that the template does not mention are dropped."""
     if add_generation_prompt and continue_final_message:
-        raise InputError("Cannot set both `continue_final_message` and `add_generation_prompt` to True", field="continue_final_message")
+        raise InputError(
+            ("Cannot set both `continue_final_message` and `add_generation_prompt` to True"),
+            field="continue_final_message",
+        )
     plain: list[dict[str, Any]] = [dict(_plain(message)) for message in messages]
     plain = developer_as_system(template, plain)
     final = _mark_final(plain) if continue_final_message else None
@@ -123,7 +140,9 @@ def messages_for(messages: Sequence[Mapping[str, Any]], wanted: ContentFormat) -
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise InputError(f"message {index}: expected an object with a `role`", field="messages")
         texts = _texts(message.get("content"), index)
-        content = "\n".join(texts) if wanted == "string" else [{"type": "text", "text": text} for text in texts]
+        content = (
+            "\n".join(texts) if wanted == "string" else [{"type": "text", "text": text} for text in texts]
+        )
         made.append({**message, "content": content})
     return made
 
@@ -142,24 +161,34 @@ def _texts(content: Any, index: int) -> list[str]:
             continue
         kind = part.get("type") if isinstance(part, Mapping) else None
         if not isinstance(part, Mapping) or kind not in ("text", "input_text", "refusal", "thinking"):
-            raise InputError(f"message {index}: a part of type {kind!r} is not text, and this model reads text only", field="type")
+            raise InputError(
+                (f"message {index}: a part of type {kind!r} is not text, and this model reads text only"),
+                field="type",
+            )
         key = kind if kind in ("refusal", "thinking") else "text"
         text = part.get(key)
         if not isinstance(text, str):
-            raise InputError(f"message {index}: a part of type {kind!r} needs `{key}`, a string", field="messages")
+            raise InputError(
+                (f"message {index}: a part of type {kind!r} needs `{key}`, a string"), field="messages"
+            )
         texts.append(text)
     return texts
 
 
 def developer_as_system(template: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Gives templates that do not know the role `developer` one `system` message at the start instead, as vLLM does."""
+    """Gives templates that do not know the role `developer` one `system` message at the
+    start instead, as vLLM does."""
     if "developer" in template or all(message.get("role") != "developer" for message in messages):
         return messages
     system = [message["content"] for message in messages if message.get("role") in ("developer", "system")]
     others = [message for message in messages if message.get("role") not in ("developer", "system")]
     if all(isinstance(content, str) for content in system):
         return [{"role": "system", "content": "\n".join(system)}, *others]
-    parts = [part for content in system for part in ([{"type": "text", "text": content}] if isinstance(content, str) else content or [])]
+    parts = [
+        part
+        for content in system
+        for part in ([{"type": "text", "text": content}] if isinstance(content, str) else content or [])
+    ]
     return [{"role": "system", "content": parts}, *others]
 
 
@@ -172,14 +201,21 @@ def _mark_final(messages: list[dict[str, Any]]) -> str:
         if isinstance(part, dict) and isinstance(text := part.get("text"), str):
             part["text"] = text + _TAG
             return text
-    raise InputError("continue_final_message is set, but the final message has no text to continue", field="continue_final_message")
+    raise InputError(
+        ("continue_final_message is set, but the final message has no text to continue"),
+        field="continue_final_message",
+    )
 
 
 def _cut_at_mark(rendered: str, final: str) -> str:
     mark = rendered.rfind(_TAG.strip())
     if mark < 0 or final.strip() not in rendered:
-        raise InputError("continue_final_message is set, but the template drops the final message", field="continue_final_message")
-    # A template that trims the message has also trimmed the mark's own space: then trim what stands before it.
+        raise InputError(
+            ("continue_final_message is set, but the template drops the final message"),
+            field="continue_final_message",
+        )
+    # A template that trims the message has also trimmed the mark's own space: then trim
+    # what stands before it.
     return rendered[:mark] if rendered.startswith(_TAG, mark) else rendered[:mark].rstrip()
 
 
@@ -241,15 +277,25 @@ class _Namespace(jinja2.utils.Namespace):
 
 def _check_attribute(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise jinja2.exceptions.SecurityError(f"a namespace attribute may not begin with an underscore: {name!r}")
+        raise jinja2.exceptions.SecurityError(
+            f"a namespace attribute may not begin with an underscore: {name!r}"
+        )
 
 
 def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _strftime_now(layout: str) -> str:
@@ -262,7 +308,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _tojson
-    environment.globals.update(raise_exception=_raise, strftime_now=_strftime_now, dict=_Dict(), namespace=_Namespace)
+    environment.globals.update(
+        raise_exception=_raise, strftime_now=_strftime_now, dict=_Dict(), namespace=_Namespace
+    )
     return environment
 
 

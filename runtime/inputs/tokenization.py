@@ -31,12 +31,17 @@ def tokenization(
 ) -> Tokenization:
     """Arguments and vLLM's `tokenization_kwargs` as one; what stands in the latter wins."""
     if kwargs is not None and not isinstance(kwargs, Mapping):
-        raise InputError(f"tokenization_kwargs: expected an object, found {type(kwargs).__name__}", field="tokenization_kwargs")
+        raise InputError(
+            (f"tokenization_kwargs: expected an object, found {type(kwargs).__name__}"),
+            field="tokenization_kwargs",
+        )
     options = dict(kwargs or {})
     for name in _IGNORED:
         options.pop(name, None)
     if options.pop("do_lower_case", None) is not None:
-        warnings.warn("tokenization_kwargs: do_lower_case is fixed when a model is exported; ignored", stacklevel=4)
+        warnings.warn(
+            ("tokenization_kwargs: do_lower_case is fixed when a model is exported; ignored"), stacklevel=4
+        )
     truncation, longest = options.pop("truncation", None), options.pop("max_length", None)
     if longest is not None and truncation is not False:
         truncate_prompt_tokens = longest
@@ -46,8 +51,15 @@ def tokenization(
     truncation_side = options.pop("truncation_side", truncation_side)
     add_special_tokens = options.pop("add_special_tokens", add_special_tokens)
     if options:
-        warnings.warn(f"tokenization_kwargs: {', '.join(map(repr, sorted(options)))} ignored: unknown to poolrt", stacklevel=4)
-    limits = Limits(truncate_prompt_tokens=truncate_prompt_tokens, truncation_side=truncation_side, cut_document=cut_document)
+        warnings.warn(
+            (f"tokenization_kwargs: {', '.join(map(repr, sorted(options)))} ignored: unknown to poolrt"),
+            stacklevel=4,
+        )
+    limits = Limits(
+        truncate_prompt_tokens=truncate_prompt_tokens,
+        truncation_side=truncation_side,
+        cut_document=cut_document,
+    )
     return Tokenization(limits, bool(add_special_tokens))
 
 

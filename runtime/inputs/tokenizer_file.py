@@ -1,4 +1,5 @@
-"""Opens a tokenizer.json that nobody vouches for: bounded, and a library that fails or panics is a reason, not a crash."""
+"""Opens a tokenizer.json that nobody vouches for: bounded, and a library that fails or panics
+is a reason, not a crash."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def content(path: Path) -> bytes:
 
 
 def opened(raw: bytes) -> Tokenizer:
-    """The tokenizer, without the truncation and padding of its training run. Raises ValueError with the reason, in one line."""
+    """The tokenizer, without the truncation and padding of its training run. Raises ValueError with
+    the reason, in one line."""
     try:
         text = raw.decode("utf-8")
         described = json.loads(text)

@@ -1,4 +1,5 @@
-"""Dense and sparse embeddings of bge-m3 in one answer, from one pass; vLLM's reference plugin of the same name answers alike."""
+"""Dense and sparse embeddings of bge-m3 in one answer, from one pass; vLLM's reference plugin of the
+same name answers alike."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class BgeM3Processor:
         tasks = config.model_config.supported_tasks
         if not {"embed", "token_classify"} <= set(tasks):
             raise InputError(
-                f"io_processor_plugin {config.model_config.io_processor_plugin!r} needs a model with the tasks embed and token_classify, "
+                f"io_processor_plugin {config.model_config.io_processor_plugin!r} needs a model with "
+                "the tasks embed and token_classify, "
                 f"this one has {', '.join(tasks)}; serve a bge-m3 artifact, or leave the plugin out",
                 field="io_processor_plugin",
             )
@@ -78,13 +80,20 @@ class BgeM3Processor:
         return prompt.input
 
     def merge_pooling_params(self, params: Any, prompt: Asked) -> PoolingParams:
-        return PoolingParams(task=EMBED_TASKS[prompt.embed_task], use_activation=prompt.use_activation, dimensions=prompt.dimensions)
+        return PoolingParams(
+            task=EMBED_TASKS[prompt.embed_task],
+            use_activation=prompt.use_activation,
+            dimensions=prompt.dimensions,
+        )
 
     def post_process(self, outputs: Sequence[Output], request_id: str | None, prompt: Asked) -> Response:
         width = {"dense": None, "sparse": 0}.get(prompt.embed_task, prompt.dimensions or self.width)
         data = []
         for index, output in enumerate(outputs):
-            dense, weights = output.outputs.data[:width].tolist(), output.outputs.data[width:].tolist() if width is not None else []
+            dense, weights = (
+                output.outputs.data[:width].tolist(),
+                output.outputs.data[width:].tolist() if width is not None else [],
+            )
             sparse = self.sparse(output.prompt_token_ids, weights, tokens=prompt.return_tokens)
             data.append(
                 Embeddings(
@@ -98,12 +107,15 @@ class BgeM3Processor:
         return Response(data, Usage(tokens, tokens))
 
     def sparse(self, ids: Sequence[int], weights: Sequence[float], *, tokens: bool) -> list[TokenWeight]:
-        """The largest weight of each token, in the order of the text. The model answers none for the tokens at both ends."""
+        """The largest weight of each token, in the order of the text. The model answers none for
+        the tokens at both ends."""
         first = int(len(weights) < len(ids) and ids[0] == self.tokenizer.cls_token_id)
         best: dict[int, float] = {}
         for token, weight in zip(ids[first:], weights, strict=False):
             best[token] = max(weight, best.get(token, 0.0))
-        return [TokenWeight(token, weight, self.text(token) if tokens else None) for token, weight in best.items()]
+        return [
+            TokenWeight(token, weight, self.text(token) if tokens else None) for token, weight in best.items()
+        ]
 
     def text(self, token: int) -> str:
         """One token's text with the spaces before it, which decoding takes away at the start."""

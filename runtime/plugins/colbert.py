@@ -1,5 +1,6 @@
-"""Token vectors of queries and documents as jina-colbert-v2 was trained on them: a marker after the first token, queries filled up with
-mask tokens that are attended to. vLLM's reference plugin of the same name answers alike.
+"""Token vectors of queries and documents as jina-colbert-v2 was trained on them: a marker after the
+first token, queries filled up with mask tokens that are attended to. vLLM's reference plugin of the
+same name answers alike.
 """
 
 from __future__ import annotations
@@ -48,14 +49,18 @@ class ColbertProcessor:
         facts, self.tokenizer = config.model_config, renderer.get_tokenizer()
         self.max_tokens = facts.max_model_len
         vocabulary = self.tokenizer.get_vocab()
-        wanted = {**{name: vocabulary.get(marker) for name, marker in MARKERS.items()}, "cls": self.tokenizer.cls_token_id}
+        wanted = {
+            **{name: vocabulary.get(marker) for name, marker in MARKERS.items()},
+            "cls": self.tokenizer.cls_token_id,
+        }
         wanted |= {"sep": self.tokenizer.sep_token_id, "mask": self.tokenizer.mask_token_id}
         missing = [MARKERS.get(name, f"{name} token") for name, token in wanted.items() if token is None]
         if "token_embed" not in facts.supported_tasks:
             missing.append("the task token_embed")
         if missing:
             raise InputError(
-                f"io_processor_plugin {facts.io_processor_plugin!r} is for models like jina-colbert-v2, this one lacks "
+                f"io_processor_plugin {facts.io_processor_plugin!r} is for models like "
+                "jina-colbert-v2, this one lacks "
                 f"{', '.join(missing)}; leave the plugin out and send input_type with the text instead",
                 field="io_processor_plugin",
             )
@@ -70,11 +75,18 @@ class ColbertProcessor:
         most = min(QUERY_TOKENS, self.max_tokens) if is_query else self.max_tokens
         prompts = []
         for given in prompts_from(prompt.input):
-            content = self.tokenizer.encode(given, add_special_tokens=False) if isinstance(given, str) else given
+            content = (
+                self.tokenizer.encode(given, add_special_tokens=False) if isinstance(given, str) else given
+            )
             if not isinstance(content, list):
-                raise InputError(f"data.input: expected texts or lists of token ids, found {type(content).__name__}", field="data")
+                raise InputError(
+                    (f"data.input: expected texts or lists of token ids, found {type(content).__name__}"),
+                    field="data",
+                )
             ids = [self.ids["cls"], self.ids[prompt.input_type], *content[: most - 3], self.ids["sep"]]
-            prompts.append({"prompt_token_ids": ids + [self.ids["mask"]] * (most - len(ids) if is_query else 0)})
+            prompts.append(
+                {"prompt_token_ids": ids + [self.ids["mask"]] * (most - len(ids) if is_query else 0)}
+            )
         return prompts
 
     def merge_pooling_params(self, params: Any) -> PoolingParams:
@@ -82,7 +94,8 @@ class ColbertProcessor:
 
     def post_process(self, outputs: Sequence[Output], request_id: str | None, prompt: Asked) -> Response:
         data = [
-            TokenEmbeddings(index, "embedding", prompt.input_type, output.outputs.data.tolist()) for index, output in enumerate(outputs)
+            TokenEmbeddings(index, "embedding", prompt.input_type, output.outputs.data.tolist())
+            for index, output in enumerate(outputs)
         ]
         tokens = sum(len(output.prompt_token_ids) for output in outputs)
         return Response(data, Usage(tokens, tokens))

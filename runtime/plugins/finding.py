@@ -15,7 +15,8 @@ from .model_facts import Config, Renderer
 from .plugin import Plugin
 
 GROUPS = ("poolrt.io_processor_plugins", "vllm.io_processor_plugins")
-"""An entry point is a function that answers a class, or its dotted name, as vLLM has it; or the class itself."""
+"""An entry point is a function that answers a class, or its dotted name, as vLLM has
+it; or the class itself."""
 
 BUILT_IN = {
     "bge_m3_sparse_plugin": "bge_m3:BgeM3Processor",
@@ -25,7 +26,8 @@ BUILT_IN = {
 
 
 def opened(name: str, manifest: Manifest, preparation: Preparation) -> Plugin:
-    """The plugin of that name, made for this artifact. Raises InputError for one that cannot be found, imported or made."""
+    """The plugin of that name, made for this artifact. Raises InputError for one that cannot be
+    found, imported or made."""
     made = _class(name)
     config, renderer = Config.of(manifest, name), Renderer(preparation)
     try:
@@ -33,12 +35,16 @@ def opened(name: str, manifest: Manifest, preparation: Preparation) -> Plugin:
     except InputError:
         raise
     except Exception as error:  # other people's code
-        raise InputError(f"{_told(name)}: it refused to start ({_short(error)}); it may be made for another model") from error
+        raise InputError(
+            f"{_told(name)}: it refused to start ({_short(error)}); it may be made for another model"
+        ) from error
     return Plugin(name, processor, config.model_config.embedding_size)
 
 
 def _class(name: str) -> Callable[..., Any]:
-    own, foreign = ({point.name: point for point in importlib.metadata.entry_points(group=group)} for group in GROUPS)
+    own, foreign = (
+        {point.name: point for point in importlib.metadata.entry_points(group=group)} for group in GROUPS
+    )
     point = own.get(name)
     if point is None and name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
@@ -47,7 +53,8 @@ def _class(name: str) -> Callable[..., Any]:
     if point is None:
         known = ", ".join(sorted({*own, *BUILT_IN, *foreign}))
         raise InputError(
-            f"{_told(name)}: there is no such plugin, those installed are {known}; install the package that has it, in the environment of "
+            f"{_told(name)}: there is no such plugin, those installed are {known}; install the package "
+            "that has it, in the environment of "
             "poolrt",
             field="io_processor_plugin",
         )
@@ -58,13 +65,15 @@ def _class(name: str) -> Callable[..., Any]:
         made = pkgutil.resolve_name(found) if isinstance(found, str) else found
     except Exception as error:  # other people's code
         raise InputError(
-            f"{_told(name)}: {point.value} cannot be imported ({_short(error)}); install what it needs, which is vLLM itself for plugins "
+            f"{_told(name)}: {point.value} cannot be imported ({_short(error)}); install what it "
+            "needs, which is vLLM itself for plugins "
             "that import it",
             field="io_processor_plugin",
         ) from error
     if not callable(made):
         raise InputError(
-            f"{_told(name)}: {point.value} answered {type(made).__name__}, expected a class or its dotted name; mend the package that "
+            f"{_told(name)}: {point.value} answered {type(made).__name__}, expected a class or its "
+            "dotted name; mend the package that "
             "registers it",
             field="io_processor_plugin",
         )

@@ -1,4 +1,5 @@
-"""What an IO processor is told about its model: the parts of vLLM's configuration and renderer that processors read."""
+"""What an IO processor is told about its model: the parts of vLLM's configuration and
+renderer that processors read."""
 
 from __future__ import annotations
 

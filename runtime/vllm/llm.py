@@ -3,9 +3,9 @@
     from poolrt.runtime import LLM, PoolingParams
     llm = LLM(model="BAAI/bge-m3", runner="pooling")
 
-A checkpoint is exported once, into the cache of `poolrt serve`. Constructor keywords of vLLM that change nothing here are accepted. Those
-that would change the answers of a finished artifact are accepted when they ask for what it was exported with, else refused with the
-option that exports it so.
+A checkpoint is exported once, into the cache of `poolrt serve`. Constructor keywords of vLLM that change
+nothing here are accepted. Those that would change the answers of a finished artifact are accepted when they
+ask for what it was exported with, else refused with the option that exports it so.
 """
 
 from __future__ import annotations
@@ -37,11 +37,16 @@ from .pooler_config import PoolerConfig
 
 # Where, how fast and under which name to run: nothing of it changes a number.
 _HARMLESS = frozenset({
-    "allowed_local_media_path", "allowed_media_domains", "async_scheduling", "attention_backend", "attention_config",
-    "block_size", "code_revision", "compilation_config", "config_format", "cpu_offload_gb", "data_parallel_size", "device",
-    "disable_cascade_attn", "disable_custom_all_reduce", "disable_log_stats", "distributed_executor_backend", "download_dir",
-    "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "fully_sharded_loras", "gpu_memory_utilization",
-    "hf_token", "kv_cache_dtype", "kv_cache_memory_bytes", "limit_mm_per_prompt", "load_format", "logits_processors",
+    "allowed_local_media_path", "allowed_media_domains", "async_scheduling", "attention_backend",
+    "attention_config",
+    "block_size", "code_revision", "compilation_config", "config_format", "cpu_offload_gb",
+    "data_parallel_size", "device",
+    "disable_cascade_attn", "disable_custom_all_reduce", "disable_log_stats", "distributed_executor_backend",
+    "download_dir",
+    "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "fully_sharded_loras",
+    "gpu_memory_utilization",
+    "hf_token", "kv_cache_dtype", "kv_cache_memory_bytes", "limit_mm_per_prompt", "load_format",
+    "logits_processors",
     "lora_dtype", "max_cpu_loras", "max_lora_rank", "max_loras", "max_num_batched_tokens", "max_num_seqs",
     "max_seq_len_to_capture", "model_impl", "pipeline_parallel_size", "seed", "served_model_name",
     "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode", "trust_remote_code",
@@ -59,19 +64,23 @@ _TASKS = {"embedding": "embed", "reward": "token_classify"}
 
 
 class LLM:
-    """`model` is an artifact folder, a checkpoint folder or a hub id; `max_model_len` lowers the limit, `chat_template` is the score or
-    chat template: Jinja, a file, or the path of one that comes with poolrt.
+    """`model` is an artifact folder, a checkpoint folder or a hub id; `max_model_len` lowers the limit,
+    `chat_template` is the score or chat template: Jinja, a file, or the path of one that comes with poolrt.
 
-    `preparation`: scores as vLLM computes them, or `model`: as the model's authors do (docs/decisions/score-preparation.md).
-    With `enable_lora`, `lora_request` names adapters of the checkpoint, or artifacts that were exported with one.
+    `preparation`: scores as vLLM computes them, or `model`: as the model's authors do
+    (docs/decisions/score-preparation.md). With `enable_lora`, `lora_request` names adapters of the
+    checkpoint, or artifacts that were exported with one.
     """
 
     def __init__(
-        self, model: str, *, engine: str = "auto", max_model_len: int | None = None, chat_template: str | None = None,
+        self, model: str, *, engine: str = "auto", max_model_len: int | None = None,
+        chat_template: str | None = None,
         io_processor_plugin: str | None = None, enable_lora: bool | None = False, convert: str = "auto",
-        hf_overrides: Mapping[str, Any] | None = None, pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
+        hf_overrides: Mapping[str, Any] | None = None,
+        pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
         override_pooler_config: PoolerConfig | Mapping[str, Any] | None = None, revision: str | None = None,
-        precision: str | None = None, preparation: Style = "vllm", scheduling_policy: Policy = "fcfs", **keywords: Any,
+        precision: str | None = None, preparation: Style = "vllm", scheduling_policy: Policy = "fcfs",
+        **keywords: Any,
     ) -> None:  # fmt: skip
         pooler = {**_pooler(override_pooler_config), **_pooler(pooler_config)}
         wanted = _Wanted(dict(_overrides(hf_overrides)), convert, pooler, revision, precision)
@@ -85,8 +94,16 @@ class LLM:
         options = [] if finished else wanted.options(keywords.get("task"))
         folder = checkpoints.artifact_of(name, options)
         # A checkpoint's own overrides are in its export.
-        widths = {key: value for key, value in wanted.hf_overrides.items() if finished and key in overrides.WIDTHS}
-        opened = partial(load, engine=engine, max_tokens=max_model_len, hf_overrides=widths, scheduling_policy=scheduling_policy)
+        widths = {
+            key: value for key, value in wanted.hf_overrides.items() if finished and key in overrides.WIDTHS
+        }
+        opened = partial(
+            load,
+            engine=engine,
+            max_tokens=max_model_len,
+            hf_overrides=widths,
+            scheduling_policy=scheduling_policy,
+        )
         self.model: Model = opened(folder, io_processor_plugin=io_processor_plugin)
         self._chat_template = template
         self._preparation: Style = preparation
@@ -123,7 +140,9 @@ class LLM:
         check("reward", options, ClassifyOptions)
         return self._pooled(Model.reward, prompts, options)
 
-    def encode(self, prompts: Prompts, pooling_params: Params = None, **options: Unpack[EncodeOptions]) -> Outputs[PoolingOutput]:
+    def encode(
+        self, prompts: Prompts, pooling_params: Params = None, **options: Unpack[EncodeOptions]
+    ) -> Outputs[PoolingOutput]:
         """Any task by name.
 
         >>> llm = LLM("artifacts/all-MiniLM-L6-v2")
@@ -133,11 +152,15 @@ class LLM:
         check("encode", options, EncodeOptions, "pooling_params")
         return self._pooled(Model.encode, prompts, {**options, "pooling_params": pooling_params})
 
-    def score(self, data_1: ScoreTexts, data_2: ScoreTexts, /, **options: Unpack[ScoreOptions]) -> Outputs[ScoringOutput]:
-        """Scores of 1:1, 1:N or N:N pairs, in order, as vLLM computes them unless the model was opened with another `preparation`.
+    def score(
+        self, data_1: ScoreTexts, data_2: ScoreTexts, /, **options: Unpack[ScoreOptions]
+    ) -> Outputs[ScoringOutput]:
+        """Scores of 1:1, 1:N or N:N pairs, in order, as vLLM computes them unless the model was opened
+        with another `preparation`.
 
         >>> llm = LLM("artifacts/all-MiniLM-L6-v2")
-        >>> [round(output.outputs.score) for output in llm.score("a loaf", ["a loaf", "the train is late"], use_tqdm=False)]
+        >>> outputs = llm.score("a loaf", ["a loaf", "the train is late"], use_tqdm=False)
+        >>> [round(output.outputs.score) for output in outputs]
         [1, 0]
         """
         check("score", options, ScoreOptions)
@@ -149,12 +172,16 @@ class LLM:
             template = templates.named(chat_template, "chat_template")
         preparation = options.get("preparation")
         style = score_request.style(
-            model.manifest, self._preparation if preparation is None else preparation, templated=template is not None
+            model.manifest,
+            self._preparation if preparation is None else preparation,
+            templated=template is not None,
         )
         changed: ScoreOptions = {"chat_template": template, "preparation": style, "lora_request": None}
         return model.score(data_1, data_2, **{"use_tqdm": True, **options, **changed})
 
-    def _pooled(self, method: Callable[..., Outputs[Result]], prompts: Prompts, options: Mapping[str, Any]) -> Outputs[Result]:
+    def _pooled(
+        self, method: Callable[..., Outputs[Result]], prompts: Prompts, options: Mapping[str, Any]
+    ) -> Outputs[Result]:
         """What the base, or the adapters that are asked for, return from this method of Model."""
         rest = {"use_tqdm": True, **options}
         requested, pooling_params = rest.pop("lora_request", None), rest.pop("pooling_params", None)
@@ -194,9 +221,13 @@ class _Wanted:
 
     def options(self, task: str | None) -> list[str]:
         """Arguments of `poolrt export` for a checkpoint."""
-        convert = checkpoints.CONVERSIONS.get(task or "auto", task) if self.convert == "auto" else self.convert
+        convert = (
+            checkpoints.CONVERSIONS.get(task or "auto", task) if self.convert == "auto" else self.convert
+        )
         values = {"revision": self.revision, "precision": self.precision, "convert": convert}
-        return checkpoints.options_of(values | {"hf_overrides": self.hf_overrides, "pooler_config": self.pooler_config})
+        return checkpoints.options_of(
+            values | {"hf_overrides": self.hf_overrides, "pooler_config": self.pooler_config}
+        )
 
 
 def _overrides(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -209,7 +240,10 @@ def _pooler(given: PoolerConfig | Mapping[str, Any] | None) -> dict[str, object]
     if isinstance(given, PoolerConfig):
         return given.asked()
     if given is not None and not isinstance(given, Mapping):
-        raise InputError(f"pooler_config: expected PoolerConfig or a dict, found {type(given).__name__}", field="pooler_config")
+        raise InputError(
+            (f"pooler_config: expected PoolerConfig or a dict, found {type(given).__name__}"),
+            field="pooler_config",
+        )
     return dict(given or {})
 
 
@@ -228,7 +262,10 @@ def _unheeded(keywords: Mapping[str, Any], model: str, revision: str | None) -> 
         elif name not in _HARMLESS and name not in _OWN:
             yield f"{name}: not a keyword that poolrt knows{suggestion(name, _KEYWORDS)}"
     if keywords.get("quantization") not in _NEUTRAL:
-        yield f"quantization={keywords['quantization']!r} changes the answers: give precision='int8', or an artifact of --precision int8"
+        yield (
+            f"quantization={keywords['quantization']!r} changes the answers: give precision='int8', or an "
+            "artifact of --precision int8"
+        )
 
 
 def _undone(wanted: _Wanted, keywords: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
@@ -237,7 +274,10 @@ def _undone(wanted: _Wanted, keywords: Mapping[str, Any], manifest: Manifest) ->
         keyword = option.partition(" ")[0][2:].replace("-", "_")
         yield f"{keyword} changes the answers: export the artifact with {option}"
     if wanted.revision not in (None, manifest.source.revision):
-        yield f"revision={wanted.revision!r}: the artifact is of revision {manifest.source.revision!r}; export that one"
+        yield (
+            f"revision={wanted.revision!r}: the artifact is of revision {manifest.source.revision!r}; "
+            "export that one"
+        )
     dtype = keywords.get("dtype")
     precision = wanted.precision or (None if dtype in _NEUTRAL else _PRECISIONS.get(str(dtype), str(dtype)))
     if precision is not None and precision not in [graph.precision for graph in manifest.graphs]:
@@ -246,7 +286,10 @@ def _undone(wanted: _Wanted, keywords: Mapping[str, Any], manifest: Manifest) ->
     if task not in _NEUTRAL:
         able = bool(manifest.scoring) if task == "score" else _TASKS.get(task, task) in manifest.tasks
         if not able:
-            yield f"task={task!r}: this artifact has {', '.join(manifest.tasks)}; another needs an export with --convert"
+            yield (
+                f"task={task!r}: this artifact has {', '.join(manifest.tasks)}; another needs an export "
+                "with --convert"
+            )
 
 
 def _with_adapter(checkpoint: str, options: Sequence[str], adapter: str) -> Path:
@@ -254,4 +297,6 @@ def _with_adapter(checkpoint: str, options: Sequence[str], adapter: str) -> Path
     return checkpoints.exported(checkpoint, [*options, "--lora", adapter])
 
 
-_KEYWORDS = {name: repr(name) for name in (*_HARMLESS, *_OWN, *inspect.signature(LLM).parameters) if name != "keywords"}
+_KEYWORDS = {
+    name: repr(name) for name in (*_HARMLESS, *_OWN, *inspect.signature(LLM).parameters) if name != "keywords"
+}

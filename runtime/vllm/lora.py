@@ -23,11 +23,13 @@ Ask = Callable[[Model, Any, Any], Outputs[Any]]
 class Adapters:
     """The base and its adapters, each opened when it is first asked for.
 
-    `open`: folder -> model; None: LoRA is off. `merge`: adapter -> artifact of the base's checkpoint with it; None: where that is, nobody
-    knows.
+    `open`: folder -> model; None: LoRA is off. `merge`: adapter -> artifact of the base's checkpoint with it;
+    None: where that is, nobody knows.
     """
 
-    def __init__(self, base: Model, open: Callable[[Path], Model] | None, merge: Callable[[str], Path] | None = None) -> None:
+    def __init__(
+        self, base: Model, open: Callable[[Path], Model] | None, merge: Callable[[str], Path] | None = None
+    ) -> None:
         self.base, self._open, self._merge = base, open, merge
         self._opened: dict[Path, Model] = {}
         self._lock = threading.Lock()
@@ -39,7 +41,11 @@ class Adapters:
         given = checked(prompts_from(prompts))
         if len(requested) != len(given):
             raise InputError(
-                f"The lengths of prompts ({len(given)}) and lora_request ({len(requested)}) must be the same.", field="lora_request"
+                (
+                    f"The lengths of prompts ({len(given)}) and lora_request ({len(requested)}) must "
+                    "be the same."
+                ),
+                field="lora_request",
             )
         wanted = params.each(pooling_params, len(given))
         groups: dict[Model, list[int]] = {}
@@ -55,12 +61,16 @@ class Adapters:
         return Outputs(requests, slots / max(sum(one.prompt_tokens for one in requests), 1) - 1)
 
     def single(self, requested: LoRARequests) -> Model:
-        """For scores, whose two sides must be embedded by one model. Raises InputError for a list that names several."""
+        """For scores, whose two sides must be embedded by one model. Raises InputError for a
+        list that names several."""
         if not isinstance(requested, list | tuple):
             return self.model(requested)
         found = {self.model(one) for one in requested}
         if len(found) != 1:
-            raise InputError("lora_request: one call of score uses one adapter; call it once for each", field="lora_request")
+            raise InputError(
+                ("lora_request: one call of score uses one adapter; call it once for each"),
+                field="lora_request",
+            )
         return found.pop()
 
     def model(self, requested: LoRARequest | None) -> Model:
@@ -68,10 +78,17 @@ class Adapters:
             return self.base
         if not isinstance(requested, LoRARequest):
             raise InputError(
-                f"lora_request: expected poolrt.runtime.LoRARequest(name, id, path), found {type(requested).__name__}", field="lora_request"
+                (
+                    "lora_request: expected poolrt.runtime.LoRARequest(name, id, path), found "
+                    f"{type(requested).__name__}"
+                ),
+                field="lora_request",
             )
         if self._open is None:
-            raise InputError("lora_request: LoRA is not enabled; open the model with LLM(..., enable_lora=True)", field="lora_request")
+            raise InputError(
+                ("lora_request: LoRA is not enabled; open the model with LLM(..., enable_lora=True)"),
+                field="lora_request",
+            )
         folder = Path(requested.lora_path).resolve()
         with self._lock:
             if folder not in self._opened:
@@ -83,7 +100,8 @@ class Adapters:
             folder = self._merge(str(folder) if folder.exists() else requested.lora_path)
         if not (folder / FILE).is_file():
             raise InputError(
-                f"lora_request: {requested.lora_path} is not an artifact ({FILE} is missing); adapters are merged at export: "
+                f"lora_request: {requested.lora_path} is not an artifact ({FILE} is missing); adapters "
+                "are merged at export: "
                 f"poolrt export CHECKPOINT --lora {requested.lora_path}, then name what that made",
                 field="lora_request",
             )
@@ -92,5 +110,8 @@ class Adapters:
         if source.adapter is None or source.weights != base.weights:
             made.close()
             found = "has no adapter in it" if source.adapter is None else "adapts other weights"
-            raise InputError(f"lora_request: {requested.lora_path} {found}; expected one of {base.checkpoint}", field="lora_request")
+            raise InputError(
+                (f"lora_request: {requested.lora_path} {found}; expected one of {base.checkpoint}"),
+                field="lora_request",
+            )
         return made

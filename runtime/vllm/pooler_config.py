@@ -1,4 +1,5 @@
-"""vLLM's PoolerConfig: what `LLM(pooler_config=...)` and `--pooler-config` may say, with its names and its errors."""
+"""vLLM's PoolerConfig: what `LLM(pooler_config=...)` and `--pooler-config` may say, with
+its names and its errors."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ class PoolerConfig:
     @property
     def pool(self) -> Pool | None:
         """Sequence pooling that was asked for."""
-        asked = self.seq_pooling_type or (self.pooling_type if self.pooling_type not in ("ALL", "STEP") else None)
+        asked = self.seq_pooling_type or (
+            self.pooling_type if self.pooling_type not in ("ALL", "STEP") else None
+        )
         return None if asked is None else asked.lower()  # pyright: ignore[reportReturnType]
 
     @property
@@ -54,4 +57,8 @@ class PoolerConfig:
 
     def asked(self) -> dict[str, object]:
         """What differs from the defaults, as `--pooler-config` takes it."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+        return {
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }

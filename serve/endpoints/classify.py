@@ -21,7 +21,9 @@ async def answer(request: Request, context: Context, served: Served, record: Any
         prompts = inputs_of(record, served, context.settings)
         refuse_foreign(prompts, request, served, context.settings)
         context.log_inputs("classify", request, record, served, prompts)
-        return served.model.start(prompts, params_of(record), pooling_task="classify", deadline_s=deadline_s, **text_options(record))
+        return served.model.start(
+            prompts, params_of(record), pooling_task="classify", deadline_s=deadline_s, **text_options(record)
+        )
 
     def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
         labels = served.manifest.heads["classify"].labels
@@ -30,7 +32,9 @@ async def answer(request: Request, context: Context, served: Served, record: Any
             best = int(probs.argmax())
             label = labels[best] if best < len(labels) else None
             data.append({"index": index, "label": label, "probs": probs, "num_classes": len(probs)})
-        content = listed(answer_id("classify", request, record), served.told_name, data, outputs.prompt_tokens)
+        content = listed(
+            answer_id("classify", request, record), served.told_name, data, outputs.prompt_tokens
+        )
         return Json(content, headers=headers)
 
     return await context.workshop.answer(request, served, start, shape)

@@ -1,8 +1,9 @@
 """POST /v2/embed, the way Cohere's clients ask (docs/http.md 4), and /v1/embed for those of its first API.
 
-vLLM has no /v1/embed. Cohere's v1 client and what is built on it (LangChain's CohereEmbeddings) always name one of Cohere's own input
-types, so there a type for which the model stores no prompt adds nothing. Its v2 client cannot leave the type out either: on /v2/embed
-Cohere's own types add nothing for a model that stores no prompts at all, and are refused as in vLLM by one that stores others.
+vLLM has no /v1/embed. Cohere's v1 client and what is built on it (LangChain's CohereEmbeddings) always name
+one of Cohere's own input types, so there a type for which the model stores no prompt adds nothing. Its v2
+client cannot leave the type out either: on /v2/embed Cohere's own types add nothing for a model that stores
+no prompts at all, and are refused as in vLLM by one that stores others.
 """
 
 from __future__ import annotations
@@ -50,13 +51,20 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
     prefix = "" if prompt_name is None else served.manifest.text.prompts[prompt_name]
     cut, side = truncation_of(record)
     if cut is not None and cut > served.model.max_tokens:
-        text = f"truncate_prompt_tokens={cut} cannot be greater than max_model_len = {served.model.max_tokens}."
+        text = (
+            f"truncate_prompt_tokens={cut} cannot be greater than max_model_len = {served.model.max_tokens}."
+        )
         more = f"Please request a smaller truncation size. (parameter=truncate_prompt_tokens, value={cut})"
         raise ApiError(400, f"{text} {more}", param="truncate_prompt_tokens")
 
     def start(deadline_s: float | None) -> Any:
         params = PoolingParams(dimensions=record.output_dimension)
-        options = {"truncate_prompt_tokens": cut, "truncation_side": side, "deadline_s": deadline_s, "priority": record.priority}
+        options = {
+            "truncate_prompt_tokens": cut,
+            "truncation_side": side,
+            "deadline_s": deadline_s,
+            "priority": record.priority,
+        }
         messages = conversations_of(record, prefix, has_template(served, context))
         if messages is None:
             texts = record.texts or []
@@ -88,8 +96,12 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
 
 
 def refuse_images(record: Asked, served: Served) -> None:
-    if record.images is not None or any(part.type != "text" for one in record.inputs or () for part in one.content):
-        raise ApiError(400, f"the model `{served.name}` reads text only, images are not supported (parameter=images)")
+    if record.images is not None or any(
+        part.type != "text" for one in record.inputs or () for part in one.content
+    ):
+        raise ApiError(
+            400, (f"the model `{served.name}` reads text only, images are not supported (parameter=images)")
+        )
 
 
 def has_template(served: Served, context: Context) -> bool:
@@ -97,9 +109,12 @@ def has_template(served: Served, context: Context) -> bool:
 
 
 def conversations_of(record: Asked, prefix: str, templated: bool) -> list[list[vllm.Message]] | None:
-    """What goes through the chat template: `inputs` always, texts when they have a prefix and the model a template. None: plain texts."""
+    """What goes through the chat template: `inputs` always, texts when they have a prefix and the model a
+    template. None: plain texts."""
     if record.texts is None:
-        contents: list[Any] = [[{"type": "text", "text": part.text} for part in one.content] for one in record.inputs or ()]
+        contents: list[Any] = [
+            [{"type": "text", "text": part.text} for part in one.content] for one in record.inputs or ()
+        ]
     elif prefix and templated:
         contents = list(record.texts)
     else:
@@ -114,11 +129,18 @@ def prompt_of(record: Asked, served: Served, *, lenient: bool) -> str | None:
         return None
     prompts = served.manifest.text.prompts
     if lenient and record.input_type in INPUT_TYPES and record.input_type not in prompts:
-        return stored_prompt(served.manifest.text, ROLES[record.input_type]) if record.input_type in ROLES else None
+        return (
+            stored_prompt(served.manifest.text, ROLES[record.input_type])
+            if record.input_type in ROLES
+            else None
+        )
     if not prompts and record.input_type in INPUT_TYPES:
         return None
     if not prompts:
-        text = f"Unsupported input_type {record.input_type[:100]!r}. This model does not define any input_type task instructions."
+        text = (
+            f"Unsupported input_type {record.input_type[:100]!r}. This model does not define any "
+            "input_type task instructions."
+        )
         raise ApiError(400, text)
     if record.input_type not in prompts:
         known = ", ".join(sorted(prompts))
@@ -129,7 +151,10 @@ def prompt_of(record: Asked, served: Served, *, lenient: bool) -> str | None:
 def truncation_of(record: Asked) -> tuple[int | None, Any]:
     if record.truncate == "NONE":
         return None, None
-    return record.max_tokens if record.max_tokens is not None else -1, "left" if record.truncate == "START" else None
+    return (
+        record.max_tokens if record.max_tokens is not None else -1,
+        "left" if record.truncate == "START" else None,
+    )
 
 
 def check_lengths(record: Asked, requests: Any) -> None:
@@ -139,7 +164,8 @@ def check_lengths(record: Asked, requests: Any) -> None:
         if one.prompt_tokens > record.max_tokens:
             raise ApiError(
                 400,
-                f"Input of {one.prompt_tokens} tokens exceeds max_tokens={record.max_tokens} with truncate=NONE. "
+                f"Input of {one.prompt_tokens} tokens exceeds max_tokens={record.max_tokens} with "
+                "truncate=NONE. "
                 "Set truncate to END or START to allow truncation.",
             )
 

@@ -22,7 +22,9 @@ async def answer(request: Request, context: Context, served: Served, record: Any
         refuse_foreign(prompts, request, served, context.settings)
         context.log_inputs("embd", request, record, served, prompts)
         options = text_options(record) | side_of(record, served)
-        return served.model.start(prompts, params_of(record), pooling_task="embed", deadline_s=deadline_s, **options)
+        return served.model.start(
+            prompts, params_of(record), pooling_task="embed", deadline_s=deadline_s, **options
+        )
 
     def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
         return vectors(

@@ -16,7 +16,8 @@ from .route import Endpoint, Route
 
 
 def among(routes: Sequence[Route]) -> Endpoint:
-    """The endpoint that answers for the first of these routes that is there and whose schema the body fits."""
+    """The endpoint that answers for the first of these routes that is there and
+    whose schema the body fits."""
 
     async def endpoint(request: Request) -> Response:
         return await invocations(request, routes)
@@ -37,7 +38,9 @@ async def invocations(request: Request, routes: Sequence[Route]) -> Response:
             value = parse(content)
         except ApiError as error:
             place = (error.param or "body").removeprefix("body.")
-            raise ApiError(400, f"JSON decode error: the body is not valid JSON at byte {place}", kind=UNREAD) from None
+            raise ApiError(
+                400, (f"JSON decode error: the body is not valid JSON at byte {place}"), kind=UNREAD
+            ) from None
         return counted(value, content, shop)
 
     value = read() if len(content) <= LIGHT_BYTES else await shop.reading(request, read)

@@ -1,4 +1,5 @@
-"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter (docs/http.md 10), where the operator allows them."""
+"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter (docs/http.md 10), where
+the operator allows them."""
 
 from __future__ import annotations
 
@@ -31,7 +32,10 @@ async def unload(request: Request) -> Response:
 def loader(request: Request, context: Context) -> Loader:
     # Without a key, a page of any origin that somebody on this machine looks at could ask for it.
     if "origin" in request.headers and not context.settings.api_keys:
-        raise ApiError(403, "adapters are not loaded for browsers by a server without a key; give it one with --api-key")
+        raise ApiError(
+            403,
+            ("adapters are not loaded for browsers by a server without a key; give it one with --api-key"),
+        )
     if context.loader is None:
         raise refused("LoRA is not enabled; start the server with --enable-lora")
     return context.loader

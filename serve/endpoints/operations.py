@@ -20,16 +20,21 @@ STALLED_S = 120.0
 
 
 async def live(request: Request) -> Response:
-    """Whether the process works: its event loop turns (this answers) and no engine hangs. True also while models are loading."""
+    """Whether the process works: its event loop turns (this answers) and no engine hangs. True also
+    while models are loading."""
     context = context_of(request)
-    stalled = context.registry.ready.is_set() and any(served.model.worker.stalled_s() > STALLED_S for served in context.registry)
+    stalled = context.registry.ready.is_set() and any(
+        served.model.worker.stalled_s() > STALLED_S for served in context.registry
+    )
     return Response(status_code=503 if stalled or context.state.failure else 200)
 
 
 async def ready(request: Request) -> Response:
     """Whether new work is welcome: models open and warm, not draining."""
     context = context_of(request)
-    return Response(status_code=200 if context.registry.ready.is_set() and not context.state.draining else 503)
+    return Response(
+        status_code=200 if context.registry.ready.is_set() and not context.state.draining else 503
+    )
 
 
 async def health(request: Request) -> Response:
@@ -54,7 +59,12 @@ async def metrics(request: Request) -> Response:
 async def models(request: Request) -> Response:
     context = context_of(request)
     context.opened()
-    return Json({"object": "list", "data": [card(name, served) for served in context.registry for name in served.names]})
+    return Json(
+        {
+            "object": "list",
+            "data": [card(name, served) for served in context.registry for name in served.names],
+        }
+    )
 
 
 def card(name: str, served: Served) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""POST /pooling with `data`: the model's IO processor makes prompts of it, and the answer's `data` of their outputs (docs/http.md 5)."""
+"""POST /pooling with `data`: the model's IO processor makes prompts of it, and the answer's `data` of their
+outputs (docs/http.md 5)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from ..responses import AnyJson, answer_id, headers
 from ..schema import vllm
 
 
-async def answer(request: Request, context: Context, record: vllm.PoolingPlugin, served: Served, plugin: Plugin) -> Response:
+async def answer(
+    request: Request, context: Context, record: vllm.PoolingPlugin, served: Served, plugin: Plugin
+) -> Response:
     identifier = answer_id("pooling", request, record)
     early = await plugin.prepare_async(record.data, identifier) if plugin.prepares_async else None
     prepared: list[Prepared] = [early] if early is not None else []

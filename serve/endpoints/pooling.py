@@ -19,9 +19,17 @@ from ..responses import Json, Times, answer_id, listed, sparse_weights, vectors
 from ..schema import vllm
 from . import plugin
 
-NO_PLUGIN = "No IOProcessor plugin installed. Start the server with --io-processor-plugin NAME, or send input and a task instead of data."
-NO_DATA = "The task plugin needs a 'data' field with what the IO processor asks for, instead of input or messages."
-COMBINED = "The task embed&token_classify needs a plugin request with a 'data' field; send one request per task instead."
+NO_PLUGIN = (
+    "No IOProcessor plugin installed. Start the server with --io-processor-plugin NAME, or send input and "
+    "a task instead of data."
+)
+NO_DATA = (
+    "The task plugin needs a 'data' field with what the IO processor asks for, instead of input or messages."
+)
+COMBINED = (
+    "The task embed&token_classify needs a plugin request with a 'data' field; send one request per "
+    "task instead."
+)
 
 
 async def answer(request: Request, context: Context, served: Served, record: Any) -> Response:
@@ -31,16 +39,20 @@ async def answer(request: Request, context: Context, served: Served, record: Any
         return await plugin.answer(request, context, record, served, served.model.plugin)
     if record.encoding_format == "sparse" and not served.manifest.heads[task].sparse:
         raise ApiError(
-            400, f"encoding_format 'sparse' needs a sparse head; the task {task} of this model is dense (parameter=encoding_format)",
+            400,
+            f"encoding_format 'sparse' needs a sparse head; the task {task} of this model is dense "
+            "(parameter=encoding_format)",
             param="encoding_format",
-        )  # fmt: skip
+        )
 
     def start(deadline_s: float | None) -> Any:
         prompts = inputs_of(record, served, context.settings)
         refuse_foreign(prompts, request, served, context.settings)
         context.log_inputs("pooling", request, record, served, prompts)
         options = text_options(record) | side_of(record, served)
-        return served.model.start(prompts, params_of(record), pooling_task=task, deadline_s=deadline_s, **options)
+        return served.model.start(
+            prompts, params_of(record), pooling_task=task, deadline_s=deadline_s, **options
+        )
 
     def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
         identifier = answer_id("pooling", request, record)
@@ -63,7 +75,11 @@ async def answer(request: Request, context: Context, served: Served, record: Any
 
 def refuse_dimensions(record: Any) -> None:
     if record.dimensions is not None:
-        raise ApiError(400, "dimensions is currently not supported (parameter=dimensions); /v1/embeddings takes it", param="dimensions")
+        raise ApiError(
+            400,
+            ("dimensions is currently not supported (parameter=dimensions); /v1/embeddings takes it"),
+            param="dimensions",
+        )
 
 
 def task_of(record: Any, served: Served) -> str:
@@ -80,7 +96,9 @@ def task_of(record: Any, served: Served) -> str:
         raise ApiError(400, COMBINED)
     if not served.can(task):
         able = list(served.model.tasks)
-        raise ApiError(400, f"Unsupported task: '{task}' Supported tasks: {able} (parameter=task)", param="task")
+        raise ApiError(
+            400, (f"Unsupported task: '{task}' Supported tasks: {able} (parameter=task)"), param="task"
+        )
     return task
 
 

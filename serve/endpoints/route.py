@@ -1,4 +1,5 @@
-"""What is known of one route, said once: the application's routes, the OpenAPI document, /invocations and errors are made from it."""
+"""What is known of one route, said once: the application's routes, the OpenAPI document, /invocations and
+errors are made from it."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class Route:
     is_on: Callable[[Settings], bool] = lambda settings: True
 
     async def respond(self, request: Request) -> Response:
-        """The response to a request for this path: a model of the ability, the body, what the route answers to it."""
+        """The response to a request for this path: a model of the ability, the body, what
+        the route answers to it."""
         if self.answer is None:
             assert self.endpoint is not None, f"{self.path} has neither an answer nor an endpoint"
             return await self.endpoint(request)

@@ -28,12 +28,18 @@ PAIRS = {
 async def score(request: Request, context: Context, served: Served, record: Any) -> Response:
     left, right = PAIRS[type(record)]
     first, second = plain(getattr(record, left), served), plain(getattr(record, right), served)
-    context.log_inputs("score", request, record, served, [alone(first, record, left), alone(second, record, right)])
+    context.log_inputs(
+        "score", request, record, served, [alone(first, record, left), alone(second, record, right)]
+    )
 
     def start(deadline_s: float | None) -> Any:
-        return served.model.start_score(first, second, deadline_s=deadline_s, **options(record, served, context.settings))
+        return served.model.start_score(
+            first, second, deadline_s=deadline_s, **options(record, served, context.settings)
+        )
 
-    return await context.workshop.answer(request, served, start, partial(scores, request=request, record=record, served=served))
+    return await context.workshop.answer(
+        request, served, start, partial(scores, request=request, record=record, served=served)
+    )
 
 
 async def rerank(request: Request, context: Context, served: Served, record: vllm.Rerank) -> Response:
@@ -41,9 +47,15 @@ async def rerank(request: Request, context: Context, served: Served, record: vll
     if context.settings.log_requests:
         context.log_inputs("rerank", request, record, served, [query, documents])
     start = partial(
-        served.model.start_rerank, query, documents, top_n=record.top_n or record.top_k, **rank_options(record, served, context.settings)
+        served.model.start_rerank,
+        query,
+        documents,
+        top_n=record.top_n or record.top_k,
+        **rank_options(record, served, context.settings),
     )
-    return await context.workshop.answer(request, served, start, partial(ranking, request=request, record=record, served=served))
+    return await context.workshop.answer(
+        request, served, start, partial(ranking, request=request, record=record, served=served)
+    )
 
 
 def plain(items: Any, served: Served) -> list[str]:
@@ -67,8 +79,8 @@ def alone(texts: list[str], record: Any, name: str) -> Any:
 
 
 def rank_options(record: vllm.Rerank, served: Served, settings: Settings) -> dict[str, Any]:
-    """`options`, with limits of one side that are none for this model lowered to its own: Haystack's client always sends 4096 tokens
-    for a document, whatever the model reads."""
+    """`options`, with limits of one side that are none for this model lowered to its own: Haystack's client
+    always sends 4096 tokens for a document, whatever the model reads."""
     made, most = options(record, served, settings), served.model.max_tokens
     if record.max_tokens_per_query >= most:
         made["max_tokens_per_query"] = 0
@@ -104,7 +116,9 @@ def options(record: Any, served: Served, settings: Settings) -> dict[str, Any]:
 def style(served: Served, settings: Settings) -> dict[str, Any]:
     """How the texts of a score are prepared. A template given to the server is for cross-encoders only."""
     templated = settings.chat_template is not None
-    style: dict[str, Any] = {"preparation": score_request.style(served.manifest, settings.score_preparation, templated=templated)}
+    style: dict[str, Any] = {
+        "preparation": score_request.style(served.manifest, settings.score_preparation, templated=templated)
+    }
     if served.manifest.scoring == "cross-encoder" and templated:
         style["chat_template"] = settings.chat_template
     return style

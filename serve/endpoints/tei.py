@@ -1,7 +1,8 @@
-"""The wire of Hugging Face's text-embeddings-inference: /embed, /embed_all, /embed_sparse, /rerank with `texts`, /predict, /similarity,
-and POST / (its alias for what the model does).
+"""The wire of Hugging Face's text-embeddings-inference: /embed, /embed_all, /embed_sparse, /rerank with
+`texts`, /predict, /similarity, and POST / (its alias for what the model does).
 
-Its rules differ from vLLM's in places: input is cut to the model's limit unless `truncate` is false, errors are flat with status 422.
+Its rules differ from vLLM's in places: input is cut to the model's limit unless `truncate` is false, errors
+are flat with status 422.
 """
 
 from __future__ import annotations
@@ -75,14 +76,23 @@ async def _embed(request: Request, value: Any, task: str) -> Response:
     record: tei.TeiEmbed = await form(request, tei.EMBED, value)
     served = context.registry.able(record.model, task, "Embed")
     context.log_inputs("tei", request, record, served, batched(record.inputs))
-    params = PoolingParams(use_activation=record.normalize if task == "embed" else None, dimensions=record.dimensions)
+    params = PoolingParams(
+        use_activation=record.normalize if task == "embed" else None, dimensions=record.dimensions
+    )
 
     def start(deadline_s: float | None) -> Any:
         return served.model.start(
-            batched(record.inputs), params, pooling_task=task, prompt_name=record.prompt_name, deadline_s=deadline_s, **cut(record)
+            batched(record.inputs),
+            params,
+            pooling_task=task,
+            prompt_name=record.prompt_name,
+            deadline_s=deadline_s,
+            **cut(record),
         )
 
-    return await context.workshop.answer(request, served, start, lambda outputs, _, headers: Json(outputs.arrays, headers=headers))
+    return await context.workshop.answer(
+        request, served, start, lambda outputs, _, headers: Json(outputs.arrays, headers=headers)
+    )
 
 
 @wire
@@ -99,14 +109,20 @@ async def embed_sparse(request: Request) -> Response:
 
     def start(deadline_s: float | None) -> Any:
         return served.model.start(
-            batched(record.inputs), pooling_task=task, prompt_name=record.prompt_name, deadline_s=deadline_s, **cut(record)
+            batched(record.inputs),
+            pooling_task=task,
+            prompt_name=record.prompt_name,
+            deadline_s=deadline_s,
+            **cut(record),
         )
 
     def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
         data = []
         for one in outputs.requests:
             ids = one.prompt_token_ids
-            weights = sparse_weights(one.outputs.data, ids[without_ends(head, ids)] if head.flat else ids, special)
+            weights = sparse_weights(
+                one.outputs.data, ids[without_ends(head, ids)] if head.flat else ids, special
+            )
             data.append([{"index": token, "value": weight} for token, weight in weights.items()])
         return Json(data, headers=headers)
 
@@ -114,7 +130,9 @@ async def embed_sparse(request: Request) -> Response:
 
 
 def sparse_task(served: Served) -> str | None:
-    return next((task for task, head in served.manifest.heads.items() if head.sparse and served.can(task)), None)
+    return next(
+        (task for task, head in served.manifest.heads.items() if head.sparse and served.can(task)), None
+    )
 
 
 async def rerank(request: Request, value: Any) -> Response:
@@ -131,11 +149,14 @@ async def _rerank(request: Request, value: Any) -> Response:
         options = cut(record) | style(served, context.settings)
 
         def start(deadline_s: float | None) -> Any:
-            return served.model.start_rerank(record.query, record.texts, pooling_params=params, deadline_s=deadline_s, **options)
+            return served.model.start_rerank(
+                record.query, record.texts, pooling_params=params, deadline_s=deadline_s, **options
+            )
 
         def shape(ranking: Ranking, _: Times, headers: Mapping[str, str]) -> Response:
             results: list[dict[str, Any]] = [
-                {"index": ranked.index, "score": ranked.score} | ({"text": ranked.document} if record.return_text else {})
+                {"index": ranked.index, "score": ranked.score}
+                | ({"text": ranked.document} if record.return_text else {})
                 for ranked in ranking
             ]
             return Json(results, headers=headers)
@@ -154,7 +175,8 @@ async def predict(request: Request) -> Response:
 
 
 async def _predict(request: Request, value: Any) -> Response:
-    """Classes of texts, or of (text, text) pairs where the model scores pairs. One input answers a list, several a list of lists."""
+    """Classes of texts, or of (text, text) pairs where the model scores pairs. One input answers a list,
+    several a list of lists."""
     context = context_of(request)
     context.require("classify")
     record: tei.TeiPredict = await form(request, tei.PREDICT, value)
@@ -170,13 +192,25 @@ async def _predict(request: Request, value: Any) -> Response:
         if pairs:
             if not served.can("score"):
                 raise ApiError(
-                    400, "pairs of texts need a cross-encoder; this model classifies single texts (parameter=inputs)", param="inputs"
+                    400,
+                    (
+                        "pairs of texts need a cross-encoder; this model classifies single texts "
+                        "(parameter=inputs)"
+                    ),
+                    param="inputs",
                 )
             first, second = zip(*pairs, strict=True)
             return served.model.start_score(
-                list(first), list(second), pooling_params=params, deadline_s=deadline_s, **cut(record), **style(served, context.settings)
+                list(first),
+                list(second),
+                pooling_params=params,
+                deadline_s=deadline_s,
+                **cut(record),
+                **style(served, context.settings),
             )
-        return served.model.start(texts, params, pooling_task="classify", deadline_s=deadline_s, **cut(record))
+        return served.model.start(
+            texts, params, pooling_task="classify", deadline_s=deadline_s, **cut(record)
+        )
 
     def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
         values = [np.atleast_1d(output.outputs.data) for output in outputs.requests]
@@ -190,7 +224,8 @@ async def _predict(request: Request, value: Any) -> Response:
 
 
 def forms(inputs: Any) -> tuple[bool, list[str], list[tuple[str, str]]]:
-    """TEI's spellings: "a" is one text, ["a", "b"] one pair, [["a"], ["b"]] texts, [["a", "b"], ...] pairs."""
+    """TEI's spellings: "a" is one text, ["a", "b"] one pair, [["a"], ["b"]] texts,
+    [["a", "b"], ...] pairs."""
     if isinstance(inputs, str):
         return True, [inputs], []
     if inputs and isinstance(inputs[0], str):
@@ -198,20 +233,32 @@ def forms(inputs: Any) -> tuple[bool, list[str], list[tuple[str, str]]]:
             return True, [], [(inputs[0], inputs[1])]
         if len(inputs) == 1:
             return True, inputs, []
-        raise ApiError(422, "inputs: one text, one pair of texts, or a list of lists of them (parameter=inputs)", param="inputs")
+        raise ApiError(
+            422,
+            ("inputs: one text, one pair of texts, or a list of lists of them (parameter=inputs)"),
+            param="inputs",
+        )
     lengths = {len(item) for item in inputs}
     if lengths == {1}:
         return False, [item[0] for item in inputs], []
     if lengths == {2}:
         return False, [], [(item[0], item[1]) for item in inputs]
     raise ApiError(
-        422, "inputs: every item must be one text or a pair, all alike, and there must be one (parameter=inputs)", param="inputs"
+        422,
+        (
+            "inputs: every item must be one text or a pair, all alike, and there must be one "
+            "(parameter=inputs)"
+        ),
+        param="inputs",
     )
 
 
 def named(probs: np.ndarray[Any, Any], labels: tuple[str, ...]) -> list[dict[str, Any]]:
     order = np.argsort(-probs, kind="stable").tolist()
-    return [{"label": labels[index] if index < len(labels) else f"LABEL_{index}", "score": float(probs[index])} for index in order]
+    return [
+        {"label": labels[index] if index < len(labels) else f"LABEL_{index}", "score": float(probs[index])}
+        for index in order
+    ]
 
 
 @wire
@@ -230,7 +277,14 @@ async def _similarity(request: Request, value: Any) -> Response:
 
     def start(deadline_s: float | None) -> Any:
         params = PoolingParams(use_activation=True)
-        return served.model.start(texts, params, pooling_task="embed", prompt_name=more.prompt_name, deadline_s=deadline_s, **cut(more))
+        return served.model.start(
+            texts,
+            params,
+            pooling_task="embed",
+            prompt_name=more.prompt_name,
+            deadline_s=deadline_s,
+            **cut(more),
+        )
 
     def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
         vectors = np.asarray(outputs)
@@ -250,5 +304,7 @@ async def root(request: Request) -> Response:
         return await _rerank(request, value)
     if type(value) is dict and type(value.get("inputs")) is dict:
         return await _similarity(request, value)
-    served = context.registry.find(value.get("model") if type(value) is dict and isinstance(value.get("model"), str) else None)
+    served = context.registry.find(
+        value.get("model") if type(value) is dict and isinstance(value.get("model"), str) else None
+    )
     return await (_embed(request, value, "embed") if served.can("embed") else _predict(request, value))

@@ -28,12 +28,16 @@ async def tokenize(request: Request, value: Any) -> Response:
 
     def run() -> list[list[dict[str, Any]]]:
         with failures("a text"):
-            found = preparation.encoder.tokenizer.encode_batch(texts, add_special_tokens=record.add_special_tokens)
+            found = preparation.encoder.tokenizer.encode_batch(
+                texts, add_special_tokens=record.add_special_tokens
+            )
         return [
             [
                 {"id": token, "text": text[start:stop] if stop else piece, "special": bool(special)}
                 | ({} if special else {"start": start, "stop": stop})
-                for token, piece, special, (start, stop) in zip(one.ids, one.tokens, one.special_tokens_mask, one.offsets, strict=True)
+                for token, piece, special, (start, stop) in zip(
+                    one.ids, one.tokens, one.special_tokens_mask, one.offsets, strict=True
+                )
             ]
             for text, one in zip(texts, found, strict=True)
         ]
@@ -53,7 +57,9 @@ async def decode(request: Request) -> Response:
     tokenizer = served.model.preparation.encoder.tokenizer
 
     def run() -> list[str]:
-        return tokenizer.decode_batch([list(ids) for ids in many], skip_special_tokens=record.skip_special_tokens)
+        return tokenizer.decode_batch(
+            [list(ids) for ids in many], skip_special_tokens=record.skip_special_tokens
+        )
 
     return Json(await context.workshop.thread(run))
 
@@ -69,12 +75,19 @@ async def info(request: Request) -> Response:
     else:
         id2label = {str(index): label for index, label in enumerate(head.labels)}
         named_as = "reranker" if served.can("score") else "classifier"
-        kind = {named_as: {"id2label": id2label, "label2id": {label: index for index, label in enumerate(head.labels)}}}
+        kind = {
+            named_as: {
+                "id2label": id2label,
+                "label2id": {label: index for index, label in enumerate(head.labels)},
+            }
+        }
     return Json(
         {
             "model_id": manifest.source.checkpoint,
             "model_sha": manifest.source.revision,
-            "model_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(manifest.graph("text").precision, "int8"),
+            "model_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(
+                manifest.graph("text").precision, "int8"
+            ),
             "model_type": kind,
             "served_model_name": served.name,
             "max_concurrent_requests": settings.max_connections,

@@ -21,7 +21,12 @@ async def tokenize(request: Request) -> Response:
     context = context_of(request)
     context.opened()
     value = await read_json(request)
-    if type(value) is dict and value.get("inputs") is not None and value.get("prompt") is None and value.get("messages") is None:
+    if (
+        type(value) is dict
+        and value.get("inputs") is not None
+        and value.get("prompt") is None
+        and value.get("messages") is None
+    ):
         return await tei_tokens.tokenize(request, value)
     record = await form(request, vllm.TOKENIZE, value)
     served = context.registry.find(record.model, param="model")
@@ -30,14 +35,22 @@ async def tokenize(request: Request) -> Response:
         if isinstance(record, vllm.TokenizeText):
             text = record.prompt
         else:
-            if record.continue_final_message and record.add_generation_prompt and "add_generation_prompt" in value:
-                raise ApiError(400, "Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+            if (
+                record.continue_final_message
+                and record.add_generation_prompt
+                and "add_generation_prompt" in value
+            ):
+                raise ApiError(
+                    400, ("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+                )
             text = chat_text(record, served, request)
         return served.model.tokenize(text, add_special_tokens=record.add_special_tokens)
 
     ids = await context.workshop.thread(run)
     strings = served.model.preparation.encoder.pieces(ids) if record.return_token_strs else None
-    return Json({"count": len(ids), "max_model_len": served.model.max_tokens, "tokens": ids, "token_strs": strings})
+    return Json(
+        {"count": len(ids), "max_model_len": served.model.max_tokens, "tokens": ids, "token_strs": strings}
+    )
 
 
 def chat_text(record: vllm.TokenizeChat, served: Served, request: Request) -> str:
@@ -68,7 +81,11 @@ async def tokenizer_info(request: Request) -> Response:
     told: dict[str, object] = {}
     if text.tokenizer_config is not None:
         found = orjson.loads((served.model.folder / text.tokenizer_config).read_bytes())
-        told = {key: plain(value) for key, value in found.items() if not key.endswith(("_file", "_path", "name_or_path"))}
+        told = {
+            key: plain(value)
+            for key, value in found.items()
+            if not key.endswith(("_file", "_path", "name_or_path"))
+        }
     told.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     template = context.settings.chat_template or served.model.preparation.chat_template
     if template is not None:

@@ -1,12 +1,15 @@
-"""All connections of a server: how long each may stay in its state, and which one goes when there are too many.
+"""All connections of a server: how long each may stay in its state, and which one goes
+when there are too many.
 
-One clock looks at all of them several times a second; a request costs it nothing. The states and their limits:
+One clock looks at all of them several times a second; a request costs it nothing. The
+states and their limits:
 
-    HEAD     a request's headers are awaited, from the connection's or the request's first byte     408, closed
-    BODY     the rest of a request's body is awaited                                                408, closed
-    WORK     a request is being computed (`--request-timeout` bounds it)                            -
-    IDLE     between two requests                                                                   closed without a word
-    LINGER   answered without reading all that was sent: what still comes is thrown away            closed
+    HEAD     a request's headers are awaited, from the connection's or the request's first byte     408,
+    closed BODY     the rest of a request's body is awaited
+    408, closed WORK     a request is being computed (`--request-timeout` bounds it)
+    - IDLE     between two requests
+    closed without a word LINGER   answered without reading all that was sent: what still comes is
+    thrown away            closed
 
 In each of them a client that does not take its answers is cut off: see `Unsent`.
 """
@@ -22,7 +25,8 @@ from typing import Protocol
 
 HEAD, BODY, WORK, IDLE, LINGER = range(5)
 SPARE = 32
-"""Connections beyond the limit that are served health routes only, so that probes get through when all others are at work."""
+"""Connections beyond the limit that are served health routes only, so that probes get through
+when all others are at work."""
 FILES = 64
 """File descriptors left for everything that is no connection."""
 BODY_GRACE_S = 5.0
@@ -32,7 +36,8 @@ LINGER_QUIET_S = 5.0
 LEAST_BYTES_S = 16 * 1024
 """A client takes its answers faster than that, or is cut off."""
 MOST_UNSENT = 256 * 1024 * 1024
-"""Bytes of answers that wait for their clients, of all connections; beyond it those go that have waited longest."""
+"""Bytes of answers that wait for their clients, of all connections; beyond it those go
+that have waited longest."""
 EVICTED = 16
 """One in so many makes room when the limit is reached: a search through all of them is then rare."""
 
@@ -61,11 +66,14 @@ class Limits:
     @property
     def period_s(self) -> float:
         """Between two looks."""
-        return min(0.5, max(0.02, min(self.head_s, self.body_s, self.idle_s, self.write_s, self.linger_s) / 4))
+        return min(
+            0.5, max(0.02, min(self.head_s, self.body_s, self.idle_s, self.write_s, self.linger_s) / 4)
+        )
 
 
 def affordable(wanted: int) -> int:
-    """So many connections, or as many as the process may have files open: beyond that a server accepts nobody, probes included."""
+    """So many connections, or as many as the process may have files open: beyond that a server accepts
+    nobody, probes included."""
     try:
         import resource
 
@@ -138,7 +146,8 @@ class Clock:
             one.evict()
 
     def _make_room(self) -> None:
-        """Ends those that have waited longest for their client, who has his answer before who is between two, before who is sending."""
+        """Ends those that have waited longest for their client, who has his answer before who is between
+        two, before who is sending."""
         order = (LINGER, IDLE, HEAD, BODY)
         idle: Iterable[Connection] = (one for one in self.connections if one.state != WORK)
         ranked = sorted(idle, key=lambda one: (order.index(one.state), one.since or math.inf))

@@ -1,7 +1,8 @@
 """Futures of the workers' threads, awaited by the event loop at little cost.
 
-`asyncio.wrap_future` writes to the loop's wake-up socket for every answer, and watching each connection takes a task per request. Here a
-batch of answers wakes the loop once, and one task looks after all waiting requests several times a second.
+`asyncio.wrap_future` writes to the loop's wake-up socket for every answer, and watching each connection
+takes a task per request. Here a batch of answers wakes the loop once, and one task looks after all waiting
+requests several times a second.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Waiting:
             raise
         finally:
             self._watched.pop(waiter, None)
-            # Both hold an error whose traceback holds this frame: all that it saw would stay until the next collection of cycles.
+            # Both hold an error whose traceback holds this frame: all that it saw would stay until the
+            # next collection of cycles.
             del waiter, future
 
     def _deliver(self, waiter: asyncio.Future[Any], future: Future[Any]) -> None:
@@ -67,7 +69,8 @@ class Waiting:
                 self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        # Cleared first: what comes while this empties the queue may wake the loop once too often, never once too few.
+        # Cleared first: what comes while this empties the queue may wake the loop once too
+        # often, never once too few.
         self._awake = False
         while self._done:
             waiter, future = self._done.popleft()
@@ -86,7 +89,8 @@ class Waiting:
             self._look(time.monotonic())
 
     def _look(self, now: float) -> None:
-        # No part of `_watch`, which would hold its last waiter, with thousands of an answer's rows, until the next request.
+        # No part of `_watch`, which would hold its last waiter, with thousands of an answer's rows,
+        # until the next request.
         for waiter, (receive, deadline) in list(self._watched.items()):
             if waiter.done():
                 continue

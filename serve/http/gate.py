@@ -1,4 +1,5 @@
-"""The outermost layer: the key, request ids, what is measured of every request, and no new work while draining.
+"""The outermost layer: the key, request ids, what is measured of every request, and no
+new work while draining.
 
 Plain ASGI: Starlette's BaseHTTPMiddleware costs a task and a queue per request.
 """
@@ -32,11 +33,15 @@ PAGES = frozenset({"/", "/docs", "/redoc"})
 
 
 def stopping() -> ApiError:
-    return ApiError(503, "the server is shutting down; try again", headers={"Connection": "close", "Retry-After": "5"})
+    return ApiError(
+        503, "the server is shutting down; try again", headers={"Connection": "close", "Retry-After": "5"}
+    )
 
 
 class Gate:
-    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics, state: State, paths: Container[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, *, settings: Settings, metrics: Metrics, state: State, paths: Container[str] = ()
+    ) -> None:
         self.app = app
         self.settings = settings
         self.metrics = metrics
@@ -87,7 +92,8 @@ class Gate:
         return path.removeprefix(self.root) or "/" if self.root else path
 
     def _has_key(self, scope: Scope) -> bool:
-        """Compares with every key in constant time, so that neither the length of a match nor the key's place is told."""
+        """Compares with every key in constant time, so that neither the length of a match nor
+        the key's place is told."""
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, token = given.partition(b" ")
         token = token.strip()
@@ -104,7 +110,11 @@ class Gate:
     def _unauthorized(self, path: str, scope: Scope) -> Response:
         # Pages are opened by browsers, which ask for the key themselves when told how.
         asks = "text/html" in (header(scope, b"accept") or "") and path in PAGES
-        headers = {"WWW-Authenticate": 'Basic realm="poolrt: any user name, the API key as password"' if asks else "Bearer"}
+        headers = {
+            "WWW-Authenticate": ('Basic realm="poolrt: any user name, the API key as password"')
+            if asks
+            else "Bearer"
+        }
         return Response(orjson.dumps({"error": "Unauthorized"}), 401, headers, "application/json")
 
     def _with_request_id(self, scope: Scope, send: Send) -> Send:
@@ -117,7 +127,9 @@ class Gate:
 
         return sending
 
-    async def _refusing(self, refusal: Response, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refusing(
+        self, refusal: Response, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Answers before any route is looked for; measured like every answer."""
         started = time.perf_counter()
         await refusal(scope, receive, send)
@@ -154,4 +166,11 @@ class Gate:
                 observe()
             route = scope.get("route")
             handler = route.path if route is not None else "none"
-            self.metrics.http(scope["method"], handler, status or 500, time.perf_counter() - started, declared_bytes(scope), sent)
+            self.metrics.http(
+                scope["method"],
+                handler,
+                status or 500,
+                time.perf_counter() - started,
+                declared_bytes(scope),
+                sent,
+            )

@@ -1,4 +1,5 @@
-"""What request bodies may hold in memory, all of them together, and how much one may hold once it is parsed."""
+"""What request bodies may hold in memory, all of them together, and how much one
+may hold once it is parsed."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def refused(most: int) -> ApiError:
 
 
 def values_of(content: bytes | bytearray) -> tuple[int, int]:
-    """How many numbers (and true, false, null), and how many texts, lists and objects a JSON text holds, roughly, and without parsing it.
+    """How many numbers (and true, false, null), and how many texts, lists and objects a JSON text holds,
+    roughly, and without parsing it.
 
     Works in slices, so that other threads go on meanwhile: a parser holds all of them up until it is done.
     """
@@ -83,11 +85,15 @@ def values_of(content: bytes | bytearray) -> tuple[int, int]:
 
 
 def check_values(content: bytes | bytearray, max_items: int) -> int:
-    """The bytes that the parsed body will take beyond its own. Raises ApiError (413) for one of too many values."""
+    """The bytes that the parsed body will take beyond its own. Raises ApiError (413)
+    for one of too many values."""
     numbers, others = values_of(content)
     most = max(max_items, 16) * TEXTS_PER_ITEM
     if others > most:
-        text = f"the body holds {others} texts, lists and objects, {most} are admitted; send less per request, or raise --max-items"
+        text = (
+            f"the body holds {others} texts, lists and objects, {most} are admitted; send less per "
+            "request, or raise --max-items"
+        )
         raise ApiError(413, f"{text} on the server")
     if numbers > MOST_NUMBERS:
         raise ApiError(413, f"the body holds more than {MOST_NUMBERS} numbers, send less per request")
@@ -95,7 +101,8 @@ def check_values(content: bytes | bytearray, max_items: int) -> int:
 
 
 def check_items(value: object, most: int) -> None:
-    """Raises ApiError (400) for a request with more items than one may have. Lists of numbers are one item's token ids."""
+    """Raises ApiError (400) for a request with more items than one may have. Lists of numbers
+    are one item's token ids."""
     if type(value) is not dict:
         return
     for name, inner in value.items():
@@ -103,4 +110,8 @@ def check_items(value: object, most: int) -> None:
             if type(items) is list and len(items) > most and type(items[0]) not in (int, float):
                 field = key if key == name else f"{name}.{key}"
                 text = f"{str(field)[:80]}: {len(items)} items, {most} are admitted in one request"
-                raise ApiError(400, f"{text}; send them in several, or raise --max-items on the server", param=str(field)[:80])
+                raise ApiError(
+                    400,
+                    (f"{text}; send them in several, or raise --max-items on the server"),
+                    param=str(field)[:80],
+                )

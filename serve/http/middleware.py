@@ -1,4 +1,5 @@
-"""Layers of the operator's own, from --middleware: outside of all of ours, the last given outermost, as in vLLM."""
+"""Layers of the operator's own, from --middleware: outside of all of ours, the last
+given outermost, as in vLLM."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def imported(name: str) -> Any:
     except Exception as error:  # other people's code
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise InputError(
-            f"--middleware {name}: {module} cannot be imported ({why}); install it, or put its folder into PYTHONPATH"
+            f"--middleware {name}: {module} cannot be imported ({why}); install it, or put its folder "
+            "into PYTHONPATH"
         ) from error
     if not inspect.isclass(found) and not inspect.iscoroutinefunction(found):
         have = "nothing of that name" if found is None else f"a {type(found).__name__}"
@@ -43,13 +45,16 @@ def layers(given: Sequence[Any]) -> list[Middleware]:
     made: list[Middleware] = []
     for one in reversed(given):
         layer: Any = one
-        made.append(Middleware(layer) if inspect.isclass(one) else Middleware(BaseHTTPMiddleware, dispatch=layer))
+        made.append(
+            Middleware(layer) if inspect.isclass(one) else Middleware(BaseHTTPMiddleware, dispatch=layer)
+        )
     return [*made, Middleware(Relay)]
 
 
 class Relay:
-    """Hands on what the layers outside receive. Ours look whether a message is there by taking a step of `receive` (reading.arrived), which
-    a server's bears and a layer's own may not: this one waits for it in a task, one message ahead."""
+    """Hands on what the layers outside receive. Ours look whether a message is there by taking a step of
+    `receive` (reading.arrived), which a server's bears and a layer's own may not: this one waits for it in a
+    task, one message ahead."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

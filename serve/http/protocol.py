@@ -1,5 +1,5 @@
-"""uvicorn's HTTP protocol on httptools, with bounds on all that a client may send and on the time it may take (uvicorn has one of a
-head's size, for its h11 protocol only), and with answers in one piece."""
+"""uvicorn's HTTP protocol on httptools, with bounds on all that a client may send and on the time it may take
+(uvicorn has one of a head's size, for its h11 protocol only), and with answers in one piece."""
 
 from __future__ import annotations
 
@@ -21,23 +21,32 @@ from .connections import BODY, HEAD, IDLE, LINGER, LINGER_QUIET_S, WORK, Clock, 
 from .write_gathering import Gathering
 
 FRAMING = 16
-"""Bytes of chunk sizes and extensions that may come with a byte of a chunked body, beyond the size of a head."""
+"""Bytes of chunk sizes and extensions that may come with a byte of a chunked body,
+beyond the size of a head."""
 MANY_CHUNKS = 2048
-"""Of a connection that sent so many chunks at once, the rest is parsed in slices: others come to their turn in between."""
+"""Of a connection that sent so many chunks at once, the rest is parsed in slices: others come
+to their turn in between."""
 SLICE = 16 * 1024
 LINGER_HEAD_BYTES = 1 << 20
-"""What is still read of a client whose head or trailers were refused: whoever sends without end is cut off."""
+"""What is still read of a client whose head or trailers were refused: whoever
+sends without end is cut off."""
 LINGER_BODY_BYTES = 1 << 30
 _HOST = re.compile(rb"[^ \t\"#%/<>?@\\^`{|}]*")
 
 
 def too_large(limit: int) -> ApiError:
-    text = f"the request's headers are larger than {limit} bytes; send less, or raise --h11-max-incomplete-event-size on the server"
+    text = (
+        f"the request's headers are larger than {limit} bytes; send less, or raise "
+        "--h11-max-incomplete-event-size on the server"
+    )
     return ApiError(431, text, headers={"Connection": "close"})
 
 
 def too_many(count: int, limit: int) -> ApiError:
-    text = f"the request has {count} headers, {limit} are admitted; send fewer, or raise --h11-max-header-count on the server"
+    text = (
+        f"the request has {count} headers, {limit} are admitted; send fewer, or raise "
+        "--h11-max-header-count on the server"
+    )
     return ApiError(431, text, headers={"Connection": "close"})
 
 
@@ -54,8 +63,8 @@ class Enough(Exception):
 
 
 class Cycle(RequestResponseCycle):
-    """One request and its answer. An answer that is begun before the request's body is whole ends the connection: the client may never
-    send the rest, and what it sends is no new request."""
+    """One request and its answer. An answer that is begun before the request's body is whole ends the
+    connection: the client may never send the rest, and what it sends is no new request."""
 
     _keeps = True
 
@@ -71,7 +80,9 @@ class Cycle(RequestResponseCycle):
 
 async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
     text = "the server has as many connections as it may have; try again"
-    await response(ApiError(503, text, headers={"Connection": "close", "Retry-After": "1"}))(scope, receive, send)
+    await response(ApiError(503, text, headers={"Connection": "close", "Retry-After": "1"}))(
+        scope, receive, send
+    )
 
 
 class Flow(FlowControl):
@@ -178,7 +189,9 @@ class Protocol(HttpToolsProtocol):
                 case Enough():
                     self._listen_no_more()
                 case _:
-                    self._refuse(ApiError(400, "the request is not well-formed HTTP", headers={"Connection": "close"}))
+                    self._refuse(
+                        ApiError(400, "the request is not well-formed HTTP", headers={"Connection": "close"})
+                    )
             return
         if self._chunks:
             self._pass_on_body()
@@ -195,15 +208,22 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(too_large(self.limits.header_bytes))
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """The server offers no other protocol, so the request is what it would be without the offer (RFC 9110, 7.8). httptools takes its
-        body for the other protocol's, so the head is read once more."""
+        """The server offers no other protocol, so the request is what it would be without the offer (RFC
+        9110, 7.8). httptools takes its body for the other protocol's, so the head is read once more."""
         if self._resumed or self.parser.get_method() == b"CONNECT":
             self._refuse(ApiError(400, "no tunnels are opened here", headers={"Connection": "close"}))
             return
-        head = [b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        head = [
+            b"%s %s HTTP/%s\r\n"
+            % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        ]
         for name, value in self.headers:
             if name == b"connection":
-                kept = [token for token in value.split(b",") if token.strip().lower() not in (b"upgrade", b"http2-settings")]
+                kept = [
+                    token
+                    for token in value.split(b",")
+                    if token.strip().lower() not in (b"upgrade", b"http2-settings")
+                ]
                 value = b",".join(kept)
             if name not in (b"upgrade", b"http2-settings") and (name != b"connection" or value.strip()):
                 head.append(b"%s: %s\r\n" % (name, value))
@@ -233,7 +253,9 @@ class Protocol(HttpToolsProtocol):
         self._message_bytes = self._body_bytes = self._trailers = 0
         version = parser.get_http_version()
         if version not in ("1.1", "1.0"):
-            raise Refusal(ApiError(505, "this server speaks HTTP in version 1.1", headers={"Connection": "close"}))
+            raise Refusal(
+                ApiError(505, "this server speaks HTTP in version 1.1", headers={"Connection": "close"})
+            )
         self._complete_scope(version)
         before = self.cycle
         cycle = self.cycle = Cycle(
@@ -249,7 +271,9 @@ class Protocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        app: Any = crowded if self.clock.full and self.scope["path"] not in self.limits.open_paths else self.app
+        app: Any = (
+            crowded if self.clock.full and self.scope["path"] not in self.limits.open_paths else self.app
+        )
         if before is None or before.response_complete:
             self._enter(BODY)
             self._start_asgi_task(cycle, app)
@@ -261,9 +285,17 @@ class Protocol(HttpToolsProtocol):
         """What the head says, in the scope. Raises Refusal."""
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) != 1 and (hosts or version == "1.1"):
-            raise Refusal(ApiError(400, f"the request has {len(hosts)} Host headers, expected 1", headers={"Connection": "close"}))
+            raise Refusal(
+                ApiError(
+                    400,
+                    f"the request has {len(hosts)} Host headers, expected 1",
+                    headers={"Connection": "close"},
+                )
+            )
         if hosts and _HOST.fullmatch(hosts[0]) is None:
-            raise Refusal(ApiError(400, "the request's Host is no host name", headers={"Connection": "close"}))
+            raise Refusal(
+                ApiError(400, "the request's Host is no host name", headers={"Connection": "close"})
+            )
         scope = self.scope
         try:
             self.url.decode("ascii")
@@ -280,7 +312,8 @@ class Protocol(HttpToolsProtocol):
         scope["raw_path"] = target.path
 
     def on_body(self, body: bytes) -> None:
-        # A chunk may be one byte, and a hundred thousand of them arrive at once: each costs no more than this.
+        # A chunk may be one byte, and a hundred thousand of them arrive at once: each
+        # costs no more than this.
         self._chunks.append(body)
 
     def _pass_on_body(self) -> None:
@@ -331,7 +364,8 @@ class Protocol(HttpToolsProtocol):
         self.cycle.keep_alive = False
 
     def _refuse(self, error: ApiError) -> None:
-        """Answers what is no request, or one that does not end, and closes. An answer that is due before it comes first."""
+        """Answers what is no request, or one that does not end, and closes. An answer that is
+        due before it comes first."""
         if self.transport.is_closing():
             return
         cycle = self.cycle
@@ -345,14 +379,17 @@ class Protocol(HttpToolsProtocol):
                 self.transport.abort()
                 return
         content = orjson.dumps(body(error))
-        head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        head = (
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: "
+            "application/json\r\nconnection: close\r\n"
+        )
         self.transport.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
         self._deaf = True
         self.transport.close()
 
     def _linger(self) -> bool:
-        """Whether the connection stays open until the client has read its answer: a system that closes one with unread bytes tells the
-        client of a reset, who then throws the answer away (RFC 9112, 9.6)."""
+        """Whether the connection stays open until the client has read its answer: a system that closes one
+        with unread bytes tells the client of a reset, who then throws the answer away (RFC 9112, 9.6)."""
         outstanding = self.cycle is not None and self.cycle.more_body
         if not outstanding and not self._deaf:
             return False

@@ -1,4 +1,5 @@
-"""From an HTTP request to a request record: media type, size, JSON, schema, in this order (docs/http.md 2.1 and 2.4)."""
+"""From an HTTP request to a request record: media type, size, JSON, schema, in this order
+(docs/http.md 2.1 and 2.4)."""
 
 from __future__ import annotations
 
@@ -28,8 +29,11 @@ BODY_BYTES = "poolrt.body_bytes"
 LIGHT_BYTES = 2048
 """Requests with a body up to this size are read and prepared in the event loop itself."""
 LENIENT_BYTES = 1 << 20
-"""The standard library's parser is slow and holds up all threads: a larger body has to be what RFC 8259 says."""
-UNQUEUED = frozenset({"/tokenize", "/detokenize", "/decode", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+"""The standard library's parser is slow and holds up all threads: a larger body has
+to be what RFC 8259 says."""
+UNQUEUED = frozenset(
+    {"/tokenize", "/detokenize", "/decode", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"}
+)
 """Routes that add nothing to a model's queue."""
 
 
@@ -53,11 +57,16 @@ class Wire:
     without: tuple[str, ...]
 
     def has(self, value: Any) -> bool:
-        return type(value) is dict and value.get(self.key) is not None and all(value.get(key) is None for key in self.without)
+        return (
+            type(value) is dict
+            and value.get(self.key) is not None
+            and all(value.get(key) is None for key in self.without)
+        )
 
 
 async def read(request: Request, body: Body, wire: Wire | None = None) -> Any:
-    """The request's body as one of the body's forms, or as it came, a dict, where it is the other wire's. Raises ApiError."""
+    """The request's body as one of the body's forms, or as it came, a dict, where it is the other
+    wire's. Raises ApiError."""
     shop = workshop(request)
     content = await read_content(request, shop)
 
@@ -117,7 +126,9 @@ def counted(value: Any, content: bytes | bytearray, shop: Shop) -> Any:
 
 
 def missing() -> ApiError:
-    return ApiError(400, message([Problem("missing", ("body",), "Field required", None)]), param="body", kind=UNREAD)
+    return ApiError(
+        400, message([Problem("missing", ("body",), "Field required", None)]), param="body", kind=UNREAD
+    )
 
 
 def check_media_type(request: Request) -> None:
@@ -126,7 +137,13 @@ def check_media_type(request: Request) -> None:
         raise ApiError(400, "Unsupported Media Type: Only 'application/json' is allowed", kind=UNREAD)
     coding = header(request.scope, b"content-encoding")
     if coding is not None and coding.strip().lower() != "identity":
-        raise ApiError(415, f"the body is encoded as {coding[:40]!r}, and bodies are read as they are: send JSON without Content-Encoding")
+        raise ApiError(
+            415,
+            (
+                f"the body is encoded as {coding[:40]!r}, and bodies are read as they are: send JSON without "
+                "Content-Encoding"
+            ),
+        )
 
 
 async def read_bytes(request: Request, shop: Shop) -> bytes | bytearray:
@@ -188,11 +205,18 @@ async def read_rest(request: Request, shop: Shop, message: Message | None) -> by
                     return content
                 message = None
     except TimeoutError:
-        raise ApiError(408, f"the request's body did not arrive within {settings.body_timeout_s:g} s", kind="RequestTimeout") from None
+        raise ApiError(
+            408,
+            (f"the request's body did not arrive within {settings.body_timeout_s:g} s"),
+            kind="RequestTimeout",
+        ) from None
 
 
 def too_large(limit: int) -> ApiError:
-    text = f"the request's body is larger than {limit} bytes; send less per request, or raise --max-body-bytes on the server"
+    text = (
+        f"the request's body is larger than {limit} bytes; send less per request, or raise "
+        "--max-body-bytes on the server"
+    )
     # The rest of the body is not read, so the connection cannot be used again.
     return ApiError(413, text, headers={"Connection": "close"})
 
@@ -211,8 +235,8 @@ def parse(content: bytes | bytearray) -> Any:
 
 
 def parse_leniently(content: bytes | bytearray) -> Any:
-    """What vLLM's parser, the standard library's, takes beyond RFC 8259: a byte order mark, UTF-16, UTF-32, NaN. Places of
-    syntax errors are its too."""
+    """What vLLM's parser, the standard library's, takes beyond RFC 8259: a byte order mark, UTF-16, UTF-32,
+    NaN. Places of syntax errors are its too."""
     try:
         value = json.loads(content)
         # Neither a tokenizer nor an answer can hold half a character.
@@ -222,7 +246,9 @@ def parse_leniently(content: bytes | bytearray) -> Any:
     except UnicodeDecodeError as error:
         raise unreadable(0, f"byte {error.start} is not {error.encoding.upper()}") from None
     except UnicodeEncodeError:
-        raise ApiError(400, "the body holds a lone surrogate (\\ud800 to \\udfff), which is no character") from None
+        raise ApiError(
+            400, ("the body holds a lone surrogate (\\ud800 to \\udfff), which is no character")
+        ) from None
     except RecursionError:
         raise unreadable(0, "nested too deeply") from None
     except ValueError:  # Python writes and reads no integer beyond 4300 digits
@@ -236,8 +262,9 @@ def unreadable(place: int, why: str) -> ApiError:
 
 
 def arrived(receive: Receive) -> Message | None:
-    """The connection's next message if it is there, without waiting: runs `receive` up to where it would wait, and no further. Nothing is
-    lost when it is not: servers take a message off only where they return it."""
+    """The connection's next message if it is there, without waiting: runs `receive` up to where it
+    would wait, and no further. Nothing is lost when it is not: servers take a message off only
+    where they return it."""
     step = receive()
     try:
         step.send(None)  # pyright: ignore[reportAttributeAccessIssue]

@@ -8,14 +8,17 @@ from typing import Any
 
 
 class Gathering(asyncio.Transport):
-    """Writes once what is written in one turn of the event loop: a response's head and body are one system call then, and wake the client
-    once. uvicorn writes them one after the other, and uvloop sends the first at once.
+    """Writes once what is written in one turn of the event loop: a response's head and body are one
+    system call then, and wake the client once. uvicorn writes them one after the other, and uvloop
+    sends the first at once.
 
-    `linger` is asked before the connection is closed, with everything written: True keeps it open (for reading), as `close_now` then ends.
+    `linger` is asked before the connection is closed, with everything written: True keeps it open (for
+    reading), as `close_now` then ends.
     """
 
     def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, linger: Callable[[], bool] = lambda: False
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop,
+        linger: Callable[[], bool] = lambda: False
     ) -> None:  # fmt: skip
         super().__init__()
         self._transport, self._loop, self._linger = transport, loop, linger

@@ -1,4 +1,5 @@
-"""Counters and histograms that cost a microsecond to feed; Prometheus' own classes take a lock and walk every bucket each time.
+"""Counters and histograms that cost a microsecond to feed; Prometheus' own classes take a lock and
+walk every bucket each time.
 
 Fed from the event loop's thread only, read when scraped.
 """

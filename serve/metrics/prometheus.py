@@ -1,5 +1,6 @@
-"""Prometheus metrics: vLLM's names for what vLLM counts, `poolrt_` for what it does not (queue, tokenise, engine and serialise seconds,
-padding). Gauges and the workers' own counters are read when scraped, so watching them costs a request nothing.
+"""Prometheus metrics: vLLM's names for what vLLM counts, `poolrt_` for what it does not (queue, tokenise,
+engine and serialise seconds, padding). Gauges and the workers' own counters are read when scraped, so
+watching them costs a request nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from .histogram import BYTES, SECONDS, TOKENS, Counters, Histograms, Series
 from .state import State
 
 OBSERVE = "poolrt.observe"
-"""Key of what adds a request's work to the metrics, in its scope; the gate calls it when the response has been sent."""
+"""Key of what adds a request's work to the metrics, in its scope; the gate calls it when
+the response has been sent."""
 EXCLUDED = frozenset({"/metrics", "/health", "/load", "/ping", "/version", "/live", "/ready"})
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 GROUPS = ("1xx", "1xx", "2xx", "3xx", "4xx", "5xx")
@@ -30,18 +32,29 @@ TIMES = {
     "poolrt_serialise": "Time to shape and write an answer.",
 }
 
-SAME = {"vllm:time_to_first_token": "vllm:e2e_request_latency", "vllm:request_prefill_time": "vllm:request_inference_time"}
+SAME = {
+    "vllm:time_to_first_token": "vllm:e2e_request_latency",
+    "vllm:request_prefill_time": "vllm:request_inference_time",
+}
 
 
 class Metrics:
     def __init__(self, registry: Registry, state: State, *, engine: bool = True) -> None:
         self.collectors = CollectorRegistry()
         self.engine = engine
-        self._requests = Counters("http_requests", "Requests by method, status and handler.", ("method", "handler", "status"))
-        self._received = Histograms("http_request_size_bytes", "Declared size of request bodies.", ("handler",), BYTES)
+        self._requests = Counters(
+            "http_requests", "Requests by method, status and handler.", ("method", "handler", "status")
+        )
+        self._received = Histograms(
+            "http_request_size_bytes", "Declared size of request bodies.", ("handler",), BYTES
+        )
         self._sent = Histograms("http_response_size_bytes", "Size of answers.", ("handler",), BYTES)
-        self._seconds = Histograms("http_request_duration_seconds", "Latency by handler.", ("method", "handler"), SECONDS)
-        self._all_seconds = Histograms("http_request_duration_highr_seconds", "Latency of all requests.", (), SECONDS)
+        self._seconds = Histograms(
+            "http_request_duration_seconds", "Latency by handler.", ("method", "handler"), SECONDS
+        )
+        self._all_seconds = Histograms(
+            "http_request_duration_highr_seconds", "Latency of all requests.", (), SECONDS
+        )
         made: list[Any] = [self._requests, self._received, self._sent, self._seconds, self._all_seconds]
         self._handlers: dict[tuple[str, str], tuple[Series, ...]] = {}
         self._models: dict[str, Observed] = {}
@@ -51,10 +64,22 @@ class Metrics:
             names = ("model_name", "engine")
             self.prompt_tokens = Counters("vllm:prompt_tokens", "Prompt tokens processed.", names)
             self.success = Counters("vllm:request_success", "Finished prompts.", (*names, "finished_reason"))
-            self.request_tokens = Histograms("vllm:request_prompt_tokens", "Prompt tokens of a request.", names, TOKENS)
-            self.iteration_tokens = Histograms("vllm:iteration_tokens_total", "Tokens of a request's batches.", names, TOKENS)
-            self.seconds = {name: Histograms(f"{name}_seconds", about, names, SECONDS) for name, about in TIMES.items()}
-            made += [self.prompt_tokens, self.success, self.request_tokens, self.iteration_tokens, *self.seconds.values()]
+            self.request_tokens = Histograms(
+                "vllm:request_prompt_tokens", "Prompt tokens of a request.", names, TOKENS
+            )
+            self.iteration_tokens = Histograms(
+                "vllm:iteration_tokens_total", "Tokens of a request's batches.", names, TOKENS
+            )
+            self.seconds = {
+                name: Histograms(f"{name}_seconds", about, names, SECONDS) for name, about in TIMES.items()
+            }
+            made += [
+                self.prompt_tokens,
+                self.success,
+                self.request_tokens,
+                self.iteration_tokens,
+                *self.seconds.values(),
+            ]
             made.append(Engines(registry, state))
         for collector in made:
             self.collectors.register(collector)
@@ -68,7 +93,8 @@ class Metrics:
         series = self._handlers.get((method, handler))
         if series is None:
             series = self._handlers[method, handler] = (
-                self._received.of(handler), self._sent.of(handler), self._seconds.of(method, handler), self._all_seconds.of()
+                self._received.of(handler), self._sent.of(handler), self._seconds.of(method, handler),
+                self._all_seconds.of()
             )  # fmt: skip
         for one, value in zip(series, (received, sent, seconds, seconds), strict=True):
             one.observe(value)
@@ -86,8 +112,8 @@ class Metrics:
         return generate_latest(self.collectors)
 
     async def scraped(self, thread: Callable[[Callable[[], bytes]], Awaitable[bytes]]) -> bytes:
-        """The text, written in a thread: with many series it takes a tenth of a second. Who asks while it is written gets the next one,
-        all of them together."""
+        """The text, written in a thread: with many series it takes a tenth of a second. Who asks while it is
+        written gets the next one, all of them together."""
         if self._next is None:
             self._next = asyncio.ensure_future(self._written(thread))
         return await asyncio.shield(self._next)
@@ -107,7 +133,8 @@ class Observed:
         self.tokens = metrics.request_tokens.of(*self.labels)
         metrics.iteration_tokens.same(self.tokens, *self.labels)
         seconds = metrics.seconds
-        # One pass of the engine answers everything: the first token is the last one, and all of the inference is prefill.
+        # One pass of the engine answers everything: the first token is the last one, and all of
+        # the inference is prefill.
         for name, same in SAME.items():
             seconds[name].same(seconds[same].of(*self.labels), *self.labels)
         self.latency, self.queue, self.inference, self.tokenise, self.serialise = (
@@ -116,7 +143,9 @@ class Observed:
         metrics.success.add(0, *self.labels, "stop")
         metrics.success.add(0, *self.labels, "abort")
 
-    def finished(self, *, prompts: int, tokens: int, tokenise_s: float, queue_s: float, engine_s: float, total_s: float) -> None:
+    def finished(
+        self, *, prompts: int, tokens: int, tokenise_s: float, queue_s: float, engine_s: float, total_s: float
+    ) -> None:
         self.metrics.prompt_tokens.add(tokens, *self.labels)
         self.metrics.success.add(prompts, *self.labels, "stop")
         self.tokens.observe(tokens)
@@ -163,9 +192,15 @@ class Engines:
 
         yield gauge("vllm:num_requests_running", "Prompts in the engine.", "running_items")
         yield gauge("vllm:num_requests_waiting", "Prompts in the queue.", "queued_items")
-        reasons = GaugeMetricFamily("vllm:num_requests_waiting_by_reason", "Prompts in the queue by reason.", labels=(*names, "reason"))
+        reasons = GaugeMetricFamily(
+            "vllm:num_requests_waiting_by_reason",
+            "Prompts in the queue by reason.",
+            labels=(*names, "reason"),
+        )
         cache = GaugeMetricFamily("vllm:kv_cache_usage_perc", "Pooling keeps no cache.", labels=names)
-        sources = CounterMetricFamily("vllm:prompt_tokens_by_source", "Prompt tokens by source.", labels=(*names, "source"))
+        sources = CounterMetricFamily(
+            "vllm:prompt_tokens_by_source", "Prompt tokens by source.", labels=(*names, "source")
+        )
         for model, statistics in counted:
             reasons.add_metric((model, "0", "capacity"), float(statistics.queued_items))
             cache.add_metric((model, "0"), 0.0)
@@ -173,7 +208,13 @@ class Engines:
         yield reasons
         yield cache
         yield sources
-        for name in ("prompt_tokens_cached", "generation_tokens", "num_preemptions", "prefix_cache_queries", "prefix_cache_hits"):
+        for name in (
+            "prompt_tokens_cached",
+            "generation_tokens",
+            "num_preemptions",
+            "prefix_cache_queries",
+            "prefix_cache_hits",
+        ):
             yield zero(f"vllm:{name}", "Always 0 for pooling.")
         for name in ("mm_cache_queries", "mm_cache_hits"):
             yield zero(f"vllm:{name}", "Always 0 for text.")
@@ -191,9 +232,13 @@ class Engines:
         yield counter("poolrt_cancelled_requests", "Requests whose client went away.", "cancelled")
         yield counter("poolrt_failed_requests", "Requests that the engine failed.", "failed")
         padding = GaugeMetricFamily(
-            "poolrt_padding_ratio", "Padding over work since the start: 0.14 means 14 % more was computed.", labels=names
+            "poolrt_padding_ratio",
+            ("Padding over work since the start: 0.14 means 14 % more was computed."),
+            labels=names,
         )
         for model, statistics in counted:
             padding.add_metric((model, "0"), float(statistics.padding))
         yield padding
-        yield GaugeMetricFamily("poolrt_http_in_flight", "HTTP requests being answered.", value=float(self.state.in_flight))
+        yield GaugeMetricFamily(
+            "poolrt_http_in_flight", "HTTP requests being answered.", value=float(self.state.in_flight)
+        )

@@ -1,4 +1,5 @@
-"""What a model can be asked for, in words: its tasks, `pooling` (any model), `score` (pairs of texts), `sparse` (weights of tokens)."""
+"""What a model can be asked for, in words: its tasks, `pooling` (any model), `score` (pairs of texts),
+`sparse` (weights of tokens)."""
 
 from __future__ import annotations
 

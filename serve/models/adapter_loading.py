@@ -1,4 +1,5 @@
-"""Adapters that come and go while the server runs: loaded beside what is served, unloaded after their last request."""
+"""Adapters that come and go while the server runs: loaded beside what is served, unloaded
+after their last request."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def refused(message: str) -> ApiError:
 
 
 class Loader:
-    """Called in the event loop. One adapter is exported and opened at a time: an export wants the whole machine."""
+    """Called in the event loop. One adapter is exported and opened at a time: an export
+    wants the whole machine."""
 
     def __init__(self, registry: Registry, adapters: Adapters, *, drain_s: float) -> None:
         self.registry, self.adapters, self._drain_s = registry, adapters, drain_s
@@ -45,11 +47,15 @@ class Loader:
                 raise refused(f"the adapter '{module.name}' cannot be read: {error.strerror}") from None
             except PoolrtError as error:
                 if self.adapters.closed:
-                    raise ApiError(503, "the server is shutting down; try again", headers={"Connection": "close"}) from None
+                    raise ApiError(
+                        503, "the server is shutting down; try again", headers={"Connection": "close"}
+                    ) from None
                 log.warning("adapter %s: %s", module.name, error)
                 if error.exit_code == EXIT_INPUT:
                     raise refused(str(error)) from None
-                raise ApiError(500, f"loading the adapter '{module.name}' failed; the server's log says why") from error
+                raise ApiError(
+                    500, (f"loading the adapter '{module.name}' failed; the server's log says why")
+                ) from error
             finally:
                 self._loading.discard(module.name)
             replaced = self.registry.put(served)
@@ -59,7 +65,8 @@ class Loader:
         return f"Success: LoRA adapter '{module.name}' added successfully."
 
     async def unload(self, name: str) -> str:
-        """Answers when the adapter's last request has been answered. Raises ApiError: 400 InvalidUserInput, 404 NotFoundError."""
+        """Answers when the adapter's last request has been answered. Raises ApiError: 400
+        InvalidUserInput, 404 NotFoundError."""
         if not name:
             raise refused("'lora_name' needs to be provided to unload a LoRA adapter.")
         async with self._alone(name):
@@ -86,18 +93,25 @@ class Loader:
         known = self.registry.adapter(module.name)
         if known is not None and not in_place:
             raise refused(
-                f"The lora adapter '{module.name}' has already been loaded. If you want to load the adapter in place, "
+                f"The lora adapter '{module.name}' has already been loaded. If you want to load the "
+                "adapter in place, "
                 "set 'load_inplace' to True."
             )
         if any(module.name in served.names for served in self.registry if served.parent is None):
-            raise refused(f"'{module.name}' is the name of a served model; choose another name for the adapter")
+            raise refused(
+                f"'{module.name}' is the name of a served model; choose another name for the adapter"
+            )
         if not _is_folder(module.path):
             raise ApiError(
                 404,
-                f"Loading lora {module.name} failed: No adapter found for {module.path}: no such folder on the server; "
+                f"Loading lora {module.name} failed: No adapter found for {module.path}: no such "
+                "folder on the server; "
                 "an adapter of the hub is named at start, with --lora-modules",
             )
-        limit, count = self.adapters.limit, len({served.name for served in self.registry.adapters} | self._loading | {module.name})
+        limit, count = (
+            self.adapters.limit,
+            len({served.name for served in self.registry.adapters} | self._loading | {module.name}),
+        )
         if limit is not None and count > limit:
             raise refused(f"{limit} adapters may be loaded (--max-loras), and they are; unload one first")
 

@@ -48,7 +48,8 @@ class Served:
 
 
 class Registry:
-    """`ready` is set once every model is open and warm. After that it changes in the event loop only (adapters come and go)."""
+    """`ready` is set once every model is open and warm. After that it changes in the event loop
+    only (adapters come and go)."""
 
     def __init__(self, models: list[Served], *, check_names: bool = True) -> None:
         self.models = models
@@ -80,7 +81,8 @@ class Registry:
         return next((served for served in self.adapters if served.name == name), None)
 
     def put(self, served: Served) -> Served | None:
-        """Adds an opened adapter; answers the one of its name that it takes the place of, which is the caller's to close."""
+        """Adds an opened adapter; answers the one of its name that it takes the place of, which
+        is the caller's to close."""
         replaced = self.adapter(served.name)
         self._list([*(one for one in self.models if one is not replaced), served])
         return replaced
@@ -114,15 +116,25 @@ class Registry:
         if found is None:
             known = ", ".join(name for served in self.models for name in served.names)
             # A name is the caller's own text: shortened, it cannot flood an answer or a log.
-            raise ApiError(404, f"The model `{name[:200]}` does not exist. Valid aliases: {known}.", param=param)
+            raise ApiError(
+                404, (f"The model `{name[:200]}` does not exist. Valid aliases: {known}."), param=param
+            )
         return found
 
     def able(self, name: str | None, ability: str, what: str) -> Served:
-        """`find`, among models of that ability. A request that names no model gets the first able one, never an adapter."""
+        """`find`, among models of that ability. A request that names no model gets the first
+        able one, never an adapter."""
         if not name:
-            return next((served for served in self.models if served.parent is None and served.can(ability)), self.models[0])
+            return next(
+                (served for served in self.models if served.parent is None and served.can(ability)),
+                self.models[0],
+            )
         served = self.find(name)
         if not served.can(ability):
             able = ", ".join(other.name for other in self.models if other.can(ability))
-            raise ApiError(400, f"The model `{served.name}` does not support the {what} API; these do: {able}", param="model")
+            raise ApiError(
+                400,
+                (f"The model `{served.name}` does not support the {what} API; these do: {able}"),
+                param="model",
+            )
         return served

@@ -1,4 +1,5 @@
-"""Our own OpenAPI 3.1 document, made from the route table and the request schemas, so that it never tells another story than the server."""
+"""Our own OpenAPI 3.1 document, made from the route table and the request schemas, so that it never tells
+another story than the server."""
 
 from __future__ import annotations
 
@@ -45,7 +46,11 @@ def record(**properties: Any) -> dict[str, Any]:
 
 def with_texts(answer: dict[str, Any]) -> dict[str, Any]:
     """Cohere's answer to `texts` repeats them, one to `images` or `inputs` does not."""
-    texts = {"type": "array", "items": {"type": "string"}, "description": "as they were sent, where they were"}
+    texts = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "as they were sent, where they were",
+    }
     return answer | {"properties": answer["properties"] | {"texts": texts}}
 
 
@@ -61,7 +66,11 @@ TEI_RANKING = {
 
 ANSWERS: dict[str, dict[str, Any]] = {
     "EmbeddingAnswer": listed(
-        record(index={"type": "integer"}, object={"const": "embedding"}, embedding={"anyOf": [NUMBERS, {"type": "string"}]})
+        record(
+            index={"type": "integer"},
+            object={"const": "embedding"},
+            embedding={"anyOf": [NUMBERS, {"type": "string"}]},
+        )
     ),
     "PoolingAnswer": {
         "anyOf": [
@@ -69,16 +78,30 @@ ANSWERS: dict[str, dict[str, Any]] = {
                 record(
                     index={"type": "integer"},
                     object={"const": "pooling"},
-                    data={"anyOf": [NUMBERS, {"type": "array", "items": NUMBERS}, {"type": "string"}, {"type": "object"}]},
+                    data={
+                        "anyOf": [
+                            NUMBERS,
+                            {"type": "array", "items": NUMBERS},
+                            {"type": "string"},
+                            {"type": "object"},
+                        ]
+                    },
                 )
             ),
             record(request_id={"type": "string"}, created_at={"type": "integer"}, data={}),
         ]
     },
     "ClassifyAnswer": listed(
-        record(index={"type": "integer"}, label={"type": ["string", "null"]}, probs=NUMBERS, num_classes={"type": "integer"})
+        record(
+            index={"type": "integer"},
+            label={"type": ["string", "null"]},
+            probs=NUMBERS,
+            num_classes={"type": "integer"},
+        )
     ),
-    "ScoreAnswer": listed(record(index={"type": "integer"}, object={"const": "score"}, score={"type": "number"})),
+    "ScoreAnswer": listed(
+        record(index={"type": "integer"}, object={"const": "score"}, score={"type": "number"})
+    ),
     "RerankAnswer": record(
         id={"type": "string"},
         model={"type": "string"},
@@ -87,7 +110,10 @@ ANSWERS: dict[str, dict[str, Any]] = {
             "type": "array",
             "items": record(
                 index={"type": "integer"},
-                document={"type": "object", "properties": {"text": {"type": ["string", "null"]}, "multi_modal": {}}},
+                document={
+                    "type": "object",
+                    "properties": {"text": {"type": ["string", "null"]}, "multi_modal": {}},
+                },
                 relevance_score={"type": "number"},
             ),
         },
@@ -128,7 +154,10 @@ ANSWERS: dict[str, dict[str, Any]] = {
             "error": {
                 "anyOf": [
                     record(
-                        message={"type": "string"}, type={"type": "string"}, param={"type": ["string", "null"]}, code={"type": "integer"}
+                        message={"type": "string"},
+                        type={"type": "string"},
+                        param={"type": ["string", "null"]},
+                        code={"type": "integer"},
                     ),
                     {"type": "string"},
                 ]
@@ -147,12 +176,21 @@ def document(settings: Settings) -> dict[str, Any]:
         "info": {
             "title": "poolrt",
             "version": version(),
-            "description": "Pooling models (embeddings, scores, rankings, classes) behind the API of vLLM, OpenAI, Cohere, Jina and TEI.",
+            "description": (
+                "Pooling models (embeddings, scores, rankings, classes) behind the API of vLLM, OpenAI, "
+                "Cohere, Jina and TEI."
+            ),
         },
         "paths": paths,
         "components": {
             "schemas": definitions,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "One of the keys given with --api-key"}},
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "One of the keys given with --api-key",
+                }
+            },
         },
     }
     if settings.root_path:
@@ -197,7 +235,10 @@ def post(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
     failed = {"content": {JSON: {"schema": ERROR}}}
     responses = {
         "200": {"description": "OK", "content": content},
-        "400": {"description": "The request is not usable; the message names the field and what to change", **failed},
+        "400": {
+            "description": ("The request is not usable; the message names the field and what to change"),
+            **failed,
+        },
         "401": {"description": "No key, or a wrong one", **failed},
         "404": {"description": "Unknown model, or no served model can do this", **failed},
         "413": {"description": "The body is larger than --max-body-bytes", **failed},
@@ -206,4 +247,6 @@ def post(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
         "503": {"description": "Loading or stopping", **failed},
         "504": {"description": "Not computed within --request-timeout", **failed},
     }
-    return operation(route, responses) | {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
+    return operation(route, responses) | {
+        "requestBody": {"required": True, "content": {JSON: {"schema": schema}}}
+    }

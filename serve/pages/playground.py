@@ -1,8 +1,9 @@
 """The page at `/`: try a model in a browser, see the curl command of every request it makes.
 
-`/playground.json` tells it what each model can do. The page is one file with its styles and scripts inside, read once and served from
-memory; it fetches nothing from anywhere else, and its Content-Security-Policy says so: the two hashes allow the page's own style and
-script, and Trusted Types make it an error to parse any text as HTML.
+`/playground.json` tells it what each model can do. The page is one file with its styles and scripts
+inside, read once and served from memory; it fetches nothing from anywhere else, and its
+Content-Security-Policy says so: the two hashes allow the page's own style and script, and Trusted Types
+make it an error to parse any text as HTML.
 """
 
 from __future__ import annotations
@@ -30,11 +31,15 @@ def policy(page: bytes) -> str:
 
     def hashes(tag: bytes) -> str:
         inside: list[bytes] = re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), page, re.DOTALL)
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in inside)
+        return " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in inside
+        )
 
     rules = (
-        "default-src 'none'", f"script-src {hashes(b'script')}", f"style-src {hashes(b'style')}", "connect-src 'self'", "img-src data:",
-        "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'", "trusted-types 'none'",
+        "default-src 'none'", f"script-src {hashes(b'script')}", f"style-src {hashes(b'style')}",
+        "connect-src 'self'", "img-src data:",
+        "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'", "trusted-types 'none'",
     )  # fmt: skip
     return "; ".join(rules)
 
@@ -56,7 +61,8 @@ async def page(request: Request) -> Response:
 
 
 async def facts(request: Request) -> Response:
-    """What the page must know of each model: its tasks, widths and labels, and how a text becomes rows of vectors."""
+    """What the page must know of each model: its tasks, widths and labels, and how a text
+    becomes rows of vectors."""
     context = context_of(request)
     context.opened()
     told = {

@@ -1,4 +1,5 @@
-"""GET /openapi.json and the pages that show it: one self-contained HTML file, no network needed to read it."""
+"""GET /openapi.json and the pages that show it: one self-contained HTML file, no
+network needed to read it."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ class Certificates:
         self._seen = self._state()
 
     def refresh(self) -> bool:
-        """Whether files had changed and were read. Those that do not fit together, as while one is replaced after the other, are read when
-        they change again."""
+        """Whether files had changed and were read. Those that do not fit together, as while one is replaced
+        after the other, are read when they change again."""
         state = self._state()
         if state == self._seen:
             return False
@@ -37,13 +37,23 @@ class Certificates:
                 if tls.ca_certs is not None:
                     context.load_verify_locations(tls.ca_certs)
         except (OSError, ssl.SSLError) as error:
-            log.warning("the changed certificate files are not usable (%s); the old certificate stays until they change again", error)
+            log.warning(
+                (
+                    "the changed certificate files are not usable (%s); the old certificate stays until they "
+                    "change again"
+                ),
+                error,
+            )
             return False
         log.info("certificate files read again")
         return True
 
     def _state(self) -> list[tuple[int, int, int] | None]:
-        return [_stamp(path) for path in (self.tls.keyfile, self.tls.certfile, self.tls.ca_certs) if path is not None]
+        return [
+            _stamp(path)
+            for path in (self.tls.keyfile, self.tls.certfile, self.tls.ca_certs)
+            if path is not None
+        ]
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:

@@ -1,4 +1,5 @@
-"""Gives memory back to the system after a peak: glibc keeps what was freed, and after a burst of large requests that may be gigabytes."""
+"""Gives memory back to the system after a peak: glibc keeps what was freed, and after a burst of large
+requests that may be gigabytes."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Trimming:
         if not now:
             return
         self._least, self._peak = min(self._least, now), max(self._peak, now)
-        # What a trim under load leaves is in use then, and free once the load is over: so there is one more afterwards.
+        # What a trim under load leaves is in use then, and free once the load is over: so there
+        # is one more afterwards.
         rests = idle and self._peak - self._rested > WORTH_BYTES
         if rests or now - self._least > WORTH_BYTES:
             self._running = asyncio.get_running_loop().run_in_executor(None, self._run, rests)

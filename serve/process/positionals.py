@@ -10,9 +10,13 @@ FLAGS = ("api-key", "served-model-name", "lora-modules", "io-processor-plugin")
 
 
 def give_back(asked: argparse.Namespace, arguments: Sequence[str]) -> None:
-    """Moves values of such flags to `artifacts`: what cannot be one of the flag's, and where no artifact is left, the last values of
-    the flag that stands last."""
-    _move(asked, "lora-modules", [value for value in asked.lora_modules if "=" not in value and not value.startswith("{")])
+    """Moves values of such flags to `artifacts`: what cannot be one of the flag's, and where no artifact is
+    left, the last values of the flag that stands last."""
+    _move(
+        asked,
+        "lora-modules",
+        [value for value in asked.lora_modules if "=" not in value and not value.startswith("{")],
+    )
     _move(asked, "api-key", [value for value in asked.api_key[1:] if _is_model(value)])
     if asked.artifacts:
         return

@@ -34,17 +34,19 @@ from .memory_trimming import Trimming
 log = logging.getLogger("poolrt.serve")
 
 GC_THRESHOLDS = (2000, 10, 1000)
-"""A full collection goes through all queued items, which may be a million objects and a second of standstill: it is made when the server
-is idle (`on_tick`), and otherwise once in many million objects."""
+"""A full collection goes through all queued items, which may be a million objects and a second of standstill:
+it is made when the server is idle (`on_tick`), and otherwise once in many million objects."""
 IDLE_COLLECTION_S = 30
 SWITCH_S = 0.0005
-"""How long a thread computes in Python while others wait: the event loop waits so long for each of those that prepare large requests."""
+"""How long a thread computes in Python while others wait: the event loop waits so long for each of those
+that prepare large requests."""
 FLUSH_S = 0.1
 """For the last bytes of the last answers."""
 
 
 class Server(uvicorn.Server):
-    """The first SIGTERM or SIGINT drains: no new work, running requests finish within the timeout. The second one ends at once."""
+    """The first SIGTERM or SIGINT drains: no new work, running requests finish within the timeout. The
+    second one ends at once."""
 
     def __init__(self, config: uvicorn.Config, here: Context) -> None:
         super().__init__(config)
@@ -136,7 +138,8 @@ def run(
         if server.started or settings.uds is None:
             raise
         raise InputError(
-            f"--uds {settings.uds}: cannot be listened at ({error.strerror or error}); give another path", field="uds"
+            (f"--uds {settings.uds}: cannot be listened at ({error.strerror or error}); give another path"),
+            field="uds",
         ) from None
     if here.loader is not None:  # a second signal ends the server without its lifespan
         here.loader.close()
@@ -176,7 +179,8 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "lifespan": "on",
         "ws": "none",
         "backlog": 2048,
-        # Starlette's root_path would be stripped from some paths and not from others; the gate does it for all.
+        # Starlette's root_path would be stripped from some paths and not from others;
+        # the gate does it for all.
         "root_path": "",
     }
     if settings.uds is not None:
@@ -185,7 +189,12 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         options |= {"host": settings.host, "port": settings.port}
     if settings.tls is not None:
         tls = settings.tls
-        options |= {"ssl_keyfile": tls.keyfile, "ssl_certfile": tls.certfile, "ssl_ca_certs": tls.ca_certs, "ssl_cert_reqs": tls.cert_reqs}
+        options |= {
+            "ssl_keyfile": tls.keyfile,
+            "ssl_certfile": tls.certfile,
+            "ssl_ca_certs": tls.ca_certs,
+            "ssl_cert_reqs": tls.cert_reqs,
+        }
         options["ssl_ciphers"] = tls.ciphers
         options["ssl_version"] = ssl.PROTOCOL_TLS_SERVER
     return options
@@ -219,14 +228,17 @@ def announce(registry: Registry, settings: Settings) -> None:
     lines = [f"serving at {where} (documentation: {where}/docs)"]
     for served in registry:
         names = ", ".join(served.names)
-        lines.append(f"  {names}: {', '.join(served.model.tasks)}; up to {served.model.max_tokens} tokens; {served.model.engine.name}")
+        lines.append(
+            f"  {names}: {', '.join(served.model.tasks)}; up to {served.model.max_tokens} tokens; "
+            f"{served.model.engine.name}"
+        )
     first = registry.models[0]
     if first.can("embed"):
-        lines.append(f"""try: curl {where}/v1/embeddings{key} -H 'Content-Type: application/json' -d '{{"input": "hello"}}'""")
+        path, example = "/v1/embeddings", '{"input": "hello"}'
     elif first.can("score"):
-        example = """-d '{"query": "capital of France", "documents": ["Paris", "Mars"]}'"""
-        lines.append(f"try: curl {where}/rerank{key} -H 'Content-Type: application/json' {example}")
+        path, example = "/rerank", '{"query": "capital of France", "documents": ["Paris", "Mars"]}'
     else:
-        lines.append(f"""try: curl {where}/pooling{key} -H 'Content-Type: application/json' -d '{{"input": "hello"}}'""")
+        path, example = "/pooling", '{"input": "hello"}'
+    lines.append(f"try: curl {where}{path}{key} -H 'Content-Type: application/json' -d '{example}'")
     for line in lines:
         log.info("%s", line)

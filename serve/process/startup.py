@@ -34,7 +34,8 @@ class Models:
 
 
 def models_of(asked: argparse.Namespace, settings: Settings) -> Models:
-    """Every artifact of the command line under its names; exports checkpoints, which takes minutes, and opens nothing yet."""
+    """Every artifact of the command line under its names; exports checkpoints, which takes
+    minutes, and opens nothing yet."""
     own = [name for name in asked.served_model_name if "=" not in name]
     others = dict(name.split("=", 1)[::-1] for name in asked.served_model_name if "=" in name)
     unknown = [path for path in others if path not in asked.artifacts]
@@ -62,23 +63,30 @@ def models_of(asked: argparse.Namespace, settings: Settings) -> Models:
     twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
     if twice:
         raise InputError(
-            f"two models would be called {', '.join(twice)}, and only the first could be asked for; tell them apart with "
+            f"two models would be called {', '.join(twice)}, and only the first could be asked for; "
+            "tell them apart with "
             "--served-model-name NAME=ARTIFACT, and adapters with --lora-modules NAME=PATH"
         )
     return Models(Registry(served, check_names=settings.check_model_name), adapters)
 
 
-def adapters_of(asked: argparse.Namespace, settings: Settings, served: Sequence[Served], folders: Sequence[Path]) -> Adapters:
+def adapters_of(
+    asked: argparse.Namespace, settings: Settings, served: Sequence[Served], folders: Sequence[Path]
+) -> Adapters:
     """What makes models of LoRA adapters of the served ones."""
     if not asked.enable_lora:
         raise InputError("--lora-modules needs --enable-lora", field="lora-modules")
     limit = max((most for most in (asked.max_loras, asked.max_cpu_loras) if most is not None), default=None)
     if limit is not None and len(asked.lora_modules) > limit:
         raise InputError(
-            f"--lora-modules names {len(asked.lora_modules)} adapters, --max-loras allows {limit}; raise it (each takes a model's memory)"
+            f"--lora-modules names {len(asked.lora_modules)} adapters, --max-loras allows {limit}; "
+            "raise it (each takes a model's memory)"
         )
     return Adapters(
-        [base_of(argument, asked, one, folder) for argument, one, folder in zip(asked.artifacts, served, folders, strict=True)],
+        [
+            base_of(argument, asked, one, folder)
+            for argument, one, folder in zip(asked.artifacts, served, folders, strict=True)
+        ],
         export=functools.partial(exported, cache=asked.cache),
         open=lambda folder: opened(folder, asked, settings),
         limit=limit,
@@ -87,7 +95,8 @@ def adapters_of(asked: argparse.Namespace, settings: Settings, served: Sequence[
 
 
 def base_of(argument: str, asked: argparse.Namespace, served: Served, folder: Path) -> Base:
-    """Where the checkpoint of a served model is: on the command line, or on the hub where its artifact says so."""
+    """Where the checkpoint of a served model is: on the command line, or on the hub
+    where its artifact says so."""
     if folder != Path(argument):
         return Base(served=served, folder=folder, source=argument, options=export_options(asked))
     manifest = reading.read(folder, check="quick").manifest
@@ -97,12 +106,20 @@ def base_of(argument: str, asked: argparse.Namespace, served: Served, folder: Pa
         | {name: source.overrides.get(name) for name in ("convert", "hf_overrides", "pooler_config")}
     )
     # A folder's name is not its place; a hub id is.
-    return Base(served=served, folder=folder, source=source.checkpoint if "/" in source.checkpoint else None, options=options)
+    return Base(
+        served=served,
+        folder=folder,
+        source=source.checkpoint if "/" in source.checkpoint else None,
+        options=options,
+    )
 
 
 def plugins_of(asked: argparse.Namespace) -> dict[str, str]:
     """Artifact -> the IO processor given for it."""
-    pairs = [(artifact or asked.artifacts[0], name) for name, _, artifact in (one.partition("=") for one in asked.io_processor_plugin)]
+    pairs = [
+        (artifact or asked.artifacts[0], name)
+        for name, _, artifact in (one.partition("=") for one in asked.io_processor_plugin)
+    ]
     if unknown := [artifact for artifact, _ in pairs if artifact not in asked.artifacts]:
         raise InputError(f"--io-processor-plugin: {', '.join(unknown)} is none of the artifacts given")
     if len(found := dict(pairs)) < len(pairs):
@@ -111,7 +128,8 @@ def plugins_of(asked: argparse.Namespace) -> dict[str, str]:
 
 
 def opened(
-    folder: Path, asked: argparse.Namespace, settings: Settings, plugin: str | None = None, *, name: str | None = None
+    folder: Path, asked: argparse.Namespace, settings: Settings, plugin: str | None = None, *,
+    name: str | None = None
 ) -> Model:  # fmt: skip
     model = load(
         folder,
@@ -122,11 +140,14 @@ def opened(
         max_tokens=asked.max_model_len,
         scheduling_policy=settings.scheduling_policy,
         io_processor_plugin=plugin,
-        hf_overrides=gathered(asked.hf_overrides) if str(folder) in map(str, map(Path, asked.artifacts)) else None,
+        hf_overrides=gathered(asked.hf_overrides)
+        if str(folder) in map(str, map(Path, asked.artifacts))
+        else None,
         name=name,
         check=asked.check,
     )
-    if model.plugin is not None:  # made now, also where only the checkpoint names it: a missing one is told at the start
+    # Made now, also where only the checkpoint names it: a missing one is told at the start
+    if model.plugin is not None:
         log.info("%s: IO processor %s", model.name, model.plugin.name)
     return model
 
@@ -151,12 +172,17 @@ def refuse_other_exports(folder: Path, asked: argparse.Namespace) -> None:
     """Raises InputError for flags that a finished artifact would have to be exported with."""
     manifest = reading.read(folder, check="quick").manifest
     hf_overrides, pooler_config = gathered(asked.hf_overrides), gathered(asked.pooler_config)
-    flags = list(overrides.undone(manifest, hf_overrides, asked.convert or CONVERSIONS[asked.task], pooler_config))
+    flags = list(
+        overrides.undone(manifest, hf_overrides, asked.convert or CONVERSIONS[asked.task], pooler_config)
+    )
     flags += [f"--runner {asked.runner}"] if asked.runner not in (None, "auto", "pooling") else []
-    flags += [f"--revision {asked.revision}"] if asked.revision not in (None, manifest.source.revision) else []
+    flags += (
+        [f"--revision {asked.revision}"] if asked.revision not in (None, manifest.source.revision) else []
+    )
     if flags:
         raise InputError(
-            f"{folder.name} is a finished artifact, exported without {', '.join(flags)}: export it with that, or give the checkpoint"
+            f"{folder.name} is a finished artifact, exported without {', '.join(flags)}: export it "
+            "with that, or give the checkpoint"
         )
     overrides.widened(manifest, hf_overrides)
 
@@ -164,4 +190,6 @@ def refuse_other_exports(folder: Path, asked: argparse.Namespace) -> None:
 def export_options(asked: argparse.Namespace) -> list[str]:
     values = {name: getattr(asked, name) for name in ("runner", "revision", "precision", "target")}
     values["convert"] = asked.convert or CONVERSIONS[asked.task]
-    return options_of(values | {name: gathered(getattr(asked, name)) for name in ("hf_overrides", "pooler_config")})
+    return options_of(
+        values | {name: gathered(getattr(asked, name)) for name in ("hf_overrides", "pooler_config")}
+    )

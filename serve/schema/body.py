@@ -15,7 +15,10 @@ from .problems import distinct, dotted, message, problems_of
 from .validation import Record, restore_integers, validator
 
 BOTH_ENDS = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
-PADDED = "padding: 'max_length' is for models of a fixed length, and this one reads every length as it is; leave it out (parameter=padding)"
+PADDED = (
+    "padding: 'max_length' is for models of a fixed length, and this one reads every length as it is; "
+    "leave it out (parameter=padding)"
+)
 """vLLM lets a model see the padding, for pictures' sake; a model of texts then answers something else."""
 
 
@@ -106,15 +109,22 @@ def refuse_salt(value: dict[str, Any]) -> None:
 
 
 def refuse_media_settings(value: dict[str, Any]) -> None:
-    """Settings of an image or sound reader are refused: no model here has one, and vLLM takes them from trusted clients only."""
+    """Settings of an image or sound reader are refused: no model here has one, and vLLM takes them
+    from trusted clients only."""
     for name in ("mm_processor_kwargs", "media_io_kwargs"):
         if value.get(name):
-            text = f"{name}: this model reads text only, so there is nothing to set; leave it out (parameter={name})"
+            text = (
+                f"{name}: this model reads text only, so there is nothing to set; leave it out "
+                f"(parameter={name})"
+            )
             raise ApiError(400, text, param=name)
 
 
 def body(
-    *forms: tuple[Sequence[str], type[Record]], preferred: Sequence[int] | None = None, removed: bool = False, task: bool = False
+    *forms: tuple[Sequence[str], type[Record]],
+    preferred: Sequence[int] | None = None,
+    removed: bool = False,
+    task: bool = False,
 ) -> Body:
     for _, form in forms:
         validator(form)  # 5 ms each: no request waits for it

@@ -15,10 +15,13 @@ from .validation import Record, names, required
 Form = tuple[tuple[str, ...], type[Record]]
 
 LIKE = 0.6
-"""How much alike two names are (difflib's ratio) for one to be a slip of the other: `queries` and `query` 0.67."""
+"""How much alike two names are (difflib's ratio) for one to be a slip of the other:
+`queries` and `query` 0.67."""
 PLAIN = {
-    "string_type": "a text", "list_type": "a list", "int_type": "a whole number", "int_parsing": "a whole number",
-    "int_from_float": "a whole number", "int_parsing_size": "a smaller whole number", "bool_type": "true or false",
+    "string_type": "a text", "list_type": "a list", "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number", "int_parsing_size": "a smaller whole number",
+    "bool_type": "true or false",
     "bool_parsing": "true or false", "dict_type": "an object", "model_attributes_type": "an object",
 }  # fmt: skip
 """Rule -> what it asks for."""
@@ -61,7 +64,9 @@ def _wrong(problems: Sequence[Problem]) -> str:
     if chosen.kind == "value_error":
         return chosen.text.removeprefix("Value error, ")
     alternatives = [problem for problem in same if problem.loc == first.loc] if depth <= 2 else [chosen]
-    wanted = dict.fromkeys(PLAIN.get(problem.kind, problem.text.removeprefix("Input should be ")) for problem in alternatives)
+    wanted = dict.fromkeys(
+        PLAIN.get(problem.kind, problem.text.removeprefix("Input should be ")) for problem in alternatives
+    )
     return f"`{place}`: expected {' or '.join(wanted)}, found {_shown(chosen.value)}"
 
 

@@ -1,8 +1,8 @@
 """What is wrong with a request body, in the form that vLLM's clients and tests read.
 
-A message starts with a sentence for people (plain_words.py). `N validation error(s):` and one line per problem follow.
-Each line renders a dict with `type`, `loc`, `msg`, `input` and perhaps `ctx` (docs/http.md 2.4). Values are shortened,
-so that a 10 MB string costs a line.
+A message starts with a sentence for people (plain_words.py). `N validation error(s):` and one line per
+problem follow. Each line renders a dict with `type`, `loc`, `msg`, `input` and perhaps `ctx` (docs/http.md
+2.4). Values are shortened, so that a 10 MB string costs a line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,12 @@ class Problem:
     context: dict[str, Any] | None = None
 
     def line(self) -> str:
-        fields: dict[str, Any] = {"type": self.kind, "loc": dotted(self.loc), "msg": self.text, "input": short(self.value)}
+        fields: dict[str, Any] = {
+            "type": self.kind,
+            "loc": dotted(self.loc),
+            "msg": self.text,
+            "input": short(self.value),
+        }
         if self.context is not None:
             fields["ctx"] = self.context
         return repr(fields)
@@ -69,14 +74,17 @@ def problems_of(error: ValidationError | None) -> list[Problem]:
                 loc=("body", *[step for step in detail["loc"] if type(step) is int or not _is_type(step)]),
                 text=detail["msg"],
                 value="..." if kind == "recursion_loop" else detail["input"],
-                context={name: bound for name, bound in context.items() if name in SHOWN} or None if context else None,
+                context={name: bound for name, bound in context.items() if name in SHOWN} or None
+                if context
+                else None,
             )
         )
     return problems
 
 
 def _is_type(step: Any) -> bool:
-    """Whether a step of pydantic's place is no key but a member of a union: `str`, `list[int]`, `function-wrap[_read()]`."""
+    """Whether a step of pydantic's place is no key but a member of a union: `str`, `list[int]`,
+    `function-wrap[_read()]`."""
     return step in ("str", "int", "bool") or step.endswith("]")
 
 
@@ -87,7 +95,11 @@ def distinct(problems: Sequence[Problem]) -> list[Problem]:
 
 def message(problems: Sequence[Problem]) -> str:
     count = len(problems)
-    heading = f"{count} validation error{'' if count == 1 else 's'}" if count <= MAX_LINES else f"{MAX_LINES} validation errors and more"
+    heading = (
+        f"{count} validation error{'' if count == 1 else 's'}"
+        if count <= MAX_LINES
+        else f"{MAX_LINES} validation errors and more"
+    )
     lines = [f"{heading}:"]
     lines += [f"  {problem.line()}" for problem in problems[:MAX_LINES]]
     if count > MAX_LINES:

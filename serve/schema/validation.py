@@ -1,7 +1,8 @@
-"""Reads JSON values into the dataclasses of the schemas, by pydantic's rules, on which vLLM's clients rely (docs/http.md 2.1).
+"""Reads JSON values into the dataclasses of the schemas, by pydantic's rules, on which vLLM's clients
+rely (docs/http.md 2.1).
 
-Unknown fields are ignored. `"32"` and `1.0` are integers where an integer is asked for. `"yes"`, `"off"`, 0 and 1 are booleans.
-Nothing becomes a string. Four rules are not pydantic's:
+Unknown fields are ignored. `"32"` and `1.0` are integers where an integer is asked for. `"yes"`, `"off"`, 0
+and 1 are booleans. Nothing becomes a string. Four rules are not pydantic's:
 
 - a null for an optional field is its default,
 - a list is read up to its first fault,
@@ -27,7 +28,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from ...runtime import cancellation
 
 MAX_DEPTH = 32
-"""Nesting allowed in free-form values (messages, template variables): they are walked by recursion further down."""
+"""Nesting allowed in free-form values (messages, template variables): they are walked
+by recursion further down."""
 
 Item = TypeVar("Item")
 Many = Annotated[list[Item], Field(fail_fast=True)]
@@ -35,7 +37,8 @@ Many = Annotated[list[Item], Field(fail_fast=True)]
 
 
 def shallow(value: Any, most: int = MAX_DEPTH) -> bool:
-    """Whether a JSON value nests at most `most` levels. Walks it level by level: no depth can exhaust the stack."""
+    """Whether a JSON value nests at most `most` levels. Walks it level by level: no
+    depth can exhaust the stack."""
     level = [value]
     for _ in range(most + 1):
         level = [
@@ -51,7 +54,8 @@ def shallow(value: Any, most: int = MAX_DEPTH) -> bool:
 
 
 def restore_integers(value: Any) -> bool:
-    """Turns floats back into the integers below -2^63 and from 2^64 on as which a client wrote them; orjson reads floats.
+    """Turns floats back into the integers below -2^63 and from 2^64 on as which a client wrote
+    them; orjson reads floats.
 
     Returns whether there was one. Changes the value in place.
     """
@@ -112,10 +116,13 @@ class Record:
             # Said of a pydantic model; of a dataclass pydantic says something else.
             text = "Input should be a valid dictionary or object to extract fields from"
             raise PydanticCustomError("model_attributes_type", text)
-        # Clients send null for what their caller left out: it is the default, unless null means something else here.
+        # Clients send null for what their caller left out: it is the default, unless null
+        # means something else here.
         if None in value.values():
             optional = cls.optional
-            value = {name: inner for name, inner in value.items() if inner is not None or name not in optional}
+            value = {
+                name: inner for name, inner in value.items() if inner is not None or name not in optional
+            }
         record = read(value)
         if cls.check is not Record.check and (sentence := cls.check(value)) is not None:
             raise ValueError(sentence)
@@ -157,6 +164,8 @@ class _Untitled(GenerateJsonSchema):
 
 def json_schema(form: type[Record], definitions: dict[str, Any]) -> dict[str, Any]:
     """The form as JSON schema for an OpenAPI document; adds the records inside it to its `definitions`."""
-    schema = adapter(form).json_schema(ref_template="#/components/schemas/{model}", schema_generator=_Untitled)
+    schema = adapter(form).json_schema(
+        ref_template="#/components/schemas/{model}", schema_generator=_Untitled
+    )
     definitions |= schema.pop("$defs", {})
     return schema

@@ -1,6 +1,7 @@
 """Every request body of vLLM's routes, with its fields, defaults and bounds (docs/http.md 2 to 9).
 
-Fields stand in vLLM's order, those of the last base class first: the first wrong one is what an error's `param` names.
+Fields stand in vLLM's order, those of the last base class first: the first wrong one is what
+an error's `param` names.
 """
 
 from __future__ import annotations
@@ -16,17 +17,27 @@ from .validation import Free, FreeObject, Many, Record
 
 EncodingFormat = Literal["float", "base64", "bytes", "bytes_only"]
 PoolingFormat = Literal["float", "base64", "bytes", "bytes_only", "sparse"]
-EmbedDtype = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2", "int8", "uint8", "binary", "ubinary"]
+EmbedDtype = Literal[
+    "float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2", "int8", "uint8", "binary", "ubinary"
+]
 Endianness = Literal["native", "big", "little"]
 Side = Literal["query", "document", "passage", "search_query", "search_document"]
-PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin", "embed&token_classify", "score"]
+PoolingTask = Literal[
+    "embed", "classify", "token_embed", "token_classify", "plugin", "embed&token_classify", "score"
+]
 TextInput = Many[int] | Many[Many[int]] | str | Many[str]
-Dimensions = Annotated[int | None, Field(description="width to cut embeddings to; only for Matryoshka models")]
+Dimensions = Annotated[
+    int | None, Field(description=("width to cut embeddings to; only for Matryoshka models"))
+]
 
 INT64 = 2**63
 Priority = Annotated[
     int,
-    Field(ge=-INT64, le=INT64 - 1, description="lower is sooner; other than 0 only with --scheduling-policy priority"),
+    Field(
+        ge=-INT64,
+        le=INT64 - 1,
+        description=("lower is sooner; other than 0 only with --scheduling-policy priority"),
+    ),
 ]
 
 
@@ -112,7 +123,11 @@ class Message(Record):
     @staticmethod
     def check(fields: dict[str, Any]) -> str | None:
         silent = "content" in fields and fields["content"] is None and fields["role"] != "assistant"
-        return "content may be null in a message of the assistant only; leave it out, or send text" if silent else None
+        return (
+            ("content may be null in a message of the assistant only; leave it out, or send text")
+            if silent
+            else None
+        )
 
 
 Conversation = Many[Message]
@@ -124,7 +139,8 @@ class Chat(ChatFields):
     messages: Conversation
 
 
-# --- /v1/embeddings -----------------------------------------------------------------------------------------------------------
+# --- /v1/embeddings
+# -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +168,8 @@ class EmbeddingInputChats(Basic, ChatFields, Activated, Encoding, Roles, Special
     input: Conversations
 
 
-# --- /v2/embed ----------------------------------------------------------------------------------------------------------------
+# --- /v2/embed
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +188,11 @@ class CoherePart(Record):
         if fields["type"] == "text":
             return None if fields.get("text") is not None else "a part with type='text' requires text"
         url = fields.get("image_url")
-        return None if url is not None and url["url"] else "a part with type='image_url' requires image_url.url"
+        return (
+            None
+            if url is not None and url["url"]
+            else ("a part with type='image_url' requires image_url.url")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +226,8 @@ class CohereEmbedV1(CohereEmbed):
     pass
 
 
-# --- /pooling, /classify ------------------------------------------------------------------------------------------------------
+# --- /pooling, /classify
+# ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +271,8 @@ class ClassifyChat(Basic, Chat, Activated, Special):
     pass
 
 
-# --- /score, /rerank ----------------------------------------------------------------------------------------------------------
+# --- /score, /rerank
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +333,12 @@ class ScoreFields(Basic, Activated):
     chat_template_kwargs: FreeObject | None = None
     truncate_documents: Annotated[
         bool,
-        Field(description="cut too long pairs in the document only, query and template stay whole; each result then tells `truncated`"),
+        Field(
+            description=(
+                "cut too long pairs in the document only, query and template stay whole; each result then "
+                "tells `truncated`"
+            )
+        ),
     ] = False
 
 
@@ -347,7 +375,8 @@ class Rerank(ScoreFields):
     return_documents: Annotated[bool, Field(description="false: results without their documents")] = True
 
 
-# --- tokens -------------------------------------------------------------------------------------------------------------------
+# --- tokens
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,7 +408,8 @@ class Detokenize(Record):
     tokens: Many[Annotated[int, Field(ge=0, le=INT64 - 1)]]
 
 
-# --- LoRA ---------------------------------------------------------------------------------------------------------------------
+# --- LoRA
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,7 +417,11 @@ class LoadAdapter(Record):
     lora_name: Annotated[str, Field(description="the name that requests give in `model`")]
     lora_path: Annotated[
         str,
-        Field(description="folder on the server: an adapter in PEFT's format, or an artifact exported with one"),
+        Field(
+            description=(
+                "folder on the server: an adapter in PEFT's format, or an artifact exported with one"
+            )
+        ),
     ]
     load_inplace: Annotated[bool, Field(description="replace the adapter of that name")] = False
     is_3d_lora_weight: Annotated[bool, Field(description="accepted without effect")] = False
@@ -403,21 +437,29 @@ class UnloadAdapter(Record):
     lora_int_id: Annotated[int | None, Field(description="accepted without effect")] = None
 
 
-# --- bodies -------------------------------------------------------------------------------------------------------------
+# --- bodies
+# ------------------------------------------------------------------------------------------------------------
 
 # The chat form wins where both forms are present (docs/http.md 2.1).
 EMBEDDINGS = body(
-    (["input"], EmbeddingText), (["messages"], EmbeddingChat), (["messages"], EmbeddingChats), (["input"], EmbeddingInputChat),
+    (["input"], EmbeddingText), (["messages"], EmbeddingChat), (["messages"], EmbeddingChats),
+    (["input"], EmbeddingInputChat),
     (["input"], EmbeddingInputChats), preferred=(1, 2, 0, 3, 4), removed=True,
 )  # fmt: skip
 COHERE = body(([], CohereEmbed))
 COHERE_V1 = body(([], CohereEmbedV1))
 POOLING = body(
-    (["input"], PoolingText), (["messages"], PoolingChat), (["data"], PoolingPlugin), preferred=(1, 0, 2), removed=True, task=True
+    (["input"], PoolingText),
+    (["messages"], PoolingChat),
+    (["data"], PoolingPlugin),
+    preferred=(1, 0, 2),
+    removed=True,
+    task=True,
 )
 CLASSIFY = body((["input"], ClassifyText), (["messages"], ClassifyChat), preferred=(1, 0), removed=True)
 SCORE = body(
-    (["queries", "documents"], ScoreQueriesDocuments), (["queries", "items"], ScoreQueriesItems), (["data_1", "data_2"], ScoreData),
+    (["queries", "documents"], ScoreQueriesDocuments), (["queries", "items"], ScoreQueriesItems),
+    (["data_1", "data_2"], ScoreData),
     (["text_1", "text_2"], ScoreTexts),
 )  # fmt: skip
 RERANK = body(([], Rerank))

@@ -1,8 +1,9 @@
-"""Other people's clients, unchanged, against a running server: every snippet of docs/clients.md is run as it stands there, in a process of
-its own, with nothing replaced but the server's address. Numbers are compared with the runtime's own.
+"""Other people's clients, unchanged, against a running server: every snippet of docs/clients.md is run as
+it stands there, in a process of its own, with nothing replaced but the server's address. Numbers are
+compared with the runtime's own.
 
-A snippet is skipped when its package is missing. `make test` has openai, cohere and huggingface_hub (extra `dev`); the rest is slow to
-install and to import: `make clients`.
+A snippet is skipped when its package is missing. `make test` has openai, cohere and huggingface_hub (extra
+`dev`); the rest is slow to install and to import: `make clients`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ def parameter(snippet: Snippet) -> Any:
 
 @pytest.fixture(scope="module")
 def artifacts_by_name(artifacts: Callable[[str], Path]) -> dict[str, Path]:
-    return {EMBEDDER: artifacts("minilm_like"), RERANKER: artifacts("bert_cross_encoder"), CLASSIFIER: artifacts("bert_classifier")}
+    return {
+        EMBEDDER: artifacts("minilm_like"),
+        RERANKER: artifacts("bert_cross_encoder"),
+        CLASSIFIER: artifacts("bert_classifier"),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +85,13 @@ def models(artifacts_by_name: dict[str, Path]) -> Iterator[dict[str, Model]]:
 
 
 def run(text: str, address: str, *, told: str) -> Any:
-    """The value of the expression `told` after the snippet, run as a user would. Standard error is shown when it fails."""
+    """The value of the expression `told` after the snippet, run as a user would. Standard
+    error is shown when it fails."""
     program = text.replace("http://localhost:8000", address)
-    epilogue = f"\nimport json\nprint(json.dumps({told}, default=lambda value: getattr(value, 'tolist', lambda: str(value))()))\n"
+    epilogue = (
+        f"\nimport json\nprint(json.dumps({told}, default=lambda value: getattr(value, 'tolist', lambda: "
+        "str(value))()))\n"
+    )
     # huggingface_hub takes "offline" to mean this server too.
     variables = {name: value for name, value in environment().items() if name != "HF_HUB_OFFLINE"}
     command = [sys.executable, "-c", program + epilogue]
@@ -98,7 +107,10 @@ def missing(package: str) -> bool:
         return True
     if top != "llama_index":  # a namespace that several packages share
         return False
-    return not any((Path(folder) / Path(*package.split(".")[1:])).exists() for folder in importlib.import_module(top).__path__)
+    return not any(
+        (Path(folder) / Path(*package.split(".")[1:])).exists()
+        for folder in importlib.import_module(top).__path__
+    )
 
 
 @pytest.mark.parametrize("snippet", [parameter(snippet) for snippet in snippets()])
@@ -120,7 +132,9 @@ def test_every_snippet_of_the_page_works(snippet: Snippet, address: str, models:
         checked = True
     if "similar = " in snippet.text:
         cat, kitten, spoon = np.asarray(models[EMBEDDER].embed(["a cat", "a kitten", "a spoon"]))
-        np.testing.assert_allclose(run(snippet.text, address, told="similar"), [cat @ kitten, cat @ spoon], atol=BATCH)
+        np.testing.assert_allclose(
+            run(snippet.text, address, told="similar"), [cat @ kitten, cat @ spoon], atol=BATCH
+        )
         checked = True
     if "labels = " in snippet.text:
         # /predict is answered by the first model with classes, here the cross-encoder with its single one.
@@ -156,13 +170,20 @@ client = openai.OpenAI(base_url="http://localhost:8000/v1", api_key="none", max_
 
 def test_openai_lists_the_models(address: str) -> None:
     pytest.importorskip("openai")
-    assert run(OPENAI, address, told="[model.id for model in client.models.list()]") == [EMBEDDER, RERANKER, CLASSIFIER]
+    assert run(OPENAI, address, told="[model.id for model in client.models.list()]") == [
+        EMBEDDER,
+        RERANKER,
+        CLASSIFIER,
+    ]
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
 def test_openai_reads_both_encodings(address: str, models: dict[str, Model], encoding: str) -> None:
     pytest.importorskip("openai")
-    asked = f'client.embeddings.create(model="{EMBEDDER}", input="a cat", encoding_format="{encoding}").data[0].embedding'
+    asked = (
+        f'client.embeddings.create(model="{EMBEDDER}", input="a cat", '
+        f'encoding_format="{encoding}").data[0].embedding'
+    )
     value = run(OPENAI, address, told=asked)
     if encoding == "base64":  # asked for by name, the client hands it over as it came
         import base64
@@ -175,7 +196,8 @@ def test_openai_raises_its_own_errors(address: str) -> None:
     pytest.importorskip("openai")
     text = OPENAI + (
         "told = []\n"
-        "for asked in ({'model': 'nobody', 'input': 'a'}, {'model': '" + EMBEDDER + "', 'input': 'a ' * 100}):\n"
+        "for asked in ({'model': 'nobody', 'input': "
+        "'a'}, {'model': '" + EMBEDDER + "', 'input': 'a ' * 100}):\n"
         "    try:\n        client.embeddings.create(**asked)\n"
         "    except openai.APIStatusError as error:\n"
         "        told.append((type(error).__name__, error.status_code, error.param, error.body['message']))\n"
@@ -204,11 +226,14 @@ def test_ids_of_the_models_own_tokenizer_are_taken(address: str, models: dict[st
     pytest.importorskip("openai")
     ids = models[EMBEDDER].tokenize("a cat")
     asked = f'client.embeddings.create(model="{EMBEDDER}", input={[ids]}).data[0].embedding'
-    np.testing.assert_allclose(run(OPENAI, address, told=asked), models[EMBEDDER].embed("a cat")[0].outputs.embedding, atol=WIRE)
+    np.testing.assert_allclose(
+        run(OPENAI, address, told=asked), models[EMBEDDER].embed("a cat")[0].outputs.embedding, atol=WIRE
+    )
 
 
-# tiktoken downloads its vocabularies, which a test must not. So the client gets, under the name it asks for, a vocabulary of the same kind
-# (byte pairs, here the 256 bytes, with ids moved to where cl100k has words); everything else is LangChain's and tiktoken's own code.
+# tiktoken downloads its vocabularies, which a test must not. So the client gets, under the name it asks for,
+# a vocabulary of the same kind (byte pairs, here the 256 bytes, with ids moved to where cl100k has words);
+# everything else is LangChain's and tiktoken's own code.
 LANGCHAIN_DEFAULT = f"""
 import tiktoken, tiktoken.registry
 ranks = {{bytes([byte]): 1000 + byte for byte in range(256)}}
@@ -222,7 +247,7 @@ try:
     told = ["vectors"]
 except Exception as error:
     told = [type(error).__name__, str(error)]
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.slow
@@ -241,10 +266,16 @@ def test_cohere_v1_answers_by_type_when_types_are_named(address: str, models: di
     pytest.importorskip("cohere")
     text = (
         "import cohere\nclient = cohere.Client(base_url='http://localhost:8000', api_key='none')\n"
-        f"answer = client.embed(model='{EMBEDDER}', texts=['a cat'], input_type='search_query', embedding_types=['float', 'ubinary'])\n"
+        f"answer = client.embed(model='{EMBEDDER}', texts=['a cat'], input_type='search_query', "
+        "embedding_types=['float', 'ubinary'])\n"
     )
     told = run(
-        text, address, told="[answer.response_type, answer.embeddings.float_, answer.embeddings.ubinary, answer.meta.api_version.version]"
+        text,
+        address,
+        told=(
+            "[answer.response_type, answer.embeddings.float_, answer.embeddings.ubinary, "
+            "answer.meta.api_version.version]"
+        ),
     )
     vector = models[EMBEDDER].embed("a cat")[0].outputs.embedding
     assert [told[0], told[3]] == ["embeddings_by_type", "1"]
@@ -268,15 +299,28 @@ client = InferenceClient("http://localhost:8000/predict")
 """
 
 
-def test_hub_client_chooses_labels_and_function(artifacts_by_name: dict[str, Path], models: dict[str, Model]) -> None:
+def test_hub_client_chooses_labels_and_function(
+    artifacts_by_name: dict[str, Path], models: dict[str, Model]
+) -> None:
     pytest.importorskip("huggingface_hub")
-    output = models[CLASSIFIER].classify("what a lovely day", pooling_params=PoolingParams(use_activation=False))[0].outputs
+    output = (
+        models[CLASSIFIER]
+        .classify("what a lovely day", pooling_params=PoolingParams(use_activation=False))[0]
+        .outputs
+    )
     logits = np.sort(output.probs)[::-1]
     softmax = np.exp(logits) / np.exp(logits).sum()
-    expected = {"top_k=2": softmax[:2], "function_to_apply='none'": logits, "function_to_apply='sigmoid'": 1 / (1 + np.exp(-logits))}
+    expected = {
+        "top_k=2": softmax[:2],
+        "function_to_apply='none'": logits,
+        "function_to_apply='sigmoid'": 1 / (1 + np.exp(-logits)),
+    }
     with served(artifacts_by_name[CLASSIFIER]) as address:
         for options, scores in expected.items():
-            asked = f"[(item.label, item.score) for item in client.text_classification('what a lovely day', {options})]"
+            asked = (
+                "[(item.label, item.score) for item in client.text_classification('what a lovely "
+                f"day', {options})]"
+            )
             told = run(HUB, address, told=asked)
             assert told[0][0] == output.label
             np.testing.assert_allclose([score for _, score in told], scores, atol=BATCH)
@@ -285,31 +329,49 @@ def test_hub_client_chooses_labels_and_function(artifacts_by_name: dict[str, Pat
 def test_openai_works_without_v1_in_its_address(address: str, models: dict[str, Model]) -> None:
     pytest.importorskip("openai")
     text = OPENAI.replace("/v1", "")
-    asked = f'client.embeddings.create(model="{EMBEDDER}", input="a cat", dimensions=64, encoding_format="float").data[0].embedding'
-    np.testing.assert_allclose(run(text, address, told=asked), models[EMBEDDER].embed("a cat")[0].outputs.embedding, atol=WIRE)
-    assert run(text, address, told="[model.id for model in client.models.list()]") == [EMBEDDER, RERANKER, CLASSIFIER]
+    asked = (
+        f'client.embeddings.create(model="{EMBEDDER}", input="a cat", dimensions=64, '
+        'encoding_format="float").data[0].embedding'
+    )
+    np.testing.assert_allclose(
+        run(text, address, told=asked), models[EMBEDDER].embed("a cat")[0].outputs.embedding, atol=WIRE
+    )
+    assert run(text, address, told="[model.id for model in client.models.list()]") == [
+        EMBEDDER,
+        RERANKER,
+        CLASSIFIER,
+    ]
 
 
 def test_cohere_v2_embeds_with_its_own_input_type(address: str, models: dict[str, Model]) -> None:
     pytest.importorskip("cohere")
     text = (
         "import cohere\nclient = cohere.ClientV2(base_url='http://localhost:8000', api_key='none')\n"
-        f"answer = client.embed(model='{EMBEDDER}', texts=['a cat'], input_type='search_query', embedding_types=['float'])\n"
+        f"answer = client.embed(model='{EMBEDDER}', texts=['a cat'], input_type='search_query', "
+        "embedding_types=['float'])\n"
     )
     told = run(text, address, told="answer.embeddings.float_")
     np.testing.assert_allclose(told, [models[EMBEDDER].embed("a cat")[0].outputs.embedding], atol=WIRE)
 
 
-def test_cohere_v1_ranks_text_objects_without_sending_them_back(address: str, models: dict[str, Model]) -> None:
+def test_cohere_v1_ranks_text_objects_without_sending_them_back(
+    address: str, models: dict[str, Model]
+) -> None:
     pytest.importorskip("cohere")
     text = (
         "import cohere\nclient = cohere.Client(base_url='http://localhost:8000', api_key='none')\n"
-        f"asked = dict(model='{RERANKER}', query={QUERY!r}, documents=[{{'text': text}} for text in {DOCUMENTS!r}])\n"
-        "plain, shown = client.rerank(**asked, return_documents=False), client.rerank(**asked, return_documents=True)\n"
+        f"asked = dict(model='{RERANKER}', query={QUERY!r}, documents=[{{'text': text}} for text in "
+        f"{DOCUMENTS!r}])\n"
+        "plain, shown = client.rerank(**asked, return_documents=False), client.rerank(**asked, "
+        "return_documents=True)\n"
     )
     one = "(one.index, one.relevance_score, one.document and one.document.text)"
     told = run(text, address, told=f"[[{one} for one in answer.results] for answer in (plain, shown)]")
     ranking = models[RERANKER].rerank(QUERY, DOCUMENTS)
     for results, documents in zip(told, ([None] * 2, [one.document for one in ranking]), strict=True):
-        assert [(index, text) for index, _, text in results] == [(one.index, text) for one, text in zip(ranking, documents, strict=True)]
-        np.testing.assert_allclose([score for _, score, _ in results], [one.score for one in ranking], atol=BATCH)
+        assert [(index, text) for index, _, text in results] == [
+            (one.index, text) for one, text in zip(ranking, documents, strict=True)
+        ]
+        np.testing.assert_allclose(
+            [score for _, score, _ in results], [one.score for one in ranking], atol=BATCH
+        )

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
-MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from poolrt.runtime.commands.cli import main; sys.exit(main())"
+MAIN = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest; from poolrt.runtime.commands.cli "
+    "import main; sys.exit(main())"
+)
 READY_S = 60
 """Far above the second or two that it takes: the test machine may be busy."""
 
@@ -48,7 +51,8 @@ def served(*artifacts: Path, flags: Sequence[str] = ()) -> Iterator[str]:
         port = sock.getsockname()[1]
     arguments = command("serve", *artifacts, "--port", str(port), *flags)
     url = f"http://127.0.0.1:{port}"
-    # A file, not a pipe: a pipe that nobody reads is full after some 900 requests, and the server would wait for it.
+    # A file, not a pipe: a pipe that nobody reads is full after some 900 requests, and the
+    # server would wait for it.
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment())
         deadline = time.monotonic() + READY_S
@@ -81,6 +85,8 @@ def _is_ready(url: str) -> bool:
 
 
 def post(url: str, body: dict[str, object]) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=60) as response:
         return json.load(response)

@@ -1,4 +1,5 @@
-"""The README's tour, run as it stands there: only the artifact's folder and the server's address are replaced."""
+"""The README's tour, run as it stands there: only the artifact's folder and the
+server's address are replaced."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def test_requests_work(minilm: Path):
 def test_python_works(snippet: str, minilm: Path):
     start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import conftest\n"
     code = start + snippet.replace(ARTIFACT, str(minilm))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "yeast makes gas" in done.stdout
 

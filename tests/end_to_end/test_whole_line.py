@@ -1,5 +1,6 @@
-"""Every kind of model the whole way: `poolrt export`, `poolrt inspect`, `poolrt serve`, an HTTP request, and the numbers of the library
-that the checkpoint was published for. Weights are random and scaled up, so a missed detail anywhere on the way changes the answer."""
+"""Every kind of model the whole way: `poolrt export`, `poolrt inspect`, `poolrt serve`, an HTTP request, and
+the numbers of the library that the checkpoint was published for. Weights are random and scaled up, so a
+missed detail anywhere on the way changes the answer."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ import pytest
 from tests.end_to_end.commands import ROOT, answer, environment, post, served
 
 DIFFERENCE = 1e-5
-"""Of scores and vector components. Measured 1e-6 at most: float32 sums in another order, on weights several times a real model's."""
+"""Of scores and vector components. Measured 1e-6 at most: float32 sums in another order, on weights
+several times a real model's."""
 
 TEXTS = [
     "Mars is known as the red planet.",
@@ -25,7 +27,8 @@ TEXTS = [
     "Brazil, a country in South America",
 ]
 DOCUMENTS = [text for text in TEXTS if text]
-"""Without the empty one: alone, transformers' tokenizer takes it for no document at all, in a batch (sentence-transformers) it does not."""
+"""Without the empty one: alone, transformers' tokenizer takes it for no document at all, in a batch
+(sentence-transformers) it does not."""
 QUERY = "Which planet is known as the red planet?"
 
 
@@ -63,10 +66,14 @@ def test_bi_encoder_answers_the_vectors_of_sentence_transformers(line: Line):
 def test_cross_encoder_ranks_as_sentence_transformers(line: Line):
     import sentence_transformers
 
-    expected = sentence_transformers.CrossEncoder(str(line.checkpoint), device="cpu").predict([(QUERY, text) for text in DOCUMENTS])
+    expected = sentence_transformers.CrossEncoder(str(line.checkpoint), device="cpu").predict(
+        [(QUERY, text) for text in DOCUMENTS]
+    )
     found = line.ask("/rerank", query=QUERY, documents=DOCUMENTS)["results"]
     assert [row["index"] for row in found] == list(np.argsort(-expected, kind="stable"))
-    np.testing.assert_allclose([row["relevance_score"] for row in found], np.sort(expected)[::-1], atol=DIFFERENCE)
+    np.testing.assert_allclose(
+        [row["relevance_score"] for row in found], np.sort(expected)[::-1], atol=DIFFERENCE
+    )
 
 
 @pytest.mark.parametrize("line", ["colbert"], indirect=True)
@@ -78,7 +85,9 @@ def test_late_interaction_scores_as_sentence_transformers(line: Line):
     documents = [np.asarray(document) for document in model.encode_document(TEXTS)]
     expected = [float((query @ document.T).max(axis=1).sum()) for document in documents]
     found = line.ask("/score", ["--preparation", "model"], queries=QUERY, documents=TEXTS)
-    np.testing.assert_allclose([row["score"] for row in found["data"]], expected, atol=DIFFERENCE * len(query))
+    np.testing.assert_allclose(
+        [row["score"] for row in found["data"]], expected, atol=DIFFERENCE * len(query)
+    )
 
 
 @pytest.mark.parametrize("line", ["bert_classifier"], indirect=True)
@@ -100,7 +109,8 @@ def test_token_classifier_answers_every_token_as_transformers(line: Line):
 
 @pytest.mark.parametrize("line", ["minilm_like"], indirect=True)
 def test_a_fresh_process_answers_without_torch(line: Line):
-    """Cold start: import, load, first vector. The bound is loose; what is slow by design (torch) takes several seconds alone."""
+    """Cold start: import, load, first vector. The bound is loose; what is slow by design (torch)
+    takes several seconds alone."""
     code = """
 import sys, time
 started = time.perf_counter()
@@ -114,13 +124,19 @@ assert not heavy, heavy
 print(time.perf_counter() - started)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(line.artifact), str(ROOT)], capture_output=True, text=True, env=environment(), check=False
+        [sys.executable, "-c", code, str(line.artifact), str(ROOT)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 5
 
 
-def _transformers(auto: str, checkpoint: Path, texts: Sequence[str]) -> tuple[list[np.ndarray], dict[int, str]]:
+def _transformers(
+    auto: str, checkpoint: Path, texts: Sequence[str]
+) -> tuple[list[np.ndarray], dict[int, str]]:
     """Logits [1, ...] of each text alone, and id2label."""
     import torch
     import transformers

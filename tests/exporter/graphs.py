@@ -29,11 +29,14 @@ class Artifact:
         self.longest = self.manifest["text"]["max_tokens"]
 
     def run(self, task: str, batch: Arrays) -> NDArray[np.float32]:
-        found = self.session.run([self.manifest["heads"][task]["output"]], {name: batch[name] for name in self.inputs})
+        found = self.session.run(
+            [self.manifest["heads"][task]["output"]], {name: batch[name] for name in self.inputs}
+        )
         return np.asarray(found[0])
 
     def batches(self) -> dict[str, Arrays]:
-        """Every shape class, the longest item included; random ids, and both token types where the model has them."""
+        """Every shape class, the longest item included; random ids, and both token types
+        where the model has them."""
         rng = np.random.default_rng(0)
         made = {}
         for name, lengths in {**SHAPES, "longest": (self.longest, 4)}.items():

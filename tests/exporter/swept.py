@@ -1,4 +1,5 @@
-"""A tiny checkpoint of any text class of transformers, from its own defaults made small, and our graph of it beside that class."""
+"""A tiny checkpoint of any text class of transformers, from its own defaults made small, and our graph
+of it beside that class."""
 
 from __future__ import annotations
 
@@ -35,32 +36,38 @@ TASKS: dict[Kind, manifest.Task] = {
 
 # Value -> the settings that get it, where a config class has them.
 SMALL: dict[int, str] = {
-    32: """hidden_size d_model n_embd dim emb_dim embed_dim embedding_size d_embed word_embed_proj_dim hidden_dim base_hidden_size""",
+    32: """hidden_size d_model n_embd dim emb_dim embed_dim embedding_size d_embed word_embed_proj_dim
+        hidden_dim base_hidden_size""",
     2: """num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_key_value_heads num_experts_per_tok
-        num_experts_per_token moe_topk moe_top_k num_selected_experts multi_query_group_num num_attention_groups linear_num_key_heads""",
+        num_experts_per_token moe_topk moe_top_k num_selected_experts multi_query_group_num num_attention_groups linear_num_key_heads""",  # noqa: E501
     4: """num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads num_experts num_local_experts
-        n_routed_experts moe_num_experts linear_num_value_heads mamba_n_heads index_n_heads""",
+        n_routed_experts moe_num_experts linear_num_value_heads mamba_n_heads index_n_heads""",  # noqa: E501
     8: """head_dim qk_nope_head_dim qk_rope_head_dim v_head_dim kv_lora_rank q_lora_rank sliding_window linear_key_head_dim
         linear_value_head_dim kv_channels attention_window_size local_attention state_size mamba_d_state index_head_dim d_kv index_topk
-        swa_head_dim window_size attention_head_dim""",
+        swa_head_dim window_size attention_head_dim""",  # noqa: E501
     9: "conv_kernel_size",
     48: """intermediate_size ffn_dim d_ff n_inner encoder_ffn_dim decoder_ffn_dim moe_intermediate_size shared_expert_intermediate_size
-        ffn_hidden_size dff shared_intermediate_size dense_intermediate_size lru_width""",
+        ffn_hidden_size dff shared_intermediate_size dense_intermediate_size lru_width""",  # noqa: E501
     VOCABULARY: "vocab_size",
     64: "max_position_embeddings n_positions max_seq_len max_sequence_length n_ctx",
 }  # fmt: skip
-LATENT = "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 mistral4 sarvam_mla youtu"
+LATENT = (
+    "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 mistral4 "
+    "sarvam_mla youtu"
+)
 NEEDED: dict[str, dict[str, Any]] = {name: {"num_key_value_heads": 4} for name in LATENT.split()} | {
     "big_bird": {"block_size": 4, "num_random_blocks": 1, "max_position_embeddings": 100},
     "bamba": {"attn_layer_indices": [1], "mamba_d_head": 16, "mamba_chunk_size": 8},
     "codegen": {"rotary_dim": 4},
-    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1},
     "ernie4_5_moe": {"moe_k": 2},
     "esm": {"vocab_size": VOCABULARY, "pad_token_id": 0, "mask_token_id": 4},
     "esmc": {"num_key_value_heads": 4},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_d_head": 16, "mamba_chunk_size": 8},
     "funnel": {
-        "block_sizes": [1, 1], "block_repeats": [1, 1], "d_head": 8, "d_inner": 48, "d_model": 32, "n_head": 4, "num_decoder_layers": 1,
+        "block_sizes": [1, 1], "block_repeats": [1, 1], "d_head": 8, "d_inner": 48, "d_model": 32,
+        "n_head": 4, "num_decoder_layers": 1,
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 4},
@@ -76,10 +83,13 @@ NEEDED: dict[str, dict[str, Any]] = {name: {"num_key_value_heads": 4} for name i
     "qwen3_next": {"num_hidden_layers": 4},
     "recurrent_gemma": {"num_hidden_layers": 3, "lru_width": 32},
     "reformer": {
-        "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8], "attn_layers": ["local", "lsh"], "lsh_attn_chunk_length": 8,
-        "local_attn_chunk_length": 8, "num_hidden_layers": 2, "attention_head_size": 8, "feed_forward_size": 48,
+        "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8], "attn_layers": ["local", "lsh"],
+        "lsh_attn_chunk_length": 8,
+        "local_attn_chunk_length": 8, "num_hidden_layers": 2, "attention_head_size": 8,
+        "feed_forward_size": 48,
     },
-    "roc_bert": {"pronunciation_vocab_size": 130, "shape_vocab_size": 130, "pronunciation_embed_dim": 8, "shape_embed_dim": 8},
+    "roc_bert": {"pronunciation_vocab_size": 130, "shape_vocab_size": 130, "pronunciation_embed_dim": 8,
+    "shape_embed_dim": 8},
     "opt": {"word_embed_proj_dim": 16},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
@@ -89,14 +99,25 @@ NEEDED: dict[str, dict[str, Any]] = {name: {"num_key_value_heads": 4} for name i
 def config(model_type: str, **settings: Any) -> Any:
     kind = transformers.CONFIG_MAPPING[model_type]
     default = kind()
-    fields = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})} - set(kind.attribute_map)
+    fields = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})} - set(
+        kind.attribute_map
+    )
     small: dict[str, Any] = {}
     for value, names in SMALL.items():
         for name in set(names.split()) & fields:
             known = getattr(default, name, None)
-            if (isinstance(known, int) and not isinstance(known, bool)) or name in ("num_key_value_heads", "head_dim"):
+            if (isinstance(known, int) and not isinstance(known, bool)) or name in (
+                "num_key_value_heads",
+                "head_dim",
+            ):
                 small[name] = value
-    for name, value in {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 2, "decoder_start_token_id": 1}.items():
+    for name, value in {
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "sep_token_id": 2,
+        "decoder_start_token_id": 1,
+    }.items():
         known = getattr(default, name, None)
         if isinstance(known, list) or (isinstance(known, int) and known >= VOCABULARY):
             small[name] = value
@@ -109,12 +130,20 @@ def tokenizer(folder: Path) -> None:
     """A word for every id, `<s>` in front and `</s>` behind."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    special = {
+        "pad_token": "<pad>",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
     words = [*special.values(), *(f"w{index}" for index in range(len(special), VOCABULARY))]
     made = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.add_special_tokens(list(special.values()))
-    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
     made.save(str(folder / "tokenizer.json"))
     special |= {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": "<s>", "sep_token": "</s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(special))
@@ -152,8 +181,9 @@ def _check_small(kind: Any, settings: Any) -> None:
 
 
 def worst_difference(folder: Path, kind: Kind, built: Any) -> float:
-    """Exports `folder` and runs it under ONNX Runtime: padded batches, one token, the longest. Each row is compared with a fresh copy of
-    `built` on that text alone, as a share of the largest value. Raises what the export raises."""
+    """Exports `folder` and runs it under ONNX Runtime: padded batches, one token, the longest. Each row
+    is compared with a fresh copy of `built` on that text alone, as a share of the largest value. Raises
+    what the export raises."""
     read = checkpoint.read(folder, recipe=None)
     if kind == "splade":
         read = dataclasses.replace(read, kind="splade")
@@ -177,7 +207,8 @@ def worst_difference(folder: Path, kind: Kind, built: Any) -> float:
 
 
 def answer(built: Any, kind: Kind, ids: torch.Tensor) -> np.ndarray:
-    """What transformers computes for one text: a fresh copy, because some modules change with what they have seen."""
+    """What transformers computes for one text: a fresh copy, because some modules change
+    with what they have seen."""
     fresh = copy.deepcopy(built)
     with torch.inference_mode():
         found = fresh(input_ids=ids, attention_mask=torch.ones_like(ids))

@@ -1,4 +1,5 @@
-"""Every family's exported graph against the classes of transformers and Sentence Transformers, on the same token ids."""
+"""Every family's exported graph against the classes of transformers and Sentence
+Transformers, on the same token ids."""
 
 from __future__ import annotations
 
@@ -16,10 +17,17 @@ from tests.exporter.graphs import COSINE, DIFFERENCE, Artifact, torch_of, worst_
 
 Paths = Callable[[str], Path]
 POOLED = (
-    "minilm_like", "bert_sharded", "bert_dense", "bert_cls", "bert_max", "bert_mean_sqrt_len", "bert_weightedmean", "bert_lasttoken",
+    "minilm_like", "bert_sharded", "bert_dense", "bert_cls", "bert_max", "bert_mean_sqrt_len",
+    "bert_weightedmean", "bert_lasttoken",
     "roberta_embedder", "xlmr_embedder", "bge_m3",
 )  # fmt: skip
-SEQUENCES = ("bert_cross_encoder", "bert_classifier", "roberta_cross_encoder", "roberta_multi_label", "xlmr_reranker")
+SEQUENCES = (
+    "bert_cross_encoder",
+    "bert_classifier",
+    "roberta_cross_encoder",
+    "roberta_multi_label",
+    "xlmr_reranker",
+)
 TOKENS = ("bert_tokens", "roberta_tokens", "xlmr_tokens")
 
 
@@ -30,7 +38,8 @@ def answer(model: Any, artifact: Artifact, batch: dict[str, Any]) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def silent_transformers() -> Any:
-    """Its progress bars write to stderr, and its load reports warn of tensors these classes leave out on purpose."""
+    """Its progress bars write to stderr, and its load reports warn of tensors these
+    classes leave out on purpose."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
@@ -39,7 +48,10 @@ def silent_transformers() -> Any:
 def test_text_embeddings_are_those_of_sentence_transformers(name: str, artifacts: Paths, checkpoints: Paths):
     from sentence_transformers import SentenceTransformer
 
-    artifact, model = Artifact(artifacts(name)), SentenceTransformer(str(checkpoints(name)), device="cpu").eval()
+    artifact, model = (
+        Artifact(artifacts(name)),
+        SentenceTransformer(str(checkpoints(name)), device="cpu").eval(),
+    )
     normalised = artifact.manifest["heads"]["embed"]["activation"] == "l2"
     for shape, batch in artifact.batches().items():
         with torch.inference_mode():
@@ -52,17 +64,23 @@ def test_text_embeddings_are_those_of_sentence_transformers(name: str, artifacts
             np.testing.assert_allclose(np.linalg.norm(expected, axis=-1), 1.0, atol=1e-5, err_msg=shape)
 
 
-@pytest.mark.parametrize("name", ["minilm_like", "bert_plain", "bert_vocab_txt", "roberta_embedder", "xlmr_embedder"])
+@pytest.mark.parametrize(
+    "name", ["minilm_like", "bert_plain", "bert_vocab_txt", "roberta_embedder", "xlmr_embedder"]
+)
 def test_token_embeddings_are_the_last_hidden_states(name: str, artifacts: Paths, checkpoints: Paths):
     artifact = Artifact(artifacts(name))
     model = transformers.AutoModel.from_pretrained(checkpoints(name), attn_implementation="eager").eval()
     for shape, batch in artifact.batches().items():
         expected = answer(model, artifact, batch).last_hidden_state.numpy()
-        assert worst_cosine(artifact.run("token_embed", batch), expected, batch["attention_mask"]) >= COSINE, shape
+        assert (
+            worst_cosine(artifact.run("token_embed", batch), expected, batch["attention_mask"]) >= COSINE
+        ), shape
 
 
 @pytest.mark.parametrize("name", ["bert_plain", "bert_vocab_txt"])
-def test_without_sentence_transformers_files_bert_embeds_its_first_token(name: str, artifacts: Paths, checkpoints: Paths):
+def test_without_sentence_transformers_files_bert_embeds_its_first_token(
+    name: str, artifacts: Paths, checkpoints: Paths
+):
     artifact = Artifact(artifacts(name))
     model = transformers.AutoModel.from_pretrained(checkpoints(name), attn_implementation="eager").eval()
     assert artifact.manifest["heads"]["embed"]["activation"] == "l2"
@@ -74,44 +92,64 @@ def test_without_sentence_transformers_files_bert_embeds_its_first_token(name: s
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_logits_are_those_of_the_sequence_classifier(name: str, artifacts: Paths, checkpoints: Paths):
     artifact = Artifact(artifacts(name))
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoints(name), attn_implementation="eager").eval()
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        checkpoints(name), attn_implementation="eager"
+    ).eval()
     for shape, batch in artifact.batches().items():
         expected = answer(model, artifact, batch).logits.numpy()
-        np.testing.assert_allclose(artifact.run("classify", batch), expected, atol=DIFFERENCE, rtol=0, err_msg=shape)
+        np.testing.assert_allclose(
+            artifact.run("classify", batch), expected, atol=DIFFERENCE, rtol=0, err_msg=shape
+        )
 
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_logits_are_those_of_the_token_classifier(name: str, artifacts: Paths, checkpoints: Paths):
     artifact = Artifact(artifacts(name))
-    model = transformers.AutoModelForTokenClassification.from_pretrained(checkpoints(name), attn_implementation="eager").eval()
+    model = transformers.AutoModelForTokenClassification.from_pretrained(
+        checkpoints(name), attn_implementation="eager"
+    ).eval()
     for shape, batch in artifact.batches().items():
         attended = batch["attention_mask"] == 1
         expected = answer(model, artifact, batch).logits.numpy()[attended]
-        np.testing.assert_allclose(artifact.run("token_classify", batch)[attended], expected, atol=DIFFERENCE, rtol=0, err_msg=shape)
+        np.testing.assert_allclose(
+            artifact.run("token_classify", batch)[attended], expected, atol=DIFFERENCE, rtol=0, err_msg=shape
+        )
 
 
 def test_colbert_projects_every_hidden_state_of_bert(artifacts: Paths, checkpoints: Paths):
     artifact, folder = Artifact(artifacts("colbert")), checkpoints("colbert")
     tensors = load_file(folder / "model.safetensors")
     model = transformers.BertModel(transformers.BertConfig.from_pretrained(folder))
-    model.load_state_dict({key.removeprefix("bert."): tensor for key, tensor in tensors.items() if key.startswith("bert.")})
+    model.load_state_dict(
+        {key.removeprefix("bert."): tensor for key, tensor in tensors.items() if key.startswith("bert.")}
+    )
     for shape, batch in artifact.batches().items():
-        expected = (answer(model.eval(), artifact, batch).last_hidden_state @ tensors["linear.weight"].T).numpy()
-        assert worst_cosine(artifact.run("token_embed", batch), expected, batch["attention_mask"]) >= COSINE, shape
+        expected = (
+            answer(model.eval(), artifact, batch).last_hidden_state @ tensors["linear.weight"].T
+        ).numpy()
+        assert (
+            worst_cosine(artifact.run("token_embed", batch), expected, batch["attention_mask"]) >= COSINE
+        ), shape
 
 
 def test_bge_m3_computes_its_three_heads_from_one_pass(artifacts: Paths, checkpoints: Paths):
     artifact, folder = Artifact(artifacts("bge_m3")), checkpoints("bge_m3")
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    sparse, colbert = (torch.load(folder / f"{name}_linear.pt", weights_only=True) for name in ("sparse", "colbert"))
+    sparse, colbert = (
+        torch.load(folder / f"{name}_linear.pt", weights_only=True) for name in ("sparse", "colbert")
+    )
     for shape, batch in artifact.batches().items():
         attended = batch["attention_mask"] == 1
         hidden = answer(model, artifact, batch).last_hidden_state
         weights = (hidden @ sparse["weight"].T + sparse["bias"]).numpy()[attended]
         vectors = (hidden @ colbert["weight"].T + colbert["bias"]).numpy()
         assert worst_cosine(artifact.run("embed", batch), hidden[:, 0].numpy()) >= COSINE, shape
-        assert worst_cosine(artifact.run("token_embed", batch), vectors, batch["attention_mask"]) >= COSINE, shape
-        np.testing.assert_allclose(artifact.run("token_classify", batch)[attended], weights, atol=DIFFERENCE, rtol=0, err_msg=shape)
+        assert worst_cosine(artifact.run("token_embed", batch), vectors, batch["attention_mask"]) >= COSINE, (
+            shape
+        )
+        np.testing.assert_allclose(
+            artifact.run("token_classify", batch)[attended], weights, atol=DIFFERENCE, rtol=0, err_msg=shape
+        )
 
 
 @pytest.mark.parametrize("name", ["minilm_like", "xlmr_reranker", "bge_m3"])
@@ -121,6 +159,8 @@ def test_a_row_does_not_depend_on_its_padding_or_its_neighbours(name: str, artif
     for task in artifact.manifest["tasks"]:
         together = artifact.run(task, batch)
         for row, length in enumerate(batch["attention_mask"].sum(1)):
-            alone = artifact.run(task, {key: value[row : row + 1, :length] for key, value in batch.items()})[0]
+            alone = artifact.run(task, {key: value[row : row + 1, :length] for key, value in batch.items()})[
+                0
+            ]
             shared = together[row][:length] if together.ndim == 3 else together[row]
             np.testing.assert_allclose(alone, shared, atol=DIFFERENCE, rtol=0, err_msg=task)

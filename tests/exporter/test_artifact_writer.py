@@ -53,7 +53,9 @@ def test_an_artifact_is_replaced_as_a_whole(whole: Path, tmp_path: Path) -> None
     reader.read(tmp_path / "copy")
 
 
-def test_it_is_replaced_where_the_system_cannot_exchange(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_replaced_where_the_system_cannot_exchange(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(artifact, "_exchange", lambda one, other: False)
     written_again(whole, tmp_path)
     written_again(whole, tmp_path)
@@ -147,8 +149,12 @@ MOMENTS = {
 
 
 def killed(whole: Path, out: Path, moment: str) -> None:
-    script = textwrap.dedent(KILLED).format(root=str(ROOT), whole=str(whole), out=str(out), patch=MOMENTS[moment])
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env={**os.environ})
+    script = textwrap.dedent(KILLED).format(
+        root=str(ROOT), whole=str(whole), out=str(out), patch=MOMENTS[moment]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env={**os.environ}
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -164,7 +170,9 @@ def test_killed_at_any_moment_nothing_loads(whole: Path, tmp_path: Path, moment:
     assert [entry.name for entry in tmp_path.iterdir()] == ["copy"]
 
 
-@pytest.mark.parametrize("moment", ["while hashing", "after the manifest", "after the exchange", "while removing the old one"])
+@pytest.mark.parametrize(
+    "moment", ["while hashing", "after the manifest", "after the exchange", "while removing the old one"]
+)
 def test_killed_while_replacing_one_whole_artifact_stands(whole: Path, tmp_path: Path, moment: str) -> None:
     written_again(whole, tmp_path)
     killed(whole, tmp_path, moment)
@@ -180,6 +188,8 @@ def test_goldens_are_plain_arrays(tmp_path: Path) -> None:
     arrays = {"ids": np.arange(5), "embed": np.ones((2, 3), np.float32)}
     artifact.write_golden(tmp_path, arrays)
     again = artifact.read_golden(tmp_path)
-    assert {name: array.tolist() for name, array in again.items()} == {name: array.tolist() for name, array in arrays.items()}
+    assert {name: array.tolist() for name, array in again.items()} == {
+        name: array.tolist() for name, array in arrays.items()
+    }
     with pytest.raises(AssertionError, match="pickle"):
         artifact.write_golden(tmp_path, {"texts": np.array(["a", None], dtype=object)})

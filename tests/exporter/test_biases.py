@@ -1,4 +1,5 @@
-"""Biases that attention does not need: gone where the graph allows it, and the answers are still those of transformers' class."""
+"""Biases that attention does not need: gone where the graph allows it, and the answers are still
+those of transformers' class."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from tests.families import find
 
 # float32 products summed in another order; with biases this large the values are around 10.
 ROUNDING = 1e-4
-# Two layers each: keys and values; keys that positions turn, or that are read twice, keep theirs; the last two have none or share heads.
+# Two layers each: keys and values; keys that positions turn, or that are read twice, keep theirs; the last
+# two have none or share heads.
 GONE = {
     "distilbert_embedder": 4,
     "mpnet_embedder": 4,
@@ -60,9 +62,17 @@ def test_large_biases_are_where_they_belong(tmp_path: Path, monkeypatch: pytest.
     folder.mkdir()
     find("distilbert_embedder")(folder)
     random = torch.Generator().manual_seed(7)
-    own = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if name.endswith("_lin.bias")}
+    own = {
+        name: tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+        if name.endswith("_lin.bias")
+    }
     assert len(own) >= 8
-    rewrite_weights(folder, lambda name: name, add={name: 5 * torch.randn(tensor.shape, generator=random) for name, tensor in own.items()})
+    rewrite_weights(
+        folder,
+        lambda name: name,
+        add={name: 5 * torch.randn(tensor.shape, generator=random) for name, tensor in own.items()},
+    )
     assert exported(tmp_path, monkeypatch) == [4]
     lengths = (9, 4, 1)
     mask = (np.arange(9) < np.array(lengths)[:, None]).astype(np.int64)

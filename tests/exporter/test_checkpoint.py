@@ -42,7 +42,8 @@ def built(folder: Path) -> Any:
     return tracing.module(read, planning.plan(read))
 
 
-# --- not a checkpoint -------------------------------------------------------------------------------------------------------------
+# --- not a checkpoint
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_without_config_says_what_it_holds(tmp_path: Path):
@@ -81,7 +82,8 @@ def test_a_revision_of_a_local_folder_is_refused(checkpoints: Paths):
     assert "chooses a hub repository's version" in refused(checkpoints("bert_plain"), revision="main")
 
 
-# --- damaged weights --------------------------------------------------------------------------------------------------------------
+# --- damaged weights
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1], ids=["empty", "no length", "cut header", "one byte short"])
@@ -119,7 +121,9 @@ def test_an_index_that_lies_about_sizes_is_refused(copy: Paths, shape: list[int]
 
 def test_an_index_that_lies_about_types_is_refused(copy: Paths):
     folder = copy("bert_plain")
-    lying(folder / "model.safetensors", lambda index: index["embeddings.LayerNorm.weight"].update(dtype="F16"))
+    lying(
+        folder / "model.safetensors", lambda index: index["embeddings.LayerNorm.weight"].update(dtype="F16")
+    )
     assert "do not fit their shapes" in refused(folder)
 
 
@@ -135,7 +139,9 @@ def test_an_index_that_lies_about_the_end_is_refused(copy: Paths, more: int):
 
 def test_a_git_lfs_pointer_is_not_taken_for_weights(copy: Paths):
     folder = copy("bert_plain")
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 90\n")
+    (folder / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 90\n"
+    )
     assert "git lfs pull" in refused(folder)
 
 
@@ -150,7 +156,9 @@ def test_every_missing_shard_is_named(copy: Paths):
 
 def test_a_weight_index_cannot_name_files_outside(copy: Paths):
     folder = copy("bert_sharded")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../secret.safetensors"}})
+    )
     assert "outside the folder" in refused(folder)
 
 
@@ -160,7 +168,9 @@ class Evil:
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "sparse_linear.pt"])
-def test_a_pickle_that_would_run_code_is_refused(copy: Paths, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_pickle_that_would_run_code_is_refused(
+    copy: Paths, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     monkeypatch.chdir(tmp_path)
     folder = copy("bge_m3")
     (folder / name).write_bytes(pickle.dumps({"weight": Evil()}))
@@ -168,7 +178,8 @@ def test_a_pickle_that_would_run_code_is_refused(copy: Paths, name: str, monkeyp
     assert not (tmp_path / "proof-that-it-ran").exists()
 
 
-# --- architecture and heads -------------------------------------------------------------------------------------------------------
+# --- architecture and heads
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_architecture_names_the_closest_ones(copy: Paths):
@@ -189,7 +200,8 @@ def test_all_missing_tensors_of_a_head_are_named_at_once(copy: Paths):
     rewrite_weights(folder, lambda name: None if name.startswith(("classifier", "bert.pooler")) else name)
     message = refused(folder)
     assert all(
-        f"missing {name}" in message for name in ("pooler.dense.weight", "pooler.dense.bias", "classifier.weight", "classifier.bias")
+        f"missing {name}" in message
+        for name in ("pooler.dense.weight", "pooler.dense.bias", "classifier.weight", "classifier.bias")
     )
 
 
@@ -212,14 +224,24 @@ def test_tensors_without_a_place_are_not_left_out_silently(copy: Paths):
     import torch
 
     folder = copy("bert_plain")
-    rewrite_weights(folder, lambda name: name, add={"encoder.layer.0.attention.self.rotary.weight": torch.zeros(2)})
-    with pytest.raises(CheckpointError, match=r"no place for encoder\.layer\.0\.attention\.self\.rotary\.weight"):
+    rewrite_weights(
+        folder, lambda name: name, add={"encoder.layer.0.attention.self.rotary.weight": torch.zeros(2)}
+    )
+    with pytest.raises(
+        CheckpointError, match=r"no place for encoder\.layer\.0\.attention\.self\.rotary\.weight"
+    ):
         built(folder)
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"hidden_size": "wide"}, {"num_attention_heads": 7}, {"hidden_act": "sorcery"}, {"vocab_size": 3}, {"layer_norm_eps": [1]}],
+    [
+        {"hidden_size": "wide"},
+        {"num_attention_heads": 7},
+        {"hidden_act": "sorcery"},
+        {"vocab_size": 3},
+        {"layer_norm_eps": [1]},
+    ],
     ids=["text", "heads", "activation", "vocabulary", "list"],
 )
 def test_settings_that_make_no_model_are_one_line(copy: Paths, settings: dict[str, Any]):
@@ -278,7 +300,9 @@ def test_the_generate_runner_is_refused(checkpoints: Paths):
 def test_a_module_nobody_knows_is_named(copy: Paths):
     folder = copy("minilm_like")
     modules = json.loads((folder / "modules.json").read_text())
-    (folder / "modules.json").write_text(json.dumps([*modules, {"idx": 3, "name": "3", "path": "3_X", "type": "my.package.Secret"}]))
+    (folder / "modules.json").write_text(
+        json.dumps([*modules, {"idx": 3, "name": "3", "path": "3_X", "type": "my.package.Secret"}])
+    )
     assert "my.package.Secret" in refused(folder)
 
 
@@ -288,12 +312,17 @@ def test_a_module_folder_that_is_missing_is_named(copy: Paths):
     assert "3_Dense" in refused(folder)
 
 
-# --- what was asked for -------------------------------------------------------------------------------------------------------------
+# --- what was asked for
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_overrides_are_merged_into_nested_objects():
     base = {"a": 1, "rope": {"type": "x", "factor": 2}}
-    assert json_objects.merged(base, {"rope": {"factor": 8}, "b": 3}) == {"a": 1, "rope": {"type": "x", "factor": 8}, "b": 3}
+    assert json_objects.merged(base, {"rope": {"factor": 8}, "b": 3}) == {
+        "a": 1,
+        "rope": {"type": "x", "factor": 8},
+        "b": 3,
+    }
 
 
 def test_overrides_reach_the_plan(checkpoints: Paths):
@@ -322,13 +351,19 @@ def test_a_pooler_config_that_makes_no_sense_is_refused(checkpoints: Paths, aske
 def test_a_pooler_config_wins_over_the_files(checkpoints: Paths):
     asked = {"pooling_type": "LAST", "use_activation": False, "task": "token_embed"}
     plan = planning.plan(checkpoint.read(checkpoints("minilm_like"), pooler_config=asked))
-    assert (plan.heads["embed"].pool, plan.heads["embed"].activation, plan.tasks[0]) == ("last", "identity", "token_embed")
+    assert (plan.heads["embed"].pool, plan.heads["embed"].activation, plan.tasks[0]) == (
+        "last",
+        "identity",
+        "token_embed",
+    )
     assert plan.scoring == "late-interaction"
 
 
 def test_every_guess_says_why(checkpoints: Paths):
     plan = planning.plan(checkpoint.read(checkpoints("minilm_like")))
-    assert {"architecture", "kind", "pooling", "normalised", "max tokens", "tasks"} <= {guess.what for guess in plan.guesses}
+    assert {"architecture", "kind", "pooling", "normalised", "max tokens", "tasks"} <= {
+        guess.what for guess in plan.guesses
+    }
     assert all(guess.why for guess in plan.guesses)
 
 
@@ -345,11 +380,27 @@ def test_every_guess_says_why(checkpoints: Paths):
         (1, {"sbert_ce_default_activation_function": IDENTITY}, "identity"),
         (3, {"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}, "softmax"),
         (1, {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}, "tanh"),
-        (1, {"sentence_transformers": {"activation_fn": IDENTITY}, "problem_type": "multi_label_classification"}, "sigmoid"),
-        (1, {"sentence_transformers": {"activation_fn": IDENTITY}, "sbert_ce_default_activation_function": "x"}, "identity"),
+        (
+            1,
+            {
+                "sentence_transformers": {"activation_fn": IDENTITY},
+                "problem_type": "multi_label_classification",
+            },
+            "sigmoid",
+        ),
+        (
+            1,
+            {
+                "sentence_transformers": {"activation_fn": IDENTITY},
+                "sbert_ce_default_activation_function": "x",
+            },
+            "identity",
+        ),
     ],
 )
-def test_the_activation_follows_vllms_order(copy: Paths, labels: int, settings: dict[str, Any], expected: str):
+def test_the_activation_follows_vllms_order(
+    copy: Paths, labels: int, settings: dict[str, Any], expected: str
+):
     folder = copy("roberta_cross_encoder" if labels == 1 else "bert_classifier")
     configure(folder, **settings)
     assert planning.plan(checkpoint.read(folder)).heads["classify"].activation == expected
@@ -361,12 +412,19 @@ def test_an_activation_from_elsewhere_is_refused(copy: Paths):
     assert "'os.system'" in refused(folder)
 
 
-# --- text -----------------------------------------------------------------------------------------------------------------------------
+# --- text
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("minilm_like", 64), ("bert_dense", 64), ("bert_plain", 128), ("roberta_cross_encoder", 128), ("bge_m3", 128)],
+    [
+        ("minilm_like", 64),
+        ("bert_dense", 64),
+        ("bert_plain", 128),
+        ("roberta_cross_encoder", 128),
+        ("bge_m3", 128),
+    ],
     ids=["old files", "new files", "tokenizer", "two rows less", "bge-m3"],
 )
 def test_the_longest_item_is_the_lowest_limit(checkpoints: Paths, name: str, expected: int):
@@ -397,7 +455,8 @@ def test_roberta_pads_with_its_own_id(checkpoints: Paths):
 def test_prompts_are_kept(checkpoints: Paths):
     text = planning.plan(checkpoint.read(checkpoints("xlmr_embedder"))).text
     assert text.prompts == {"query": "query: ", "passage": "passage: "}
-    # Each side as encode_query and encode_document prepare it: `passage` is no name that the library looks for.
+    # Each side as encode_query and encode_document prepare it: `passage` is no name that
+    # the library looks for.
     assert {side: role.prefix for side, role in text.roles.items()} == {"query": "query: ", "document": ""}
 
 

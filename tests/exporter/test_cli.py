@@ -20,8 +20,20 @@ from poolrt.runtime import errors, json_objects
 ROOT = Path(__file__).parents[2]
 
 
-def test_an_export_ends_with_a_report(checkpoints: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = cli.export([str(checkpoints("bert_plain")), "--out", str(tmp_path), "--name", "plain", "--json", "--trust-remote-code"])
+def test_an_export_ends_with_a_report(
+    checkpoints: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.export(
+        [
+            str(checkpoints("bert_plain")),
+            "--out",
+            str(tmp_path),
+            "--name",
+            "plain",
+            "--json",
+            "--trust-remote-code",
+        ]
+    )
     out, err = capsys.readouterr()
     assert code == errors.EXIT_OK, err
     told = json.loads(out)
@@ -36,14 +48,20 @@ def test_an_export_ends_with_a_report(checkpoints: Callable[[str], Path], tmp_pa
     shown = capsys.readouterr().out
     assert "golden alone" in shown
     assert f"agrees with {library}: token ids of" in shown
-    assert cli.verify([str(tmp_path / "plain"), "--against", str(checkpoints("bert_plain")), "--json"]) == errors.EXIT_OK
+    assert (
+        cli.verify([str(tmp_path / "plain"), "--against", str(checkpoints("bert_plain")), "--json"])
+        == errors.EXIT_OK
+    )
     proved = json.loads(capsys.readouterr().out)
     assert "one long" in {each["shape"] for each in proved["evidence"]}
     assert proved["reading"]["reference"] == library
 
 
 def test_a_reading_that_the_library_contradicts_ends_with_exit_3_and_nothing_kept(
-    checkpoints: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoints: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(head_modules.POOLS, "mean", head_modules.POOLS["cls"])
     code = cli.export([str(checkpoints("minilm_like")), "--out", str(tmp_path), "--json"])
@@ -60,11 +78,23 @@ WRONG = {
     "no such folder": (["{empty}/nothing/here/at/all"], errors.EXIT_INPUT, "nothing"),
     "unknown precision": (["{empty}", "--precision", "fp8"], errors.EXIT_INPUT, "expected one of"),
     "unknown target": (["{empty}", "--target", "trt"], errors.EXIT_INPUT, "tensorrt-rtx"),
-    "int8 for a GPU": (["{empty}", "--precision", "int8", "--target", "tensorrt-rtx:sm89"], errors.EXIT_INPUT, "for processors"),
+    "int8 for a GPU": (
+        ["{empty}", "--precision", "int8", "--target", "tensorrt-rtx:sm89"],
+        errors.EXIT_INPUT,
+        "for processors",
+    ),
     "unknown GPU": (["{empty}", "--target", "tensorrt-rtx:sm42"], errors.EXIT_ENGINE, "sm42"),
     "bad JSON": (["{empty}", "--hf-overrides", "{{"], errors.EXIT_INPUT, "not JSON"),
-    "JSON of another kind": (["{empty}", "--pooler-config", "[1]"], errors.EXIT_INPUT, "expected a JSON object"),
-    "a dotted flag without value": (["{empty}", "--hf-overrides.a"], errors.EXIT_INPUT, "a value is expected"),
+    "JSON of another kind": (
+        ["{empty}", "--pooler-config", "[1]"],
+        errors.EXIT_INPUT,
+        "expected a JSON object",
+    ),
+    "a dotted flag without value": (
+        ["{empty}", "--hf-overrides.a"],
+        errors.EXIT_INPUT,
+        "a value is expected",
+    ),
     "generation": (["{empty}", "--runner", "generate"], errors.EXIT_INPUT, "pooling models only"),
     "bad name": (["{good}", "--name", "../up"], errors.EXIT_INPUT, "--name"),
     "no arguments": ([], errors.EXIT_INPUT, "CHECKPOINT"),
@@ -87,7 +117,9 @@ def test_a_mistake_is_one_line_and_its_exit_code(
     assert not out.exists() or list(out.iterdir()) == []
 
 
-def test_a_mistake_is_json_where_json_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_json_where_json_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.verify([str(tmp_path), "--json"]) == errors.EXIT_INPUT
     told = json.loads(capsys.readouterr().out)["error"]
     assert (told["type"], told["exit_code"]) == ("ArtifactError", 2)
@@ -126,7 +158,9 @@ def test_what_libraries_print_is_no_part_of_the_report(
         assert line in err
 
 
-def test_our_own_mistake_has_its_own_code(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_own_mistake_has_its_own_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from poolrt.exporter import pipeline
 
     def stumble(*_: object, **__: object) -> None:
@@ -137,7 +171,9 @@ def test_our_own_mistake_has_its_own_code(tmp_path: Path, capsys: pytest.Capture
     assert "please report" in capsys.readouterr().err
 
 
-def test_a_full_disk_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from poolrt.exporter import pipeline
 
     def fill(*_: object, **__: object) -> None:
@@ -145,10 +181,14 @@ def test_a_full_disk_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     monkeypatch.setattr(pipeline, "export", fill)
     assert cli.export([str(tmp_path)]) == errors.EXIT_INPUT
-    assert "model.onnx: No space left on device; nothing was kept: make room, or choose" in capsys.readouterr().err
+    assert (
+        "model.onnx: No space left on device; nothing was kept: make room, or choose"
+    ) in capsys.readouterr().err
 
 
-def test_an_interruption_has_its_own_code(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_has_its_own_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from poolrt.exporter import pipeline
 
     def interrupt(*_: object, **__: object) -> None:
@@ -206,6 +246,8 @@ def test_help_and_mistakes_import_nothing_heavy() -> None:
     heavy = {{"torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "starlette"}} & set(sys.modules)
     assert not heavy, heavy
     """.replace("\n    ", "\n")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env={**os.environ})
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env={**os.environ}
+    )
     assert done.returncode == 0, done.stderr
     assert "exit codes" in done.stdout

@@ -1,4 +1,5 @@
-"""Every decoder family's graph becomes a TensorRT-RTX engine, a 16-bit graph and an int8 graph, and holds nothing of a long text's size."""
+"""Every decoder family's graph becomes a TensorRT-RTX engine, a 16-bit graph and an int8 graph, and holds
+nothing of a long text's size."""
 
 from __future__ import annotations
 
@@ -12,8 +13,10 @@ from tests.families import find
 from tests.families.proof import COSINE, compiles_and_lowers, cosines, prove
 
 FAMILIES = [
-    "qwen3_embedding", "gte_qwen2", "e5_mistral", "llama3_causal", "gemma2_embedder", "embedding_gemma", "bge_gemma", "nemotron_embed",
-    "voyage", "gritlm", "internlm2_reward", "lfm2_colbert", "jina_v3", "jina_reranker", "qwen2_process_reward", "jina_v5_nano",
+    "qwen3_embedding", "gte_qwen2", "e5_mistral", "llama3_causal", "gemma2_embedder", "embedding_gemma",
+    "bge_gemma", "nemotron_embed",
+    "voyage", "gritlm", "internlm2_reward", "lfm2_colbert", "jina_v3", "jina_reranker",
+    "qwen2_process_reward", "jina_v5_nano",
 ]  # fmt: skip
 
 
@@ -32,7 +35,9 @@ def test_places_for_32k_tokens_store_no_table(name: str, tmp_path: Path):
     long = prove(folder, tmp_path / "long", hf_overrides={"max_position_embeddings": 32768})
     sizes = [(tmp_path / out / "model.onnx").stat().st_size for out in ("short", "long")]
     assert abs(sizes[1] - sizes[0]) < 1000
-    largest = max(np.prod(tensor.dims) for tensor in onnx.load(tmp_path / "long" / "model.onnx").graph.initializer)
+    largest = max(
+        np.prod(tensor.dims) for tensor in onnx.load(tmp_path / "long" / "model.onnx").graph.initializer
+    )
     assert largest <= 64 * 400  # the token table of these toys
     ids = [[5 + step % 50 for step in range(700)]]
     with_graph = long.raw("token_embed", ids)

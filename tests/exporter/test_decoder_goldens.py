@@ -1,4 +1,5 @@
-"""Decoder families against answers recorded from the real vLLM (tests/goldens/record_decoders.py), on the same token ids."""
+"""Decoder families against answers recorded from the real vLLM
+(tests/goldens/record_decoders.py), on the same token ids."""
 
 from __future__ import annotations
 
@@ -36,6 +37,7 @@ def test_answers_are_those_of_vllm(name: str, tmp_path: Path):
                 assert cosines(found, expected).min() > COSINE, task
             else:
                 assert [one.shape for one in found] == [other.shape for other in expected], task
-                answered = [(one, other) for one, other in zip(found, expected, strict=True) if other.size]  # some texts have no step
+                # Some texts have no step
+                answered = [(one, other) for one, other in zip(found, expected, strict=True) if other.size]
                 assert len(answered) >= 2
                 assert differences(*zip(*answered, strict=True)) < DIFFERENCE, task

@@ -1,4 +1,5 @@
-"""Rerankers made of language models, from folder to score: the prompt their authors use, cut in the document and never behind it."""
+"""Rerankers made of language models, from folder to score: the prompt their authors use, cut in the
+document and never behind it."""
 
 from __future__ import annotations
 
@@ -16,8 +17,10 @@ from tests.families.proof import DIFFERENCE
 
 QUERY, DOCUMENTS = "what is mars", ("a red planet", "the capital of france is paris", "")
 PROMPT = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
-    'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: {told}\n<Query>: {query}\n'
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the "
+    "Instruct provided. "
+    'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: '
+    "{told}\n<Query>: {query}\n"
     "<Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 )
 TOLD = "Given a web search query, retrieve relevant passages that answer the query"
@@ -40,7 +43,10 @@ def test_scores_are_those_of_the_prompt_on_the_model_card(places: tuple[Path, Pa
     folder, artifact = places
     tokenizer, model = Tokenizer.from_file(str(folder / "tokenizer.json")), build(folder, "Qwen3ForCausalLM")
     yes, no = tokenizer.token_to_id("yes"), tokenizer.token_to_id("no")
-    ids = [tokenizer.encode(PROMPT.format(told=TOLD, query=QUERY, document=document)).ids for document in DOCUMENTS]
+    ids = [
+        tokenizer.encode(PROMPT.format(told=TOLD, query=QUERY, document=document)).ids
+        for document in DOCUMENTS
+    ]
     newline = tokenizer.encode("\n").ids
     assert ids[0][-2:] == newline * 2  # the last token is the second newline, which a template file loses
     with torch.inference_mode():
@@ -63,7 +69,8 @@ def test_a_long_document_is_cut_and_the_end_of_the_prompt_stays(places: tuple[Pa
 
 
 TEMPLATE = (
-    "<|im_start|>{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}<|im_end|>\n<|im_start|>assistant\n"
+    "<|im_start|>{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor "
+    "%}<|im_end|>\n<|im_start|>assistant\n"
 )
 
 
@@ -82,7 +89,11 @@ def written(folder: Path, template: str | None, false: bool = True) -> Any:
     return model
 
 
-@pytest.mark.parametrize(("template", "false"), [(TEMPLATE, True), (TEMPLATE, False), (None, True)], ids=["template", "one", "pair"])
+@pytest.mark.parametrize(
+    ("template", "false"),
+    [(TEMPLATE, True), (TEMPLATE, False), (None, True)],
+    ids=["template", "one", "pair"],
+)
 def test_a_logit_score_module_is_a_reranker(template: str | None, false: bool, tmp_path: Path):
     from poolrt.exporter import pipeline
     from poolrt.runtime import load
@@ -92,7 +103,9 @@ def test_a_logit_score_module_is_a_reranker(template: str | None, false: bool, t
     made = pipeline.export(str(tmp_path / "written"), name="reranker", out=str(tmp_path / "artifacts"))
     assert made.scoring == "cross-encoder"
     with load(tmp_path / "artifacts" / "reranker") as opened:
-        np.testing.assert_allclose(np.asarray(opened.score(QUERY, list(DOCUMENTS))), expected, atol=DIFFERENCE)
+        np.testing.assert_allclose(
+            np.asarray(opened.score(QUERY, list(DOCUMENTS))), expected, atol=DIFFERENCE
+        )
 
 
 def test_a_chat_template_without_both_sides_of_a_pair_is_refused(tmp_path: Path):
@@ -112,7 +125,10 @@ def test_tokens_that_are_none_are_refused(tmp_path: Path):
 
     written(tmp_path / "written", TEMPLATE)
     config = tmp_path / "written" / "1_LogitScore" / "config.json"
-    for value, told in (('{"true_token_id": "yes"}', "expected token ids"), ('{"true_token_id": 99999}', "not one of the vocabulary's")):
+    for value, told in (
+        ('{"true_token_id": "yes"}', "expected token ids"),
+        ('{"true_token_id": 99999}', "not one of the vocabulary's"),
+    ):
         config.write_text(value)
         with pytest.raises(CheckpointError, match=told):
             planning.plan(checkpoint.read(tmp_path / "written"))

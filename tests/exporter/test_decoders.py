@@ -1,4 +1,5 @@
-"""Decoder families, padded in one batch through our module, against transformers' classes on one text at a time."""
+"""Decoder families, padded in one batch through our module, against transformers'
+classes on one text at a time."""
 
 from __future__ import annotations
 
@@ -18,8 +19,16 @@ QWEN3_OVERRIDES = {
     "classifier_from_token": ["no", "yes"],
     "is_original_qwen3_reranker": True,
 }
-MXBAI_OVERRIDES = {"architectures": ["Qwen2ForSequenceClassification"], "classifier_from_token": ["0", "1"], "method": "from_2_way_softmax"}
-GEMMA_OVERRIDES = {"architectures": ["GemmaForSequenceClassification"], "classifier_from_token": ["Yes"], "method": "no_post_processing"}
+MXBAI_OVERRIDES = {
+    "architectures": ["Qwen2ForSequenceClassification"],
+    "classifier_from_token": ["0", "1"],
+    "method": "from_2_way_softmax",
+}
+GEMMA_OVERRIDES = {
+    "architectures": ["GemmaForSequenceClassification"],
+    "classifier_from_token": ["Yes"],
+    "method": "no_post_processing",
+}
 
 
 def proved(name: str, tmp_path: Path, **asked: Any) -> Proved:
@@ -48,7 +57,9 @@ EMBEDDERS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_hidden_states_are_those_of_transformers(name: str, tmp_path: Path):
     proof = proved(name, tmp_path)
     kind, settings = EMBEDDERS[name]
-    expected = hidden(build(tmp_path / name, kind, rename=without(*HEADS), **settings), proof.ids(texts(proof)))
+    expected = hidden(
+        build(tmp_path / name, kind, rename=without(*HEADS), **settings), proof.ids(texts(proof))
+    )
     with torch.inference_mode():
         items = [proof.item(text) for text in texts(proof)]
         shape = (len(items), max(len(item.ids) for item in items))
@@ -78,15 +89,23 @@ def test_embedding_gemma_is_that_of_sentence_transformers(tmp_path: Path):
 @pytest.mark.parametrize("name", ["qwen3_seq_cls", "qwen2_apeach"])
 def test_a_decoder_classifies_by_its_last_token(name: str, tmp_path: Path):
     proof = proved(name, tmp_path)
-    model = build(tmp_path / name, {"qwen3_seq_cls": "Qwen3", "qwen2_apeach": "Qwen2"}[name] + "ForSequenceClassification")
+    model = build(
+        tmp_path / name,
+        {"qwen3_seq_cls": "Qwen3", "qwen2_apeach": "Qwen2"}[name] + "ForSequenceClassification",
+    )
     # One text without a pad inside: transformers looks for the last token that is not a pad id.
-    assert differences(proof.raw("classify", texts(proof)), logits(model, proof.ids(texts(proof)))) < DIFFERENCE
+    assert (
+        differences(proof.raw("classify", texts(proof)), logits(model, proof.ids(texts(proof)))) < DIFFERENCE
+    )
 
 
 def test_a_decoder_labels_every_token(tmp_path: Path):
     proof = proved("qwen3_tokens", tmp_path)
     model = build(tmp_path / "qwen3_tokens", "Qwen3ForTokenClassification")
-    assert differences(proof.raw("token_classify", texts(proof)), logits(model, proof.ids(texts(proof)))) < DIFFERENCE
+    assert (
+        differences(proof.raw("token_classify", texts(proof)), logits(model, proof.ids(texts(proof))))
+        < DIFFERENCE
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +127,9 @@ def test_a_language_model_reranks_by_the_logit_of_its_answer(
     expected = [row[ids[0]] - (row[ids[1]] if len(ids) > 1 else 0.0) for row in last]
     assert differences([row[0] for row in proof.raw("classify", texts(proof))], expected) < DIFFERENCE
     probabilities = [1 / (1 + np.exp(-value)) for value in expected]
-    assert differences([row[0] for row in proof.answers("classify", texts(proof))], probabilities) < DIFFERENCE
+    assert (
+        differences([row[0] for row in proof.answers("classify", texts(proof))], probabilities) < DIFFERENCE
+    )
     assert proof.plan.scoring == "cross-encoder"
 
 
@@ -117,7 +138,10 @@ def test_reward_models_judge_every_token_of_qwen2(name: str, tmp_path: Path):
     proof = proved(name, tmp_path, pooler_config={"step_tag_id": 100})
     known = natives.tensors(tmp_path / name)
     states = hidden(build(tmp_path / name, "Qwen2Model", rename=without(*HEADS)), proof.ids(texts(proof)))
-    inner = [np.maximum(rows @ known["score.0.weight"].numpy().T + known["score.0.bias"].numpy(), 0) for rows in states]
+    inner = [
+        np.maximum(rows @ known["score.0.weight"].numpy().T + known["score.0.bias"].numpy(), 0)
+        for rows in states
+    ]
     expected = [rows @ known["score.2.weight"].numpy().T + known["score.2.bias"].numpy() for rows in inner]
     assert differences(proof.raw("token_classify", texts(proof)), expected) < DIFFERENCE
 
@@ -185,8 +209,12 @@ def test_nemotron_divides_its_logit_by_the_temperature(tmp_path: Path):
     model = build(folder, "LlamaModel", rename=without(*HEADS), model_type="llama", is_causal=False)
     score = natives.tensors(folder)["score.weight"].numpy()
     expected = [rows.mean(0) @ score.T / 0.25 for rows in hidden(model, proof.ids(TEXTS))]
-    assert differences(proof.answers("classify", TEXTS, use_activation=False), expected) < 4 * DIFFERENCE  # divided by a quarter
-    assert differences(proof.answers("classify", TEXTS), [1 / (1 + np.exp(-value)) for value in expected]) < DIFFERENCE
+    # Divided by a quarter
+    assert differences(proof.answers("classify", TEXTS, use_activation=False), expected) < 4 * DIFFERENCE
+    assert (
+        differences(proof.answers("classify", TEXTS), [1 / (1 + np.exp(-value)) for value in expected])
+        < DIFFERENCE
+    )
 
 
 @pytest.mark.parametrize(("asked", "pool"), [("avg", "mean"), ("cls", "cls"), ("last", "last")])
@@ -220,7 +248,9 @@ def test_a_classifier_without_its_score_is_refused(tmp_path: Path):
     from poolrt.runtime.errors import CheckpointError
 
     folder = find("qwen3_reranker")(tmp_path / "checkpoint")
-    read = checkpoint.read(folder, recipe=None, hf_overrides={"architectures": ["Qwen3ForSequenceClassification"]})
+    read = checkpoint.read(
+        folder, recipe=None, hf_overrides={"architectures": ["Qwen3ForSequenceClassification"]}
+    )
     with pytest.raises(CheckpointError, match=r"missing score\.weight"):
         planning.plan(read)
 
@@ -231,7 +261,9 @@ def test_an_answer_that_is_not_one_token_is_refused(tmp_path: Path):
     from poolrt.runtime.errors import CheckpointError
 
     folder = find("qwen3_reranker")(tmp_path / "checkpoint")
-    read = checkpoint.read(folder, recipe=None, hf_overrides={**QWEN3_OVERRIDES, "classifier_from_token": ["no", "certainly"]})
+    read = checkpoint.read(
+        folder, recipe=None, hf_overrides={**QWEN3_OVERRIDES, "classifier_from_token": ["no", "certainly"]}
+    )
     with pytest.raises(CheckpointError, match="'certainly'"):
         planning.plan(read)
 
@@ -253,11 +285,21 @@ def test_any_decoder_classifies_by_conversion(tmp_path: Path):
     configure(folder, architectures=["Qwen2ForCausalLM"])
     proof = prove(folder, convert="classify")
     model = build(folder, "Qwen2ForSequenceClassification")
-    assert differences(proof.raw("classify", texts(proof)), logits(model, proof.ids(texts(proof)))) < DIFFERENCE
+    assert (
+        differences(proof.raw("classify", texts(proof)), logits(model, proof.ids(texts(proof)))) < DIFFERENCE
+    )
 
 
 EXPORTED = ["qwen3_embedding", "nemotron_rerank"]
-SLOW = ["gte_qwen2", "e5_mistral", "llama3_causal", "gemma2_embedder", "embedding_gemma", "qwen2_process_reward", "bge_gemma"]
+SLOW = [
+    "gte_qwen2",
+    "e5_mistral",
+    "llama3_causal",
+    "gemma2_embedder",
+    "embedding_gemma",
+    "qwen2_process_reward",
+    "bge_gemma",
+]
 
 
 @pytest.mark.parametrize("name", [*EXPORTED, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])

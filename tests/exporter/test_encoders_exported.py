@@ -1,5 +1,6 @@
-"""The exported graphs of the encoder families: equal to the module they were traced from, free of tables of the texts' length, and
-accepted by the engines. One of each kind by default; all of them, compiled and lowered, when asked for."""
+"""The exported graphs of the encoder families: equal to the module they were traced from, free of tables of
+the texts' length, and accepted by the engines. One of each kind by default; all of them, compiled and
+lowered, when asked for."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ from tests.families.proof import COSINE, DIFFERENCE, Proved, compiles_and_lowers
 # Different in their graphs, not in their weights alone.
 BY_DEFAULT = ("modernbert_embedder", "nomic_moe")
 EVERY = tuple(
-    name for family in (modernbert, gte, nomic, splade, colbert, bert_likes) for name in family.ALL if not name.endswith("_resaved")
+    name
+    for family in (modernbert, gte, nomic, splade, colbert, bert_likes)
+    for name in family.ALL
+    if not name.endswith("_resaved")
 )
 
 
@@ -33,7 +37,9 @@ def same_as_the_module(proved: Proved) -> None:
             if task in ("embed", "token_embed"):
                 assert cosines(ours, theirs).min() > COSINE
             else:
-                assert differences(ours, theirs) < DIFFERENCE * max(1.0, max(float(abs(row).max()) for row in theirs))
+                assert differences(ours, theirs) < DIFFERENCE * max(
+                    1.0, max(float(abs(row).max()) for row in theirs)
+                )
 
 
 @pytest.mark.parametrize("name", BY_DEFAULT)
@@ -42,7 +48,8 @@ def test_the_graph_answers_as_the_module(name: str, tmp_path: Path):
     same_as_the_module(proved)
     assert proved.graph is not None
     stored = onnx.load(proved.folder / proved.graph.file, load_external_data=False).graph.initializer
-    # Neither family has a table of positions, and masks are made from the length: 128 is the length and nothing else here.
+    # Neither family has a table of positions, and masks are made from the length: 128 is the length
+    # and nothing else here.
     assert not [tensor.name for tensor in stored if TABLE in tensor.dims]
 
 

@@ -1,4 +1,5 @@
-"""Encoders that transformers builds, against its own classes: each text alone and unpadded there, all in one padded batch here."""
+"""Encoders that transformers builds, against its own classes: each text alone and unpadded there, all
+in one padded batch here."""
 
 from __future__ import annotations
 
@@ -13,16 +14,22 @@ from tests.families.proof import COSINE, DIFFERENCE, Proved, cosines, difference
 
 PAIRS = tuple(("the red planet?", text) for text in TEXTS)
 EMBEDDERS = (
-    "modernbert_embedder", "modernbert_biased", "gte_snowflake", "ernie_task", "ernie_plain", "mpnet_embedder", "deberta_embedder",
+    "modernbert_embedder", "modernbert_biased", "gte_snowflake", "ernie_task", "ernie_plain",
+    "mpnet_embedder", "deberta_embedder",
     "distilbert_embedder", "gpt_neox_embedder", "modernbert_masked",
 )  # fmt: skip
 CLASSIFIERS = (
-    "modernbert_reranker", "modernbert_classifier", "ernie_classifier", "mpnet_classifier", "deberta_reranker",
+    "modernbert_reranker", "modernbert_classifier", "ernie_classifier", "mpnet_classifier",
+    "deberta_reranker",
     "distilbert_classifier", "electra_reranker", "albert_classifier", "megatron_classifier",
     "gpt2_classifier", "camembert_reranker",
 )  # fmt: skip
 TOKEN_CLASSIFIERS = ("modernbert_tokens", "deberta_tokens", "electra_tokens")
-STORED = {"ernie_plain": ("ErnieModel", "bert."), "ernie_task": ("ErnieModel", "ernie."), "mpnet_embedder": ("MPNetModel", "")}
+STORED = {
+    "ernie_plain": ("ErnieModel", "bert."),
+    "ernie_task": ("ErnieModel", "ernie."),
+    "mpnet_embedder": ("MPNetModel", ""),
+}
 STORED["modernbert_masked"] = ("ModernBertModel", "")
 
 

@@ -14,7 +14,9 @@ SHORT = TEXTS[:4]
 PREFIXES = {"mgte_embedder": "new.", "mgte_reranker": "new."}
 
 
-@pytest.mark.parametrize("name", ["mgte_embedder", "gte_en", "gte_snowflake", "nomic_v1", "nomic_v15", "nomic_moe"])
+@pytest.mark.parametrize(
+    "name", ["mgte_embedder", "gte_en", "gte_snowflake", "nomic_v1", "nomic_v15", "nomic_moe"]
+)
 def test_hidden_states_equal_plain_numpy(name: str, tmp_path: Path):
     folder = find(name)(tmp_path / "checkpoint")
     proved = prove(folder)

@@ -31,13 +31,19 @@ def made(name: str, tmp_path: Path, **config: Any) -> Path:
     return folder
 
 
-# --- ModernBERT -----------------------------------------------------------------------------------------------------------------
+# --- ModernBERT
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_window_reaches_half_of_local_attention_to_either_side(tmp_path: Path):
-    """Layers 1 and 2 are local here. Beyond the sum of what all layers see nothing may change, within it everything may."""
+    """Layers 1 and 2 are local here. Beyond the sum of what all layers see nothing may change,
+    within it everything may."""
     folder = made(
-        "modernbert_embedder", tmp_path, global_attn_every_n_layers=100, num_hidden_layers=2, layer_types=["sliding_attention"] * 2
+        "modernbert_embedder",
+        tmp_path,
+        global_attn_every_n_layers=100,
+        num_hidden_layers=2,
+        layer_types=["sliding_attention"] * 2,
     )
     rewrite_weights(folder, lambda name: None if name.startswith(("layers.2.", "layers.3.")) else name)
     proved = prove(folder)
@@ -63,18 +69,26 @@ def test_an_old_config_and_a_new_one_are_the_same_model(tmp_path: Path):
     np.testing.assert_array_equal(old.raw("embed", TEXTS), new.raw("embed", TEXTS))
 
 
-# --- GTE ------------------------------------------------------------------------------------------------------------------------
+# --- GTE
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_ntk_divides_the_frequencies_besides_enlarging_the_base():
-    config = {"hidden_size": 64, "num_attention_heads": 2, "rope_theta": 20000, "rope_scaling": {"type": "ntk", "factor": 8.0}}
+    config = {
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+        "rope_theta": 20000,
+        "rope_scaling": {"type": "ntk", "factor": 8.0},
+    }
     assert gte.rotary(config) == {"rope_type": "linear", "rope_theta": 160000.0, "factor": 8.0 ** (2 / 32)}
 
 
 def test_forgetting_that_division_is_not_a_small_error(tmp_path: Path):
     """What the test against numpy would see: the larger base alone, on a long text."""
     right = prove(made("mgte_embedder", tmp_path)).raw("embed", TEXTS[3:])
-    wrong = prove(made("mgte_embedder", tmp_path / "wrong", rope_theta=160000.0, rope_scaling=None)).raw("embed", TEXTS[3:])
+    wrong = prove(made("mgte_embedder", tmp_path / "wrong", rope_theta=160000.0, rope_scaling=None)).raw(
+        "embed", TEXTS[3:]
+    )
     assert cosines(wrong, right, of="").max() < 0.999
 
 
@@ -86,7 +100,11 @@ def test_the_token_head_of_an_embedding_model_is_left_alone(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "config",
-    [{"logn_attention_scale": True}, {"position_embedding_type": "absolute"}, {"rope_scaling": {"type": "yarn", "factor": 2.0}}],
+    [
+        {"logn_attention_scale": True},
+        {"position_embedding_type": "absolute"},
+        {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+    ],
     ids=["logn", "absolute", "yarn"],
 )
 def test_settings_of_new_impl_that_change_the_numbers_are_refused(config: dict[str, Any], tmp_path: Path):
@@ -107,7 +125,8 @@ def test_remote_code_is_reported_and_not_run(tmp_path: Path):
     assert any("not run" in line for line in prove(folder).plan.lines)
 
 
-# --- Nomic ----------------------------------------------------------------------------------------------------------------------
+# --- Nomic
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_length_ends_where_training_ended(tmp_path: Path):
@@ -133,11 +152,17 @@ def test_a_missing_expert_is_told(tmp_path: Path):
         prove(folder)
 
 
-@pytest.mark.parametrize(("experts", "top", "layers", "heads", "hidden"), [(3, 1, 3, 4, 32), (8, 3, 2, 1, 24)])
-def test_other_sizes_of_the_mixture_equal_numpy(experts: int, top: int, layers: int, heads: int, hidden: int, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("experts", "top", "layers", "heads", "hidden"), [(3, 1, 3, 4, 32), (8, 3, 2, 1, 24)]
+)
+def test_other_sizes_of_the_mixture_equal_numpy(
+    experts: int, top: int, layers: int, heads: int, hidden: int, tmp_path: Path
+):
     from tests.families import nomic, plain
 
-    folder = nomic.nomic_moe(tmp_path, experts=experts, top=top, layers=layers, heads=heads, hidden=hidden, seed=5)
+    folder = nomic.nomic_moe(
+        tmp_path, experts=experts, top=top, layers=layers, heads=heads, hidden=hidden, seed=5
+    )
     (folder / "modules.json").unlink()
     proved = prove(folder)
     known, config = plain.tensors(folder), json.loads((folder / "config.json").read_text())
@@ -150,9 +175,14 @@ def test_nomic_v15_norms_before_it_cuts_and_only_then():
     found = recipe.find("nomic-ai/nomic-embed-text-v1.5")
     assert found is not None
     assert found.norm_before_cut
-    head = Head(output="out_embed", dim=8, pool="mean", activation="l2", matryoshka=(4,), norm_before_cut=True)
+    head = Head(
+        output="out_embed", dim=8, pool="mean", activation="l2", matryoshka=(4,), norm_before_cut=True
+    )
     row = np.array([3, 1, 4, 1, 5, 9, 2, 6], dtype=np.float32)
-    whole, cut = (postprocess.answers("embed", head, [row], [Item(ids=[0])], [PoolingParams(dimensions=width)])[0] for width in (None, 4))
+    whole, cut = (
+        postprocess.answers("embed", head, [row], [Item(ids=[0])], [PoolingParams(dimensions=width)])[0]
+        for width in (None, 4)
+    )
     normed = (row - row.mean()) / np.sqrt(row.var() + 1e-5)
     np.testing.assert_allclose(whole, row / np.linalg.norm(row), rtol=1e-6)
     np.testing.assert_allclose(cut, normed[:4] / np.linalg.norm(normed[:4]), rtol=1e-6)
@@ -165,7 +195,8 @@ def test_a_smaller_namesake_is_read_without_the_widths_it_does_not_have(tmp_path
     assert (head.matryoshka, head.norm_before_cut, head.dim) == ((64,), True, 64)
 
 
-# --- ERNIE and the rest -----------------------------------------------------------------------------------------------------------
+# --- ERNIE and the rest
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_task_embedding_that_is_off_is_not_added(tmp_path: Path):
@@ -187,7 +218,13 @@ def test_a_head_behind_a_pooler_of_its_own_kind_is_run_by_its_class(tmp_path: Pa
 
     from tests.checkpoints import _bert_settings, _hf
 
-    sizes = {"hidden_size": 32, "embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 1, "num_labels": 1}
+    sizes = {
+        "hidden_size": 32,
+        "embedding_size": 16,
+        "intra_bottleneck_size": 16,
+        "num_feedforward_networks": 1,
+        "num_labels": 1,
+    }
     _hf(tmp_path, "MobileBertForSequenceClassification", **_bert_settings(tmp_path, **sizes))
     proved = prove(tmp_path)
     assert proved.plan.tasks == ("classify",)

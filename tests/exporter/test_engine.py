@@ -25,19 +25,25 @@ SM89 = Target("tensorrt-rtx", "sm89")
 
 @pytest.fixture(autouse=True)
 def _compiler() -> None:
-    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install 'poolrt[tensorrt-rtx]'")
+    pytest.importorskip(
+        "tensorrt_rtx_bindings", reason=("TensorRT-RTX is not installed: pip install 'poolrt[tensorrt-rtx]'")
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", list(tiny.ALL))
-def test_every_tiny_checkpoint_compiles(artifacts: Callable[[str], Path], tmp_path: Path, name: str, precision: str) -> None:
+def test_every_tiny_checkpoint_compiles(
+    artifacts: Callable[[str], Path], tmp_path: Path, name: str, precision: str
+) -> None:
     opened = read(artifacts(name))
     graph = dataclasses.replace(opened.manifest.graph("text"), precision=precision)
     if precision == "fp32":
         (tmp_path / graph.file).write_bytes((opened.folder / graph.file).read_bytes())
     else:
         mixed_from_onnx(opened.folder / graph.file, tmp_path / graph.file, "fp16")
-    made = engine.engine_from_onnx(tmp_path, graph, engine.check(SM89), max_tokens=opened.manifest.text.max_tokens)
+    made = engine.engine_from_onnx(
+        tmp_path, graph, engine.check(SM89), max_tokens=opened.manifest.text.max_tokens
+    )
     version = trt.library("tensorrt-rtx").__version__
     assert made.file == f"engines/tensorrt-rtx-sm89-{version}-{precision}/model.engine"
     assert (tmp_path / made.file).stat().st_size > 10_000
@@ -51,7 +57,9 @@ def test_of_two_graphs_the_lowered_one_is_compiled(artifacts: Callable[[str], Pa
     assert engine.compilable(manifest) == exact
     assert engine.compilable(dataclasses.replace(manifest, graphs=(exact, lowered))) == lowered
     with pytest.raises(ArtifactError, match="no text graph in fp32"):
-        engine.compilable(dataclasses.replace(manifest, graphs=(dataclasses.replace(exact, precision="int8"),)))
+        engine.compilable(
+            dataclasses.replace(manifest, graphs=(dataclasses.replace(exact, precision="int8"),))
+        )
 
 
 @pytest.mark.parametrize("max_tokens", [1, 32, 33, 128, 256, 512, 514, 8192, 131072])
@@ -61,7 +69,10 @@ def test_profiles_take_every_length_and_no_more(max_tokens: int) -> None:
     assert [shape.largest[1] for shape in shapes] == sorted({shape.largest[1] for shape in shapes})
     for shape in shapes:
         assert shape.smallest == (1, 1)
-        assert all(least <= best <= most for least, best, most in zip(shape.smallest, shape.best, shape.largest, strict=True))
+        assert all(
+            least <= best <= most
+            for least, best, most in zip(shape.smallest, shape.best, shape.largest, strict=True)
+        )
         assert shape.largest[0] * shape.largest[1] <= max(engine.BATCH_TOKENS, max_tokens)
 
 
@@ -80,7 +91,9 @@ def test_targets_are_read(asked: list[str], found: list[Target]) -> None:
     assert engine.targets(asked) == found
 
 
-@pytest.mark.parametrize("asked", ["", "trt", "tensorrt:sm89", "tensorrt-rtx:ada", "tensorrt-rtx:", "onnx:sm89"], ids=repr)
+@pytest.mark.parametrize(
+    "asked", ["", "trt", "tensorrt:sm89", "tensorrt-rtx:ada", "tensorrt-rtx:", "onnx:sm89"], ids=repr
+)
 def test_a_target_that_does_not_exist_is_told(asked: str) -> None:
     if asked == "tensorrt-rtx:":
         assert engine.targets([asked]) == [Target("tensorrt-rtx")]
@@ -96,7 +109,9 @@ def test_a_gpu_family_the_library_does_not_know_is_told() -> None:
 
 @pytest.mark.skipif(bool(machine.gpus()), reason="there is a GPU")
 @pytest.mark.parametrize(
-    ("target", "told"), [(Target("tensorrt"), "needs an NVIDIA GPU"), (Target("tensorrt-rtx"), "name a family")], ids=str
+    ("target", "told"),
+    [(Target("tensorrt"), "needs an NVIDIA GPU"), (Target("tensorrt-rtx"), "name a family")],
+    ids=str,
 )
 def test_without_a_gpu_it_is_said_before_any_work(target: Target, told: str) -> None:
     with pytest.raises(EngineError, match=told):
@@ -108,7 +123,8 @@ def _graph(tmp_path: Path, node: onnx.NodeProto, *, precision: str = "fp32") -> 
     out = helper.make_tensor_value_info("out_embed", TensorProto.FLOAT, ["batch", "tokens"])
     nodes = [helper.make_node("Cast", ["input_ids"], ["x"], to=TensorProto.FLOAT), node]
     model = helper.make_model(
-        helper.make_graph(nodes, "g", [ids], [out]), opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("made.up", 1)]
+        helper.make_graph(nodes, "g", [ids], [out]),
+        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("made.up", 1)],
     )
     onnx.save(model, tmp_path / "model.onnx")
     return Graph(
@@ -121,7 +137,9 @@ def _graph(tmp_path: Path, node: onnx.NodeProto, *, precision: str = "fp32") -> 
 
 
 def test_what_the_parser_refuses_is_told_with_its_node(tmp_path: Path) -> None:
-    graph = _graph(tmp_path, helper.make_node("Frobnicate", ["x"], ["out_embed"], name="the culprit", domain="made.up"))
+    graph = _graph(
+        tmp_path, helper.make_node("Frobnicate", ["x"], ["out_embed"], name="the culprit", domain="made.up")
+    )
     with pytest.raises(EngineError, match="Frobnicate"):
         engine.engine_from_onnx(tmp_path, graph, SM89, max_tokens=8)
     assert not (tmp_path / "engines").exists()

@@ -12,7 +12,8 @@ RNG = np.random.default_rng(0)
 VECTORS = [RNG.standard_normal(64).astype(np.float32) for _ in range(3)]
 TOKENS = [RNG.standard_normal((length, 64)).astype(np.float32) for length in (3, 1, 7)]
 PROMISED: dict[Precision, tuple[float, float, float]] = {
-    "fp32": (0.999999, 0.999999, 5e-5), "fp16": (0.9995, 0.999, 0.01), "bf16": (0.995, 0.99, 0.05), "int8": (0.98, 0.97, 0.1),
+    "fp32": (0.999999, 0.999999, 5e-5), "fp16": (0.9995, 0.999, 0.01), "bf16": (0.995, 0.99, 0.05),
+    "int8": (0.98, 0.97, 0.1),
 }  # fmt: skip
 
 
@@ -103,11 +104,15 @@ def test_nothing_equals_nothing_and_zero_only_zero():
     assert compared("onnx", "fp32", "embed", "s", [once], [zero]).worst_cosine == 0.0
     assert compared("onnx", "fp32", "embed", "s", [small], [-small]).worst_cosine == pytest.approx(-1.0)
     half = np.stack([VECTORS[0], -VECTORS[0]])
-    assert compared("onnx", "fp32", "token_embed", "s", [half], [np.abs(half) * 0 + VECTORS[0]]).worst_cosine == pytest.approx(0.0)
+    assert compared(
+        "onnx", "fp32", "token_embed", "s", [half], [np.abs(half) * 0 + VECTORS[0]]
+    ).worst_cosine == pytest.approx(0.0)
 
 
 def test_ranks_agree_where_neighbours_keep_their_order():
-    query, near, middle, far = (np.array([cosine, np.sqrt(1 - cosine**2)], np.float32) for cosine in (1.0, 0.9, 0.5, 0.1))
+    query, near, middle, far = (
+        np.array([cosine, np.sqrt(1 - cosine**2)], np.float32) for cosine in (1.0, 0.9, 0.5, 0.1)
+    )
     expected = [query, far, near, middle]
 
     def agreement(found: list[np.ndarray], task: Task = "embed") -> float | None:
@@ -118,10 +123,17 @@ def test_ranks_agree_where_neighbours_keep_their_order():
     assert agreement([query, far, middle, near]) == 0.5  # the first two
     assert agreement([query, near, far, middle]) == 0.0
     assert compared("onnx", "int8", "embed", "s", expected, expected).rank_agreement is None
-    assert compared("onnx", "int8", "embed", "s", expected[:2], expected[:2], ranks=True).rank_agreement is None
+    assert (
+        compared("onnx", "int8", "embed", "s", expected[:2], expected[:2], ranks=True).rank_agreement is None
+    )
     # A tie of the reference's may fall either way.
     tied = [query, near, near * 1.0000001, far]
-    assert compared("onnx", "int8", "embed", "s", [query, near * 0.99, near, far], tied, ranks=True).rank_agreement == 1.0
+    assert (
+        compared(
+            "onnx", "int8", "embed", "s", [query, near * 0.99, near, far], tied, ranks=True
+        ).rank_agreement
+        == 1.0
+    )
     scores = [np.array([value], np.float32) for value in (0.9, 0.2, 0.5)]
     swapped = [scores[0], scores[2], scores[1]]
     assert compared("onnx", "int8", "classify", "s", swapped, scores, ranks=True).rank_agreement == 0.5
@@ -129,7 +141,11 @@ def test_ranks_agree_where_neighbours_keep_their_order():
 
 def test_ranks_of_token_vectors_are_maxsims():
     query = np.eye(3, dtype=np.float32)[:2]
-    both, one, none = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[:1], np.zeros((0, 3), np.float32)
+    both, one, none = (
+        np.eye(3, dtype=np.float32),
+        np.eye(3, dtype=np.float32)[:1],
+        np.zeros((0, 3), np.float32),
+    )
     expected = [query, one, both, none]
     measured = compared("onnx", "int8", "token_embed", "s", expected, expected, ranks=True)
     assert measured.rank_agreement == 1.0

@@ -1,4 +1,5 @@
-"""ColBERT queries filled up beyond a sliding window with tokens that nobody attends to: some of their rows have no key at all."""
+"""ColBERT queries filled up beyond a sliding window with tokens that nobody attends to: some of their
+rows have no key at all."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ CHECKPOINTS = [
     pytest.param(modernbert_of(4), id="modernbert, 4", marks=SLOW),
     pytest.param(modernbert_of(12, attend_to_expansion_tokens=True), id="modernbert, attended", marks=SLOW),
     pytest.param(decoder("MistralModel", decoders.llama), id="mistral"),
-    pytest.param(decoder("Gemma3TextModel", decoders.gemma, use_bidirectional_attention=True), id="gemma3", marks=SLOW),
+    pytest.param(
+        decoder("Gemma3TextModel", decoders.gemma, use_bidirectional_attention=True), id="gemma3", marks=SLOW
+    ),
     pytest.param(decoder("Gemma2Model", decoders.gemma, query_pre_attn_scalar=16), id="gemma2", marks=SLOW),
 ]
 
@@ -66,7 +69,10 @@ def test_rows_without_a_key_are_the_librarys(write: Callable[[Path], Path], tmp_
     queries, documents = encoded(library, "query"), encoded(library, "document")
     ours = proved.answers("token_embed", TEXTS, role="query")
     assert cosines(ours, queries).min() > COSINE
-    assert cosines([proved.answers("token_embed", [text], role="query")[0] for text in TEXTS], queries).min() > COSINE
+    assert (
+        cosines([proved.answers("token_embed", [text], role="query")[0] for text in TEXTS], queries).min()
+        > COSINE
+    )
     found = proved.answers("token_embed", DOCUMENTS, role="document")
     for one, other in zip(ours, queries, strict=True):
         expected = [float((other @ document.T).max(1).sum()) for document in documents]

@@ -36,8 +36,12 @@ def test_the_graph_has_the_interface_it_says(exported: tuple[Path, Any]):
     path, described = exported
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    assert {entry.domain: entry.version for entry in model.opset_import}[""] == tracing.OPSET == described.opset
-    for value, tensor in zip((*model.graph.input, *model.graph.output), (*described.inputs, *described.outputs), strict=True):
+    assert (
+        {entry.domain: entry.version for entry in model.opset_import}[""] == tracing.OPSET == described.opset
+    )
+    for value, tensor in zip(
+        (*model.graph.input, *model.graph.output), (*described.inputs, *described.outputs), strict=True
+    ):
         axes = tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim)
         assert (value.name, axes) == (tensor.name, tensor.axes)
 
@@ -62,7 +66,10 @@ def test_a_large_model_keeps_its_weights_beside_the_graph(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.data", "model.onnx"]
     assert (tmp_path / "model.onnx").stat().st_size < exported[0].stat().st_size / 2
     feed = {name: np.ones((2, 5), dtype=np.int64) for name in built[0].inputs}
-    one, other = (onnxruntime.InferenceSession(path).run(None, feed)[0] for path in (tmp_path / "model.onnx", exported[0]))
+    one, other = (
+        onnxruntime.InferenceSession(path).run(None, feed)[0]
+        for path in (tmp_path / "model.onnx", exported[0])
+    )
     np.testing.assert_array_equal(one, other)
 
 

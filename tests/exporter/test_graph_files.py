@@ -1,4 +1,5 @@
-"""One writer of graphs: whatever a graph was made of, what is written needs no other file than those that are named."""
+"""One writer of graphs: whatever a graph was made of, what is written needs no other file
+than those that are named."""
 
 from __future__ import annotations
 
@@ -25,13 +26,22 @@ def product() -> ir.Model:
     float32 = ir.TensorType(ir.DataType.FLOAT)
     x = ir.Value(name="x", type=float32, shape=ir.Shape(X.shape))
     weights = [
-        ir.Value(name=name, const_value=ir.tensor(array, name=name), type=float32, shape=ir.Shape(array.shape))
+        ir.Value(
+            name=name, const_value=ir.tensor(array, name=name), type=float32, shape=ir.Shape(array.shape)
+        )
         for name, array in (("matrix", MATRIX), ("bias", BIAS), ("unused", MATRIX))
     ]
     multiplied = ir.node("MatMul", [x, weights[0]])
     added = ir.node("Add", [multiplied.outputs[0], weights[1]])
     added.outputs[0].name, added.outputs[0].type, added.outputs[0].shape = "y", float32, ir.Shape((2, 32))
-    graph = ir.Graph([x], added.outputs, nodes=[multiplied, added], initializers=weights, opset_imports={"": 20}, name="product")
+    graph = ir.Graph(
+        [x],
+        added.outputs,
+        nodes=[multiplied, added],
+        initializers=weights,
+        opset_imports={"": 20},
+        name="product",
+    )
     return ir.Model(graph, ir_version=10)
 
 
@@ -40,14 +50,20 @@ def run(path: Path) -> NDArray[np.float32]:
     return output
 
 
-@pytest.mark.parametrize("limit", [MATRIX.nbytes + BIAS.nbytes, MATRIX.nbytes + BIAS.nbytes - 1], ids=["fits", "does not fit"])
-def test_weights_that_do_not_fit_stand_beside_the_graph(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "limit", [MATRIX.nbytes + BIAS.nbytes, MATRIX.nbytes + BIAS.nbytes - 1], ids=["fits", "does not fit"]
+)
+def test_weights_that_do_not_fit_stand_beside_the_graph(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(large, "FILE_BYTES", limit)
     digests = onnx_files.save(product(), tmp_path / "model.onnx")
     fits = limit >= MATRIX.nbytes + BIAS.nbytes
     assert tuple(digests) == onnx_files.beside(tmp_path / "model.onnx") == (() if fits else ("model.data",))
     for name, digest in digests.items():
-        assert (tmp_path / name).stat().st_size == MATRIX.nbytes, "the small and the unused weights are not in it"
+        assert (tmp_path / name).stat().st_size == MATRIX.nbytes, (
+            "the small and the unused weights are not in it"
+        )
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
     np.testing.assert_allclose(run(tmp_path / "model.onnx"), X @ MATRIX + BIAS, rtol=1e-5, atol=1e-5)
 

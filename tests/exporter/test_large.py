@@ -1,4 +1,5 @@
-"""A 4B and a 7B model, random but of published sizes, exported within a fraction of 24 GB. Minutes, and 35 GB of disk each.
+"""A 4B and a 7B model, random but of published sizes, exported within a fraction of 24 GB.
+Minutes, and 35 GB of disk each.
 
 `pytest -m slow tests/exporter/test_large.py -s` prints the lines of docs/large-checkpoints.md.
 """
@@ -32,7 +33,8 @@ print(json.dumps(to_plain(report)))
 
 
 def held(process: int) -> tuple[int, int]:
-    """(private, resident) bytes of a process; resident counts mapped files that the system may take back at any time."""
+    """(private, resident) bytes of a process; resident counts mapped files that the system
+    may take back at any time."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
     return tuple(1024 * int(status[key].split()[0]) if key in status else 0 for key in ("RssAnon", "VmRSS"))  # pyright: ignore[reportReturnType]
 
@@ -40,7 +42,9 @@ def held(process: int) -> tuple[int, int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize(("name", "precision"), [("qwen3_4b", "bf16"), ("e5_mistral_7b", "fp16")])
-def test_a_large_checkpoint_exports_within_memory(name: str, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_large_checkpoint_exports_within_memory(
+    name: str, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     if shutil.disk_usage(tmp_path).free < DISK:
         pytest.skip(f"needs {DISK / 1e9:.0f} GB of disk in {tmp_path}")
     try:
@@ -60,6 +64,9 @@ def test_a_large_checkpoint_exports_within_memory(name: str, precision: str, tmp
         assert {one["task"] for one in report["evidence"]} == {"embed", "token_embed"}
         with capsys.disabled():
             steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in report["seconds"].items())
-            print(f"\n{name} {precision}: {private / 1e9:.1f} GB private, {resident / 1e9:.1f} GB resident; {steps}")
+            print(
+                f"\n{name} {precision}: {private / 1e9:.1f} GB private, {resident / 1e9:.1f} GB "
+                f"resident; {steps}"
+            )
     finally:
         shutil.rmtree(tmp_path, ignore_errors=True)

@@ -32,9 +32,14 @@ def test_vectors_and_scores_equal_the_library(name: str, tmp_path: Path):
     proved, library = prove(folder), MultiVectorEncoder(str(folder), device="cpu")
     assert (proved.plan.tasks, proved.plan.scoring) == (("token_embed",), "late-interaction")
     found = {}
-    for role, texts, encode in (("query", TEXTS, library.encode_query), ("document", DOCUMENTS, library.encode_document)):
+    for role, texts, encode in (
+        ("query", TEXTS, library.encode_query),
+        ("document", DOCUMENTS, library.encode_document),
+    ):
         ours = proved.answers("token_embed", texts, role=role)
-        theirs = [np.asarray(encode([text], convert_to_numpy=True, show_progress_bar=False)[0]) for text in texts]
+        theirs = [
+            np.asarray(encode([text], convert_to_numpy=True, show_progress_bar=False)[0]) for text in texts
+        ]
         assert cosines(ours, theirs).min() > COSINE
         found[role] = ours, theirs
     for ours, theirs in zip(*found["query"], strict=True):
@@ -46,7 +51,9 @@ def test_expansion_fills_queries_only(tmp_path: Path):
     proved = prove(find("colbert_expanded")(tmp_path / "checkpoint"))
     query, document = proved.plan.text.roles["query"], proved.plan.text.roles["document"]
     assert (query.max_tokens, query.attend_expansion, document.expand_id) == (16, True, None)
-    assert [len(vectors) for vectors in proved.answers("token_embed", TEXTS, role="query")] == [16] * len(TEXTS)
+    assert [len(vectors) for vectors in proved.answers("token_embed", TEXTS, role="query")] == [16] * len(
+        TEXTS
+    )
     assert len(proved.answers("token_embed", ["a"], role="document")[0]) == 4
 
 
@@ -55,11 +62,15 @@ def test_attending_to_the_expansion_changes_the_vectors(tmp_path: Path):
     attending = prove(folder).answers("token_embed", ["a planet"], role="query")
     path = folder / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"attend_to_expansion_tokens": False}))
-    assert cosines(prove(folder).answers("token_embed", ["a planet"], role="query"), attending, of="").min() < 0.99
+    assert (
+        cosines(prove(folder).answers("token_embed", ["a planet"], role="query"), attending, of="").min()
+        < 0.99
+    )
 
 
 def test_the_limit_of_the_side_encoded_last_does_not_cut_the_other(tmp_path: Path):
-    """PyLate saves max_seq_length 47 = 48 - 1 here; were it 15, documents would lose two thirds of their text."""
+    """PyLate saves max_seq_length 47 = 48 - 1 here; were it 15, documents would lose
+    two thirds of their text."""
     proved = prove(find("colbert_modernbert")(tmp_path / "checkpoint"))
     assert proved.plan.text.max_tokens == 128
     assert len(proved.item(DOCUMENTS[2], "document").ids) == 48
@@ -74,9 +85,16 @@ def test_dense_modules_are_applied_in_order_with_their_residuals(tmp_path: Path)
     proved = prove(folder)
     dense = load_file(folder / "1_Dense/model.safetensors")
     ids = proved.ids(["the red planet"], role="document")
-    hidden = BertModel.from_pretrained(folder, add_pooling_layer=False)(torch.tensor(ids)).last_hidden_state[0]
+    hidden = BertModel.from_pretrained(folder, add_pooling_layer=False)(torch.tensor(ids)).last_hidden_state[
+        0
+    ]
     expected = hidden @ (dense["linear.weight"] + dense["residual.weight"]).T
-    assert cosines(proved.raw("token_embed", ["the red planet"], role="document"), [expected.detach().numpy()]).min() > COSINE
+    assert (
+        cosines(
+            proved.raw("token_embed", ["the red planet"], role="document"), [expected.detach().numpy()]
+        ).min()
+        > COSINE
+    )
 
 
 def test_a_floor_fills_short_queries_and_leaves_long_ones_whole(tmp_path: Path):
@@ -88,24 +106,38 @@ def test_a_floor_fills_short_queries_and_leaves_long_ones_whole(tmp_path: Path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"query_expansion": floor, "query_length": 20}))
     proved, library = prove(folder), MultiVectorEncoder(str(folder), device="cpu")
     ours = proved.answers("token_embed", TEXTS, role="query")
-    theirs = [np.asarray(library.encode_query([text], convert_to_numpy=True, show_progress_bar=False)[0]) for text in TEXTS]
+    theirs = [
+        np.asarray(library.encode_query([text], convert_to_numpy=True, show_progress_bar=False)[0])
+        for text in TEXTS
+    ]
     assert [len(vectors) for vectors in ours] == [8, 8, 15, 20, 20]
     assert cosines(ours, theirs).min() > COSINE
 
 
 @pytest.mark.parametrize(
     "prompts",
-    [{"query": "[Q] ", "passage": "[D] "}, {"corpus": "[D] of "}, {"document": "[D] ", "passage": "[Q] "}, {"document": ""}],
+    [
+        {"query": "[Q] ", "passage": "[D] "},
+        {"corpus": "[D] of "},
+        {"document": "[D] ", "passage": "[Q] "},
+        {"document": ""},
+    ],
     ids=str,
 )
-def test_documents_take_the_prompt_that_the_library_gives_them(prompts: dict[str, str], resaved: Path, tmp_path: Path):
-    """Its documentation names passage and corpus as well; version 6 always has a prompt named document, if an empty one."""
+def test_documents_take_the_prompt_that_the_library_gives_them(
+    prompts: dict[str, str], resaved: Path, tmp_path: Path
+):
+    """Its documentation names passage and corpus as well; version 6 always has a prompt named
+    document, if an empty one."""
     from sentence_transformers import MultiVectorEncoder
 
     folder = settled(resaved, tmp_path / "checkpoint", prompts=prompts)
     proved, library = prove(folder), MultiVectorEncoder(str(folder), device="cpu")
     ours = proved.answers("token_embed", DOCUMENTS, role="document")
-    theirs = [np.asarray(library.encode_document([text], convert_to_numpy=True, show_progress_bar=False)[0]) for text in DOCUMENTS]
+    theirs = [
+        np.asarray(library.encode_document([text], convert_to_numpy=True, show_progress_bar=False)[0])
+        for text in DOCUMENTS
+    ]
     assert cosines(ours, theirs).min() > COSINE
 
 
@@ -113,7 +145,9 @@ def test_documents_take_the_prompt_that_the_library_gives_them(prompts: dict[str
 def test_another_similarity_than_maxsim_is_refused(name: str, resaved: Path, tmp_path: Path):
     from poolrt.runtime.errors import CheckpointError
 
-    with pytest.raises(CheckpointError, match=f"similarity_fn_name .* is '{name}'; poolrt scores with 'maxsim'"):
+    with pytest.raises(
+        CheckpointError, match=(f"similarity_fn_name .* is '{name}'; poolrt scores with 'maxsim'")
+    ):
         prove(settled(resaved, tmp_path / "checkpoint", similarity_fn_name=name))
 
 

@@ -1,4 +1,5 @@
-"""The other side of the comparison with a checkpoint's library, by itself: what it computes, how it measures, and on which texts."""
+"""The other side of the comparison with a checkpoint's library, by itself: what it computes, how it
+measures, and on which texts."""
 
 from __future__ import annotations
 
@@ -18,14 +19,18 @@ ROWS = np.random.default_rng(3).standard_normal((5, 6)).astype(np.float32)
 
 @pytest.mark.parametrize(
     ("pool", "mode"),
-    [("cls", "cls"), ("last", "lasttoken"), ("max", "max"), ("mean", "mean"), ("mean_sqrt_len", "mean_sqrt_len_tokens"),
+    [("cls", "cls"), ("last", "lasttoken"), ("max", "max"), ("mean", "mean"),
+    ("mean_sqrt_len", "mean_sqrt_len_tokens"),
      ("weightedmean", "weightedmean")],
 )  # fmt: skip
 @pytest.mark.parametrize("count", [5, 1])
 def test_every_pooling_is_the_library_s(pool: Any, mode: Any, count: int):
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    features = {"token_embeddings": torch.from_numpy(ROWS[None, :count]), "attention_mask": torch.ones(1, count, dtype=torch.int64)}
+    features = {
+        "token_embeddings": torch.from_numpy(ROWS[None, :count]),
+        "attention_mask": torch.ones(1, count, dtype=torch.int64),
+    }
     expected = Pooling(6, mode)(features)["sentence_embedding"][0].numpy()
     found = library_heads.POOLS[pool](ROWS[:count])
     assert found.dtype == np.float32
@@ -34,7 +39,9 @@ def test_every_pooling_is_the_library_s(pool: Any, mode: Any, count: int):
 
 def test_vectors_of_length_one_and_sparse_weights_are_torch_s():
     rows = np.concatenate([ROWS, np.zeros((1, 6), np.float32)])
-    np.testing.assert_allclose(library_heads.unit(rows), torch.nn.functional.normalize(torch.from_numpy(rows), dim=-1), atol=1e-6)
+    np.testing.assert_allclose(
+        library_heads.unit(rows), torch.nn.functional.normalize(torch.from_numpy(rows), dim=-1), atol=1e-6
+    )
     expected = torch.log1p(torch.relu(torch.from_numpy(ROWS))).amax(dim=0)
     np.testing.assert_allclose(library_heads.splade(ROWS), expected.numpy(), rtol=1e-6)
 
@@ -44,21 +51,34 @@ class Weights(dict[str, torch.Tensor]):
         return self[name]
 
     def find(self, name: str, prefixes: tuple[str, ...] = ()) -> str | None:
-        return next((found for found in (name, *(prefix + name for prefix in prefixes)) if found in self), None)
+        return next(
+            (found for found in (name, *(prefix + name for prefix in prefixes)) if found in self), None
+        )
 
     def rows(self, name: str, rows: list[int]) -> torch.Tensor:
         return self[name][rows]
 
 
-def read(kind: str = "embed", *, architecture: str = "BertModel", weights: Weights | None = None, **config: Any) -> Any:
+def read(
+    kind: str = "embed", *, architecture: str = "BertModel", weights: Weights | None = None, **config: Any
+) -> Any:
     ids = {"no": 1, "yes": 3}
     return SimpleNamespace(
         kind=kind, architecture=architecture, config=config, weights=weights or Weights(),
-        family=SimpleNamespace(pooled=None, projection=()), text=SimpleNamespace(tokenizer=SimpleNamespace(token_to_id=ids.get)),
+        family=SimpleNamespace(pooled=None, projection=()),
+        text=SimpleNamespace(tokenizer=SimpleNamespace(token_to_id=ids.get)),
     )  # fmt: skip
 
 
-def plan(task: str, pools: tuple[str, ...], *, activation: str = "l2", after: tuple[Any, ...] = (), before: Any = (), **head: Any) -> Any:
+def plan(
+    task: str,
+    pools: tuple[str, ...],
+    *,
+    activation: str = "l2",
+    after: tuple[Any, ...] = (),
+    before: Any = (),
+    **head: Any,
+) -> Any:
     part = SimpleNamespace(task=task, pools=pools, before=before, after=after)
     made = Head(output="o", dim=6, pool=pools[0] if pools else "cls", activation=activation, **head)  # type: ignore[arg-type]
     return SimpleNamespace(parts=[part], heads={task: made})
@@ -70,13 +90,24 @@ def test_only_what_follows_from_hidden_states_is_said():
     def said(asked: Any, checkpoint: Any = None, *, pooled: bool = False) -> dict[Any, Any]:
         return library_heads.answers(checkpoint or read(), asked, ROWS, pooled_by_library=pooled)
 
-    np.testing.assert_allclose(said(plan("embed", ("mean",)))["embed"], mean / np.linalg.norm(mean), rtol=1e-5)
-    np.testing.assert_allclose(said(plan("embed", ("mean",), activation="identity"))["embed"], mean, rtol=1e-5)
+    np.testing.assert_allclose(
+        said(plan("embed", ("mean",)))["embed"], mean / np.linalg.norm(mean), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        said(plan("embed", ("mean",), activation="identity"))["embed"], mean, rtol=1e-5
+    )
     np.testing.assert_allclose(said(plan("embed", ("cls", "max"), activation="identity"))["embed"], two)
-    np.testing.assert_allclose(said(plan("token_embed", ("tokens",)), pooled=True)["token_embed"], library_heads.unit(ROWS))
+    np.testing.assert_allclose(
+        said(plan("token_embed", ("tokens",)), pooled=True)["token_embed"], library_heads.unit(ROWS)
+    )
     assert said(plan("embed", ("mean",)), pooled=True) == {}
     assert said(plan("embed", ("splade",))) == {}
-    steps: tuple[dict[str, Any], ...] = ({"after": ("step",)}, {"before": ("step",)}, {"sparse": True}, {"keep_ids": (1,)})
+    steps: tuple[dict[str, Any], ...] = (
+        {"after": ("step",)},
+        {"before": ("step",)},
+        {"sparse": True},
+        {"keep_ids": (1,)},
+    )
     for left_out in steps:
         assert said(plan("embed", ("mean",), **left_out)) == {}
     for own in ({"pooled": "mask", "projection": ()}, {"pooled": None, "projection": ("layer",)}):
@@ -93,11 +124,18 @@ def test_rewards_are_two_layers_on_every_token():
     weights = Weights({f"score.{name}": tensor for name, tensor in score.state_dict().items()})
     for name in ("Qwen2ForRewardModel", "Qwen2ForProcessRewardModel"):
         found = library_heads.answers(
-            read("reward", architecture=name, weights=weights), plan("token_classify", ("tokens",)), ROWS, pooled_by_library=False
+            read("reward", architecture=name, weights=weights),
+            plan("token_classify", ("tokens",)),
+            ROWS,
+            pooled_by_library=False,
         )
-        np.testing.assert_allclose(found["token_classify"], score(torch.from_numpy(ROWS)).detach().numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            found["token_classify"], score(torch.from_numpy(ROWS)).detach().numpy(), rtol=1e-5, atol=1e-6
+        )
     other = read("reward", architecture="InternLM2ForRewardModel", weights=weights)
-    assert library_heads.answers(other, plan("token_classify", ("tokens",)), ROWS, pooled_by_library=False) == {}
+    assert (
+        library_heads.answers(other, plan("token_classify", ("tokens",)), ROWS, pooled_by_library=False) == {}
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -105,21 +143,30 @@ def test_rewards_are_two_layers_on_every_token():
 def test_classifiers_from_tokens_are_rows_of_the_output_matrix(tied: bool, method: str | None):
     torch.manual_seed(1)
     weights = Weights({"model.embed_tokens.weight": torch.randn(5, 6), "lm_head.weight": torch.randn(5, 6)})
-    config: dict[str, Any] = {"classifier_from_token": ["no", "yes"], "tie_word_embeddings": tied, "method": method}
+    config: dict[str, Any] = {
+        "classifier_from_token": ["no", "yes"],
+        "tie_word_embeddings": tied,
+        "method": method,
+    }
     if method is None:
         config["is_original_qwen3_reranker"] = True
     checkpoint = read("classify", weights=weights, **config)
-    found = library_heads.answers(checkpoint, plan("classify", ("last",)), ROWS, pooled_by_library=False)["classify"]
+    found = library_heads.answers(checkpoint, plan("classify", ("last",)), ROWS, pooled_by_library=False)[
+        "classify"
+    ]
     matrix = weights["model.embed_tokens.weight" if tied else "lm_head.weight"].numpy()
     no, yes = matrix[1] @ ROWS[-1], matrix[3] @ ROWS[-1]
-    np.testing.assert_allclose(found, [no, yes] if method == "no_post_processing" else [yes - no], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found, [no, yes] if method == "no_post_processing" else [yes - no], rtol=1e-4, atol=1e-5
+    )
     assert found.dtype == np.float32
     missing: dict[str, Any] = config | {"classifier_from_token": ["no", "maybe"]}
     unknown = read("classify", weights=weights, **missing)
     assert library_heads.answers(unknown, plan("classify", ("last",)), ROWS, pooled_by_library=False) == {}
 
 
-# --- measures -----------------------------------------------------------------------------------------------------------------------
+# --- measures
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_cosine_is_the_least_of_all_rows():
@@ -146,7 +193,9 @@ def test_a_difference_is_a_share_of_what_is_large():
     assert difference(one[:0], one[:0]) == 0
     assert math.isinf(difference(one, np.array([np.nan, 0], np.float32)))
     assert math.isinf(difference(np.array([np.inf, 0], np.float32), one))
-    assert library_comparison._lengths_apart(np.array([[3.0, 4], [1, 0]]), np.array([[0, 5.0], [0, 2]])) == pytest.approx(0.5)
+    assert library_comparison._lengths_apart(
+        np.array([[3.0, 4], [1, 0]]), np.array([[0, 5.0], [0, 2]])
+    ) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -170,14 +219,18 @@ def test_how_far_apart_is_a_problem(what: str, ours: list[Any], theirs: list[Any
     comparison = library_comparison.Comparison.__new__(library_comparison.Comparison)
     comparison.problems = []
     measured: dict[str, list[tuple[float, float]]] = {}
-    comparison._measure(measured, what, Case(text="mars"), np.array(ours, np.float32), np.array(theirs, np.float32))
+    comparison._measure(
+        measured, what, Case(text="mars"), np.array(ours, np.float32), np.array(theirs, np.float32)
+    )
     assert len(comparison.problems) == (problem is not None)
     assert all(str(problem) in line and "'mars'" in line for line in comparison.problems)
     assert (what in measured) == (np.shape(ours) == np.shape(theirs))
 
 
 def test_what_is_told_is_short():
-    assert library_comparison._numbers(np.arange(5, dtype=np.float32)) == "[0.0000, 1.0000, 2.0000, 3.0000, ...]"
+    assert (
+        library_comparison._numbers(np.arange(5, dtype=np.float32)) == "[0.0000, 1.0000, 2.0000, 3.0000, ...]"
+    )
     assert library_comparison._numbers(np.arange(4, dtype=np.float32)).endswith("3.0000]")
     assert library_comparison._some(range(20), 10) == "[..., 8, 9, 10, 11, 12, 13, ...]"
     assert library_comparison._some([1, 2, 3], 0) == "[1, 2, 3]"
@@ -185,11 +238,17 @@ def test_what_is_told_is_short():
     assert library_comparison._some(range(9), 8) == "[..., 6, 7, 8]"
 
 
-# --- texts --------------------------------------------------------------------------------------------------------------------------
+# --- texts
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_added_tokens_stand_in_texts_of_all_kinds():
-    assert list(library_texts.of_tokens(["[A]", " ", "<b>", "[A]"])) == ["[A] <b>", "what [A] IS this <b> then", "[A]<b>", "[a] <B>"]
+    assert list(library_texts.of_tokens(["[A]", " ", "<b>", "[A]"])) == [
+        "[A] <b>",
+        "what [A] IS this <b> then",
+        "[A]<b>",
+        "[a] <B>",
+    ]
     many = [f"<{number}>" for number in range(1000)]
     found = " ".join(library_texts.of_tokens(many)).split()
     assert {"<0>", "<191>", "<808>", "<999>"} <= set(found)
@@ -201,10 +260,14 @@ def test_added_tokens_stand_in_texts_of_all_kinds():
 @pytest.mark.parametrize("limit", [16, 4096])
 def test_texts_for_ids_reach_beyond_the_limit(limit: int):
     def cases(**options: bool) -> list[Case]:
-        return library_texts.for_ids(["[A]"], limit=limit, **{"pairs": False, "templated": False, "empty": True} | options)
+        return library_texts.for_ids(
+            ["[A]"], limit=limit, **{"pairs": False, "templated": False, "empty": True} | options
+        )
 
     single = cases()
-    assert {"", "[A]", texts.QUERY, texts.LONG, *library_texts.WRITTEN, *texts.OTHER_LANGUAGES} <= {case.text for case in single}
+    assert {"", "[A]", texts.QUERY, texts.LONG, *library_texts.WRITTEN, *texts.OTHER_LANGUAGES} <= {
+        case.text for case in single
+    }
     assert all(case.document is None for case in single)
     assert max(len(case.text) for case in single) >= limit * 8
     assert not [case for case in cases(empty=False) if not case.text]
@@ -216,7 +279,9 @@ def test_texts_for_ids_reach_beyond_the_limit(limit: int):
     assert all(len(case.text) < limit * 8 or limit == 16 for case in cases(pairs=True, templated=True))
     assert len(cases(pairs=True, templated=True)) == len(pairs) - 3
     sides = library_texts.sides(["query"], ["stored"], limit=limit)
-    assert {case.text for case in sides if case.role == "query"} - {case.text for case in sides if case.prompt_name == "stored"} == {""}
+    assert {case.text for case in sides if case.role == "query"} - {
+        case.text for case in sides if case.prompt_name == "stored"
+    } == {""}
     assert max(len(case.text) for case in sides) >= limit * 8
 
 

@@ -1,4 +1,5 @@
-"""The check against a checkpoint's own library: it agrees where poolrt reads rightly, and says what differs where it does not."""
+"""The check against a checkpoint's own library: it agrees where poolrt reads rightly, and says what
+differs where it does not."""
 
 from __future__ import annotations
 
@@ -22,11 +23,16 @@ ST, TRANSFORMERS = "sentence-transformers ", "transformers "
 AGREE = {
     "minilm_like": f"{ST} SentenceTransformer embed", "bert_dense": f"{ST} SentenceTransformer embed",
     "bert_cross_encoder": f"{ST} CrossEncoder classify", "splade_twice": f"{ST} SparseEncoder embed",
-    "colbert": f"{ST} MultiVectorEncoder token_embed", "colbert_pylate_bert": f"{ST} MultiVectorEncoder token_embed",
-    "bert_plain": f"{TRANSFORMERS} BertModel embed", "roberta_multi_label": f"{TRANSFORMERS} RobertaForSequenceClassification classify",
-    "bert_tokens": f"{TRANSFORMERS} BertForTokenClassification token_classify", "qwen3_embedding": f"{ST} SentenceTransformer embed",
-    "e5_mistral": f"{ST} SentenceTransformer embed", "qwen2_reward": f"{TRANSFORMERS} Qwen2Model token_classify",
-    "gpt2_classifier": f"{TRANSFORMERS} GPT2ForSequenceClassification classify", "embedding_gemma": f"{ST} SentenceTransformer embed",
+    "colbert": f"{ST} MultiVectorEncoder token_embed",
+    "colbert_pylate_bert": f"{ST} MultiVectorEncoder token_embed",
+    "bert_plain": f"{TRANSFORMERS} BertModel embed",
+    "roberta_multi_label": f"{TRANSFORMERS} RobertaForSequenceClassification classify",
+    "bert_tokens": f"{TRANSFORMERS} BertForTokenClassification token_classify",
+    "qwen3_embedding": f"{ST} SentenceTransformer embed",
+    "e5_mistral": f"{ST} SentenceTransformer embed",
+    "qwen2_reward": f"{TRANSFORMERS} Qwen2Model token_classify",
+    "gpt2_classifier": f"{TRANSFORMERS} GPT2ForSequenceClassification classify",
+    "embedding_gemma": f"{ST} SentenceTransformer embed",
 }  # fmt: skip
 """Tiny checkpoint -> library, class, and the answer that must have been compared."""
 
@@ -53,16 +59,26 @@ def test_the_own_library_of_each_kind_is_asked_and_agrees(name: str, written: Ca
 
 @pytest.mark.parametrize(
     ("pool", "name", "wrong"),
-    [("mean", "minilm_like", "cls"), ("mean", "bert_plain", None), ("last", "qwen3_embedding", "mean"), ("cls", "bert_classifier", "last")],
+    [
+        ("mean", "minilm_like", "cls"),
+        ("mean", "bert_plain", None),
+        ("last", "qwen3_embedding", "mean"),
+        ("cls", "bert_classifier", "last"),
+    ],
 )
 def test_another_pooling_than_the_library_is_refused(
     pool: Any, name: str, wrong: Any, written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
     if wrong is None:  # plain folders leave pooling open: what is asked for is computed, and shown
-        assert "embed" in {each.what for each in compared(written(name), pooler_config={"pooling_type": "MEAN"}).agreements}
+        assert "embed" in {
+            each.what for each in compared(written(name), pooler_config={"pooling_type": "MEAN"}).agreements
+        }
         return
     monkeypatch.setitem(head_modules.POOLS, pool, head_modules.POOLS[wrong])
-    with pytest.raises(VerificationError, match=r"(?s)otherwise than (sentence-transformers|transformers) .*(embed|classify) of"):
+    with pytest.raises(
+        VerificationError,
+        match=(r"(?s)otherwise than (sentence-transformers|transformers) " r".*(embed|classify) of"),
+    ):
         compared(written(name))
 
 
@@ -72,12 +88,16 @@ def test_a_head_that_is_left_out_is_refused(written: Callable[[str], Path], monk
         compared(written("bert_dense"))
 
 
-def test_a_length_that_is_not_the_library_s_is_refused(written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
+def test_a_length_that_is_not_the_library_s_is_refused(
+    written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
     plain = head_modules.POOLS["mean"]
     monkeypatch.setitem(head_modules.POOLS, "mean", lambda hidden, mask: 2 * plain(hidden, mask))
     folder = written("minilm_like")
     modules = json.loads((folder / "modules.json").read_text())
-    (folder / "modules.json").write_text(json.dumps([module for module in modules if not module["type"].endswith("Normalize")]))
+    (folder / "modules.json").write_text(
+        json.dumps([module for module in modules if not module["type"].endswith("Normalize")])
+    )
     with pytest.raises(VerificationError, match="the same direction, but lengths"):
         compared(folder)
 
@@ -106,10 +126,18 @@ def test_other_token_ids_are_named_with_their_text(written: Callable[[str], Path
 
 
 def test_tokens_that_only_the_library_knows_are_asked_for(written: Callable[[str], Path]):
-    """The kind of added_tokens_decoder without tokenizer.json: either poolrt has the token too, or the check names it."""
+    """The kind of added_tokens_decoder without tokenizer.json: either poolrt has the token
+    too, or the check names it."""
     folder = written("minilm_like")
     path = folder / "tokenizer_config.json"
-    token = {"content": "<query>", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+    token = {
+        "content": "<query>",
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "single_word": False,
+        "special": True,
+    }
     path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens_decoder": {"4": token}}))
     import transformers
 
@@ -131,16 +159,28 @@ def test_overrides_are_given_to_the_library_too(written: Callable[[str], Path]):
     assert "is_causal" not in (folder / "config.json").read_text()
 
 
-@pytest.mark.parametrize("asked", [{"use_activation": False}, {"pooling_type": "CLS"}, {"dimensions": 8}], ids=str)
-def test_what_a_pooler_config_changes_is_compared_without_the_library_s_own_pooling(asked: dict[str, Any], written: Callable[[str], Path]):
+@pytest.mark.parametrize(
+    "asked", [{"use_activation": False}, {"pooling_type": "CLS"}, {"dimensions": 8}], ids=str
+)
+def test_what_a_pooler_config_changes_is_compared_without_the_library_s_own_pooling(
+    asked: dict[str, Any], written: Callable[[str], Path]
+):
     reading = compared(written("minilm_like"), pooler_config=asked)
     assert {each.what for each in reading.agreements} >= {"token ids", "hidden states", "embed"}
 
 
 def test_rows_of_a_language_model_are_compared_bare(written: Callable[[str], Path]):
-    asked = {"architectures": ["Qwen3ForSequenceClassification"], "classifier_from_token": ["a", "the"], "method": "from_2_way_softmax"}
+    asked = {
+        "architectures": ["Qwen3ForSequenceClassification"],
+        "classifier_from_token": ["a", "the"],
+        "method": "from_2_way_softmax",
+    }
     folder = written("qwen3_reranker")
-    words = [token for token in json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"] if token.isalpha()]
+    words = [
+        token
+        for token in json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+        if token.isalpha()
+    ]
     reading = compared(folder, hf_overrides={**asked, "classifier_from_token": words[:2]})
     assert "classify" in {each.what for each in reading.agreements}
 
@@ -161,7 +201,9 @@ def test_code_of_a_repository_is_never_run(written: Callable[[str], Path], tmp_p
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": auto}))
     reading = compared(folder)  # a native class reads these weights, and agrees
     assert reading.reference.endswith("SentenceTransformer")
-    (folder / "config.json").write_text(json.dumps(config | {"auto_map": auto, "architectures": ["OwnModel"]}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"auto_map": auto, "architectures": ["OwnModel"]})
+    )
     compared(folder, convert="embed")
     assert not trace.exists()
 
@@ -180,7 +222,9 @@ def test_weights_that_the_library_would_invent_are_no_reference(written: Callabl
     assert "own reading only" not in reading.why
 
 
-def test_without_sentence_transformers_the_backbone_is_compared_still(written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
+def test_without_sentence_transformers_the_backbone_is_compared_still(
+    written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
     def missing(*arguments: Any) -> Any:
         raise ImportError("No module named 'sentence_transformers'")
 
@@ -199,11 +243,19 @@ def test_a_folder_stays_as_it_is(written: Callable[[str], Path], tmp_path: Path)
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("overrides", [{}, {"hidden_dropout_prob": 0.0}], ids=["as it stands", "with an override"])
-def test_a_model_in_a_folder_of_its_own_is_compared(overrides: dict[str, Any], written: Callable[[str], Path], tmp_path: Path):
+@pytest.mark.parametrize(
+    "overrides", [{}, {"hidden_dropout_prob": 0.0}], ids=["as it stands", "with an override"]
+)
+def test_a_model_in_a_folder_of_its_own_is_compared(
+    overrides: dict[str, Any], written: Callable[[str], Path], tmp_path: Path
+):
     folder = tmp_path / "model"
     shutil.copytree(written("minilm_like"), folder / "0_Transformer")
-    outer = ("modules.json", "config_sentence_transformers.json", *(path.name for path in folder.glob("0_Transformer/*_*/")))
+    outer = (
+        "modules.json",
+        "config_sentence_transformers.json",
+        *(path.name for path in folder.glob("0_Transformer/*_*/")),
+    )
     for name in outer:
         if (path := folder / "0_Transformer" / name).exists():
             path.rename(folder / name)

@@ -1,4 +1,5 @@
-"""32k positions cost nothing until they are used: no mask and no table of that length is stored, and texts of thousands of tokens run."""
+"""32k positions cost nothing until they are used: no mask and no table of that length is stored, and texts of
+thousands of tokens run."""
 
 from __future__ import annotations
 
@@ -20,16 +21,22 @@ from tests.families.proof import opened
 POSITIONS = 32_768
 LONG = 4_200
 SAME = 1e-5  # of the largest value; fp32 sums over thousands of tokens, in another order
-# A window on every layer; an encoder with windows on some; causal; both ways with windows on some; convolutions between layers.
+# A window on every layer; an encoder with windows on some; causal; both ways with windows on some;
+# convolutions between layers.
 FAMILIES = ("e5_mistral", "modernbert_embedder", "qwen3_embedding", "embedding_gemma", "lfm2_colbert")
 QUICK = FAMILIES[:2]
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
+)
 def test_a_long_context_is_computed_not_stored(name: str, tmp_path: Path):
     folder = find(name)(tmp_path / name)
     configure(folder, max_position_embeddings=POSITIONS)
-    for file, key in (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length")):
+    for file, key in (
+        ("tokenizer_config.json", "model_max_length"),
+        ("sentence_bert_config.json", "max_seq_length"),
+    ):
         if (folder / file).is_file():
             path = folder / file
             path.write_text(path.read_text().replace(f'"{key}": ', f'"{key}": {POSITIONS}, "was": '))
@@ -40,7 +47,9 @@ def test_a_long_context_is_computed_not_stored(name: str, tmp_path: Path):
 
     weights = sum(parameter.numel() for parameter in module.parameters())
     stored = onnx.load(tmp_path / "model.onnx").graph.initializer
-    assert not [tensor.name for tensor in stored if max(tensor.dims, default=0) >= LONG], "a table as long as the context"
+    assert not [tensor.name for tensor in stored if max(tensor.dims, default=0) >= LONG], (
+        "a table as long as the context"
+    )
     # A mask of 32k by 32k, or a table of its positions, would be many times the weights of these models.
     assert sum(int(math.prod(tensor.dims)) for tensor in stored) < 1.2 * weights + 10_000
     assert (tmp_path / "model.onnx").stat().st_size < 4 * (1.2 * weights + 10_000) + 1_000_000
@@ -51,4 +60,6 @@ def test_a_long_context_is_computed_not_stored(name: str, tmp_path: Path):
     (answer,) = opened(tmp_path / "model.onnx").run([output], feed)
     with torch.inference_mode():
         expected = module(*(torch.from_numpy(feed[name]) for name in plan.inputs))[0].numpy()
-    np.testing.assert_allclose(np.asarray(answer), expected, atol=SAME * float(np.abs(expected).max()), rtol=0)
+    np.testing.assert_allclose(
+        np.asarray(answer), expected, atol=SAME * float(np.abs(expected).max()), rtol=0
+    )

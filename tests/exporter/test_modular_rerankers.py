@@ -1,4 +1,5 @@
-"""Cross-encoders that Sentence Transformers builds of modules (a bare encoder, Pooling, Dense and LayerNorm, scores), against predict."""
+"""Cross-encoders that Sentence Transformers builds of modules (a bare encoder, Pooling, Dense and LayerNorm,
+scores), against predict."""
 
 from __future__ import annotations
 
@@ -18,14 +19,19 @@ from tests.exporter.test_module_chains import dense, norm, normalize, pooling
 from tests.families.proof import DIFFERENCE, prove
 
 Paths = Callable[[str], Path]
-PAIRS = [("what is mars", "a red planet"), ("what is mars", "the capital of france is paris " * 30), ("", "a")]
+PAIRS = [
+    ("what is mars", "a red planet"),
+    ("what is mars", "the capital of france is paris " * 30),
+    ("", "a"),
+]
 SCORES = {"module_output_name": "scores"}
 
 KINDS: dict[str, tuple[Callable[[], list[Any]], nn.Module | None]] = {
     "one layer": (lambda: [pooling(HIDDEN, "cls"), dense(HIDDEN, 1, nn.Identity(), **SCORES)], None),
     "ettin": (
         lambda: [
-            pooling(HIDDEN, "cls"), dense(HIDDEN, HIDDEN, nn.GELU(), bias=False), norm(HIDDEN), dense(HIDDEN, 1, nn.Identity(), **SCORES),
+            pooling(HIDDEN, "cls"), dense(HIDDEN, HIDDEN, nn.GELU(), bias=False), norm(HIDDEN),
+            dense(HIDDEN, 1, nn.Identity(), **SCORES),
         ],
         None,
     ),
@@ -34,16 +40,19 @@ KINDS: dict[str, tuple[Callable[[], list[Any]], nn.Module | None]] = {
     "normalised": (lambda: [pooling(), normalize(), dense(HIDDEN, 1, nn.Identity(), **SCORES)], None),
     "tokens first": (
         lambda: [
-            dense(HIDDEN, 24, module_input_name="token_embeddings"), pooling(24, ("cls", "mean")), dense(48, 1, nn.Identity(), **SCORES),
+            dense(HIDDEN, 24, module_input_name="token_embeddings"), pooling(24, ("cls", "mean")),
+            dense(48, 1, nn.Identity(), **SCORES),
         ],
         None,
     ),
     "tanh": (lambda: [pooling(), dense(HIDDEN, 1, nn.Identity(), **SCORES)], nn.Tanh()),
     "three labels": (lambda: [pooling(), dense(HIDDEN, 3, nn.Identity(), **SCORES)], None),
-    "three labels, softmax": (lambda: [pooling(), dense(HIDDEN, 3, nn.Identity(), **SCORES)], nn.Softmax(dim=1)),
+    "three labels, softmax": (lambda: [pooling(), dense(HIDDEN, 3, nn.Identity(), **SCORES)],
+    nn.Softmax(dim=1)),
     "three labels, sigmoid": (lambda: [pooling(), dense(HIDDEN, 3, nn.Identity(), **SCORES)], nn.Sigmoid()),
     "scores through the vector's name": (
-        lambda: [pooling(), dense(HIDDEN, 1, nn.Identity()), dense(1, 1, nn.Identity(), use_residual=True, **SCORES)], None,
+        lambda: [pooling(), dense(HIDDEN, 1, nn.Identity()),
+        dense(1, 1, nn.Identity(), use_residual=True, **SCORES)], None,
     ),
 }  # fmt: skip
 
@@ -66,15 +75,21 @@ def test_scores_are_those_of_predict(name: str, checkpoints: Paths, tmp_path: Pa
     assert (proved.plan.tasks[0], proved.plan.heads["classify"].dim) == ("classify", labels)
     assert proved.plan.scoring == ("cross-encoder" if labels == 1 else None)
     for asked, given in ((None, None), (False, nn.Identity())):
-        expected = model.predict(PAIRS, batch_size=1, activation_fn=given, show_progress_bar=False).reshape(len(PAIRS), labels)
+        expected = model.predict(PAIRS, batch_size=1, activation_fn=given, show_progress_bar=False).reshape(
+            len(PAIRS), labels
+        )
         found = proved.answers("classify", PAIRS, use_activation=asked)
         np.testing.assert_allclose(np.stack(found), expected, atol=DIFFERENCE)
 
 
-def test_a_folder_that_does_not_name_its_class_is_a_reranker_by_its_modules(checkpoints: Paths, tmp_path: Path):
+def test_a_folder_that_does_not_name_its_class_is_a_reranker_by_its_modules(
+    checkpoints: Paths, tmp_path: Path
+):
     written(tmp_path, checkpoints("minilm_like"), *KINDS["ettin"])
     path = tmp_path / "config_sentence_transformers.json"
-    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "model_type"}))
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "model_type"})
+    )
     assert planning.plan(checkpoint.read(tmp_path)).scoring == "cross-encoder"
 
 
@@ -88,4 +103,6 @@ def test_a_modular_reranker_ranks_from_folder_to_score(checkpoints: Paths, tmp_p
     with load(tmp_path / "reranker") as opened:
         queries, documents = zip(*PAIRS, strict=True)
         found = opened.score(list(queries), list(documents), truncate_prompt_tokens=-1)
-    np.testing.assert_allclose(np.asarray(found), model.predict(PAIRS, batch_size=1, show_progress_bar=False), atol=DIFFERENCE)
+    np.testing.assert_allclose(
+        np.asarray(found), model.predict(PAIRS, batch_size=1, show_progress_bar=False), atol=DIFFERENCE
+    )

@@ -1,4 +1,5 @@
-"""Which of Sentence Transformers' modules make an answer, with which tensors, and what each one computes: the library's own, alone."""
+"""Which of Sentence Transformers' modules make an answer, with which tensors, and what each one computes:
+the library's own, alone."""
 
 from __future__ import annotations
 
@@ -18,8 +19,12 @@ from safetensors.torch import save_file
 ASIDE = "aside"
 
 
-def module(kind: str, reads: str = POOLED, writes: str | None = None, folder: str = "", **settings: Any) -> Module:
-    return Module(kind=kind, folder=folder or kind.lower(), reads=reads, writes=writes or reads, settings=settings)
+def module(
+    kind: str, reads: str = POOLED, writes: str | None = None, folder: str = "", **settings: Any
+) -> Module:
+    return Module(
+        kind=kind, folder=folder or kind.lower(), reads=reads, writes=writes or reads, settings=settings
+    )
 
 
 def transformer(writes: str = TOKENS) -> Module:
@@ -32,7 +37,8 @@ def pooling(kind: str = "Pooling") -> Module:
 
 def files(*modules: Module, kind: str = "", **text: Any) -> SentenceFiles:
     return SentenceFiles(
-        generation=6, kind=kind, chain=modules, max_tokens=None, lowercase=False, prompts={}, default_prompt=None, settings={},
+        generation=6, kind=kind, chain=modules, max_tokens=None, lowercase=False, prompts={},
+        default_prompt=None, settings={},
         answers=None, text=text, mask=None,
     )  # fmt: skip
 
@@ -41,13 +47,16 @@ def names(modules: tuple[Module, ...]) -> list[str]:
     return [each.folder for each in modules]
 
 
-# --- the way to an answer -------------------------------------------------------------------------------------------------------------
+# --- the way to an answer
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_only_modules_on_the_way_count():
     chain = files(
-        transformer(), module("Dense", TOKENS, folder="on tokens"), module("Dense", TOKENS, ASIDE, folder="beside"), module("Dropout"),
-        module("MultiVectorMask", TOKENS, flag=False), module("Normalize"), pooling(), module("Dense", folder="on the vector"),
+        transformer(), module("Dense", TOKENS, folder="on tokens"),
+        module("Dense", TOKENS, ASIDE, folder="beside"), module("Dropout"),
+        module("MultiVectorMask", TOKENS, flag=False), module("Normalize"), pooling(),
+        module("Dense", folder="on the vector"),
         module("Normalize", ASIDE, folder="of the other"),
     )  # fmt: skip
     found = module_chain.route(chain, POOLED)
@@ -57,7 +66,11 @@ def test_only_modules_on_the_way_count():
     assert found.pooling == pooling()
     aside = module_chain.route(chain, ASIDE)
     assert aside is not None
-    assert (names(aside.tokens), aside.pooling, aside.pooled) == (["on tokens", "beside", "of the other"], None, ())
+    assert (names(aside.tokens), aside.pooling, aside.pooled) == (
+        ["on tokens", "beside", "of the other"],
+        None,
+        (),
+    )
     assert module_chain.route(chain, SCORES) is None
 
 
@@ -76,14 +89,29 @@ def test_layers_are_mixed_from_the_transformer_on_where_it_hands_them_on():
         ([], "expected one transformer, in front"),
         ([pooling(), transformer()], "Pooling → Transformer; expected one transformer"),
         ([transformer(), transformer()], "expected one transformer"),
-        ([transformer(), module("Dense")], "Dense in dense reads 'sentence_embedding', which no module in front of it writes"),
-        ([transformer(), module("Dense", TOKENS, "attention_mask")], "writes 'attention_mask', which the library keeps for itself"),
+        (
+            [transformer(), module("Dense")],
+            ("Dense in dense reads 'sentence_embedding', which no module in front of it writes"),
+        ),
+        (
+            [transformer(), module("Dense", TOKENS, "attention_mask")],
+            ("writes 'attention_mask', which the library keeps for itself"),
+        ),
         ([transformer(), module("Dense", TOKENS, "all_layer_embeddings")], "keeps for itself"),
-        ([transformer(), module("MultiVectorMask", TOKENS, skip=[1]), pooling()], "behind a MultiVectorMask that leaves tokens out"),
+        (
+            [transformer(), module("MultiVectorMask", TOKENS, skip=[1]), pooling()],
+            ("behind a MultiVectorMask that leaves tokens out"),
+        ),
         ([transformer(), pooling(), module("Pooling", POOLED, POOLED)], "takes a pooled vector for tokens"),
         ([transformer(), pooling(), module("Dense", POOLED, TOKENS)], "takes a pooled vector for tokens"),
-        ([transformer(), pooling("SpladePooling"), module("SpladePooling", POOLED, ASIDE)], "takes a pooled vector for tokens"),
-        ([transformer(), module("WordWeights", TOKENS, ASIDE), pooling()], "does not pool what WordWeights made"),
+        (
+            [transformer(), pooling("SpladePooling"), module("SpladePooling", POOLED, ASIDE)],
+            "takes a pooled vector for tokens",
+        ),
+        (
+            [transformer(), module("WordWeights", TOKENS, ASIDE), pooling()],
+            "does not pool what WordWeights made",
+        ),
         ([transformer("pixels"), module("Pooling", "pixels", POOLED)], "module_output_name 'pixels'"),
     ],
 )
@@ -95,19 +123,25 @@ def test_chains_that_the_library_or_poolrt_does_not_run(modules: list[Module], t
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ({"transformer_task": "any-to-any"}, "transformer_task 'any-to-any'; expected one of feature-extraction, fill-mask"),
-        ({"modality_config": {"text": {"method": "encode", "method_output_name": "last_hidden_state"}}}, "texts go through encode"),
-        ({"modality_config": {"text": {"method": "forward", "method_output_name": "logits"}}}, "become its logits"),
+        ({"transformer_task": "any-to-any"},
+        "transformer_task 'any-to-any'; expected one of feature-extraction, fill-mask"),
+        ({"modality_config": {"text": {"method": "encode", "method_output_name": "last_hidden_state"}}},
+        "texts go through encode"),
+        ({"modality_config": {"text": {"method": "forward", "method_output_name": "logits"}}},
+        "become its logits"),
         ({"modality_config": {"message": {"method": "forward", "method_output_name": "x"}}}, "become its x"),
         ({"modality_config": {"image": {"method": "forward"}}}, "texts go through None"),
-        ({"transformer_task": "fill-mask", "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}},
+        ({"transformer_task": "fill-mask",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}},
          "knows forward and logits"),
     ],
 )  # fmt: skip
 def test_transformers_that_hand_on_something_else(text: dict[str, Any], told: str):
     with pytest.raises(CheckpointError, match=told):
         module_chain.route(files(transformer(), pooling(), **text), POOLED)
-    given: dict[str, Any] = {"modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}}
+    given: dict[str, Any] = {
+        "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+    }
     for settings in ({}, given):
         assert module_chain.route(files(transformer(), pooling(), **settings), POOLED) is not None
     assert module_chain.route(files(transformer(POOLED)), POOLED) is not None
@@ -121,26 +155,35 @@ def test_scores_are_those_of_cross_encoders_made_of_modules():
         found = module_chain.scores(files(transformer(), pooling(), last, kind=kind))
         assert (None if found is None else names(found.pooled)) == expected
     assert module_chain.scores(files(transformer(SCORES))) is None
-    assert module_chain.scores(files(transformer(), pooling(), last, module("LogitScore", "causal_logits", SCORES))) is None
+    assert (
+        module_chain.scores(
+            files(transformer(), pooling(), last, module("LogitScore", "causal_logits", SCORES))
+        )
+        is None
+    )
     assert module_chain.scores(files(transformer(), pooling())) is None
 
 
-# --- tensors --------------------------------------------------------------------------------------------------------------------------
+# --- tensors
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Any:
     """A checkpoint with module folders, as far as modules look at it: 5 tokens, 3 layers, width 6."""
     folders = {
-        "words": {"emb_layer.weight": torch.arange(5.0)[:, None]}, "few": {"emb_layer.weight": torch.ones(4, 1)},
+        "words": {"emb_layer.weight": torch.arange(5.0)[:, None]},
+        "few": {"emb_layer.weight": torch.ones(4, 1)},
         "mix": {"layer_weights": torch.tensor([1.0, 2.0, 5.0])}, "empty": {"other": torch.ones(1)},
     }  # fmt: skip
     for folder, tensors in folders.items():
         (tmp_path / folder).mkdir()
         save_file(tensors, tmp_path / folder / "model.safetensors")
     return SimpleNamespace(
-        source="here", beside=tmp_path, folder=tmp_path, architecture="BertModel", number={"num_hidden_layers": 3, "hidden_size": 6}.get,
-        sentence=SimpleNamespace(settings={}), config={}, family=SimpleNamespace(width=None, vocabulary=(), names=("BertModel",)),
+        source="here", beside=tmp_path, folder=tmp_path, architecture="BertModel",
+        number={"num_hidden_layers": 3, "hidden_size": 6}.get,
+        sentence=SimpleNamespace(settings={}), config={},
+        family=SimpleNamespace(width=None, vocabulary=(), names=("BertModel",)),
         text=SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=lambda: {"a": 4, "b": 0})),
     )  # fmt: skip
 
@@ -150,11 +193,14 @@ def read(tmp_path: Path) -> Any:
     [
         (module("Normalize"), Operation(kind="normalize"), 6),
         (module("WordWeights", folder="words"), Operation(kind="word_weights", where="words"), 6),
-        (module("WeightedLayerPooling", folder="mix", layer_start=1), Operation(kind="layer_mix", where="mix", number=1), 6),
+        (module("WeightedLayerPooling", folder="mix", layer_start=1),
+        Operation(kind="layer_mix", where="mix", number=1), 6),
         (module("CNN", folder="cnn"), Operation(kind="convolve", where="cnn"), 768),
-        (module("CNN", folder="cnn", kernel_sizes=[3], out_channels=4, stride_sizes=[1], in_embedding_dimension=6),
+        (module("CNN", folder="cnn", kernel_sizes=[3], out_channels=4, stride_sizes=[1],
+        in_embedding_dimension=6),
          Operation(kind="convolve", where="cnn"), 4),
-        (module("SparseAutoEncoder", folder="sae", input_dim=6), Operation(kind="code", where="sae", number=8), 512),
+        (module("SparseAutoEncoder", folder="sae", input_dim=6),
+        Operation(kind="code", where="sae", number=8), 512),
         (module("SparseAutoEncoder", folder="sae", input_dim=6, k=2, hidden_dim=9, normalize=True),
          Operation(kind="code", where="sae", number=2, flag=True), 9),
     ],
@@ -175,11 +221,15 @@ def test_active_values_are_those_of_the_whole_model(read: Any):
     [
         (module("WordWeights", folder="few"), "weighs 4 tokens, the vocabulary goes up to id 4"),
         (module("WordWeights", folder="empty"), "weighs 0 tokens"),
-        (module("WeightedLayerPooling", folder="mix"), "weighs 3 layers from layer 4 on, the transformer has 0"),
-        (module("WeightedLayerPooling", folder="mix", layer_start=0), "weighs 3 layers from layer 0 on, the transformer has 4"),
+        (module("WeightedLayerPooling", folder="mix"),
+        "weighs 3 layers from layer 4 on, the transformer has 0"),
+        (module("WeightedLayerPooling", folder="mix", layer_start=0),
+        "weighs 3 layers from layer 0 on, the transformer has 4"),
         (module("WeightedLayerPooling", folder="empty", layer_start=1), "weighs 0 layers"),
-        (module("CNN", kernel_sizes=[3, 2]), "expected odd kernels"), (module("CNN", stride_sizes=[2]), "strides of 1"),
-        (module("CNN", in_embedding_dimension=5), "over 6 values"), (module("CNN", out_channels=0), "out_channels is 0, expected a count"),
+        (module("CNN", kernel_sizes=[3, 2]), "expected odd kernels"),
+        (module("CNN", stride_sizes=[2]), "strides of 1"),
+        (module("CNN", in_embedding_dimension=5), "over 6 values"),
+        (module("CNN", out_channels=0), "out_channels is 0, expected a count"),
         (module("SparseAutoEncoder", input_dim=5), "reads 5 values, there are 6"),
         (module("Dropout"), "does not know what it does there"),
         (module("HierarchicalTokenPooling", pool_factor=2), "joins token vectors"),
@@ -194,8 +244,14 @@ def test_modules_that_do_not_fit_are_refused(read: Any, asked: Module, told: str
 def test_a_token_pooling_that_joins_nothing_passes(read: Any):
     nothing: tuple[dict[str, Any], ...] = ({}, {"pool_factor": 1})
     for settings in nothing:
-        assert sentence_modules.steps(read, [module("HierarchicalTokenPooling", TOKENS, **settings)], 6) == ((), 6)
-    both = [module("Normalize", TOKENS), module("HierarchicalTokenPooling", TOKENS, normalize_embeddings=True)]
+        assert sentence_modules.steps(read, [module("HierarchicalTokenPooling", TOKENS, **settings)], 6) == (
+            (),
+            6,
+        )
+    both = [
+        module("Normalize", TOKENS),
+        module("HierarchicalTokenPooling", TOKENS, normalize_embeddings=True),
+    ]
     assert sentence_modules.steps(read, both, 6) == ((Operation(kind="normalize"),), 6)
 
 
@@ -209,7 +265,12 @@ def test_normalisations_at_the_end_are_the_runtime_s():
 
 def test_a_layer_is_what_its_settings_say():
     plain = sentence_modules._layer(module("Dense"))
-    assert (plain.activation, plain.bias, plain.residual, plain.kind) == ("torch.nn.modules.activation.Tanh", True, False, "linear")
+    assert (plain.activation, plain.bias, plain.residual, plain.kind) == (
+        "torch.nn.modules.activation.Tanh",
+        True,
+        False,
+        "linear",
+    )
     assert {plain.name, *plain.names} == {"linear", "dense", ""}
     other = sentence_modules._layer(module("Dense", activation_function=None, bias=False, use_residual=True))
     assert (other.activation, other.bias, other.residual, other.where) == ("identity", False, True, "dense")
@@ -232,7 +293,8 @@ def test_what_a_transformer_s_own_head_makes(read: Any):
     assert sentence_modules.mixes(read) is True
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------------------------
+# --- numbers
+# ------------------------------------------------------------------------------------------------------------
 
 VALUES = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(5))
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])

@@ -1,6 +1,8 @@
-"""Checkpoints whose files say something unusual: what poolrt makes of them is what their own library makes of them.
+"""Checkpoints whose files say something unusual: what poolrt makes of them is what their
+own library makes of them.
 
-The library is asked twice: by the check that every export runs, and here, by a client's calls, where the check leaves something out.
+The library is asked twice: by the check that every export runs, and here, by a client's calls, where the
+check leaves something out.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def changed(path: Path, **values: Any) -> None:
 
 
 def agreed(folder: Path) -> dict[str, int]:
-    """What the check compared with the library, and on how many texts. It must have had nothing to leave out."""
+    """What the check compared with the library, and on how many texts. It must have
+    had nothing to leave out."""
     reading = library_reference.compare(folder, recipe=None)
     assert reading.reference != library_reference.OWN_ONLY
     assert not reading.why
@@ -49,8 +52,10 @@ def prepared(folder: Path, place: Path) -> Preparation:
     for name, content in plan.files.items():
         (place / name).write_bytes(content)
     manifest = Manifest(
-        format=contract.FORMAT, name="odd", architecture=found.architecture, source=contract.Source(checkpoint="odd"), tasks=plan.tasks,
-        scoring=plan.scoring, text=plan.text, graphs=(tracing.described(plan, "model.onnx", ()),), heads=plan.heads,
+        format=contract.FORMAT, name="odd", architecture=found.architecture,
+        source=contract.Source(checkpoint="odd"), tasks=plan.tasks,
+        scoring=plan.scoring, text=plan.text, graphs=(tracing.described(plan, "model.onnx", ()),),
+        heads=plan.heads,
     )  # fmt: skip
     return Preparation(place, manifest)
 
@@ -69,7 +74,8 @@ def model_ids(model: Any, call: Callable[[], object]) -> list[list[int]]:
 
 
 def moved(folder: Path, name: str) -> None:
-    """The transformer's files into a folder of their own, as Sentence Transformers wrote them before version 0.4."""
+    """The transformer's files into a folder of their own, as Sentence Transformers wrote
+    them before version 0.4."""
     inner = folder / name
     inner.mkdir()
     for path in list(folder.iterdir()):
@@ -95,7 +101,12 @@ def test_a_transformer_in_a_folder_of_its_own_is_compared_with_overrides(written
 
 def test_vectors_that_the_library_cuts_by_itself_are_compared(written: Callable[[str], Path]):
     folder = written("minilm_like")
-    changed(folder / "config_sentence_transformers.json", truncate_dim=16, prompts={}, model_type="SentenceTransformer")
+    changed(
+        folder / "config_sentence_transformers.json",
+        truncate_dim=16,
+        prompts={},
+        model_type="SentenceTransformer",
+    )
     assert planning.plan(checkpoint.read(folder, recipe=None)).heads["embed"].dimensions == 16
     assert agreed(folder)["embed"] >= 3
 
@@ -111,8 +122,11 @@ def test_markers_of_a_lower_casing_colbert_are_not_taken_for_words(written: Call
 
 
 @pytest.mark.parametrize("post", ["kept", None], ids=["post-processor", "no post-processor"])
-def test_a_tokenizer_that_makes_no_token_types_gives_a_pair_none(written: Callable[[str], Path], post: str | None, tmp_path: Path):
-    """model_input_names without token_type_ids: the class PreTrainedTokenizerFast, unless its settings name them."""
+def test_a_tokenizer_that_makes_no_token_types_gives_a_pair_none(
+    written: Callable[[str], Path], post: str | None, tmp_path: Path
+):
+    """model_input_names without token_type_ids: the class PreTrainedTokenizerFast,
+    unless its settings name them."""
     from transformers import AutoTokenizer
 
     folder = written("bert_cross_encoder")
@@ -130,7 +144,8 @@ def test_a_tokenizer_that_makes_no_token_types_gives_a_pair_none(written: Callab
 @pytest.mark.parametrize(
     ("prompts", "default"),
     [
-        ({"query": "query: ", "document": "passage: "}, None), ({"query": "find: "}, "query"), ({"query": "q: ", "passage": "p: "}, None),
+        ({"query": "query: ", "document": "passage: "}, None), ({"query": "find: "}, "query"),
+        ({"query": "q: ", "passage": "p: "}, None),
         ({"query": "q: ", "document": None}, None),
     ],
     ids=["both", "query alone, by default", "passage", "null"],
@@ -141,21 +156,32 @@ def test_roles_have_the_stored_prompts_that_the_library_finds(
     from sentence_transformers import SentenceTransformer
 
     folder = written("minilm_like")
-    changed(folder / "config_sentence_transformers.json", prompts=prompts, default_prompt_name=default, model_type="SentenceTransformer")
+    changed(
+        folder / "config_sentence_transformers.json",
+        prompts=prompts,
+        default_prompt_name=default,
+        model_type="SentenceTransformer",
+    )
     ours, theirs = prepared(folder, tmp_path), SentenceTransformer(str(folder), device="cpu")
     for text in TEXTS:
         for role, encode in (("query", theirs.encode_query), ("document", theirs.encode_document)):
-            [wanted] = model_ids(theirs, lambda encode=encode, text=text: encode([text], show_progress_bar=False))
+            [wanted] = model_ids(
+                theirs, lambda encode=encode, text=text: encode([text], show_progress_bar=False)
+            )
             [item] = ours.singles([text], limits=CUT, role=role)  # pyright: ignore[reportArgumentType]
             assert item.ids == wanted, (role, text)
     plain = theirs.tokenizer("Paris")["input_ids"]
     assert ours.singles(["Paris"])[0].ids == plain  # nothing unasked
-    assert ours.singles(["Paris"], role="document", prompt_name="query")[0].ids == theirs.tokenizer(f"{prompts['query']}Paris")["input_ids"]
+    assert (
+        ours.singles(["Paris"], role="document", prompt_name="query")[0].ids
+        == theirs.tokenizer(f"{prompts['query']}Paris")["input_ids"]
+    )
     assert agreed(folder)["embed"] >= 6
 
 
 def logit_scored(folder: Path, template: str, **saved: Any) -> Any:
-    """A small Qwen2 whose pairs go through `template`, saved by Sentence Transformers; the library's model."""
+    """A small Qwen2 whose pairs go through `template`, saved by Sentence
+    Transformers; the library's model."""
     from sentence_transformers import CrossEncoder
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.cross_encoder.modules.logit_score import LogitScore
@@ -171,7 +197,11 @@ def logit_scored(folder: Path, template: str, **saved: Any) -> Any:
     tokenizer: Any = AutoTokenizer.from_pretrained(str(inner))
     tokenizer.chat_template, tokenizer.model_max_length = template, 200
     tokenizer.save_pretrained(str(inner))
-    return CrossEncoder(modules=[Transformer(str(inner), transformer_task="text-generation"), LogitScore(5, 6)], device="cpu", **saved)
+    return CrossEncoder(
+        modules=[Transformer(str(inner), transformer_task="text-generation"), LogitScore(5, 6)],
+        device="cpu",
+        **saved,
+    )
 
 
 PAIR = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
@@ -179,7 +209,11 @@ PAIR = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
 
 @pytest.mark.parametrize(
     ("template", "saved"),
-    [(PAIR + "is it? answer:", {}), (PAIR.strip(), {}), (PAIR + "so?", {"prompts": {"judge": "the sun"}, "default_prompt_name": "judge"})],
+    [
+        (PAIR + "is it? answer:", {}),
+        (PAIR.strip(), {}),
+        (PAIR + "so?", {"prompts": {"judge": "the sun"}, "default_prompt_name": "judge"}),
+    ],
     ids=["ends with a question", "ends with the document", "default prompt"],
 )
 def test_a_pair_that_is_cut_ends_as_the_library_ends_it(tmp_path: Path, template: str, saved: dict[str, Any]):
@@ -188,16 +222,22 @@ def test_a_pair_that_is_cut_ends_as_the_library_ends_it(tmp_path: Path, template
     logit_scored(tmp_path / "inner", template, **saved).save_pretrained(str(tmp_path / "odd"))
     from sentence_transformers import CrossEncoder
 
-    theirs, ours = CrossEncoder(str(tmp_path / "odd"), device="cpu"), prepared(tmp_path / "odd", tmp_path / "text")
+    theirs, ours = (
+        CrossEncoder(str(tmp_path / "odd"), device="cpu"),
+        prepared(tmp_path / "odd", tmp_path / "text"),
+    )
     for document in (*TEXTS, "a", "planet, " * 140):
-        [wanted] = model_ids(theirs, lambda document=document: theirs.predict([("what is", document)], show_progress_bar=False))
+        [wanted] = model_ids(
+            theirs, lambda document=document: theirs.predict([("what is", document)], show_progress_bar=False)
+        )
         [item] = ours.pairs(["what is"], [document], limits=CUT)
         assert item.ids == wanted, document
     assert agreed(tmp_path / "odd")["classify"] >= 3
 
 
 def test_the_encoder_of_t5_alone_is_compared_with_its_own_class(written: Callable[[str], Path]):
-    """Its config.json says that it is no encoder-decoder; AutoModel would be the whole T5, with a decoder that the file lacks."""
+    """Its config.json says that it is no encoder-decoder; AutoModel would be the whole T5, with a
+    decoder that the file lacks."""
     from transformers import T5Config, T5EncoderModel
 
     folder = written("bert_plain")
@@ -209,8 +249,10 @@ def test_the_encoder_of_t5_alone_is_compared_with_its_own_class(written: Callabl
 
 
 def test_rotary_tables_that_grew_for_a_longer_text_do_not_stay(written: Callable[[str], Path]):
-    """rope_type dynamic: the library keeps the table of the longest text so far for every other text beyond the first length."""
+    """rope_type dynamic: the library keeps the table of the longest text so far for every other text
+    beyond the first length."""
     folder = written("llama_causal" if "llama_causal" in tiny.ALL else "llama3_causal")
-    changed(folder / "config.json", rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1000.0}, rope_scaling=None,
+    changed(folder / "config.json", rope_parameters={"rope_type": "dynamic", "factor": 4.0,
+    "rope_theta": 1000.0}, rope_scaling=None,
             max_position_embeddings=24)  # fmt: skip
     assert agreed(folder)["hidden states"] >= 3

@@ -1,4 +1,5 @@
-"""Packed graphs: padding is dropped, and nothing else changes. The truth is transformers' own class, on each text alone."""
+"""Packed graphs: padding is dropped, and nothing else changes. The truth is transformers' own
+class, on each text alone."""
 
 from __future__ import annotations
 
@@ -115,7 +116,11 @@ def test_the_mask_may_have_holes(encoder: Exported) -> None:
 
 def test_products_compute_no_row_of_padding(encoder: Exported, tmp_path: Path) -> None:
     model = ir.load(encoder.path)
-    weighted = [node.outputs[0] for node in model.graph if node.op_type == "MatMul" and constant_of(node.inputs[1]) is not None]
+    weighted = [
+        node.outputs[0]
+        for node in model.graph
+        if node.op_type == "MatMul" and constant_of(node.inputs[1]) is not None
+    ]
     assert len(weighted) >= 12
     model.graph.outputs.extend(weighted)
     ir.save(model, tmp_path / "told.onnx")
@@ -125,14 +130,18 @@ def test_products_compute_no_row_of_padding(encoder: Exported, tmp_path: Path) -
 
 
 def test_what_is_pooled_is_not_packed(tmp_path: Path) -> None:
-    """The logits of a SPLADE head are as wide as the vocabulary: one more copy would be the largest of all."""
+    """The logits of a SPLADE head are as wide as the vocabulary: one more copy
+    would be the largest of all."""
     (tmp_path / "checkpoint").mkdir()
     read = checkpoint.read(find("splade_bert")(tmp_path / "checkpoint"))
     plan = planning.plan(read)
     tracing.onnx_from_module(tracing.module(read, plan), plan, tmp_path / "model.onnx")
     model = ir.load(tmp_path / "model.onnx")
     for node in graph_heads(model):
-        assert not any(value is not None and value.shape is not None and str(value.shape[0]) == "rows" for value in node.outputs)
+        assert not any(
+            value is not None and value.shape is not None and str(value.shape[0]) == "rows"
+            for value in node.outputs
+        )
 
 
 def graph_heads(model: ir.Model) -> list[ir.Node]:
@@ -158,10 +167,14 @@ def test_engines_are_compiled_from_the_padded_form(encoder: Exported) -> None:
     assert sorted(encoder.folder.iterdir()) == before
 
 
-def test_tokens_that_nothing_attends_to_are_kept_where_they_are_answered(artifacts: Callable[[str], Path]) -> None:
+def test_tokens_that_nothing_attends_to_are_kept_where_they_are_answered(
+    artifacts: Callable[[str], Path],
+) -> None:
     """ColBERT's queries are filled up with tokens that are left out of attention, and whose vectors count."""
     from poolrt.runtime.artifact import reading
 
     manifest = reading.read(artifacts("colbert")).manifest
-    assert any(role.expand_id is not None and not role.attend_expansion for role in manifest.text.roles.values())
+    assert any(
+        role.expand_id is not None and not role.attend_expansion for role in manifest.text.roles.values()
+    )
     assert not any(one.packed for one in manifest.graphs)

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from poolrt.runtime.errors import ArtifactError, InputError, VerificationError
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_manifest_tells_where_everything_came_from(artifacts: Callable[[str], Path], checkpoints: Callable[[str], Path]) -> None:
+def test_the_manifest_tells_where_everything_came_from(
+    artifacts: Callable[[str], Path], checkpoints: Callable[[str], Path]
+) -> None:
     manifest = read(artifacts("minilm_like")).manifest
     assert manifest.source.checkpoint == checkpoints("minilm_like").name
     assert all(len(digest) == 64 for digest in manifest.source.weights.values())
@@ -35,10 +38,17 @@ def test_the_manifest_tells_where_everything_came_from(artifacts: Callable[[str]
     assert "/tmp" not in text
 
 
-def test_an_export_tells_its_plan_and_its_progress(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+def test_an_export_tells_its_plan_and_its_progress(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
     lines: list[str] = []
     made = pipeline.export(
-        checkpoints("bert_cross_encoder"), name="pairs", out=tmp_path, precision="fp16", target=["tensorrt-rtx:sm89"], progress=lines.append
+        checkpoints("bert_cross_encoder"),
+        name="pairs",
+        out=tmp_path,
+        precision="fp16",
+        target=["tensorrt-rtx:sm89"],
+        progress=lines.append,
     )
     steps = [line.split(". ", 1)[1] for line in lines if line.startswith("  ") and ". " in line[:6]]
     assert steps == list(made.seconds)
@@ -48,7 +58,9 @@ def test_an_export_tells_its_plan_and_its_progress(checkpoints: Callable[[str], 
     (engine,) = opened.manifest.engines
     assert (engine.device, engine.precision, engine.graph) == ("sm89", "fp16", "model.fp16.onnx")
     assert {each.engine for each in opened.manifest.evidence} >= {"onnxruntime:model.fp16.onnx"}
-    assert any("sm89 GPU" in note for note in made.notes) or any(each.engine == engine.file for each in made.evidence)
+    assert any("sm89 GPU" in note for note in made.notes) or any(
+        each.engine == engine.file for each in made.evidence
+    )
     assert from_plain(report.Report, to_plain(made)) == made
     for told in ("BertForSequenceClassification", "fp16", "worst difference", "poolrt serve"):
         assert told in report.table(made)
@@ -70,20 +82,29 @@ def test_int8_says_what_it_did(checkpoints: Callable[[str], Path], tmp_path: Pat
         pipeline.build(tmp_path / "small", target=["tensorrt-rtx:sm89"])
 
 
-def test_beyond_the_tolerance_nothing_is_kept(checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beyond_the_tolerance_nothing_is_kept(
+    checkpoints: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answers = verify.Runner.answers
 
-    def worse(self: verify.Runner, task: str, items: list) -> list:
-        return [answer + np.float32(0.01) * np.arange(answer.shape[-1], dtype=np.float32) for answer in answers(self, task, items)]  # type: ignore[arg-type]
+    def worse(self: verify.Runner, task: Any, items: list) -> list:
+        return [
+            answer + np.float32(0.01) * np.arange(answer.shape[-1], dtype=np.float32)
+            for answer in answers(self, task, items)
+        ]
 
     monkeypatch.setattr(verify.Runner, "answers", worse)
-    with pytest.raises(VerificationError, match=r"embed, one short: cosine 0\.\d+, at least 0\.999999 is allowed"):
+    with pytest.raises(
+        VerificationError, match=(r"embed, one short: cosine 0\.\d+, at least " r"0\.999999 is allowed")
+    ):
         pipeline.export(checkpoints("minilm_like"), out=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("step", ["trace to ONNX:", "compare with PyTorch:"])
-def test_killed_during_an_export_nothing_loads(checkpoints: Callable[[str], Path], tmp_path: Path, step: str) -> None:
+def test_killed_during_an_export_nothing_loads(
+    checkpoints: Callable[[str], Path], tmp_path: Path, step: str
+) -> None:
     script = f"""
     import os, signal, sys
     sys.path.insert(0, {str(ROOT)!r})
@@ -96,7 +117,13 @@ def test_killed_during_an_export_nothing_loads(checkpoints: Callable[[str], Path
 
     pipeline.export({str(checkpoints("minilm_like"))!r}, name="killed", out={str(tmp_path)!r}, progress=say)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=300, env={**os.environ})
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ},
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "killed").exists()
     (partial,) = [entry for entry in tmp_path.iterdir() if entry.is_dir()]

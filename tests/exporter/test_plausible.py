@@ -1,4 +1,5 @@
-"""What a folder's settings may say: counts, formats, settings that no class computes, and JSON files, each at its limit."""
+"""What a folder's settings may say: counts, formats, settings that no class computes, and JSON
+files, each at its limit."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from poolrt.exporter.files import plausible
 from poolrt.runtime.artifact import other_formats
 from poolrt.runtime.errors import CheckpointError
 
-# --- counts and weights ---------------------------------------------------------------------------------------------------------------
+# --- counts and weights
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", [*plausible.LAYERS, *plausible.WIDE])
@@ -31,14 +33,22 @@ def test_a_count_has_its_limit(key: str):
 
 def test_weights_are_plain_numbers():
     checkpoint: Any = SimpleNamespace(source="here")
-    plain = {str(dtype): torch.zeros(1, dtype=dtype) for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
-    plausible.check_types(checkpoint, {f"{name}.weight": tensor for name, tensor in plain.items()} | {"ids": torch.zeros(1).long()})
+    plain = {
+        str(dtype): torch.zeros(1, dtype=dtype)
+        for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    }
+    plausible.check_types(
+        checkpoint,
+        {f"{name}.weight": tensor for name, tensor in plain.items()} | {"ids": torch.zeros(1).long()},
+    )
     strange = {
         "b.weight": torch.zeros(1, dtype=torch.uint8),
         "c.weight": torch.zeros(1, dtype=torch.float8_e4m3fn),
         "d.scale": torch.ones(1),
     }
-    with pytest.raises(CheckpointError, match=r"here: 2 weights are quantised or no numbers \(b.weight is uint8\)"):
+    with pytest.raises(
+        CheckpointError, match=(r"here: 2 weights are quantised or no numbers " r"\(b.weight is uint8\)")
+    ):
         plausible.check_types(checkpoint, strange)
 
 
@@ -86,7 +96,8 @@ def test_weights_that_are_no_numbers_are_named():
             assert f"(NaN): {shown}{' and 1 more' if index == 3 else ''};" in str(error.value)
 
 
-# --- settings that nobody computes ----------------------------------------------------------------------------------------------------
+# --- settings that nobody computes
+# ----------------------------------------------------------------------------------------------------
 
 
 def family(model_type: str) -> Any:
@@ -119,15 +130,24 @@ def family(model_type: str) -> Any:
         ("no_such_type", "qk_norm", True, True),
     ],
 )
-def test_a_setting_that_transformers_passes_over_is_refused(model_type: str, key: str, value: Any, fine: bool):
-    config = {"model_type": model_type, key: value, "architectures": ["Own"], "auto_map": {"AutoModel": "code.Own", "AutoConfig": "code.C"}}
+def test_a_setting_that_transformers_passes_over_is_refused(
+    model_type: str, key: str, value: Any, fine: bool
+):
+    config = {
+        "model_type": model_type,
+        key: value,
+        "architectures": ["Own"],
+        "auto_map": {"AutoModel": "code.Own", "AutoConfig": "code.C"},
+    }
     reader = family("bert" if model_type == "no_such_type" else model_type)
     if fine:
         unread.check("here", config, reader)
         return
     with pytest.raises(CheckpointError) as error:
         unread.check("here", config, reader)
-    assert f"config.json says {key} {value!r}, which transformers' {model_type} does not compute" in str(error.value)
+    assert (f"config.json says {key} {value!r}, which transformers' {model_type} does not compute") in str(
+        error.value
+    )
     assert "code of its own (Own); --hf-overrides" in str(error.value)
 
 
@@ -138,7 +158,8 @@ def test_a_setting_that_transformers_passes_over_is_refused(model_type: str, key
         ("bert", ["OwnModel"], {}, None),  # no code: a name alone
         ("bert", ["OwnModel"], {"AutoModel": "code.OwnModel"}, "names OwnModel, a class of its own code"),
         ("bert", ["OwnModel"], {"AutoConfig": "code.OwnConfig"}, None),
-        ("bert", ["BertModel"], {"AutoModel": "code.OtherModel"}, None),  # an encoder names a class that is known
+        # An encoder names a class that is known
+        ("bert", ["BertModel"], {"AutoModel": "code.OtherModel"}, None),
         ("bert", [], {"AutoModel": "code.OtherModel"}, "names OtherModel"),
         ("bert", ["OwnColBERT"], {"AutoModel": "code.OwnColBERT"}, None),
         ("qwen2", ["Qwen2ForCausalLM"], {"AutoModel": "code.Both"}, "names Both"),
@@ -168,7 +189,8 @@ def test_classes_of_own_code_are_refused_unless_it_is_said_how_to_read_them(
         unread.refuse_remote("here", config, family(model_type), overrides={override: None}, convert="auto")
 
 
-# --- files ----------------------------------------------------------------------------------------------------------------------------
+# --- files
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_json_is_of_the_expected_kind_and_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -176,8 +198,10 @@ def test_json_is_of_the_expected_kind_and_length(tmp_path: Path, monkeypatch: py
     path.write_text('{"ü": 1}', encoding="utf-8")
     assert json_file.json_file(path, dict) == {"ü": 1}
     for content, kind, told in (
-        (b"[]", dict, "expected a JSON object, found list"), (b"{}", list, "expected a JSON list, found dict"),
-        (b"{", dict, "not readable"),        (b"\xff", dict, "not readable as JSON"), (b"[" * 100_000, list, "nested too deeply"),
+        (b"[]", dict, "expected a JSON object, found list"),
+        (b"{}", list, "expected a JSON list, found dict"),
+        (b"{", dict, "not readable"),        (b"\xff", dict, "not readable as JSON"),
+        (b"[" * 100_000, list, "nested too deeply"),
     ):  # fmt: skip
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=told):
@@ -198,14 +222,19 @@ def test_json_is_of_the_expected_kind_and_length(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        (["a.gguf"], "it holds GGUF weights of llama.cpp (a.gguf); give"), (["A.GGML", "b/c.gguf"], "(A.GGML and 1 more)"),
-        (["onnx/model.onnx", "x.gguf"], "GGUF"), (["onnx/model.onnx", "tf_model.h5"], "an ONNX graph, which"), (["a/b/c.onnx"], None),
-        (["saved_model.pb"], "TensorFlow"), (["flax_model.msgpack"], "from_flax=True"), (["openvino_model.bin"], "OpenVINO"),
-        (["x.mlmodel"], "Core ML"), (["x.plan"], "a TensorRT engine"), (["x.engine"], "TensorRT"), (["x.tflite"], "TensorFlow Lite"),
+        (["a.gguf"], "it holds GGUF weights of llama.cpp (a.gguf); give"),
+        (["A.GGML", "b/c.gguf"], "(A.GGML and 1 more)"),
+        (["onnx/model.onnx", "x.gguf"], "GGUF"), (["onnx/model.onnx", "tf_model.h5"], "an ONNX graph, which"),
+        (["a/b/c.onnx"], None),
+        (["saved_model.pb"], "TensorFlow"), (["flax_model.msgpack"], "from_flax=True"),
+        (["openvino_model.bin"], "OpenVINO"),
+        (["x.mlmodel"], "Core ML"), (["x.plan"], "a TensorRT engine"), (["x.engine"], "TensorRT"),
+        (["x.tflite"], "TensorFlow Lite"),
         (["rust_model.ot"], "rust-bert"), (["model.bin"], "CTranslate2"), (["x.ckpt"], "authors' own layout"),
         (["consolidated.safetensors"], "authors' own layout"),
         (["model.fp16.safetensors"], "it holds model.fp16.safetensors, a variant that is not read"),
-        (["pytorch_model.fp16.bin"], "holds pytorch_model.fp16.bin, a variant"), (["sub/model.fp16.safetensors"], None),
+        (["pytorch_model.fp16.bin"], "holds pytorch_model.fp16.bin, a variant"),
+        (["sub/model.fp16.safetensors"], None),
         (["adapter_model.bin", "notes.txt", "other.safetensors"], None), ([], None),
     ],
 )  # fmt: skip
@@ -219,7 +248,8 @@ def test_what_a_folder_holds_instead(tmp_path: Path, files: list[str], told: str
 
 def test_what_a_file_is():
     for name, told in (
-        ("a.ONNX", "a file of ONNX graph, which does not say"), ("m.mlpackage", "a file of Core ML model; give"),
+        ("a.ONNX", "a file of ONNX graph, which does not say"),
+        ("m.mlpackage", "a file of Core ML model; give"),
         ("x.h5", "TensorFlow weights"),        ("a.pt", "a file of weights; give the folder"),
         ("model.safetensors", "together with config.json"),
         ("pytorch_model.bin", "a file of weights; give the folder"), ("model.bin", "CTranslate2"),

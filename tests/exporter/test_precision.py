@@ -1,4 +1,5 @@
-"""What lowering a graph's precision keeps: interface, accuracy, independence of a text from its batch, fp32 where it must be."""
+"""What lowering a graph's precision keeps: interface, accuracy, independence of a text from its
+batch, fp32 where it must be."""
 
 from __future__ import annotations
 
@@ -20,14 +21,24 @@ from poolrt.exporter.proof.texts import sentences
 from poolrt.runtime.errors import InputError
 from tokenizers import Tokenizer
 
-# Random tiny models have no outliers and no training to absorb error; real MiniLM measures 0.99999 and 0.9947.
+# Random tiny models have no outliers and no training to absorb error; real MiniLM
+# measures 0.99999 and 0.9947.
 FP16_COSINE = 0.9999
 INT8_COSINE = 0.97
 PROMISED_COSINE = 0.98
 # Logits of the random tiny classifiers lie within -1..1; the worst seen in int8 is 0.101.
 DIFFERENCE = 0.15
 WIDE = 8
-TINY = ["minilm_like", "xlmr_embedder", "roberta_embedder", "colbert", "bert_cross_encoder", "xlmr_reranker", "bert_tokens", "bge_m3"]
+TINY = [
+    "minilm_like",
+    "xlmr_embedder",
+    "roberta_embedder",
+    "colbert",
+    "bert_cross_encoder",
+    "xlmr_reranker",
+    "bert_tokens",
+    "bge_m3",
+]
 
 
 def graph_of(artifact: Path) -> Path:
@@ -54,11 +65,20 @@ def rows(seed: int = 0, lengths: Sequence[int] = (3, 17, 40, 8)) -> list[list[in
     return [generator.integers(5, 90, length).tolist() for length in lengths]
 
 
-def agree(found: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]], lengths: Sequence[int], cosine: float) -> None:
-    """Every output and row, padding left out: vectors by their direction, scores and label logits by their difference."""
+def agree(
+    found: Sequence[NDArray[np.float32]],
+    expected: Sequence[NDArray[np.float32]],
+    lengths: Sequence[int],
+    cosine: float,
+) -> None:
+    """Every output and row, padding left out: vectors by their direction, scores and label
+    logits by their difference."""
     for one, other in zip(found, expected, strict=True):
         for row, length in enumerate(lengths):
-            a, b = (np.atleast_2d(x[row, :length] if x.ndim == 3 else x[row]).astype(np.float64) for x in (one, other))
+            a, b = (
+                np.atleast_2d(x[row, :length] if x.ndim == 3 else x[row]).astype(np.float64)
+                for x in (one, other)
+            )
             if a.shape[-1] < WIDE:
                 np.testing.assert_allclose(a, b, atol=DIFFERENCE)
             else:
@@ -78,7 +98,8 @@ def test_a_lowered_graph_has_the_same_interface_and_nearly_the_same_answers(
         assert int8_from_onnx(source, target).products
     exact, lowered = session(source), session(target)
     described = [
-        [(value.name, value.type, value.shape) for value in opened.get_inputs() + opened.get_outputs()] for opened in (exact, lowered)
+        [(value.name, value.type, value.shape) for value in opened.get_inputs() + opened.get_outputs()]
+        for opened in (exact, lowered)
     ]
     assert described[0] == described[1]
     feed = batch(exact, rows())
@@ -89,19 +110,32 @@ def test_a_lowered_graph_has_the_same_interface_and_nearly_the_same_answers(
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
-def test_norms_softmax_pooling_and_heads_stay_fp32(artifacts: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
+def test_norms_softmax_pooling_and_heads_stay_fp32(
+    artifacts: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
     mixed_from_onnx(graph_of(artifacts("bert_cross_encoder")), tmp_path / "mixed.onnx", kind)  # type: ignore[arg-type]
     model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "mixed.onnx"), strict_mode=True)
-    kinds = {value.name: value.type.tensor_type.elem_type for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]}
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]
+    }
     kinds |= {value.name: value.data_type for value in model.graph.initializer}
     low = TensorProto.FLOAT16 if kind == "fp16" else TensorProto.BFLOAT16
     islands = {"LayerNormalization", "Softmax", "ReduceMean", "ReduceSum", "Div", "Sqrt"}
     for node in model.graph.node:
         if node.op_type in islands:
-            assert all(kinds[name] in (TensorProto.FLOAT, TensorProto.INT64) for name in [*node.input, *node.output] if name), node.op_type
+            assert all(
+                kinds[name] in (TensorProto.FLOAT, TensorProto.INT64)
+                for name in [*node.input, *node.output]
+                if name
+            ), node.op_type
     products = [kinds[node.input[0]] for node in model.graph.node if node.op_type == "MatMul"]
     assert products.count(low) >= 8, "the body computes in low precision"
-    classifier = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm") and kinds[node.input[0]] == TensorProto.FLOAT]
+    classifier = [
+        node
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm") and kinds[node.input[0]] == TensorProto.FLOAT
+    ]
     assert classifier, "the head does not"
 
 
@@ -114,7 +148,9 @@ def test_no_constant_overflows_in_fp16(artifacts: Callable[[str], Path], tmp_pat
 
 
 @pytest.mark.parametrize("name", ["minilm_like", "bge_m3", "bert_cross_encoder"])
-def test_in_int8_a_text_does_not_depend_on_its_batch(artifacts: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+def test_in_int8_a_text_does_not_depend_on_its_batch(
+    artifacts: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
     int8_from_onnx(graph_of(artifacts(name)), tmp_path / "int8.onnx")
     opened = session(tmp_path / "int8.onnx")
     asked = rows(1, (5, 31, 12))
@@ -124,7 +160,8 @@ def test_in_int8_a_text_does_not_depend_on_its_batch(artifacts: Callable[[str], 
         alone = opened.run(None, batch(opened, [row]))
         for one, other in zip(alone, together, strict=True):
             expected = other[index, : len(row)] if other.ndim == 3 else other[index]
-            # Sums in another order may round one activation to the neighbouring integer: a 127th of one element, not more.
+            # Sums in another order may round one activation to the neighbouring integer: a 127th of
+            # one element, not more.
             np.testing.assert_allclose(one[0], expected, atol=0.02)
 
 
@@ -137,31 +174,41 @@ def test_int8_keeps_what_it_is_told_to_keep(artifacts: Callable[[str], Path], tm
     nothing = int8_from_onnx(source, tmp_path / "none.onnx", keep=[*everything.products, *everything.tables])
     assert nothing.products == ()
     feed = batch(session(source), rows())
-    for one, other in zip(session(source).run(None, feed), session(tmp_path / "none.onnx").run(None, feed), strict=True):
+    for one, other in zip(
+        session(source).run(None, feed), session(tmp_path / "none.onnx").run(None, feed), strict=True
+    ):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def feed_forward(path: Path, *, broadcast: bool) -> None:
-    """down(silu(gate(x)) * up(x)), with `up` of the first row alone where `broadcast`; x and a are [batch, tokens, 32]."""
+    """down(silu(gate(x)) * up(x)), with `up` of the first row alone where `broadcast`; x and a
+    are [batch, tokens, 32]."""
     generator = np.random.default_rng(0)
     weights = {
-        name: generator.standard_normal(shape).astype(np.float32) for name, shape in (("g", (32, 64)), ("u", (32, 64)), ("d", (64, 32)))
+        name: generator.standard_normal(shape).astype(np.float32)
+        for name, shape in (("g", (32, 64)), ("u", (32, 64)), ("d", (64, 32)))
     }
     node, make = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     axes = ["batch", "tokens"]
     nodes = [
-        node("MatMul", ["x", "g"], ["gate"], name="gate"), node("MatMul", ["a", "u"], ["up"], name="up"), node("Sigmoid", ["gate"], ["s"]),
-        node("Mul", ["gate", "s"], ["silu"]), node("Mul", ["silu", "up"], ["both"]), node("MatMul", ["both", "d"], ["down"], name="down"),
+        node("MatMul", ["x", "g"], ["gate"], name="gate"), node("MatMul", ["a", "u"], ["up"], name="up"),
+        node("Sigmoid", ["gate"], ["s"]),
+        node("Mul", ["gate", "s"], ["silu"]), node("Mul", ["silu", "up"], ["both"]),
+        node("MatMul", ["both", "d"], ["down"], name="down"),
         node("Add", ["down", "x"], ["sum"]), node("LayerNormalization", ["sum", "w"], ["y"]),
     ]  # fmt: skip
     inner = {"gate": axes, "up": [1, "tokens"] if broadcast else axes, "s": axes, "silu": axes, "both": axes}
     graph = onnx.helper.make_graph(
-        nodes, "g", [make("x", TensorProto.FLOAT, [*axes, 32]), make("a", TensorProto.FLOAT, [*inner["up"], 32])],
+        nodes, "g", [make("x", TensorProto.FLOAT, [*axes, 32]),
+        make("a", TensorProto.FLOAT, [*inner["up"], 32])],
         [make("y", TensorProto.FLOAT, [*axes, 32])],
-        [onnx.numpy_helper.from_array(array, name) for name, array in (*weights.items(), ("w", np.ones(32, np.float32)))],
+        [onnx.numpy_helper.from_array(array, name) for name,
+        array in (*weights.items(), ("w", np.ones(32, np.float32)))],
         value_info=[make(name, TensorProto.FLOAT, [*lead, 64]) for name, lead in inner.items()],
     )  # fmt: skip
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9), path)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9), path
+    )
 
 
 @pytest.mark.parametrize("broadcast", [False, True], ids=["alike", "one row for all"])
@@ -179,7 +226,9 @@ def test_what_stands_between_two_int8_products_keeps_its_meaning(tmp_path: Path,
     assert kinds.count("Reshape") == (6 if broadcast else 3)
 
 
-def test_int8_holds_its_promise_on_real_sentences(minilm: Path, minilm_checkpoint: Path, tmp_path: Path) -> None:
+def test_int8_holds_its_promise_on_real_sentences(
+    minilm: Path, minilm_checkpoint: Path, tmp_path: Path
+) -> None:
     """The real MiniLM, 300 sentences, each against fp32 and each alone as well as in its batch."""
     tokenizer = Tokenizer.from_file(str(minilm_checkpoint / "tokenizer.json"))
     tokenizer.no_padding()
@@ -189,7 +238,10 @@ def test_int8_holds_its_promise_on_real_sentences(minilm: Path, minilm_checkpoin
     exact, lowered = session(graph_of(minilm)), session(tmp_path / "int8.onnx")
 
     def embedded(opened: Any, size: int) -> NDArray[np.float64]:
-        parts = [opened.run(["out_embed"], batch(opened, asked[start : start + size]))[0] for start in range(0, len(asked), size)]
+        parts = [
+            opened.run(["out_embed"], batch(opened, asked[start : start + size]))[0]
+            for start in range(0, len(asked), size)
+        ]
         found = np.concatenate(parts).astype(np.float64)
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
@@ -210,7 +262,9 @@ def test_int8_holds_its_promise_on_real_sentences(minilm: Path, minilm_checkpoin
     ],
     ids=["unknown", "int8 engine", "auto engine", "bf16 on a processor"],
 )
-def test_a_precision_that_cannot_be_is_told_before_any_work(asked: str, targets: list[Target], told: str) -> None:
+def test_a_precision_that_cannot_be_is_told_before_any_work(
+    asked: str, targets: list[Target], told: str
+) -> None:
     with pytest.raises(InputError, match=told):
         precision.check(asked, targets)
 
@@ -219,26 +273,36 @@ def gelu_mlp(path: Path, weights: dict[str, NDArray[np.float32]]) -> None:
     """layer_norm(x + down(gelu(up(x)))), of [rows, 32]."""
     node, make = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     nodes = [
-        node("MatMul", ["x", "u"], ["up"], name="up"), node("Add", ["up", "ub"], ["upb"]), node("Gelu", ["upb"], ["act"]),
-        node("MatMul", ["act", "d"], ["down"], name="down"), node("Add", ["db", "down"], ["downb"]), node("Add", ["downb", "x"], ["sum"]),
+        node("MatMul", ["x", "u"], ["up"], name="up"), node("Add", ["up", "ub"], ["upb"]),
+        node("Gelu", ["upb"], ["act"]),
+        node("MatMul", ["act", "d"], ["down"], name="down"), node("Add", ["db", "down"], ["downb"]),
+        node("Add", ["downb", "x"], ["sum"]),
         node("LayerNormalization", ["sum", "w"], ["y"]),
     ]  # fmt: skip
     shapes = {"up": 64, "upb": 64, "act": 64, "down": 32, "downb": 32, "sum": 32}
     graph = onnx.helper.make_graph(
-        nodes, "g", [make("x", TensorProto.FLOAT, ["rows", 32])], [make("y", TensorProto.FLOAT, ["rows", 32])],
-        [onnx.numpy_helper.from_array(array, name) for name, array in (*weights.items(), ("w", np.ones(32, np.float32)))],
+        nodes, "g", [make("x", TensorProto.FLOAT, ["rows", 32])],
+        [make("y", TensorProto.FLOAT, ["rows", 32])],
+        [onnx.numpy_helper.from_array(array, name) for name,
+        array in (*weights.items(), ("w", np.ones(32, np.float32)))],
         value_info=[make(name, TensorProto.FLOAT, ["rows", width]) for name, width in shapes.items()],
     )  # fmt: skip
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9), path)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9), path
+    )
 
 
-def quantised(x: NDArray[Any], weights: NDArray[Any], *, shift: float, zero: int, levels: int) -> NDArray[Any]:
+def quantised(
+    x: NDArray[Any], weights: NDArray[Any], *, shift: float, zero: int, levels: int
+) -> NDArray[Any]:
     """docs/decisions/int8.md in numpy: 8 bits for each row of activations, 7 for each column of weights."""
     x = x + np.float32(shift)
     scale = (x if levels == 255 else np.abs(x)).max(axis=1, keepdims=True) / levels
     rows = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
     columns = np.abs(weights).max(axis=0) / 63
-    return (rows * scale) @ (np.rint(weights / columns) * columns) - shift * (np.rint(weights / columns) * columns).sum(axis=0)
+    return (rows * scale) @ (np.rint(weights / columns) * columns) - shift * (
+        np.rint(weights / columns) * columns
+    ).sum(axis=0)
 
 
 def test_int8_is_the_arithmetic_that_was_decided(tmp_path: Path) -> None:
@@ -269,7 +333,9 @@ def gelu_only(path: Path) -> Path:
         [make("x", TensorProto.FLOAT, ["r", 64])],
         [make("y", TensorProto.FLOAT, ["r", 64])],
     )
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9), path)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9), path
+    )
     return path
 
 
@@ -278,9 +344,14 @@ def test_weights_of_int8_use_seven_bits(tmp_path: Path, weights: str) -> None:
     generator = np.random.default_rng(0)
     shapes = {"u": (32, 64), "ub": (64,), "d": (64, 32), "db": (32,)}
     scale = np.float32(1e-3 if weights == "small" else 1e3)
-    gelu_mlp(tmp_path / "model.onnx", {name: generator.standard_normal(shape).astype(np.float32) * scale for name, shape in shapes.items()})
+    gelu_mlp(
+        tmp_path / "model.onnx",
+        {name: generator.standard_normal(shape).astype(np.float32) * scale for name, shape in shapes.items()},
+    )
     int8_from_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
-    tensors = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer]
+    tensors = [
+        onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer
+    ]
     integers = [tensor for tensor in tensors if tensor.dtype == np.int8 and tensor.ndim == 2]
     assert [int(np.abs(tensor).max()) for tensor in integers] == [63, 63]
     assert all((np.abs(tensor).max(axis=0) == 63).all() for tensor in integers)
@@ -289,22 +360,33 @@ def test_weights_of_int8_use_seven_bits(tmp_path: Path, weights: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "within", "speed", "kept", "told"),
     [
-        ("auto", True, 2.0, "int8", "auto chose int8. int8: 2 products and 1 tables quantised; 2.00 times the speed of fp32 here"),
-        ("auto", True, 1.2, "int8", "auto chose int8."), ("auto", True, 1.19, "fp32", "auto chose fp32: int8 is 1.19 times as fast here"),
+        ("auto", True, 2.0, "int8",
+        "auto chose int8. int8: 2 products and 1 tables quantised; 2.00 times the speed of fp32 here"),
+        ("auto", True, 1.2, "int8", "auto chose int8."),
+        ("auto", True, 1.19, "fp32", "auto chose fp32: int8 is 1.19 times as fast here"),
         ("auto", False, 9.0, "fp32", "auto chose fp32: int8 drifts beyond its budget"),
         ("int8", False, 0.5, "int8", "0.50 times the speed"),
         ("int8", True, 3.0, "int8", "int8: 2 products"),
     ],
 )  # fmt: skip
 def test_auto_takes_int8_where_it_keeps_its_budget_and_is_worth_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: Any, within: bool, speed: float, kept: str, told: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    asked: Any,
+    within: bool,
+    speed: float,
+    kept: str,
+    told: str,
 ) -> None:
     from types import SimpleNamespace
 
     from poolrt.exporter.graph.passes.int8 import Quantised
     from poolrt.runtime.artifact.manifest import Graph
 
-    base, lower = (Graph(file=f"{name}.onnx", precision=name, opset=20, inputs=(), outputs=()) for name in ("fp32", "int8"))
+    base, lower = (
+        Graph(file=f"{name}.onnx", precision=name, opset=20, inputs=(), outputs=())
+        for name in ("fp32", "int8")
+    )
     for graph in (base, lower):
         (tmp_path / graph.file).write_bytes(b"x")
     timed: list[object] = []

@@ -1,4 +1,5 @@
-"""processing_kwargs and default prompts of Sentence Transformers' files: what changes texts is followed or refused by name."""
+"""processing_kwargs and default prompts of Sentence Transformers' files: what changes texts is
+followed or refused by name."""
 
 from __future__ import annotations
 
@@ -20,10 +21,13 @@ def read(buckets: Any = None, *, kind: str = "embed", model: str = "SentenceTran
 @pytest.mark.parametrize(
     ("buckets", "length"),
     [
-        (None, None), ({}, None), ({"text": None}, None), ({"text": {"max_length": 7}}, 7), ({"common": {"max_length": 1}}, 1),
+        (None, None), ({}, None), ({"text": None}, None), ({"text": {"max_length": 7}}, 7),
+        ({"common": {"max_length": 1}}, 1),
         ({"text": {"max_length": 9}, "common": {"max_length": 8}, "chat_template": {"max_length": 10}}, 8),
-        ({"text": {"padding": "longest", "truncation": "longest_first", "add_special_tokens": True, "logits_to_keep": 1}}, None),
-        ({"common": {"truncation": True, "verbose": 1}, "chat_template": {"truncation": False, "whatever": 2}}, None),
+        ({"text": {"padding": "longest", "truncation": "longest_first", "add_special_tokens": True,
+        "logits_to_keep": 1}}, None),
+        ({"common": {"truncation": True, "verbose": 1},
+        "chat_template": {"truncation": False, "whatever": 2}}, None),
         ({"audio": {"sampling_rate": 5, "max_length": 2}}, None),
     ],
 )  # fmt: skip
@@ -36,7 +40,8 @@ def test_lengths_of_all_buckets(buckets: Any, length: int | None):
     ("buckets", "told"),
     [
         ({"text": {"truncation": "only_second"}}, "processing_kwargs.text.truncation of"),
-        ({"common": {"max_length": 0}}, "processing_kwargs.common.max_length of sentence_bert_config.json is 0"),
+        ({"common": {"max_length": 0}},
+        "processing_kwargs.common.max_length of sentence_bert_config.json is 0"),
         ({"text": {"max_length": True}}, "max_length of sentence_bert_config.json is True"),
         ({"text": {"max_length": "9"}}, "is '9'"),
         ({"text": {"add_special_tokens": False}}, "add_special_tokens"),
@@ -51,9 +56,18 @@ def test_what_would_change_tokens_is_refused(buckets: Any, told: str):
 
 
 def test_a_template_has_the_library_s_variables_and_system_prompt():
-    written = "{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}{{ add_generation_prompt }}{{ more }}{{ tools is defined }}"
+    written = (
+        "{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}{{ add_generation_prompt }}{{ "
+        "more }}{{ tools is defined }}"
+    )
     messages = [{"role": "user", "content": "a"}]
-    settings = {"add_generation_prompt": True, "more": [None, 1.5, {"x": "y"}], "max_length": 5, "tokenize": False, "padding": True}
+    settings = {
+        "add_generation_prompt": True,
+        "more": [None, 1.5, {"x": "y"}],
+        "max_length": 5,
+        "tokenize": False,
+        "padding": True,
+    }
     sentence = read({"chat_template": settings}, prompts={"q": 'say "this"\n'}, default_prompt="q")
     made = processing.template(sentence, written)
     shown = jinja2.Environment(trim_blocks=True).from_string(made).render(messages=messages)

@@ -17,7 +17,9 @@ VECTORS = {"q": [3.0, 4.0], "a": [4.0, 3.0], "b": [0.0, 2.0]}
 class Model:
     """Notes how it is asked."""
 
-    def __init__(self, *, sparse: bool = False, roles: tuple[str, ...] = (), prompts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *, sparse: bool = False, roles: tuple[str, ...] = (), prompts: tuple[str, ...] = ()
+    ) -> None:
         text = SimpleNamespace(roles=dict.fromkeys(roles), prompts=dict.fromkeys(prompts, "p: "))
         self.manifest = SimpleNamespace(text=text, heads={"embed": SimpleNamespace(sparse=sparse)})
         self.asked: list[dict[str, Any]] = []
@@ -28,14 +30,20 @@ class Model:
 
     def score(self, query: str, documents: list[str]) -> Any:
         assert query == "q"
-        return [SimpleNamespace(outputs=SimpleNamespace(score=float(index))) for index, _ in enumerate(documents)]
+        return [
+            SimpleNamespace(outputs=SimpleNamespace(score=float(index))) for index, _ in enumerate(documents)
+        ]
 
 
 def reference(task: Any, scores: tuple[float, ...], tolerance: float = 1e-6, **facts: Any) -> Reference:
-    return Reference(task=task, query="q", documents=("a", "b"), scores=scores, tolerance=tolerance, source="card", **facts)
+    return Reference(
+        task=task, query="q", documents=("a", "b"), scores=scores, tolerance=tolerance, source="card", **facts
+    )
 
 
-@pytest.mark.parametrize(("model", "scores"), [(Model(), (0.96, 0.8)), (Model(sparse=True), (24.0, 8.0))], ids=["cosine", "dot"])
+@pytest.mark.parametrize(
+    ("model", "scores"), [(Model(), (0.96, 0.8)), (Model(sparse=True), (24.0, 8.0))], ids=["cosine", "dot"]
+)
 def test_similarities_are_cosines_except_of_sparse_vectors(model: Any, scores: tuple[float, ...]):
     told, holds = published_scores._compared(model, reference("similarity", scores))
     assert holds, told
@@ -51,7 +59,9 @@ def test_similarities_are_cosines_except_of_sparse_vectors(model: Any, scores: t
     ],
     ids=["plain", "prompts", "roles"],
 )
-def test_each_side_is_embedded_as_its_library_does(roles: tuple[str, ...], prompts: tuple[str, ...], asked: list[dict[str, Any]]):
+def test_each_side_is_embedded_as_its_library_does(
+    roles: tuple[str, ...], prompts: tuple[str, ...], asked: list[dict[str, Any]]
+):
     model: Any = Model(roles=roles, prompts=prompts)
     published_scores._compared(model, reference("similarity", (0.0, 0.0)))
     assert model.asked == asked
@@ -67,8 +77,12 @@ def test_each_side_is_embedded_as_its_library_does(roles: tuple[str, ...], promp
     ],
     ids=str,
 )  # fmt: skip
-def test_scores_hold_within_what_was_published(task: Any, scores: tuple[float, ...], tolerance: float, relative: bool, holds: bool):
-    assert published_scores._compared(Model(), reference(task, scores, tolerance, relative=relative))[1] == holds  # pyright: ignore[reportArgumentType]
+def test_scores_hold_within_what_was_published(
+    task: Any, scores: tuple[float, ...], tolerance: float, relative: bool, holds: bool
+):
+    model: Any = Model()
+    published = reference(task, scores, tolerance, relative=relative)
+    assert published_scores._compared(model, published)[1] == holds
 
 
 def test_a_relative_tolerance_is_a_share_of_the_score():
@@ -77,15 +91,21 @@ def test_a_relative_tolerance_is_a_share_of_the_score():
             return [SimpleNamespace(outputs=SimpleNamespace(score=score)) for score in (101.0, -202.0)]
 
     model: Any = Far()
-    told, holds = published_scores._compared(model, reference("maxsim", (100.0, -200.0), 0.011, relative=True))
+    told, holds = published_scores._compared(
+        model, reference("maxsim", (100.0, -200.0), 0.011, relative=True)
+    )
     assert holds
     assert "at most 0.01000 of the score apart, 0.011 is allowed" in told
-    assert not published_scores._compared(model, reference("maxsim", (100.0, -200.0), 0.009, relative=True))[1]
+    assert not published_scores._compared(model, reference("maxsim", (100.0, -200.0), 0.009, relative=True))[
+        1
+    ]
     assert not published_scores._compared(model, reference("maxsim", (100.0, -200.0), 0.011))[1]
 
 
 def manifest(size: int, precision: str, dim: int, external: int = 0) -> Any:
-    graph = SimpleNamespace(file="model.onnx", external=("model.data",) if external else (), precision=precision)
+    graph = SimpleNamespace(
+        file="model.onnx", external=("model.data",) if external else (), precision=precision
+    )
     files = {"model.onnx": SimpleNamespace(size=size), "model.data": SimpleNamespace(size=external)}
     return SimpleNamespace(graphs=(graph,), files=files, heads={"embed": SimpleNamespace(dim=dim)})
 
@@ -93,11 +113,14 @@ def manifest(size: int, precision: str, dim: int, external: int = 0) -> Any:
 @pytest.mark.parametrize(
     ("size", "precision", "external", "checked"),
     [
-        (12_000_000, "fp32", 0, True), (11_999_999, "fp32", 0, False), (6_000_000, "fp16", 0, True), (5_999_999, "bf16", 0, False),
+        (12_000_000, "fp32", 0, True), (11_999_999, "fp32", 0, False), (6_000_000, "fp16", 0, True),
+        (5_999_999, "bf16", 0, False),
         (3_000_000, "int8", 0, True), (1_000, "fp32", 12_000_000, True), (2_999_999, "int8", 0, False),
     ],
 )  # fmt: skip
-def test_a_toy_of_that_name_is_not_judged(monkeypatch: pytest.MonkeyPatch, size: int, precision: str, external: int, checked: bool):
+def test_a_toy_of_that_name_is_not_judged(
+    monkeypatch: pytest.MonkeyPatch, size: int, precision: str, external: int, checked: bool
+):
     monkeypatch.setattr(published_scores, "is_large_graph", lambda *_: False)
     named = Recipe(name="m", match=("m",), summary="", task="embed", dimensions=8)
     reason = published_scores._not_checkable(None, manifest(size, precision, 8, external), named)  # pyright: ignore[reportArgumentType]
@@ -106,8 +129,10 @@ def test_a_toy_of_that_name_is_not_judged(monkeypatch: pytest.MonkeyPatch, size:
 
 @pytest.mark.parametrize(
     ("task", "dimensions", "large", "told"),
-    [("embed", 16, False, "8 dimensions, the published model's 16"), ("rerank", 16, False, None), ("embed", None, False, None),
-     ("embed", 8, True, "too large"), ("sparse", 9, False, "published model's 9"), ("late-interaction", 9, False, "published model's 9")],
+    [("embed", 16, False, "8 dimensions, the published model's 16"), ("rerank", 16, False, None),
+    ("embed", None, False, None),
+     ("embed", 8, True, "too large"), ("sparse", 9, False, "published model's 9"),
+     ("late-interaction", 9, False, "published model's 9")],
 )  # fmt: skip
 def test_another_width_or_a_graph_too_large_is_not_judged(
     monkeypatch: pytest.MonkeyPatch, task: Any, dimensions: int | None, large: bool, told: str | None
@@ -121,11 +146,15 @@ def test_another_width_or_a_graph_too_large_is_not_judged(
 @pytest.mark.parametrize(
     ("match", "asked", "found"),
     [
-        (("Org/Model-*",), "org/model-7b", True), (("Org/Model-*",), "MODEL-7B", True), (("Org/Model",), "org/model-7b", False),
-        (("Org/Model",), "other/model", False), (("a/b", "c/d"), "d", True), (("Org/Model",), "my-model", False),
+        (("Org/Model-*",), "org/model-7b", True), (("Org/Model-*",), "MODEL-7B", True),
+        (("Org/Model",), "org/model-7b", False),
+        (("Org/Model",), "other/model", False), (("a/b", "c/d"), "d", True),
+        (("Org/Model",), "my-model", False),
     ],
 )  # fmt: skip
-def test_a_recipe_is_for_the_names_it_lists(monkeypatch: pytest.MonkeyPatch, match: tuple[str, ...], asked: str, found: bool):
+def test_a_recipe_is_for_the_names_it_lists(
+    monkeypatch: pytest.MonkeyPatch, match: tuple[str, ...], asked: str, found: bool
+):
     named = Recipe(name="m", match=match, summary="", task="embed")
     monkeypatch.setattr(recipe, "all_recipes", lambda: (named,))
     assert (recipe.find(asked) is named) == found

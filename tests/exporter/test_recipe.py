@@ -45,12 +45,15 @@ def test_minilm_gives_the_published_similarities(minilm: Path):
     with load(minilm) as model:
         vectors = np.asarray(model.embed([published.query, *published.documents]))
     similarities = vectors[1:] @ vectors[0]
-    np.testing.assert_allclose(similarities, published.scores, atol=2e-5)  # published with five decimals, computed in fp32
+    # Published with five decimals, computed in fp32
+    np.testing.assert_allclose(similarities, published.scores, atol=2e-5)
 
 
 def test_verifying_compares_with_what_was_published(minilm: Path):
     [line] = published.checked(minilm)
-    assert line.startswith("published scores of all-MiniLM-L6-v2 (similarity): 0.46469 0.81146 0.72792 0.75019")
+    assert line.startswith(
+        "published scores of all-MiniLM-L6-v2 (similarity): 0.46469 0.81146 0.72792 0.75019"
+    )
 
 
 def test_other_weights_under_the_same_name_are_noticed(minilm: Path, monkeypatch: pytest.MonkeyPatch):
@@ -62,7 +65,9 @@ def test_other_weights_under_the_same_name_are_noticed(minilm: Path, monkeypatch
         published.checked(minilm)
 
 
-def test_a_fixture_named_like_a_model_is_not_judged_by_its_scores(artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
+def test_a_fixture_named_like_a_model_is_not_judged_by_its_scores(
+    artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
     found = recipe.find("all-MiniLM-L6-v2")
     monkeypatch.setattr(recipe, "find", lambda name: found)
     [line] = published.checked(artifacts("minilm_like"))
@@ -82,5 +87,15 @@ def test_recipes_are_listed_with_tasks_and_sizes(capsys: pytest.CaptureFixture[s
     assert told["all-MiniLM-L6-v2"]["dimensions"] == 384
     assert cli.recipes(["MiniLM-L6"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["NAME", "KIND", "TASKS", "PARAMETERS", "DIM", "TOKENS", "LICENCE", "SCORES", "CHECKPOINT"]
+    assert header.split() == [
+        "NAME",
+        "KIND",
+        "TASKS",
+        "PARAMETERS",
+        "DIM",
+        "TOKENS",
+        "LICENCE",
+        "SCORES",
+        "CHECKPOINT",
+    ]
     assert any("apache-2.0" in row and "sentence-transformers/all-MiniLM-L6-v2" in row for row in rows)

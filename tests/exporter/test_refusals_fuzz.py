@@ -1,4 +1,5 @@
-"""Whatever stands in the small files of a checkpoint or an artifact, reading it ends well or with one sentence."""
+"""Whatever stands in the small files of a checkpoint or an artifact, reading it ends
+well or with one sentence."""
 
 from __future__ import annotations
 
@@ -25,12 +26,14 @@ Paths = Callable[[str], Path]
 STRANGE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 0.5, -0.0, float("nan"), float("inf"), "", "x", "\0",
     "[MASK]", "../../x", "a" * 5000, "\udcff",
-    [], {}, [[]], [None], {"": None}, ["a", 1], {"content": 1}, {"content": "x", "__type": "AddedToken"}, [{"type": "x", "path": "y"}],
+    [], {}, [[]], [None], {"": None}, ["a", 1], {"content": 1}, {"content": "x", "__type": "AddedToken"},
+    [{"type": "x", "path": "y"}],
 )  # fmt: skip
 # Checkpoint -> files that are mutated.
 FILES: dict[str, tuple[str, ...]] = {
     "bert_dense": (
-        "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "modules.json", "1_Pooling/config.json",
+        "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "modules.json",
+        "1_Pooling/config.json",
         "sentence_bert_config.json", "config_sentence_transformers.json", "2_Dense/config.json",
     ),
     "bert_sharded": ("model.safetensors.index.json",),
@@ -41,7 +44,13 @@ FILES: dict[str, tuple[str, ...]] = {
 
 def places(value: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) of a JSON value."""
-    pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    pairs = (
+        list(value.items())
+        if isinstance(value, dict)
+        else list(enumerate(value))
+        if isinstance(value, list)
+        else []
+    )
     return [place for key, inner in pairs for place in [(value, key), *places(inner)]]
 
 
@@ -89,7 +98,11 @@ def fuzz(checkpoints: Paths, home: Path, rounds: int, seed: int) -> None:
     chance = random.Random(seed)
     folders = {name: Path(shutil.copytree(checkpoints(name), home / name)) for name in FILES}
     folders["adapter"] = adapted(checkpoints("bert_plain"), home / "adapter")
-    texts = {(name, file): (folders[name] / file).read_text(encoding="utf-8") for name, files in FILES.items() for file in files}
+    texts = {
+        (name, file): (folders[name] / file).read_text(encoding="utf-8")
+        for name, files in FILES.items()
+        for file in files
+    }
     texts["adapter", adapter.SETTINGS] = (folders["adapter"] / adapter.SETTINGS).read_text(encoding="utf-8")
     for number in range(rounds):
         name, file = chance.choice(list(texts))
@@ -100,7 +113,9 @@ def fuzz(checkpoints: Paths, home: Path, rounds: int, seed: int) -> None:
             assert told is None or (told.strip() and "\n" not in told)
         except BaseException:
             shutil.copy(path, home / "culprit.json")
-            raise AssertionError(f"round {number} of seed {seed}: {name}/{file}, kept as {home / 'culprit.json'}") from None
+            raise AssertionError(
+                f"round {number} of seed {seed}: {name}/{file}, kept as {home / 'culprit.json'}"
+            ) from None
         path.write_text(texts[name, file], encoding="utf-8")
 
 
@@ -109,7 +124,8 @@ def test_reading_mutated_files_ends_in_a_plan_or_a_sentence(checkpoints: Paths, 
 
 
 def manifests(artifact: Path, rounds: int, seed: int) -> None:
-    """Mutated manifests that carry the sha256 of themselves, as somebody who knows the format would write them."""
+    """Mutated manifests that carry the sha256 of themselves, as somebody who knows the
+    format would write them."""
     chance = random.Random(seed)
     text = (artifact / "manifest.json").read_text(encoding="utf-8")
     for number in range(rounds):
@@ -117,8 +133,14 @@ def manifests(artifact: Path, rounds: int, seed: int) -> None:
             plain = json.loads(mutated(text, chance))
         except ValueError:
             continue
-        unsealed = json.dumps({**plain, "digest": "0" * 64}, indent=1).encode() + b"\n" if isinstance(plain, dict) else b"[]"
-        (artifact / "manifest.json").write_bytes(unsealed.replace(b"0" * 64, hashlib.sha256(unsealed).hexdigest().encode()))
+        unsealed = (
+            json.dumps({**plain, "digest": "0" * 64}, indent=1).encode() + b"\n"
+            if isinstance(plain, dict)
+            else b"[]"
+        )
+        (artifact / "manifest.json").write_bytes(
+            unsealed.replace(b"0" * 64, hashlib.sha256(unsealed).hexdigest().encode())
+        )
         try:
             opened = artifact_folders.read(artifact, check="quick")
             Preparation(opened.folder, opened.manifest)

@@ -9,7 +9,14 @@ from poolrt.runtime.artifact.manifest import Evidence
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0.0 bytes"), (999, "999.0 bytes"), (1000, "1.0 kB"), (999_999, "1000.0 kB"), (1_000_000, "1.0 MB"), (2_500_000_000, "2.5 GB")],
+    [
+        (0, "0.0 bytes"),
+        (999, "999.0 bytes"),
+        (1000, "1.0 kB"),
+        (999_999, "1000.0 kB"),
+        (1_000_000, "1.0 MB"),
+        (2_500_000_000, "2.5 GB"),
+    ],
 )
 def test_sizes_have_the_largest_unit_that_fits(count: int, text: str):
     assert size(count) == text
@@ -36,8 +43,10 @@ def test_steps_are_announced_numbered_and_timed():
 
 def report(**facts: object) -> Report:
     plain: dict[str, object] = {
-        "name": "m", "path": "/a/m", "architecture": "BertModel", "tasks": ("embed", "token_embed"), "scoring": "bi-encoder",
-        "precision": "fp32", "engines": (), "sizes": {"model.onnx": 3_000_000, "tokenizer.json": 1000}, "evidence": (),
+        "name": "m", "path": "/a/m", "architecture": "BertModel", "tasks": ("embed", "token_embed"),
+        "scoring": "bi-encoder",
+        "precision": "fp32", "engines": (), "sizes": {"model.onnx": 3_000_000, "tokenizer.json": 1000},
+        "evidence": (),
     }  # fmt: skip
     return Report(**(plain | facts))  # pyright: ignore[reportArgumentType]
 
@@ -52,9 +61,27 @@ def test_a_table_shows_the_largest_files_first():
 
 
 def test_a_table_shows_evidence_beside_what_is_allowed():
-    near = Evidence(engine="onnx", task="embed", shape="s", texts=3, worst_cosine=0.9999999, worst_difference=1e-6, tolerance=0.999)
-    score = Evidence(engine="onnx", task="classify", shape="s", texts=2, worst_difference=0.01, rank_agreement=0.5, tolerance=0.05)
-    text = table(report(evidence=(near, score), notes=("slow",), seconds={"read": 1.25}, next=("poolrt serve m",)))
+    near = Evidence(
+        engine="onnx",
+        task="embed",
+        shape="s",
+        texts=3,
+        worst_cosine=0.9999999,
+        worst_difference=1e-6,
+        tolerance=0.999,
+    )
+    score = Evidence(
+        engine="onnx",
+        task="classify",
+        shape="s",
+        texts=2,
+        worst_difference=0.01,
+        rank_agreement=0.5,
+        tolerance=0.05,
+    )
+    text = table(
+        report(evidence=(near, score), notes=("slow",), seconds={"read": 1.25}, next=("poolrt serve m",))
+    )
     rows = [line.split() for line in text.splitlines()]
     assert ["onnx", "embed", "s", "3", "0.9999999", "1.0e-06", ">=", "0.999"] in rows
     assert ["onnx", "classify", "s", "2", "1.0e-02", "50%", "<=", "0.05"] in rows

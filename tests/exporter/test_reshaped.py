@@ -1,4 +1,5 @@
-"""Voyage, GritLM, InternLM2, LFM2 and Jina's flash layouts against transformers' classes built from the same numbers."""
+"""Voyage, GritLM, InternLM2, LFM2 and Jina's flash layouts against transformers' classes
+built from the same numbers."""
 
 from __future__ import annotations
 
@@ -75,7 +76,11 @@ def test_gritlm_is_known_by_its_remote_code_too(tmp_path: Path):
     from tests.checkpoints import configure
 
     folder = find("gritlm")(tmp_path / "gritlm")
-    configure(folder, architectures=["MistralForCausalLM"], auto_map={"AutoModel": "modeling_gritlm7b.MistralForCausalLM"})
+    configure(
+        folder,
+        architectures=["MistralForCausalLM"],
+        auto_map={"AutoModel": "modeling_gritlm7b.MistralForCausalLM"},
+    )
     assert checkpoint.read(folder, recipe=None).architecture == "GritLM"
 
 
@@ -92,17 +97,26 @@ def test_internlm2_is_llama_with_its_fused_rows_regrouped(heads: int, key_heads:
     twin = tmp_path / "llama"
     settings = llama(twin, num_attention_heads=heads, num_key_value_heads=key_heads, head_dim=HIDDEN // heads)
     _hf(twin, "LlamaForCausalLM", **settings)
-    model = build(twin, "LlamaModel", rename=without("lm_head."), rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    model = build(
+        twin,
+        "LlamaModel",
+        rename=without("lm_head."),
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    )
     score = natives.tensors(folder)["v_head.weight"].numpy()
     expected = [states @ score.T for states in hidden(model, proof.ids(texts(proof)))]
     assert differences(proof.raw("token_classify", texts(proof)), expected) < DIFFERENCE
-    assert proof.plan.heads["token_classify"].activation == "sigmoid"  # raw when a request asks for no activation
+    # Raw when a request asks for no activation
+    assert proof.plan.heads["token_classify"].activation == "sigmoid"
 
 
 def lfm2_twin(folder: Path) -> Any:
     """transformers' own, from the older keys of its config."""
     config = json.loads((folder / "config.json").read_text())
-    types = ["full_attention" if index in config["full_attn_idxs"] else "conv" for index in range(config["num_hidden_layers"])]
+    types = [
+        "full_attention" if index in config["full_attn_idxs"] else "conv"
+        for index in range(config["num_hidden_layers"])
+    ]
     return build(folder, "Lfm2Model", layer_types=types, intermediate_size=config["block_ff_dim"])
 
 
@@ -115,9 +129,17 @@ def test_lfm2_masks_inside_its_convolutions_what_fills_up_a_query(tmp_path: Path
     assert any(item.attention is not None and 0 in list(item.attention) for item in items)
     expected = []
     for item in items:
-        mask = torch.ones(1, len(item.ids), dtype=torch.int64) if item.attention is None else torch.tensor([list(item.attention)])
+        mask = (
+            torch.ones(1, len(item.ids), dtype=torch.int64)
+            if item.attention is None
+            else torch.tensor([list(item.attention)])
+        )
         with torch.inference_mode():
-            states = model(torch.tensor([list(item.ids)]), attention_mask=mask, use_cache=False).last_hidden_state[0].numpy()
+            states = (
+                model(torch.tensor([list(item.ids)]), attention_mask=mask, use_cache=False)
+                .last_hidden_state[0]
+                .numpy()
+            )
         expected.append(states @ weight.T)
     assert cosines(proof.raw("token_embed", queries, role="query"), expected).min() > COSINE
     documents = proof.raw("token_embed", texts(proof), role="document")
@@ -125,7 +147,8 @@ def test_lfm2_masks_inside_its_convolutions_what_fills_up_a_query(tmp_path: Path
     assert cosines(documents, plain).min() > COSINE
 
 
-# --- Jina ---------------------------------------------------------------------------------------------------------------------
+# --- Jina
+# ------------------------------------------------------------------------------------------------------------
 
 
 def merged(folder: Path, task: int) -> dict[str, torch.Tensor]:
@@ -144,7 +167,8 @@ def merged(folder: Path, task: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "index"), [(None, 4), ("retrieval.query", 0), ("retrieval.passage", 1), ("separation", 2), ("classification", 3)]
+    ("asked", "index"),
+    [(None, 4), ("retrieval.query", 0), ("retrieval.passage", 1), ("separation", 2), ("classification", 3)],
 )
 def test_jina_v3_adds_the_corrections_of_its_task(asked: str | None, index: int, tmp_path: Path):
     from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
@@ -152,8 +176,12 @@ def test_jina_v3_adds_the_corrections_of_its_task(asked: str | None, index: int,
     folder = find("jina_v3")(tmp_path / "jina")
     proof = prove(folder, hf_overrides={"lora_task": asked} if asked else None)
     config = json.loads((folder / "config.json").read_text()) | {"model_type": "jina_embeddings_v3"}
-    settings = JinaEmbeddingsV3Config.from_dict(config | {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}})
-    model = JinaEmbeddingsV3Model.from_pretrained(None, config=settings, state_dict=merged(folder, index), add_pooling_layer=False).eval()
+    settings = JinaEmbeddingsV3Config.from_dict(
+        config | {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}}
+    )
+    model = JinaEmbeddingsV3Model.from_pretrained(
+        None, config=settings, state_dict=merged(folder, index), add_pooling_layer=False
+    ).eval()
     with torch.inference_mode():
         expected = [model(torch.tensor([ids])).last_hidden_state[0].numpy() for ids in proof.ids(TEXTS)]
     assert cosines(proof.raw("token_embed", TEXTS), expected).min() > COSINE
@@ -162,7 +190,8 @@ def test_jina_v3_adds_the_corrections_of_its_task(asked: str | None, index: int,
 
 
 def test_jina_v3_in_transformers_own_layout_adds_the_adapter_of_its_task(tmp_path: Path):
-    """jinaai/jina-embeddings-v3-hf: today's class, each task in a folder as PEFT writes it; without it the vectors are another model's."""
+    """jinaai/jina-embeddings-v3-hf: today's class, each task in a folder as PEFT writes it; without it the
+    vectors are another model's."""
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -175,7 +204,11 @@ def test_jina_v3_in_transformers_own_layout_adds_the_adapter_of_its_task(tmp_pat
     stem = "encoder.layers.1.mlp.fc1"
     known = load_file(folder / "model.safetensors")
     base, first, second = (
-        next(tensor for name, tensor in known.items() if name.removeprefix("roberta.") == f"{stem}.parametrizations.weight.{end}")
+        next(
+            tensor
+            for name, tensor in known.items()
+            if name.removeprefix("roberta.") == f"{stem}.parametrizations.weight.{end}"
+        )
         for end in ("original", "0.lora_A", "0.lora_B")
     )
     rest = {name.removeprefix("roberta."): tensor.clone().contiguous() for name, tensor in plain.items()}
@@ -183,13 +216,21 @@ def test_jina_v3_in_transformers_own_layout_adds_the_adapter_of_its_task(tmp_pat
     (hf / "config.json").write_text(
         json.dumps(
             {key: value for key, value in config.items() if "lora" not in key and key != "auto_map"}
-            | {"model_type": "jina_embeddings_v3", "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}}
+            | {
+                "model_type": "jina_embeddings_v3",
+                "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0},
+            }
         )
     )
     (hf / "separation").mkdir()
-    (hf / "separation" / "adapter_config.json").write_text(json.dumps({"r": first.shape[1], "lora_alpha": config.get("lora_alpha", 1)}))
+    (hf / "separation" / "adapter_config.json").write_text(
+        json.dumps({"r": first.shape[1], "lora_alpha": config.get("lora_alpha", 1)})
+    )
     save_file(
-        {f"base_model.model.{stem}.lora_A.weight": first[2].clone(), f"base_model.model.{stem}.lora_B.weight": second[2].clone()},
+        {
+            f"base_model.model.{stem}.lora_A.weight": first[2].clone(),
+            f"base_model.model.{stem}.lora_B.weight": second[2].clone(),
+        },
         hf / "separation" / "adapter_model.safetensors",
     )
     expected = prove(folder, hf_overrides={"lora_task": "separation"}).answers("embed", TEXTS)
@@ -222,14 +263,26 @@ def test_jina_colbert_attends_to_what_fills_up_a_query(tmp_path: Path):
     assert role.attend_expansion
     known = natives.tensors(folder)
     config = json.loads((folder / "config.json").read_text()) | {"model_type": "jina_embeddings_v3"}
-    settings = JinaEmbeddingsV3Config.from_dict(config | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}})
-    state = {key.removeprefix("roberta."): tensor for key, tensor in known.items() if not key.startswith("linear")}
-    model = JinaEmbeddingsV3Model.from_pretrained(None, config=settings, state_dict=state, add_pooling_layer=False).eval()
+    settings = JinaEmbeddingsV3Config.from_dict(
+        config | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    )
+    state = {
+        key.removeprefix("roberta."): tensor for key, tensor in known.items() if not key.startswith("linear")
+    }
+    model = JinaEmbeddingsV3Model.from_pretrained(
+        None, config=settings, state_dict=state, add_pooling_layer=False
+    ).eval()
     queries = ("mars", "the red planet")
     with torch.inference_mode():
-        states = [model(torch.tensor([ids])).last_hidden_state[0].numpy() for ids in proof.ids(queries, role="query")]
+        states = [
+            model(torch.tensor([ids])).last_hidden_state[0].numpy()
+            for ids in proof.ids(queries, role="query")
+        ]
     assert (
-        cosines(proof.raw("token_embed", queries, role="query"), [rows @ known["linear.weight"].numpy().T for rows in states]).min()
+        cosines(
+            proof.raw("token_embed", queries, role="query"),
+            [rows @ known["linear.weight"].numpy().T for rows in states],
+        ).min()
         > COSINE
     )
     assert {len(ids) for ids in proof.ids(queries, role="query")} == {16}
@@ -282,7 +335,9 @@ def test_jina_v5_adds_the_adapter_of_its_task(name: str, task: str | None, tmp_p
     kind = {"jina_v5": "Qwen3Model", "jina_v5_nano": "EuroBertModel"}[name]
     model = build(folder, kind, model_type=kind.removesuffix("Model").lower())
     with torch.inference_mode():
-        expected = [model(torch.tensor([ids])).last_hidden_state[0].numpy() for ids in proof.ids(texts(proof))]
+        expected = [
+            model(torch.tensor([ids])).last_hidden_state[0].numpy() for ids in proof.ids(texts(proof))
+        ]
     assert cosines(proof.raw("token_embed", texts(proof)), expected).min() > COSINE
     assert cosines(proof.answers("embed", texts(proof)), [rows[-1] for rows in expected]).min() > COSINE
 
@@ -298,10 +353,14 @@ def test_embedding_gemma2_reads_text_as_transformers_does(tmp_path: Path):
     folder = find("embedding_gemma2")(tmp_path / "gemma")
     proof = prove(folder)
     inner = json.loads((folder / "config.json").read_text())["text_config"]
-    model = build(folder, "EmbeddingGemma2TextModel", rename=lambda name: name.removeprefix("language_model."), **inner)
+    model = build(
+        folder, "EmbeddingGemma2TextModel", rename=lambda name: name.removeprefix("language_model."), **inner
+    )
     with torch.inference_mode():
         ids = [torch.tensor([row]) for row in proof.ids(SHORT)]
-        expected = [model(row, attention_mask=torch.ones_like(row)).last_hidden_state[0].numpy() for row in ids]
+        expected = [
+            model(row, attention_mask=torch.ones_like(row)).last_hidden_state[0].numpy() for row in ids
+        ]
     assert cosines(proof.raw("token_embed", SHORT), expected).min() > COSINE
     assert cosines(proof.answers("embed", SHORT), [rows.mean(0) for rows in expected]).min() > COSINE
     assert (proof.plan.heads["embed"].dim, proof.plan.text.max_tokens) == (48, 8192)
@@ -313,23 +372,33 @@ def test_a_listwise_reranker_reads_all_documents_at_once(tmp_path: Path):
 
     folder = find("jina_reranker_v3")(tmp_path / "jina-reranker-v3")
     pipeline.export(str(folder), name="listwise", out=str(tmp_path / "artifacts"))
-    qwen = build(folder, "Qwen3Model", rename=lambda name: name.removeprefix("model.") if name.startswith("model.") else None)
+    qwen = build(
+        folder,
+        "Qwen3Model",
+        rename=lambda name: name.removeprefix("model.") if name.startswith("model.") else None,
+    )
     known = natives.tensors(folder)
     documents = ["mars is red", "venus<|embed_token|> is not", "the sun"]
     with load(tmp_path / "artifacts" / "listwise") as model:
         made = model.score("which planet is red", documents)
         alone = model.score("which planet is red", documents[:1])
         ids = made.requests[0].prompt_token_ids
-        end, query = (model.preparation.encoder.tokenizer.token_to_id(token) for token in ("<|embed_token|>", "<|rerank_token|>"))
+        end, query = (
+            model.preparation.encoder.tokenizer.token_to_id(token)
+            for token in ("<|embed_token|>", "<|rerank_token|>")
+        )
         text = model.detokenize(ids)
         ranked = model.rerank("which planet is red", documents, top_n=2)
     [states] = hidden(qwen, [ids])
-    inner = np.maximum(states @ known["projector.0.weight"].numpy().T, 0) @ known["projector.2.weight"].numpy().T
+    inner = (
+        np.maximum(states @ known["projector.0.weight"].numpy().T, 0) @ known["projector.2.weight"].numpy().T
+    )
     rows = natives.unit(np.concatenate([inner[np.array(ids) == end], inner[np.array(ids) == query]]))
     assert len(rows) == 4
     scores = [one.outputs.score for one in made.requests]
     np.testing.assert_allclose(scores, rows[:-1] @ rows[-1], atol=DIFFERENCE)
-    assert alone.requests[0].outputs.score != pytest.approx(scores[0], abs=1e-4)  # its neighbours were read too
+    # Its neighbours were read too
+    assert alone.requests[0].outputs.score != pytest.approx(scores[0], abs=1e-4)
     assert [one.index for one in ranked] == list(np.argsort(-np.array(scores), kind="stable")[:2])
     assert '<passage id="1">\nvenus is not' in text
     assert text.count("which planet is red") == 2

@@ -1,4 +1,5 @@
-"""Sentence Transformers' Router: inference-free SPLADE, whose queries are weights of their words, against the library's own encode."""
+"""Sentence Transformers' Router: inference-free SPLADE, whose queries are weights of their words, against
+the library's own encode."""
 
 from __future__ import annotations
 
@@ -19,7 +20,12 @@ from tests.families import find
 from tests.families.proof import prove
 
 CLOSE = 2e-5  # of weights up to 3
-QUERIES = ("the red planet!", "[MASK] the the mars [PAD]", "a", "which planet is known as the red planet, and why, and by whom? " * 12)
+QUERIES = (
+    "the red planet!",
+    "[MASK] the the mars [PAD]",
+    "a",
+    ("which planet is known as the red planet, and why, and by whom? ") * 12,
+)
 DOCUMENTS = ("mars, the red planet!", "a", "venus is known as a planet. " * 9)
 VOCABULARY = 134
 
@@ -30,7 +36,8 @@ def splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     words = content["model"]["vocab"]
-    for index in set(range(VOCABULARY)) - set(words.values()):  # the library takes the number of words for the largest id
+    # The library takes the number of words for the largest id
+    for index in set(range(VOCABULARY)) - set(words.values()):
         words[f"unused{index}"] = index
     path.write_text(json.dumps(content))
     return folder
@@ -45,17 +52,24 @@ def transformer(folder: Path) -> Any:
 def static(tokenizer: Any, count: int = VOCABULARY) -> Any:
     from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 
-    return SparseStaticEmbedding(tokenizer, torch.rand(count, generator=torch.Generator().manual_seed(0)) * 3, frozen=True)
+    return SparseStaticEmbedding(
+        tokenizer, torch.rand(count, generator=torch.Generator().manual_seed(0)) * 3, frozen=True
+    )
 
 
-def routed(folder: Path, splade: Path, *, behind: Sequence[Any] = (), settings: Any = None, **options: Any) -> Any:
+def routed(
+    folder: Path, splade: Path, *, behind: Sequence[Any] = (), settings: Any = None, **options: Any
+) -> Any:
     """A SparseEncoder with a Router, saved to `folder`."""
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Router
     from sentence_transformers.sparse_encoder.modules import SpladePooling
 
     model = transformer(splade)
-    routes = {"query": [static(model.tokenizer)], "document": [model, SpladePooling("max", **(settings or {}))]}
+    routes = {
+        "query": [static(model.tokenizer)],
+        "document": [model, SpladePooling("max", **(settings or {}))],
+    }
     encoder = SparseEncoder(modules=[Router(routes, **options), *behind], device="cpu")
     encoder.save_pretrained(str(folder), create_model_card=False)
     return encoder.eval()
@@ -66,7 +80,9 @@ def rewrite(file: Path, **values: Any) -> None:
 
 
 def encoded(encode: Callable[..., Any], texts: Sequence[str]) -> np.ndarray:
-    return np.stack([encode([text], convert_to_sparse_tensor=False, show_progress_bar=False)[0].numpy() for text in texts])
+    return np.stack(
+        [encode([text], convert_to_sparse_tensor=False, show_progress_bar=False)[0].numpy() for text in texts]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +93,8 @@ def exported(splade: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[An
     return model, folder / "model"
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")  # torch's own, where the library multiplies sparse vectors
+# Torch's own, where the library multiplies sparse vectors
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
 def test_queries_are_weights_and_documents_splade(exported: tuple[Any, Path]):
     model, place = exported
     with load(place) as opened:
@@ -85,8 +102,12 @@ def test_queries_are_weights_and_documents_splade(exported: tuple[Any, Path]):
         documents = np.asarray(opened.embed(list(DOCUMENTS), role="document"))
         np.testing.assert_allclose(queries, encoded(model.encode_query, QUERIES), atol=CLOSE)
         np.testing.assert_allclose(documents, encoded(model.encode_document, DOCUMENTS), atol=CLOSE)
-        np.testing.assert_allclose(np.asarray(opened.embed(list(DOCUMENTS))), encoded(model.encode, DOCUMENTS), atol=CLOSE)
-        expected = model.similarity(model.encode_query(QUERIES[0]), model.encode_document(list(DOCUMENTS))).numpy()[0]
+        np.testing.assert_allclose(
+            np.asarray(opened.embed(list(DOCUMENTS))), encoded(model.encode, DOCUMENTS), atol=CLOSE
+        )
+        expected = model.similarity(
+            model.encode_query(QUERIES[0]), model.encode_document(list(DOCUMENTS))
+        ).numpy()[0]
         scores = [answer.outputs.score for answer in opened.score(QUERIES[0], list(DOCUMENTS))]
         np.testing.assert_allclose(scores, expected, rtol=1e-4)
         ranked = opened.rerank(QUERIES[0], list(DOCUMENTS))
@@ -115,7 +136,9 @@ def test_the_librarys_own_answers_agree(splade: Path, tmp_path: Path):
     ],
     ids=str,
 )  # fmt: skip
-def test_a_text_without_a_role_takes_the_default_route(options: dict[str, Any], side: str | None, splade: Path, tmp_path: Path):
+def test_a_text_without_a_role_takes_the_default_route(
+    options: dict[str, Any], side: str | None, splade: Path, tmp_path: Path
+):
     routed(tmp_path, splade, **options)
     read = checkpoint.read(tmp_path, recipe=None)
     assert read.sentence is not None
@@ -150,14 +173,23 @@ def test_what_is_not_computed_is_refused_by_name(splade: Path, tmp_path: Path):
 
     routed(tmp_path / "normalised", splade, behind=[Normalize()])
     routed(tmp_path / "routed", splade)
-    with pytest.raises(CheckpointError, match="SparseStaticEmbedding and documents through Transformer → SpladePooling, both then through"):
+    with pytest.raises(
+        CheckpointError,
+        match=("SparseStaticEmbedding and documents through Transformer → SpladePooling, both then through"),
+    ):
         prove(tmp_path / "normalised")
     home = tmp_path / "routed/query_0_SparseStaticEmbedding"
     path = home / "tokenizer.json"
     good = path.read_text()
-    path.write_text(good.replace('"lowercase": true', '"lowercase": false').replace('"lowercase":true', '"lowercase":false'))
+    path.write_text(
+        good.replace('"lowercase": true', '"lowercase": false').replace(
+            '"lowercase":true', '"lowercase":false'
+        )
+    )
     rewrite(home / "tokenizer_config.json", do_lower_case=False)
-    with pytest.raises(CheckpointError, match="reads queries otherwise than the transformer's reads documents"):
+    with pytest.raises(
+        CheckpointError, match=("reads queries otherwise than the transformer's reads documents")
+    ):
         prove(tmp_path / "routed")
 
 
@@ -168,12 +200,21 @@ def test_dense_routes_and_tables_are_refused_by_name(splade: Path, tmp_path: Pat
     from tokenizers import Tokenizer
 
     words = StaticEmbedding(Tokenizer.from_file(str(splade / "tokenizer.json")), embedding_dim=64)
-    SentenceTransformer(modules=[words], device="cpu").save_pretrained(str(tmp_path / "words"), create_model_card=False)
-    with pytest.raises(CheckpointError, match=r"StaticEmbedding \(it has a table of words in the place of a transformer"):
+    SentenceTransformer(modules=[words], device="cpu").save_pretrained(
+        str(tmp_path / "words"), create_model_card=False
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=(r"StaticEmbedding \(it has a table of words in the place of " r"a transformer"),
+    ):
         checkpoint.read(tmp_path / "words", recipe=None)
     from sentence_transformers.base.modules import Transformer
 
     routes = {"query": [words], "document": [Transformer(str(splade)), Pooling(64, "mean")]}
-    SentenceTransformer(modules=[Router(routes)], device="cpu").save_pretrained(str(tmp_path / "dense"), create_model_card=False)
-    with pytest.raises(CheckpointError, match="queries through StaticEmbedding and documents through Transformer → Pooling"):
+    SentenceTransformer(modules=[Router(routes)], device="cpu").save_pretrained(
+        str(tmp_path / "dense"), create_model_card=False
+    )
+    with pytest.raises(
+        CheckpointError, match=("queries through StaticEmbedding and documents through Transformer → Pooling")
+    ):
         checkpoint.read(tmp_path / "dense", recipe=None)

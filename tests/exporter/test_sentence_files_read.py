@@ -1,4 +1,5 @@
-"""What the files of Sentence Transformers say, module by module, from folders written by hand: no model is loaded."""
+"""What the files of Sentence Transformers say, module by module, from folders written by
+hand: no model is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ from poolrt.runtime.errors import CheckpointError
 def modules(folder: Path, *kinds: str, package: str = "sentence_transformers.models", **configs: Any) -> None:
     """modules.json and a config for each module; the Transformer stands in the folder itself."""
     entries = [
-        {"idx": place, "name": str(place), "path": "" if kind == "Transformer" else f"{place}_{kind}", "type": f"{package}.{kind}"}
+        {
+            "idx": place,
+            "name": str(place),
+            "path": "" if kind == "Transformer" else f"{place}_{kind}",
+            "type": f"{package}.{kind}",
+        }
         for place, kind in enumerate(kinds)
     ]
     (folder / "modules.json").write_text(json.dumps(entries))
@@ -30,11 +36,14 @@ def modules(folder: Path, *kinds: str, package: str = "sentence_transformers.mod
      ({"activation_function": "log1p_relu"}, "max", "log1p_relu")],
     ids=str,
 )  # fmt: skip
-def test_a_splade_module_has_the_librarys_defaults(tmp_path: Path, config: dict[str, Any] | None, strategy: str, activation: str):
+def test_a_splade_module_has_the_librarys_defaults(
+    tmp_path: Path, config: dict[str, Any] | None, strategy: str, activation: str
+):
     modules(tmp_path, "MLMTransformer", "SpladePooling", SpladePooling=config)
     read = sentence_files.read(tmp_path)
     assert read is not None
-    assert sentence_files.splade(read.chain[1]) == sentence_files.Splade(strategy=strategy, activation=activation)  # pyright: ignore[reportArgumentType]
+    splade = sentence_files.splade(read.chain[1])
+    assert (splade.strategy, splade.activation) == (strategy, activation)
 
 
 @pytest.mark.parametrize("config", [{"pooling_strategy": "mean"}, {"activation_function": "gelu"}], ids=str)
@@ -49,14 +58,19 @@ def test_a_splade_module_of_something_else_is_refused(tmp_path: Path, config: di
 @pytest.mark.parametrize(
     ("config", "answers"),
     [
-        ({"true_token_id": 5, "false_token_id": 4}, (5, 4)), ({"true_token_id": 0, "false_token_id": 0}, (0, 0)),
-        ({"true_token_id": 5, "false_token_id": None}, (5, None)), ({"true_token_id": 5}, (5, None)), ({"true_token_id": True}, None),
-        ({"true_token_id": -1}, None), ({"true_token_id": 5, "false_token_id": -1}, None), ({"false_token_id": 5}, None),
+        ({"true_token_id": 5, "false_token_id": 4}, (5, 4)),
+        ({"true_token_id": 0, "false_token_id": 0}, (0, 0)),
+        ({"true_token_id": 5, "false_token_id": None}, (5, None)), ({"true_token_id": 5}, (5, None)),
+        ({"true_token_id": True}, None),
+        ({"true_token_id": -1}, None), ({"true_token_id": 5, "false_token_id": -1}, None),
+        ({"false_token_id": 5}, None),
         ({"true_token_id": "yes"}, None), ({"true_token_id": 5, "false_token_id": 1.0}, None),
     ],
     ids=str,
 )  # fmt: skip
-def test_answers_of_a_language_model_are_token_ids(tmp_path: Path, config: dict[str, Any], answers: tuple[int, int | None] | None):
+def test_answers_of_a_language_model_are_token_ids(
+    tmp_path: Path, config: dict[str, Any], answers: tuple[int, int | None] | None
+):
     modules(tmp_path, "Transformer", "LogitScore", LogitScore=config)
     if answers is None:
         with pytest.raises(CheckpointError, match="expected token ids, the second may be null"):
@@ -77,7 +91,9 @@ def test_a_list_of_modules_is_one_of_types_and_paths(tmp_path: Path, content: st
 
 @pytest.mark.parametrize("path", ["../x", "/etc", "a/../../b"])
 def test_modules_stay_inside_the_folder(tmp_path: Path, path: str):
-    (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Pooling", "path": path}]))
+    (tmp_path / "modules.json").write_text(
+        json.dumps([{"type": "sentence_transformers.models.Pooling", "path": path}])
+    )
     with pytest.raises(CheckpointError, match="paths leave the folder"):
         sentence_files.read(tmp_path)
 
@@ -87,24 +103,51 @@ def test_a_folder_without_modules_has_none_of_these_files(tmp_path: Path):
 
 
 def test_settings_of_the_old_generation_are_read(tmp_path: Path):
-    modules(tmp_path, "Transformer", "Pooling", "Normalize", Pooling={"pooling_mode_cls_token": True, "include_prompt": False})
-    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 77, "do_lower_case": True}))
-    settings = {"prompts": {"query": "q: "}, "default_prompt_name": "query", "model_type": "SentenceTransformer"}
+    modules(
+        tmp_path,
+        "Transformer",
+        "Pooling",
+        "Normalize",
+        Pooling={"pooling_mode_cls_token": True, "include_prompt": False},
+    )
+    (tmp_path / "sentence_bert_config.json").write_text(
+        json.dumps({"max_seq_length": 77, "do_lower_case": True})
+    )
+    settings = {
+        "prompts": {"query": "q: "},
+        "default_prompt_name": "query",
+        "model_type": "SentenceTransformer",
+    }
     (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
     read = sentence_files.read(tmp_path)
     assert read is not None
-    assert (read.generation, read.kind, sentence_files.pools(read.chain[1])) == (2, "SentenceTransformer", ("cls",))
+    assert (read.generation, read.kind, sentence_files.pools(read.chain[1])) == (
+        2,
+        "SentenceTransformer",
+        ("cls",),
+    )
     assert read.chain[1].settings["include_prompt"] is False
     assert [(module.reads, module.writes) for module in read.chain[1:]] == [
         ("token_embeddings", "sentence_embedding"), ("sentence_embedding", "sentence_embedding"),
     ]  # fmt: skip
-    assert (read.max_tokens, read.lowercase, read.prompts, read.default_prompt) == (77, True, {"query": "q: "}, "query")
+    assert (read.max_tokens, read.lowercase, read.prompts, read.default_prompt) == (
+        77,
+        True,
+        {"query": "q: "},
+        "query",
+    )
     assert read.modules == ("Transformer", "Pooling", "Normalize")
     assert read.settings == settings
 
 
 def test_plain_folders_have_plain_settings(tmp_path: Path):
-    modules(tmp_path, "Transformer", "Pooling", package="sentence_transformers.base.modules", Pooling={"pooling_mode": "lasttoken"})
+    modules(
+        tmp_path,
+        "Transformer",
+        "Pooling",
+        package="sentence_transformers.base.modules",
+        Pooling={"pooling_mode": "lasttoken"},
+    )
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": True}))
     read = sentence_files.read(tmp_path)
     assert read is not None
@@ -127,12 +170,19 @@ def test_pylates_modules_are_colberts(tmp_path: Path):
     ]
     (tmp_path / "modules.json").write_text(json.dumps(entries))
     (tmp_path / "1_Dense").mkdir()
-    (tmp_path / "1_Dense/config.json").write_text(json.dumps({"bias": False, "activation_function": None, "use_residual": True}))
+    (tmp_path / "1_Dense/config.json").write_text(
+        json.dumps({"bias": False, "activation_function": None, "use_residual": True})
+    )
     read = sentence_files.read(tmp_path)
     assert read is not None
     assert read.kind == "ColBERT"
     (_, dense) = read.chain
-    assert (dense.kind, dense.folder, dense.settings["bias"], read.weight_folders) == ("Dense", "1_Dense", False, ("1_Dense",))
+    assert (dense.kind, dense.folder, dense.settings["bias"], read.weight_folders) == (
+        "Dense",
+        "1_Dense",
+        False,
+        ("1_Dense",),
+    )
     assert (dense.reads, dense.writes) == ("token_embeddings", "token_embeddings")
 
 
@@ -146,8 +196,21 @@ def test_pylates_modules_are_colberts(tmp_path: Path):
     ],
     ids=str,
 )  # fmt: skip
-def test_a_dense_module_reads_and_writes_what_it_says(tmp_path: Path, settings: dict[str, str], reads: str, writes: str):
-    modules(tmp_path, "Transformer", "Pooling", "Dense", Pooling={"pooling_mode": "cls"}, Dense={"in_features": 8, **settings})
+def test_a_dense_module_reads_and_writes_what_it_says(
+    tmp_path: Path, settings: dict[str, str], reads: str, writes: str
+):
+    modules(
+        tmp_path,
+        "Transformer",
+        "Pooling",
+        "Dense",
+        Pooling={"pooling_mode": "cls"},
+        Dense={"in_features": 8, **settings},
+    )
     read = sentence_files.read(tmp_path)
     assert read is not None
-    assert (read.chain[2].reads, read.chain[2].writes, str(read.chain[2])) == (reads, writes, "Dense in 2_Dense")
+    assert (read.chain[2].reads, read.chain[2].writes, str(read.chain[2])) == (
+        reads,
+        writes,
+        "Dense in 2_Dense",
+    )

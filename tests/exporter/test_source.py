@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from poolrt.exporter import checkpoint
@@ -56,13 +57,22 @@ def test_a_folder_is_called_by_its_own_name(checkpoints: Paths, monkeypatch: pyt
     assert source.find(".").name == folder.name
 
 
-@pytest.mark.parametrize("file", ["modeling_x.py", "onnx/model.onnx", "optimizer.pt", "consolidated.safetensors", "model.gguf"])
+@pytest.mark.parametrize(
+    "file", ["modeling_x.py", "onnx/model.onnx", "optimizer.pt", "consolidated.safetensors", "model.gguf"]
+)
 def test_what_is_not_needed_is_not_downloaded(file: str):
     assert not wanted(file)
 
 
 @pytest.mark.parametrize(
-    "file", ["config.json", "1_Pooling/config.json", "2_Dense/pytorch_model.bin", "model-00001-of-00002.safetensors", "artifact.metadata"]
+    "file",
+    [
+        "config.json",
+        "1_Pooling/config.json",
+        "2_Dense/pytorch_model.bin",
+        "model-00001-of-00002.safetensors",
+        "artifact.metadata",
+    ],
 )
 def test_what_is_needed_is_downloaded(file: str):
     assert wanted(file)
@@ -72,13 +82,16 @@ def wanted(file: str) -> bool:
     from huggingface_hub.utils import filter_repo_objects
 
     allowed = [*source.SMALL, *source.SAFE_WEIGHTS]
-    return bool(list(filter_repo_objects([file], allow_patterns=allowed, ignore_patterns=list(source.LEFT_OUT))))
+    return bool(
+        list(filter_repo_objects([file], allow_patterns=allowed, ignore_patterns=list(source.LEFT_OUT)))
+    )
 
 
 @pytest.mark.parametrize(
     ("path", "name"),
     [
-        ("models--org--m/snapshots/abc", "org/m"), ("models--m/snapshots/abc", "m"), ("models--org--m/other/abc", "abc"),
+        ("models--org--m/snapshots/abc", "org/m"), ("models--m/snapshots/abc", "m"),
+        ("models--org--m/other/abc", "abc"),
         ("folder/snapshots/abc", "abc"), ("models--org--a--b/snapshots/abc", "org/a/b"),
     ],
 )  # fmt: skip
@@ -107,7 +120,12 @@ def test_pickles_are_fetched_only_where_there_is_nothing_else(
     assert (found.name, found.folder, found.revision) == ("org/m", folder, revision or COMMIT)
     assert len(asked) == (1 if held else 2)
     for call in asked:
-        assert (call["hub_id"], call["revision"], call["ignore_patterns"]) == ("org/m", revision, list(source.LEFT_OUT))
-    patterns = [call["allow_patterns"] for call in asked]
-    assert all("*.safetensors" in each and "config.json" not in each and "*.json" in each for each in patterns)  # pyright: ignore[reportOperatorIssue]
-    assert ["pytorch_model*.bin" in each for each in patterns] == [False, True][: len(asked)]  # pyright: ignore[reportOperatorIssue]
+        assert (call["hub_id"], call["revision"], call["ignore_patterns"]) == (
+            "org/m",
+            revision,
+            list(source.LEFT_OUT),
+        )
+    allowed: list[Any] = [call["allow_patterns"] for call in asked]
+    assert all("*.safetensors" in patterns and "*.json" in patterns for patterns in allowed)
+    assert not any("config.json" in patterns for patterns in allowed)
+    assert ["pytorch_model*.bin" in patterns for patterns in allowed] == [False, True][: len(asked)]

@@ -15,10 +15,15 @@ def of_the_library(folder: Path, texts: list[str]) -> list[np.ndarray]:
     from sentence_transformers import SparseEncoder
 
     model = SparseEncoder(str(folder), device="cpu")
-    return [model.encode([text], convert_to_sparse_tensor=False, show_progress_bar=False)[0].numpy() for text in texts]
+    return [
+        model.encode([text], convert_to_sparse_tensor=False, show_progress_bar=False)[0].numpy()
+        for text in texts
+    ]
 
 
-@pytest.mark.parametrize("name", ["splade_bert", "splade_untied", "splade_twice", "splade_modernbert", "splade_distilbert"])
+@pytest.mark.parametrize(
+    "name", ["splade_bert", "splade_untied", "splade_twice", "splade_modernbert", "splade_distilbert"]
+)
 def test_sparse_embeddings_equal_the_library(name: str, tmp_path: Path):
     folder = find(name)(tmp_path / "checkpoint")
     proved = prove(folder)
@@ -27,7 +32,8 @@ def test_sparse_embeddings_equal_the_library(name: str, tmp_path: Path):
     assert proved.checkpoint.architecture.endswith("SpladeSparseEmbeddingModel")
     ours, theirs = proved.answers("embed", TEXTS), of_the_library(folder, list(TEXTS))
     assert cosines(ours, theirs).min() > COSINE
-    np.testing.assert_allclose(np.stack(ours), np.stack(theirs), rtol=1e-4, atol=1e-5)  # not normalised: values up to 4, sums up to 200
+    # Not normalised: values up to 4, sums up to 200
+    np.testing.assert_allclose(np.stack(ours), np.stack(theirs), rtol=1e-4, atol=1e-5)
     assert all((vector >= 0).all() for vector in ours)
 
 

@@ -1,4 +1,5 @@
-"""Models too large for memory take another way through the exporter; here small ones take both, and answer the same."""
+"""Models too large for memory take another way through the exporter; here small ones take
+both, and answer the same."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ from safetensors.torch import load_file, save_file
 from tests import checkpoints as tiny
 from tests.families import decoders
 
-SAME = 1e-5  # fp32 against fp32, of the largest value: the same sums in another order; worst seen 4e-6 (Gemma, whose residuals are large)
+# fp32 against fp32, of the largest value: the same sums in another order; worst seen 4e-6 (Gemma,
+# whose residuals are large)
+SAME = 1e-5
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +43,14 @@ def rounded(folder: Path) -> Path:
     path, older = folder / "model.safetensors", folder / "pytorch_model.bin"
     tensors = torch.load(older, weights_only=True) if older.exists() else load_file(path)
     older.unlink(missing_ok=True)
-    save_file({name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    save_file(
+        {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, path, metadata={"format": "pt"}
+    )
     return folder
 
 
-# Shards with a prefix; a table scaled by a constant that bf16 would round; layers of a head beside the model; a classifier's rows.
+# Shards with a prefix; a table scaled by a constant that bf16 would round; layers of a head beside the
+# model; a classifier's rows.
 MANY: dict[str, Callable[[Path], Path]] = {
     "qwen3_embedding_prefixed": decoders.qwen3_embedding_prefixed,
     "embedding_gemma": lambda folder: rounded(decoders.embedding_gemma(folder)),
@@ -64,22 +70,35 @@ def feed(plan: planning.Plan) -> dict[str, NDArray[np.int64]]:
     return {name: known[name] for name in plan.inputs}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MANY])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MANY]
+)
 def test_a_streamed_model_answers_as_one_that_is_held(name: str, tmp_path: Path) -> None:
     found = checkpoint.read(MANY[name](tmp_path / name), recipe=None)
     plan = planning.plan(found)
     given = feed(plan)
     with torch.inference_mode():
-        expected = [array.numpy() for array in tracing.module(found, plan)(*map(torch.from_numpy, given.values()))]
+        expected = [
+            array.numpy() for array in tracing.module(found, plan)(*map(torch.from_numpy, given.values()))
+        ]
 
     module = tracing.module(dataclasses.replace(found, large=True), plan)
-    assert torch.bfloat16 in {parameter.dtype for parameter in module.parameters()}, "the weights were widened on loading"
+    assert torch.bfloat16 in {parameter.dtype for parameter in module.parameters()}, (
+        "the weights were widened on loading"
+    )
     with torch.inference_mode(), streaming.widened(module):
         by_layer = [array.numpy() for array in module(*map(torch.from_numpy, given.values()))]
     model = tracing.streamed_from_module(module, plan)
-    held = [name for name, value in model.graph.initializers.items() if value.const_value is not None and value.const_value.size > 512]
+    held = [
+        name
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and value.const_value.size > 512
+    ]
     assert held, "the graph has no weights"
-    assert all(isinstance(model.graph.initializers[name].const_value, streaming.Weight) or "weight" not in name for name in held)
+    assert all(
+        isinstance(model.graph.initializers[name].const_value, streaming.Weight) or "weight" not in name
+        for name in held
+    )
     digests = onnx_files.save(model, tmp_path / "model.onnx", apart=True)
     described = tracing.described(plan, "model.onnx", tuple(digests))
 
@@ -88,7 +107,9 @@ def test_a_streamed_model_answers_as_one_that_is_held(name: str, tmp_path: Path)
     for answers in (by_layer, whole.run(given, names), Pieces(tmp_path, described).run(given, names)):
         for one, other in zip(answers, expected, strict=True):
             mask = given["attention_mask"].astype(bool) if other.ndim == 3 else slice(None)
-            np.testing.assert_allclose(one[mask], other[mask], atol=SAME * max(1.0, float(np.abs(other[mask]).max())), rtol=0)
+            np.testing.assert_allclose(
+                one[mask], other[mask], atol=SAME * max(1.0, float(np.abs(other[mask]).max())), rtol=0
+            )
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +123,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_large_artifact_is_proved_in_pieces_and_says_so(exported: Path) -> None:
-    manifest = reading.read(exported).manifest  # checks the digest that was taken while the weights were written
+    # Checks the digest that was taken while the weights were written
+    manifest = reading.read(exported).manifest
     (only,) = manifest.graphs
     assert (only.precision, only.external) == ("bf16", ("model.bf16.data",))
-    assert {each.engine for each in manifest.evidence} == {"onnxruntime:model.bf16.onnx (in pieces, rounded to bf16)"}
+    assert {each.engine for each in manifest.evidence} == {
+        ("onnxruntime:model.bf16.onnx (in pieces, rounded to bf16)")
+    }
     assert {each.task for each in manifest.evidence} == {"embed", "token_embed"}
 
 
-def test_a_large_artifact_proves_itself_again_wherever_the_limit_lies(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_artifact_proves_itself_again_wherever_the_limit_lies(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert pipeline.verified(exported).evidence
     monkeypatch.delenv(large.SETTING)  # now it counts as small, and is proved on the texts it was made with
     assert verify._read_golden(exported, reading.read(exported).manifest)[0]
@@ -120,7 +146,9 @@ def test_every_stored_weight_takes_part_in_the_proof(exported: Path, tmp_path: P
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     matrices = [
-        tensor for tensor in onnx.load(exported / "model.bf16.onnx", load_external_data=False).graph.initializer if tensor.external_data
+        tensor
+        for tensor in onnx.load(exported / "model.bf16.onnx", load_external_data=False).graph.initializer
+        if tensor.external_data
     ]
     last = next(tensor for tensor in matrices if "layers.1.mlp.down_proj" in tensor.name)
     where = {entry.key: int(entry.value) for entry in last.external_data if entry.key != "location"}
@@ -135,7 +163,10 @@ def test_every_stored_weight_takes_part_in_the_proof(exported: Path, tmp_path: P
 def test_weights_in_two_types_lose_nothing(tmp_path: Path) -> None:
     folder = decoders.e5_mistral(tmp_path / "two")
     path = folder / "model.safetensors"
-    tensors = {name: tensor if tensor.dim() == 1 else tensor.to(torch.bfloat16) for name, tensor in load_file(path).items()}
+    tensors = {
+        name: tensor if tensor.dim() == 1 else tensor.to(torch.bfloat16)
+        for name, tensor in load_file(path).items()
+    }
     save_file(tensors, path, metadata={"format": "pt"})
     found = dataclasses.replace(checkpoint.read(folder, recipe=None), large=True)
     module = tracing.module(found, planning.plan(found))

@@ -1,4 +1,5 @@
-"""Text classes of transformers, each in small: our graph computes what the class computes for a text alone, or is refused in a sentence."""
+"""Text classes of transformers, each in small: our graph computes what the class computes for a text alone,
+or is refused in a sentence."""
 
 from __future__ import annotations
 
@@ -18,12 +19,17 @@ from tests.families.proof import prove
 
 SCALED = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 LONG: dict[str, Any] = {
-    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [2.0, 3.0, 4.0, 5.0],
+    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.5, 2.0, 2.5],
+    "long_factor": [2.0, 3.0, 4.0, 5.0],
     "original_max_position_embeddings": 16, "factor": 4.0,
 }  # fmt: skip
 QUICK: dict[str, tuple[swept.Kind, str, dict[str, Any]]] = {
     "blocks of BigBird beyond its full length": ("hidden", "big_bird", {}),
-    "rotary base that grows with the text": ("hidden", "llama", {"rope_parameters": SCALED, "max_position_embeddings": 24}),
+    "rotary base that grows with the text": (
+        "hidden",
+        "llama",
+        {"rope_parameters": SCALED, "max_position_embeddings": 24},
+    ),
     "mixture of experts": ("hidden", "qwen3_moe", {"num_experts": 10}),
     "windows of Longformer and a first token that sees all": ("classify", "longformer", {}),
     "a head that no table describes": ("classify", "convbert", {}),
@@ -76,11 +82,14 @@ SWEEP = [(kind, name) for kind, table in swept.TABLES.items() for name in TEXT_T
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "model_type"), SWEEP, ids=[f"{kind} {name}" for kind, name in SWEEP])
-def test_every_text_class_is_right_or_refused_in_a_sentence(kind: swept.Kind, model_type: str, tmp_path: Path):
+def test_every_text_class_is_right_or_refused_in_a_sentence(
+    kind: swept.Kind, model_type: str, tmp_path: Path
+):
     try:
         built = swept.model(tmp_path, kind, model_type)
         swept.answer(built, "hidden" if kind == "hidden" else kind, swept.torch.arange(9, 20)[None])
-    except Exception as error:  # pictures, sounds, a decoder's input: what does not run in transformers on a text alone is no member
+    except Exception as error:
+        # Pictures, sounds, a decoder's input: what does not run in transformers on a text alone is no member.
         pytest.skip(f"{type(error).__name__}: {str(error)[:80]}")
     refused = ""
     try:
@@ -100,7 +109,8 @@ def test_internlm2_as_published_with_dynamic_scaling_is_unscaled_within_its_posi
         swept.np.testing.assert_allclose(row, other, atol=1e-5)
 
 
-# --- encoders of T5 ---------------------------------------------------------------------------------------------------------------
+# --- encoders of T5
+# ------------------------------------------------------------------------------------------------------------
 
 
 def t5(folder: Path, model_type: str, name: str) -> Any:
@@ -134,12 +144,15 @@ def test_a_decoders_head_of_several_layers_is_not_taken_for_one(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("model_type", "match"), [("fnet", "Fourier"), ("mamba2", "chunks")])
-def test_what_a_batch_or_a_graph_cannot_compute_is_refused_by_name(model_type: str, match: str, tmp_path: Path):
+def test_what_a_batch_or_a_graph_cannot_compute_is_refused_by_name(
+    model_type: str, match: str, tmp_path: Path
+):
     with pytest.raises(CheckpointError, match=match):
         checkpoint.read(bare(tmp_path, model_type), recipe=None)
 
 
-# --- what is said, and what is refused by name --------------------------------------------------------------------------------------
+# --- what is said, and what is refused by name
+# --------------------------------------------------------------------------------------
 
 
 def bare(folder: Path, model_type: str, name: str = "", **settings: Any) -> Path:
@@ -159,11 +172,16 @@ def changed(folder: Path, **settings: Any) -> Path:
         ({"position_embedding_type": "alibi"}, "position_embedding_type 'alibi'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling"),
-        ({"architectures": ["JinaBertModel"], "auto_map": {"AutoModel": "x--modeling_bert.JinaBertModel"}}, "JinaBertModel"),
+        (
+            {"architectures": ["JinaBertModel"], "auto_map": {"AutoModel": "x--modeling_bert.JinaBertModel"}},
+            "JinaBertModel",
+        ),
     ],
     ids=["alibi", "relative", "rotary", "remote"],
 )
-def test_a_bert_that_transformers_would_read_as_another_is_refused(settings: dict[str, Any], match: str, tmp_path: Path):
+def test_a_bert_that_transformers_would_read_as_another_is_refused(
+    settings: dict[str, Any], match: str, tmp_path: Path
+):
     with pytest.raises(CheckpointError, match=match):
         checkpoint.read(changed(bare(tmp_path, "bert"), **settings), recipe=None)
 
@@ -173,7 +191,10 @@ def test_a_setting_that_was_refused_can_be_taken_back(tmp_path: Path):
     checkpoint.read(folder, recipe=None, hf_overrides={"position_embedding_type": None})
 
 
-REMOTE = {"architectures": ["Qwen2BidirectionalModel"], "auto_map": {"AutoModel": "modeling_both.Qwen2BidirectionalModel"}}
+REMOTE = {
+    "architectures": ["Qwen2BidirectionalModel"],
+    "auto_map": {"AutoModel": "modeling_both.Qwen2BidirectionalModel"},
+}
 
 
 def test_a_remote_class_that_nobody_knows_is_named_and_refused(tmp_path: Path):
@@ -181,16 +202,27 @@ def test_a_remote_class_that_nobody_knows_is_named_and_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"Qwen2BidirectionalModel.*--convert.*is_causal"):
         checkpoint.read(folder, recipe=None)
     assert checkpoint.read(folder, recipe=None, convert="embed").kind == "embed"
-    assert checkpoint.read(folder, recipe=None, hf_overrides={"is_causal": False}).config["is_causal"] is False
+    assert (
+        checkpoint.read(folder, recipe=None, hf_overrides={"is_causal": False}).config["is_causal"] is False
+    )
 
 
-@pytest.mark.parametrize(("model_type", "name"), [("gpt2", "GPT2LMHeadModel"), ("bert", "BertForMaskedLM"), ("llama", "LlamaForCausalLM")])
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [("gpt2", "GPT2LMHeadModel"), ("bert", "BertForMaskedLM"), ("llama", "LlamaForCausalLM")],
+)
 def test_a_model_that_predicts_words_is_said_not_to_embed(model_type: str, name: str, tmp_path: Path):
     folder = bare(tmp_path, model_type, name)
     lines = planning.plan(checkpoint.read(folder, recipe=None)).lines
     assert any("not trained to embed" in line and name in line for line in lines)
-    assert not any("not trained" in line for line in planning.plan(checkpoint.read(folder, recipe=None, convert="embed")).lines)
+    assert not any(
+        "not trained" in line
+        for line in planning.plan(checkpoint.read(folder, recipe=None, convert="embed")).lines
+    )
 
 
 def test_an_encoder_alone_is_not_said_to_predict_words(tmp_path: Path):
-    assert not any("not trained" in line for line in planning.plan(checkpoint.read(bare(tmp_path, "bert"), recipe=None)).lines)
+    assert not any(
+        "not trained" in line
+        for line in planning.plan(checkpoint.read(bare(tmp_path, "bert"), recipe=None)).lines
+    )

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 Paths = Callable[[str], Path]
 TEXTS = (
-    "", "the red planet", "Mars, Venus & the MOON!", "learning  about\tParis\n2024", "naïve façade", "火星", "🙂", string.punctuation,
+    "", "the red planet", "Mars, Venus & the MOON!", "learning  about\tParis\n2024", "naïve façade", "火星",
+    "🙂", string.punctuation,
     "[MASK] <mask>",
 )  # fmt: skip
 
@@ -38,9 +39,15 @@ def test_a_sentencepiece_file_becomes_xlm_rs_tokenizer(checkpoints: Paths, tmp_p
     folder = Path(shutil.copytree(checkpoints("xlmr_embedder"), tmp_path / "xlmr"))
     (folder / "tokenizer.json").unlink()
     corpus = tmp_path / "corpus.txt"
-    corpus.write_text("\n".join(f"the red planet number {n} is called mars, and venus is near the sun" for n in range(50)))
+    corpus.write_text(
+        "\n".join((f"the red planet number {n} is called mars, and venus is near the sun") for n in range(50))
+    )
     sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(folder / "sentencepiece.bpe"), vocab_size=40, model_type="unigram", minloglevel=2
+        input=str(corpus),
+        model_prefix=str(folder / "sentencepiece.bpe"),
+        vocab_size=40,
+        model_type="unigram",
+        minloglevel=2,
     )
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.bpe.model"))
     made = Tokenizer.from_str(tokenizer.read(folder).json.decode())
@@ -74,15 +81,21 @@ def test_a_damaged_tokenizer_is_named(checkpoints: Paths, tmp_path: Path):
 
 @pytest.mark.parametrize("decoder", [True, False], ids=["added_tokens_decoder", "legacy"])
 @pytest.mark.parametrize("role", ["sep_token", "mask_token", "pad_token"])
-def test_of_two_files_of_special_tokens_transformers_choice_counts(checkpoints: Paths, tmp_path: Path, role: str, decoder: bool):
-    """`special_tokens_map.json` against `tokenizer_config.json`: the first wins in folders of transformers 4.33 and before, which have
-    no `added_tokens_decoder`; since then it is not read."""
+def test_of_two_files_of_special_tokens_transformers_choice_counts(
+    checkpoints: Paths, tmp_path: Path, role: str, decoder: bool
+):
+    """`special_tokens_map.json` against `tokenizer_config.json`: the first wins in folders of transformers
+    4.33 and before, which have no `added_tokens_decoder`; since then it is not read."""
     from transformers import AutoTokenizer
 
     folder = Path(shutil.copytree(checkpoints("bert_plain"), tmp_path / "bert"))
     config = json.loads((folder / "tokenizer_config.json").read_text())
     added = {"0": {"content": "[PAD]", "special": True}} if decoder else None
-    config = {key: value for key, value in (config | {role: "mars", "added_tokens_decoder": added}).items() if value is not None}
+    config = {
+        key: value
+        for key, value in (config | {role: "mars", "added_tokens_decoder": added}).items()
+        if value is not None
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "special_tokens_map.json").write_text(json.dumps({role: "venus"}))
     theirs = AutoTokenizer.from_pretrained(str(folder))

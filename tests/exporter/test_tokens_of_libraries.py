@@ -15,7 +15,13 @@ from tests import checkpoints
 from tests.conftest import exported
 
 COSINE = 0.999999  # of float32 sums in another order
-TEXTS = ["what [MASK] IS this", "What Is The Red Planet?", "[CLS] PARIS [SEP] Brazil", "<query> capital of France", "a<Query>b the MOON"]
+TEXTS = [
+    "what [MASK] IS this",
+    "What Is The Red Planet?",
+    "[CLS] PARIS [SEP] Brazil",
+    "<query> capital of France",
+    "a<Query>b the MOON",
+]
 LONG = "The Red PLANET [MASK] is MARS " * 300 + "and Paris is the CAPITAL of France"
 
 
@@ -29,13 +35,17 @@ def lowered(folder: Path) -> Path:
 
 
 def added(folder: Path) -> Path:
-    """Tokens that stand in tokenizer_config.json alone, over a tokenizer.json that lower-cases where they do not; cut at the left."""
+    """Tokens that stand in tokenizer_config.json alone, over a tokenizer.json that lower-cases where they
+    do not; cut at the left."""
     settings = checkpoints._bert_settings(folder, vocab_size=135)
     checkpoints._hf(folder, "BertModel", **settings)
     checkpoints.sentence_transformers_files(folder)
     path = folder / "tokenizer_config.json"
     plain = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
-    tokens = {"133": {"content": "<query>", **plain}, "134": {"content": "<Query>", **plain, "normalized": True}}
+    tokens = {
+        "133": {"content": "<query>", **plain},
+        "134": {"content": "<Query>", **plain, "normalized": True},
+    }
     settings = {"do_lower_case": False, "added_tokens_decoder": tokens, "truncation_side": "left"}
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
     return folder
@@ -70,4 +80,6 @@ def test_prompts_pairs_and_cut_texts_too(pair: tuple[Model, object]):
     assert [item.ids for item in items] == tokenizer(TEXTS, TEXTS[::-1])["input_ids"]
     for kept in (8, 20, 64):
         items = model.preparation.pairs(texts, texts[::-1], limits=Limits(truncate_prompt_tokens=kept))
-        assert [item.ids for item in items] == tokenizer(texts, texts[::-1], truncation=True, max_length=kept)["input_ids"]
+        assert [item.ids for item in items] == tokenizer(
+            texts, texts[::-1], truncation=True, max_length=kept
+        )["input_ids"]

@@ -1,4 +1,5 @@
-"""A shrunken twin: narrower and shorter than its original, the same in everything that is read, and read alike by both sides."""
+"""A shrunken twin: narrower and shorter than its original, the same in everything that is read, and
+read alike by both sides."""
 
 from __future__ import annotations
 
@@ -28,7 +29,13 @@ def read(folder: Path, **asked: Any) -> checkpoint.Checkpoint:
 def wide(folder: Path, *, name: str = "Qwen3Model", **more: Any) -> Path:
     """A Qwen3 of other proportions than the twins': six layers, eight heads on four, odd widths."""
     folder.mkdir()
-    sizes = {"hidden_size": 160, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32}
+    sizes = {
+        "hidden_size": 160,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 32,
+    }
     return decoders.qwen3_embedding(folder, **sizes, intermediate_size=352, **more)
 
 
@@ -38,8 +45,20 @@ def bert(folder: Path) -> Path:
     from tests.checkpoints import _hf, _wordpiece, sentence_transformers_files
 
     folder.mkdir()
-    sizes: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-    _hf(folder, "BertModel", vocab_size=_wordpiece(folder), max_position_embeddings=128, pad_token_id=0, **sizes)
+    sizes: dict[str, Any] = {
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    }
+    _hf(
+        folder,
+        "BertModel",
+        vocab_size=_wordpiece(folder),
+        max_position_embeddings=128,
+        pad_token_id=0,
+        **sizes,
+    )
     sentence_transformers_files(folder)
     assert transformers.AutoConfig.from_pretrained(folder).hidden_size == 384
     return folder
@@ -115,11 +134,15 @@ def test_what_makes_no_twin_is_own_reading_only(tmp_path: Path, monkeypatch: pyt
 def test_a_twin_of_published_sizes_reads_headers_only(tmp_path: Path):
     """Qwen3-Embedding of published widths, in bfloat16 shards with an index."""
     sizes = {"num_hidden_layers": 3, "intermediate_size": 1216, "hidden_size": 640, "num_attention_heads": 8}
-    folder = qwen3(tmp_path / "published", **sizes, max_position_embeddings=128)  # as many as its tokenizer admits
+    # As many as its tokenizer admits
+    folder = qwen3(tmp_path / "published", **sizes, max_position_embeddings=128)
     original = read(folder)
     place = twin.write(original, tmp_path / "twin")
     opened = weights.open_folder(place)
-    assert max(math.prod(shape) for shape in opened.shapes.values()) < original.parameters / 10 or len(opened.shapes) < 30
+    assert (
+        max(math.prod(shape) for shape in opened.shapes.values()) < original.parameters / 10
+        or len(opened.shapes) < 30
+    )
     agreed(library_reference.against_twin(original), "embed")
 
 
@@ -127,9 +150,12 @@ def test_a_twin_of_published_sizes_reads_headers_only(tmp_path: Path):
 @pytest.mark.parametrize(
     "name",
     [
-        "qwen3_reranker", "gte_qwen2", "e5_mistral", "llama3_causal", "bge_gemma", "gemma2_embedder", "embedding_gemma2",
-        "modernbert_reranker", "modernbert_embedder", "splade_bert", "splade_modernbert", "colbert_modernbert", "lfm2_colbert",
-        "roberta_multi_label", "bert_tokens", "mpnet_embedder", "albert_classifier", "distilbert_classifier", "electra_reranker",
+        "qwen3_reranker", "gte_qwen2", "e5_mistral", "llama3_causal", "bge_gemma", "gemma2_embedder",
+        "embedding_gemma2",
+        "modernbert_reranker", "modernbert_embedder", "splade_bert", "splade_modernbert",
+        "colbert_modernbert", "lfm2_colbert",
+        "roberta_multi_label", "bert_tokens", "mpnet_embedder", "albert_classifier", "distilbert_classifier",
+        "electra_reranker",
         "gpt2_classifier", "gpt_neox_embedder", "nomic_v15", "qwen2_reward", "jina_reranker_v3",
     ],
 )  # fmt: skip
@@ -143,22 +169,33 @@ def test_twins_of_every_family_are_read_alike(name: str, tmp_path: Path):
     assert reading.reference.startswith(("sentence-transformers", "transformers")), reading.why
 
 
-# Recipe -> a tiny checkpoint in the layout of the model it is for. Recipes of one layout and no settings of their own share one.
+# Recipe -> a tiny checkpoint in the layout of the model it is for. Recipes of one layout and no settings
+# of their own share one.
 RECIPES = {
-    "GTE-ModernColBERT-v1": "colbert_modernbert", "LFM2-ColBERT-350M": "lfm2_colbert", "NeuroBERT-NER": "bert_tokens",
-    "Qwen2-7B-Instruct-embed-base": "qwen2_ssmits", "Qwen2.5-1.5B-apeach": "qwen2_apeach", "Qwen2.5-Math-PRM-7B": "qwen2_process_reward",
-    "Qwen2.5-Math-RM-72B": "qwen2_reward", "Qwen3-Embedding": "qwen3_embedding", "Qwen3-Embedding-0.6B": "qwen3_embedding",
-    "Qwen3-Reranker": "qwen3_reranker", "Qwen3-Reranker-0.6B-seq-cls": "qwen3_seq_cls", "all-MiniLM-L6-v2": "minilm_like",
-    "all-roberta-large-v1": "roberta_embedder", "answerai-colbert-small-v1": "colbert", "bge-base-en-v1.5": "bert_sharded",
+    "GTE-ModernColBERT-v1": "colbert_modernbert", "LFM2-ColBERT-350M": "lfm2_colbert",
+    "NeuroBERT-NER": "bert_tokens",
+    "Qwen2-7B-Instruct-embed-base": "qwen2_ssmits", "Qwen2.5-1.5B-apeach": "qwen2_apeach",
+    "Qwen2.5-Math-PRM-7B": "qwen2_process_reward",
+    "Qwen2.5-Math-RM-72B": "qwen2_reward", "Qwen3-Embedding": "qwen3_embedding",
+    "Qwen3-Embedding-0.6B": "qwen3_embedding",
+    "Qwen3-Reranker": "qwen3_reranker", "Qwen3-Reranker-0.6B-seq-cls": "qwen3_seq_cls",
+    "all-MiniLM-L6-v2": "minilm_like",
+    "all-roberta-large-v1": "roberta_embedder", "answerai-colbert-small-v1": "colbert",
+    "bge-base-en-v1.5": "bert_sharded",
     "bge-m3": "bge_m3", "bge-multilingual-gemma2": "gemma2_embedder", "bge-reranker-base": "xlmr_reranker",
-    "bge-reranker-v2-gemma": "bge_gemma", "colbertv2.0": "colbert", "e5-mistral-7b-instruct": "e5_mistral", "e5-small": "minilm_like",
+    "bge-reranker-v2-gemma": "bge_gemma", "colbertv2.0": "colbert", "e5-mistral-7b-instruct": "e5_mistral",
+    "e5-small": "minilm_like",
     "electrical-ner-ModernBERT-base": "modernbert_tokens", "embeddinggemma-2": "embedding_gemma2",
     "embeddinggemma-300m": "embedding_gemma", "gte-Qwen2-instruct": "gte_qwen2", "gte-base": "minilm_like",
     "gte-modernbert-base": "modernbert_embedder", "gte-reranker-modernbert-base": "modernbert_reranker",
-    "jina-reranker-v3": "jina_reranker_v3", "ms-marco-MiniLM-L6-v2": "bert_cross_encoder", "multilingual-e5-base": "xlmr_embedder",
-    "mxbai-rerank-v2": "mxbai_rerank", "nomic-embed-text-v1.5": "nomic_v15", "quora-roberta-base": "roberta_cross_encoder",
-    "reranker-ModernBERT-large-gooaq-bce": "modernbert_reranker", "snowflake-arctic-embed-l-v2.0": "xlmr_embedder",
-    "snowflake-arctic-embed-m-v1.5": "bert_sharded", "splade-v3": "splade_bert", "text2vec-base-chinese": "minilm_like",
+    "jina-reranker-v3": "jina_reranker_v3", "ms-marco-MiniLM-L6-v2": "bert_cross_encoder",
+    "multilingual-e5-base": "xlmr_embedder",
+    "mxbai-rerank-v2": "mxbai_rerank", "nomic-embed-text-v1.5": "nomic_v15",
+    "quora-roberta-base": "roberta_cross_encoder",
+    "reranker-ModernBERT-large-gooaq-bce": "modernbert_reranker",
+    "snowflake-arctic-embed-l-v2.0": "xlmr_embedder",
+    "snowflake-arctic-embed-m-v1.5": "bert_sharded", "splade-v3": "splade_bert",
+    "text2vec-base-chinese": "minilm_like",
 }  # fmt: skip
 
 

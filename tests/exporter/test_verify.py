@@ -20,7 +20,10 @@ from poolrt.runtime.errors import ArtifactError, CheckpointError, VerificationEr
 
 def resealed(folder: Path, manifest: Manifest) -> None:
     """Lists the files as they are now: a change that no hash can tell."""
-    files = {name: File(size=(folder / name).stat().st_size, sha256=sha256(folder / name)) for name in manifest.files}
+    files = {
+        name: File(size=(folder / name).stat().st_size, sha256=sha256(folder / name))
+        for name in manifest.files
+    }
     (folder / "manifest.json").write_bytes(sealed(dataclasses.replace(manifest, files=files)))
 
 
@@ -33,25 +36,43 @@ def copied(artifacts: Callable[[str], Path], tmp_path: Path) -> Callable[[str], 
     return copy
 
 
-@pytest.mark.parametrize("name", ["minilm_like", "colbert", "bert_cross_encoder", "bert_classifier", "bert_tokens", "bge_m3"])
-def test_an_artifact_proves_itself_without_its_checkpoint(artifacts: Callable[[str], Path], name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["minilm_like", "colbert", "bert_cross_encoder", "bert_classifier", "bert_tokens", "bge_m3"]
+)
+def test_an_artifact_proves_itself_without_its_checkpoint(
+    artifacts: Callable[[str], Path], name: str
+) -> None:
     report = pipeline.verified(artifacts(name))
     assert {each.task for each in report.evidence} == set(report.tasks)
     assert {each.shape for each in report.evidence} == {"golden together", "golden alone"}
 
 
-def test_it_is_proved_against_its_checkpoint(artifacts: Callable[[str], Path], checkpoints: Callable[[str], Path]) -> None:
+def test_it_is_proved_against_its_checkpoint(
+    artifacts: Callable[[str], Path], checkpoints: Callable[[str], Path]
+) -> None:
     report = pipeline.verified(artifacts("minilm_like"), against=checkpoints("minilm_like"))
     shapes = {each.shape for each in report.evidence}
-    assert shapes >= {"one short", "one long", "odd batch", "padded rows", "longest", "hardly anything", "other languages"}
+    assert shapes >= {
+        "one short",
+        "one long",
+        "odd batch",
+        "padded rows",
+        "longest",
+        "hardly anything",
+        "other languages",
+    }
 
 
-def test_another_checkpoint_is_refused(artifacts: Callable[[str], Path], checkpoints: Callable[[str], Path]) -> None:
+def test_another_checkpoint_is_refused(
+    artifacts: Callable[[str], Path], checkpoints: Callable[[str], Path]
+) -> None:
     with pytest.raises(CheckpointError, match="not the weights"):
         pipeline.verified(artifacts("minilm_like"), against=checkpoints("roberta_embedder"))
 
 
-def test_a_tampered_weight_is_found_where_no_hash_tells(copied: Callable[[str], tuple[Path, Manifest]]) -> None:
+def test_a_tampered_weight_is_found_where_no_hash_tells(
+    copied: Callable[[str], tuple[Path, Manifest]],
+) -> None:
     folder, manifest = copied("minilm_like")
     model = onnx.load(folder / "model.onnx")
     weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
@@ -104,7 +125,12 @@ def measured(found: np.ndarray, expected: np.ndarray, task: str = "embed") -> Ev
 
 @pytest.mark.parametrize(
     "found",
-    [np.full(4, np.nan, np.float32), np.ones(3, np.float32), -np.ones(4, np.float32), np.zeros(4, np.float32)],
+    [
+        np.full(4, np.nan, np.float32),
+        np.ones(3, np.float32),
+        -np.ones(4, np.float32),
+        np.zeros(4, np.float32),
+    ],
     ids=["not a number", "other shape", "other way", "nothing"],
 )
 @pytest.mark.parametrize("task", ["embed", "classify"])

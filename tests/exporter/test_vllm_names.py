@@ -1,4 +1,5 @@
-"""What vLLM's documentation says of names and overrides: which names are classifiers, and that a user's word wins over a recipe's."""
+"""What vLLM's documentation says of names and overrides: which names are classifiers, and that a user's
+word wins over a recipe's."""
 
 from __future__ import annotations
 
@@ -34,8 +35,10 @@ def renamed(folder: Path, target: Path, **config: Any) -> Path:
 @pytest.mark.parametrize(
     ("name", "classifies"),
     [
-        ("BertForTextClassification", True), ("BertForSentimentClassification", True), ("XForMultiLabelClassification", True),
-        ("MyClassificationModel", True), ("DebertaClassificationModel", True), ("BertForMaskedLM", False), ("BertModel", False),
+        ("BertForTextClassification", True), ("BertForSentimentClassification", True),
+        ("XForMultiLabelClassification", True),
+        ("MyClassificationModel", True), ("DebertaClassificationModel", True), ("BertForMaskedLM", False),
+        ("BertModel", False),
         ("ClassificationForBert", False),
     ],
 )  # fmt: skip
@@ -43,8 +46,12 @@ def test_names_of_classifiers(name: str, classifies: bool):
     assert is_classification(name) == classifies
 
 
-@pytest.mark.parametrize("name", ["BertForTextClassification", "BertForSentimentClassification", "BertClassificationModel"])
-def test_any_name_of_a_classifier_is_read_as_one(checkpoints: Callable[[str], Path], tmp_path: Path, name: str):
+@pytest.mark.parametrize(
+    "name", ["BertForTextClassification", "BertForSentimentClassification", "BertClassificationModel"]
+)
+def test_any_name_of_a_classifier_is_read_as_one(
+    checkpoints: Callable[[str], Path], tmp_path: Path, name: str
+):
     found = checkpoints_of.read(renamed(checkpoints("bert_classifier"), tmp_path / "m", architectures=[name]))
     plan = planning.plan(found)
     assert (found.kind, plan.tasks) == ("classify", ("classify", "token_classify"))
@@ -55,17 +62,28 @@ def test_its_numbers_are_those_of_transformers(checkpoints: Callable[[str], Path
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    folder = renamed(checkpoints("bert_classifier"), tmp_path / "m", architectures=["BertForTextClassification"])
-    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    folder = renamed(
+        checkpoints("bert_classifier"), tmp_path / "m", architectures=["BertForTextClassification"]
+    )
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
     with torch.inference_mode():
-        expected = [model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0].numpy() for text in TEXTS]
+        expected = [
+            model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0].numpy() for text in TEXTS
+        ]
     pipeline.export(folder, name="m", out=tmp_path / "out")
     with load(tmp_path / "out" / "m", threads=1) as opened:
         np.testing.assert_allclose(np.asarray(opened.classify(TEXTS)), expected, atol=CLOSE)
 
 
-def test_a_classifier_without_a_head_is_refused_by_its_tensors(checkpoints: Callable[[str], Path], tmp_path: Path):
-    found = checkpoints_of.read(renamed(checkpoints("bert_plain"), tmp_path / "m", architectures=["BertForTextClassification"]))
+def test_a_classifier_without_a_head_is_refused_by_its_tensors(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+):
+    found = checkpoints_of.read(
+        renamed(checkpoints("bert_plain"), tmp_path / "m", architectures=["BertForTextClassification"])
+    )
     with pytest.raises(CheckpointError, match=r"score|classifier"):
         planning.plan(found)
 
@@ -104,7 +122,9 @@ def test_a_users_matryoshka_wins_over_a_recipes(
         ({"dimensions": None}, "identity"),
     ],
 )
-def test_ssmits_mean_is_normalised_as_embeds_default_says(tmp_path: Path, asked: dict[str, Any], activation: str):
+def test_ssmits_mean_is_normalised_as_embeds_default_says(
+    tmp_path: Path, asked: dict[str, Any], activation: str
+):
     folder = find("qwen2_ssmits")(tmp_path / "Qwen2-7B-Instruct-embed-base")
     found = checkpoints_of.read(folder, pooler_config=asked)
     assert found.recipe is not None
@@ -113,8 +133,21 @@ def test_ssmits_mean_is_normalised_as_embeds_default_says(tmp_path: Path, asked:
 
 
 @pytest.mark.parametrize("flag", ["--hf_overrides", "--hf-overrides", "--hf_overrides.num_labels"])
-def test_flags_are_spelled_either_way(checkpoints: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str):
+def test_flags_are_spelled_either_way(
+    checkpoints: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+):
     value = "7" if "." in flag else '{"num_labels": 7}'
-    code = cli.export([str(checkpoints("bert_classifier")), flag, value, "--pooler_config", "{}", "--no_recipe", "--out", str(tmp_path)])
+    code = cli.export(
+        [
+            str(checkpoints("bert_classifier")),
+            flag,
+            value,
+            "--pooler_config",
+            "{}",
+            "--no_recipe",
+            "--out",
+            str(tmp_path),
+        ]
+    )
     assert code == 2
     assert "config.json names 7 labels, the classifier has 3 rows" in capsys.readouterr().err

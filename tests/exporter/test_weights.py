@@ -1,4 +1,5 @@
-"""Tensors are found, counted and read as safetensors and torch read them; a damaged file is refused before anything is loaded."""
+"""Tensors are found, counted and read as safetensors and torch read them; a damaged file is refused
+before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,8 +15,10 @@ from poolrt.runtime.errors import CheckpointError
 from safetensors.torch import save_file
 
 TYPES = {
-    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64", torch.int32: "I32",
-    torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3",
+    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
+    torch.int64: "I64", torch.int32: "I32",
+    torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
 }  # fmt: skip
 
@@ -31,7 +34,10 @@ def index(folder: Path, places: dict[str, str], name: str = "model.safetensors.i
 @pytest.mark.parametrize("kind", TYPES, ids=list(TYPES.values()))
 def test_every_type_of_safetensors_is_measured_rightly(tmp_path: Path, kind: torch.dtype):
     tensor = (drawn(3, 5) * 4).to(kind)
-    save_file({"a": tensor, "empty": torch.zeros(0, 4, dtype=kind), "one": torch.zeros((), dtype=kind)}, tmp_path / "model.safetensors")
+    save_file(
+        {"a": tensor, "empty": torch.zeros(0, 4, dtype=kind), "one": torch.zeros((), dtype=kind)},
+        tmp_path / "model.safetensors",
+    )
     opened = weights.open_folder(tmp_path)
     assert dict(opened.shapes) == {"a": (3, 5), "empty": (0, 4), "one": ()}
     assert torch.equal(opened.read("a").view(torch.uint8), tensor.view(torch.uint8))
@@ -48,7 +54,10 @@ def test_rows_come_in_the_order_asked_for(tmp_path: Path):
 
 
 def test_names_are_found_with_and_without_a_prefix(tmp_path: Path):
-    save_file({"a.weight": drawn(1), "bert.a.weight": drawn(2), "bert.b.weight": drawn(3)}, tmp_path / "model.safetensors")
+    save_file(
+        {"a.weight": drawn(1), "bert.a.weight": drawn(2), "bert.b.weight": drawn(3)},
+        tmp_path / "model.safetensors",
+    )
     opened = weights.open_folder(tmp_path)
     assert opened.find("a.weight", ("bert.",)) == "a.weight"
     assert opened.find("b.weight", ("model.", "bert.")) == "bert.b.weight"
@@ -57,7 +66,12 @@ def test_names_are_found_with_and_without_a_prefix(tmp_path: Path):
 
 
 def test_old_names_are_todays_in_norms_alone(tmp_path: Path):
-    stored = {"x.LayerNorm.gamma": drawn(2), "x.LayerNorm.beta": drawn(2, seed=1), "x.other.gamma": drawn(3), "norm.weight": drawn(2)}
+    stored = {
+        "x.LayerNorm.gamma": drawn(2),
+        "x.LayerNorm.beta": drawn(2, seed=1),
+        "x.other.gamma": drawn(3),
+        "norm.weight": drawn(2),
+    }
     save_file(stored, tmp_path / "model.safetensors")
     opened = weights.open_folder(tmp_path)
     assert sorted(opened) == ["norm.weight", "x.LayerNorm.bias", "x.LayerNorm.weight", "x.other.gamma"]
@@ -72,7 +86,9 @@ def test_shards_are_one_whole(tmp_path: Path):
     index(tmp_path, {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"})
     opened = weights.open_folder(tmp_path)
     assert [path.name for path in opened.files] == ["one.safetensors", "two.safetensors"]
-    assert {name: tensor.tolist() for name, tensor in opened.state().items()} == {k: v.tolist() for k, v in (first | second).items()}
+    assert {name: tensor.tolist() for name, tensor in opened.state().items()} == {
+        k: v.tolist() for k, v in (first | second).items()
+    }
     state, changes = opened.unmerged()
     assert (sorted(state), changes) == (["a", "b", "c"], {})
 
@@ -95,7 +111,9 @@ def test_a_pickle_of_tensors_is_read(tmp_path: Path, zipped: bool, wrapped: bool
     assert torch.equal(opened.read("a"), tensors["a"])
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"a": "text"}, {"a": drawn(1), "b": 3}], ids=["list", "text", "mixed"])
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"a": "text"}, {"a": drawn(1), "b": 3}], ids=["list", "text", "mixed"]
+)
 def test_a_pickle_of_anything_else_is_refused(tmp_path: Path, content: Any):
     torch.save(content, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="expected tensors by name, found"):
@@ -110,11 +128,17 @@ def test_a_pointer_is_no_file(tmp_path: Path, name: str, content: bytes):
         weights.open_folder(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": 5}', '{"weight_map": {"a": 5}}', '{"weight_map": {"a": [1]}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", '{"weight_map": 5}', '{"weight_map": {"a": 5}}', '{"weight_map": {"a": [1]}}'],
+)
 def test_an_index_that_is_none_is_refused(tmp_path: Path, content: str):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(
-        CheckpointError, match=r"model\.safetensors\.index\.json: (not a weight index|not readable as JSON|expected a JSON)"
+        CheckpointError,
+        match=(
+            r"model\.safetensors\.index\.json: (not a weight index|not readable as " r"JSON|expected a JSON)"
+        ),
     ):
         weights.open_folder(tmp_path)
 
@@ -133,8 +157,10 @@ def test_files_that_an_index_names_must_be_there_and_inside(tmp_path: Path):
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        (b"", "truncated: 0 bytes"), (b"\x05\0\0", "truncated: 3 bytes"), ((100).to_bytes(8, "little") + b"{}", "truncated: 10 bytes"),
-        ((2).to_bytes(8, "little") + b"[]", "not a safetensors file"), ((2).to_bytes(8, "little") + b"{]", "not a safetensors file"),
+        (b"", "truncated: 0 bytes"), (b"\x05\0\0", "truncated: 3 bytes"),
+        ((100).to_bytes(8, "little") + b"{}", "truncated: 10 bytes"),
+        ((2).to_bytes(8, "little") + b"[]", "not a safetensors file"),
+        ((2).to_bytes(8, "little") + b"{]", "not a safetensors file"),
         ((2).to_bytes(8, "little") + b"{}x", "its header asks for 10 bytes, the file has 11"),
         ((12).to_bytes(8, "little") + b'{"a":{"x":1}', "not a safetensors file"),
     ],
@@ -154,7 +180,9 @@ def test_sizes_that_do_not_fit_their_shapes_are_refused(tmp_path: Path, shape: l
     header = json.loads(raw[8 : 8 + length])
     header["a"]["shape"] = shape
     written = json.dumps(header).encode()
-    (tmp_path / "model.safetensors").write_bytes(len(written).to_bytes(8, "little") + written + raw[8 + length :])
+    (tmp_path / "model.safetensors").write_bytes(
+        len(written).to_bytes(8, "little") + written + raw[8 + length :]
+    )
     with pytest.raises(CheckpointError, match="sizes of a do not fit their shapes") as refused:
         weights.open_folder(tmp_path)
     assert type(refused.value) is CheckpointError
@@ -191,7 +219,9 @@ HOSTILE: dict[str, tuple[dict[str, Any], int]] = {
 
 
 @pytest.mark.parametrize(("header", "data"), HOSTILE.values(), ids=list(HOSTILE))
-def test_a_header_that_lies_is_refused_before_a_tensor_is_read(tmp_path: Path, header: dict[str, Any], data: int):
+def test_a_header_that_lies_is_refused_before_a_tensor_is_read(
+    tmp_path: Path, header: dict[str, Any], data: int
+):
     written(tmp_path / "model.safetensors", json.dumps(header).encode(), data)
     with pytest.raises(CheckpointError, match=r"model\.safetensors: .*download it again"):
         weights.open_folder(tmp_path)

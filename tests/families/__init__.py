@@ -8,7 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 LONG = "which planet is known as the red planet? mars is in the sun of paris, venus and moon " * 40
-TEXTS = ("", "a", "the red planet!", "mars, known as the red planet, is deep in the passage of a document. " * 2, LONG)
+TEXTS = (
+    "",
+    "a",
+    "the red planet!",
+    ("mars, known as the red planet, is deep in the passage of a document. ") * 2,
+    LONG,
+)
 """Nothing, the shortest, some that pad one another, and one that is cut at the model's limit."""
 
 

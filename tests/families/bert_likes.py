@@ -25,12 +25,15 @@ from . import tokens
 
 
 def ernie_task(folder: Path) -> Path:
-    """ERNIE 3 as its authors' weights were converted: a task embedding, `ernie.` in front, LayerNorms with gamma and beta."""
+    """ERNIE 3 as its authors' weights were converted: a task embedding, `ernie.` in front,
+    LayerNorms with gamma and beta."""
     _hf(folder, "ErnieModel", **_bert_settings(folder, use_task_id=True, task_type_vocab_size=3))
     sentence_transformers_files(folder, max_tokens=TABLE)
 
     def legacy(name: str) -> str:
-        return "ernie." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        return "ernie." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        )
 
     rewrite_weights(folder, legacy)
     return folder
@@ -46,14 +49,23 @@ def ernie_plain(folder: Path) -> Path:
 
 
 def ernie_classifier(folder: Path) -> Path:
-    _hf(folder, "ErnieForSequenceClassification", **_bert_settings(folder, use_task_id=True, **_labelled(SENTIMENTS)))
+    _hf(
+        folder,
+        "ErnieForSequenceClassification",
+        **_bert_settings(folder, use_task_id=True, **_labelled(SENTIMENTS)),
+    )
     return folder
 
 
 def mpnet_settings(folder: Path, **more: Any) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     special = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "layer_norm_eps": 1e-5}
-    return SIZES | {"vocab_size": tokens.mpnet_wordpiece(folder), "max_position_embeddings": TABLE + 2} | special | more
+    return (
+        SIZES
+        | {"vocab_size": tokens.mpnet_wordpiece(folder), "max_position_embeddings": TABLE + 2}
+        | special
+        | more
+    )
 
 
 def mpnet_embedder(folder: Path) -> Path:
@@ -70,9 +82,23 @@ def mpnet_classifier(folder: Path) -> Path:
 
 def deberta_settings(folder: Path, **more: Any) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    distances = {"relative_attention": True, "position_buckets": 16, "max_relative_positions": -1, "norm_rel_ebd": "layer_norm"}
-    distances |= {"share_att_key": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "pad_token_id": 0}
-    sizes = SIZES | {"vocab_size": tokens.deberta_unigram(folder), "max_position_embeddings": TABLE, "type_vocab_size": 0}
+    distances = {
+        "relative_attention": True,
+        "position_buckets": 16,
+        "max_relative_positions": -1,
+        "norm_rel_ebd": "layer_norm",
+    }
+    distances |= {
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "pad_token_id": 0,
+    }
+    sizes = SIZES | {
+        "vocab_size": tokens.deberta_unigram(folder),
+        "max_position_embeddings": TABLE,
+        "type_vocab_size": 0,
+    }
     return sizes | {"layer_norm_eps": 1e-7} | distances | more
 
 
@@ -84,7 +110,11 @@ def deberta_embedder(folder: Path) -> Path:
 
 def deberta_reranker(folder: Path) -> Path:
     """mixedbread-ai/mxbai-rerank-base-v1: one label; token types of v2 are in use here."""
-    _hf(folder, "DebertaV2ForSequenceClassification", **deberta_settings(folder, num_labels=1, type_vocab_size=2, conv_kernel_size=3))
+    _hf(
+        folder,
+        "DebertaV2ForSequenceClassification",
+        **deberta_settings(folder, num_labels=1, type_vocab_size=2, conv_kernel_size=3),
+    )
     return folder
 
 
@@ -99,7 +129,14 @@ DISTIL: dict[str, Any] = {"dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 
 def distilbert_embedder(folder: Path) -> Path:
     """sentence-transformers/msmarco-distilbert: no token types, sizes under other names."""
     known = _bert_settings(folder)
-    _hf(folder, "DistilBertModel", vocab_size=known["vocab_size"], max_position_embeddings=TABLE, pad_token_id=0, **DISTIL)
+    _hf(
+        folder,
+        "DistilBertModel",
+        vocab_size=known["vocab_size"],
+        max_position_embeddings=TABLE,
+        pad_token_id=0,
+        **DISTIL,
+    )
     sentence_transformers_files(folder, max_tokens=TABLE)
     return folder
 
@@ -107,7 +144,12 @@ def distilbert_embedder(folder: Path) -> Path:
 def distilbert_classifier(folder: Path) -> Path:
     """distilbert-base-uncased-finetuned-sst-2-english."""
     known = _bert_settings(folder)
-    more = {"vocab_size": known["vocab_size"], "max_position_embeddings": TABLE, "pad_token_id": 0, **_labelled(SENTIMENTS)}
+    more = {
+        "vocab_size": known["vocab_size"],
+        "max_position_embeddings": TABLE,
+        "pad_token_id": 0,
+        **_labelled(SENTIMENTS),
+    }
     _hf(folder, "DistilBertForSequenceClassification", **DISTIL, **more)
     return folder
 
@@ -137,7 +179,11 @@ def megatron_classifier(folder: Path) -> Path:
 
 
 def electra_tokens(folder: Path) -> Path:
-    _hf(folder, "ElectraForTokenClassification", **_bert_settings(folder, embedding_size=64, **_labelled(ENTITIES)))
+    _hf(
+        folder,
+        "ElectraForTokenClassification",
+        **_bert_settings(folder, embedding_size=64, **_labelled(ENTITIES)),
+    )
     return folder
 
 
@@ -156,7 +202,13 @@ def gpt2_classifier(folder: Path) -> Path:
     """Sizes under GPT-2's names, transposed weights, `score` behind the last token."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": TABLE, "n_inner": 48, "pad_token_id": 1}
-    _hf(folder, "GPT2ForSequenceClassification", vocab_size=_byte_bpe(folder), **sizes, **_labelled(SENTIMENTS))
+    _hf(
+        folder,
+        "GPT2ForSequenceClassification",
+        vocab_size=_byte_bpe(folder),
+        **sizes,
+        **_labelled(SENTIMENTS),
+    )
     return folder
 
 

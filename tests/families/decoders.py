@@ -24,19 +24,31 @@ from .decoder_tokens import END, gemma_bpe, llama_bpe, qwen_bpe
 
 # Fewer key heads than heads; heads of 32 are the narrowest that vLLM's CPU attention runs.
 SIZES: dict[str, Any] = {
-    "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48,
+    "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "intermediate_size": 48,
     "max_position_embeddings": TABLE,
 }  # fmt: skip
-WIDE: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}  # heads wider than hidden / heads
+# Heads wider than hidden / heads
+WIDE: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 WINDOW = 8  # far narrower than the texts
-INSTRUCT = {"query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:", "document": ""}
+INSTRUCT = {
+    "query": ("Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"),
+    "document": "",
+}
 
 
-def qwen(folder: Path, *, ends: bool = False, tokens: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+def qwen(
+    folder: Path, *, ends: bool = False, tokens: Mapping[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     count = qwen_bpe(folder, ends=ends, **tokens or {})
     ids = {"eos_token_id": count - 5 + 1, "bos_token_id": count - 6, "pad_token_id": count - 6}
-    return SIZES | {"vocab_size": count + 3, "rope_theta": 1e6, "tie_word_embeddings": True, "use_cache": True} | ids | more
+    return (
+        SIZES
+        | {"vocab_size": count + 3, "rope_theta": 1e6, "tie_word_embeddings": True, "use_cache": True}
+        | ids
+        | more
+    )
 
 
 def llama(folder: Path, *, tokens: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -49,15 +61,23 @@ def llama(folder: Path, *, tokens: Mapping[str, Any] | None = None, **more: Any)
 def gemma(folder: Path, *, template: str = "<bos> $A", **more: Any) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     count = gemma_bpe(folder, template=template)
-    ids = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "head_dim": 32, "hidden_activation": "gelu_pytorch_tanh"}
+    ids = {
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "head_dim": 32,
+        "hidden_activation": "gelu_pytorch_tanh",
+    }
     return SIZES | {"vocab_size": count, "use_cache": True} | ids | more
 
 
-# --- Qwen3 ----------------------------------------------------------------------------------------------------------------------
+# --- Qwen3
+# ------------------------------------------------------------------------------------------------------------
 
 
 def qwen3_embedding(folder: Path, **more: Any) -> Path:
-    """Qwen/Qwen3-Embedding-0.6B: called a causal LM, stored without `model.`; the tokenizer ends every text."""
+    """Qwen/Qwen3-Embedding-0.6B: called a causal LM, stored without `model.`; the
+    tokenizer ends every text."""
     _hf(folder, "Qwen3Model", architectures=["Qwen3ForCausalLM"], **qwen(folder, ends=True, **WIDE | more))
     sentence_transformers_files(folder, pooling="lasttoken", max_tokens=None, prompts=INSTRUCT)
     return folder
@@ -92,21 +112,33 @@ def qwen3_tokens(folder: Path) -> Path:
     return folder
 
 
-# --- Qwen2 ----------------------------------------------------------------------------------------------------------------------
+# --- Qwen2
+# ------------------------------------------------------------------------------------------------------------
 
 
 def gte_qwen2(folder: Path, **more: Any) -> Path:
-    """Alibaba-NLP/gte-Qwen2-1.5B-instruct: attends both ways; a tokenizer class of its own adds the end that tokenizer.json leaves out."""
-    tokens = {"add_eos_token": True, "eos_token": END, "auto_map": {"AutoTokenizer": [None, "tokenization_qwen.Qwen2TokenizerFast"]}}
+    """Alibaba-NLP/gte-Qwen2-1.5B-instruct: attends both ways; a tokenizer class of its own adds the end that
+    tokenizer.json leaves out."""
+    tokens = {
+        "add_eos_token": True,
+        "eos_token": END,
+        "auto_map": {"AutoTokenizer": [None, "tokenization_qwen.Qwen2TokenizerFast"]},
+    }
     _hf(folder, "Qwen2ForCausalLM", **qwen(folder, tokens=tokens, **more))
-    remote = {"AutoModel": "modeling_qwen.Qwen2Model", "AutoModelForCausalLM": "modeling_qwen.Qwen2ForCausalLM"}
+    remote = {
+        "AutoModel": "modeling_qwen.Qwen2Model",
+        "AutoModelForCausalLM": "modeling_qwen.Qwen2ForCausalLM",
+    }
     configure(folder, is_causal=False, auto_map=remote)
-    sentence_transformers_files(folder, pooling="lasttoken", max_tokens=TABLE, prompts={"query": "Instruct: find\nQuery: "})
+    sentence_transformers_files(
+        folder, pooling="lasttoken", max_tokens=TABLE, prompts={"query": "Instruct: find\nQuery: "}
+    )
     return folder
 
 
 def mxbai_rerank(folder: Path, **more: Any) -> Path:
-    """mixedbread-ai/mxbai-rerank-base-v2: a causal LM that answers 0 or 1, here with an output matrix of its own."""
+    """mixedbread-ai/mxbai-rerank-base-v2: a causal LM that answers 0 or 1, here with an
+    output matrix of its own."""
     settings: dict[str, Any] = {"tie_word_embeddings": False, **more}
     _hf(folder, "Qwen2ForCausalLM", **qwen(folder, **settings))
     return folder
@@ -131,8 +163,13 @@ def qwen2_reward(folder: Path, *, labels: int = 1, name: str = "Qwen2ForRewardMo
     settings = qwen(folder, tie_word_embeddings=False, **more)
     _hf(folder, "Qwen2ForCausalLM", architectures=[name], **settings)
     width = settings["hidden_size"]
-    head = randomise(torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU(), torch.nn.Linear(width, labels)), seed=8)
-    rewrite_weights(folder, lambda name: name, add={f"score.{key}": value for key, value in head.state_dict().items()})
+    head = randomise(
+        torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU(), torch.nn.Linear(width, labels)),
+        seed=8,
+    )
+    rewrite_weights(
+        folder, lambda name: name, add={f"score.{key}": value for key, value in head.state_dict().items()}
+    )
     configure(folder, auto_map={"AutoModel": "modeling_qwen2_rm.Qwen2ForRewardModel"})
     return folder
 
@@ -142,21 +179,32 @@ def qwen2_process_reward(folder: Path) -> Path:
     return qwen2_reward(folder, labels=2, name="Qwen2ForProcessRewardModel")
 
 
-# --- Llama, Mistral ---------------------------------------------------------------------------------------------------------------
+# --- Llama, Mistral
+# ------------------------------------------------------------------------------------------------------------
 
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 
 
 def e5_mistral(folder: Path, **more: Any) -> Path:
-    """intfloat/e5-mistral-7b-instruct: a window; tokenizer_config.json asks for `</s>`, tokenizer.json does not put it."""
+    """intfloat/e5-mistral-7b-instruct: a window; tokenizer_config.json asks for `</s>`,
+    tokenizer.json does not put it."""
     tokens = {"add_bos_token": True, "add_eos_token": True, "tokenizer_class": "LlamaTokenizer"}
     _hf(folder, "MistralModel", **llama(folder, tokens=tokens, sliding_window=WINDOW, **more))
-    sentence_transformers_files(folder, pooling="lasttoken", max_tokens=TABLE, prompts={"web_search_query": "Instruct: find\nQuery: "})
+    sentence_transformers_files(
+        folder, pooling="lasttoken", max_tokens=TABLE, prompts={"web_search_query": "Instruct: find\nQuery: "}
+    )
     return folder
 
 
 def llama3_causal(folder: Path) -> Path:
-    """Any LlamaForCausalLM: Llama 3's stretched angles under their older key, no files of Sentence Transformers."""
+    """Any LlamaForCausalLM: Llama 3's stretched angles under their older key, no files
+    of Sentence Transformers."""
     _hf(folder, "LlamaForCausalLM", **llama(folder, **WIDE))
     configure(folder, rope_parameters=None, rope_theta=500000.0, rope_scaling=LLAMA3)
     return folder
@@ -170,7 +218,9 @@ def nemotron_embed(folder: Path, *, pooling: str = "avg", **more: Any) -> Path:
         "AutoModel": "llama_bidirectional_model.LlamaBidirectionalModel",
     }
     configure(folder, model_type="llama_bidirec", pooling=pooling, temperature=1.0, auto_map=remote)
-    sentence_transformers_files(folder, max_tokens=TABLE, prompts={"query": "query: ", "document": "passage: "})
+    sentence_transformers_files(
+        folder, max_tokens=TABLE, prompts={"query": "query: ", "document": "passage: "}
+    )
     return folder
 
 
@@ -182,12 +232,14 @@ def nemotron_rerank(folder: Path) -> Path:
         architectures=["LlamaBidirectionalForSequenceClassification"],
         **llama(folder, num_labels=1),
     )
-    remote = {"AutoModelForSequenceClassification": "llama_bidirectional_model.LlamaBidirectionalForSequenceClassification"}
+    name = "LlamaBidirectionalForSequenceClassification"
+    remote = {"AutoModelForSequenceClassification": f"llama_bidirectional_model.{name}"}
     configure(folder, model_type="llama_bidirec", pooling="avg", temperature=0.25, auto_map=remote)
     return folder
 
 
-# --- Gemma ------------------------------------------------------------------------------------------------------------------------
+# --- Gemma
+# ------------------------------------------------------------------------------------------------------------
 
 
 def bge_gemma(folder: Path, **more: Any) -> Path:
@@ -198,7 +250,13 @@ def bge_gemma(folder: Path, **more: Any) -> Path:
 
 def gemma2_embedder(folder: Path) -> Path:
     """BAAI/bge-multilingual-gemma2: capped scores, windows on every second layer, BOS and EOS."""
-    settings = gemma(folder, template="<bos> $A <eos>", sliding_window=WINDOW, query_pre_attn_scalar=16, num_hidden_layers=4)
+    settings = gemma(
+        folder,
+        template="<bos> $A <eos>",
+        sliding_window=WINDOW,
+        query_pre_attn_scalar=16,
+        num_hidden_layers=4,
+    )
     # Caps low enough to be felt at this size.
     _hf(folder, "Gemma2Model", **settings, attn_logit_softcapping=2.0, final_logit_softcapping=30.0)
     sentence_transformers_files(folder, pooling="lasttoken", max_tokens=TABLE)
@@ -207,7 +265,13 @@ def gemma2_embedder(folder: Path) -> Path:
 
 def embedding_gemma(folder: Path) -> Path:
     """google/embeddinggemma-300m: both ways, a stored window of 16 that means 9, mean, two Dense modules."""
-    settings = gemma(folder, template="<bos> $A <eos>", sliding_window=2 * WINDOW, num_hidden_layers=6, query_pre_attn_scalar=32)
+    settings = gemma(
+        folder,
+        template="<bos> $A <eos>",
+        sliding_window=2 * WINDOW,
+        num_hidden_layers=6,
+        query_pre_attn_scalar=32,
+    )
     types = ["sliding_attention"] * 5 + ["full_attention"]
     _hf(folder, "Gemma3TextModel", **settings, use_bidirectional_attention=True, layer_types=types)
     # The class has halved its window already; the published file holds the whole one.
@@ -226,8 +290,10 @@ def embedding_gemma(folder: Path) -> Path:
 ALL: dict[str, Callable[[Path], Path]] = {
     write.__name__: write
     for write in (
-        qwen3_embedding, qwen3_embedding_prefixed, qwen3_reranker, qwen3_seq_cls, qwen3_tokens, gte_qwen2, mxbai_rerank, qwen2_apeach,
-        qwen2_ssmits, qwen2_reward, qwen2_process_reward, e5_mistral, llama3_causal, nemotron_embed, nemotron_rerank, bge_gemma,
+        qwen3_embedding, qwen3_embedding_prefixed, qwen3_reranker, qwen3_seq_cls, qwen3_tokens, gte_qwen2,
+        mxbai_rerank, qwen2_apeach,
+        qwen2_ssmits, qwen2_reward, qwen2_process_reward, e5_mistral, llama3_causal, nemotron_embed,
+        nemotron_rerank, bge_gemma,
         gemma2_embedder, embedding_gemma,
     )
 }  # fmt: skip
@@ -235,12 +301,26 @@ ALL: dict[str, Callable[[Path], Path]] = {
 
 def embedding_gemma2(folder: Path) -> Path:
     """google/embeddinggemma-2: the text tower of a model whose towers for images and sounds are left out."""
-    settings = gemma(folder, template="<bos> $A <eos>", num_hidden_layers=6, sliding_window=WINDOW, max_position_embeddings=262_144)
-    more: dict[str, Any] = {"hidden_size_per_layer_input": 16, "embedding_dim": 48, "global_head_dim": 64, "num_global_key_value_heads": 1}
+    settings = gemma(
+        folder,
+        template="<bos> $A <eos>",
+        num_hidden_layers=6,
+        sliding_window=WINDOW,
+        max_position_embeddings=262_144,
+    )
+    more: dict[str, Any] = {
+        "hidden_size_per_layer_input": 16,
+        "embedding_dim": 48,
+        "global_head_dim": 64,
+        "num_global_key_value_heads": 1,
+    }
     _hf(folder, "EmbeddingGemma2TextModel", **settings | more)
     inner = json.loads((folder / "config.json").read_text())
     rewrite_weights(folder, lambda name: f"language_model.{name}")
-    _json(folder / "config.json", {"architectures": ["EmbeddingGemma2Model"], "model_type": "embedding_gemma2", "text_config": inner})
+    _json(
+        folder / "config.json",
+        {"architectures": ["EmbeddingGemma2Model"], "model_type": "embedding_gemma2", "text_config": inner},
+    )
     sentence_transformers_files(folder, max_tokens=None, prompts={"query": "task: search result | query: "})
     return folder
 

@@ -1,4 +1,5 @@
-"""Checkpoints of published sizes with random bfloat16 weights, in shards with an index: written tensor by tensor, never held whole."""
+"""Checkpoints of published sizes with random bfloat16 weights, in shards with an index: written tensor by
+tensor, never held whole."""
 
 from __future__ import annotations
 
@@ -19,11 +20,14 @@ SHARD_BYTES = 2_000_000_000
 
 # Sizes of Qwen/Qwen3-Embedding-4B and intfloat/e5-mistral-7b-instruct, from their config.json.
 QWEN3_4B: dict[str, Any] = {
-    "hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
-    "intermediate_size": 9728, "vocab_size": 151665, "max_position_embeddings": 40960, "rope_theta": 1e6, "tie_word_embeddings": True,
+    "hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 9728, "vocab_size": 151665, "max_position_embeddings": 40960, "rope_theta": 1e6,
+    "tie_word_embeddings": True,
 }  # fmt: skip
 E5_MISTRAL: dict[str, Any] = {
-    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
+    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "intermediate_size": 14336,
     "vocab_size": 32000, "max_position_embeddings": 32768, "sliding_window": 4096, "rope_theta": 10000.0,
 }  # fmt: skip
 
@@ -42,7 +46,12 @@ def e5_mistral(folder: Path, **more: Any) -> Path:
     """intfloat/e5-mistral-7b-instruct, or less of it."""
     folder.mkdir(parents=True, exist_ok=True)
     llama_bpe(folder, add_bos_token=True, add_eos_token=True, tokenizer_class="LlamaTokenizer")
-    _write(folder, "MistralModel", "MistralModel", E5_MISTRAL | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2} | more)
+    _write(
+        folder,
+        "MistralModel",
+        "MistralModel",
+        E5_MISTRAL | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2} | more,
+    )
     sentence_transformers_files(folder, pooling="lasttoken", max_tokens=4096)
     return folder
 
@@ -56,7 +65,10 @@ def _write(folder: Path, kind: str, architecture: str, settings: Mapping[str, An
     config.dtype = torch.bfloat16
     config.save_pretrained(folder)
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in getattr(transformers, kind)(config).named_parameters()}
+        shapes = {
+            name: tuple(tensor.shape)
+            for name, tensor in getattr(transformers, kind)(config).named_parameters()
+        }
     noise = torch.randn(BLOCK, generator=torch.Generator().manual_seed(7))
     shards: list[list[str]] = [[]]
     size = 0

@@ -1,4 +1,5 @@
-"""The same tiny decoders through transformers' own classes, one unpadded text at a time: the independent side of their tests."""
+"""The same tiny decoders through transformers' own classes, one unpadded text at a time: the
+independent side of their tests."""
 
 from __future__ import annotations
 
@@ -23,13 +24,20 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def build(folder: Path, name: str, *, rename: Rename = lambda name: name, attention: str = "eager", **settings: Any) -> Any:
-    """transformers' class `name` from config.json with `settings` over it; every tensor must have its place."""
+def build(
+    folder: Path, name: str, *, rename: Rename = lambda name: name, attention: str = "eager", **settings: Any
+) -> Any:
+    """transformers' class `name` from config.json with `settings` over it; every
+    tensor must have its place."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | settings
     config.pop("auto_map", None)
     kind = getattr(transformers, name)
-    model = kind._from_config(kind.config_class.from_dict(config), attn_implementation=attention).float().eval()
-    state = {new: tensor.float() for old, tensor in tensors(folder).items() if (new := rename(old)) is not None}
+    model = (
+        kind._from_config(kind.config_class.from_dict(config), attn_implementation=attention).float().eval()
+    )
+    state = {
+        new: tensor.float() for old, tensor in tensors(folder).items() if (new := rename(old)) is not None
+    }
     missing, extra = model.load_state_dict(state, strict=False)
     assert not extra, extra
     assert set(missing) <= {"lm_head.weight"}, missing

@@ -1,4 +1,5 @@
-"""GTE (new-impl), Nomic BERT and its mixture of experts once more, in numpy, float64 and plain loops: one unpadded text at a time.
+"""GTE (new-impl), Nomic BERT and its mixture of experts once more, in numpy, float64 and plain loops: one
+unpadded text at a time.
 
 Written from the description of the models, not from the exporter: the independent side of their tests.
 """
@@ -21,7 +22,10 @@ erf = np.vectorize(math.erf, otypes=[np.float64])
 def tensors(folder: Path, *, prefix: str = "") -> dict[str, Array]:
     from safetensors.numpy import load_file
 
-    return {name.removeprefix(prefix): value.astype(np.float64) for name, value in load_file(folder / "model.safetensors").items()}
+    return {
+        name.removeprefix(prefix): value.astype(np.float64)
+        for name, value in load_file(folder / "model.safetensors").items()
+    }
 
 
 def gelu(x: Array) -> Array:
@@ -43,11 +47,15 @@ def linear(known: Tensors, name: str, x: Array) -> Array:
 
 def norm(known: Tensors, name: str, x: Array, eps: float) -> Array:
     centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * known[f"{name}.weight"] + known[f"{name}.bias"]
+    return (
+        centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * known[f"{name}.weight"]
+        + known[f"{name}.bias"]
+    )
 
 
 def attention(qkv: Array, heads: int, frequencies: Array) -> Array:
-    """[tokens, 3 * hidden] -> [tokens, hidden]; thirds are query, key, value; rotary over the whole head, halves turned."""
+    """[tokens, 3 * hidden] -> [tokens, hidden]; thirds are query, key, value; rotary over the
+    whole head, halves turned."""
     count, width = qkv.shape[0], qkv.shape[1] // 3 // heads
     query, key, value = (part.reshape(count, heads, width) for part in np.split(qkv, 3, axis=1))
     made = np.zeros((count, heads, width))
@@ -103,7 +111,11 @@ def nomic(known: Tensors, config: Mapping[str, Any], ids: list[int]) -> Array:
         if f"{at}.mlp.router.layer.weight" in known:
             inner = np.stack([expert_sum(known, f"{at}.mlp", config, token) for token in x])
         elif f"{at}.mlp.fc11.weight" in known:
-            inner = linear(known, f"{at}.mlp.fc2", linear(known, f"{at}.mlp.fc11", x) * silu(linear(known, f"{at}.mlp.fc12", x)))
+            inner = linear(
+                known,
+                f"{at}.mlp.fc2",
+                linear(known, f"{at}.mlp.fc11", x) * silu(linear(known, f"{at}.mlp.fc12", x)),
+            )
         else:
             inner = linear(known, f"{at}.mlp.fc2", gelu(linear(known, f"{at}.mlp.fc1", x)))
         x = norm(known, f"{at}.norm2", x + inner, eps)
@@ -117,5 +129,7 @@ def expert_sum(known: Tensors, at: str, config: Mapping[str, Any], token: Array)
     total = np.zeros_like(token)
     for expert in np.argsort(-weights, kind="stable")[: config["moe_top_k"]]:
         rows = slice(expert * inner, (expert + 1) * inner)
-        total += weights[expert] * (gelu(known[f"{at}.experts.mlp.w1"][rows] @ token) @ known[f"{at}.experts.mlp.w2"][rows])
+        total += weights[expert] * (
+            gelu(known[f"{at}.experts.mlp.w1"][rows] @ token) @ known[f"{at}.experts.mlp.w2"][rows]
+        )
     return total + known[f"{at}.experts.bias"]

@@ -60,7 +60,9 @@ class Proved:
             item = colbert.apply(known, item)
         return item
 
-    def rows(self, items: Sequence[Item], session: onnxruntime.InferenceSession | None = None) -> list[dict[str, Floats]]:
+    def rows(
+        self, items: Sequence[Item], session: onnxruntime.InferenceSession | None = None
+    ) -> list[dict[str, Floats]]:
         """Graph outputs per item, computed as one batch padded to its longest."""
         shape = (len(items), max(len(item.ids) for item in items))
         feed = {name: np.zeros(shape, dtype=np.int64) for name in self.plan.inputs}
@@ -77,22 +79,35 @@ class Proved:
         session = session or self.session
         if session is None:
             with torch.inference_mode():
-                found = [array.numpy() for array in self.module(*(torch.from_numpy(feed[name]) for name in self.plan.inputs))]
+                found = [
+                    array.numpy()
+                    for array in self.module(*(torch.from_numpy(feed[name]) for name in self.plan.inputs))
+                ]
         else:
             found = [np.asarray(array) for array in session.run(names, feed)]
         return [
-            {name: (array[row, : len(item.ids)] if array.ndim == 3 else array[row]) for name, array in zip(names, found, strict=True)}
+            {
+                name: (array[row, : len(item.ids)] if array.ndim == 3 else array[row])
+                for name, array in zip(names, found, strict=True)
+            }
             for row, item in enumerate(items)
         ]
 
     def raw(self, task: manifest.Task, texts: Sequence[Any], *, role: str | None = None) -> list[Floats]:
         """The graph's own output for a task, before anything the runtime does."""
-        return [found[self.plan.heads[task].output] for found in self.rows([self.item(text, role) for text in texts])]
+        return [
+            found[self.plan.heads[task].output]
+            for found in self.rows([self.item(text, role) for text in texts])
+        ]
 
-    def answers(self, task: manifest.Task, texts: Sequence[Any], *, role: str | None = None, **asked: Any) -> list[Floats]:
+    def answers(
+        self, task: manifest.Task, texts: Sequence[Any], *, role: str | None = None, **asked: Any
+    ) -> list[Floats]:
         items = [self.item(text, role) for text in texts]
         head, params = self.plan.heads[task], PoolingParams(**asked)
-        return postprocess.answers(task, head, [found[head.output] for found in self.rows(items)], items, [params] * len(items))
+        return postprocess.answers(
+            task, head, [found[head.output] for found in self.rows(items)], items, [params] * len(items)
+        )
 
     def ids(self, texts: Sequence[Any], *, role: str | None = None) -> list[list[int]]:
         return [self.item(text, role).ids for text in texts]
@@ -101,7 +116,8 @@ class Proved:
 def prove(folder: Path, out: Path | None = None, **asked: Any) -> Proved:
     """Reads and plans without any recipe: the files alone must be enough. `asked` goes to `checkpoint.read`.
 
-    With `out` the graph is exported there and ONNX Runtime answers; without, the module that would be exported does.
+    With `out` the graph is exported there and ONNX Runtime answers; without, the module
+    that would be exported does.
     """
     read = checkpoint.read(folder, **{"recipe": None, **asked})
     plan = planning.plan(read)
@@ -116,7 +132,8 @@ def prove(folder: Path, out: Path | None = None, **asked: Any) -> Proved:
 
 
 def _file(family: registry.Architecture) -> str:
-    """The file of exporter/families that reads it: what a family adapts to a config, its loader is its own."""
+    """The file of exporter/families that reads it: what a family adapts to a
+    config, its loader is its own."""
     for name in registry.names():
         if importlib.import_module(f"poolrt.exporter.families.{name}").ARCHITECTURE.load is family.load:
             return name
@@ -131,8 +148,8 @@ def opened(path: Path) -> onnxruntime.InferenceSession:
 
 
 def cosines(ours: Sequence[Floats], theirs: Sequence[Any], *, of: str = "cosine") -> Floats:
-    """Worst cosine per text; token arrays are compared row by row. `of`: what is measured, for docs/models.md; "" for
-    comparisons that are meant to differ."""
+    """Worst cosine per text; token arrays are compared row by row. `of`: what is measured, for
+    docs/models.md; "" for comparisons that are meant to differ."""
     worst = []
     for one, other in zip(ours, theirs, strict=True):
         one, other = np.atleast_2d(np.float64(one)), np.atleast_2d(np.float64(other))
@@ -146,27 +163,35 @@ def cosines(ours: Sequence[Floats], theirs: Sequence[Any], *, of: str = "cosine"
 
 def differences(ours: Sequence[Floats], theirs: Sequence[Any]) -> float:
     """Largest absolute difference over all texts."""
-    worst = max(float(np.abs(np.float64(one) - np.float64(other)).max()) for one, other in zip(ours, theirs, strict=True))
+    worst = max(
+        float(np.abs(np.float64(one) - np.float64(other)).max())
+        for one, other in zip(ours, theirs, strict=True)
+    )
     note(difference=worst)
     return worst
 
 
 def compiles_and_lowers(proved: Proved) -> None:
-    """A TensorRT-RTX engine for SM89 from the graph, and fp16 and int8 graphs that still answer the same under ONNX Runtime."""
+    """A TensorRT-RTX engine for SM89 from the graph, and fp16 and int8 graphs that still answer the
+    same under ONNX Runtime."""
     from poolrt.exporter import engine
     from poolrt.exporter.graph.passes import int8, mixed
 
     assert proved.graph is not None
     target = engine.Target("tensorrt-rtx", "sm89")
-    made = engine.engine_from_onnx(proved.folder, proved.graph, target, max_tokens=proved.plan.text.max_tokens)
+    made = engine.engine_from_onnx(
+        proved.folder, proved.graph, target, max_tokens=proved.plan.text.max_tokens
+    )
     assert (proved.folder / made.file).stat().st_size > 0
     note(compiled=made.device, version=made.version)
     source = proved.folder / proved.graph.file
     mixed.mixed_from_onnx(source, proved.folder / "half.onnx", "fp16")
     int8.int8_from_onnx(source, proved.folder / "int8.onnx")
-    items = [item for text in TEXTS if (item := proved.item(text)).ids]  # some tokenizers make nothing of an empty text
+    # Some tokenizers make nothing of an empty text
+    items = [item for text in TEXTS if (item := proved.item(text)).ids]
     exact = proved.rows(items)
-    for name, cosine in (("half", 0.999), ("int8", 0.9)):  # random weights drift more than trained ones; these catch a broken graph
+    # Random weights drift more than trained ones; these catch a broken graph
+    for name, cosine in (("half", 0.999), ("int8", 0.9)):
         found = proved.rows(items, opened(proved.folder / f"{name}.onnx"))
         for output in exact[0]:
             if exact[0][output].shape[-1] > 8:

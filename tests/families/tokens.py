@@ -8,18 +8,37 @@ from pathlib import Path
 
 from tests.checkpoints import TABLE, TEXT
 
-MODERN = {"cls_token": "[CLS]", "mask_token": "[MASK]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+MODERN = {
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+    "pad_token": "[PAD]",
+    "sep_token": "[SEP]",
+    "unk_token": "[UNK]",
+}
 MPNET = {
-    "bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>", "pad_token": "<pad>", "sep_token": "</s>",
+    "bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>", "pad_token": "<pad>",
+    "sep_token": "</s>",
     "unk_token": "[UNK]",
 }  # fmt: skip
 
 
 def modernbert_bpe(folder: Path, *, added: Sequence[str] = (), max_tokens: int = TABLE) -> int:
-    """ModernBERT's: byte-level BPE, special tokens behind the pieces, `added` ones (`[Q] `) last. Answers the count."""
+    """ModernBERT's: byte-level BPE, special tokens behind the pieces, `added` ones (`[Q] `)
+    last. Answers the count."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("in", "g"), ("a", "r"), ("ar", "s"), ("Ġ", "a"), ("e", "d"), ("o", "f")]
+    merges = [
+        ("t", "h"),
+        ("th", "e"),
+        ("Ġ", "the"),
+        ("i", "n"),
+        ("in", "g"),
+        ("a", "r"),
+        ("ar", "s"),
+        ("Ġ", "a"),
+        ("e", "d"),
+        ("o", "f"),
+    ]
     special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
     tokenizer = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, merges))
@@ -37,7 +56,12 @@ def modernbert_bpe(folder: Path, *, added: Sequence[str] = (), max_tokens: int =
     tokenizer.save(str(folder / "tokenizer.json"))
     reads = ["input_ids", "attention_mask"]
     write(folder / "special_tokens_map.json", MODERN)
-    config = {**MODERN, "model_input_names": reads, "model_max_length": max_tokens, "tokenizer_class": "PreTrainedTokenizerFast"}
+    config = {
+        **MODERN,
+        "model_input_names": reads,
+        "model_max_length": max_tokens,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
     write(folder / "tokenizer_config.json", config)
     return tokenizer.get_vocab_size(with_added_tokens=True)
 
@@ -48,7 +72,14 @@ def mpnet_wordpiece(folder: Path, *, max_tokens: int = TABLE) -> int:
 
     from tests.checkpoints import wordpiece_vocabulary
 
-    pieces = ["<s>", "<pad>", "</s>", "[UNK]", *(piece for piece in wordpiece_vocabulary() if not piece.startswith("[")), "<mask>"]
+    pieces = [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "[UNK]",
+        *(piece for piece in wordpiece_vocabulary() if not piece.startswith("[")),
+        "<mask>",
+    ]
     ids = {piece: index for index, piece in enumerate(pieces)}
     (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
@@ -56,23 +87,37 @@ def mpnet_wordpiece(folder: Path, *, max_tokens: int = TABLE) -> int:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens(list(MPNET.values()))
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     write(folder / "special_tokens_map.json", MPNET)
-    config = {**MPNET, "do_lower_case": True, "model_max_length": max_tokens, "tokenizer_class": "MPNetTokenizer"}
+    config = {
+        **MPNET,
+        "do_lower_case": True,
+        "model_max_length": max_tokens,
+        "tokenizer_class": "MPNetTokenizer",
+    }
     write(folder / "tokenizer_config.json", config)
     return len(pieces)
 
 
 def deberta_unigram(folder: Path, *, max_tokens: int = TABLE) -> int:
-    """DeBERTa-v3's: `[PAD]` 0, `[CLS]` 1, `[SEP]` 2, `[UNK]` 3, SentencePiece pieces, `[MASK]` last; token types 0 and 1."""
+    """DeBERTa-v3's: `[PAD]` 0, `[CLS]` 1, `[SEP]` 2, `[UNK]` 3, SentencePiece pieces, `[MASK]`
+    last; token types 0 and 1."""
     import string
 
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     scored = [("[PAD]", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[UNK]", 0.0), ("▁", -3.0)]
-    scored += [(f"▁{word}", -4.0 - index / 10) for index, word in enumerate(word for word in TEXT.split() if not word.startswith("#"))]
-    scored += [(letter, -6.0 - index / 100) for index, letter in enumerate(string.ascii_lowercase + string.punctuation)]
+    scored += [
+        (f"▁{word}", -4.0 - index / 10)
+        for index, word in enumerate(word for word in TEXT.split() if not word.startswith("#"))
+    ]
+    scored += [
+        (letter, -6.0 - index / 100)
+        for index, letter in enumerate(string.ascii_lowercase + string.punctuation)
+    ]
     scored += [("[MASK]", 0.0)]
     tokenizer = Tokenizer(models.Unigram(scored, unk_id=3, byte_fallback=False))
     tokenizer.normalizer = normalizers.NFKC()
@@ -80,11 +125,18 @@ def deberta_unigram(folder: Path, *, max_tokens: int = TABLE) -> int:
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]", AddedToken("[MASK]", special=True)])
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     write(folder / "special_tokens_map.json", MODERN)
-    config = {**MODERN, "do_lower_case": False, "model_max_length": max_tokens, "tokenizer_class": "DebertaV2Tokenizer"}
+    config = {
+        **MODERN,
+        "do_lower_case": False,
+        "model_max_length": max_tokens,
+        "tokenizer_class": "DebertaV2Tokenizer",
+    }
     write(folder / "tokenizer_config.json", config)
     return len(scored)
 

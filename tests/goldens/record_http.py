@@ -1,6 +1,7 @@
 """Records what the real vLLM answers to tests/serve/cases.py, one JSON file per server: `make goldens`.
 
-The environment variable POOLRT_VLLM names the `vllm` program to run. Checkpoints are the tiny ones of tests/checkpoints.py.
+The environment variable POOLRT_VLLM names the `vllm` program to run. Checkpoints are the tiny ones
+of tests/checkpoints.py.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 SETTINGS = {
-    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
     "OMP_NUM_THREADS": "1",
 }  # fmt: skip
 KEPT_HEADERS = ("content-type", "metadata")
@@ -38,7 +40,11 @@ def main() -> None:
         checkpoint, cases = SERVERS[name]
         with tempfile.TemporaryDirectory() as folder:
             ALL[checkpoint](Path(folder))
-            flags = ["--chat-template", TEMPLATES[name], "--trust-request-chat-template"] if name in TEMPLATES else []
+            flags = (
+                ["--chat-template", TEMPLATES[name], "--trust-request-chat-template"]
+                if name in TEMPLATES
+                else []
+            )
             with vllm(folder, 18200 + index, *flags) as client:
                 recorded = record(client, cases)
         path = Path(__file__).parent / "http" / f"{name}.json"
@@ -50,11 +56,14 @@ def main() -> None:
 def vllm(folder: str, port: int, *flags: str, **variables: str) -> Iterator[httpx.Client]:
     """A client of a real vLLM that serves the checkpoint in `folder` as the model `m`."""
     command = [
-        os.environ["POOLRT_VLLM"], "serve", folder, "--served-model-name", "m", "--runner", "pooling", "--dtype", "float32",
+        os.environ["POOLRT_VLLM"], "serve", folder, "--served-model-name", "m", "--runner", "pooling",
+        "--dtype", "float32",
         "--enforce-eager", "--host", "127.0.0.1", "--port", str(port), *flags,
     ]  # fmt: skip
     with (
-        subprocess.Popen(command, env=os.environ | SETTINGS | variables, stdout=subprocess.DEVNULL, start_new_session=True) as server,
+        subprocess.Popen(
+            command, env=os.environ | SETTINGS | variables, stdout=subprocess.DEVNULL, start_new_session=True
+        ) as server,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
         try:
@@ -82,7 +91,10 @@ def send(client: httpx.Client, method: str, path: str, body: Any) -> httpx.Respo
 
 
 def answer(got: httpx.Response) -> dict[str, Any]:
-    made: dict[str, Any] = {"status": got.status_code, "headers": {key: got.headers[key] for key in KEPT_HEADERS if key in got.headers}}
+    made: dict[str, Any] = {
+        "status": got.status_code,
+        "headers": {key: got.headers[key] for key in KEPT_HEADERS if key in got.headers},
+    }
     if got.headers.get("content-type", "").startswith("application/json"):
         made["json"] = got.json()
     else:

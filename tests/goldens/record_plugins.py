@@ -1,8 +1,9 @@
-"""Records what the real vLLM answers with its reference IO processors, one JSON file per checkpoint: `make goldens`.
+"""Records what the real vLLM answers with its reference IO processors, one JSON file per
+checkpoint: `make goldens`.
 
-POOLRT_VLLM names the `vllm` program. POOLRT_VLLM_PLUGINS names a folder of packages (`pip install --target FOLDER`) with the two plugins of
-vLLM's repository, tests/plugins/bge_m3_sparse_plugin and colbert_query_plugin, which its wheel does not have; without it nothing is
-recorded.
+POOLRT_VLLM names the `vllm` program. POOLRT_VLLM_PLUGINS names a folder of packages (`pip install --target
+FOLDER`) with the two plugins of vLLM's repository, tests/plugins/bge_m3_sparse_plugin and
+colbert_query_plugin, which its wheel does not have; without it nothing is recorded.
 """
 
 from __future__ import annotations

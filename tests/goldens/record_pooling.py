@@ -1,4 +1,5 @@
-"""Records what the real vLLM's pooling tasks answer for tiny checkpoints, token ids in, arrays out: one .npz for each (checkpoint, task).
+"""Records what the real vLLM's pooling tasks answer for tiny checkpoints, token ids in, arrays out: one .npz
+for each (checkpoint, task).
 
     POOLRT_VLLM=.../bin/vllm python tests/goldens/record_pooling.py [NAME:TASK ...]
 
@@ -22,11 +23,14 @@ FOLDER = Path(__file__).parent / "pooling"
 LENGTHS = (2, 9, 5, 17)
 OVERRIDES = {"bge_m3": {"architectures": ["BgeM3EmbeddingModel"]}}
 RECORDED = (
-    ("bge_m3", "embed"), ("bge_m3", "token_embed"), ("bge_m3", "token_classify"), ("colbert", "token_embed"), ("bert_plain", "embed"),
-    ("bert_classifier", "token_classify"), ("roberta_multi_label", "token_classify"), ("bert_dense", "token_embed"),
+    ("bge_m3", "embed"), ("bge_m3", "token_embed"), ("bge_m3", "token_classify"), ("colbert", "token_embed"),
+    ("bert_plain", "embed"),
+    ("bert_classifier", "token_classify"), ("roberta_multi_label", "token_classify"),
+    ("bert_dense", "token_embed"),
 )  # fmt: skip
 SETTINGS = {
-    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1",
 }  # fmt: skip
 
@@ -43,10 +47,22 @@ def main() -> None:
             special = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
             rng = np.random.default_rng(len(name))
             ids = [rng.integers(9, special["vocab_size"] - 1, length).tolist() for length in LENGTHS]
-            if name == "bge_m3":  # vLLM drops the ends only where they are <s> and </s>, as they are in every text
+            # VLLM drops the ends only where they are <s> and </s>, as they are in every text
+            if name == "bge_m3":
                 ids = [[0, *row[1:-1], 2] for row in ids]
-            asked = {"folder": folder, "task": task, "ids": ids, "overrides": OVERRIDES.get(name, {}), "out": f"{folder}/answers.npz"}
-            subprocess.run([python, __file__, "--inside"], input=json.dumps(asked).encode(), env=os.environ | SETTINGS, check=True)
+            asked = {
+                "folder": folder,
+                "task": task,
+                "ids": ids,
+                "overrides": OVERRIDES.get(name, {}),
+                "out": f"{folder}/answers.npz",
+            }
+            subprocess.run(
+                [python, __file__, "--inside"],
+                input=json.dumps(asked).encode(),
+                env=os.environ | SETTINGS,
+                check=True,
+            )
             answers = dict(np.load(asked["out"]))
             digest = np.array(weights_digest(Path(folder)))
         FOLDER.mkdir(exist_ok=True)
@@ -76,12 +92,22 @@ def inside() -> None:
 
     asked = json.load(sys.stdin)
     model = vllm.LLM(
-        model=asked["folder"], runner="pooling", dtype="float32", enforce_eager=True, hf_overrides=asked["overrides"],
+        model=asked["folder"], runner="pooling", dtype="float32", enforce_eager=True,
+        hf_overrides=asked["overrides"],
         pooler_config={"task": asked["task"]}, enable_prefix_caching=False, seed=0,
     )  # fmt: skip
-    answers = model.encode([{"prompt_token_ids": row} for row in asked["ids"]], pooling_task=asked["task"], use_tqdm=False)
-    arrays = {f"out_{index}": np.asarray(answer.outputs.data, dtype=np.float32) for index, answer in enumerate(answers)}
-    versions = {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    answers = model.encode(
+        [{"prompt_token_ids": row} for row in asked["ids"]], pooling_task=asked["task"], use_tqdm=False
+    )
+    arrays = {
+        f"out_{index}": np.asarray(answer.outputs.data, dtype=np.float32)
+        for index, answer in enumerate(answers)
+    }
+    versions = {
+        "vllm": vllm.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
     np.savez(asked["out"], **{"versions": np.array(json.dumps(versions)), **arrays})  # pyright: ignore[reportArgumentType]
 
 

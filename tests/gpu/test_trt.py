@@ -1,4 +1,5 @@
-"""TensorRT engines on a real GPU: the same numbers as ONNX Runtime, graphs per bucket, flat memory, clear mismatches."""
+"""TensorRT engines on a real GPU: the same numbers as ONNX Runtime, graphs per bucket, flat
+memory, clear mismatches."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(artifacts: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, backend: str) -> Artifact:
+def built(
+    artifacts: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, backend: str
+) -> Artifact:
     """The tiny MiniLM with an fp32 engine for the GPU of this machine."""
     folder = shutil.copytree(artifacts("minilm_like"), tmp_path_factory.mktemp("gpu") / "minilm")
     pipeline.build(folder, target=[backend])
@@ -59,21 +62,31 @@ def agree(found: list[Any], expected: list[Any], mask: NDArray[np.int64], cosine
         assert one.shape == other.shape
         assert one.dtype == np.float32
         a, b = ((x[mask == 1] if x.ndim == 3 else x).astype(np.float64) for x in (one, other))
-        assert ((a * b).sum(axis=-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))).min() >= cosine
+        assert (
+            (a * b).sum(axis=-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+        ).min() >= cosine
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (1, 64), (3, 17), (7, 33), (8, 8), (300, 5)], ids=str)
-def test_an_engine_answers_as_onnxruntime_does(built: Artifact, opened: trt.Session, rows: int, tokens: int) -> None:
+def test_an_engine_answers_as_onnxruntime_does(
+    built: Artifact, opened: trt.Session, rows: int, tokens: int
+) -> None:
     graph, feed = built.manifest.graph("text"), batch(rows, tokens)
     names = [tensor.name for tensor in graph.outputs]
     exact = ort.open(built.folder, built.manifest, graph)
     for _ in range(3):  # captured, then replayed
-        agree(opened.run(feed, names), exact.run(feed, names), feed["attention_mask"], TOLERANCES["fp32"].cosine)
+        agree(
+            opened.run(feed, names), exact.run(feed, names), feed["attention_mask"], TOLERANCES["fp32"].cosine
+        )
     exact.close()
 
 
-def test_a_16_bit_engine_is_within_its_tolerance(checkpoints: Callable[[str], Path], tmp_path: Path, backend: str) -> None:
-    made = pipeline.export(checkpoints("minilm_like"), name="half", out=tmp_path, precision="fp16", target=[backend])
+def test_a_16_bit_engine_is_within_its_tolerance(
+    checkpoints: Callable[[str], Path], tmp_path: Path, backend: str
+) -> None:
+    made = pipeline.export(
+        checkpoints("minilm_like"), name="half", out=tmp_path, precision="fp16", target=[backend]
+    )
     (engine,) = made.engines
     assert {each.task for each in made.evidence if each.engine == engine} == {"embed", "token_embed"}
 
@@ -89,7 +102,9 @@ def test_one_graph_is_captured_per_bucket(opened: trt.Session) -> None:
 def test_beyond_the_cap_graphs_are_released_and_answers_stay_right(built: Artifact) -> None:
     engine = built.manifest.engines[0]
     plan = (built.folder / engine.file).read_bytes()
-    session = trt.Session(trt.library(engine.backend), trt.Cuda(), plan, engine, pad_id=built.manifest.text.pad_id, graphs=2)
+    session = trt.Session(
+        trt.library(engine.backend), trt.Cuda(), plan, engine, pad_id=built.manifest.text.pad_id, graphs=2
+    )
     first = session.run(batch(1, 8), ["out_embed"])[0]
     for tokens in (16, 24, 32, 40):
         session.run(batch(1, tokens), ["out_embed"])
@@ -105,14 +120,20 @@ def test_memory_is_flat_however_shapes_vary(opened: trt.Session) -> None:
         opened.run(batch(rows, tokens), ["out_embed"])
     free = cuda("cudaMemGetInfo")[0]
     for _ in range(100):
-        opened.run(batch(int(generator.integers(1, 65)), int(generator.integers(1, 65))), ["out_embed", "out_token_embed"])
+        opened.run(
+            batch(int(generator.integers(1, 65)), int(generator.integers(1, 65))),
+            ["out_embed", "out_token_embed"],
+        )
     # Executable graphs themselves take a little device memory, at most `graphs` times.
     assert free - cuda("cudaMemGetInfo")[0] < 64 << 20
 
 
 def test_what_does_not_fit_is_said_exactly(built: Artifact) -> None:
     engine = built.manifest.engines[0]
-    for changed, told in (({"device": "sm42"}, "compiled for sm42, this GPU is"), ({"version": "0.1"}, "0.1, installed is")):
+    for changed, told in (
+        ({"device": "sm42"}, "compiled for sm42, this GPU is"),
+        ({"version": "0.1"}, "0.1, installed is"),
+    ):
         with pytest.raises(EngineError, match=told):
             trt.open(built.folder, built.manifest, dataclasses.replace(engine, **changed))
 

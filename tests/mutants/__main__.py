@@ -1,6 +1,8 @@
-"""`python -m tests.mutants [PATHS]`: plants faults in a copy of this checkout and reports those that the nearest tests let pass.
+"""`python -m tests.mutants [PATHS]`: plants faults in a copy of this checkout and reports those that
+the nearest tests let pass.
 
-Every fault runs in a forked child that imports poolrt anew; what poolrt imports of other people is imported once, before the fork.
+Every fault runs in a forked child that imports poolrt anew; what poolrt imports of other people is
+imported once, before the fork.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from tests.mutants.nearest import AREAS, nearest
 
 ROOT = Path(__file__).parent.parent.parent
 LIBRARIES = (
-    "pytest", "numpy", "hypothesis", "onnxruntime", "tokenizers", "jinja2", "starlette.testclient", "uvicorn", "httpx", "orjson",
+    "pytest", "numpy", "hypothesis", "onnxruntime", "tokenizers", "jinja2", "starlette.testclient", "uvicorn",
+    "httpx", "orjson",
     "prometheus_client",
 )  # fmt: skip
 REFERENCES = ("torch", "transformers", "sentence_transformers")
@@ -41,19 +44,33 @@ MEMORY = 6 << 30
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
-    parser.add_argument("paths", nargs="*", help="source files or folders; default: what changed since --base")
+    parser.add_argument(
+        "paths", nargs="*", help=("source files or folders; default: what changed since --base")
+    )
     parser.add_argument("--base", default="main")
-    parser.add_argument("--sample", type=int, default=0, help="faults in all, drawn evenly over files by their size; 0: every one")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=0,
+        help=("faults in all, drawn evenly over files by their size; 0: every one"),
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write every fault and what became of it")
     options = parser.parse_args()
     sources = chosen(options.paths, options.base)
     if not sources:
-        print(f"no source file changed since {options.base}; name some: make mutants PATHS='runtime/batching/plan.py'")
+        print(
+            f"no source file changed since {options.base}; name some: make mutants "
+            "PATHS='runtime/batching/plan.py'"
+        )
         return 0
     per_file = drawn(sources, options.sample, options.seed)
     areas = {source.split("/")[0] for source in per_file}
-    for library in (*LIBRARIES, *(REFERENCES if areas != {"serve"} else ("torch",)), *(EXPORTING if "exporter" in areas else ())):
+    for library in (
+        *LIBRARIES,
+        *(REFERENCES if areas != {"serve"} else ("torch",)),
+        *(EXPORTING if "exporter" in areas else ()),
+    ):
         importlib.import_module(library)
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="poolrt-mutants-") as folder:
@@ -74,18 +91,29 @@ def chosen(paths: list[str], base: str) -> list[str]:
             for name in git("diff", "--name-only", base)
             if name.split("/")[0] in AREAS and name.endswith(".py") and (ROOT / name).is_file()
         ]
-    files = [file for path in paths for file in (sorted((ROOT / path).rglob("*.py")) if (ROOT / path).is_dir() else [ROOT / path])]
+    files = [
+        file
+        for path in paths
+        for file in (sorted((ROOT / path).rglob("*.py")) if (ROOT / path).is_dir() else [ROOT / path])
+    ]
     return [str(file.relative_to(ROOT)) for file in files]
 
 
 def git(*arguments: str) -> list[str]:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
 
 
 def drawn(sources: list[str], sample: int, seed: int) -> dict[str, list[Fault]]:
-    every = [(source, fault) for source in sources for fault in faults((ROOT / source).read_text(encoding="utf-8"))]
+    every = [
+        (source, fault) for source in sources for fault in faults((ROOT / source).read_text(encoding="utf-8"))
+    ]
     picked = random.Random(seed).sample(every, min(sample, len(every))) if sample else every
-    found = {source: sorted((fault for name, fault in picked if name == source), key=lambda fault: fault.number) for source in sources}
+    found = {
+        source: sorted((fault for name, fault in picked if name == source), key=lambda fault: fault.number)
+        for source in sources
+    }
     return {source: each for source, each in found.items() if each}
 
 
@@ -136,8 +164,8 @@ def tried(copy: Path, home: Path, source: str, drawn: list[Fault]) -> list[dict[
 
 
 def run(copy: Path, tests: list[str], cache: Path | None, *, limit_s: float) -> tuple[int, str]:
-    """pytest's exit code in a forked child, -1 when it took too long, and what it printed. `cache`: a folder of its own for artifacts that
-    tests export; None: the usual one."""
+    """pytest's exit code in a forked child, -1 when it took too long, and what it printed. `cache`: a folder
+    of its own for artifacts that tests export; None: the usual one."""
     with tempfile.TemporaryFile() as output:
         child = os.fork()
         if child == 0:
@@ -160,10 +188,20 @@ def run(copy: Path, tests: list[str], cache: Path | None, *, limit_s: float) -> 
 
                 # A failing example is enough, the least one takes long to find.
                 phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
-                hypothesis.settings.register_profile("mutants", phases=phases, database=None, derandomize=True, deadline=None)
+                hypothesis.settings.register_profile(
+                    "mutants", phases=phases, database=None, derandomize=True, deadline=None
+                )
                 hypothesis.settings.load_profile("mutants")
 
-                flags = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", f"--rootdir={copy}"]
+                flags = [
+                    "-x",
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    "-m",
+                    "not slow and not gpu",
+                    f"--rootdir={copy}",
+                ]
                 code = int(pytest.main([*flags, *tests]))
                 sys.stdout.flush()
                 os._exit(code)

@@ -13,13 +13,25 @@ COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
 }  # fmt: skip
 ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
     ast.LShift: ast.RShift, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
 }  # fmt: skip
-TWINS = {"min": "max", "max": "min", "any": "all", "all": "any", "argmin": "argmax", "argmax": "argmin", "zeros": "ones", "ones": "zeros",
-         "floor": "ceil", "ceil": "floor", "partition": "rpartition", "removeprefix": "removesuffix", "removesuffix": "removeprefix",
-         "bisect_left": "bisect_right", "bisect_right": "bisect_left", "startswith": "endswith", "endswith": "startswith"}  # fmt: skip
-ERRORS = ("InputError", "UnsupportedTask", "EngineError", "ArtifactError", "CheckpointError", "Overload", "DeadlineExceeded")
+TWINS = {"min": "max", "max": "min", "any": "all", "all": "any", "argmin": "argmax", "argmax": "argmin",
+    "zeros": "ones", "ones": "zeros",
+         "floor": "ceil", "ceil": "floor", "partition": "rpartition", "removeprefix": "removesuffix",
+         "removesuffix": "removeprefix",
+         "bisect_left": "bisect_right", "bisect_right": "bisect_left", "startswith": "endswith",
+         "endswith": "startswith"}  # fmt: skip
+ERRORS = (
+    "InputError",
+    "UnsupportedTask",
+    "EngineError",
+    "ArtifactError",
+    "CheckpointError",
+    "Overload",
+    "DeadlineExceeded",
+)
 LONG_TEXT = 40
 """Longer strings are sentences for people."""
 
@@ -47,7 +59,8 @@ class _Place:
 
 
 def faults(source: str) -> Iterator[Fault]:
-    """Every fault of a file, in the order of its lines. What only types, documents or speaks to people is left alone."""
+    """Every fault of a file, in the order of its lines. What only types, documents or speaks
+    to people is left alone."""
     for number, (place, kind, changed) in enumerate(_all(ast.parse(source))):
         after = "nothing" if changed is None else _short(changed)
         yield Fault(number, getattr(place.node, "lineno", 0), kind, _short(place.node), after)
@@ -75,12 +88,16 @@ def _short(node: ast.AST) -> str:
 
 def _places(node: ast.AST, parents: tuple[ast.AST, ...]) -> Iterator[_Place]:
     for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns", "decorator_list", "type_comment", "ctx") or (isinstance(node, ast.Assert)):
+        if name in ("annotation", "returns", "decorator_list", "type_comment", "ctx") or (
+            isinstance(node, ast.Assert)
+        ):
             continue
         if isinstance(value, list):
             for index, child in enumerate(value):
                 if isinstance(child, ast.AST) and not _silent(child):
-                    yield _Place(child, lambda new, value=value, index=index: _put(value, index, new), (*parents, node))
+                    yield _Place(
+                        child, lambda new, value=value, index=index: _put(value, index, new), (*parents, node)
+                    )
                     yield from _places(child, (*parents, node))
         elif isinstance(value, ast.AST) and not _silent(value):
             yield _Place(value, lambda new, node=node, name=name: setattr(node, name, new), (*parents, node))
@@ -99,9 +116,17 @@ def _silent(node: ast.AST) -> bool:
         return True
     if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
         return True
-    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript) and isinstance(node.value.value, ast.Name):
+    if (
+        isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Subscript)
+        and isinstance(node.value.value, ast.Name)
+    ):
         return node.value.value.id in ("Literal", "Callable", "NDArray", "Annotated")
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func).startswith(("log.", "logging."))
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func).startswith(("log.", "logging."))
+    )
 
 
 def _changes(place: _Place) -> Iterator[tuple[str, ast.AST | None]]:
@@ -137,7 +162,9 @@ def _changes(place: _Place) -> Iterator[tuple[str, ast.AST | None]]:
             yield "constant", ast.Constant(value + 1 if isinstance(value, int) else value * 1000 + 0.001)
             if isinstance(value, int) and value > 1:
                 yield "constant", ast.Constant(value - 1)
-        case ast.Constant(value=str() as value) if not said and 0 < len(value) <= LONG_TEXT and not isinstance(parent, ast.FormattedValue):
+        case ast.Constant(value=str() as value) if (
+            not said and 0 < len(value) <= LONG_TEXT and not isinstance(parent, ast.FormattedValue)
+        ):
             yield "text", ast.Constant("" if " " in value else value + "x")
         case ast.Call():
             yield from _calls(node)
@@ -174,7 +201,13 @@ def _tested(node: ast.If, value: bool) -> ast.If:
 
 
 def _calls(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
-    name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
+    name = (
+        node.func.id
+        if isinstance(node.func, ast.Name)
+        else node.func.attr
+        if isinstance(node.func, ast.Attribute)
+        else ""
+    )
     if name in ("field", "TypeVar", "About"):
         return
     if name in TWINS:
@@ -186,10 +219,20 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
         yield "twin", changed
     if isinstance(node.func, ast.Attribute) and not node.args and not node.keywords:
         yield "call dropped", node.func.value  # .copy(), .strip(), .lower()
-    if name in ("sorted", "reversed", "float", "int", "str", "bool", "list", "tuple", "abs", "round", "dict") and len(node.args) == 1:
+    if (
+        name in ("sorted", "reversed", "float", "int", "str", "bool", "list", "tuple", "abs", "round", "dict")
+        and len(node.args) == 1
+    ):
         yield "call dropped", node.args[0]
     for index, keyword in enumerate(node.keywords):
-        if keyword.arg is not None and keyword.arg not in ("field", "param", "strict", "help", "description", "metavar"):
+        if keyword.arg is not None and keyword.arg not in (
+            "field",
+            "param",
+            "strict",
+            "help",
+            "description",
+            "metavar",
+        ):
             changed = copy.copy(node)
             changed.keywords = [one for number, one in enumerate(node.keywords) if number != index]
             yield "argument dropped", changed

@@ -130,15 +130,22 @@ def nearest(root: Path, source: str) -> list[str]:
     """Test files for a source file, both relative to `root`, the nearest first: those of its own name, then
     those of the table; where there are none, those that import it."""
     area, _, rest = source.removesuffix(".py").partition("/")
-    named = sorted(path.stem for path in (root / "tests" / area).glob(f"test_{Path(rest).stem.strip('_')}*.py"))
+    named = sorted(
+        path.stem for path in (root / "tests" / area).glob(f"test_{Path(rest).stem.strip('_')}*.py")
+    )
     listed = [test for tests, sources in TABLE[area].items() if rest in sources for test in tests.split()]
-    places = dict.fromkeys(f"tests/{stem}.py" if "/" in stem else f"tests/{area}/{stem}.py" for stem in [*named, *listed])
+    places = dict.fromkeys(
+        f"tests/{stem}.py" if "/" in stem else f"tests/{area}/{stem}.py" for stem in [*named, *listed]
+    )
     return [place for place in places if (root / place).is_file()] or importing(root, area, rest)
 
 
 def importing(root: Path, area: str, rest: str) -> list[str]:
     """Tests with `from poolrt.AREA.MODULE import ...` or `from poolrt.AREA import ..., MODULE`."""
     package, _, module = f"poolrt.{area}.{rest.replace('/', '.')}".rpartition(".")
-    written = re.compile((rf"^\s*from {re.escape(package)}(\.{module} " r"import |( import " rf".*\b{module}\b))"), re.MULTILINE)
+    written = re.compile(
+        (rf"^\s*from {re.escape(package)}(\.{module} " r"import |( import " rf".*\b{module}\b))"),
+        re.MULTILINE,
+    )
     tests = sorted((root / "tests" / area).glob("test_*.py"))
     return [str(path.relative_to(root)) for path in tests if written.search(path.read_text(encoding="utf-8"))]

@@ -1,8 +1,10 @@
 # ruff: noqa: N801, N802, N815 (the names are those of the CUDA runtime)
-"""A GPU made of host memory: the calls of cuda-bindings and TensorRT that `backends/trt.py` makes, with their rules checked.
+"""A GPU made of host memory: the calls of cuda-bindings and TensorRT that `backends/trt.py` makes,
+with their rules checked.
 
-It does not stand for the real libraries (tests/gpu does that where there is a GPU); it runs our own code: addresses, padding,
-capture and replay, eviction and release. An engine is an ONNX graph that onnxruntime computes between device addresses.
+It does not stand for the real libraries (tests/gpu does that where there is a GPU); it runs our own code:
+addresses, padding, capture and replay, eviction and release. An engine is an ONNX graph that onnxruntime
+computes between device addresses.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ OK = cudaError_t.cudaSuccess
 
 
 class Cuda:
-    """Answers (error, ...) as cuda.bindings.runtime does. Streams are integers; work on them is done at once, or recorded in a capture."""
+    """Answers (error, ...) as cuda.bindings.runtime does. Streams are integers; work on them is done at once,
+    or recorded in a capture."""
 
     cudaError_t = cudaError_t
     cudaStreamNonBlocking = 1
@@ -72,9 +75,10 @@ class Cuda:
 
     def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> Any:
         for address in (to, source):
-            assert any(start <= address and address + size <= start + len(block) for start, block in self.memory.items()), (
-                "outside of any memory"
-            )
+            assert any(
+                start <= address and address + size <= start + len(block)
+                for start, block in self.memory.items()
+            ), "outside of any memory"
         ctypes.memmove(to, source, size)
         return (OK,)
 
@@ -120,7 +124,9 @@ def library(cuda: Cuda) -> Any:
     module.TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
     module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
     module.nptype = lambda kind: np.dtype(kind)
-    module.Runtime = lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: Engine(Path(plan.decode()), cuda) if plan else None)
+    module.Runtime = lambda log: SimpleNamespace(
+        deserialize_cuda_engine=lambda plan: Engine(Path(plan.decode()), cuda) if plan else None
+    )
     return module
 
 

@@ -1,4 +1,5 @@
-"""An artifact that is not whole, not ours or not inside its folder is refused, with what is wrong and what to do."""
+"""An artifact that is not whole, not ours or not inside its folder is refused, with what
+is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ def refused(folder: Path, *parts: str, check: reading.Check = "full") -> None:
 def test_a_whole_artifact_is_read(folder):
     opened = reading.read(folder)
     assert opened.manifest == manifest_of(folder)
-    assert set(opened.manifest.files) == {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {FILE}
+    assert set(opened.manifest.files) == {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    } - {FILE}
 
 
 def test_a_graph_is_found_by_its_role_and_precision(folder):
@@ -58,7 +61,12 @@ def test_a_graph_is_found_by_its_role_and_precision(folder):
     both = dataclasses.replace(manifest, graphs=(exact, lowered))
     assert both.graph("text") == both.graph("text", "fp32") == exact
     assert both.graph("text", "bf16") == lowered
-    with pytest.raises(ArtifactError, match=r"no text graph in int8; it has text fp32 \(model\.onnx\), text bf16 \(model\.bf16\.onnx\)"):
+    with pytest.raises(
+        ArtifactError,
+        match=(
+            r"no text graph in int8; it has text fp32 \(model\.onnx\), text bf16 " r"\(model\.bf16\.onnx\)"
+        ),
+    ):
         both.graph("text", "int8")
     with pytest.raises(ArtifactError, match="no text graph; it has none"):
         dataclasses.replace(manifest, graphs=()).graph("text")
@@ -91,7 +99,9 @@ def test_every_byte_of_the_manifest_counts(folder):
     whole = path.read_bytes()
     generator = np.random.default_rng(0)
     for place in generator.choice(len(whole), 300, replace=False):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ int(generator.integers(1, 256))]) + whole[place + 1 :])
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ int(generator.integers(1, 256))]) + whole[place + 1 :]
+        )
         with pytest.raises(ArtifactError):
             reading.read(folder)
 
@@ -116,7 +126,10 @@ def test_a_newer_format_names_the_way_out(folder):
     refused(folder, "newer poolrt", "upgrade", "export it again")
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"format": "1"}', b'{"format": true}', b"null"])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"format": "1"}', b'{"format": true}', b"null"],
+)
 def test_a_manifest_that_is_none_is_refused(folder, text):
     (folder / FILE).write_bytes(text)
     refused(folder, FILE)
@@ -134,11 +147,24 @@ def test_unknown_missing_and_mistyped_keys_are_told_together(folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["../outside.bin", "/etc/hostname", "a/../../outside.bin", "C:\\outside.bin", "..\\outside.bin", "./model.onnx", "", "a//b", "a\0b"],
+    [
+        "../outside.bin",
+        "/etc/hostname",
+        "a/../../outside.bin",
+        "C:\\outside.bin",
+        "..\\outside.bin",
+        "./model.onnx",
+        "",
+        "a//b",
+        "a\0b",
+    ],
 )
 def test_a_path_that_leaves_the_folder_is_refused(folder, name):
     (folder.parent / "outside.bin").write_bytes(b"x")
-    seal(folder, files={**manifest_of(folder).files, name: File(size=1, sha256=hashlib.sha256(b"x").hexdigest())})
+    seal(
+        folder,
+        files={**manifest_of(folder).files, name: File(size=1, sha256=hashlib.sha256(b"x").hexdigest())},
+    )
     refused(folder, "leaves the folder")
 
 
@@ -205,18 +231,29 @@ def test_parts_of_the_manifest_must_agree(folder):
         heads={"embed": dataclasses.replace(found.heads["embed"], output="nowhere")},
         text=dataclasses.replace(found.text, pad_id=10**6, chat_template="chat.jinja"),
     )
-    refused(folder, "none for task 'classify'", "no output 'nowhere'", "pad_id", "chat.jinja: used by the manifest but not listed")
+    refused(
+        folder,
+        "none for task 'classify'",
+        "no output 'nowhere'",
+        "pad_id",
+        ("chat.jinja: used by the manifest but not listed"),
+    )
 
 
 # External data
 
 
 def external_model(path: Path, *locations: str, offset: int = 0, length: int | None = 16) -> None:
-    """A graph of the artifact's outputs whose weights are said to lie at `locations`; the first on top, the others in an If branch."""
+    """A graph of the artifact's outputs whose weights are said to lie at `locations`; the first on top,
+    the others in an If branch."""
 
     def tensor(location: str, name: str) -> TensorProto:
-        made = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-        facts = {"location": location, "offset": str(offset)} | ({} if length is None else {"length": str(length)})
+        made = TensorProto(
+            name=name, data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL
+        )
+        facts = {"location": location, "offset": str(offset)} | (
+            {} if length is None else {"length": str(length)}
+        )
         for key, value in facts.items():
             made.external_data.add(key=key, value=value)
         return made
@@ -225,10 +262,18 @@ def external_model(path: Path, *locations: str, offset: int = 0, length: int | N
     for index, location in enumerate(locations[1:]):
         constant = helper.make_node("Constant", [], [f"inner{index}"])
         constant.attribute.append(helper.make_attribute("value", tensor(location, f"hidden{index}")))
-        branch = helper.make_graph([constant], "branch", [], [helper.make_tensor_value_info(f"inner{index}", TensorProto.FLOAT, [4])])
-        nodes.append(helper.make_node("If", ["condition"], [f"chosen{index}"], then_branch=branch, else_branch=branch))
+        branch = helper.make_graph(
+            [constant], "branch", [], [helper.make_tensor_value_info(f"inner{index}", TensorProto.FLOAT, [4])]
+        )
+        nodes.append(
+            helper.make_node("If", ["condition"], [f"chosen{index}"], then_branch=branch, else_branch=branch)
+        )
     initializers = [tensor(location, "weights") for location in locations[:1]]
-    onnx.save_model(helper.make_model(helper.make_graph(nodes, "graph", [], [], initializers)), path, save_as_external_data=False)
+    onnx.save_model(
+        helper.make_model(helper.make_graph(nodes, "graph", [], [], initializers)),
+        path,
+        save_as_external_data=False,
+    )
 
 
 def with_graph(folder: Path, *locations: str, listed: tuple[str, ...] = (), **facts: int) -> None:
@@ -269,7 +314,9 @@ def test_external_data_elsewhere_is_refused(folder, location, told, inner):
     refused(folder, told, check="quick")
 
 
-@pytest.mark.parametrize("location", ["*/_ORT_MEM_ADDR_/*", "*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*", "_ort_mem_addr_", "weights*"])
+@pytest.mark.parametrize(
+    "location", ["*/_ORT_MEM_ADDR_/*", "*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*", "_ort_mem_addr_", "weights*"]
+)
 def test_an_address_is_refused_even_where_a_file_has_its_name(folder, location):
     (folder / location).parent.mkdir(parents=True, exist_ok=True)
     (folder / location).write_bytes(bytes(16))
@@ -278,7 +325,13 @@ def test_an_address_is_refused_even_where_a_file_has_its_name(folder, location):
 
 
 @pytest.mark.parametrize(
-    "facts", [{"offset": 8, "length": 16}, {"offset": -1, "length": 4}, {"offset": 0, "length": -4}, {"offset": 17, "length": None}]
+    "facts",
+    [
+        {"offset": 8, "length": 16},
+        {"offset": -1, "length": 4},
+        {"offset": 0, "length": -4},
+        {"offset": 17, "length": None},
+    ],
 )
 def test_external_data_beyond_its_file_is_refused(folder, facts):
     (folder / "weights.bin").write_bytes(bytes(16))

@@ -82,7 +82,9 @@ def test_batches_stay_within_an_engines_profiles():
         assert len(batch) <= (4 if widest == 200 else 16)
 
 
-@pytest.mark.parametrize(("asked", "shape"), [((3, 10), (3, 16)), ((16, 64), (16, 64)), ((4, 65), (4, 65)), ((2, 5), (2, 16))])
+@pytest.mark.parametrize(
+    ("asked", "shape"), [((3, 10), (3, 16)), ((16, 64), (16, 64)), ((4, 65), (4, 65)), ((2, 5), (2, 16))]
+)
 def test_a_shape_is_the_least_that_a_profile_accepts(asked, shape):
     assert Limits(max_tokens=1, launch_tokens=1, profiles=PROFILES).shape(*asked) == shape
 
@@ -104,7 +106,10 @@ def test_a_batch_takes_rows_up_to_its_slots(width, rows):
 
 def test_the_shape_of_least_slots_is_computed():
     # Both profiles take two rows of 40: 2 x 64 slots, or 8 x 40.
-    profiles = (Profile(smallest=(8, 1), best=(8, 64), largest=(16, 64)), Profile(smallest=(1, 64), best=(1, 64), largest=(8, 64)))
+    profiles = (
+        Profile(smallest=(8, 1), best=(8, 64), largest=(16, 64)),
+        Profile(smallest=(1, 64), best=(1, 64), largest=(8, 64)),
+    )
     assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles).shape(2, 40) == (2, 64)
     assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles).shape(2, 3) == (8, 3)
     # What no profile takes keeps its shape.
@@ -146,7 +151,9 @@ def test_the_logits_of_a_splade_batch_are_bounded():
 
 
 @pytest.mark.parametrize(
-    ("queued", "lanes", "slots"), [(416, 1, 1024), (416, 2, 208), (417, 2, 209), (40, 2, 32), (9000, 2, 1024), (300, 8, 38)], ids=str
+    ("queued", "lanes", "slots"),
+    [(416, 1, 1024), (416, 2, 208), (417, 2, 209), (40, 2, 32), (9000, 2, 1024), (300, 8, 38)],
+    ids=str,
 )
 def test_free_lanes_get_equal_shares_but_none_below_two_launches(queued, lanes, slots):
     assert Limits(max_tokens=1024, launch_tokens=16).shared(queued, lanes).max_tokens == slots

@@ -12,7 +12,10 @@ LIMITS = Limits(max_tokens=100, launch_tokens=4)
 
 def entries(*lengths: int, call: Call | None = None, start: int = 0) -> list[Entry]:
     owner = call or Call(Ticket(), Answer([], 0), len(lengths), 0.0, None)
-    made = [Entry(owner, index, Item(ids=[1] * length), length, ("pooled",)) for index, length in enumerate(lengths)]
+    made = [
+        Entry(owner, index, Item(ids=[1] * length), length, ("pooled",))
+        for index, length in enumerate(lengths)
+    ]
     for arrival, entry in enumerate(made, start):
         entry.order = (entry.cost, arrival)
     return made
@@ -45,11 +48,15 @@ def test_a_run_is_taken_around_its_seed_and_leaves_the_rest():
 @pytest.mark.parametrize(
     ("width", "rows", "padding", "taken"),
     [
-        (8, 9, 0, [8, 8]), (8, 9, 1, [7, 8, 8]), (8, 9, 2, [7, 8, 8]), (8, 9, 3, [6, 7, 8, 8]), (8, 2, 9, [8, 8]), (8, 1, 9, [8]),
-        (8, 0, 9, []), (7, 9, 0, [7]), (5, 9, 0, []), (5, 9, 3, []), (5, 9, 4, [1]), (100, 9, 99, [30]), (9, 9, 1, [8]), (9, 9, 2, [8, 8]),
+        (8, 9, 0, [8, 8]), (8, 9, 1, [7, 8, 8]), (8, 9, 2, [7, 8, 8]), (8, 9, 3, [6, 7, 8, 8]),
+        (8, 2, 9, [8, 8]), (8, 1, 9, [8]),
+        (8, 0, 9, []), (7, 9, 0, [7]), (5, 9, 0, []), (5, 9, 3, []), (5, 9, 4, [1]), (100, 9, 99, [30]),
+        (9, 9, 1, [8]), (9, 9, 2, [8, 8]),
     ],
 )  # fmt: skip
-def test_what_fits_beside_a_batch_is_the_longest_short_of_its_padding(width: int, rows: int, padding: int, taken: list[int]):
+def test_what_fits_beside_a_batch_is_the_longest_short_of_its_padding(
+    width: int, rows: int, padding: int, taken: list[int]
+):
     made, _ = pool(1, 6, 7, 8, 8, 30)
     found = made.beside(width, rows, padding)
     assert [entry.cost for entry in found] == taken

@@ -1,4 +1,5 @@
-"""From a checkpoint to its artifact in the cache: which export belongs to which state of the folder, and what goes wrong on the way."""
+"""From a checkpoint to its artifact in the cache: which export belongs to which state of the folder, and
+what goes wrong on the way."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_same_state_is_exported_once_and_another_one_again(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_same_state_is_exported_once_and_another_one_again(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     run, cache, source = Exporter(), tmp_path / "cache", str(checkpoint)
 
     def artifact(*options: str) -> Path:
@@ -102,13 +105,21 @@ def test_an_artifact_is_returned_and_what_is_neither_refused(checkpoint: Path, t
     (checkpoint / "config.json").rename(checkpoint / "modules.json")
     checkpoints.artifact_of(str(checkpoint), [], cache=tmp_path / "cache", run=run)
     for name in ("intfloat/e5-small", "bert"):  # hub ids
-        assert checkpoints.artifact_of(name, [], cache=tmp_path / "cache", run=run).name.startswith(name.split("/")[-1])
+        assert checkpoints.artifact_of(name, [], cache=tmp_path / "cache", run=run).name.startswith(
+            name.split("/")[-1]
+        )
     assert len(run.programs) == 3
 
 
-@pytest.mark.parametrize(("code", "writes", "exit_code"), [(3, False, 3), (4, True, 4), (0, False, EXIT_INPUT)])
-def test_an_export_that_failed_keeps_its_exit_code(checkpoint: Path, tmp_path: Path, code: int, writes: bool, exit_code: int):
-    with pytest.raises(CheckpointError, match=rf"exporting it failed \(exit code {code}\): because of this") as error:
+@pytest.mark.parametrize(
+    ("code", "writes", "exit_code"), [(3, False, 3), (4, True, 4), (0, False, EXIT_INPUT)]
+)
+def test_an_export_that_failed_keeps_its_exit_code(
+    checkpoint: Path, tmp_path: Path, code: int, writes: bool, exit_code: int
+):
+    with pytest.raises(
+        CheckpointError, match=(rf"exporting it failed \(exit code {code}\): " r"because of this")
+    ) as error:
         checkpoints.exported(str(checkpoint), [], cache=tmp_path / "cache", run=Exporter(code, writes=writes))
     assert error.value.exit_code == exit_code
 
@@ -116,7 +127,10 @@ def test_an_export_that_failed_keeps_its_exit_code(checkpoint: Path, tmp_path: P
 def test_without_the_exporter_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = Exporter()
     monkeypatch.setitem(checkpoints.MODULES, "export", ("json", "no_such_library", "nor_this"))
-    with pytest.raises(EngineError, match=r"bert is a checkpoint, and exporting it needs no_such_library, nor_this: pip install"):
+    with pytest.raises(
+        EngineError,
+        match=(r"bert is a checkpoint, and exporting it needs no_such_library, " r"nor_this: pip install"),
+    ):
         checkpoints.exported("bert", [], cache=tmp_path, run=run)
     assert not run.programs
 
@@ -139,8 +153,24 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_options_are_arguments_of_the_export():
-    values = {"hf_overrides": {"b": 1, "a": None}, "convert": "embed", "pooler_config": {}, "dtype": None, "max_len": 8, "on": False}
-    wanted = ["--hf-overrides", '{"a": null, "b": 1}', "--convert", "embed", "--max-len", "8", "--on", "false"]
+    values = {
+        "hf_overrides": {"b": 1, "a": None},
+        "convert": "embed",
+        "pooler_config": {},
+        "dtype": None,
+        "max_len": 8,
+        "on": False,
+    }
+    wanted = [
+        "--hf-overrides",
+        '{"a": null, "b": 1}',
+        "--convert",
+        "embed",
+        "--max-len",
+        "8",
+        "--on",
+        "false",
+    ]
     assert checkpoints.options_of(values) == wanted
     assert {word: checkpoints.CONVERSIONS[word] for word in ("auto", "embedding", "score", "reward")} == {
         "auto": None, "embedding": "embed", "score": "classify", "reward": "reward",
@@ -148,5 +178,8 @@ def test_options_are_arguments_of_the_export():
 
 
 def test_a_program_writes_to_the_log_and_not_to_the_caller_s_output(capfd: pytest.CaptureFixture[str]):
-    assert checkpoints.call([sys.executable, "-c", "print('progress'); raise SystemExit(3)"]) == (3, "see above")
+    assert checkpoints.call([sys.executable, "-c", "print('progress'); raise SystemExit(3)"]) == (
+        3,
+        "see above",
+    )
     assert capfd.readouterr() == ("", "progress\n")

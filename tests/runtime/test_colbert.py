@@ -49,16 +49,25 @@ def roles(folder: Path, *, attend: bool = False) -> dict[str, Role]:
         assert found is not None, token
         return found
 
-    skipped = tuple(found for mark in string.punctuation if (found := tokenizer.token_to_id(mark)) is not None)
+    skipped = tuple(
+        found for mark in string.punctuation if (found := tokenizer.token_to_id(mark)) is not None
+    )
     return {
-        "query": Role(marker_id=number("[unused2]"), max_tokens=QUERY_TOKENS, expand_id=number("[MASK]"), attend_expansion=attend),
+        "query": Role(
+            marker_id=number("[unused2]"),
+            max_tokens=QUERY_TOKENS,
+            expand_id=number("[MASK]"),
+            attend_expansion=attend,
+        ),
         "document": Role(marker_id=number("[unused3]"), max_tokens=DOCUMENT_TOKENS, skip_ids=skipped),
     }
 
 
 def opened(folder: Path, *, style: Any = "model", attend: bool = False) -> Preparation:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return Preparation(folder, manifest(tokenizer, max_tokens=96, roles=roles(folder, attend=attend)), style=style)
+    return Preparation(
+        folder, manifest(tokenizer, max_tokens=96, roles=roles(folder, attend=attend)), style=style
+    )
 
 
 def encoded(reference: MultiVectorEncoder, item: Item) -> scoring.Floats:
@@ -89,9 +98,13 @@ def test_ids_and_masks_are_the_references(folder, reference, role, attend):
 def test_scores_are_the_references(folder, reference):
     prepare = opened(folder)
     reference[0].query_expansion = {"strategy": "fixed", "attend": False, "length": QUERY_TOKENS}
-    theirs = reference.similarity(reference.encode_query(TEXTS), reference.encode_document(TEXTS)).cpu().numpy()
+    theirs = (
+        reference.similarity(reference.encode_query(TEXTS), reference.encode_document(TEXTS)).cpu().numpy()
+    )
     documents = [encoded(reference, item) for item in prepare.singles(TEXTS, role="document")]
-    ours = np.stack([scoring.maxsim(encoded(reference, item), documents) for item in prepare.singles(TEXTS, role="query")])
+    ours = np.stack(
+        [scoring.maxsim(encoded(reference, item), documents) for item in prepare.singles(TEXTS, role="query")]
+    )
     np.testing.assert_allclose(ours, theirs, atol=QUERY_TOKENS * ROUNDING)
     assert theirs.max() > 5, "scores near zero would compare nothing"
 

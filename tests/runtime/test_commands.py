@@ -60,7 +60,9 @@ def test_inspect_reads_as_prose_and_as_json(capsys, folder):
     for part in ("minilm_like: BertModel", "embed: mean pooling", "bi-encoder", "onnxruntime:", "evidence"):
         assert part in out
     code, out, _ = poolrt(capsys, "inspect", folder, "--json", "--quick")
-    assert from_plain(Manifest, json.loads(out)) == from_plain(Manifest, json.loads((folder / FILE).read_bytes()))
+    assert from_plain(Manifest, json.loads(out)) == from_plain(
+        Manifest, json.loads((folder / FILE).read_bytes())
+    )
 
 
 def test_embed_prints_vectors(capsys, folder, tmp_path):
@@ -106,7 +108,10 @@ def test_help_of_a_command_is_its_own(capsys):
 
 
 def test_the_package_runs_as_a_module_and_knows_its_version():
-    code = "import conftest, poolrt, runpy, sys; print(poolrt.__version__); sys.argv[1:] = ['--version']; runpy.run_module('poolrt')"
+    code = (
+        "import conftest, poolrt, runpy, sys; print(poolrt.__version__); sys.argv[1:] = ['--version']; "
+        "runpy.run_module('poolrt')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     version, told = done.stdout.splitlines()
     assert told in (f"poolrt {version}", "poolrt from a checkout")
@@ -150,7 +155,10 @@ def test_an_interrupted_embed_keeps_what_is_done(capsys, folder, lines, tmp_path
     code, told, _ = poolrt(capsys, "embed", folder, "--file", lines, "--out", out, "--resume", "--json")
     assert [one["index"] for one in json.loads(told)["data"]] == [6, 7, 8, 9]
     np.testing.assert_allclose(np.load(out), expected, atol=1e-6)
-    assert poolrt(capsys, "embed", folder, "--file", lines, "--out", out, "--resume")[:2] == (0, f"10 vectors of 64 dims -> {out}\n")
+    assert poolrt(capsys, "embed", folder, "--file", lines, "--out", out, "--resume")[:2] == (
+        0,
+        f"10 vectors of 64 dims -> {out}\n",
+    )
     assert poolrt(capsys, "embed", folder, "a", "--out", out)[0] == 0  # without --resume it begins anew
     assert np.load(out).shape == (1, 64)
 
@@ -194,7 +202,9 @@ def test_a_file_of_other_texts_is_not_gone_on_with(capsys, folder, lines, tmp_pa
 )
 def test_a_missing_extra_is_named_before_any_work(capsys, monkeypatch, command, missing, told):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == missing else find(name, *more))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == missing else find(name, *more)
+    )
     code, _, err = poolrt(capsys, command, "org/a-model-that-would-be-downloaded")
     assert code == errors.EXIT_ENGINE
     assert err.splitlines()[-1].endswith(told)
@@ -208,7 +218,10 @@ def test_a_library_that_turns_out_to_be_missing_is_no_fault_of_ours(capsys, monk
 
     monkeypatch.setattr(model_commands, "doctor", needing)
     code, _, err = poolrt(capsys, "doctor")
-    assert (code, err) == (errors.EXIT_ENGINE, "poolrt doctor: needs starlette, which is not installed: pip install 'poolrt[serve]'\n")
+    assert (code, err) == (
+        errors.EXIT_ENGINE,
+        ("poolrt doctor: needs starlette, which is not installed: pip install 'poolrt[serve]'\n"),
+    )
 
 
 def test_extras_name_modules_that_they_install():
@@ -216,7 +229,9 @@ def test_extras_name_modules_that_they_install():
 
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for extra, modules in extras.MODULES.items():
-        names = {re.split(r"[>=;\[ ]", requirement)[0].replace("-", "_").lower() for requirement in declared[extra]}
+        names = {
+            re.split(r"[>=;\[ ]", requirement)[0].replace("-", "_").lower() for requirement in declared[extra]
+        }
         assert {"pyyaml" if module == "yaml" else module for module in modules} <= names
 
 
@@ -324,7 +339,9 @@ def test_a_missing_library_names_the_extra(capsys, monkeypatch):
 
 def test_a_reader_that_leaves_is_no_fault():
     code = "import conftest, sys; from poolrt.runtime.commands.cli import main; sys.exit(main(['doctor']))"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None

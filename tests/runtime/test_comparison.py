@@ -42,7 +42,9 @@ def opened(tmp_path: Path) -> Any:
     return make
 
 
-def prepared(model: tuple[Manifest, Preparation], first: list[str], second: list[str], **asked: Any) -> score_request.Prepared:
+def prepared(
+    model: tuple[Manifest, Preparation], first: list[str], second: list[str], **asked: Any
+) -> score_request.Prepared:
     asked = {"limits": Limits(), "params": PoolingParams()} | asked
     return score_request.prepare(*model, first, second, Asked(**asked))
 
@@ -77,7 +79,9 @@ def test_token_vectors_are_compared_by_maxsim(opened: Any):
     made = prepared(opened("late-interaction"), [QUERY], DOCUMENTS)
     rows = [RNG.standard_normal((len(item.ids), 4)).astype(np.float32) for item in made.items]
     unit = [row / np.linalg.norm(row, axis=1, keepdims=True) for row in rows]
-    expected = [sum(max(float(one @ other) for other in document) for one in unit[0]) for document in unit[1:]]
+    expected = [
+        sum(max(float(one @ other) for other in document) for one in unit[0]) for document in unit[1:]
+    ]
     assert scores(made, rows) == pytest.approx(expected, abs=1e-5)
 
 
@@ -123,16 +127,21 @@ def test_each_side_has_its_role_and_its_own_cut(opened: Any):
     assert [one.truncated for one in answered] == [True, True]
     whole = prepared(model, ["what"], DOCUMENTS[:1]).finish(Answer([np.ones(4, np.float32)] * 2, 1, slots=1))
     assert [one.truncated for one in whole] == [False]
-    query_only = prepared(model, [QUERY], ["fox"], max_tokens_per_query=1).finish(Answer([np.ones(4, np.float32)] * 2, 1, slots=1))
+    query_only = prepared(model, [QUERY], ["fox"], max_tokens_per_query=1).finish(
+        Answer([np.ones(4, np.float32)] * 2, 1, slots=1)
+    )
     assert [one.truncated for one in query_only] == [True]
 
 
 @pytest.mark.parametrize(
     ("first", "second", "told"),
     [
-        (["a", "b"], ["c"], "1:1, 1:N or N:N"), (["a", "b"], ["c", "d", "e"], "1:1, 1:N or N:N"), ([], ["c"], "At least one text element"),
-        (["a"], [], "At least one text_pair element"), (["a"], ["b", 5], r"data_2\[1\]: expected text, found int"),
-        ([None], ["b"], r"data_1\[0\]: expected text"), (5, ["b"], "data_1: expected text or a list"), ("a", b"b", "data_2: expected text"),
+        (["a", "b"], ["c"], "1:1, 1:N or N:N"), (["a", "b"], ["c", "d", "e"], "1:1, 1:N or N:N"),
+        ([], ["c"], "At least one text element"),
+        (["a"], [], "At least one text_pair element"),
+        (["a"], ["b", 5], r"data_2\[1\]: expected text, found int"),
+        ([None], ["b"], r"data_1\[0\]: expected text"), (5, ["b"], "data_1: expected text or a list"),
+        ("a", b"b", "data_2: expected text"),
         ({"text": "a"}, "b", "a list `content`"), ({"content": []}, "b", "found no part"),
         ("a", {"content": [{"type": "image_url", "image_url": {}}]}, "found a part 'image_url'"),
         ("a", [{"content": [{"type": "text", "text": 5}]}], "found a part 'text'"),
@@ -173,11 +182,15 @@ def test_models_without_scores_say_what_they_have(opened: Any):
 @pytest.mark.parametrize(
     ("scoring", "roles", "sparse", "style"),
     [
-        ("bi-encoder", False, False, "model"), ("bi-encoder", True, False, "vllm"), ("bi-encoder", False, True, "vllm"),
-        ("late-interaction", True, False, "vllm"), ("late-interaction", False, False, "model"), ("cross-encoder", True, True, "vllm"),
+        ("bi-encoder", False, False, "model"), ("bi-encoder", True, False, "vllm"),
+        ("bi-encoder", False, True, "vllm"),
+        ("late-interaction", True, False, "vllm"), ("late-interaction", False, False, "model"),
+        ("cross-encoder", True, True, "vllm"),
     ],
 )  # fmt: skip
-def test_vllms_way_is_another_only_where_it_differs(opened: Any, scoring: str, roles: bool, sparse: bool, style: str):
+def test_vllms_way_is_another_only_where_it_differs(
+    opened: Any, scoring: str, roles: bool, sparse: bool, style: str
+):
     task, head = next(iter(HEADS[scoring].items()))
     heads = {task: dataclasses.replace(head, sparse=sparse)}
     manifest, _ = opened(scoring, heads=heads, roles={"query": Role(prefix="q")} if roles else {})
@@ -192,7 +205,9 @@ def listwise(opened: Any, tmp_path: Path) -> tuple[Manifest, Preparation]:
     """Marks are words of the vocabulary: `fox` behind each document, `dog` behind the query."""
     ids = ALL["wordpiece"]().get_vocab()
     head = Head(output="t", dim=4, pool="tokens", activation="identity", keep_ids=(ids["fox"], ids["dog"]))
-    (tmp_path / "list.jinja").write_text("{% for one in documents %}{{ one }} fox {% endfor %}{{ query }} dog {{ instruction }}")
+    (tmp_path / "list.jinja").write_text(
+        "{% for one in documents %}{{ one }} fox {% endfor %}{{ query }} dog {{ instruction }}"
+    )
     return opened("listwise", heads={"token_embed": head}, score_template="list.jinja")
 
 

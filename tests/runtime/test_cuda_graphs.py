@@ -44,7 +44,12 @@ def test_a_profile_with_room_for_all_rows_comes_first() -> None:
 def test_the_least_recently_used_one_is_released_first() -> None:
     released: list[str] = []
     held: LeastRecent[int, str] = LeastRecent(2, released.append)
-    assert [held.get(key, lambda key=key: f"graph {key}") for key in (1, 2, 1, 3)] == ["graph 1", "graph 2", "graph 1", "graph 3"]
+    assert [held.get(key, lambda key=key: f"graph {key}") for key in (1, 2, 1, 3)] == [
+        "graph 1",
+        "graph 2",
+        "graph 1",
+        "graph 3",
+    ]
     assert released == ["graph 2"]
     assert (1 in held, 2 in held, 3 in held) == (True, False, True)
     held.clear()
@@ -68,7 +73,9 @@ def test_the_old_one_goes_before_the_new_one_is_made() -> None:
 def test_filler_rows_attend_to_something() -> None:
     mask = np.full((4, 8), 9, np.int64)
     fill(mask, np.array([[1, 1, 1], [1, 0, 0]], np.int64), 0)
-    assert mask.tolist() == [[1, 1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]] + [[1, 1, 1, 0, 0, 0, 0, 0]] * 2
+    assert (
+        mask.tolist() == [[1, 1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]] + [[1, 1, 1, 0, 0, 0, 0, 0]] * 2
+    )
 
 
 ENGINE = Engine(

@@ -1,4 +1,5 @@
-"""The examples in the docstrings of what people import: each public method has one, and it prints what it says."""
+"""The examples in the docstrings of what people import: each public method has one,
+and it prints what it says."""
 
 from __future__ import annotations
 
@@ -33,7 +34,10 @@ def folder(artifacts: Callable[[str], Path], minilm: Path, tmp_path_factory: pyt
     """Where the examples run: `artifacts/` below it holds the models that they name."""
     home = tmp_path_factory.mktemp("docstrings")
     (home / "artifacts").mkdir()
-    for name, source in {"all-MiniLM-L6-v2": minilm, **{name: artifacts(tiny) for name, tiny in NAMES.items()}}.items():
+    for name, source in {
+        "all-MiniLM-L6-v2": minilm,
+        **{name: artifacts(tiny) for name, tiny in NAMES.items()},
+    }.items():
         (home / "artifacts" / name).symlink_to(source)
     return home
 

@@ -40,11 +40,19 @@ def test_rows_that_only_fill_a_shape_attend_to_one_token():
 
 def test_only_the_graphs_own_inputs_are_filled_in_their_order_and_type():
     arrays = Feed([tensor("token_type_ids", dtype="int32"), tensor("input_ids")], pad_id=0).arrays([PLAIN])
-    assert [(name, array.dtype) for name, array in arrays.items()] == [("token_type_ids", np.int32), ("input_ids", np.int64)]
+    assert [(name, array.dtype) for name, array in arrays.items()] == [
+        ("token_type_ids", np.int32),
+        ("input_ids", np.int64),
+    ]
 
 
 def test_the_values_of_one_item_have_no_padding():
-    assert [list(feed.values(name, PLAIN)) for name in feed.VALUES] == [[5, 6, 7], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
+    assert [list(feed.values(name, PLAIN)) for name in feed.VALUES] == [
+        [5, 6, 7],
+        [1, 1, 1],
+        [0, 0, 0],
+        [0, 0, 0],
+    ]
     assert [list(feed.values(name, SPECIAL)) for name in feed.VALUES] == [[8, 9], [1, 0], [0, 1], [PROMPT, 0]]
 
 
@@ -52,7 +60,8 @@ def test_the_values_of_one_item_have_no_padding():
     ("inputs", "message"),
     [
         ([tensor("pixels")], r"graph input 'pixels': this version fills input_ids, attention_mask"),
-        ([tensor("input_ids", "batch", "patches")], r"axes \['batch', 'patches'\], this version fills \[batch, tokens\]"),
+        ([tensor("input_ids", "batch", "patches")],
+        r"axes \['batch', 'patches'\], this version fills \[batch, tokens\]"),
         ([tensor("input_ids", "tokens", "batch")], r"axes \['tokens', 'batch'\]"),
         ([tensor("input_ids", "batch", "tokens", 3)], r"axes \['batch', 'tokens', 3\]"),
         ([], r"their rows have the axes \[\], expected one"),

@@ -70,7 +70,10 @@ def test_an_id_out_of_vocabulary_is_named(minilm):
 @pytest.mark.parametrize("special", [True, False], ids=["special tokens", "bare"])
 def test_own_ids_are_never_refused(minilm, special, suspected):
     for text in [*CORPUS, *TIKTOKEN, "a", "[MASK] [UNK]", "don't  stop -- 1,000.5%"]:
-        assert looks_foreign([minilm.tokenize(text, add_special_tokens=special)], minilm, suspected=suspected) is None
+        assert (
+            looks_foreign([minilm.tokenize(text, add_special_tokens=special)], minilm, suspected=suspected)
+            is None
+        )
 
 
 def test_own_ids_cut_anywhere_are_not_refused(minilm):

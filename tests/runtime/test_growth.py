@@ -1,4 +1,5 @@
-"""Descriptions of tokenizers at the limits of what is read: how much longer they may make a text, and files that are none."""
+"""Descriptions of tokenizers at the limits of what is read: how much longer they may make a text,
+and files that are none."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ for _ in range(growth.DEEPEST):
     [
         # One step: how long what it puts in may be.
         ("normalizer", step("abcdefgh", "b" * 256), None),
-        ("normalizer", step("abcdefgh", "b" * 257), "puts 257 characters in the place of a few (256 are allowed)"),
+        ("normalizer", step("abcdefgh", "b" * 257),
+        "puts 257 characters in the place of a few (256 are allowed)"),
         ("normalizer", {"type": "Prepend", "prepend": "b" * 257}, "its normalizer puts 257 characters"),
         ("normalizer", charsmap(b"y" * 257), "its normalizer puts 257 characters"),
         ("normalizer", charsmap(b"y" * 256), None),
@@ -55,14 +57,17 @@ for _ in range(growth.DEEPEST):
         ("normalizer", sequence(step("a", "bbbbbb"), sequence(step("b", "cccccc"))), "36 times"),
         # Where it is not measured, at worst.
         ("pre_tokenizer", sequence(*[{"type": "ByteLevel"}] * 9, inner="pretokenizers"), None),
-        ("pre_tokenizer", sequence(*[{"type": "ByteLevel"}] * 10, inner="pretokenizers"), "its pre_tokenizer makes a text 1.02e+03 times"),
+        ("pre_tokenizer", sequence(*[{"type": "ByteLevel"}] * 10, inner="pretokenizers"),
+        "its pre_tokenizer makes a text 1.02e+03 times"),
         ("pre_tokenizer", sequence(*[{"type": "Metaspace"}] * 10, inner="pretokenizers"), "times longer"),
         ("pre_tokenizer", sequence(*[{"type": "Whitespace"}] * 20, inner="pretokenizers"), None),
         ("normalizer", sequence(*[step("", "bbbb")] * 5), "3.12e+03 times"),
-        ("normalizer", sequence(step("", "b" * 6), step("", "b" * 10), step("", "b" * 12)), "makes a text 1e+03 times"),
+        ("normalizer", sequence(step("", "b" * 6), step("", "b" * 10), step("", "b" * 12)),
+        "makes a text 1e+03 times"),
         ("normalizer", sequence(*[{"type": "Prepend", "prepend": "b" * 30}] * 2), None),
         ("normalizer", sequence(*[{"type": "Prepend", "prepend": "b" * 31}] * 2), "1.02e+03 times"),
-        ("pre_tokenizer", sequence({"no": "type"}, *[{"type": "ByteLevel"}] * 6, inner="pretokenizers"), None),
+        ("pre_tokenizer", sequence({"no": "type"}, *[{"type": "ByteLevel"}] * 6, inner="pretokenizers"),
+        None),
         ("normalizer", NESTED["normalizers"][0], "puts 300 characters"),
     ],
 )  # fmt: skip
@@ -73,10 +78,17 @@ def test_how_much_longer_a_text_may_become(part: str, described: dict[str, Any],
 
 def around(*, single: list[str], pair: list[str] = [], ids: int = 1) -> dict[str, Any]:  # noqa: B006
     def pieces(names: list[str]) -> list[dict[str, Any]]:
-        return [{"Sequence" if name in "AB" else "SpecialToken": {"id": name, "type_id": 0}} for name in names]
+        return [
+            {"Sequence" if name in "AB" else "SpecialToken": {"id": name, "type_id": 0}} for name in names
+        ]
 
     special = {"[X]": {"id": "[X]", "ids": [0] * ids, "tokens": ["[X]"] * ids}}
-    return {"type": "TemplateProcessing", "single": pieces(single), "pair": pieces(pair), "special_tokens": special}
+    return {
+        "type": "TemplateProcessing",
+        "single": pieces(single),
+        "pair": pieces(pair),
+        "special_tokens": special,
+    }
 
 
 @pytest.mark.parametrize(
@@ -100,11 +112,13 @@ def test_what_may_stand_around_a_text(described: Any, refused: str | None):
 
 
 PLAIN: dict[str, Any] = {
-    "version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None,
+    "version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "WhitespaceSplit"},
+    "post_processor": None,
     "decoder": None, "model": {"type": "WordLevel", "vocab": {"?": 0, "a": 1}, "unk_token": "?"},
     "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
     "padding": {
-        "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "?",
+        "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "?",
     },
 }  # fmt: skip
 
@@ -117,7 +131,8 @@ def test_the_limits_of_a_training_run_are_left_out():
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        (b"\xff", "decode"), (b"{", "Expecting"), (b"[]", "expected a JSON object, found list"), (b"{}", "missing"),
+        (b"\xff", "decode"), (b"{", "Expecting"), (b"[]", "expected a JSON object, found list"),
+        (b"{}", "missing"),
         (json.dumps({**PLAIN, "normalizer": step("a", "b" * 999)}).encode(), "puts 999 characters"),
     ],
 )  # fmt: skip

@@ -1,4 +1,5 @@
-"""vLLM's offline class: opened from checkpoints and artifacts, scoring as the server does, with vLLM's names beside it."""
+"""vLLM's offline class: opened from checkpoints and artifacts, scoring as the server does,
+with vLLM's names beside it."""
 
 from __future__ import annotations
 
@@ -36,7 +37,10 @@ from tests.families import find
 from tests.serve.conftest import live, serving
 
 ROOT = Path(__file__).parents[2]
-QUERY, DOCUMENTS = "which planet is red ?", ["mars", "the capital of france is paris", "mars is known as the red planet venus sun moon"]
+QUERY, DOCUMENTS = (
+    "which planet is red ?",
+    ["mars", "the capital of france is paris", ("mars is known as the red planet venus sun moon")],
+)
 SAME = 1e-6
 
 
@@ -65,7 +69,8 @@ def splade(sparse_checkpoint: Path) -> Path:
     return exported("splade_bert", lambda _: sparse_checkpoint)
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------------------
+# --- checkpoints
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_is_exported_once_as_serve_would(checkpoints: Callable[[str], Path], cache: Path):
@@ -84,8 +89,13 @@ def test_a_checkpoint_is_exported_once_as_serve_would(checkpoints: Callable[[str
 
 
 def test_what_is_asked_of_a_checkpoint_reaches_its_export(checkpoints: Callable[[str], Path], cache: Path):
-    asked: dict[str, Any] = {"hf_overrides": {"matryoshka_dimensions": [8]}, "pooler_config": PoolerConfig(pooling_type="CLS")}
-    llm = LLM(str(checkpoints("minilm_like")), tokenizer=str(checkpoints("minilm_like")), dtype="half", **asked)
+    asked: dict[str, Any] = {
+        "hf_overrides": {"matryoshka_dimensions": [8]},
+        "pooler_config": PoolerConfig(pooling_type="CLS"),
+    }
+    llm = LLM(
+        str(checkpoints("minilm_like")), tokenizer=str(checkpoints("minilm_like")), dtype="half", **asked
+    )
     assert llm.model.manifest.heads["embed"].pool == "cls"
     (output,) = llm.embed(["a cat"], pooling_params=PoolingParams(dimensions=8), use_tqdm=False)
     assert len(output.outputs.embedding) == 8
@@ -94,12 +104,18 @@ def test_what_is_asked_of_a_checkpoint_reaches_its_export(checkpoints: Callable[
     request = LoRARequest("sports", 1, str(adapter))
     with_adapter = np.asarray(llm.embed(["a cat"], lora_request=request, use_tqdm=False))
     assert np.abs(with_adapter - np.asarray(llm.embed(["a cat"], use_tqdm=False))).max() > 0.01
-    merged = next(folder for folder in cache.iterdir() if json.loads((folder / "manifest.json").read_text())["source"].get("adapter"))
+    merged = next(
+        folder
+        for folder in cache.iterdir()
+        if json.loads((folder / "manifest.json").read_text())["source"].get("adapter")
+    )
     with load(merged) as model:
         np.testing.assert_allclose(with_adapter, np.asarray(model.embed(["a cat"])), atol=SAME)
 
 
-def test_without_the_exporter_one_sentence_says_what_to_install(checkpoints: Callable[[str], Path], tmp_path: Path):
+def test_without_the_exporter_one_sentence_says_what_to_install(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+):
     """In an interpreter that has no torch, and before anything is downloaded or written."""
     code = """
 import sys
@@ -118,13 +134,15 @@ for name in sys.argv[2:]:
         LLM(model=name, runner="pooling")
     except EngineError as error:
         print(error)
-"""
+"""  # noqa: E501
     arguments = [sys.executable, "-c", code, str(ROOT), str(checkpoints("minilm_like")), "intfloat/e5-small"]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
-    assert second.startswith("intfloat/e5-small is a checkpoint, and exporting it needs torch, onnx: pip install 'poolrt[export]'")
+    assert second.startswith(
+        "intfloat/e5-small is a checkpoint, and exporting it needs torch, onnx: pip install 'poolrt[export]'"
+    )
     assert "pip install" in first
     assert not list(tmp_path.iterdir())
 
@@ -138,20 +156,28 @@ for name in sys.argv[2:]:
         ("minilm_like", {"tokenizer_revision": "v2"}, InputError, "those of one revision"),
         ("minilm_like", {"hf_overrides": "x"}, InputError, "expected a dict, found str"),
         ("minilm_like", {"pooler_config": 5}, InputError, "expected PoolerConfig or a dict"),
-        ("minilm_like", {"chat_template": "nothing.jinja"}, InputError, "templates that come with poolrt: bge-reranker"),
-        ("minilm_like", {"hf_overrides": {"matryoshka_dimensions": [9999]}}, CheckpointError, "exporting it failed"),
+        ("minilm_like", {"chat_template": "nothing.jinja"}, InputError,
+        "templates that come with poolrt: bge-reranker"),
+        ("minilm_like", {"hf_overrides": {"matryoshka_dimensions": [9999]}}, CheckpointError,
+        "exporting it failed"),
     ],
     ids=lambda value: str(value)[:24],
 )  # fmt: skip
 def test_a_checkpoint_that_cannot_be_opened_says_why(
-    checkpoints: Callable[[str], Path], cache: Path, model: str, keywords: dict[str, Any], error: type[Exception], told: str
+    checkpoints: Callable[[str], Path],
+    cache: Path,
+    model: str,
+    keywords: dict[str, Any],
+    error: type[Exception],
+    told: str,
 ):
     with pytest.raises(error, match=told):
         LLM(model if model.startswith(".") else str(checkpoints(model)), **keywords)
     assert not cache.exists() or not list(cache.iterdir())
 
 
-# --- artifacts --------------------------------------------------------------------------------------------------------------------
+# --- artifacts
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -167,7 +193,9 @@ def test_a_checkpoint_that_cannot_be_opened_says_why(
         ("bert_classifier", {"hf_overrides": {"model_type": "bert"}}),
     ],
 )
-def test_an_artifact_takes_what_it_already_is(artifacts: Callable[[str], Path], name: str, keywords: dict[str, Any]):
+def test_an_artifact_takes_what_it_already_is(
+    artifacts: Callable[[str], Path], name: str, keywords: dict[str, Any]
+):
     LLM(str(artifacts(name)), **keywords).model.close()
 
 
@@ -176,22 +204,41 @@ def test_an_artifact_takes_what_it_already_is(artifacts: Callable[[str], Path], 
     [
         ("minilm_like", {"convert": "classify"}, "--convert classify"),
         ("bert_classifier", {"convert": "embed"}, "--convert embed"),
-        ("minilm_like", {"hf_overrides": {"architectures": ["XModel"], "is_matryoshka": True}}, r"""--hf-overrides '\{"architectures"""),
-        ("minilm_like", {"pooler_config": PoolerConfig(pooling_type="LAST")}, r"""--pooler-config '\{"pooling_type": "LAST"\}'"""),
-        ("minilm_like", {"hf_overrides": {"matryoshka_dimensions": [65]}}, r"\[65\], expected widths from 1 to the model's 64"),
+        (
+            "minilm_like",
+            {"hf_overrides": {"architectures": ["XModel"], "is_matryoshka": True}},
+            r"""--hf-overrides '\{"architectures""",
+        ),
+        (
+            "minilm_like",
+            {"pooler_config": PoolerConfig(pooling_type="LAST")},
+            r"""--pooler-config '\{"pooling_type": "LAST"\}'""",
+        ),
+        (
+            "minilm_like",
+            {"hf_overrides": {"matryoshka_dimensions": [65]}},
+            (r"\[65\], expected widths from 1 to " r"the model's 64"),
+        ),
         ("minilm_like", {"hf_overrides": {"matryoshka_dimensions": []}}, "expected widths"),
         ("minilm_like", {"hf_overrides": {"is_matryoshka": "yes"}}, "expected true or false"),
         ("bert_classifier", {"hf_overrides": {"is_matryoshka": True}}, "no dense vectors"),
         ("minilm_like", {"revision": "v2"}, "revision='v2'"),
     ],
 )
-def test_an_artifact_refuses_what_another_export_would_be(artifacts: Callable[[str], Path], name: str, keywords: dict[str, Any], told: str):
+def test_an_artifact_refuses_what_another_export_would_be(
+    artifacts: Callable[[str], Path], name: str, keywords: dict[str, Any], told: str
+):
     with pytest.raises(InputError, match=told):
         LLM(str(artifacts(name)), **keywords)
 
 
-@pytest.mark.parametrize(("asked", "allowed", "refused"), [({"is_matryoshka": True}, 7, 65), ({"matryoshka_dimensions": [8, 32]}, 32, 7)])
-def test_widths_are_enabled_on_a_finished_artifact(artifacts: Callable[[str], Path], asked: dict[str, Any], allowed: int, refused: int):
+@pytest.mark.parametrize(
+    ("asked", "allowed", "refused"),
+    [({"is_matryoshka": True}, 7, 65), ({"matryoshka_dimensions": [8, 32]}, 32, 7)],
+)
+def test_widths_are_enabled_on_a_finished_artifact(
+    artifacts: Callable[[str], Path], asked: dict[str, Any], allowed: int, refused: int
+):
     """In Python and over HTTP; a cut vector is the whole one's start, normalised again."""
     from poolrt.serve.cli import parse
 
@@ -207,7 +254,9 @@ def test_widths_are_enabled_on_a_finished_artifact(artifacts: Callable[[str], Pa
     registry = models_of(flags, settings_of(flags)).registry
     registry.open()
     with serving(registry, settings_of(flags), owns_models=True) as server:
-        got = server.ask("/v1/embeddings", {"input": "red planet", "dimensions": allowed})["data"][0]["embedding"]
+        got = server.ask("/v1/embeddings", {"input": "red planet", "dimensions": allowed})["data"][0][
+            "embedding"
+        ]
         np.testing.assert_allclose(got, cut.outputs.embedding, atol=SAME)
         server.refused("/v1/embeddings", {"input": "red planet", "dimensions": refused})
 
@@ -237,7 +286,8 @@ def test_outputs_are_named_as_in_vllm(artifacts: Callable[[str], Path]):
     assert isinstance(llm.encode("a", pooling_task="embed", use_tqdm=False)[0], PoolingRequestOutput)
 
 
-# --- scores -----------------------------------------------------------------------------------------------------------------------
+# --- scores
+# ------------------------------------------------------------------------------------------------------------
 
 
 def scores(outputs: Any) -> np.ndarray:
@@ -256,9 +306,17 @@ def test_a_score_is_what_the_server_answers(artifacts: Callable[[str], Path], sp
     assert [row["index"] for row in ranked] == np.argsort(-found, kind="stable").tolist()
     with load(folder) as model:
         authors = scores(model.score(QUERY, DOCUMENTS))
-        np.testing.assert_allclose(scores(model.score(QUERY, DOCUMENTS, preparation="vllm")), found, atol=SAME)
-    np.testing.assert_allclose(scores(llm.score(QUERY, DOCUMENTS, use_tqdm=False, preparation="model")), authors, atol=SAME)
-    np.testing.assert_allclose(scores(LLM(str(folder), preparation="model").score(QUERY, DOCUMENTS, use_tqdm=False)), authors, atol=SAME)
+        np.testing.assert_allclose(
+            scores(model.score(QUERY, DOCUMENTS, preparation="vllm")), found, atol=SAME
+        )
+    np.testing.assert_allclose(
+        scores(llm.score(QUERY, DOCUMENTS, use_tqdm=False, preparation="model")), authors, atol=SAME
+    )
+    np.testing.assert_allclose(
+        scores(LLM(str(folder), preparation="model").score(QUERY, DOCUMENTS, use_tqdm=False)),
+        authors,
+        atol=SAME,
+    )
     assert (np.abs(found - authors).max() > 0.1) == (name in ("colbert", "splade"))
 
 
@@ -266,15 +324,23 @@ def test_sparse_scores_are_the_library_s_dot_product_or_vllm_s_cosine(sparse_che
     from sentence_transformers import SparseEncoder
 
     model = SparseEncoder(str(sparse_checkpoint), device="cpu")
-    vectors = model.encode([QUERY, *DOCUMENTS], convert_to_sparse_tensor=False, show_progress_bar=False).numpy()
+    vectors = model.encode(
+        [QUERY, *DOCUMENTS], convert_to_sparse_tensor=False, show_progress_bar=False
+    ).numpy()
     products = vectors[1:] @ vectors[0]
     norms = np.linalg.norm(vectors, axis=1)
     llm = LLM(str(splade))
-    np.testing.assert_allclose(scores(llm.score(QUERY, DOCUMENTS, use_tqdm=False)), products / norms[0] / norms[1:], rtol=1e-5)
-    np.testing.assert_allclose(scores(llm.score(QUERY, DOCUMENTS, use_tqdm=False, preparation="model")), products, rtol=1e-5)
+    np.testing.assert_allclose(
+        scores(llm.score(QUERY, DOCUMENTS, use_tqdm=False)), products / norms[0] / norms[1:], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        scores(llm.score(QUERY, DOCUMENTS, use_tqdm=False, preparation="model")), products, rtol=1e-5
+    )
 
 
-def test_a_template_for_conversations_does_not_stop_an_embedder_from_scoring(artifacts: Callable[[str], Path]):
+def test_a_template_for_conversations_does_not_stop_an_embedder_from_scoring(
+    artifacts: Callable[[str], Path],
+):
     """vLLM applies score templates to cross-encoders only."""
     template = "examples/pooling/embed/template/nemotron_embed_vl.jinja"
     llm = LLM(str(artifacts("minilm_like")), chat_template=template)

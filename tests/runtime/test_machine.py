@@ -25,21 +25,31 @@ def group(root: Path, membership: str, files: dict[str, str]) -> float | None:
     ("membership", "files", "quota"),
     [
         ("0::/\n", {"cpu.max": "max 100000\n"}, None), ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
-        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "200000 100000", "cpu.max": "300000 100000"}, 2.0),
-        ("0::/a/b\n", {"a/b/cpu.max": "100000 100000", "a/cpu.max": "200000 100000"}, 1.0), ("0::/a\n", {}, None),
-        ("3:cpuset:/x\n4:cpu,cpuacct:/a\n", {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, 0.5),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "200000 100000", "cpu.max": "300000 100000"},
+        2.0),
+        ("0::/a/b\n", {"a/b/cpu.max": "100000 100000", "a/cpu.max": "200000 100000"}, 1.0),
+        ("0::/a\n", {}, None),
+        ("3:cpuset:/x\n4:cpu,cpuacct:/a\n", {"cpu/a/cpu.cfs_quota_us": "50000",
+        "cpu/a/cpu.cfs_period_us": "100000"}, 0.5),
         ("4:cpu,cpuacct:/a\n", {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
-        ("4:cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, None), ("", {}, None),
+        ("4:cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, None),
+        ("", {}, None),
         ("3:cpuset:/a\n", {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, None),
     ],
     ids=str,
 )  # fmt: skip
-def test_a_quota_is_the_least_of_all_groups(tmp_path: Path, membership: str, files: dict[str, str], quota: float | None):
+def test_a_quota_is_the_least_of_all_groups(
+    tmp_path: Path, membership: str, files: dict[str, str], quota: float | None
+):
     assert group(tmp_path, membership, files) == quota
 
 
-@pytest.mark.parametrize(("quota", "allowed", "used"), [(None, 8, 8), (1.5, 8, 2), (2.0, 8, 2), (0.1, 8, 1), (16.0, 8, 8)])
-def test_threads_are_those_that_may_run(monkeypatch: pytest.MonkeyPatch, quota: float | None, allowed: int, used: int):
+@pytest.mark.parametrize(
+    ("quota", "allowed", "used"), [(None, 8, 8), (1.5, 8, 2), (2.0, 8, 2), (0.1, 8, 1), (16.0, 8, 8)]
+)
+def test_threads_are_those_that_may_run(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, allowed: int, used: int
+):
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(allowed)))
     monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
     assert machine.cpus() == used
@@ -64,7 +74,11 @@ def test_the_first_library_that_is_there_tells_its_version():
     ],
 )  # fmt: skip
 def test_advice_is_for_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, installed: set[str], versions: dict[str, str | None], gpus: int, told: list[str]
+    monkeypatch: pytest.MonkeyPatch,
+    installed: set[str],
+    versions: dict[str, str | None],
+    gpus: int,
+    told: list[str],
 ):
     monkeypatch.setattr(machine, "version", lambda *names: "1" if installed & set(names) else None)
     monkeypatch.setattr(machine, "gpus", lambda: ("gpu",) * gpus)
@@ -76,13 +90,17 @@ def test_advice_is_for_what_is_missing(
 def test_a_diagnosis_is_prose_of_everything_found():
     gpu = machine.Gpu(name="Some GPU", device="sm89", memory_bytes=24 << 30)
     found = doctor.Diagnosis(
-        python="3.11.1", system="Linux", processor="A CPU", flags=("avx2", "fma"), processors=16, affinity=8, quota=1.5,
-        threads=2, gpus=(gpu,), libraries={"numpy": "2", "torch": "3"}, backends={"onnxruntime": "1.2", "openvino": None},
+        python="3.11.1", system="Linux", processor="A CPU", flags=("avx2", "fma"), processors=16, affinity=8,
+        quota=1.5,
+        threads=2, gpus=(gpu,), libraries={"numpy": "2", "torch": "3"},
+        backends={"onnxruntime": "1.2", "openvino": None},
         advice=("do this", "and that"),
     )  # fmt: skip
     assert [" ".join(line.split()) for line in found.text().splitlines()] == [
-        "python 3.11.1 on Linux", "processor A CPU; avx2 fma", "threads 2, of 16 processors: affinity allows 8, a quota of 1.5",
-        "gpu Some GPU, sm89, 24 GiB", "engine onnxruntime 1.2", "engine openvino not installed", "libraries numpy 2, torch 3",
+        "python 3.11.1 on Linux", "processor A CPU; avx2 fma",
+        "threads 2, of 16 processors: affinity allows 8, a quota of 1.5",
+        "gpu Some GPU, sm89, 24 GiB", "engine onnxruntime 1.2", "engine openvino not installed",
+        "libraries numpy 2, torch 3",
         "advice do this", "advice and that",
     ]  # fmt: skip
     bare = replace(found, flags=(), quota=None, gpus=(), advice=()).text()
@@ -93,7 +111,17 @@ def test_a_diagnosis_is_prose_of_everything_found():
 
 def test_this_machine_s_libraries_and_processors_are_found():
     found = doctor.look()
-    wanted = ("numpy", "tokenizers", "jinja2", "onnxruntime", "starlette", "uvicorn", "torch", "transformers", "onnx")
+    wanted = (
+        "numpy",
+        "tokenizers",
+        "jinja2",
+        "onnxruntime",
+        "starlette",
+        "uvicorn",
+        "torch",
+        "transformers",
+        "onnx",
+    )
     for name in wanted:
         assert found.libraries[name] == importlib.metadata.version(name)
     assert (found.processors, found.affinity) == (os.cpu_count(), len(os.sched_getaffinity(0)))

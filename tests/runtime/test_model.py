@@ -1,4 +1,5 @@
-"""Models loaded from artifacts, compared with the libraries that publish them and held to vLLM's offline behaviour."""
+"""Models loaded from artifacts, compared with the libraries that publish them and held to
+vLLM's offline behaviour."""
 
 from __future__ import annotations
 
@@ -116,7 +117,11 @@ def logits(checkpoint, kind, text):
 def test_a_classifier_equals_transformers(models, checkpoints):
     model = models("bert_classifier")
     for made, text in zip(model.classify(TEXTS, truncate_prompt_tokens=64), TEXTS, strict=True):
-        expected = logits(checkpoints("bert_classifier"), "AutoModelForSequenceClassification", text).softmax(-1).numpy()
+        expected = (
+            logits(checkpoints("bert_classifier"), "AutoModelForSequenceClassification", text)
+            .softmax(-1)
+            .numpy()
+        )
         np.testing.assert_allclose(made.outputs.probs, expected, atol=FP32)
         assert made.outputs.label == model.manifest.heads["classify"].labels[expected.argmax()]
         assert made.outputs.num_classes == len(expected)
@@ -124,7 +129,11 @@ def test_a_classifier_equals_transformers(models, checkpoints):
 
 def test_a_token_classifier_equals_transformers(models, checkpoints):
     raw = PoolingParams(use_activation=False)
-    for made, text in zip(models("bert_tokens").token_classify(TEXTS, pooling_params=raw, truncate_prompt_tokens=64), TEXTS, strict=True):
+    for made, text in zip(
+        models("bert_tokens").token_classify(TEXTS, pooling_params=raw, truncate_prompt_tokens=64),
+        TEXTS,
+        strict=True,
+    ):
         expected = logits(checkpoints("bert_tokens"), "AutoModelForTokenClassification", text).numpy()
         np.testing.assert_allclose(made.outputs.data, expected, atol=LOGIT)
 
@@ -139,7 +148,13 @@ def test_bge_m3_drops_what_vllm_drops(models):
     assert (sparse >= 0).all()
     # Only where they are <s> and </s>: not of ids without them, nor of a text whose ends were cut away.
     words = ids[1:-1]
-    for given, vectors, weights in ((words, 0, 0), (ids[:-1], 1, 1), (ids[1:], 0, 1), (words[:1], 0, 0), (ids[:1], 1, 1)):
+    for given, vectors, weights in (
+        (words, 0, 0),
+        (ids[:-1], 1, 1),
+        (ids[1:], 0, 1),
+        (words[:1], 0, 0),
+        (ids[:1], 1, 1),
+    ):
         assert len(model.token_embed(given)[0].outputs.data) == len(given) - vectors
         assert model.token_classify(given)[0].outputs.data.shape == (len(given) - weights,)
     left = model.token_classify(TEXTS[1], truncate_prompt_tokens=4, truncation_side="left")[0]
@@ -153,10 +168,17 @@ def colbert_vectors(checkpoint, ids, attention):
     from safetensors.torch import load_file
 
     weights = load_file(Path(checkpoint) / "model.safetensors")
-    model = transformers.BertModel(transformers.BertConfig.from_pretrained(checkpoint), add_pooling_layer=False).eval()
-    model.load_state_dict({name.removeprefix("bert."): value for name, value in weights.items() if name.startswith("bert.")}, strict=False)
+    model = transformers.BertModel(
+        transformers.BertConfig.from_pretrained(checkpoint), add_pooling_layer=False
+    ).eval()
+    model.load_state_dict(
+        {name.removeprefix("bert."): value for name, value in weights.items() if name.startswith("bert.")},
+        strict=False,
+    )
     with torch.no_grad():
-        hidden = model(input_ids=torch.tensor([ids]), attention_mask=torch.tensor([attention])).last_hidden_state[0]
+        hidden = model(
+            input_ids=torch.tensor([ids]), attention_mask=torch.tensor([attention])
+        ).last_hidden_state[0]
         return torch.nn.functional.normalize(hidden @ weights["linear.weight"].T, dim=-1).numpy()
 
 
@@ -172,7 +194,10 @@ def test_colbert_scores_by_both_preparations(models, checkpoints):
         attention = [1] * len(ids)
         if role.expand_id is not None:
             filler = role.max_tokens - len(ids)
-            ids, attention = ids + [role.expand_id] * filler, attention + [int(role.attend_expansion)] * filler
+            ids, attention = (
+                ids + [role.expand_id] * filler,
+                attention + [int(role.attend_expansion)] * filler,
+            )
         vectors = colbert_vectors(checkpoint, ids, attention)
         return vectors[[number not in role.skip_ids for number in ids]]
 
@@ -182,7 +207,10 @@ def test_colbert_scores_by_both_preparations(models, checkpoints):
     np.testing.assert_allclose(np.asarray(model.score(asked, texts)), expected, atol=LOGIT)
 
     left = colbert_vectors(checkpoint, plain[asked], [1] * len(plain[asked]))
-    as_vllm = [(left @ colbert_vectors(checkpoint, plain[text], [1] * len(plain[text])).T).max(axis=1).sum() for text in texts]
+    as_vllm = [
+        (left @ colbert_vectors(checkpoint, plain[text], [1] * len(plain[text])).T).max(axis=1).sum()
+        for text in texts
+    ]
     np.testing.assert_allclose(np.asarray(model.score(asked, texts, preparation="vllm")), as_vllm, atol=LOGIT)
     assert abs(as_vllm[0] - expected[0]) > 1
 
@@ -199,7 +227,9 @@ def test_together_is_each_alone(models, name):
 
 def test_mixed_tasks_from_many_threads_stay_apart(models):
     model = models("bge_m3")
-    expected = {task: model.encode(TEXTS, pooling_task=task, truncate_prompt_tokens=-1).arrays for task in model.tasks}
+    expected = {
+        task: model.encode(TEXTS, pooling_task=task, truncate_prompt_tokens=-1).arrays for task in model.tasks
+    }
 
     def ask(number):
         if number % 7 == 0:
@@ -250,7 +280,9 @@ def test_activation_can_be_switched_off(models):
     assert abs(np.linalg.norm(raw) - 1) > 0.01
     np.testing.assert_allclose(np.asarray(model.embed(TEXTS[1]))[0], raw / np.linalg.norm(raw), atol=FP32)
     sigmoid = np.asarray(models("xlmr_reranker").score(QUERY, TEXTS[1]))[0]
-    logit = np.asarray(models("xlmr_reranker").score(QUERY, TEXTS[1], pooling_params=PoolingParams(use_activation=False)))[0]
+    logit = np.asarray(
+        models("xlmr_reranker").score(QUERY, TEXTS[1], pooling_params=PoolingParams(use_activation=False))
+    )[0]
     assert sigmoid == pytest.approx(1 / (1 + np.exp(-logit)), abs=FP32)
 
 
@@ -265,16 +297,23 @@ def test_params_may_differ_per_prompt(models):
 
 def test_dimensions_follow_the_matryoshka_rules(artifacts, models, tmp_path):
     with pytest.raises(
-        InputError, match="does not support matryoshka representation, changing output dimensions will lead to poor results"
+        InputError,
+        match=(
+            "does not support matryoshka representation, changing output dimensions will lead to poor results"
+        ),
     ) as error:
         models("minilm_like").embed("a", pooling_params=PoolingParams(dimensions=8))
     assert error.value.field == "dimensions"
 
     def listed(manifest):
-        heads = {task: dataclasses.replace(head, matryoshka=(16, 32)) for task, head in manifest.heads.items()}
+        heads = {
+            task: dataclasses.replace(head, matryoshka=(16, 32)) for task, head in manifest.heads.items()
+        }
         return dataclasses.replace(manifest, heads=heads)
 
-    full = np.asarray(models("minilm_like").embed(TEXTS[1], pooling_params=PoolingParams(use_activation=False)))[0]
+    full = np.asarray(
+        models("minilm_like").embed(TEXTS[1], pooling_params=PoolingParams(use_activation=False))
+    )[0]
     with load(changed(artifacts("minilm_like"), tmp_path / "listed", listed), threads=1) as model:
         cut = np.asarray(model.embed(TEXTS[1], pooling_params=PoolingParams(dimensions=16)))[0]
         np.testing.assert_allclose(cut, full[:16] / np.linalg.norm(full[:16]), atol=FP32)
@@ -289,13 +328,18 @@ def test_long_texts_are_embedded_in_pieces_where_the_model_allows(artifacts, mod
     source = artifacts("minilm_like")
     limit = models("minilm_like").max_tokens
     ids = [5 + number % 50 for number in range(2 * limit + 7)]
-    with load(changed(source, tmp_path / "chunked", lambda manifest: dataclasses.replace(manifest, chunked=True)), threads=1) as model:
+    with load(
+        changed(source, tmp_path / "chunked", lambda manifest: dataclasses.replace(manifest, chunked=True)),
+        threads=1,
+    ) as model:
         made = model.embed([ids, ids[:9]])
     pieces = np.asarray(models("minilm_like").embed([ids[:limit], ids[limit : 2 * limit], ids[2 * limit :]]))
     expected = (pieces * np.array([[limit], [limit], [7]])).sum(axis=0) / len(ids)
     np.testing.assert_allclose(made[0].outputs.embedding, expected, atol=FP32)
     assert made[0].prompt_tokens == len(ids)
-    np.testing.assert_allclose(made[1].outputs.embedding, np.asarray(models("minilm_like").embed(ids[:9]))[0], atol=FP32)
+    np.testing.assert_allclose(
+        made[1].outputs.embedding, np.asarray(models("minilm_like").embed(ids[:9]))[0], atol=FP32
+    )
 
 
 def test_step_heads_answer_rows_at_their_tag(artifacts, tmp_path):
@@ -310,7 +354,9 @@ def test_step_heads_answer_rows_at_their_tag(artifacts, tmp_path):
         np.testing.assert_allclose(found, all_rows[[1, 3]], atol=LOGIT)
         columns = PoolingParams(use_activation=False, step_tag_id=8, returned_token_ids=[1])
         np.testing.assert_allclose(
-            model.token_classify([[5, 7, 8, 7, 9]], pooling_params=columns)[0].outputs.data, all_rows[[2]][:, [1]], atol=LOGIT
+            model.token_classify([[5, 7, 8, 7, 9]], pooling_params=columns)[0].outputs.data,
+            all_rows[[2]][:, [1]],
+            atol=LOGIT,
         )
 
 
@@ -402,7 +448,10 @@ def test_equal_scores_keep_the_callers_order(models):
         (lambda model: model.embed([-1]), "out of vocabulary"),
         (lambda model: model.embed([10**6]), "out of vocabulary"),
         (lambda model: model.embed("word " * 500), "Please reduce the length of the input prompt"),
-        (lambda model: model.embed("a", truncate_prompt_tokens=10**6), "Please request a smaller truncation size"),
+        (
+            lambda model: model.embed("a", truncate_prompt_tokens=10**6),
+            "Please request a smaller truncation size",
+        ),
         (lambda model: model.embed("a", pooling_params=PoolingParams(task="classify")), "cannot overwrite"),
         (lambda model: model.embed({"prompt": "a", "multi_modal_data": {"image": 1}}), "reads text only"),
         (lambda model: model.embed("a", lora_request=object()), "poolrt export CHECKPOINT --lora ADAPTER"),
@@ -416,8 +465,14 @@ def test_equal_scores_keep_the_callers_order(models):
         (lambda model: model.embed("a", role="title"), "role 'title' is not 'query' or 'document'"),
         (lambda model: model.embed("a", deadline_s="1"), "deadline_s: expected seconds"),
         (lambda model: model.embed("a", tokenization_kwargs=5), "tokenization_kwargs: expected an object"),
-        (lambda model: model.embed("a", truncate_prompt_tokens="5"), "truncate_prompt_tokens: expected a whole number"),
-        (lambda model: model.rerank("a", None), "documents: expected text or a list of texts, found NoneType"),
+        (
+            lambda model: model.embed("a", truncate_prompt_tokens="5"),
+            ("truncate_prompt_tokens: expected a whole number"),
+        ),
+        (
+            lambda model: model.rerank("a", None),
+            ("documents: expected text or a list of texts, found NoneType"),
+        ),
         (lambda model: model.rerank("a", b"words"), "found bytes"),
     ],
 )
@@ -455,7 +510,8 @@ def test_overload_deadline_and_close_reach_the_caller(artifacts):
     path = artifacts("minilm_like")
     with load(path, threads=1, max_queued_tokens=1) as model:
         pending = [model.start([[5] * 60] * 200, pooling_task="embed")]
-        # The first call may be in the engine wholly by now; the second then waits, and the third is one too many.
+        # The first call may be in the engine wholly by now; the second then waits, and the
+        # third is one too many.
         with pytest.raises(Overload):  # noqa: PT012
             for _ in range(100):
                 pending.append(model.start([[5] * 60] * 200, pooling_task="embed"))
@@ -521,7 +577,13 @@ def test_an_engine_that_is_not_there_names_those_that_are(artifacts):
 
 
 def test_an_offline_script_ports_by_its_constructor(artifacts):
-    llm = LLM(model=str(artifacts("minilm_like")), runner="pooling", enforce_eager=True, max_model_len=32, tensor_parallel_size=1)
+    llm = LLM(
+        model=str(artifacts("minilm_like")),
+        runner="pooling",
+        enforce_eager=True,
+        max_model_len=32,
+        tensor_parallel_size=1,
+    )
     (made,) = llm.embed("a cat", use_tqdm=False)
     assert len(made.outputs.embedding) == made.outputs.hidden_size
     assert llm.get_tokenizer().encode("a cat") == list(made.prompt_token_ids)
@@ -535,7 +597,10 @@ def test_an_offline_script_ports_by_its_constructor(artifacts):
 @pytest.mark.parametrize(
     ("keywords", "told"),
     [
-        ({"hf_overrides": {"is_matryoshka": True, "num_labels": 2}}, """--hf-overrides '{"num_labels": 2}'"""),
+        (
+            {"hf_overrides": {"is_matryoshka": True, "num_labels": 2}},
+            """--hf-overrides '{"num_labels": 2}'""",
+        ),
         ({"pooler_config": {"pooling_type": "CLS"}}, """--pooler-config '{"pooling_type": "CLS"}'"""),
         ({"override_pooler_config": {"pooling_type": "CLS"}}, "--pooler-config '{"),
         ({"convert": "classify"}, "--convert classify"),
@@ -556,18 +621,35 @@ def test_a_constructor_keyword_that_an_export_decided_is_refused_with_the_option
 def test_a_constructor_takes_what_the_artifact_was_exported_with(checkpoints, tmp_path):
     from poolrt.exporter import pipeline
 
-    asked: dict[str, Any] = {"hf_overrides": {"matryoshka_dimensions": [8]}, "pooler_config": {"pooling_type": "CLS"}, "convert": "embed"}
+    asked: dict[str, Any] = {
+        "hf_overrides": {"matryoshka_dimensions": [8]},
+        "pooler_config": {"pooling_type": "CLS"},
+        "convert": "embed",
+    }
     pipeline.export(checkpoints("minilm_like"), name="eight", out=tmp_path, **asked)
     llm = LLM(model=str(tmp_path / "eight"), dtype="float32", task="embed", **asked)
-    assert llm.embed("a cat", use_tqdm=False, pooling_params=PoolingParams(dimensions=8))[0].outputs.hidden_size == 8
+    assert (
+        llm.embed("a cat", use_tqdm=False, pooling_params=PoolingParams(dimensions=8))[0].outputs.hidden_size
+        == 8
+    )
     assert llm.model_config.matryoshka_dimensions == [8]
     LLM(model=str(tmp_path / "eight"), task="score")
 
 
 def test_tokenization_kwargs_are_understood(models):
     model = models("minilm_like")
-    assert len(model.embed("word " * 50, tokenization_kwargs={"truncate_prompt_tokens": 9})[0].prompt_token_ids) == 9
-    assert len(model.embed("word " * 50, tokenization_kwargs={"truncation": True, "max_length": 9})[0].prompt_token_ids) == 9
+    assert (
+        len(model.embed("word " * 50, tokenization_kwargs={"truncate_prompt_tokens": 9})[0].prompt_token_ids)
+        == 9
+    )
+    assert (
+        len(
+            model.embed("word " * 50, tokenization_kwargs={"truncation": True, "max_length": 9})[
+                0
+            ].prompt_token_ids
+        )
+        == 9
+    )
     bare = model.embed("a cat", tokenization_kwargs={"add_special_tokens": False, "padding": True})
     assert len(bare[0].prompt_token_ids) == len(model.tokenize("a cat")) - 2
     with pytest.warns(UserWarning, match="'unheard_of' ignored"):

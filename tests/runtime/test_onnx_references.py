@@ -28,7 +28,9 @@ def in_graph(graph: GraphProto) -> ModelProto:
 
 def in_attribute(attribute: AttributeProto) -> ModelProto:
     attribute.name = "a"
-    return in_graph(GraphProto(name="g", node=[NodeProto(op_type="Constant", output=["y"], attribute=[attribute])]))
+    return in_graph(
+        GraphProto(name="g", node=[NodeProto(op_type="Constant", output=["y"], attribute=[attribute])])
+    )
 
 
 def in_function(**fields: object) -> ModelProto:
@@ -48,12 +50,18 @@ PLACES: dict[str, Callable[[], ModelProto]] = {
     "sparse values": lambda: in_graph(GraphProto(name="g", sparse_initializer=[sparse("values")])),
     "sparse indices": lambda: in_graph(GraphProto(name="g", sparse_initializer=[sparse("indices")])),
     "attribute": lambda: in_attribute(AttributeProto(t=tensor(), f=1.5, i=300)),
-    "attributes": lambda: in_attribute(AttributeProto(tensors=[tensor()], floats=[1.5, 2.5], ints=[1, 2**40])),
+    "attributes": lambda: in_attribute(
+        AttributeProto(tensors=[tensor()], floats=[1.5, 2.5], ints=[1, 2**40])
+    ),
     "attribute graph": lambda: in_attribute(AttributeProto(g=GraphProto(name="b", initializer=[tensor()]))),
-    "attribute graphs": lambda: in_attribute(AttributeProto(graphs=[GraphProto(name="b", initializer=[tensor()])])),
+    "attribute graphs": lambda: in_attribute(
+        AttributeProto(graphs=[GraphProto(name="b", initializer=[tensor()])])
+    ),
     "attribute sparse": lambda: in_attribute(AttributeProto(sparse_tensor=sparse("values"))),
     "attribute sparses": lambda: in_attribute(AttributeProto(sparse_tensors=[sparse("indices")])),
-    "function node": lambda: in_function(node=[NodeProto(op_type="Constant", attribute=[AttributeProto(name="a", t=tensor())])]),
+    "function node": lambda: in_function(
+        node=[NodeProto(op_type="Constant", attribute=[AttributeProto(name="a", t=tensor())])]
+    ),
     "function default": lambda: in_function(attribute_proto=[AttributeProto(name="a", t=tensor())]),
     "training start": lambda: in_training("initialization"),
     "training step": lambda: in_training("algorithm"),
@@ -70,11 +78,20 @@ def test_a_tensor_is_found_wherever_it_may_stand(tmp_path: Path, place: str):
 
 @pytest.mark.parametrize(
     ("facts", "offset", "length"),
-    [({}, 0, None), ({"offset": "4096"}, 4096, None), ({"length": "8"}, 0, 8), ({"offset": "16", "length": "0", "checksum": "x"}, 16, 0)],
+    [
+        ({}, 0, None),
+        ({"offset": "4096"}, 4096, None),
+        ({"length": "8"}, 0, 8),
+        ({"offset": "16", "length": "0", "checksum": "x"}, 16, 0),
+    ],
     ids=str,
 )
-def test_a_piece_of_a_file_has_its_place(tmp_path: Path, facts: dict[str, str], offset: int, length: int | None):
-    (tmp_path / "model.onnx").write_bytes(in_graph(GraphProto(initializer=[tensor(**facts)])).SerializeToString())
+def test_a_piece_of_a_file_has_its_place(
+    tmp_path: Path, facts: dict[str, str], offset: int, length: int | None
+):
+    (tmp_path / "model.onnx").write_bytes(
+        in_graph(GraphProto(initializer=[tensor(**facts)])).SerializeToString()
+    )
     assert references(tmp_path / "model.onnx") == [Reference("weights.bin", offset, length)]
 
 
@@ -100,15 +117,35 @@ def test_two_locations_of_one_tensor_both_count(tmp_path: Path):
 
 @pytest.mark.parametrize("facts", [{"offset": "x"}, {"length": "1.5"}, {"offset": ""}], ids=str)
 def test_a_place_that_is_no_number_is_refused(tmp_path: Path, facts: dict[str, str]):
-    (tmp_path / "model.onnx").write_bytes(in_graph(GraphProto(initializer=[tensor(**facts)])).SerializeToString())
+    (tmp_path / "model.onnx").write_bytes(
+        in_graph(GraphProto(initializer=[tensor(**facts)])).SerializeToString()
+    )
     with pytest.raises(MalformedGraph, match="no number"):
         references(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"\x80", b"\x3a\x05abc", b"\x00\x01", b"\x3b", b"\xff" * 11, b"\x09" + b"\0" * 7, b"\x0d" + b"\0" * 3],
-    ids=["empty", "cut key", "beyond the end", "field 0", "group", "endless number", "short fixed64", "short fixed32"],
+    [
+        b"",
+        b"\x80",
+        b"\x3a\x05abc",
+        b"\x00\x01",
+        b"\x3b",
+        b"\xff" * 11,
+        b"\x09" + b"\0" * 7,
+        b"\x0d" + b"\0" * 3,
+    ],
+    ids=[
+        "empty",
+        "cut key",
+        "beyond the end",
+        "field 0",
+        "group",
+        "endless number",
+        "short fixed64",
+        "short fixed32",
+    ],
 )
 def test_what_is_no_protobuf_is_refused(tmp_path: Path, raw: bytes):
     (tmp_path / "model.onnx").write_bytes(raw)
@@ -118,7 +155,9 @@ def test_what_is_no_protobuf_is_refused(tmp_path: Path, raw: bytes):
 
 @pytest.mark.parametrize("raw", [b"\x09" + b"\0" * 8, b"\x0d" + b"\0" * 4, b"\x08\xff\x01", b"\x3a\x00"])
 def test_fields_without_tensors_are_passed_over(tmp_path: Path, raw: bytes):
-    (tmp_path / "model.onnx").write_bytes(raw + in_graph(GraphProto(initializer=[tensor()])).SerializeToString())
+    (tmp_path / "model.onnx").write_bytes(
+        raw + in_graph(GraphProto(initializer=[tensor()])).SerializeToString()
+    )
     assert len(references(tmp_path / "model.onnx")) == 1
 
 
@@ -137,7 +176,13 @@ def test_graphs_nest_only_so_deep(tmp_path: Path, depth: int, fits: bool):
 
 @pytest.mark.parametrize(
     ("location", "address"),
-    [("*/_ORT_MEM_ADDR_/*", True), ("_ort_native_endian_mem_addr_", True), ("a*", True), ("weights.bin", False), ("mem_addr", False)],
+    [
+        ("*/_ORT_MEM_ADDR_/*", True),
+        ("_ort_native_endian_mem_addr_", True),
+        ("a*", True),
+        ("weights.bin", False),
+        ("mem_addr", False),
+    ],
 )
 def test_an_address_in_memory_is_no_file(location: str, address: bool):
     assert is_address(location) == address

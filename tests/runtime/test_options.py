@@ -1,4 +1,5 @@
-"""Keywords of the public methods: described where they are declared, refused by the name of the method that was called."""
+"""Keywords of the public methods: described where they are declared, refused by the name of
+the method that was called."""
 
 from __future__ import annotations
 
@@ -33,20 +34,26 @@ def test_each_option_is_described_where_it_is_declared():
         assert ast.get_docstring(record)
         for before, after in zip(record.body, [*record.body[1:], None], strict=True):
             if isinstance(before, ast.AnnAssign):
-                assert isinstance(after, ast.Expr), f"{record.name}.{ast.unparse(before.target)} has no docstring"
+                assert isinstance(after, ast.Expr), (
+                    f"{record.name}.{ast.unparse(before.target)} has no docstring"
+                )
 
 
 @pytest.mark.parametrize("owner", [Model, LLM])
 def test_every_method_with_options_names_their_record(owner):
     for name, method in inspect.getmembers(owner, inspect.isfunction):
-        keywords = [one for one in inspect.signature(method).parameters.values() if one.kind is one.VAR_KEYWORD]
+        keywords = [
+            one for one in inspect.signature(method).parameters.values() if one.kind is one.VAR_KEYWORD
+        ]
         if keywords and not name.startswith("_"):
             hint = typing.get_type_hints(method)["options"]
             assert typing.is_typeddict(typing.get_args(hint)[0]), name
 
 
 @pytest.mark.parametrize(
-    ("record", "function"), [(options.ChatOptions, Preparation.chat), (options.TokenizeOptions, Encoder.tokenize)], ids=["chat", "tokenize"]
+    ("record", "function"),
+    [(options.ChatOptions, Preparation.chat), (options.TokenizeOptions, Encoder.tokenize)],
+    ids=["chat", "tokenize"],
 )
 def test_options_of_text_are_the_keywords_of_the_preparation(record, function):
     parameters = inspect.signature(function).parameters.values()
@@ -64,7 +71,10 @@ def test_a_wrong_option_is_refused_by_the_name_of_the_method(llm, method):
 @pytest.mark.parametrize("method", ["embed", "classify", "reward", "encode", "score"])
 def test_a_wrong_option_of_vllms_class_is_refused_in_the_same_words(llm, method):
     arguments = ["a", "b"] if method == "score" else ["a"]
-    with pytest.raises(UnknownOption, match=rf"^{method}\(\) takes no option 'dead_line_s'; did you mean 'deadline_s'\?$"):
+    with pytest.raises(
+        UnknownOption,
+        match=(rf"^{method}\(\) takes no option 'dead_line_s'; did you mean " r"'deadline_s'\?$"),
+    ):
         getattr(llm, method)(*arguments, use_tqdm=False, dead_line_s=1)
 
 
@@ -97,7 +107,10 @@ def test_a_wrong_option_is_a_mistake_of_the_caller_and_pythons_own_kind_of_error
 
 
 def test_the_constructor_names_the_closest_keyword_too(artifacts):
-    with pytest.raises(InputError, match=r"max_model_length: not a keyword that poolrt knows; did you mean 'max_model_len'\?"):
+    with pytest.raises(
+        InputError,
+        match=(r"max_model_length: not a keyword that poolrt knows; did you mean " r"'max_model_len'\?"),
+    ):
         LLM(str(artifacts("minilm_like")), max_model_length=8)
 
 

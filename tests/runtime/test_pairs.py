@@ -31,12 +31,15 @@ def opened(factory: pytest.TempPathFactory, kind: str) -> Preparation:
 def reference(kind: str) -> PreTrainedTokenizerFast:
     tokenizer = type(ALL[kind]()).from_str(ALL[kind]().to_str())
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, truncation_side="right", model_input_names=["input_ids", "token_type_ids", "attention_mask"]
+        tokenizer_object=tokenizer,
+        truncation_side="right",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 
 
 def pair(theirs: PreTrainedTokenizerFast, query: str, document: str, **options: Any) -> dict[str, list[int]]:
-    """As Sentence Transformers' CrossEncoder asks: in a batch, where an empty document is a second text too."""
+    """As Sentence Transformers' CrossEncoder asks: in a batch, where an empty
+    document is a second text too."""
     return {name: values[0] for name, values in theirs([query], [document], **options).items()}
 
 
@@ -87,7 +90,10 @@ def test_a_pair_is_the_references(tmp_path_factory, kind, query, document, kept,
 def test_one_query_goes_with_every_document(tmp_path, kind):
     prepare = preparation(tmp_path, kind, max_tokens=200)
     assert prepare.pairs(["fox"], CORPUS[:4]) == [prepare.pairs(["fox"], [text])[0] for text in CORPUS[:4]]
-    assert prepare.pairs(["a", "b"], ["c", "d"]) == [prepare.pairs(["a"], ["c"])[0], prepare.pairs(["b"], ["d"])[0]]
+    assert prepare.pairs(["a", "b"], ["c", "d"]) == [
+        prepare.pairs(["a"], ["c"])[0],
+        prepare.pairs(["b"], ["d"])[0],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -131,13 +137,16 @@ def test_each_side_is_cut_to_its_own_number_of_tokens(tmp_path, kind, per_query,
         expected = pair(theirs, cut(query, per_query), cut(document, per_doc))["input_ids"]
         if not 0 < len(expected) <= 64:
             continue
-        [item] = prepare.pairs([query], [document], max_tokens_per_query=per_query, max_tokens_per_doc=per_doc)
+        [item] = prepare.pairs(
+            [query], [document], max_tokens_per_query=per_query, max_tokens_per_doc=per_doc
+        )
         assert item.ids == expected
         assert item.truncated == ((cut(query, per_query), cut(document, per_doc)) != (query, document))
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(-5, "must be a non-negative integer"), (64, "must be less than max_model_len"), (True, "must be")]
+    ("value", "words"),
+    [(-5, "must be a non-negative integer"), (64, "must be less than max_model_len"), (True, "must be")],
 )
 @pytest.mark.parametrize("name", ["max_tokens_per_query", "max_tokens_per_doc"])
 def test_a_side_limit_that_cannot_be_is_refused(tmp_path, name, value, words):
@@ -148,12 +157,16 @@ def test_a_side_limit_that_cannot_be_is_refused(tmp_path, name, value, words):
 
 def test_a_document_limit_leaves_the_query_whole(tmp_path):
     prepare = preparation(tmp_path, "wordpiece")
-    [item] = prepare.pairs(["a " * 30], ["b " * 60], limits=Limits(truncate_prompt_tokens=40), max_tokens_per_doc=50)
+    [item] = prepare.pairs(
+        ["a " * 30], ["b " * 60], limits=Limits(truncate_prompt_tokens=40), max_tokens_per_doc=50
+    )
     assert len(item.ids) == 40
     assert item.type_ids is not None
     assert item.type_ids.count(0) == 32
     with pytest.raises(InputError, match="no document fits"):
-        prepare.pairs(["a " * 50], ["b " * 60], limits=Limits(truncate_prompt_tokens=40), max_tokens_per_doc=50)
+        prepare.pairs(
+            ["a " * 50], ["b " * 60], limits=Limits(truncate_prompt_tokens=40), max_tokens_per_doc=50
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,7 +176,9 @@ def test_only_the_document_is_shortened_on_request(tmp_path, kind):
     [item] = prepare.pairs([query], [LONG], limits=Limits(truncate_prompt_tokens=40, cut_document=True))
     assert item.ids == theirs(query, LONG, truncation="only_second", max_length=40)["input_ids"]
     assert item.truncated
-    assert not prepare.pairs([query], ["Rome"], limits=Limits(truncate_prompt_tokens=40, cut_document=True))[0].truncated
+    assert not prepare.pairs([query], ["Rome"], limits=Limits(truncate_prompt_tokens=40, cut_document=True))[
+        0
+    ].truncated
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -182,7 +197,9 @@ def test_a_templates_text_is_tokenised_with_special_tokens(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("document", [LONG, LONG * 30, "北京是中国的首都，" * 3000], ids=["long", "longer", "chinese"])
+@pytest.mark.parametrize(
+    "document", [LONG, LONG * 30, "北京是中国的首都，" * 3000], ids=["long", "longer", "chinese"]
+)
 def test_a_templates_end_survives_truncation(tmp_path, kind, document):
     prepare = preparation(tmp_path, kind, max_tokens=100)
     plain = preparation(tmp_path, kind, max_tokens=100, style="vllm")
@@ -200,7 +217,9 @@ def test_a_templates_end_survives_truncation(tmp_path, kind, document):
 
 def test_a_template_that_leaves_no_room_says_so(tmp_path):
     prepare = preparation(tmp_path, "wordpiece")
-    with pytest.raises(InputError, match=r"the query and what stands around the document need \d+ tokens of 10"):
+    with pytest.raises(
+        InputError, match=(r"the query and what stands around the document need \d+ " r"tokens of 10")
+    ):
         prepare.pairs(["quick fox"], [LONG], limits=Limits(truncate_prompt_tokens=10), template=TEMPLATE)
 
 
@@ -215,7 +234,9 @@ def test_an_artifacts_own_score_template_is_not_for_vllms_preparation(tmp_path):
 def test_template_variables_reach_the_template(tmp_path):
     prepare = preparation(tmp_path, "roberta")
     template = "{{ instruction }}: {{ messages[0].content }} {{ messages[1].content }}"
-    [item] = prepare.pairs(["a"], ["b"], template=template, template_variables={"instruction": "Judge", "unused": 1})
+    [item] = prepare.pairs(
+        ["a"], ["b"], template=template, template_variables={"instruction": "Judge", "unused": 1}
+    )
     assert item.ids == prepare.encoder.tokenize("Judge: a b")
     with pytest.raises(InputError, match="reserved keys tools"):
         prepare.pairs(["a"], ["b"], template=template, template_variables={"tools": []})

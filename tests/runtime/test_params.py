@@ -27,12 +27,14 @@ def manifest(**facts: Any) -> Manifest:
         "token_classify": Head(output="c", dim=4, pool="step", activation="softmax"),
     }
     return Manifest(
-        format=1, name="m", architecture="BertModel", source=Source(checkpoint="m"), tasks=("embed", "classify", "token_classify"),
+        format=1, name="m", architecture="BertModel", source=Source(checkpoint="m"),
+        tasks=("embed", "classify", "token_classify"),
         scoring=None, text=Text(max_tokens=16, vocab_size=100, pad_id=0), graphs=(), heads=heads,
     )  # fmt: skip
 
 
-# --- PoolingParams ----------------------------------------------------------------------------------------------------------------
+# --- PoolingParams
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_every_prompt_gets_its_params():
@@ -43,7 +45,12 @@ def test_every_prompt_gets_its_params():
     assert params.without_dimensions([one, two], 2) == [PoolingParams(), two]
     assert one.dimensions == 2
     assert params.single([one]) == params.single(one) == one
-    for wrong, told in (([one], r"\(2\) and pooling_params \(1\)"), ("text", "found str"), ({"a": 1}, "found dict"), (5, "found int")):
+    for wrong, told in (
+        ([one], r"\(2\) and pooling_params \(1\)"),
+        ("text", "found str"),
+        ({"a": 1}, "found dict"),
+        (5, "found int"),
+    ):
         with pytest.raises(InputError, match=told):
             params.each(wrong, 2)  # pyright: ignore[reportArgumentType]
 
@@ -57,7 +64,10 @@ def test_the_older_task_of_a_score_is_classify():
 def test_a_task_that_is_not_there_is_told_in_vllms_words():
     assert params.check_task(manifest(), "embed") == "embed"
     with pytest.raises(
-        UnsupportedTask, match=r"Unsupported task: 'token_embed' Supported tasks: \('embed', 'classify', 'token_classify'\)"
+        UnsupportedTask,
+        match=(
+            r"Unsupported task: 'token_embed' Supported tasks: \('embed', 'classify', " r"'token_classify'\)"
+        ),
     ):
         params.check_task(manifest(), "token_embed")
     with pytest.raises(UnsupportedTask, match="No IOProcessor plugin installed"):
@@ -67,14 +77,19 @@ def test_a_task_that_is_not_there_is_told_in_vllms_words():
 @pytest.mark.parametrize(
     ("facts", "dimensions", "told"),
     [
-        ({}, 8, None), ({}, 7, "does not support matryoshka"), ({}, True, "expected a whole number"), ({}, 4.0, "expected a whole number"),
-        ({"any_dimension": True}, 1, None), ({"any_dimension": True}, 7, None), ({"any_dimension": True}, 0, "from 1 to 8, found 0"),
+        ({}, 8, None), ({}, 7, "does not support matryoshka"), ({}, True, "expected a whole number"),
+        ({}, 4.0, "expected a whole number"),
+        ({"any_dimension": True}, 1, None), ({"any_dimension": True}, 7, None),
+        ({"any_dimension": True}, 0, "from 1 to 8, found 0"),
         ({"any_dimension": True}, 9, "from 1 to 8, found 9"), ({"any_dimension": True}, -1, "from 1 to 8"),
-        ({"matryoshka": (2, 4)}, 2, None), ({"matryoshka": (2, 4)}, 4, None), ({"matryoshka": (2, 4)}, 3, r"only supports \[2, 4\]"),
+        ({"matryoshka": (2, 4)}, 2, None), ({"matryoshka": (2, 4)}, 4, None),
+        ({"matryoshka": (2, 4)}, 3, r"only supports \[2, 4\]"),
         ({"matryoshka": (2, 4)}, 8, None),
     ],
 )  # fmt: skip
-def test_widths_are_those_that_the_model_was_trained_for(facts: dict[str, Any], dimensions: Any, told: str | None):
+def test_widths_are_those_that_the_model_was_trained_for(
+    facts: dict[str, Any], dimensions: Any, told: str | None
+):
     if told is None:
         params.check(manifest(**facts), "embed", PoolingParams(dimensions=dimensions))
         return
@@ -87,9 +102,12 @@ def test_widths_are_those_that_the_model_was_trained_for(facts: dict[str, Any], 
     ("task", "asked", "told"),
     [
         ("classify", {"dimensions": 2}, "only for embeddings, not for task 'classify'"),
-        ("classify", {"task": "embed"}, "cannot overwrite PoolingParams.task='embed' with pooling_task='classify'"),
-        ("classify", {"use_activation": "yes"}, "expected true or false"), ("classify", {"use_activation": 1}, "expected true or false"),
-        ("embed", {"step_tag_id": 5}, "step_tag_id is only for models with STEP pooling; this head pools MEAN"),
+        ("classify", {"task": "embed"},
+        "cannot overwrite PoolingParams.task='embed' with pooling_task='classify'"),
+        ("classify", {"use_activation": "yes"}, "expected true or false"),
+        ("classify", {"use_activation": 1}, "expected true or false"),
+        ("embed", {"step_tag_id": 5},
+        "step_tag_id is only for models with STEP pooling; this head pools MEAN"),
         ("classify", {"returned_token_ids": [1]}, "returned_token_ids is only for models with STEP"),
         ("token_classify", {"returned_token_ids": [0, 4]}, "4 is not one of this head's 4 columns"),
         ("token_classify", {"returned_token_ids": [-1]}, "-1 is not one of"),
@@ -101,7 +119,11 @@ def test_what_a_head_cannot_follow_is_refused(task: Any, asked: dict[str, Any], 
 
 
 def test_what_a_head_can_follow_is_taken():
-    params.check(manifest(), "token_classify", PoolingParams(step_tag_id=5, returned_token_ids=[0, 3], task="token_classify"))
+    params.check(
+        manifest(),
+        "token_classify",
+        PoolingParams(step_tag_id=5, returned_token_ids=[0, 3], task="token_classify"),
+    )
     params.check(manifest(), "classify", PoolingParams(use_activation=False, task="classify"))
 
 
@@ -109,8 +131,16 @@ def test_arguments_of_a_score_win_over_extra_kwargs():
     extra = {"chat_template_kwargs": {"a": 1, "b": 2}, "max_tokens_per_query": 3, "max_tokens_per_doc": 4}
     asked = PoolingParams(extra_kwargs=extra)
     options = params.score_options(asked, {"b": 3}, "do", 0, 7)
-    assert options == {"variables": {"a": 1, "b": 3, "instruction": "do"}, "max_tokens_per_query": 3, "max_tokens_per_doc": 7}
-    assert params.score_options(asked, {"instruction": "own"}, "do", 9, 0)["variables"] == {"a": 1, "b": 2, "instruction": "own"}
+    assert options == {
+        "variables": {"a": 1, "b": 3, "instruction": "do"},
+        "max_tokens_per_query": 3,
+        "max_tokens_per_doc": 7,
+    }
+    assert params.score_options(asked, {"instruction": "own"}, "do", 9, 0)["variables"] == {
+        "a": 1,
+        "b": 2,
+        "instruction": "own",
+    }
     assert params.score_options(PoolingParams(), None, None, 0, 0) == {
         "variables": None, "max_tokens_per_query": 0, "max_tokens_per_doc": 0,
     }  # fmt: skip
@@ -118,7 +148,8 @@ def test_arguments_of_a_score_win_over_extra_kwargs():
         params.score_options(PoolingParams(extra_kwargs={"d": 1, "c": 2}), None, None, 0, 0)
 
 
-# --- tokenization_kwargs ----------------------------------------------------------------------------------------------------------
+# --- tokenization_kwargs
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -126,7 +157,8 @@ def test_arguments_of_a_score_win_over_extra_kwargs():
     [
         (None, 5), ({}, 5), ({"truncation": True}, -1), ({"truncation": False}, 5), ({"max_length": 9}, 9),
         ({"max_length": 9, "truncation": True}, 9), ({"max_length": 9, "truncation": False}, 5),
-        ({"truncate_prompt_tokens": 3}, 3), ({"truncate_prompt_tokens": 3, "max_length": 9}, 3), ({"truncation": "longest_first"}, -1),
+        ({"truncate_prompt_tokens": 3}, 3), ({"truncate_prompt_tokens": 3, "max_length": 9}, 3),
+        ({"truncation": "longest_first"}, -1),
         ({"padding": True, "return_tensors": "pt"}, 5),
     ],
 )  # fmt: skip
@@ -154,17 +186,23 @@ def test_max_embed_len_lowers_the_limit_of_embeddings_only():
     assert shortened(Limits(), lower, "embed").max_tokens == 8
     assert shortened(Limits(), lower, "classify").max_tokens is None
     for most in (None, 16, 20):
-        assert shortened(Limits(), dataclasses.replace(manifest(), max_embed_tokens=most), "embed").max_tokens is None
+        assert (
+            shortened(Limits(), dataclasses.replace(manifest(), max_embed_tokens=most), "embed").max_tokens
+            is None
+        )
 
 
-# --- prompts ----------------------------------------------------------------------------------------------------------------------
+# --- prompts
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("value", "count"),
     [
-        ("text", 1), (["a", "b"], 2), ([1, 2, 3], 1), (np.array([1, 2, 3]), 1), ([[1, 2], [3]], 2), (np.array([[1, 2], [3, 4]]), 2),
-        ({"prompt": "a"}, 1), ([{"prompt": "a"}, "b"], 2), (("a", "b"), 2), ([np.int64(1), 2], 1), ([], 0), (["a", 1], 2),
+        ("text", 1), (["a", "b"], 2), ([1, 2, 3], 1), (np.array([1, 2, 3]), 1), ([[1, 2], [3]], 2),
+        (np.array([[1, 2], [3, 4]]), 2),
+        ({"prompt": "a"}, 1), ([{"prompt": "a"}, "b"], 2), (("a", "b"), 2), ([np.int64(1), 2], 1), ([], 0),
+        (["a", 1], 2),
     ],
     ids=str,
 )  # fmt: skip
@@ -181,9 +219,12 @@ def test_what_is_no_prompt_is_refused(value: Any):
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ([0, 99], None), (np.array([5], np.uint8), None), ([], "cannot be empty"), ("abc", "flat list"), (b"abc", "found bytes"),
-        ([1, 100], "token id 100 is out of vocabulary"), ([-1, 5], "token id -1 is out of vocabulary"), ([1, 2**70], "out of vocabulary"),
-        ([1.0, 2.0], "flat list of whole numbers"), ([[1], [2, 3]], "flat list"), ([True, 2], "flat list"), ([1, "2"], "flat list"),
+        ([0, 99], None), (np.array([5], np.uint8), None), ([], "cannot be empty"), ("abc", "flat list"),
+        (b"abc", "found bytes"),
+        ([1, 100], "token id 100 is out of vocabulary"), ([-1, 5], "token id -1 is out of vocabulary"),
+        ([1, 2**70], "out of vocabulary"),
+        ([1.0, 2.0], "flat list of whole numbers"), ([[1], [2, 3]], "flat list"), ([True, 2], "flat list"),
+        ([1, "2"], "flat list"),
         (5, "found int"),
     ],
     ids=str,
@@ -228,7 +269,8 @@ def test_no_adapter_is_no_request_for_one(given: Any):
         params.refuse_lora([*(given or []), object()])
 
 
-# --- progress and outputs ---------------------------------------------------------------------------------------------------------
+# --- progress and outputs
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_progress_is_told_by_the_callers_own_bar(monkeypatch: pytest.MonkeyPatch):
@@ -267,13 +309,26 @@ def test_outputs_of_another_kind_keep_their_facts():
     from poolrt.runtime.outputs import EmbeddingRequestOutput
 
     request = RequestOutput(PoolingOutput(np.ones(2, np.float32)), [1, 2], 3, True, "id")
-    (made,) = outputs.mapped(Outputs((request,), 0.5), EmbeddingRequestOutput, lambda one: EmbeddingOutput(one.data))
+    (made,) = outputs.mapped(
+        Outputs((request,), 0.5), EmbeddingRequestOutput, lambda one: EmbeddingOutput(one.data)
+    )
     assert type(made) is EmbeddingRequestOutput
-    assert (made.outputs.hidden_size, made.prompt_token_ids, made.prompt_tokens, made.truncated, made.request_id) == (
+    assert (
+        made.outputs.hidden_size,
+        made.prompt_token_ids,
+        made.prompt_tokens,
+        made.truncated,
+        made.request_id,
+    ) == (
         2,
         [1, 2],
         3,
         True,
         "id",
     )
-    assert outputs.mapped(Outputs((request,), 0.5), EmbeddingRequestOutput, lambda one: EmbeddingOutput(one.data)).padding == 0.5
+    assert (
+        outputs.mapped(
+            Outputs((request,), 0.5), EmbeddingRequestOutput, lambda one: EmbeddingOutput(one.data)
+        ).padding
+        == 0.5
+    )

@@ -15,11 +15,15 @@ ANSWER = Answer([], 3)
 
 def test_a_result_is_what_its_steps_make_of_the_answer():
     ticket = Ticket()
-    pending = Pending(ticket, lambda answer: answer.tokens, count=2, deadline=7.0).then(lambda tokens: tokens * 2)
+    pending = Pending(ticket, lambda answer: answer.tokens, count=2, deadline=7.0).then(
+        lambda tokens: tokens * 2
+    )
     assert pending.count == 2
     assert pending._deadline == 7.0
     ticket.set_result(ANSWER)
-    assert Pending(ticket, lambda answer: answer.tokens, count=2).then(lambda tokens: tokens * 2).result() == 6
+    assert (
+        Pending(ticket, lambda answer: answer.tokens, count=2).then(lambda tokens: tokens * 2).result() == 6
+    )
 
 
 def test_a_deadline_ends_the_wait_and_cancels():

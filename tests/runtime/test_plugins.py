@@ -18,7 +18,8 @@ from poolrt.runtime.plugins import BUILT_IN
 
 TEXTS = ["what is the capital of france", "paris"]
 
-# As a package for vLLM writes it, but for the base class: state per request, parameters of its own class, tokens taken off in place.
+# As a package for vLLM writes it, but for the base class: state per request, parameters of its own class,
+# tokens taken off in place.
 FOREIGN = '''
 from types import SimpleNamespace
 
@@ -103,7 +104,7 @@ def register_nothing():
 
 def register_missing():
     return "foreign_plugin_that_is_missing.Means"
-'''
+'''  # noqa: E501
 POINTS = """
 [vllm.io_processor_plugins]
 means = foreign_plugin:register_means
@@ -156,7 +157,9 @@ def test_bge_m3_answers_dense_and_sparse_from_one_pass(opened):
     response = processed(model, {"input": TEXTS, "return_tokens": True})
     # "paris" is three tokens, the other eight: two shapes, each computed once for both outputs.
     assert model.statistics().batches - before <= 2
-    np.testing.assert_allclose([one.dense_embedding for one in response.data], np.asarray(model.embed(TEXTS)), rtol=1e-6)
+    np.testing.assert_allclose(
+        [one.dense_embedding for one in response.data], np.asarray(model.embed(TEXTS)), rtol=1e-6
+    )
     for one, weights, text in zip(response.data, model.token_classify(TEXTS).arrays, TEXTS, strict=True):
         ids = model.tokenize(text)
         assert [entry.token_id for entry in one.sparse_embedding] == ids[1:-1]
@@ -172,7 +175,9 @@ def test_bge_m3_answers_what_is_asked_of_it(opened):
     (dense,) = processed(model, {"input": TEXTS[0], "embed_task": "dense", "use_activation": False}).data
     assert dense.sparse_embedding is None
     np.testing.assert_allclose(
-        dense.dense_embedding, np.asarray(model.embed(TEXTS[0], pooling_params=PoolingParams(use_activation=False)))[0], rtol=1e-6
+        dense.dense_embedding,
+        np.asarray(model.embed(TEXTS[0], pooling_params=PoolingParams(use_activation=False)))[0],
+        rtol=1e-6,
     )
     (sparse,) = processed(model, {"input": "mars mars paris", "embed_task": "sparse"}).data
     assert sparse.dense_embedding is None
@@ -182,7 +187,8 @@ def test_bge_m3_answers_what_is_asked_of_it(opened):
 
 
 @pytest.mark.parametrize(
-    ("ids", "kept"), [([10, 11], [10, 11]), ([0, 10, 11, 2], [10, 11]), ([0, 10], [10]), ([10, 2], [10]), ([0, 2], [])]
+    ("ids", "kept"),
+    [([10, 11], [10, 11]), ([0, 10, 11, 2], [10, 11]), ([0, 10], [10]), ([10, 2], [10]), ([0, 2], [])],
 )
 def test_weights_stand_beside_their_tokens_whatever_ends_ids_have(opened, ids, kept):
     (one,) = processed(opened("bge_m3", "bge_m3_sparse_plugin"), {"input": ids}).data
@@ -193,7 +199,9 @@ def test_the_combined_task_is_the_embedding_and_the_weights(opened):
     model = opened("bge_m3", None)
     joined = model.encode(TEXTS, pooling_task="embed&token_classify")
     for one, embedding, weights in zip(joined, model.embed(TEXTS), model.token_classify(TEXTS), strict=True):
-        np.testing.assert_allclose(one.outputs.data, np.concatenate([embedding.outputs.data, weights.outputs.data]), rtol=1e-6)
+        np.testing.assert_allclose(
+            one.outputs.data, np.concatenate([embedding.outputs.data, weights.outputs.data]), rtol=1e-6
+        )
     with pytest.raises(InputError, match="Unsupported task: 'embed&token_classify'"):
         opened("minilm_like", None).encode(TEXTS, pooling_task="embed&token_classify")
 
@@ -203,7 +211,9 @@ def test_a_package_written_for_vllm_runs_as_it_is(opened):
     model = opened("minilm_like", "means")
     answer = processed(model, {"texts": TEXTS})
     vectors = model.token_embed(TEXTS)
-    assert [one["mean"] for one in answer["answers"]] == pytest.approx([float(array.mean()) for array in vectors.arrays])
+    assert [one["mean"] for one in answer["answers"]] == pytest.approx(
+        [float(array.mean()) for array in vectors.arrays]
+    )
     assert [one["tokens"] for one in answer["answers"]] == [len(one.prompt_token_ids) - 1 for one in vectors]
     assert [one["id"] for one in answer["answers"]] == ["0", "1"]
     assert (answer["asked"], answer["width"]) == ({"texts": TEXTS, "shout": False}, 64)
@@ -247,17 +257,28 @@ def test_data_that_a_foreign_plugin_refuses_is_told(opened, data, told):
 @pytest.mark.parametrize(
     ("artifact", "name", "told"),
     [
-        ("minilm_like", "nobody", "there is no such plugin, those installed are .*bge_m3_sparse_plugin.*means"),
+        (
+            "minilm_like",
+            "nobody",
+            ("there is no such plugin, those installed are .*bge_m3_sparse_plugin.*means"),
+        ),
         (
             "minilm_like",
             "missing",
-            r"cannot be imported \(ModuleNotFoundError: No module named 'foreign_plugin_that_is_missing'\); install",
+            (
+                r"cannot be imported \(ModuleNotFoundError: No module named "
+                r"'foreign_plugin_that_is_missing'\); install"
+            ),
         ),
         ("minilm_like", "gone", r"foreign_plugin_of_old:register cannot be imported"),
         ("minilm_like", "broken", r"refused to start \(RuntimeError: it wants another model\)"),
         ("minilm_like", "nothing", "answered NoneType, expected a class"),
         ("minilm_like", "bge_m3_sparse_plugin", "needs a model with the tasks embed and token_classify"),
-        ("minilm_like", "colbert_query_plugin", r"lacks \[QueryMarker\], \[DocumentMarker\]; leave the plugin out"),
+        (
+            "minilm_like",
+            "colbert_query_plugin",
+            (r"lacks \[QueryMarker\], \[DocumentMarker\]; leave " r"the plugin out"),
+        ),
     ],
 )
 def test_a_plugin_that_cannot_be_is_told_when_it_is_asked_for(opened, artifact, name, told):
@@ -273,7 +294,9 @@ def test_processors_are_given_a_tokenizer_like_hugging_faces(opened, checkpoints
     ours = LLM.get_tokenizer(SimpleNamespace(model=opened(name, None)))  # pyright: ignore[reportArgumentType]
     theirs = transformers.AutoTokenizer.from_pretrained(checkpoints(name))
     for special in (True, False):
-        assert ours.encode(TEXTS[0], add_special_tokens=special) == theirs.encode(TEXTS[0], add_special_tokens=special)
+        assert ours.encode(TEXTS[0], add_special_tokens=special) == theirs.encode(
+            TEXTS[0], add_special_tokens=special
+        )
     ids = ours.encode(TEXTS[0])
     assert ours(TEXTS[0])["input_ids"] == theirs(TEXTS[0])["input_ids"]
     assert ours.convert_ids_to_tokens(ids) == theirs.convert_ids_to_tokens(ids)
@@ -311,7 +334,9 @@ def test_a_checkpoint_may_name_its_plugin(artifacts, tmp_path):
 
     bge_m3(checkpoint)
     for plugin in ("bge_m3_sparse_plugin", "nobody"):
-        pipeline.export(str(checkpoint), name=plugin, out=str(tmp_path), hf_overrides={"io_processor_plugin": plugin})
+        pipeline.export(
+            str(checkpoint), name=plugin, out=str(tmp_path), hf_overrides={"io_processor_plugin": plugin}
+        )
     with load(tmp_path / "bge_m3_sparse_plugin", threads=1) as model:
         assert model.plugin is not None
         assert len(processed(model, {"input": TEXTS}).data) == 2
@@ -324,7 +349,9 @@ def test_a_checkpoint_may_name_its_plugin(artifacts, tmp_path):
 
 def test_the_page_shows_a_plugin_that_works(artifacts, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "io-processors.md").read_text(encoding="utf-8")
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Passages" in block)
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Passages" in block
+    )
     ((name, value),) = re.findall(r'^(\w+) = "([\w:]+)"$', page, re.MULTILINE)
     (tmp_path / "my_package.py").write_text(code)
     (facts := tmp_path / "my_package-1.0.dist-info").mkdir()
@@ -333,7 +360,9 @@ def test_the_page_shows_a_plugin_that_works(artifacts, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with load(artifacts("minilm_like"), threads=1, io_processor_plugin=name) as model:
         answer = processed(model, {"title": "cities", "passages": TEXTS})
-        np.testing.assert_allclose(answer["vectors"], np.asarray(model.embed([f"cities: {text}" for text in TEXTS])), rtol=1e-5)
+        np.testing.assert_allclose(
+            answer["vectors"], np.asarray(model.embed([f"cities: {text}" for text in TEXTS])), rtol=1e-5
+        )
         with pytest.raises(InputError, match="'passages' takes: passages: expected a list of texts"):
             processed(model, {"title": "cities"})
 

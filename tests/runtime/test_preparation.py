@@ -25,7 +25,9 @@ LONG = " ".join(CORPUS)
 
 def reference(kind: str) -> PreTrainedTokenizerFast:
     # A copy: transformers switches truncation on and off in the tokenizer itself.
-    return PreTrainedTokenizerFast(tokenizer_object=type(ALL[kind]()).from_str(ALL[kind]().to_str()), truncation_side="right")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=type(ALL[kind]()).from_str(ALL[kind]().to_str()), truncation_side="right"
+    )
 
 
 @pytest.fixture(params=KINDS)
@@ -44,7 +46,11 @@ def test_texts_have_the_ids_of_the_reference(tmp_path, kind, special):
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, deadline=None)
-@given(text=st.sampled_from([*CORPUS, LONG, LONG * 20, "x", ""]), kept=st.integers(1, 64), side=st.sampled_from([None, "left", "right"]))
+@given(
+    text=st.sampled_from([*CORPUS, LONG, LONG * 20, "x", ""]),
+    kept=st.integers(1, 64),
+    side=st.sampled_from([None, "left", "right"]),
+)
 def test_truncated_texts_have_the_ids_of_the_reference(tmp_path_factory, kind, text, kept, side):
     prepare = opened(tmp_path_factory, kind)
     theirs = reference(kind)
@@ -79,7 +85,10 @@ def test_minus_one_keeps_the_models_limit(tmp_path, kind):
 def test_a_text_of_exactly_the_limit_is_accepted_and_one_token_more_is_not(tmp_path):
     prepare = preparation(tmp_path, "wordpiece")
     assert len(prepare.singles(["a " * 62])[0].ids) == 64
-    with pytest.raises(InputError, match=r"maximum context length is 64 tokens, found 65.*Please reduce the length of the input") as caught:
+    with pytest.raises(
+        InputError,
+        match=(r"maximum context length is 64 tokens, found 65.*Please reduce the length " r"of the input"),
+    ) as caught:
         prepare.singles(["a " * 62, "a " * 63])
     assert caught.value.field == "input_tokens"
     assert "input 1" in str(caught.value)
@@ -102,7 +111,10 @@ def test_a_lower_limit_than_the_models_counts(tmp_path):
 def test_too_large_a_truncation_is_refused_in_the_agreed_words(tmp_path):
     with pytest.raises(InputError) as caught:
         preparation(tmp_path, "wordpiece").singles(["a"], limits=Limits(truncate_prompt_tokens=65))
-    assert str(caught.value) == "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
+    assert str(caught.value) == (
+        "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller "
+        "truncation size."
+    )
     assert caught.value.field == "truncate_prompt_tokens"
 
 
@@ -112,13 +124,22 @@ def test_ids_are_taken_as_they_are_and_cut_without_special_tokens(tmp_path):
     forms = [ids, tuple(ids), np.array(ids, dtype=np.int32), {"prompt_token_ids": ids}]
     assert [item.ids for item in prepare.singles(forms)] == [ids] * 4
     assert prepare.singles([ids], limits=Limits(truncate_prompt_tokens=3))[0].ids == [2, 10, 11]
-    assert prepare.singles([ids], limits=Limits(truncate_prompt_tokens=3, truncation_side="left"))[0].ids == [11, 12, 3]
+    assert prepare.singles([ids], limits=Limits(truncate_prompt_tokens=3, truncation_side="left"))[0].ids == [
+        11,
+        12,
+        3,
+    ]
 
 
 def test_texts_and_ids_may_be_mixed_and_keep_their_order(tmp_path):
     prepare = preparation(tmp_path, "wordpiece")
     items = prepare.singles(["fox", [7, 8], {"prompt": "dog"}, [9]])
-    assert [item.ids for item in items] == [prepare.encoder.tokenize("fox"), [7, 8], prepare.encoder.tokenize("dog"), [9]]
+    assert [item.ids for item in items] == [
+        prepare.encoder.tokenize("fox"),
+        [7, 8],
+        prepare.encoder.tokenize("dog"),
+        [9],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +207,9 @@ def test_a_roles_prefix_belongs_to_the_models_own_preparation(tmp_path):
     own = preparation(tmp_path, "roberta", roles=roles)
     assert own.singles(["fox"], role="query")[0].ids == own.encoder.tokenize("query: fox")
     assert own.singles(["fox"], role="document")[0].ids == own.encoder.tokenize("passage: fox")
-    assert preparation(tmp_path, "roberta", roles=roles, style="vllm").singles(["fox"], role="query")[0].ids == own.encoder.tokenize("fox")
+    assert preparation(tmp_path, "roberta", roles=roles, style="vllm").singles(["fox"], role="query")[
+        0
+    ].ids == own.encoder.tokenize("fox")
 
 
 def test_a_files_own_truncation_and_padding_do_not_apply(tmp_path):

@@ -1,4 +1,5 @@
-"""Scores that a sigmoid rounds to the same number are ranked by their logits, the scores are told as they are."""
+"""Scores that a sigmoid rounds to the same number are ranked by their logits, the
+scores are told as they are."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from tests.conftest import exported
 from tests.serve.conftest import live
 
 QUERY = "what is the capital of france"
-DOCUMENTS = ["paris", "mars is known as the red planet", "paris is the capital", "a small planet", "france", "the red capital of mars"]
+DOCUMENTS = [
+    "paris",
+    "mars is known as the red planet",
+    "paris is the capital",
+    "a small planet",
+    "france",
+    "the red capital of mars",
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +54,9 @@ def logits(saturated: Path) -> np.ndarray[Any, Any]:
     from sentence_transformers import CrossEncoder
 
     model = CrossEncoder(str(saturated), device="cpu")
-    return model.predict([(QUERY, text) for text in DOCUMENTS], activation_fn=torch.nn.Identity(), show_progress_bar=False)
+    return model.predict(
+        [(QUERY, text) for text in DOCUMENTS], activation_fn=torch.nn.Identity(), show_progress_bar=False
+    )
 
 
 def test_every_ranker_orders_saturated_scores_by_logit(saturated: Path, logits: np.ndarray[Any, Any]):
@@ -62,14 +72,21 @@ def test_every_ranker_orders_saturated_scores_by_logit(saturated: Path, logits: 
         with live(model) as server:
             for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
                 results = server.ask(path, {"query": QUERY, "documents": DOCUMENTS})["results"]
-                assert [(one["index"], one["relevance_score"]) for one in results] == [(index, 1.0) for index in order]
+                assert [(one["index"], one["relevance_score"]) for one in results] == [
+                    (index, 1.0) for index in order
+                ]
             told = server.ask("/rerank", {"query": QUERY, "texts": DOCUMENTS})
             assert [(one["index"], one["score"]) for one in told] == [(index, 1.0) for index in order]
 
 
 def test_scores_without_activation_keep_equal_ones_in_order(artifacts):
     with load(artifacts("minilm_like"), threads=1) as model:
-        assert [one.index for one in model.rerank("paris", ["mars", "paris", "mars", "paris"])] == [1, 3, 0, 2]
+        assert [one.index for one in model.rerank("paris", ["mars", "paris", "mars", "paris"])] == [
+            1,
+            3,
+            0,
+            2,
+        ]
 
 
 def test_a_priority_needs_its_policy(artifacts):
@@ -90,7 +107,10 @@ def test_the_offline_class_has_priorities_with_vllms_keyword(artifacts):
 
 
 def test_a_model_without_rewards_names_what_it_has(artifacts):
-    with load(artifacts("minilm_like"), threads=1) as model, pytest.raises(UnsupportedTask, match=r"Its tasks are embed, token_embed"):
+    with (
+        load(artifacts("minilm_like"), threads=1) as model,
+        pytest.raises(UnsupportedTask, match=r"Its tasks are embed, token_embed"),
+    ):
         model.reward("a")
 
 

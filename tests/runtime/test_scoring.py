@@ -30,7 +30,10 @@ def test_maxsim_is_the_plain_loop(seed, lengths, query_tokens, similarities):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "SIMILARITIES", similarities)
         found = scoring.maxsim(query, documents)
-    plain = [float((torch.tensor(query) @ torch.tensor(document).T).amax(dim=1).sum()) if len(document) else 0.0 for document in documents]
+    plain = [
+        float((torch.tensor(query) @ torch.tensor(document).T).amax(dim=1).sum()) if len(document) else 0.0
+        for document in documents
+    ]
     np.testing.assert_allclose(found, plain, atol=query_tokens * ROUNDING)
     assert found.dtype == np.float32
 
@@ -48,7 +51,9 @@ def test_maxsim_does_not_depend_on_the_documents_order(seed, lengths, random):
     order = list(range(len(documents)))
     random.shuffle(order)
     found = scoring.maxsim(query, documents)
-    np.testing.assert_allclose(scoring.maxsim(query, [documents[index] for index in order]), found[order], atol=4 * ROUNDING)
+    np.testing.assert_allclose(
+        scoring.maxsim(query, [documents[index] for index in order]), found[order], atol=4 * ROUNDING
+    )
 
 
 def test_maxsim_of_nothing_is_zero():
@@ -90,7 +95,9 @@ def test_large_logits_stay_finite(activation):
     values = np.array([[-1e4, 1e4, 0, 88, -88, 104, -104]], dtype=np.float32)
     with np.errstate(all="raise", under="ignore"):
         found = scoring.activate(activation, values)
-    theirs = torch.tensor(values).sigmoid() if activation == "sigmoid" else torch.tensor(values).softmax(dim=-1)
+    theirs = (
+        torch.tensor(values).sigmoid() if activation == "sigmoid" else torch.tensor(values).softmax(dim=-1)
+    )
     np.testing.assert_allclose(found, theirs.numpy(), rtol=1e-5, atol=1e-37)
 
 
@@ -104,7 +111,9 @@ def test_cosine_is_torchs_and_takes_one_query_for_many():
     [first, second] = (np.random.default_rng(seed).normal(size=(6, 32)).astype(np.float32) for seed in (0, 1))
     theirs = torch.nn.functional.cosine_similarity(torch.tensor(first), torch.tensor(second), dim=-1)
     np.testing.assert_allclose(scoring.cosine(first, second), theirs.numpy(), atol=ROUNDING)
-    np.testing.assert_allclose(scoring.cosine(first[0], second), scoring.cosine(np.repeat(first[:1], 6, 0), second), atol=ROUNDING)
+    np.testing.assert_allclose(
+        scoring.cosine(first[0], second), scoring.cosine(np.repeat(first[:1], 6, 0), second), atol=ROUNDING
+    )
 
 
 def test_calibration_comes_before_the_activation():
@@ -133,5 +142,7 @@ def test_short_vectors_have_torch_s_cosine():
     for length in (1e-2, 1e-4, 1e-6):
         first = np.array([[3, 4]], np.float32) * np.float32(length)
         second = np.array([[4, 3]], np.float32) * np.float32(length)
-        expected = torch.nn.functional.cosine_similarity(torch.from_numpy(first), torch.from_numpy(second)).numpy()
+        expected = torch.nn.functional.cosine_similarity(
+            torch.from_numpy(first), torch.from_numpy(second)
+        ).numpy()
         np.testing.assert_allclose(scoring.cosine(first, second), expected, rtol=1e-4)

@@ -1,4 +1,5 @@
-"""What becomes of a graph's rows: dropped, kept, cut, calibrated, activated, in this order, as torch computes it."""
+"""What becomes of a graph's rows: dropped, kept, cut, calibrated, activated, in this
+order, as torch computes it."""
 
 from __future__ import annotations
 
@@ -35,11 +36,19 @@ def rows(count: int, *shape: int) -> list[Any]:
     return [RNG.standard_normal(shape).astype(np.float32) for _ in range(count)]
 
 
-def one(head: Head, row: Any, ids: list[int], task: Any = "token_embed", params: PoolingParams = PLAIN, keep: Any = None) -> Any:
+def one(
+    head: Head,
+    row: Any,
+    ids: list[int],
+    task: Any = "token_embed",
+    params: PoolingParams = PLAIN,
+    keep: Any = None,
+) -> Any:
     return postprocess.answers(task, head, [row], [Item(ids=ids, keep=keep)], [params])[0]
 
 
-# --- token rows -------------------------------------------------------------------------------------------------------------------
+# --- token rows
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -58,7 +67,9 @@ def one(head: Head, row: Any, ids: list[int], task: Any = "token_embed", params:
     ],
     ids=str,
 )  # fmt: skip
-def test_rows_at_the_ends_are_dropped_where_they_are_what_is_dropped(facts: dict[str, int], ids: list[int], left: list[int]):
+def test_rows_at_the_ends_are_dropped_where_they_are_what_is_dropped(
+    facts: dict[str, int], ids: list[int], left: list[int]
+):
     (row,) = rows(1, len(ids), 3)
     np.testing.assert_array_equal(one(replace(TOKENS, **facts), row, ids), row[left])
 
@@ -66,7 +77,9 @@ def test_rows_at_the_ends_are_dropped_where_they_are_what_is_dropped(facts: dict
 def test_rows_that_are_not_kept_are_dropped_besides():
     (row,) = rows(1, 5, 3)
     keep = np.array([True, True, False, True, True])
-    np.testing.assert_array_equal(one(replace(TOKENS, drop_first=1), row, [1, 2, 3, 4, 5], keep=keep), row[[1, 3, 4]])
+    np.testing.assert_array_equal(
+        one(replace(TOKENS, drop_first=1), row, [1, 2, 3, 4, 5], keep=keep), row[[1, 3, 4]]
+    )
     assert keep.all() == False  # noqa: E712  (the item's own mask is left alone)
     assert keep[0]
 
@@ -96,14 +109,19 @@ def test_a_flat_head_of_width_one_answers_numbers():
     assert one(head, row, [1, 2, 3, 4], "token_embed").shape == (3, 1)
 
 
-# --- width, calibration, activation -----------------------------------------------------------------------------------------------
+# --- width, calibration, activation
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("dimensions", [None, 1, 5, 8])
 @pytest.mark.parametrize("normed", [False, True])
 def test_a_vector_is_normed_cut_and_scaled_to_length_one(count: int, dimensions: int | None, normed: bool):
-    head, params, given = replace(EMBED, norm_before_cut=normed), PoolingParams(dimensions=dimensions), rows(count, 8)
+    head, params, given = (
+        replace(EMBED, norm_before_cut=normed),
+        PoolingParams(dimensions=dimensions),
+        rows(count, 8),
+    )
     found = postprocess.answers("embed", head, given, [Item(ids=[1])] * count, [params] * count)
     for vector, row in zip(found, given, strict=True):
         theirs = torch.tensor(row)
@@ -124,15 +142,20 @@ def test_a_heads_own_width_counts_unless_another_is_asked_for():
 @pytest.mark.parametrize(
     ("task", "activation", "asked", "flag", "used"),
     [
-        ("embed", "l2", None, None, "l2"), ("embed", "l2", None, True, "l2"), ("embed", "l2", None, False, "identity"),
+        ("embed", "l2", None, None, "l2"), ("embed", "l2", None, True, "l2"),
+        ("embed", "l2", None, False, "identity"),
         ("embed", "identity", None, None, "identity"), ("embed", "identity", None, True, "l2"),
         ("token_embed", "identity", None, True, "l2"), ("classify", "identity", None, True, "identity"),
-        ("classify", "identity", "sigmoid", True, "sigmoid"), ("classify", "identity", "sigmoid", None, "identity"),
-        ("classify", "identity", "sigmoid", False, "identity"), ("classify", "softmax", None, None, "softmax"),
+        ("classify", "identity", "sigmoid", True, "sigmoid"),
+        ("classify", "identity", "sigmoid", None, "identity"),
+        ("classify", "identity", "sigmoid", False, "identity"),
+        ("classify", "softmax", None, None, "softmax"),
         ("classify", "softmax", None, False, "identity"), ("token_classify", "tanh", None, None, "tanh"),
     ],
 )  # fmt: skip
-def test_a_request_may_switch_the_activation(task: Any, activation: Any, asked: Any, flag: bool | None, used: str):
+def test_a_request_may_switch_the_activation(
+    task: Any, activation: Any, asked: Any, flag: bool | None, used: str
+):
     head = Head(output="out", dim=4, pool="tokens", activation=activation, asked_activation=asked)
     (row,) = rows(1, 4) if task in ("embed", "classify") else rows(1, 2, 4)
     tensor = torch.tensor(row)
@@ -140,7 +163,9 @@ def test_a_request_may_switch_the_activation(task: Any, activation: Any, asked: 
         "identity": tensor, "l2": torch.nn.functional.normalize(tensor, dim=-1), "sigmoid": tensor.sigmoid(),
         "softmax": tensor.softmax(-1), "tanh": tensor.tanh(),
     }[used]  # fmt: skip
-    np.testing.assert_allclose(one(head, row, [1, 2], task, PoolingParams(use_activation=flag)), expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        one(head, row, [1, 2], task, PoolingParams(use_activation=flag)), expected.numpy(), atol=1e-6
+    )
 
 
 def test_logits_are_calibrated_before_they_are_activated():
@@ -164,10 +189,13 @@ def test_what_is_no_number_is_never_answered(bad: float, count: int):
     given = rows(count, 8)
     given[-1][3] = bad
     with pytest.raises(EngineError, match="not a number"):
-        postprocess.answers("embed", replace(EMBED, activation="identity"), given, [Item(ids=[1])] * count, [PLAIN] * count)
+        postprocess.answers(
+            "embed", replace(EMBED, activation="identity"), given, [Item(ids=[1])] * count, [PLAIN] * count
+        )
 
 
-# --- long texts in pieces ---------------------------------------------------------------------------------------------------------
+# --- long texts in pieces
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_pieces_cover_a_text_in_order():
@@ -190,21 +218,29 @@ def test_pieces_are_joined_by_their_length():
 def test_only_a_truncation_that_is_asked_for_cuts_a_text_in_pieces():
     text = Text(max_tokens=16, vocab_size=100, pad_id=0)
     manifest = Manifest(
-        format=1, name="m", architecture="BertModel", source=Source(checkpoint="m"), tasks=("embed",), scoring=None, text=text, graphs=(),
+        format=1, name="m", architecture="BertModel", source=Source(checkpoint="m"), tasks=("embed",),
+        scoring=None, text=text, graphs=(),
         heads={"embed": EMBED},
     )  # fmt: skip
     for asked, kept in ((None, None), (-1, None), (16, 16), (3, 3)):
         limits = chunks.limits(manifest, Limits(truncate_prompt_tokens=asked, truncation_side="left"))
-        assert (limits.truncate_prompt_tokens, limits.truncation_side, limits.max_tokens) == (kept, "left", chunks.UNLIMITED)
+        assert (limits.truncate_prompt_tokens, limits.truncation_side, limits.max_tokens) == (
+            kept,
+            "left",
+            chunks.UNLIMITED,
+        )
     with pytest.raises(InputError, match="greater than max_model_len"):
         chunks.limits(manifest, Limits(truncate_prompt_tokens=17))
 
 
-# --- what a call returns ----------------------------------------------------------------------------------------------------------
+# --- what a call returns
+# ----------------------------------------------------------------------------------------------------------
 
 
 def outputs(results: list[Any]) -> Outputs[Any]:
-    return Outputs(tuple(RequestOutput(result, [1, 2], number + 1) for number, result in enumerate(results)), 0.5)
+    return Outputs(
+        tuple(RequestOutput(result, [1, 2], number + 1) for number, result in enumerate(results)), 0.5
+    )
 
 
 def test_outputs_are_a_list_and_an_array():
@@ -215,7 +251,12 @@ def test_outputs_are_a_list_and_an_array():
     np.testing.assert_array_equal(np.asarray(made), np.stack(vectors))
     assert np.asarray(made, dtype=np.float64).dtype == np.float64
     assert np.asarray(outputs([])).shape == (0,)
-    assert (made[0].finished, made[0].num_cached_tokens, made[0].truncated, made[0].request_id) == (True, 0, False, "")
+    assert (made[0].finished, made[0].num_cached_tokens, made[0].truncated, made[0].request_id) == (
+        True,
+        0,
+        False,
+        "",
+    )
     with pytest.raises(ValueError, match="same shape"):
         np.asarray(outputs([PoolingOutput(vectors[0]), PoolingOutput(vectors[1][:2])]))
 
@@ -230,7 +271,12 @@ def test_scores_are_an_array_of_numbers():
 
 def test_a_ranking_is_a_list():
     ranking = Ranking((Ranked(1, 0.9, "b"), Ranked(0, 0.1, "a")), 7)
-    assert (len(ranking), ranking[0].index, [each.document for each in ranking], len(ranking[:1])) == (2, 1, ["b", "a"], 1)
+    assert (len(ranking), ranking[0].index, [each.document for each in ranking], len(ranking[:1])) == (
+        2,
+        1,
+        ["b", "a"],
+        1,
+    )
 
 
 def test_pieces_keep_the_kinds_of_their_tokens():

@@ -1,4 +1,5 @@
-"""Templates render as transformers renders them, and the shipped ones give the layouts of the models' cards to the byte."""
+"""Templates render as transformers renders them, and the shipped ones give the layouts of the
+models' cards to the byte."""
 
 from __future__ import annotations
 
@@ -17,29 +18,37 @@ PAIR = [{"role": "query", "content": "what is π?"}, {"role": "document", "conte
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 
 JUDGE = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the "
+    "Instruct provided. "
     'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
 )
 QWEN = (
     JUDGE + "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
-    "<Query>: what is π?\n<Document>: a <image>number\n <|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n"
+    "<Query>: what is π?\n<Document>: a <image>number\n "
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n"
 )
 MXBAI = (
-    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-    "query: what is π?\ndocument: a <image>number\n \nYou are a search relevance expert who evaluates how well documents match search "
-    "queries. For each query-document pair, carefully analyze the semantic relationship between them, then provide your binary relevance "
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+    "assistant.<|im_end|>\n<|im_start|>user\n"
+    "query: what is π?\ndocument: a <image>number\n \nYou are a search relevance expert who evaluates "
+    "how well documents match search "
+    "queries. For each query-document pair, carefully analyze the semantic relationship between them, "
+    "then provide your binary relevance "
     "judgment (0 for not relevant, 1 for relevant).\nRelevance:<|im_end|>\n<|im_start|>assistant"
 )
 LAYOUTS = {
     "nemotron-rerank": "question:what is π? \n \n passage:a <image>number\n ",
     "nemotron-vl-rerank": "<image> question:what is π? \n \n passage:a number\n ",
-    "bge-reranker-v2-gemma": "A: what is π?\nB: a <image>number\n \nGiven a query A and a passage B, determine whether the passage "
+    "bge-reranker-v2-gemma": "A: what is π?\nB: a <image>number\n \nGiven a query A and a passage B, "
+    "determine whether "
+    "the passage "
     "contains an answer to the query by providing a prediction of either 'Yes' or 'No'.",
     "mxbai_rerank_v2": MXBAI,
     "mxbai_rerank_v2_card": MXBAI + "\n",
     "qwen3_reranker": QWEN,
     "qwen3_reranker_card": QWEN + "\n",
-    "qwen3_vl_reranker": JUDGE + "<Instruct>: Given a search query, retrieve relevant candidates that answer the query."
+    "qwen3_vl_reranker": JUDGE + "<Instruct>: Given a search query, retrieve relevant candidates that "
+    "answer the query."
     "<Query>:what is π?\n<Document>:a <image>number\n <|im_end|>\n<|im_start|>assistant\n",
 }
 
@@ -54,8 +63,16 @@ def test_score_templates_have_their_cards_layout(name):
 
 
 def test_every_shipped_template_is_tried():
-    # jina_reranker_v3 takes a list of documents, not messages: tests/exporter/test_reshaped.py has it beside its model.
-    tried = {*LAYOUTS, "nemotron_embed_vl", "vlm2vec_qwen2vl", "vlm2vec_phi3v", "dse_qwen2_vl", "jina_reranker_v3"}
+    # jina_reranker_v3 takes a list of documents, not messages: tests/exporter/test_reshaped.py
+    # has it beside its model.
+    tried = {
+        *LAYOUTS,
+        "nemotron_embed_vl",
+        "vlm2vec_qwen2vl",
+        "vlm2vec_phi3v",
+        "dse_qwen2_vl",
+        "jina_reranker_v3",
+    }
     assert {path.stem for path in SHIPPED.glob("*.jinja")} == tried
 
 
@@ -74,12 +91,19 @@ def test_the_instruction_is_the_first_one_told(name):
 
 
 def test_an_instruction_of_mxbais_card_comes_first():
-    text = templates.conversation(shipped("mxbai_rerank_v2_card"), PAIR, variables={"instruction": "be strict"})
+    text = templates.conversation(
+        shipped("mxbai_rerank_v2_card"), PAIR, variables={"instruction": "be strict"}
+    )
     assert "user\ninstruction: be strict\nquery: what" in text
 
 
 IMAGE: dict[str, Any] = {"type": "image"}
-MIXED = [{"role": "query", "content": [{"type": "text", "text": "one"}, IMAGE, {"type": "text", "text": "two"}, IMAGE]}]
+MIXED = [
+    {
+        "role": "query",
+        "content": [{"type": "text", "text": "one"}, IMAGE, {"type": "text", "text": "two"}, IMAGE],
+    }
+]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +168,11 @@ def reference() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=ALL["qwen"](), **SPECIAL)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("template", [CHATML, ODDITIES, PLAIN, *(shipped(name) for name in sorted(LAYOUTS))], ids=lambda text: text[:20])
+@pytest.mark.parametrize(
+    "template",
+    [CHATML, ODDITIES, PLAIN, *(shipped(name) for name in sorted(LAYOUTS))],
+    ids=lambda text: text[:20],
+)
 @pytest.mark.parametrize("generation", [False, True])
 def test_rendering_is_transformers(reference, template, generation):
     messages = PAIR if "selectattr" in template else CHAT
@@ -152,13 +180,19 @@ def test_rendering_is_transformers(reference, template, generation):
         messages, chat_template=template, tokenize=False, add_generation_prompt=generation, colour="blue"
     )
     ours = templates.conversation(
-        template, messages, special_tokens=SPECIAL, add_generation_prompt=generation, variables={"colour": "blue", "unused": object()}
+        template,
+        messages,
+        special_tokens=SPECIAL,
+        add_generation_prompt=generation,
+        variables={"colour": "blue", "unused": object()},
     )
     assert ours == theirs
 
 
 @pytest.mark.parametrize("template", [CHATML, PLAIN], ids=["trimming", "plain"])
-@pytest.mark.parametrize("last", ["well, ", "well", [{"type": "text", "text": "well, "}]], ids=["space", "plain", "part"])
+@pytest.mark.parametrize(
+    "last", ["well, ", "well", [{"type": "text", "text": "well, "}]], ids=["space", "plain", "part"]
+)
 def test_continuing_the_final_message_is_transformers(reference, template, last):
     if isinstance(last, list):
         template = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}|{% endfor %}"
@@ -166,8 +200,13 @@ def test_continuing_the_final_message_is_transformers(reference, template, last)
         {"role": "user", "content": "hi" if isinstance(last, str) else [{"type": "text", "text": "hi"}]},
         {"role": "assistant", "content": last},
     ]
-    theirs = reference.apply_chat_template(messages, chat_template=template, tokenize=False, continue_final_message=True)
-    assert templates.conversation(template, messages, special_tokens=SPECIAL, continue_final_message=True) == theirs
+    theirs = reference.apply_chat_template(
+        messages, chat_template=template, tokenize=False, continue_final_message=True
+    )
+    assert (
+        templates.conversation(template, messages, special_tokens=SPECIAL, continue_final_message=True)
+        == theirs
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,16 +252,43 @@ def test_a_files_last_newline_is_dropped_once(tmp_path):
         (PLAIN, "string"),
         (CHATML, "string"),
         ("{% for m in messages %}{% for p in m['content'] %}{{ p.text }}{% endfor %}{% endfor %}", "openai"),
-        ("{% for m in messages[1:] | list %}{% for p in m.content | list %}{{ p.text }}{% endfor %}{% endfor %}", "openai"),
-        ("{% set all = messages %}{% for m in all %}{% for p in m.content %}{% endfor %}{% endfor %}", "openai"),
-        ("{% for m in messages %}{% set content = m.content %}{% for p in content %}{% endfor %}{% endfor %}", "openai"),
-        ("{% macro show(c) %}{% for p in c %}{% endfor %}{% endmacro %}{% for m in messages %}{{ show(m.content) }}{% endfor %}", "openai"),
         (
-            "{% macro show(c) %}{% for p in c %}{% endfor %}{% endmacro %}{% for m in messages %}{{ show(c=m.content) }}{% endfor %}",
+            (
+                "{% for m in messages[1:] | list %}{% for p in m.content | list %}{{ p.text }}{% endfor "
+                "%}{% endfor %}"
+            ),
             "openai",
         ),
         (
-            "{% macro show(content) %}{% for p in content %}{% endfor %}{% endmacro %}{{ show(messages[0].role) }}",
+            ("{% set all = messages %}{% for m in all %}{% for p in m.content %}{% endfor %}{% endfor %}"),
+            "openai",
+        ),
+        (
+            (
+                "{% for m in messages %}{% set content = m.content %}{% for p in content %}{% endfor "
+                "%}{% endfor %}"
+            ),
+            "openai",
+        ),
+        (
+            (
+                "{% macro show(c) %}{% for p in c %}{% endfor %}{% endmacro %}{% for m in messages %}{{ "
+                "show(m.content) }}{% endfor %}"
+            ),
+            "openai",
+        ),
+        (
+            (
+                "{% macro show(c) %}{% for p in c %}{% endfor %}{% endmacro %}{% for m in messages %}{{ "
+                "show(c=m.content) }}{% endfor %}"
+            ),
+            "openai",
+        ),
+        (
+            (
+                "{% macro show(content) %}{% for p in content %}{% endfor %}{% endmacro %}{{ "
+                "show(messages[0].role) }}"
+            ),
             "string",
         ),
         ("{% for tool in tools %}{{ tool.content }}{% endfor %}", "string"),
@@ -237,10 +303,14 @@ def test_content_format_is_read_from_the_template(template, wanted):
 
 
 def test_a_conversation_is_joined_by_newlines_or_kept_in_parts(tmp_path):
-    messages = [{"role": "user", "content": ["a", {"type": "text", "text": "b"}, {"type": "input_text", "text": "c"}]}]
+    messages = [
+        {"role": "user", "content": ["a", {"type": "text", "text": "b"}, {"type": "input_text", "text": "c"}]}
+    ]
     prepare = preparation(tmp_path, "qwen", files={"chat.jinja": PLAIN}, chat_template="chat.jinja")
     assert prepare.chat(messages) == "user: a\nb\nc\n"
-    parts = "{% for m in messages %}{% for p in m.content %}{{ p.type }}={{ p.text }};{% endfor %}{% endfor %}"
+    parts = (
+        "{% for m in messages %}{% for p in m.content %}{{ p.type }}={{ p.text }};{% endfor %}{% endfor %}"
+    )
     assert prepare.chat(messages, chat_template=parts) == "text=a;text=b;text=c;"
     assert prepare.chat(messages, chat_template=PLAIN, content_format="openai").startswith("user: [{")
 
@@ -260,7 +330,10 @@ def test_a_developer_is_the_system_where_the_template_knows_none():
         ([3], "message 0: expected an object with a `role`"),
         ([{"content": "hi"}], "message 0: expected an object with a `role`"),
         ([{"role": "user", "content": 3}], "message 0: content must be text or a list of parts"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "part of type 'image_url' is not text"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+            "part of type 'image_url' is not text",
+        ),
         ([{"role": "user", "content": [{"type": "text"}]}], "part of type 'text' needs `text`, a string"),
         ([{"role": "user", "content": [3]}], "part of type None"),
     ],

@@ -33,13 +33,23 @@ def artifact(artifacts: Callable[[str], Path]) -> Artifact:
     return read(artifacts("minilm_like"))
 
 
-def opened(artifact: Artifact, gpu: Gpu, *, graphs: int = 8, shapes: tuple[Profile, ...] = SHAPES) -> trt.Session:
+def opened(
+    artifact: Artifact, gpu: Gpu, *, graphs: int = 8, shapes: tuple[Profile, ...] = SHAPES
+) -> trt.Session:
     graph = artifact.manifest.graph("text")
     engine = Engine(
-        backend="tensorrt-rtx", file="a.engine", graph=graph.file, device="sm89", version="1.0", precision="fp32", profiles=shapes
+        backend="tensorrt-rtx",
+        file="a.engine",
+        graph=graph.file,
+        device="sm89",
+        version="1.0",
+        precision="fp32",
+        profiles=shapes,
     )
     plan = str(artifact.folder / graph.file).encode()
-    return trt.Session(simulated_gpu.library(gpu.api), gpu, plan, engine, pad_id=artifact.manifest.text.pad_id, graphs=graphs)
+    return trt.Session(
+        simulated_gpu.library(gpu.api), gpu, plan, engine, pad_id=artifact.manifest.text.pad_id, graphs=graphs
+    )
 
 
 def batch(rows: int, tokens: int, seed: int = 0) -> dict[str, NDArray[np.int64]]:
@@ -89,9 +99,13 @@ def test_graphs_are_captured_once_per_bucket_and_evicted_beyond_the_cap(artifact
     session.close()
 
 
-def test_what_cannot_be_captured_is_launched_each_time(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_captured_is_launched_each_time(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(simulated_gpu.Context, "is_stream_capturable", lambda _, stream: asked.append(stream), raising=False)
+    monkeypatch.setattr(
+        simulated_gpu.Context, "is_stream_capturable", lambda _, stream: asked.append(stream), raising=False
+    )
     gpu = Gpu()
     session = opened(artifact, gpu)
     exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graph("text"))
@@ -140,7 +154,13 @@ def test_an_engine_with_other_profiles_than_the_manifest_tells_is_refused(artifa
 def test_an_engine_the_library_does_not_open_is_told(artifact: Artifact) -> None:
     gpu = Gpu()
     engine = Engine(
-        backend="tensorrt-rtx", file="a.engine", graph="model.onnx", device="sm89", version="1.0", precision="fp32", profiles=SHAPES
+        backend="tensorrt-rtx",
+        file="a.engine",
+        graph="model.onnx",
+        device="sm89",
+        version="1.0",
+        precision="fp32",
+        profiles=SHAPES,
     )
     with pytest.raises(EngineError, match=r"a\.engine: tensorrt-rtx does not open it"):
         trt.Session(simulated_gpu.library(gpu.api), gpu, b"", engine, pad_id=0)

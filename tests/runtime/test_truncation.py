@@ -13,9 +13,52 @@ from tokenizers import Tokenizer
 from tests.runtime.vocabularies import ALL, CORPUS
 
 FRAGMENTS = [
-    *("the quick brown fox", "capital of France", " ", "  ", "   ", " " * 40, "\n", "\t", "\r\n", "\u00a0", "\u3000"),
-    *("北京是中国的首都", "汉字测试", "，", "。", "булок", "ещё", "Être", "e\u0301", "\u0301", "हिन्दी", "ไทย", "한국어", "العربية"),
-    *("😀", "👨‍👩‍👧", "🇫🇷", "\u200d", "\ufe0f", "a", "aa", "ab", "aaaaaaaa", "abababab", "0", "1234567890", "x" * 130, "?!", "...", "=="),
+    *(
+        "the quick brown fox",
+        "capital of France",
+        " ",
+        "  ",
+        "   ",
+        " " * 40,
+        "\n",
+        "\t",
+        "\r\n",
+        "\u00a0",
+        "\u3000",
+    ),
+    *(
+        "北京是中国的首都",
+        "汉字测试",
+        "，",
+        "。",
+        "булок",
+        "ещё",
+        "Être",
+        "e\u0301",
+        "\u0301",
+        "हिन्दी",
+        "ไทย",
+        "한국어",
+        "العربية",
+    ),
+    *(
+        "😀",
+        "👨‍👩‍👧",
+        "🇫🇷",
+        "\u200d",
+        "\ufe0f",
+        "a",
+        "aa",
+        "ab",
+        "aaaaaaaa",
+        "abababab",
+        "0",
+        "1234567890",
+        "x" * 130,
+        "?!",
+        "...",
+        "==",
+    ),
     *(
         "[SEP]",
         "<s>",
@@ -37,7 +80,11 @@ FRAGMENTS = [
     ),
 ]
 texts = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=6)), min_size=1, max_size=40).flatmap(
-    lambda parts: st.builds(lambda joint, times: joint.join(parts) * times, st.sampled_from(["", " ", " ", "\n"]), st.integers(1, 60))
+    lambda parts: st.builds(
+        lambda joint, times: joint.join(parts) * times,
+        st.sampled_from(["", " ", " ", "\n"]),
+        st.integers(1, 60),
+    )
 )
 
 
@@ -68,7 +115,11 @@ def test_part_of_a_text_gives_the_tokens_of_all_of_it(tokenizer, side, monkeypat
             assert found.ids == whole
         else:
             assert len(found.ids) >= wanted
-            assert (found.ids[:wanted] == whole[:wanted]) if side == "right" else (found.ids[-wanted:] == whole[-wanted:])
+            assert (
+                (found.ids[:wanted] == whole[:wanted])
+                if side == "right"
+                else (found.ids[-wanted:] == whole[-wanted:])
+            )
 
     check()
     assert partial > 10, "the texts were too short to try anything"
@@ -76,8 +127,28 @@ def test_part_of_a_text_gives_the_tokens_of_all_of_it(tokenizer, side, monkeypat
 
 @pytest.mark.parametrize(
     "unit",
-    ["the quick brown fox ", "北京是中国的首都", "汉字，测试。", "ab", "a" + " " * 50, "😀👨‍👩‍👧", "aGVsbG8=", "\n\n", "e\u0301"],
-    ids=["words", "chinese", "chinese punctuation", "letters", "spaces", "emoji", "base64", "newlines", "marks"],
+    [
+        "the quick brown fox ",
+        "北京是中国的首都",
+        "汉字，测试。",
+        "ab",
+        "a" + " " * 50,
+        "😀👨‍👩‍👧",
+        "aGVsbG8=",
+        "\n\n",
+        "e\u0301",
+    ],
+    ids=[
+        "words",
+        "chinese",
+        "chinese punctuation",
+        "letters",
+        "spaces",
+        "emoji",
+        "base64",
+        "newlines",
+        "marks",
+    ],
 )
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_long_text_gives_the_same_first_tokens(tokenizer, unit, side):
@@ -91,7 +162,9 @@ def test_a_long_text_gives_the_same_first_tokens(tokenizer, unit, side):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("unit", ["the quick brown fox ", "北京是中国的首都，东京是日本的首都"], ids=["words", "chinese"])
+@pytest.mark.parametrize(
+    "unit", ["the quick brown fox ", "北京是中国的首都，东京是日本的首都"], ids=["words", "chinese"]
+)
 def test_what_is_thrown_away_costs_nothing(tokenizer, unit, side):
     boundaries = truncation.Boundaries(tokenizer)
 
@@ -105,7 +178,8 @@ def test_what_is_thrown_away_costs_nothing(tokenizer, unit, side):
             assert not found.whole
         return min(times)
 
-    # 250 times the text; ten times the time leaves room for a busy machine, tokenising it all would take 250 times.
+    # 250 times the text; ten times the time leaves room for a busy machine, tokenising it
+    # all would take 250 times.
     assert seconds(10_000_000) < 10 * seconds(40_000) + 0.01
 
 
@@ -125,5 +199,7 @@ def _counting() -> Tokenizer:
 
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2, "[S]": 3}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(single="[S] $A [S]", pair="[S] $A [S] $B [S]", special_tokens=[("[S]", 3)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[S] $A [S]", pair="[S] $A [S] $B [S]", special_tokens=[("[S]", 3)]
+    )
     return tokenizer

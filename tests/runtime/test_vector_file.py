@@ -53,7 +53,14 @@ def test_the_last_row_must_be_the_vector_of_the_same_text(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "content",
-    [np.zeros(3, np.float32), np.zeros((2, 2), np.float64), np.asfortranarray(np.zeros((2, 3), np.float32)), b"", b"no numbers", None],
+    [
+        np.zeros(3, np.float32),
+        np.zeros((2, 2), np.float64),
+        np.asfortranarray(np.zeros((2, 3), np.float32)),
+        b"",
+        b"no numbers",
+        None,
+    ],
     ids=["one axis", "float64", "columns", "empty", "text", "archive"],
 )
 def test_a_file_that_is_not_ours_is_refused_and_stays(tmp_path: Path, content: np.ndarray | bytes | None):

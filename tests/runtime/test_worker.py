@@ -18,12 +18,16 @@ from poolrt.runtime.errors import DeadlineExceeded, EngineError, Overload
 from poolrt.runtime.inputs.items import Item
 
 LIMITS = Limits(max_tokens=64, launch_tokens=8)
-FEED = Feed([Tensor(name=name, dtype="int64", axes=("batch", "tokens")) for name in ("input_ids", "attention_mask")], pad_id=0)
+FEED = Feed(
+    [Tensor(name=name, dtype="int64", axes=("batch", "tokens")) for name in ("input_ids", "attention_mask")],
+    pad_id=0,
+)
 POISON = 666
 
 
 class Sums:
-    """`pooled`: sum of the attended ids; `tokens`: each id. Fails on POISON, waits for `gate`, refuses more than `most` rows."""
+    """`pooled`: sum of the attended ids; `tokens`: each id. Fails on POISON, waits for `gate`,
+    refuses more than `most` rows."""
 
     backend = "numpy"
     lanes = 1
@@ -45,7 +49,9 @@ class Sums:
         if (ids == POISON).any() or len(ids) > self.most:
             raise EngineError("broken")
         values = (ids * attention).astype(np.float32)
-        return [values.sum(axis=1, keepdims=True) if name == "pooled" else values[..., None] for name in outputs]
+        return [
+            values.sum(axis=1, keepdims=True) if name == "pooled" else values[..., None] for name in outputs
+        ]
 
     def close(self):
         self.closed = True
@@ -137,7 +143,10 @@ def test_the_queue_counts_what_items_cost_and_not_how_long_they_are(engine):
 
 def test_many_threads_get_their_own_answers(worker):
     generator = np.random.default_rng(0)
-    calls = [[item(*generator.integers(1, 600, generator.integers(1, 30)).tolist()) for _ in range(5)] for _ in range(200)]
+    calls = [
+        [item(*generator.integers(1, 600, generator.integers(1, 30)).tolist()) for _ in range(5)]
+        for _ in range(200)
+    ]
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(lambda items: pooled(worker.submit(items, "pooled")), calls))
     assert found == [[float(sum(one.ids)) for one in items] for items in calls]
@@ -160,7 +169,9 @@ def test_an_item_that_fails_fails_its_call_alone(engine, worker):
 
 def test_a_batch_too_large_for_the_engine_is_halved(engine, worker):
     engine.most = 2
-    assert pooled(worker.submit([item(number) for number in range(1, 9)], "pooled")) == [float(number) for number in range(1, 9)]
+    assert pooled(worker.submit([item(number) for number in range(1, 9)], "pooled")) == [
+        float(number) for number in range(1, 9)
+    ]
     assert [rows for rows, _ in engine.batches] == [8, 4, 2, 2, 4, 2, 2]
 
 
@@ -186,7 +197,10 @@ def test_a_call_cancelled_while_it_runs_harms_nothing(engine, worker):
 
 def test_a_call_that_is_late_is_dropped_and_said_so(engine, worker):
     hold(engine, worker)
-    late, kept = worker.submit([item(1, 1)], "pooled", deadline_s=0.0), worker.submit([item(2, 2)], "pooled", deadline_s=60.0)
+    late, kept = (
+        worker.submit([item(1, 1)], "pooled", deadline_s=0.0),
+        worker.submit([item(2, 2)], "pooled", deadline_s=60.0),
+    )
     engine.gate.set()
     with pytest.raises(DeadlineExceeded):
         late.result(10)
@@ -221,7 +235,9 @@ class Clock:
 
 
 @pytest.mark.parametrize(
-    ("took_s", "wait_s", "told"), [(0.5, 4.0, "in 4 s"), (0.01, 1.0, "in 1 s"), (500.0, 60.0, "in 60 s")], ids=["4", "least", "most"]
+    ("took_s", "wait_s", "told"),
+    [(0.5, 4.0, "in 4 s"), (0.01, 1.0, "in 1 s"), (500.0, 60.0, "in 60 s")],
+    ids=["4", "least", "most"],
 )
 def test_the_time_to_wait_is_what_the_queue_takes(engine, monkeypatch, took_s, wait_s, told):
     from poolrt.runtime.batching import worker as module
@@ -350,7 +366,10 @@ def test_priorities_order_the_line_and_equal_ones_keep_their_turn(engine, rankin
     hold(engine, ranking)
     # 40 tokens: a batch has room for one.
     asked = {"late": 5, "first": 0, "second": 0, "urgent": -1}
-    calls = {name: ranking.submit([item(*range(1, 41))], "pooled", priority=priority) for name, priority in asked.items()}
+    calls = {
+        name: ranking.submit([item(*range(1, 41))], "pooled", priority=priority)
+        for name, priority in asked.items()
+    }
     assert finished(engine, calls) == ["urgent", "first", "second", "late"]
 
 
@@ -366,7 +385,8 @@ def test_a_long_call_of_one_priority_is_not_passed(engine, ranking):
 
 def test_a_batch_fills_up_with_less_urgent_items_that_lengthen_no_row(engine, ranking):
     hold(engine, ranking)
-    calls = [ranking.submit([item(*range(1, length + 1))], "pooled", priority=priority) for length, priority in
+    calls = [ranking.submit([item(*range(1, length + 1))], "pooled", priority=priority) for length,
+        priority in
              ((30, 3), (8, 2), (7, 2), (8, 0), (8, 1), (2, 1))]  # fmt: skip
     engine.gate.set()
     assert [pooled(future) for future in calls] == [[465.0], [36.0], [28.0], [36.0], [36.0], [3.0]]
@@ -376,7 +396,10 @@ def test_a_batch_fills_up_with_less_urgent_items_that_lengthen_no_row(engine, ra
 
 def test_urgent_items_leave_when_their_call_is_cancelled(engine, ranking):
     hold(engine, ranking)
-    gone, kept = ranking.submit([item(1)] * 3, "pooled", priority=1), ranking.submit([item(2)], "pooled", priority=2)
+    gone, kept = (
+        ranking.submit([item(1)] * 3, "pooled", priority=1),
+        ranking.submit([item(2)], "pooled", priority=2),
+    )
     assert gone.cancel()
     engine.gate.set()
     assert pooled(kept) == [2.0]
@@ -386,7 +409,8 @@ def test_urgent_items_leave_when_their_call_is_cancelled(engine, ranking):
 def test_priorities_change_nothing_where_arrival_decides(engine, worker):
     hold(engine, worker)
     calls = {
-        name: worker.submit([item(*range(1, 41))], "pooled", priority=priority) for name, priority in {"a": 9, "b": 0, "c": -9}.items()
+        name: worker.submit([item(*range(1, 41))], "pooled", priority=priority)
+        for name, priority in {"a": 9, "b": 0, "c": -9}.items()
     }
     assert finished(engine, calls) == ["a", "b", "c"]
 
@@ -435,7 +459,9 @@ def test_rows_that_fill_a_profile_are_attended_and_dropped(engine):
     engine.profiles = (Profile(smallest=(4, 8), best=(4, 8), largest=(4, 8)),)
     seen = []
     run = engine.run
-    engine.run = lambda inputs, outputs, alone: seen.append(inputs["attention_mask"].sum(axis=1).tolist()) or run(inputs, outputs)
+    engine.run = lambda inputs, outputs, alone: (
+        seen.append(inputs["attention_mask"].sum(axis=1).tolist()) or run(inputs, outputs)
+    )
     limits = Limits(max_tokens=64, launch_tokens=8, profiles=engine.profiles)
     worker = Worker(engine, feed=FEED, limits=limits)
     assert pooled(worker.submit([item(1, 2)], "pooled")) == [3.0]
@@ -445,7 +471,8 @@ def test_rows_that_fill_a_profile_are_attended_and_dropped(engine):
 
 
 class Lanes(Sums):
-    """Several lanes; while the gate is shut, batches wait in the engine. `alone` is what each batch was told."""
+    """Several lanes; while the gate is shut, batches wait in the engine. `alone` is
+    what each batch was told."""
 
     lanes = 2
 
@@ -500,19 +527,28 @@ def test_free_lanes_share_what_is_queued(lanes):
     engine.gate.set()
     assert pooled(call) == [8.0 * number for number in range(1, 7)]
     assert [pooled(future) for future in busy] == [[1.0], [1.0]]
-    # 48 tokens for two lanes, or all of them for the one that came first: never less than two launches' worth.
+    # 48 tokens for two lanes, or all of them for the one that came first: never less
+    # than two launches' worth.
     assert all(rows * width >= 16 for rows, width in engine.batches if width > 1)
 
 
 def test_many_threads_get_their_own_answers_from_several_lanes(lanes):
     _, worker = lanes
     generator = np.random.default_rng(0)
-    calls = [[item(*generator.integers(1, 600, generator.integers(1, 30)).tolist()) for _ in range(5)] for _ in range(200)]
+    calls = [
+        [item(*generator.integers(1, 600, generator.integers(1, 30)).tolist()) for _ in range(5)]
+        for _ in range(200)
+    ]
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(lambda items: pooled(worker.submit(items, "pooled")), calls))
     assert found == [[float(sum(one.ids)) for one in items] for items in calls]
     counters = worker.counters()
-    assert (counters.items, counters.queued_items, counters.queued_tokens, counters.running_items) == (1000, 0, 0, 0)
+    assert (counters.items, counters.queued_items, counters.queued_tokens, counters.running_items) == (
+        1000,
+        0,
+        0,
+        0,
+    )
 
 
 def test_a_lane_that_meets_a_bad_item_leaves_the_other_alone(lanes):

@@ -10,7 +10,17 @@ from typing import Any
 
 from poolrt.runtime.artifact.manifest import Graph, Manifest, Source, Tensor, Text
 from poolrt.runtime.inputs.preparation import Preparation
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind it at all.",
@@ -23,7 +33,10 @@ CORPUS = [
     "😀 😀😀 👨‍👩‍👧 🇫🇷 e\u0301 n\u0303 हिन्दी ไทย 한국어 العربية",
 ] * 3
 
-_QWEN = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+_QWEN = Regex(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def wordpiece() -> Tokenizer:
@@ -32,9 +45,13 @@ def wordpiece() -> Tokenizer:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False))
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
@@ -47,7 +64,10 @@ def roberta() -> Tokenizer:
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     tokenizer.decoder = decoders.ByteLevel()
@@ -59,10 +79,15 @@ def qwen() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(_QWEN, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(_QWEN, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    )
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
@@ -72,11 +97,18 @@ def qwen() -> Tokenizer:
 def unigram() -> Tokenizer:
     """XLM-R's: SentencePiece Unigram behind white-space clean-up, words split at ▁."""
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     tokenizer.train_from_iterator(
-        CORPUS, trainers.UnigramTrainer(vocab_size=420, special_tokens=special, unk_token="<unk>", show_progress=False)
+        CORPUS,
+        trainers.UnigramTrainer(
+            vocab_size=420, special_tokens=special, unk_token="<unk>", show_progress=False
+        ),
     )
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -87,19 +119,30 @@ def unigram() -> Tokenizer:
 
 
 def llama() -> Tokenizer:
-    """SentencePiece BPE over the whole text: no words, a space in front of every text, bytes for what is unknown; adds <s>."""
+    """SentencePiece BPE over the whole text: no words, a space in front of every text, bytes for
+    what is unknown; adds <s>."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=900, special_tokens=special, show_progress=False))
+    trained.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=900, special_tokens=special, show_progress=False)
+    )
     model = json.loads(trained.to_str())["model"]
     tokenizer.model = models.BPE(
-        model["vocab"], [tuple(merge) for merge in model["merges"]], unk_token="<unk>", byte_fallback=True, fuse_unk=True
+        model["vocab"],
+        [tuple(merge) for merge in model["merges"]],
+        unk_token="<unk>",
+        byte_fallback=True,
+        fuse_unk=True,
     )
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     return tokenizer
 
 
@@ -112,7 +155,12 @@ ALL: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
-def manifest(tokenizer: Tokenizer, *, inputs: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids"), **text: Any) -> Manifest:
+def manifest(
+    tokenizer: Tokenizer,
+    *,
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids"),
+    **text: Any,
+) -> Manifest:
     """Only what `Preparation` reads."""
     settings = {"max_tokens": 64, "vocab_size": tokenizer.get_vocab_size(), "pad_id": 0, **text}
     tensors = tuple(Tensor(name=name, dtype="int64", axes=("batch", "tokens")) for name in inputs)
@@ -129,7 +177,9 @@ def manifest(tokenizer: Tokenizer, *, inputs: tuple[str, ...] = ("input_ids", "a
     )
 
 
-def preparation(folder: Path, kind: str, *, style: Any = "model", files: dict[str, str] | None = None, **text: Any) -> Preparation:
+def preparation(
+    folder: Path, kind: str, *, style: Any = "model", files: dict[str, str] | None = None, **text: Any
+) -> Preparation:
     """Opened from `folder`, where the tokenizer and `files` are written first."""
     tokenizer = ALL[kind]()
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -1,7 +1,9 @@
-"""A real Chromium without a window, driven over the DevTools protocol through two pipes: no driver package, no port.
+"""A real Chromium without a window, driven over the DevTools protocol through two pipes: no
+driver package, no port.
 
-Protocol: https://chromedevtools.github.io/devtools-protocol/. With `--remote-debugging-pipe` the browser reads commands from file
-descriptor 3 and writes answers and events to 4, each a JSON text followed by a zero byte.
+Protocol: https://chromedevtools.github.io/devtools-protocol/. With `--remote-debugging-pipe` the
+browser reads commands from file descriptor 3 and writes answers and events to 4, each a JSON text
+followed by a zero byte.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ TIMEOUT_S = 60.0
 
 # What `press` needs to know of a key besides its name.
 KEYS = {
-    "Enter": ("Enter", 13, "\r"), "Tab": ("Tab", 9, ""), "Escape": ("Escape", 27, ""), "ArrowRight": ("ArrowRight", 39, ""),
+    "Enter": ("Enter", 13, "\r"), "Tab": ("Tab", 9, ""), "Escape": ("Escape", 27, ""),
+    "ArrowRight": ("ArrowRight", 39, ""),
     "ArrowLeft": ("ArrowLeft", 37, ""), "End": ("End", 35, ""),
 }  # fmt: skip
 
@@ -35,22 +38,26 @@ def executable() -> str | None:
 
 
 class Page:
-    """One browser with one tab. Every message of its console is kept in `console`, uncaught errors and refused loads included."""
+    """One browser with one tab. Every message of its console is kept in `console`, uncaught errors
+    and refused loads included."""
 
     def __init__(self, program: str, profile: Path) -> None:
         profile.mkdir(parents=True, exist_ok=True)
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         flags = [
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--no-default-browser-check",
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+            "--no-default-browser-check",
             "--remote-debugging-pipe", f"--user-data-dir={profile}",
         ]  # fmt: skip
         # The browser wants its pipes as 3 and 4; the shell puts them there whatever numbers we got.
         place = f'exec 3<&{to_browser} 4>&{from_browser}; exec "$@"'
         self._process = subprocess.Popen(
             ["bash", "-c", place, "bash", program, *flags, "about:blank"],
-            pass_fds=(to_browser, from_browser), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=(to_browser, from_browser), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_browser)
         os.close(from_browser)
@@ -93,7 +100,9 @@ class Page:
         params = event.get("params", {})
         match event.get("method"):
             case "Runtime.consoleAPICalled":
-                self.console.append(" ".join(str(part.get("value", part.get("description"))) for part in params["args"]))
+                self.console.append(
+                    " ".join(str(part.get("value", part.get("description"))) for part in params["args"])
+                )
             case "Runtime.exceptionThrown":
                 details = params["exceptionDetails"]
                 self.console.append(details.get("exception", {}).get("description", details["text"]))
@@ -108,7 +117,9 @@ class Page:
 
     def evaluate(self, script: str) -> Any:
         """The JSON value of an expression, promises waited for. A script that throws is an AssertionError."""
-        made = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True)
+        made = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True
+        )
         assert "exceptionDetails" not in made, f"{script}: {made['exceptionDetails']}"
         return made["result"].get("value")
 
@@ -116,7 +127,9 @@ class Page:
         """Waits for a JavaScript expression to become true."""
         deadline = time.monotonic() + TIMEOUT_S
         while not (value := self.evaluate(claim)):
-            assert time.monotonic() < deadline, f"{claim} did not become true; console: {self.console}; page: {self.text('body')[:2000]}"
+            assert time.monotonic() < deadline, (
+                f"{claim} did not become true; console: {self.console}; page: {self.text('body')[:2000]}"
+            )
             time.sleep(0.02)
         return value
 
@@ -125,7 +138,10 @@ class Page:
 
     def fill(self, selector: str, value: str) -> None:
         """Replaces a field's text by typing, as a person would."""
-        self.evaluate(f"(() => {{ const field = document.querySelector({json.dumps(selector)}); field.focus(); field.select(); }})()")
+        self.evaluate(
+            f"(() => {{ const field = document.querySelector({json.dumps(selector)}); field.focus(); "
+            f"field.select(); }})()"
+        )
         self.call("Input.insertText", text=value)
 
     def choose(self, selector: str, value: str) -> None:
@@ -138,22 +154,37 @@ class Page:
     def click(self, selector: str) -> None:
         """A real click in the middle of the element; fails when something else covers it."""
         place = self.evaluate(
-            f"(() => {{ const element = document.querySelector({json.dumps(selector)}); element.scrollIntoView({{ block: 'center' }});"
-            " const box = element.getBoundingClientRect(); const x = box.x + box.width / 2, y = box.y + box.height / 2;"
+            f"(() => {{ const element = document.querySelector({json.dumps(selector)}); "
+            f"element.scrollIntoView({{ block: 'center' }});"
+            " const box = element.getBoundingClientRect(); const x = box.x + box.width / 2, y = box.y "
+            "+ box.height / 2;"
             " const hit = document.elementFromPoint(x, y); return { x, y, free: element.contains(hit) }; })()"
         )
         assert place["free"], f"{selector} is covered by another element"
         for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=place["x"], y=place["y"], button="left", clickCount=1)
+            self.call(
+                "Input.dispatchMouseEvent", type=kind, x=place["x"], y=place["y"], button="left", clickCount=1
+            )
 
     def press(self, key: str, *, control: bool = False) -> None:
         code, number, text = KEYS[key]
         about = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": 2 if control else 0}
-        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text="" if control else text, **about)
+        self.call(
+            "Input.dispatchKeyEvent",
+            type="keyDown" if text else "rawKeyDown",
+            text="" if control else text,
+            **about,
+        )
         self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def size(self, width: int, height: int, *, phone: bool = False, scale: float = 1.0) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=phone,
+        )
 
     def prefer(self, colours: str) -> None:
         """`light` or `dark`, as set in the operating system."""
@@ -177,5 +208,7 @@ class Page:
     def __enter__(self) -> Page:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

@@ -1,4 +1,5 @@
-"""Live servers on free loopback ports, in a thread of the test process: real HTTP, real models, nothing mocked."""
+"""Live servers on free loopback ports, in a thread of the test process: real HTTP,
+real models, nothing mocked."""
 
 from __future__ import annotations
 
@@ -56,7 +57,10 @@ def live(*models: Model, settings: Settings | None = None, names: tuple[str, ...
     settings = settings or Settings()
     given = names or tuple(model.name for model in models)
     registry = Registry(
-        [Served(names=(name,), open=functools.partial(lambda one: one, model)) for name, model in zip(given, models, strict=True)],
+        [
+            Served(names=(name,), open=functools.partial(lambda one: one, model))
+            for name, model in zip(given, models, strict=True)
+        ],
         check_names=settings.check_model_name,
     )
     registry.open()
@@ -65,7 +69,9 @@ def live(*models: Model, settings: Settings | None = None, names: tuple[str, ...
 
 
 @contextmanager
-def serving(registry: Registry, settings: Settings, *, adapters: Adapters | None = None, owns_models: bool = False) -> Iterator[Live]:
+def serving(
+    registry: Registry, settings: Settings, *, adapters: Adapters | None = None, owns_models: bool = False
+) -> Iterator[Live]:
     """Serves what a registry holds, opened or not."""
     app = create_app(registry, settings, adapters)
     app.state.owns_models = owns_models

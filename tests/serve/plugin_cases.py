@@ -1,5 +1,5 @@
-"""Requests sent once to a real vLLM with its reference IO processors (tests/goldens/record_plugins.py), and to poolrt in every test run
-(test_plugins.py). A case is (name, path, body).
+"""Requests sent once to a real vLLM with its reference IO processors (tests/goldens/record_plugins.py), and
+to poolrt in every test run (test_plugins.py). A case is (name, path, body).
 """
 
 from __future__ import annotations
@@ -65,13 +65,16 @@ COLBERT: list[Case] = [
 
 
 def marked_colbert(folder: Path) -> Path:
-    """ColBERT with the marker tokens of jinaai/jina-colbert-v2, in the place of two unused ones. (vLLM reads that model's own architecture
-    only with its remote code.)"""
+    """ColBERT with the marker tokens of jinaai/jina-colbert-v2, in the place of two unused ones. (vLLM reads
+    that model's own architecture only with its remote code.)"""
     checkpoints.colbert(folder)
     for path in (folder / "tokenizer.json", folder / "vocab.txt"):
         if path.is_file():
             text = path.read_text(encoding="utf-8")
-            path.write_text(text.replace("[unused0]", "[QueryMarker]").replace("[unused1]", "[DocumentMarker]"), encoding="utf-8")
+            path.write_text(
+                text.replace("[unused0]", "[QueryMarker]").replace("[unused1]", "[DocumentMarker]"),
+                encoding="utf-8",
+            )
     assert "[QueryMarker]" in json.loads((folder / "tokenizer.json").read_bytes())["model"]["vocab"]
     return folder
 

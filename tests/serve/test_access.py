@@ -19,13 +19,22 @@ from poolrt.serve.settings import Cors, Settings
 from tests.serve.conftest import Live, live
 
 KEY = {"Authorization": "Bearer one"}
-ROUTES = sorted({(method, route.path) for route in routes(Settings()) for method in route.methods or () if method != "HEAD"})
+ROUTES = sorted(
+    {
+        (method, route.path)
+        for route in routes(Settings())
+        for method in route.methods or ()
+        if method != "HEAD"
+    }
+)
 
 
 @pytest.fixture(scope="module")
 def guarded(models: Callable[[str], Model]) -> Iterator[Live]:
     cors = Cors(origins=("https://a.example",))
-    with live(models("minilm_like"), settings=Settings(api_keys=("one", "two"), request_id_headers=True, cors=cors)) as server:
+    with live(
+        models("minilm_like"), settings=Settings(api_keys=("one", "two"), request_id_headers=True, cors=cors)
+    ) as server:
         yield server
 
 
@@ -42,20 +51,30 @@ def test_every_route_but_health_needs_a_key(guarded: Live, method, path):
         return
     assert without.status_code == 401
     assert without.json() == {"error": "Unauthorized"}
-    assert guarded.client.request(method, path, json={} if method == "POST" else None, headers=KEY).status_code != 401
+    assert (
+        guarded.client.request(method, path, json={} if method == "POST" else None, headers=KEY).status_code
+        != 401
+    )
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/v1/nothing", "//v1/models", "/health/", "/Health", "/%68ealth/x"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v1/nothing", "//v1/models", "/health/", "/Health", "/%68ealth/x"]
+)
 def test_paths_that_do_not_exist_need_a_key_too(guarded: Live, path):
     assert guarded.client.get(path).status_code == 401
 
 
-@pytest.mark.parametrize("value", ["", "one", "Bearer", "Bearer On", "Bearer onee", "Basic one", "Bearer one two", "Digest one", "Basic !"])
+@pytest.mark.parametrize(
+    "value",
+    ["", "one", "Bearer", "Bearer On", "Bearer onee", "Basic one", "Bearer one two", "Digest one", "Basic !"],
+)
 def test_a_wrong_key_is_refused(guarded: Live, value):
     assert guarded.client.get("/v1/models", headers={"Authorization": value}).status_code == 401
 
 
-@pytest.mark.parametrize("value", ["Bearer one", "bearer two", "BEARER  one", "Basic " + base64.b64encode(b"anyone:two").decode()])
+@pytest.mark.parametrize(
+    "value", ["Bearer one", "bearer two", "BEARER  one", "Basic " + base64.b64encode(b"anyone:two").decode()]
+)
 def test_any_of_the_keys_opens(guarded: Live, value):
     assert guarded.client.get("/v1/models", headers={"Authorization": value}).status_code == 200
 
@@ -71,7 +90,10 @@ def test_every_answer_carries_a_request_id(guarded: Live):
     refused = guarded.client.get("/v1/models")
     assert refused.status_code == 401
     assert len(refused.headers["x-request-id"]) == 32
-    assert guarded.client.get("/health", headers={"X-Request-Id": "a" * 300}).headers["x-request-id"] == "a" * 256
+    assert (
+        guarded.client.get("/health", headers={"X-Request-Id": "a" * 300}).headers["x-request-id"]
+        == "a" * 256
+    )
     other = guarded.client.get("/v1/models").headers["x-request-id"]
     assert other != refused.headers["x-request-id"]
 
@@ -82,11 +104,20 @@ def test_request_ids_are_off_by_default(embedder: Live):
 
 def test_cors_answers_the_origins_allowed(guarded: Live):
     asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
-    assert guarded.client.options("/v1/embeddings", headers=asked).headers["access-control-allow-origin"] == "https://a.example"
-    assert guarded.client.options("/v1/embeddings", headers=asked | {"Origin": "https://b.example"}).status_code == 400
+    assert (
+        guarded.client.options("/v1/embeddings", headers=asked).headers["access-control-allow-origin"]
+        == "https://a.example"
+    )
+    assert (
+        guarded.client.options("/v1/embeddings", headers=asked | {"Origin": "https://b.example"}).status_code
+        == 400
+    )
     got = guarded.client.get("/v1/models", headers=KEY | {"Origin": "https://a.example"})
     assert got.headers["access-control-allow-origin"] == "https://a.example"
-    assert "access-control-allow-origin" not in guarded.client.get("/v1/models", headers={"Origin": "https://a.example"}).headers
+    assert (
+        "access-control-allow-origin"
+        not in guarded.client.get("/v1/models", headers={"Origin": "https://a.example"}).headers
+    )
 
 
 def test_a_prefix_of_a_proxy_is_served_and_guarded(models: Callable[[str], Model]):
@@ -108,7 +139,9 @@ def test_a_server_without_a_key_stays_on_this_machine(host):
     check_exposure(Settings(host=host), insecure=True)
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(host="localhost"), Settings(host="0.0.0.0", uds="/run/poolrt.sock")])
+@pytest.mark.parametrize(
+    "settings", [Settings(), Settings(host="localhost"), Settings(host="0.0.0.0", uds="/run/poolrt.sock")]
+)
 def test_loopback_needs_no_key(settings):
     check_exposure(settings, insecure=False)
 
@@ -116,7 +149,8 @@ def test_loopback_needs_no_key(settings):
 @pytest.mark.parametrize(
     ("value", "size"),
     [
-        (b"12", 12), (b"0", 0), (b"-1", 0), (b"+1", 0), (b"1e3", 0), (b"", 0), ("\u0661".encode(), 0), (b"9" * 19, 10**19 - 1),
+        (b"12", 12), (b"0", 0), (b"-1", 0), (b"+1", 0), (b"1e3", 0), (b"", 0), ("\u0661".encode(), 0),
+        (b"9" * 19, 10**19 - 1),
         (b"9" * 20, 0),
     ],
 )  # fmt: skip
@@ -132,7 +166,11 @@ def test_the_first_header_of_a_name_counts():
 
 def test_a_preflight_needs_no_key_and_no_page_asks_for_it_in_a_script(guarded: Live):
     assert guarded.client.options("/v1/embeddings").status_code != 401
-    for path, accept, scheme in (("/", "text/html", "Basic"), ("/", "*/*", "Bearer"), ("/redoc", "text/html,*/*", "Basic")):
+    for path, accept, scheme in (
+        ("/", "text/html", "Basic"),
+        ("/", "*/*", "Bearer"),
+        ("/redoc", "text/html,*/*", "Basic"),
+    ):
         told = guarded.client.get(path, headers={"Accept": accept})
         assert told.status_code == 401
         assert told.headers["www-authenticate"].split()[0] == scheme

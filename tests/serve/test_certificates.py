@@ -32,8 +32,13 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Path]]:
     made = []
     for name in ("first", "second"):
         key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost -keyout"
-        subprocess.run([*command.split(), str(key), "-out", str(certificate)], check=True, capture_output=True)
+        command = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj "
+            "/CN=localhost -keyout"
+        )
+        subprocess.run(
+            [*command.split(), str(key), "-out", str(certificate)], check=True, capture_output=True
+        )
         made.append((key, certificate))
     return made
 
@@ -57,7 +62,10 @@ def shown(port: int) -> str:
     """Digest of the certificate that a new connection is shown."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain, context.wrap_socket(plain) as secure:
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain) as secure,
+    ):
         found = secure.getpeercert(binary_form=True)
     assert found is not None
     return hashlib.sha256(found).hexdigest()
@@ -69,7 +77,11 @@ def digest(certificate: Path) -> str:
 
 @pytest.mark.parametrize("refresh", [True, False])
 def test_a_renewed_certificate_is_shown_where_that_is_asked_for(
-    models: Callable[[str], Model], pairs: list[tuple[Path, Path]], used: Tls, monkeypatch: pytest.MonkeyPatch, refresh: bool
+    models: Callable[[str], Model],
+    pairs: list[tuple[Path, Path]],
+    used: Tls,
+    monkeypatch: pytest.MonkeyPatch,
+    refresh: bool,
 ):
     monkeypatch.setattr(serving, "LOOK_S", 0.1)
     tls = Tls(keyfile=used.keyfile, certfile=used.certfile, refresh=refresh)
@@ -95,7 +107,9 @@ def counted(server: serving.Server, monkeypatch: pytest.MonkeyPatch) -> list[flo
     return ticks
 
 
-def test_files_that_do_not_fit_leave_the_old_certificate(pairs: list[tuple[Path, Path]], used: Tls, caplog: pytest.LogCaptureFixture):
+def test_files_that_do_not_fit_leave_the_old_certificate(
+    pairs: list[tuple[Path, Path]], used: Tls, caplog: pytest.LogCaptureFixture
+):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(used.certfile, used.keyfile)
     certificates = Certificates(used, context)

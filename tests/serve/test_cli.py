@@ -21,7 +21,14 @@ from typing import Any
 import httpx
 import pytest
 from poolrt.runtime.artifact.checkpoints import default_cache
-from poolrt.runtime.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_OK, ArtifactError, InputError, PoolrtError
+from poolrt.runtime.errors import (
+    EXIT_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    ArtifactError,
+    InputError,
+    PoolrtError,
+)
 from poolrt.runtime.json_objects import merged
 from poolrt.serve.cli import parse, parser_of, serve, settings_of, template_of
 from poolrt.serve.flags import IGNORED, normalised
@@ -43,9 +50,12 @@ SOON_S = 60.0
 
 # A command line of `vllm serve`, with flags of every kind.
 VLLM = (
-    "m --runner pooling --dtype float16 --trust-remote-code --max_model_len 512 --served-model-name a b --hf_overrides.num_labels 1 "
-    "--hf-overrides {\"architectures\":[\"X\"]} --pooler-config.pooling_type CLS --enforce-eager --gpu-memory-utilization=0.5 "
-    "--no-enable-prefix-caching --api-key k1 k2 --port 1234 --enable-request-id-headers --no-enable-flash-late-interaction --seed 0"
+    "m --runner pooling --dtype float16 --trust-remote-code --max_model_len 512 --served-model-name a b "
+    "--hf_overrides.num_labels 1 "
+    "--hf-overrides {\"architectures\":[\"X\"]} --pooler-config.pooling_type CLS --enforce-eager "
+    "--gpu-memory-utilization=0.5 "
+    "--no-enable-prefix-caching --api-key k1 k2 --port 1234 --enable-request-id-headers "
+    "--no-enable-flash-late-interaction --seed 0"
 )  # fmt: skip
 
 
@@ -80,13 +90,15 @@ WITHOUT_MEANING = """
 --tensor-parallel-size 1 --pipeline-parallel-size 1 --data-parallel-size 1 --lora-dtype auto --fully-sharded-loras --kv-cache-dtype auto
 --block-size 16 --compilation-config {} --optimization-level 2
 --swap-space 4 --max-num-partial-prefills 1 --disable-log-requests --disable-frontend-multiprocessing
-"""
+"""  # noqa: E501
 
 
 def test_flags_of_vllm_without_meaning_here_are_read_with_their_values():
     asked, notes = parse([*WITHOUT_MEANING.split(), "m"])
     assert asked.artifacts == ["m"]
-    assert {note.split()[0] for note in notes} == {word for word in WITHOUT_MEANING.split() if word.startswith("--")}
+    assert {note.split()[0] for note in notes} == {
+        word for word in WITHOUT_MEANING.split() if word.startswith("--")
+    }
 
 
 @pytest.mark.parametrize("flag", ["--override-pooler-config", "--override_pooler_config.pooling_type"])
@@ -123,7 +135,12 @@ def test_no_flag_eats_the_artifact(arguments, field, values):
     ("arguments", "artifacts", "field", "values"),
     [
         ("--lora-modules x=y A B", ["A", "B"], "lora_modules", ["x=y"]),
-        ('--lora-modules {"name":"x","path":"y"} A z=w', ["A"], "lora_modules", ['{"name":"x","path":"y"}', "z=w"]),
+        (
+            '--lora-modules {"name":"x","path":"y"} A z=w',
+            ["A"],
+            "lora_modules",
+            ['{"name":"x","path":"y"}', "z=w"],
+        ),
         ("A --lora-modules x=y B", ["A", "B"], "lora_modules", ["x=y"]),
         ("--served-model-name a b c", ["c"], "served_model_name", ["a", "b"]),
         ("--served-model-name A a A", ["A"], "served_model_name", ["A", "a"]),
@@ -157,7 +174,10 @@ def test_flags_may_stand_between_artifacts(artifacts: Callable[[str], Path]):
     assert (asked.artifacts, asked.api_key) == ([first, second], ["k1"])
 
 
-@pytest.mark.parametrize(("text", "tokens"), [("1k", 1000), ("1K", 1024), ("25.6k", 25600), ("auto", None), ("-1", None), ("512", 512)])
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("1k", 1000), ("1K", 1024), ("25.6k", 25600), ("auto", None), ("-1", None), ("512", 512)],
+)
 def test_a_length_is_read_as_vllm_reads_it(text, tokens):
     assert parse(["m", "--max-model-len", text])[0].max_model_len == tokens
 
@@ -210,7 +230,9 @@ def test_a_port_without_the_rights_for_it_is_told(monkeypatch):
 
 def test_a_user_without_a_home_is_told_what_to_set(checkpoints: Callable[[str], Path], monkeypatch, capsys):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory.")))
+    monkeypatch.setattr(
+        Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory."))
+    )
     assert serve([str(checkpoints("minilm_like")), "--port", "0"]) == EXIT_INPUT
     told = capsys.readouterr().err.splitlines()[-1]
     assert "set HOME or XDG_CACHE_HOME" in told
@@ -243,13 +265,21 @@ def test_flags_that_repeat_what_holds_are_taken():
     assert export_options(asked) == ["--revision", "v2"]
 
 
-@pytest.mark.parametrize(("task", "convert"), [("embed", "embed"), ("score", "classify"), ("reward", "reward")])
+@pytest.mark.parametrize(
+    ("task", "convert"), [("embed", "embed"), ("score", "classify"), ("reward", "reward")]
+)
 def test_older_tasks_say_what_to_convert_to(task, convert):
     assert export_options(parse(["m", "--task", task])[0]) == ["--convert", convert]
     assert export_options(parse(["m", "--task", task, "--convert", "none"])[0]) == ["--convert", "none"]
 
 
-IN_FILE = {"model": "m", "port": 99, "served_model_name": ["a", "b"], "enable_request_id_headers": True, "hf_overrides": {"x": 1}}
+IN_FILE = {
+    "model": "m",
+    "port": 99,
+    "served_model_name": ["a", "b"],
+    "enable_request_id_headers": True,
+    "hf_overrides": {"x": 1},
+}
 YAML = """# a comment
 model: m
 port: 99
@@ -266,7 +296,8 @@ hf-overrides: {"x": 1}
     [
         ("c.yaml", YAML),
         ("c.json", json.dumps(IN_FILE)),
-        ("c.toml", "model = 'm'\nport = 99\nserved_model_name = ['a', 'b']\nenable_request_id_headers = true\nhf_overrides = {x = 1}\n"),
+        ("c.toml", "model = 'm'\nport = 99\nserved_model_name = ['a', 'b']\n"
+         "enable_request_id_headers = true\nhf_overrides = {x = 1}\n"),
     ],
     ids=["yaml", "json", "toml"],
 )  # fmt: skip
@@ -301,7 +332,12 @@ def test_a_file_of_nested_yaml_is_read_as_yaml_is(tmp_path):
     (tmp_path / "c.yaml").write_text(NESTED)
     for arguments in (["--config", "FILE"], ["--config", "FILE", "--port", "1"]):
         asked, _ = parse([str(tmp_path / "c.yaml") if part == "FILE" else part for part in arguments])
-        assert (asked.artifacts, asked.served_model_name, asked.api_key, asked.max_model_len) == (["m"], ["a # b", "c"], ["k#1"], 1000)
+        assert (asked.artifacts, asked.served_model_name, asked.api_key, asked.max_model_len) == (
+            ["m"],
+            ["a # b", "c"],
+            ["k#1"],
+            1000,
+        )
         assert asked.hf_overrides == [{"architectures": ["X"], "text_config": {"layers": 2}}]
         assert asked.pooler_config == [{"pooling_type": "MEAN"}]
         assert asked.chat_template == "{{ messages[0].content }}\n# not a comment\n"
@@ -333,10 +369,15 @@ def test_an_artifact_behind_a_files_list_is_none_of_its_values(tmp_path):
     assert (asked.artifacts, asked.api_key) == (["m"], ["k1", "k2"])
 
 
-@pytest.mark.parametrize("text", ["a\n", "a: {b\n", "- a\n", "a: b: c\n", "a: *x\n", "!!python/object/apply:os.system ['true']\n"])
+@pytest.mark.parametrize(
+    "text", ["a\n", "a: {b\n", "- a\n", "a: b: c\n", "a: *x\n", "!!python/object/apply:os.system ['true']\n"]
+)
 def test_a_file_that_is_no_yaml_of_flags_costs_one_line(tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(InputError, match=(r"^--config c.yaml: (line \d+: not YAML|expected `name: value` " r"lines|not YAML)")) as caught:
+    with pytest.raises(
+        InputError,
+        match=(r"^--config c.yaml: (line \d+: not YAML|expected " r"`name: value` " r"lines|not YAML)"),
+    ) as caught:
         parse(["--config", str(tmp_path / "c.yaml")])
     assert "\n" not in str(caught.value)
 
@@ -394,9 +435,20 @@ def test_what_is_neither_artifact_nor_checkpoint_is_told(tmp_path):
     [
         (
             "model-Q4_K_M.gguf",
-            (r"it holds GGUF weights of llama\.cpp \(model-Q4_K_M\.gguf\); give the checkpoint they were " r"converted from"),
+            (
+                r"it holds GGUF weights of llama\.cpp \(model-Q4_K_M\.gguf\); give the "
+                r"checkpoint they were "
+                r"converted from"
+            ),
         ),
-        ("onnx/model.onnx", (r"it holds an ONNX graph, .* \(onnx/model\.onnx\); give the checkpoint it was " r"exported from")),
+        (
+            "onnx/model.onnx",
+            (
+                r"it holds an ONNX graph, .* \(onnx/model\.onnx\); give the "
+                r"checkpoint it was "
+                r"exported from"
+            ),
+        ),
         ("tf_model.h5", r"TensorFlow weights .*from_tf=True"),
         ("adapter_config.json", "a LoRA adapter; serve what it was trained on"),
         ("notes.md", r"it holds notes\.md"),
@@ -413,7 +465,9 @@ def test_a_folder_of_another_format_is_told_what_it_holds(tmp_path: Path, file: 
 def test_a_file_is_told_what_it_is_before_anything_is_exported(tmp_path: Path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     asked, _ = parse(["m"])
-    with pytest.raises(ArtifactError, match=(r"model\.gguf: a file of GGUF weights of llama\.cpp; give " r"the checkpoint")):
+    with pytest.raises(
+        ArtifactError, match=(r"model\.gguf: a file of GGUF weights of llama\.cpp; give " r"the checkpoint")
+    ):
         artifact_of(str(tmp_path / "model.gguf"), asked)
 
 
@@ -422,7 +476,9 @@ def test_two_models_of_one_name_are_refused(artifacts: Callable[[str], Path]):
     other = str(artifacts("bert_classifier"))
     for given in ([folder, folder], [folder, other, "--served-model-name", "a", f"a={other}"]):
         asked, _ = parse(given)
-        with pytest.raises(InputError, match=(r"two models would be called .* --served-model-name " r"NAME=ARTIFACT")):
+        with pytest.raises(
+            InputError, match=(r"two models would be called .* --served-model-name " r"NAME=ARTIFACT")
+        ):
             models_of(asked, settings_of(asked))
     asked, _ = parse([folder, other, "--served-model-name", "a", "a", f"b={other}"])
     assert [served.name for served in models_of(asked, settings_of(asked)).registry] == ["a", "b"]
@@ -457,8 +513,18 @@ CHANGES: list[tuple[str, dict[str, object]]] = [
     ('--allowed-methods ["GET"]', {"cors": Cors(methods=("GET",))}),
     ('--allowed-headers ["x-a"]', {"cors": Cors(headers=("x-a",))}),
     ("--allow-credentials", {"cors": Cors(credentials=True)}),
-    (CERTIFICATE, {"tls": Tls(keyfile="k", certfile="c", ca_certs=None, cert_reqs=0, ciphers=TLS_CIPHERS, refresh=False)}),
-    (f"{CERTIFICATE} --ssl-ca-certs a --ssl-cert-reqs 2", {"tls": Tls(keyfile="k", certfile="c", ca_certs="a", cert_reqs=2)}),
+    (
+        CERTIFICATE,
+        {
+            "tls": Tls(
+                keyfile="k", certfile="c", ca_certs=None, cert_reqs=0, ciphers=TLS_CIPHERS, refresh=False
+            )
+        },
+    ),
+    (
+        f"{CERTIFICATE} --ssl-ca-certs a --ssl-cert-reqs 2",
+        {"tls": Tls(keyfile="k", certfile="c", ca_certs="a", cert_reqs=2)},
+    ),
     (f"{CERTIFICATE} --ssl-ciphers AES", {"tls": Tls(keyfile="k", certfile="c", ciphers="AES")}),
     (f"{CERTIFICATE} --enable-ssl-refresh", {"tls": Tls(keyfile="k", certfile="c", refresh=True)}),
     ("--disable-fastapi-docs", {"docs": False}),
@@ -472,7 +538,10 @@ CHANGES: list[tuple[str, dict[str, object]]] = [
     ("--chat-template {{x}}", {"chat_template": "{{x}}"}),
     ("--chat-template-content-format openai", {"content_format": "openai"}),
     ("--trust-request-chat-template", {"trust_request_chat_template": True}),
-    (('--default-chat-template-kwargs {"a":1} --default-chat-template-kwargs.b 2'), {"default_template_kwargs": {"a": 1, "b": 2}}),
+    (
+        ('--default-chat-template-kwargs {"a":1} --default-chat-template-kwargs.b 2'),
+        {"default_template_kwargs": {"a": 1, "b": 2}},
+    ),
     ("--preparation model", {"score_preparation": "model"}),
     ("--max-body-bytes 1", {"max_body_bytes": 1}),
     ("--body-timeout 1.5", {"body_timeout_s": 1.5}),
@@ -502,8 +571,12 @@ CHANGES: list[tuple[str, dict[str, object]]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "changes"), [("", {}), *CHANGES], ids=lambda value: value[:40] if isinstance(value, str) else "")
-def test_a_flag_sets_its_field_and_nothing_else(words: str, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("words", "changes"), [("", {}), *CHANGES], ids=lambda value: value[:40] if isinstance(value, str) else ""
+)
+def test_a_flag_sets_its_field_and_nothing_else(
+    words: str, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+):
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     flags = words.split()
@@ -515,13 +588,17 @@ def test_a_flag_sets_its_field_and_nothing_else(words: str, changes: dict[str, o
     assert notes == []
 
 
-@pytest.mark.parametrize("flags", ["--port -1", "--port 65536", "--ssl-certfile c", "--allowed-origins {}", "--hf-overrides []"])
+@pytest.mark.parametrize(
+    "flags", ["--port -1", "--port 65536", "--ssl-certfile c", "--allowed-origins {}", "--hf-overrides []"]
+)
 def test_a_value_beyond_its_bounds_is_refused_by_its_flag(flags: str):
     with pytest.raises(InputError, match=flags.split()[0]):
         settings_of(parse(["m", *flags.split()])[0])
 
 
-def test_a_model_is_opened_as_the_flags_say(artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
+def test_a_model_is_opened_as_the_flags_say(
+    artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
     taken: dict[str, object] = {}
 
     def noted(folder: Path, engine: str, **options: object) -> None:
@@ -538,10 +615,13 @@ def test_a_model_is_opened_as_the_flags_say(artifacts: Callable[[str], Path], mo
     }  # fmt: skip
     for words, changes in [
         ("", {}), ("--engine onnxruntime", {"engine": "onnxruntime"}), ("--threads 3", {"threads": 3}),
-        ("--max-num-batched-tokens 99", {"max_batch_tokens": 99}), ("--max-queued-tokens 77", {"max_queued_tokens": 77}),
-        ("--max-model-len 32", {"max_tokens": 32}), ("--scheduling-policy priority", {"scheduling_policy": "priority"}),
+        ("--max-num-batched-tokens 99", {"max_batch_tokens": 99}),
+        ("--max-queued-tokens 77", {"max_queued_tokens": 77}),
+        ("--max-model-len 32", {"max_tokens": 32}),
+        ("--scheduling-policy priority", {"scheduling_policy": "priority"}),
         ("--io-processor-plugin p", {"io_processor_plugin": "p"}), ("--served-model-name a b", {"name": "a"}),
-        ("--check quick", {"check": "quick"}), ("--hf-overrides {\"is_matryoshka\":true}", {"hf_overrides": {"is_matryoshka": True}}),
+        ("--check quick", {"check": "quick"}),
+        ("--hf-overrides {\"is_matryoshka\":true}", {"hf_overrides": {"is_matryoshka": True}}),
     ]:  # fmt: skip
         asked, _ = parse([str(folder), *words.split()])
         (served,) = models_of(asked, settings_of(asked)).registry
@@ -564,13 +644,23 @@ def test_a_model_is_called_as_it_was_named_and_as_its_artifact_is(artifacts: Cal
 def test_an_artifact_whose_manifest_names_nothing_is_called_as_its_folder(tmp_path: Path):
     assert startup.default_name("org/m", tmp_path) == "org/m", "exported from there"
     assert startup.default_name(str(tmp_path), tmp_path) == tmp_path.name
-    for text, name in (("{", tmp_path.name), ("{}", tmp_path.name), ("[]", tmp_path.name), ('{"name": "n"}', "n")):
+    for text, name in (
+        ("{", tmp_path.name),
+        ("{}", tmp_path.name),
+        ("[]", tmp_path.name),
+        ('{"name": "n"}', "n"),
+    ):
         (tmp_path / "manifest.json").write_text(text)
         assert startup.default_name(str(tmp_path), tmp_path) == name
 
 
 def test_the_most_adapters_are_the_larger_of_both_limits():
-    for words, most in (("", None), ("--max-loras 2", 2), ("--max-cpu-loras 3", 3), ("--max-loras 2 --max-cpu-loras 3", 3)):
+    for words, most in (
+        ("", None),
+        ("--max-loras 2", 2),
+        ("--max-cpu-loras 3", 3),
+        ("--max-loras 2 --max-cpu-loras 3", 3),
+    ):
         asked, _ = parse(["m", "--enable-lora", *words.split()])
         asked.artifacts = []
         assert startup.adapters_of(asked, settings_of(asked), [], []).limit == most
@@ -578,9 +668,16 @@ def test_the_most_adapters_are_the_larger_of_both_limits():
 
 @pytest.mark.parametrize(
     ("flags", "named"),
-    [("--runner generate", "--runner generate"), ("--revision v9", "--revision v9"), ("--runner auto", None), ("--runner pooling", None)],
+    [
+        ("--runner generate", "--runner generate"),
+        ("--revision v9", "--revision v9"),
+        ("--runner auto", None),
+        ("--runner pooling", None),
+    ],
 )
-def test_a_finished_artifact_refuses_what_it_was_not_exported_with(artifacts: Callable[[str], Path], flags: str, named: str | None):
+def test_a_finished_artifact_refuses_what_it_was_not_exported_with(
+    artifacts: Callable[[str], Path], flags: str, named: str | None
+):
     asked, _ = parse(["m", *flags.split()])
     if named is None:
         startup.refuse_other_exports(artifacts("minilm_like"), asked)
@@ -598,16 +695,36 @@ def test_settings_reach_the_server():
     limits = limits_of(settings)
     assert (limits.head_s, limits.body_s, limits.idle_s, limits.write_s) == (1, 1, 2, 3)
     assert (limits.header_bytes, limits.header_count, limits.connections) == (4, 5, 17)
-    assert limits.open_paths == {prefix + path for prefix in ("", "/p") for path in ("/health", "/ping", "/live", "/ready")}
+    assert limits.open_paths == {
+        prefix + path for prefix in ("", "/p") for path in ("/health", "/ping", "/live", "/ready")
+    }
     options = uvicorn_options(settings)
-    assert (options["access_log"], options["timeout_graceful_shutdown"], options["host"], options["port"]) == (False, 6, "::1", 7)
-    assert (options["server_header"], options["date_header"], options["lifespan"], options["ws"]) == (False, True, "on", "none")
+    assert (
+        options["access_log"],
+        options["timeout_graceful_shutdown"],
+        options["host"],
+        options["port"],
+    ) == (False, 6, "::1", 7)
+    assert (options["server_header"], options["date_header"], options["lifespan"], options["ws"]) == (
+        False,
+        True,
+        "on",
+        "none",
+    )
     assert (options["proxy_headers"], options["forwarded_allow_ips"]) == (False, "")
     assert uvicorn_options(Settings(forwarded_allow_ips="*"))["proxy_headers"] is True
-    unix = uvicorn_options(Settings(uds="/run/p", tls=Tls(keyfile="k", certfile="c", ca_certs="a", cert_reqs=2, ciphers="AES")))
+    unix = uvicorn_options(
+        Settings(uds="/run/p", tls=Tls(keyfile="k", certfile="c", ca_certs="a", cert_reqs=2, ciphers="AES"))
+    )
     assert unix["uds"] == "/run/p"
     assert not {"host", "port"} & unix.keys()
-    assert [unix[f"ssl_{name}"] for name in ("keyfile", "certfile", "ca_certs", "cert_reqs", "ciphers")] == ["k", "c", "a", 2, "AES"]
+    assert [unix[f"ssl_{name}"] for name in ("keyfile", "certfile", "ca_certs", "cert_reqs", "ciphers")] == [
+        "k",
+        "c",
+        "a",
+        2,
+        "AES",
+    ]
 
 
 def test_the_address_that_is_told_can_be_opened():
@@ -633,8 +750,12 @@ def test_an_interrupted_start_ends_as_interrupts_do(monkeypatch: pytest.MonkeyPa
     assert serve(["m", "--port", "0"]) == EXIT_INTERRUPTED
 
 
-@pytest.mark.parametrize(("more", "warned"), [((), True), (("--api-key", "k"), False)], ids=["open", "with-a-key"])
-def test_loading_adapters_without_a_key_is_warned_of(more: tuple[str, ...], warned: bool, monkeypatch: pytest.MonkeyPatch, caplog):
+@pytest.mark.parametrize(
+    ("more", "warned"), [((), True), (("--api-key", "k"), False)], ids=["open", "with-a-key"]
+)
+def test_loading_adapters_without_a_key_is_warned_of(
+    more: tuple[str, ...], warned: bool, monkeypatch: pytest.MonkeyPatch, caplog
+):
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
@@ -677,13 +798,26 @@ def wait_until_ready(process: subprocess.Popen[str], url: str, limit_s: float = 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_until_it_is_told_to_stop(artifacts: Callable[[str], Path], sign):
-    arguments = ("--served-model-name", "first", "--max-model-len", "32", "--disable-access-log-for-endpoints", "/ready")
+    arguments = (
+        "--served-model-name",
+        "first",
+        "--max-model-len",
+        "32",
+        "--disable-access-log-for-endpoints",
+        "/ready",
+    )
     process, url = started(str(artifacts("minilm_like")), str(artifacts("bert_classifier")), *arguments)
     try:
         wait_until_ready(process, url)
         listed = httpx.get(f"{url}/v1/models").json()["data"]
-        assert [(one["id"], one["max_model_len"]) for one in listed] == [("first", 32), ("bert_classifier", 32)]
-        assert httpx.post(f"{url}/v1/embeddings", json={"model": "minilm_like", "input": "a"}).json()["model"] == "first"
+        assert [(one["id"], one["max_model_len"]) for one in listed] == [
+            ("first", 32),
+            ("bert_classifier", 32),
+        ]
+        assert (
+            httpx.post(f"{url}/v1/embeddings", json={"model": "minilm_like", "input": "a"}).json()["model"]
+            == "first"
+        )
         process.send_signal(sign)
         _, told = process.communicate(timeout=SOON_S)
         assert process.returncode == EXIT_OK, told
@@ -696,7 +830,17 @@ def test_the_command_serves_until_it_is_told_to_stop(artifacts: Callable[[str], 
 
 
 def test_with_json_a_program_reads_where_it_is_served(artifacts: Callable[[str], Path]):
-    command = [sys.executable, "-c", START, str(ROOT), "serve", str(artifacts("minilm_like")), "--port", "0", "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        START,
+        str(ROOT),
+        "serve",
+        str(artifacts("minilm_like")),
+        "--port",
+        "0",
+        "--json",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
@@ -717,7 +861,9 @@ def test_errors_call_a_model_as_it_is_served(artifacts: Callable[[str], Path]):
     registry = models_of(asked, settings).registry
     registry.open()
     with serving(registry, settings, owns_models=True) as server:
-        told = server.refused("/v1/embeddings", {"model": "minilm_like", "input": "a", "dimensions": 8})["message"]
+        told = server.refused("/v1/embeddings", {"model": "minilm_like", "input": "a", "dimensions": 8})[
+            "message"
+        ]
     assert told.startswith('Model "org/m" does not support matryoshka representation')
 
 
@@ -738,7 +884,15 @@ def test_a_broken_artifact_ends_the_command(artifacts: Callable[[str], Path], tm
 
 
 def test_a_checkpoint_is_exported_once_and_served(checkpoints: Callable[[str], Path], tmp_path):
-    arguments = [str(checkpoints("minilm_like")), "--runner", "pooling", "--cache", str(tmp_path), "--served-model-name", "m"]
+    arguments = [
+        str(checkpoints("minilm_like")),
+        "--runner",
+        "pooling",
+        "--cache",
+        str(tmp_path),
+        "--served-model-name",
+        "m",
+    ]
     for exports in (True, False):
         process, url = started(*arguments)
         try:
@@ -757,5 +911,7 @@ def test_the_serving_process_imports_no_exporter():
         "poolrt.serve.process.startup, poolrt.serve.process.server; "
         "print([name for name in sys.modules if name.split('.')[0] in ('torch', 'transformers', 'onnx')])"
     )
-    done = subprocess.run([sys.executable, "-c", probe, str(ROOT)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", probe, str(ROOT)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

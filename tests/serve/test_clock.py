@@ -1,4 +1,5 @@
-"""The clock of all connections and what it counts, without a connection: who goes when there are too many, and when."""
+"""The clock of all connections and what it counts, without a connection: who goes when
+there are too many, and when."""
 
 from __future__ import annotations
 
@@ -9,12 +10,25 @@ from typing import Any
 import pytest
 from poolrt.serve.errors import ApiError
 from poolrt.serve.http import connections
-from poolrt.serve.http.connections import BODY, HEAD, IDLE, LINGER, SPARE, WORK, Clock, Limits, Unsent, affordable
+from poolrt.serve.http.connections import (
+    BODY,
+    HEAD,
+    IDLE,
+    LINGER,
+    SPARE,
+    WORK,
+    Clock,
+    Limits,
+    Unsent,
+    affordable,
+)
 from poolrt.serve.http.memory_budget import MOST_NUMBERS, VALUE_BYTES, Budget, Hold, check_items, check_values
 
 
 class Fake:
-    def __init__(self, state: int = IDLE, since: float = 0.0, unsent: int = 0, unsent_since: float = 0.0) -> None:
+    def __init__(
+        self, state: int = IDLE, since: float = 0.0, unsent: int = 0, unsent_since: float = 0.0
+    ) -> None:
         self.state, self.since, self.unsent, self.unsent_since = state, since, unsent, unsent_since
         self.gone = False
         self.looks = 0
@@ -68,7 +82,9 @@ def test_those_that_wait_longest_for_their_client_go_first():
         gone = []
         for _ in range(4):
             assert clock.add(Fake(WORK), loop)
-            gone += [fake for fake in (working, sending, begun, newer, older) if fake.gone and fake not in gone]
+            gone += [
+                fake for fake in (working, sending, begun, newer, older) if fake.gone and fake not in gone
+            ]
         assert gone == [older, newer, begun, sending]
         assert not working.gone
         assert len(clock.connections) == 5
@@ -141,7 +157,9 @@ def test_the_clock_looks_at_all_and_stops_with_the_last():
     [([30, 40, 30], []), ([30, 41, 30], [0]), ([10, 90, 90], [0, 1]), ([101, 1, 1], [0]), ([100, 0, 0], [])],
     ids=str,
 )
-def test_answers_that_wait_longest_go_when_all_take_too_much(monkeypatch: pytest.MonkeyPatch, sizes: list[int], gone: list[int]):
+def test_answers_that_wait_longest_go_when_all_take_too_much(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int], gone: list[int]
+):
     monkeypatch.setattr(connections, "MOST_UNSENT", 100)
 
     async def run(loop: Any) -> None:
@@ -159,14 +177,17 @@ def test_answers_that_wait_longest_go_when_all_take_too_much(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("sizes", "stuck_at"),
     [
-        ([200_000] * 4, 1), ([200_000, 200_000 - 16384, 200_000 - 2 * 16384], None), ([200_000, 200_000 - 16383], 1), ([0, 0, 0], None),
+        ([200_000] * 4, 1), ([200_000, 200_000 - 16384, 200_000 - 2 * 16384], None),
+        ([200_000, 200_000 - 16383], 1), ([0, 0, 0], None),
         ([200_000, 0, 200_000, 200_000], 3), ([200_000, 150_000, 150_000], 2), ([10, 10], 1),
     ],
     ids=str,
 )  # fmt: skip
 def test_a_client_takes_at_least_sixteen_kilobytes_a_second(sizes: list[int], stuck_at: int | None):
     unsent = Unsent()
-    found = next((second for second, size in enumerate(sizes) if unsent.stuck(100.0 + second, size, 1.0)), None)
+    found = next(
+        (second for second, size in enumerate(sizes) if unsent.stuck(100.0 + second, size, 1.0)), None
+    )
     assert found == stuck_at
 
 
@@ -194,7 +215,8 @@ def test_connections_are_no_more_than_files():
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
 
 
-# --- the budget -------------------------------------------------------------------------------------------------------------------
+# --- the budget
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_budget_is_shared_and_given_back():
@@ -221,7 +243,13 @@ def test_a_budget_is_shared_and_given_back():
 
 @pytest.mark.parametrize(
     ("content", "size"),
-    [(b'{"input": "a"}', 3), (b'{"input": ["a", "b"]}', 5), (b"[1, 2, 3]", None), (b"", 0), (b'{"a": 1}', None)],
+    [
+        (b'{"input": "a"}', 3),
+        (b'{"input": ["a", "b"]}', 5),
+        (b"[1, 2, 3]", None),
+        (b"", 0),
+        (b'{"a": 1}', None),
+    ],
 )
 def test_values_cost_what_python_makes_of_them(content: bytes, size: int | None):
     taken = check_values(content, 10)
@@ -246,9 +274,12 @@ def test_very_many_values_are_not_parsed():
 @pytest.mark.parametrize(
     ("value", "field"),
     [
-        ({"input": ["a"] * 3}, None), ({"input": ["a"] * 4}, "input"), ({"input": [1] * 9}, None), ({"input": [1.5] * 9}, None),
-        ({"input": [[1]] * 4}, "input"), ({"inputs": {"sentences": ["a"] * 4}}, "inputs.sentences"), ({"inputs": {"x": ["a"] * 3}}, None),
-        (["a"] * 9, None), ("text", None), ({"a": {"b": {"c": ["x"] * 9}}}, None), ({"k" * 200: ["a"] * 4}, "k" * 80),
+        ({"input": ["a"] * 3}, None), ({"input": ["a"] * 4}, "input"), ({"input": [1] * 9}, None),
+        ({"input": [1.5] * 9}, None),
+        ({"input": [[1]] * 4}, "input"), ({"inputs": {"sentences": ["a"] * 4}}, "inputs.sentences"),
+        ({"inputs": {"x": ["a"] * 3}}, None),
+        (["a"] * 9, None), ("text", None), ({"a": {"b": {"c": ["x"] * 9}}}, None),
+        ({"k" * 200: ["a"] * 4}, "k" * 80),
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip

@@ -1,4 +1,5 @@
-"""What a client cannot make the server hold: bytes, connections, time. Every attack is on a real connection."""
+"""What a client cannot make the server hold: bytes, connections, time. Every attack
+is on a real connection."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ from tests.serve.test_operations import held as waiting
 
 SOON_S = 10.0
 KEY = "k"
-CHUNKED = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+CHUNKED = (
+    b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: "
+    b"application/json\r\nTransfer-Encoding: chunked\r\n"
+)
 BODY = b'{"input": "paris"}'
 CHUNK = b"%x\r\n%s\r\n" % (len(BODY), BODY)
 
@@ -42,7 +46,9 @@ def quick(models: Callable[[str], Model]) -> Iterator[Live]:
 
 @pytest.fixture(scope="module")
 def locked(models: Callable[[str], Model]) -> Iterator[Live]:
-    with live(models("minilm_like"), settings=Settings(api_keys=(KEY,), body_timeout_s=1.0, keep_alive_s=2)) as server:
+    with live(
+        models("minilm_like"), settings=Settings(api_keys=(KEY,), body_timeout_s=1.0, keep_alive_s=2)
+    ) as server:
         yield server
 
 
@@ -105,7 +111,14 @@ def until(claim: Callable[[], bool]) -> None:
         (CHUNK, b"0" * 500),
         (b"", b"1;" + b"e" * 3000 + b"\r\na\r\n"),
     ],
-    ids=["trailers", "a-trailer", "a-trailer's-name", "extensions", "chunk-size", "extensions-of-small-chunks"],
+    ids=[
+        "trailers",
+        "a-trailer",
+        "a-trailer's-name",
+        "extensions",
+        "chunk-size",
+        "extensions-of-small-chunks",
+    ],
 )
 def test_what_surrounds_a_body_is_bounded(quick: Live, before: bytes, piece: bytes):
     with connect(quick) as connection:
@@ -127,11 +140,22 @@ def test_trailers_within_the_limits_are_read_over(quick: Live):
 
 
 def test_a_trailer_is_no_header(locked: Live):
-    head = CHUNKED + b"Connection: close\r\n\r\n" + CHUNK + b"0\r\nAuthorization: Bearer " + KEY.encode() + b"\r\n\r\n"
+    head = (
+        CHUNKED
+        + b"Connection: close\r\n\r\n"
+        + CHUNK
+        + b"0\r\nAuthorization: Bearer "
+        + KEY.encode()
+        + b"\r\n\r\n"
+    )
     assert statuses(exchange(locked, head)) == [401]
 
 
-@pytest.mark.parametrize("piece", [b"\r\n" * 2000, b"\n" * 4000, b" " * 4000, b"\x00" * 4000], ids=["lines", "newlines", "spaces", "zeros"])
+@pytest.mark.parametrize(
+    "piece",
+    [b"\r\n" * 2000, b"\n" * 4000, b" " * 4000, b"\x00" * 4000],
+    ids=["lines", "newlines", "spaces", "zeros"],
+)
 def test_white_space_is_no_way_to_stay(quick: Live, piece: bytes):
     with connect(quick) as connection:
         assert pour(connection, piece, 12_000_000) < 12_000_000
@@ -150,8 +174,12 @@ def test_white_space_is_no_way_to_stay(quick: Live, piece: bytes):
     ],
     ids=["no-key", "no-route", "no-method", "health", "media-type"],
 )
-@pytest.mark.parametrize("framing", [b"Content-Length: 5000\r\n", b"Transfer-Encoding: chunked\r\n"], ids=["length", "chunked"])
-def test_an_answer_to_an_unread_body_ends_the_connection(locked: Live, path: str, head: bytes, status: int, framing: bytes):
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 5000\r\n", b"Transfer-Encoding: chunked\r\n"], ids=["length", "chunked"]
+)
+def test_an_answer_to_an_unread_body_ends_the_connection(
+    locked: Live, path: str, head: bytes, status: int, framing: bytes
+):
     before = held(locked)
     with connect(locked) as connection:
         connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\n" % path.encode() + head + framing + b"\r\n")
@@ -169,7 +197,10 @@ def test_a_body_that_does_not_come_is_answered_and_let_go(quick: Live):
 
 
 def test_an_answered_connection_that_keeps_sending_is_cut_off(models: Callable[[str], Model]):
-    with live(models("minilm_like"), settings=Settings(api_keys=(KEY,))) as server, connect(server) as connection:
+    with (
+        live(models("minilm_like"), settings=Settings(api_keys=(KEY,))) as server,
+        connect(server) as connection,
+    ):
         connection.sendall(CHUNKED + b"\r\n" + b"5\r\nabcde\r\n")
         until(lambda: held(server) == 1)
         protocol = next(iter(server.server.server_state.connections))
@@ -182,7 +213,10 @@ def test_an_answered_connection_that_keeps_sending_is_cut_off(models: Callable[[
 def test_a_large_body_can_read_its_413(quick: Live):
     body = b"x" * 20_000_000
     with connect(quick) as connection:
-        head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        head = (
+            b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: "
+            b"application/json\r\nContent-Length: %d\r\n\r\n"
+        ) % len(body)
         connection.sendall(head)
         connection.sendall(body)
         answer = rest(connection)
@@ -197,10 +231,14 @@ def test_connections_beyond_the_limit_make_the_idle_ones_go(models: Callable[[st
             for index in range(100):
                 idle.append(connect(server))
                 if index % 2:
-                    idle[-1].sendall(CHUNKED.replace(b"Transfer-Encoding: chunked", b"Content-Length: 100") + b"\r\n{")
+                    idle[-1].sendall(
+                        CHUNKED.replace(b"Transfer-Encoding: chunked", b"Content-Length: 100") + b"\r\n{"
+                    )
             until(lambda: held(server) <= 20 + 1)
             for _ in range(3):
-                assert statuses(exchange(server, b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) == [200]
+                assert statuses(
+                    exchange(server, (b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+                ) == [200]
         finally:
             for connection in idle:
                 connection.close()
@@ -208,7 +246,10 @@ def test_connections_beyond_the_limit_make_the_idle_ones_go(models: Callable[[st
 
 def test_an_answer_that_is_not_taken_is_given_up(quick: Live):
     body = json.dumps({"input": ["paris"] * 2000}).encode()
-    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = (
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: "
+        b"application/json\r\nContent-Length: %d\r\n\r\n"
+    ) % len(body)
     before = held(quick)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -288,7 +329,10 @@ def test_every_form_of_a_target_is_answered(quick: Live, head: bytes):
     "offer",
     [
         b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
-        b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n",
+        (
+            b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: "
+            b"dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        ),
         b"Upgrade: TLS/1.0\r\nConnection: keep-alive, Upgrade\r\n",
         b"Connection: Upgrade\r\nConnection: keep-alive\r\nUpgrade: h2c, foo/2\r\n",
     ],
@@ -296,10 +340,19 @@ def test_every_form_of_a_target_is_answered(quick: Live, head: bytes):
 )
 @pytest.mark.parametrize("split", [False, True], ids=["at-once", "in-pieces"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-def test_an_upgrade_that_is_not_offered_changes_nothing(quick: Live, offer: bytes, split: bool, chunked: bool):
+def test_an_upgrade_that_is_not_offered_changes_nothing(
+    quick: Live, offer: bytes, split: bool, chunked: bool
+):
     framing = b"Transfer-Encoding: chunked\r\n" if chunked else b"Content-Length: %d\r\n" % len(BODY)
     body = CHUNK + b"0\r\n\r\n" if chunked else BODY
-    request = b"POST /v1/embeddings HTTP/1.1\r\n" + offer + b"Host: x\r\nContent-Type: application/json\r\n" + framing + b"\r\n" + body
+    request = (
+        b"POST /v1/embeddings HTTP/1.1\r\n"
+        + offer
+        + b"Host: x\r\nContent-Type: application/json\r\n"
+        + framing
+        + b"\r\n"
+        + body
+    )
     plain = b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with connect(quick) as connection:
         for piece in [request[:40], request[40:150], request[150:-3], request[-3:]] if split else [request]:
@@ -310,7 +363,10 @@ def test_an_upgrade_that_is_not_offered_changes_nothing(quick: Live, offer: byte
 
 
 def test_without_its_offer_an_upgrade_keeps_every_other_header(quick: Live):
-    head = b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nX-Request-Id: a,upgrade,b\r\nConnection: close, Upgrade\r\n\r\n"
+    head = (
+        b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nX-Request-Id: a,upgrade,b\r\nConnection: close, "
+        b"Upgrade\r\n\r\n"
+    )
     answer = exchange(quick, head)
     assert statuses(answer) == [200]
     assert b"connection: close\r\n" in answer.lower(), "it asked to be closed"
@@ -324,7 +380,12 @@ def test_a_compressed_body_is_refused_by_name(quick: Live):
     refused = quick.client.post("/v1/embeddings", content=gzip.compress(BODY), headers=headers)
     assert refused.status_code == 415
     assert "gzip" in refused.json()["error"]["message"]
-    assert quick.client.post("/v1/embeddings", content=BODY, headers=headers | {"content-encoding": "identity"}).status_code == 200
+    assert (
+        quick.client.post(
+            "/v1/embeddings", content=BODY, headers=headers | {"content-encoding": "identity"}
+        ).status_code
+        == 200
+    )
 
 
 def test_a_long_query_string_counts_as_a_header(quick: Live):
@@ -339,7 +400,9 @@ def test_a_long_query_string_counts_as_a_header(quick: Live):
         (b"1.0", b"Connection: keep-alive\r\n", False),
     ],
 )  # fmt: skip
-def test_a_connection_is_kept_in_http_1_1_unless_asked_otherwise(quick: Live, version: bytes, wish: bytes, kept: bool):
+def test_a_connection_is_kept_in_http_1_1_unless_asked_otherwise(
+    quick: Live, version: bytes, wish: bytes, kept: bool
+):
     with connect(quick) as connection:
         connection.sendall(b"GET /live HTTP/%s\r\nHost: x\r\n%s\r\n" % (version, wish))
         connection.sendall(b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -371,7 +434,9 @@ class Busy:
         raise AssertionError("who is at work stays")
 
 
-def test_when_all_are_at_work_probes_are_answered_and_others_told_to_come_back(models: Callable[[str], Model]):
+def test_when_all_are_at_work_probes_are_answered_and_others_told_to_come_back(
+    models: Callable[[str], Model],
+):
     live_request, other = (b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path for path in (b"/live", b"/v1/models"))
     with live(models("minilm_like"), settings=Settings(max_connections=16, keep_alive_s=1)) as server:
         clock = server.server.config.http_protocol_class.clock  # pyright: ignore[reportAttributeAccessIssue]
@@ -394,10 +459,15 @@ def test_when_all_are_at_work_probes_are_answered_and_others_told_to_come_back(m
 
 @pytest.mark.parametrize(
     ("request_bytes", "most"),
-    [(b"GET /live HTTP/1.1\r\n\r\n", 1 << 20), (CHUNKED.replace(b"/embeddings", b"/nothing") + b"\r\n", 1 << 30)],
+    [
+        (b"GET /live HTTP/1.1\r\n\r\n", 1 << 20),
+        (CHUNKED.replace(b"/embeddings", b"/nothing") + b"\r\n", 1 << 30),
+    ],
     ids=["a-refused-head", "the-rest-of-a-body"],
 )
-def test_what_an_answered_client_still_sends_is_read_up_to_a_bound(quick: Live, request_bytes: bytes, most: int):
+def test_what_an_answered_client_still_sends_is_read_up_to_a_bound(
+    quick: Live, request_bytes: bytes, most: int
+):
     before = connections_of(quick)
     with connect(quick) as connection:
         connection.sendall(request_bytes)
@@ -415,7 +485,9 @@ def connections_of(server: Live) -> list[Any]:
 
 def test_every_answer_is_counted_and_every_connection_forgotten(quick: Live):
     clock, before = quick.server.config.http_protocol_class.clock, quick.server.server_state.total_requests  # pyright: ignore[reportAttributeAccessIssue]
-    assert statuses(exchange(quick, b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET /live HTTP/1.0\r\n\r\n")) == [200, 200, 200]
+    assert statuses(
+        exchange(quick, b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET /live HTTP/1.0\r\n\r\n")
+    ) == [200, 200, 200]
     assert quick.server.server_state.total_requests >= before + 3
     until(lambda: {id(one) for one in clock.connections} == {id(one) for one in connections_of(quick)})
 

@@ -18,11 +18,13 @@ from tests.serve.conftest import Live, live
 
 FP8 = 0.05  # e5m2 has two bits of mantissa: an eighth of the value at worst, values are below 0.4
 KINDS = {
-    "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "fp8_e4m3": ml_dtypes.float8_e4m3fn,
+    "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16,
+    "fp8_e4m3": ml_dtypes.float8_e4m3fn,
     "fp8_e5m2": ml_dtypes.float8_e5m2,
 }  # fmt: skip
 TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}bot:{% endif %}"
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if "
+    "add_generation_prompt %}bot:{% endif %}"
 )
 
 
@@ -102,17 +104,21 @@ def test_a_conversation_equals_its_rendered_text(models: Callable[[str], Model])
         one = server.ask("/v1/embeddings", {"input": parts})
         np.testing.assert_allclose(vectors(one)[0], vectors(many)[0], atol=1e-6)
         continued = server.ask("/v1/embeddings", {"messages": CHAT, "continue_final_message": True})
-        without = server.ask("/v1/embeddings", {"input": "user: paris is the capital", "add_special_tokens": False})
+        without = server.ask(
+            "/v1/embeddings", {"input": "user: paris is the capital", "add_special_tokens": False}
+        )
         np.testing.assert_allclose(vectors(continued), vectors(without), atol=1e-6)
         with_special = server.ask("/v1/embeddings", {"messages": CHAT, "add_special_tokens": True})
         assert (
-            with_special["usage"]["prompt_tokens"] == chat["usage"]["prompt_tokens"] - 2 + 2 or with_special["usage"]["prompt_tokens"] > 0
+            with_special["usage"]["prompt_tokens"] == chat["usage"]["prompt_tokens"] - 2 + 2
+            or with_special["usage"]["prompt_tokens"] > 0
         )
         assert (
             "Cannot set both"
-            in server.refused("/v1/embeddings", {"messages": CHAT, "add_generation_prompt": True, "continue_final_message": True})[
-                "message"
-            ]
+            in server.refused(
+                "/v1/embeddings",
+                {"messages": CHAT, "add_generation_prompt": True, "continue_final_message": True},
+            )["message"]
         )
         tokens = server.ask("/tokenize", {"messages": CHAT, "add_generation_prompt": False})
         assert tokens["count"] == server.ask("/v1/embeddings", {"messages": CHAT})["usage"]["prompt_tokens"]
@@ -123,7 +129,9 @@ def test_a_requests_template_needs_trust(models: Callable[[str], Model]):
     with live(models("minilm_like"), settings=Settings(chat_template=TEMPLATE)) as server:
         assert "--trust-request-chat-template is not set" in server.refused("/v1/embeddings", body)["message"]
         hidden = {"messages": CHAT, "chat_template_kwargs": {"chat_template": "x"}}
-        assert "--trust-request-chat-template is not set" in server.refused("/v1/embeddings", hidden)["message"]
+        assert (
+            "--trust-request-chat-template is not set" in server.refused("/v1/embeddings", hidden)["message"]
+        )
     with live(models("minilm_like"), settings=Settings(trust_request_chat_template=True)) as server:
         chat = server.ask("/v1/embeddings", body)
         plain = server.ask("/v1/embeddings", {"input": CHAT[0]["content"], "add_special_tokens": False})
@@ -131,7 +139,8 @@ def test_a_requests_template_needs_trust(models: Callable[[str], Model]):
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ 1/0 }}", "{% for %}", "{{ messages[0].x.y }}", "{{ raise_exception('no') }}", "{{ ''.__class__ }}"]
+    "template",
+    ["{{ 1/0 }}", "{% for %}", "{{ messages[0].x.y }}", "{{ raise_exception('no') }}", "{{ ''.__class__ }}"],
 )
 def test_a_template_that_fails_is_the_callers_mistake(models: Callable[[str], Model], template):
     with live(models("minilm_like"), settings=Settings(trust_request_chat_template=True)) as server:
@@ -154,8 +163,12 @@ def test_bge_m3_gives_dense_sparse_and_token_vectors_from_one_server(everything:
     dense = everything.ask("/v1/embeddings", {"model": "bge_m3", "input": TEXT})
     assert np.isclose(np.linalg.norm(vectors(dense)[0]), 1, atol=1e-5)
     tokens = everything.ask("/tokenize", {"model": "bge_m3", "prompt": TEXT})["tokens"]
-    weights = everything.ask("/pooling", {"model": "bge_m3", "input": TEXT, "task": "token_classify"})["data"][0]["data"]
-    rows = everything.ask("/pooling", {"model": "bge_m3", "input": TEXT, "task": "token_embed"})["data"][0]["data"]
+    weights = everything.ask("/pooling", {"model": "bge_m3", "input": TEXT, "task": "token_classify"})[
+        "data"
+    ][0]["data"]
+    rows = everything.ask("/pooling", {"model": "bge_m3", "input": TEXT, "task": "token_embed"})["data"][0][
+        "data"
+    ]
     assert len(weights) == len(tokens) - 2
     assert len(rows) == len(tokens) - 1
     body = {"model": "bge_m3", "input": TEXT, "task": "token_classify", "encoding_format": "sparse"}
@@ -184,7 +197,9 @@ def test_ids_of_another_tokenizer_name_the_flag_to_set(embedder: Live):
 
 def test_a_matryoshka_error_has_the_words_of_the_documents(embedder: Live):
     error = embedder.refused("/v1/embeddings", {"input": TEXT, "dimensions": 16})
-    assert error["message"].endswith("does not support matryoshka representation, changing output dimensions will lead to poor results.")
+    assert error["message"].endswith(
+        "does not support matryoshka representation, changing output dimensions will lead to poor results."
+    )
     assert embedder.post("/v1/embeddings", {"input": TEXT, "dimensions": 16}).json()["object"] == "error"
 
 
@@ -211,7 +226,11 @@ def test_truncation_is_told_in_a_header(embedder: Live):
 
 def test_times_are_told_in_headers(embedder: Live):
     headers = embedder.post("/v1/embeddings", {"input": TEXTS}).headers
-    total, *parts = (float(headers[name]) for name in ("x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time"))
-    # Each lies within the whole; queueing begins before tokenising is known to have ended, so their sum need not. Rounded to 0.1 ms.
+    total, *parts = (
+        float(headers[name])
+        for name in ("x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time")
+    )
+    # Each lies within the whole; queueing begins before tokenising is known to have ended, so their sum need
+    # not. Rounded to 0.1 ms.
     assert 0 <= min(parts) <= max(parts) <= total + 0.1
     assert int(headers["x-compute-tokens"]) == 20

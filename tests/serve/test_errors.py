@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from poolrt.runtime.errors import ArtifactError, DeadlineExceeded, EngineError, InputError, Overload, UnsupportedTask
+from poolrt.runtime.errors import (
+    ArtifactError,
+    DeadlineExceeded,
+    EngineError,
+    InputError,
+    Overload,
+    UnsupportedTask,
+)
 from poolrt.serve.errors import ApiError, api_error, body, response, scrub, surprising
 from poolrt.serve.http.request_body import parse
 
@@ -23,7 +30,8 @@ from tests.serve.conftest import Live
         ("<Thing at 0x7f00deadbeef> failed", "<Thing> failed"),
         ("use /v1/embeddings or /tokenize", "use /v1/embeddings or /tokenize"),
         ("no scheme in https://example.org/a/b", "no scheme in https://example.org/a/b"),
-        ("Traceback (most recent call last):\n  File \"x.py\", line 3, in f\nValueError: no", "ValueError: no"),
+        ("Traceback (most recent call last):\n  File \"x.py\", line 3, in f\nValueError: no",
+        "ValueError: no"),
         ("a ratio of 3/4", "a ratio of 3/4"),
     ],
 )  # fmt: skip
@@ -96,8 +104,14 @@ def test_what_no_parser_takes_is_refused(content, why):
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/pooling", "/invocations"])
 def test_padding_that_would_change_the_answer_is_refused(embedder: Live, path):
     assert embedder.refused(path, {"input": "a", "padding": "max_length"})["param"] == "padding"
-    assert embedder.refused(path, {"input": "a", "padding": True})["type"] in ("Bad Request", "BadRequestError")
-    assert embedder.ask(path, {"input": "a", "padding": None})["usage"] == embedder.ask(path, {"input": "a"})["usage"]
+    assert embedder.refused(path, {"input": "a", "padding": True})["type"] in (
+        "Bad Request",
+        "BadRequestError",
+    )
+    assert (
+        embedder.ask(path, {"input": "a", "padding": None})["usage"]
+        == embedder.ask(path, {"input": "a"})["usage"]
+    )
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v2/embed", {"texts": ["a"]}), ("/tokenize", {"prompt": "a"})])
@@ -109,9 +123,12 @@ def test_where_padding_is_no_field_it_is_any_unknown_word(embedder: Live, path, 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, "BadRequestError"), (401, "AuthenticationError"), (404, "NotFoundError"), (405, "Method Not Allowed"),
-        (413, "RequestTooLargeError"), (422, "UnprocessableEntityError"), (429, "RateLimitError"), (431, "RequestTooLargeError"),
-        (499, "ClientClosedRequest"), (500, "InternalServerError"), (501, "NotImplementedError"), (503, "ServiceUnavailableError"),
+        (400, "BadRequestError"), (401, "AuthenticationError"), (404, "NotFoundError"),
+        (405, "Method Not Allowed"),
+        (413, "RequestTooLargeError"), (422, "UnprocessableEntityError"), (429, "RateLimitError"),
+        (431, "RequestTooLargeError"),
+        (499, "ClientClosedRequest"), (500, "InternalServerError"), (501, "NotImplementedError"),
+        (503, "ServiceUnavailableError"),
         (504, "TimeoutError"),
     ],
 )  # fmt: skip
@@ -125,11 +142,13 @@ def test_a_status_names_its_type(status: int, kind: str):
     ("error", "message", "param"),
     [
         (InputError("too long", field="input_text"), "too long (parameter=input_text)", "input_text"),
-        (InputError("input_text is too long", field="input_text"), "input_text is too long (parameter=input_text)", "input_text"),
+        (InputError("input_text is too long", field="input_text"),
+        "input_text is too long (parameter=input_text)", "input_text"),
         (InputError("top_n is -1", field="top_n"), "top_n is -1", None),
         (InputError("negative", field="top_n"), "negative (parameter=top_n)", None),
         (InputError("no"), "no", None), (UnsupportedTask("no"), "no (parameter=task)", "task"),
-        (UnsupportedTask("no", field=None), "no", None), (ApiError(400, "no", param="body.input", kind="Bad Request"), "no", "body.input"),
+        (UnsupportedTask("no", field=None), "no", None),
+        (ApiError(400, "no", param="body.input", kind="Bad Request"), "no", "body.input"),
     ],
     ids=str,
 )  # fmt: skip
@@ -143,15 +162,22 @@ def test_an_error_is_its_own_answer():
     error = ApiError(418, "tea")
     assert api_error(error) is error
     got = response(ApiError(503, "later", headers={"Retry-After": "1"}))
-    assert (got.status_code, got.headers["retry-after"], got.headers["content-type"]) == (503, "1", "application/json")
+    assert (got.status_code, got.headers["retry-after"], got.headers["content-type"]) == (
+        503,
+        "1",
+        "application/json",
+    )
 
 
 @pytest.mark.parametrize(
     ("part", "told"),
     [
-        ({"type": "text"}, "type='text' requires text"), ({"type": "text", "text": None}, "type='text' requires text"),
-        ({"type": "image_url"}, "requires image_url.url"), ({"type": "image_url", "image_url": None}, "requires image_url.url"),
-        ({"type": "image_url", "image_url": {"url": ""}}, "requires image_url.url"), ({"type": "sound"}, "'text' or 'image_url'"),
+        ({"type": "text"}, "type='text' requires text"),
+        ({"type": "text", "text": None}, "type='text' requires text"),
+        ({"type": "image_url"}, "requires image_url.url"),
+        ({"type": "image_url", "image_url": None}, "requires image_url.url"),
+        ({"type": "image_url", "image_url": {"url": ""}}, "requires image_url.url"),
+        ({"type": "sound"}, "'text' or 'image_url'"),
     ],
     ids=str,
 )  # fmt: skip

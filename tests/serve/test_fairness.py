@@ -26,7 +26,10 @@ from uvicorn.server import ServerState
 
 from .conftest import Live
 
-HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+HEAD = (
+    b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: "
+    b"chunked\r\n\r\n"
+)
 BYTE = b"1\r\n \r\n"
 MANY = 40_000
 
@@ -114,7 +117,9 @@ def raw(server: Live, request: bytes) -> Any:
             return json.loads(lines.read(size))
 
 
-def test_scrapes_at_the_same_time_are_written_once_and_no_older_than_their_request(monkeypatch: pytest.MonkeyPatch):
+def test_scrapes_at_the_same_time_are_written_once_and_no_older_than_their_request(
+    monkeypatch: pytest.MonkeyPatch,
+):
     metrics = Metrics(Registry([]), State(), engine=False)
     written = 0
 
@@ -196,7 +201,8 @@ def test_memory_that_was_in_use_at_the_peak_is_trimmed_when_the_load_is_over(mon
 
     async def run() -> list[int]:
         return [
-            await look(False, 600), await look(False, 610), await look(True, 400), await look(True, 400), await look(True, 110),
+            await look(False, 600), await look(False, 610), await look(True, 400), await look(True, 400),
+            await look(True, 110),
             await look(False, 120),
         ]  # fmt: skip
 

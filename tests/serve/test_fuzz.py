@@ -22,7 +22,11 @@ LEAKS = re.compile(
     r"orjson|starlette|pydantic|tokenizers|jinja2|numpy|onnxruntime|KeyError|TypeError"
 )
 JSON = {"content-type": "application/json"}
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+FUZZ = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +49,53 @@ def check(server: Live, path: str, content: bytes, headers: dict[str, str] = JSO
     return got.status_code
 
 
-numbers = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.sampled_from([0, 1, -1, 2**31, 2**32, 2**63, 2**64])
-leaves = st.none() | st.booleans() | numbers | st.text(max_size=30) | st.sampled_from(["", "a", "\x00", "é", "𝄞", "​", "[MASK]", "</s>"])
+numbers = (
+    st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.sampled_from([0, 1, -1, 2**31, 2**32, 2**63, 2**64])
+)
+leaves = (
+    st.none()
+    | st.booleans()
+    | numbers
+    | st.text(max_size=30)
+    | st.sampled_from(["", "a", "\x00", "é", "𝄞", "​", "[MASK]", "</s>"])
+)
 values = st.recursive(
-    leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12
+    leaves,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
 )
 FIELDS = {
-    "model": st.sampled_from(["bge_m3", "bert_cross_encoder", "bert_classifier", "colbert", "nobody", "", None]) | leaves,
+    "model": st.sampled_from(["bge_m3", "bert_cross_encoder", "bert_classifier", "colbert", "nobody", "",
+    None]) | leaves,
     "input": values, "inputs": values, "messages": values, "data": values,
     "task": st.sampled_from(["embed", "token_embed", "score", "x"]) | leaves,
     "encoding_format": st.sampled_from(["float", "base64", "bytes", "bytes_only", "sparse"]) | leaves,
     "embed_dtype": st.sampled_from(["float32", "bfloat16", "fp8_e4m3", "int8"]) | leaves,
-    "endianness": st.sampled_from(["big", "native"]) | leaves, "dimensions": leaves, "truncate_prompt_tokens": leaves,
-    "truncation_side": st.sampled_from(["left", "right"]) | leaves, "use_activation": leaves, "add_special_tokens": leaves,
-    "queries": values, "documents": values, "items": values, "text_1": values, "text_2": values, "data_1": values, "data_2": values,
-    "query": values, "texts": values, "top_n": leaves, "max_tokens_per_doc": leaves, "max_tokens_per_query": leaves, "instruction": leaves,
-    "chat_template": st.sampled_from(["{{ messages[0].content }}", "{{ x.y.z }}", "{% for"]) | leaves, "chat_template_kwargs": values,
-    "add_generation_prompt": leaves, "continue_final_message": leaves, "prompt": values, "tokens": values, "ids": values,
-    "input_type": st.sampled_from(["query", "document"]) | leaves, "prompt_name": leaves, "embedding_types": values, "max_tokens": leaves,
-    "output_dimension": leaves, "truncate": leaves, "truncate_documents": leaves, "request_id": leaves, "priority": leaves,
-    "return_token_strs": leaves, "tools": values, "parameters": values, "normalize": leaves, "raw_scores": leaves, "return_text": leaves,
+    "endianness": st.sampled_from(["big", "native"]) | leaves, "dimensions": leaves,
+    "truncate_prompt_tokens": leaves,
+    "truncation_side": st.sampled_from(["left", "right"]) | leaves, "use_activation": leaves,
+    "add_special_tokens": leaves,
+    "queries": values, "documents": values, "items": values, "text_1": values, "text_2": values,
+    "data_1": values, "data_2": values,
+    "query": values, "texts": values, "top_n": leaves, "max_tokens_per_doc": leaves,
+    "max_tokens_per_query": leaves, "instruction": leaves,
+    "chat_template": st.sampled_from(["{{ messages[0].content }}", "{{ x.y.z }}", "{% for"]) | leaves,
+    "chat_template_kwargs": values,
+    "add_generation_prompt": leaves, "continue_final_message": leaves, "prompt": values, "tokens": values,
+    "ids": values,
+    "input_type": st.sampled_from(["query", "document"]) | leaves, "prompt_name": leaves,
+    "embedding_types": values, "max_tokens": leaves,
+    "output_dimension": leaves, "truncate": leaves, "truncate_documents": leaves, "request_id": leaves,
+    "priority": leaves,
+    "return_token_strs": leaves, "tools": values, "parameters": values, "normalize": leaves,
+    "raw_scores": leaves, "return_text": leaves,
 }  # fmt: skip
 bodies = st.fixed_dictionaries({}, optional=FIELDS)
-messages = st.lists(st.fixed_dictionaries({"role": leaves}, optional={"content": values, "name": leaves}), max_size=3)
+messages = st.lists(
+    st.fixed_dictionaries({"role": leaves}, optional={"content": values, "name": leaves}), max_size=3
+)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -95,16 +123,31 @@ def test_bodies_of_known_fields_never_break_a_route(server: Live, path: str, bod
 
 @FUZZ
 @given(
-    messages=messages, more=st.fixed_dictionaries({}, optional={name: FIELDS[name] for name in ("chat_template", "chat_template_kwargs")})
+    messages=messages,
+    more=st.fixed_dictionaries(
+        {}, optional={name: FIELDS[name] for name in ("chat_template", "chat_template_kwargs")}
+    ),
 )
 def test_conversations_never_break_a_route(server: Live, messages: Any, more: dict[str, Any]):
     for path in ("/v1/embeddings", "/pooling", "/classify", "/tokenize"):
-        check(server, path, json.dumps({"messages": messages, "chat_template": "{{ messages }}"} | more).encode())
+        check(
+            server,
+            path,
+            json.dumps({"messages": messages, "chat_template": "{{ messages }}"} | more).encode(),
+        )
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "application/xml", "multipart/form-data", "application/x-www-form-urlencoded", "", "APPLICATION/JSON;charset=x"]
+    "kind",
+    [
+        "text/plain",
+        "application/xml",
+        "multipart/form-data",
+        "application/x-www-form-urlencoded",
+        "",
+        "APPLICATION/JSON;charset=x",
+    ],
 )
 def test_media_types_are_told_apart(server: Live, path: str, kind: str):
     status = check(server, path, b'{"input": "a"}', {"content-type": kind} if kind else {})
@@ -116,14 +159,19 @@ def test_media_types_are_told_apart(server: Live, path: str, kind: str):
 @pytest.mark.parametrize(
     "content",
     [
-        b"[" * 100_000, b'{"a":' * 100_000, b'{"input":' + b"[" * 900 + b"]" * 900 + b"}", b'{"input": ' + b"9" * 100_000 + b"}",
-        b'{"input": "' + b"x" * 10_000_000 + b'"}', b'{"input": [' + b"1," * 500_000 + b"1]}", b'{"input": [' + b'"",' * 20_000 + b'""]}',
-        b'{"query": "a", "documents": "' + b"word " * 2_000_000 + b'"}', b'{"messages": ' + b"[" * 500 + b"]" * 500 + b"}",
+        b"[" * 100_000, b'{"a":' * 100_000, b'{"input":' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"input": ' + b"9" * 100_000 + b"}",
+        b'{"input": "' + b"x" * 10_000_000 + b'"}', b'{"input": [' + b"1," * 500_000 + b"1]}",
+        b'{"input": [' + b'"",' * 20_000 + b'""]}',
+        b'{"query": "a", "documents": "' + b"word " * 2_000_000 + b'"}',
+        b'{"messages": ' + b"[" * 500 + b"]" * 500 + b"}",
         b'{"messages": [{"role": "user", "content": ' + b'[{"a":' * 400 + b"1" + b"}]" * 400 + b"}]}",
         b'{"input": "a", "chat_template_kwargs": ' + b'{"a":' * 400 + b"1" + b"}" * 400 + b"}",
-        b'{"tokens": [' + b"1," * 300_000 + b"1]}", b'{"prompt": "' + "é".encode() * 1_000_000 + b'"}', b" " * 1_000_000,
+        b'{"tokens": [' + b"1," * 300_000 + b"1]}", b'{"prompt": "' + "é".encode() * 1_000_000 + b'"}',
+        b" " * 1_000_000,
     ],
-    ids=["brackets", "braces", "deep list", "long number", "10 MB text", "million ids", "20000 texts", "10 MB document", "deep messages",
+    ids=["brackets", "braces", "deep list", "long number", "10 MB text", "million ids", "20000 texts",
+    "10 MB document", "deep messages",
          "deep parts", "deep variables", "many tokens", "2 MB prompt", "spaces"],
 )  # fmt: skip
 def test_huge_bodies_never_break_a_route(server: Live, path: str, content: bytes):
@@ -142,7 +190,9 @@ def test_other_methods_are_refused(server: Live, path: str, method: str):
 @pytest.mark.parametrize("value", ["x" * 5000, "é", "a\tb", "%00"])
 def test_odd_request_ids_are_taken(server: Live, value: str):
     got = server.client.post(
-        "/v1/embeddings", json={"input": "a", "encoding_format": "bytes"}, headers=[(b"X-Request-Id", value.encode("latin-1"))]
+        "/v1/embeddings",
+        json={"input": "a", "encoding_format": "bytes"},
+        headers=[(b"X-Request-Id", value.encode("latin-1"))],
     )
     assert got.status_code == 200
     assert json.loads(got.headers["metadata"])["id"].startswith("embd-")

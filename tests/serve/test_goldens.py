@@ -1,4 +1,5 @@
-"""poolrt answers what the real vLLM answered to the same requests on the same tiny checkpoints: status, keys, order, types, numbers."""
+"""poolrt answers what the real vLLM answered to the same requests on the same tiny checkpoints: status,
+keys, order, types, numbers."""
 
 from __future__ import annotations
 
@@ -28,22 +29,40 @@ OURS = {
     "version", "owned_by", "root", "created", "id", "metadata",
 }  # fmt: skip
 DECIDED = {
-    "bad-utf8": "vLLM's framework answers its own `detail` form here; ours is the error body of every other refusal",
-    "score-kwargs-template": "docs/http.md 7.1: reserved keys are refused; vLLM 0.32 ignores them while no template is in use",
+    "bad-utf8": (
+        "vLLM's framework answers its own `detail` form here; ours is the error body of every other refusal"
+    ),
+    "score-kwargs-template": (
+        "docs/http.md 7.1: reserved keys are refused; vLLM 0.32 ignores them while no template is in use"
+    ),
     **dict.fromkeys(
         ("null-encoding", "null-special", "null-request-id", "rerank-top-null", "classify-chat-null-special"),
         "clients write null for what their caller left out (Dify: `top_n`); vLLM refuses it",
     ),
-    **dict.fromkeys(("rerank-objects", "rerank-v2"), "Cohere's, Jina's and LiteLLM's bodies: text objects, `return_documents`"),
     **dict.fromkeys(
-        ("score-content", "rerank-part-more"), "parts that are all text are a text; vLLM refuses them where no picture is read"
+        ("rerank-objects", "rerank-v2"),
+        ("Cohere's, Jina's and LiteLLM's bodies: text objects, `return_documents`"),
     ),
-    "cohere-input-type": "Cohere's v2 client cannot leave `input_type` out, so its own types are taken by a model without prompts",
-    "score-kwargs-tools": "docs/http.md 7.1: reserved keys are refused; vLLM 0.32 ignores them while no template is in use",
+    **dict.fromkeys(
+        ("score-content", "rerank-part-more"),
+        ("parts that are all text are a text; vLLM refuses them where no picture is read"),
+    ),
+    "cohere-input-type": (
+        "Cohere's v2 client cannot leave `input_type` out, so its own types are taken by a model "
+        "without prompts"
+    ),
+    "score-kwargs-tools": (
+        "docs/http.md 7.1: reserved keys are refused; vLLM 0.32 ignores them while no template is in use"
+    ),
 }
 """Cases in which poolrt means to differ, and why."""
 
-ALL = [pytest.param(name, case, id=f"{name}-{case[0]}") for name, (_, cases) in SERVERS.items() for case in cases if case[0] not in DECIDED]
+ALL = [
+    pytest.param(name, case, id=f"{name}-{case[0]}")
+    for name, (_, cases) in SERVERS.items()
+    for case in cases
+    if case[0] not in DECIDED
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +72,9 @@ def servers(models: Callable[[str], Model]) -> Iterator[Callable[[str], Live]]:
 
     def find(name: str) -> Live:
         if name not in opened:
-            settings = Settings(chat_template=TEMPLATES.get(name), trust_request_chat_template=name in TEMPLATES)
+            settings = Settings(
+                chat_template=TEMPLATES.get(name), trust_request_chat_template=name in TEMPLATES
+            )
             holder = live(models(SERVERS[name][0]), settings=settings, names=("m",))
             opened[name] = (holder, holder.__enter__())
         return opened[name][1]
@@ -69,7 +90,10 @@ def test_an_answer_equals_vllms(servers: Callable[[str], Live], name: str, case:
     _, method, path, body = case
     ours = answer(send(servers(name).client, method, path, body))
     assert ours["status"] == golden["status"], ours
-    assert ours["headers"].get("content-type", "").split(";")[0] == golden["headers"].get("content-type", "").split(";")[0]
+    assert (
+        ours["headers"].get("content-type", "").split(";")[0]
+        == golden["headers"].get("content-type", "").split(";")[0]
+    )
     if "json" in golden:
         same(golden["json"], ours["json"], "")
     else:
@@ -80,10 +104,12 @@ def test_an_answer_equals_vllms(servers: Callable[[str], Live], name: str, case:
 
 
 def same(expected: Any, found: Any, path: str) -> None:
-    """Asserts equality field by field: keys with their order, types, numbers to NUMBER. Error texts are compared by what clients read."""
+    """Asserts equality field by field: keys with their order, types, numbers to NUMBER. Error texts are
+    compared by what clients read."""
     if isinstance(expected, dict):
         assert isinstance(found, dict), path
-        # Errors carry the older flat form beside the nested one; both beside the `detail` of a route that no model can answer.
+        # Errors carry the older flat form beside the nested one; both beside the `detail` of a route
+        # that no model can answer.
         keys = [key for key in found if key in expected or not {"error", "detail"} & expected.keys()]
         assert keys == list(expected), f"{path}: {list(found)}"
         for key, value in expected.items():
@@ -100,7 +126,12 @@ def same(expected: Any, found: Any, path: str) -> None:
     elif path == WORDS_DIFFER:
         assert isinstance(found, str)
         assert read_by_clients(expected) == read_by_clients(found), f"{expected}\n{found}"
-    elif isinstance(expected, str) and len(expected) > 40 and " " not in expected and not path.startswith("error"):
+    elif (
+        isinstance(expected, str)
+        and len(expected) > 40
+        and " " not in expected
+        and not path.startswith("error")
+    ):
         same_base64(expected, found)
     else:
         assert type(found) is type(expected), path
@@ -108,13 +139,18 @@ def same(expected: Any, found: Any, path: str) -> None:
 
 
 FRAGMENTS = (
-    "validation error", "literal_error", "out of vocabulary", "maximum context length", "Please reduce the length of the input prompt",
+    "validation error", "literal_error", "out of vocabulary", "maximum context length",
+    "Please reduce the length of the input prompt",
     "Please request a smaller truncation size.", "Unsupported task: ", "No IOProcessor plugin installed.",
     "was removed; use `use_activation`",
-    "does not exist", "Unsupported input_type", "Exactly one of texts, images, or inputs must be provided", "exceeds max_tokens=",
-    "You must pass at least one prompt", "prompt cannot be empty", "At least one text element", "At least one text_pair element",
-    "Input lengths must be either 1:1, 1:N or N:N", "MultiModalParam is not supported for", "must be a non-negative integer",
-    "--trust-request-chat-template is not set", "Cannot set both", "Cannot find suitable handler", "chat template", "JSON decode error",
+    "does not exist", "Unsupported input_type", "Exactly one of texts, images, or inputs must be provided",
+    "exceeds max_tokens=",
+    "You must pass at least one prompt", "prompt cannot be empty", "At least one text element",
+    "At least one text_pair element",
+    "Input lengths must be either 1:1, 1:N or N:N", "MultiModalParam is not supported for",
+    "must be a non-negative integer",
+    "--trust-request-chat-template is not set", "Cannot set both", "Cannot find suitable handler",
+    "chat template", "JSON decode error",
     "dimensions is currently not supported",
 )  # fmt: skip
 
@@ -128,7 +164,9 @@ def same_base64(expected: str, found: str) -> None:
     assert len(one) == len(other)
     # A case of 64 or 32 dimensions: four bytes each are float32, two bfloat16 in big-endian order.
     if len(one) % 256 == 0:
-        np.testing.assert_allclose(np.frombuffer(other, "<f4"), np.frombuffer(one, "<f4"), rtol=NUMBER, atol=NUMBER)
+        np.testing.assert_allclose(
+            np.frombuffer(other, "<f4"), np.frombuffer(one, "<f4"), rtol=NUMBER, atol=NUMBER
+        )
     else:
         np.testing.assert_allclose(bfloat16(other), bfloat16(one), rtol=2**-7)
 
@@ -146,7 +184,9 @@ def same_bytes(case: Case, expected: bytes, found: bytes) -> None:
     elif expected:
         kind = {"float32": "<f4", "float16": "<f2"}[dtype]
         tolerance = NUMBER if dtype == "float32" else 2**-10
-        np.testing.assert_allclose(np.frombuffer(found, kind), np.frombuffer(expected, kind), rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            np.frombuffer(found, kind), np.frombuffer(expected, kind), rtol=tolerance, atol=tolerance
+        )
 
 
 @pytest.mark.parametrize("name", SERVERS)

@@ -30,7 +30,9 @@ def test_a_histogram_counts_as_prometheus_own(bounds: tuple[float, ...]):
     ours, theirs = CollectorRegistry(), CollectorRegistry()
     made = Histograms("h", "about", ("model", "engine"), bounds)
     ours.register(made)  # pyright: ignore[reportArgumentType]
-    reference = prometheus_client.Histogram("h", "about", ("model", "engine"), buckets=bounds, registry=theirs)
+    reference = prometheus_client.Histogram(
+        "h", "about", ("model", "engine"), buckets=bounds, registry=theirs
+    )
     drawn = np.random.default_rng(0).lognormal(np.log(bounds[len(bounds) // 2]), 2, 50).tolist()
     for value in (0.0, *bounds, bounds[0] / 2, bounds[-1] * 2, *drawn):
         made.of("m", "0").observe(value)
@@ -41,7 +43,10 @@ def test_a_histogram_counts_as_prometheus_own(bounds: tuple[float, ...]):
 
 
 def test_two_names_may_share_what_is_observed():
-    first, second = Histograms("a", "about", ("model",), SECONDS), Histograms("b", "about", ("model",), SECONDS)
+    first, second = (
+        Histograms("a", "about", ("model",), SECONDS),
+        Histograms("b", "about", ("model",), SECONDS),
+    )
     second.same(first.of("m"), "m")
     first.of("m").observe(0.2)
     registry = CollectorRegistry()
@@ -72,12 +77,16 @@ def metrics() -> Metrics:
     return Metrics(Registry([]), State())
 
 
-@pytest.mark.parametrize(("status", "group"), [(101, "1xx"), (200, "2xx"), (307, "3xx"), (404, "4xx"), (499, "4xx"), (503, "5xx")])
+@pytest.mark.parametrize(
+    ("status", "group"), [(101, "1xx"), (200, "2xx"), (307, "3xx"), (404, "4xx"), (499, "4xx"), (503, "5xx")]
+)
 def test_requests_are_counted_by_the_hundred_of_their_status(metrics: Metrics, status: int, group: str):
     metrics.http("POST", "/score", status, 0.02, 10, 2000)
     found = samples(metrics.collectors)
     labels = frozenset({("method", "POST"), ("handler", "/score"), ("status", group)})
-    assert {key: value for key, value in found.items() if key[0] == "http_requests_total"} == {("http_requests_total", labels): 1.0}
+    assert {key: value for key, value in found.items() if key[0] == "http_requests_total"} == {
+        ("http_requests_total", labels): 1.0
+    }
 
 
 def test_sizes_and_times_go_to_their_own_series(metrics: Metrics):
@@ -117,7 +126,12 @@ def test_what_a_model_did_is_told_under_vllms_names(metrics: Metrics):
     def of(name: str, *more: tuple[str, str]) -> float:
         return found[name, frozenset({*labels, *more})]
 
-    assert of("vllm:prompt_tokens_total") == of("vllm:request_prompt_tokens_sum") == of("vllm:iteration_tokens_total_sum") == 70
+    assert (
+        of("vllm:prompt_tokens_total")
+        == of("vllm:request_prompt_tokens_sum")
+        == of("vllm:iteration_tokens_total_sum")
+        == 70
+    )
     assert of("vllm:request_success_total", ("finished_reason", "stop")) == 3
     assert of("vllm:request_success_total", ("finished_reason", "abort")) == 2
     assert of("poolrt_tokenise_seconds_sum") == 0.25

@@ -1,4 +1,5 @@
-"""What one request, and all of them together, may cost: in memory, in time of the event loop, in the queue and in the log."""
+"""What one request, and all of them together, may cost: in memory, in time of the event loop, in
+the queue and in the log."""
 
 from __future__ import annotations
 
@@ -62,7 +63,9 @@ def small(models: Callable[[str], Model]):
 # Problems
 
 
-@pytest.mark.parametrize("value", [{}, None, [[]], 1.5, {"role": "user"}], ids=["objects", "nulls", "lists", "floats", "messages"])
+@pytest.mark.parametrize(
+    "value", [{}, None, [[]], 1.5, {"role": "user"}], ids=["objects", "nulls", "lists", "floats", "messages"]
+)
 def test_reading_stops_at_the_problems_that_are_told(value: Any):
     many = [value] * 100_000
     begun = time.monotonic()
@@ -107,7 +110,9 @@ def test_reading_stops_when_nobody_waits_for_it():
     assert EMBEDDINGS.read({"input": [[1, "2"]] * 5000})
 
 
-def test_what_a_thread_prepares_for_somebody_who_left_is_not_queued(artifacts: Callable[[str], Path], monkeypatch: Any):
+def test_what_a_thread_prepares_for_somebody_who_left_is_not_queued(
+    artifacts: Callable[[str], Path], monkeypatch: Any
+):
     with held(artifacts("minilm_like"), Settings()) as (server, gate):
         model = server.here.registry.models[0].model
         entered, go = threading.Event(), threading.Event()
@@ -122,7 +127,10 @@ def test_what_a_thread_prepares_for_somebody_who_left_is_not_queued(artifacts: C
         body = json.dumps({"input": [TEXT] * 200}).encode()
         assert len(body) > 2048
         with connect(server) as leaver:
-            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = (
+                "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                f"application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
             leaver.sendall(head.encode() + body)
             assert entered.wait(SOON_S)
         until(lambda: server.here.state.in_flight == 0)
@@ -220,7 +228,9 @@ def test_bodies_share_a_budget(models: Callable[[str], Model]):
                 other.sendall(head + b"Content-Length: 200000\r\n\r\n")
                 assert statuses(rest(other)) == [429]
             with connect(server) as other:
-                other.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + b"20000\r\n" + b"x" * 0x20000 + b"\r\n")
+                other.sendall(
+                    head + b"Transfer-Encoding: chunked\r\n\r\n" + b"20000\r\n" + b"x" * 0x20000 + b"\r\n"
+                )
                 assert statuses(rest(other)) == [429]
             assert server.ask("/v1/embeddings", {"input": TEXT})  # a small one costs nothing
         until(lambda: budget.used == 0)
@@ -247,7 +257,10 @@ def test_plain_tokenising_is_bounded(small: Live):
 
 
 def test_a_full_queue_refuses_before_the_body_comes(artifacts: Callable[[str], Path]):
-    with held(artifacts("minilm_like"), Settings(max_queued_tokens=60)) as (server, gate), ThreadPoolExecutor(3) as threads:
+    with (
+        held(artifacts("minilm_like"), Settings(max_queued_tokens=60)) as (server, gate),
+        ThreadPoolExecutor(3) as threads,
+    ):
         model = server.here.registry.models[0].model
         asked = [threads.submit(server.post, "/v1/embeddings", {"input": TEXT})]
         assert gate.entered.wait(SOON_S)
@@ -256,14 +269,21 @@ def test_a_full_queue_refuses_before_the_body_comes(artifacts: Callable[[str], P
         model.worker._speed = model.statistics().queued_tokens / 7.0
         for route in ("/v1/embeddings", "/rerank", "/embed", "/pooling", "/invocations"):
             with connect(server) as client:
-                head = f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+                head = (
+                    f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                    "application/json\r\nContent-Length: 100000\r\n\r\n"
+                )
                 client.sendall(head.encode())
                 answer = rest(client)
                 assert statuses(answer) == [429]
                 assert b"retry-after: 7\r\n" in answer.lower()
         assert server.post("/v1/embeddings", {"input": TEXT}).status_code == 429
         # What needs no queue is answered.
-        for route, body in (("/tokenize", {"prompt": TEXT}), ("/detokenize", {"tokens": [6]}), ("/decode", {"ids": [6]})):
+        for route, body in (
+            ("/tokenize", {"prompt": TEXT}),
+            ("/detokenize", {"tokens": [6]}),
+            ("/decode", {"ids": [6]}),
+        ):
             assert server.ask(route, body)
         assert model.statistics().refused == 6
         gate.go.set()
@@ -284,15 +304,26 @@ def test_what_is_being_prepared_counts_as_queued(artifacts: Callable[[str], Path
 # The end
 
 
-def test_what_is_not_finished_when_the_server_ends_is_a_503(artifacts: Callable[[str], Path], caplog: pytest.LogCaptureFixture):
+def test_what_is_not_finished_when_the_server_ends_is_a_503(
+    artifacts: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+):
     caplog.set_level(logging.INFO)
-    with held(artifacts("minilm_like"), Settings(shutdown_timeout_s=0.3)) as (server, gate), ThreadPoolExecutor(4) as threads:
+    with (
+        held(artifacts("minilm_like"), Settings(shutdown_timeout_s=0.3)) as (server, gate),
+        ThreadPoolExecutor(4) as threads,
+    ):
         model = server.here.registry.models[0].model
-        running = [threads.submit(server.post, path, {key: TEXT}) for path, key in (("/v1/embeddings", "input"), ("/embed", "inputs"))]
+        running = [
+            threads.submit(server.post, path, {key: TEXT})
+            for path, key in (("/v1/embeddings", "input"), ("/embed", "inputs"))
+        ]
         assert gate.entered.wait(SOON_S)
         until(lambda: model.statistics().queued_items == 1)
         with connect(server) as slow:
-            slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{")
+            slow.sendall(
+                b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                b"application/json\r\nContent-Length: 50\r\n\r\n{"
+            )
             until(lambda: server.here.state.in_flight == 3)
             server.server.handle_exit(signal.SIGTERM, None)
             answer = rest(slow)
@@ -311,8 +342,13 @@ class Panic(BaseException):
     """As pyo3's: no Exception."""
 
 
-@pytest.mark.parametrize("error", [Panic("called `Option::unwrap()` on a `None` value"), SystemExit(0), MemoryError("out of memory")])
-def test_whatever_fails_while_models_open_ends_the_server(error: BaseException, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize(
+    "error",
+    [Panic("called `Option::unwrap()` on a `None` value"), SystemExit(0), MemoryError("out of memory")],
+)
+def test_whatever_fails_while_models_open_ends_the_server(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+):
     def fails() -> Model:
         raise error
 
@@ -350,9 +386,14 @@ def test_no_client_writes_lines_of_the_log(models: Callable[[str], Model], caplo
         server.post("/v1/embeddings", {"input": evil, "request_id": evil, "model": evil})
         server.post("/v1/embeddings", {"input": evil, "request_id": evil})
         server.client.get("/%0aforged%1b?x=%0aforged")
-        server.client.get("/live", headers={"x-forwarded-for": "forged-address", "x-forwarded-proto": "https"})
+        server.client.get(
+            "/live", headers={"x-forwarded-for": "forged-address", "x-forwarded-proto": "https"}
+        )
         server.client.get("/live?" + "a" * 20_000)
-        server.app.state.log(ValueError(evil), Request({"type": "http", "method": "GET", "path": evil, "headers": [], "query_string": b""}))
+        server.app.state.log(
+            ValueError(evil),
+            Request({"type": "http", "method": "GET", "path": evil, "headers": [], "query_string": b""}),
+        )
         logging.getLogger("poolrt.serve").warning("adapter %s: %s", evil, InputError(evil))
     told = [record.getMessage() for record in caplog.records if record.name in LOGGERS]
     assert sum("forged" in line for line in told) >= 4
@@ -373,7 +414,9 @@ def test_a_stack_looks_like_no_record():
 
 
 @pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
-def test_a_proxy_is_believed_where_the_operator_says_so(models: Callable[[str], Model], caplog: Any, trusted: str):
+def test_a_proxy_is_believed_where_the_operator_says_so(
+    models: Callable[[str], Model], caplog: Any, trusted: str
+):
     caplog.set_level(logging.INFO, "uvicorn.access")
     with live(models("minilm_like"), settings=Settings(forwarded_allow_ips=trusted)) as server:
         server.client.get("/live", headers={"x-forwarded-for": "203.0.113.9"})
@@ -387,11 +430,20 @@ def test_a_proxy_is_believed_where_the_operator_says_so(models: Callable[[str], 
 @pytest.mark.parametrize(
     "content",
     [
-        {"data": [{"index": index, "embedding": np.arange(5, dtype=np.float32) + index} for index in range(200)], "id": "a"},
+        {
+            "data": [
+                {"index": index, "embedding": np.arange(5, dtype=np.float32) + index} for index in range(200)
+            ],
+            "id": "a",
+        },
         {"data": [{"index": 0, "data": np.arange(90_000, dtype=np.float32).reshape(-1, 90)}]},
         [np.full(3, index, np.float32) for index in range(100)],
         [np.zeros((2, 3), np.float32), np.zeros((70_000, 1), np.float32)],
-        {"embeddings": {"float": [np.ones(2, np.float32)] * 65, "int8": [[1, 2]] * 65}, "texts": ["\u00e4"] * 70, "none": []},
+        {
+            "embeddings": {"float": [np.ones(2, np.float32)] * 65, "int8": [[1, 2]] * 65},
+            "texts": ["\u00e4"] * 70,
+            "none": [],
+        },
         {"results": [], "usage": {"n": 1}},
         "text",
     ],
@@ -412,7 +464,9 @@ def test_large_answers_are_written_outside_the_event_loop(embedder: Live, monkey
     monkeypatch.setattr(Json, "render", noted)
     for many in (1, MANY):
         assert len(embedder.ask("/v1/embeddings", {"input": ["paris"] * many})["data"]) == many
-        assert len(embedder.ask("/rerank", {"query": "mars", "documents": ["paris"] * many})["results"]) == many
+        assert (
+            len(embedder.ask("/rerank", {"query": "mars", "documents": ["paris"] * many})["results"]) == many
+        )
     assert ["poolrt-serve" in name for name in threads] == [False, False, True, True]
 
 
@@ -439,17 +493,26 @@ def test_memory_is_given_back_after_a_peak(monkeypatch: pytest.MonkeyPatch):
     asyncio.run(run())
 
 
-def test_a_long_queue_is_left_in_another_thread(artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
+def test_a_long_queue_is_left_in_another_thread(
+    artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("poolrt.runtime.batching.worker.SMALL_QUEUE", 0)
     with held(artifacts("minilm_like"), Settings()) as (server, gate), ThreadPoolExecutor(1) as threads:
         model = server.here.registry.models[0].model
         leave, leaving = model.worker._leave, []
-        monkeypatch.setattr(model.worker, "_leave", lambda calls: (leaving.append(threading.current_thread().name), leave(calls)))
+        monkeypatch.setattr(
+            model.worker,
+            "_leave",
+            lambda calls: (leaving.append(threading.current_thread().name), leave(calls)),
+        )
         first = threads.submit(server.post, "/v1/embeddings", {"input": TEXT})
         assert gate.entered.wait(SOON_S)
         body = json.dumps({"input": [TEXT] * 30}).encode()
         with connect(server) as leaver:
-            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = (
+                "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                f"application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
             leaver.sendall(head.encode() + body)
             until(lambda: model.statistics().queued_items == 30)
         until(lambda: model.statistics().queued_items == 0)

@@ -1,4 +1,5 @@
-"""What the log tells: prompts where they are asked for and not otherwise, in the form that the operator's file says."""
+"""What the log tells: prompts where they are asked for and not otherwise, in the form that
+the operator's file says."""
 
 from __future__ import annotations
 
@@ -31,12 +32,22 @@ ASKED: list[tuple[str, dict[str, Any], str, str | None]] = [
     ("/v2/embed", {"texts": [SECRET]}, "['secret\\nof ']", "id"),
     ("/pooling", {"input": SECRET, "task": "token_embed"}, "['secret\\nof ']", "id"),
     ("/invocations", {"input": SECRET}, "['secret\\nof ']", "id"),
-    ("/score", {"text_1": SECRET, "text_2": ["mars", SECRET]}, "['secret\\nof ', ['mars', 'secret\\nof ']]", "id"),
+    (
+        "/score",
+        {"text_1": SECRET, "text_2": ["mars", SECRET]},
+        "['secret\\nof ', ['mars', 'secret\\nof ']]",
+        "id",
+    ),
     ("/rerank", {"query": SECRET, "documents": ["mars"]}, "['secret\\nof ', ['mars']]", "id"),
     ("/embed", {"inputs": SECRET}, "['secret\\nof ']", None),
     ("/embed_all", {"inputs": [SECRET]}, "['secret\\nof ']", None),
     ("/rerank", {"query": SECRET, "texts": ["mars"]}, "['secret\\nof ', ['mars']]", None),
-    ("/similarity", {"inputs": {"source_sentence": SECRET, "sentences": ["mars"]}}, "['secret\\nof ', 'mars']", None),
+    (
+        "/similarity",
+        {"inputs": {"source_sentence": SECRET, "sentences": ["mars"]}},
+        "['secret\\nof ', 'mars']",
+        None,
+    ),
 ]
 
 
@@ -44,9 +55,18 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "poolrt.serve"]
 
 
-@pytest.mark.parametrize(("route", "body", "told", "key"), ASKED, ids=[f"{index}{route}" for index, (route, *_) in enumerate(ASKED)])
+@pytest.mark.parametrize(
+    ("route", "body", "told", "key"),
+    ASKED,
+    ids=[f"{index}{route}" for index, (route, *_) in enumerate(ASKED)],
+)
 def test_prompts_are_logged_where_they_are_asked_for(
-    models: Callable[[str], Model], caplog: pytest.LogCaptureFixture, route: str, body: Any, told: str, key: str | None
+    models: Callable[[str], Model],
+    caplog: pytest.LogCaptureFixture,
+    route: str,
+    body: Any,
+    told: str,
+    key: str | None,
 ):
     caplog.set_level(logging.INFO, "poolrt.serve")
     with live(models("minilm_like"), settings=Settings(log_requests=True, max_log_length=10)) as server:
@@ -64,7 +84,9 @@ def test_nothing_of_a_prompt_is_logged_unasked(embedder: Live, caplog: pytest.Lo
     assert "secret" not in caplog.text
 
 
-def test_prompts_of_classifiers_and_plugins_are_logged_too(artifacts: Callable[[str], Path], models: Callable[[str], Model], caplog: Any):
+def test_prompts_of_classifiers_and_plugins_are_logged_too(
+    artifacts: Callable[[str], Path], models: Callable[[str], Model], caplog: Any
+):
     from poolrt.runtime.loader import load
 
     caplog.set_level(logging.INFO, "poolrt.serve")
@@ -76,7 +98,8 @@ def test_prompts_of_classifiers_and_plugins_are_logged_too(artifacts: Callable[[
             server.ask("/embed_sparse", {"inputs": TEXT, "model": "m3"})
             server.ask("/pooling", {"data": {"input": TEXT}, "model": "m3"})
     assert [line.partition(": ")[2] for line in lines(caplog)] == [
-        "model classes, inputs ['']", "model classes, inputs ['']", "model m3, inputs ['']", "model m3, inputs ['']",
+        "model classes, inputs ['']", "model classes, inputs ['']", "model m3, inputs ['']",
+        "model m3, inputs ['']",
     ]  # fmt: skip
 
 
@@ -95,7 +118,9 @@ def test_a_file_says_how_the_log_looks(artifacts: Callable[[str], Path], tmp_pat
             "own": {"format": '{"from": "%(name)s", "told": "%(message)s"}'},
             "uvicorn": {"()": "uvicorn.logging.DefaultFormatter"},
         },
-        "handlers": {"file": {"class": "logging.FileHandler", "filename": str(tmp_path / "log"), "formatter": "own"}},
+        "handlers": {
+            "file": {"class": "logging.FileHandler", "filename": str(tmp_path / "log"), "formatter": "own"}
+        },
         "root": {"handlers": ["file"], "level": "INFO"},
     }
     (tmp_path / "log.json").write_text(json.dumps(config))
@@ -124,7 +149,9 @@ def test_a_file_says_how_the_log_looks(artifacts: Callable[[str], Path], tmp_pat
     ],
     ids=["missing", "yaml", "list", "version", "class", "handler"],
 )
-def test_a_file_that_says_nothing_usable_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, told: str):
+def test_a_file_that_says_nothing_usable_ends_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, told: str
+):
     path = tmp_path / "log.json"
     if text is not None:
         path.write_text(text)
@@ -140,7 +167,8 @@ def test_a_record_for_machines_is_one_object():
     record.created = 1_700_000_000.25
     line = JsonLines().format(record)
     assert json.loads(line) == {
-        "time": "2023-11-14T22:13:20.250+00:00", "level": "warning", "logger": "poolrt.serve", "message": "it is \u00e4",
+        "time": "2023-11-14T22:13:20.250+00:00", "level": "warning", "logger": "poolrt.serve",
+        "message": "it is \u00e4",
     }  # fmt: skip
     assert "\u00e4" in line, "readable, not escaped"
     try:
@@ -153,29 +181,44 @@ def test_a_record_for_machines_is_one_object():
 
 
 def test_an_error_for_machines_has_its_class_and_exit_code():
-    assert json.loads(json_error(InputError("no \u00e4"), 2)) == {"error": {"type": "InputError", "message": "no \u00e4", "exit_code": 2}}
+    assert json.loads(json_error(InputError("no \u00e4"), 2)) == {
+        "error": {"type": "InputError", "message": "no \u00e4", "exit_code": 2}
+    }
     assert "\u00e4" in json_error(InputError("no \u00e4"), 2)
 
 
 @pytest.mark.parametrize(
-    ("path", "shown"), [("/health", False), ("/health?x=1", False), ("/metrics", False), ("/healthy", True), ("/", True), ("", True)]
+    ("path", "shown"),
+    [
+        ("/health", False),
+        ("/health?x=1", False),
+        ("/metrics", False),
+        ("/healthy", True),
+        ("/", True),
+        ("", True),
+    ],
 )
 def test_quiet_paths_are_left_out_of_the_access_log(path: str, shown: bool):
-    record = logging.LogRecord("uvicorn.access", logging.INFO, "x", 1, "", ("127.0.0.1:1", "GET", path, "1.1", 200), None)
+    record = logging.LogRecord(
+        "uvicorn.access", logging.INFO, "x", 1, "", ("127.0.0.1:1", "GET", path, "1.1", 200), None
+    )
     assert Quiet(" /health, /metrics ,").filter(record) is shown
     assert Quiet("").filter(record) is True
     record.args = None
     assert Quiet("/health").filter(record) is True
 
 
-def test_a_fault_of_ours_is_logged_with_its_stack_and_told_to_nobody(embedder: Live, caplog: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_fault_of_ours_is_logged_with_its_stack_and_told_to_nobody(
+    embedder: Live, caplog: Any, monkeypatch: pytest.MonkeyPatch
+):
     def fails(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("secret")
 
     for name in ("start", "start_score", "start_rerank"):
         monkeypatch.setattr(Model, name, fails)
     for route, body, status in (
-        ("/v1/embeddings", {"input": TEXT}, 500), ("/embed", {"inputs": TEXT}, 424), ("/rerank", {"query": TEXT, "texts": [TEXT]}, 424),
+        ("/v1/embeddings", {"input": TEXT}, 500), ("/embed", {"inputs": TEXT}, 424),
+        ("/rerank", {"query": TEXT, "texts": [TEXT]}, 424),
         ("/rerank", {"query": TEXT, "documents": [TEXT]}, 500),
     ):  # fmt: skip
         caplog.clear()
@@ -190,6 +233,9 @@ def test_a_fault_of_ours_is_logged_with_its_stack_and_told_to_nobody(embedder: L
 def test_every_module_writes_to_a_logger_that_is_configured():
     """Under another name its lines would miss the filter of control characters and the operator's file."""
     package = Path(str(serve_cli.__file__)).parent
-    names = re.findall(r"""getLogger\(["'](.*?)["']\)""", "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py")))
+    names = re.findall(
+        r"""getLogger\(["'](.*?)["']\)""",
+        "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py")),
+    )
     assert len(names) > 5
     assert set(names) <= set(LOGGERS)

@@ -80,7 +80,9 @@ class Choosy:
 
 
 @pytest.mark.parametrize(
-    "given", [(Badge,), (Badge, Reader), (Reader, mark, Badge)], ids=lambda given: "-".join(one.__name__ for one in given)
+    "given",
+    [(Badge,), (Badge, Reader), (Reader, mark, Badge)],
+    ids=lambda given: "-".join(one.__name__ for one in given),
 )
 def test_a_layer_guards_every_route(models: Callable[[str], Model], given: Any):
     with live(models("minilm_like"), settings=Settings(middleware=given)) as server:
@@ -100,25 +102,38 @@ def test_the_last_layer_given_is_the_outermost(models: Callable[[str], Model]):
 
 @pytest.mark.parametrize("given", [(Reader,), (mark,), (Reader, mark)], ids=["class", "function", "both"])
 def test_answers_and_refusals_stay_what_they_are(models: Callable[[str], Model], embedder: Any, given: Any):
-    with live(models("minilm_like"), settings=Settings(middleware=given, api_keys=("k",), max_body_bytes=5000)) as server:
+    with live(
+        models("minilm_like"), settings=Settings(middleware=given, api_keys=("k",), max_body_bytes=5000)
+    ) as server:
         key = {"Authorization": "Bearer k"}
         for content in (json.dumps({"input": TEXTS * 10}).encode(), b"{", b""):
-            ours = server.client.post("/v1/embeddings", content=content, headers=key | {"Content-Type": "application/json"})
-            plain = embedder.client.post("/v1/embeddings", content=content, headers={"Content-Type": "application/json"})
+            ours = server.client.post(
+                "/v1/embeddings", content=content, headers=key | {"Content-Type": "application/json"}
+            )
+            plain = embedder.client.post(
+                "/v1/embeddings", content=content, headers={"Content-Type": "application/json"}
+            )
             assert ours.status_code == plain.status_code
             assert ours.json().get("data") == plain.json().get("data")
         assert server.post("/v1/embeddings", BODY).status_code == 401
         assert server.post("/v1/embeddings", {"input": "a" * 6000}, headers=key).status_code == 413
         with ThreadPoolExecutor(8) as threads:
-            found = list(threads.map(lambda _: server.post("/v1/embeddings", BODY, headers=key).status_code, range(40)))
+            found = list(
+                threads.map(lambda _: server.post("/v1/embeddings", BODY, headers=key).status_code, range(40))
+            )
         assert set(found) == {200}
         until(lambda: server.here.state.in_flight == 0)
 
 
 @pytest.mark.parametrize("given", [(Reader,), (mark, Badge)], ids=["reads", "function"])
-def test_work_of_a_client_that_left_is_not_done_behind_layers_either(artifacts: Callable[[str], Path], given: Any):
+def test_work_of_a_client_that_left_is_not_done_behind_layers_either(
+    artifacts: Callable[[str], Path], given: Any
+):
     badge = {"X-Badge": "yes"}
-    with held(artifacts("minilm_like"), Settings(middleware=given)) as (server, gate), ThreadPoolExecutor(1) as threads:
+    with (
+        held(artifacts("minilm_like"), Settings(middleware=given)) as (server, gate),
+        ThreadPoolExecutor(1) as threads,
+    ):
         model = server.here.registry.models[0].model
         first = threads.submit(lambda: server.post("/v1/embeddings", BODY, headers=badge))
         assert gate.entered.wait(SOON_S)
@@ -144,7 +159,9 @@ def test_the_flag_is_given_once_for_each_layer(tmp_path: Path):
     asked, notes = parse(["--middleware", f"{name}.mark", "--middleware", f"{name}.Badge", "m"])
     assert settings_of(asked).middleware == (mark, Badge)
     assert notes == []
-    (tmp_path / "c.json").write_text(json.dumps({"model": "m", "middleware": [f"{name}.mark", f"{name}.order"]}))
+    (tmp_path / "c.json").write_text(
+        json.dumps({"model": "m", "middleware": [f"{name}.mark", f"{name}.order"]})
+    )
     assert settings_of(parse(["--config", str(tmp_path / "c.json")])[0]).middleware == (mark, order)
 
 
@@ -152,14 +169,22 @@ def test_the_flag_is_given_once_for_each_layer(tmp_path: Path):
     ("name", "told"),
     [
         ("Badge", "expected module.Name, an ASGI class"),
-        ("nowhere.at.all.Badge", r"nowhere.at.all cannot be imported \(ModuleNotFoundError: No module named 'nowhere'\); install it"),
+        (
+            "nowhere.at.all.Badge",
+            (
+                r"nowhere.at.all cannot be imported \(ModuleNotFoundError: No module named "
+                r"'nowhere'\); install it"
+            ),
+        ),
         (".Badge", "cannot be imported"),
         (f"{__name__}.Missing", "found nothing of that name, expected an ASGI class"),
         (f"{__name__}.nothing", "found a function, expected an ASGI class"),
         (f"{__name__}.BODY", "found a dict, expected"),
     ],
 )
-def test_a_layer_that_cannot_be_is_told_at_the_start(name: str, told: str, capsys: pytest.CaptureFixture[str]):
+def test_a_layer_that_cannot_be_is_told_at_the_start(
+    name: str, told: str, capsys: pytest.CaptureFixture[str]
+):
     with pytest.raises(InputError, match=told):
         imported(name)
     assert serve(["m", "--middleware", name]) == EXIT_INPUT

@@ -1,4 +1,5 @@
-"""A null for a field that may be left out is that field left out: clients write every argument that their caller did not give."""
+"""A null for a field that may be left out is that field left out: clients write every argument that
+their caller did not give."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from tests.serve.conftest import Live
 QUERY, DOCUMENTS = TEXTS[0], TEXTS[1:]
 EMBEDDER, RERANKER, CLASSIFIER, SPARSE = "minilm_like", "bert_cross_encoder", "bert_classifier", "bge_m3"
 INPUT, RANKING = {"input": TEXTS}, {"query": QUERY, "documents": DOCUMENTS}
-SCORES = [{"queries": QUERY, "documents": DOCUMENTS}, {"queries": QUERY, "items": DOCUMENTS}, {"data_1": QUERY, "data_2": DOCUMENTS},
+SCORES = [{"queries": QUERY, "documents": DOCUMENTS}, {"queries": QUERY, "items": DOCUMENTS},
+    {"data_1": QUERY, "data_2": DOCUMENTS},
           {"text_1": QUERY, "text_2": DOCUMENTS}]  # fmt: skip
 TEI_RANKING = {"query": QUERY, "texts": DOCUMENTS}
 
@@ -41,7 +43,11 @@ ROUTES: dict[str, tuple[str, Body, list[dict[str, Any]]]] = {
     "/embed_all": (EMBEDDER, tei.EMBED, [{"inputs": TEXTS}]),
     "/embed_sparse": (SPARSE, tei.EMBED, [{"inputs": TEXTS}]),
     "/predict": (CLASSIFIER, tei.PREDICT, [{"inputs": QUERY}]),
-    "/similarity": (EMBEDDER, tei.SIMILARITY, [{"inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}}]),
+    "/similarity": (
+        EMBEDDER,
+        tei.SIMILARITY,
+        [{"inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}}],
+    ),
     "/decode": (EMBEDDER, tei.DECODE, [{"ids": [7, 8]}]),
 }
 MORE = [
@@ -50,17 +56,23 @@ MORE = [
     (EMBEDDER, "/", tei.EMBED, {"inputs": TEXTS}),
 ]
 """Second forms of some routes: TEI's."""
-CASES = [(model, path, body, least) for path, (model, body, bodies) in ROUTES.items() for least in bodies] + MORE
+CASES = [
+    (model, path, body, least) for path, (model, body, bodies) in ROUTES.items() for least in bodies
+] + MORE
 IDS = [f"{path}-{'-'.join(least)}" for _, path, _, least in CASES]
 
 
 def optional(body: Body, least: dict[str, Any]) -> list[str]:
     """Every field of any of the body's forms that the least body does without."""
-    return sorted({field.name for _, form in body.forms for field in dataclasses.fields(form)} - set(least) - {"model"})
+    return sorted(
+        {field.name for _, form in body.forms for field in dataclasses.fields(form)} - set(least) - {"model"}
+    )
 
 
 def test_every_route_that_reads_a_body_is_here():
-    assert set(ROUTES) == {route.path for route in TABLE if route.methods == ("POST",) and route.is_on(Settings())}
+    assert set(ROUTES) == {
+        route.path for route in TABLE if route.methods == ("POST",) and route.is_on(Settings())
+    }
 
 
 @pytest.mark.parametrize(("model", "path", "body", "least"), CASES, ids=IDS)
@@ -73,15 +85,23 @@ def test_a_null_is_read_as_nothing(model: str, path: str, body: Body, least: dic
 def test_nulls_change_no_answer(everything: Live, model: str, path: str, body: Body, least: dict[str, Any]):
     fields = optional(body, least)
     asked = least | {"model": model}
-    plain, with_nulls = (without_moment(everything.ask(path, one)) for one in (asked, asked | dict.fromkeys(fields)))
+    plain, with_nulls = (
+        without_moment(everything.ask(path, one)) for one in (asked, asked | dict.fromkeys(fields))
+    )
     assert with_nulls == plain
 
 
 def without_moment(answer: Any) -> Any:
-    return {key: value for key, value in answer.items() if key not in ("id", "created")} if isinstance(answer, dict) else answer
+    return (
+        {key: value for key, value in answer.items() if key not in ("id", "created")}
+        if isinstance(answer, dict)
+        else answer
+    )
 
 
-@pytest.mark.parametrize("nested", [{"parameters": {"truncate": None, "truncation_direction": None, "prompt_name": None}}])
+@pytest.mark.parametrize(
+    "nested", [{"parameters": {"truncate": None, "truncation_direction": None, "prompt_name": None}}]
+)
 def test_a_null_inside_an_object_is_nothing_too(everything: Live, nested: dict[str, Any]):
     asked = {"model": EMBEDDER, "inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}}
     assert everything.ask("/similarity", asked | nested) == everything.ask("/similarity", asked)

@@ -14,11 +14,17 @@ from hypothesis.extra.numpy import arrays
 from poolrt.serve.encodings import WidthError, bfloat16, convert, int8, packed, to_bytes
 from poolrt.serve.responses import sparse_weights
 
-TORCH = {"bfloat16": torch.bfloat16, "float16": torch.float16, "fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+TORCH = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
 # Every 65537 * 3rd bit pattern: all exponents, both signs, infinities and NaNs among them.
 PATTERNS = np.arange(0, 2**32, 65537 * 3, dtype=np.uint64).astype(np.uint32).view(np.float32)
 EDGES = np.array(
-    [0, -0.0, 448, 449, 463.99, 464, 465, 480, 57344, 61439, 61440, 65519, 65520, 2**-9, 2**-10, 1.5 * 2**-10, 2**-16, 2**-17, 2**-18,
+    [0, -0.0, 448, 449, 463.99, 464, 465, 480, 57344, 61439, 61440, 65519, 65520, 2**-9, 2**-10, 1.5 * 2**-10,
+    2**-16, 2**-17, 2**-18,
      np.inf, -np.inf, 1e-45, 3.4e38], dtype=np.float32,
 )  # fmt: skip
 
@@ -34,7 +40,9 @@ def test_bits_are_torchs(dtype, values):
     assert np.isnan(theirs.float().numpy()[~told]).all()
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [("bfloat16", ml_dtypes.bfloat16), ("fp8_e5m2", ml_dtypes.float8_e5m2)])
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("bfloat16", ml_dtypes.bfloat16), ("fp8_e5m2", ml_dtypes.float8_e5m2)]
+)
 def test_nan_stays_nan(dtype, kind):
     assert np.isnan(convert(np.array([np.nan], np.float32), dtype).view(kind).astype(np.float32)).all()
 
@@ -74,7 +82,14 @@ def test_int8_keeps_the_direction():
 
 @pytest.mark.parametrize(
     ("values", "byte"),
-    [([1, -1] * 4, 170), ([-1, 1, -1, 1, -1, -1, 1, -1], 82), ([1] * 8, 255), ([-1] * 8, 0), ([0.0, -0.0] * 4, 255), ([-5e-45] * 8, 0)],
+    [
+        ([1, -1] * 4, 170),
+        ([-1, 1, -1, 1, -1, -1, 1, -1], 82),
+        ([1] * 8, 255),
+        ([-1] * 8, 0),
+        ([0.0, -0.0] * 4, 255),
+        ([-5e-45] * 8, 0),
+    ],
     ids=["alternating", "mixed", "positive", "negative", "zeros", "tiny"],
 )
 def test_bits_are_packed_as_cohere_packs_them(values, byte):

@@ -1,4 +1,5 @@
-"""The server's own routes, its metrics, and what it does when there is too much work, or none wanted any more."""
+"""The server's own routes, its metrics, and what it does when there is too much work,
+or none wanted any more."""
 
 from __future__ import annotations
 
@@ -32,12 +33,17 @@ SOON_S = 10.0
 FAMILIES = {
     "http_requests", "http_request_size_bytes", "http_response_size_bytes", "http_request_duration_seconds",
     "http_request_duration_highr_seconds", "vllm:num_requests_running", "vllm:num_requests_waiting",
-    "vllm:num_requests_waiting_by_reason", "vllm:kv_cache_usage_perc", "vllm:prompt_tokens", "vllm:prompt_tokens_by_source",
-    "vllm:prompt_tokens_cached", "vllm:generation_tokens", "vllm:request_success", "vllm:num_preemptions", "vllm:prefix_cache_queries",
-    "vllm:prefix_cache_hits", "vllm:mm_cache_queries", "vllm:mm_cache_hits", "vllm:request_prompt_tokens", "vllm:iteration_tokens_total",
+    "vllm:num_requests_waiting_by_reason", "vllm:kv_cache_usage_perc", "vllm:prompt_tokens",
+    "vllm:prompt_tokens_by_source",
+    "vllm:prompt_tokens_cached", "vllm:generation_tokens", "vllm:request_success", "vllm:num_preemptions",
+    "vllm:prefix_cache_queries",
+    "vllm:prefix_cache_hits", "vllm:mm_cache_queries", "vllm:mm_cache_hits", "vllm:request_prompt_tokens",
+    "vllm:iteration_tokens_total",
     "vllm:time_to_first_token_seconds", "vllm:e2e_request_latency_seconds", "vllm:request_queue_time_seconds",
-    "vllm:request_inference_time_seconds", "vllm:request_prefill_time_seconds", "vllm:cache_config_info", "poolrt_queued_tokens",
-    "poolrt_batches", "poolrt_padding_ratio", "poolrt_tokenise_seconds", "poolrt_serialise_seconds", "poolrt_engine_seconds",
+    "vllm:request_inference_time_seconds", "vllm:request_prefill_time_seconds", "vllm:cache_config_info",
+    "poolrt_queued_tokens",
+    "poolrt_batches", "poolrt_padding_ratio", "poolrt_tokenise_seconds", "poolrt_serialise_seconds",
+    "poolrt_engine_seconds",
     "poolrt_queue_seconds", "poolrt_refused_requests",
 }  # fmt: skip
 
@@ -67,7 +73,11 @@ class Held:
 @contextmanager
 def held(artifact: Path, settings: Settings) -> Iterator[tuple[Live, Held]]:
     opened = load(
-        artifact, threads=1, max_queued_tokens=settings.max_queued_tokens, scheduling_policy=settings.scheduling_policy, check="quick"
+        artifact,
+        threads=1,
+        max_queued_tokens=settings.max_queued_tokens,
+        scheduling_policy=settings.scheduling_policy,
+        check="quick",
     )
     with opened as model, live(model, settings=settings) as server:
         gate = model.worker.session = Held(model.worker.session)  # pyright: ignore[reportAttributeAccessIssue]
@@ -94,12 +104,16 @@ def counted(server: Live) -> dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def value(samples: dict[Any, float], name: str, **labels: str) -> float:
-    return sum(number for (found, given), number in samples.items() if found == name and set(labels.items()) <= given)
+    return sum(
+        number for (found, given), number in samples.items() if found == name and set(labels.items()) <= given
+    )
 
 
 def test_metrics_hold_every_family(embedder: Live):
     embedder.ask("/v1/embeddings", {"input": TEXT})
-    families = {family.name for family in text_string_to_metric_families(embedder.client.get("/metrics").text)}
+    families = {
+        family.name for family in text_string_to_metric_families(embedder.client.get("/metrics").text)
+    }
     assert families >= FAMILIES, FAMILIES - families
 
 
@@ -126,7 +140,9 @@ def test_metrics_count_what_was_done(embedder: Live):
 def test_sizes_of_bodies_and_answers_are_counted(embedder: Live):
     body = b'{"input": "paris"}'
     before = counted(embedder)
-    answer = embedder.client.post("/v1/embeddings", content=body, headers={"content-type": "application/json"})
+    answer = embedder.client.post(
+        "/v1/embeddings", content=body, headers={"content-type": "application/json"}
+    )
     after = counted(embedder)
 
     def grown(name: str) -> float:
@@ -156,12 +172,15 @@ def test_a_models_card_is_vllms(embedder: Live):
     (permission,) = card["permission"]
     served = embedder.here.registry.models[0]
     assert {key: value for key, value in card.items() if key not in ("created", "permission")} == {
-        "id": served.name, "object": "model", "owned_by": "poolrt", "root": served.manifest.source.checkpoint, "parent": None,
+        "id": served.name, "object": "model", "owned_by": "poolrt", "root": served.manifest.source.checkpoint,
+        "parent": None,
         "max_model_len": served.model.max_tokens,
     }  # fmt: skip
     assert {key: value for key, value in permission.items() if key not in ("id", "created")} == {
-        "object": "model_permission", "allow_create_engine": False, "allow_sampling": True, "allow_logprobs": True,
-        "allow_search_indices": False, "allow_view": True, "allow_fine_tuning": False, "organization": "*", "group": None,
+        "object": "model_permission", "allow_create_engine": False, "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False, "allow_view": True, "allow_fine_tuning": False, "organization": "*",
+        "group": None,
         "is_blocking": False,
     }  # fmt: skip
     assert permission["id"].startswith("modelperm-")
@@ -187,7 +206,8 @@ def test_limits_of_headers_are_exact(narrow: Live):
 
     limit = narrow.here.settings.max_header_bytes
     assert (status(20, 500), status(21, 500)) == (200, 431)
-    # The lines' own colons and ends count while a head is not whole, so the bound is tried where they are few.
+    # The lines' own colons and ends count while a head is not whole, so the bound is
+    # tried where they are few.
     assert status(3, limit - 40) == 200
     assert status(3, limit + 1) == 431
 
@@ -211,7 +231,9 @@ def test_tokenizer_info_is_opt_in(models: Callable[[str], Model], embedder: Live
 
 
 def test_tokenizer_info_tells_the_template_that_is_used(models: Callable[[str], Model]):
-    with live(models("minilm_like"), settings=Settings(tokenizer_info=True, chat_template="{{ messages }}")) as server:
+    with live(
+        models("minilm_like"), settings=Settings(tokenizer_info=True, chat_template="{{ messages }}")
+    ) as server:
         assert server.client.get("/tokenizer_info").json()["chat_template"] == "{{ messages }}"
 
 
@@ -245,7 +267,12 @@ def test_loading_is_live_but_not_ready(artifacts: Callable[[str], Path]):
             for path in ("/v1/models", "/models", "/info", "/playground.json"):
                 early = client.get(path)
                 assert (early.status_code, early.headers.get("retry-after")) == (503, "1"), path
-            for path, body in (*BOUNDED, ("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [1]}), ("/decode", {"ids": [1]})):
+            for path, body in (
+                *BOUNDED,
+                ("/tokenize", {"prompt": "a"}),
+                ("/detokenize", {"tokens": [1]}),
+                ("/decode", {"ids": [1]}),
+            ):
                 early = client.post(path, json=body)
                 assert (early.status_code, early.headers.get("retry-after")) == (503, "1"), path
             assert client.get("/version").status_code == 200
@@ -260,7 +287,9 @@ def test_loading_is_live_but_not_ready(artifacts: Callable[[str], Path]):
 
 
 @pytest.mark.parametrize(("stalled_s", "status"), [(0.0, 200), (119.0, 200), (121.0, 503)])
-def test_a_server_whose_engine_hangs_is_not_live(embedder: Live, monkeypatch: pytest.MonkeyPatch, stalled_s: float, status: int):
+def test_a_server_whose_engine_hangs_is_not_live(
+    embedder: Live, monkeypatch: pytest.MonkeyPatch, stalled_s: float, status: int
+):
     model = embedder.here.registry.models[0].model
     monkeypatch.setattr(model.worker, "stalled_s", lambda: stalled_s)
     assert embedder.client.get("/live").status_code == embedder.client.get("/health").status_code == status
@@ -280,7 +309,9 @@ def test_pages_can_be_left_out(models: Callable[[str], Model]):
         assert server.client.get("/v1/models").status_code == 200
 
 
-def test_an_engine_that_hangs_shows_while_it_does(artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
+def test_an_engine_that_hangs_shows_while_it_does(
+    artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
     from poolrt.serve.endpoints import operations
 
     monkeypatch.setattr(operations, "STALLED_S", 0.05)
@@ -316,7 +347,10 @@ def test_a_request_that_takes_too_long_is_given_up(artifacts: Callable[[str], Pa
     with held(artifacts("minilm_like"), Settings(request_timeout_s=0.2)) as (server, gate):
         late = server.post("/v1/embeddings", {"input": TEXT})
         assert late.status_code == 504
-        assert "--request-timeout" in late.json()["error"]["message"] or "time" in late.json()["error"]["message"]
+        assert (
+            "--request-timeout" in late.json()["error"]["message"]
+            or "time" in late.json()["error"]["message"]
+        )
         gate.go.set()
 
 
@@ -327,7 +361,10 @@ def test_work_of_a_client_that_left_is_not_done(artifacts: Callable[[str], Path]
         assert gate.entered.wait(SOON_S)
         body = json.dumps({"input": TEXTS}).encode()
         with socket.create_connection(("127.0.0.1", server.port)) as leaver:
-            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = (
+                "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                f"application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
             leaver.sendall(head.encode() + body)
             until(lambda: model.statistics().queued_items == len(TEXTS))
         until(lambda: model.statistics().queued_items == 0)
@@ -349,8 +386,13 @@ def narrow(models: Callable[[str], Model]) -> Iterator[Live]:
 
 def test_headers_beyond_the_limits_are_refused(narrow: Live):
     assert narrow.client.get("/health", headers={"x-long": "a" * 1500}).status_code == 200
-    assert narrow.client.get("/health", headers=[(f"x-{index}", "a") for index in range(10)]).status_code == 200
-    for headers, flag in (({"x-long": "a" * 2000}, "size"), ([(f"x-{index}", "a") for index in range(20)], "count")):
+    assert (
+        narrow.client.get("/health", headers=[(f"x-{index}", "a") for index in range(10)]).status_code == 200
+    )
+    for headers, flag in (
+        ({"x-long": "a" * 2000}, "size"),
+        ([(f"x-{index}", "a") for index in range(20)], "count"),
+    ):
         refused = narrow.client.get("/health", headers=headers)
         assert refused.status_code == 431
         assert refused.json()["error"]["type"] == "RequestTooLargeError"
@@ -359,7 +401,9 @@ def test_headers_beyond_the_limits_are_refused(narrow: Live):
 
 
 @pytest.mark.parametrize(
-    "start", [b"GET /health HTTP/1.1\r\nx-long: ", b"GET /", b"GET /health HTTP/1.1\r\n"], ids=["value", "path", "many"]
+    "start",
+    [b"GET /health HTTP/1.1\r\nx-long: ", b"GET /", b"GET /health HTTP/1.1\r\n"],
+    ids=["value", "path", "many"],
 )
 def test_headers_without_end_are_cut_off(narrow: Live, start: bytes):
     with socket.create_connection(("127.0.0.1", narrow.port), timeout=SOON_S) as endless:
@@ -382,9 +426,14 @@ def test_headers_without_end_are_cut_off(narrow: Live, start: bytes):
 
 @pytest.mark.parametrize("start", [b"", b"GET /health HTTP/1.1\r\nx-a: b\r\n"], ids=["nothing", "a-part"])
 @pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["first", "second"])
-def test_headers_that_do_not_come_are_not_waited_for(models: Callable[[str], Model], before: bytes, start: bytes):
+def test_headers_that_do_not_come_are_not_waited_for(
+    models: Callable[[str], Model], before: bytes, start: bytes
+):
     settings = Settings(body_timeout_s=0.3, keep_alive_s=1)
-    with live(models("minilm_like"), settings=settings) as server, socket.create_connection(("127.0.0.1", server.port), SOON_S) as slow:
+    with (
+        live(models("minilm_like"), settings=settings) as server,
+        socket.create_connection(("127.0.0.1", server.port), SOON_S) as slow,
+    ):
         answer = b""
         if before:
             slow.sendall(before)
@@ -402,7 +451,10 @@ def test_headers_that_do_not_come_are_not_waited_for(models: Callable[[str], Mod
 
 def test_large_bodies_on_one_connection_are_no_large_headers(narrow: Live):
     body = json.dumps({"input": "paris " * 200_000, "truncate_prompt_tokens": 5}).encode()
-    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = (
+        "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+        f"{len(body)}\r\n\r\n"
+    ).encode()
     with socket.create_connection(("127.0.0.1", narrow.port), timeout=SOON_S) as kept:
         kept.sendall((head + body) * 3)
         answers = b""
@@ -423,13 +475,17 @@ ROUTES: dict[str, Callable[[str], dict[str, Any]]] = {
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
 @pytest.mark.parametrize("route", ROUTES)
 def test_priority_decides_where_the_policy_says_so(artifacts: Callable[[str], Path], route: str, policy: Any):
-    with held(artifacts("minilm_like"), Settings(scheduling_policy=policy)) as (server, gate), ThreadPoolExecutor(3) as threads:
+    with (
+        held(artifacts("minilm_like"), Settings(scheduling_policy=policy)) as (server, gate),
+        ThreadPoolExecutor(3) as threads,
+    ):
         model = server.here.registry.models[0].model
         # As if padding cost what tokens do: the two below are then no batch.
         model.worker.limits = replace(model.worker.limits, packed_width=None)
         asked = [threads.submit(server.post, "/v1/embeddings", {"input": TEXT})]
         assert gate.entered.wait(SOON_S)
-        # The later, longer one would wait for the short one by fair turns; as the more urgent one it does not.
+        # The later, longer one would wait for the short one by fair turns; as the more
+        # urgent one it does not.
         for text, priority in (("mars", 7), (" ".join(TEXTS * 2), -7)):
             before = model.statistics().queued_items
             more = {"priority": priority} if policy == "priority" else {}
@@ -443,7 +499,10 @@ def test_priority_decides_where_the_policy_says_so(artifacts: Callable[[str], Pa
 
 
 def test_running_requests_are_counted_when_asked(artifacts: Callable[[str], Path]):
-    with held(artifacts("minilm_like"), Settings(track_load=True)) as (server, gate), ThreadPoolExecutor(1) as threads:
+    with (
+        held(artifacts("minilm_like"), Settings(track_load=True)) as (server, gate),
+        ThreadPoolExecutor(1) as threads,
+    ):
         assert server.client.get("/load").json() == {"server_load": 0}
         running = threads.submit(server.post, "/v1/embeddings", {"input": TEXT})
         assert gate.entered.wait(SOON_S)
@@ -493,7 +552,9 @@ def test_a_body_beyond_the_limit_names_the_flag(models: Callable[[str], Model], 
     with live(models("minilm_like"), settings=Settings(max_body_bytes=1000)) as server:
         body = json.dumps({"input": "x" * 2000}).encode()
         content = body if declared else iter([body[:900], body[900:]])
-        got = server.client.post("/v1/embeddings", content=content, headers={"content-type": "application/json"})
+        got = server.client.post(
+            "/v1/embeddings", content=content, headers={"content-type": "application/json"}
+        )
         assert got.status_code == 413
         assert "--max-body-bytes" in got.json()["error"]["message"]
         assert "1000 bytes" in got.json()["error"]["message"]
@@ -501,17 +562,22 @@ def test_a_body_beyond_the_limit_names_the_flag(models: Callable[[str], Model], 
 
 
 BOUNDED: list[tuple[str, dict[str, Any]]] = [
-    ("/v1/embeddings", {"input": TEXT}), ("/v2/embed", {"texts": [TEXT]}), ("/pooling", {"input": TEXT, "task": "token_embed"}),
+    ("/v1/embeddings", {"input": TEXT}), ("/v2/embed", {"texts": [TEXT]}),
+    ("/pooling", {"input": TEXT, "task": "token_embed"}),
     ("/invocations", {"input": TEXT}), ("/classify", {"input": TEXT, "model": "bert_classifier"}),
     ("/score", {"text_1": TEXT, "text_2": TEXT}), ("/rerank", {"query": TEXT, "documents": [TEXT]}),
-    ("/rerank", {"query": TEXT, "texts": [TEXT]}), ("/embed", {"inputs": TEXT}), ("/embed_all", {"inputs": TEXT}),
-    ("/embed_sparse", {"inputs": TEXT, "model": "bge_m3"}), ("/predict", {"inputs": TEXT, "model": "bert_classifier"}),
+    ("/rerank", {"query": TEXT, "texts": [TEXT]}), ("/embed", {"inputs": TEXT}),
+    ("/embed_all", {"inputs": TEXT}),
+    ("/embed_sparse", {"inputs": TEXT, "model": "bge_m3"}),
+    ("/predict", {"inputs": TEXT, "model": "bert_classifier"}),
     ("/predict", {"inputs": [TEXT, TEXT], "model": "bert_cross_encoder"}),
     ("/similarity", {"inputs": {"source_sentence": TEXT, "sentences": [TEXT]}}), ("/", {"inputs": TEXT}),
 ]  # fmt: skip
 
 
-def test_every_route_tells_the_model_its_time_and_the_client_what_it_took(everything: Live, monkeypatch: pytest.MonkeyPatch):
+def test_every_route_tells_the_model_its_time_and_the_client_what_it_took(
+    everything: Live, monkeypatch: pytest.MonkeyPatch
+):
     """The worker then drops from its queue what nobody waits for any more."""
     limits: list[float | None] = []
 
@@ -538,9 +604,16 @@ def test_every_route_tells_the_model_its_time_and_the_client_what_it_took(everyt
 
 
 def test_times_are_told_in_milliseconds():
-    headers = Times(time.perf_counter() - 2.0, tokenise_s=0.25, queue_s=0.5, engine_s=0.75, tokens=9).headers()
+    headers = Times(
+        time.perf_counter() - 2.0, tokenise_s=0.25, queue_s=0.5, engine_s=0.75, tokens=9
+    ).headers()
     assert 2000 <= float(headers.pop("x-total-time")) < 12_000
-    assert headers == {"x-tokenization-time": "250.0", "x-queue-time": "500.0", "x-inference-time": "750.0", "x-compute-tokens": "9"}
+    assert headers == {
+        "x-tokenization-time": "250.0",
+        "x-queue-time": "500.0",
+        "x-inference-time": "750.0",
+        "x-compute-tokens": "9",
+    }
 
 
 def test_waiting_and_computing_are_told_apart(artifacts: Callable[[str], Path]):
@@ -581,7 +654,11 @@ def test_a_request_that_is_late_counts_as_aborted(artifacts: Callable[[str], Pat
 def test_a_full_queue_names_the_soonest_of_the_models(everything: Live, monkeypatch: pytest.MonkeyPatch):
     for served, wait_s in zip(everything.here.registry, (9.0, 3.0, 5.0, 9.0, 9.0, 9.0), strict=True):
         monkeypatch.setattr(served.model.worker, "is_full", lambda coming: True)
-        monkeypatch.setattr(served.model.worker, "refusal", lambda coming, wait_s=wait_s: Overload("full", retry_after_s=wait_s))
+        monkeypatch.setattr(
+            served.model.worker,
+            "refusal",
+            lambda coming, wait_s=wait_s: Overload("full", retry_after_s=wait_s),
+        )
     refused = everything.post("/v1/embeddings", {"input": TEXT})
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "3")
     monkeypatch.setattr(everything.here.registry.models[3].model.worker, "is_full", lambda coming: False)
@@ -602,7 +679,9 @@ def test_a_refusal_at_the_door_is_measured(models: Callable[[str], Model]):
     assert value(samples, "http_requests_total", handler="/v1/embeddings", status="4xx") == 1
     assert value(samples, "http_requests_total", handler="none", status="4xx") == 1
     assert value(samples, "http_requests_total") == 2
-    assert value(samples, "http_request_size_bytes_sum") == len(json.dumps({"input": TEXT}, separators=(",", ":")))
+    assert value(samples, "http_request_size_bytes_sum") == len(
+        json.dumps({"input": TEXT}, separators=(",", ":"))
+    )
     assert value(samples, "http_response_size_bytes_sum", handler="none") == len(b'{"error":"Unauthorized"}')
     assert value(samples, "poolrt_http_in_flight") == 1, "the scrape itself"
 
@@ -610,7 +689,9 @@ def test_a_refusal_at_the_door_is_measured(models: Callable[[str], Model]):
 def test_adapters_are_loaded_into_the_registry_that_is_served(models: Callable[[str], Model]):
     makes: Any = object()
     registry = Registry([])
-    loader = create_app(registry, Settings(runtime_lora=True, shutdown_timeout_s=7), makes).state.context.loader
+    loader = create_app(
+        registry, Settings(runtime_lora=True, shutdown_timeout_s=7), makes
+    ).state.context.loader
     assert (loader.registry, loader.adapters, loader._drain_s) == (registry, makes, 7)
     assert create_app(registry, Settings(), makes).state.context.loader is None
     assert create_app(Registry([]), Settings(runtime_lora=True)).state.context.loader is None

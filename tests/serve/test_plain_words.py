@@ -19,7 +19,11 @@ SLIPS: list[tuple[Body, dict[str, Any], str]] = [
     (vllm.EMBEDDINGS, {"inputs": "x"}, "`inputs` is unknown here, did you mean `input`?"),
     (vllm.CLASSIFY, {"inputs": "x"}, "`inputs` is unknown here, did you mean `input`?"),
     (vllm.POOLING, {"Input": "x", "task": "embed"}, "`Input` is unknown here, did you mean `input`?"),
-    (vllm.POOLING, {"message": [{"role": "user", "content": "x"}]}, "`message` is unknown here, did you mean `messages`?"),
+    (
+        vllm.POOLING,
+        {"message": [{"role": "user", "content": "x"}]},
+        ("`message` is unknown here, did you mean `messages`?"),
+    ),
     (vllm.RERANK, {"query": "a", "docs": ["b"]}, "`docs` is unknown here, did you mean `documents`?"),
     (vllm.RERANK, {"queries": "a", "documents": ["b"]}, "`queries` is unknown here, did you mean `query`?"),
     (vllm.SCORE, {"query": "a", "documents": ["b"]}, "`query` is unknown here, did you mean `queries`?"),
@@ -30,15 +34,31 @@ SLIPS: list[tuple[Body, dict[str, Any], str]] = [
 SENTENCES: list[tuple[Body, Any, str]] = [
     (vllm.EMBEDDINGS, [], "the body is a list, expected a JSON object with `input`, or `messages`"),
     (vllm.EMBEDDINGS, {}, "`input` is missing: send `input`, or `messages`"),
-    (vllm.EMBEDDINGS, {"colour": "x"}, "`input` is missing: send `input`, or `messages`; unknown here: `colour`"),
+    (
+        vllm.EMBEDDINGS,
+        {"colour": "x"},
+        ("`input` is missing: send `input`, or `messages`; unknown here: `colour`"),
+    ),
     (vllm.EMBEDDINGS, {"input": 5}, "`input`: expected a list or a text, found 5"),
     (vllm.EMBEDDINGS, {"input": ["a", 1]}, "`input.1`: expected a text, found 1"),
     (vllm.EMBEDDINGS, {"input": None}, "`input`: expected a list or a text, found null"),
     (vllm.EMBEDDINGS, {"messages": [{"content": "x"}]}, "`messages.0.role` is missing"),
-    (vllm.EMBEDDINGS, {"input": "a", "truncate_prompt_tokens": 5.5}, "`truncate_prompt_tokens`: expected a whole number, found 5.5"),
-    (vllm.EMBEDDINGS, {"input": "a", "use_activation": "x"}, "`use_activation`: expected true or false, found 'x'"),
+    (
+        vllm.EMBEDDINGS,
+        {"input": "a", "truncate_prompt_tokens": 5.5},
+        ("`truncate_prompt_tokens`: expected a whole number, found 5.5"),
+    ),
+    (
+        vllm.EMBEDDINGS,
+        {"input": "a", "use_activation": "x"},
+        ("`use_activation`: expected true or false, found 'x'"),
+    ),
     (vllm.RERANK, {"query": "a", "documents": [{"txt": "b"}]}, "`documents.0.text` is missing"),
-    (vllm.RERANK, {"query": ["a"], "documents": ["b"]}, "`query`: expected a text or an object, found a list"),
+    (
+        vllm.RERANK,
+        {"query": ["a"], "documents": ["b"]},
+        ("`query`: expected a text or an object, found a list"),
+    ),
     (vllm.RERANK, {}, "`query` and `documents` are missing"),
     (vllm.SCORE, {"data_1": "a", "text_2": "b"}, "`data_2` is missing: send `queries` and `documents`, or"),
     (vllm.COHERE, {"text": ["a"]}, "must be non-empty; `text` is unknown here, did you mean `texts`?"),
@@ -62,12 +82,20 @@ def test_the_first_line_says_what_to_change(body: Body, value: Any, told: str):
 
 def test_a_choice_is_told_with_its_values():
     told = refusal(vllm.EMBEDDINGS, {"input": "a", "encoding_format": "bad"})
-    assert told.startswith("`encoding_format`: expected 'float', 'base64', 'bytes' or 'bytes_only', found 'bad'\n")
+    assert told.startswith(
+        "`encoding_format`: expected 'float', 'base64', 'bytes' or 'bytes_only', found 'bad'\n"
+    )
     assert "literal_error" in told  # what vLLM's clients look for
 
 
 @pytest.mark.parametrize(
-    "value", [{"x" * 10**6: 1}, {f"field {n}": n for n in range(10**4)}, {"input": "x" * 10**6, "user": 5}, [1] * 10**6]
+    "value",
+    [
+        {"x" * 10**6: 1},
+        {f"field {n}": n for n in range(10**4)},
+        {"input": "x" * 10**6, "user": 5},
+        [1] * 10**6,
+    ],
 )
 def test_a_sentence_is_short_whatever_was_sent(value: Any):
     assert len(refusal(vllm.EMBEDDINGS, value).split("\n")[0]) < 600
@@ -96,7 +124,8 @@ def test_a_route_that_no_model_can_answer_says_which_there_are(embedder: Live):
         told = got.json()
         assert (got.status_code, told["detail"]) == (404, "Not Found")
         assert told["message"].startswith(
-            f"no model served here can answer {path}: `minilm_like` can embed and token_embed. This server has "
+            f"no model served here can answer {path}: `minilm_like` can embed and token_embed. "
+            "This server has "
         )
         there = told["message"].rpartition("has ")[2].split(", ")
         assert {"/v1/embeddings", "/pooling", "/score", "/rerank"} <= set(there)
@@ -107,7 +136,10 @@ def test_a_route_that_no_model_can_answer_says_which_there_are(embedder: Live):
 
 def test_info_counts_texts_and_requests(everything: Live):
     told, settings = everything.client.get("/info").json(), everything.here.settings
-    assert (told["max_client_batch_size"], told["max_concurrent_requests"]) == (settings.max_items, settings.max_connections)
+    assert (told["max_client_batch_size"], told["max_concurrent_requests"]) == (
+        settings.max_items,
+        settings.max_connections,
+    )
 
 
 def test_requests_without_a_key_are_counted(models):

@@ -1,7 +1,9 @@
-"""The page at `/`: what it says about itself everywhere, and what it does in a real browser where there is one.
+"""The page at `/`: what it says about itself everywhere, and what it does in a real
+browser where there is one.
 
-The browser tests need Chromium or Chrome on the path (`apt-get install chromium`) or POOLRT_CHROMIUM; without it they are skipped, as on a
-bare CI machine. POOLRT_SCREENSHOTS=FOLDER keeps pictures of the page for people to look at.
+The browser tests need Chromium or Chrome on the path (`apt-get install chromium`) or POOLRT_CHROMIUM;
+without it they are skipped, as on a bare CI machine. POOLRT_SCREENSHOTS=FOLDER keeps pictures of the
+page for people to look at.
 """
 
 from __future__ import annotations
@@ -36,7 +38,12 @@ LEAST_CONTRAST = 4.5  # WCAG 2.2, 1.4.3, for text of ordinary size
 KEY = "a key'with\"marks"
 
 QUERY = "what is the capital of france"
-DOCUMENTS = ["mars is known as the red planet", "paris is the capital of france", "the king of france", "<b>bold</b> & more"]
+DOCUMENTS = [
+    "mars is known as the red planet",
+    "paris is the capital of france",
+    "the king of france",
+    "<b>bold</b> & more",
+]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +64,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture
 def page(browser: Page, address: str) -> Iterator[Page]:
-    """The page freshly opened at desktop width; afterwards its console must be empty, so nothing was refused or failed in silence."""
+    """The page freshly opened at desktop width; afterwards its console must be empty, so nothing was
+    refused or failed in silence."""
     browser.size(1280, 900)
     browser.prefer("light")
     fresh(browser, address)
@@ -73,7 +81,8 @@ def fresh(browser: Page, address: str) -> None:
 
 
 def run(page: Page, task: str, *, model: str | None = None) -> None:
-    """Opens a task of a model and presses its button. Fails with what the page says when it says that it failed."""
+    """Opens a task of a model and presses its button. Fails with what the page says
+    when it says that it failed."""
     if model is not None:
         page.choose("#model", model)
     if not page.evaluate(f"document.querySelector('#tab-{task}').ariaSelected === 'true'"):
@@ -83,12 +92,18 @@ def run(page: Page, task: str, *, model: str | None = None) -> None:
 
 
 def finished(page: Page, task: str) -> None:
-    page.until(f"!document.querySelector('#answer').hidden && !document.querySelector('#{task} .go').ariaDisabled")
-    assert not page.evaluate("document.querySelector('#answer').classList.contains('problem')"), page.text("#answer")
+    page.until(
+        f"!document.querySelector('#answer').hidden && !document.querySelector('#{task} .go').ariaDisabled"
+    )
+    assert not page.evaluate("document.querySelector('#answer').classList.contains('problem')"), page.text(
+        "#answer"
+    )
 
 
 def texts(page: Page, selector: str) -> list[str]:
-    return page.evaluate(f"[...document.querySelectorAll({json.dumps(selector)})].map((element) => element.innerText)")
+    return page.evaluate(
+        f"[...document.querySelectorAll({json.dumps(selector)})].map((element) => element.innerText)"
+    )
 
 
 def number(text: str) -> float:
@@ -101,11 +116,21 @@ def number(text: str) -> float:
 def test_page_names_nothing_outside_itself() -> None:
     addresses = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"'<>]*", HTML))
     assert addresses == {"http://www.w3.org/2000/svg"}, "the name of the SVG format, which no browser fetches"
-    assert {value.partition(",")[0] for value in re.findall(r"\b(?:src|href)=\"([^\"]*)", HTML)} == {"data:image/svg+xml", "#work", "docs"}
+    assert {value.partition(",")[0] for value in re.findall(r"\b(?:src|href)=\"([^\"]*)", HTML)} == {
+        "data:image/svg+xml",
+        "#work",
+        "docs",
+    }
 
 
 def test_page_never_parses_text_as_html() -> None:
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|DOMParser| on\w+=\"", HTML)
+    assert not re.search(
+        (
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new "
+            r"Function|DOMParser| on\w+=\""
+        ),
+        HTML,
+    )
 
 
 def test_policy_allows_the_pages_own_style_and_script_only() -> None:
@@ -116,7 +141,9 @@ def test_policy_allows_the_pages_own_style_and_script_only() -> None:
     for tag in ("script", "style"):
         inside = HTML.split(f"<{tag}>")[1].split(f"</{tag}>")[0].encode()
         assert HTML.count(f"<{tag}") == 1
-        assert policy[f"{tag}-src"] == f"'sha256-{base64.b64encode(hashlib.sha256(inside).digest()).decode()}'"
+        assert (
+            policy[f"{tag}-src"] == f"'sha256-{base64.b64encode(hashlib.sha256(inside).digest()).decode()}'"
+        )
     assert policy["require-trusted-types-for"] == "'script'"
 
 
@@ -140,7 +167,14 @@ def test_page_is_sent_again_only_when_it_changed(address: str) -> None:
 def test_facts_tell_what_each_model_can_do(address: str) -> None:
     with urllib.request.urlopen(f"{address}/playground.json") as answer:
         told = {model["id"]: model for model in json.load(answer)["models"]}
-    assert list(told) == ["minilm_like", "bert_cross_encoder", "bert_classifier", "bert_tokens", "bge_m3", "colbert"]
+    assert list(told) == [
+        "minilm_like",
+        "bert_cross_encoder",
+        "bert_classifier",
+        "bert_tokens",
+        "bge_m3",
+        "colbert",
+    ]
     assert told["bert_cross_encoder"]["scoring"] == "cross-encoder"
     assert told["colbert"]["roles"]["query"]["expand_id"] is not None
     assert told["minilm_like"]["roles"] is None
@@ -155,14 +189,18 @@ def test_facts_are_those_of_the_manifests(everything: Live) -> None:
     for each, one in zip(told["models"], everything.here.registry, strict=True):
         manifest = one.manifest
         assert {key: each[key] for key in ("id", "architecture", "scoring", "max_tokens")} == {
-            "id": one.name, "architecture": manifest.architecture, "scoring": manifest.scoring, "max_tokens": one.model.max_tokens,
+            "id": one.name, "architecture": manifest.architecture, "scoring": manifest.scoring,
+            "max_tokens": one.model.max_tokens,
         }  # fmt: skip
         assert each["tasks"] == list(one.model.tasks)
         assert each["heads"].keys() == manifest.heads.keys()
 
 
 def test_page_shows_the_limit_that_the_operator_set(artifacts: Callable[[str], Path]) -> None:
-    with load(artifacts("minilm_like"), threads=1, max_tokens=16, check="quick") as model, live(model) as server:
+    with (
+        load(artifacts("minilm_like"), threads=1, max_tokens=16, check="quick") as model,
+        live(model) as server,
+    ):
         (told,) = server.client.get("/playground.json").json()["models"]
         assert told["max_tokens"] == model.max_tokens == 16
 
@@ -175,14 +213,22 @@ def test_a_page_of_a_server_with_a_key_knows_it(embedder: Live) -> None:
 
 def test_facts_of_a_head_and_of_a_role_keep_their_names() -> None:
     head = Head(
-        output="x", dim=8, pool="tokens", activation="identity", labels=("a", "b"), matryoshka=(2, 4), drop_first=1, drop_last=2,
+        output="x", dim=8, pool="tokens", activation="identity", labels=("a", "b"), matryoshka=(2, 4),
+        drop_first=1, drop_last=2,
         drop_first_id=3, drop_last_id=4,
     )  # fmt: skip
     assert playground.head(head) == {
-        "dim": 8, "labels": ["a", "b"], "matryoshka": [2, 4], "drop_first": 1, "drop_last": 2, "drop_first_id": 3, "drop_last_id": 4,
+        "dim": 8, "labels": ["a", "b"], "matryoshka": [2, 4], "drop_first": 1, "drop_last": 2,
+        "drop_first_id": 3, "drop_last_id": 4,
     }  # fmt: skip
     role = Role(prefix="q: ", marker_id=1, max_tokens=32, expand_id=2, skip_ids=(3, 4))
-    assert playground.role(role) == {"prefix": "q: ", "marker_id": 1, "max_tokens": 32, "expand_id": 2, "skip_ids": [3, 4]}
+    assert playground.role(role) == {
+        "prefix": "q: ",
+        "marker_id": 1,
+        "max_tokens": 32,
+        "expand_id": 2,
+        "skip_ids": [3, 4],
+    }
 
 
 def test_page_may_be_kept_but_is_asked_for_again(embedder: Live) -> None:
@@ -193,7 +239,8 @@ def test_page_may_be_kept_but_is_asked_for_again(embedder: Live) -> None:
     assert embedder.client.get("/", headers={"If-None-Match": '"other"'}).status_code == 200
     rules = got.headers["content-security-policy"].split("; ")
     assert {
-        "default-src 'none'", "connect-src 'self'", "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+        "default-src 'none'", "connect-src 'self'", "img-src data:", "base-uri 'none'", "form-action 'none'",
+        "frame-ancestors 'none'",
         "trusted-types 'none'",
     } <= set(rules)  # fmt: skip
 
@@ -210,7 +257,9 @@ def test_compare_shows_the_cosine_of_two_texts(page: Page, address: str) -> None
     one, other = (np.array(item["embedding"]) for item in data)
     expected = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
     assert number(page.text("#cosine")) == pytest.approx(expected, abs=SHOWN)
-    assert page.evaluate("Number(document.querySelector('.gauge').ariaValueNow)") == pytest.approx(expected, abs=SHOWN)
+    assert page.evaluate("Number(document.querySelector('.gauge').ariaValueNow)") == pytest.approx(
+        expected, abs=SHOWN
+    )
     assert f"Cosine similarity {expected:.4f}" in page.text("#live"), "told to screen readers"
 
 
@@ -224,8 +273,12 @@ def test_rerank_shows_documents_best_first(page: Page, address: str, model: str)
     results = post(f"{address}/rerank", {"model": model, "query": QUERY, "documents": DOCUMENTS})["results"]
     assert texts(page, ".bars .what") == [DOCUMENTS[result["index"]] for result in results]
     shown = [number(text) for text in texts(page, ".bars .score")]
-    np.testing.assert_allclose(shown, [result["relevance_score"] for result in results], rtol=1e-4, atol=SHOWN)
-    widths = page.evaluate("[...document.querySelectorAll('.bar i')].map((bar) => Number(bar.style.getPropertyValue('--w')))")
+    np.testing.assert_allclose(
+        shown, [result["relevance_score"] for result in results], rtol=1e-4, atol=SHOWN
+    )
+    widths = page.evaluate(
+        "[...document.querySelectorAll('.bar i')].map((bar) => Number(bar.style.getPropertyValue('--w')))"
+    )
     assert widths == sorted(widths, reverse=True)
     assert 0 <= widths[-1] <= widths[0] <= 1
 
@@ -235,14 +288,18 @@ def test_classify_shows_labels_with_the_likeliest_on_top(page: Page, address: st
     text = page.evaluate("document.querySelector('#classify-text').value")
     told = post(f"{address}/classify", {"model": "bert_classifier", "input": text})["data"][0]
     assert page.text("#label-best") == told["label"] == texts(page, ".bars .what")[0]
-    assert [number(score) for score in texts(page, ".bars .score")] == pytest.approx(sorted(told["probs"], reverse=True), abs=SHOWN)
+    assert [number(score) for score in texts(page, ".bars .score")] == pytest.approx(
+        sorted(told["probs"], reverse=True), abs=SHOWN
+    )
 
 
 @pytest.mark.parametrize(("model", "lines"), [("bert_tokens", "names"), ("bge_m3", "weights")])
 def test_tokens_show_the_label_or_weight_of_each(page: Page, address: str, model: str, lines: str) -> None:
     run(page, "label", model=model)
     text = page.evaluate("document.querySelector('#label-text').value")
-    rows = post(f"{address}/pooling", {"model": model, "task": "token_classify", "input": text})["data"][0]["data"]
+    rows = post(f"{address}/pooling", {"model": model, "task": "token_classify", "input": text})["data"][0][
+        "data"
+    ]
     told = texts(page, "#labelled small")
     if lines == "weights":
         assert told == [f"{weight:.3f}" for weight in rows]
@@ -254,8 +311,11 @@ def test_tokens_show_the_label_or_weight_of_each(page: Page, address: str, model
 
 
 @pytest.mark.parametrize("prepared", ["roles", "plain"])
-def test_heat_map_shows_which_document_token_answers_each_query_token(page: Page, address: str, prepared: str) -> None:
-    document = "Paris, the red planet: is it known as the capital?"  # has punctuation that the document role skips
+def test_heat_map_shows_which_document_token_answers_each_query_token(
+    page: Page, address: str, prepared: str
+) -> None:
+    # Has punctuation that the document role skips
+    document = "Paris, the red planet: is it known as the capital?"
     page.choose("#model", "colbert")
     page.click("#tab-match")
     page.fill("#match-query", QUERY)
@@ -278,8 +338,12 @@ def test_heat_map_shows_which_document_token_answers_each_query_token(page: Page
     )
     assert best == table.argmax(axis=1).tolist()
     assert number(page.text("#maxsim")) == pytest.approx(table.max(axis=1).sum(), rel=1e-4)
-    assert not any(name.startswith("#") for name in texts(page, "#heat th")), "every row and column has a token's name"
-    score = post(f"{address}/score", {"model": "colbert", "text_1": QUERY, "text_2": document})["data"][0]["score"]
+    assert not any(name.startswith("#") for name in texts(page, "#heat th")), (
+        "every row and column has a token's name"
+    )
+    score = post(f"{address}/score", {"model": "colbert", "text_1": QUERY, "text_2": document})["data"][0][
+        "score"
+    ]
     if prepared == "plain":
         assert score == pytest.approx(table.max(axis=1).sum(), rel=1e-4)
         assert page.text("#same").startswith("The same as /score")
@@ -298,9 +362,12 @@ def test_picking_a_query_token_shows_where_it_looks(page: Page) -> None:
     page.press("Enter")
     assert page.evaluate("document.querySelectorAll('#query-tokens [aria-pressed=true]').length") == 1
     best = page.evaluate(
-        "[...document.querySelectorAll('#heat tbody tr')[2].querySelectorAll('td')].findIndex((cell) => cell.className === 'best')"
+        "[...document.querySelectorAll('#heat tbody tr')[2].querySelectorAll('td')].findIndex((cell) "
+        "=> cell.className === 'best')"
     )
-    marked = page.evaluate("[...document.querySelectorAll('#document-tokens li')].map((item) => item.classList.contains('best'))")
+    marked = page.evaluate(
+        "[...document.querySelectorAll('#document-tokens li')].map((item) => item.classList.contains('best'))"
+    )
     assert [index for index, is_best in enumerate(marked) if is_best] == [best]
     assert page.text("#live") == page.text("#match-line")
 
@@ -310,10 +377,14 @@ def test_every_curl_command_can_be_pasted_into_a_shell(page: Page) -> None:
     page.fill("#compare-a", 'it\'s $HOME, "quoted" \\ and `so on`')
     run(page, "compare")
     command = page.text(".request pre")
-    done = subprocess.run(["bash", "-c", f"{command} --silent --show-error"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --silent --show-error"], capture_output=True, text=True, check=True
+    )
     one, other = (np.array(item["embedding"]) for item in json.loads(done.stdout)["data"])
     assert number(page.text("#cosine")) == pytest.approx(one @ other, abs=SHOWN)
-    assert re.fullmatch(r"POST /v1/embeddings\s+200\s+[\d.]+ ms\s+\d+ tokens\s+Copy curl", page.text(".request header"))
+    assert re.fullmatch(
+        (r"POST /v1/embeddings\s+200\s+[\d.]+ ms\s+\d+ " r"tokens\s+Copy curl"), page.text(".request header")
+    )
 
 
 def test_copy_button_copies_the_command(page: Page) -> None:
@@ -331,7 +402,10 @@ def test_text_is_never_markup(page: Page) -> None:
     page.fill("#rerank-documents", hostile)
     run(page, "rerank")
     assert texts(page, ".bars .what") == [hostile]
-    assert page.evaluate("document.querySelectorAll('main img, main script').length + document.title") == "0poolrt playground"
+    assert (
+        page.evaluate("document.querySelectorAll('main img, main script').length + document.title")
+        == "0poolrt playground"
+    )
 
 
 def test_what_the_server_refuses_is_told_in_its_words(page: Page, address: str) -> None:
@@ -360,19 +434,28 @@ def test_keyboard_alone_is_enough(page: Page) -> None:
     page.evaluate("document.querySelector('#tab-compare').focus()")
     page.press("ArrowRight")
     assert page.evaluate("document.activeElement.id") == "tab-rerank"
-    assert page.evaluate("!document.querySelector('#rerank').hidden && document.querySelector('#compare').hidden")
+    assert page.evaluate(
+        "!document.querySelector('#rerank').hidden && document.querySelector('#compare').hidden"
+    )
     page.press("End")
     assert page.evaluate("document.activeElement.id") == "tab-match"
     page.press("ArrowRight")
     assert page.evaluate("document.activeElement.id") == "tab-compare"
-    page.evaluate("document.querySelector('#tab-rerank').click(); document.querySelector('#rerank-query').focus()")
+    page.evaluate(
+        "document.querySelector('#tab-rerank').click(); document.querySelector('#rerank-query').focus()"
+    )
     page.press("Enter")
     finished(page, "rerank")
 
 
-OVERFLOW = "[...document.querySelectorAll('body *')].filter((e) => !e.closest('.map') && !e.closest('pre') && !e.matches('.unseen, .skip') && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.id || e.className || e.tagName)"  # noqa: E501
+OVERFLOW = (
+    "[...document.querySelectorAll('body *')].filter((e) => !e.closest('.map') && !e.closest('pre') && "
+    "!e.matches('.unseen, .skip') && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.id "
+    "|| e.className || e.tagName)"
+)
 
-# Text, its colour and the first background behind it that is not see-through; the canvas turns any CSS colour into bytes.
+# Text, its colour and the first background behind it that is not see-through; the canvas turns any
+# CSS colour into bytes.
 CONTRAST = """(() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const bytes = (colour, under) => { canvas.fillStyle = under ?? "#fff"; canvas.fillRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
@@ -389,7 +472,12 @@ CONTRAST = """(() => {
 def test_every_view_is_readable_at_phone_width(page: Page, colours: str) -> None:
     page.size(PHONE, 740, phone=True, scale=2)
     page.prefer(colours)
-    views = (("minilm_like", "compare"), ("bert_cross_encoder", "rerank"), ("bert_classifier", "classify"), ("bert_tokens", "label"))
+    views = (
+        ("minilm_like", "compare"),
+        ("bert_cross_encoder", "rerank"),
+        ("bert_classifier", "classify"),
+        ("bert_tokens", "label"),
+    )
     for model, task in (*views, ("colbert", "match")):
         run(page, task, model=model)
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE, task
@@ -420,7 +508,8 @@ def test_colours_follow_the_system_until_someone_chooses(page: Page, address: st
 
 def test_key_is_asked_for_and_kept_in_this_tab_only(browser: Page, artifacts: Callable[[str], Path]) -> None:
     with served(artifacts("minilm_like"), flags=["--api-key", KEY]) as url:
-        # The browser's own prompt, answered: it sends the key with the page's requests, until the page has one of its own.
+        # The browser's own prompt, answered: it sends the key with the page's requests, until the
+        # page has one of its own.
         browser.open(url.replace("//", f"//anyone:{urllib.parse.quote(KEY)}@") + "/")
         browser.until("document.querySelectorAll('#model option').length === 1")
         run(browser, "compare")
@@ -437,7 +526,11 @@ def test_key_is_asked_for_and_kept_in_this_tab_only(browser: Page, artifacts: Ca
         command = browser.text(".request pre")
         assert KEY not in command
         done = subprocess.run(
-            ["bash", "-c", f"{command} --silent"], capture_output=True, text=True, check=True, env={**os.environ, "POOLRT_API_KEY": KEY}
+            ["bash", "-c", f"{command} --silent"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "POOLRT_API_KEY": KEY},
         )
         assert json.loads(done.stdout)["object"] == "list"
         assert browser.evaluate("localStorage.length + document.cookie.length") == 0
@@ -454,7 +547,11 @@ def test_screenshots_for_people(browser: Page, minilm: Path) -> None:
     with served(minilm) as url:
         browser.open(f"{url}/")
         browser.until("document.querySelectorAll('#model option').length > 0")
-        for name, width, colours in (("desktop-light", 1280, "light"), ("desktop-dark", 1280, "dark"), ("phone", PHONE, "light")):
+        for name, width, colours in (
+            ("desktop-light", 1280, "light"),
+            ("desktop-dark", 1280, "dark"),
+            ("phone", PHONE, "light"),
+        ):
             browser.size(width, 900, phone=width == PHONE, scale=2)
             browser.prefer(colours)
             for task in ("compare", "rerank", "match"):

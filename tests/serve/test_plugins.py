@@ -1,4 +1,5 @@
-"""IO processors over HTTP: the answers of a real vLLM with its reference plugins, foreign plugins, and what they do wrong."""
+"""IO processors over HTTP: the answers of a real vLLM with its reference plugins, foreign
+plugins, and what they do wrong."""
 
 from __future__ import annotations
 
@@ -20,10 +21,16 @@ from tests.serve.plugin_cases import SERVERS, marked_colbert
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "plugins"
 RECORDED = {name: json.loads((GOLDENS / f"{name}.json").read_text())["answers"] for name in SERVERS}
-CLOSE = 2e-5  # absolute; the recorded numbers have six digits, float32 sums of another engine differ in the last two
+# Absolute; the recorded numbers have six digits, float32 sums of another engine differ in the last two
+CLOSE = 2e-5
 
 # What clients may look for; the rest is said in words of our own.
-SAME_WORDS = ("Please reduce the length of the input prompt.", "You must pass at least one prompt", "out of vocabulary", "does not exist.")
+SAME_WORDS = (
+    "Please reduce the length of the input prompt.",
+    "You must pass at least one prompt",
+    "out of vocabulary",
+    "does not exist.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,9 @@ def servers(artifacts: Callable[[str], Path]) -> Iterator[dict[str, Live]]:
 CASES = [(name, *case) for name, server in SERVERS.items() for case in server.cases]
 
 
-@pytest.mark.parametrize(("server", "name", "path", "body"), CASES, ids=[f"{server}-{name}" for server, name, *_ in CASES])
+@pytest.mark.parametrize(
+    ("server", "name", "path", "body"), CASES, ids=[f"{server}-{name}" for server, name, *_ in CASES]
+)
 def test_vllm_answers_the_same(servers: dict[str, Live], server: str, name: str, path: str, body: Any):
     expected = RECORDED[server][name]
     got = servers[server].post(path, body)
@@ -132,7 +141,10 @@ def foreign(artifacts: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
     (facts / "entry_points.txt").write_text(POINTS)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        models = [load(artifacts("minilm_like"), threads=1, check="quick", io_processor_plugin=name) for name in ("sum", "faulty")]
+        models = [
+            load(artifacts("minilm_like"), threads=1, check="quick", io_processor_plugin=name)
+            for name in ("sum", "faulty")
+        ]
         with live(*models, names=("sum", "faulty")) as server:
             yield server
         for model in models:
@@ -157,7 +169,9 @@ def test_asynchronous_steps_run_in_the_event_loop(foreign: Live):
 
 
 @pytest.mark.parametrize("data", ["early", "late"])
-def test_a_fault_of_a_plugin_is_a_500_that_says_nothing(foreign: Live, data: str, caplog: pytest.LogCaptureFixture):
+def test_a_fault_of_a_plugin_is_a_500_that_says_nothing(
+    foreign: Live, data: str, caplog: pytest.LogCaptureFixture
+):
     told = foreign.refused("/pooling", {"model": "faulty", "data": data}, 500)
     assert told["message"] == "the IO processor failed; the server's log says why"
     assert "secret" in caplog.text
@@ -174,12 +188,17 @@ def test_what_is_no_json_is_a_500_too(foreign: Live, monkeypatch: pytest.MonkeyP
 def test_a_plugin_model_answers_every_other_task_too(servers: dict[str, Live]):
     server = servers["bge_m3"]
     both = server.ask("/pooling", {"data": {"input": TEXT}})["data"]["data"][0]
-    assert server.ask("/v1/embeddings", {"input": TEXT})["data"][0]["embedding"] == pytest.approx(both["dense_embedding"], abs=1e-6)
+    assert server.ask("/v1/embeddings", {"input": TEXT})["data"][0]["embedding"] == pytest.approx(
+        both["dense_embedding"], abs=1e-6
+    )
     weights = server.ask("/pooling", {"input": TEXT, "task": "token_classify"})["data"][0]["data"]
     assert weights == pytest.approx([one["weight"] for one in both["sparse_embedding"]], abs=1e-6)
     told = server.refused("/pooling", {"input": TEXT, "task": "plugin"})
     assert "needs a 'data' field" in told["message"]
-    assert server.refused("/pooling", {"input": TEXT, "task": "embed&token_classify"})["type"] == "BadRequestError"
+    assert (
+        server.refused("/pooling", {"input": TEXT, "task": "embed&token_classify"})["type"]
+        == "BadRequestError"
+    )
 
 
 def test_many_requests_at_once_keep_their_own_answers(servers: dict[str, Live]):
@@ -189,7 +208,9 @@ def test_many_requests_at_once_keep_their_own_answers(servers: dict[str, Live]):
     texts = [" ".join(TEXTS[: 1 + index % 3]) for index in range(24)]
 
     def lengths(text: str) -> list[int]:
-        data = server.ask("/pooling", {"data": {"input": [text, text + " mars"], "input_type": "document"}})["data"]["data"]
+        data = server.ask("/pooling", {"data": {"input": [text, text + " mars"], "input_type": "document"}})[
+            "data"
+        ]["data"]
         return [len(one["embedding"]) for one in data]
 
     with ThreadPoolExecutor(8) as threads:
@@ -214,6 +235,10 @@ def test_the_flag_names_a_plugin_for_each_artifact(artifacts: Callable[[str], Pa
     registry.close()
 
 
-def test_a_plugin_that_cannot_be_ends_the_command(artifacts: Callable[[str], Path], caplog: pytest.LogCaptureFixture):
-    assert serve([str(artifacts("minilm_like")), "--port", "0", "--io-processor-plugin", "nobody"]) == EXIT_INPUT
+def test_a_plugin_that_cannot_be_ends_the_command(
+    artifacts: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+):
+    assert (
+        serve([str(artifacts("minilm_like")), "--port", "0", "--io-processor-plugin", "nobody"]) == EXIT_INPUT
+    )
     assert "'nobody': there is no such plugin" in caplog.text

@@ -11,11 +11,17 @@ from poolrt.serve.errors import ApiError
 from poolrt.serve.models.registry import Registry, Served
 
 
-def served(*names: str, tasks: tuple[str, ...] = ("embed",), parent: Served | None = None, checkpoint: str = "org/hub") -> Served:
+def served(
+    *names: str,
+    tasks: tuple[str, ...] = ("embed",),
+    parent: Served | None = None,
+    checkpoint: str = "org/hub",
+) -> Served:
     manifest = SimpleNamespace(source=SimpleNamespace(checkpoint=checkpoint), scoring=None, heads={})
     events: list[str] = []
     model: Any = SimpleNamespace(
-        name=f"{names[0]}-artifact", tasks=tasks, manifest=manifest, events=events, warm_up=lambda: events.append("warm"),
+        name=f"{names[0]}-artifact", tasks=tasks, manifest=manifest, events=events,
+        warm_up=lambda: events.append("warm"),
         close=lambda: events.append("closed"),
     )  # fmt: skip
     return Served(names=names, open=lambda: model, parent=parent)
@@ -77,7 +83,12 @@ def test_adapters_come_and_go_behind_the_models():
         adapter.model = adapter.open()
     assert models.put(first) is None
     assert models.put(second) is first
-    assert (list(models), models.adapters, models.adapter("lora"), models.adapter("a")) == ([base, second], [second], second, None)
+    assert (list(models), models.adapters, models.adapter("lora"), models.adapter("a")) == (
+        [base, second],
+        [second],
+        second,
+        None,
+    )
     models.remove(second)
     assert (list(models), models.adapter("lora")) == ([base], None)
     with pytest.raises(ApiError):
@@ -97,7 +108,10 @@ def test_a_route_that_is_not_there_says_what_is():
     assert absent("/score", models) == "/score is not there"
     models.open()
     told = absent("/score", models)
-    assert told.startswith("no model served here can answer /score: `a` can embed, `b` can classify. This server has /v1/embeddings, ")
+    assert told.startswith(
+        "no model served here can answer /score: `a` can embed, `b` can classify. This server has "
+        "/v1/embeddings, "
+    )
     assert told.endswith("/pooling, /classify, /embed, /predict, /similarity")
 
 
@@ -110,7 +124,9 @@ def test_a_request_finds_a_model_that_can():
     # Adapters answer only where they are named; where nothing can, the first model says so itself.
     assert models.able(None, "rank", "Rerank") is first
     assert models.able("lora", "rank", "Rerank") is third
-    with pytest.raises(ApiError, match="The model `a` does not support the Classification API; these do: b") as refused:
+    with pytest.raises(
+        ApiError, match=("The model `a` does not support the Classification API; these do: b")
+    ) as refused:
         models.able("a", "classify", "Classification")
     assert (refused.value.status, refused.value.param) == (400, "model")
     assert "rank" in models.abilities

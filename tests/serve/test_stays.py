@@ -1,4 +1,5 @@
-"""A request goes straight down: whoever follows one through serve/ changes files seldom, and comes back to none."""
+"""A request goes straight down: whoever follows one through serve/ changes files
+seldom, and comes back to none."""
 
 from __future__ import annotations
 
@@ -33,20 +34,25 @@ def properties() -> set[CodeType]:
     for info in pkgutil.walk_packages(serve.__path__, f"{serve.__name__}."):
         for kind in vars(importlib.import_module(info.name)).values():
             if isinstance(kind, type):
-                found |= {one.fget.__code__ for one in vars(kind).values() if isinstance(one, property) and one.fget is not None}
+                found |= {
+                    one.fget.__code__
+                    for one in vars(kind).values()
+                    if isinstance(one, property) and one.fget is not None
+                }
     return found
 
 
 def stays(app: Any, path: str, body: object) -> list[str]:
     """The files of serve/ that one request goes through, in the order of its way.
 
-    A stay is a longest run of function entries in one file. A coroutine that goes on after it waited, or after what it called returned, is
-    not entered again. Counted are the entries in the event loop's thread, from the outermost layer until the response is whole, without
-    properties and without the base room.
+    A stay is a longest run of function entries in one file. A coroutine that goes on after it waited, or
+    after what it called returned, is not entered again. Counted are the entries in the event loop's thread,
+    from the outermost layer until the response is whole, without properties and without the base room.
     """
     content = json.dumps(body).encode()
     scope = {
-        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "app": app,
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "root_path": "", "app": app,
         "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))],
     }  # fmt: skip
     fields = properties()
@@ -57,7 +63,11 @@ def stays(app: Any, path: str, body: object) -> list[str]:
         code = frame.f_code
         if event == "call" and code is starlette.responses.Response.__call__.__code__:
             sys.setprofile(None)
-        elif event == "call" and code.co_filename.startswith(str(SERVE)) and not any(frame is known for known in frames):
+        elif (
+            event == "call"
+            and code.co_filename.startswith(str(SERVE))
+            and not any(frame is known for known in frames)
+        ):
             frames.append(frame)
 
     async def receive() -> dict[str, Any]:
@@ -67,7 +77,8 @@ def stays(app: Any, path: str, body: object) -> list[str]:
         statuses.append(message.get("status", 0))
 
     async def twice() -> None:
-        await app(dict(scope), receive, send)  # what is made once, at the first request, is no part of the way
+        # What is made once, at the first request, is no part of the way
+        await app(dict(scope), receive, send)
         sys.setprofile(entered)
         try:
             await app(dict(scope), receive, send)
@@ -76,7 +87,11 @@ def stays(app: Any, path: str, body: object) -> list[str]:
 
     asyncio.run(twice())
     assert statuses == [200, 0, 200, 0]
-    names = [Path(frame.f_code.co_filename).relative_to(SERVE).as_posix() for frame in frames if frame.f_code not in fields]
+    names = [
+        Path(frame.f_code.co_filename).relative_to(SERVE).as_posix()
+        for frame in frames
+        if frame.f_code not in fields
+    ]
     names = [name for name in names if name not in BASE]
     return [name for place, name in enumerate(names) if place == 0 or name != names[place - 1]]
 

@@ -13,7 +13,12 @@ from tests.serve.conftest import Live, live
 
 
 def plain(server: Live, texts, **more):
-    return np.array([item["embedding"] for item in server.ask("/v1/embeddings", {"model": "minilm_like", "input": texts} | more)["data"]])
+    return np.array(
+        [
+            item["embedding"]
+            for item in server.ask("/v1/embeddings", {"model": "minilm_like", "input": texts} | more)["data"]
+        ]
+    )
 
 
 def test_embed_is_a_list_of_vectors(everything: Live):
@@ -40,7 +45,9 @@ def test_long_inputs_lose_the_end_that_is_named(everything: Live, direction):
     body = {"model": "minilm_like", "inputs": text, "truncation_direction": direction}
     side = {"truncation_side": "left"} if direction.lower() == "left" else {}
     cut = plain(everything, text, truncate_prompt_tokens=-1, **side)
-    other = plain(everything, text, truncate_prompt_tokens=-1, **({} if side else {"truncation_side": "left"}))
+    other = plain(
+        everything, text, truncate_prompt_tokens=-1, **({} if side else {"truncation_side": "left"})
+    )
     assert np.abs(cut - other).max() > 0.01
     np.testing.assert_allclose(everything.ask("/embed", body), cut, atol=1e-6)
     assert everything.post("/embed", body | {"truncation_direction": "Up"}).status_code == 422
@@ -53,7 +60,10 @@ def test_the_other_routes_cut_where_they_are_told_too(everything: Live):
         ("/embed_sparse", "bge_m3", {"inputs": text}),
         ("/predict", "bert_classifier", {"inputs": text}),
     ):
-        right, left = (everything.ask(path, {"model": model, "truncation_direction": side} | body) for side in ("Right", "Left"))
+        right, left = (
+            everything.ask(path, {"model": model, "truncation_direction": side} | body)
+            for side in ("Right", "Left")
+        )
         assert right == everything.ask(path, {"model": model} | body)
         assert right != left, path
         assert everything.post(path, {"model": model, "truncate": False} | body).status_code == 422, path
@@ -67,7 +77,8 @@ def test_sparse_weights_are_the_largest_of_each_word_and_of_no_special_token(eve
         request = served.encode(words, pooling_task="token_classify").requests[0]
         ids = [0, *request.prompt_token_ids[1:-1], 2]
         rows = dict.fromkeys(set(ids) - {0, 2}, 0.0)
-        # FlagEmbedding's rule: the largest weight of a token counts, special tokens do not, what is 0 is left out.
+        # FlagEmbedding's rule: the largest weight of a token counts, special tokens do not,
+        # what is 0 is left out.
         for token, weight in zip(ids[1:-1], request.outputs.data.ravel().tolist(), strict=True):
             if token in rows:
                 rows[token] = max(rows[token], weight)
@@ -87,14 +98,18 @@ def test_rerank_by_texts_sorts(everything: Live):
     ranked = everything.ask("/rerank", body)
     scores = [
         item["score"]
-        for item in everything.ask("/score", {"model": "bert_cross_encoder", "queries": TEXTS[0], "documents": TEXTS[1:]})["data"]
+        for item in everything.ask(
+            "/score", {"model": "bert_cross_encoder", "queries": TEXTS[0], "documents": TEXTS[1:]}
+        )["data"]
     ]
     assert [one["score"] for one in ranked] == pytest.approx(sorted(scores, reverse=True))
     assert [one["text"] for one in ranked] == [TEXTS[1:][one["index"]] for one in ranked]
     assert "text" not in everything.ask("/rerank", body | {"return_text": False})[0]
 
 
-@pytest.mark.parametrize(("inputs", "shape"), [(TEXTS[0], (3,)), ([TEXTS[0]], (3,)), ([[text] for text in TEXTS], (3, 3))])
+@pytest.mark.parametrize(
+    ("inputs", "shape"), [(TEXTS[0], (3,)), ([TEXTS[0]], (3,)), ([[text] for text in TEXTS], (3, 3))]
+)
 def test_predict_names_classes_best_first(everything: Live, inputs, shape):
     told = everything.ask("/predict", {"model": "bert_classifier", "inputs": inputs})
     assert np.shape(told) == shape
@@ -106,13 +121,18 @@ def test_predict_names_classes_best_first(everything: Live, inputs, shape):
 
 def test_predict_scores_a_pair(everything: Live):
     told = everything.ask("/predict", {"model": "bert_cross_encoder", "inputs": TEXTS[:2]})
-    score = everything.ask("/score", {"model": "bert_cross_encoder", "queries": TEXTS[0], "documents": TEXTS[1]})["data"][0]["score"]
+    score = everything.ask(
+        "/score", {"model": "bert_cross_encoder", "queries": TEXTS[0], "documents": TEXTS[1]}
+    )["data"][0]["score"]
     assert told[0]["score"] == pytest.approx(score, abs=1e-6)
     assert everything.post("/predict", {"model": "bert_classifier", "inputs": TEXTS[:2]}).status_code == 422
 
 
 def test_similarity_is_cosine(everything: Live):
-    found = everything.ask("/similarity", {"model": "minilm_like", "inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}})
+    found = everything.ask(
+        "/similarity",
+        {"model": "minilm_like", "inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}},
+    )
     vectors = plain(everything, TEXTS)
     np.testing.assert_allclose(found, vectors[1:] @ vectors[0], atol=1e-5)
 
@@ -126,19 +146,27 @@ def test_tokens_have_places_in_the_text(everything: Live):
 
 
 def test_the_root_is_an_alias(everything: Live):
-    np.testing.assert_allclose(everything.ask("/", {"model": "minilm_like", "inputs": TEXTS}), plain(everything, TEXTS), atol=1e-6)
+    np.testing.assert_allclose(
+        everything.ask("/", {"model": "minilm_like", "inputs": TEXTS}), plain(everything, TEXTS), atol=1e-6
+    )
     assert "score" in everything.ask("/", {"query": "a", "texts": ["b"]})[0]
     assert "label" in everything.ask("/", {"model": "bert_classifier", "inputs": "a"})[0]
 
 
 def test_info_says_what_the_model_is(everything: Live):
-    for model, kind in (("minilm_like", "embedding"), ("bert_cross_encoder", "reranker"), ("bert_classifier", "classifier")):
+    for model, kind in (
+        ("minilm_like", "embedding"),
+        ("bert_cross_encoder", "reranker"),
+        ("bert_classifier", "classifier"),
+    ):
         told = everything.client.get("/info", params={"model": model}).json()
         assert list(told["model_type"]) == [kind]
         assert told["max_input_length"] > 0
 
 
-@pytest.mark.parametrize("body", [{}, {"inputs": 5}, {"inputs": []}, {"inputs": "a", "model": "nobody"}, {"inputs": [[]]}])
+@pytest.mark.parametrize(
+    "body", [{}, {"inputs": 5}, {"inputs": []}, {"inputs": "a", "model": "nobody"}, {"inputs": [[]]}]
+)
 def test_errors_are_flat(everything: Live, body):
     got = everything.post("/embed", body)
     assert got.status_code in (404, 422)
@@ -176,7 +204,10 @@ def labels(told):
 
 def test_raw_scores_of_classes_are_before_the_softmax(everything: Live):
     body = {"model": "bert_classifier", "inputs": TEXTS[0]}
-    probs, logits = labels(everything.ask("/predict", body)), labels(everything.ask("/predict", body | {"raw_scores": True}))
+    probs, logits = (
+        labels(everything.ask("/predict", body)),
+        labels(everything.ask("/predict", body | {"raw_scores": True})),
+    )
     values = np.exp([logits[label] for label in probs])
     np.testing.assert_allclose(list(probs.values()), values / values.sum(), atol=1e-6)
 
@@ -187,19 +218,24 @@ def test_the_hubs_clients_choose_the_function_and_the_number_of_classes(everythi
     logits = labels(everything.ask("/predict", body | {"raw_scores": True}))
     values = np.array(list(logits.values()))
     expected = {
-        "sigmoid": 1 / (1 + np.exp(-values)), "none": values, "softmax": np.exp(values) / np.exp(values).sum(),
+        "sigmoid": 1 / (1 + np.exp(-values)), "none": values,
+        "softmax": np.exp(values) / np.exp(values).sum(),
     }  # fmt: skip
     told = everything.ask("/predict", body | {"parameters": {"function_to_apply": function}})
     assert len(told) == 1, "a list for the one text"
     found = labels(told[0])
     np.testing.assert_allclose([found[label] for label in logits], expected[function or "softmax"], atol=1e-6)
-    assert everything.ask("/predict", body | {"parameters": {"function_to_apply": function, "top_k": 2}}) == [told[0][:2]]
+    assert everything.ask("/predict", body | {"parameters": {"function_to_apply": function, "top_k": 2}}) == [
+        told[0][:2]
+    ]
     both = everything.ask("/predict", body | {"inputs": [[TEXTS[0]], [TEXTS[1]]], "parameters": {"top_k": 1}})
     assert [len(each) for each in both] == [1, 1]
     assert everything.post("/predict", body | {"parameters": {"top_k": 0}}).status_code == 422
 
 
-@pytest.mark.parametrize("inputs", [[], ["a", "b", "c"], [["a"], ["b", "c"]], [[]], [["a", "b", "c"]]], ids=str)
+@pytest.mark.parametrize(
+    "inputs", [[], ["a", "b", "c"], [["a"], ["b", "c"]], [[]], [["a", "b", "c"]]], ids=str
+)
 def test_predict_refuses_what_is_neither_texts_nor_pairs(everything: Live, inputs):
     got = everything.post("/predict", {"model": "bert_cross_encoder", "inputs": inputs})
     assert got.status_code == 422
@@ -209,14 +245,21 @@ def test_predict_refuses_what_is_neither_texts_nor_pairs(everything: Live, input
 def test_predict_scores_pairs_in_their_order(everything: Live):
     pairs = [[TEXTS[0], TEXTS[1]], [TEXTS[0], TEXTS[2]], [TEXTS[2], TEXTS[0]]]
     told = everything.ask("/predict", {"model": "bert_cross_encoder", "inputs": pairs})
-    body = {"model": "bert_cross_encoder", "queries": [one for one, _ in pairs], "documents": [other for _, other in pairs]}
+    body = {
+        "model": "bert_cross_encoder",
+        "queries": [one for one, _ in pairs],
+        "documents": [other for _, other in pairs],
+    }
     scores = [item["score"] for item in everything.ask("/score", body)["data"]]
     assert [each[0]["score"] for each in told] == pytest.approx(scores, abs=1e-6)
 
 
 def test_raw_scores_of_pairs_are_before_the_sigmoid(reranker: Live):
     body = {"inputs": [[TEXTS[0], TEXTS[1]], [TEXTS[0], TEXTS[2]]]}
-    scores, raw = (np.array([each[0]["score"] for each in reranker.ask("/predict", body | {"raw_scores": flag})]) for flag in (False, True))
+    scores, raw = (
+        np.array([each[0]["score"] for each in reranker.ask("/predict", body | {"raw_scores": flag})])
+        for flag in (False, True)
+    )
     np.testing.assert_allclose(1 / (1 + np.exp(-raw)), scores, atol=1e-6)
 
 
@@ -232,12 +275,21 @@ def test_sentences_are_cut_as_their_parameters_say(everything: Live):
     body = {"source_sentence": "mars " * 150 + "venus " * 150, "sentences": ["venus", "mars"]}
 
     def similarity(**parameters):
-        return everything.ask("/similarity", {"model": "minilm_like", "inputs": body, "parameters": parameters})
+        return everything.ask(
+            "/similarity", {"model": "minilm_like", "inputs": body, "parameters": parameters}
+        )
 
     right, left = similarity(), similarity(truncation_direction="left")
     assert np.abs(np.array(right) - left).max() > 0.01
-    assert everything.post("/similarity", {"model": "minilm_like", "inputs": body, "parameters": {"truncate": False}}).status_code == 422
-    np.testing.assert_allclose(everything.ask("/", {"model": "minilm_like", "inputs": body}), right, atol=1e-6)
+    assert (
+        everything.post(
+            "/similarity", {"model": "minilm_like", "inputs": body, "parameters": {"truncate": False}}
+        ).status_code
+        == 422
+    )
+    np.testing.assert_allclose(
+        everything.ask("/", {"model": "minilm_like", "inputs": body}), right, atol=1e-6
+    )
     unknown = {"model": "minilm_like", "inputs": body, "parameters": {"prompt_name": "nobody"}}
     assert everything.post("/similarity", unknown).status_code in (400, 422)
 
@@ -246,7 +298,10 @@ def test_tokens_without_special_ones_and_of_many_texts(everything: Live):
     body = {"model": "minilm_like", "inputs": ["paris", "the moon"], "add_special_tokens": False}
     first, second = everything.ask("/tokenize", body)
     assert [token["text"] for token in first] == ["paris"]
-    assert [(token["text"], token["start"], token["stop"]) for token in second] == [("the", 0, 3), ("moon", 4, 8)]
+    assert [(token["text"], token["start"], token["stop"]) for token in second] == [
+        ("the", 0, 3),
+        ("moon", 4, 8),
+    ]
     assert [token["special"] for token in second] == [False, False]
     (whole,) = everything.ask("/tokenize", {"model": "minilm_like", "inputs": "paris"})
     assert [token["text"] for token in whole] == ["[CLS]", "paris", "[SEP]"]
@@ -271,12 +326,21 @@ def test_info_tells_what_the_manifest_holds(everything: Live):
         told = everything.client.get("/info", params={"model": served.name}).json()
         head = served.manifest.heads[served.manifest.tasks[0]]
         assert told["model_dtype"] == "float32"
-        assert (told["model_id"], told["model_sha"]) == (served.manifest.source.checkpoint, served.manifest.source.revision)
+        assert (told["model_id"], told["model_sha"]) == (
+            served.manifest.source.checkpoint,
+            served.manifest.source.revision,
+        )
         assert (told["served_model_name"], told["max_input_length"]) == (served.name, served.model.max_tokens)
         assert told["auto_truncate"] is True
         settings = everything.here.settings
-        assert (told["max_concurrent_requests"], told["max_client_batch_size"]) == (settings.max_connections, settings.max_items)
-        assert (told["tokenization_workers"], told["max_batch_tokens"]) == (settings.threads, served.model.worker.limits.max_tokens)
+        assert (told["max_concurrent_requests"], told["max_client_batch_size"]) == (
+            settings.max_connections,
+            settings.max_items,
+        )
+        assert (told["tokenization_workers"], told["max_batch_tokens"]) == (
+            settings.threads,
+            served.model.worker.limits.max_tokens,
+        )
         assert told["version"] == everything.client.get("/version").json()["version"]
         assert told["max_batch_requests"] is told["sha"] is told["docker_label"] is None
         assert told["scoring"] == served.manifest.scoring
@@ -294,7 +358,8 @@ def test_info_tells_what_the_manifest_holds(everything: Live):
 @pytest.mark.parametrize(
     ("status", "wire", "kind"),
     [
-        (400, 422, "Validation"), (404, 404, "Validation"), (413, 413, "Validation"), (422, 422, "Validation"), (429, 429, "Overloaded"),
+        (400, 422, "Validation"), (404, 404, "Validation"), (413, 413, "Validation"),
+        (422, 422, "Validation"), (429, 429, "Overloaded"),
         (500, 424, "Backend"), (503, 503, "Unhealthy"), (504, 424, "Backend"),
     ],
 )  # fmt: skip

@@ -23,10 +23,14 @@ def read(annotation: Any, value: Any) -> tuple[Any, list[str]]:
 @pytest.mark.parametrize(
     ("annotation", "value", "made"),
     [
-        (int, 5, 5), (int, "32", 32), (int, " -7 ", -7), (int, 1.0, 1), (int, True, 1), (int | None, None, None),
-        (bool, "yes", True), (bool, "OFF", False), (bool, 0, False), (bool, 1.0, True), (bool | None, None, None),
-        (Many[int], [1, True, "3", 4.0], [1, 1, 3, 4]), (Many[int] | Many[str], ["1", "2"], ["1", "2"]), (str | list[str], "a", "a"),
-        (vllm.TextInput, [[1, 2], [3]], [[1, 2], [3]]), (vllm.TextInput, [1, True], [1, 1]), (Literal["a", "b"], "a", "a"),
+        (int, 5, 5), (int, "32", 32), (int, " -7 ", -7), (int, 1.0, 1), (int, True, 1),
+        (int | None, None, None),
+        (bool, "yes", True), (bool, "OFF", False), (bool, 0, False), (bool, 1.0, True),
+        (bool | None, None, None),
+        (Many[int], [1, True, "3", 4.0], [1, 1, 3, 4]), (Many[int] | Many[str], ["1", "2"], ["1", "2"]),
+        (str | list[str], "a", "a"),
+        (vllm.TextInput, [[1, 2], [3]], [[1, 2], [3]]), (vllm.TextInput, [1, True], [1, 1]),
+        (Literal["a", "b"], "a", "a"),
     ],
 )  # fmt: skip
 def test_values_are_converted_as_pydantic_does(annotation, value, made):
@@ -36,12 +40,17 @@ def test_values_are_converted_as_pydantic_does(annotation, value, made):
 @pytest.mark.parametrize(
     ("annotation", "value", "kind"),
     [
-        (int, "1.5", "int_parsing"), (int, 1.5, "int_from_float"), (int, None, "int_type"), (int, "--1", "int_parsing"),
-        (int, "١", "int_parsing"), (int, "9" * 5000, "int_parsing_size"), (int, [], "int_type"), (int, float("inf"), "finite_number"),
-        (bool, 2, "bool_parsing"), (bool, "maybe", "bool_parsing"), (bool, None, "bool_type"), (str, 5, "string_type"),
-        (Literal["a"], "b", "literal_error"), (Literal["a"], ["a"], "literal_error"), (list[str], "a", "list_type"),
+        (int, "1.5", "int_parsing"), (int, 1.5, "int_from_float"), (int, None, "int_type"),
+        (int, "--1", "int_parsing"),
+        (int, "١", "int_parsing"), (int, "9" * 5000, "int_parsing_size"), (int, [], "int_type"),
+        (int, float("inf"), "finite_number"),
+        (bool, 2, "bool_parsing"), (bool, "maybe", "bool_parsing"), (bool, None, "bool_type"),
+        (str, 5, "string_type"),
+        (Literal["a"], "b", "literal_error"), (Literal["a"], ["a"], "literal_error"),
+        (list[str], "a", "list_type"),
         (FreeObject, [], "dict_type"), (Annotated[int, Field(ge=0)], -1, "greater_than_equal"),
-        (Annotated[int, Field(le=3)], "4", "less_than_equal"), (Annotated[Many[str], Field(min_length=1)], [], "too_short"),
+        (Annotated[int, Field(le=3)], "4", "less_than_equal"),
+        (Annotated[Many[str], Field(min_length=1)], [], "too_short"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_converted_is_refused_by_name(annotation, value, kind):
@@ -72,10 +81,13 @@ def test_the_form_of_an_embedding_request_is_recognised(body, form):
 @pytest.mark.parametrize(
     ("body", "form"),
     [
-        ({"queries": "a", "documents": "b"}, vllm.ScoreQueriesDocuments), ({"queries": "a", "items": ["b"]}, vllm.ScoreQueriesItems),
-        ({"data_1": "a", "data_2": "b"}, vllm.ScoreData), ({"text_1": ["a"], "text_2": ["b"]}, vllm.ScoreTexts),
+        ({"queries": "a", "documents": "b"}, vllm.ScoreQueriesDocuments),
+        ({"queries": "a", "items": ["b"]}, vllm.ScoreQueriesItems),
+        ({"data_1": "a", "data_2": "b"}, vllm.ScoreData),
+        ({"text_1": ["a"], "text_2": ["b"]}, vllm.ScoreTexts),
         ({"text_1": "a", "text_2": "b", "queries": "c", "documents": "d"}, vllm.ScoreQueriesDocuments),
-        ({"queries": {"content": [{"type": "text", "text": "a"}]}, "documents": "b"}, vllm.ScoreQueriesDocuments),
+        ({"queries": {"content": [{"type": "text", "text": "a"}]}, "documents": "b"},
+        vllm.ScoreQueriesDocuments),
     ],
 )  # fmt: skip
 def test_every_spelling_of_a_score_is_read(body, form):
@@ -109,7 +121,9 @@ def test_a_body_of_many_faults_costs_few_lines():
     assert len(str(caught.value)) < 20_000
 
 
-@pytest.mark.parametrize("value", ["x" * 10**7, 10**5000, ["y"] * 10**6, {"z": 1}, "\ud800", 1e308, None], ids=range(7))
+@pytest.mark.parametrize(
+    "value", ["x" * 10**7, 10**5000, ["y"] * 10**6, {"z": 1}, "\ud800", 1e308, None], ids=range(7)
+)
 def test_a_shown_value_is_short(value):
     shown = short(value)
     assert len(shown) < 200
@@ -152,7 +166,9 @@ def test_other_floats_stay():
     assert not restore_integers(body)
 
 
-@pytest.mark.parametrize("item", [{"text": "a"}, {"content": [{"type": "text", "text": "a"}]}], ids=["texts", "contents"])
+@pytest.mark.parametrize(
+    "item", [{"text": "a"}, {"content": [{"type": "text", "text": "a"}]}], ids=["texts", "contents"]
+)
 def test_reading_looks_between_two_records_whether_anybody_waits(item: dict[str, Any]):
     """There other threads get their turn, too."""
     looks = iter([False] * 100 + [True])
@@ -164,10 +180,19 @@ def test_reading_looks_between_two_records_whether_anybody_waits(item: dict[str,
 @pytest.mark.parametrize(
     ("documents", "places"),
     [
-        ([{"txt": 5}], {"body.documents", "body.documents.0", "body.documents.0.content", "body.documents.0.text"}),
+        (
+            [{"txt": 5}],
+            {"body.documents", "body.documents.0", "body.documents.0.content", "body.documents.0.text"},
+        ),
         ({"text": 5}, {"body.documents", "body.documents.content", "body.documents.text"}),
-        (["a", {"text": 5}], {"body.documents", "body.documents.1", "body.documents.1.content", "body.documents.1.text"}),
-        ([{"str": 1}], {"body.documents", "body.documents.0", "body.documents.0.content", "body.documents.0.text"}),
+        (
+            ["a", {"text": 5}],
+            {"body.documents", "body.documents.1", "body.documents.1.content", "body.documents.1.text"},
+        ),
+        (
+            [{"str": 1}],
+            {"body.documents", "body.documents.0", "body.documents.0.content", "body.documents.0.text"},
+        ),
     ],
     ids=["list", "object", "second", "a key with the name of a type"],
 )

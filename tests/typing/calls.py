@@ -1,5 +1,5 @@
-"""What a type checker makes of calls that people write; never run. `make lint` checks it: a right call that is refused fails, and so does a
-wrong one that passes, as its comment is then unnecessary."""
+"""What a type checker makes of calls that people write; never run. `make lint` checks it: a right call that
+is refused fails, and so does a wrong one that passes, as its comment is then unnecessary."""
 
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportUnusedCallResult=false
 

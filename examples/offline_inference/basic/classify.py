@@ -10,7 +10,9 @@ TEXTS = ["What a delightful afternoon.", "The parcel came on Tuesday.", "I want 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--model", default="jason9693/Qwen2.5-1.5B-apeach", help="artifact, checkpoint folder or hub id (default: %(default)s)"
+        "--model",
+        default="jason9693/Qwen2.5-1.5B-apeach",
+        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
     )
     options = parser.parse_args()
 

@@ -4,12 +4,20 @@ import argparse
 
 from poolrt.runtime import LLM
 
-TEXTS = ["Dough rises because yeast makes gas.", "The sun rises in the east.", "Prices rise when goods are scarce."]
+TEXTS = [
+    "Dough rises because yeast makes gas.",
+    "The sun rises in the east.",
+    "Prices rise when goods are scarce.",
+]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="intfloat/e5-small", help="artifact, checkpoint folder or hub id (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        default="intfloat/e5-small",
+        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
+    )
     options = parser.parse_args()
 
     llm = LLM(model=options.model, runner="pooling")

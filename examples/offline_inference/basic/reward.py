@@ -10,7 +10,9 @@ TEXTS = ["Two and two are four.", "Two and two are five."]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--model", default="internlm/internlm2-1_8b-reward", help="artifact, checkpoint folder or hub id (default: %(default)s)"
+        "--model",
+        default="internlm/internlm2-1_8b-reward",
+        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
     )
     options = parser.parse_args()
 

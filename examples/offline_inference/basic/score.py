@@ -10,7 +10,11 @@ DOCUMENTS = ["Yeast turns sugar into gas.", "The sun rises in the east."]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="BAAI/bge-reranker-v2-m3", help="artifact, checkpoint folder or hub id (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        default="BAAI/bge-reranker-v2-m3",
+        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
+    )
     options = parser.parse_args()
 
     llm = LLM(model=options.model, runner="pooling")

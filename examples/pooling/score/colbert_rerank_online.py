@@ -17,16 +17,24 @@ DOCUMENTS = [
 
 
 def post(url: str, body: dict[str, object]) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request) as response:
         return json.load(response)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--model", default="answerdotai/answerai-colbert-small-v1", help="its name on the server (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        default="answerdotai/answerai-colbert-small-v1",
+        help=("its name on the server (default: %(default)s)"),
+    )
     options = parser.parse_args()
     server = f"http://{options.host}:{options.port}"
 

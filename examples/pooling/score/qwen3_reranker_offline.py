@@ -11,12 +11,19 @@ ORIGINAL = {
     "is_original_qwen3_reranker": True,
 }
 QUERIES = ["What is the capital of China?", "Explain gravity"]
-DOCUMENTS = ["The capital of China is Beijing.", "Gravity is the force by which bodies with mass attract each other."]
+DOCUMENTS = [
+    "The capital of China is Beijing.",
+    ("Gravity is the force by which bodies with mass attract each other."),
+]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="Qwen/Qwen3-Reranker-0.6B", help="artifact, checkpoint folder or hub id (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        default="Qwen/Qwen3-Reranker-0.6B",
+        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
+    )
     options = parser.parse_args()
 
     llm = LLM(model=options.model, runner="pooling", hf_overrides=ORIGINAL)

@@ -14,16 +14,24 @@ DOCUMENTS = ["Women need about 46 grams of protein a day.", "A summit is the top
 
 
 def post(url: str, body: dict[str, object]) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request) as response:
         return json.load(response)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--model", default="nvidia/llama-nemotron-rerank-1b-v2", help="its name on the server (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        default="nvidia/llama-nemotron-rerank-1b-v2",
+        help=("its name on the server (default: %(default)s)"),
+    )
     options = parser.parse_args()
     server = f"http://{options.host}:{options.port}"
 

@@ -1,4 +1,5 @@
-"""Low-rank adapters in PEFT's layout, beside the weights they correct: one is added at export, so that nothing of it is left to run."""
+"""Low-rank adapters in PEFT's layout, beside the weights they correct: one is added at export, so that
+nothing of it is left to run."""
 
 from __future__ import annotations
 
@@ -19,11 +20,16 @@ TABLE_FIRST, TABLE_SECOND = ".lora_embedding_A", ".lora_embedding_B"
 
 
 def added(files: Files, state: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor]:
-    """W + alpha / r · B·A for each corrected matrix. A checkpoint without adapters (one task, merged by its authors) stays as it is."""
+    """W + alpha / r · B·A for each corrected matrix. A checkpoint without adapters (one task, merged by its
+    authors) stays as it is."""
     from ...files import adapter_merge
     from ...files.weights import open_files
 
-    found_configs = [place for pattern in ("*", "adapters/*") for place in sorted(files.folder.glob(f"{pattern}/adapter_config.json"))]
+    found_configs = [
+        place
+        for pattern in ("*", "adapters/*")
+        for place in sorted(files.folder.glob(f"{pattern}/adapter_config.json"))
+    ]
     places = {_plain(config.parent.name): config.parent for config in found_configs}
     if not places:
         return state
@@ -42,11 +48,21 @@ def added(files: Files, state: dict[str, torch.Tensor], task: str) -> dict[str, 
         end = TABLE_FIRST if table else FIRST
         stem = name.removesuffix(end).removeprefix("base_model.model.")
         stored = next(
-            (key for key in (f"{stem}.weight", f"model.{stem}.weight", f"{stem.removeprefix('model.')}.weight") if key in state), None
+            (
+                key
+                for key in (f"{stem}.weight", f"model.{stem}.weight", f"{stem.removeprefix('model.')}.weight")
+                if key in state
+            ),
+            None,
         )
         if stored is None:
-            raise CheckpointError(f"{files.source}: adapter {task} corrects {stem}, which the weights do not have")
-        first, second = corrections.read(name), corrections.read(name.removesuffix(end) + (TABLE_SECOND if table else SECOND))
+            raise CheckpointError(
+                f"{files.source}: adapter {task} corrects {stem}, which the weights do not have"
+            )
+        first, second = (
+            corrections.read(name),
+            corrections.read(name.removesuffix(end) + (TABLE_SECOND if table else SECOND)),
+        )
         # A table's rows are what a linear layer's columns are.
         weight = adapter_merge.added(state[stored].T if table else state[stored], first, second, scale)
         corrected[stored] = weight.T.contiguous() if table else weight
@@ -60,6 +76,10 @@ def _plain(name: str) -> str:
 
 def _refuse(place: Path, settings: dict[str, object]) -> None:
     """Variants of LoRA that are not a plain product."""
-    wrong = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save") if settings.get(key)]
+    wrong = [
+        key
+        for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+        if settings.get(key)
+    ]
     if wrong:
         raise CheckpointError(f"{place / 'adapter_config.json'}: {', '.join(wrong)} not supported")

@@ -1,8 +1,8 @@
 """Mixtures of experts as products that do not depend on the router's choice, so that they can be traced.
 
-transformers loops over the experts that some token chose, and ONNX has no such loop. All experts are evaluated for all tokens instead,
-and each result is weighted by the router, with zero where a token did not choose the expert: exact, at the price of the products
-that are thrown away.
+transformers loops over the experts that some token chose, and ONNX has no such loop. All experts are
+evaluated for all tokens instead, and each result is weighted by the router, with zero where a token did not
+choose the expert: exact, at the price of the products that are thrown away.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ TOGETHER = 8
 
 
 def dense(source: str, module: nn.Module) -> None:
-    """Changes every mixture that transformers' interface for experts knows, in place. Raises CheckpointError."""
+    """Changes every mixture that transformers' interface for experts knows, in
+    place. Raises CheckpointError."""
     for part in list(module.modules()):
         if hasattr(part, "has_gate") and hasattr(part, "is_transposed") and "down_proj" in part._parameters:
             _split(source, part)
@@ -37,7 +38,10 @@ def _split(source: str, mixture: Any) -> None:
     names = (upper, "down_proj", *((f"{upper}_bias", "down_proj_bias") if mixture.has_bias else ()))
     whole = {name: mixture._parameters.pop(name) for name in names}
     if any(isinstance(parameter, Adapted) for parameter in whole.values()):
-        raise CheckpointError(f"{source}: the adapter changes experts, which cannot be streamed with it; hold it in memory with {HOLD}")
+        raise CheckpointError(
+            f"{source}: the adapter changes experts, which cannot be streamed with it; hold it in "
+            f"memory with {HOLD}"
+        )
     after = mixture.post_expert_norm if mixture.has_post_expert_norm else None
     gate = mixture._apply_gate if mixture.has_gate else mixture.act_fn
     pieces = []
@@ -51,7 +55,8 @@ def _split(source: str, mixture: Any) -> None:
 
 
 def _forward(mixture: Any, *arguments: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
-    """Hidden states [tokens, hidden], chosen experts and their weights [tokens, chosen] -> [tokens, hidden]."""
+    """Hidden states [tokens, hidden], chosen experts and their weights [tokens,
+    chosen] -> [tokens, hidden]."""
     hidden, chosen, weights = (*arguments, *named.values())
     rows = hidden.reshape(-1, hidden.shape[-1])
     chosen, weights = chosen.reshape(-1, chosen.shape[-1]), weights.reshape(-1, weights.shape[-1])
@@ -61,7 +66,9 @@ def _forward(mixture: Any, *arguments: torch.Tensor, **named: torch.Tensor) -> t
     return total.reshape(hidden.shape)
 
 
-def _piece(first: int, up: torch.Tensor, down: torch.Tensor, biases: list[torch.Tensor], gate: Any, after: Any) -> nn.Module:
+def _piece(
+    first: int, up: torch.Tensor, down: torch.Tensor, biases: list[torch.Tensor], gate: Any, after: Any
+) -> nn.Module:
     import torch
     from torch import nn
 
@@ -82,7 +89,9 @@ def _piece(first: int, up: torch.Tensor, down: torch.Tensor, biases: list[torch.
             outer = outer + self.biases[1].unsqueeze(1) if len(self.biases) else outer
             outer = outer if self.calls[1] is None else self.calls[1](outer)
             number = torch.arange(first, first + self.up.shape[0], device=rows.device)
-            share = ((chosen.unsqueeze(-1) == number).to(outer.dtype) * weights.to(outer.dtype).unsqueeze(-1)).sum(1)
+            share = (
+                (chosen.unsqueeze(-1) == number).to(outer.dtype) * weights.to(outer.dtype).unsqueeze(-1)
+            ).sum(1)
             return (outer * share.t().unsqueeze(-1)).sum(0)
 
     return Piece()

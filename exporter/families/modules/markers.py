@@ -13,7 +13,14 @@ class AfterMarker(nn.Module):
     All that is attended where there is no marker, no BOS in front, or nothing behind.
     """
 
-    def __init__(self, *, bos: int | None, user: tuple[int, ...], marker: tuple[int, ...], marker_on_line: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        *,
+        bos: int | None,
+        user: tuple[int, ...],
+        marker: tuple[int, ...],
+        marker_on_line: tuple[int, ...],
+    ) -> None:
         super().__init__()
         self.bos, self.user, self.marker, self.marker_on_line = bos, user, marker, marker_on_line
 

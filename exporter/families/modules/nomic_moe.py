@@ -1,7 +1,9 @@
-"""The encoder of nomic-embed-text-v2-moe in torch, named like its published tensors so that loading is a plain copy.
+"""The encoder of nomic-embed-text-v2-moe in torch, named like its published tensors so that
+loading is a plain copy.
 
-Experts are evaluated densely: all of them are two products, [tokens, experts * inner] and back, with the activations of those that the
-router did not choose set to zero in between. That is exact, static, and leaves a graph of products that every engine runs well.
+Experts are evaluated densely: all of them are two products, [tokens, experts * inner] and back, with the
+activations of those that the router did not choose set to zero in between. That is exact, static, and leaves
+a graph of products that every engine runs well.
 """
 
 from __future__ import annotations
@@ -47,10 +49,17 @@ class Attention(nn.Module):
         self.Wqkv = nn.Linear(sizes.hidden, 3 * sizes.hidden, bias=sizes.attention_bias)
         self.out_proj = nn.Linear(sizes.hidden, sizes.hidden, bias=sizes.attention_bias)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        thirds = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.Wqkv(hidden).chunk(3, dim=-1))
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        thirds = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.Wqkv(hidden).chunk(3, dim=-1)
+        )
         query, key, value = thirds
-        found = functional.scaled_dot_product_attention(_turned(query, *rotary), _turned(key, *rotary), value, attn_mask=mask)
+        found = functional.scaled_dot_product_attention(
+            _turned(query, *rotary), _turned(key, *rotary), value, attn_mask=mask
+        )
         return self.out_proj(found.transpose(1, 2).flatten(2))
 
 
@@ -77,7 +86,8 @@ class Router(nn.Module):
         self.chosen, self.experts = sizes.chosen, sizes.experts
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[batch, tokens, hidden] -> weights [batch, tokens, experts], zero for those not chosen; a row need not sum to 1."""
+        """[batch, tokens, hidden] -> weights [batch, tokens, experts], zero for those not chosen;
+        a row need not sum to 1."""
         # Softmax over all experts first, then the best ones as they are: not renormalised.
         weights = self.layer(hidden).float().softmax(dim=-1)
         best = weights.topk(self.chosen, dim=-1).indices
@@ -129,7 +139,9 @@ class Layer(nn.Module):
         self.norm1 = nn.LayerNorm(sizes.hidden, eps=sizes.eps)
         self.norm2 = nn.LayerNorm(sizes.hidden, eps=sizes.eps)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
         hidden = self.norm1(hidden + self.attn(hidden, mask, rotary))
         return self.norm2(hidden + self.mlp(hidden))
 
@@ -144,12 +156,21 @@ class NomicMoe(nn.Module):
             tables["token_type_embeddings"] = nn.Embedding(sizes.types, sizes.hidden)
         self.embeddings = nn.ModuleDict(tables)
         self.emb_ln = nn.LayerNorm(sizes.hidden, eps=sizes.eps)
-        has_experts = [sizes.every > 0 and sizes.experts > 0 and index % sizes.every == 1 for index in range(sizes.layers)]
-        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(Layer(sizes, experts=experts) for experts in has_experts)})
+        has_experts = [
+            sizes.every > 0 and sizes.experts > 0 and index % sizes.every == 1
+            for index in range(sizes.layers)
+        ]
+        self.encoder = nn.ModuleDict(
+            {"layers": nn.ModuleList(Layer(sizes, experts=experts) for experts in has_experts)}
+        )
         width = sizes.hidden // sizes.heads
-        self.frequencies = nn.Buffer(sizes.theta ** (-torch.arange(0, width, 2, dtype=torch.float32) / width), persistent=False)
+        self.frequencies = nn.Buffer(
+            sizes.theta ** (-torch.arange(0, width, 2, dtype=torch.float32) / width), persistent=False
+        )
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, return_dict: bool = True) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, return_dict: bool = True
+    ) -> torch.Tensor:
         hidden = self.embeddings["word_embeddings"](input_ids)
         if "token_type_embeddings" in self.embeddings:
             hidden = hidden + self.embeddings["token_type_embeddings"].weight[0]  # pyright: ignore[reportIndexIssue]
@@ -163,19 +184,26 @@ class NomicMoe(nn.Module):
         return hidden
 
     def filled(self, files: Files) -> NomicMoe:
-        """With the checkpoint's weights, in float32. Raises CheckpointError with every missing, misshapen or unplaced tensor."""
+        """With the checkpoint's weights, in float32. Raises CheckpointError with every missing,
+        misshapen or unplaced tensor."""
         wanted = {name: tuple(parameter.shape) for name, parameter in self.state_dict().items()}
         places = {name: files.weights.find(name, files.prefixes) for name in wanted}
         shapes = {name: files.weights.shapes[place] for name, place in places.items() if place is not None}
         problems = [f"missing {name}" for name, place in places.items() if place is None]
         problems += [
-            f"{name} has shape {list(shapes[name])}, expected {list(wanted[name])}" for name in shapes if shapes[name] != wanted[name]
+            (f"{name} has shape {list(shapes[name])}, expected {list(wanted[name])}")
+            for name in shapes
+            if shapes[name] != wanted[name]
         ]
         inside = {".".join(name.split(".")[:3]) for name in wanted if name.startswith("encoder.")}
         for name in set(files.weights) - set(places.values()):
             if ".".join(name.split(".")[:3]) in inside and not name.endswith("inv_freq"):
                 problems.append(f"no place for {name}")
         if problems:
-            raise CheckpointError(f"{files.source}: the weights do not fit NomicBertModel: {'; '.join(sorted(problems)[:8])}")
-        self.load_state_dict({name: files.weights.read(place).float() for name, place in places.items() if place is not None})
+            raise CheckpointError(
+                f"{files.source}: the weights do not fit NomicBertModel: {'; '.join(sorted(problems)[:8])}"
+            )
+        self.load_state_dict(
+            {name: files.weights.read(place).float() for name, place in places.items() if place is not None}
+        )
         return self.eval().requires_grad_(False)

@@ -1,6 +1,8 @@
-"""Encoders whose layers mix neighbouring positions without looking at the mask: what padding would add is set to zero.
+"""Encoders whose layers mix neighbouring positions without looking at the mask: what padding
+would add is set to zero.
 
-A text alone has zeros beyond its end (that is how convolutions pad), a text in a batch has hidden states of filler there.
+A text alone has zeros beyond its end (that is how convolutions pad), a text in a batch has
+hidden states of filler there.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from torch import nn
 # model_type -> (end of a layer's path, what is zeroed: its input or its output).
 LAYERS: dict[str, tuple[tuple[str, str], ...]] = {
     "convbert": ((".key_conv_attn_layer", "input"), (".conv_out_layer", "output")),
-    "mobilebert": ((".embeddings.word_embeddings", "output"),),  # each position reads its neighbours' embeddings
+    # Each position reads its neighbours' embeddings
+    "mobilebert": ((".embeddings.word_embeddings", "output"),),
     "nystromformer": ((".self.value", "output"),),
 }
 
@@ -30,7 +33,9 @@ class WithoutPadding(nn.Module):
         for path, part in model.named_modules():
             for end, side in ends:
                 if f".{path}".endswith(end):
-                    part.register_forward_pre_hook(self._before) if side == "input" else part.register_forward_hook(self._after)
+                    part.register_forward_pre_hook(
+                        self._before
+                    ) if side == "input" else part.register_forward_hook(self._after)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> Any:
         self.now.mask = attention_mask

@@ -1,7 +1,8 @@
-"""Rotary frequencies that depend on the length of a text (`dynamic`, `longrope`), for each row of a batch by its own length.
+"""Rotary frequencies that depend on the length of a text (`dynamic`, `longrope`), for each row of a
+batch by its own length.
 
-transformers keeps them in a buffer that the longest text so far has set, so that an answer depends on what ran before and beside it.
-Here each row gets what a fresh model gives for it alone.
+transformers keeps them in a buffer that the longest text so far has set, so that an answer depends on what
+ran before and beside it. Here each row gets what a fresh model gives for it alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class RowFrequencies(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> Any:
         # Filler is masked, so its position may be anything that is not the largest of its row.
         positions = torch.arange(input_ids.shape[1], device=input_ids.device) * attention_mask
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **inputs)
+        return self.model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **inputs
+        )
 
 
 def by_row(model: nn.Module) -> nn.Module:
@@ -88,12 +91,15 @@ def _long(part: Any, layer: str | None) -> tuple[torch.Tensor, int]:
 
     limit = int(_settings(part, layer)["original_max_position_embeddings"])
     named = {} if layer is None else {"layer_type": layer}
-    frequencies, _ = ROPE_INIT_FUNCTIONS["longrope"](part.config, torch.device("cpu"), seq_len=limit + 1, **named)
+    frequencies, _ = ROPE_INIT_FUNCTIONS["longrope"](
+        part.config, torch.device("cpu"), seq_len=limit + 1, **named
+    )
     return frequencies, limit
 
 
 def _dynamic(part: Any, layer: str | None, length: torch.Tensor) -> torch.Tensor:
-    """NTK scaling (https://arxiv.org/abs/2309.00071, appendix B.1) of a base that grows with the length; [rows, 1, width / 2]."""
+    """NTK scaling (https://arxiv.org/abs/2309.00071, appendix B.1) of a base that grows with the
+    length; [rows, 1, width / 2]."""
     settings, original = _settings(part, layer), int(part.config.max_position_embeddings)
     width = 2 * part.__dict__[_name(layer)].shape[-1]
     factor = float(settings["factor"])

@@ -1,6 +1,7 @@
 """Functions of transformers' modules that cannot be traced, told again with the same numbers.
 
-A method is copied with other globals, so that transformers itself stays as it is for everybody else in the process.
+A method is copied with other globals, so that transformers itself stays as it is for
+everybody else in the process.
 """
 
 from __future__ import annotations
@@ -20,21 +21,34 @@ def retold(module: nn.Module) -> None:
         plain = inspect.unwrap(type(part).forward)
         used = set(getattr(plain, "__code__", retold.__code__).co_names)
         home = str(getattr(plain, "__globals__", {}).get("__name__"))
-        changed = {name: function for (name, place), function in FUNCTIONS.items() if name in used and home.startswith(place)}
+        changed = {
+            name: function
+            for (name, place), function in FUNCTIONS.items()
+            if name in used and home.startswith(place)
+        }
         if changed:
-            copied = FunctionType(plain.__code__, plain.__globals__ | changed, plain.__name__, plain.__defaults__, plain.__closure__)
+            copied = FunctionType(
+                plain.__code__,
+                plain.__globals__ | changed,
+                plain.__name__,
+                plain.__defaults__,
+                plain.__closure__,
+            )
             copied.__kwdefaults__ = plain.__kwdefaults__
             part.forward = MethodType(copied, part)
 
 
 def selective_scan(  # the names of its parameters are those it is called with
     hidden: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,  # noqa: N803
-    D: torch.Tensor | None = None, z: torch.Tensor | None = None, delta_bias: torch.Tensor | None = None,  # noqa: N803
+    D: torch.Tensor | None = None, z: torch.Tensor | None = None,  # noqa: N803
+    delta_bias: torch.Tensor | None = None,
     delta_softplus: bool = False, return_last_state: bool = False, **_: Any,
 ) -> torch.Tensor:  # fmt: skip
-    """Mamba's recurrence (https://arxiv.org/abs/2312.00752, algorithm 2) as one Scan over the tokens; [batch, inner, tokens].
+    """Mamba's recurrence (https://arxiv.org/abs/2312.00752, algorithm 2) as one Scan over the
+    tokens; [batch, inner, tokens].
 
-    `hidden`, `dt`, `z`: [batch, inner, tokens]; `A`: [inner, states]; `B`, `C`: [batch, states, tokens]; `D`, `delta_bias`: [inner].
+    `hidden`, `dt`, `z`: [batch, inner, tokens]; `A`: [inner, states]; `B`, `C`: [batch, states, tokens];
+    `D`, `delta_bias`: [inner].
     """
     from torch._higher_order_ops.scan import scan
 
@@ -56,17 +70,21 @@ def selective_scan(  # the names of its parameters are those it is called with
 
 
 def alibi(attention_mask: torch.Tensor, num_heads: int, dtype: torch.dtype) -> torch.Tensor:
-    """Falcon's slopes by positions, [batch * heads, 1, tokens]: both factors and the product rounded to bfloat16, multiplied in float32."""
+    """Falcon's slopes by positions, [batch * heads, 1, tokens]: both factors and the product rounded to
+    bfloat16, multiplied in float32."""
     from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
     # The slopes are what the function gives at position 1.
-    slopes = build_alibi_tensor(torch.ones(1, 2, dtype=torch.int64), num_heads, torch.float32)[:, 0, 1].to(attention_mask.device)
+    slopes = build_alibi_tensor(torch.ones(1, 2, dtype=torch.int64), num_heads, torch.float32)[:, 0, 1].to(
+        attention_mask.device
+    )
     position = ((attention_mask.cumsum(dim=-1) - 1) * attention_mask)[:, None, :]
     product = slopes[None, :, None] * position.to(torch.bfloat16).to(torch.float32)
     return product.to(torch.bfloat16).to(dtype).reshape(-1, 1, attention_mask.shape[1])
 
 
-# (name, start of the module's name) -> what takes its place. BLOOM's slopes have Falcon's name and are not rounded.
+# (name, start of the module's name) -> what takes its place. BLOOM's slopes have Falcon's
+# name and are not rounded.
 FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
     ("mamba_selective_scan", "transformers.models."): selective_scan,
     ("build_alibi_tensor", "transformers.models.falcon."): alibi,

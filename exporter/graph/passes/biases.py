@@ -1,8 +1,10 @@
-"""Takes the biases of keys and values out of attention, where they are two passes over every token for nothing.
+"""Takes the biases of keys and values out of attention, where they are two passes over
+every token for nothing.
 
-A key's bias adds the same number to all scores of a query, which the softmax takes out again. A value's bias passes through attention
-unchanged, as weights of a query sum to 1, so the output product may add it: b_o + b_v W_o. Only where the graph shows just that: no rotary
-positions between bias and scores, no cap on them, nothing else that reads them.
+A key's bias adds the same number to all scores of a query, which the softmax takes out again. A value's bias
+passes through attention unchanged, as weights of a query sum to 1, so the output product may add it: b_o +
+b_v W_o. Only where the graph shows just that: no rotary positions between bias and scores, no cap on them,
+nothing else that reads them.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ def fold(model: ir.Model) -> int:
     surgeon = Surgeon(model, "biases")
     gone = 0
     for node in list(model.graph):
-        if node.op_type == "Softmax" and (axis := node.attributes.get("axis")) is not None and axis.as_int() in (-1, 3):
+        if (
+            node.op_type == "Softmax"
+            and (axis := node.attributes.get("axis")) is not None
+            and axis.as_int() in (-1, 3)
+        ):
             gone += _keys(node) + _values(surgeon, node)
     if gone:
         passes.RemoveUnusedNodesPass()(model)
@@ -54,15 +60,30 @@ def _values(surgeon: Surgeon, softmax: ir.Node) -> bool:
     joined = _reader(turned, "Reshape") if turned is not None and _order(turned) == _VALUES else None
     output = _reader(joined, "MatMul")
     added = _reader(output, "Add")
-    if biased is None or joined is None or output is None or added is None or output.inputs[0] is not joined.outputs[0]:
+    if (
+        biased is None
+        or joined is None
+        or output is None
+        or added is None
+        or output.inputs[0] is not joined.outputs[0]
+    ):
         return False
     weights, (at, bias) = constant_of(output.inputs[1]), _constant_input(added)
     add, moved = biased
     own = _constant_input(add)[1]
-    if weights is None or weights.ndim != 2 or bias is None or bias.shape != weights.shape[1:] or own is None or len(own) != len(weights):
+    if (
+        weights is None
+        or weights.ndim != 2
+        or bias is None
+        or bias.shape != weights.shape[1:]
+        or own is None
+        or len(own) != len(weights)
+    ):
         return False
     total = bias.astype(np.float64) + own.astype(np.float64) @ weights.astype(np.float64)
-    added.replace_input_with(at, surgeon.constant(output.name or output.outputs[0].name or "", total.astype(np.float32)))
+    added.replace_input_with(
+        at, surgeon.constant(output.name or output.outputs[0].name or "", total.astype(np.float32))
+    )
     _drop(add, moved)
     return True
 
@@ -83,11 +104,15 @@ def _scores(value: ir.Value | None) -> ir.Node | None:
 
 
 def _projected(value: ir.Value | None, order: tuple[int, ...]) -> tuple[ir.Node, ir.Value] | None:
-    """The Add of a projection's bias, and what it is added to, where `value` is the projection split into heads with its axes in `order`,
-    and maybe scaled."""
+    """The Add of a projection's bias, and what it is added to, where `value` is the projection split into
+    heads with its axes in `order`, and maybe scaled."""
     axes: tuple[int, ...] = _SPLIT
     while (node := _maker(value)) is not None:
-        if node.op_type == "Transpose" and (turned := _order(node)) is not None and len(turned) == len(_SPLIT):
+        if (
+            node.op_type == "Transpose"
+            and (turned := _order(node)) is not None
+            and len(turned) == len(_SPLIT)
+        ):
             axes = tuple(turned[axis] for axis in axes)
         elif node.op_type == "Reshape":
             return _biased(node.inputs[0]) if axes == order and _splits(node) else None
@@ -112,7 +137,13 @@ def _biased(value: ir.Value | None) -> tuple[ir.Node, ir.Value] | None:
 def _splits(reshape: ir.Node) -> bool:
     """Whether it makes [batch, tokens, heads, width] of [batch, tokens, all of them]."""
     whole, parts = reshape.inputs[0], reshape.outputs[0].shape
-    if whole is None or whole.shape is None or parts is None or len(parts) != len(_SPLIT) or len(whole.shape) != len(_SPLIT) - 1:
+    if (
+        whole is None
+        or whole.shape is None
+        or parts is None
+        or len(parts) != len(_SPLIT)
+        or len(whole.shape) != len(_SPLIT) - 1
+    ):
         return False
     heads, width = parts[2], parts[3]
     same = [str(axis) for axis in list(whole.shape)[:2]] == [str(axis) for axis in list(parts)[:2]]
@@ -125,7 +156,11 @@ def _drop(add: ir.Node, bare: ir.Value) -> None:
 
 
 def _constant_input(node: ir.Node) -> tuple[int, NDArray[np.float32] | None]:
-    found = [(index, constant) for index, value in enumerate(node.inputs) if (constant := constant_of(value)) is not None]
+    found = [
+        (index, constant)
+        for index, value in enumerate(node.inputs)
+        if (constant := constant_of(value)) is not None
+    ]
     return found[0] if len(found) == 1 else (0, None)
 
 
@@ -141,7 +176,11 @@ def _order(node: ir.Node) -> tuple[int, ...] | None:
 
 def _maker(value: ir.Value | None) -> ir.Node | None:
     """The node that computes the value, if it is read in one place only."""
-    return value.producer() if value is not None and len(list(value.uses())) == 1 and not value.is_graph_output() else None
+    return (
+        value.producer()
+        if value is not None and len(list(value.uses())) == 1 and not value.is_graph_output()
+        else None
+    )
 
 
 def _reader(node: ir.Node | None, kind: str) -> ir.Node | None:

@@ -1,8 +1,9 @@
-"""int8 weights with activations quantised per row while running: the fast integer form of ONNX Runtime on CPUs.
+"""int8 weights with activations quantised per row while running: the fast integer form
+of ONNX Runtime on CPUs.
 
-Per row, not per tensor as onnxruntime's own dynamic quantisation: then a row's scale depends on that row alone, a text's
-embedding does not depend on the texts beside it, and the error is smaller. Measured in docs/decisions/int8.md.
-Uses com.microsoft.MatMulIntegerToFloat, so the result is for ONNX Runtime only.
+Per row, not per tensor as onnxruntime's own dynamic quantisation: then a row's scale depends on that row
+alone, a text's embedding does not depend on the texts beside it, and the error is smaller. Measured in
+docs/decisions/int8.md. Uses com.microsoft.MatMulIntegerToFloat, so the result is for ONNX Runtime only.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from .surgery import Surgeon, constant_of, heads, unguard
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Weights use 7 bits: without VNNI, x86 adds two u8 x s8 products in 16 bits, and 2 * 255 * 64 is the most that fits.
+# Weights use 7 bits: without VNNI, x86 adds two u8 x s8 products in 16 bits, and 2 * 255 * 64
+# is the most that fits.
 WEIGHT_LIMIT = 63
-# Below this a product is not worth quantising: the passes over its activations cost what the integer product saves.
+# Below this a product is not worth quantising: the passes over its activations cost what the
+# integer product saves.
 _SMALLEST_SIDE = 16
 # Tables below this (positions, token types) save nothing worth their error.
 _SMALLEST_TABLE = 1 << 18
-# gelu(x) is never below this, so its outputs are shifted to be positive and use all 255 levels instead of half of them.
+# gelu(x) is never below this, so its outputs are shifted to be positive and use all 255 levels
+# instead of half of them.
 _GELU_MINIMUM = 0.17001
 _TINY = np.float32(1e-12)
 
@@ -42,7 +46,8 @@ class Quantised:
 
 
 def int8_from_onnx(source: Path, target: Path, *, keep: Collection[str] = ()) -> Quantised:
-    """Writes the int8 form of an fp32 graph. `keep` names products (as in `Quantised.products`) that stay fp32."""
+    """Writes the int8 form of an fp32 graph. `keep` names products (as in
+    `Quantised.products`) that stay fp32."""
     import onnx_ir as ir
 
     from ..onnx_files import save
@@ -123,7 +128,9 @@ def _rows(surgeon: Surgeon, flats: Flats, node: ir.Node, x: ir.Value, width: int
     size = flat if positive else surgeon.node(node, "Abs", flat)
     largest = surgeon.node(node, "ReduceMax", size, last, keepdims=0)
     largest = surgeon.node(node, "Max", largest, surgeon.constant("tiny", np.array(_TINY, np.float32)))
-    scale = surgeon.node(node, "Mul", largest, surgeon.constant(f"1/{levels}", np.array(1 / levels, np.float32)))
+    scale = surgeon.node(
+        node, "Mul", largest, surgeon.constant(f"1/{levels}", np.array(1 / levels, np.float32))
+    )
     return _Rows(
         values=surgeon.node(node, "QuantizeLinear", flat, scale, flats.zeros(node, x, scale, zero), axis=0),
         scales=surgeon.node(node, "Unsqueeze", scale, surgeon.constant("axis 1", np.array([1], np.int64))),
@@ -133,8 +140,11 @@ def _rows(surgeon: Surgeon, flats: Flats, node: ir.Node, x: ir.Value, width: int
     )
 
 
-def _product(surgeon: Surgeon, flats: Flats, node: ir.Node, x: _Rows, weights: NDArray[np.float32], name: str) -> None:
-    """y = scale(row) * scale(column) * integers, then the shift of the activations is taken out with the column sums."""
+def _product(
+    surgeon: Surgeon, flats: Flats, node: ir.Node, x: _Rows, weights: NDArray[np.float32], name: str
+) -> None:
+    """y = scale(row) * scale(column) * integers, then the shift of the activations is taken
+    out with the column sums."""
     columns = np.maximum(np.abs(weights).max(axis=0), _TINY).astype(np.float32) / np.float32(WEIGHT_LIMIT)
     whole = np.clip(np.rint(weights / columns), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
     y = surgeon.node(
@@ -151,7 +161,9 @@ def _product(surgeon: Surgeon, flats: Flats, node: ir.Node, x: _Rows, weights: N
     bias, add = _bias(node)
     correction = -x.shift * (whole.astype(np.float32) * columns).sum(axis=0) if x.shift else None
     if bias is not None or correction is not None:
-        total = (bias if bias is not None else np.float32(0)) + (correction if correction is not None else np.float32(0))
+        total = (bias if bias is not None else np.float32(0)) + (
+            correction if correction is not None else np.float32(0)
+        )
         y = surgeon.node(node, "Add", y, surgeon.constant(f"{name}/bias", np.asarray(total, np.float32)))
     replaced = add if add is not None else node
     flats.back(node, y, x.source, replaced.outputs[0], weights.shape[1])
@@ -161,7 +173,8 @@ def _product(surgeon: Surgeon, flats: Flats, node: ir.Node, x: _Rows, weights: N
 
 
 def _bias(node: ir.Node) -> tuple[NDArray[np.float32] | None, ir.Node | None]:
-    """The constant vector added to the product, and the node that adds it, if nothing else reads the bare product."""
+    """The constant vector added to the product, and the node that adds it, if nothing
+    else reads the bare product."""
     uses = list(node.outputs[0].uses())
     if len(uses) != 1 or node.outputs[0].is_graph_output() or uses[0].node.op_type != "Add":
         return None, None

@@ -1,9 +1,10 @@
-"""fp16 and bf16 graphs for strongly typed engines: products in few bits, everything that sums or compares in fp32.
+"""fp16 and bf16 graphs for strongly typed engines: products in few bits, everything that
+sums or compares in fp32.
 
-Low precision holds for products, their biases and the activations between them. Norms, softmax with its mask, residual sums,
-rotary angles, pooling and heads compute in fp32, and so does every elementwise node with an fp32 input: only a product takes
-precision down again. So no mask constant is ever written in 16 bits, and residual sums cannot overflow.
-Inputs and outputs of the graph keep their types.
+Low precision holds for products, their biases and the activations between them. Norms, softmax with its mask,
+residual sums, rotary angles, pooling and heads compute in fp32, and so does every elementwise node with an
+fp32 input: only a product takes precision down again. So no mask constant is ever written in 16 bits, and
+residual sums cannot overflow. Inputs and outputs of the graph keep their types.
 """
 
 from __future__ import annotations
@@ -20,9 +21,26 @@ from .surgery import PRODUCTS, Surgeon, heads, norm_inputs, unguard
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Neg", "Gelu", "Relu", "Tanh", "Erf", "Sigmoid", "LeakyRelu", "Elu", "Swish", "HardSwish"})
+_ELEMENTWISE = frozenset(
+    {
+        "Add",
+        "Sub",
+        "Mul",
+        "Neg",
+        "Gelu",
+        "Relu",
+        "Tanh",
+        "Erf",
+        "Sigmoid",
+        "LeakyRelu",
+        "Elu",
+        "Swish",
+        "HardSwish",
+    }
+)
 _MOVES = frozenset({
-    "Reshape", "Transpose", "Concat", "Slice", "Split", "Gather", "GatherND", "GatherElements", "Unsqueeze", "Squeeze", "Expand",
+    "Reshape", "Transpose", "Concat", "Slice", "Split", "Gather", "GatherND", "GatherElements", "Unsqueeze",
+    "Squeeze", "Expand",
     "Identity", "Flatten", "Pad", "Tile", "Where",
 })  # fmt: skip
 _LARGEST_HALF = 65504.0
@@ -53,7 +71,11 @@ def lower(model: ir.Model, precision: Literal["fp16", "bf16"]) -> int:
     import ml_dtypes
     import onnx_ir as ir
 
-    kind, dtype = (ir.DataType.FLOAT16, np.float16) if precision == "fp16" else (ir.DataType.BFLOAT16, ml_dtypes.bfloat16)
+    kind, dtype = (
+        (ir.DataType.FLOAT16, np.float16)
+        if precision == "fp16"
+        else (ir.DataType.BFLOAT16, ml_dtypes.bfloat16)
+    )
     unguard(model)
     lowering = _Lowering(model, precision, kind, np.dtype(dtype))
     for node in list(model.graph):
@@ -75,7 +97,8 @@ class _Lowering:
         self._surgeon = Surgeon(model, prefix)
         self._high = heads(model.graph)
         """Nodes that stay fp32 whatever their inputs are."""
-        # A sum that a norm reads is the residual stream: it grows with depth, and would leave fp16's range in large models.
+        # A sum that a norm reads is the residual stream: it grows with depth, and would leave fp16's
+        # range in large models.
         for value in (value for node in model.graph for value in norm_inputs(node)):
             if (producer := value.producer()) is not None:
                 self._high.add(producer)
@@ -121,17 +144,30 @@ class _Lowering:
         self._graph.outputs[index] = made
 
     def _is_low(self, node: ir.Node) -> bool:
-        computed = [value for value in node.inputs if value is not None and value.const_value is None and self._is_float(value)]
-        constants = [value for value in node.inputs if value is not None and value.const_value is not None and self._is_float(value)]
-        if node in self._high or not all(self._fits(value.const_value) for value in constants if value.const_value is not None):
+        computed = [
+            value
+            for value in node.inputs
+            if value is not None and value.const_value is None and self._is_float(value)
+        ]
+        constants = [
+            value
+            for value in node.inputs
+            if value is not None and value.const_value is not None and self._is_float(value)
+        ]
+        if node in self._high or not all(
+            self._fits(value.const_value) for value in constants if value.const_value is not None
+        ):
             return False
         if node.op_type in PRODUCTS:
             return True
         if node.op_type in _ELEMENTWISE:
             return bool(computed) and all(value in self._low for value in computed)
         if node.op_type in _MOVES:
-            # Of constants alone: an embedding table or an unfolded weight may be stored low, a mask's two values may not.
-            return all(value in self._low for value in computed) and (bool(computed) or (bool(constants) and node.op_type != "Where"))
+            # Of constants alone: an embedding table or an unfolded weight may be stored low, a
+            # mask's two values may not.
+            return all(value in self._low for value in computed) and (
+                bool(computed) or (bool(constants) and node.op_type != "Where")
+            )
         return False
 
     def _is_float(self, value: ir.Value) -> bool:
@@ -139,7 +175,9 @@ class _Lowering:
 
     def _fits(self, tensor: ir.TensorProtocol) -> bool:
         if isinstance(tensor, Streamed):
-            return bool(tensor.largest() <= (_LARGEST_HALF if self._dtype == np.float16 else np.finfo(np.float32).max))
+            return bool(
+                tensor.largest() <= (_LARGEST_HALF if self._dtype == np.float16 else np.finfo(np.float32).max)
+            )
         array = tensor.numpy()
         if self._dtype != np.float16 or array.size == 0:
             return bool(np.isfinite(array).all())
@@ -153,7 +191,9 @@ class _Lowering:
                 lowered = value.const_value.lowered(self._kind, f"{self._prefix}/{value.name}")
                 self._casts[value, True] = self._surgeon.attach(lowered)
             else:
-                self._casts[value, True] = self._surgeon.constant(str(value.name), value.const_value.numpy().astype(self._dtype))
+                self._casts[value, True] = self._surgeon.constant(
+                    str(value.name), value.const_value.numpy().astype(self._dtype)
+                )
         return self._casts[value, True]
 
     def _cast(self, node: ir.Node, value: ir.Value, *, low: bool) -> ir.Value:

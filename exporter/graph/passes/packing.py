@@ -1,8 +1,10 @@
-"""Takes padding out of what works on each token alone: products, norms, activations and residual sums, nine tenths of a transformer.
+"""Takes padding out of what works on each token alone: products, norms, activations and residual sums, nine
+tenths of a transformer.
 
-Rows that the attention mask leaves out are dropped in front of such a stretch, and only where tokens meet (attention, pooling) is
-each text given its own row again. A batch of unlike lengths then costs little more than its tokens. Nodes are added, none is changed:
-`unpack` takes them out again, for engines whose shapes are fixed before they run.
+Rows that the attention mask leaves out are dropped in front of such a stretch, and only where tokens meet
+(attention, pooling) is each text given its own row again. A batch of unlike lengths then costs little more
+than its tokens. Nodes are added, none is changed: `unpack` takes them out again, for engines whose shapes
+are fixed before they run.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ _PREFIX = "packed"
 _ROWS = "rows"
 """Name of the axis of all tokens that the mask admits."""
 _ELEMENTWISE = frozenset({
-    "Abs", "Add", "Cast", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish",
+    "Abs", "Add", "Cast", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSwish", "Identity", "LeakyRelu",
+    "Log", "Max", "Min", "Mish",
     "Mul", "Neg", "Pow", "Reciprocal", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Swish", "Tanh",
 })  # fmt: skip
 _ALONG_WIDTH = frozenset({"Concat", "ReduceMax", "ReduceMean", "ReduceSum", "Split"})
@@ -29,8 +32,8 @@ _RANK = 3  # [batch, tokens, width]
 
 
 def pack(model: ir.Model) -> bool:
-    """Packs a graph in place; answers whether there was anything to pack. Outputs keep their shapes; rows of padding hold some other
-    token's numbers."""
+    """Packs a graph in place; answers whether there was anything to pack. Outputs keep their shapes; rows of
+    padding hold some other token's numbers."""
     graph = model.graph
     mask = next((value for value in graph.inputs if value.name == "attention_mask"), None)
     chosen = _chosen(graph)
@@ -58,7 +61,11 @@ def unpack(model: ir.Model) -> None:
         source, made = node.inputs[0], node.outputs[0]
         assert source is not None
         before = source.producer()
-        if before is not None and before.op_type == "Reshape" and (before.name or "").startswith(f"{_PREFIX}/"):
+        if (
+            before is not None
+            and before.op_type == "Reshape"
+            and (before.name or "").startswith(f"{_PREFIX}/")
+        ):
             source = before.inputs[0]
             assert source is not None
         made.replace_all_uses_with(source)
@@ -83,14 +90,17 @@ class _Packing:
         self._index(next(iter(model.graph)))
 
     def _index(self, first: ir.Node) -> None:
-        """Where each row of the packed form stands in the padded one, and the other way round (padding: some row that exists)."""
+        """Where each row of the packed form stands in the padded one, and the other way round
+        (padding: some row that exists)."""
         make, constant = self._surgeon.node, self._surgeon.constant
         flat = make(first, "Reshape", self._mask, constant("all", np.array([-1], np.int64)))
         found = make(first, "NonZero", flat)
         self._kept = make(first, "Reshape", found, constant("all", np.array([-1], np.int64)))
         zero, one = constant("zero", np.array(0, np.int64)), constant("one", np.array(1, np.int64))
         before = make(first, "Sub", make(first, "CumSum", flat, zero), one)
-        self._place = make(first, "Reshape", make(first, "Max", before, zero), make(first, "Shape", self._mask))
+        self._place = make(
+            first, "Reshape", make(first, "Max", before, zero), make(first, "Shape", self._mask)
+        )
 
     def enter(self, node: ir.Node) -> None:
         """Everything the node reads that is padded is packed in front of it."""
@@ -100,9 +110,14 @@ class _Packing:
             if value not in self._entered:
                 width = _width(value)
                 flat = self._surgeon.node(
-                    node, "Reshape", value, self._surgeon.constant(f"rows of {width}", np.array([-1, width], np.int64))
+                    node,
+                    "Reshape",
+                    value,
+                    self._surgeon.constant(f"rows of {width}", np.array([-1, width], np.int64)),
                 )
-                self._entered[value] = self._shaped(self._surgeon.node(node, "Gather", flat, self._kept, axis=0), value)
+                self._entered[value] = self._shaped(
+                    self._surgeon.node(node, "Gather", flat, self._kept, axis=0), value
+                )
             node.replace_input_with(index, self._entered[value])
 
     def leave(self, value: ir.Value) -> None:
@@ -133,16 +148,24 @@ class _Packing:
 
 
 def _chosen(graph: ir.Graph) -> dict[ir.Node, None]:
-    """The nodes that are packed, in order: products and norms of [batch, tokens, width], and what works on their results elementwise.
-    Heads are not: what is pooled next is not worth it."""
+    """The nodes that are packed, in order: products and norms of [batch, tokens, width], and what works on
+    their results elementwise. Heads are not: what is pooled next is not worth it."""
     final = heads(graph)
     chosen: dict[ir.Node, None] = {}
     made: set[ir.Value] = set()
     for node in graph:
         read = [value for value in node.inputs if value is not None and constant_of(value) is None]
-        if node in final or not read or not all(value in made or _width(value) for value in read) or not _is_rowwise(node):
+        if (
+            node in final
+            or not read
+            or not all(value in made or _width(value) for value in read)
+            or not _is_rowwise(node)
+        ):
             continue
-        if not _begins(node) and not (any(value in made for value in read) and all(_width(value) != 1 or value in made for value in read)):
+        if not _begins(node) and not (
+            any(value in made for value in read)
+            and all(_width(value) != 1 or value in made for value in read)
+        ):
             continue
         chosen[node] = None
         made.update(node.outputs)
@@ -157,7 +180,9 @@ def _is_rowwise(node: ir.Node) -> bool:
     """Whether it treats every token alike and apart, on whatever axes stand before the last one."""
     if node.domain not in ("", "ai.onnx"):
         return False
-    constants = [found for value in node.inputs if value is not None and (found := constant_of(value)) is not None]
+    constants = [
+        found for value in node.inputs if value is not None and (found := constant_of(value)) is not None
+    ]
     if node.op_type == "MatMul":
         weights = constant_of(node.inputs[1])
         return weights is not None and weights.ndim == 2
@@ -185,7 +210,11 @@ def _are_flat(constants: Iterable[np.ndarray]) -> bool:
 
 def _width(value: ir.Value) -> int | None:
     """Of a [batch, tokens, width]; None for anything else."""
-    if value.shape is None or len(value.shape) != _RANK or [str(axis) for axis in list(value.shape)[:2]] != ["batch", "tokens"]:
+    if (
+        value.shape is None
+        or len(value.shape) != _RANK
+        or [str(axis) for axis in list(value.shape)[:2]] != ["batch", "tokens"]
+    ):
         return None
     width = value.shape[2]
     return width if isinstance(width, int) else None

@@ -1,7 +1,9 @@
-"""Where a rewritten graph goes between [batch, tokens, width] and the [rows, width] that quantised products take.
+"""Where a rewritten graph goes between [batch, tokens, width] and the [rows, width] that
+quantised products take.
 
-Each change of shape is a node, and a short text costs more in nodes than in numbers. So shapes that many products share are computed
-once, an activation between two products stays as it is, and a change back that another one follows is left out.
+Each change of shape is a node, and a short text costs more in nodes than in numbers. So shapes that many
+products share are computed once, an activation between two products stays as it is, and a change back that
+another one follows is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 # What may stand between two products of a feed-forward block, element by element.
-_ELEMENTWISE = frozenset({"Gelu", "Relu", "Sigmoid", "Tanh", "Erf", "Mul", "Add", "Div", "Sub", "Swish", "Mish"})
+_ELEMENTWISE = frozenset(
+    {"Gelu", "Relu", "Sigmoid", "Tanh", "Erf", "Mul", "Add", "Div", "Sub", "Swish", "Mish"}
+)
 
 
 class Flats:
@@ -42,18 +46,27 @@ class Flats:
             return self._known[x]
         rows = self._surgeon.constant(f"rows of {width}", np.array([-1, width], np.int64))
         before = x.producer()
-        bare = before.inputs[0] if before is not None and before.op_type == "Reshape" and len(list(x.uses())) == self._uses(x) else x
+        bare = (
+            before.inputs[0]
+            if before is not None and before.op_type == "Reshape" and len(list(x.uses())) == self._uses(x)
+            else x
+        )
         self._known[x] = self._surgeon.node(node, "Reshape", bare, rows)
         return self._known[x]
 
     def back(self, node: ir.Node, y: ir.Value, source: ir.Value, replaced: ir.Value, width: int) -> None:
-        """`replaced` becomes `y` [rows, width] in the leading axes of `source`, unless all that read it change its shape anyway."""
+        """`replaced` becomes `y` [rows, width] in the leading axes of `source`, unless all that read it
+        change its shape anyway."""
         if _is_flat(source):
             y.shape, y.type = replaced.shape, replaced.type
             replaced.replace_all_uses_with(y)
             return
         uses = list(replaced.uses())
-        if uses and not replaced.is_graph_output() and all(_is_whole(use.node) and use.idx == 0 for use in uses):
+        if (
+            uses
+            and not replaced.is_graph_output()
+            and all(_is_whole(use.node) and use.idx == 0 for use in uses)
+        ):
             for use in uses:
                 use.node.replace_input_with(0, y)
             return
@@ -67,7 +80,9 @@ class Flats:
         key = ("zeros", zero, leading(x))
         if leading(x) is None or key not in self._shared:
             one = self._surgeon.constant(f"zero {zero}", np.array([zero], np.uint8))
-            self._shared[key] = self._surgeon.node(node, "Expand", one, self._surgeon.node(node, "Shape", scale))
+            self._shared[key] = self._surgeon.node(
+                node, "Expand", one, self._surgeon.node(node, "Shape", scale)
+            )
         return self._shared[key]
 
     def _shape(self, node: ir.Node, source: ir.Value, width: int) -> ir.Value:
@@ -78,30 +93,43 @@ class Flats:
         return self._shared[key]
 
     def _axes(self, node: ir.Node, source: ir.Value) -> ir.Value:
-        """Sizes of all axes of `source` but the last, taken from the first value that has them, as `source` itself may go."""
+        """Sizes of all axes of `source` but the last, taken from the first value that has them,
+        as `source` itself may go."""
         key = ("axes", leading(source))
         if leading(source) is None or key not in self._shared:
-            first, last = (self._surgeon.constant(name, np.array([at], np.int64)) for name, at in (("first", 0), ("last axis", -1)))
-            self._shared[key] = self._surgeon.node(node, "Slice", self._surgeon.node(node, "Shape", source), first, last)
+            first, last = (
+                self._surgeon.constant(name, np.array([at], np.int64))
+                for name, at in (("first", 0), ("last axis", -1))
+            )
+            self._shared[key] = self._surgeon.node(
+                node, "Slice", self._surgeon.node(node, "Shape", source), first, last
+            )
         return self._shared[key]
 
     def _uses(self, x: ir.Value) -> int:
         return sum(use.node in self._products and use.idx == 0 for use in x.uses())
 
     def _chain(self, x: ir.Value) -> list[ir.Node] | None:
-        """The elementwise nodes from values whose flat form is known to `x`, in order, if nothing but products reads `x`."""
+        """The elementwise nodes from values whose flat form is known to `x`, in order, if
+        nothing but products reads `x`."""
         found: list[ir.Node] = []
         readers: set[ir.Node] = {use.node for use in x.uses() if use.node in self._products and use.idx == 0}
         axes = leading(x)
         return found if axes is not None and self._walk(x, axes, found, readers) else None
 
-    def _walk(self, value: ir.Value, axes: tuple[str, ...], found: list[ir.Node], readers: set[ir.Node]) -> bool:
+    def _walk(
+        self, value: ir.Value, axes: tuple[str, ...], found: list[ir.Node], readers: set[ir.Node]
+    ) -> bool:
         if leading(value) != axes:
             return False  # broadcast along rows
         if value in self._known:
             return True
         node = value.producer()
-        if node is None or node.op_type not in _ELEMENTWISE or not all(use.node in readers for use in value.uses()):
+        if (
+            node is None
+            or node.op_type not in _ELEMENTWISE
+            or not all(use.node in readers for use in value.uses())
+        ):
             return False
         readers.add(node)
         for each in node.inputs:

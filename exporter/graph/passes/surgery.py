@@ -1,4 +1,5 @@
-"""Small building blocks for rewriting an ONNX graph with onnx-ir: named constants, node chains, and where the heads begin."""
+"""Small building blocks for rewriting an ONNX graph with onnx-ir: named constants, node chains,
+and where the heads begin."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"})
+NORMS = frozenset(
+    {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"}
+)
 # exp of it is 0 in fp32, and adding any score to it does not overflow.
 _NEVER = np.float32(-1e30)
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "Attention"})
@@ -30,7 +33,9 @@ class Surgeon:
 
         if name not in self._constants:
             # asarray, as ascontiguousarray would make one number a vector of one.
-            self._constants[name] = self.attach(ir.tensor(np.asarray(array, order="C"), name=f"{self._prefix}/{name}"))
+            self._constants[name] = self.attach(
+                ir.tensor(np.asarray(array, order="C"), name=f"{self._prefix}/{name}")
+            )
         return self._constants[name]
 
     def attach(self, tensor: ir.TensorProtocol) -> ir.Value:
@@ -42,12 +47,20 @@ class Surgeon:
         self.graph.register_initializer(value)
         return value
 
-    def node(self, before: ir.Node | None, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+    def node(
+        self, before: ir.Node | None, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any
+    ) -> ir.Value:
         """A node in front of `before` (None: behind all others), answering its one output."""
         import onnx_ir as ir
 
         self._number += 1
-        made = ir.node(kind, list(inputs), attributes=attributes or None, domain=domain, name=f"{self._prefix}/{kind}_{self._number}")
+        made = ir.node(
+            kind,
+            list(inputs),
+            attributes=attributes or None,
+            domain=domain,
+            name=f"{self._prefix}/{kind}_{self._number}",
+        )
         made.outputs[0].name = f"{self._prefix}/{kind.lower()}_{self._number}"
         if before is None:
             self.graph.append(made)
@@ -57,7 +70,8 @@ class Surgeon:
 
 
 def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
-    """The array behind an initialiser (or behind a Transpose of one, as exports of untouched weights have); None if it is computed."""
+    """The array behind an initialiser (or behind a Transpose of one, as exports of untouched weights
+    have); None if it is computed."""
     if value is None:
         return None
     if value.const_value is not None:
@@ -74,8 +88,9 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
 def heads(graph: ir.Graph) -> set[ir.Node]:
     """The nodes after the last norm: pooling, projections, classifiers.
 
-    Found from the outputs backwards, up to the inputs of norms. A head without any norm before it (or one that runs into the
-    attention of a layer) ends at its nearest products instead, so that a body never counts as a head.
+    Found from the outputs backwards, up to the inputs of norms. A head without any norm before it
+    (or one that runs into the attention of a layer) ends at its nearest products instead, so that a
+    body never counts as a head.
     """
     found: set[ir.Node] = set()
     roots = {value for node in graph for value in norm_inputs(node)}
@@ -94,17 +109,20 @@ def norm_inputs(node: ir.Node) -> Iterable[ir.Value]:
     elif node.op_type == "ReduceMean" and node.inputs[0] is not None:
         square = node.inputs[0].producer()
         if square is not None and (
-            square.op_type == "Pow" or (square.op_type == "Mul" and len(square.inputs) == 2 and square.inputs[0] is square.inputs[1])
+            square.op_type == "Pow"
+            or (square.op_type == "Mul" and len(square.inputs) == 2 and square.inputs[0] is square.inputs[1])
         ):
             yield from (value for value in square.inputs[:1] if value is not None)
 
 
 def unguard(model: ir.Model) -> None:
-    """Removes torch's guard `where(isnan(softmax), 0, softmax)` and masks with a large finite number instead of minus infinity.
+    """Removes torch's guard `where(isnan(softmax), 0, softmax)` and masks with a large finite number
+    instead of minus infinity.
 
-    The guard serves rows that may attend to nothing; those are padding here, and pooling leaves them out. It costs two passes over the
-    attention weights (3 to 16 % of MiniLM in onnxruntime, most at 512 tokens), and with it TensorRT-RTX 1.7 fails on 16-bit attention
-    (mha_fusion.cpp: is_softmax). In fp32 the finite mask still vanishes in the softmax.
+    The guard serves rows that may attend to nothing; those are padding here, and pooling leaves them out. It
+    costs two passes over the attention weights (3 to 16 % of MiniLM in onnxruntime, most at 512 tokens), and
+    with it TensorRT-RTX 1.7 fails on 16-bit attention (mha_fusion.cpp: is_softmax). In fp32 the finite mask
+    still vanishes in the softmax.
     """
     import onnx_ir.passes.common as passes
 
@@ -118,15 +136,19 @@ def unguard(model: ir.Model) -> None:
                 if value is not None and value.const_value is not None and value.const_value.size == 1:
                     array = value.const_value.numpy()
                     if array.dtype == np.float32 and np.isneginf(array).all():
-                        node.replace_input_with(index, surgeon.constant(f"never {array.ndim}", np.full_like(array, _NEVER)))
+                        node.replace_input_with(
+                            index, surgeon.constant(f"never {array.ndim}", np.full_like(array, _NEVER))
+                        )
     passes.RemoveUnusedNodesPass()(model)
 
 
 def keep_empty_rows(model: ir.Model) -> None:
-    """Gives rows that may attend to nothing zeros, as torch's attention does. Goes in front of `unguard`, which drops what marks them.
+    """Gives rows that may attend to nothing zeros, as torch's attention does. Goes in front of `unguard`,
+    which drops what marks them.
 
-    torch.onnx writes the smallest finite number where torch has minus infinity, so the softmax of such a row is a mean of all keys and
-    never the NaN that torch's guard waits for. What is attended is multiplied by whether the mask admits any key, [batch, 1, rows, 1].
+    torch.onnx writes the smallest finite number where torch has minus infinity, so the softmax of such a row
+    is a mean of all keys and never the NaN that torch's guard waits for. What is attended is multiplied by
+    whether the mask admits any key, [batch, 1, rows, 1].
     """
     import onnx_ir as ir
 
@@ -145,14 +167,17 @@ def keep_empty_rows(model: ir.Model) -> None:
         for attend in [use.node for use in node.outputs[0].uses()]:
             attended = attend.outputs[0]
             readers = list(attended.uses())
-            kept = surgeon.node(min((use.node for use in readers), key=places.__getitem__), "Mul", attended, admits[mask])
+            kept = surgeon.node(
+                min((use.node for use in readers), key=places.__getitem__), "Mul", attended, admits[mask]
+            )
             kept.shape, kept.type = attended.shape, attended.type
             for use in readers:
                 use.node.replace_input_with(use.idx, kept)
 
 
 def _mask_of(weights: ir.Value) -> ir.Value | None:
-    """Which keys `softmax(scores + where(mask, 0, never))` admits, [batch, 1, rows, keys]; None where nothing is masked."""
+    """Which keys `softmax(scores + where(mask, 0, never))` admits, [batch, 1, rows, keys]; None
+    where nothing is masked."""
     total = _producer(_input(weights.producer(), 0), "Add")
     for value in total.inputs if total is not None else ():
         chosen = _producer(value, "Where")
@@ -183,7 +208,9 @@ def _guarded(node: ir.Node) -> ir.Value | None:
 
 def _is_product(value: ir.Value) -> bool:
     producer = value.producer()
-    return producer is not None and producer.op_type in PRODUCTS and constant_of(producer.inputs[1]) is not None
+    return (
+        producer is not None and producer.op_type in PRODUCTS and constant_of(producer.inputs[1]) is not None
+    )
 
 
 def _backwards(values: Iterable[ir.Value], stop: Any) -> set[ir.Node]:

@@ -1,7 +1,7 @@
 """Shortens what torch.onnx spells out at length, in plain ONNX that every engine reads.
 
-A short text costs more in nodes than in numbers: a launch of one is microseconds, and attention comes with a dozen that only move shapes
-about. Nothing here changes a number.
+A short text costs more in nodes than in numbers: a launch of one is microseconds, and attention comes with a
+dozen that only move shapes about. Nothing here changes a number.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def tidy(model: ir.Model) -> None:
 
 
 def _transposed(node: ir.Node) -> ir.Value | None:
-    """x of `reshape(transpose(reshape(x, [-1, s, d]), (0, 2, 1)), [b, h, d, s])`: its last two axes change places, no more."""
+    """x of `reshape(transpose(reshape(x, [-1, s, d]), (0, 2, 1)), [b, h, d, s])`: its last two
+    axes change places, no more."""
     if node.op_type != "Reshape" or (turned := _producer(node.inputs[0], "Transpose")) is None:
         return None
     order = turned.attributes.get("perm")
@@ -49,7 +50,8 @@ def _transposed(node: ir.Node) -> ir.Value | None:
 
 
 def _sizes(shape: ir.Value | None, x: ir.Value) -> Sequence[int | None] | None:
-    """Which axes of `x` a concatenated shape names, None among them for the -1 that means the rest; None if it is something else."""
+    """Which axes of `x` a concatenated shape names, None among them for the -1 that means the rest; None
+    if it is something else."""
     joined = _producer(shape, "Concat")
     if joined is None:
         return None
