@@ -22,9 +22,10 @@ from .context import Context
 from .endpoints import tei
 from .endpoints.routes import MODELS, ROUTES, absent
 from .errors import ApiError, api_error, body, response, surprising
+from .execution import Workshop
 from .headers import header
 from .http import middleware
-from .http.gate import Gate
+from .http.access import Gate
 from .lifespan import lifespan
 from .metrics.prometheus import Metrics
 from .metrics.state import State
@@ -33,7 +34,6 @@ from .models.adapters import Adapters
 from .models.registry import Registry
 from .pages import playground, reference
 from .settings import Settings
-from .work import Workshop
 
 log = logging.getLogger("poolrt.serve")
 

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from .errors import ApiError
+from .execution import Workshop
 from .logs import log_inputs
 from .metrics.prometheus import Metrics
 from .metrics.state import State
@@ -18,7 +19,6 @@ from .models.adapter_loading import Loader
 from .models.registry import Registry, Served
 from .responses import answer_id
 from .settings import Settings
-from .work import Workshop
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ from ..heads.planning import Part, Plan
 from . import onnx_files
 from .passes.biases import fold
 from .passes.packing import pack
+from .passes.simplify import tidy
 from .passes.surgery import keep_empty_rows, unguard
-from .passes.tidy import tidy
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from ..context import context_of
 from ..errors import UNREAD, ApiError
+from ..execution import LIGHT_BYTES
 from ..http.request_body import admit, check_media_type, counted, form, parse, read_bytes
-from ..work import LIGHT_BYTES
 from .route import Endpoint, Route
 
 

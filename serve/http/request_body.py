@@ -17,7 +17,7 @@ from ..errors import UNREAD, ApiError
 from ..headers import declared_bytes, header
 from ..models.registry import Registry
 from ..schema.body import Body
-from ..schema.problems import Problem, message
+from ..schema.validation_errors import Problem, message
 from ..settings import Settings
 from . import large_json
 from .memory_budget import FREE_BYTES, HELD, Budget, Hold, check_items, check_values

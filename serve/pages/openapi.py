@@ -7,7 +7,7 @@ from typing import Any
 
 from ..endpoints.route import BYTES, JSON, Route
 from ..endpoints.routes import ROUTES
-from ..http.gate import OPEN
+from ..http.access import OPEN
 from ..schema.validation import json_schema
 from ..settings import Settings
 from ..version import version

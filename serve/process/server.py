@@ -20,8 +20,8 @@ import uvicorn
 from ...runtime.errors import EXIT_INTERNAL, EXIT_OK, InputError, PoolrtError
 from ..app import create_app
 from ..context import Context
+from ..http.access import OPEN
 from ..http.connections import Limits, affordable
-from ..http.gate import OPEN
 from ..http.protocol import protocol
 from ..json_logs import json_error
 from ..models.adapters import Adapters

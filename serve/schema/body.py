@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import UNREAD, ApiError
-from .plain_words import sentence
-from .problems import distinct, dotted, message, problems_of
+from .refusal_sentence import sentence
 from .validation import Record, restore_integers, validator
+from .validation_errors import distinct, dotted, message, problems_of
 
 BOTH_ENDS = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
 PADDED = (

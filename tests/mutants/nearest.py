@@ -39,14 +39,14 @@ RUNTIME = {
     "test_model": ("model", "vllm/llm", "loader", "statistics", "errors", "engines/ort", "engines/table"),
 }  # fmt: skip
 SERVE = {
-    "test_access": ("http/gate", "app", "headers", "settings"),
+    "test_access": ("http/access", "app", "headers", "settings"),
     "test_logs": ("context", "json_logs"),
     "test_certificates": ("process/certificates", "process/server"),
     "test_cli": ("cli", "flags", "lifespan", "process/listening", "process/startup", "process/positionals",
     "process/server", "settings"),
     "test_clock test_connections": ("http/connections", "http/write_gathering"),
     "test_clock test_limits": ("http/memory_budget",),
-    "test_errors": ("errors", "schema/validation", "schema/problems", "http/request_body"),
+    "test_errors": ("errors", "schema/validation", "schema/validation_errors", "http/request_body"),
     "test_embeddings test_goldens": (
         "context", "endpoints/classify", "endpoints/cohere", "endpoints/embeddings", "endpoints/invocations",
         "endpoints/pooling",
@@ -60,14 +60,14 @@ SERVE = {
     "test_errors test_tei": ("models/abilities",),
     "test_openapi test_plain_words test_registry test_stays": ("endpoints/route", "endpoints/routes"),
     "test_operations": (
-        "endpoints/operations", "http/gate", "lifespan", "metrics/prometheus", "http/protocol",
+        "endpoints/operations", "http/access", "lifespan", "metrics/prometheus", "http/protocol",
         "http/request_body", "process/server", "metrics/state",
-        "http/futures", "work", "app",
+        "http/futures", "execution", "app",
         "headers",
     ),
     "test_connections": ("http/protocol",),
     "test_limits": ("lifespan", "logs", "http/request_body", "process/memory_trimming", "http/futures",
-    "work"),
+    "execution"),
     "test_problems": ("schema/validation",),
     "test_prompts": ("endpoints/cohere",),
     "test_protocol": ("http/write_gathering",),
@@ -119,7 +119,7 @@ EXPORTER = {
         "unread",
     ),
     "test_streamed": ("files/adapted_parameter", "graph/tracing", "graph/onnx_files", "base/large",
-    "proof/runner", "graph/streaming", "graph/passes/tidy"),
+    "proof/runner", "graph/streaming", "graph/passes/simplify"),
     "test_verify test_pipeline": ("graph/onnx_files", "pipeline", "proof/reference", "proof/texts",
     "proof/verify"),
 }  # fmt: skip

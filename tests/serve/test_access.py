@@ -13,7 +13,7 @@ from poolrt.serve.app import routes
 from poolrt.serve.cli import check_exposure
 from poolrt.serve.endpoints import routes as table
 from poolrt.serve.headers import declared_bytes, header
-from poolrt.serve.http.gate import OPEN
+from poolrt.serve.http.access import OPEN
 from poolrt.serve.settings import Cors, Settings
 
 from tests.serve.conftest import Live, live

@@ -30,7 +30,7 @@ from poolrt.serve.models.registry import Registry, Served
 from poolrt.serve.process import memory_trimming
 from poolrt.serve.responses import MANY, Json
 from poolrt.serve.schema.body import refusal
-from poolrt.serve.schema.problems import MAX_LINES, problems_of
+from poolrt.serve.schema.validation_errors import MAX_LINES, problems_of
 from poolrt.serve.schema.vllm import EMBEDDINGS, RERANK, EmbeddingText
 from poolrt.serve.settings import Settings
 from starlette.requests import Request

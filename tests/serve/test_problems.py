@@ -9,8 +9,16 @@ from typing import Annotated, Any, Literal
 import pydantic
 import pytest
 from poolrt.serve.schema.body import refusal
-from poolrt.serve.schema.problems import MAX_LINES, MAX_SHOWN, Problem, dotted, message, problems_of, short
 from poolrt.serve.schema.validation import MAX_DEPTH, Free, FreeObject, Many, Record, json_schema, validator
+from poolrt.serve.schema.validation_errors import (
+    MAX_LINES,
+    MAX_SHOWN,
+    Problem,
+    dotted,
+    message,
+    problems_of,
+    short,
+)
 from pydantic import Field
 
 CASES: list[tuple[Any, list[Any]]] = [

@@ -105,7 +105,7 @@ def test_a_rerank_request_goes_straight_down(models: Callable[[str], Model], mod
         way = stays(app, "/rerank", BODY)
     finally:
         app.state.context.workshop.close()
-    assert way[0] == "http/gate.py"
+    assert way[0] == "http/access.py"
     assert way[-1] == "responses.py"
     assert len(way) <= MOST_STAYS, " ".join(way)
     assert len(set(way)) == len(way), f"a file is come back to: {way}"

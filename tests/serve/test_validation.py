@@ -8,8 +8,8 @@ import pytest
 from poolrt.runtime import cancellation
 from poolrt.serve.errors import ApiError
 from poolrt.serve.schema import vllm
-from poolrt.serve.schema.problems import MAX_LINES, Problem, message, problems_of, short
 from poolrt.serve.schema.validation import MAX_DEPTH, FreeObject, Many, restore_integers, shallow
+from poolrt.serve.schema.validation_errors import MAX_LINES, Problem, message, problems_of, short
 from pydantic import Field, TypeAdapter, ValidationError
 
 

@@ -9,8 +9,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .problems import Problem, short
 from .validation import Record, names, required
+from .validation_errors import Problem, short
 
 Form = tuple[tuple[str, ...], type[Record]]
 
