@@ -238,7 +238,7 @@ def verified(
     with steps(_VERIFY):
         _, evidence, left_out = verify.verified(path, reference)
         left_out += published_scores.checked(path)
-    return report.made(
+    return report.of_artifact(
         opened.manifest, str(path), evidence=tuple(evidence), reading=reading, notes=tuple(left_out),
         seconds=steps.seconds,
         next=(f"poolrt serve {path}",),
@@ -332,7 +332,7 @@ def _reported(path: Path, steps: Steps, *, notes: tuple[str, ...], guesses: tupl
         f'poolrt embed {path} "a text"' if first == "embed" else f"poolrt inspect {path}",
         f"poolrt serve {path}",
     )
-    return report.made(
+    return report.of_artifact(
         manifest, str(path), guesses=guesses, evidence=manifest.evidence, reading=manifest.reading,
         notes=notes,
         seconds=dict(steps.seconds), next=following,

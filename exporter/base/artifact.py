@@ -1,9 +1,9 @@
-"""Writes an artifact folder so that nothing unfinished can ever be loaded.
+"""Writes an artifact folder so that an unfinished one can never be loaded.
 
-Work goes on in `OUT/.NAME.partial`. `manifest.json`, which names every file with its size and sha256, is
-written there last; then the folder takes its final name in one rename (or one exchange, where an artifact of
-that name exists). A crash, SIGKILL included, leaves at most a `.partial` folder without a manifest, which the
-next export of the name removes.
+Files are written to `OUT/.NAME.partial`. The last of them is `manifest.json`, which names every file with its
+size and sha256. Then the folder takes its final name in one rename, or in one exchange where an artifact of
+that name exists. A crash, SIGKILL included, leaves at most a `.partial` folder without a manifest. The next
+export of that name removes it.
 """
 
 from __future__ import annotations
@@ -31,21 +31,24 @@ from ...runtime.errors import InputError
 
 GOLDEN = "golden.npz"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
+_AT_FDCWD = -100  # of linux/fcntl.h: names are relative to the working directory
+_RENAME_EXCHANGE = 2  # of linux/fs.h
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An artifact in the making: put files into `folder`, then `commit` a manifest."""
+    """An artifact that is being written: put files into `folder`, then `commit` a manifest."""
 
     folder: Path
     final: Path
     hashed: dict[str, str] = field(default_factory=dict)
-    """File -> sha256 of what was written, where it was taken while writing."""
+    """File -> its sha256, for files that were hashed while they were written."""
 
     def commit(self, manifest: Manifest) -> Path:
-        """Lists and hashes every file, writes the manifest, makes all of it durable and gives
-        the folder its final name."""
+        """Hashes every file, writes the manifest, syncs all to disk and gives the folder its final name.
+
+        Returns the final folder.
+        """
         files = {}
         for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
             name = path.relative_to(self.folder).as_posix()
@@ -65,18 +68,15 @@ class Draft:
 
 @contextmanager
 def draft(out: str | Path, name: str) -> Iterator[Draft]:
-    """Opens `OUT/.NAME.partial` for one writer. Whatever is left there at the end, for
-    whatever reason, is removed.
+    """Opens `OUT/.NAME.partial` for one writer, and removes at the end what is left there.
 
-    Raises InputError for a name that is not a plain folder name, or while another export
-    of that name is running.
+    Raises InputError for a name that is not a plain folder name, and while another export of that name is
+    running.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
-            (
-                f"artifact name {name!r}: use letters, digits, '.', '_' and '-', first a letter or "
-                "digit (--name)"
-            ),
+            f"artifact name {name!r}: use letters, digits, '.', '_' and '-', "
+            "first a letter or digit (--name)",
             field="name",
         )
     home = Path(out)
@@ -84,15 +84,13 @@ def draft(out: str | Path, name: str) -> Iterator[Draft]:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            (f"{home}: not a folder that can be written to ({error.strerror}); choose another with --out"),
+            f"{home}: not a folder that can be written to ({error.strerror}); choose another with --out",
             field="out",
         ) from None
     if (home / name).exists() and not (home / name / contract.FILE).is_file():
         raise InputError(
-            (
-                f"{home / name}: exists and is not an artifact, so it is not replaced; remove it or "
-                "choose --name"
-            ),
+            f"{home / name}: exists and is not an artifact, so it is not replaced; "
+            "remove it or choose --name",
             field="name",
         )
     with _lock(home / f".{name}.lock", name):
@@ -106,7 +104,7 @@ def draft(out: str | Path, name: str) -> Iterator[Draft]:
 
 
 def write_golden(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Plain arrays only: an object array would need pickle to be read again."""
+    """Writes arrays by name. Refuses object arrays, which need pickle to be read again."""
     assert all(array.dtype != object for array in arrays.values()), (
         "golden arrays must be readable without pickle"
     )
@@ -121,7 +119,7 @@ def read_golden(folder: Path) -> dict[str, NDArray[Any]]:
 
 @contextmanager
 def _lock(path: Path, name: str) -> Iterator[None]:
-    """Holds the lock of one artifact's name. The system ends it with the process, however that ends.
+    """Holds the lock of one artifact's name. The system releases it when the process ends.
 
     Raises InputError while another process holds it.
     """
@@ -135,9 +133,9 @@ def _lock(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Remove the file while the lock is held: whoever opened it earlier sees that it is gone, and does not
-        # take a file that nobody else can see for the lock.
-        # Windows removes no open file; there filelock does it after the release
+        # The file is removed while the lock is held. A process that opened it earlier then sees that it is
+        # gone, and opens a new one instead of locking a file without a name. Windows cannot remove an open
+        # file; there filelock removes it after the release.
         with suppress(PermissionError):
             path.unlink(missing_ok=True)
         lock.release()
@@ -148,7 +146,7 @@ def _put_in_place(folder: Path, final: Path) -> None:
         folder.rename(final)
         return
     if not _exchange(folder, final):
-        # Without an exchange there is a moment with no artifact at all: better that than a half-replaced one.
+        # Without an exchange there is a moment without any artifact, but never a half-replaced one.
         aside = folder.with_name(f"{folder.name}.old")
         _remove(aside)
         final.rename(aside)
@@ -157,24 +155,23 @@ def _put_in_place(folder: Path, final: Path) -> None:
     _remove(folder)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Swaps two names atomically; False where the system cannot."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Swaps two names atomically. Returns False where the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
-    here = -100  # AT_FDCWD
-    if renameat2(here, os.fsencode(one), here, os.fsencode(other), _EXCHANGE) == 0:
+    if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
     if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return False
-    raise OSError(number, os.strerror(number), str(other))
+    raise OSError(number, os.strerror(number), str(second))
 
 
 def _remove(folder: Path) -> None:
-    """The manifest goes first: what is left of an interrupted removal does not load either."""
+    """Removes the manifest first, so that what an interrupted removal leaves cannot be loaded."""
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     elif folder.exists():
@@ -184,7 +181,7 @@ def _remove(folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Makes a file, or the names in a folder, survive a loss of power."""
-    if os.name == "nt":  # it opens no folder, and flushes no file that is open for reading
+    if os.name == "nt":  # Windows opens no folder, and flushes no file that is open for reading
         return
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -1,5 +1,4 @@
-"""What an export found in a checkpoint's files instead of being told: shown with its reason, and
-with the way to change it."""
+"""A decision that an export made from a checkpoint's files, with its reason and the way to change it."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """One thing that was found rather than asked for."""
+    """One decision that the user did not make."""
 
     what: str
     value: str

@@ -8,14 +8,16 @@ from typing import Any
 
 from ...runtime.errors import CheckpointError, reason
 
-# The longest published ones are a few megabytes (weight indexes, added tokens); parsed, a file takes some
-# twenty times its size.
+# The longest published files (weight indexes, added tokens) have a few megabytes. A parsed file takes some
+# twenty times its size in memory.
 MOST_BYTES = 16 << 20
 
 
 def json_file(path: Path, kind: type) -> Any:
-    """The JSON value in `path`. Raises CheckpointError when it is missing, too long, not JSON or not
-    a `kind` (dict or list)."""
+    """The JSON value in `path`, a `kind` (dict or list).
+
+    Raises CheckpointError for a file that is missing, too long, not JSON or of another kind.
+    """
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:

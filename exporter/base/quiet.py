@@ -1,4 +1,4 @@
-"""What libraries print while an export runs, kept away from the report."""
+"""Keeps what libraries print while an export runs apart from the report."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ OUT, ERR = 1, 2
 def own_stdout() -> Iterator[None]:
     """Sends what libraries print to standard error, so that standard output holds the command's report alone.
 
-    Libraries print from below Python too (tokenizers: `Ignored unknown kwarg option __type`), so
-    the file descriptor itself is redirected. That concerns the whole process: for a command, not
-    for a library or a server.
+    Libraries print from below Python too (tokenizers: `Ignored unknown kwarg option __type`), so the file
+    descriptor itself is redirected, for the whole process. Only commands may use this, no library or server.
     """
     with contextlib.redirect_stdout(sys.stderr):
         try:
             kept = os.dup(OUT)
             os.dup2(ERR, OUT)
-        except OSError:  # one of them is closed
+        except OSError:  # one of the two is closed
             yield
             return
         try:
@@ -35,15 +34,14 @@ def own_stdout() -> Iterator[None]:
 
 
 def _flush_c() -> None:
-    """What C libraries have buffered would else be written when the process ends, behind the report."""
+    """Flushes C's buffers, which would otherwise be written behind the report when the process ends."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).fflush(None)
 
 
 @contextlib.contextmanager
 def silent_transformers() -> Iterator[None]:
-    """Silences transformers' progress bars and load reports: what they would report is checked
-    and raised by the callers."""
+    """Silences transformers' progress bars and load reports. The callers check what these would report."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

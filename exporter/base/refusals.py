@@ -1,4 +1,4 @@
-"""What other libraries raise about a checkpoint, as one sentence: nothing raw leaves an export."""
+"""Turns what other libraries raise about a checkpoint into one sentence."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Result = TypeVar("Result")
 
 @contextmanager
 def in_one_sentence(what: str) -> Iterator[None]:
-    """Raises CheckpointError(`what`: why) for whatever fails inside; our own errors, interrupts
-    and those of the disk pass.
+    """Raises CheckpointError(`what`: why) for whatever fails inside. Our own errors, interrupts and errors of
+    the disk pass.
 
-    The original error is the cause: POOLRT_DEBUG=1 shows it.
+    The original error is the cause, which POOLRT_DEBUG=1 shows.
     """
     try:
         yield
@@ -31,15 +31,15 @@ def in_one_sentence(what: str) -> Iterator[None]:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """torch.onnx raises pages of advice over the error that stopped it."""
+    """The error below those of torch.onnx, which consist of pages of advice."""
     while type(error).__module__.startswith("torch.onnx") and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def refuses(what: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Of a function whose first argument is a checkpoint, or where it is: what fails inside is
-    `checkpoint: what: why`."""
+    """Decorates a function whose first argument is a checkpoint or its location. Whatever fails inside is
+    raised as CheckpointError(`checkpoint: what: why`)."""
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         @functools.wraps(function)
@@ -53,7 +53,7 @@ def refuses(what: str) -> Callable[[Callable[Arguments, Result]], Callable[Argum
 
 
 def shortened(value: object, most: int = 100) -> str:
-    """A value of a file as part of a sentence."""
+    """The repr of a value from a file, at most `most` characters of it."""
     try:
         text = repr(value)
     except ValueError:  # an int of more digits than Python writes

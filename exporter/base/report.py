@@ -1,4 +1,4 @@
-"""What an export tells: its steps while it runs, and at the end one record, printed as a table or as JSON."""
+"""The steps of an export while it runs, and at the end one record, printed as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Steps:
     """A numbered plan that is announced, carried out in order and timed."""
 
     def __init__(self, titles: Sequence[str], say: Say, *, about: str | None = None) -> None:
-        """`about`: a checkpoint; what a library raises in a step is then told as one sentence about it."""
+        """`about`: a checkpoint's name. What a library raises in a step becomes one sentence about it."""
         self.titles, self.say, self.about = tuple(titles), say, about
         self.seconds: dict[str, float] = {}
         width = len(str(len(self.titles)))
@@ -32,7 +32,7 @@ class Steps:
             say(f"  {number:{width}}. {title}")
 
     def insert(self, title: str, *, after: str) -> None:
-        """One more step, found necessary on the way; what was timed before keeps its numbers."""
+        """Adds a step that turned out to be necessary. Steps already timed keep their seconds."""
         place = self.titles.index(after) + 1
         self.titles = (*self.titles[:place], title, *self.titles[place:])
 
@@ -61,14 +61,14 @@ class Report:
     tasks: tuple[str, ...]
     scoring: str | None
     guesses: tuple[str, ...] = ()
-    """What was found in the checkpoint and how to change it, one line each."""
+    """What was decided from the checkpoint's files and how to change it, one line each."""
     precision: str
     engines: tuple[str, ...]
     sizes: dict[str, int]
     """File -> bytes."""
     evidence: tuple[Evidence, ...]
     reading: Reading | None = None
-    """What the checkpoint's own library said of our PyTorch module; None: it was not asked."""
+    """The comparison of our PyTorch module with the checkpoint's own library; None: there was none."""
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     """Step -> seconds."""
@@ -76,8 +76,8 @@ class Report:
     """Commands to type now."""
 
 
-def made(manifest: Manifest, path: str, **more: object) -> Report:
-    """A report of the artifact that `manifest` describes."""
+def of_artifact(manifest: Manifest, path: str, **more: object) -> Report:
+    """The report of an artifact. `more` fills the fields that its manifest does not know."""
     return Report(
         name=manifest.name,
         path=path,
@@ -92,7 +92,7 @@ def made(manifest: Manifest, path: str, **more: object) -> Report:
 
 
 def table(report: Report) -> str:
-    """The report for people."""
+    """The report as text of several lines."""
     lines = [
         f"{report.name}: {report.architecture}, {report.precision}, tasks {', '.join(report.tasks)}"
         + (f" ({report.scoring})" if report.scoring else ""),
@@ -122,6 +122,7 @@ def reading(record: Reading) -> str:
 
 
 def size(count: int) -> str:
+    """A count of bytes with its unit."""
     return next(
         f"{count / unit:.1f} {name}"
         for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
@@ -142,17 +143,17 @@ def _evidence(evidence: Sequence[Evidence]) -> list[str]:
             "allowed",
         )
     ]
-    for each in evidence:
+    for measured in evidence:
         rows.append(
             (
-                each.engine,
-                each.task,
-                each.shape,
-                str(each.texts),
-                "" if each.worst_cosine is None else f"{each.worst_cosine:.7f}",
-                "" if each.worst_difference is None else f"{each.worst_difference:.1e}",
-                "" if each.rank_agreement is None else f"{each.rank_agreement:.0%}",
-                f"{'>=' if each.worst_cosine is not None else '<='} {each.tolerance:g}",
+                measured.engine,
+                measured.task,
+                measured.shape,
+                str(measured.texts),
+                "" if measured.worst_cosine is None else f"{measured.worst_cosine:.7f}",
+                "" if measured.worst_difference is None else f"{measured.worst_difference:.1e}",
+                "" if measured.rank_agreement is None else f"{measured.rank_agreement:.0%}",
+                f"{'>=' if measured.worst_cosine is not None else '<='} {measured.tolerance:g}",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
