@@ -179,7 +179,7 @@ class Intake:
         priority, deadline_s = options.get("priority", 0), options.get("deadline_s")
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise InputError(
-                (f"priority: expected a whole number, found {type(priority).__name__}"), field="priority"
+                f"priority: expected a whole number, found {type(priority).__name__}", field="priority"
             )
         if priority and self.policy != "priority":
             raise InputError(
@@ -192,7 +192,7 @@ class Intake:
             isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float)
         ):
             raise InputError(
-                (f"deadline_s: expected seconds, found {type(deadline_s).__name__}"), field="deadline_s"
+                f"deadline_s: expected seconds, found {type(deadline_s).__name__}", field="deadline_s"
             )
         return None if deadline_s is None else time.monotonic() + deadline_s
 

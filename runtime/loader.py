@@ -106,10 +106,8 @@ def _changed(
     if max_tokens is not None:
         if not isinstance(max_tokens, int) or not 1 <= max_tokens <= manifest.text.max_tokens:
             raise InputError(
-                (
-                    f"max_tokens is {max_tokens!r}, expected 1 to {manifest.text.max_tokens}, the "
-                    "model's own limit"
-                ),
+                f"max_tokens is {max_tokens!r}, expected 1 to "
+                f"{manifest.text.max_tokens}, the model's own limit",
                 field="max_tokens",
             )
         manifest = replace(manifest, text=replace(manifest.text, max_tokens=max_tokens))
@@ -118,7 +116,7 @@ def _changed(
     if hf_overrides:
         if flags := list(overrides.undone(manifest, hf_overrides, None, {})):
             raise InputError(
-                (f"hf_overrides: export the artifact with {', '.join(flags)}"), field="hf_overrides"
+                f"hf_overrides: export the artifact with {', '.join(flags)}", field="hf_overrides"
             )
         manifest = overrides.widened(manifest, hf_overrides)
     return manifest
@@ -142,7 +140,7 @@ def _check_types(path: object, engine: object) -> None:
         raise InputError(f"path: expected an artifact folder, found {type(path).__name__}", field="path")
     if not isinstance(engine, str):
         raise InputError(
-            (f"engine: expected a name such as 'auto', found {type(engine).__name__}"), field="engine"
+            f"engine: expected a name such as 'auto', found {type(engine).__name__}", field="engine"
         )
 
 

@@ -359,10 +359,8 @@ class Model:
             raise UnsupportedTask(f"{params.NO_PLUGIN} Give load() or LLM() an io_processor_plugin.")
         if not isinstance(prompts, Mapping) or prompts.get("data") is None:
             raise InputError(
-                (
-                    "pooling_task='plugin' takes one object {'data': ...}, where data is what the "
-                    "plugin asks for"
-                ),
+                "pooling_task='plugin' takes one object {'data': ...}, where data is "
+                "what the plugin asks for",
                 field="data",
             )
         prepared = plugin.prepare(prompts["data"], params=pooling_params)

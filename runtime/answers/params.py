@@ -49,18 +49,13 @@ def each(pooling_params: Params, count: int) -> list[PoolingParams]:
         return [pooling_params] * count
     if isinstance(pooling_params, str | Mapping) or not isinstance(pooling_params, Sequence):
         raise InputError(
-            (
-                "pooling_params: expected PoolingParams or a list of them, found "
-                f"{type(pooling_params).__name__}"
-            ),
+            "pooling_params: expected PoolingParams or a list of them, found "
+            f"{type(pooling_params).__name__}",
             field="pooling_params",
         )
     if len(pooling_params) != count:
         raise InputError(
-            (
-                f"The lengths of prompts ({count}) and pooling_params ({len(pooling_params)}) must "
-                "be the same."
-            ),
+            f"The lengths of prompts ({count}) and pooling_params ({len(pooling_params)}) must be the same.",
             field="pooling_params",
         )
     return [PoolingParams() if params is None else params for params in pooling_params]
@@ -89,12 +84,12 @@ def check(manifest: Manifest, task: Task, params: PoolingParams) -> None:
     head = manifest.heads[task]
     if params.task is not None and params.task != task:
         raise InputError(
-            (f"You cannot overwrite PoolingParams.task={params.task!r} with pooling_task={task!r}"),
+            f"You cannot overwrite PoolingParams.task={params.task!r} with pooling_task={task!r}",
             field="task",
         )
     if params.use_activation is not None and not isinstance(params.use_activation, bool):
         raise InputError(
-            (f"use_activation: expected true or false, found {params.use_activation!r}"),
+            f"use_activation: expected true or false, found {params.use_activation!r}",
             field="use_activation",
         )
     if params.dimensions is not None:
@@ -103,13 +98,13 @@ def check(manifest: Manifest, task: Task, params: PoolingParams) -> None:
         for name in ("step_tag_id", "returned_token_ids"):
             if getattr(params, name) is not None:
                 raise InputError(
-                    (f"{name} is only for models with STEP pooling; this head pools {head.pool.upper()}"),
+                    f"{name} is only for models with STEP pooling; this head pools {head.pool.upper()}",
                     field=name,
                 )
     for column in params.returned_token_ids or ():
         if not 0 <= column < head.dim:
             raise InputError(
-                (f"returned_token_ids: {column} is not one of this head's {head.dim} columns"),
+                f"returned_token_ids: {column} is not one of this head's {head.dim} columns",
                 field="returned_token_ids",
             )
 
@@ -123,10 +118,8 @@ def check_dimensions(name: str, task: Task, head: Head, dimensions: int) -> None
         return
     if not head.matryoshka and not head.any_dimension:
         raise InputError(
-            (
-                f'Model "{name}" does not support matryoshka representation, changing output dimensions '
-                "will lead to poor results."
-            ),
+            f'Model "{name}" does not support matryoshka representation, changing output dimensions '
+            "will lead to poor results.",
             field="dimensions",
         )
     if not 1 <= dimensions <= head.dim:
@@ -166,7 +159,7 @@ def score_options(
     known = ("chat_template_kwargs", "max_tokens_per_query", "max_tokens_per_doc")
     if unknown := sorted(set(extra) - set(known)):
         raise InputError(
-            (f"extra_kwargs: unknown {', '.join(map(repr, unknown))}; known are {', '.join(known)}"),
+            f"extra_kwargs: unknown {', '.join(map(repr, unknown))}; known are {', '.join(known)}",
             field="pooling_params",
         )
     variables = {**(extra.get("chat_template_kwargs") or {}), **(template_kwargs or {})}
@@ -185,8 +178,7 @@ def refuse_lora(lora_request: object) -> None:
         for adapter in (lora_request if isinstance(lora_request, list) else [lora_request])
     ):
         raise InputError(
-            "lora_request: an adapter is merged at export (poolrt export CHECKPOINT --lora ADAPTER); "
-            "load that artifact, or use "
-            "LLM(..., enable_lora=True), which takes lora_request",
+            "lora_request: an adapter is merged at export (poolrt export CHECKPOINT --lora ADAPTER); load "
+            "that artifact, or use LLM(..., enable_lora=True), which takes lora_request",
             field="lora_request",
         )

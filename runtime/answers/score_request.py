@@ -106,8 +106,8 @@ def text_of(item: Mapping[str, Any], manifest: Manifest) -> str:
             kind = part.get("type") if isinstance(part, Mapping) else None
             what = f"a part {str(kind)[:100]!r}" if content else "no part"
             raise InputError(
-                f"MultiModalParam is not supported for {manifest.architecture}: found {what}, it reads "
-                "text parts only"
+                f"MultiModalParam is not supported for {manifest.architecture}: found {what}, "
+                "it reads text parts only"
             )
     return "\n".join(part["text"] for part in content)
 
@@ -119,11 +119,11 @@ def task_of(manifest: Manifest) -> Task:
         if "classify" in manifest.heads:
             found = manifest.heads["classify"].dim
             raise UnsupportedTask(
-                (f"Scoring API is only enabled for num_labels == 1. This model has {found}; use classify."),
+                f"Scoring API is only enabled for num_labels == 1. This model has {found}; use classify.",
                 field=None,
             )
         raise UnsupportedTask(
-            (f"This model does not support the Scoring API. Its tasks are {', '.join(manifest.tasks)}."),
+            f"This model does not support the Scoring API. Its tasks are {', '.join(manifest.tasks)}.",
             field=None,
         )
     return TASK[manifest.scoring]
@@ -185,10 +185,8 @@ def _apart(
 ) -> Prepared:
     if asked.template is not None:
         raise InputError(
-            (
-                f"chat_template is for cross-encoders; this model is a {manifest.scoring} and reads "
-                "each text alone"
-            ),
+            f"chat_template is for cross-encoders; this model is a {manifest.scoring} "
+            "and reads each text alone",
             field="chat_template",
         )
     shortened = [
@@ -237,7 +235,7 @@ def _listed(
     """One query and all its documents are one item; several queries have one document each."""
     if asked.template is not None:
         raise InputError(
-            ("chat_template is for cross-encoders; this model's own prompt lists every document"),
+            "chat_template is for cross-encoders; this model's own prompt lists every document",
             field="chat_template",
         )
     queries = preparation.cut_side(first, asked.max_tokens_per_query) if asked.max_tokens_per_query else first
@@ -253,9 +251,8 @@ def _listed(
         marks = [sum(1 for token in item.ids if token == wanted) for wanted in head.keep_ids]
         if marks != [len(several), 1]:
             raise InputError(
-                f"{len(several)} documents need more than the {manifest.text.max_tokens} tokens this "
-                "model reads at once; "
-                "send fewer or shorter ones, or set max_tokens_per_doc"
+                f"{len(several)} documents need more than the {manifest.text.max_tokens} tokens this model "
+                "reads at once; send fewer or shorter ones, or set max_tokens_per_doc"
             )
 
     def finish(answer: Answer) -> Outputs[ScoringOutput]:

@@ -16,7 +16,7 @@ GROUP = "poolrt.commands"
 # command -> (what it does, where it lives in this checkout, extra that installs what it needs)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "export": (
-        ("make a verified artifact of a checkpoint (folder or hub id)"),
+        "make a verified artifact of a checkpoint (folder or hub id)",
         "exporter.cli:export",
         "export",
     ),
@@ -112,7 +112,7 @@ def _usage() -> str:
     lines = [
         "usage: poolrt COMMAND [...]",
         "",
-        ("Pooling models: export with the head, verify, compile, serve behind vLLM's API."),
+        "Pooling models: export with the head, verify, compile, serve behind vLLM's API.",
         "",
     ]
     places = _places()

@@ -56,8 +56,8 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         shapes = ", ".join(f"{one.largest[0]}x{one.largest[1]}" for one in engine.profiles)
         misfit = table.unfit(engine)
         yield (
-            f"  {engine.file}  {engine.backend} {engine.version}, {engine.device}, {engine.precision}, "
-            f"up to {shapes}"
+            f"  {engine.file}  {engine.backend} {engine.version}, {engine.device}, "
+            f"{engine.precision}, up to {shapes}"
         )
         yield f"    {'runs here' if misfit is None else f'does not run here: {misfit}'}"
     if manifest.reading is not None:
@@ -126,6 +126,6 @@ def _evidence(one: Evidence) -> str:
     if one.rank_agreement is not None:
         found.append(f"rank agreement {one.rank_agreement:.3f}")
     return (
-        f"  {one.engine}  {one.task}, {one.shape}: {', '.join(found)} ({one.texts} texts, allowed "
-        f"{one.tolerance})"
+        f"  {one.engine}  {one.task}, {one.shape}: {', '.join(found)} ({one.texts} texts, "
+        f"allowed {one.tolerance})"
     )

@@ -40,21 +40,21 @@ def embed(arguments: Sequence[str]) -> int:
     """poolrt embed: one vector per text."""
     parser = _parser(
         "embed",
-        ("Embeds texts: from the command line, --file, or stdin with one text per line."),
+        "Embeds texts: from the command line, --file, or stdin with one text per line.",
         texts="TEXT",
     )
     parser.add_argument("--dimensions", type=int, help="width of the vectors, for Matryoshka models")
     parser.add_argument("--prompt-name", help="stored prompt to put in front of each text")
     parser.add_argument(
-        "--role", choices=("query", "document"), help=("prepare the texts as this side of a comparison")
+        "--role", choices=("query", "document"), help="prepare the texts as this side of a comparison"
     )
     parser.add_argument(
-        "--out", type=Path, help=("write the vectors to this .npy file instead of printing them")
+        "--out", type=Path, help="write the vectors to this .npy file instead of printing them"
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help=("with --out: go on where an interrupted run of the same texts stopped"),
+        help="with --out: go on where an interrupted run of the same texts stopped",
     )
     asked = parser.parse_args(arguments)
     if asked.resume and asked.out is None:
@@ -73,7 +73,7 @@ def _embedded(asked: argparse.Namespace, texts: list[str]) -> int:
     begin = 0 if file is None else file.rows
     if begin > len(texts):
         raise InputError(
-            (f"--resume: {asked.out} has {begin} vectors, and there are {len(texts)} texts"), field="resume"
+            f"--resume: {asked.out} has {begin} vectors, and there are {len(texts)} texts", field="resume"
         )
     piece = PIECE if file is not None else max(len(texts), 1)
     told: list[dict[str, Any]] = []
@@ -115,8 +115,8 @@ def _embedded(asked: argparse.Namespace, texts: list[str]) -> int:
         if file is None:
             raise
         kept = (
-            f"{file.rows} of {len(texts)} vectors are in {file.path}; the same command with --resume goes "
-            "on from there"
+            f"{file.rows} of {len(texts)} vectors are in {file.path}; the same command with "
+            "--resume goes on from there"
         )
         print(f"poolrt embed: interrupted: {kept if file.rows else 'nothing was written'}", file=sys.stderr)
         return errors.EXIT_INTERRUPTED
@@ -166,10 +166,8 @@ def score(arguments: Sequence[str]) -> int:
     """poolrt score: a query against documents, in their order."""
     parser = _scorer(
         "score",
-        (
-            "Scores a query against documents: from the command line, --file, or stdin with one "
-            "document per line."
-        ),
+        "Scores a query against documents: from the command line, --file, or stdin "
+        "with one document per line.",
     )
     asked = parser.parse_args(arguments)
     documents = _texts(asked.texts, asked.file)
@@ -191,10 +189,7 @@ def rerank(arguments: Sequence[str]) -> int:
     """poolrt rerank: documents by falling score."""
     parser = _scorer(
         "rerank",
-        (
-            "Sorts documents by their score: from the command line, --file, or stdin with one "
-            "document per line."
-        ),
+        "Sorts documents by their score: from the command line, --file, or stdin with one document per line.",
     )
     parser.add_argument("--top-n", type=int, default=0, help="how many to show; 0: all")
     asked = parser.parse_args(arguments)
@@ -220,13 +215,13 @@ def bench(arguments: Sequence[str]) -> int:
     from . import benchmark
 
     parser = _parser(
-        "bench", ("Measures one artifact in this process: texts and tokens per second at several lengths.")
+        "bench", "Measures one artifact in this process: texts and tokens per second at several lengths."
     )
     parser.add_argument(
-        "--seconds", type=float, default=2.0, help=("how long each line is measured (default 2)")
+        "--seconds", type=float, default=2.0, help="how long each line is measured (default 2)"
     )
     parser.add_argument(
-        "--threads", type=int, help=("threads of the engine; default: what this process may use")
+        "--threads", type=int, help="threads of the engine; default: what this process may use"
     )
     asked = parser.parse_args(arguments)
     if asked.seconds <= 0:
@@ -270,7 +265,7 @@ def _parser(name: str, description: str, *, texts: str | None = None) -> Parser:
     parser.add_argument(
         "--engine",
         default="auto",
-        help=("auto, onnxruntime, tensorrt-rtx, ... or an engine file of the artifact"),
+        help="auto, onnxruntime, tensorrt-rtx, ... or an engine file of the artifact",
     )
     parser.add_argument("--json", action="store_true", help="print for machines")
     if texts is not None:
@@ -287,7 +282,7 @@ def _scorer(name: str, description: str) -> Parser:
         "--preparation",
         choices=("model", "vllm"),
         default="model",
-        help=("as the model's own library (default) or as vLLM"),
+        help="as the model's own library (default) or as vLLM",
     )
     return parser
 
@@ -300,7 +295,7 @@ def _add_texts(parser: Parser, name: str) -> None:
     parser.add_argument(
         "--no-truncate",
         action="store_true",
-        help=("refuse texts beyond the model's limit instead of cutting them"),
+        help="refuse texts beyond the model's limit instead of cutting them",
     )
 
 
@@ -325,7 +320,7 @@ def _texts(given: list[str], file: Path | None) -> list[str]:
     source = "stdin" if file is None else str(file)
     if file is None and sys.stdin.isatty():
         raise InputError(
-            ("no text: write texts behind the command, or give --file, or pipe lines in"), field="texts"
+            "no text: write texts behind the command, or give --file, or pipe lines in", field="texts"
         )
     try:
         data = sys.stdin.buffer.read() if file is None else file.read_bytes()
@@ -334,7 +329,7 @@ def _texts(given: list[str], file: Path | None) -> list[str]:
         raise InputError(f"{source}: cannot be read ({error.strerror})", field="file") from None
     except UnicodeDecodeError as error:
         raise InputError(
-            (f"{source}: byte {error.start} is not valid UTF-8; convert the text first"), field="file"
+            f"{source}: byte {error.start} is not valid UTF-8; convert the text first", field="file"
         ) from None
     texts = [line for line in lines if line.strip()]
     if not texts:

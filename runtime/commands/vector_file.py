@@ -38,8 +38,7 @@ class VectorFile:
         if lengths == 0 or float(last @ vector) / lengths < SAME:
             raise InputError(
                 f"--resume: row {self.rows} of {self.path} is not the vector that text {self.rows} has "
-                "here; give the same texts and "
-                "model, or write to another file",
+                "here; give the same texts and model, or write to another file",
                 field="resume",
             )
 
@@ -72,7 +71,7 @@ class VectorFile:
             found = None
         if found is None or found.ndim != 2 or found.dtype != np.dtype("<f4") or not found.flags.c_contiguous:
             raise InputError(
-                (f"--resume: {self.path} holds no vectors that poolrt wrote; write to another file"),
+                f"--resume: {self.path} holds no vectors that poolrt wrote; write to another file",
                 field="resume",
             )
         return found

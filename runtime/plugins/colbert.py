@@ -80,7 +80,7 @@ class ColbertProcessor:
             )
             if not isinstance(content, list):
                 raise InputError(
-                    (f"data.input: expected texts or lists of token ids, found {type(content).__name__}"),
+                    f"data.input: expected texts or lists of token ids, found {type(content).__name__}",
                     field="data",
                 )
             ids = [self.ids["cls"], self.ids[prompt.input_type], *content[: most - 3], self.ids["sep"]]

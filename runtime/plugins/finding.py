@@ -53,9 +53,8 @@ def _class(name: str) -> Callable[..., Any]:
     if point is None:
         known = ", ".join(sorted({*own, *BUILT_IN, *foreign}))
         raise InputError(
-            f"{_told(name)}: there is no such plugin, those installed are {known}; install the package "
-            "that has it, in the environment of "
-            "poolrt",
+            f"{_told(name)}: there is no such plugin, those installed are {known}; install the package that "
+            "has it, in the environment of poolrt",
             field="io_processor_plugin",
         )
     try:
@@ -65,16 +64,14 @@ def _class(name: str) -> Callable[..., Any]:
         made = pkgutil.resolve_name(found) if isinstance(found, str) else found
     except Exception as error:  # other people's code
         raise InputError(
-            f"{_told(name)}: {point.value} cannot be imported ({_short(error)}); install what it "
-            "needs, which is vLLM itself for plugins "
-            "that import it",
+            f"{_told(name)}: {point.value} cannot be imported ({_short(error)}); install what it needs, "
+            "which is vLLM itself for plugins that import it",
             field="io_processor_plugin",
         ) from error
     if not callable(made):
         raise InputError(
-            f"{_told(name)}: {point.value} answered {type(made).__name__}, expected a class or its "
-            "dotted name; mend the package that "
-            "registers it",
+            f"{_told(name)}: {point.value} answered {type(made).__name__}, expected a class or its dotted "
+            "name; mend the package that registers it",
             field="io_processor_plugin",
         )
     return made

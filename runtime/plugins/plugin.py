@@ -96,8 +96,8 @@ class Plugin:
         found = getattr(self.processor, name, None)
         if not callable(found):
             raise InputError(
-                f"the plugin {self.name!r} has no method {name}, so it cannot be used this way; its "
-                "package is to be mended"
+                f"the plugin {self.name!r} has no method {name}, so it cannot be used this way; "
+                "its package is to be mended"
             )
         return found
 
@@ -133,8 +133,8 @@ class Plugin:
         tasks = {None if one.task == "plugin" else one.task for one in merged}
         if len(tasks) > 1:
             raise InputError(
-                f"the plugin {self.name!r} asks for several tasks at once ({', '.join(map(repr, tasks))}); "
-                "one is possible"
+                f"the plugin {self.name!r} asks for several tasks at once "
+                f"({', '.join(map(repr, tasks))}); one is possible"
             )
         # Processors may spell out the full width, which no model needs to be asked for.
         bare = {
@@ -176,7 +176,7 @@ class Plugin:
 
     def _refused(self, why: str) -> InputError:
         return InputError(
-            (f"data: not what the plugin {self.name!r} takes: {why[:MAX_MESSAGE] or 'it did not say why'}"),
+            f"data: not what the plugin {self.name!r} takes: {why[:MAX_MESSAGE] or 'it did not say why'}",
             field="data",
         )
 

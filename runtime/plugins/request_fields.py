@@ -21,11 +21,11 @@ def fields(data: Any, example: str) -> dict[str, Any]:
     """`data` as an object that has an input."""
     if not isinstance(data, dict):
         raise InputError(
-            (f"data: expected an object such as {example}, found {type(data).__name__}"), field="data"
+            f"data: expected an object such as {example}, found {type(data).__name__}", field="data"
         )
     if data.get("input") is None:
         raise InputError(
-            (f"data.input is missing: expected a text, token ids or a list of them, as in {example}"),
+            f"data.input is missing: expected a text, token ids or a list of them, as in {example}",
             field="data",
         )
     return data
@@ -43,6 +43,6 @@ def flag(data: dict[str, Any], name: str) -> bool | None:
     found = data.get(name)
     if found is not None and not isinstance(found, bool):
         raise InputError(
-            (f"data.{name}: expected true, false or null, found {str(found)[:100]!r}"), field="data"
+            f"data.{name}: expected true, false or null, found {str(found)[:100]!r}", field="data"
         )
     return found

@@ -241,7 +241,7 @@ def _pooler(given: PoolerConfig | Mapping[str, Any] | None) -> dict[str, object]
         return given.asked()
     if given is not None and not isinstance(given, Mapping):
         raise InputError(
-            (f"pooler_config: expected PoolerConfig or a dict, found {type(given).__name__}"),
+            f"pooler_config: expected PoolerConfig or a dict, found {type(given).__name__}",
             field="pooler_config",
         )
     return dict(given or {})
@@ -275,8 +275,8 @@ def _undone(wanted: _Wanted, keywords: Mapping[str, Any], manifest: Manifest) ->
         yield f"{keyword} changes the answers: export the artifact with {option}"
     if wanted.revision not in (None, manifest.source.revision):
         yield (
-            f"revision={wanted.revision!r}: the artifact is of revision {manifest.source.revision!r}; "
-            "export that one"
+            f"revision={wanted.revision!r}: the artifact is of revision "
+            f"{manifest.source.revision!r}; export that one"
         )
     dtype = keywords.get("dtype")
     precision = wanted.precision or (None if dtype in _NEUTRAL else _PRECISIONS.get(str(dtype), str(dtype)))
@@ -287,8 +287,8 @@ def _undone(wanted: _Wanted, keywords: Mapping[str, Any], manifest: Manifest) ->
         able = bool(manifest.scoring) if task == "score" else _TASKS.get(task, task) in manifest.tasks
         if not able:
             yield (
-                f"task={task!r}: this artifact has {', '.join(manifest.tasks)}; another needs an export "
-                "with --convert"
+                f"task={task!r}: this artifact has {', '.join(manifest.tasks)}; another needs "
+                "an export with --convert"
             )
 
 

@@ -41,10 +41,8 @@ class Adapters:
         given = checked(prompts_from(prompts))
         if len(requested) != len(given):
             raise InputError(
-                (
-                    f"The lengths of prompts ({len(given)}) and lora_request ({len(requested)}) must "
-                    "be the same."
-                ),
+                f"The lengths of prompts ({len(given)}) and lora_request "
+                f"({len(requested)}) must be the same.",
                 field="lora_request",
             )
         wanted = params.each(pooling_params, len(given))
@@ -68,7 +66,7 @@ class Adapters:
         found = {self.model(one) for one in requested}
         if len(found) != 1:
             raise InputError(
-                ("lora_request: one call of score uses one adapter; call it once for each"),
+                "lora_request: one call of score uses one adapter; call it once for each",
                 field="lora_request",
             )
         return found.pop()
@@ -78,15 +76,13 @@ class Adapters:
             return self.base
         if not isinstance(requested, LoRARequest):
             raise InputError(
-                (
-                    "lora_request: expected poolrt.runtime.LoRARequest(name, id, path), found "
-                    f"{type(requested).__name__}"
-                ),
+                "lora_request: expected poolrt.runtime.LoRARequest(name, id, path), found "
+                f"{type(requested).__name__}",
                 field="lora_request",
             )
         if self._open is None:
             raise InputError(
-                ("lora_request: LoRA is not enabled; open the model with LLM(..., enable_lora=True)"),
+                "lora_request: LoRA is not enabled; open the model with LLM(..., enable_lora=True)",
                 field="lora_request",
             )
         folder = Path(requested.lora_path).resolve()
@@ -100,9 +96,9 @@ class Adapters:
             folder = self._merge(str(folder) if folder.exists() else requested.lora_path)
         if not (folder / FILE).is_file():
             raise InputError(
-                f"lora_request: {requested.lora_path} is not an artifact ({FILE} is missing); adapters "
-                "are merged at export: "
-                f"poolrt export CHECKPOINT --lora {requested.lora_path}, then name what that made",
+                f"lora_request: {requested.lora_path} is not an artifact ({FILE} is missing); adapters are "
+                f"merged at export: poolrt export CHECKPOINT --lora {requested.lora_path}, "
+                "then name what that made",
                 field="lora_request",
             )
         made = open(folder)
@@ -111,7 +107,7 @@ class Adapters:
             made.close()
             found = "has no adapter in it" if source.adapter is None else "adapts other weights"
             raise InputError(
-                (f"lora_request: {requested.lora_path} {found}; expected one of {base.checkpoint}"),
+                f"lora_request: {requested.lora_path} {found}; expected one of {base.checkpoint}",
                 field="lora_request",
             )
         return made
