@@ -1,5 +1,5 @@
-"""Pooling models made a product. What is in here: `poolrt.runtime` runs artifacts, `poolrt.exporter` makes
-them, `poolrt.serve` serves them over HTTP; `python -m poolrt` is the command."""
+"""Pooling models made a product: `poolrt.exporter` makes artifacts of checkpoints, `poolrt.runtime` runs
+them, `poolrt.serve` serves them over HTTP. `python -m poolrt` is the command."""
 
 from __future__ import annotations
 
@@ -18,15 +18,10 @@ if TYPE_CHECKING:
 else:  # hidden from type checkers, which would otherwise accept any name
 
     def __getattr__(name: str) -> Any:
-        """The version, and the names of `poolrt.runtime`, whose import line then is vLLM's with
-        the package's name changed."""
+        """The version, and every public name of `poolrt.runtime`, so that a script of vLLM ports by the name
+        of the package in its import line."""
         if name == "__version__":
-            from importlib.metadata import PackageNotFoundError, version
-
-            try:
-                return version("poolrt")
-            except PackageNotFoundError:
-                return "0+checkout"
+            return importlib.import_module(f"{__name__}.runtime.version").version()
         if not name.startswith("_"):
             runtime = importlib.import_module(f"{__name__}.runtime")
             if name in runtime.__all__:

@@ -22,12 +22,12 @@ ROOMS = {
         "graph", "engine", "proof", "precision", "pipeline", "cli",
     ),
     "runtime": (
-        "errors", "cancellation", "extras", "machine", "outputs", "progress", "json_objects", "artifact",
-        "inputs", "engines", "batching",
+        "errors", "version", "cancellation", "extras", "machine", "outputs", "progress", "json_objects",
+        "artifact", "inputs", "engines", "batching",
         "answers", "plugins", "statistics", "options", "intake", "model", "loader", "vllm", "commands",
     ),
     "serve": (
-        "settings", "headers", "errors", "flags", "json_logs", "logs", "version", "schema", "models",
+        "settings", "headers", "errors", "flags", "json_logs", "logs", "schema", "models",
         "metrics", "http", "encodings",
         "responses", "execution", "context", "prompts", "endpoints", "pages", "lifespan", "app", "process",
         "cli",

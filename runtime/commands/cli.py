@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .. import errors, extras
+from ..version import version
 
 GROUP = "poolrt.commands"
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_usage())
         return errors.EXIT_OK
     if given[0] in ("-V", "--version"):
-        print(f"poolrt {_version()}")
+        print(f"poolrt {version()}")
         return errors.EXIT_OK
     name = given.pop(0)
     try:
@@ -130,13 +131,6 @@ def _usage() -> str:
             ),
         ]
     )
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("poolrt")
-    except importlib.metadata.PackageNotFoundError:
-        return "from a checkout"
 
 
 def _tell(line: str) -> None:

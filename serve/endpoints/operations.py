@@ -10,10 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime.version import version
 from ..context import context_of
 from ..models.registry import Served
 from ..responses import Json
-from ..version import version
 
 STALLED_S = 120.0
 """An engine that has had work for so long without finishing a batch hangs."""

@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...runtime.inputs.truncation import check_whole, failures
+from ...runtime.version import version
 from ..context import context_of
 from ..errors import ApiError
 from ..http.request_body import form, read
 from ..responses import Json
 from ..schema import tei
-from ..version import version
 from .tei import wire
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...runtime.version import version
 from ..endpoints.route import BYTES, JSON, Route
 from ..endpoints.routes import ROUTES
 from ..http.access import OPEN
 from ..schema.validation import json_schema
 from ..settings import Settings
-from ..version import version
 
 ERROR = {"$ref": "#/components/schemas/Error"}
 

@@ -56,7 +56,6 @@ SERVE = {
     "test_lora": ("models/adapters", "models/adapter_loading", "process/startup", "endpoints/lora"),
     "test_numbers test_embeddings": ("responses",),
     "test_openapi": ("pages/openapi", "pages/reference", "app"),
-    "test_openapi test_operations": ("version",),
     "test_errors test_tei": ("models/abilities",),
     "test_openapi test_plain_words test_registry test_stays": ("endpoints/route", "endpoints/routes"),
     "test_operations": (
