@@ -12,6 +12,7 @@ from .artifact.manifest import Manifest
 from .batching.plan import Limits, bounded
 from .batching.worker import Policy
 from .engines import table
+from .engines.feed import Feed
 from .errors import InputError
 from .inputs.items import Style
 from .inputs.preparation import Preparation
@@ -46,7 +47,7 @@ def load(
 
     Args:
         engine: `auto` takes a compiled engine that fits this machine, else ONNX Runtime; see
-        `backends.choose` for the names. preparation: how `score` and roles prepare text, and how sparse
+        `engines.table.choose` for the names. preparation: how `score` and roles prepare text, and how sparse
         vectors are compared: as the model's own library (`model`) or as
             vLLM does (docs/decisions/score-preparation.md).
         threads: of ONNX Runtime; None: what affinity and cgroup grant. max_batch_tokens: token slots per
@@ -77,6 +78,8 @@ def load(
     manifest = _changed(opened.manifest, max_tokens, name, hf_overrides)
     choice = table.choose(manifest, engine)
     prepared = Preparation(opened.folder, manifest, style=preparation)
+    # Before the engine is opened: a graph that cannot be filled is refused while nothing is held.
+    feed = Feed(choice.graph.inputs, pad_id=manifest.text.pad_id)
     session = table.open(opened.folder, manifest, choice, threads=threads)
     limits = _batch_limits(manifest, choice, session, max_batch_tokens)
     model = Model(
@@ -84,6 +87,7 @@ def load(
         manifest,
         choice,
         session,
+        feed,
         prepared,
         limits,
         max_queued_tokens,

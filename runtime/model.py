@@ -69,7 +69,7 @@ class Model:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, choice: table.Choice, session: table.Session,
+        self, folder: Path, manifest: Manifest, choice: table.Choice, session: table.Session, feed: Feed,
         preparation: Preparation,
         limits: Limits, max_queued_tokens: int | None = None, policy: Policy = "fcfs",
         plugin: str | None = None,
@@ -87,7 +87,7 @@ class Model:
         self.plugin_name = plugin or (None if named is None else str(named))
         self._plugin: plugins.Plugin | None = None
         self.worker = Worker(
-            session, feed=Feed(choice.graph.inputs, pad_id=manifest.text.pad_id), limits=limits,
+            session, feed=feed, limits=limits,
             max_queued_tokens=max_queued_tokens, policy=policy, name=manifest.name,
         )  # fmt: skip
         self._intake = Intake(folder, manifest, preparation, self.worker, policy)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # One batch per shape class, however much padding that takes: padded rows are part of what is proved.
 _EVERYTHING = Limits(max_tokens=1 << 30, launch_tokens=1 << 30)
 _GOLDEN_SHAPES = ("one short", "odd batch", "other languages", "role query", "role document")
-_GOLDEN_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+_GOLDEN_INPUTS = ("input_ids", "token_type_ids", "attention_mask", "token_kinds")
 _RANKED = ("odd batch", "role document")
 # Name in golden.npz: whether the texts are those of a large model.
 _OF_LARGE = "few"
@@ -53,9 +53,15 @@ class Runner:
     def __init__(self, folder: Path, manifest: Manifest, engine: Engine | Graph) -> None:
         self.manifest = manifest
         self.precision: Precision = engine.precision
+        graph = (
+            engine
+            if isinstance(engine, Graph)
+            else next(graph for graph in manifest.graphs if graph.file == engine.graph)
+        )
+        # First: a graph that cannot be filled is refused before an engine takes memory.
+        inputs = Feed(graph.inputs, pad_id=manifest.text.pad_id)
         if isinstance(engine, Engine):
             self.name = engine.file
-            graph = next(graph for graph in manifest.graphs if graph.file == engine.graph)
             session: Session = trt.open(folder, manifest, engine)
         elif is_large_graph(folder, engine):
             from .runner import Pieces
@@ -64,13 +70,11 @@ class Runner:
                 f"onnxruntime:{engine.file} (in "
                 f"pieces{', rounded to bf16' if engine.precision == 'bf16' else ''})"
             )
-            graph, session = engine, Pieces(folder, engine)
+            session = Pieces(folder, engine)
         else:
             self.name = f"onnxruntime:{engine.file}"
-            graph, session = engine, ort.open(folder, manifest, engine, lanes=1)
-        self._worker = Worker(
-            session, feed=Feed(graph.inputs, pad_id=manifest.text.pad_id), limits=_EVERYTHING, name="verify"
-        )
+            session = ort.open(folder, manifest, engine, lanes=1)
+        self._worker = Worker(session, feed=inputs, limits=_EVERYTHING, name="verify")
 
     def answers(self, task: Task, items: Sequence[Item]) -> list[Floats]:
         head = self.manifest.heads[task]
@@ -214,6 +218,8 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
     still makes the same items."""
     try:
         arrays = artifact.read_golden(folder)
+        has_kinds = "token_kinds" in arrays
+        arrays.setdefault("token_kinds", np.zeros_like(arrays["input_ids"]))
         ends = np.cumsum(arrays["lengths"])[:-1]
         columns = [np.split(arrays[name], ends) for name in (*_GOLDEN_INPUTS, "keep")]
         items = [
@@ -221,22 +227,23 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
                 ids=ids.tolist(),
                 type_ids=types.tolist(),
                 attention=mask.tolist(),
+                kinds=kinds.tolist(),
                 keep=None if keep.all() else keep,
             )
-            for ids, types, mask, keep in zip(*columns, strict=True)
+            for ids, types, mask, kinds, keep in zip(*columns, strict=True)
         ]
         expected = {task: _unflattened(arrays[task], arrays[f"{task}_shapes"]) for task in manifest.tasks}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder / artifact.GOLDEN}: not readable ({error}); export it again") from None
-    today = [
-        item.ids
-        for item in _golden_items(folder, manifest, large=_OF_LARGE in arrays and bool(arrays[_OF_LARGE]))
-    ]
-    if today != [item.ids for item in items]:
+    today = _golden_items(folder, manifest, large=_OF_LARGE in arrays and bool(arrays[_OF_LARGE]))
+    if [item.ids for item in today] != [item.ids for item in items]:
         raise VerificationError(
             f"{folder}: this poolrt or its tokenizers library makes other token ids of the golden "
             "texts; export it again"
         )
+    if not has_kinds:  # an older poolrt did not store them; the same texts have the same kinds today
+        for item, prepared in zip(items, today, strict=True):
+            item.kinds = prepared.kinds
     return items, expected
 
 

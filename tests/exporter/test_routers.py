@@ -4,6 +4,7 @@ the library's own encode."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 from poolrt.exporter import checkpoint, pipeline
-from poolrt.exporter.proof import library_reference
+from poolrt.exporter.base import artifact
+from poolrt.exporter.proof import library_reference, verify
 from poolrt.runtime import load
+from poolrt.runtime.artifact.reading import read
 from poolrt.runtime.errors import CheckpointError
+from poolrt.runtime.inputs.items import STATIC
 
 from tests.families import find
 from tests.families.proof import prove
@@ -119,6 +123,22 @@ def test_a_query_is_the_same_beside_others(exported: tuple[Any, Path]):
         together = np.asarray(opened.embed(list(QUERIES), role="query"))
         alone = np.concatenate([np.asarray(opened.embed([text], role="query")) for text in QUERIES])
     np.testing.assert_array_equal(together, alone)
+
+
+def test_static_queries_prove_themselves_without_the_checkpoint(exported: tuple[Any, Path]):
+    report = pipeline.verified(exported[1])
+    assert {evidence.shape for evidence in report.evidence} == {"golden together", "golden alone"}
+
+
+def test_artifacts_from_before_golden_inputs_had_kinds_prove_themselves(
+    exported: tuple[Any, Path], tmp_path: Path
+):
+    folder = shutil.copytree(exported[1], tmp_path / "older")
+    arrays = artifact.read_golden(folder)
+    assert STATIC in arrays.pop("token_kinds")
+    artifact.write_golden(folder, arrays)
+    evidence, _ = verify.against_golden(folder, read(exported[1]).manifest)
+    verify.enforce(evidence)
 
 
 def test_the_librarys_own_answers_agree(splade: Path, tmp_path: Path):

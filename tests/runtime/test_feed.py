@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from poolrt.exporter.proof.verify import Runner
+from poolrt.runtime import load
 from poolrt.runtime.artifact.manifest import Tensor
-from poolrt.runtime.engines import feed
+from poolrt.runtime.artifact.reading import read, sealed
+from poolrt.runtime.engines import feed, ort
 from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.errors import ArtifactError
 from poolrt.runtime.inputs.items import PROMPT, Item
@@ -70,3 +77,22 @@ def test_the_values_of_one_item_have_no_padding():
 def test_a_graph_that_cannot_be_filled_is_refused_before_it_runs(inputs: list[Tensor], message: str):
     with pytest.raises(ArtifactError, match=message):
         Feed(inputs, pad_id=0)
+
+
+def test_a_graph_that_cannot_be_filled_is_refused_before_its_engine_is_opened(
+    artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = shutil.copytree(artifacts("minilm_like"), tmp_path / "pixels")
+    manifest = read(folder).manifest
+    pixels = replace(manifest.graphs[0], inputs=(tensor("pixels"),))
+    unfillable = replace(manifest, graphs=(pixels,))
+    (folder / "manifest.json").write_bytes(sealed(unfillable))
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("an engine was opened")
+
+    monkeypatch.setattr(ort, "open", never)
+    with pytest.raises(ArtifactError, match="graph input 'pixels'"):
+        load(folder)
+    with pytest.raises(ArtifactError, match="graph input 'pixels'"):
+        Runner(folder, unfillable, pixels)
