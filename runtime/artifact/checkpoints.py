@@ -117,9 +117,8 @@ def default_cache() -> Path:
         return Path.home() / ".cache" / "poolrt" / "artifacts"
     except RuntimeError:  # neither HOME nor an entry in the list of users, as in many containers
         raise InputError(
-            "there is no home folder to keep exported artifacts in: set HOME or XDG_CACHE_HOME to a "
-            "folder that can be written, or give "
-            "poolrt serve --cache FOLDER"
+            "there is no home folder to keep exported artifacts in: set HOME or XDG_CACHE_HOME to a folder "
+            "that can be written, or give poolrt serve --cache FOLDER"
         ) from None
 
 
@@ -128,8 +127,7 @@ def check_exporter(source: str) -> None:
     if missing := [name for name in MODULES["export"] if importlib.util.find_spec(name) is None]:
         raise EngineError(
             f"{source} is a checkpoint, and exporting it needs {', '.join(missing)}: pip install "
-            "'poolrt[export]', or export it "
-            "elsewhere (poolrt export) and give the artifact"
+            "'poolrt[export]', or export it elsewhere (poolrt export) and give the artifact"
         )
 
 

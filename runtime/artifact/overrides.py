@@ -47,7 +47,7 @@ def widened(manifest: Manifest, hf_overrides: Mapping[str, Any]) -> Manifest:
     widths, whole = hf_overrides.get("matryoshka_dimensions"), hf_overrides.get("is_matryoshka", False)
     if not isinstance(whole, bool):
         raise InputError(
-            (f"hf_overrides: is_matryoshka is {whole!r}, expected true or false"), field="hf_overrides"
+            f"hf_overrides: is_matryoshka is {whole!r}, expected true or false", field="hf_overrides"
         )
     heads = {
         task: head
@@ -56,7 +56,7 @@ def widened(manifest: Manifest, hf_overrides: Mapping[str, Any]) -> Manifest:
     }
     if not heads:
         raise InputError(
-            ("hf_overrides: this model answers no dense vectors, so none that could be shortened"),
+            "hf_overrides: this model answers no dense vectors, so none that could be shortened",
             field="hf_overrides",
         )
     dim = heads.get("embed", next(iter(heads.values()))).dim
@@ -66,10 +66,7 @@ def widened(manifest: Manifest, hf_overrides: Mapping[str, Any]) -> Manifest:
         ladder = {"matryoshka": tuple(sorted(widths)), "any_dimension": False}
     else:
         raise InputError(
-            (
-                f"hf_overrides: matryoshka_dimensions is {widths!r}, expected widths from 1 to the "
-                f"model's {dim}"
-            ),
+            f"hf_overrides: matryoshka_dimensions is {widths!r}, expected widths from 1 to the model's {dim}",
             field="hf_overrides",
         )
     return replace(

@@ -71,8 +71,8 @@ def _manifest(folder: Path) -> Manifest:
     path = folder / contract.FILE
     if not folder.is_dir():
         raise ArtifactError(
-            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; an artifact is what "
-            "`poolrt export` writes"
+            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; an artifact is "
+            "what `poolrt export` writes"
         )
     if folder.resolve().name.endswith(".partial"):
         raise ArtifactError(f"{folder}: an export that was not finished; {_AGAIN}")
@@ -100,8 +100,7 @@ def _manifest(folder: Path) -> Manifest:
     if plain["format"] > contract.FORMAT:
         raise ArtifactError(
             f"{path}: format {plain['format']}, made by a newer poolrt; this one reads up to "
-            f"{contract.FORMAT}; "
-            f"upgrade poolrt, or {_AGAIN} with this one"
+            f"{contract.FORMAT}; upgrade poolrt, or {_AGAIN} with this one"
         )
     _check_seal(path, text)
     try:
@@ -114,8 +113,8 @@ def _check_seal(path: Path, text: bytes) -> None:
     seal = _DIGEST.search(text)
     if seal is None:
         raise ArtifactError(
-            f"{path}: it does not end with its own sha256, so it was changed or cut; copy the folder "
-            f"again or {_AGAIN}"
+            f"{path}: it does not end with its own sha256, so it was changed or cut; copy the "
+            f"folder again or {_AGAIN}"
         )
     unsealed = text[: seal.start(1)] + _UNSEALED.encode() + text[seal.end(1) :]
     if hashlib.sha256(unsealed).hexdigest().encode() != seal[1]:
@@ -236,8 +235,8 @@ def _external(folder: Path, manifest: Manifest) -> Iterable[str]:
                 continue
             if is_address(reference.location):
                 yield (
-                    f"{graph.file}: external data at {reference.location!r}, which ONNX Runtime reads as "
-                    "an address in memory"
+                    f"{graph.file}: external data at {reference.location!r}, which ONNX Runtime "
+                    "reads as an address in memory"
                 )
             elif not _is_inside(reference.location):
                 yield f"{graph.file}: external data at {reference.location!r} leaves the folder"

@@ -54,20 +54,20 @@ class Feed:
             if tensor.name not in VALUES:
                 known = ", ".join(VALUES)
                 raise ArtifactError(
-                    f"graph input {tensor.name!r}: this version fills {known}; update poolrt, or "
-                    "export it again"
+                    f"graph input {tensor.name!r}: this version fills {known}; update "
+                    "poolrt, or export it again"
                 )
             if len(tensor.axes) != 2 or tensor.axes[0] != BATCH or tensor.axes[1] not in LENGTHS:
                 known = ", ".join(f"[{BATCH}, {axis}]" for axis in LENGTHS)
                 raise ArtifactError(
-                    f"graph input {tensor.name!r}: axes {list(tensor.axes)}, this version fills {known}; "
-                    "export it again"
+                    f"graph input {tensor.name!r}: axes {list(tensor.axes)}, this version fills "
+                    f"{known}; export it again"
                 )
         axes = {str(tensor.axes[1]) for tensor in self.inputs}
         if len(axes) != 1:
             raise ArtifactError(
-                f"graph inputs: their rows have the axes {sorted(axes)}, expected one for all; "
-                "export it again"
+                f"graph inputs: their rows have the axes {sorted(axes)}, expected one "
+                "for all; export it again"
             )
         self.length = LENGTHS[axes.pop()]
         """How long an item's rows are."""

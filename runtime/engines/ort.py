@@ -46,8 +46,7 @@ class OrtSession:
             if "CUDAExecutionProvider" not in ort.get_available_providers():
                 raise EngineError(
                     "onnxruntime has no CUDA provider here; uninstall onnxruntime, then pip install "
-                    "'poolrt[gpu]', "
-                    "or load with engine='onnxruntime'"
+                    "'poolrt[gpu]', or load with engine='onnxruntime'"
                 )
             # Without this the arena doubles on each growth, and shapes vary.
             providers.insert(0, ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}))
@@ -58,8 +57,8 @@ class OrtSession:
         self.providers: list[str] = self._session.get_providers()
         if device == "cuda" and self.providers[0] != "CUDAExecutionProvider":
             raise EngineError(
-                "onnxruntime fell back from CUDA to the processor; its own log says why; check driver and "
-                "CUDA libraries"
+                "onnxruntime fell back from CUDA to the processor; its own log says why; check "
+                "driver and CUDA libraries"
             )
         self.threads = threads
         self.graph = graph
@@ -144,8 +143,8 @@ def _library() -> Any:
         import onnxruntime
     except ImportError as error:
         raise EngineError(
-            f"onnxruntime cannot be imported ({_line(error)}); pip install 'poolrt[cpu]', or "
-            "'poolrt[gpu]' with CUDA"
+            f"onnxruntime cannot be imported ({_line(error)}); pip install 'poolrt[cpu]', "
+            "or 'poolrt[gpu]' with CUDA"
         ) from None
     return onnxruntime
 

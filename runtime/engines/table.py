@@ -104,8 +104,8 @@ def choose(manifest: Manifest, engine: str = "auto") -> Choice:
             one.file for one in manifest.engines
         ]
         raise EngineError(
-            f"the artifact has no engine {engine!r}; it has {', '.join(offered)}; `poolrt build` "
-            "compiles others"
+            f"the artifact has no engine {engine!r}; it has {', '.join(offered)}; "
+            "`poolrt build` compiles others"
         )
     reasons = [(one, unfit(one)) for one in fitting]
     for candidate, misfit in reasons:

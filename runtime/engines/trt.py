@@ -108,8 +108,8 @@ class Cuda:
             self.api = importlib.import_module("cuda.bindings.runtime")
         except ModuleNotFoundError:
             raise EngineError(
-                "running TensorRT engines needs cuda-bindings; pip install 'poolrt[tensorrt-rtx]' or "
-                "'poolrt[tensorrt]'"
+                "running TensorRT engines needs cuda-bindings; pip install "
+                "'poolrt[tensorrt-rtx]' or 'poolrt[tensorrt]'"
             ) from None
 
     def __call__(self, function: str, *arguments: Any) -> Any:

@@ -24,10 +24,8 @@ def limits(manifest: Manifest, asked: Limits) -> Limits:
     cut, most = asked.truncate_prompt_tokens, manifest.text.max_tokens
     if cut is not None and cut > most:
         raise InputError(
-            (
-                "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller "
-                "truncation size."
-            ),
+            "truncate_prompt_tokens value is greater than max_model_len. Please request a "
+            "smaller truncation size.",
             field="truncate_prompt_tokens",
         )
     return replace(asked, truncate_prompt_tokens=None if cut == -1 else cut, max_tokens=UNLIMITED)

@@ -53,28 +53,26 @@ class Encoder:
         wanted, limit = limits.truncate_prompt_tokens, self.limit(limits)
         if limits.truncation_side not in (None, "left", "right"):
             raise InputError(
-                (f"truncation_side {limits.truncation_side!r} is not 'left' or 'right'"),
+                f"truncation_side {limits.truncation_side!r} is not 'left' or 'right'",
                 field="truncation_side",
             )
         if wanted is None:
             return None
         if isinstance(wanted, bool) or not isinstance(wanted, int):
             raise InputError(
-                (f"truncate_prompt_tokens: expected a whole number, found {type(wanted).__name__}"),
+                f"truncate_prompt_tokens: expected a whole number, found {type(wanted).__name__}",
                 field="truncate_prompt_tokens",
             )
         if wanted > limit:
             # vLLM's clients compare this sentence literally.
             raise InputError(
-                (
-                    "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller "
-                    "truncation size."
-                ),
+                "truncate_prompt_tokens value is greater than max_model_len. Please request a "
+                "smaller truncation size.",
                 field="truncate_prompt_tokens",
             )
         if wanted < -1:
             raise InputError(
-                (f"truncate_prompt_tokens is {wanted}, expected -1 (the model's limit) or more"),
+                f"truncate_prompt_tokens is {wanted}, expected -1 (the model's limit) or more",
                 field="truncate_prompt_tokens",
             )
         return limit if wanted == -1 else wanted
@@ -89,18 +87,17 @@ class Encoder:
         for index, text in zip(places, texts, strict=True):
             if len(text) > longest:
                 raise InputError(
-                    f"input {index}: this model's maximum context length is {limit} tokens, the text "
-                    f"has {len(text)} characters and "
-                    f"{longest} is the most that many tokens can hold. Please reduce the length of the "
-                    "input prompt.",
+                    f"input {index}: this model's maximum context length is {limit} tokens, the text has "
+                    f"{len(text)} characters and {longest} is the most that many tokens can hold. Please "
+                    "reduce the length of the input prompt.",
                     field="input_text",
                 )
 
     def too_long(self, found: int, limit: int, index: int, qualifier: str = "") -> InputError:
         return InputError(
             f"input {index}: this model's maximum context length is {limit} tokens, found "
-            f"{qualifier}{found}. "
-            f"Please reduce the length of the input prompt, or set truncate_prompt_tokens to -1.",
+            f"{qualifier}{found}. Please reduce the length of the input prompt, or set "
+            "truncate_prompt_tokens to -1.",
             field="input_tokens",
         )
 
@@ -174,7 +171,7 @@ class Encoder:
             raise InputError(f"input {index}: the prompt cannot be empty: it has no tokens", field="input")
         if self.may_exceed_table and max(ids) >= self.text.vocab_size:
             raise InputError(
-                (f"input {index}: token id {max(ids)} is out of vocabulary ({self.text.vocab_size} ids)"),
+                f"input {index}: token id {max(ids)} is out of vocabulary ({self.text.vocab_size} ids)",
                 field="input",
             )
         return Item(ids=ids, type_ids=type_ids, truncated=truncated, prompt_tokens=len(ids))

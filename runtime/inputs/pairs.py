@@ -169,9 +169,9 @@ def _contents(
 
 def _query_too_long(index: int, needed: int, kept: int) -> InputError:
     return InputError(
-        f"input {index}: the query and what stands around the document need {needed} tokens of {kept}, "
-        "no document fits. "
-        "Please reduce the length of the input prompt: shorten the query, or set max_tokens_per_query.",
+        f"input {index}: the query and what stands around the document need {needed} tokens of {kept}, no "
+        "document fits. Please reduce the length of the input prompt: shorten the query, or "
+        "set max_tokens_per_query.",
         field="input_tokens",
     )
 
@@ -252,9 +252,8 @@ def _from_texts(
     size = sum(map(len, queries)) + sum(map(len, documents))
     if size > MOST_CHARACTERS:  # the query once for each document
         raise InputError(
-            f"query and documents are {size} characters as {len(queries)} pairs, and {MOST_CHARACTERS} "
-            "are read at once; "
-            "send fewer documents per request, or a shorter query",
+            f"query and documents are {size} characters as {len(queries)} pairs, and {MOST_CHARACTERS} are "
+            "read at once; send fewer documents per request, or a shorter query",
             field="input_text",
         )
     texts = [text_of(query, document) for query, document in zip(queries, documents, strict=True)]

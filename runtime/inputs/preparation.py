@@ -196,7 +196,7 @@ class Preparation:
             raise InputError(f"{name} must be a non-negative integer", field=name)
         if value >= self.encoder.max_tokens:
             raise InputError(
-                (f"{name} ({value}) must be less than max_model_len ({self.encoder.max_tokens})"), field=name
+                f"{name} ({value}) must be less than max_model_len ({self.encoder.max_tokens})", field=name
             )
 
     def cut_side(self, texts: Sequence[str], max_tokens: int) -> list[str]:
@@ -224,7 +224,7 @@ class Preparation:
         template = self.chat_template if chat_template is None else chat_template
         if template is None:
             raise InputError(
-                ("this model has no chat template; pass one as chat_template, or send plain text"),
+                "this model has no chat template; pass one as chat_template, or send plain text",
                 field="chat_template",
             )
         templates.check_variables(

@@ -32,7 +32,7 @@ def prompts_from(value: Any) -> list[Any]:
         return [value] if value.ndim == 1 and value.dtype.kind in "iu" else list(value)
     if isinstance(value, _BYTES) or not isinstance(value, Sequence):
         raise InputError(
-            (f"expected text, token ids or a list of them, found {type(value).__name__}"), field="input"
+            f"expected text, token ids or a list of them, found {type(value).__name__}", field="input"
         )
     prompts = list(value)
     return (
@@ -49,12 +49,12 @@ def checked(prompts: Sequence[Any]) -> list[Any]:
         if isinstance(prompt, Mapping):
             if "data" in prompt:
                 raise InputError(
-                    (f"input {index}: a prompt with 'data' needs encode(pooling_task='plugin')"),
+                    f"input {index}: a prompt with 'data' needs encode(pooling_task='plugin')",
                     field="input",
                 )
             if prompt.get("multi_modal_data"):
                 raise InputError(
-                    (f"input {index}: this model reads text only, found multi_modal_data"), field="input"
+                    f"input {index}: this model reads text only, found multi_modal_data", field="input"
                 )
     return list(prompts)
 
@@ -64,7 +64,7 @@ def token_ids(value: Any, index: int, vocab_size: int, *, field: str = "input") 
     of ids in [0, vocab_size)."""
     if isinstance(value, _BYTES) or not isinstance(value, Sequence | np.ndarray):
         raise InputError(
-            (f"input {index}: expected text or token ids, found {type(value).__name__}"), field=field
+            f"input {index}: expected text or token ids, found {type(value).__name__}", field=field
         )
     if len(value) == 0:
         raise InputError(f"input {index}: the prompt cannot be empty: it has no tokens", field=field)
@@ -80,7 +80,7 @@ def token_ids(value: Any, index: int, vocab_size: int, *, field: str = "input") 
     if smallest < 0 or largest >= vocab_size:
         number = smallest if smallest < 0 else largest
         raise InputError(
-            (f"input {index}: token id {number} is out of vocabulary ({vocab_size} ids)"), field=field
+            f"input {index}: token id {number} is out of vocabulary ({vocab_size} ids)", field=field
         )
     return found.astype(np.int64).tolist()
 
@@ -93,17 +93,13 @@ def from_mapping(prompt: Mapping[str, Any], index: int) -> Any:
                 truncation.check_text(prompt[key], f"input {index}")
             elif isinstance(prompt[key], str):
                 raise InputError(
-                    (
-                        f"input {index}: prompt_token_ids: expected token ids, found str; text goes "
-                        "under 'prompt'"
-                    ),
+                    f"input {index}: prompt_token_ids: expected token ids, found str; "
+                    "text goes under 'prompt'",
                     field="input",
                 )
             return prompt[key]
     raise InputError(
-        (
-            f"input {index}: an object needs the key 'prompt' or 'prompt_token_ids', found "
-            f"{sorted(map(str, prompt))}"
-        ),
+        f"input {index}: an object needs the key 'prompt' or 'prompt_token_ids', found "
+        f"{sorted(map(str, prompt))}",
         field="input",
     )

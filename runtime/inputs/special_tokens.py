@@ -54,8 +54,8 @@ class Joint(NamedTuple):
                         (types[first] if left else 0, types[second] if right else 0),
                     )
         raise ArtifactError(
-            "tokenizer.json: its post-processor does not keep the tokens of a pair in order; export the "
-            "artifact again"
+            "tokenizer.json: its post-processor does not keep the tokens of a pair in order; "
+            "export the artifact again"
         )
 
     def join(self, query: list[int], document: list[int]) -> list[int]:

@@ -46,10 +46,7 @@ def named(given: str, what: str) -> str:
             return read(path)
     known = ", ".join(sorted(path.name for path in SHIPPED.glob("*.jinja"))) or "none"
     raise InputError(
-        (
-            f"{what} {given!r}: no such file, and not a Jinja template; templates that come with "
-            f"poolrt: {known}"
-        ),
+        f"{what} {given!r}: no such file, and not a Jinja template; templates that come with poolrt: {known}",
         field="chat_template",
     )
 
@@ -97,7 +94,7 @@ def conversation(
     """The text of one conversation. Variables that the template does not mention are dropped."""
     if add_generation_prompt and continue_final_message:
         raise InputError(
-            ("Cannot set both `continue_final_message` and `add_generation_prompt` to True"),
+            "Cannot set both `continue_final_message` and `add_generation_prompt` to True",
             field="continue_final_message",
         )
     plain: list[dict[str, Any]] = [dict(_plain(message)) for message in messages]
@@ -162,14 +159,14 @@ def _texts(content: Any, index: int) -> list[str]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if not isinstance(part, Mapping) or kind not in ("text", "input_text", "refusal", "thinking"):
             raise InputError(
-                (f"message {index}: a part of type {kind!r} is not text, and this model reads text only"),
+                f"message {index}: a part of type {kind!r} is not text, and this model reads text only",
                 field="type",
             )
         key = kind if kind in ("refusal", "thinking") else "text"
         text = part.get(key)
         if not isinstance(text, str):
             raise InputError(
-                (f"message {index}: a part of type {kind!r} needs `{key}`, a string"), field="messages"
+                f"message {index}: a part of type {kind!r} needs `{key}`, a string", field="messages"
             )
         texts.append(text)
     return texts
@@ -202,7 +199,7 @@ def _mark_final(messages: list[dict[str, Any]]) -> str:
             part["text"] = text + _TAG
             return text
     raise InputError(
-        ("continue_final_message is set, but the final message has no text to continue"),
+        "continue_final_message is set, but the final message has no text to continue",
         field="continue_final_message",
     )
 
@@ -211,7 +208,7 @@ def _cut_at_mark(rendered: str, final: str) -> str:
     mark = rendered.rfind(_TAG.strip())
     if mark < 0 or final.strip() not in rendered:
         raise InputError(
-            ("continue_final_message is set, but the template drops the final message"),
+            "continue_final_message is set, but the template drops the final message",
             field="continue_final_message",
         )
     # A template that trims the message has also trimmed the mark's own space: then trim

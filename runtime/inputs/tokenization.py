@@ -32,7 +32,7 @@ def tokenization(
     """Arguments and vLLM's `tokenization_kwargs` as one; what stands in the latter wins."""
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise InputError(
-            (f"tokenization_kwargs: expected an object, found {type(kwargs).__name__}"),
+            f"tokenization_kwargs: expected an object, found {type(kwargs).__name__}",
             field="tokenization_kwargs",
         )
     options = dict(kwargs or {})
@@ -40,7 +40,7 @@ def tokenization(
         options.pop(name, None)
     if options.pop("do_lower_case", None) is not None:
         warnings.warn(
-            ("tokenization_kwargs: do_lower_case is fixed when a model is exported; ignored"), stacklevel=4
+            "tokenization_kwargs: do_lower_case is fixed when a model is exported; ignored", stacklevel=4
         )
     truncation, longest = options.pop("truncation", None), options.pop("max_length", None)
     if longest is not None and truncation is not False:
@@ -52,7 +52,7 @@ def tokenization(
     add_special_tokens = options.pop("add_special_tokens", add_special_tokens)
     if options:
         warnings.warn(
-            (f"tokenization_kwargs: {', '.join(map(repr, sorted(options)))} ignored: unknown to poolrt"),
+            f"tokenization_kwargs: {', '.join(map(repr, sorted(options)))} ignored: unknown to poolrt",
             stacklevel=4,
         )
     limits = Limits(

@@ -165,10 +165,8 @@ def check_looked_at(text: str, characters: int, wanted: int) -> None:
     most = max(LOOKED_AT, LOOKED_AT_PER_TOKEN * wanted)
     if looked_at > most:
         raise InputError(
-            (
-                f"a text's first {most // GROWTH} characters hold fewer than {wanted} tokens, and no more "
-                "of it is read; send a shorter text"
-            ),
+            f"a text's first {most // GROWTH} characters hold fewer than {wanted} tokens, and no more "
+            "of it is read; send a shorter text",
             field="input_text",
         )
 
@@ -177,7 +175,7 @@ def check_whole(characters: int, name: str, *, field: str = "input") -> None:
     """Raises InputError for more text than is tokenised at once."""
     if characters > STEP_CHARACTERS:
         raise InputError(
-            (f"{name}: {characters} characters, and {STEP_CHARACTERS} are tokenised at once; send less"),
+            f"{name}: {characters} characters, and {STEP_CHARACTERS} are tokenised at once; send less",
             field=field,
         )
 
@@ -286,7 +284,7 @@ def check_text(text: object, name: str, *, field: str = "input") -> None:
     except UnicodeEncodeError as error:
         found = f"U+{ord(text[error.start]):04X}"
         raise InputError(
-            (f"{name}: character {error.start} is a lone surrogate ({found}), not valid Unicode"), field=field
+            f"{name}: character {error.start} is a lone surrogate ({found}), not valid Unicode", field=field
         ) from None
 
 
