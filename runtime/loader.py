@@ -9,7 +9,7 @@ from typing import Any
 
 from .artifact import overrides, reading
 from .artifact.manifest import Manifest
-from .batching.plan import Limits, bounded
+from .batching.plan import BatchLimits, bounded
 from .batching.worker import Policy
 from .engines import table
 from .engines.feed import Feed
@@ -128,10 +128,10 @@ def _changed(
 
 def _batch_limits(
     manifest: Manifest, choice: table.Choice, session: table.Session, max_batch_tokens: int | None
-) -> Limits:
+) -> BatchLimits:
     on_cpu = choice.engine is None and choice.device == "cpu"
     tokens, logits = (CPU_TOKENS, CPU_LOGITS) if on_cpu else (GPU_TOKENS, GPU_LOGITS)
-    return Limits(
+    return BatchLimits(
         max_tokens=max_batch_tokens or bounded(tokens, manifest.heads.values(), logits),
         launch_tokens=CPU_LAUNCH if on_cpu else GPU_LAUNCH,
         packed_width=PACKED_WIDTH if on_cpu and choice.graph.packed else None,

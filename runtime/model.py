@@ -16,7 +16,7 @@ from .answers import params, score_request
 from .answers.params import Params
 from .artifact.manifest import Manifest, Task
 from .batching.pending import Pending
-from .batching.plan import Limits
+from .batching.plan import BatchLimits
 from .batching.worker import Policy, Worker
 from .engines import table
 from .engines.feed import Feed
@@ -71,7 +71,7 @@ class Model:
     def __init__(
         self, folder: Path, manifest: Manifest, choice: table.Choice, session: table.Session, feed: Feed,
         preparation: Preparation,
-        limits: Limits, max_queued_tokens: int | None = None, policy: Policy = "fcfs",
+        limits: BatchLimits, max_queued_tokens: int | None = None, policy: Policy = "fcfs",
         plugin: str | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder

@@ -12,7 +12,7 @@ import numpy as np
 from ...runtime.artifact.manifest import Agreement, Reading, RoleName, Task
 from ...runtime.engines.feed import Feed
 from ...runtime.errors import InputError, VerificationError
-from ...runtime.inputs.items import Item, Limits
+from ...runtime.inputs.items import Item, TokenLimits
 from ...runtime.inputs.preparation import Preparation
 from ...runtime.outputs import Floats
 from ..heads import yes_no
@@ -101,7 +101,7 @@ class Comparison:
 
     def _item(self, case: Case, limit: int) -> Item | None:
         """None: nothing to run. Our text preparation, as a request gets it."""
-        limits = Limits(truncate_prompt_tokens=-1, max_tokens=limit)
+        limits = TokenLimits(truncate_prompt_tokens=-1, max_tokens=limit)
         try:
             if case.document is not None:
                 return self.preparation.pairs([case.text], [case.document], limits=limits)[0]

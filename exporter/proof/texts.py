@@ -7,7 +7,7 @@ import functools
 from importlib import resources
 
 from ...runtime.artifact.manifest import Manifest
-from ...runtime.inputs.items import Item, Limits
+from ...runtime.inputs.items import Item, TokenLimits
 from ...runtime.inputs.preparation import Preparation
 
 # Beyond this, PyTorch's eager attention alone would need gigabytes and minutes for one text.
@@ -66,7 +66,7 @@ def cases(manifest: Manifest, preparation: Preparation, *, large: bool = False) 
     if large:
         return _cases_of_large(manifest, preparation)
     longest = min(manifest.text.max_tokens, LONGEST_TOKENS)
-    limits = Limits(truncate_prompt_tokens=-1, max_tokens=longest)
+    limits = TokenLimits(truncate_prompt_tokens=-1, max_tokens=longest)
     endless = LONG * (longest // 100 + 1)
     if manifest.scoring == "cross-encoder":
 
@@ -96,7 +96,7 @@ def cases(manifest: Manifest, preparation: Preparation, *, large: bool = False) 
 
 def _cases_of_large(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]:
     def items(*documents: str, tokens: int) -> list[Item]:
-        limits = Limits(truncate_prompt_tokens=-1, max_tokens=min(manifest.text.max_tokens, tokens))
+        limits = TokenLimits(truncate_prompt_tokens=-1, max_tokens=min(manifest.text.max_tokens, tokens))
         if manifest.scoring == "cross-encoder":
             return preparation.pairs([QUERY] * len(documents), list(documents), limits=limits)
         return preparation.singles(list(documents), limits=limits)
@@ -114,7 +114,7 @@ def sentences() -> tuple[str, ...]:
 
 def many(manifest: Manifest, preparation: Preparation) -> list[Item]:
     """All of `sentences()` as this model reads them; a cross-encoder reads each with its neighbour."""
-    limits, texts = Limits(truncate_prompt_tokens=-1), list(sentences())
+    limits, texts = TokenLimits(truncate_prompt_tokens=-1), list(sentences())
     if manifest.scoring == "cross-encoder":
         return preparation.pairs(texts, [*texts[1:], texts[0]], limits=limits)
     return preparation.singles(texts, limits=limits)

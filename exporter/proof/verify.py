@@ -21,7 +21,7 @@ from ...runtime.answers import postprocess
 from ...runtime.answers.params import PoolingParams
 from ...runtime.artifact import reading as artifacts
 from ...runtime.artifact.manifest import Engine, Evidence, Graph, Manifest, Precision, Task
-from ...runtime.batching.plan import Limits
+from ...runtime.batching.plan import BatchLimits
 from ...runtime.batching.worker import Worker
 from ...runtime.engines import feed, ort, trt
 from ...runtime.engines.feed import Feed
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .reference import Reference
 
 # One batch per shape class, however much padding that takes: padded rows are part of what is proved.
-_EVERYTHING = Limits(max_tokens=1 << 30, launch_tokens=1 << 30)
+_EVERYTHING = BatchLimits(max_tokens=1 << 30, launch_tokens=1 << 30)
 _GOLDEN_SHAPES = ("one short", "odd batch", "other languages", "role query", "role document")
 _GOLDEN_INPUTS = ("input_ids", "token_type_ids", "attention_mask", "token_kinds")
 _RANKED = ("odd batch", "role document")

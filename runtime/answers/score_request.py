@@ -12,7 +12,7 @@ import numpy as np
 from ..artifact.manifest import Manifest, Task
 from ..batching.queue import Answer
 from ..errors import InputError, UnsupportedTask
-from ..inputs.items import Item, Limits, Style
+from ..inputs.items import Item, Style, TokenLimits
 from ..inputs.pairs import check_counts
 from ..inputs.preparation import Preparation
 from ..outputs import Floats, Outputs, Ranked, Ranking, ScoringOutput, ScoringRequestOutput
@@ -46,7 +46,7 @@ def style(manifest: Manifest, wanted: Style, *, templated: bool = False) -> Styl
 class Asked:
     """A score request after its forms were read."""
 
-    limits: Limits
+    limits: TokenLimits
     params: PoolingParams
     template: str | None = None
     variables: Mapping[str, Any] | None = None

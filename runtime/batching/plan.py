@@ -19,7 +19,7 @@ WORTH_LAUNCHES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class BatchLimits:
     max_tokens: int
     """Slots of one batch; a single longer item still runs, alone."""
     launch_tokens: int
@@ -52,7 +52,7 @@ class Limits:
             )
         return max(rows, 1)
 
-    def shared(self, queued_tokens: int, lanes: int) -> Limits:
+    def shared(self, queued_tokens: int, lanes: int) -> BatchLimits:
         """Smaller batches where several lanes are free, so that each has work; none below
         what a few launches cost."""
         if lanes < 2:
@@ -77,7 +77,7 @@ def bounded(slots: int, heads: Iterable[Head], largest_bytes: int) -> int:
     return max(1, min(slots, largest_bytes // (4 * widest))) if widest else slots
 
 
-def pick(costs: Sequence[int], seed: int, limits: Limits) -> tuple[int, int]:
+def pick(costs: Sequence[int], seed: int, limits: BatchLimits) -> tuple[int, int]:
     """The run of items [first, last) to compute with the one at `seed`. `costs` is sorted, rising."""
     first, last, width, padding = seed, seed + 1, costs[seed], 0
     while True:
@@ -99,7 +99,7 @@ def pick(costs: Sequence[int], seed: int, limits: Limits) -> tuple[int, int]:
             last += 1
 
 
-def plan(costs: Sequence[int], limits: Limits) -> list[list[int]]:
+def plan(costs: Sequence[int], limits: BatchLimits) -> list[list[int]]:
     """Batches of indices into `costs`, the dearest first; every index in exactly one of them."""
     order = sorted(range(len(costs)), key=lambda index: costs[index])
     rising = [costs[index] for index in order]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inputs.items import Item
-from .plan import Limits, pick
+from .plan import BatchLimits, pick
 
 Row = NDArray[np.float32]
 Kind = tuple[tuple[str, ...], int]
@@ -117,7 +117,7 @@ class Pool:
         self.entries.extend(new)
         self._sort()
 
-    def take(self, seed: Entry, limits: Limits) -> list[Entry]:
+    def take(self, seed: Entry, limits: BatchLimits) -> list[Entry]:
         place = self._place(seed)
         first, last = pick(self.costs, place, limits)
         taken = self.entries[first:last]

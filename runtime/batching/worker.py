@@ -26,7 +26,7 @@ from ..engines.feed import Feed
 from ..engines.table import Session
 from ..errors import DeadlineExceeded, EngineError, Overload, PoolrtError
 from ..inputs.items import Item
-from .plan import Limits
+from .plan import BatchLimits
 from .queue import Answer, Call, Counters, Entry, Kind, Pool, Ticket
 
 Policy = Literal["fcfs", "priority"]
@@ -45,7 +45,7 @@ class Worker:
         session: Session,
         *,
         feed: Feed,
-        limits: Limits,
+        limits: BatchLimits,
         max_queued_tokens: int | None = None,
         policy: Policy = "fcfs",
         name: str = "model",
@@ -261,7 +261,7 @@ class Worker:
             return batch
         return []
 
-    def _less_urgent(self, batch: Sequence[Entry], limits: Limits) -> list[Entry]:
+    def _less_urgent(self, batch: Sequence[Entry], limits: BatchLimits) -> list[Entry]:
         """What fits beside a batch and lengthens no row, the most urgent first."""
         width, outputs = max(entry.cost for entry in batch), batch[0].outputs
         rows = limits.rows(width) - len(batch)

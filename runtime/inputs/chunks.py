@@ -14,12 +14,12 @@ import numpy as np
 from ..artifact.manifest import Manifest
 from ..errors import InputError
 from ..outputs import Floats
-from .items import Item, Limits
+from .items import Item, TokenLimits
 
 UNLIMITED = 1 << 62
 
 
-def limits(manifest: Manifest, asked: Limits) -> Limits:
+def limits(manifest: Manifest, asked: TokenLimits) -> TokenLimits:
     """No limit of length; only a positive truncation that the model itself could follow still cuts."""
     cut, most = asked.truncate_prompt_tokens, manifest.text.max_tokens
     if cut is not None and cut > most:

@@ -12,7 +12,7 @@ from typing import Any
 from ..artifact.manifest import Text
 from ..errors import ArtifactError, InputError, is_failure, reason
 from . import tokenizer_file, truncation
-from .items import Item, Limits
+from .items import Item, TokenLimits
 from .prompts import token_ids
 from .special_tokens import Joint, around
 from .truncation import Boundaries, Side
@@ -47,7 +47,7 @@ class Encoder:
 
     # How long an item may be
 
-    def kept(self, limits: Limits) -> int | None:
+    def kept(self, limits: TokenLimits) -> int | None:
         """How many tokens truncation keeps; None: nothing is cut. Raises InputError for
         a number that cannot be."""
         wanted, limit = limits.truncate_prompt_tokens, self.limit(limits)
@@ -77,7 +77,7 @@ class Encoder:
             )
         return limit if wanted == -1 else wanted
 
-    def limit(self, limits: Limits) -> int:
+    def limit(self, limits: TokenLimits) -> int:
         """The longest item, in tokens."""
         return self.max_tokens if limits.max_tokens is None else limits.max_tokens
 
@@ -108,7 +108,7 @@ class Encoder:
         texts: Sequence[str],
         places: Sequence[int],
         kept: int | None,
-        limits: Limits,
+        limits: TokenLimits,
         add_special_tokens: bool,
         *,
         lowercase: bool = False,
@@ -153,7 +153,7 @@ class Encoder:
                 truncation.check_text(text, f"input {index}")
             raise
 
-    def from_ids(self, prompt: Any, index: int, kept: int | None, limits: Limits) -> Item:
+    def from_ids(self, prompt: Any, index: int, kept: int | None, limits: TokenLimits) -> Item:
         ids = token_ids(prompt, index, self.text.vocab_size)
         limit = self.limit(limits)
         if kept is not None and len(ids) > kept:

@@ -43,7 +43,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class TokenLimits:
     """How long an item may be."""
 
     truncate_prompt_tokens: int | None = None

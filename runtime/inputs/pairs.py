@@ -16,7 +16,7 @@ from tokenizers import Encoding
 from ..errors import InputError
 from . import templates, truncation
 from .encoder import Encoder
-from .items import Item, Limits, Style
+from .items import Item, Style, TokenLimits
 
 PairText = Callable[[str, str], str]
 """The text of a pair: (query, document) -> text."""
@@ -72,7 +72,7 @@ def items(
     queries: list[str],
     documents: list[str],
     *,
-    limits: Limits,
+    limits: TokenLimits,
     template: str | None,
     variables: Mapping[str, Any] | None,
     max_tokens_per_query: int,
@@ -107,7 +107,7 @@ def _from_sides(
     queries: list[str],
     documents: list[str],
     kept: int | None,
-    limits: Limits,
+    limits: TokenLimits,
     only_second: bool,
 ) -> list[Item]:
     encoder = pairing.encoder
@@ -180,7 +180,7 @@ def _query_too_long(index: int, needed: int, kept: int) -> InputError:
 
 
 def _from_joined(
-    encoder: Encoder, queries: list[str], documents: list[str], kept: int | None, limits: Limits
+    encoder: Encoder, queries: list[str], documents: list[str], kept: int | None, limits: TokenLimits
 ) -> list[Item]:
     def joined(query: str, document: str) -> str:
         return query + document
@@ -195,7 +195,7 @@ def _from_template(
     queries: list[str],
     documents: list[str],
     kept: int | None,
-    limits: Limits,
+    limits: TokenLimits,
 ) -> list[Item]:
     encoder = pairing.encoder
 
@@ -244,7 +244,7 @@ def _from_texts(
     queries: list[str],
     documents: list[str],
     kept: int | None,
-    limits: Limits,
+    limits: TokenLimits,
     *,
     protect: bool,
 ) -> list[Item]:

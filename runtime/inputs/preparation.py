@@ -10,7 +10,7 @@ from ..artifact.manifest import Manifest, RoleName
 from ..errors import InputError
 from . import colbert, pairs, templates
 from .encoder import Encoder
-from .items import PLAIN, PROMPT, STATIC, Item, Limits, Style
+from .items import PLAIN, PROMPT, STATIC, Item, Style, TokenLimits
 from .prompts import Prompt, from_mapping
 
 
@@ -49,7 +49,7 @@ class Preparation:
         self,
         prompts: Sequence[Prompt],
         *,
-        limits: Limits | None = None,
+        limits: TokenLimits | None = None,
         role: RoleName | None = None,
         prompt_name: str | None = None,
         add_special_tokens: bool = True,
@@ -61,7 +61,7 @@ class Preparation:
         """
         if role not in (None, "query", "document"):
             raise InputError(f"role {role!r} is not 'query' or 'document'", field="role")
-        encoder, limits = self.encoder, limits or Limits()
+        encoder, limits = self.encoder, limits or TokenLimits()
         kept = encoder.kept(limits)
         if len(prompts) == 0:
             raise InputError("You must pass at least one prompt", field="input")
@@ -109,7 +109,7 @@ class Preparation:
         return complete
 
     def _mark_prompt(
-        self, prefix: str, items: Sequence[Item], limits: Limits, add_special_tokens: bool
+        self, prefix: str, items: Sequence[Item], limits: TokenLimits, add_special_tokens: bool
     ) -> None:
         """Counts a prompt's tokens as Sentence Transformers does: encoded alone, without a
         special token at its end."""
@@ -141,7 +141,7 @@ class Preparation:
         queries: Sequence[str],
         documents: Sequence[str],
         *,
-        limits: Limits | None = None,
+        limits: TokenLimits | None = None,
         template: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
         max_tokens_per_query: int = 0,
@@ -163,7 +163,7 @@ class Preparation:
                 self._pairing,
                 first,
                 second,
-                limits=limits or Limits(),
+                limits=limits or TokenLimits(),
                 template=self.score_template if template is None else template,
                 variables=template_variables,
                 max_tokens_per_query=max_tokens_per_query,

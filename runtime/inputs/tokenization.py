@@ -9,7 +9,7 @@ from typing import Any
 
 from ..artifact.manifest import Manifest, Task
 from ..errors import InputError
-from .items import Limits
+from .items import TokenLimits
 
 # vLLM's tokenization_kwargs that change nothing here: items are never padded by the tokenizer.
 _IGNORED = ("padding", "return_tensors")
@@ -17,7 +17,7 @@ _IGNORED = ("padding", "return_tensors")
 
 @dataclass(frozen=True, slots=True)
 class Tokenization:
-    limits: Limits
+    limits: TokenLimits
     add_special_tokens: bool
 
 
@@ -55,7 +55,7 @@ def tokenization(
             f"tokenization_kwargs: {', '.join(map(repr, sorted(options)))} ignored: unknown to poolrt",
             stacklevel=4,
         )
-    limits = Limits(
+    limits = TokenLimits(
         truncate_prompt_tokens=truncate_prompt_tokens,
         truncation_side=truncation_side,
         cut_document=cut_document,
@@ -63,7 +63,7 @@ def tokenization(
     return Tokenization(limits, bool(add_special_tokens))
 
 
-def shortened(limits: Limits, manifest: Manifest, task: Task) -> Limits:
+def shortened(limits: TokenLimits, manifest: Manifest, task: Task) -> TokenLimits:
     """max_embed_len lowers the limit of embeddings."""
     most = manifest.max_embed_tokens
     if task == "embed" and most is not None and most < manifest.text.max_tokens:

@@ -43,7 +43,7 @@ EVICTED = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ConnectionLimits:
     """Of one connection, and of all."""
 
     head_s: float = 60.0
@@ -106,7 +106,7 @@ class Connection(Protocol):
 class Clock:
     """Of one server. Starts with the first connection and stops with the last."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self.connections: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None

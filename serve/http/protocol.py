@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..errors import ApiError, body, response
-from .connections import BODY, HEAD, IDLE, LINGER, LINGER_QUIET_S, WORK, Clock, Limits, Unsent
+from .connections import BODY, HEAD, IDLE, LINGER, LINGER_QUIET_S, WORK, Clock, ConnectionLimits, Unsent
 from .write_gathering import Gathering
 
 FRAMING = 16
@@ -96,7 +96,7 @@ class Flow(FlowControl):
 
 
 class Protocol(HttpToolsProtocol):
-    limits = Limits()
+    limits = ConnectionLimits()
     clock = Clock(limits)
 
     state = HEAD
@@ -441,6 +441,6 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def protocol(limits: Limits) -> Callable[..., Any]:
+def protocol(limits: ConnectionLimits) -> Callable[..., Any]:
     """The class that uvicorn makes for each connection of a server."""
     return type("Protocol", (Protocol,), {"limits": limits, "clock": Clock(limits)})

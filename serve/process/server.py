@@ -21,7 +21,7 @@ from ...runtime.errors import EXIT_INTERNAL, EXIT_OK, InputError, PoolrtError
 from ..app import create_app
 from ..context import Context
 from ..http.access import OPEN
-from ..http.connections import Limits, affordable
+from ..http.connections import ConnectionLimits, affordable
 from ..http.protocol import protocol
 from ..json_logs import json_error
 from ..models.adapters import Adapters
@@ -152,9 +152,9 @@ def run(
     return code
 
 
-def limits_of(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> ConnectionLimits:
     """What a connection may take, and how many there may be."""
-    return Limits(
+    return ConnectionLimits(
         head_s=settings.body_timeout_s,
         body_s=settings.body_timeout_s,
         idle_s=settings.keep_alive_s,

@@ -20,14 +20,14 @@ from poolrt.exporter.heads import planning
 from poolrt.exporter.proof import library_reference
 from poolrt.runtime.artifact import manifest as contract
 from poolrt.runtime.artifact.manifest import Manifest
-from poolrt.runtime.inputs.items import Limits
+from poolrt.runtime.inputs.items import TokenLimits
 from poolrt.runtime.inputs.preparation import Preparation
 
 import tests.checkpoints as tiny
 from tests import families
 from tests.checkpoints import randomise
 
-CUT = Limits(truncate_prompt_tokens=-1)
+CUT = TokenLimits(truncate_prompt_tokens=-1)
 TEXTS = ("what is the capital of France?", "", "Paris", "MIXED case [MASK] é 北京", "deep sun " * 200)
 
 

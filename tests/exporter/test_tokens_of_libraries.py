@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from poolrt.runtime import load
-from poolrt.runtime.inputs.items import Limits
+from poolrt.runtime.inputs.items import TokenLimits
 from poolrt.runtime.model import Model
 
 from tests import checkpoints
@@ -79,7 +79,7 @@ def test_prompts_pairs_and_cut_texts_too(pair: tuple[Model, object]):
     items = model.preparation.pairs(TEXTS, TEXTS[::-1])
     assert [item.ids for item in items] == tokenizer(TEXTS, TEXTS[::-1])["input_ids"]
     for kept in (8, 20, 64):
-        items = model.preparation.pairs(texts, texts[::-1], limits=Limits(truncate_prompt_tokens=kept))
+        items = model.preparation.pairs(texts, texts[::-1], limits=TokenLimits(truncate_prompt_tokens=kept))
         assert [item.ids for item in items] == tokenizer(
             texts, texts[::-1], truncation=True, max_length=kept
         )["input_ids"]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from poolrt.runtime.artifact.manifest import Head, Profile
-from poolrt.runtime.batching.plan import Limits, bounded, padding, pick, plan
+from poolrt.runtime.batching.plan import BatchLimits, bounded, padding, pick, plan
 
-LIMITS = Limits(max_tokens=1024, launch_tokens=16)
+LIMITS = BatchLimits(max_tokens=1024, launch_tokens=16)
 # Of random batches of 32 of these lengths more than half of the slots are padding.
 WASTE = 0.05  # measured 0.03 with the limits above; the bound that was promised is 0.14
 lengths_of_texts = st.lists(st.integers(1, 512), min_size=1, max_size=200)
@@ -41,7 +41,7 @@ def test_mixed_lengths_waste_little():
 
 @given(lengths_of_texts)
 def test_where_padding_costs_attention_only_a_batch_carries_more_of_it(lengths):
-    packed = Limits(max_tokens=1024, launch_tokens=16, packed_width=640)
+    packed = BatchLimits(max_tokens=1024, launch_tokens=16, packed_width=640)
     batches = plan(lengths, packed)
     assert sorted(itertools.chain(*batches)) == list(range(len(lengths)))
     for batch in batches:
@@ -52,7 +52,7 @@ def test_where_padding_costs_attention_only_a_batch_carries_more_of_it(lengths):
 
 @pytest.mark.parametrize(("width", "slots"), [(1, 10240), (20, 512), (640, 16), (1000, 16)])
 def test_padding_is_worth_one_launch(width, slots):
-    assert Limits(max_tokens=1024, launch_tokens=16, packed_width=640).padding(width) == slots
+    assert BatchLimits(max_tokens=1024, launch_tokens=16, packed_width=640).padding(width) == slots
     assert LIMITS.padding(width) == 16
 
 
@@ -76,7 +76,7 @@ PROFILES = (
 
 
 def test_batches_stay_within_an_engines_profiles():
-    limits = Limits(max_tokens=100_000, launch_tokens=100_000, profiles=PROFILES)
+    limits = BatchLimits(max_tokens=100_000, launch_tokens=100_000, profiles=PROFILES)
     for batch in plan([60] * 40 + [200] * 9, limits):
         widest = 200 if batch[0] >= 40 else 60
         assert len(batch) <= (4 if widest == 200 else 16)
@@ -86,12 +86,12 @@ def test_batches_stay_within_an_engines_profiles():
     ("asked", "shape"), [((3, 10), (3, 16)), ((16, 64), (16, 64)), ((4, 65), (4, 65)), ((2, 5), (2, 16))]
 )
 def test_a_shape_is_the_least_that_a_profile_accepts(asked, shape):
-    assert Limits(max_tokens=1, launch_tokens=1, profiles=PROFILES).shape(*asked) == shape
+    assert BatchLimits(max_tokens=1, launch_tokens=1, profiles=PROFILES).shape(*asked) == shape
 
 
 @pytest.mark.parametrize(("width", "rows"), [(1, 16), (63, 16), (64, 16), (65, 4), (256, 4), (257, 1)])
 def test_a_profile_takes_rows_of_exactly_its_width(width, rows):
-    limits = Limits(max_tokens=100_000, launch_tokens=0, profiles=PROFILES)
+    limits = BatchLimits(max_tokens=100_000, launch_tokens=0, profiles=PROFILES)
     assert limits.rows(width) == rows
     assert [len(batch) for batch in plan([width] * rows, limits)] == [rows]
     if width <= 256:
@@ -100,8 +100,8 @@ def test_a_profile_takes_rows_of_exactly_its_width(width, rows):
 
 @pytest.mark.parametrize(("width", "rows"), [(1, 1024), (8, 8), (9, 7), (64, 1), (65, 1)])
 def test_a_batch_takes_rows_up_to_its_slots(width, rows):
-    assert Limits(max_tokens=64, launch_tokens=8, max_rows=1024).rows(width) == min(rows, 64)
-    assert Limits(max_tokens=64, launch_tokens=8, max_rows=5).rows(width) == min(rows, 5)
+    assert BatchLimits(max_tokens=64, launch_tokens=8, max_rows=1024).rows(width) == min(rows, 64)
+    assert BatchLimits(max_tokens=64, launch_tokens=8, max_rows=5).rows(width) == min(rows, 5)
 
 
 def test_the_shape_of_least_slots_is_computed():
@@ -110,14 +110,14 @@ def test_the_shape_of_least_slots_is_computed():
         Profile(smallest=(8, 1), best=(8, 64), largest=(16, 64)),
         Profile(smallest=(1, 64), best=(1, 64), largest=(8, 64)),
     )
-    assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles).shape(2, 40) == (2, 64)
-    assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles).shape(2, 3) == (8, 3)
+    assert BatchLimits(max_tokens=1, launch_tokens=1, profiles=profiles).shape(2, 40) == (2, 64)
+    assert BatchLimits(max_tokens=1, launch_tokens=1, profiles=profiles).shape(2, 3) == (8, 3)
     # What no profile takes keeps its shape.
-    assert Limits(max_tokens=1, launch_tokens=1, profiles=PROFILES).shape(17, 10) == (17, 10)
-    assert Limits(max_tokens=1, launch_tokens=1, profiles=PROFILES).shape(5, 65) == (5, 65)
+    assert BatchLimits(max_tokens=1, launch_tokens=1, profiles=PROFILES).shape(17, 10) == (17, 10)
+    assert BatchLimits(max_tokens=1, launch_tokens=1, profiles=PROFILES).shape(5, 65) == (5, 65)
     # A profile takes rows of exactly its width, and exactly its number of them.
-    assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles[:1]).shape(2, 64) == (8, 64)
-    assert Limits(max_tokens=1, launch_tokens=1, profiles=profiles[1:]).shape(8, 3) == (8, 64)
+    assert BatchLimits(max_tokens=1, launch_tokens=1, profiles=profiles[:1]).shape(2, 64) == (8, 64)
+    assert BatchLimits(max_tokens=1, launch_tokens=1, profiles=profiles[1:]).shape(8, 3) == (8, 64)
 
 
 def test_padding_is_slots_over_tokens():
@@ -126,7 +126,7 @@ def test_padding_is_slots_over_tokens():
 
 
 def test_a_pick_prefers_the_nearer_neighbour_and_stops_at_one_launch():
-    limits = Limits(max_tokens=1000, launch_tokens=4)
+    limits = BatchLimits(max_tokens=1000, launch_tokens=4)
     assert pick([1, 8, 10, 11, 30], 2, limits) == (1, 4)  # 11 costs one slot, then 8 three
     assert pick([1, 7, 10, 11, 30], 2, limits) == (2, 4)  # 7 would cost four more
     assert pick([10, 10, 10], 1, limits) == (0, 3)
@@ -156,4 +156,4 @@ def test_the_logits_of_a_splade_batch_are_bounded():
     ids=str,
 )
 def test_free_lanes_get_equal_shares_but_none_below_two_launches(queued, lanes, slots):
-    assert Limits(max_tokens=1024, launch_tokens=16).shared(queued, lanes).max_tokens == slots
+    assert BatchLimits(max_tokens=1024, launch_tokens=16).shared(queued, lanes).max_tokens == slots

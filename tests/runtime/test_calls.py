@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from poolrt.runtime.batching.plan import Limits
+from poolrt.runtime.batching.plan import BatchLimits
 from poolrt.runtime.batching.queue import Answer, Call, Counters, Entry, Pool, Ticket
 from poolrt.runtime.inputs.items import Item
 
-LIMITS = Limits(max_tokens=100, launch_tokens=4)
+LIMITS = BatchLimits(max_tokens=100, launch_tokens=4)
 
 
 def entries(*lengths: int, call: Call | None = None, start: int = 0) -> list[Entry]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from poolrt.runtime.answers import scoring
 from poolrt.runtime.artifact.manifest import Role
-from poolrt.runtime.inputs.items import Item, Limits
+from poolrt.runtime.inputs.items import Item, TokenLimits
 from poolrt.runtime.inputs.preparation import Preparation
 from sentence_transformers import MultiVectorEncoder
 from tokenizers import Tokenizer
@@ -125,7 +125,9 @@ def test_longer_text_is_cut_to_the_roles_length_and_says_so(folder):
 
 
 def test_a_smaller_truncation_counts_the_marker(folder):
-    [item] = opened(folder).singles([TEXTS[-1]], role="document", limits=Limits(truncate_prompt_tokens=10))
+    [item] = opened(folder).singles(
+        [TEXTS[-1]], role="document", limits=TokenLimits(truncate_prompt_tokens=10)
+    )
     assert len(item.ids) == 10
 
 

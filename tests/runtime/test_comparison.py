@@ -14,7 +14,7 @@ from poolrt.runtime.answers.score_request import Asked, ranked, sides
 from poolrt.runtime.artifact.manifest import Head, Manifest, Role
 from poolrt.runtime.batching.queue import Answer
 from poolrt.runtime.errors import InputError, UnsupportedTask
-from poolrt.runtime.inputs.items import Limits
+from poolrt.runtime.inputs.items import TokenLimits
 from poolrt.runtime.inputs.preparation import Preparation
 from poolrt.runtime.outputs import Outputs, RequestOutput, ScoringOutput
 
@@ -45,7 +45,7 @@ def opened(tmp_path: Path) -> Any:
 def prepared(
     model: tuple[Manifest, Preparation], first: list[str], second: list[str], **asked: Any
 ) -> score_request.Prepared:
-    asked = {"limits": Limits(), "params": PoolingParams()} | asked
+    asked = {"limits": TokenLimits(), "params": PoolingParams()} | asked
     return score_request.prepare(*model, first, second, Asked(**asked))
 
 
@@ -234,7 +234,7 @@ def test_queries_of_a_list_have_one_document_each(listwise: Any):
 
 def test_a_list_that_does_not_fit_is_refused_whole(listwise: Any):
     with pytest.raises(InputError, match="30 documents need more than the 64 tokens"):
-        prepared(listwise, ["capital"], ["paris is"] * 30, limits=Limits(truncate_prompt_tokens=-1))
+        prepared(listwise, ["capital"], ["paris is"] * 30, limits=TokenLimits(truncate_prompt_tokens=-1))
     cut = prepared(listwise, ["capital"], ["paris is the capital", "berlin"], max_tokens_per_doc=1)
     answered = cut.finish(Answer([np.ones((len(cut.items[0].ids), 4), np.float32)], 1, slots=1))
     assert [one.truncated for one in answered] == [True, False]

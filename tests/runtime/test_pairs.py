@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from poolrt.runtime.errors import InputError
-from poolrt.runtime.inputs.items import Limits
+from poolrt.runtime.inputs.items import TokenLimits
 from poolrt.runtime.inputs.preparation import Preparation
 from transformers import PreTrainedTokenizerFast
 
@@ -65,7 +65,7 @@ def test_a_pair_is_the_references(tmp_path_factory, kind, query, document, kept,
     prepare, theirs = opened(tmp_path_factory, kind), reference(kind)
     full = pair(theirs, query, document)
     ids, types = full["input_ids"], full["token_type_ids"]
-    limits = Limits(truncate_prompt_tokens=kept, truncation_side=side)
+    limits = TokenLimits(truncate_prompt_tokens=kept, truncation_side=side)
     if kept is None and len(ids) > 64:
         with pytest.raises(InputError, match="Please reduce the length of the input prompt") as caught:
             prepare.pairs([query], [document], limits=limits)
@@ -158,14 +158,14 @@ def test_a_side_limit_that_cannot_be_is_refused(tmp_path, name, value, words):
 def test_a_document_limit_leaves_the_query_whole(tmp_path):
     prepare = preparation(tmp_path, "wordpiece")
     [item] = prepare.pairs(
-        ["a " * 30], ["b " * 60], limits=Limits(truncate_prompt_tokens=40), max_tokens_per_doc=50
+        ["a " * 30], ["b " * 60], limits=TokenLimits(truncate_prompt_tokens=40), max_tokens_per_doc=50
     )
     assert len(item.ids) == 40
     assert item.type_ids is not None
     assert item.type_ids.count(0) == 32
     with pytest.raises(InputError, match="no document fits"):
         prepare.pairs(
-            ["a " * 50], ["b " * 60], limits=Limits(truncate_prompt_tokens=40), max_tokens_per_doc=50
+            ["a " * 50], ["b " * 60], limits=TokenLimits(truncate_prompt_tokens=40), max_tokens_per_doc=50
         )
 
 
@@ -173,12 +173,12 @@ def test_a_document_limit_leaves_the_query_whole(tmp_path):
 def test_only_the_document_is_shortened_on_request(tmp_path, kind):
     prepare, theirs = preparation(tmp_path, kind), reference(kind)
     query = "capital of Italy?"
-    [item] = prepare.pairs([query], [LONG], limits=Limits(truncate_prompt_tokens=40, cut_document=True))
+    [item] = prepare.pairs([query], [LONG], limits=TokenLimits(truncate_prompt_tokens=40, cut_document=True))
     assert item.ids == theirs(query, LONG, truncation="only_second", max_length=40)["input_ids"]
     assert item.truncated
-    assert not prepare.pairs([query], ["Rome"], limits=Limits(truncate_prompt_tokens=40, cut_document=True))[
-        0
-    ].truncated
+    assert not prepare.pairs(
+        [query], ["Rome"], limits=TokenLimits(truncate_prompt_tokens=40, cut_document=True)
+    )[0].truncated
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -203,7 +203,7 @@ def test_a_templates_text_is_tokenised_with_special_tokens(tmp_path, kind):
 def test_a_templates_end_survives_truncation(tmp_path, kind, document):
     prepare = preparation(tmp_path, kind, max_tokens=100)
     plain = preparation(tmp_path, kind, max_tokens=100, style="vllm")
-    limits = Limits(truncate_prompt_tokens=90)
+    limits = TokenLimits(truncate_prompt_tokens=90)
     [item] = prepare.pairs(["quick fox"], [document], limits=limits, template=TEMPLATE)
     [cut] = plain.pairs(["quick fox"], [document], limits=limits, template=TEMPLATE)
     text = prepare.encoder.detokenize(item.ids).lower().replace(" ", "")
@@ -220,7 +220,7 @@ def test_a_template_that_leaves_no_room_says_so(tmp_path):
     with pytest.raises(
         InputError, match=(r"the query and what stands around the document need \d+ " r"tokens of 10")
     ):
-        prepare.pairs(["quick fox"], [LONG], limits=Limits(truncate_prompt_tokens=10), template=TEMPLATE)
+        prepare.pairs(["quick fox"], [LONG], limits=TokenLimits(truncate_prompt_tokens=10), template=TEMPLATE)
 
 
 def test_an_artifacts_own_score_template_is_not_for_vllms_preparation(tmp_path):

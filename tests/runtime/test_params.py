@@ -14,7 +14,7 @@ from poolrt.runtime.answers.params import PoolingParams
 from poolrt.runtime.artifact.manifest import Head, Manifest, Source, Text
 from poolrt.runtime.errors import InputError, UnsupportedTask
 from poolrt.runtime.inputs import prompts
-from poolrt.runtime.inputs.items import Limits
+from poolrt.runtime.inputs.items import TokenLimits
 from poolrt.runtime.inputs.prompts import from_mapping, prompts_from, token_ids
 from poolrt.runtime.inputs.tokenization import shortened, tokenization
 from poolrt.runtime.outputs import EmbeddingOutput, Outputs, PoolingOutput, RequestOutput
@@ -164,7 +164,9 @@ def test_arguments_of_a_score_win_over_extra_kwargs():
 )  # fmt: skip
 def test_tokenization_kwargs_win_over_arguments(given: dict[str, Any] | None, kept: int):
     options = tokenization(given, truncate_prompt_tokens=5, truncation_side="left", cut_document=True)
-    assert options.limits == Limits(truncate_prompt_tokens=kept, truncation_side="left", cut_document=True)
+    assert options.limits == TokenLimits(
+        truncate_prompt_tokens=kept, truncation_side="left", cut_document=True
+    )
     assert options.add_special_tokens is True
 
 
@@ -183,11 +185,13 @@ def test_max_embed_len_lowers_the_limit_of_embeddings_only():
     import dataclasses
 
     lower = dataclasses.replace(manifest(), max_embed_tokens=8)
-    assert shortened(Limits(), lower, "embed").max_tokens == 8
-    assert shortened(Limits(), lower, "classify").max_tokens is None
+    assert shortened(TokenLimits(), lower, "embed").max_tokens == 8
+    assert shortened(TokenLimits(), lower, "classify").max_tokens is None
     for most in (None, 16, 20):
         assert (
-            shortened(Limits(), dataclasses.replace(manifest(), max_embed_tokens=most), "embed").max_tokens
+            shortened(
+                TokenLimits(), dataclasses.replace(manifest(), max_embed_tokens=most), "embed"
+            ).max_tokens
             is None
         )
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from poolrt.runtime.artifact.manifest import Role
 from poolrt.runtime.errors import ArtifactError, InputError
-from poolrt.runtime.inputs.items import Limits
+from poolrt.runtime.inputs.items import TokenLimits
 from poolrt.runtime.inputs.preparation import Preparation
 from poolrt.runtime.inputs.prompts import prompts_from
 from transformers import PreTrainedTokenizerFast
@@ -62,7 +62,7 @@ def test_truncated_texts_have_the_ids_of_the_reference(tmp_path_factory, kind, t
         cut = theirs(text, truncation=True, max_length=kept)["input_ids"]
     if not cut:
         return
-    [item] = prepare.singles([text], limits=Limits(truncate_prompt_tokens=kept, truncation_side=side))
+    [item] = prepare.singles([text], limits=TokenLimits(truncate_prompt_tokens=kept, truncation_side=side))
     assert item.ids == cut
     assert item.truncated == (len(cut) < len(full))
     assert item.prompt_tokens == len(cut)
@@ -78,7 +78,7 @@ def opened(factory: pytest.TempPathFactory, kind: str) -> Preparation:
 
 
 def test_minus_one_keeps_the_models_limit(tmp_path, kind):
-    [item] = preparation(tmp_path, kind).singles([LONG], limits=Limits(truncate_prompt_tokens=-1))
+    [item] = preparation(tmp_path, kind).singles([LONG], limits=TokenLimits(truncate_prompt_tokens=-1))
     assert len(item.ids) == 64
 
 
@@ -103,14 +103,14 @@ def test_a_text_that_cannot_fit_is_refused_by_its_characters(tmp_path):
 def test_a_lower_limit_than_the_models_counts(tmp_path):
     prepare = preparation(tmp_path, "wordpiece")
     with pytest.raises(InputError, match="maximum context length is 10 tokens"):
-        prepare.singles(["a " * 12], limits=Limits(max_tokens=10))
-    [item] = prepare.singles(["a " * 12], limits=Limits(max_tokens=10, truncate_prompt_tokens=-1))
+        prepare.singles(["a " * 12], limits=TokenLimits(max_tokens=10))
+    [item] = prepare.singles(["a " * 12], limits=TokenLimits(max_tokens=10, truncate_prompt_tokens=-1))
     assert len(item.ids) == 10
 
 
 def test_too_large_a_truncation_is_refused_in_the_agreed_words(tmp_path):
     with pytest.raises(InputError) as caught:
-        preparation(tmp_path, "wordpiece").singles(["a"], limits=Limits(truncate_prompt_tokens=65))
+        preparation(tmp_path, "wordpiece").singles(["a"], limits=TokenLimits(truncate_prompt_tokens=65))
     assert str(caught.value) == (
         "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller "
         "truncation size."
@@ -123,8 +123,10 @@ def test_ids_are_taken_as_they_are_and_cut_without_special_tokens(tmp_path):
     ids = [2, 10, 11, 12, 3]
     forms = [ids, tuple(ids), np.array(ids, dtype=np.int32), {"prompt_token_ids": ids}]
     assert [item.ids for item in prepare.singles(forms)] == [ids] * 4
-    assert prepare.singles([ids], limits=Limits(truncate_prompt_tokens=3))[0].ids == [2, 10, 11]
-    assert prepare.singles([ids], limits=Limits(truncate_prompt_tokens=3, truncation_side="left"))[0].ids == [
+    assert prepare.singles([ids], limits=TokenLimits(truncate_prompt_tokens=3))[0].ids == [2, 10, 11]
+    assert prepare.singles([ids], limits=TokenLimits(truncate_prompt_tokens=3, truncation_side="left"))[
+        0
+    ].ids == [
         11,
         12,
         3,
@@ -170,7 +172,7 @@ def test_what_is_no_prompt_is_told_with_its_place(tmp_path, prompt, words):
 
 def test_prompts_without_tokens_are_refused(tmp_path):
     prepare = preparation(tmp_path, "qwen")
-    for prompts, limits in (([""], Limits()), (["a"], Limits(truncate_prompt_tokens=0))):
+    for prompts, limits in (([""], TokenLimits()), (["a"], TokenLimits(truncate_prompt_tokens=0))):
         with pytest.raises(InputError, match="prompt cannot be empty"):
             prepare.singles(prompts, limits=limits)
     with pytest.raises(InputError, match="at least one prompt"):
@@ -259,7 +261,7 @@ def test_an_argument_means_one_prompt_or_many(value, prompts):
 
 def test_threads_share_one_preparation(tmp_path):
     prepare = preparation(tmp_path, "wordpiece")
-    limits = [Limits(truncate_prompt_tokens=kept) for kept in range(3, 30)]
+    limits = [TokenLimits(truncate_prompt_tokens=kept) for kept in range(3, 30)]
     alone = [[item.ids for item in prepare.singles(CORPUS, limits=limit)] for limit in limits]
     found: dict[int, list[list[int]]] = {}
 

@@ -14,7 +14,7 @@ from poolrt.runtime.answers.params import PoolingParams
 from poolrt.runtime.artifact.manifest import Head, Manifest, Source, Text
 from poolrt.runtime.errors import EngineError, InputError
 from poolrt.runtime.inputs import chunks
-from poolrt.runtime.inputs.items import Item, Limits
+from poolrt.runtime.inputs.items import Item, TokenLimits
 from poolrt.runtime.outputs import (
     ClassificationOutput,
     EmbeddingOutput,
@@ -223,14 +223,14 @@ def test_only_a_truncation_that_is_asked_for_cuts_a_text_in_pieces():
         heads={"embed": EMBED},
     )  # fmt: skip
     for asked, kept in ((None, None), (-1, None), (16, 16), (3, 3)):
-        limits = chunks.limits(manifest, Limits(truncate_prompt_tokens=asked, truncation_side="left"))
+        limits = chunks.limits(manifest, TokenLimits(truncate_prompt_tokens=asked, truncation_side="left"))
         assert (limits.truncate_prompt_tokens, limits.truncation_side, limits.max_tokens) == (
             kept,
             "left",
             chunks.UNLIMITED,
         )
     with pytest.raises(InputError, match="greater than max_model_len"):
-        chunks.limits(manifest, Limits(truncate_prompt_tokens=17))
+        chunks.limits(manifest, TokenLimits(truncate_prompt_tokens=17))
 
 
 # --- what a call returns

@@ -11,13 +11,13 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import numpy as np
 import pytest
 from poolrt.runtime.artifact.manifest import Profile, Tensor
-from poolrt.runtime.batching.plan import Limits
+from poolrt.runtime.batching.plan import BatchLimits
 from poolrt.runtime.batching.worker import Worker
 from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.errors import DeadlineExceeded, EngineError, Overload
 from poolrt.runtime.inputs.items import Item
 
-LIMITS = Limits(max_tokens=64, launch_tokens=8)
+LIMITS = BatchLimits(max_tokens=64, launch_tokens=8)
 FEED = Feed(
     [Tensor(name=name, dtype="int64", axes=("batch", "tokens")) for name in ("input_ids", "attention_mask")],
     pad_id=0,
@@ -462,7 +462,7 @@ def test_rows_that_fill_a_profile_are_attended_and_dropped(engine):
     engine.run = lambda inputs, outputs, alone: (
         seen.append(inputs["attention_mask"].sum(axis=1).tolist()) or run(inputs, outputs)
     )
-    limits = Limits(max_tokens=64, launch_tokens=8, profiles=engine.profiles)
+    limits = BatchLimits(max_tokens=64, launch_tokens=8, profiles=engine.profiles)
     worker = Worker(engine, feed=FEED, limits=limits)
     assert pooled(worker.submit([item(1, 2)], "pooled")) == [3.0]
     assert engine.batches == [(4, 8)]

@@ -18,7 +18,7 @@ from poolrt.serve.http.connections import (
     SPARE,
     WORK,
     Clock,
-    Limits,
+    ConnectionLimits,
     Unsent,
     affordable,
 )
@@ -49,7 +49,7 @@ def turn(step: Any) -> Any:
 
 
 def test_every_state_has_its_time():
-    limits = Limits(head_s=1, body_s=2, idle_s=3, linger_s=4)
+    limits = ConnectionLimits(head_s=1, body_s=2, idle_s=3, linger_s=4)
     assert [limits.seconds(state) for state in (HEAD, BODY, WORK, IDLE, LINGER)] == [1, 7.0, math.inf, 3, 4]
 
 
@@ -65,7 +65,7 @@ def test_every_state_has_its_time():
     ],
 )
 def test_the_clock_looks_four_times_in_the_shortest_time(facts: dict[str, float], period_s: float):
-    assert Limits(**facts).period_s == pytest.approx(period_s)  # pyright: ignore[reportArgumentType]
+    assert ConnectionLimits(**facts).period_s == pytest.approx(period_s)  # pyright: ignore[reportArgumentType]
 
 
 def filled(clock: Clock, loop: Any, fakes: list[Fake]) -> None:
@@ -75,7 +75,7 @@ def filled(clock: Clock, loop: Any, fakes: list[Fake]) -> None:
 
 def test_those_that_wait_longest_for_their_client_go_first():
     async def run(loop: Any) -> None:
-        clock = Clock(Limits(connections=5))
+        clock = Clock(ConnectionLimits(connections=5))
         working, sending, begun = Fake(WORK), Fake(BODY, 1.0), Fake(HEAD, 1.0)
         older, newer = Fake(IDLE, 5.0), Fake(IDLE, 9.0)
         filled(clock, loop, [working, sending, begun, newer, older])
@@ -94,7 +94,7 @@ def test_those_that_wait_longest_for_their_client_go_first():
 
 def test_an_answered_connection_goes_before_an_idle_one_and_an_unseen_one_last():
     async def run(loop: Any) -> None:
-        clock = Clock(Limits(connections=3))
+        clock = Clock(ConnectionLimits(connections=3))
         unseen, seen, lingering = Fake(IDLE, 0.0), Fake(IDLE, 7.0), Fake(LINGER, 9.0)
         filled(clock, loop, [unseen, seen, lingering])
         for expected in (lingering, seen, unseen):
@@ -106,7 +106,7 @@ def test_an_answered_connection_goes_before_an_idle_one_and_an_unseen_one_last()
 
 def test_one_in_sixteen_makes_room():
     async def run(loop: Any) -> None:
-        clock = Clock(Limits(connections=64))
+        clock = Clock(ConnectionLimits(connections=64))
         fakes = [Fake(IDLE, number + 1.0) for number in range(64)]
         filled(clock, loop, fakes)
         assert not clock.full
@@ -120,7 +120,7 @@ def test_one_in_sixteen_makes_room():
 
 def test_beyond_the_limit_only_a_few_are_spared():
     async def run(loop: Any) -> None:
-        clock = Clock(Limits(connections=2))
+        clock = Clock(ConnectionLimits(connections=2))
         filled(clock, loop, [Fake(WORK) for _ in range(2 + SPARE)])
         assert clock.full
         assert not clock.add(Fake(WORK), loop)
@@ -134,7 +134,7 @@ def test_beyond_the_limit_only_a_few_are_spared():
 
 def test_the_clock_looks_at_all_and_stops_with_the_last():
     async def run(loop: Any) -> None:
-        clock = Clock(Limits(head_s=0.04))
+        clock = Clock(ConnectionLimits(head_s=0.04))
         first, second = Fake(), Fake(WORK)
         filled(clock, loop, [first, second])
         await asyncio.sleep(0.1)
@@ -163,7 +163,7 @@ def test_answers_that_wait_longest_go_when_all_take_too_much(
     monkeypatch.setattr(connections, "MOST_UNSENT", 100)
 
     async def run(loop: Any) -> None:
-        clock = Clock(Limits(head_s=0.04))
+        clock = Clock(ConnectionLimits(head_s=0.04))
         fakes = [Fake(WORK, unsent=size, unsent_since=float(place)) for place, size in enumerate(sizes)]
         filled(clock, loop, fakes[::-1])
         await asyncio.sleep(0.03)

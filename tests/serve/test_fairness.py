@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
-from poolrt.serve.http.connections import Limits
+from poolrt.serve.http.connections import ConnectionLimits
 from poolrt.serve.http.futures import LOOK_S, Waiting
 from poolrt.serve.http.protocol import SLICE, protocol
 from poolrt.serve.metrics.prometheus import Metrics
@@ -71,7 +71,7 @@ def test_a_body_in_chunks_of_one_byte_is_parsed_in_turns():
     async def run() -> list[int]:
         config = uvicorn.Config(application, log_config=None, lifespan="off")
         config.load()
-        connection = protocol(Limits())(config, ServerState(), {})
+        connection = protocol(ConnectionLimits())(config, ServerState(), {})
         wire = Wire()
         connection.connection_made(wire)
         connection.data_received(HEAD + BYTE * MANY)
