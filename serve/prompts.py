@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from ..runtime.artifact.manifest import Text
+from ..runtime.artifact.manifest import TextPreparation
 from ..runtime.inputs.foreign_tokens import looks_foreign
 from ..runtime.inputs.prompts import prompts_from
 from .errors import ApiError
@@ -90,7 +90,7 @@ def side_of(record: Any, served: Served) -> dict[str, Any]:
     return made
 
 
-def stored_prompt(text: Text, *names: str) -> str | None:
+def stored_prompt(text: TextPreparation, *names: str) -> str | None:
     others = {"document": ("passage",), "query": ()}
     for name in (*names, *(other for known in names for other in others.get(known, ()))):
         if name in text.prompts:

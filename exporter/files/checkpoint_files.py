@@ -11,7 +11,7 @@ from typing import Any
 
 from ...runtime.errors import CheckpointError
 from ..base.refusals import shortened
-from .tokenizer import Text
+from .tokenizer import TokenizerFiles
 from .weights import Weights
 
 MOST_COUNT = 1 << 31
@@ -28,7 +28,7 @@ class Files:
     """With the adapter merged in, where there is one."""
     prefixes: tuple[str, ...]
     """What may stand before the backbone's tensor names (`bert.`)."""
-    text: Text
+    text: TokenizerFiles
     classifies: bool = False
     """A classifier of whole texts follows the backbone."""
     large: bool = False

@@ -32,7 +32,7 @@ MOST_SPELT = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class TokenizerFiles:
     json: bytes
     """tokenizer.json: byte for byte the checkpoint's where transformers reads the
     folder as that file says."""
@@ -66,7 +66,9 @@ class Text:
         return self.tokenizer.encode(text).ids
 
 
-def read(folder: Path, *, lowercase: bool = False, overrides: Mapping[str, Any] | None = None) -> Text:
+def read(
+    folder: Path, *, lowercase: bool = False, overrides: Mapping[str, Any] | None = None
+) -> TokenizerFiles:
     """`lowercase`: do_lower_case of Sentence Transformers, which puts a step in front of the normaliser, so
     that special tokens keep their case. `overrides`: keys of config.json that the file may lack. Raises
     CheckpointError: no tokenizer, or one that is damaged.
@@ -80,7 +82,9 @@ def read(folder: Path, *, lowercase: bool = False, overrides: Mapping[str, Any] 
         return _read(folder, config, lowercase, overrides or {})
 
 
-def _read(folder: Path, config: dict[str, Any], lowercase: bool, overrides: Mapping[str, Any]) -> Text:
+def _read(
+    folder: Path, config: dict[str, Any], lowercase: bool, overrides: Mapping[str, Any]
+) -> TokenizerFiles:
     path, guesses = folder / "tokenizer.json", list[Guess]()
     origin = None if path.is_file() else next((name for name in SLOW if (folder / name).is_file()), None)
     if origin is None and not path.is_file():
@@ -125,7 +129,7 @@ def _read(folder: Path, config: dict[str, Any], lowercase: bool, overrides: Mapp
         )
         guesses.append(Guess("tokenizer", f"puts {ended} behind every text", why))
     limit = getattr(auto.tokenizer, "model_max_length", None)
-    return Text(
+    return TokenizerFiles(
         json=raw,
         converted=origin,
         config=config,

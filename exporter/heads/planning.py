@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...runtime.artifact.manifest import Head, Role, Scoring, Task, Text
+from ...runtime.artifact.manifest import Head, Role, Scoring, Task, TextPreparation
 from ...runtime.errors import CheckpointError
 from .. import detection
 from ..base.guess import Guess
@@ -49,7 +49,7 @@ class Plan:
     tasks: tuple[Task, ...]
     """The first is the default."""
     scoring: Scoring | None
-    text: Text
+    text: TextPreparation
     heads: dict[str, Head]
     """Task -> head, as the manifest holds it."""
     parts: tuple[Part, ...]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from ...runtime.artifact.manifest import Head, Role, Text
+from ...runtime.artifact.manifest import Head, Role, TextPreparation
 from ...runtime.errors import CheckpointError, PoolrtError
 from ...runtime.inputs import templates
 from ..base.guess import Guess
@@ -75,7 +75,7 @@ def text(
     files: Mapping[str, bytes],
     heads: Mapping[str, Head],
     guesses: list[Guess],
-) -> Text:
+) -> TextPreparation:
     sentence = checkpoint.sentence
     prompts = dict(sentence.prompts) if sentence else {}
     if checkpoint.recipe is not None:
@@ -106,7 +106,7 @@ def text(
     # that is what they get.
     separates = not checkpoint.config.get("classifier_from_token")
     separated = checkpoint.config.get("use_sep_token", checkpoint.config.get("use_pad_token", separates))
-    return Text(
+    return TextPreparation(
         max_tokens=limit,
         vocab_size=checkpoint.number("vocab_size"),
         pad_id=pad_id(checkpoint),

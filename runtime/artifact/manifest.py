@@ -86,7 +86,7 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class TextPreparation:
     """Text preparation."""
 
     tokenizer: str = "tokenizer.json"
@@ -294,7 +294,7 @@ class Manifest:
     tasks: tuple[Task, ...]
     """In order of preference: the first is the default."""
     scoring: Scoring | None
-    text: Text
+    text: TextPreparation
     graphs: tuple[Graph, ...]
     """Of several with one role, in different precisions, ONNX Runtime runs the first
     unless another is asked for."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..artifact.manifest import Text
+from ..artifact.manifest import TextPreparation
 from ..errors import ArtifactError, InputError, is_failure, reason
 from . import tokenizer_file, truncation
 from .items import Item, TokenLimits
@@ -22,7 +22,7 @@ class Encoder:
     """An artifact's tokenizer: opened once, used from any thread, never changed. Raises ArtifactError
     when it cannot be opened."""
 
-    def __init__(self, folder: Path, text: Text) -> None:
+    def __init__(self, folder: Path, text: TextPreparation) -> None:
         self.text = text
         self.max_tokens = text.max_tokens
         try:

@@ -18,7 +18,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...runtime.artifact.manifest import Head, Role, Text
+from ...runtime.artifact.manifest import Head, Role, TextPreparation
 from ..context import context_of
 from ..models.registry import Served
 from ..prompts import stored_prompt
@@ -86,7 +86,7 @@ def model(served: Served) -> dict[str, Any]:
     }
 
 
-def roles(text: Text) -> dict[str, Any] | None:
+def roles(text: TextPreparation) -> dict[str, Any] | None:
     """What `input_type` does to either side; None where it changes nothing."""
     made = {}
     for name in ("query", "document"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from poolrt.runtime.artifact import overrides
-from poolrt.runtime.artifact.manifest import FORMAT, Graph, Head, Manifest, Source, Task, Text
+from poolrt.runtime.artifact.manifest import FORMAT, Graph, Head, Manifest, Source, Task, TextPreparation
 from poolrt.runtime.errors import InputError
 from poolrt.runtime.vllm import llm
 from poolrt.runtime.vllm.pooler_config import PoolerConfig
@@ -23,7 +23,7 @@ def manifest(
     return Manifest(
         format=FORMAT, name="m", architecture="BertModel",
         source=Source(checkpoint="m", overrides=asked or {}), tasks=tasks, scoring=None,
-        text=Text(max_tokens=8, vocab_size=9, pad_id=0), graphs=(),
+        text=TextPreparation(max_tokens=8, vocab_size=9, pad_id=0), graphs=(),
         heads=dict(heads) or {"embed": EMBED, "token_embed": ROWS},
         config={"model_type": "bert", "num_labels": 2},
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from poolrt.runtime import outputs, progress
 from poolrt.runtime.answers import params
 from poolrt.runtime.answers.params import PoolingParams
-from poolrt.runtime.artifact.manifest import Head, Manifest, Source, Text
+from poolrt.runtime.artifact.manifest import Head, Manifest, Source, TextPreparation
 from poolrt.runtime.errors import InputError, UnsupportedTask
 from poolrt.runtime.inputs import prompts
 from poolrt.runtime.inputs.items import TokenLimits
@@ -29,7 +29,7 @@ def manifest(**facts: Any) -> Manifest:
     return Manifest(
         format=1, name="m", architecture="BertModel", source=Source(checkpoint="m"),
         tasks=("embed", "classify", "token_classify"),
-        scoring=None, text=Text(max_tokens=16, vocab_size=100, pad_id=0), graphs=(), heads=heads,
+        scoring=None, text=TextPreparation(max_tokens=16, vocab_size=100, pad_id=0), graphs=(), heads=heads,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from poolrt.runtime.answers import postprocess
 from poolrt.runtime.answers.params import PoolingParams
-from poolrt.runtime.artifact.manifest import Head, Manifest, Source, Text
+from poolrt.runtime.artifact.manifest import Head, Manifest, Source, TextPreparation
 from poolrt.runtime.errors import EngineError, InputError
 from poolrt.runtime.inputs import chunks
 from poolrt.runtime.inputs.items import Item, TokenLimits
@@ -216,7 +216,7 @@ def test_pieces_are_joined_by_their_length():
 
 
 def test_only_a_truncation_that_is_asked_for_cuts_a_text_in_pieces():
-    text = Text(max_tokens=16, vocab_size=100, pad_id=0)
+    text = TextPreparation(max_tokens=16, vocab_size=100, pad_id=0)
     manifest = Manifest(
         format=1, name="m", architecture="BertModel", source=Source(checkpoint="m"), tasks=("embed",),
         scoring=None, text=text, graphs=(),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from poolrt.runtime.artifact.manifest import Graph, Manifest, Source, Tensor, Text
+from poolrt.runtime.artifact.manifest import Graph, Manifest, Source, Tensor, TextPreparation
 from poolrt.runtime.inputs.preparation import Preparation
 from tokenizers import (
     AddedToken,
@@ -171,7 +171,7 @@ def manifest(
         source=Source(checkpoint="tiny"),
         tasks=("embed",),
         scoring=None,
-        text=Text(**settings),
+        text=TextPreparation(**settings),
         graphs=(Graph(file="model.onnx", precision="fp32", opset=20, inputs=tensors, outputs=()),),
         heads={},
     )

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from poolrt.runtime.artifact.manifest import Role, Text
+from poolrt.runtime.artifact.manifest import Role, TextPreparation
 from poolrt.serve.endpoints import cohere
 from poolrt.serve.errors import ApiError
 from poolrt.serve.prompts import from_openai, side_of, stored_prompt
 
 
-def text(prompts: dict[str, str], *roles: str) -> Text:
-    return Text(
+def text(prompts: dict[str, str], *roles: str) -> TextPreparation:
+    return TextPreparation(
         max_tokens=8,
         vocab_size=10,
         pad_id=0,
