@@ -19,7 +19,7 @@ from ...runtime.artifact.records import RecordError, from_plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
+class PublishedScores:
     """Numbers that somebody else published for this model."""
 
     task: Literal["similarity", "rerank", "maxsim"]
@@ -55,7 +55,7 @@ class Recipe:
     """Added to the stored prompts."""
     score_template: str | None = None
     """File in recipes/templates."""
-    references: tuple[Reference, ...] = ()
+    references: tuple[PublishedScores, ...] = ()
 
 
 TASKS: dict[str, tuple[str, ...]] = {

@@ -17,7 +17,7 @@ from ...runtime.errors import VerificationError
 from ...runtime.model import Model
 from ..base.large import is_large_graph
 from ..files import recipe as recipes
-from ..files.recipe import Recipe, Reference
+from ..files.recipe import PublishedScores, Recipe
 
 # The smallest published model has 4.4 million parameters (ms-marco-TinyBERT-L-2); fixtures named like a model
 # have some ten thousand.
@@ -75,7 +75,7 @@ def _not_checkable(folder: Path, manifest: Manifest, found: Recipe) -> str | Non
     return None
 
 
-def _compared(model: Model, reference: Reference) -> tuple[str, bool]:
+def _compared(model: Model, reference: PublishedScores) -> tuple[str, bool]:
     found = np.asarray(_scores(model, reference), np.float64)
     expected = np.array(reference.scores)
     apart = np.abs(found - expected)
@@ -89,7 +89,7 @@ def _compared(model: Model, reference: Reference) -> tuple[str, bool]:
     ), holds and math.isfinite(told)
 
 
-def _scores(model: Model, reference: Reference) -> Sequence[float] | NDArray[np.float32]:
+def _scores(model: Model, reference: PublishedScores) -> Sequence[float] | NDArray[np.float32]:
     if reference.task in ("rerank", "maxsim"):
         return [one.outputs.score for one in model.score(reference.query, list(reference.documents))]
     query = _vectors(model, [reference.query], "query")

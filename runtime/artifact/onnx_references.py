@@ -34,7 +34,7 @@ class MalformedGraph(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ExternalFile:
     location: str
     offset: int
     length: int | None
@@ -48,19 +48,19 @@ def is_address(location: str) -> bool:
     return "*" in location or "_MEM_ADDR_" in location.upper()
 
 
-def references(path: Path) -> list[Reference]:
+def references(path: Path) -> list[ExternalFile]:
     """Every external-data entry of the graph, of its subgraphs and functions. Raises MalformedGraph
     for what is not protobuf."""
     with path.open("rb") as file:
         if not file.seek(0, 2):
             raise MalformedGraph("the file is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found: list[Reference] = []
+            found: list[ExternalFile] = []
             _walk(data, 0, len(data), "model", found, 0)
             return found
 
 
-def _walk(data: mmap.mmap, start: int, end: int, message: str, found: list[Reference], depth: int) -> None:
+def _walk(data: mmap.mmap, start: int, end: int, message: str, found: list[ExternalFile], depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise MalformedGraph("graphs nested too deeply")
     inner = _TREE[message]
@@ -77,7 +77,7 @@ def _walk(data: mmap.mmap, start: int, end: int, message: str, found: list[Refer
         found.extend(_reference(entries))
 
 
-def _reference(entries: list[tuple[str, str]]) -> Iterator[Reference]:
+def _reference(entries: list[tuple[str, str]]) -> Iterator[ExternalFile]:
     # A repeated key would let two readers see two different files: each location counts.
     values = dict(entries)
     try:
@@ -86,7 +86,7 @@ def _reference(entries: list[tuple[str, str]]) -> Iterator[Reference]:
     except ValueError:
         raise MalformedGraph("external data with an offset or length that is no number") from None
     for location in {value for key, value in entries if key == "location"} or {""}:
-        yield Reference(location, offset, size)
+        yield ExternalFile(location, offset, size)
 
 
 def _entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from poolrt.exporter.files import recipe
-from poolrt.exporter.files.recipe import Recipe, Reference
+from poolrt.exporter.files.recipe import PublishedScores, Recipe
 from poolrt.exporter.proof import published_scores
 
 VECTORS = {"q": [3.0, 4.0], "a": [4.0, 3.0], "b": [0.0, 2.0]}
@@ -35,8 +35,8 @@ class Model:
         ]
 
 
-def reference(task: Any, scores: tuple[float, ...], tolerance: float = 1e-6, **facts: Any) -> Reference:
-    return Reference(
+def reference(task: Any, scores: tuple[float, ...], tolerance: float = 1e-6, **facts: Any) -> PublishedScores:
+    return PublishedScores(
         task=task, query="q", documents=("a", "b"), scores=scores, tolerance=tolerance, source="card", **facts
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
-from poolrt.runtime.artifact.onnx_references import MalformedGraph, Reference, is_address, references
+from poolrt.runtime.artifact.onnx_references import ExternalFile, MalformedGraph, is_address, references
 
 
 def tensor(location: str = "weights.bin", **facts: str) -> TensorProto:
@@ -73,7 +73,7 @@ def test_a_tensor_is_found_wherever_it_may_stand(tmp_path: Path, place: str):
     path = tmp_path / "model.onnx"
     path.write_bytes(PLACES[place]().SerializeToString())
     assert onnx.load(path, load_external_data=False)  # the package reads it too
-    assert references(path) == [Reference("weights.bin", 0, None)]
+    assert references(path) == [ExternalFile("weights.bin", 0, None)]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_piece_of_a_file_has_its_place(
     (tmp_path / "model.onnx").write_bytes(
         in_graph(GraphProto(initializer=[tensor(**facts)])).SerializeToString()
     )
-    assert references(tmp_path / "model.onnx") == [Reference("weights.bin", offset, length)]
+    assert references(tmp_path / "model.onnx") == [ExternalFile("weights.bin", offset, length)]
 
 
 def test_several_tensors_and_none(tmp_path: Path):
@@ -112,7 +112,7 @@ def test_two_locations_of_one_tensor_both_count(tmp_path: Path):
     nowhere = TensorProto(name="w")
     nowhere.external_data.add(key="offset", value="1")
     (tmp_path / "model.onnx").write_bytes(in_graph(GraphProto(initializer=[nowhere])).SerializeToString())
-    assert references(tmp_path / "model.onnx") == [Reference("", 1, None)]
+    assert references(tmp_path / "model.onnx") == [ExternalFile("", 1, None)]
 
 
 @pytest.mark.parametrize("facts", [{"offset": "x"}, {"length": "1.5"}, {"offset": ""}], ids=str)
