@@ -52,7 +52,7 @@ class Checkpoint(Files):
     pooler: poolers.PoolerConfig
     recipe: recipes.Recipe | None
     guesses: tuple[Guess, ...]
-    adapter: adapters.Adapter | None = None
+    adapter: adapters.LoraAdapter | None = None
     """Merged into `weights` already."""
 
     @property
@@ -282,7 +282,7 @@ def _decoded(value: Any) -> Any:
 
 def _adapted_config(
     config: Mapping[str, Any],
-    adapter: adapters.Adapter,
+    adapter: adapters.LoraAdapter,
     opened: adapter_merge.Merged,
     family: Architecture,
     overrides: Mapping[str, Any],
@@ -311,7 +311,7 @@ def _adapted_config(
     return adapted
 
 
-def _adapter_guess(adapter: adapters.Adapter) -> Guess:
+def _adapter_guess(adapter: adapters.LoraAdapter) -> Guess:
     base = adapter.settings.get("base_model_name_or_path")
     rest = f", {len(adapter.whole)} whole tensors" if adapter.whole else ""
     rest += ", rows of " + ", ".join(adapter.tokens) if adapter.tokens else ""

@@ -30,7 +30,7 @@ from .lifespan import lifespan
 from .metrics.prometheus import Metrics
 from .metrics.state import State
 from .models.adapter_loading import Loader
-from .models.adapters import Adapters
+from .models.adapters import AdapterExporter
 from .models.registry import Registry
 from .pages import playground, reference
 from .settings import Settings
@@ -40,7 +40,7 @@ log = logging.getLogger("poolrt.serve")
 MODEL_PATHS = frozenset(route.path for route in MODELS)
 
 
-def create_app(registry: Registry, settings: Settings, adapters: Adapters | None = None) -> Starlette:
+def create_app(registry: Registry, settings: Settings, adapters: AdapterExporter | None = None) -> Starlette:
     """The ASGI application. Its lifespan opens the registry's models; open them first
     to serve without waiting.
 

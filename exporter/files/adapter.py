@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...runtime.artifact.manifest import Adapter as Described
+from ...runtime.artifact.manifest import MergedAdapter as Described
 from ...runtime.errors import CheckpointError
 from ..base.json_file import json_file
 from . import sentence_files, source, weights
@@ -62,7 +62,7 @@ class Factors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
+class LoraAdapter:
     name: str
     """Hub id, or the folder's own name."""
     folder: Path
@@ -121,7 +121,7 @@ class Adapter:
         return Described(name=self.name, revision=self.revision, rank=largest, files=dict(digests))
 
 
-def read(asked: str | Path) -> Adapter:
+def read(asked: str | Path) -> LoraAdapter:
     """Opens a local folder or hub id. Raises CheckpointError: not an adapter, or one that is not a
     plain change of weights."""
     place = source.find_adapter(str(asked))
@@ -162,7 +162,7 @@ def read(asked: str | Path) -> Adapter:
         else:
             known.table = known.table or bool(part["table"])
             setattr(known, "first" if part["side"] == "A" else "second", stored)
-    return Adapter(
+    return LoraAdapter(
         name=place.name, folder=place.folder, revision=place.revision, settings=settings, weights=opened,
         factors=factors, whole=whole,
         tokens=tokens, sentence=sentence_files.read(place.folder),

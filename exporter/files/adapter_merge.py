@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import CheckpointError
-from .adapter import WRAPPED, Adapter, Factors
+from .adapter import WRAPPED, Factors, LoraAdapter
 from .weights import Change, Weights
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Merged(Weights):
 
 
 def merged(
-    source: str, base: Weights, adapter: Adapter, prefixes: Iterable[str], *, turned: bool = False
+    source: str, base: Weights, adapter: LoraAdapter, prefixes: Iterable[str], *, turned: bool = False
 ) -> Merged:
     """The checkpoint's tensors with the adapter in them. Raises CheckpointError naming every tensor that has
     no place or does not fit.
@@ -224,7 +224,7 @@ def merged(
     )
 
 
-def _unwrapping(base: Weights, adapter: Adapter, prefixes: tuple[str, ...]) -> Callable[[str], str]:
+def _unwrapping(base: Weights, adapter: LoraAdapter, prefixes: tuple[str, ...]) -> Callable[[str], str]:
     """Removes what a wrapper around the transformers model put before its names, unless they are the
     checkpoint's own as they stand."""
     names = [*(f"{module}.weight" for module in (*adapter.factors, *adapter.tokens)), *adapter.whole]
@@ -259,7 +259,7 @@ def _turned(module: str, factors: Factors, turned: bool) -> bool:
 
 
 def _unfit(
-    adapter: Adapter, module: str, factors: Factors, shape: tuple[int, ...], turned: bool
+    adapter: LoraAdapter, module: str, factors: Factors, shape: tuple[int, ...], turned: bool
 ) -> list[str]:
     if factors.first is None or factors.second is None:
         return [f"{module} has only one of lora_A and lora_B"]

@@ -33,7 +33,7 @@ Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt", "openvino"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
+class MergedAdapter:
     """A LoRA adapter that was merged into the weights."""
 
     name: str
@@ -56,7 +56,7 @@ class Source:
     """Weight file inside the checkpoint -> sha256."""
     overrides: dict[str, object] = field(default_factory=dict)
     """hf_overrides, convert, pooler_config as asked for at export."""
-    adapter: Adapter | None = None
+    adapter: MergedAdapter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ from ..model import Model
 from ..options import ClassifyOptions, EmbedOptions, EncodeOptions, ScoreOptions, check, suggestion
 from ..outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, Result, ScoringOutput
 from ..plugins.model_facts import Config, ModelConfig
-from .lora import Adapters
+from .lora import AdapterModels
 from .pooler_config import PoolerConfig
 
 # Where, how fast and under which name to run: nothing of it changes a number.
@@ -108,7 +108,7 @@ class LLM:
         self._chat_template = template
         self._preparation: Style = preparation
         merge = None if finished else partial(_with_adapter, name, options)
-        self._adapters = Adapters(self.model, opened if enable_lora else None, merge)
+        self._adapters = AdapterModels(self.model, opened if enable_lora else None, merge)
 
     def embed(self, prompts: Prompts, **options: Unpack[EmbedOptions]) -> Outputs[EmbeddingOutput]:
         """One vector per prompt: [dim], L2-normalised as the model says.

@@ -20,7 +20,7 @@ Ask = Callable[[Model, Any, Any], Outputs[Any]]
 """(model, prompts, pooling_params) -> answers."""
 
 
-class Adapters:
+class AdapterModels:
     """The base and its adapters, each opened when it is first asked for.
 
     `open`: folder -> model; None: LoRA is off. `merge`: adapter -> artifact of the base's checkpoint with it;

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from ...runtime.errors import EXIT_INPUT, PoolrtError
 from ..errors import ApiError
-from .adapters import Adapters, Module, folder_of
+from .adapters import AdapterExporter, Module, folder_of
 from .registry import Registry, Served
 
 log = logging.getLogger("poolrt.serve")
@@ -28,7 +28,7 @@ class Loader:
     """Called in the event loop. One adapter is exported and opened at a time: an export
     wants the whole machine."""
 
-    def __init__(self, registry: Registry, adapters: Adapters, *, drain_s: float) -> None:
+    def __init__(self, registry: Registry, adapters: AdapterExporter, *, drain_s: float) -> None:
         self.registry, self.adapters, self._drain_s = registry, adapters, drain_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="poolrt-lora")
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

@@ -73,7 +73,7 @@ def module_of(text: str) -> Module:
     return Module(**found)
 
 
-class Adapters:
+class AdapterExporter:
     """Makes models of adapters; `limit` and `most_rank` are --max-loras (or
     --max-cpu-loras) and --max-lora-rank."""
 

@@ -24,7 +24,7 @@ from ..http.access import OPEN
 from ..http.connections import ConnectionLimits, affordable
 from ..http.protocol import protocol
 from ..json_logs import json_error
-from ..models.adapters import Adapters
+from ..models.adapters import AdapterExporter
 from ..models.registry import Registry
 from ..settings import Settings
 from .certificates import LOOK_S, Certificates
@@ -100,7 +100,7 @@ def run(
     registry: Registry,
     settings: Settings,
     *,
-    adapters: Adapters | None = None,
+    adapters: AdapterExporter | None = None,
     sockets: Sequence[socket.socket] = (),
     as_json: bool = False,
 ) -> int:

@@ -17,7 +17,7 @@ from ...runtime.errors import InputError
 from ...runtime.json_objects import gathered
 from ...runtime.loader import load
 from ...runtime.model import Model
-from ..models.adapters import Adapters, Base, module_of
+from ..models.adapters import AdapterExporter, Base, module_of
 from ..models.registry import Registry, Served
 from ..settings import Settings
 
@@ -29,7 +29,7 @@ class Models:
     """What one server is started with."""
 
     registry: Registry
-    adapters: Adapters | None = None
+    adapters: AdapterExporter | None = None
     """Makes models of LoRA adapters; None: LoRA is off."""
 
 
@@ -72,7 +72,7 @@ def models_of(asked: argparse.Namespace, settings: Settings) -> Models:
 
 def adapters_of(
     asked: argparse.Namespace, settings: Settings, served: Sequence[Served], folders: Sequence[Path]
-) -> Adapters:
+) -> AdapterExporter:
     """What makes models of LoRA adapters of the served ones."""
     if not asked.enable_lora:
         raise InputError("--lora-modules needs --enable-lora", field="lora-modules")
@@ -82,7 +82,7 @@ def adapters_of(
             f"--lora-modules names {len(asked.lora_modules)} adapters, --max-loras allows {limit}; "
             "raise it (each takes a model's memory)"
         )
-    return Adapters(
+    return AdapterExporter(
         [
             base_of(argument, asked, one, folder)
             for argument, one, folder in zip(asked.artifacts, served, folders, strict=True)

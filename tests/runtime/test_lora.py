@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from poolrt.runtime import LLM, InputError, LoRARequest, PoolingParams, load
-from poolrt.runtime.artifact.manifest import FILE, Adapter, Source
+from poolrt.runtime.artifact.manifest import FILE, MergedAdapter, Source
 from poolrt.runtime.outputs import Outputs, RequestOutput
 from poolrt.runtime.vllm import lora
 
@@ -25,7 +25,7 @@ class Stand:
     """Stands in for a model: remembers what it was asked."""
 
     def __init__(self, name: str, *, weights: str = "w", adapter: bool = True) -> None:
-        added = Adapter(name=name, rank=1) if adapter else None
+        added = MergedAdapter(name=name, rank=1) if adapter else None
         source = Source(checkpoint="base", weights={"model": weights}, adapter=added)
         self.name, self.manifest, self.closed = name, SimpleNamespace(source=source), False
 
@@ -55,7 +55,7 @@ def test_a_list_of_adapters_keeps_texts_parameters_and_order(tmp_path: Path):
         requests[name] = LoRARequest(name, 1, str(tmp_path / name))
     (tmp_path / "link").symlink_to(tmp_path / "one")
     linked = LoRARequest("link", 3, str(tmp_path / "link"))
-    adapters = lora.Adapters(Stand("base"), open)  # type: ignore[arg-type]
+    adapters = lora.AdapterModels(Stand("base"), open)  # type: ignore[arg-type]
     order = [requests["two"], None, linked, requests["two"]]
     made = adapters.answers(
         order, ["a", "b", "c", "d"], [PoolingParams(dimensions=index) for index in range(1, 5)], ask
@@ -81,7 +81,7 @@ def test_an_artifact_of_another_checkpoint_is_closed_again(
 ):
     (tmp_path / FILE).write_text("{}")
     other = Stand("other", **changed)
-    adapters = lora.Adapters(Stand("base"), lambda folder: other)  # type: ignore[arg-type, return-value]
+    adapters = lora.AdapterModels(Stand("base"), lambda folder: other)  # type: ignore[arg-type, return-value]
     with pytest.raises(InputError, match=told) as error:
         adapters.model(LoRARequest("a", 1, str(tmp_path)))
     assert other.closed

@@ -19,7 +19,7 @@ from poolrt.runtime.loader import load
 from poolrt.runtime.model import Model
 from poolrt.serve.app import create_app
 from poolrt.serve.context import Context
-from poolrt.serve.models.adapters import Adapters
+from poolrt.serve.models.adapters import AdapterExporter
 from poolrt.serve.models.registry import Registry, Served
 from poolrt.serve.process.server import Server, uvicorn_options
 from poolrt.serve.settings import Settings
@@ -70,7 +70,11 @@ def live(*models: Model, settings: Settings | None = None, names: tuple[str, ...
 
 @contextmanager
 def serving(
-    registry: Registry, settings: Settings, *, adapters: Adapters | None = None, owns_models: bool = False
+    registry: Registry,
+    settings: Settings,
+    *,
+    adapters: AdapterExporter | None = None,
+    owns_models: bool = False,
 ) -> Iterator[Live]:
     """Serves what a registry holds, opened or not."""
     app = create_app(registry, settings, adapters)

@@ -25,7 +25,7 @@ from poolrt.serve.cli import parse, settings_of
 from poolrt.serve.errors import ApiError
 from poolrt.serve.models import adapters
 from poolrt.serve.models.adapter_loading import Loader
-from poolrt.serve.models.adapters import Adapters, Module, module_of
+from poolrt.serve.models.adapters import AdapterExporter, Module, module_of
 from poolrt.serve.models.registry import Registry, Served
 from poolrt.serve.process.startup import models_of
 from poolrt.serve.settings import Settings
@@ -273,7 +273,7 @@ def test_an_artifact_that_does_not_adapt_the_base_is_refused(
     ],
 )
 def test_a_name_is_short_and_printable(name: str, path: str, taken: bool) -> None:
-    makes = Adapters([], export=never, open=never, limit=None, most_rank=None)
+    makes = AdapterExporter([], export=never, open=never, limit=None, most_rank=None)
     # Without a base there is nothing to adapt, which is looked for once the name is admitted.
     with pytest.raises(IndexError if taken else InputError):
         makes.served(Module(name=name, path=path))
@@ -299,7 +299,7 @@ def test_the_largest_rank_counts(tmp_path: Path, text: str | None, rank: int) ->
 
 @pytest.mark.parametrize(("rank", "most", "taken"), [(8, 8, True), (9, 8, False), (9, None, True)])
 def test_a_rank_up_to_the_most_is_taken(rank: int, most: int | None, taken: bool) -> None:
-    makes = Adapters([], export=never, open=never, limit=None, most_rank=most)
+    makes = AdapterExporter([], export=never, open=never, limit=None, most_rank=most)
     if taken:
         makes._check_rank(Module(name="a", path="p"), rank)
         return
@@ -318,7 +318,7 @@ def test_a_rank_up_to_the_most_is_taken(rank: int, most: int | None, taken: bool
     ],
 )
 def test_what_an_export_says_is_told(printed: str, told: str) -> None:
-    makes = Adapters([], export=never, open=never, limit=None, most_rank=None)
+    makes = AdapterExporter([], export=never, open=never, limit=None, most_rank=None)
     program = [
         sys.executable,
         "-S",
@@ -334,7 +334,7 @@ def test_what_an_export_says_is_told(printed: str, told: str) -> None:
 
 
 def test_an_export_ends_with_its_server() -> None:
-    makes = Adapters([], export=never, open=never, limit=None, most_rank=None)
+    makes = AdapterExporter([], export=never, open=never, limit=None, most_rank=None)
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(makes._run, [sys.executable, "-S", "-c", "import time; time.sleep(60)"])
         while not makes._children:
@@ -343,7 +343,7 @@ def test_an_export_ends_with_its_server() -> None:
         assert running.result(SOON_S)[0] == -signal.SIGTERM
 
 
-class Failing(Adapters):
+class Failing(AdapterExporter):
     """Whatever it is asked for fails, the first few times."""
 
     def __init__(self, *errors: Exception, limit: int | None = None) -> None:
