@@ -20,7 +20,7 @@ from . import checkpoint, engine
 from . import precision as precisions
 from .base import artifact, report
 from .base.large import is_large
-from .base.report import Report, Say, Steps
+from .base.report import ExportSteps, Report, Say
 from .checkpoint import Checkpoint
 from .detection import Convert, Runner
 from .graph import onnx_files
@@ -71,7 +71,7 @@ def export(
     lowered = precisions.check(precision, targets, large=True)
     lowers = [_LOWER] if lowered != "fp32" else []
     titles = [_READ, _LOAD, _TRACE, _LIBRARY, *lowers, *map(_compiling, targets), _VERIFY, _FINISH]
-    steps = Steps(titles, progress, about=str(source))
+    steps = ExportSteps(titles, progress, about=str(source))
 
     with steps(_READ):
         found = checkpoint.read(
@@ -148,7 +148,9 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
     targets = [engine.check(each) for each in engine.targets(target)]
     if not targets:
         raise InputError("nothing to build: name a --target such as tensorrt-rtx:sm89", field="target")
-    steps = Steps(["read and check the artifact", *map(_compiling, targets), _VERIFY, _FINISH], progress)
+    steps = ExportSteps(
+        ["read and check the artifact", *map(_compiling, targets), _VERIFY, _FINISH], progress
+    )
     with steps("read and check the artifact"):
         old = artifacts.read(path)
         if any(graph.precision == "int8" for graph in old.manifest.graphs):
@@ -200,7 +202,7 @@ def verified(
     """Proves an artifact again: from its golden answers, from its checkpoint (and adapter) where one is
     given, and from the scores that its recipe says were published. Changes nothing."""
     titles = ["read and check the artifact", *([_LOAD, _LIBRARY] if against is not None else []), _VERIFY]
-    steps = Steps(titles, progress, about=None if against is None else str(against))
+    steps = ExportSteps(titles, progress, about=None if against is None else str(against))
     with steps("read and check the artifact"):
         opened = artifacts.read(path)
     reference, reading = None, opened.manifest.reading
@@ -292,7 +294,9 @@ def _manifest(name: str, found: Checkpoint, plan: planning.Plan, base: Graph) ->
     )
 
 
-def _compiled(folder: Path, manifest: Manifest, targets: Sequence[engine.Target], steps: Steps) -> Manifest:
+def _compiled(
+    folder: Path, manifest: Manifest, targets: Sequence[engine.Target], steps: ExportSteps
+) -> Manifest:
     """With an engine per target, each made of the graph in the least precision that engines compile."""
     compiled = []
     for target in targets:
@@ -325,7 +329,9 @@ def _same_weights(found: Checkpoint, manifest: Manifest) -> None:
                 )
 
 
-def _reported(path: Path, steps: Steps, *, notes: tuple[str, ...], guesses: tuple[str, ...] = ()) -> Report:
+def _reported(
+    path: Path, steps: ExportSteps, *, notes: tuple[str, ...], guesses: tuple[str, ...] = ()
+) -> Report:
     manifest = artifacts.read(path, check="quick").manifest
     first = "embed" if "embed" in manifest.tasks else "inspect"
     following = (

@@ -19,7 +19,7 @@ def silent(line: str) -> None:
     """A `Say` that says nothing."""
 
 
-class Steps:
+class ExportSteps:
     """A numbered plan that is announced, carried out in order and timed."""
 
     def __init__(self, titles: Sequence[str], say: Say, *, about: str | None = None) -> None:

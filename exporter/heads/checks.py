@@ -8,7 +8,7 @@ from ...runtime.errors import CheckpointError
 from ..checkpoint import Checkpoint
 from ..families._published_class import class_name
 from ..files.adapter_merge import Merged, Rows
-from .layers import Step
+from .layers import LayerStep
 
 
 def check_classifier(checkpoint: Checkpoint) -> None:
@@ -36,7 +36,7 @@ def check_classifier(checkpoint: Checkpoint) -> None:
         )
 
 
-def check_adapter(checkpoint: Checkpoint, steps: Iterable[Step]) -> None:
+def check_adapter(checkpoint: Checkpoint, steps: Iterable[LayerStep]) -> None:
     """Raises CheckpointError for tensors that the adapter brings and no head uses, and for a head that
     shares an adapted table.
 

@@ -14,7 +14,7 @@ from ..families.registry import Layer
 from ..files import sentence_files
 from ..files.sentence_files import TOKENS
 from . import layers, precedence, sentence_modules
-from .layers import Operation, Step, Steps
+from .layers import LayerStep, Operation, Steps
 from .tasks import POOLER, Made, Part
 
 NORMALIZE = Operation(kind="normalize")
@@ -194,7 +194,7 @@ def colbert(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         Guess(
             "projection",
             f"{hidden} → {dim}",
-            ", ".join(step.weight for step in steps if isinstance(step, Step)) or "none",
+            ", ".join(step.weight for step in steps if isinstance(step, LayerStep)) or "none",
         )
     )
     part = Part(task="token_embed", pools=("tokens",), before=steps, dim=dim)

@@ -13,7 +13,7 @@ from ...runtime.artifact.manifest import Pool
 from ...runtime.errors import CheckpointError
 from ..checkpoint import Checkpoint
 from ..files.weights import Weights
-from .layers import Operation, Step, tensors, torch_activation
+from .layers import LayerStep, Operation, tensors, torch_activation
 from .operations import OPERATIONS
 from .planning import Part
 
@@ -107,7 +107,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class StepModule(nn.Module):
     """One layer of a head."""
 
-    def __init__(self, checkpoint: Checkpoint, step: Step) -> None:
+    def __init__(self, checkpoint: Checkpoint, step: LayerStep) -> None:
         super().__init__()
         opened = tensors(checkpoint, step.layer.where)
         weight = _rows(opened, step, step.weight) if step.layer.rows else opened.read(step.weight).float()
@@ -136,7 +136,7 @@ class StepModule(nn.Module):
 
 
 def _activation(
-    checkpoint: Checkpoint, step: Step, opened: Weights
+    checkpoint: Checkpoint, step: LayerStep, opened: Weights
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     if step.activation in ACTIVATIONS:
         return ACTIVATIONS[step.activation]
@@ -154,7 +154,7 @@ def _activation(
     return made
 
 
-def _rows(opened: Weights, step: Step, name: str) -> torch.Tensor:
+def _rows(opened: Weights, step: LayerStep, name: str) -> torch.Tensor:
     """Differences are taken in float32: two rows of a language model's output are close to one another."""
     wanted = [token for rows in step.layer.rows for token in rows]
     read = dict(zip(wanted, opened.rows(name, wanted).float(), strict=True))

@@ -27,7 +27,7 @@ NN = "torch.nn.modules."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class LayerStep:
     """A layer with its tensors found."""
 
     layer: Layer
@@ -65,7 +65,7 @@ class Operation:
     """code: whether its input is standardised."""
 
 
-Steps = tuple[Step | Operation, ...]
+Steps = tuple[LayerStep | Operation, ...]
 
 
 def hidden_size(checkpoint: Checkpoint) -> int:
@@ -87,10 +87,10 @@ def tensors(checkpoint: Checkpoint, where: str) -> weights.Weights:
     return weights.open_folder(path) if path.is_dir() else weights.open_files([path])
 
 
-def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[tuple[Step, ...], int]:
+def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[tuple[LayerStep, ...], int]:
     """Finds each layer's tensors and follows the widths; raises CheckpointError with all that is
     missing or does not fit."""
-    made: list[Step] = []
+    made: list[LayerStep] = []
     problems: list[str] = []
     for layer in layers:
         opened = tensors(checkpoint, layer.where)
@@ -126,7 +126,7 @@ def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[
         residual = opened.find("residual.weight") if layer.residual else None
         activation = _inner_activation(checkpoint, layer)
         width = _activated_width(checkpoint, activation, width)
-        made.append(Step(
+        made.append(LayerStep(
             layer=layer, weight=weight, bias=bias, residual=residual, activation=activation,
             eps=float(checkpoint.config.get(*layer.eps)) if isinstance(layer.eps, tuple) else layer.eps,
         ))  # fmt: skip

@@ -32,7 +32,7 @@ from . import (
     text_plan,
     yes_no,
 )
-from .layers import Step, Steps
+from .layers import LayerStep, Steps
 from .tasks import POOLER, Made, Part, scoring_of
 
 # config.json keys that serving shows, or that an artifact is asked for again with
@@ -84,7 +84,8 @@ def plan(checkpoint: Checkpoint) -> Plan:
     tasks, scoring, parts, heads = KINDS[checkpoint.kind](checkpoint, guesses)
     checks.check_classifier(checkpoint)
     checks.check_adapter(
-        checkpoint, (step for part in parts for step in (*part.before, *part.after) if isinstance(step, Step))
+        checkpoint,
+        (step for part in parts for step in (*part.before, *part.after) if isinstance(step, LayerStep)),
     )
     roles: dict[str, Role] = {}
     if checkpoint.kind == "colbert":

@@ -12,7 +12,7 @@ from ..files import module_chain
 from ..files.module_chain import Route
 from ..files.sentence_files import POOLED, Module
 from . import layers
-from .layers import Operation, Step, Steps
+from .layers import LayerStep, Operation, Steps
 
 TANH = "torch.nn.modules.activation.Tanh"  # the library's default
 
@@ -29,7 +29,7 @@ def mixes(checkpoint: Checkpoint) -> bool:
     return bool(checkpoint.config.get("output_hidden_states"))
 
 
-def source(checkpoint: Checkpoint, found: Route | None) -> tuple[tuple[Step, ...], int]:
+def source(checkpoint: Checkpoint, found: Route | None) -> tuple[tuple[LayerStep, ...], int]:
     """What the transformer's own head makes of its hidden states before any module sees them:
     vocabulary logits, or nothing."""
     hidden = layers.hidden_size(checkpoint)
@@ -54,7 +54,7 @@ def vocabulary(checkpoint: Checkpoint) -> tuple[Layer, ...]:
 
 def steps(checkpoint: Checkpoint, modules: Iterable[Module], width: int) -> tuple[Steps, int]:
     """Raises CheckpointError: tensors are missing or do not fit, or a setting is not understood."""
-    made: list[Step | Operation] = []
+    made: list[LayerStep | Operation] = []
     for module in modules:
         match module.kind:
             case "Dense" | "LayerNorm":
@@ -163,7 +163,9 @@ def _code(checkpoint: Checkpoint, module: Module, width: int) -> Operation:
     )
 
 
-def _check_token_pooling(checkpoint: Checkpoint, module: Module, made: Sequence[Step | Operation]) -> None:
+def _check_token_pooling(
+    checkpoint: Checkpoint, module: Module, made: Sequence[LayerStep | Operation]
+) -> None:
     """Only what changes nothing passes. Raises CheckpointError."""
     joins = float(module.settings.get("pool_factor", 1.0)) > 1
     norms = bool(module.settings.get("normalize_embeddings", False))

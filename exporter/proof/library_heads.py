@@ -14,7 +14,7 @@ import numpy as np
 
 from ...runtime.artifact.manifest import Pool, Task
 from ...runtime.outputs import Floats
-from ..heads.layers import Step
+from ..heads.layers import LayerStep
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
@@ -114,7 +114,7 @@ def _classifier(checkpoint: Checkpoint, plan: Plan, pooled: Floats) -> Floats | 
         return (logits[1:2] - logits[0:1] if two else logits).astype(np.float32)
     part = next(part for part in plan.parts if part.task == "classify")
     [*others, last] = part.after or [None]
-    if not others and isinstance(last, Step) and checkpoint.weights.find("score.weight") == last.weight:
+    if not others and isinstance(last, LayerStep) and checkpoint.weights.find("score.weight") == last.weight:
         return _linear(checkpoint, "score", pooled)
     return None
 

@@ -31,7 +31,7 @@ _EMPTY: dict[str, Any] = {
     "post_processor": None, "decoder": None, "model": {"type": "WordLevel", "vocab": {}, "unk_token": "?"},
 }  # fmt: skip
 
-Step = Mapping[str, Any]
+NormalizerStep = Mapping[str, Any]
 
 
 def problem(tokenizer: Mapping[str, Any]) -> str | None:
@@ -56,7 +56,7 @@ def problem(tokenizer: Mapping[str, Any]) -> str | None:
     return _around(tokenizer.get("post_processor"))
 
 
-def _flat(step: Any, inner: str, depth: int = 0) -> Iterator[Step]:
+def _flat(step: Any, inner: str, depth: int = 0) -> Iterator[NormalizerStep]:
     """The steps of nested `Sequence`s in the order in which they run."""
     if not isinstance(step, Mapping) or depth > DEEPEST:
         return
@@ -68,7 +68,7 @@ def _flat(step: Any, inner: str, depth: int = 0) -> Iterator[Step]:
         yield step
 
 
-def _content(step: Step) -> str:
+def _content(step: NormalizerStep) -> str:
     for key in ("content", "prepend"):
         if isinstance(value := step.get(key), str):
             return value
@@ -88,7 +88,7 @@ def _longest_replacement(charsmap: str) -> int:
     return max(map(len, raw[4 + trie :].split(b"\0")))
 
 
-def _pattern(step: Step) -> tuple[str, bool]:
+def _pattern(step: NormalizerStep) -> tuple[str, bool]:
     """What a `Replace` looks for, and whether that is a regular expression."""
     pattern = step.get("pattern")
     if isinstance(pattern, Mapping):
@@ -97,7 +97,7 @@ def _pattern(step: Step) -> tuple[str, bool]:
     return "", True
 
 
-def _worst(step: Step) -> float:
+def _worst(step: NormalizerStep) -> float:
     """Characters out per character in, whatever the text."""
     kind, content = step.get("type"), _content(step)
     if kind == "Replace":
@@ -109,7 +109,7 @@ def _worst(step: Step) -> float:
     return 1 + len(content) if kind == "Prepend" else 1
 
 
-def _measured(steps: Sequence[Step]) -> float:
+def _measured(steps: Sequence[NormalizerStep]) -> float:
     """The most that any step's content becomes in the steps behind it, per character that it stands for."""
     most = 1.0
     for place, step in enumerate(steps):
@@ -129,7 +129,7 @@ def _measured(steps: Sequence[Step]) -> float:
     return most
 
 
-def _applied(step: Step, text: str) -> str:
+def _applied(step: NormalizerStep, text: str) -> str:
     from tokenizers import Tokenizer
 
     if step.get("type") not in ("Replace", "Prepend", "ByteLevel"):

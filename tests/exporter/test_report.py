@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from poolrt.exporter.base.report import Report, Steps, size, table
+from poolrt.exporter.base.report import ExportSteps, Report, size, table
 from poolrt.runtime.artifact.manifest import Evidence
 
 
@@ -24,7 +24,7 @@ def test_sizes_have_the_largest_unit_that_fits(count: int, text: str):
 
 def test_steps_are_announced_numbered_and_timed():
     told: list[str] = []
-    steps = Steps(("read", "write"), told.append)
+    steps = ExportSteps(("read", "write"), told.append)
     assert told == ["plan:", "  1. read", "  2. write"]
     with steps("read"):
         pass
