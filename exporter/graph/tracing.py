@@ -21,7 +21,7 @@ from ..base.refusals import in_one_sentence
 from ..checkpoint import Checkpoint
 from ..families import _published_class
 from ..files import plausible
-from ..heads.head_modules import Heads
+from ..heads.head_modules import HeadsModule
 from ..heads.planning import Part, Plan
 from . import onnx_files
 from .passes.biases import fold
@@ -41,7 +41,7 @@ class PoolingModel(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        heads: Heads,
+        heads: HeadsModule,
         names: tuple[str, ...],
         sample_tokens: int,
         pooled: nn.Module | None = None,
@@ -88,7 +88,7 @@ class HiddenStates(nn.Module):
 def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
     """The whole model in eager float32: what is exported, and what the artifact is verified
     against. Raises CheckpointError."""
-    heads = Heads(checkpoint, plan.parts)
+    heads = HeadsModule(checkpoint, plan.parts)
     with in_one_sentence(
         f"{checkpoint.source}: {plan.published or checkpoint.family.names[0]} cannot be loaded"
     ):

@@ -15,7 +15,7 @@ from ..files import sentence_files
 from ..files.sentence_files import TOKENS
 from . import layers, precedence, sentence_modules
 from .layers import LayerStep, Operation, Steps
-from .tasks import POOLER, Made, Part
+from .tasks import POOLER, Made, TaskHead
 
 NORMALIZE = Operation(kind="normalize")
 
@@ -70,8 +70,8 @@ def embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         sparse=coded and activation == "identity", **ladder,
     )  # fmt: skip
     parts = [
-        Part(task="embed", pools=pools, before=before, after=after, dim=dim),
-        Part(task="token_embed", pools=("tokens",), before=_unweighted(tokens), dim=token_dim),
+        TaskHead(task="embed", pools=pools, before=before, after=after, dim=dim),
+        TaskHead(task="token_embed", pools=("tokens",), before=_unweighted(tokens), dim=token_dim),
     ]
     return ("embed", "token_embed"), "bi-encoder", parts, heads
 
@@ -153,8 +153,8 @@ def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         after = (*after, Operation(kind="largest", number=count))
     pool: Pool = "splade" if strategy == "max" else "splade_sum"
     parts = [
-        Part(task="embed", pools=(pool,), published=published, before=before, after=after, dim=dim),
-        Part(task="token_embed", pools=("tokens",), dim=hidden),
+        TaskHead(task="embed", pools=(pool,), published=published, before=before, after=after, dim=dim),
+        TaskHead(task="token_embed", pools=("tokens",), dim=hidden),
     ]
     embedding = Head(output="out_embed", dim=dim, pool=pool, activation="identity", sparse=True)
     # The model's states say nothing of a query that it never reads
@@ -197,7 +197,7 @@ def colbert(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
             ", ".join(step.weight for step in steps if isinstance(step, LayerStep)) or "none",
         )
     )
-    part = Part(task="token_embed", pools=("tokens",), before=steps, dim=dim)
+    part = TaskHead(task="token_embed", pools=("tokens",), before=steps, dim=dim)
     head = Head(
         output="out_token_embed",
         dim=dim,
@@ -225,8 +225,8 @@ def bge_m3(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     colbert, colbert_dim = layers.steps(checkpoint, (Layer(name="", where="colbert_linear.pt"),), hidden)
     parts = [
         parts[0],
-        Part(task="token_embed", pools=("tokens",), after=colbert, dim=colbert_dim),
-        Part(task="token_classify", pools=("tokens",), after=sparse, dim=sparse_dim),
+        TaskHead(task="token_embed", pools=("tokens",), after=colbert, dim=colbert_dim),
+        TaskHead(task="token_classify", pools=("tokens",), after=sparse, dim=sparse_dim),
     ]
     # The library drops the first token of both; vLLM also drops the last of the sparse weights. Both mean <s>
     # and </s>: a text that is given as ids, or cut from the left, may have a word in their place.

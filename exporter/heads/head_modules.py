@@ -166,7 +166,7 @@ def _rows(opened: Weights, step: LayerStep, name: str) -> torch.Tensor:
     )
 
 
-class Heads(nn.Module):
+class HeadsModule(nn.Module):
     """Hidden states [batch, tokens, hidden], mask and ids [batch, tokens] -> one array
     for each part, in order.
 

@@ -33,7 +33,7 @@ from . import (
     yes_no,
 )
 from .layers import LayerStep, Steps
-from .tasks import POOLER, Made, Part, scoring_of
+from .tasks import POOLER, Made, TaskHead, scoring_of
 
 # config.json keys that serving shows, or that an artifact is asked for again with
 # (runtime/artifact/overrides.py).
@@ -52,7 +52,7 @@ class Plan:
     text: TextPreparation
     heads: dict[str, Head]
     """Task -> head, as the manifest holds it."""
-    parts: tuple[Part, ...]
+    parts: tuple[TaskHead, ...]
     """In the order of `tasks`; one graph output each, named by its head."""
     inputs: tuple[str, ...]
     published: str | None = None
@@ -176,7 +176,7 @@ def _classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         pool, why = checkpoint.pooler.pool, "pooler config"
     guesses.append(Guess("pooling", pool, why, POOLER))
     labels = precedence.labels_of(checkpoint, dim)
-    part = Part(task="classify", pools=(pool,), after=after, dim=dim)
+    part = TaskHead(task="classify", pools=(pool,), after=after, dim=dim)
     return _labelled(
         checkpoint, guesses, part, tokens, labels, precedence.activations(checkpoint, dim), sigma
     )
@@ -204,7 +204,7 @@ def _modular(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         if len(named) == dim
         else tuple(f"LABEL_{index}" for index in range(dim))
     )
-    part = Part(task="classify", pools=pools, before=(*source, *before), after=after, dim=dim)
+    part = TaskHead(task="classify", pools=pools, before=(*source, *before), after=after, dim=dim)
     tokens = (*part.before, *after) if len(pools) == 1 else None
     return _labelled(
         checkpoint, guesses, part, tokens, labels, precedence.modular_activations(checkpoint, dim), None
@@ -212,7 +212,7 @@ def _modular(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
 
 
 def _labelled(
-    checkpoint: Checkpoint, guesses: list[Guess], part: Part, tokens: Steps | None, labels: tuple[str, ...],
+    checkpoint: Checkpoint, guesses: list[Guess], part: TaskHead, tokens: Steps | None, labels: tuple[str, ...],
     activations: tuple[dict[str, Any], str], sigma: float | None,
 ) -> Made:  # fmt: skip
     """`tokens`: what is done to every token for token_classify; None: the model has no such task."""
@@ -232,7 +232,7 @@ def _labelled(
     if tokens is None:
         return ("classify",), scoring_of("classify", heads), [part], heads
     heads["token_classify"] = replace(head, output="out_token_classify", pool="tokens")
-    parts = [part, Part(task="token_classify", pools=("tokens",), before=tokens, dim=dim)]
+    parts = [part, TaskHead(task="token_classify", pools=("tokens",), before=tokens, dim=dim)]
     return ("classify", "token_classify"), scoring_of("classify", heads), parts, heads
 
 
@@ -259,7 +259,7 @@ def _published_classify(checkpoint: Checkpoint, guesses: list[Guess], name: str)
         )
     guesses.append(Guess("head", name, "transformers' own, pooling included"))
     dim = _published_class.labels(checkpoint, name)
-    part = Part(task="classify", pools=(), published=name, dim=dim)
+    part = TaskHead(task="classify", pools=(), published=name, dim=dim)
     labels, activations = precedence.labels_of(checkpoint, dim), precedence.activations(checkpoint, dim)
     return _labelled(checkpoint, guesses, part, None, labels, activations, None)
 
@@ -284,7 +284,7 @@ def _token_classify(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         output="out_token_classify", dim=dim, pool="tokens", labels=labels, logit_mean=checkpoint.pooler.mean,
         logit_sigma=checkpoint.pooler.logit_sigma, **activations,
     )  # fmt: skip
-    part = Part(task="token_classify", pools=("tokens",), published=published, after=after, dim=dim)
+    part = TaskHead(task="token_classify", pools=("tokens",), published=published, after=after, dim=dim)
     return ("token_classify",), None, [part], {"token_classify": head}
 
 
@@ -320,7 +320,7 @@ def _reward(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     return (
         ("token_classify",),
         None,
-        [Part(task="token_classify", pools=("tokens",), after=after, dim=dim)],
+        [TaskHead(task="token_classify", pools=("tokens",), after=after, dim=dim)],
         {"token_classify": head},
     )
 
@@ -344,7 +344,7 @@ def _listwise(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     return (
         ("token_embed",),
         "listwise",
-        [Part(task="token_embed", pools=("tokens",), after=after, dim=dim)],
+        [TaskHead(task="token_embed", pools=("tokens",), after=after, dim=dim)],
         {"token_embed": head},
     )
 

@@ -12,7 +12,7 @@ POOLER = '--pooler-config \'{"pooling_type": "CLS|LAST|MEAN"}\''
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class TaskHead:
     """What the graph computes for one task: layers on every token, pooling, layers on what was pooled."""
 
     task: Task
@@ -25,7 +25,7 @@ class Part:
     dim: int
 
 
-Made = tuple[tuple[Task, ...], Scoring | None, list[Part], dict[str, Head]]
+Made = tuple[tuple[Task, ...], Scoring | None, list[TaskHead], dict[str, Head]]
 """Tasks, the scoring of the first, their parts and their heads."""
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from poolrt.exporter import checkpoint
 from poolrt.exporter.heads import planning
-from poolrt.exporter.heads.head_modules import Heads
+from poolrt.exporter.heads.head_modules import HeadsModule
 from poolrt.runtime.answers import postprocess
 from poolrt.runtime.answers.params import PoolingParams
 from poolrt.runtime.errors import CheckpointError
@@ -173,7 +173,7 @@ def headed(folder: Path, hidden: torch.Tensor, mask: torch.Tensor, ids: torch.Te
     plan = planning.plan(read)
     head, items = plan.heads["embed"], [Item(ids=row.tolist()) for row in ids]
     with torch.inference_mode():
-        rows = Heads(read, plan.parts)(hidden, mask, ids)[plan.tasks.index("embed")].numpy()
+        rows = HeadsModule(read, plan.parts)(hidden, mask, ids)[plan.tasks.index("embed")].numpy()
     return np.stack(postprocess.answers("embed", head, list(rows), items, [PoolingParams()] * len(items)))
 
 
