@@ -28,14 +28,14 @@ _BF16, _FLOAT = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _Slice:
     nodes: tuple[onnx.NodeProto, ...]
     inputs: tuple[str, ...]
     weights: tuple[str, ...]
     outputs: tuple[str, ...]
 
 
-class Pieces:
+class SlicedGraph:
     """Answers as a session of the whole graph does, reading the weights from the artifact each time."""
 
     def __init__(self, folder: Path, graph: Graph) -> None:
@@ -74,7 +74,7 @@ class Pieces:
     def close(self) -> None:
         self._last = None
 
-    def _cut(self, graph: onnx.GraphProto) -> list[_Piece]:
+    def _cut(self, graph: onnx.GraphProto) -> list[_Slice]:
         groups: list[list[onnx.NodeProto]] = [[]]
         weight = 0
         for node in graph.node:
@@ -85,14 +85,14 @@ class Pieces:
                 groups.append([])
                 weight = 0
             groups[-1].append(node)
-        made: list[_Piece] = []
+        made: list[_Slice] = []
         wanted = set(self._outputs)
         for nodes in reversed(groups):
             read = {name for node in nodes for name in _read(node) if name}
             written = {name for node in nodes for name in node.output}
             weights = tuple(sorted(name for name in read if name in self._weights))
             inputs = tuple(sorted(read - written - set(weights)))
-            made.append(_Piece(tuple(nodes), inputs, weights, tuple(sorted(written & wanted))))
+            made.append(_Slice(tuple(nodes), inputs, weights, tuple(sorted(written & wanted))))
             wanted |= set(inputs)
         return made[::-1]
 
@@ -111,7 +111,7 @@ class Pieces:
             values = {name: array for name, array in values.items() if name in needed}
         return values
 
-    def _session(self, piece: _Piece, feed: Mapping[str, NDArray[Any]]) -> Any:
+    def _session(self, piece: _Slice, feed: Mapping[str, NDArray[Any]]) -> Any:
         import onnxruntime
 
         nodes = [made for node in piece.nodes for made in self._rounded(node)]

@@ -64,13 +64,13 @@ class Runner:
             self.name = engine.file
             session: Session = trt.open(folder, manifest, engine)
         elif is_large_graph(folder, engine):
-            from .runner import Pieces
+            from .runner import SlicedGraph
 
             self.name = (
                 f"onnxruntime:{engine.file} (in "
                 f"pieces{', rounded to bf16' if engine.precision == 'bf16' else ''})"
             )
-            session = Pieces(folder, engine)
+            session = SlicedGraph(folder, engine)
         else:
             self.name = f"onnxruntime:{engine.file}"
             session = ort.open(folder, manifest, engine, lanes=1)

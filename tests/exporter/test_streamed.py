@@ -18,7 +18,7 @@ from poolrt.exporter.base import large
 from poolrt.exporter.graph import onnx_files, streaming, tracing
 from poolrt.exporter.heads import planning
 from poolrt.exporter.proof import verify
-from poolrt.exporter.proof.runner import Pieces
+from poolrt.exporter.proof.runner import SlicedGraph
 from poolrt.runtime import load
 from poolrt.runtime.artifact import reading
 from poolrt.runtime.engines import ort
@@ -104,7 +104,7 @@ def test_a_streamed_model_answers_as_one_that_is_held(name: str, tmp_path: Path)
 
     names = [tensor.name for tensor in described.outputs]
     whole: Any = ort.open(tmp_path, None, described)  # pyright: ignore[reportArgumentType]
-    for answers in (by_layer, whole.run(given, names), Pieces(tmp_path, described).run(given, names)):
+    for answers in (by_layer, whole.run(given, names), SlicedGraph(tmp_path, described).run(given, names)):
         for one, other in zip(answers, expected, strict=True):
             mask = given["attention_mask"].astype(bool) if other.ndim == 3 else slice(None)
             np.testing.assert_allclose(
