@@ -22,7 +22,8 @@ from ..checkpoint import Checkpoint
 from ..families import _published_class
 from ..files import plausible
 from ..heads.head_modules import HeadsModule
-from ..heads.planning import Part, Plan
+from ..heads.planning import Plan
+from ..heads.tasks import TaskHead
 from . import onnx_files
 from .passes.biases import fold
 from .passes.packing import pack
@@ -282,7 +283,7 @@ def _shape(value: onnx_ir.Value) -> list[str]:
     return [str(axis) for axis in value.shape or ()]
 
 
-def _expected(part: Part) -> list[str]:
+def _expected(part: TaskHead) -> list[str]:
     return ["batch", "tokens", str(part.dim)] if part.pools == ("tokens",) else ["batch", str(part.dim)]
 
 

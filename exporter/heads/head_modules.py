@@ -15,7 +15,7 @@ from ..checkpoint import Checkpoint
 from ..files.weights import Weights
 from .layers import LayerStep, Operation, tensors, torch_activation
 from .operations import OPERATIONS
-from .planning import Part
+from .tasks import TaskHead
 
 # Finite, and inside float16's range so that a lowered precision keeps it finite; no hidden value comes near.
 LOWEST = -60000.0
@@ -174,7 +174,7 @@ class HeadsModule(nn.Module):
     [layers, batch, tokens, hidden].
     """
 
-    def __init__(self, checkpoint: Checkpoint, parts: tuple[Part, ...]) -> None:
+    def __init__(self, checkpoint: Checkpoint, parts: tuple[TaskHead, ...]) -> None:
         super().__init__()
         self.parts = parts
         # Tasks that share a layer (a Dense for texts and for tokens) share its weights in the graph.

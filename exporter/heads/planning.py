@@ -212,7 +212,8 @@ def _modular(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
 
 
 def _labelled(
-    checkpoint: Checkpoint, guesses: list[Guess], part: TaskHead, tokens: Steps | None, labels: tuple[str, ...],
+    checkpoint: Checkpoint, guesses: list[Guess], part: TaskHead, tokens: Steps | None,
+    labels: tuple[str, ...],
     activations: tuple[dict[str, Any], str], sigma: float | None,
 ) -> Made:  # fmt: skip
     """`tokens`: what is done to every token for token_classify; None: the model has no such task."""
