@@ -1,9 +1,9 @@
-"""POST /v2/embed, the way Cohere's clients ask (docs/http.md 4), and /v1/embed for those of its first API.
+"""POST /v2/embed for Cohere's clients (docs/http.md 4), and /v1/embed for the clients of its first API.
 
-vLLM has no /v1/embed. Cohere's v1 client and what is built on it (LangChain's CohereEmbeddings) always name
-one of Cohere's own input types, so there a type for which the model stores no prompt adds nothing. Its v2
-client cannot leave the type out either: on /v2/embed Cohere's own types add nothing for a model that stores
-no prompts at all, and are refused as in vLLM by one that stores others.
+vLLM has no /v1/embed. Cohere's v1 client and what is built on it (LangChain's CohereEmbeddings) always send
+one of Cohere's own input types, so there a type for which the model stores no prompt adds nothing. The v2
+client always sends a type too. On /v2/embed Cohere's own types add nothing for a model that stores no prompts
+at all; a model that stores others refuses them, as in vLLM.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..prompts import ROLES, render, stored_prompt
 from ..responses import Json, Times, answer_id, base64_text
 from ..schema import vllm
 
-Asked = vllm.CohereEmbed | vllm.CohereEmbedV1
+CohereRecord = vllm.CohereEmbed | vllm.CohereEmbedV1
 
 INPUT_TYPES = frozenset({"search_document", "search_query", "classification", "clustering"})
-"""Cohere's own."""
+"""Cohere's own input types."""
 TYPES = ("float", "int8", "uint8", "binary", "ubinary", "base64")
-"""In the order of the answer, however they were asked for."""
+"""The order of the embedding types in the response, whatever the order of the request."""
 
 
 async def embed(request: Request) -> Response:
@@ -42,20 +42,21 @@ async def embed_v1(request: Request) -> Response:
 
 
 async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
-    context_of(request).require("embed")
-    record: Asked = await read(request, vllm.COHERE if version == "2" else vllm.COHERE_V1)
     context = context_of(request)
+    context.require("embed")
+    record: CohereRecord = await read(request, vllm.COHERE if version == "2" else vllm.COHERE_V1)
     served = context.registry.able(record.model, "embed", "Embed")
     refuse_images(record, served)
     prompt_name = prompt_of(record, served, lenient=version == "1")
     prefix = "" if prompt_name is None else served.manifest.text.prompts[prompt_name]
     cut, side = truncation_of(record)
     if cut is not None and cut > served.model.max_tokens:
-        text = (
-            f"truncate_prompt_tokens={cut} cannot be greater than max_model_len = {served.model.max_tokens}."
+        raise ApiError(
+            400,
+            f"truncate_prompt_tokens={cut} cannot be greater than max_model_len = {served.model.max_tokens}. "
+            f"Please request a smaller truncation size. (parameter=truncate_prompt_tokens, value={cut})",
+            param="truncate_prompt_tokens",
         )
-        more = f"Please request a smaller truncation size. (parameter=truncate_prompt_tokens, value={cut})"
-        raise ApiError(400, f"{text} {more}", param="truncate_prompt_tokens")
 
     def start(deadline_s: float | None) -> Any:
         params = PoolingParams(dimensions=record.output_dimension)
@@ -65,13 +66,13 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
             "deadline_s": deadline_s,
             "priority": record.priority,
         }
-        messages = conversations_of(record, prefix, has_template(served, context))
-        if messages is None:
+        conversations = conversations_of(record, prefix, has_template(served, context))
+        if conversations is None:
             texts = record.texts or []
             context.log_inputs("embd", request, record, served, texts)
             return served.model.start(texts, params, pooling_task="embed", prompt_name=prompt_name, **options)
-        chat = vllm.EmbeddingChats(messages=messages)
-        rendered = [render(one, chat, served, context.settings) for one in messages]
+        chats = vllm.EmbeddingChats(messages=conversations)
+        rendered = [render(messages, chats, served, context.settings) for messages in conversations]
         context.log_inputs("embd", request, record, served, rendered)
         return served.model.start(rendered, params, pooling_task="embed", add_special_tokens=False, **options)
 
@@ -95,12 +96,12 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
     return await context.workshop.answer(request, served, start, shape)
 
 
-def refuse_images(record: Asked, served: Served) -> None:
+def refuse_images(record: CohereRecord, served: Served) -> None:
     if record.images is not None or any(
-        part.type != "text" for one in record.inputs or () for part in one.content
+        part.type != "text" for content in record.inputs or () for part in content.content
     ):
         raise ApiError(
-            400, (f"the model `{served.name}` reads text only, images are not supported (parameter=images)")
+            400, f"the model `{served.name}` reads text only, images are not supported (parameter=images)"
         )
 
 
@@ -108,12 +109,15 @@ def has_template(served: Served, context: Context) -> bool:
     return (context.settings.chat_template or served.model.preparation.chat_template) is not None
 
 
-def conversations_of(record: Asked, prefix: str, templated: bool) -> list[list[vllm.Message]] | None:
-    """What goes through the chat template: `inputs` always, texts when they have a prefix and the model a
-    template. None: plain texts."""
+def conversations_of(record: CohereRecord, prefix: str, templated: bool) -> list[list[vllm.Message]] | None:
+    """The conversations that go through the chat template; None: the texts are taken as they are.
+
+    `inputs` always do, texts when they have a prefix and the model has a template.
+    """
     if record.texts is None:
         contents: list[Any] = [
-            [{"type": "text", "text": part.text} for part in one.content] for one in record.inputs or ()
+            [{"type": "text", "text": part.text} for part in content.content]
+            for content in record.inputs or ()
         ]
     elif prefix and templated:
         contents = list(record.texts)
@@ -123,8 +127,12 @@ def conversations_of(record: Asked, prefix: str, templated: bool) -> list[list[v
     return [[*system, vllm.Message(role="user", content=content)] for content in contents]
 
 
-def prompt_of(record: Asked, served: Served, *, lenient: bool) -> str | None:
-    """The stored prompt that `input_type` names; omitted: none, also not the model's default one."""
+def prompt_of(record: CohereRecord, served: Served, *, lenient: bool) -> str | None:
+    """The name of the stored prompt for `input_type`.
+
+    None, which is not the model's default prompt either: the type is omitted or adds nothing.
+    Raises ApiError.
+    """
     if record.input_type is None:
         return None
     prompts = served.manifest.text.prompts
@@ -148,7 +156,8 @@ def prompt_of(record: Asked, served: Served, *, lenient: bool) -> str | None:
     return record.input_type
 
 
-def truncation_of(record: Asked) -> tuple[int | None, Any]:
+def truncation_of(record: CohereRecord) -> tuple[int | None, Any]:
+    """`truncate_prompt_tokens` and `truncation_side` for the runtime; -1: the model's limit."""
     if record.truncate == "NONE":
         return None, None
     return (
@@ -157,30 +166,33 @@ def truncation_of(record: Asked) -> tuple[int | None, Any]:
     )
 
 
-def check_lengths(record: Asked, requests: Any) -> None:
+def check_lengths(record: CohereRecord, requests: Any) -> None:
+    """Raises ApiError for an input longer than `max_tokens` that must not be cut."""
     if record.truncate != "NONE" or record.max_tokens is None:
         return
-    for one in requests:
-        if one.prompt_tokens > record.max_tokens:
+    for output in requests:
+        if output.prompt_tokens > record.max_tokens:
             raise ApiError(
                 400,
-                f"Input of {one.prompt_tokens} tokens exceeds max_tokens={record.max_tokens} with "
-                "truncate=NONE. "
-                "Set truncate to END or START to allow truncation.",
+                f"Input of {output.prompt_tokens} tokens exceeds max_tokens={record.max_tokens} with "
+                "truncate=NONE. Set truncate to END or START to allow truncation.",
             )
 
 
 def embeddings(arrays: list[Any], types: Sequence[str]) -> dict[str, list[Any]]:
-    made: dict[str, list[Any]] = {}
+    """Embedding type -> one value per input. Raises ApiError for a width that a binary type cannot pack."""
+    by_type: dict[str, list[Any]] = {}
     try:
-        for kind in (one for one in TYPES if one in types):
+        for kind in TYPES:
+            if kind not in types:
+                continue
             match kind:
                 case "float":
-                    made[kind] = arrays
+                    by_type[kind] = arrays
                 case "base64":
-                    made[kind] = [base64_text(to_bytes(array, "float32", "little")) for array in arrays]
+                    by_type[kind] = [base64_text(to_bytes(array, "float32", "little")) for array in arrays]
                 case _:
-                    made[kind] = [convert(array, kind) for array in arrays]
+                    by_type[kind] = [convert(array, kind) for array in arrays]
     except WidthError as error:
         raise ApiError(400, f"{error} (parameter=embedding_types)", param="embedding_types") from None
-    return made
+    return by_type

@@ -16,8 +16,7 @@ from .route import Endpoint, Route
 
 
 def among(routes: Sequence[Route]) -> Endpoint:
-    """The endpoint that answers for the first of these routes that is there and
-    whose schema the body fits."""
+    """The endpoint that responds as the first of these routes that is there and fits the body."""
 
     async def endpoint(request: Request) -> Response:
         return await invocations(request, routes)
@@ -39,12 +38,12 @@ async def invocations(request: Request, routes: Sequence[Route]) -> Response:
         except ApiError as error:
             place = (error.param or "body").removeprefix("body.")
             raise ApiError(
-                400, (f"JSON decode error: the body is not valid JSON at byte {place}"), kind=UNREAD
+                400, f"JSON decode error: the body is not valid JSON at byte {place}", kind=UNREAD
             ) from None
         return counted(value, content, shop)
 
     value = read() if len(content) <= LIGHT_BYTES else await shop.reading(request, read)
-    # SageMaker names an adapter in a header of its own.
+    # SageMaker names an adapter in a header.
     adapter = request.headers.get("x-amzn-sagemaker-adapter-identifier")
     if adapter and type(value) is dict:
         value["model"] = adapter
@@ -55,7 +54,7 @@ async def invocations(request: Request, routes: Sequence[Route]) -> Response:
         try:
             record = await form(request, route.bodies[0], value)
         except ApiError as error:
-            if error.kind != UNREAD:  # a field that is refused by name fits no other route either
+            if error.kind != UNREAD:  # a field that is refused by name is refused by every route
                 raise
             continue
         if route.check is not None:

@@ -1,5 +1,4 @@
-"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter (docs/http.md 10), where
-the operator allows them."""
+"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter (docs/http.md 10), if the operator allows them."""
 
 from __future__ import annotations
 
@@ -30,11 +29,12 @@ async def unload(request: Request) -> Response:
 
 
 def loader(request: Request, context: Context) -> Loader:
-    # Without a key, a page of any origin that somebody on this machine looks at could ask for it.
+    """The loader of adapters. Raises ApiError where this request may not use it."""
+    # Without a key, any web page that is opened on this machine could load an adapter.
     if "origin" in request.headers and not context.settings.api_keys:
         raise ApiError(
             403,
-            ("adapters are not loaded for browsers by a server without a key; give it one with --api-key"),
+            "adapters are not loaded for browsers by a server without a key; give it one with --api-key",
         )
     if context.loader is None:
         raise refused("LoRA is not enabled; start the server with --enable-lora")

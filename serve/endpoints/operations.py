@@ -16,12 +16,14 @@ from ..models.registry import Served
 from ..responses import Json
 
 STALLED_S = 120.0
-"""An engine that has had work for so long without finishing a batch hangs."""
+"""An engine that had work for this long and finished no batch is taken to hang."""
 
 
 async def live(request: Request) -> Response:
-    """Whether the process works: its event loop turns (this answers) and no engine hangs. True also
-    while models are loading."""
+    """Whether the process works: its event loop turns (it handles this request) and no engine hangs.
+
+    True also while models are loading.
+    """
     context = context_of(request)
     stalled = context.registry.ready.is_set() and any(
         served.model.worker.stalled_s() > STALLED_S for served in context.registry
@@ -30,7 +32,7 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Whether new work is welcome: models open and warm, not draining."""
+    """Whether the server takes new work: models are open and warm, and it is not draining."""
     context = context_of(request)
     return Response(
         status_code=200 if context.registry.ready.is_set() and not context.state.draining else 503
@@ -39,8 +41,8 @@ async def ready(request: Request) -> Response:
 
 async def health(request: Request) -> Response:
     """vLLM's one check for both."""
-    answered = await ready(request)
-    return answered if answered.status_code != 200 else await live(request)
+    response = await ready(request)
+    return response if response.status_code != 200 else await live(request)
 
 
 async def show_version(request: Request) -> Response:

@@ -1,5 +1,5 @@
-"""POST /pooling with `data`: the model's IO processor makes prompts of it, and the answer's `data` of their
-outputs (docs/http.md 5)."""
+"""POST /pooling with `data`: the model's IO processor makes prompts of it, and the response's `data` from
+their outputs (docs/http.md 5)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def answer(
             priority=record.priority,
         )
 
-    # Other people's code may take its time: never in the event loop.
+    # A plugin is other people's code and may be slow, so it never runs in the event loop.
     outputs, times = await context.workshop.run(request, served, start, in_thread=True)
     (ready,) = prepared
     if plugin.finishes_async:

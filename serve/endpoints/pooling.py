@@ -10,6 +10,8 @@ from starlette.responses import Response
 
 from ...runtime.answers.params import PoolingParams
 from ...runtime.answers.postprocess import without_ends
+from ...runtime.artifact.manifest import Head
+from ...runtime.inputs.encoder import Encoder
 from ...runtime.outputs import Outputs
 from ..context import Context
 from ..errors import ApiError
@@ -77,15 +79,15 @@ def refuse_dimensions(record: Any) -> None:
     if record.dimensions is not None:
         raise ApiError(
             400,
-            ("dimensions is currently not supported (parameter=dimensions); /v1/embeddings takes it"),
+            "dimensions is currently not supported (parameter=dimensions); /v1/embeddings takes it",
             param="dimensions",
         )
 
 
 def task_of(record: Any, served: Served) -> str:
-    """The task a request means, checked in vLLM's order."""
-    asked_task = "plugin" if isinstance(record, vllm.PoolingPlugin) else record.task
-    task = {None: served.model.tasks[0], "score": "classify"}.get(asked_task, asked_task)
+    """The task of a request, checked in vLLM's order. Raises ApiError."""
+    name = "plugin" if isinstance(record, vllm.PoolingPlugin) else record.task
+    task = {None: served.model.tasks[0], "score": "classify"}.get(name, name)
     if task == "plugin":
         if served.model.plugin is None:
             raise ApiError(400, f"{NO_PLUGIN} (parameter=task)", param="task")
@@ -97,7 +99,7 @@ def task_of(record: Any, served: Served) -> str:
     if not served.can(task):
         able = list(served.model.tasks)
         raise ApiError(
-            400, (f"Unsupported task: '{task}' Supported tasks: {able} (parameter=task)"), param="task"
+            400, f"Unsupported task: '{task}' Supported tasks: {able} (parameter=task)", param="task"
         )
     return task
 
@@ -107,6 +109,7 @@ def params_of(record: Any) -> PoolingParams:
 
 
 def text_options(record: Any) -> dict[str, Any]:
+    """How the runtime prepares and queues the texts of a request."""
     return {
         "truncate_prompt_tokens": record.truncate_prompt_tokens,
         "truncation_side": record.truncation_side,
@@ -115,12 +118,18 @@ def text_options(record: Any) -> dict[str, Any]:
     }
 
 
-def sparse(index: int, one: Any, record: Any, served: Served) -> dict[str, Any]:
-    """A map from token to weight: keys are ids, or vocabulary pieces with `return_tokens`."""
+def sparse(index: int, output: Any, record: Any, served: Served) -> dict[str, Any]:
+    """One item of a sparse response. The keys of its weights are token ids, or vocabulary pieces with
+    `return_tokens`."""
     head = served.manifest.heads["token_classify" if served.can("token_classify") else "embed"]
-    ids = one.prompt_token_ids
-    kept = ids[without_ends(head, ids)] if head.flat else ids
     encoder = served.model.preparation.encoder
-    weights = sparse_weights(one.outputs.data, kept, frozenset([*encoder.before, *encoder.after]))
+    weights = token_weights(output, head, encoder)
     pieces = encoder.pieces(list(weights)) if record.return_tokens else map(str, weights)
     return {"index": index, "object": "pooling", "data": dict(zip(pieces, weights.values(), strict=True))}
+
+
+def token_weights(output: Any, head: Head, encoder: Encoder) -> dict[int, float]:
+    """Token id -> weight of one output of a sparse head, special tokens left out."""
+    ids = output.prompt_token_ids
+    kept = ids[without_ends(head, ids)] if head.flat else ids
+    return sparse_weights(output.outputs.data, kept, frozenset([*encoder.before, *encoder.after]))

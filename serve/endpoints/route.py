@@ -1,5 +1,5 @@
-"""What is known of one route, said once: the application's routes, the OpenAPI document, /invocations and
-errors are made from it."""
+"""The record of one route. The application's routes, the OpenAPI document, /invocations and the errors for
+absent routes are made from it."""
 
 from __future__ import annotations
 
@@ -28,29 +28,32 @@ class Route:
     """Its summary in the OpenAPI document."""
     methods: tuple[Literal["GET", "POST"], ...] = ("POST",)
     ability: str | None = None
-    """The route is there where a served model can do this (abilities.py); None: always."""
+    """The route is there where a served model can do this (models/abilities.py); None: always."""
     bodies: tuple[Body, ...] = ()
     response: str | None = None
     """Schema of a JSON response, by its name in the OpenAPI document; None: anything."""
     media: tuple[str, ...] = (JSON,)
     """Types of a response with status 200; empty: it has no content."""
     failures: Mapping[int, str] = field(default_factory=dict)
-    """Of a GET route: its other statuses and when they come."""
+    """Of a GET route: its other statuses, each with when it is returned."""
     answer: Answer | None = None
-    """The response of a model to a request whose body has been read, as the first of `bodies`."""
+    """Makes the response of a model to a request whose body was read as the first of `bodies`."""
     api: str = ""
-    """What the error calls it, for a model that cannot answer."""
+    """Name of the API in the error for a model that lacks the ability."""
     check: Callable[[Any], None] | None = None
-    """Refuses a body before its model is looked for."""
+    """Refuses a body (raises ApiError) before its model is looked up."""
     endpoint: Endpoint | None = None
-    """Of a route without `answer`: the response to a request."""
+    """Of a route without `answer`: makes the response to a request."""
     other: tuple[Wire, Callable[[Request, Any], Awaitable[Response]]] | None = None
-    """Another API at the same path, and the response to a body of it."""
+    """Another API at the same path, and the function that makes the response to one of its bodies."""
     is_on: Callable[[Settings], bool] = lambda settings: True
 
     async def respond(self, request: Request) -> Response:
-        """The response to a request for this path: a model of the ability, the body, what
-        the route answers to it."""
+        """The response to a request for this path.
+
+        Checks the ability, reads the body, finds the model, and calls `answer`, in this order.
+        Raises ApiError, HTTPException and what the runtime raises.
+        """
         if self.answer is None:
             assert self.endpoint is not None, f"{self.path} has neither an answer nor an endpoint"
             return await self.endpoint(request)

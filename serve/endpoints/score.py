@@ -59,7 +59,7 @@ async def rerank(request: Request, context: Context, served: Served, record: vll
 
 
 def plain(items: Any, served: Served) -> list[str]:
-    """Texts; an item of several parts is refused by a model that reads text only, unless they are texts."""
+    """The texts of one item or of a list. Raises InputError for an item with a part that is no text."""
     return [text_of(item, served) for item in (items if isinstance(items, list) else [items])]
 
 
@@ -74,29 +74,32 @@ def text_of(item: Any, served: Served) -> str:
 
 
 def alone(texts: list[str], record: Any, name: str) -> Any:
-    """The one text where no list was sent."""
+    """The text itself where the field `name` was sent without a list."""
     return texts if isinstance(getattr(record, name), list) else texts[0]
 
 
 def rank_options(record: vllm.Rerank, served: Served, settings: Settings) -> dict[str, Any]:
-    """`options`, with limits of one side that are none for this model lowered to its own: Haystack's client
-    always sends 4096 tokens for a document, whatever the model reads."""
-    made, most = options(record, served, settings), served.model.max_tokens
+    """`options` for a ranking, where limits of one side above the model's own are lowered to it.
+
+    Haystack's client always sends 4096 tokens for a document, whatever the model reads.
+    """
+    values, most = options(record, served, settings), served.model.max_tokens
     if record.max_tokens_per_query >= most:
-        made["max_tokens_per_query"] = 0
+        values["max_tokens_per_query"] = 0
     if record.max_tokens_per_doc >= most:
         if served.manifest.scoring == "cross-encoder":
-            made |= {"max_tokens_per_doc": 0, "cut_document": True}
+            values |= {"max_tokens_per_doc": 0, "cut_document": True}
             if record.truncate_prompt_tokens is None:
-                made["truncate_prompt_tokens"] = -1
+                values["truncate_prompt_tokens"] = -1
         else:
             encoder = served.model.preparation.encoder
-            made["max_tokens_per_doc"] = max(most - len(encoder.before) - len(encoder.after), 1)
-    return made
+            values["max_tokens_per_doc"] = max(most - len(encoder.before) - len(encoder.after), 1)
+    return values
 
 
 def options(record: Any, served: Served, settings: Settings) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    """The keyword arguments of `start_score` and `start_rerank` that both routes have."""
+    values: dict[str, Any] = {
         "pooling_params": PoolingParams(use_activation=record.use_activation),
         "template_kwargs": record.chat_template_kwargs,
         "instruction": record.instruction,
@@ -107,18 +110,18 @@ def options(record: Any, served: Served, settings: Settings) -> dict[str, Any]:
         "priority": record.priority,
     }
     if record.truncate_documents:
-        made["cut_document"] = True
+        values["cut_document"] = True
         if record.truncate_prompt_tokens is None:
-            made["truncate_prompt_tokens"] = -1
-    return made | style(served, settings)
+            values["truncate_prompt_tokens"] = -1
+    return values | style(served, settings)
 
 
 def style(served: Served, settings: Settings) -> dict[str, Any]:
-    """How the texts of a score are prepared. A template given to the server is for cross-encoders only."""
+    """How the texts of a score are prepared. The template of --chat-template is for cross-encoders only."""
     templated = settings.chat_template is not None
-    style: dict[str, Any] = {
+    values: dict[str, Any] = {
         "preparation": score_request.style(served.manifest, settings.score_preparation, templated=templated)
     }
     if served.manifest.scoring == "cross-encoder" and templated:
-        style["chat_template"] = settings.chat_template
-    return style
+        values["chat_template"] = settings.chat_template
+    return values

@@ -1,4 +1,4 @@
-"""TEI's wire around the text itself: /tokenize with `inputs`, /decode, /info."""
+"""TEI's routes for tokens and the server itself: /tokenize with `inputs`, /decode, /info."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import ApiError
 from ..http.request_body import form, read
 from ..responses import Json
 from ..schema import tei
-from .tei import wire
+from .tei_wire import wire
 
 
 async def tokenize(request: Request, value: Any) -> Response:
@@ -28,7 +28,7 @@ async def tokenize(request: Request, value: Any) -> Response:
 
     def run() -> list[list[dict[str, Any]]]:
         with failures("a text"):
-            found = preparation.encoder.tokenizer.encode_batch(
+            encodings = preparation.encoder.tokenizer.encode_batch(
                 texts, add_special_tokens=record.add_special_tokens
             )
         return [
@@ -36,10 +36,10 @@ async def tokenize(request: Request, value: Any) -> Response:
                 {"id": token, "text": text[start:stop] if stop else piece, "special": bool(special)}
                 | ({} if special else {"start": start, "stop": stop})
                 for token, piece, special, (start, stop) in zip(
-                    one.ids, one.tokens, one.special_tokens_mask, one.offsets, strict=True
+                    encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
                 )
             ]
-            for text, one in zip(texts, found, strict=True)
+            for text, encoding in zip(texts, encodings, strict=True)
         ]
 
     return Json(await context.workshop.thread(run))
@@ -51,14 +51,14 @@ async def decode(request: Request) -> Response:
     context.opened()
     record: tei.TeiDecode = await read(request, tei.DECODE)
     served = context.registry.find(record.model, param="model")
-    many: list[Any] = record.ids if record.ids and isinstance(record.ids[0], list) else [record.ids]
-    if any(not 0 <= token < 2**32 for ids in many for token in ids):
+    batch: list[Any] = record.ids if record.ids and isinstance(record.ids[0], list) else [record.ids]
+    if any(not 0 <= token < 2**32 for ids in batch for token in ids):
         raise ApiError(422, "ids: a token id is out of vocabulary (parameter=ids)", param="ids")
     tokenizer = served.model.preparation.encoder.tokenizer
 
     def run() -> list[str]:
         return tokenizer.decode_batch(
-            [list(ids) for ids in many], skip_special_tokens=record.skip_special_tokens
+            [list(ids) for ids in batch], skip_special_tokens=record.skip_special_tokens
         )
 
     return Json(await context.workshop.thread(run))
@@ -71,12 +71,12 @@ async def info(request: Request) -> Response:
     manifest, settings = served.manifest, context.settings
     head = manifest.heads[manifest.tasks[0]]
     if manifest.tasks[0] in ("embed", "token_embed"):
-        kind: dict[str, Any] = {"embedding": {"pooling": head.pool}}
+        model_type: dict[str, Any] = {"embedding": {"pooling": head.pool}}
     else:
         id2label = {str(index): label for index, label in enumerate(head.labels)}
-        named_as = "reranker" if served.can("score") else "classifier"
-        kind = {
-            named_as: {
+        kind = "reranker" if served.can("score") else "classifier"
+        model_type = {
+            kind: {
                 "id2label": id2label,
                 "label2id": {label: index for index, label in enumerate(head.labels)},
             }
@@ -88,7 +88,7 @@ async def info(request: Request) -> Response:
             "model_dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(
                 manifest.graph("text").precision, "int8"
             ),
-            "model_type": kind,
+            "model_type": model_type,
             "served_model_name": served.name,
             "max_concurrent_requests": settings.max_connections,
             "max_input_length": served.model.max_tokens,

@@ -1,4 +1,5 @@
-"""POST /tokenize, POST /detokenize, GET /tokenizer_info (docs/http.md 9), and TEI's /tokenize and /decode."""
+"""POST /tokenize, POST /detokenize, GET /tokenizer_info (docs/http.md 9); a body of TEI's /tokenize is passed
+on to `tei_tokens`."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ async def tokenize(request: Request) -> Response:
                 and "add_generation_prompt" in value
             ):
                 raise ApiError(
-                    400, ("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+                    400, "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
                 )
             text = chat_text(record, served, request)
         return served.model.tokenize(text, add_special_tokens=record.add_special_tokens)
@@ -78,23 +79,23 @@ async def tokenizer_info(request: Request) -> Response:
     context.opened()
     served = context.registry.find(request.query_params.get("model"), param="model")
     text = served.manifest.text
-    told: dict[str, object] = {}
+    info: dict[str, object] = {}
     if text.tokenizer_config is not None:
-        found = orjson.loads((served.model.folder / text.tokenizer_config).read_bytes())
-        told = {
+        config = orjson.loads((served.model.folder / text.tokenizer_config).read_bytes())
+        info = {
             key: plain(value)
-            for key, value in found.items()
+            for key, value in config.items()
             if not key.endswith(("_file", "_path", "name_or_path"))
         }
-    told.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    info.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     template = context.settings.chat_template or served.model.preparation.chat_template
     if template is not None:
-        told["chat_template"] = template
-    return Json(told)
+        info["chat_template"] = template
+    return Json(info)
 
 
 def plain(value: object) -> object:
-    """Added-token objects reduced to their text."""
+    """The value with added-token objects reduced to their text."""
     if isinstance(value, dict):
         if "content" in value and "lstrip" in value:
             return value["content"]

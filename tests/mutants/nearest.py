@@ -74,7 +74,8 @@ SERVE = {
     "test_histogram": ("metrics/histogram", "metrics/prometheus"),
     "test_plugins": ("responses", "endpoints/plugin", "endpoints/pooling"),
     "test_scoring test_goldens": ("endpoints/score",),
-    "test_tei": ("endpoints/tei", "endpoints/tei_tokens", "schema/tei", "responses", "errors"),
+    "test_tei": ("endpoints/tei", "endpoints/tei_tokens", "endpoints/tei_wire", "schema/tei", "responses",
+    "errors"),
 }  # fmt: skip
 EXPORTER = {
     "test_artifact_writer": ("base/artifact",),
