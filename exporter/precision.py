@@ -99,7 +99,7 @@ def chosen(
 def lowered_in_place(
     model: Any, graph: Graph, asked: Literal["fp16", "bf16"]
 ) -> tuple[Graph, tuple[str, ...]]:
-    """Gives the graph of a large model (streamed.py) its mixed form before any of it is written."""
+    """Gives the graph of a large model (exporter/graph/streaming.py) its mixed form before it is written."""
     lower(model, asked)
     notes = (
         (("the graph is bf16: it runs in engines, which `poolrt build` compiles where the GPU is"),)

@@ -1,0 +1,1 @@
+"""Artifacts behind vLLM's HTTP API: a thin layer of Starlette over `poolrt.runtime`."""

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 MENTION = re.compile(r"(?<![\w./*{-])((?:[\w-]+/)*[\w-]+\.md)\b(?: (\d+(?:\.\d+)*))?")
+SOURCE = re.compile(r"(?<![\w.*<{/-])((?:[\w.-]+/)*\w[\w-]*\.py)\b")
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
@@ -60,6 +61,28 @@ def test_code_points_to_pages_and_sections_that_exist() -> None:
         ):
             lost.append(f"{path.relative_to(ROOT)}:{number}: {page} has no section {section}")
     assert not lost
+
+
+@pytest.mark.parametrize("area", ["exporter", "package", "runtime", "serve", "pages"])
+def test_named_source_files_exist(area: str) -> None:
+    """A file is named from the folder of the file that names it, or from one around that."""
+    paths = (
+        [page for page in PAGES if page.name != "map.md"]
+        if area == "pages"
+        else sorted((ROOT / area).rglob("*.py"))
+    )
+    lost = [
+        f"{path.relative_to(ROOT)}:{number}: {name}"
+        for path in paths
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for name in SOURCE.findall(line)
+        if not any((folder / name).is_file() for folder in path.parents)
+    ]
+    assert not lost
+
+
+def test_a_source_file_is_found_where_a_sentence_names_it() -> None:
+    assert SOURCE.findall("see `a/b.py`, c_d.py: not x.pyc, *.py or {name}.py") == ["a/b.py", "c_d.py"]
 
 
 @pytest.mark.parametrize(

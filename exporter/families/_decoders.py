@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCORE = (Layer(name="score", bias=None),)
 SEQUENCE = Classifier(pool="last", layers=SCORE, tokens=SCORE)
 INPUTS = ("input_ids", "attention_mask")
-# Scalings whose max_position_embeddings already counts them (vLLM, config/model.py).
+# Scalings whose max_position_embeddings already counts them (vLLM's ModelConfig).
 COUNTED = ("default", "su", "longrope", "llama3", "proportional")
 SIZES: dict[str, Any] = {
     "vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -1,7 +1,7 @@
 """Nomic BERT with plain layers, and with experts in every second one (nomic-embed-text-v2-moe,
 https://arxiv.org/abs/2502.07972).
 
-transformers has no class for these; the module is _nomic_moe.py.
+transformers has no class for these; the module is exporter/families/modules/nomic_moe.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A parameter that stays in its file, and what an adapter (lora.py) changes in it."""
+"""A parameter that stays in its file, and what an adapter (adapter_merge.py) changes in it."""
 
 from __future__ import annotations
 

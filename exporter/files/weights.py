@@ -102,7 +102,7 @@ class Weights:
         return tensors
 
     def unmerged(self) -> tuple[dict[str, torch.Tensor], dict[str, Change]]:
-        """`state()` as it is stored, and what an adapter (lora.py) still does to some of its tensors."""
+        """`state()` as it is stored, and the changes that an adapter (adapter_merge.py) still makes to it."""
         return self.state(), {}
 
 

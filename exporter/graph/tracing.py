@@ -128,7 +128,7 @@ def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.G
 
 def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
     """The same graph, not yet written, whose weights are read from the checkpoint's files when
-    asked for (streamed.py)."""
+    asked for (streaming.py)."""
     from onnxscript import optimizer
     from onnxscript.rewriter import onnx_fusions
 

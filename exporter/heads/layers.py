@@ -41,7 +41,7 @@ class LayerStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """What a head does besides layers; the classes that do it are in head_operations.py."""
+    """What a head does besides layers; the classes that do it are in operations.py."""
 
     kind: Literal[
         "normalize",

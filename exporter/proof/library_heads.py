@@ -1,8 +1,8 @@
 """What a plain transformers model leaves to its user, in numpy and for one unpadded text: pooling,
 normalisation, published heads.
 
-The library's hidden states go in. Written from the papers and model cards and sharing nothing with heads.py,
-head_modules.py and reference.py: the other side of their comparison.
+The library's hidden states go in. This file is written from the papers and model cards. It shares nothing
+with exporter/heads/ and reference.py, because it is the other side of their comparison.
 """
 
 from __future__ import annotations

@@ -2,5 +2,5 @@
 and bodies read from them.
 
 Models and what a route does do not belong here.
-It may import settings, headers, errors, schema and metrics.
+It may import settings, headers, errors, schema, models and metrics.
 """

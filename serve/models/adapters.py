@@ -2,7 +2,7 @@
 base's checkpoint first.
 
 Adapters are named on the command line (`--lora-modules`) or, where the operator allows it,
-by requests (loading.py).
+by requests (adapter_loading.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What is wrong with a request body, in one sentence for people.
 
-It is the first line of a refusal; the list that programs read follows (problems.py).
+It is the first line of a refusal; the list that programs read follows (validation_errors.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What is wrong with a request body, in the form that vLLM's clients and tests read.
 
-A message starts with a sentence for people (plain_words.py). `N validation error(s):` and one line per
+A message starts with a sentence for people (refusal_sentence.py). `N validation error(s):` and one line per
 problem follow. Each line renders a dict with `type`, `loc`, `msg`, `input` and perhaps `ctx` (docs/http.md
 2.4). Values are shortened, so that a 10 MB string costs a line.
 """
