@@ -17,7 +17,7 @@ PYTEST := $(SINGLE) $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format layering mutants clients bench goldens models clean
+.PHONY: help demo test test-all check lint format layering mutants clients bench goldens models map clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -28,6 +28,7 @@ help:
 	@echo 'make clients    other people'"'"'s client libraries against a running server'
 	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=path of its vllm command)'
 	@echo 'make models     run the family checks and write docs/models.md (slow)'
+	@echo 'make map        write docs/map.md: every file in one line'
 	@echo 'make clean      remove the environment and what tools left behind'
 	@echo 'Settings: PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) PYTEST_ARGS="-k name"'
 
@@ -85,6 +86,9 @@ goldens: $(VENV)/.dev
 
 models: $(VENV)/.dev
 	@$(SINGLE) $(VENV)/bin/python docs/models.py $(MODELS_ARGS)
+
+map: $(VENV)/.dev
+	@$(VENV)/bin/python docs/map.py
 
 clean:
 	rm -rf $(VENV) $(VENV).log .types build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
