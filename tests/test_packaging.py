@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from poolrt.runtime import load
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("package", "runtime", "exporter", "serve", "recipes", "pyproject.toml", "README.md", "LICENSE")
+AREAS = ("runtime", "exporter", "serve", "recipes")
 MAX_INSTALLED_MIB = 250
 SAME = 1e-6
 """Between two installations on one machine: the same engine, possibly another patch release of it."""
@@ -39,11 +41,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / done.stdout.split()[-1]
 
 
+def test_every_folder_of_modules_is_a_package() -> None:
+    """setuptools takes the folders that pyproject.toml lists, and leaves any other out of a wheel."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = [path.parent for area in AREAS for path in (ROOT / area).rglob("__init__.py")]
+    expected = ["poolrt", *(".".join(("poolrt", *path.relative_to(ROOT).parts)) for path in folders)]
+    assert sorted(settings["packages"]) == sorted(expected)
+    # Every folder with a module has an __init__, and so is a package.
+    modules = {path.parent for area in AREAS for path in (ROOT / area).rglob("*.py")}
+    assert modules == set(folders)
+
+
 def test_a_wheel_holds_every_module_recipe_and_template(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     expected = {
         f"poolrt/{path.relative_to(ROOT)}"
-        for area in ("runtime", "exporter", "serve", "recipes")
+        for area in AREAS
         for path in (ROOT / area).rglob("*")
         if path.suffix in {".py", ".toml", ".jinja", ".html", ".css", ".js", ".txt"}
     }
