@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .answers import params, postprocess, score_request
+from .answers import pair_scores, params, postprocess, score_request
 from .answers.params import Params, PoolingParams
 from .artifact.manifest import Head, Manifest, Task
 from .batching.pending import Pending
@@ -116,11 +116,11 @@ class Intake:
             truncation_side=options.get("truncation_side"),
             cut_document=options.get("cut_document", False),
         ).limits
-        request = score_request.Asked(
+        request = score_request.ScoreRequest(
             limits=limits, params=pair_params, template=options.get("chat_template"), **arguments
         )
         begun = time.perf_counter()
-        prepared = score_request.prepare(
+        prepared = pair_scores.prepare(
             self.manifest, self.preparation(options.get("preparation")), first, second, request
         )
         self._count(begun)
@@ -166,7 +166,7 @@ class Intake:
         """One PoolingParams per prompt for every part."""
         # Only embeddings have dimensions, whatever else comes with them.
         part_params = [
-            params.each(pooling_params, count),
+            params.per_prompt(pooling_params, count),
             *(params.without_dimensions(pooling_params, count) for _ in parts[1:]),
         ]
         for part, prompt_params in zip(parts, part_params, strict=True):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 from . import plugins
-from .answers import params, score_request
+from .answers import pair_scores, params, score_request
 from .answers.params import Params
 from .artifact.manifest import Manifest, Task
 from .batching.pending import Pending
@@ -380,7 +380,7 @@ class Model:
             raise InputError(f"top_n is {top_n!r}, expected 0 (all) or more", field="top_n")
         listed = score_request.side(documents, "documents")
         return self._intake.score(query, listed, options).then(
-            lambda scored: score_request.ranked(scored, listed, top_n)
+            lambda scored: pair_scores.ranked(scored, listed, top_n)
         )
 
     def _wait(self, pending: Pending[Waited], options: Mapping[str, Any]) -> Waited:

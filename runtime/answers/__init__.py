@@ -1,4 +1,4 @@
-"""From a graph's rows to what a task returns: parameters of a request, postprocessing, scores.
+"""From the rows of a graph to what a task returns: parameters of a request, postprocessing, scores.
 
 Queues and engine libraries do not belong here.
 It may import errors, outputs, artifact, inputs, engines and batching.

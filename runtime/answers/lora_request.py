@@ -1,4 +1,4 @@
-"""vLLM's LoRARequest: which adapter a call asks for."""
+"""vLLM's LoRARequest: which adapter computes a call."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from ..errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class LoRARequest:
+    """Names an adapter. Raises InputError for an id below 1 and for an empty path."""
+
     lora_name: str
     lora_int_id: int
-    """From 1 on; the path alone tells adapters apart here."""
+    """From 1 on, and otherwise unused: the path identifies an adapter."""
     lora_path: str
-    """An artifact that `poolrt export CHECKPOINT --lora ADAPTER` made. Where the base was opened as a
-    checkpoint: also PEFT's files."""
+    """An artifact that `poolrt export CHECKPOINT --lora ADAPTER` made; PEFT's own files only where the base
+    was opened from a checkpoint."""
     base_model_name: str | None = None
 
     def __post_init__(self) -> None:

@@ -11,21 +11,24 @@ from ..artifact.manifest import Head, Manifest, Task
 from ..errors import InputError, UnsupportedTask
 
 NO_PLUGIN = "No IOProcessor plugin installed."
-"""vLLM's clients look for it."""
+"""The text that vLLM's clients look for."""
 TASKS: tuple[Task, ...] = ("embed", "token_embed", "classify", "token_classify")
 
 
 @dataclass(slots=True)
 class PoolingParams:
-    """What a request may change about a head. None: as the model says."""
+    """What a request may change about a head. None leaves what the model says."""
 
     use_activation: bool | None = None
-    """L2 normalisation of embeddings, sigmoid/softmax/... of classes."""
+    """Whether embeddings are L2-normalised, and classes put through the head's sigmoid, softmax, ..."""
     dimensions: int | None = None
     """Matryoshka width."""
     step_tag_id: int | None = None
+    """Token at which a step ends, for heads that pool steps."""
     returned_token_ids: Sequence[int] | None = None
+    """Columns to return, for heads that pool steps."""
     task: str | None = None
+    """A second name of the task, which must agree with the call; `score` means `classify`."""
     extra_kwargs: Mapping[str, Any] | None = field(default=None)
     """`max_tokens_per_query`, `max_tokens_per_doc`, `chat_template_kwargs` of a score."""
 
@@ -41,8 +44,8 @@ Params = PoolingParams | Sequence[PoolingParams | None] | None
 """One for all prompts, or one (or none) for each."""
 
 
-def each(pooling_params: Params, count: int) -> list[PoolingParams]:
-    """One PoolingParams per prompt. Raises InputError when a list has another length."""
+def per_prompt(pooling_params: Params, count: int) -> list[PoolingParams]:
+    """Returns one PoolingParams per prompt. Raises InputError when a list has another length."""
     if pooling_params is None:
         return [PoolingParams()] * count
     if isinstance(pooling_params, PoolingParams):
@@ -62,14 +65,16 @@ def each(pooling_params: Params, count: int) -> list[PoolingParams]:
 
 
 def without_dimensions(pooling_params: Params, count: int) -> list[PoolingParams]:
+    """Returns one PoolingParams per prompt, for a task that has no width to choose."""
     return [
-        one if one.dimensions is None else replace(one, dimensions=None)
-        for one in each(pooling_params, count)
+        params if params.dimensions is None else replace(params, dimensions=None)
+        for params in per_prompt(pooling_params, count)
     ]
 
 
 def check_task(manifest: Manifest, task: str) -> Task:
-    """Raises UnsupportedTask with the text that vLLM's clients look for."""
+    """Returns the task, `classify` for `score`. Raises UnsupportedTask, with the text that vLLM's clients
+    look for, for one that the model lacks."""
     if task == "score":
         task = "classify"
     if task not in manifest.tasks:
@@ -110,6 +115,11 @@ def check(manifest: Manifest, task: Task, params: PoolingParams) -> None:
 
 
 def check_dimensions(name: str, task: Task, head: Head, dimensions: int) -> None:
+    """Raises InputError for a width that the head cannot be cut to.
+
+    Args:
+        name: of the model, as errors call it.
+    """
     if isinstance(dimensions, bool) or not isinstance(dimensions, int):
         raise InputError(f"dimensions: expected a whole number, found {dimensions!r}", field="dimensions")
     if task not in ("embed", "token_embed"):
@@ -134,13 +144,16 @@ def check_dimensions(name: str, task: Task, head: Head, dimensions: int) -> None
 
 
 def single(pooling_params: Params) -> PoolingParams:
-    """The one PoolingParams of a score: vLLM takes a list of one as well."""
+    """Returns the PoolingParams of a score. A list of one is as good, as in vLLM; raises
+    InputError for a longer one."""
     if isinstance(pooling_params, Sequence) and len(pooling_params) == 1:
         pooling_params = pooling_params[0]
-    return each(pooling_params, 1)[0]
+    return per_prompt(pooling_params, 1)[0]
 
 
 class ScoreArguments(TypedDict):
+    """Fields of a ScoreRequest that have two sources."""
+
     variables: dict[str, Any] | None
     max_tokens_per_query: int
     max_tokens_per_doc: int
@@ -153,8 +166,8 @@ def score_options(
     max_tokens_per_query: int,
     max_tokens_per_doc: int,
 ) -> ScoreArguments:
-    """Arguments of a score, completed from `PoolingParams.extra_kwargs`, where
-    vLLM's offline class has them."""
+    """Completes the arguments of a score from `PoolingParams.extra_kwargs`, where vLLM's offline class takes
+    them. An argument wins over its double there. Raises InputError for an unknown key."""
     extra = dict(params.extra_kwargs or {})
     known = ("chat_template_kwargs", "max_tokens_per_query", "max_tokens_per_doc")
     if unknown := sorted(set(extra) - set(known)):
@@ -173,6 +186,7 @@ def score_options(
 
 
 def refuse_lora(lora_request: object) -> None:
+    """Raises InputError for a request that names an adapter: one artifact holds no other weights."""
     if lora_request is not None and any(
         adapter is not None
         for adapter in (lora_request if isinstance(lora_request, list) else [lora_request])

@@ -1,4 +1,4 @@
-"""From a graph's raw rows to what a task answers: drop, keep, cut, calibrate, activate; all in float32."""
+"""From the raw rows of a graph to what a task returns: dropped, cut, calibrated and activated, in float32."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from . import scoring
 from .params import PoolingParams
 
 COMBINED = "embed&token_classify"
-"""vLLM's task of bge-m3: the embedding with the weights of the tokens behind it, [dim
-+ tokens], from one pass."""
+"""vLLM's task of bge-m3: the embedding followed by the tokens' weights, [dim + tokens], from one pass."""
 
 
 def combines(manifest: Manifest) -> bool:
+    """Whether a model has the combined task: an embedding, and one weight per token."""
     return (
         "embed" in manifest.tasks
         and "token_classify" in manifest.tasks
@@ -30,20 +30,26 @@ def combines(manifest: Manifest) -> bool:
 def answers(
     task: Task, head: Head, rows: Sequence[Floats], items: Sequence[Item], params: Sequence[PoolingParams]
 ) -> list[Floats]:
-    """One array per item: [dim] or [labels], for token tasks [tokens, dim] or [tokens, labels]."""
-    if task in ("embed", "classify") and len(rows) > 1 and all(one is params[0] for one in params):
-        # The common case, as one array.
+    """Returns one float32 array per item: [dim] or [labels], for token tasks [tokens, dim] or [tokens,
+    labels]. Raises EngineError for numbers that are not finite.
+
+    Args:
+        rows: one per item, from the graph's output: [width], for token tasks [tokens, width].
+        params: one per item.
+    """
+    if task in ("embed", "classify") and len(rows) > 1 and all(own is params[0] for own in params):
+        # The common case is computed as one array.
         return list(_finite(_finished(task, head, np.stack(rows), params[0])))
     pooled = task in ("embed", "classify")
     return [
-        _finite(_finished(task, head, row if pooled else _kept(head, row, item, one), one))
-        for row, item, one in zip(rows, items, params, strict=True)
+        _finite(_finished(task, head, row if pooled else _kept(head, row, item, own), own))
+        for row, item, own in zip(rows, items, params, strict=True)
     ]
 
 
 def without_ends(head: Head, ids: Sequence[int] | NDArray[np.integer]) -> slice:
-    """The rows between those that the head drops at both ends. Texts given as ids, or cut from one side,
-    may lack the ends' tokens."""
+    """Returns the rows that are left when the head has dropped those of the special tokens at both ends. A
+    text that came as ids, or was cut from one side, may lack these tokens; then nothing is dropped there."""
     first, last = head.drop_first, head.drop_last
     if len(ids) and head.drop_first_id is not None and ids[0] != head.drop_first_id:
         first = 0
@@ -53,7 +59,7 @@ def without_ends(head: Head, ids: Sequence[int] | NDArray[np.integer]) -> slice:
 
 
 def _kept(head: Head, row: Floats, item: Item, params: PoolingParams) -> Floats:
-    """The token rows that are answered, and of STEP heads the columns."""
+    """The token rows that are returned, and the columns of heads that pool steps."""
     chosen = np.ones(len(row), dtype=bool) if item.keep is None else np.array(item.keep)
     inside = without_ends(head, item.ids)
     chosen[: inside.start] = False
@@ -85,8 +91,7 @@ def _finished(task: Task, head: Head, array: Floats, params: PoolingParams) -> F
 def _activation(task: Task, head: Head, params: PoolingParams) -> Activation:
     if params.use_activation is False:
         return "identity"
-    # A checkpoint without a Normalize module is not normalised unless asked; what is asked of an
-    # embedding is always L2.
+    # A checkpoint without a Normalize module is normalised only on request, and then always by L2.
     if params.use_activation and task in ("embed", "token_embed") and head.activation == "identity":
         return "l2"
     if params.use_activation and head.asked_activation is not None:
@@ -95,8 +100,8 @@ def _activation(task: Task, head: Head, params: PoolingParams) -> Activation:
 
 
 def _layer_norm(array: Floats) -> Floats:
-    """torch.nn.functional.layer_norm without weights, eps 1e-5
-    (nomic-embed-text-v1.5's card, before cutting)."""
+    """torch.nn.functional.layer_norm without weights, eps 1e-5, as nomic-embed-text-v1.5's card has it
+    before a vector is cut."""
     centred = array - array.mean(axis=-1, keepdims=True)
     return centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(1e-5))
 

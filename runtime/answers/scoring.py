@@ -13,19 +13,21 @@ from ..errors import InputError
 
 Floats = NDArray[np.float32]
 
-# A vector of zeros has no direction; it stays zeros instead of becoming NaN. torch's
-# F.normalize uses the same bound.
+# A vector of zeros stays zeros instead of becoming NaN. torch's F.normalize has the same bound.
 TINY = np.float32(1e-12)
-# torch's F.cosine_similarity bounds each of both norms by this.
+# The lower bound of each norm in torch's F.cosine_similarity.
 TINY_COSINE = np.float32(1e-8)
-# Similarities held at once by `maxsim`: half a MiB stays in a core's cache. Measured with 1000 documents of
-# 180 tokens: 50 ms, 127 ms in one piece; short documents are 3.6 times as fast as in a loop over documents.
+# Similarities that `maxsim` holds at once: half a MiB stays in a core's cache. 1000 documents of 180 tokens
+# took 50 ms, and 127 ms as one array. Short documents are 3.6 times as fast as in a loop over documents.
 SIMILARITIES = 1 << 17
 
 
 def activate(activation: Activation, values: Floats) -> Floats:
-    """[..., width] float32 after the head's activation, over the last axis where it
-    mixes values (l2, softmax)."""
+    """Applies the head's activation to [..., width]; l2 and softmax work over the last axis.
+
+    Returns:
+        [..., width] float32.
+    """
     values = np.asarray(values, dtype=np.float32)
     match activation:
         case "identity":
@@ -43,21 +45,22 @@ def activate(activation: Activation, values: Floats) -> Floats:
 
 
 def calibrate(logits: Floats, mean: float | None, sigma: float | None) -> Floats:
-    """(logit - mean) / sigma, where the checkpoint has them; comes before the activation."""
+    """Returns (logit - mean) / sigma, each where the checkpoint has it. This comes before the activation."""
     if mean is not None:
         logits = logits - np.float32(mean)
     return logits if sigma is None else logits / np.float32(sigma)
 
 
 def l2(values: Floats) -> Floats:
-    """Rows of length 1; a row of zeros stays as it is."""
+    """Returns rows of length 1, [..., width] float32; a row of zeros stays as it is."""
     values = np.asarray(values, dtype=np.float32)
     norms = np.sqrt(np.einsum("...i,...i->...", values, values))
     return values / np.maximum(norms, TINY)[..., None]
 
 
 def sigmoid(values: Floats) -> Floats:
-    # exp of a negative number only: nothing overflows at ±1e4, and small results keep their digits.
+    """Returns 1 / (1 + exp(-value)) of each value, in 0..1."""
+    # exp takes negative numbers only: nothing overflows at ±1e4, and small results keep their digits.
     small = np.exp(-np.abs(values), dtype=np.float32)
     return (np.where(values >= 0, np.float32(1), small) / (np.float32(1) + small)).astype(
         np.float32, copy=False
@@ -65,19 +68,20 @@ def sigmoid(values: Floats) -> Floats:
 
 
 def softmax(values: Floats) -> Floats:
+    """Returns shares of 1 over the last axis."""
     shares = np.exp(values - values.max(axis=-1, keepdims=True))
     return shares / shares.sum(axis=-1, keepdims=True)
 
 
 def dot(first: Floats, second: Floats) -> Floats:
-    """Products of rows: [n, dim] with [n, dim] → [n] float32."""
+    """Returns the dot products of rows: [n, dim] with [n, dim] → [n] float32."""
     return np.einsum(
         "...i,...i->...", np.asarray(first, dtype=np.float32), np.asarray(second, dtype=np.float32)
     )
 
 
 def cosine(first: Floats, second: Floats) -> Floats:
-    """Cosine similarity of rows: [n, dim] with [n, dim], or [dim] with [n, dim] → [n]; float32, in -1..1."""
+    """Returns the cosine of rows: [n, dim] with [n, dim], or [dim] with [n, dim] → [n] float32, in -1..1."""
     first, second = np.asarray(first, dtype=np.float32), np.asarray(second, dtype=np.float32)
     dots = np.einsum("...i,...i->...", first, second)
     norms = [
@@ -103,7 +107,7 @@ def maxsim(query: Floats, documents: Sequence[Floats]) -> Floats:
     scores = np.zeros(len(documents), dtype=np.float32)
     if not len(query):
         return scores
-    # reduceat answers an empty segment with its neighbour's value, so empty documents take no part.
+    # reduceat gives an empty segment its neighbour's value, so empty documents are left out.
     filled = np.flatnonzero(lengths)
     for chosen in _chunks(filled, lengths[filled], max(SIMILARITIES // len(query), 1)):
         tokens = (
@@ -119,8 +123,15 @@ def maxsim(query: Floats, documents: Sequence[Floats]) -> Floats:
 
 
 def maxsim_pairs(queries: Sequence[Floats], documents: Sequence[Floats]) -> Floats:
-    """[n] float32: `maxsim` of each query with the document at its place. Neighbours that share one
-    query array share one GEMM."""
+    """Scores each query with the document at its place. Neighbours that share one query array share one GEMM.
+
+    Args:
+        queries: n arrays [query_tokens, dim].
+        documents: n arrays [doc_tokens, dim].
+
+    Returns:
+        [n] float32.
+    """
     scores = np.zeros(len(documents), dtype=np.float32)
     start = 0
     for end in range(1, len(queries) + 1):
@@ -131,7 +142,8 @@ def maxsim_pairs(queries: Sequence[Floats], documents: Sequence[Floats]) -> Floa
 
 
 def _chunks(indices: NDArray[np.intp], lengths: NDArray[np.intp], tokens: int) -> Iterator[NDArray[np.intp]]:
-    """Runs of consecutive indices with at most `tokens` tokens; a longer document stands alone."""
+    """Yields runs of consecutive indices with at most `tokens` tokens; a longer document is a run by
+    itself."""
     start = used = 0
     for place, length in enumerate(lengths.tolist()):
         if place > start and used + length > tokens:
@@ -143,7 +155,13 @@ def _chunks(indices: NDArray[np.intp], lengths: NDArray[np.intp], tokens: int) -
 
 
 def rank(scores: Floats, top_n: int = 0) -> NDArray[np.intp]:
-    """Indices by falling score, equal scores in their given order, NaN last; `top_n` 0: all."""
+    """Returns indices by falling score, equal scores in the caller's order, NaN last. Raises InputError for a
+    negative `top_n`.
+
+    Args:
+        scores: [n].
+        top_n: how many indices are returned; 0: all.
+    """
     if top_n < 0:
         raise InputError(f"top_n is {top_n}, expected 0 (all) or more", field="top_n")
     order = np.argsort(-np.asarray(scores, dtype=np.float32), kind="stable")

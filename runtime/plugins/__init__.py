@@ -1,8 +1,8 @@
-"""IO processors, vLLM's plugins around a model: a request's `data` becomes prompts, and outputs
-a response of any shape.
+"""IO processors, vLLM's plugins around a model: one makes prompts of a request's `data`, and a response of
+any shape of the outputs. docs/io-processors.md says how to write one.
 
-What every request goes through does not belong here: a processor is asked for by name (docs/io-processors.md
-says how to write one). It may import errors, outputs, artifact, inputs and answers.
+What every request goes through does not belong here: a processor runs only where a request names it.
+It may import errors, outputs, artifact, inputs and answers.
 """
 
 from __future__ import annotations

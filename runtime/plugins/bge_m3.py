@@ -1,5 +1,5 @@
-"""Dense and sparse embeddings of bge-m3 in one answer, from one pass; vLLM's reference plugin of the
-same name answers alike."""
+"""Dense and sparse embeddings of bge-m3 in one response, from one pass. The response is that of vLLM's
+reference plugin of the same name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .request_fields import Usage, choice, fields, flag
 EMBED_TASKS = {"dense&sparse": COMBINED, "dense": "embed", "sparse": "token_classify"}
 EXAMPLE = '{"input": "a text", "embed_task": "dense&sparse"}'
 MARK = "▁"
-"""Stands for a space in the vocabulary's pieces."""
+"""A space, as the vocabulary spells it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BgeM3Request:
     input: Any
     embed_task: str
     return_tokens: bool
@@ -34,7 +34,7 @@ class TokenWeight:
     token_id: int
     weight: float
     token: str | None
-    """Its text, where asked for."""
+    """Its text, where the request wants it (`return_tokens`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +66,29 @@ class BgeM3Processor:
         self.width = config.model_config.embedding_size
         self.tokenizer = renderer.get_tokenizer()
 
-    def parse_data(self, data: Any) -> Asked:
-        given = fields(data, EXAMPLE)
-        return Asked(
-            given["input"],
-            choice(given, "embed_task", tuple(EMBED_TASKS), "dense&sparse"),
-            bool(flag(given, "return_tokens")),
-            flag(given, "use_activation"),
-            given.get("dimensions"),
+    def parse_data(self, data: Any) -> BgeM3Request:
+        record = fields(data, EXAMPLE)
+        return BgeM3Request(
+            record["input"],
+            choice(record, "embed_task", tuple(EMBED_TASKS), "dense&sparse"),
+            bool(flag(record, "return_tokens")),
+            flag(record, "use_activation"),
+            record.get("dimensions"),
         )
 
-    def pre_process(self, prompt: Asked, request_id: str | None = None) -> Any:
+    def pre_process(self, prompt: BgeM3Request, request_id: str | None = None) -> Any:
         return prompt.input
 
-    def merge_pooling_params(self, params: Any, prompt: Asked) -> PoolingParams:
+    def merge_pooling_params(self, params: Any, prompt: BgeM3Request) -> PoolingParams:
         return PoolingParams(
             task=EMBED_TASKS[prompt.embed_task],
             use_activation=prompt.use_activation,
             dimensions=prompt.dimensions,
         )
 
-    def post_process(self, outputs: Sequence[Output], request_id: str | None, prompt: Asked) -> Response:
+    def post_process(
+        self, outputs: Sequence[Output], request_id: str | None, prompt: BgeM3Request
+    ) -> Response:
         width = {"dense": None, "sparse": 0}.get(prompt.embed_task, prompt.dimensions or self.width)
         data = []
         for index, output in enumerate(outputs):
@@ -107,8 +109,13 @@ class BgeM3Processor:
         return Response(data, Usage(tokens, tokens))
 
     def sparse(self, ids: Sequence[int], weights: Sequence[float], *, tokens: bool) -> list[TokenWeight]:
-        """The largest weight of each token, in the order of the text. The model answers none for
-        the tokens at both ends."""
+        """The largest weight of each token, in the order of the text.
+
+        Args:
+            ids: of the whole prompt, special tokens included.
+            weights: one per token, without the special tokens at both ends.
+            tokens: whether the text of each token is wanted too.
+        """
         first = int(len(weights) < len(ids) and ids[0] == self.tokenizer.cls_token_id)
         best: dict[int, float] = {}
         for token, weight in zip(ids[first:], weights, strict=False):
@@ -118,7 +125,7 @@ class BgeM3Processor:
         ]
 
     def text(self, token: int) -> str:
-        """One token's text with the spaces before it, which decoding takes away at the start."""
+        """The text of one token with the spaces before it, which decoding drops at the start of a text."""
         piece: str = self.tokenizer.convert_ids_to_tokens(token)
         decoded = self.tokenizer.decode(token)
         spaces = len(piece) - len(piece.lstrip(MARK))

@@ -1,6 +1,7 @@
-"""Token vectors of queries and documents as jina-colbert-v2 was trained on them: a marker after the
-first token, queries filled up with mask tokens that are attended to. vLLM's reference plugin of the
-same name answers alike.
+"""Token vectors of queries and documents as jina-colbert-v2 was trained on them.
+
+A marker follows the first token. Queries are filled up with mask tokens, which the model attends to. The
+response is that of vLLM's reference plugin of the same name.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ EXAMPLE = '{"input": "a text", "input_type": "query"}'
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ColbertRequest:
     input: Any
     input_type: str
 
@@ -46,37 +47,40 @@ class ColbertProcessor:
     thread_safe = True
 
     def __init__(self, config: Config, renderer: Renderer) -> None:
-        facts, self.tokenizer = config.model_config, renderer.get_tokenizer()
-        self.max_tokens = facts.max_model_len
+        model_config, self.tokenizer = config.model_config, renderer.get_tokenizer()
+        self.max_tokens = model_config.max_model_len
         vocabulary = self.tokenizer.get_vocab()
-        wanted = {
+        ids = {
             **{name: vocabulary.get(marker) for name, marker in MARKERS.items()},
             "cls": self.tokenizer.cls_token_id,
+            "sep": self.tokenizer.sep_token_id,
+            "mask": self.tokenizer.mask_token_id,
         }
-        wanted |= {"sep": self.tokenizer.sep_token_id, "mask": self.tokenizer.mask_token_id}
-        missing = [MARKERS.get(name, f"{name} token") for name, token in wanted.items() if token is None]
-        if "token_embed" not in facts.supported_tasks:
+        missing = [MARKERS.get(name, f"{name} token") for name, token in ids.items() if token is None]
+        if "token_embed" not in model_config.supported_tasks:
             missing.append("the task token_embed")
         if missing:
             raise InputError(
-                f"io_processor_plugin {facts.io_processor_plugin!r} is for models like "
+                f"io_processor_plugin {model_config.io_processor_plugin!r} is for models like "
                 "jina-colbert-v2, this one lacks "
                 f"{', '.join(missing)}; leave the plugin out and send input_type with the text instead",
                 field="io_processor_plugin",
             )
-        self.ids = {name: token for name, token in wanted.items() if token is not None}
+        self.ids = {name: token for name, token in ids.items() if token is not None}
 
-    def parse_data(self, data: Any) -> Asked:
-        given = fields(data, EXAMPLE)
-        return Asked(given["input"], choice(given, "input_type", tuple(MARKERS)))
+    def parse_data(self, data: Any) -> ColbertRequest:
+        record = fields(data, EXAMPLE)
+        return ColbertRequest(record["input"], choice(record, "input_type", tuple(MARKERS)))
 
-    def pre_process(self, prompt: Asked, request_id: str | None = None) -> list[Any]:
+    def pre_process(self, prompt: ColbertRequest, request_id: str | None = None) -> list[Any]:
         is_query = prompt.input_type == "query"
         most = min(QUERY_TOKENS, self.max_tokens) if is_query else self.max_tokens
         prompts = []
-        for given in prompts_from(prompt.input):
+        for text_or_ids in prompts_from(prompt.input):
             content = (
-                self.tokenizer.encode(given, add_special_tokens=False) if isinstance(given, str) else given
+                self.tokenizer.encode(text_or_ids, add_special_tokens=False)
+                if isinstance(text_or_ids, str)
+                else text_or_ids
             )
             if not isinstance(content, list):
                 raise InputError(
@@ -92,7 +96,9 @@ class ColbertProcessor:
     def merge_pooling_params(self, params: Any) -> PoolingParams:
         return PoolingParams(task="token_embed")
 
-    def post_process(self, outputs: Sequence[Output], request_id: str | None, prompt: Asked) -> Response:
+    def post_process(
+        self, outputs: Sequence[Output], request_id: str | None, prompt: ColbertRequest
+    ) -> Response:
         data = [
             TokenEmbeddings(index, "embedding", prompt.input_type, output.outputs.data.tolist())
             for index, output in enumerate(outputs)

@@ -15,8 +15,8 @@ from .model_facts import Config, Renderer
 from .plugin import Plugin
 
 GROUPS = ("poolrt.io_processor_plugins", "vllm.io_processor_plugins")
-"""An entry point is a function that answers a class, or its dotted name, as vLLM has
-it; or the class itself."""
+"""An entry point is, as in vLLM, a function that returns a class or its dotted name. It may be the class
+too."""
 
 BUILT_IN = {
     "bge_m3_sparse_plugin": "bge_m3:BgeM3Processor",
@@ -26,17 +26,19 @@ BUILT_IN = {
 
 
 def opened(name: str, manifest: Manifest, preparation: Preparation) -> Plugin:
-    """The plugin of that name, made for this artifact. Raises InputError for one that cannot be
-    found, imported or made."""
-    made = _class(name)
+    """Returns the plugin of that name, opened for this artifact. Raises InputError for one that is not
+    installed, cannot be imported or refuses the model."""
+    processor_class = _class(name)
     config, renderer = Config.of(manifest, name), Renderer(preparation)
     try:
-        processor = made(config, renderer) if _takes_two(made) else made(config)
+        processor = (
+            processor_class(config, renderer) if _takes_two(processor_class) else processor_class(config)
+        )
     except InputError:
         raise
     except Exception as error:  # other people's code
         raise InputError(
-            f"{_told(name)}: it refused to start ({_short(error)}); it may be made for another model"
+            f"{_argument(name)}: it refused to start ({_short(error)}); it may be made for another model"
         ) from error
     return Plugin(name, processor, config.model_config.embedding_size)
 
@@ -53,31 +55,31 @@ def _class(name: str) -> Callable[..., Any]:
     if point is None:
         known = ", ".join(sorted({*own, *BUILT_IN, *foreign}))
         raise InputError(
-            f"{_told(name)}: there is no such plugin, those installed are {known}; install the package that "
-            "has it, in the environment of poolrt",
+            f"{_argument(name)}: there is no such plugin, those installed are {known}; install the package "
+            "that has it, in the environment of poolrt",
             field="io_processor_plugin",
         )
     try:
-        found = point.load()
-        if not inspect.isclass(found):
-            found = found()
-        made = pkgutil.resolve_name(found) if isinstance(found, str) else found
+        loaded = point.load()
+        if not inspect.isclass(loaded):
+            loaded = loaded()
+        processor_class = pkgutil.resolve_name(loaded) if isinstance(loaded, str) else loaded
     except Exception as error:  # other people's code
         raise InputError(
-            f"{_told(name)}: {point.value} cannot be imported ({_short(error)}); install what it needs, "
+            f"{_argument(name)}: {point.value} cannot be imported ({_short(error)}); install what it needs, "
             "which is vLLM itself for plugins that import it",
             field="io_processor_plugin",
         ) from error
-    if not callable(made):
+    if not callable(processor_class):
         raise InputError(
-            f"{_told(name)}: {point.value} answered {type(made).__name__}, expected a class or its dotted "
-            "name; mend the package that registers it",
+            f"{_argument(name)}: {point.value} answered {type(processor_class).__name__}, expected a class "
+            "or its dotted name; mend the package that registers it",
             field="io_processor_plugin",
         )
-    return made
+    return processor_class
 
 
-def _told(name: str) -> str:
+def _argument(name: str) -> str:
     return f"io_processor_plugin {name!r}"
 
 
@@ -85,10 +87,10 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _takes_two(made: Callable[..., Any]) -> bool:
-    """Older plugins of vLLM take the configuration only."""
+def _takes_two(processor_class: Callable[..., Any]) -> bool:
+    """Whether the class takes a renderer too: older plugins of vLLM take the configuration only."""
     try:
-        inspect.signature(made).bind(None, None)
+        inspect.signature(processor_class).bind(None, None)
     except TypeError:
         return False
     return True

@@ -1,5 +1,5 @@
-"""What an IO processor is told about its model: the parts of vLLM's configuration and
-renderer that processors read."""
+"""What an IO processor knows about its model: the parts of vLLM's configuration and renderer that processors
+read."""
 
 from __future__ import annotations
 
@@ -18,41 +18,42 @@ class ModelConfig:
     max_model_len: int
     supported_tasks: tuple[str, ...]
     embedding_size: int
-    """Width of an embedding when a request names no other."""
+    """Width of an embedding where a request names none."""
     is_matryoshka: bool
     matryoshka_dimensions: list[int] | None
     io_processor_plugin: str | None
     hf_config: SimpleNamespace
     """The few keys of config.json that an artifact keeps."""
     pooler_config: None = None
-    """What it would say was decided at export; None of a processor's own parameters are needed for it."""
+    """Always None: what vLLM's says was decided at export."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Stands for vLLM's VllmConfig."""
+    """The part of vLLM's VllmConfig that processors read."""
 
     model_config: ModelConfig
 
     @classmethod
     def of(cls, manifest: Manifest, plugin: str | None) -> Config:
-        embed = manifest.heads.get("embed") or next(iter(manifest.heads.values()))
-        made = ModelConfig(
+        """Describes a manifest whose processor is `plugin`, None where it has none."""
+        head = manifest.heads.get("embed") or next(iter(manifest.heads.values()))
+        model_config = ModelConfig(
             model=manifest.source.checkpoint,
             served_model_name=manifest.name,
             max_model_len=manifest.text.max_tokens,
             supported_tasks=manifest.tasks,
-            embedding_size=embed.dimensions or embed.dim,
-            is_matryoshka=bool(embed.matryoshka or embed.any_dimension),
-            matryoshka_dimensions=list(embed.matryoshka) or None,
+            embedding_size=head.dimensions or head.dim,
+            is_matryoshka=bool(head.matryoshka or head.any_dimension),
+            matryoshka_dimensions=list(head.matryoshka) or None,
             io_processor_plugin=plugin,
             hf_config=SimpleNamespace(**manifest.config),
         )
-        return cls(made)
+        return cls(model_config)
 
 
 class Renderer:
-    """Stands for vLLM's renderer."""
+    """The part of vLLM's renderer that processors read."""
 
     def __init__(self, preparation: Preparation) -> None:
         self.tokenizer = Tokenizer(preparation)

@@ -1,4 +1,4 @@
-"""One IO processor at work. It is duck-typed: a class written for vLLM runs here as it is."""
+"""Runs an IO processor. It is duck-typed: a class written for vLLM runs here as it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from ..answers.params import PoolingParams, each
+from ..answers.params import PoolingParams, per_prompt
 from ..errors import InputError, PluginError, PoolrtError
 from ..inputs.prompts import prompts_from
 from ..outputs import PoolingOutput, RequestOutput
@@ -21,11 +21,13 @@ Params = PoolingParams | Sequence[PoolingParams | None] | None
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a processor made of one request."""
+    """One request after a processor's first half."""
 
     parsed: Any
+    """What `parse_data` returned."""
     prompts: list[Any]
     params: list[PoolingParams]
+    """One per prompt."""
     task: str | None
     """None: the model's default."""
     request_id: str | None
@@ -43,13 +45,17 @@ class Output:
 
 
 class Plugin:
-    """`prepare`, run the model, `finish`. Calls of a processor follow one another, unless its class
-    says `thread_safe = True`.
+    """A processor's two halves: `prepare` comes before the model runs, `finish` after it.
 
-    Of a pair such as `pre_process` and `pre_process_async` the `_async` methods here run the one that the
-    more derived class defines, the asynchronous one of two in the same class; `prepare` and `finish` run the
-    plain one. Methods that name a parameter `prompt` are also given what `parse_data` answered, so that a
-    processor needs no memory of requests.
+    A lock lets one call into the processor at a time, unless its class says `thread_safe = True`.
+
+    `prepare` and `finish` run the plain methods of the processor. For `prepare_async` and `finish_async`
+    there is a choice between `pre_process` and `pre_process_async` (`post_process` likewise):
+    `prepares_async` and `finishes_async` say which one the more derived class overrides. Where one class
+    defines both, the asynchronous one wins.
+
+    A method with a parameter `prompt` also receives what `parse_data` returned. A processor so needs no
+    memory of its requests.
     """
 
     def __init__(self, name: str, processor: Any, width: int) -> None:
@@ -63,29 +69,39 @@ class Plugin:
         self.finishes_async = _prefers_async(type(processor), "post_process")
 
     def prepare(self, data: Any, request_id: str | None = None, params: Params = None) -> Prepared:
-        """Raises InputError for data that the processor refuses, PluginError for a fault of its own."""
+        """Makes prompts of a request's `data`. Raises InputError for data that the processor refuses,
+        PluginError for a fault of its own.
+
+        Args:
+            request_id: set for a request over HTTP; the processor is then asked once for the parameters of
+                all its prompts.
+            params: the caller's, which the processor may change. A request over HTTP has none.
+        """
         with self._lock, self._faults(), self._refusals():
             parsed = self._parsed(data)
-            made = self._method("pre_process")(prompt=parsed, request_id=request_id)
-            return self._prepared(parsed, made, request_id, params)
+            prompts = self._method("pre_process")(prompt=parsed, request_id=request_id)
+            return self._prepared(parsed, prompts, request_id, params)
 
     async def prepare_async(self, data: Any, request_id: str | None = None) -> Prepared:
+        """`prepare` by the processor's `pre_process_async`; raises the same."""
         with self._faults(), self._refusals():
             parsed = self._parsed(data)
-            made = await self._method("pre_process_async")(prompt=parsed, request_id=request_id)
-            return self._prepared(parsed, made, request_id, None)
+            prompts = await self._method("pre_process_async")(prompt=parsed, request_id=request_id)
+            return self._prepared(parsed, prompts, request_id, None)
 
-    def finish(self, prepared: Prepared, made: Sequence[RequestOutput[Any]]) -> Any:
-        """Raises PluginError."""
+    def finish(self, prepared: Prepared, outputs: Sequence[RequestOutput[Any]]) -> Any:
+        """Makes the response of one output per prompt. Raises PluginError."""
         method = self._method("post_process")
         with self._lock, self._faults():
             return method(
-                _outputs(prepared, made), request_id=prepared.request_id, **_also(method, prepared.parsed)
+                _outputs(prepared, outputs), request_id=prepared.request_id, **_also(method, prepared.parsed)
             )
 
-    async def finish_async(self, prepared: Prepared, made: Sequence[RequestOutput[Any]]) -> Any:
+    async def finish_async(self, prepared: Prepared, outputs: Sequence[RequestOutput[Any]]) -> Any:
+        """`finish` by the processor's `post_process_async`; raises the same."""
+
         async def numbered() -> AsyncIterator[tuple[int, Output]]:
-            for index, output in enumerate(_outputs(prepared, made)):
+            for index, output in enumerate(_outputs(prepared, outputs)):
                 yield index, output
 
         method = self._method("post_process_async")
@@ -93,17 +109,17 @@ class Plugin:
             return await method(numbered(), request_id=prepared.request_id, **_also(method, prepared.parsed))
 
     def _method(self, name: str) -> Callable[..., Any]:
-        found = getattr(self.processor, name, None)
-        if not callable(found):
+        method = getattr(self.processor, name, None)
+        if not callable(method):
             raise InputError(
                 f"the plugin {self.name!r} has no method {name}, so it cannot be used this way; "
                 "its package is to be mended"
             )
-        return found
+        return method
 
     def _parsed(self, data: Any) -> Any:
-        # vLLM's base class has a parse_data that raises; a processor of before its renaming
-        # has parse_request only.
+        # parse_data was parse_request in older versions of vLLM. Its base class has a parse_data that raises,
+        # so a processor may have both.
         newer, older = (getattr(self.processor, name, None) for name in ("parse_data", "parse_request"))
         if newer is None and older is None:
             return data
@@ -116,36 +132,37 @@ class Plugin:
         assert older is not None
         return older(data)
 
-    def _prepared(self, parsed: Any, made: Any, request_id: str | None, params: Params) -> Prepared:
-        prompts = prompts_from(tuple(made) if isinstance(made, Iterator) else made)
+    def _prepared(self, parsed: Any, processed: Any, request_id: str | None, params: Params) -> Prepared:
+        prompts = prompts_from(tuple(processed) if isinstance(processed, Iterator) else processed)
         merge = getattr(self.processor, "merge_pooling_params", None) or getattr(
             self.processor, "validate_or_generate_params", None
         )
         if merge is None:
-            merged = each(params, len(prompts))
+            merged = per_prompt(params, len(prompts))
         elif request_id is not None:
-            # Once for a request that came over HTTP, as in vLLM
+            # A request over HTTP: vLLM calls it once for all prompts.
             merged = [_params(merge(None, **_also(merge, parsed)))] * len(prompts)
         else:
             merged = [
-                _params(merge(_open(one), **_also(merge, parsed))) for one in each(params, len(prompts))
+                _params(merge(_open(own), **_also(merge, parsed))) for own in per_prompt(params, len(prompts))
             ]
-        tasks = {None if one.task == "plugin" else one.task for one in merged}
+        tasks = {None if own.task == "plugin" else own.task for own in merged}
         if len(tasks) > 1:
             raise InputError(
                 f"the plugin {self.name!r} asks for several tasks at once "
                 f"({', '.join(map(repr, tasks))}); one is possible"
             )
-        # Processors may spell out the full width, which no model needs to be asked for.
+        # A processor may spell out the model's own width, which needs no parameter. Prompts that shared one
+        # record share one again: `postprocess` computes them as one array.
         bare = {
-            id(one): PoolingParams(
-                use_activation=one.use_activation,
-                dimensions=None if one.dimensions == self.width else one.dimensions,
+            id(own): PoolingParams(
+                use_activation=own.use_activation,
+                dimensions=None if own.dimensions == self.width else own.dimensions,
             )
-            for one in merged
+            for own in merged
         }
         return Prepared(
-            parsed, prompts, [bare[id(one)] for one in merged], tasks.pop() if tasks else None, request_id
+            parsed, prompts, [bare[id(own)] for own in merged], tasks.pop() if tasks else None, request_id
         )
 
     @contextlib.contextmanager
@@ -181,14 +198,15 @@ class Plugin:
         )
 
 
-def _prefers_async(made: type, name: str) -> bool:
-    def depth(attribute: str) -> int:
-        return next(
-            (place for place, one in enumerate(made.__mro__) if attribute in vars(one)), len(made.__mro__)
-        )
+def _prefers_async(processor: type, name: str) -> bool:
+    """Whether the class closest to `processor` that has one of both methods has the asynchronous one."""
+    classes = processor.__mro__
 
-    plain, other = depth(name), depth(f"{name}_async")
-    return other <= plain and other < len(made.__mro__)
+    def depth(attribute: str) -> int:
+        return next((place for place, base in enumerate(classes) if attribute in vars(base)), len(classes))
+
+    plain, asynchronous = depth(name), depth(f"{name}_async")
+    return asynchronous <= plain and asynchronous < len(classes)
 
 
 def _also(method: Callable[..., Any], parsed: Any) -> dict[str, Any]:
@@ -196,7 +214,7 @@ def _also(method: Callable[..., Any], parsed: Any) -> dict[str, Any]:
 
 
 def _open(params: PoolingParams) -> Any:
-    """Something that takes any attribute: processors set those of vLLM's own class."""
+    """A copy that takes any attribute, because processors set attributes of vLLM's own class."""
     return SimpleNamespace(**asdict(params))
 
 
@@ -208,9 +226,9 @@ def _params(merged: Any) -> PoolingParams:
     )
 
 
-def _outputs(prepared: Prepared, made: Sequence[RequestOutput[Any]]) -> list[Output]:
+def _outputs(prepared: Prepared, outputs: Sequence[RequestOutput[Any]]) -> list[Output]:
     stem = f"{prepared.request_id}-" if prepared.request_id else ""
     return [
-        Output(f"{stem}{index}", PoolingOutput(one.outputs.data), list(one.prompt_token_ids))
-        for index, one in enumerate(made)
+        Output(f"{stem}{index}", PoolingOutput(output.outputs.data), list(output.prompt_token_ids))
+        for index, output in enumerate(outputs)
     ]

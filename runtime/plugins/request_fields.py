@@ -1,4 +1,4 @@
-"""What the processors that come with poolrt share."""
+"""Reads the fields of a request's `data`, for the processors that come with poolrt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Usage:
 
 
 def fields(data: Any, example: str) -> dict[str, Any]:
-    """`data` as an object that has an input."""
+    """Returns `data` as an object that has an input. Raises InputError, which shows the example."""
     if not isinstance(data, dict):
         raise InputError(
             f"data: expected an object such as {example}, found {type(data).__name__}", field="data"
@@ -32,17 +32,19 @@ def fields(data: Any, example: str) -> dict[str, Any]:
 
 
 def choice(data: dict[str, Any], name: str, choices: tuple[str, ...], default: str | None = None) -> str:
-    found = data.get(name, default)
-    if found not in choices:
+    """Returns a field that holds one of the choices. Raises InputError for any other value."""
+    value = data.get(name, default)
+    if value not in choices:
         known = ", ".join(map(repr, choices))
-        raise InputError(f"data.{name}: expected one of {known}, found {str(found)[:100]!r}", field="data")
-    return found
+        raise InputError(f"data.{name}: expected one of {known}, found {str(value)[:100]!r}", field="data")
+    return value
 
 
 def flag(data: dict[str, Any], name: str) -> bool | None:
-    found = data.get(name)
-    if found is not None and not isinstance(found, bool):
+    """Returns a field that holds true, false or nothing. Raises InputError for any other value."""
+    value = data.get(name)
+    if value is not None and not isinstance(value, bool):
         raise InputError(
-            f"data.{name}: expected true, false or null, found {str(found)[:100]!r}", field="data"
+            f"data.{name}: expected true, false or null, found {str(value)[:100]!r}", field="data"
         )
-    return found
+    return value

@@ -45,7 +45,7 @@ class AdapterModels:
                 f"({len(requested)}) must be the same.",
                 field="lora_request",
             )
-        wanted = params.each(pooling_params, len(given))
+        wanted = params.per_prompt(pooling_params, len(given))
         groups: dict[Model, list[int]] = {}
         for index, model in enumerate([self.model(one) for one in requested]):
             groups.setdefault(model, []).append(index)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime.answers import score_request
+from poolrt.runtime.answers import pair_scores, score_request
+from poolrt.runtime.answers.pair_scores import ranked
 from poolrt.runtime.answers.params import PoolingParams
-from poolrt.runtime.answers.score_request import Asked, ranked, sides
+from poolrt.runtime.answers.score_request import ScoreRequest, sides
 from poolrt.runtime.artifact.manifest import Head, Manifest, Role
 from poolrt.runtime.batching.queue import Answer
 from poolrt.runtime.errors import InputError, UnsupportedTask
@@ -44,16 +45,16 @@ def opened(tmp_path: Path) -> Any:
 
 def prepared(
     model: tuple[Manifest, Preparation], first: list[str], second: list[str], **asked: Any
-) -> score_request.Prepared:
+) -> pair_scores.PreparedScore:
     asked = {"limits": TokenLimits(), "params": PoolingParams()} | asked
-    return score_request.prepare(*model, first, second, Asked(**asked))
+    return pair_scores.prepare(*model, first, second, ScoreRequest(**asked))
 
 
 def cosine(one: Any, other: Any) -> float:
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
 
-def scores(made: score_request.Prepared, rows: list[Any]) -> list[float]:
+def scores(made: pair_scores.PreparedScore, rows: list[Any]) -> list[float]:
     return [one.outputs.score for one in made.finish(Answer(rows, 10, slots=15))]
 
 

@@ -39,9 +39,9 @@ def manifest(**facts: Any) -> Manifest:
 
 def test_every_prompt_gets_its_params():
     one, two = PoolingParams(dimensions=2), PoolingParams(use_activation=False)
-    assert params.each(None, 2) == [PoolingParams()] * 2
-    assert params.each(one, 2) == [one, one]
-    assert params.each([one, None], 2) == [one, PoolingParams()]
+    assert params.per_prompt(None, 2) == [PoolingParams()] * 2
+    assert params.per_prompt(one, 2) == [one, one]
+    assert params.per_prompt([one, None], 2) == [one, PoolingParams()]
     assert params.without_dimensions([one, two], 2) == [PoolingParams(), two]
     assert one.dimensions == 2
     assert params.single([one]) == params.single(one) == one
@@ -52,7 +52,7 @@ def test_every_prompt_gets_its_params():
         (5, "found int"),
     ):
         with pytest.raises(InputError, match=told):
-            params.each(wrong, 2)  # pyright: ignore[reportArgumentType]
+            params.per_prompt(wrong, 2)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_older_task_of_a_score_is_classify():

@@ -1,0 +1,213 @@
+"""Scores of (query, document) pairs: read as one text, read apart, or listed in one text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..artifact.manifest import Manifest, Task
+from ..batching.queue import Answer
+from ..errors import InputError
+from ..inputs.items import Item
+from ..inputs.preparation import Preparation
+from ..outputs import Floats, Outputs, Ranked, Ranking, ScoringOutput, ScoringRequestOutput
+from . import postprocess, scoring
+from .params import PoolingParams
+from .score_request import ScoreRequest, task_of
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedScore:
+    """Items to compute for `task`, and the function that makes scores of their rows."""
+
+    task: Task
+    items: list[Item]
+    finish: Callable[[Answer], Outputs[ScoringOutput]]
+
+
+def prepare(
+    manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], request: ScoreRequest
+) -> PreparedScore:
+    """Tokenises the pairs. Raises InputError for what the model cannot read, UnsupportedTask
+    where it does not score.
+
+    Args:
+        first: one query, or as many as there are documents.
+        second: the documents.
+    """
+    task = task_of(manifest)
+    if task == "classify":
+        return _joint(manifest, preparation, first, second, request)
+    if manifest.scoring == "listwise":
+        return _listed(manifest, preparation, first, second, request)
+    return _apart(manifest, preparation, first, second, request, task)
+
+
+def _joint(
+    manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], request: ScoreRequest
+) -> PreparedScore:
+    items = preparation.pairs(
+        first,
+        second,
+        limits=request.limits,
+        template=request.template,
+        template_variables=request.variables,
+        max_tokens_per_query=request.max_tokens_per_query,
+        max_tokens_per_doc=request.max_tokens_per_doc,
+    )
+    head = manifest.heads["classify"]
+    raw = replace(request.params, use_activation=False)
+
+    def finish(answer: Answer) -> Outputs[ScoringOutput]:
+        scores, logits = (
+            np.array(
+                [
+                    row[0]
+                    for row in postprocess.answers(
+                        "classify", head, answer.rows, items, [params] * len(items)
+                    )
+                ],
+                dtype=np.float32,
+            )
+            for params in (request.params, raw)
+        )
+        ids, counts = [item.ids for item in items], [item.prompt_tokens for item in items]
+        return _outputs(scores, ids, counts, [item.truncated for item in items], answer, logits=logits)
+
+    return PreparedScore("classify", items, finish)
+
+
+def _apart(
+    manifest: Manifest,
+    preparation: Preparation,
+    first: list[str],
+    second: list[str],
+    request: ScoreRequest,
+    task: Task,
+) -> PreparedScore:
+    if request.template is not None:
+        raise InputError(
+            f"chat_template is for cross-encoders; this model is a {manifest.scoring} "
+            "and reads each text alone",
+            field="chat_template",
+        )
+    shortened = [
+        preparation.cut_side(texts, most) if most else texts
+        for texts, most in ((first, request.max_tokens_per_query), (second, request.max_tokens_per_doc))
+    ]
+    queries = preparation.singles(shortened[0], limits=request.limits, role="query")
+    documents = preparation.singles(shortened[1], limits=request.limits, role="document")
+    for items, before, after in ((queries, first, shortened[0]), (documents, second, shortened[1])):
+        for item, whole, cut in zip(items, before, after, strict=True):
+            item.truncated = item.truncated or len(cut) < len(whole)
+    head = manifest.heads[task]
+    items = [*queries, *documents]
+    # vLLM forwards neither a width nor the wish for raw vectors to a score.
+    params = [PoolingParams()] * len(items)
+    pad = [manifest.text.pad_id] if "pad_token" in manifest.text.special_tokens else []
+
+    def finish(answer: Answer) -> Outputs[ScoringOutput]:
+        vectors = postprocess.answers(task, head, answer.rows, items, params)
+        count = len(documents)
+        paired = queries * count if len(queries) == 1 else queries
+        left = vectors[: len(queries)] * (count if len(queries) == 1 else 1)
+        right = vectors[len(queries) :]
+        if task == "embed":
+            # The length of a sparse vector carries meaning, so authors of sparse models compare by dot
+            # product. vLLM takes the cosine of every bi-encoder.
+            similarity = scoring.dot if head.sparse and preparation.style == "model" else scoring.cosine
+            scores = similarity(np.stack(left), np.stack(right))
+        else:
+            scores = scoring.maxsim_pairs(left, right)
+        pairs = list(zip(paired, documents, strict=True))
+        return _outputs(
+            scores,
+            [[*query.ids, *pad, *document.ids] for query, document in pairs],
+            [query.prompt_tokens + len(pad) + document.prompt_tokens for query, document in pairs],
+            [query.truncated or document.truncated for query, document in pairs],
+            answer,
+        )
+
+    return PreparedScore(task, items, finish)
+
+
+def _listed(
+    manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], request: ScoreRequest
+) -> PreparedScore:
+    """One query and all its documents are one item; of several queries each has one document."""
+    if request.template is not None:
+        raise InputError(
+            "chat_template is for cross-encoders; this model's own prompt lists every document",
+            field="chat_template",
+        )
+    queries = (
+        preparation.cut_side(first, request.max_tokens_per_query) if request.max_tokens_per_query else first
+    )
+    documents = (
+        preparation.cut_side(second, request.max_tokens_per_doc) if request.max_tokens_per_doc else second
+    )
+    lists = [documents] if len(queries) == 1 else [[document] for document in documents]
+    prompts = [
+        preparation.listed(query, several, request.variables or {})
+        for query, several in zip(queries, lists, strict=True)
+    ]
+    items = preparation.singles(prompts, limits=request.limits)
+    head = manifest.heads["token_embed"]
+    for item, several in zip(items, lists, strict=True):
+        marks = [sum(1 for token in item.ids if token == wanted) for wanted in head.keep_ids]
+        if marks != [len(several), 1]:
+            raise InputError(
+                f"{len(several)} documents need more than the {manifest.text.max_tokens} tokens this model "
+                "reads at once; send fewer or shorter ones, or set max_tokens_per_doc"
+            )
+
+    def finish(answer: Answer) -> Outputs[ScoringOutput]:
+        arrays = postprocess.answers("token_embed", head, answer.rows, items, [PoolingParams()] * len(items))
+        scores = np.concatenate(
+            [scoring.cosine(rows[:-1], np.repeat(rows[-1:], len(rows) - 1, axis=0)) for rows in arrays]
+        )
+        owners = [item for item, several in zip(items, lists, strict=True) for _ in several]
+        cut = [len(short) < len(whole) for short, whole in zip(documents, second, strict=True)]
+        truncated = [item.truncated or shorter for item, shorter in zip(owners, cut, strict=True)]
+        return _outputs(
+            scores, [item.ids for item in owners], [item.prompt_tokens for item in owners], truncated, answer
+        )
+
+    return PreparedScore("token_embed", items, finish)
+
+
+def ranked(scored: Outputs[ScoringOutput], documents: Sequence[object], top_n: int = 0) -> Ranking:
+    """Returns the scored documents by falling score, equal ones in the caller's order. Scores that the
+    activation rounded to the same number are ordered by their logits.
+
+    Args:
+        documents: as the caller passed them, one per score.
+        top_n: how many documents are returned; 0: all.
+    """
+    values = np.array([scores.outputs.rank_value for scores in scored], dtype=np.float32)
+    results = tuple(
+        Ranked(index, scored[index].outputs.score, documents[index], scored[index].truncated)
+        for index in scoring.rank(values, top_n).tolist()
+    )
+    return Ranking(results, scored.prompt_tokens, scored.truncated)
+
+
+def _outputs(
+    scores: Floats,
+    ids: Sequence[Sequence[int]],
+    prompt_tokens: Sequence[int],
+    truncated: Sequence[bool],
+    answer: Answer,
+    *,
+    logits: Floats | None = None,
+) -> Outputs[ScoringOutput]:
+    before = [None] * len(scores) if logits is None else logits.tolist()
+    requests = tuple(
+        ScoringRequestOutput(ScoringOutput(score, logit), item_ids, count, cut, str(index))
+        for index, (score, logit, item_ids, count, cut) in enumerate(
+            zip(scores.tolist(), before, ids, prompt_tokens, truncated, strict=True)
+        )
+    )
+    return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)
