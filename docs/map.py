@@ -33,8 +33,8 @@ The rooms of an area are listed from the bottom up. Each imports only rooms that
 `tests/test_layering.py` checks. exporter and serve import runtime, and nothing of each other.
 """
 WALKED = """\
-`tests/test_map.py` runs the work and compares: every stop is visited, in this order, and no file is visited
-that is not named.
+`tests/test_map.py` runs the work and compares: every stop is visited, in this order, and the files that are
+visited are those that are named.
 """
 IMPORTS = """\
 What each room imports of its own area today; the order of the rows is the order that may not be climbed.

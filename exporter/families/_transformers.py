@@ -130,7 +130,7 @@ def _adapt(
     files: Files, module: Any, changes: Mapping[int, tuple[str, Change]], elsewhere: Iterable[str]
 ) -> None:
     """Puts an adapter's changes beside the mapped parameters they are for; each is applied when that one
-    is used (adapted.whole).
+    is used (`whole` of files/adapted_parameter.py).
 
     `changes`: address of a mapped tensor -> its name and change; `elsewhere`: names that only heads read.
     """

@@ -161,7 +161,7 @@ class _Captured:
 
 
 class Session:
-    """An engine on the GPU. See `backends.Session`; `graphs` counts what was captured and released."""
+    """An engine on the GPU: `Session` of table.py. `graphs` counts what was captured and released."""
 
     def __init__(
         self, trt: ModuleType, cuda: Cuda, plan: bytes, engine: Engine, *, pad_id: int, graphs: int = GRAPHS

@@ -1,5 +1,5 @@
 # ruff: noqa: N801, N802, N815 (the names are those of the CUDA runtime)
-"""A GPU made of host memory: the calls of cuda-bindings and TensorRT that `backends/trt.py` makes,
+"""A GPU made of host memory: the calls of cuda-bindings and TensorRT that `runtime/engines/trt.py` makes,
 with their rules checked.
 
 It does not stand for the real libraries (tests/gpu does that where there is a GPU); it runs our own code:

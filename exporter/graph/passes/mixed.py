@@ -48,7 +48,7 @@ _LARGEST_HALF = 65504.0
 
 @runtime_checkable
 class Streamed(Protocol):
-    """A weight that is not in memory (streamed.Weight)."""
+    """A weight that is not in memory (`Weight` of exporter/graph/streaming.py)."""
 
     def largest(self) -> float: ...
 
