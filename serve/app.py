@@ -1,4 +1,4 @@
-"""The application: routes, layers, and which of our errors is which HTTP status."""
+"""The application: its routes, its middleware layers, and the handler that makes responses of errors."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ MODEL_PATHS = frozenset(route.path for route in MODELS)
 
 
 def create_app(registry: Registry, settings: Settings, adapters: AdapterExporter | None = None) -> Starlette:
-    """The ASGI application. Its lifespan opens the registry's models; open them first
-    to serve without waiting.
+    """The ASGI application. Its lifespan opens the registry's models; open them first to serve at once.
+
+    Raises InputError for a --middleware that cannot be made.
 
     Args:
         adapters: makes models of LoRA adapters; None: LoRA is off.
@@ -55,10 +56,10 @@ def create_app(registry: Registry, settings: Settings, adapters: AdapterExporter
     context = Context(
         settings, registry, state, metrics, Workshop(settings, metrics, state, registry), loader
     )
-    made = routes(settings)
+    table = routes(settings)
     app = Starlette(
-        routes=made,
-        middleware=layers(settings, metrics, state, made),
+        routes=table,
+        middleware=layers(settings, metrics, state, table),
         exception_handlers=handlers(),
         lifespan=lifespan,
     )
@@ -66,14 +67,14 @@ def create_app(registry: Registry, settings: Settings, adapters: AdapterExporter
         app.middleware_stack = stacked(app)
     app.state.context = context
     app.state.log = log_error
-    # What the server that runs this application may want to do; an application alone does nothing.
+    # Hooks of the server that runs this application; without a server they do nothing.
     app.state.owns_models = True
     app.state.announce = app.state.stop = lambda: None
     return app
 
 
 def stacked(app: Starlette) -> ASGIApp:
-    """The layers, made now: one that cannot be is told at the start. Raises InputError."""
+    """The middleware stack, built at once: a faulty layer is reported at the start. Raises InputError."""
     try:
         return app.build_middleware_stack()
     except Exception as error:  # other people's code
@@ -84,8 +85,11 @@ def stacked(app: Starlette) -> ASGIApp:
 
 
 class Direct:
-    """Answers the models' own routes at once. Starlette's way to a handler is three layers and a walk through
-    the routes, a tenth of what the event loop does for a short text; everything else still takes it."""
+    """Calls the endpoints of POST routes directly, and passes all other requests on to Starlette's router.
+
+    Starlette's way to an endpoint is three layers and a walk through the routes: a tenth of what the event
+    loop does for a short text.
+    """
 
     def __init__(self, app: ASGIApp, *, routes: Mapping[str, Route]) -> None:
         self.app = app
@@ -108,7 +112,7 @@ class Direct:
 
 
 class Cors(CORSMiddleware):
-    """Only browsers send an origin, and to others it has nothing to add."""
+    """CORS for requests with an origin, which only browsers send; others skip the layer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         inside = self.app if header(scope, b"origin") is None else super().__call__
@@ -134,7 +138,7 @@ async def home(request: Request) -> Response:
     return await (tei.root(request) if request.method == "POST" else playground.page(request))
 
 
-def layers(settings: Settings, metrics: Metrics, state: State, made: Sequence[Route]) -> list[Middleware]:
+def layers(settings: Settings, metrics: Metrics, state: State, table: Sequence[Route]) -> list[Middleware]:
     cors = settings.cors
     return [
         *middleware.layers(settings.middleware),
@@ -143,7 +147,7 @@ def layers(settings: Settings, metrics: Metrics, state: State, made: Sequence[Ro
             settings=settings,
             metrics=metrics,
             state=state,
-            paths=frozenset(route.path for route in made),
+            paths=frozenset(route.path for route in table),
         ),
         Middleware(
             Cors,
@@ -152,30 +156,31 @@ def layers(settings: Settings, metrics: Metrics, state: State, made: Sequence[Ro
             allow_headers=list(cors.headers),
             allow_credentials=cors.credentials,
         ),
-        Middleware(Direct, routes={route.path: route for route in made if route.methods == {"POST"}}),
+        Middleware(Direct, routes={route.path: route for route in table if route.methods == {"POST"}}),
     ]
 
 
 def handlers() -> Mapping[Any, Callable[[Request, Exception], Any]]:
-    # Each of our own kinds is registered, so that Starlette's handler for Exception, which raises again, is
-    # left for true surprises.
+    # Starlette's handler for Exception raises the error again. So each of our own errors is registered, and
+    # only unexpected ones reach that handler.
     return dict.fromkeys((HTTPException, ApiError, PoolrtError, Exception), answer)
 
 
 def log_error(error: Exception, request: Request) -> None:
-    """The stack helps the operator; the client never sees it."""
+    """Logs the error with its stack, which the client never sees."""
     log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
 
 
 def answer(request: Request, error: Exception) -> Response:
+    """The response to a request that failed."""
     if isinstance(error, HTTPException):
         content: dict[str, Any] = {"detail": error.detail}
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
         if error.status_code == HTTPStatus.NOT_FOUND and path in MODEL_PATHS:
-            # Starlette's key, which vLLM's clients read, and those of every other error.
+            # Besides Starlette's key, which vLLM's clients read, the keys of every other error.
             content |= body(ApiError(error.status_code, absent(path, request.app.state.context.registry)))
         return Response(orjson.dumps(content), error.status_code, error.headers, "application/json")
-    told = api_error(error)
-    if surprising(told):
+    refusal = api_error(error)
+    if surprising(refusal):
         request.app.state.log(error, request)
-    return response(told)
+    return response(refusal)

@@ -1,5 +1,5 @@
-"""What an endpoint needs besides its request: models, settings, threads, metrics. One per
-application, in `app.state`."""
+"""What an endpoint needs besides its request: models, settings, threads, metrics. An application has one, in
+`app.state.context`."""
 
 from __future__ import annotations
 
@@ -29,26 +29,28 @@ class Context:
     metrics: Metrics
     workshop: Workshop
     loader: Loader | None = None
-    """Of adapters, where requests may load them."""
+    """Loads LoRA adapters; None: requests may not load any."""
 
     def require(self, ability: str) -> None:
-        """A route that no served model can answer does not exist: 404, as on a vLLM
-        that never registered it."""
+        """Raises HTTPException 404 for a route that no served model can answer: vLLM does not register such a
+        route. Raises ApiError 503 while models are being loaded."""
         self.opened()
         if ability not in self.registry.abilities:
             raise HTTPException(404)
 
     def opened(self) -> None:
+        """Raises ApiError 503 while models are being loaded."""
         if not self.registry.ready.is_set():
             raise ApiError(
                 503,
-                ("the models are still being loaded; /ready tells when they are"),
+                "the models are still being loaded; /ready tells when they are",
                 headers={"Retry-After": "1"},
             )
 
     def log_inputs(
         self, prefix: str, request: Request, record: object, served: Served, inputs: Sequence[Any]
     ) -> None:
+        """Logs the inputs of a request, with --enable-log-requests."""
         if self.settings.log_requests:
             log_inputs(answer_id(prefix, request, record), served.name, inputs, self.settings.max_log_length)
 

@@ -1,7 +1,7 @@
-"""float32 arrays in every number format a client may ask for, without torch.
+"""float32 arrays in every number format that a client may ask for, without torch.
 
-bfloat16 and the two fp8 formats are made by rounding to nearest, ties to even, in integer arithmetic; torch
-and ml_dtypes are what the tests compare with.
+bfloat16 and the two fp8 formats round to nearest, ties to even, in integer arithmetic. The tests compare them
+with torch and ml_dtypes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ class WidthError(ValueError):
 
 
 def convert(values: Floats, dtype: str) -> NDArray[Any]:
-    """`values` in `dtype`: an array of one element per value, or per eight of them (binary, ubinary).
-    bfloat16 and fp8 come as their raw bits. Raises WidthError."""
+    """`values` in `dtype`: one element per value, or one per eight values (binary, ubinary).
+
+    bfloat16 and fp8 are returned as raw bits. Raises WidthError.
+    """
     match dtype:
         case "float32":
             return np.ascontiguousarray(values, dtype=np.float32)
@@ -50,36 +52,36 @@ def convert(values: Floats, dtype: str) -> NDArray[Any]:
 
 
 def to_bytes(values: Floats, dtype: str, endianness: str) -> bytes:
-    """Row-major raw bytes; `native` is this machine's order."""
-    made = convert(values, dtype)
-    if endianness not in ("native", sys.byteorder) and made.itemsize > 1:
-        made = made.byteswap()
-    return made.tobytes()
+    """Row-major raw bytes; `native` is this machine's byte order. Raises WidthError."""
+    converted = convert(values, dtype)
+    if endianness not in ("native", sys.byteorder) and converted.itemsize > 1:
+        converted = converted.byteswap()
+    return converted.tobytes()
 
 
 def bfloat16(values: Floats) -> NDArray[np.uint16]:
     """Raw bits: the upper half of float32, rounded."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    # Adding to a NaN's bits could carry it into infinity.
+    # Rounding up the bits of a NaN could turn it into infinity.
     return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
 
 
 def fp8(values: Floats, *, exponent_bits: int, mantissa_bits: int, infinite: bool) -> NDArray[np.uint8]:
-    """Raw bits. A format without infinity (e4m3fn) holds what is beyond its largest value as that
-    value, as torch 2.13 does."""
+    """Raw bits. In a format without infinity (e4m3fn) what exceeds the largest value becomes that value, as
+    in torch 2.13."""
     values = np.ascontiguousarray(values, dtype=np.float32)
     bits = values.view(np.uint32)
     sign = ((bits >> np.uint32(24)) & np.uint32(0x80)).astype(np.uint8)
     finite = np.isfinite(values)
     magnitude = np.where(finite, np.abs(np.where(finite, values, 0)), 0).astype(np.float64)
     bias = 2 ** (exponent_bits - 1) - 1
-    # Exponent of each value, but never below that of the smallest normal: there the steps
-    # stay equal (subnormals).
+    # The exponent of each value, at least that of the smallest normal number: below it the step between
+    # numbers stays the same (subnormals).
     exponent = np.where(magnitude == 0, 1 - bias, np.maximum(np.frexp(magnitude)[1] - 1, 1 - bias))
     steps = np.rint(magnitude * 2.0 ** (mantissa_bits - exponent).astype(np.float64))
-    # steps counts units in the last place: 2^m of them make the next exponent, so a carry of the
-    # rounding lands by itself.
+    # `steps` counts units in the last place, and 2^m of them are the next exponent. So a value that rounds up
+    # to the next exponent gets the right code without a special case.
     code = (exponent + bias - 1) * 2**mantissa_bits + steps
     if infinite:
         infinity = (2**exponent_bits - 1) * 2**mantissa_bits
@@ -92,15 +94,15 @@ def fp8(values: Floats, *, exponent_bits: int, mantissa_bits: int, infinite: boo
 
 
 def int8(values: Floats) -> NDArray[np.int8]:
-    """Each vector (last axis) scaled by its own largest magnitude to -127..127: keeps
-    cosine similarity, not length."""
+    """Each vector (last axis) scaled by its largest magnitude to -127..127: keeps cosine similarity, not
+    length."""
     scale = np.maximum(np.abs(values).max(axis=-1, keepdims=True), TINY)
     return np.rint(values / scale * np.float32(127)).astype(np.int8)
 
 
 def packed(values: Floats) -> NDArray[np.uint8]:
-    """One bit per value, 1 where it is at least zero (-0.0 included), most significant
-    first. Raises WidthError."""
+    """One bit per value, 1 where it is at least zero (-0.0 included), most significant first.
+    Raises WidthError."""
     if values.shape[-1] % 8:
         raise WidthError(
             f"binary embeddings need a width that is a multiple of 8, this one is {values.shape[-1]}"

@@ -1,8 +1,8 @@
 """Runs a model from an endpoint without holding a thread while the engine works.
 
-Preparing texts happens in a thread (tokenizers release the GIL there), waiting happens in the event loop, and
-when the client goes away first, what is still queued is taken out of the line. Every step is timed once, for
-the metrics and for TEI's timing headers.
+Texts are prepared in a thread (tokenizers release the GIL there), and the event loop waits for the result.
+When the client leaves before, its items are taken out of the queue. Every step is timed once, for the metrics
+and for TEI's timing headers.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ from .http.request_body import BODY_BYTES, LIGHT_BYTES
 from .metrics.prometheus import OBSERVE, Metrics
 from .metrics.state import State
 from .models.registry import Registry, Served
-from .responses import Times, headers, heavy
+from .responses import Times, heavy, response_headers
 from .settings import Settings
 
 Result = TypeVar("Result")
 
 TOKEN_BYTES = 4
-"""Of a text's token, roughly: what is being prepared is counted as tokens to come."""
+"""Bytes of text per token, roughly: texts that are being prepared are counted as tokens to come."""
 HEAVY_ITEMS = 64
-"""From so many items on an answer is finished in a thread: other requests should not
-wait for its arithmetic."""
-
+"""The result of this many items is finished in a thread, so that other requests do not wait for its
+arithmetic."""
 
 LATE = "not computed in the time that was given; try again later, or raise --request-timeout"
 
@@ -50,11 +49,11 @@ class Start(Protocol[Result]):
 
 
 Shape = Callable[[Result, Times, dict[str, str]], Response]
-"""Makes the response of a result, of what it took, and of the headers that it carries."""
+"""Makes the response from a result, its times, and its headers."""
 
 
 class Workshop:
-    """The threads of the serving layer, and the way through them."""
+    """The threads of the serving layer, and how requests run in them."""
 
     def __init__(self, settings: Settings, metrics: Metrics, state: State, registry: Registry) -> None:
         self.settings = settings
@@ -63,10 +62,10 @@ class Workshop:
         self.registry = registry
         self.budget = Budget(settings.max_pending_bytes)
         self.preparing_tokens = 0
-        """Of texts that are on their way to a queue; estimated."""
+        """Tokens of texts that are on their way to a queue; estimated."""
         self.threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="poolrt-serve")
-        # One: bodies are read by Python, of which one thread runs at a time anyway, and the event loop waits
-        # for no more than that one.
+        # One thread only: reading a body is Python code, of which one thread runs at a time anyway, so more
+        # threads would only make the event loop wait longer.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="poolrt-read")
         self._waiting: Waiting | None = None
 
@@ -76,17 +75,18 @@ class Workshop:
         return self._waiting
 
     async def thread(self, step: Callable[[], Result]) -> Result:
+        """`step` in one of the threads. Raises what it raises."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, step)
 
     async def reading(self, request: Request, step: Callable[[], Result]) -> Result:
-        """`step` in the thread that reads bodies. Raises what it raises, ApiError
-        499 for a client that left."""
+        """`step` in the thread that reads bodies. Raises what it raises, and ApiError 499 for a client that
+        left."""
         return await self._watched(self._reader, request, step)
 
     async def _watched(
         self, threads: ThreadPoolExecutor, request: Request, step: Callable[[], Result]
     ) -> Result:
-        """Not begun, or given up, when the client leaves or the request's time is over."""
+        """`step` in one of `threads`; cancelled when the client leaves or the request's time is over."""
         gone = threading.Event()
 
         def run() -> Result:
@@ -109,20 +109,20 @@ class Workshop:
                 raise DeadlineExceeded(LATE) from None
             raise
         finally:
-            del future  # it holds the error, whose traceback holds this frame, and the whole body below it
+            del future  # it holds the error, whose traceback holds this frame and so the whole body
 
     async def answer(
         self, request: Request, served: Served, start: Start[Any], shape: Shape[Any]
-    ) -> Response:  # fmt: skip
-        """`run`, then the response that `shape` makes of the result: outside the event loop
-        where it is many or large."""
+    ) -> Response:
+        """`run`, then the response that `shape` makes of the result: in a thread where the result is large.
+        Raises what `run` and `shape` raise."""
         result, times = await self.run(request, served, start)
         begun = time.perf_counter()
-        told = headers(times, result, timing=self.settings.timing_headers)
+        headers = response_headers(times, result, timing=self.settings.timing_headers)
         response = (
-            await self.thread(lambda: shape(result, times, told))
+            await self.thread(lambda: shape(result, times, headers))
             if heavy(result)
-            else shape(result, times, told)
+            else shape(result, times, headers)
         )
         times.serialise_s = time.perf_counter() - begun
         return response
@@ -130,8 +130,11 @@ class Workshop:
     async def run(
         self, request: Request, served: Served, start: Start[Result], *, in_thread: bool = False
     ) -> tuple[Result, Times]:
-        """`start` prepares and submits: in a thread, light requests without `in_thread` where they are.
-        Raises what the runtime raises, ApiError 499 for a client that left."""
+        """The result of a request, and how long its steps took.
+
+        `start` prepares and submits, in a thread. A light request is prepared in the event loop, unless
+        `in_thread`. Raises what the runtime raises, ApiError 499 for a client that left.
+        """
         self.state.load += self.settings.track_load
         served.running += 1
         try:
@@ -145,7 +148,7 @@ class Workshop:
     ) -> tuple[Result, Times]:
         times = Times(time.perf_counter())
         limit = self.settings.request_timeout_s
-        # A short text is tokenised faster than a thread is woken.
+        # Tokenising a short text takes less time than waking a thread.
         light = request.scope[BODY_BYTES] <= LIGHT_BYTES and not in_thread
         pending = (
             start(deadline_s=limit)
@@ -172,9 +175,13 @@ class Workshop:
         def observe() -> None:
             if (observed := self.metrics.of(served.name)) is not None:
                 observed.finished(
-                    prompts=count, tokens=times.tokens, tokenise_s=times.tokenise_s, queue_s=times.queue_s,
-                    engine_s=times.engine_s, total_s=times.total_s,
-                )  # fmt: skip
+                    prompts=count,
+                    tokens=times.tokens,
+                    tokenise_s=times.tokenise_s,
+                    queue_s=times.queue_s,
+                    engine_s=times.engine_s,
+                    total_s=times.total_s,
+                )
                 if times.serialise_s is not None:
                     observed.serialise.observe(times.serialise_s)
 
@@ -183,8 +190,8 @@ class Workshop:
 
     async def _prepared(self, request: Request, step: Callable[[], Pending[Result]]) -> Pending[Result]:
         most = self.settings.max_queued_tokens
-        # A long text is often cut to a few tokens: one request alone does not fill the
-        # queue before it is known.
+        # A long text is often cut to a few tokens, so one request counts as an eighth of the queue at most
+        # before its tokens are known.
         tokens = min(request.scope[BODY_BYTES] // TOKEN_BYTES, (most or 0) // 8)
         self.preparing_tokens += tokens
         try:
@@ -199,7 +206,9 @@ class Workshop:
             self._waiting.close()
 
 
-def _abandon(done: Future[Any]) -> None:
-    """Takes out of the queue what was put there for somebody who has gone."""
-    if not done.cancelled() and done.exception() is None and isinstance(pending := done.result(), Pending):
+def _abandon(future: Future[Any]) -> None:
+    """Takes the items of a client that left out of the queue."""
+    if future.cancelled() or future.exception() is not None:
+        return
+    if isinstance(pending := future.result(), Pending):
         pending.cancel()

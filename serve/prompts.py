@@ -1,5 +1,5 @@
-"""From a request's inputs to what a model takes: conversations are rendered, roles and prompts named,
-foreign token ids refused."""
+"""From the inputs of a request to what a model takes: renders conversations, finds roles and stored prompts,
+refuses token ids of other tokenizers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from .schema.vllm import Message, conversations_of
 from .settings import Settings
 
 ROLES: dict[str, Literal["query", "document"]] = {
-    "query": "query", "search_query": "query", "document": "document", "passage": "document",
+    "query": "query",
+    "search_query": "query",
+    "document": "document",
+    "passage": "document",
     "search_document": "document",
-}  # fmt: skip
+}
+"""`input_type` of a request -> role of the text."""
 UNTRUSTED = (
     "Chat template is passed with request, but --trust-request-chat-template is not set. Refused "
     "request with untrusted chat template."
@@ -29,14 +33,23 @@ UNTRUSTED = (
 
 
 def inputs_of(record: Any, served: Served, settings: Settings) -> list[Any]:
-    """Texts or lists of token ids, one per answer. Renders conversations, so call it in a thread."""
+    """Texts or lists of token ids, one per output. Raises ApiError and InputError.
+
+    Call it in a thread: it renders conversations.
+    """
     conversations = conversations_of(record)
     if conversations is None:
         return prompts_from(record.input)
     return [render(messages, record, served, settings) for messages in conversations]
 
 
-def render(messages: Sequence[Message], record: Any, served: Served, settings: Settings, **more: Any) -> str:
+def render(
+    messages: Sequence[Message], record: Any, served: Served, settings: Settings, **options: Any
+) -> str:
+    """One conversation as text, by the template of the request, the server or the model, in this order.
+
+    `options` go to the runtime's `chat`. Raises ApiError and InputError.
+    """
     variables = dict(record.chat_template_kwargs or {})
     if not settings.trust_request_chat_template and (
         record.chat_template is not None or "chat_template" in variables
@@ -47,16 +60,13 @@ def render(messages: Sequence[Message], record: Any, served: Served, settings: S
     if "messages" in variables:
         raise ApiError(
             400,
-            (
-                "chat_template_kwargs cannot hold messages: they are a field of their own "
-                "(parameter=chat_template_kwargs)"
-            ),
+            "chat_template_kwargs cannot hold messages: they are a field of their own "
+            "(parameter=chat_template_kwargs)",
         )
-    # As in vLLM: a template among the variables is the last choice, and asking for ids instead
-    # of text changes nothing.
+    # As in vLLM: a template among the variables is the last choice, and `tokenize` has no effect.
     variables.pop("tokenize", None)
-    among = variables.pop("chat_template", None)
-    template = record.chat_template or settings.chat_template or among
+    template_variable = variables.pop("chat_template", None)
+    template = record.chat_template or settings.chat_template or template_variable
     return served.model.preparation.chat(
         [plain(message) for message in messages],
         chat_template=template,
@@ -64,44 +74,47 @@ def render(messages: Sequence[Message], record: Any, served: Served, settings: S
         continue_final_message=record.continue_final_message,
         template_kwargs=variables,
         content_format=settings.content_format,
-        **more,
+        **options,
     )
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """A message as templates read it: without the keys that were not given."""
+    """A message as templates read it: without the keys that the request left out."""
     return {key: value for key, value in asdict(message).items() if value is not None or key == "content"}
 
 
 def side_of(record: Any, served: Served) -> dict[str, Any]:
-    """`role` and `prompt_name` for the runtime. An input_type the model prepares no differently falls back to
-    a stored prompt of that name; without one it changes nothing."""
-    made: dict[str, Any] = {}
+    """`role` and `prompt_name` for the runtime.
+
+    An input_type whose role the model does not know stands for the stored prompt of that name. Without such a
+    prompt it changes nothing.
+    """
+    options: dict[str, Any] = {}
     if record.prompt_name is not None:
-        made["prompt_name"] = record.prompt_name
+        options["prompt_name"] = record.prompt_name
     if record.input_type is None:
-        return made
+        return options
     role = ROLES[record.input_type]
     text = served.manifest.text
     if role in text.roles:
-        made["role"] = role
-    elif "prompt_name" not in made and (name := stored_prompt(text, record.input_type, role)) is not None:
-        made["prompt_name"] = name
-    return made
+        options["role"] = role
+    elif "prompt_name" not in options and (name := stored_prompt(text, record.input_type, role)) is not None:
+        options["prompt_name"] = name
+    return options
 
 
 def stored_prompt(text: TextPreparation, *names: str) -> str | None:
-    others = {"document": ("passage",), "query": ()}
-    for name in (*names, *(other for known in names for other in others.get(known, ()))):
-        if name in text.prompts:
-            return name
-    return None
+    """The first of `names` that the model stores a prompt for; `passage` stands in for `document`."""
+    candidates = (*names, "passage") if "document" in names else names
+    return next((name for name in candidates if name in text.prompts), None)
 
 
 def refuse_foreign(prompts: Sequence[Any], request: Request, served: Served, settings: Settings) -> None:
-    """Raises ApiError for token ids that this model's tokenizer would not have made: LangChain's
-    OpenAIEmbeddings posts tiktoken's ids unless told not to, and the vectors of another vocabulary's ids
-    would silently mean nothing."""
+    """Raises ApiError for token ids that this model's tokenizer would not have made.
+
+    LangChain's OpenAIEmbeddings sends tiktoken's ids by default, and the vectors of another vocabulary's ids
+    would be meaningless without an error.
+    """
     if not settings.check_foreign_tokens:
         return
     lists = [ids for ids in prompts if isinstance(ids, list) and ids]
@@ -112,13 +125,13 @@ def refuse_foreign(prompts: Sequence[Any], request: Request, served: Served, set
         raise ApiError(
             400,
             f"input: these token ids were not made by this model's tokenizer: {why}. LangChain: "
-            "OpenAIEmbeddings("
-            "check_embedding_ctx_length=False) sends text instead. Right ids are those that /tokenize "
-            "answers (parameter=input)",
+            "OpenAIEmbeddings(check_embedding_ctx_length=False) sends text instead. Right ids are those that "
+            "/tokenize answers (parameter=input)",
         )
 
 
 def from_openai(headers: Mapping[str, str]) -> bool:
+    """Whether a request comes from OpenAI's client library."""
     return "x-stainless-lang" in headers or headers.get("user-agent", "").startswith(
         ("OpenAI/", "AsyncOpenAI/")
     )

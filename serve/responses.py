@@ -1,4 +1,4 @@
-"""Arrays to response bodies: JSON by orjson straight from numpy, base64 and raw bytes straight from memory.
+"""Response bodies from arrays: JSON by orjson straight from numpy, base64 and raw bytes straight from memory.
 No float becomes a Python object on the way.
 """
 
@@ -15,11 +15,9 @@ from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..runtime.errors import PluginError
 from ..runtime.outputs import Outputs, Ranking, ScoringOutput
 from .encodings import INTEGERS, Floats, WidthError, convert, to_bytes
 from .errors import ApiError
@@ -30,24 +28,23 @@ from .schema import vllm
 MAX_REQUEST_ID = 256
 _ANSWER_ID = "poolrt.answer_id"
 
-
 MANY = 64
-"""Items of an answer from which on they are written one by one."""
+"""A list of this many items is serialised item by item."""
 PIECE = 1 << 15
-"""Numbers of an array that are written in one step: a few milliseconds, in which no
-other thread can do anything."""
+"""Numbers of an array that are serialised in one step: a few milliseconds, during which no other thread
+runs."""
 
 
 class Json(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        if running():  # in the event loop only what is small is written
+        if running():  # in the event loop only small content is serialised
             return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
         return _dumped(content)
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        """Size and type besides the given ones, which are never one of those."""
+        """`headers`, then the content's length and type, which `headers` never holds."""
         self.raw_headers = [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in (headers or {}).items()
@@ -72,7 +69,7 @@ def _dumped(value: Any) -> bytes:
 
 
 def in_pieces(value: Any) -> Any:
-    """The same JSON, of which large parts are written already, step by step."""
+    """The same JSON value, whose large parts are serialised already, step by step."""
     if type(value) is dict:
         return {
             key: in_pieces(inner) if isinstance(inner, list | dict | np.ndarray) else inner
@@ -85,7 +82,7 @@ def in_pieces(value: Any) -> Any:
         return _joined(_dumped(value[first : first + rows])[1:-1] for first in range(0, len(value), rows))
     if isinstance(value, list) and len(value) >= MANY:
         return _joined(map(_dumped, value))
-    return [in_pieces(one) for one in value] if value and isinstance(value[0], dict | np.ndarray) else value
+    return [in_pieces(item) for item in value] if value and isinstance(value[0], dict | np.ndarray) else value
 
 
 def _joined(parts: Iterable[bytes]) -> orjson.Fragment:
@@ -94,21 +91,22 @@ def _joined(parts: Iterable[bytes]) -> orjson.Fragment:
 
 @dataclass(slots=True)
 class Times:
-    """Seconds one request spent, for its headers and the metrics."""
+    """How long the steps of one request took, in seconds, for its headers and the metrics."""
 
     started: float
+    """Reading of `time.perf_counter` when the request began."""
     tokenise_s: float = 0.0
     queue_s: float = 0.0
     engine_s: float = 0.0
     tokens: int = 0
-    """That were computed."""
+    """Computed tokens."""
     total_s: float = 0.0
-    """Up to the result."""
+    """From the start to the result."""
     serialise_s: float | None = None
-    """For the response; None: there was none."""
+    """Making the response; None: no response was made."""
 
     def headers(self) -> dict[str, str]:
-        """TEI's, in milliseconds."""
+        """TEI's timing headers, in milliseconds."""
         return {
             "x-total-time": f"{(time.perf_counter() - self.started) * 1e3:.1f}",
             "x-tokenization-time": f"{self.tokenise_s * 1e3:.1f}",
@@ -118,16 +116,16 @@ class Times:
         }
 
 
-def headers(times: Times, result: Outputs[Any] | Ranking, *, timing: bool) -> dict[str, str]:
-    """Those of a response of a model; with `timing` also TEI's times."""
-    told = times.headers() if timing else {}
+def response_headers(times: Times, result: Outputs[Any] | Ranking, *, timing: bool) -> dict[str, str]:
+    """The headers of a model's response; with `timing` also TEI's timing headers."""
+    headers = times.headers() if timing else {}
     if result.truncated:
-        told["x-truncated"] = str(result.truncated)
-    return told
+        headers["x-truncated"] = str(result.truncated)
+    return headers
 
 
 def heavy(result: Outputs[Any] | Ranking) -> bool:
-    """Whether writing it takes longer than the event loop should be held up."""
+    """Whether serialising the result takes longer than the event loop should be blocked."""
     if len(result) >= MANY:
         return True
     if isinstance(result, Ranking) or not len(result) or isinstance(result[0].outputs, ScoringOutput):
@@ -135,35 +133,15 @@ def heavy(result: Outputs[Any] | Ranking) -> bool:
     return sum(array.size for array in result.arrays) > PIECE
 
 
-class AnyJson(Json):
-    """Of what an IO processor answers: also pydantic's models and keys that are no text."""
-
-    def render(self, content: Any) -> bytes:
-        try:
-            return orjson.dumps(
-                content, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-            )
-        except orjson.JSONEncodeError as error:
-            raise PluginError(
-                "an IO processor answered what is not JSON; its package is to be mended"
-            ) from error
-
-
-def _plain(value: Any) -> Any:
-    if callable(dump := getattr(value, "model_dump", None)):
-        return dump(mode="json")
-    raise TypeError(type(value).__name__)
-
-
 def answer_id(prefix: str, request: Request, record: object) -> str:
-    """The header X-Request-Id, else the body's request_id, else something new; the same
-    whenever a request asks."""
-    given = header(request.scope, b"x-request-id") or getattr(record, "request_id", "")
-    if given:
-        return f"{prefix}-{given[:MAX_REQUEST_ID]}"
-    if (made := request.scope.get(_ANSWER_ID)) is None:
-        made = request.scope[_ANSWER_ID] = f"{random.getrandbits(64):016x}"
-    return f"{prefix}-{made}"
+    """The header X-Request-Id, else the body's request_id, else a random id, which stays the same for the
+    request."""
+    request_id = header(request.scope, b"x-request-id") or getattr(record, "request_id", "")
+    if request_id:
+        return f"{prefix}-{request_id[:MAX_REQUEST_ID]}"
+    if (random_id := request.scope.get(_ANSWER_ID)) is None:
+        random_id = request.scope[_ANSWER_ID] = f"{random.getrandbits(64):016x}"
+    return f"{prefix}-{random_id}"
 
 
 def usage(tokens: int) -> dict[str, Any]:
@@ -188,24 +166,25 @@ def listed(identifier: str, model: str, data: list[dict[str, Any]], tokens: int)
 
 
 def vectors(
-    arrays: Sequence[Floats],
+    result: Outputs[Any],
+    headers: Mapping[str, str],
     *,
-    identifier: str,
-    model: str,
-    tokens: int,
     record: Any,
+    model: str,
+    identifier: str,
     kind: str,
     key: str,
-    headers: Mapping[str, str],
 ) -> Response:
-    """The answer of /v1/embeddings (`kind` embedding, `key` embedding) and /pooling (`pooling`,
-    `data`) in any encoding."""
+    """The response of /v1/embeddings and /pooling in any encoding.
+
+    `kind` is the `object` of an item, `key` the field of its values: both `embedding` for /v1/embeddings,
+    `pooling` and `data` for /pooling. Raises ApiError for a width that a binary dtype cannot pack.
+    """
+    arrays, tokens = result.arrays, result.prompt_tokens
     dtype, order = record.embed_dtype, record.endianness
     try:
         if record.encoding_format in ("bytes", "bytes_only"):
-            return raw(
-                arrays, identifier=identifier, model=model, tokens=tokens, record=record, headers=headers
-            )
+            return raw(arrays, headers, record=record, model=model, identifier=identifier, tokens=tokens)
         if record.encoding_format == "base64":
             values: list[Any] = [base64_text(to_bytes(array, dtype, order)) for array in arrays]
         else:
@@ -217,9 +196,14 @@ def vectors(
 
 
 def scores(
-    result: Outputs[ScoringOutput], times: Times, told: Mapping[str, str], *, record: Any, request: Request,
-    served: Served
-) -> Response:  # fmt: skip
+    result: Outputs[ScoringOutput],
+    times: Times,
+    headers: Mapping[str, str],
+    *,
+    record: Any,
+    request: Request,
+    served: Served,
+) -> Response:
     """The response of /score."""
     data = []
     for index, output in enumerate(result.requests):
@@ -228,24 +212,29 @@ def scores(
             score["truncated"] = output.truncated
         data.append(score)
     tokens = score_tokens(result, times, served)
-    return Json(listed(answer_id("score", request, record), served.told_name, data, tokens), headers=told)
+    return Json(listed(answer_id("score", request, record), served.told_name, data, tokens), headers=headers)
 
 
 def ranking(
-    result: Ranking, times: Times, told: Mapping[str, str], *, record: vllm.Rerank, request: Request,
-    served: Served
-) -> Response:  # fmt: skip
+    result: Ranking,
+    times: Times,
+    headers: Mapping[str, str],
+    *,
+    record: vllm.Rerank,
+    request: Request,
+    served: Served,
+) -> Response:
     """The response of /rerank. `document` shows each document as it was sent."""
-    sent = record.documents if isinstance(record.documents, list) else [record.documents]
+    documents = record.documents if isinstance(record.documents, list) else [record.documents]
     results = []
     for ranked in result:
-        shown: dict[str, Any] = {"index": ranked.index}
+        item: dict[str, Any] = {"index": ranked.index}
         if record.return_documents:
-            shown["document"] = document(sent[ranked.index])
-        shown["relevance_score"] = ranked.score
+            item["document"] = document_of(documents[ranked.index])
+        item["relevance_score"] = ranked.score
         if record.truncate_documents:
-            shown["truncated"] = ranked.truncated
-        results.append(shown)
+            item["truncated"] = ranked.truncated
+        results.append(item)
     tokens = score_tokens(result, times, served)
     content = {
         "id": answer_id("rerank", request, record),
@@ -253,18 +242,18 @@ def ranking(
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "results": results,
     }
-    return Json(content, headers=told)
+    return Json(content, headers=headers)
 
 
-def document(item: str | vllm.Content | vllm.TextItem) -> dict[str, Any]:
-    """A document as results show it: its text, or its parts as they were sent."""
-    parts = asdict(item)["content"] if isinstance(item, vllm.Content) else None
-    return {"text": None if parts is not None else getattr(item, "text", item), "multi_modal": parts}
+def document_of(document: str | vllm.Content | vllm.TextItem) -> dict[str, Any]:
+    """A document in the results of a ranking: its text, or its parts as they were sent."""
+    parts = asdict(document)["content"] if isinstance(document, vllm.Content) else None
+    return {"text": None if parts is not None else getattr(document, "text", document), "multi_modal": parts}
 
 
 def score_tokens(result: Outputs[Any] | Ranking, times: Times, served: Served) -> int:
-    """What usage counts: the joint prompts of a cross-encoder; else what was computed, one query for many
-    documents once (vLLM 0.32)."""
+    """The tokens that usage reports: those of the joint prompts of a cross-encoder, else the computed ones,
+    where one query for many documents counts once (vLLM 0.32)."""
     return result.prompt_tokens if served.manifest.scoring == "cross-encoder" else times.tokens
 
 
@@ -274,47 +263,32 @@ def base64_text(raw_bytes: bytes) -> str:
 
 def raw(
     arrays: Sequence[Floats],
-    *,
-    identifier: str,
-    model: str,
-    tokens: int,
-    record: Any,
     headers: Mapping[str, str],
+    *,
+    record: Any,
+    model: str,
+    identifier: str,
+    tokens: int,
 ) -> Response:
-    """All vectors' bytes in order; for `bytes` with a header that says where each one stands."""
+    """The bytes of all vectors in order; for `bytes` with a header that says where each vector begins and
+    ends. Raises WidthError."""
     dtype, order = record.embed_dtype, record.endianness
     pieces = [to_bytes(array, dtype, order) for array in arrays]
-    made = dict(headers)
+    all_headers = dict(headers)
     if record.encoding_format == "bytes":
         data, start = [], 0
         for index, (array, piece) in enumerate(zip(arrays, pieces, strict=True)):
             end = start + len(piece)
-            place = {
-                "index": index,
-                "embed_dtype": dtype,
-                "endianness": order,
-                "start": start,
-                "end": end,
-                "shape": list(array.shape),
-            }
-            data.append(place)
+            where = {"start": start, "end": end, "shape": list(array.shape)}
+            data.append({"index": index, "embed_dtype": dtype, "endianness": order, **where})
             start = end
-        told = {"id": identifier, "created": int(time.time()), "model": model, "data": data}
-        # A header is ASCII: ids and names may hold more.
-        made["metadata"] = json.dumps(
-            told | {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}, ensure_ascii=True
-        )
-    return Response(b"".join(pieces), media_type="application/octet-stream", headers=made)
-
-
-def sparse_weights(array: Floats, ids: Sequence[int], special: frozenset[int]) -> dict[int, float]:
-    """Token id -> weight of a sparse head: of [tokens] weights (bge-m3) the largest per token, special tokens
-    left out; of a [vocabulary] vector (SPLADE) what is not zero."""
-    if len(array) == len(ids):
-        best: dict[int, float] = {}
-        for token, weight in zip(ids, array.tolist(), strict=True):
-            if weight > 0 and token not in special and weight > best.get(token, 0.0):
-                best[token] = weight
-        return best
-    present: NDArray[np.int64] = np.flatnonzero(array > 0)
-    return dict(zip(present.tolist(), array[present].tolist(), strict=True))
+        metadata = {
+            "id": identifier,
+            "created": int(time.time()),
+            "model": model,
+            "data": data,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+        # Ids and names may hold other characters, a header holds ASCII only.
+        all_headers["metadata"] = json.dumps(metadata, ensure_ascii=True)
+    return Response(b"".join(pieces), media_type="application/octet-stream", headers=all_headers)

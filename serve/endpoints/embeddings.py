@@ -28,14 +28,13 @@ async def answer(request: Request, context: Context, served: Served, record: Any
 
     def shape(outputs: Outputs[Any], _: Times, headers: Mapping[str, str]) -> Response:
         return vectors(
-            outputs.arrays,
-            identifier=answer_id("embd", request, record),
-            model=served.told_name,
-            tokens=outputs.prompt_tokens,
+            outputs,
+            headers,
             record=record,
+            model=served.told_name,
+            identifier=answer_id("embd", request, record),
             kind="embedding",
             key="embedding",
-            headers=headers,
         )
 
     return await context.workshop.answer(request, served, start, shape)

@@ -6,13 +6,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime.errors import PluginError
 from ...runtime.plugins import Plugin, Prepared
 from ..context import Context
 from ..models.registry import Served
-from ..responses import AnyJson, answer_id, headers
+from ..responses import Json, answer_id, response_headers
 from ..schema import vllm
 
 
@@ -47,6 +49,27 @@ async def answer(
         data = await context.workshop.thread(lambda: plugin.finish(ready, outputs))
     begun = time.perf_counter()
     content = {"request_id": identifier, "created_at": int(time.time()), "data": data}
-    response = AnyJson(content, headers=headers(times, outputs, timing=context.settings.timing_headers))
+    headers = response_headers(times, outputs, timing=context.settings.timing_headers)
+    response = AnyJson(content, headers=headers)
     times.serialise_s = time.perf_counter() - begun
     return response
+
+
+class AnyJson(Json):
+    """JSON of what an IO processor returns: pydantic's models and keys that are no text are allowed too."""
+
+    def render(self, content: Any) -> bytes:
+        try:
+            return orjson.dumps(
+                content, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+            )
+        except orjson.JSONEncodeError as error:
+            raise PluginError(
+                "an IO processor answered what is not JSON; its package is to be mended"
+            ) from error
+
+
+def _plain(value: Any) -> Any:
+    if callable(dump := getattr(value, "model_dump", None)):
+        return dump(mode="json")
+    raise TypeError(type(value).__name__)

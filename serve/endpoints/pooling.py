@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,10 +16,11 @@ from ...runtime.artifact.manifest import Head
 from ...runtime.inputs.encoder import Encoder
 from ...runtime.outputs import Outputs
 from ..context import Context
+from ..encodings import Floats
 from ..errors import ApiError
 from ..models.registry import Served
 from ..prompts import inputs_of, refuse_foreign, side_of
-from ..responses import Json, Times, answer_id, listed, sparse_weights, vectors
+from ..responses import Json, Times, answer_id, listed, vectors
 from ..schema import vllm
 from . import plugin
 
@@ -62,14 +65,13 @@ async def answer(request: Request, context: Context, served: Served, record: Any
             data = [sparse(index, output, record, served) for index, output in enumerate(outputs.requests)]
             return Json(listed(identifier, served.told_name, data, outputs.prompt_tokens), headers=headers)
         return vectors(
-            outputs.arrays,
-            identifier=identifier,
-            model=served.told_name,
-            tokens=outputs.prompt_tokens,
+            outputs,
+            headers,
             record=record,
+            model=served.told_name,
+            identifier=identifier,
             kind="pooling",
             key="data",
-            headers=headers,
         )
 
     return await context.workshop.answer(request, served, start, shape)
@@ -133,3 +135,19 @@ def token_weights(output: Any, head: Head, encoder: Encoder) -> dict[int, float]
     ids = output.prompt_token_ids
     kept = ids[without_ends(head, ids)] if head.flat else ids
     return sparse_weights(output.outputs.data, kept, frozenset([*encoder.before, *encoder.after]))
+
+
+def sparse_weights(array: Floats, ids: Sequence[int], special: frozenset[int]) -> dict[int, float]:
+    """Token id -> weight of a sparse head.
+
+    Of [tokens] weights (bge-m3) the largest of each token id, special tokens left out. Of a [vocabulary]
+    vector (SPLADE) the positive ones.
+    """
+    if len(array) == len(ids):
+        best: dict[int, float] = {}
+        for token, weight in zip(ids, array.tolist(), strict=True):
+            if weight > 0 and token not in special and weight > best.get(token, 0.0):
+                best[token] = weight
+        return best
+    present: NDArray[np.int64] = np.flatnonzero(array > 0)
+    return dict(zip(present.tolist(), array[present].tolist(), strict=True))

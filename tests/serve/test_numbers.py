@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from poolrt.serve.encodings import WidthError, bfloat16, convert, int8, packed, to_bytes
-from poolrt.serve.responses import sparse_weights
+from poolrt.serve.endpoints.pooling import sparse_weights
 
 TORCH = {
     "bfloat16": torch.bfloat16,
