@@ -1,5 +1,5 @@
-"""Our own OpenAPI 3.1 document, made from the route table and the request schemas, so that it never tells
-another story than the server."""
+"""The OpenAPI 3.1 document, made from the route table and the request schemas, so that it always agrees with
+the server."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ USAGE = {
 
 
 def listed(item: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a list of items, with usage."""
     properties = {
         "id": {"type": "string"},
         "object": {"const": "list"},
@@ -41,11 +42,12 @@ def listed(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def record(**properties: Any) -> dict[str, Any]:
+    """The schema of an object whose properties are all required."""
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def with_texts(answer: dict[str, Any]) -> dict[str, Any]:
-    """Cohere's answer to `texts` repeats them, one to `images` or `inputs` does not."""
+    """The schema of a Cohere response, which repeats `texts`, but neither `images` nor `inputs`."""
     texts = {
         "type": "array",
         "items": {"type": "string"},
@@ -169,9 +171,10 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 
 def document(settings: Settings) -> dict[str, Any]:
+    """The document for the routes that are on with these settings."""
     definitions: dict[str, Any] = dict(ANSWERS)
     paths = {route.path: path_item(route, definitions) for route in ROUTES if route.is_on(settings)}
-    made: dict[str, Any] = {
+    content: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "poolrt",
@@ -194,20 +197,20 @@ def document(settings: Settings) -> dict[str, Any]:
         },
     }
     if settings.root_path:
-        made["servers"] = [{"url": settings.root_path}]
+        content["servers"] = [{"url": settings.root_path}]
     if settings.api_keys:
-        made["security"] = [{"key": []}]
-    return made
+        content["security"] = [{"key": []}]
+    return content
 
 
 def path_item(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
-    """One route. The records inside its bodies are added to `definitions`."""
+    """The path item of one route. Adds the schemas of the records inside its bodies to `definitions`."""
     if "GET" not in route.methods:
         return {"post": post(route, definitions)}
-    got = get(route)
-    item = {"get": got | {"security": []} if route.path in OPEN else got}
+    operation_get = get(route)
+    item = {"get": operation_get | {"security": []} if route.path in OPEN else operation_get}
     if "POST" in route.methods:
-        item["post"] = item["get"] | {"operationId": f"{got['operationId']}_post"}
+        item["post"] = item["get"] | {"operationId": f"{operation_get['operationId']}_post"}
     return item
 
 
@@ -236,7 +239,7 @@ def post(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
     responses = {
         "200": {"description": "OK", "content": content},
         "400": {
-            "description": ("The request is not usable; the message names the field and what to change"),
+            "description": "The request is not usable; the message names the field and what to change",
             **failed,
         },
         "401": {"description": "No key, or a wrong one", **failed},

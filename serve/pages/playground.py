@@ -1,9 +1,9 @@
 """The page at `/`: try a model in a browser, see the curl command of every request it makes.
 
-`/playground.json` tells it what each model can do. The page is one file with its styles and scripts
-inside, read once and served from memory; it fetches nothing from anywhere else, and its
-Content-Security-Policy says so: the two hashes allow the page's own style and script, and Trusted Types
-make it an error to parse any text as HTML.
+`/playground.json` describes to it what each model can do. The page is one file with its styles and scripts
+inside, read once and served from memory. It fetches nothing from other servers, which its
+Content-Security-Policy enforces: the two hashes allow the page's own style and script, and Trusted Types make
+it an error to parse any text as HTML.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAGE = files(cast(str, __package__)).joinpath("playground.html").read_bytes()
 
 
 def policy(page: bytes) -> str:
-    """A Content-Security-Policy under which nothing runs but what stands in the page."""
+    """A Content-Security-Policy that allows the scripts and styles of the page, and nothing else."""
 
     def hashes(tag: bytes) -> str:
         inside: list[bytes] = re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), page, re.DOTALL)
@@ -36,11 +36,17 @@ def policy(page: bytes) -> str:
         )
 
     rules = (
-        "default-src 'none'", f"script-src {hashes(b'script')}", f"style-src {hashes(b'style')}",
-        "connect-src 'self'", "img-src data:",
-        "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'", "trusted-types 'none'",
-    )  # fmt: skip
+        "default-src 'none'",
+        f"script-src {hashes(b'script')}",
+        f"style-src {hashes(b'style')}",
+        "connect-src 'self'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
     return "; ".join(rules)
 
 
@@ -61,16 +67,18 @@ async def page(request: Request) -> Response:
 
 
 async def facts(request: Request) -> Response:
-    """What the page must know of each model: its tasks, widths and labels, and how a text
-    becomes rows of vectors."""
+    """What the page needs of each model: its tasks, widths and labels, and how a text becomes rows of
+    vectors."""
     context = context_of(request)
     context.opened()
-    told = {
+    content = {
         "keyed": bool(context.settings.api_keys),
         "docs": context.settings.docs,
         "models": [model(served) for served in context.registry],
     }
-    return Response(orjson.dumps(told), headers={"Cache-Control": "no-store"}, media_type="application/json")
+    return Response(
+        orjson.dumps(content), headers={"Cache-Control": "no-store"}, media_type="application/json"
+    )
 
 
 def model(served: Served) -> dict[str, Any]:
@@ -82,36 +90,38 @@ def model(served: Served) -> dict[str, Any]:
         "scoring": manifest.scoring,
         "max_tokens": manifest.text.max_tokens,
         "roles": roles(manifest.text),
-        "heads": {task: head(made) for task, made in manifest.heads.items()},
+        "heads": {task: head_facts(head) for task, head in manifest.heads.items()},
     }
 
 
 def roles(text: TextPreparation) -> dict[str, Any] | None:
-    """What `input_type` does to either side; None where it changes nothing."""
-    made = {}
+    """How each `input_type` changes a text; None where none changes anything."""
+    by_name = {}
     for name in ("query", "document"):
         prompt = stored_prompt(text, name)
-        made[name] = role(text.roles.get(name) or Role(prefix=text.prompts[prompt] if prompt else ""))
-    return made if any(side != role(Role()) for side in made.values()) else None
+        by_name[name] = role_facts(
+            text.roles.get(name) or Role(prefix=text.prompts[prompt] if prompt else "")
+        )
+    return by_name if any(facts != role_facts(Role()) for facts in by_name.values()) else None
 
 
-def role(side: Role) -> dict[str, Any]:
+def role_facts(role: Role) -> dict[str, Any]:
     return {
-        "prefix": side.prefix,
-        "marker_id": side.marker_id,
-        "max_tokens": side.max_tokens,
-        "expand_id": side.expand_id,
-        "skip_ids": list(side.skip_ids),
+        "prefix": role.prefix,
+        "marker_id": role.marker_id,
+        "max_tokens": role.max_tokens,
+        "expand_id": role.expand_id,
+        "skip_ids": list(role.skip_ids),
     }
 
 
-def head(made: Head) -> dict[str, Any]:
+def head_facts(head: Head) -> dict[str, Any]:
     return {
-        "dim": made.dim,
-        "labels": list(made.labels),
-        "matryoshka": list(made.matryoshka),
-        "drop_first": made.drop_first,
-        "drop_last": made.drop_last,
-        "drop_first_id": made.drop_first_id,
-        "drop_last_id": made.drop_last_id,
+        "dim": head.dim,
+        "labels": list(head.labels),
+        "matryoshka": list(head.matryoshka),
+        "drop_first": head.drop_first,
+        "drop_last": head.drop_last,
+        "drop_first_id": head.drop_first_id,
+        "drop_last_id": head.drop_last_id,
     }

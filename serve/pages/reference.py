@@ -1,5 +1,5 @@
-"""GET /openapi.json and the pages that show it: one self-contained HTML file, no
-network needed to read it."""
+"""GET /openapi.json and the pages that show it: one self-contained HTML file, which can be read without
+network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def show(request: Request) -> Response:
 
 
 async def oauth2(request: Request) -> Response:
-    """Where FastAPI's page would come back to; ours asks for no OAuth."""
+    """The address that FastAPI's page returns to after OAuth, which this server does not use."""
     return HTMLResponse("<!doctype html><title>poolrt</title>")
 
 

@@ -1,4 +1,4 @@
-"""Renewed certificate files are read while the server runs: --enable-ssl-refresh."""
+"""Reads renewed certificate files while the server runs: --enable-ssl-refresh."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..settings import Tls
 log = logging.getLogger("poolrt.serve")
 
 LOOK_S = 5
-"""Seconds between two looks at the files."""
+"""Seconds between two checks of the files."""
 
 
 class Certificates:
-    """Connections that are open keep the certificate they began with."""
+    """The certificate files of a TLS context. Open connections keep the certificate they began with."""
 
     def __init__(self, tls: Tls, used: ssl.SSLContext) -> None:
         self.tls = tls
@@ -23,14 +23,17 @@ class Certificates:
         self._seen = self._state()
 
     def refresh(self) -> bool:
-        """Whether files had changed and were read. Those that do not fit together, as while one is replaced
-        after the other, are read when they change again."""
+        """Reads files that have changed, and returns whether it did.
+
+        Files that do not fit together, because one is replaced before the other, are read again at their next
+        change.
+        """
         state = self._state()
         if state == self._seen:
             return False
         self._seen, tls = state, self.tls
         try:
-            # Tried apart first: a context keeps the half it has read when the other half is refused.
+            # Read into a new context first: a context that refuses the second file keeps the first.
             probe = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             for context in (probe, self.used):
                 context.load_cert_chain(tls.certfile, tls.keyfile)
@@ -38,10 +41,8 @@ class Certificates:
                     context.load_verify_locations(tls.ca_certs)
         except (OSError, ssl.SSLError) as error:
             log.warning(
-                (
-                    "the changed certificate files are not usable (%s); the old certificate stays until they "
-                    "change again"
-                ),
+                "the changed certificate files are not usable (%s); the old certificate stays until they "
+                "change again",
                 error,
             )
             return False
@@ -58,7 +59,7 @@ class Certificates:
 
 def _stamp(path: str) -> tuple[int, int, int] | None:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,5 +1,4 @@
-"""The socket, taken before anything slow is done: whether an address can be had is told
-in one sentence at once."""
+"""The listening sockets, bound before anything slow, so that a refused address is reported at once."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ from ..settings import Settings
 
 
 def listening(settings: Settings) -> list[socket.socket]:
-    """Bound sockets, one for each address of the host; none for a unix socket, which uvicorn
-    makes. Raises InputError."""
+    """Bound sockets, one for each address of the host; none for a unix socket, which uvicorn makes.
+    Raises InputError."""
     if settings.uds is not None:
         return []
     opened: list[socket.socket] = []
@@ -28,11 +27,11 @@ def listening(settings: Settings) -> list[socket.socket]:
             try:
                 sock.bind((address, port))
             except OSError as error:
-                # A name with an address of a protocol that is off here
+                # The host has an address of a protocol that is off on this machine.
                 if opened and error.errno == errno.EADDRNOTAVAIL:
                     continue
                 raise _refused(settings, error) from None
-            port = sock.getsockname()[1]  # the one that was found for port 0
+            port = sock.getsockname()[1]  # port 0 takes any free port
             opened.append(sock)
         failing.pop_all()
     return opened
@@ -40,20 +39,18 @@ def listening(settings: Settings) -> list[socket.socket]:
 
 def _addresses(settings: Settings) -> list[tuple[socket.AddressFamily, str]]:
     try:
-        found = socket.getaddrinfo(
+        infos = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError):
         raise InputError(
-            (
-                f"--host {settings.host}: no address of that name is known; give an address of this "
-                "machine, or a name that has one"
-            ),
+            f"--host {settings.host}: no address of that name is known; give an address of this "
+            "machine, or a name that has one",
             field="host",
         ) from None
     known = (socket.AF_INET, socket.AF_INET6)
     return list(
-        dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found if family in known)
+        dict.fromkeys((family, str(address[0])) for family, _, _, _, address in infos if family in known)
     )
 
 
@@ -62,27 +59,22 @@ def _refused(settings: Settings, error: OSError) -> InputError:
     match error.errno:
         case errno.EADDRINUSE:
             return InputError(
-                (
-                    f"port {settings.port} is in use on {settings.host}: choose another with --port, or "
-                    "end what uses it"
-                ),
+                f"port {settings.port} is in use on {settings.host}: choose another with --port, or "
+                "end what uses it",
                 field="port",
             )
         case errno.EACCES:
             return InputError(
-                (
-                    f"port {settings.port} needs rights that this user has not: choose one from "
-                    "1024 with --port"
-                ),
+                f"port {settings.port} needs rights that this user has not: choose one from 1024 with --port",
                 field="port",
             )
         case errno.EADDRNOTAVAIL:
             return InputError(
-                (f"--host {settings.host} is no address of this machine: leave it out, or give one that is"),
+                f"--host {settings.host} is no address of this machine: leave it out, or give one that is",
                 field="host",
             )
         case _:
             return InputError(
-                (f"{where}: cannot be listened at ({error.strerror}); choose others with --host and --port"),
+                f"{where}: cannot be listened at ({error.strerror}); choose others with --host and --port",
                 field="port",
             )

@@ -1,5 +1,5 @@
-"""Gives memory back to the system after a peak: glibc keeps what was freed, and after a burst of large
-requests that may be gigabytes."""
+"""Returns memory to the system after a peak. glibc keeps freed memory, which may be gigabytes after a burst
+of large requests."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import gc
 import mmap
 
 LOOK_S = 5.0
+"""Seconds between two checks."""
 WORTH_BYTES = 48 << 20
-"""A process that grew by so much since it was last trimmed is trimmed."""
+"""A process that grew by this much since the last trim is trimmed."""
 
 
 class Trimming:
-    """Looked at from the event loop, at little cost; the trimming itself is done in a thread."""
+    """Decides when to trim. The check is cheap and runs in the event loop, the trim runs in a thread."""
 
     def __init__(self) -> None:
         try:
@@ -25,15 +26,14 @@ class Trimming:
         self._running: asyncio.Future[None] | None = None
 
     def look(self, *, idle: bool) -> None:
-        """`idle`: no request is running."""
+        """Starts a trim where it is worth it. `idle`: no request is running."""
         if self._trim is None or (self._running is not None and not self._running.done()):
             return
         now = resident_bytes()
         if not now:
             return
         self._least, self._peak = min(self._least, now), max(self._peak, now)
-        # What a trim under load leaves is in use then, and free once the load is over: so there
-        # is one more afterwards.
+        # A trim under load cannot return what is in use. So there is another one once the load is over.
         rests = idle and self._peak - self._rested > WORTH_BYTES
         if rests or now - self._least > WORTH_BYTES:
             self._running = asyncio.get_running_loop().run_in_executor(None, self._run, rests)
@@ -43,14 +43,14 @@ class Trimming:
         if rests:
             gc.collect()
         self._trim(0)
-        # What is still there is in use: it is not tried again before more has come.
+        # What remains is in use, so the next trim waits until the process has grown again.
         self._least = resident_bytes()
         if rests:
             self._rested = self._peak = self._least
 
 
 def resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not say."""
+    """Resident memory of this process in bytes; 0 where the system does not report it."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * mmap.PAGESIZE

@@ -1,4 +1,4 @@
-"""Artifacts that a flag of several values swallowed: `--api-key k1 ARTIFACT` is one key and one artifact."""
+"""Artifacts that argparse took for values of a flag: `--api-key k1 ARTIFACT` is one key and one artifact."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from pathlib import Path
 FLAGS = ("api-key", "served-model-name", "lora-modules", "io-processor-plugin")
 
 
-def give_back(asked: argparse.Namespace, arguments: Sequence[str]) -> None:
-    """Moves values of such flags to `artifacts`: what cannot be one of the flag's, and where no artifact is
-    left, the last values of the flag that stands last."""
+def give_back(options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Moves values of `FLAGS` to `options.artifacts`.
+
+    It moves values that cannot belong to their flag. Where there is no artifact then, it moves the last
+    values of the last flag on the command line.
+    """
     _move(
-        asked,
+        options,
         "lora-modules",
-        [value for value in asked.lora_modules if "=" not in value and not value.startswith("{")],
+        [value for value in options.lora_modules if "=" not in value and not value.startswith("{")],
     )
-    _move(asked, "api-key", [value for value in asked.api_key[1:] if _is_model(value)])
-    if asked.artifacts:
+    _move(options, "api-key", [value for value in options.api_key[1:] if _is_model(value)])
+    if options.artifacts:
         return
     for name in sorted(FLAGS, key=lambda name: _place(arguments, name), reverse=True):
-        values = list(getattr(asked, name.replace("-", "_"), ()))
+        values = list(getattr(options, name.replace("-", "_"), ()))
         if _place(arguments, name) >= 0 and len(values) > 1:
-            _move(asked, name, [value for value in values[1:] if _is_model(value)] or values[-1:])
+            _move(options, name, [value for value in values[1:] if _is_model(value)] or values[-1:])
             return
 
 
-def _move(asked: argparse.Namespace, name: str, values: Sequence[str]) -> None:
+def _move(options: argparse.Namespace, name: str, values: Sequence[str]) -> None:
     if values:
-        kept = list(getattr(asked, name.replace("-", "_")))
+        kept = list(getattr(options, name.replace("-", "_")))
         for value in values:
             del kept[len(kept) - 1 - kept[::-1].index(value)]
-        setattr(asked, name.replace("-", "_"), kept)
-        asked.artifacts = [*asked.artifacts, *values]
+        setattr(options, name.replace("-", "_"), kept)
+        options.artifacts = [*options.artifacts, *values]
 
 
 def _is_model(value: str) -> bool:

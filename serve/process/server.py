@@ -34,49 +34,52 @@ from .memory_trimming import Trimming
 log = logging.getLogger("poolrt.serve")
 
 GC_THRESHOLDS = (2000, 10, 1000)
-"""A full collection goes through all queued items, which may be a million objects and a second of standstill:
-it is made when the server is idle (`on_tick`), and otherwise once in many million objects."""
+"""A full collection visits all queued items, which may be a million objects and stop the server for a second.
+So it runs when the server is idle (`on_tick`), and otherwise once in many million objects."""
 IDLE_COLLECTION_S = 30
+"""Seconds between two full collections of an idle server."""
 SWITCH_S = 0.0005
-"""How long a thread computes in Python while others wait: the event loop waits so long for each of those
-that prepare large requests."""
+"""Seconds that a thread runs Python code before it lets others run. The event loop waits this long for each
+thread that prepares a large request."""
 FLUSH_S = 0.1
-"""For the last bytes of the last answers."""
+"""Seconds for sending the last bytes of the last responses."""
 
 
 class Server(uvicorn.Server):
-    """The first SIGTERM or SIGINT drains: no new work, running requests finish within the timeout. The
-    second one ends at once."""
+    """uvicorn's server, which drains at the first SIGTERM or SIGINT and ends at the second.
 
-    def __init__(self, config: uvicorn.Config, here: Context) -> None:
+    While it drains it takes no new work, and running requests finish within the timeout.
+    """
+
+    def __init__(self, config: uvicorn.Config, context: Context) -> None:
         super().__init__(config)
-        self.here = here
+        self.context = context
         self._certificates: Certificates | None = None
         self._trimming: Trimming | None = None
 
     async def on_tick(self, counter: int) -> bool:
-        """uvicorn's own, ten times a second."""
-        tls = self.here.settings.tls
+        """uvicorn calls this ten times a second."""
+        tls = self.context.settings.tls
         if tls is not None and tls.refresh and counter % round(10 * LOOK_S) == 0:
             if self._certificates is None:
-                assert self.config.ssl is not None, "uvicorn has made it before it serves"
+                assert self.config.ssl is not None, "uvicorn makes it before it serves"
                 self._certificates = Certificates(tls, self.config.ssl)
             self._certificates.refresh()
-        if counter % (10 * IDLE_COLLECTION_S) == 0 and not self.here.state.in_flight:
+        if counter % (10 * IDLE_COLLECTION_S) == 0 and not self.context.state.in_flight:
             gc.collect()
         if counter % round(10 * TRIM_S) == 0:
             self._trimming = self._trimming or Trimming()
-            self._trimming.look(idle=not self.here.state.in_flight)
+            self._trimming.look(idle=not self.context.state.in_flight)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's own; then whoever is still connected has the answer that there was to be had."""
+        """uvicorn's shutdown, then the end of all connections that are still open."""
         await super().shutdown(sockets)
-        left = list(self.server_state.connections)
-        for connection in left:
+        connections = list(self.server_state.connections)
+        for connection in connections:
             transport: Any = connection.transport
             transport.close_now()
-        if left:
+        if connections:
             await asyncio.sleep(FLUSH_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -84,13 +87,13 @@ class Server(uvicorn.Server):
             log.warning("second signal: ending now")
             self.force_exit = True
             return
-        self.here.state.draining = True
-        if self.here.loader is not None:
-            self.here.loader.adapters.close()  # an adapter that is not there yet will not be asked for
+        self.context.state.draining = True
+        if self.context.loader is not None:
+            self.context.loader.adapters.close()  # no adapter is loaded any more
         log.info(
             "%s: finishing %d requests, up to %g s",
             signal.Signals(sig).name,
-            self.here.state.in_flight,
+            self.context.state.in_flight,
             self.config.timeout_graceful_shutdown,
         )
         self.should_exit = True
@@ -104,17 +107,17 @@ def run(
     sockets: Sequence[socket.socket] = (),
     as_json: bool = False,
 ) -> int:
-    """Serves until told to stop. Returns the process's exit code.
+    """Serves until it is stopped. Returns the exit code of the process. Raises InputError.
 
     Args:
         adapters: see `create_app`.
-        sockets: bound ones, which it closes; none: those of the settings.
+        sockets: bound sockets, which it closes; none: it binds the address of the settings.
     """
     if sockets:
         settings = dataclasses.replace(settings, port=sockets[0].getsockname()[1])
     app = create_app(registry, settings, adapters)
-    here: Context = app.state.context
-    server = Server(uvicorn.Config(app, **uvicorn_options(settings)), here)
+    context: Context = app.state.context
+    server = Server(uvicorn.Config(app, **uvicorn_options(settings)), context)
 
     def stop() -> None:
         server.should_exit = True
@@ -122,7 +125,7 @@ def run(
     app.state.stop = stop
 
     def ready() -> None:
-        # What stays for good is not looked through again by every later collection.
+        # Objects that stay for good are frozen, so that later collections do not visit them.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -138,12 +141,12 @@ def run(
         if server.started or settings.uds is None:
             raise
         raise InputError(
-            (f"--uds {settings.uds}: cannot be listened at ({error.strerror or error}); give another path"),
+            f"--uds {settings.uds}: cannot be listened at ({error.strerror or error}); give another path",
             field="uds",
         ) from None
-    if here.loader is not None:  # a second signal ends the server without its lifespan
-        here.loader.close()
-    failure = here.state.failure
+    if context.loader is not None:  # a second signal ends the server without its lifespan
+        context.loader.close()
+    failure = context.state.failure
     if failure is None:
         return EXIT_OK
     code = failure.exit_code if isinstance(failure, PoolrtError) else EXIT_INTERNAL
@@ -153,7 +156,7 @@ def run(
 
 
 def limits_of(settings: Settings) -> ConnectionLimits:
-    """What a connection may take, and how many there may be."""
+    """The limits of a connection, and of their number."""
     return ConnectionLimits(
         head_s=settings.body_timeout_s,
         body_s=settings.body_timeout_s,
@@ -167,6 +170,7 @@ def limits_of(settings: Settings) -> ConnectionLimits:
 
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
+    """The keyword arguments of uvicorn.Config besides the application."""
     options: dict[str, Any] = {
         "http": protocol(limits_of(settings)),
         "log_config": None,
@@ -179,8 +183,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "lifespan": "on",
         "ws": "none",
         "backlog": 2048,
-        # Starlette's root_path would be stripped from some paths and not from others;
-        # the gate does it for all.
+        # Starlette strips a root_path from some paths only; the gate strips it from all.
         "root_path": "",
     }
     if settings.uds is not None:
@@ -207,7 +210,7 @@ def url_of(settings: Settings) -> str:
 
 
 def readiness(registry: Registry, settings: Settings) -> dict[str, Any]:
-    """The line for programs that started this one."""
+    """The line of JSON for the program that started this one."""
     models = [
         {
             "names": list(served.names),
@@ -222,7 +225,7 @@ def readiness(registry: Registry, settings: Settings) -> dict[str, Any]:
 
 
 def announce(registry: Registry, settings: Settings) -> None:
-    """What an operator wants to know and type next, once the models are ready."""
+    """Logs the address, the models and a command to try, once the models are ready."""
     where = url_of(settings)
     key = ' -H "Authorization: Bearer $POOLRT_API_KEY"' if settings.api_keys else ""
     lines = [f"serving at {where} (documentation: {where}/docs)"]

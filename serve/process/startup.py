@@ -1,4 +1,4 @@
-"""From command-line arguments to models: artifacts are opened, checkpoints exported first."""
+"""From command-line options to models: exports checkpoints, opens artifacts."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ log = logging.getLogger("poolrt.serve")
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What one server is started with."""
+    """The models that a server is started with."""
 
     registry: Registry
     adapters: AdapterExporter | None = None
     """Makes models of LoRA adapters; None: LoRA is off."""
 
 
-def models_of(asked: argparse.Namespace, settings: Settings) -> Models:
-    """Every artifact of the command line under its names; exports checkpoints, which takes
-    minutes, and opens nothing yet."""
-    own = [name for name in asked.served_model_name if "=" not in name]
-    others = dict(name.split("=", 1)[::-1] for name in asked.served_model_name if "=" in name)
-    unknown = [path for path in others if path not in asked.artifacts]
+def models_of(options: argparse.Namespace, settings: Settings) -> Models:
+    """Every artifact of the command line under its names. Exports checkpoints, which takes minutes, and opens
+    no model yet. Raises InputError and what an export raises."""
+    own = [name for name in options.served_model_name if "=" not in name]
+    others = dict(name.split("=", 1)[::-1] for name in options.served_model_name if "=" in name)
+    unknown = [path for path in others if path not in options.artifacts]
     if unknown:
         raise InputError(f"--served-model-name: {', '.join(unknown)} is none of the artifacts given")
-    processors = plugins_of(asked)
+    processors = plugins_of(options)
     served: list[Served] = []
     folders: list[Path] = []
-    for index, argument in enumerate(asked.artifacts):
-        folder = artifact_of(argument, asked)
+    for index, argument in enumerate(options.artifacts):
+        folder = artifact_of(argument, options)
         folders.append(folder)
         names = [others[argument]] if argument in others else []
         if index == 0:
@@ -53,131 +53,141 @@ def models_of(asked: argparse.Namespace, settings: Settings) -> Models:
         own_name = default_name(argument, folder)
         if not names:
             names = [own_name]
-        opening = functools.partial(opened, folder, asked, settings, processors.get(argument), name=names[0])
+        opening = functools.partial(
+            opened, folder, options, settings, processors.get(argument), name=names[0]
+        )
         served.append(Served(names=tuple(names), open=opening, aliases=(own_name,)))
     adapters = None
-    if asked.lora_modules or asked.enable_lora:
-        adapters = adapters_of(asked, settings, served, folders)
-        served += [adapters.served(module_of(module)) for module in asked.lora_modules]
-    names = [name for one in served for name in dict.fromkeys(one.names)]
+    if options.lora_modules or options.enable_lora:
+        adapters = adapters_of(options, settings, served, folders)
+        served += [adapters.served(module_of(module)) for module in options.lora_modules]
+    names = [name for model in served for name in dict.fromkeys(model.names)]
     twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
     if twice:
         raise InputError(
             f"two models would be called {', '.join(twice)}, and only the first could be asked for; "
-            "tell them apart with "
-            "--served-model-name NAME=ARTIFACT, and adapters with --lora-modules NAME=PATH"
+            "tell them apart with --served-model-name NAME=ARTIFACT, and adapters with --lora-modules "
+            "NAME=PATH"
         )
     return Models(Registry(served, check_names=settings.check_model_name), adapters)
 
 
 def adapters_of(
-    asked: argparse.Namespace, settings: Settings, served: Sequence[Served], folders: Sequence[Path]
+    options: argparse.Namespace, settings: Settings, served: Sequence[Served], folders: Sequence[Path]
 ) -> AdapterExporter:
-    """What makes models of LoRA adapters of the served ones."""
-    if not asked.enable_lora:
+    """What makes models of LoRA adapters for the served models. Raises InputError."""
+    if not options.enable_lora:
         raise InputError("--lora-modules needs --enable-lora", field="lora-modules")
-    limit = max((most for most in (asked.max_loras, asked.max_cpu_loras) if most is not None), default=None)
-    if limit is not None and len(asked.lora_modules) > limit:
+    limit = max(
+        (most for most in (options.max_loras, options.max_cpu_loras) if most is not None), default=None
+    )
+    if limit is not None and len(options.lora_modules) > limit:
         raise InputError(
-            f"--lora-modules names {len(asked.lora_modules)} adapters, --max-loras allows {limit}; "
+            f"--lora-modules names {len(options.lora_modules)} adapters, --max-loras allows {limit}; "
             "raise it (each takes a model's memory)"
         )
     return AdapterExporter(
         [
-            base_of(argument, asked, one, folder)
-            for argument, one, folder in zip(asked.artifacts, served, folders, strict=True)
+            base_of(argument, options, base, folder)
+            for argument, base, folder in zip(options.artifacts, served, folders, strict=True)
         ],
-        export=functools.partial(exported, cache=asked.cache),
-        open=lambda folder: opened(folder, asked, settings),
+        export=functools.partial(exported, cache=options.cache),
+        open=lambda folder: opened(folder, options, settings),
         limit=limit,
-        most_rank=asked.max_lora_rank,
+        most_rank=options.max_lora_rank,
     )
 
 
-def base_of(argument: str, asked: argparse.Namespace, served: Served, folder: Path) -> Base:
-    """Where the checkpoint of a served model is: on the command line, or on the hub
-    where its artifact says so."""
+def base_of(argument: str, options: argparse.Namespace, served: Served, folder: Path) -> Base:
+    """A served model and where its checkpoint is: the argument itself, or the hub id in its artifact."""
     if folder != Path(argument):
-        return Base(served=served, folder=folder, source=argument, options=export_options(asked))
+        return Base(served=served, folder=folder, source=argument, options=export_options(options))
     manifest = reading.read(folder, check="quick").manifest
     source = manifest.source
-    options = options_of(
+    flags = options_of(
         {"precision": manifest.graph("text").precision, "revision": source.revision}
         | {name: source.overrides.get(name) for name in ("convert", "hf_overrides", "pooler_config")}
     )
-    # A folder's name is not its place; a hub id is.
+    # A hub id locates a checkpoint, the name of a folder does not.
     return Base(
         served=served,
         folder=folder,
         source=source.checkpoint if "/" in source.checkpoint else None,
-        options=options,
+        options=flags,
     )
 
 
-def plugins_of(asked: argparse.Namespace) -> dict[str, str]:
-    """Artifact -> the IO processor given for it."""
+def plugins_of(options: argparse.Namespace) -> dict[str, str]:
+    """Artifact -> its IO processor. Raises InputError."""
     pairs = [
-        (artifact or asked.artifacts[0], name)
-        for name, _, artifact in (one.partition("=") for one in asked.io_processor_plugin)
+        (artifact or options.artifacts[0], name)
+        for name, _, artifact in (value.partition("=") for value in options.io_processor_plugin)
     ]
-    if unknown := [artifact for artifact, _ in pairs if artifact not in asked.artifacts]:
+    if unknown := [artifact for artifact, _ in pairs if artifact not in options.artifacts]:
         raise InputError(f"--io-processor-plugin: {', '.join(unknown)} is none of the artifacts given")
-    if len(found := dict(pairs)) < len(pairs):
+    if len(plugins := dict(pairs)) < len(pairs):
         raise InputError("--io-processor-plugin: an artifact has one plugin; give others as NAME=ARTIFACT")
-    return found
+    return plugins
 
 
 def opened(
-    folder: Path, asked: argparse.Namespace, settings: Settings, plugin: str | None = None, *,
-    name: str | None = None
-) -> Model:  # fmt: skip
+    folder: Path,
+    options: argparse.Namespace,
+    settings: Settings,
+    plugin: str | None = None,
+    *,
+    name: str | None = None,
+) -> Model:
+    """The model of an artifact, opened with the options of the command line."""
     model = load(
         folder,
-        asked.engine,
-        threads=asked.threads,
-        max_batch_tokens=asked.max_num_batched_tokens,
+        options.engine,
+        threads=options.threads,
+        max_batch_tokens=options.max_num_batched_tokens,
         max_queued_tokens=settings.max_queued_tokens,
-        max_tokens=asked.max_model_len,
+        max_tokens=options.max_model_len,
         scheduling_policy=settings.scheduling_policy,
         io_processor_plugin=plugin,
-        hf_overrides=gathered(asked.hf_overrides)
-        if str(folder) in map(str, map(Path, asked.artifacts))
+        hf_overrides=gathered(options.hf_overrides)
+        if str(folder) in map(str, map(Path, options.artifacts))
         else None,
         name=name,
-        check=asked.check,
+        check=options.check,
     )
-    # Made now, also where only the checkpoint names it: a missing one is told at the start
+    # The first access makes the plugin, also one that only the checkpoint names. So a missing one is reported
+    # at the start.
     if model.plugin is not None:
         log.info("%s: IO processor %s", model.name, model.plugin.name)
     return model
 
 
 def default_name(argument: str, folder: Path) -> str:
-    """A checkpoint is served as it was asked for, as vLLM does; an artifact under its own name."""
+    """Name without --served-model-name: for a checkpoint the argument, as in vLLM, else the artifact's."""
     if folder != Path(argument):
         return argument
     try:
         return json.loads((folder / FILE).read_bytes())["name"]
     except (OSError, ValueError, KeyError, TypeError):
-        return folder.name  # opening it tells what is wrong
+        return folder.name  # opening it reports what is wrong
 
 
-def artifact_of(argument: str, asked: argparse.Namespace) -> Path:
+def artifact_of(argument: str, options: argparse.Namespace) -> Path:
+    """The folder of the artifact; a checkpoint is exported first."""
     if is_artifact(argument):
-        refuse_other_exports(Path(argument), asked)
-    return checkpoints.artifact_of(argument, export_options(asked), cache=asked.cache)
+        refuse_other_exports(Path(argument), options)
+    return checkpoints.artifact_of(argument, export_options(options), cache=options.cache)
 
 
-def refuse_other_exports(folder: Path, asked: argparse.Namespace) -> None:
-    """Raises InputError for flags that a finished artifact would have to be exported with."""
+def refuse_other_exports(folder: Path, options: argparse.Namespace) -> None:
+    """Raises InputError for export flags that differ from those of a finished artifact."""
     manifest = reading.read(folder, check="quick").manifest
-    hf_overrides, pooler_config = gathered(asked.hf_overrides), gathered(asked.pooler_config)
+    hf_overrides, pooler_config = gathered(options.hf_overrides), gathered(options.pooler_config)
     flags = list(
-        overrides.undone(manifest, hf_overrides, asked.convert or CONVERSIONS[asked.task], pooler_config)
+        overrides.undone(manifest, hf_overrides, options.convert or CONVERSIONS[options.task], pooler_config)
     )
-    flags += [f"--runner {asked.runner}"] if asked.runner not in (None, "auto", "pooling") else []
+    flags += [f"--runner {options.runner}"] if options.runner not in (None, "auto", "pooling") else []
     flags += (
-        [f"--revision {asked.revision}"] if asked.revision not in (None, manifest.source.revision) else []
+        [f"--revision {options.revision}"] if options.revision not in (None, manifest.source.revision) else []
     )
     if flags:
         raise InputError(
@@ -187,9 +197,10 @@ def refuse_other_exports(folder: Path, asked: argparse.Namespace) -> None:
     overrides.widened(manifest, hf_overrides)
 
 
-def export_options(asked: argparse.Namespace) -> list[str]:
-    values = {name: getattr(asked, name) for name in ("runner", "revision", "precision", "target")}
-    values["convert"] = asked.convert or CONVERSIONS[asked.task]
+def export_options(options: argparse.Namespace) -> list[str]:
+    """The flags of `poolrt export` for a checkpoint on this command line."""
+    values = {name: getattr(options, name) for name in ("runner", "revision", "precision", "target")}
+    values["convert"] = options.convert or CONVERSIONS[options.task]
     return options_of(
-        values | {name: gathered(getattr(asked, name)) for name in ("hf_overrides", "pooler_config")}
+        values | {name: gathered(getattr(options, name)) for name in ("hf_overrides", "pooler_config")}
     )

@@ -44,7 +44,7 @@ SERVE = {
     "test_logs": ("context", "json_logs"),
     "test_certificates": ("process/certificates", "process/server"),
     "test_cli": ("cli", "flags", "lifespan", "process/listening", "process/startup", "process/positionals",
-    "process/server", "settings"),
+    "process/server", "process/arguments", "settings"),
     "test_clock test_connections": ("http/connections", "http/write_gathering"),
     "test_clock test_limits": ("http/memory_budget",),
     "test_errors": ("errors", "schema/validation", "schema/validation_errors", "http/request_body"),

@@ -30,9 +30,10 @@ from poolrt.runtime.errors import (
     PoolrtError,
 )
 from poolrt.runtime.json_objects import merged
-from poolrt.serve.cli import parse, parser_of, serve, settings_of, template_of
+from poolrt.serve.cli import parse, serve, settings_of, template_of
 from poolrt.serve.flags import IGNORED, normalised
 from poolrt.serve.process import startup
+from poolrt.serve.process.arguments import parser_of
 from poolrt.serve.process.listening import listening
 from poolrt.serve.process.positionals import FLAGS
 from poolrt.serve.process.server import limits_of, url_of, uvicorn_options

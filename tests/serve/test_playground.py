@@ -217,12 +217,12 @@ def test_facts_of_a_head_and_of_a_role_keep_their_names() -> None:
         drop_first=1, drop_last=2,
         drop_first_id=3, drop_last_id=4,
     )  # fmt: skip
-    assert playground.head(head) == {
+    assert playground.head_facts(head) == {
         "dim": 8, "labels": ["a", "b"], "matryoshka": [2, 4], "drop_first": 1, "drop_last": 2,
         "drop_first_id": 3, "drop_last_id": 4,
     }  # fmt: skip
     role = Role(prefix="q: ", marker_id=1, max_tokens=32, expand_id=2, skip_ids=(3, 4))
-    assert playground.role(role) == {
+    assert playground.role_facts(role) == {
         "prefix": "q: ",
         "marker_id": 1,
         "max_tokens": 32,

@@ -1,0 +1,324 @@
+"""The flags of `poolrt serve`, and how the values of those that take JSON are read.
+
+It is longer than other files because it lists every flag.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ...runtime.artifact.checkpoints import CONVERSIONS
+from ...runtime.commands.command_line import Parser, length_or_auto, natural, positive
+from ..flags import END_OF_VALUES, IGNORED
+from ..settings import TLS_CIPHERS
+
+
+def parser_of() -> Parser:
+    """The parser of `poolrt serve`."""
+    parser = Parser(
+        prog="poolrt serve", description="Serve artifacts behind vLLM's HTTP API.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add(
+        "--json",
+        action="store_true",
+        help="log lines as JSON on stderr; one line on stdout when ready, with the URL, or with the error",
+    )
+    add(f"--{END_OF_VALUES}", action="store_true", help=argparse.SUPPRESS)
+    add(
+        "artifacts",
+        nargs="*",
+        default=[],
+        metavar="ARTIFACT",
+        help="artifact folder; or a checkpoint folder or hub id, which is exported first",
+    )
+    _add_models(parser)
+    _add_export(parser)
+    _add_server(parser)
+    _add_templates(parser)
+    _add_limits(parser)
+    for name, count in IGNORED.items():
+        target = f"ignored_{name.replace('-', '_')}"
+        if count:
+            parser.add_argument(f"--{name}", dest=target, nargs=1, help=argparse.SUPPRESS)
+        else:
+            parser.add_argument(
+                f"--{name}", dest=target, action="store_const", const=True, help=argparse.SUPPRESS
+            )
+    return parser
+
+
+def _add_models(parser: Parser) -> None:
+    group = parser.add_argument_group("models")
+    group.add_argument(
+        "--served-model-name",
+        nargs="+",
+        default=[],
+        help="names of the first artifact, or NAME=ARTIFACT for others",
+    )
+    group.add_argument(
+        "--engine",
+        default="auto",
+        help="auto, onnxruntime, tensorrt-rtx, tensorrt, ... (default: what fits this machine)",
+    )
+    group.add_argument(
+        "--threads",
+        type=positive,
+        help="threads of the engine on CPU (default: what affinity and cgroup grant)",
+    )
+    group.add_argument(
+        "--max-model-len",
+        type=length_or_auto,
+        help="a lower limit of tokens per text than the model's own; 1k: 1000, 1K: 1024",
+    )
+    group.add_argument(
+        "--max-num-batched-tokens", type=positive, help="token slots per batch, padding included"
+    )
+    group.add_argument(
+        "--preparation",
+        choices=("model", "vllm"),
+        default="vllm",
+        help="how /score and /rerank prepare and compare two texts",
+    )
+    flag(group, "--enable-lora", help="serve LoRA adapters, each merged into a model of its own")
+    group.add_argument(
+        "--lora-modules",
+        nargs="+",
+        default=[],
+        metavar="NAME=PATH",
+        help="adapters, or artifacts exported with one",
+    )
+    group.add_argument(
+        "--max-loras", type=positive, help="adapters that may be loaded at once (default: no limit)"
+    )
+    group.add_argument("--max-cpu-loras", type=positive, help="the same; the larger of both counts")
+    group.add_argument(
+        "--max-lora-rank", type=positive, help="refuse adapters of a larger rank (default: no limit)"
+    )
+    group.add_argument(
+        "--io-processor-plugin",
+        nargs="+",
+        default=[],
+        help="plugin of the first artifact for /pooling with `data`, or NAME=ARTIFACT",
+    )
+    group.add_argument(
+        "--check",
+        choices=("full", "quick"),
+        default="full",
+        help="compare sha256 of every file, or only sizes",
+    )
+
+
+def _add_export(parser: Parser) -> None:
+    group = parser.add_argument_group("exporting a checkpoint first (vLLM's spellings)")
+    for name in ("--runner", "--convert", "--revision", "--precision", "--target"):
+        group.add_argument(name)
+    group.add_argument("--task", choices=CONVERSIONS, default="auto", help="older word for --convert")
+    for name in ("--tokenizer", "--tokenizer-revision", "--quantization"):
+        group.add_argument(name, help=argparse.SUPPRESS)
+    for name in ("--hf-overrides", "--pooler-config"):
+        group.add_argument(name, type=json_object, action="append", default=[], metavar="JSON")
+    group.add_argument(
+        "--cache", type=Path, help="where exported artifacts are kept (default: ~/.cache/poolrt/artifacts)"
+    )
+
+
+def _add_server(parser: Parser) -> None:
+    group = parser.add_argument_group("server")
+    group.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    group.add_argument("--port", type=int, default=8000)
+    group.add_argument("--uds", help="a unix socket instead of host and port")
+    group.add_argument(
+        "--api-key",
+        nargs="+",
+        default=[],
+        help="keys, one of which every request must carry (or POOLRT_API_KEY, VLLM_API_KEY)",
+    )
+    group.add_argument(
+        "--insecure-no-auth",
+        action="store_true",
+        help="allow other machines to reach a server without a key",
+    )
+    group.add_argument(
+        "--timeout-keep-alive",
+        type=positive,
+        metavar="S",
+        help="seconds a connection may idle between requests (default: 75, or VLLM_HTTP_TIMEOUT_KEEP_ALIVE)",
+    )
+    group.add_argument("--root-path", default="", help="path prefix of a proxy in front")
+    group.add_argument(
+        "--forwarded-allow-ips",
+        default="",
+        metavar="IPS",
+        help="proxies whose X-Forwarded-For and -Proto are believed: comma-separated addresses or networks, "
+        "* for all (default: none)",
+    )
+    group.add_argument("--allowed-origins", type=json_list, default=["*"], metavar="JSON")
+    group.add_argument("--allowed-methods", type=json_list, default=["*"], metavar="JSON")
+    group.add_argument("--allowed-headers", type=json_list, default=["*"], metavar="JSON")
+    flag(group, "--allow-credentials")
+    group.add_argument("--ssl-keyfile")
+    group.add_argument("--ssl-certfile")
+    group.add_argument("--ssl-ca-certs")
+    group.add_argument("--ssl-cert-reqs", type=int, default=0)
+    group.add_argument("--ssl-ciphers", default=TLS_CIPHERS)
+    group.add_argument(
+        "--middleware",
+        action="append",
+        default=[],
+        metavar="MODULE.NAME",
+        help="an ASGI class or async function around everything",
+    )
+    flag(group, "--enable-ssl-refresh", help="read changed certificate files while the server runs")
+    flag(group, "--enable-request-id-headers")
+    flag(group, "--disable-fastapi-docs", help="no /docs, /redoc, /openapi.json")
+    flag(group, "--enable-server-load-tracking")
+    flag(group, "--enable-tokenizer-info-endpoint")
+    flag(group, "--disable-log-stats", help="no engine metrics in /metrics")
+    flag(group, "--disable-timing-headers")
+    group.add_argument(
+        "--uvicorn-log-level",
+        default="info",
+        choices=("debug", "info", "warning", "error", "critical", "trace"),
+    )
+    flag(group, "--disable-uvicorn-access-log")
+    group.add_argument(
+        "--disable-access-log-for-endpoints",
+        default="",
+        metavar="PATHS",
+        help="comma-separated, e.g. /health,/metrics",
+    )
+    group.add_argument(
+        "--log-config-file",
+        type=Path,
+        metavar="FILE",
+        help="JSON for logging.config.dictConfig, instead of these levels",
+    )
+    flag(
+        group,
+        "--enable-log-requests",
+        help="log the prompts of each request: what users send is then in the log",
+    )
+    group.add_argument(
+        "--max-log-len",
+        type=natural,
+        metavar="N",
+        help="characters or token ids of a prompt that are logged",
+    )
+
+
+def _add_templates(parser: Parser) -> None:
+    group = parser.add_argument_group("templates")
+    group.add_argument("--chat-template", help="file, or Jinja text; for cross-encoders the score template")
+    group.add_argument("--chat-template-content-format", choices=("auto", "string", "openai"), default="auto")
+    flag(group, "--trust-request-chat-template")
+    group.add_argument(
+        "--default-chat-template-kwargs", type=json_object, action="append", default=[], metavar="JSON"
+    )
+
+
+def _add_limits(parser: Parser) -> None:
+    group = parser.add_argument_group("limits")
+    group.add_argument(
+        "--max-queued-tokens",
+        type=positive,
+        default=2_000_000,
+        help="beyond it requests are refused with 429",
+    )
+    group.add_argument(
+        "--scheduling-policy",
+        choices=("fcfs", "priority"),
+        default="fcfs",
+        help="priority: lower `priority` of a request first",
+    )
+    group.add_argument(
+        "--max-body-bytes",
+        type=positive,
+        default=32 * 1024 * 1024,
+        help="beyond it requests are refused with 413",
+    )
+    group.add_argument(
+        "--body-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="time a client may take to send its headers, and its body",
+    )
+    group.add_argument(
+        "--write-timeout",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="a client that takes nothing of its answer for so long is cut off",
+    )
+    group.add_argument(
+        "--max-connections",
+        type=positive,
+        default=4096,
+        help="the longest idle ones make room for new ones",
+    )
+    group.add_argument(
+        "--max-items",
+        type=positive,
+        default=32768,
+        help="texts, documents or messages in one request; beyond it 400",
+    )
+    group.add_argument(
+        "--max-pending-bytes",
+        type=positive,
+        default=512 * 1024 * 1024,
+        help="of all requests' bodies together; beyond it 429",
+    )
+    group.add_argument(
+        "--request-timeout", type=float, metavar="S", help="time a request may take in all, then 504"
+    )
+    group.add_argument(
+        "--shutdown-timeout",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="time for running requests after SIGTERM",
+    )
+    group.add_argument(
+        "--h11-max-incomplete-event-size",
+        type=positive,
+        default=64 * 1024,
+        help="bytes of a request's header block",
+    )
+    group.add_argument(
+        "--h11-max-header-count", type=positive, default=256, help="headers of a request; beyond it 431"
+    )
+    group.add_argument("--server-threads", type=positive, default=8, help="threads that prepare texts")
+    flag(
+        group,
+        "--allow-foreign-token-ids",
+        help="do not refuse token ids that OpenAI client libraries made with another tokenizer",
+    )
+
+
+def flag(group: argparse._ArgumentGroup, name: str, **keywords: Any) -> None:
+    """A boolean flag with its `--no-` form."""
+    group.add_argument(name, action=argparse.BooleanOptionalAction, default=False, **keywords)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Raises argparse.ArgumentTypeError for what is no JSON object."""
+    return _json(text, dict, "an object")
+
+
+def json_list(text: str) -> list[str]:
+    """Raises argparse.ArgumentTypeError for what is no JSON list."""
+    return _json(text, list, "a list")
+
+
+def _json(text: str, kind: type, name: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, kind):
+        raise argparse.ArgumentTypeError(f"expected {name} in JSON, found {text[:60]!r}")
+    return value
