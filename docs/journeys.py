@@ -180,7 +180,10 @@ EXPORT = Journey(
     (
         ("exporter", "engine unread"),
         ("exporter/base", "guess json_file large quiet refusals report"),
-        ("exporter/files", "auto_tokenizer checkpoint_files module_chain plausible pooler_config routers"),
+        (
+            "exporter/files",
+            "auto_tokenizer checkpoint_files config_json module_chain plausible routers tokenizer_changes",
+        ),
         ("exporter/families", "bert"),
         ("exporter/families/modules", "experts padding rotary traceable"),
         ("exporter/heads", "checks head_modules layers precedence processing sentence_modules yes_no"),

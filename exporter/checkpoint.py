@@ -1,7 +1,7 @@
 """A published checkpoint, read without running or trusting anything in it.
 
-`read` opens headers and JSON, decides what the model is, and keeps every guess with its reason.
-No tensor is loaded here.
+`read` opens headers and JSON, decides what the model is, and keeps every guess with its reason. It loads no
+tensor.
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.artifact import other_formats
 from ..runtime.artifact.manifest import Source
+from ..runtime.artifact.records import RecordError, from_plain
 from ..runtime.errors import CheckpointError
 from ..runtime.json_objects import merged
+from ..runtime.vllm.pooler_config import PoolerConfig
 from . import detection, unread
 from .base.guess import Guess
-from .base.json_file import json_file
-from .base.refusals import in_one_sentence, refuses, shortened
+from .base.refusals import in_one_sentence, refuses
 from .detection import Convert, Kind, Runner
 from .families.registry import Architecture
 from .families.registry import find as find_architecture
 from .files import adapter as adapters
-from .files import adapter_merge, plausible, sentence_files, source, tokenizer, weights
-from .files import pooler_config as poolers
+from .files import adapter_merge, config_json, sentence_files, source, tokenizer, weights
 from .files import recipe as recipes
 from .files.checkpoint_files import Files
 
 POOLINGS = ("pooling_type", "seq_pooling_type")
 ADAPTED_CLASSES = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
-"""task_type of an adapter -> suffix of the class that it was trained with."""
+"""task_type of an adapter -> suffix of the name of the class that it was trained with."""
 LABELS = ("num_labels", "id2label", "label2id")
 
 
@@ -39,17 +38,17 @@ class Checkpoint(Files):
     """The files, and what was decided about them."""
 
     inner: Path
-    """Where config.json, weights and tokenizer are: `folder`, or the subfolder that modules.json
-    names (`0_Transformer`)."""
+    """The folder of config.json, weights and tokenizer: `folder`, or the subfolder that modules.json names
+    (`0_Transformer`)."""
     revision: str | None
     overrides: Mapping[str, Any]
-    """What was asked for, as the manifest records it."""
+    """The user's options that change what is read, as the manifest records them."""
     architecture: str
     """In vLLM's spelling."""
     kind: Kind
     family: Architecture
     sentence: sentence_files.SentenceFiles | None
-    pooler: poolers.PoolerConfig
+    pooler: PoolerConfig
     recipe: recipes.Recipe | None
     guesses: tuple[Guess, ...]
     adapter: adapters.LoraAdapter | None = None
@@ -57,7 +56,7 @@ class Checkpoint(Files):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The guesses, for people."""
+        """The guesses as lines of text."""
         return tuple(str(guess) for guess in self.guesses)
 
     @property
@@ -71,22 +70,26 @@ class Checkpoint(Files):
 
     @property
     def beside(self) -> Path:
-        """Where the files of Sentence Transformers are."""
+        """The folder of Sentence Transformers' files."""
         return self.folder if self.adapter is None or self.adapter.sentence is None else self.adapter.folder
 
     def described(self, digest: Mapping[str, str], adapter: Mapping[str, str]) -> Source:
-        """The manifest's record of where the weights came from; `digest`: path inside the checkpoint ->
-        sha256, `adapter` likewise."""
+        """The manifest's record of the weights' origin.
+
+        `digest`: path inside the checkpoint -> sha256; `adapter`: path inside the adapter's folder -> sha256.
+        """
         return Source(
-            checkpoint=self.source, revision=self.revision, weights=dict(digest),
+            checkpoint=self.source,
+            revision=self.revision,
+            weights=dict(digest),
             overrides=dict(self.overrides),
             adapter=None if self.adapter is None else self.adapter.described(adapter),
-        )  # fmt: skip
+        )
 
 
 @refuses("its files make no model that poolrt can read")
 def read(
-    asked: str | Path,
+    location: str | Path,
     *,
     revision: str | None = None,
     hf_overrides: Mapping[str, Any] | None = None,
@@ -96,42 +99,42 @@ def read(
     recipe: recipes.Recipe | str | None = "auto",
     adapter: str | Path | None = None,
 ) -> Checkpoint:
-    """Opens a local folder or hub id. Raises CheckpointError, and UnknownArchitecture for a
-    backbone no file of ours reads.
+    """Opens the checkpoint in a local folder or under a hub id.
 
-    `recipe`: "auto" looks one up by name, None goes without. `adapter`: folder or hub id of
-    a LoRA adapter to merge.
+    `recipe`: "auto" looks one up by name, None uses none. `adapter`: folder or hub id of a LoRA adapter to
+    merge.
+
+    Raises CheckpointError, and UnknownArchitecture for a backbone that no family reads.
     """
     if runner == "generate":
         raise CheckpointError(
             "runner 'generate': poolrt serves pooling models only; leave --runner at auto or pooling"
         )
-    place = source.find(str(asked), revision)
-    found = _recipe(place.name, recipe)
-    asked_for = {"hf_overrides": dict(hf_overrides or {}), "pooler_config": dict(pooler_config or {})}
-    asked_for = {key: value for key, value in asked_for.items() if value}
+    overrides = dict(hf_overrides or {})
+    requested = {"hf_overrides": overrides, "pooler_config": dict(pooler_config or {})}
+    requested = {key: value for key, value in requested.items() if value}
     if convert not in ("auto", "none"):
-        asked_for["convert"] = convert
+        requested["convert"] = convert
+    place = source.find(str(location), revision)
+    if isinstance(recipe, str):
+        recipe = recipes.find(place.name)
     guesses: list[Guess] = []
-    if found is not None:
-        guesses.append(Guess("recipe", found.name, f"the name matches {found.match[0]}", "--no-recipe"))
+    if recipe is not None:
+        guesses.append(Guess("recipe", recipe.name, f"the name matches {recipe.match[0]}", "--no-recipe"))
+    conversion = convert
+    if convert == "auto" and recipe is not None and recipe.convert is not None:
+        conversion = recipe.convert
     inner = place.folder / sentence_files.transformer(place.folder)
-    if not (inner / "config.json").is_file():
-        # A chain without a transformer is refused by what it has in its place
+    if not (inner / config_json.FILE).is_file():
+        # A chain without a transformer is refused with the name of its first module.
         sentence_files.read(place.folder)
-    config = _config(inner)
+    config = config_json.read(inner)
     _refuse_part(place.folder)
     if "auto_map" in config:
-        guesses.append(
-            Guess(
-                "remote code",
-                "not run",
-                ("config.json has an auto_map; poolrt reads the weights with its own classes"),
-            )
-        )
-    config = _named(
-        inner, merged(merged(config, recipe_overrides(found, hf_overrides or {})), hf_overrides or {})
-    )
+        why = "config.json has an auto_map; poolrt reads the weights with its own classes"
+        guesses.append(Guess("remote code", "not run", why))
+    config = merged(merged(config, recipe_overrides(recipe, overrides)), overrides)
+    config = config_json.checked(inner, config)
     opened = weights.open_folder(inner)
     family = find_architecture(place.name, config, opened.shapes)
     with in_one_sentence(f"{place.name}: transformers does not understand config.json"):
@@ -139,46 +142,19 @@ def read(
             config = dict(family.translate(config))
         if family.adapt is not None:
             family = family.adapt(family, config)
-    said = {**(found.hf_overrides if found else {}), **(hf_overrides or {})}
-    meant = (
-        found.convert if convert == "auto" and found is not None and found.convert is not None else convert
-    )
-    unread.refuse_remote(place.name, config, family, overrides=said, convert=meant)
+    stated = {**(recipe.hf_overrides if recipe else {}), **overrides}
+    unread.refuse_remote(place.name, config, family, overrides=stated, convert=conversion)
     unread.check(place.name, config, family)
-    found_adapter = None if adapter is None else adapters.read(adapter)
-    if found_adapter is not None:
-        opened = adapter_merge.merged(
-            place.name,
-            opened,
-            found_adapter,
-            family.prefixes,
-            turned=config.get("model_type") in adapter_merge.TURNED,
-        )
-        config = _adapted_config(config, found_adapter, opened, family, hf_overrides or {}, convert=convert)
-        guesses.append(_adapter_guess(found_adapter))
-    sentence = None if found_adapter is None else found_adapter.sentence
-    if found_adapter is not None and sentence is not None:
-        guesses.append(
-            Guess("modules", f"those of {found_adapter.name}", "the adapter's folder has a modules.json")
-        )
-    else:
-        sentence = sentence_files.read(place.folder)
-    part = next(
-        (name for name in sentence_files.TRANSFORMER_FILES if sentence is None and (inner / name).is_file()),
-        None,
-    )
-    if part is not None:
-        why = (
-            f"{part} stands here without modules.json, which says how Sentence Transformers pools: is this "
-            "only the 0_Transformer part?"
-        )
-        guesses.append(Guess("modules", "none", why, "the folder above this one"))
-    pooler = _pooler(found, pooler_config)
-    if convert == "auto" and found is not None and found.convert is not None:
-        convert = found.convert
-    detected = detection.detect(place.folder, config, family, opened, sentence, convert)
+    lora = None if adapter is None else adapters.read(adapter)
+    if lora is not None:
+        turned = config.get("model_type") in adapter_merge.TURNED
+        opened = adapter_merge.merged(place.name, opened, lora, family.prefixes, turned=turned)
+        config = _adapted_config(config, lora, opened, family, overrides, convert=convert)
+        guesses.append(_adapter_guess(lora))
+    sentence = _sentence_files(place.folder, inner, lora, guesses)
+    pooler = _pooler(recipe, pooler_config)
+    detected = detection.detect(place.folder, config, family, opened, sentence, conversion)
     text = tokenizer.read(inner, lowercase=sentence is not None and sentence.lowercase, overrides=config)
-    guesses += text.guesses
     return Checkpoint(
         source=place.name,
         folder=place.folder,
@@ -189,95 +165,57 @@ def read(
         classifies=detected.kind == "classify",
         inner=inner,
         revision=place.revision,
-        overrides=asked_for,
+        overrides=requested,
         architecture=detected.architecture,
         kind=detected.kind,
         family=family,
         sentence=sentence,
         pooler=pooler,
-        recipe=found,
-        guesses=(*guesses, *detected.guesses),
-        adapter=found_adapter,
+        recipe=recipe,
+        guesses=(*guesses, *text.guesses, *detected.guesses),
+        adapter=lora,
     )
 
 
-def recipe_overrides(found: recipes.Recipe | None, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's changes to config.json. Its list of widths gives way to a user who
-    says which widths there are."""
-    known = dict(found.hf_overrides) if found else {}
-    if "is_matryoshka" in asked and "matryoshka_dimensions" not in asked:
-        known.pop("matryoshka_dimensions", None)
-    return known
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if path.is_file():
-        return _decoded(json_file(path, dict))
-    if (folder / adapters.SETTINGS).is_file():
-        trained = json_file(folder / adapters.SETTINGS, dict).get("base_model_name_or_path") or "CHECKPOINT"
-        raise CheckpointError(
-            f"{folder}: a LoRA adapter, not a checkpoint; give what it was trained on: poolrt export "
-            f"{trained} --lora {folder}"
-        )
-    present = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else []
-    found = other_formats.of_folder(folder) or f"it holds {', '.join(present) or 'nothing'}"
-    raise CheckpointError(f"{folder}: not a checkpoint: no config.json ({found})")
-
-
-def _named(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """config.json, overrides included, with the few keys that decide what is read in the shape they are read
-    in. Raises CheckpointError."""
-    path, names, labels = folder / "config.json", config.get("architectures"), config.get("id2label")
-    if not config.get("model_type") and not names:
-        raise CheckpointError(
-            f"{path}: neither model_type nor architectures; not a transformers checkpoint, "
-            'or one that needs --hf-overrides \'{"model_type": "..."}\''
-        )
-    if config.get("model_type") is not None and not isinstance(config["model_type"], str):
-        raise CheckpointError(
-            f"{path}: model_type is {shortened(config['model_type'])}, expected a name such as 'bert'"
-        )
-    plausible.check_counts(path, config)
-    names = [names] if isinstance(names, str) else names
-    if names is not None and (
-        not isinstance(names, list) or not all(isinstance(name, str) for name in names)
-    ):
-        raise CheckpointError(f"{path}: architectures is {shortened(names)}, expected a list of class names")
-    if isinstance(labels, list):  # in the order of the rows
-        labels = {str(index): label for index, label in enumerate(labels)}
-    if labels is not None and not (
-        isinstance(labels, dict) and all(str(index).isdecimal() for index in labels)
-    ):
-        raise CheckpointError(
-            f"{path}: id2label is {shortened(labels)}, expected row -> name, or a list of names"
-        )
-    changed = {"architectures": names, "id2label": labels}
-    return {**config, **{key: value for key, value in changed.items() if key in config}}
+def recipe_overrides(recipe: recipes.Recipe | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's changes of config.json. Its list of widths is left out where the user's `overrides` state
+    whether the model has several."""
+    changes = dict(recipe.hf_overrides) if recipe else {}
+    if "is_matryoshka" in overrides and "matryoshka_dimensions" not in overrides:
+        changes.pop("matryoshka_dimensions", None)
+    return changes
 
 
 def _refuse_part(folder: Path) -> None:
-    """The Transformer part of a Sentence Transformers model, whose pooling is written down beside it."""
+    """Raises CheckpointError for a Transformer module alone, whose pooling is stated in the folder above."""
     above = folder.resolve().parent
     if (folder / "modules.json").is_file() or not (above / "modules.json").is_file():
         return
     if above / sentence_files.transformer(above) == folder.resolve():
         raise CheckpointError(
-            f"{folder}: only the Transformer module of the Sentence Transformers model in the folder "
-            "above it, whose modules.json says "
-            f"how its tokens become vectors; give {above}"
+            f"{folder}: only the Transformer module of the Sentence Transformers model in the folder above "
+            f"it, whose modules.json says how its tokens become vectors; give {above}"
         )
 
 
-def _decoded(value: Any) -> Any:
-    """transformers writes infinity as `{"__float__": "Infinity"}`."""
-    if isinstance(value, dict):
-        return (
-            float(value["__float__"])
-            if set(value) == {"__float__"}
-            else {key: _decoded(inner) for key, inner in value.items()}
-        )
-    return [_decoded(inner) for inner in value] if isinstance(value, list) else value
+def _sentence_files(
+    folder: Path, inner: Path, adapter: adapters.LoraAdapter | None, guesses: list[Guess]
+) -> sentence_files.SentenceFiles | None:
+    """Sentence Transformers' files: the adapter's, else the checkpoint's."""
+    if adapter is not None and adapter.sentence is not None:
+        why = "the adapter's folder has a modules.json"
+        guesses.append(Guess("modules", f"those of {adapter.name}", why))
+        return adapter.sentence
+    sentence = sentence_files.read(folder)
+    if sentence is None:
+        part = next((name for name in sentence_files.TRANSFORMER_FILES if (inner / name).is_file()), None)
+        if part is not None:
+            why = (
+                f"{part} stands here without modules.json, which says how Sentence Transformers pools: is "
+                "this only the 0_Transformer part?"
+            )
+            guesses.append(Guess("modules", "none", why, "the folder above this one"))
+    return sentence
 
 
 def _adapted_config(
@@ -289,8 +227,8 @@ def _adapted_config(
     *,
     convert: str,
 ) -> dict[str, Any]:
-    """config.json for the adapted model: an adapter of a classifier says so in task_type,
-    and brings its own labels."""
+    """config.json for the adapted model. The adapter's task_type names a classifier's class, and labels are
+    dropped where the adapter has another number of them."""
     adapted = dict(config)
     suffix = ADAPTED_CLASSES.get(str(adapter.settings.get("task_type")))
     name = next((name for name in family.names if suffix and name.endswith(suffix)), None)
@@ -322,16 +260,25 @@ def _adapter_guess(adapter: adapters.LoraAdapter) -> Guess:
     )
 
 
-def _recipe(name: str, asked: recipes.Recipe | str | None) -> recipes.Recipe | None:
-    return recipes.find(name) if isinstance(asked, str) else asked
+def _pooler(recipe: recipes.Recipe | None, options: Mapping[str, object] | None) -> PoolerConfig:
+    """A recipe's --pooler-config with the user's `options` over it."""
+    defaults, options = dict(recipe.pooler_config) if recipe else {}, dict(options or {})
+    if options.get("pooling_type") or options.get("seq_pooling_type"):
+        # A user who names the pooling gets embed's default activation with it, not the recipe's (vLLM's
+        # documentation asks for the mean of ssmits/Qwen2-7B-Instruct-embed-base this way).
+        defaults = {name: value for name, value in defaults.items() if name not in POOLINGS}
+        if defaults.pop("use_activation", True) is False:
+            options.setdefault("use_activation", True)
+    return read_pooler({**defaults, **options})
 
 
-def _pooler(found: recipes.Recipe | None, asked: Mapping[str, object] | None) -> poolers.PoolerConfig:
-    known, given = dict(found.pooler_config) if found else {}, dict(asked or {})
-    if given.get("pooling_type") or given.get("seq_pooling_type"):
-        # Who names the pooling gets embed's default with it, not what a recipe makes of the author's files
-        # (vLLM's documentation asks for the mean of ssmits/Qwen2-7B-Instruct-embed-base this way).
-        known = {name: value for name, value in known.items() if name not in POOLINGS}
-        if known.pop("use_activation", True) is False:
-            given.setdefault("use_activation", True)
-    return poolers.read({**known, **given})
+def read_pooler(options: Mapping[str, object] | PoolerConfig | None) -> PoolerConfig:
+    """`--pooler-config` as a record. Raises CheckpointError."""
+    if isinstance(options, PoolerConfig):
+        return options
+    if options and "normalize" in options:
+        raise CheckpointError("pooler config: `normalize` was renamed; use `use_activation`")
+    try:
+        return from_plain(PoolerConfig, dict(options or {}))
+    except RecordError as error:
+        raise CheckpointError(f"pooler config: {error}") from None

@@ -9,7 +9,7 @@ from .weights import Change
 
 
 class Adapted(nn.Parameter):
-    """The parameter as it is stored; `change` makes of it, in float32, the one that counts."""
+    """A parameter as it is stored. `change` turns its float32 value into the adapted one."""
 
     def __new__(cls, stored: torch.Tensor, change: Change) -> Adapted:
         return super().__new__(cls, stored, requires_grad=False)
@@ -19,5 +19,5 @@ class Adapted(nn.Parameter):
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A parameter in float32, with what an adapter changes in it."""
+    """A parameter in float32, with its adapter's change applied."""
     return tensor.change(tensor.detach().float()) if isinstance(tensor, Adapted) else tensor.float()

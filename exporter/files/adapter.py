@@ -1,5 +1,7 @@
 """A LoRA adapter as PEFT saves it: its settings, and what each of its tensors is for.
-No tensor is loaded here."""
+
+No tensor is loaded in this file.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,17 @@ from ..base.json_file import json_file
 from . import sentence_files, source, weights
 
 SETTINGS = "adapter_config.json"
-# What does not change the merged weights, or is read below; any other setting that is not empty is refused.
+# Settings that do not change the merged weights, or are read below. Any other one is refused unless empty.
 KNOWN = frozenset({
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config",
-    "exclude_modules", "fan_in_fan_out",
-    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config",
-    "lora_alpha", "lora_bias",
-    "lora_dropout", "lora_ga_config", "megatron_core", "merge_weights", "modules_to_save", "peft_type",
-    "peft_version",
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
+    "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights",
+    "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout",
+    "lora_ga_config", "megatron_core", "merge_weights", "modules_to_save", "peft_type", "peft_version",
     "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type",
-    "trainable_token_indices",
-    "use_dora", "use_rslora", "ensure_weight_tying",
+    "trainable_token_indices", "use_dora", "use_rslora",
 })  # fmt: skip
-# Ways to start training that leave the checkpoint's weights alone; PiSSA and its kin take the
-# adapter's start out of them.
+# Initialisations that leave the checkpoint's weights unchanged. PiSSA and its kin subtract the adapter's
+# initial product from them.
 HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 COUNT = "a count above 0"
 NUMBERS = {"r": COUNT, "lora_alpha": "a number above 0"}
@@ -37,32 +36,36 @@ PART = re.compile(
     r"(?P<module>.+)\.lora_(?:(?P<table>embedding_)?(?P<side>[AB])|(?P<magnitude>magnitude_vector))(?:\.default)?(?:\.(?P<last>weight|bias))?"
 )
 TOKENS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
-# PEFT's own; `module.` is torch's parallel wrappers'.
+# The prefix of PEFT, behind that of torch's parallel wrappers (`module.`).
 OUTER = re.compile(r"^(?:module\.)?(?:base_model\.model\.)?")
-# What stands before the transformers model where a SentenceTransformer or CrossEncoder was adapted as a
-# whole, or its first module.
+# The prefix where the whole SentenceTransformer or CrossEncoder was adapted, or its first module.
 WRAPPED = re.compile(r"^(?:0\.)?(?:auto_)?model\.")
-# Where PEFT has wrapped a module, its own tensors stand one level deeper.
+# The level that PEFT adds to the names of a wrapped module's own tensors.
 DEEPER = re.compile(r"\.(?:base_layer|token_adapter|modules_to_save(?:\.default)?)(?=\.)")
-# The copy that a module saved as a whole was made from: in the file with bias="all", in no forward pass.
+# The untrained copy of a module that is saved as a whole. bias="all" stores it; no forward pass uses it.
 TWIN = re.compile(r"(?:^|\.)original_module\.")
 
 
 @dataclass(slots=True)
 class Factors:
-    """Names inside the adapter's file, for one adapted module."""
+    """Names of one adapted module's tensors inside the adapter's file."""
 
     table: bool = False
-    """Of an embedding, whose stored matrices are those of the turned weight."""
+    """Whether the module is an embedding, whose factors belong to the transposed weight."""
     first: str | None = None
+    """A [rank, in]"""
     second: str | None = None
+    """B [out, rank]"""
     bias: str | None = None
+    """The bias of B (lora_bias), [out]."""
     magnitude: str | None = None
-    """DoRA."""
+    """DoRA's lengths of rows, [out]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraAdapter:
+    """An opened adapter; its tensors are still in their file."""
+
     name: str
     """Hub id, or the folder's own name."""
     folder: Path
@@ -70,35 +73,38 @@ class LoraAdapter:
     settings: Mapping[str, Any]
     weights: weights.Weights
     factors: Mapping[str, Factors] = field(default_factory=dict)
-    """Module, as the adapted model names it -> what is added to it."""
+    """Module, as the adapted model names it -> the factors of the product that is added to it."""
     whole: Mapping[str, str] = field(default_factory=dict)
-    """Tensor, as the adapted model names it -> stored name: biases and modules_to_save, taken as they are."""
+    """Tensor, as the adapted model names it -> stored name, of biases and modules_to_save. They replace the
+    checkpoint's."""
     tokens: Mapping[str, str] = field(default_factory=dict)
-    """Table, as the adapted model names it -> stored name of the rows that take the
-    place of some of its own."""
-
+    """Embedding table, as the adapted model names it -> stored name of the rows that replace its own."""
     sentence: sentence_files.SentenceFiles | None = None
-    """Where Sentence Transformers saved the adapted model: its pooling and prompts, which the
-    checkpoint's own files do not know."""
+    """Pooling and prompts of the adapted model, where Sentence Transformers saved it. The checkpoint's own
+    files do not know them."""
 
     @property
     def files(self) -> tuple[Path, ...]:
+        """Every file that the export reads of the adapter."""
         folders = self.sentence.weight_folders if self.sentence else ()
         heads = [self.folder / folder / name for folder in folders for name in weights.SINGLES]
         return (self.folder / SETTINGS, *self.weights.files, *(path for path in heads if path.is_file()))
 
     def rank(self, module: str) -> int:
-        return int(self._of("rank_pattern", module, self.settings["r"]))
+        return int(self._setting("rank_pattern", module, self.settings["r"]))
 
     def scale(self, module: str) -> float:
-        alpha, rank = float(self._of("alpha_pattern", module, self.settings["lora_alpha"])), self.rank(module)
+        """The factor of B·A: alpha / rank, or alpha / √rank with use_rslora."""
+        alpha = float(self._setting("alpha_pattern", module, self.settings["lora_alpha"]))
+        rank = self.rank(module)
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
-    def _of(self, patterns: str, module: str, default: Any) -> Any:
+    def _setting(self, key: str, module: str, default: Any) -> Any:
         """PEFT's rule: the first pattern that matches the end of the module's name, from a dot on."""
-        found: Mapping[str, Any] = self.settings.get(patterns) or {}
+        by_pattern: Mapping[str, Any] = self.settings.get(key) or {}
         return next(
-            (value for pattern, value in found.items() if re.match(rf"(.*\.)?({pattern})$", module)), default
+            (value for pattern, value in by_pattern.items() if re.match(rf"(.*\.)?({pattern})$", module)),
+            default,
         )
 
     def saves(self, name: str) -> bool:
@@ -109,11 +115,11 @@ class LoraAdapter:
         return bool(saved & set(name.split("."))) or any(f".{module}." in f".{name}" for module in saved)
 
     def token_ids(self, module: str) -> tuple[int, ...]:
-        """The rows of a table that `tokens` has others for."""
-        asked = self.settings.get("trainable_token_indices")
-        if isinstance(asked, Mapping):
-            asked = next((ids for name, ids in asked.items() if f".{module}".endswith(f".{name}")), None)
-        return tuple(asked or ())
+        """The rows of a table that `tokens` replaces."""
+        indices = self.settings.get("trainable_token_indices")
+        if isinstance(indices, Mapping):
+            indices = next((ids for name, ids in indices.items() if f".{module}".endswith(f".{name}")), None)
+        return tuple(indices or ())
 
     def described(self, digests: Mapping[str, str]) -> Described:
         """The manifest's record; `digests`: file name -> sha256."""
@@ -121,13 +127,16 @@ class LoraAdapter:
         return Described(name=self.name, revision=self.revision, rank=largest, files=dict(digests))
 
 
-def read(asked: str | Path) -> LoraAdapter:
-    """Opens a local folder or hub id. Raises CheckpointError: not an adapter, or one that is not a
-    plain change of weights."""
-    place = source.find_adapter(str(asked))
+def read(location: str | Path) -> LoraAdapter:
+    """Opens the adapter in a local folder or under a hub id.
+
+    Raises CheckpointError where there is no adapter, or one that cannot be merged into weights.
+    """
+    place = source.find_adapter(str(location))
     if not (place.folder / SETTINGS).is_file():
         raise CheckpointError(
-            f"{asked}: not a LoRA adapter: no {SETTINGS}; give the folder that PEFT's save_pretrained wrote"
+            f"{location}: not a LoRA adapter: no {SETTINGS}; "
+            "give the folder that PEFT's save_pretrained wrote"
         )
     settings = json_file(place.folder / SETTINGS, dict)
     problems = _problems(settings)
@@ -154,24 +163,30 @@ def read(asked: str | Path) -> LoraAdapter:
         if (part := PART.fullmatch(name)) is None:
             whole[DEEPER.sub("", name)] = stored
             continue
-        known = factors.setdefault(part["module"], Factors())
+        adapted = factors.setdefault(part["module"], Factors())
         if part["magnitude"]:
-            known.magnitude = stored
+            adapted.magnitude = stored
         elif part["last"] == "bias":
-            known.bias = stored
+            adapted.bias = stored
         else:
-            known.table = known.table or bool(part["table"])
-            setattr(known, "first" if part["side"] == "A" else "second", stored)
+            adapted.table = adapted.table or bool(part["table"])
+            setattr(adapted, "first" if part["side"] == "A" else "second", stored)
     return LoraAdapter(
-        name=place.name, folder=place.folder, revision=place.revision, settings=settings, weights=opened,
-        factors=factors, whole=whole,
-        tokens=tokens, sentence=sentence_files.read(place.folder),
-    )  # fmt: skip
+        name=place.name,
+        folder=place.folder,
+        revision=place.revision,
+        settings=settings,
+        weights=opened,
+        factors=factors,
+        whole=whole,
+        tokens=tokens,
+        sentence=sentence_files.read(place.folder),
+    )
 
 
 def _is_number(value: Any, kind: str) -> bool:
-    known = isinstance(value, int if kind == COUNT else int | float) and not isinstance(value, bool)
-    return known and math.isfinite(value) and value > 0
+    is_number = isinstance(value, int if kind == COUNT else int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0
 
 
 def _is_pattern(text: str) -> bool:
@@ -183,6 +198,7 @@ def _is_pattern(text: str) -> bool:
 
 
 def _problems(settings: Mapping[str, Any]) -> list[str]:
+    """Why an adapter cannot be merged, by its settings; empty: it can."""
     kind = settings.get("peft_type", "LORA")
     if kind != "LORA":
         return [f"peft_type {kind}, expected LORA"]
@@ -191,12 +207,12 @@ def _problems(settings: Mapping[str, Any]) -> list[str]:
         for key, kind in NUMBERS.items()
         if not _is_number(settings.get(key), kind)
     ]
-    for patterns, kind in (("rank_pattern", NUMBERS["r"]), ("alpha_pattern", NUMBERS["lora_alpha"])):
-        found = settings.get(patterns) or {}
-        if not isinstance(found, dict) or not all(
-            _is_pattern(key) and _is_number(value, kind) for key, value in found.items()
+    for key, kind in (("rank_pattern", NUMBERS["r"]), ("alpha_pattern", NUMBERS["lora_alpha"])):
+        by_pattern = settings.get(key) or {}
+        if not isinstance(by_pattern, dict) or not all(
+            _is_pattern(pattern) and _is_number(value, kind) for pattern, value in by_pattern.items()
         ):
-            problems.append(f"{patterns} is {found!r}, expected {kind} by name or regular expression")
+            problems.append(f"{key} is {by_pattern!r}, expected {kind} by name or regular expression")
     tokens = settings.get("trainable_token_indices") or []
     lists = list(tokens.values()) if isinstance(tokens, dict) else [tokens]
     if not all(

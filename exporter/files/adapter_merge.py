@@ -1,8 +1,8 @@
-"""LoRA adapters merged into the weights they adapt: W + scale · B·A, exact in float32, so that nothing of
-an adapter is left to run.
+"""Merges LoRA adapters into the weights they adapt: W + scale · B·A in float32, so that the exported model
+runs no adapter.
 
-Everything that reads a checkpoint's tensors reads them through `Weights`; merged ones are `Weights` too,
-and nothing else differs.
+Everything that reads a checkpoint's tensors reads them through `Weights`. `Merged` weights are `Weights` too,
+so their readers need to know nothing about adapters.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 12
 TURNED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-"""model_type of the families whose layers are transformers' Conv1D, which stores [in, out]."""
+"""Values of model_type whose layers are transformers' Conv1D, which stores [in, out]."""
 
 
 def added(weight: torch.Tensor, first: torch.Tensor, second: torch.Tensor, scale: float) -> torch.Tensor:
-    """W [out, in] + scale · B [out, rank] · A [rank, in] in float32; `first` is A, `second` is B."""
+    """W [out, in] + scale · B·A in float32. `first` is A [rank, in], `second` is B [out, rank]."""
     return weight.float() + scale * (second.float() @ first.float())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
-    """W [out, in] -> W + scale · B·A; with a magnitude (DoRA) each row of that is brought to its length."""
+    """W [out, in] -> W + scale · B·A. With a magnitude (DoRA), each row of that is scaled to its length."""
 
     weights: Weights
     first: str
@@ -40,10 +40,10 @@ class Product:
     second: str
     """B [out, rank]"""
     magnitude: str | None
-    """[out]"""
+    """Lengths of rows, [out]; None: rows keep theirs."""
     scale: float
     turned: bool
-    """The weight is stored as [in, out]."""
+    """Whether the weight is stored as [in, out]."""
 
     def __call__(self, base: torch.Tensor) -> torch.Tensor:
         first, second = self.weights.read(self.first), self.weights.read(self.second)
@@ -55,7 +55,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shift:
-    """lora_bias: a bias of B, which the layer's own takes up."""
+    """lora_bias: adds the bias of B to the layer's own, [out]."""
 
     weights: Weights
     name: str
@@ -67,8 +67,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """trainable_token_indices: rows of a table [vocabulary, hidden] that were trained,
-    in the place of its own."""
+    """trainable_token_indices: replaces some rows of a table [vocabulary, hidden] by trained ones."""
 
     weights: Weights
     name: str
@@ -83,6 +82,8 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
+    """modules_to_save and biases: the adapter's tensor replaces the checkpoint's."""
+
     weights: Weights
     name: str
 
@@ -92,7 +93,7 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """All that happens to one tensor. Raises CheckpointError for numbers that are none."""
+    """All changes of one tensor, in order. Raises CheckpointError when the result is not finite."""
 
     name: str
     steps: tuple[Change, ...]
@@ -110,13 +111,17 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Merged(Weights):
-    """`places` and `shapes` already hold the adapter's whole tensors; `changes` are
-    applied to what is read."""
+    """A checkpoint's weights with an adapter in them.
+
+    `places` and `shapes` already hold the adapter's whole tensors.
+    """
 
     base: Weights | None = None
+    """The checkpoint's own."""
     brought: frozenset[str] = frozenset()
     """Names whose tensor is the adapter's own."""
     changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
+    """Name -> changes that are applied when the tensor is read."""
 
     def read(self, name: str) -> torch.Tensor:
         return self._changed(name, Weights.read(self, name))
@@ -129,13 +134,13 @@ class Merged(Weights):
 
     def unmerged(self) -> tuple[dict[str, torch.Tensor], dict[str, Change]]:
         assert self.base is not None
-        waiting: dict[str, Change] = {}
+        changes: dict[str, Change] = {}
         for name in self.base:
-            # Whole tensors too: they may be stored in another type than the checkpoint's.
-            whole = (Replacement(self, name),) if name in self.brought else ()
-            if chain := whole or self.changes.get(name):
-                waiting[name] = Chain(name, chain)
-        return self.base.state(), waiting
+            # A whole tensor may be stored in another type than the checkpoint's, so it is a change as well.
+            replacement = (Replacement(self, name),) if name in self.brought else ()
+            if steps := replacement or self.changes.get(name):
+                changes[name] = Chain(name, steps)
+        return self.base.state(), changes
 
     def _changed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if name not in self.changes and name not in self.brought:
@@ -146,10 +151,12 @@ class Merged(Weights):
 def merged(
     source: str, base: Weights, adapter: LoraAdapter, prefixes: Iterable[str], *, turned: bool = False
 ) -> Merged:
-    """The checkpoint's tensors with the adapter in them. Raises CheckpointError naming every tensor that has
-    no place or does not fit.
+    """The checkpoint's tensors with the adapter in them. `source` names the checkpoint in messages.
 
-    `turned`: the backbone's layers store [in, out]. PEFT too goes by the layer, whatever fan_in_fan_out says.
+    `turned`: the backbone's layers store [in, out]. PEFT too decides that by the layer's class, not by
+    fan_in_fan_out.
+
+    Raises CheckpointError that names the tensors without a place and those that do not fit.
     """
     prefixes = tuple(prefixes)
     shapes, places = dict(base.shapes), dict(base.places)
@@ -174,23 +181,26 @@ def merged(
     for module, factors in adapter.factors.items():
         bare = unwrapped(module)
         home = _home(base, f"{bare}.weight", prefixes)
-        found = (
+        misfits = (
             [f"{module}.weight has no place in the checkpoint"]
             if home is None
-            else _unfit(adapter, module, factors, shapes[home], turned)
+            else _misfits(adapter, module, factors, shapes[home], turned)
         )
         shifted = None if factors.bias is None else _home(base, f"{bare}.bias", prefixes)
         if factors.bias is not None and shifted is None:
-            found.append(f"{module} has no bias that lora_bias could be added to")
-        problems += found
-        if found or home is None or factors.first is None or factors.second is None:
+            misfits.append(f"{module} has no bias that lora_bias could be added to")
+        problems += misfits
+        if misfits or home is None or factors.first is None or factors.second is None:
             continue
         scale = adapter.scale(module)
         product = Product(
-            weights=adapter.weights, first=factors.first, second=factors.second, magnitude=factors.magnitude,
+            weights=adapter.weights,
+            first=factors.first,
+            second=factors.second,
+            magnitude=factors.magnitude,
             scale=scale,
             turned=_turned(module, factors, turned),
-        )  # fmt: skip
+        )
         changes[home] = (*changes.get(home, ()), product)
         if factors.bias is not None and shifted is not None:
             changes[shifted] = (Shift(weights=adapter.weights, name=factors.bias, scale=scale),)
@@ -204,8 +214,7 @@ def merged(
         ):
             problems.append(
                 f"{stored} has shape {list(adapter.weights.shapes[stored])}, expected {len(ids)} rows "
-                f"(trainable_token_indices) of {home}, "
-                f"which has {list(shapes[home])}"
+                f"(trainable_token_indices) of {home}, which has {list(shapes[home])}"
             )
         else:
             changes[home] = (*changes.get(home, ()), Rows(weights=adapter.weights, name=stored, ids=ids))
@@ -225,8 +234,8 @@ def merged(
 
 
 def _unwrapping(base: Weights, adapter: LoraAdapter, prefixes: tuple[str, ...]) -> Callable[[str], str]:
-    """Removes what a wrapper around the transformers model put before its names, unless they are the
-    checkpoint's own as they stand."""
+    """A function that removes a wrapper's prefix from the adapter's names. Where one of them is the
+    checkpoint's own name already, it removes nothing."""
     names = [*(f"{module}.weight" for module in (*adapter.factors, *adapter.tokens)), *adapter.whole]
     wrapped = [name for name in names if WRAPPED.match(name)]
     if len(wrapped) < len(names) or any(_home(base, name, prefixes) for name in names):
@@ -235,10 +244,12 @@ def _unwrapping(base: Weights, adapter: LoraAdapter, prefixes: tuple[str, ...]) 
 
 
 def _home(base: Weights, name: str, prefixes: tuple[str, ...]) -> str | None:
-    """A model with a head puts a prefix before the backbone's names; checkpoint and adapter
-    may differ in having it."""
+    """The checkpoint's name of an adapted tensor; None: it has no such tensor.
+
+    Either of the two may lack the prefix that a model with a head puts before the backbone's names.
+    """
     bare = next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
-    # The output bias of masked language models has two names in transformers, one of which is stored.
+    # The output bias of masked language models has two names in transformers; only one is stored.
     other = re.sub(r"\.decoder\.bias$", ".bias", name)
     return (
         base.find(name, prefixes)
@@ -248,19 +259,20 @@ def _home(base: Weights, name: str, prefixes: tuple[str, ...]) -> str | None:
 
 
 def _inside(base: Weights, name: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether a tensor is the backbone's: all are where none carries its prefix."""
+    """Whether a tensor is the backbone's. Where no name carries the prefix, all of them are."""
     return name.startswith(prefixes) or not any(other.startswith(prefixes) for other in base)
 
 
 def _turned(module: str, factors: Factors, turned: bool) -> bool:
-    """Whether a weight is stored as [in, out]: a table's, or one of a family whose layers are; a classifier
-    is a plain layer there too."""
+    """Whether a weight is stored as [in, out]. Embedding tables are, and the layers of families with `turned`
+    except their classifiers, which are plain layers."""
     return factors.table or (turned and module.rpartition(".")[2] not in ("score", "classifier", "lm_head"))
 
 
-def _unfit(
+def _misfits(
     adapter: LoraAdapter, module: str, factors: Factors, shape: tuple[int, ...], turned: bool
 ) -> list[str]:
+    """What of an adapted module does not fit a weight of this shape, one sentence each."""
     if factors.first is None or factors.second is None:
         return [f"{module} has only one of lora_A and lora_B"]
     rows, columns = (

@@ -1,9 +1,9 @@
-"""What transformers' AutoTokenizer makes of a checkpoint's files, without any of their code: the tokenizer
-that other libraries run.
+"""The tokenizer that transformers' AutoTokenizer makes of a checkpoint's files, and so the one that other
+libraries run. No code of the checkpoint is run.
 
-A tokenizer.json is one of up to six files that decide token ids. Tokens may stand in `added_tokens_decoder`
-alone, and a tokenizer class may rebuild the normaliser from tokenizer_config.json (BertTokenizer) or take the
-file's (PreTrainedTokenizerFast). Which file wins is the library's to say, so it is asked.
+A tokenizer.json is one of up to six files that decide token ids. Tokens may be in `added_tokens_decoder`
+alone. A tokenizer class may rebuild the normaliser from tokenizer_config.json (BertTokenizer) or take the
+file's (PreTrainedTokenizerFast). The library decides which file wins, so the export runs it.
 """
 
 from __future__ import annotations
@@ -23,31 +23,35 @@ from ...runtime.inputs.tokenizer_file import MOST_BYTES
 from ..base.json_file import json_file
 from ..base.quiet import silent_transformers
 
-# What decides the tokenizer's class; the rest of config.json is the model's, and may be written in a way that
-# transformers does not read.
+# Keys of config.json that decide the tokenizer's class. The others are the model's, and may be written in a
+# way that transformers cannot read.
 KEYS = ("model_type", "tokenizer_class", "model_name", "transformers_version")
 SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
-# What an added token may say; the tokenizers library prints a line to stdout for anything else.
+# Keys of an added token. The tokenizers library prints a line to stdout for any other.
 TOKEN_KEYS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
-# Parts of a tokenizer.json that change what a text becomes, in the order in which they do.
+# Parts of a tokenizer.json that decide token ids, in the order in which they run.
 PARTS = ("added_tokens", "normalizer", "pre_tokenizer", "model", "post_processor", "decoder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Auto:
+    """A folder's tokenizer as transformers reads it."""
+
     tokenizer: Any
     """transformers' object."""
     backend: Tokenizer | None
-    """None: a class in Python, without one."""
+    """None: the class is written in Python and has none."""
     instead_of: str | None = None
-    """Why AutoTokenizer itself could not read the folder, and the generic fast class did."""
+    """Why AutoTokenizer could not read the folder, where the generic fast class did."""
 
     @property
     def name(self) -> str:
+        """The tokenizer's class."""
         name = type(self.tokenizer).__name__
         return "PreTrainedTokenizerFast" if name == "TokenizersBackend" else name
 
     def ids(self, text: str) -> list[int]:
+        """The token ids of a text, special tokens included."""
         return list(self.tokenizer(text)["input_ids"])
 
 
@@ -56,7 +60,10 @@ class Unreadable(ValueError):
 
 
 def read(folder: Path, overrides: Mapping[str, Any]) -> Auto:
-    """Raises Unreadable. `overrides` fill in what config.json lacks (`model_type`)."""
+    """The tokenizer in `folder`. `overrides` fill in keys that config.json lacks (`model_type`).
+
+    Raises Unreadable.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     with _view(folder, overrides) as view, silent_transformers():
@@ -82,8 +89,8 @@ def read(folder: Path, overrides: Mapping[str, Any]) -> Auto:
 
 @contextmanager
 def _view(folder: Path, overrides: Mapping[str, Any]) -> Iterator[Path]:
-    """A folder of links to the files that make a tokenizer, and copies of the settings without what
-    transformers stumbles over."""
+    """A temporary folder with links to the tokenizer's files, and copies of the settings without what
+    transformers cannot read."""
     with tempfile.TemporaryDirectory(prefix="poolrt-tokenizer-") as place:
         view = Path(place)
         for path in folder.iterdir():
@@ -97,7 +104,7 @@ def _view(folder: Path, overrides: Mapping[str, Any]) -> Iterator[Path]:
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             if (folder / name).is_file():
                 settings = json_file(folder / name, dict)
-                # Names of other files, for versions of transformers long past
+                # Names of other files, for old versions of transformers
                 settings.pop("fast_tokenizer_files", None)
                 if name == "special_tokens_map.json":
                     settings = {key: _plain(value) for key, value in settings.items()}
@@ -121,7 +128,7 @@ def _plain(token: Any) -> Any:
 
 
 def differences(own: Tokenizer, auto: Tokenizer) -> list[str]:
-    """In what `auto` is another tokenizer than `own`: parts by name, added tokens by their text."""
+    """The parts in which `auto` differs from `own`, by name; added tokens by their text."""
     first, second = _described(own), _described(auto)
     different = [part for part in PARTS if first[part] != second[part]]
     if "added_tokens" in different:

@@ -1,5 +1,4 @@
-"""What lies on disk, as the families read it: settings, weights and tokenizer, before anything
-is decided about a head."""
+"""A checkpoint's settings, weights and tokenizer, as the families read them."""
 
 from __future__ import annotations
 
@@ -19,6 +18,8 @@ MOST_COUNT = 1 << 31
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
+    """What lies on disk, before anything is decided about a head."""
+
     source: str
     """Hub id, or the folder's own name."""
     folder: Path
@@ -27,20 +28,21 @@ class Files:
     weights: Weights
     """With the adapter merged in, where there is one."""
     prefixes: tuple[str, ...]
-    """What may stand before the backbone's tensor names (`bert.`)."""
+    """Prefixes that the backbone's tensor names may have (`bert.`)."""
     text: TokenizerFiles
     classifies: bool = False
-    """A classifier of whole texts follows the backbone."""
+    """Whether a classifier of whole texts follows the backbone."""
     large: bool = False
-    """Too large to be held: the weights stay in their files, mapped, in the type they are stored in
-    (exporter/graph/streaming.py)."""
+    """Whether the model is too large for memory. Its weights then stay in their files, mapped, in the type
+    they are stored in (exporter/graph/streaming.py)."""
 
     @property
     def parameters(self) -> int:
+        """Elements of all tensors in the weight files."""
         return sum(math.prod(shape) for shape in self.weights.shapes.values())
 
     def number(self, key: str) -> int:
-        """A count of config.json that the model cannot do without. Raises CheckpointError."""
+        """A count of config.json that the model needs. Raises CheckpointError for anything else."""
         value = self.config.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < MOST_COUNT:
             raise CheckpointError(

@@ -1,9 +1,9 @@
-"""Which modules of modules.json make an answer, in their order: the way from the hidden
-states to one named output.
+"""Which modules of modules.json compute an output, in their order: the way from the hidden states to one
+named feature.
 
-Every module reads one feature and writes one, so what leads to an output is a line; a module off
-that line changes nothing. A pooling parts the line in two: what is done to every token, and what is
-done to the pooled vector.
+Every module reads one feature and writes one, so the modules that lead to an output form a line. A module off
+that line changes nothing. A pooling divides the line: modules before it run on every token, modules behind it
+on the pooled vector.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ...runtime.errors import CheckpointError
 from .sentence_files import LOGITS, POOLED, SCORES, TOKENS, TRANSFORMERS, Module, SentenceFiles, task
 
-# What the library hands from module to module beside the features that modules are said to write.
+# Features that the library itself passes from module to module. No module may write them.
 OWN = (
     "input_ids",
     "attention_mask",
@@ -23,30 +23,36 @@ OWN = (
     "all_layer_embeddings",
 )
 POOLINGS = ("Pooling", "SpladePooling")
-# What the transformer's class returns for each task of the library.
+# Task of the library -> the output that the transformer's class returns for it.
 RETURNS = {
-    "feature-extraction": "last_hidden_state", "fill-mask": "logits", "sequence-classification": "logits",
+    "feature-extraction": "last_hidden_state",
+    "fill-mask": "logits",
+    "sequence-classification": "logits",
     "text-generation": "logits",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
+    """The modules that compute one output."""
+
     source: str
-    """What the transformer made: TOKENS, or what its own head makes of them."""
+    """The feature that the transformer writes: TOKENS, or an output of its own head."""
     task: str
-    """The library's name for what the transformer is loaded as."""
+    """The library's task, which decides the class that the transformer is loaded as."""
     tokens: tuple[Module, ...] = ()
-    """On every token."""
+    """Modules that run on every token."""
     pooling: Module | None = None
     pooled: tuple[Module, ...] = ()
+    """Modules that run on the pooled vector."""
 
 
 def route(sentence: SentenceFiles, output: str, *, all_layers: bool = False) -> Route | None:
-    """None: no module writes `output`. Raises CheckpointError where the library cannot run the
-    modules, or poolrt does not.
+    """The way to `output`; None: no module writes it.
 
     `all_layers`: config.json's output_hidden_states, without which a WeightedLayerPooling does nothing.
+
+    Raises CheckpointError for modules that the library cannot run, or poolrt does not.
     """
     chain = sentence.chain
     if (
@@ -58,8 +64,8 @@ def route(sentence: SentenceFiles, output: str, *, all_layers: bool = False) -> 
             f"modules.json: {' → '.join(sentence.modules)}; expected one transformer, in front of all "
             "other modules"
         )
-    first, known = chain[0], task(chain[0].kind, sentence.text)
-    _check_transformer(sentence, known)
+    first, loaded_as = chain[0], task(chain[0].kind, sentence.text)
+    _check_transformer(sentence, loaded_as)
     lines: dict[str, tuple[Module, ...]] = {first.writes: ()}
     masked = False
     for module in chain[1:]:
@@ -70,7 +76,7 @@ def route(sentence: SentenceFiles, output: str, *, all_layers: bool = False) -> 
             continue
         if module.reads not in lines:
             if module.kind == "Normalize":
-                continue  # as the library does
+                continue  # the library skips it too
             raise CheckpointError(
                 f"modules.json: {module} reads {module.reads!r}, which no module in front of it writes"
             )
@@ -84,7 +90,7 @@ def route(sentence: SentenceFiles, output: str, *, all_layers: bool = False) -> 
                 f"modules.json: {module} stands behind a MultiVectorMask that leaves tokens out; "
                 "expected it in front"
             )
-        if any(each.kind in POOLINGS for each in line) and (
+        if any(earlier.kind in POOLINGS for earlier in line) and (
             module.kind in POOLINGS or module.writes == TOKENS
         ):
             raise CheckpointError(
@@ -92,10 +98,10 @@ def route(sentence: SentenceFiles, output: str, *, all_layers: bool = False) -> 
                 "to an answer"
             )
         if module.kind == "WeightedLayerPooling" and line:
-            # It starts from the layers of the transformer, whatever was done to the last of them.
+            # It reads the transformer's layers, so modules that changed the last of them have no effect.
             line = ()
         if module.kind == "Pooling" and any(
-            each.kind == "WordWeights" and each not in line for each in chain[: chain.index(module)]
+            earlier.kind == "WordWeights" and earlier not in line for earlier in chain[: chain.index(module)]
         ):
             raise CheckpointError(
                 f"modules.json: {module} does not pool what WordWeights made; expected it to"
@@ -106,13 +112,15 @@ def route(sentence: SentenceFiles, output: str, *, all_layers: bool = False) -> 
     line = lines[output]
     at = next((place for place, module in enumerate(line) if module.kind in POOLINGS), None)
     if at is None:
-        return Route(source=first.writes, task=known, tokens=line)
-    return Route(source=first.writes, task=known, tokens=line[:at], pooling=line[at], pooled=line[at + 1 :])
+        return Route(source=first.writes, task=loaded_as, tokens=line)
+    return Route(
+        source=first.writes, task=loaded_as, tokens=line[:at], pooling=line[at], pooled=line[at + 1 :]
+    )
 
 
 def scores(sentence: SentenceFiles, *, all_layers: bool = False) -> Route | None:
-    """The way to the scores of a cross-encoder that is built of modules behind a bare
-    encoder; None: it is none."""
+    """The way to the scores of a cross-encoder that consists of modules behind a bare encoder; None: the
+    checkpoint is no such model."""
     if sentence.kind not in ("CrossEncoder", "") or "LogitScore" in sentence.modules:
         return None
     if not any(module.writes == SCORES and module.kind not in TRANSFORMERS for module in sentence.chain):
@@ -120,12 +128,12 @@ def scores(sentence: SentenceFiles, *, all_layers: bool = False) -> Route | None
     return route(sentence, SCORES, all_layers=all_layers)
 
 
-def _check_transformer(sentence: SentenceFiles, known: str) -> None:
-    """Raises CheckpointError: the transformer hands on something other than its
-    class's usual answer to a text."""
-    if known not in RETURNS:
+def _check_transformer(sentence: SentenceFiles, loaded_as: str) -> None:
+    """Raises CheckpointError for a transformer that writes something other than the usual output of its class
+    for a text."""
+    if loaded_as not in RETURNS:
         raise CheckpointError(
-            f"sentence_bert_config.json: transformer_task {known!r}; expected one of {', '.join(RETURNS)}"
+            f"sentence_bert_config.json: transformer_task {loaded_as!r}; expected one of {', '.join(RETURNS)}"
         )
     if sentence.chain[0].writes not in (TOKENS, SCORES, LOGITS, POOLED):
         raise CheckpointError(
@@ -135,10 +143,10 @@ def _check_transformer(sentence: SentenceFiles, known: str) -> None:
     if not modalities:
         return
     params = modalities.get("text") or modalities.get("message") or {}
-    found = (params.get("method"), params.get("method_output_name"))
-    if found != ("forward", RETURNS[known]) or sentence.chain[0].writes == POOLED:
+    method, output = params.get("method"), params.get("method_output_name")
+    if (method, output) != ("forward", RETURNS[loaded_as]) or sentence.chain[0].writes == POOLED:
         raise CheckpointError(
-            f"sentence_bert_config.json: texts go through {found[0]} and become its {found[1]} as "
+            f"sentence_bert_config.json: texts go through {method} and become its {output} as "
             f"{sentence.chain[0].writes!r}; "
-            f"poolrt knows forward and {RETURNS[known]} as {TOKENS!r}"
+            f"poolrt knows forward and {RETURNS[loaded_as]} as {TOKENS!r}"
         )

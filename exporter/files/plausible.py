@@ -1,5 +1,7 @@
-"""Whether config.json and the weights can belong together, before anything of the size that
-config.json asks for is built."""
+"""Checks that config.json and the weights can belong together.
+
+They run before anything of the size that config.json states is built.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +28,31 @@ LAYERS = (
     "num_decoder_layers",
 )
 WIDE = (
-    "hidden_size", "intermediate_size", "vocab_size", "type_vocab_size", "embedding_size", "d_model", "d_ff",
-    "n_embd", "n_inner",
-    "ffn_dim", "num_attention_heads", "num_key_value_heads", "n_head", "head_dim", "num_experts",
-    "num_local_experts", "num_labels",
-)  # fmt: skip
-# Elements that a model may have beyond its weights: constants such as masks. Four times the
-# weights: what layers share.
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+    "type_vocab_size",
+    "embedding_size",
+    "d_model",
+    "d_ff",
+    "n_embd",
+    "n_inner",
+    "ffn_dim",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "n_head",
+    "head_dim",
+    "num_experts",
+    "num_local_experts",
+    "num_labels",
+)
+# A model may have SPARE elements more than its weight files, for constants such as masks, and SHARED times as
+# many where layers share weights.
 SPARE, SHARED = 1 << 26, 4
 
 
 def check_counts(path: object, config: Mapping[str, Any]) -> None:
-    """Raises CheckpointError for a count in config.json that no model has."""
+    """Raises CheckpointError for a count in config.json that no model has. `path` names the file."""
     for keys, most in ((LAYERS, MOST_LAYERS), (WIDE, MOST_WIDE)):
         for key in keys:
             value = config.get(key)
@@ -46,8 +61,8 @@ def check_counts(path: object, config: Mapping[str, Any]) -> None:
 
 
 def check_types(files: Files, state: Mapping[str, torch.Tensor]) -> None:
-    """Raises CheckpointError for weights that are not plain floating-point numbers: their
-    scales would be left out."""
+    """Raises CheckpointError for weights that are not plain floating-point numbers. The scales of quantised
+    ones would be ignored."""
     import torch
 
     plain = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -60,14 +75,16 @@ def check_types(files: Files, state: Mapping[str, torch.Tensor]) -> None:
         name, dtype = strange[0]
         raise CheckpointError(
             f"{files.source}: {len(strange)} weights are quantised or no numbers ({name} is "
-            f"{str(dtype).removeprefix('torch.')}); "
-            "give the checkpoint in float32, float16 or bfloat16 that they were made from"
+            f"{str(dtype).removeprefix('torch.')}); give the checkpoint in float32, float16 or bfloat16 "
+            "that they were made from"
         )
 
 
 def check_size(files: Files, kind: Any, config: Any, arguments: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where the model that config.json describes is far larger than the
-    weights. Nothing is allocated."""
+    """Raises CheckpointError for a config.json that describes a far larger model than the weights.
+
+    `kind`: the model's class, called with `config` and `arguments` on the meta device. Nothing is allocated.
+    """
     import torch
 
     stored = files.parameters
@@ -77,19 +94,17 @@ def check_size(files: Files, kind: Any, config: Any, arguments: Mapping[str, Any
     except BaseException as error:
         if not is_failure(error):
             raise
-        return  # building it for real tells why
+        return  # the real construction raises it with its reason
     described = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
     if described > SHARED * stored + SPARE:
         raise CheckpointError(
-            f"{files.source}: config.json describes a model of {described} values, the weights "
-            f"hold {stored}; "
-            "one of the two is of another checkpoint"
+            f"{files.source}: config.json describes a model of {described} values, "
+            f"the weights hold {stored}; one of the two is of another checkpoint"
         )
 
 
 def check_finite(files: Files, module: torch.nn.Module) -> None:
-    """Raises CheckpointError for weights that are no numbers: a training run that
-    diverged, or a damaged file."""
+    """Raises CheckpointError for weights that are no numbers, from a diverged training or a damaged file."""
     strange = [name for name, parameter in module.named_parameters() if parameter.isnan().any()]
     if strange:
         shown = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")

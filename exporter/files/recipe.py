@@ -1,8 +1,7 @@
-"""What published models need said that their files do not say, as TOML data, and what
-their authors' numbers are.
+"""Recipes: TOML data about published models that their files do not say, and their authors' numbers.
 
-A recipe is chosen by hub id, or by a folder named like the repository. It never holds code; what the
-user asks for wins over it.
+A recipe is chosen by hub id, or by a folder named like the repository. It holds no code, and the user's
+options override it.
 """
 
 from __future__ import annotations
@@ -35,9 +34,11 @@ class PublishedScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
+    """One file of recipes/."""
+
     name: str
     match: tuple[str, ...]
-    """Hub ids, `*` allowed."""
+    """Hub ids; `*` stands for any characters."""
     summary: str
     task: Literal["embed", "rerank", "late-interaction", "classify", "token-classify", "reward", "sparse"]
     licence: str | None = None
@@ -48,11 +49,11 @@ class Recipe:
     convert: Literal["embed", "classify"] | None = None
     pooler_config: dict[str, object] = field(default_factory=dict)
     norm_before_cut: bool = False
-    """A weightless LayerNorm before vectors are cut to the dimensions that were asked for."""
+    """Whether a LayerNorm without weights runs before vectors are cut to the requested dimensions."""
     roles: dict[str, Role] = field(default_factory=dict)
-    """Replace what the files say of `query` and `document`."""
+    """Replace the files' roles `query` and `document`."""
     prompts: dict[str, str] = field(default_factory=dict)
-    """Added to the stored prompts."""
+    """Added to the files' prompts."""
     score_template: str | None = None
     """File in recipes/templates."""
     references: tuple[PublishedScores, ...] = ()
@@ -67,33 +68,34 @@ TASKS: dict[str, tuple[str, ...]] = {
     "token-classify": ("token_classify",),
     "reward": ("token_classify", "reward"),
 }
-"""What an artifact of each kind is usually asked for; the checkpoint has the last word."""
+"""Kind of recipe -> tasks that such an artifact usually has. The checkpoint's files decide them."""
 
 
 @functools.cache
 def all_recipes() -> tuple[Recipe, ...]:
-    """Every recipe of the house, by name. A broken file is our own mistake and raises."""
-    found = []
+    """Every recipe of this package, by name. A broken file is our own mistake and raises AssertionError."""
+    recipes: list[Recipe] = []
     for entry in resources.files("poolrt.recipes").iterdir():
         if entry.name.endswith(".toml"):
             try:
-                found.append(from_plain(Recipe, tomllib.loads(entry.read_text(encoding="utf-8"))))
+                recipes.append(from_plain(Recipe, tomllib.loads(entry.read_text(encoding="utf-8"))))
             except (RecordError, tomllib.TOMLDecodeError) as error:
                 raise AssertionError(f"recipes/{entry.name}: {error}") from error
-    return tuple(sorted(found, key=lambda recipe: recipe.name))
+    return tuple(sorted(recipes, key=lambda recipe: recipe.name))
 
 
 def find(source: str) -> Recipe | None:
     """The recipe for a hub id (`BAAI/bge-m3`) or a folder's name (`bge-m3`); case does not matter."""
-    asked = source.lower()
+    name = source.lower()
     for recipe in all_recipes():
         patterns = [pattern.lower() for pattern in recipe.match]
-        if "/" not in asked:
+        if "/" not in name:
             patterns = [pattern.rsplit("/", 1)[-1] for pattern in patterns]
-        if any(fnmatch.fnmatchcase(asked, pattern) for pattern in patterns):
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             return recipe
     return None
 
 
 def template(name: str) -> str:
+    """The text of a file in recipes/templates."""
     return (resources.files("poolrt.recipes") / "templates" / name).read_text(encoding="utf-8")

@@ -1,5 +1,4 @@
-"""Sentence Transformers' Router (router_config.json): which modules a query and a
-document of text go through."""
+"""Sentence Transformers' Router (router_config.json): the modules for queries, and those for documents."""
 
 from __future__ import annotations
 
@@ -19,21 +18,21 @@ TRANSFORMERS = ("Transformer", "MLMTransformer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Static:
-    """Queries are weights of their words from a table, without a model."""
+    """A table of weights by token, which makes the vectors of queries without a model."""
 
     folder: str
-    """Of the SparseStaticEmbedding module, inside the checkpoint."""
+    """Folder of the SparseStaticEmbedding module, inside the checkpoint."""
     default: Literal["query", "document"] | None
-    """The side of a text that comes without one; None: the library refuses such a text."""
+    """The side of a text whose task is not stated; None: the library refuses such a text."""
 
 
 def flattened(
     folder: Path, entries: Sequence[Mapping[str, Any]]
 ) -> tuple[Sequence[Mapping[str, Any]], Static | None]:
-    """The entries of modules.json with those of the documents' route in the place of a Router, and
-    what queries get instead.
+    """The entries of modules.json in which the documents' route replaces a Router, and the table for queries.
 
-    Raises CheckpointError for a Router whose two routes are not computed.
+    Returns None as the table where queries take the same route. Raises CheckpointError for a Router whose two
+    routes poolrt does not compute.
     """
     if not entries or _name(entries[0]) not in NAMES:
         return list(entries), None
@@ -52,10 +51,8 @@ def flattened(
         behind = f", both then through {' → '.join(map(_name, entries[1:]))}" if len(entries) > 1 else ""
         raise CheckpointError(
             f"{folder.name}: a Router sends queries through {' → '.join(words)} and documents through "
-            f"{' → '.join(names)}{behind}; "
-            f"poolrt computes one route for both, or queries of a {STATIC} beside documents of a "
-            "transformer and a SpladePooling; "
-            "save each route as a model of its own"
+            f"{' → '.join(names)}{behind}; poolrt computes one route for both, or queries of a {STATIC} "
+            "beside documents of a transformer and a SpladePooling; save each route as a model of its own"
         )
     default: object = parameters.get("default_route")
     if default is None and parameters.get("allow_empty_key", True):
@@ -65,9 +62,9 @@ def flattened(
 
 
 def _settings(home: Path) -> Mapping[str, Any]:
-    """Raises CheckpointError for files that the library could not have written."""
+    """A Router's settings. Raises CheckpointError for files that the library could not have written."""
     path = home / "router_config.json"
-    # Before version 5: config.json
+    # Versions before 5 write config.json.
     settings = json_file(path if path.is_file() else home / "config.json", dict)
     types, structure = settings.get("types"), settings.get("structure")
     if not isinstance(types, dict) or not isinstance(structure, dict) or not structure:
@@ -97,13 +94,12 @@ def _route(folder: Path, settings: Mapping[str, Any], side: str) -> str:
 
 
 def _key(text: str) -> tuple[Any, Any] | None:
-    """`('query', None)` as it is spelled in the file; None for what is no such pair, which
-    the library passes over."""
+    """The pair that the file spells as `('query', None)`; None for other texts, which the library skips."""
     try:
-        found = ast.literal_eval(text)
+        pair = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return None
-    return found if isinstance(found, tuple) and len(found) == 2 else None
+    return pair if isinstance(pair, tuple) and len(pair) == 2 else None
 
 
 def _joined(place: str, key: str) -> str:

@@ -1,5 +1,4 @@
-"""The files Sentence Transformers puts beside a checkpoint, of both generations
-(before version 6, and since)."""
+"""The files that Sentence Transformers, before version 6 and since, puts beside a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,46 +14,50 @@ from . import routers
 
 # Last part of `pooling_mode_...` (old) or the value of `pooling_mode` (new) -> ours.
 POOLS: dict[str, Pool] = {
-    "cls_token": "cls", "cls": "cls", "mean_tokens": "mean", "mean": "mean", "max_tokens": "max",
-    "max": "max",
+    "cls_token": "cls",                      "cls": "cls",
+    "mean_tokens": "mean",                   "mean": "mean",
+    "max_tokens": "max",                     "max": "max",
     "mean_sqrt_len_tokens": "mean_sqrt_len", "mean_sqrt_len": "mean_sqrt_len",
-    "weightedmean_tokens": "weightedmean", "weightedmean": "weightedmean", "lasttoken": "last",
+    "weightedmean_tokens": "weightedmean",   "weightedmean": "weightedmean",
+    "lasttoken": "last",
 }  # fmt: skip
 # Order in which the library concatenates several of them.
 ORDER: tuple[Pool, ...] = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "last")
-TRANSFORMER_FILES = (
-    "sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json", "sentence_xlm-roberta_config.json", "sentence_xlnet_config.json",
-)  # fmt: skip
+TRANSFORMER_FILES = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 TOKENS, POOLED, SCORES, LOGITS = "token_embeddings", "sentence_embedding", "scores", "causal_logits"
-"""Names under which modules hand on what they made."""
+"""Names of the features that modules read and write."""
 TRANSFORMERS = ("Transformer", "MLMTransformer")
 FILES = {"CNN": "cnn_config.json"}
-"""Of a module's settings, where it is not config.json."""
-# Modules that poolrt computes -> what each reads unless its settings say otherwise, and what it
-# writes (None: what it read).
+"""Module -> the file of its settings, where it is not config.json."""
+# Modules that poolrt computes -> the feature that each reads unless its settings name another, and the one
+# that it writes (None: the one it reads).
 MODULES: dict[str, tuple[str, str | None]] = {
-    "Transformer": ("", TOKENS), "MLMTransformer": ("", TOKENS), "Pooling": (TOKENS, POOLED),
-    "SpladePooling": (TOKENS, POOLED),
-    "Dense": (POOLED, None), "Normalize": (POOLED, None), "LayerNorm": (POOLED, POOLED),
-    "Dropout": (POOLED, POOLED),
-    "WordWeights": (TOKENS, TOKENS), "WeightedLayerPooling": (TOKENS, TOKENS), "CNN": (TOKENS, TOKENS),
+    "Transformer": ("", TOKENS),           "MLMTransformer": ("", TOKENS),
+    "Pooling": (TOKENS, POOLED),           "SpladePooling": (TOKENS, POOLED),
+    "Dense": (POOLED, None),               "Normalize": (POOLED, None),
+    "LayerNorm": (POOLED, POOLED),         "Dropout": (POOLED, POOLED),
+    "WordWeights": (TOKENS, TOKENS),       "WeightedLayerPooling": (TOKENS, TOKENS),
+    "CNN": (TOKENS, TOKENS),               "HierarchicalTokenPooling": (TOKENS, TOKENS),
     "SparseAutoEncoder": (POOLED, POOLED), "MultiVectorMask": ("", ""),
-    "HierarchicalTokenPooling": (TOKENS, TOKENS),
     "LogitScore": (LOGITS, SCORES),
 }  # fmt: skip
-# Modules of the library that poolrt does not compute, and why.
+# Modules of the library that poolrt does not compute -> the reason.
 REFUSED = {
     "LSTM": "it needs sentence_lengths, which only a WordEmbeddings module makes",
     "BoW": "it has words in the place of a transformer",
     "WordEmbeddings": "it has words in the place of a transformer",
-    "CLIPModel": "it reads pictures", "LambdaTokenPooling": "it runs Python code",
+    "CLIPModel": "it reads pictures",
+    "LambdaTokenPooling": "it runs Python code",
     "StaticEmbedding": "it has a table of words in the place of a transformer",
-    "SparseStaticEmbedding": ("without a transformer for documents beside it, it has "
-                               "nothing that poolrt exports"),
-    "Router": "it stands behind another module", "Asym": "it stands behind another module",
-}  # fmt: skip
+    "SparseStaticEmbedding": (
+        "without a transformer for documents beside it, it has nothing that poolrt exports"
+    ),
+    "Router": "it stands behind another module",
+    "Asym": "it stands behind another module",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +67,16 @@ class Module:
     kind: str
     """Last part of its type."""
     folder: str
-    """Inside the checkpoint; empty: the checkpoint itself."""
+    """Folder inside the checkpoint; empty: the checkpoint itself."""
     reads: str
+    """Name of a feature (TOKENS, POOLED, ...)."""
     writes: str
+    """Name of a feature."""
     settings: Mapping[str, Any]
-    """Its own file, config.json for most."""
+    """Content of its own file, config.json for most."""
 
     def number(self, key: str, default: int | None = None) -> int:
-        """A count of its settings. Raises CheckpointError."""
+        """A count in its settings. Raises CheckpointError for any other value."""
         value = self.settings.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise CheckpointError(f"{self}: {key} is {value!r}, expected a count")
@@ -91,8 +96,7 @@ class Splade:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """The LogitScore module of a cross-encoder that is a language model: tokens whose logits behind
-    the prompt are compared."""
+    """Ids of the tokens whose logits behind the prompt a LogitScore module compares."""
 
     true: int
     false: int | None
@@ -102,7 +106,7 @@ class Answers:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentenceFiles:
     generation: int
-    """2: before version 6; 6: since."""
+    """2 for versions before 6; 6 for later ones."""
     kind: str
     """`model_type` of config_sentence_transformers.json; `ColBERT` also for folders of PyLate's modules."""
     chain: tuple[Module, ...]
@@ -112,15 +116,14 @@ class SentenceFiles:
     prompts: dict[str, str]
     default_prompt: str | None
     settings: dict[str, Any]
-    """config_sentence_transformers.json as it stands."""
+    """config_sentence_transformers.json, unchanged."""
     answers: Answers | None
     text: dict[str, Any]
     """The Transformer module's own settings (sentence_bert_config.json)."""
     mask: dict[str, Any] | None
     """Settings of the MultiVectorMask module; None: there is none."""
     static: routers.Static | None = None
-    """What a Router makes of queries in the place of `chain`, which is the documents' route then;
-    None: both go the same way."""
+    """A Router's table for queries, beside which `chain` is the documents' route; None: both use `chain`."""
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -129,7 +132,7 @@ class SentenceFiles:
 
     @property
     def weight_folders(self) -> tuple[str, ...]:
-        """Of the modules behind the transformer."""
+        """Folders of the modules behind the transformer, inside the checkpoint."""
         static = () if self.static is None else (self.static.folder,)
         return (
             *(module.folder for module in self.chain if module.folder and module.kind not in TRANSFORMERS),
@@ -138,12 +141,15 @@ class SentenceFiles:
 
     @property
     def by_messages(self) -> bool:
-        """Whether the library puts texts through the chat template."""
+        """Whether the library applies the chat template to texts."""
         return "message" in (self.text.get("modality_config") or {})
 
 
 def read(folder: Path) -> SentenceFiles | None:
-    """None where there is no modules.json. Raises CheckpointError for a module that poolrt does not know."""
+    """The files in `folder`; None where it has no modules.json.
+
+    Raises CheckpointError for a module that poolrt does not know.
+    """
     if not (folder / "modules.json").is_file():
         return None
     entries = json_file(folder / "modules.json", list)
@@ -197,13 +203,13 @@ def read(folder: Path) -> SentenceFiles | None:
 
 
 def transformer(folder: Path) -> str:
-    """The subfolder of the Transformer module, "" where that is the folder itself. Raises CheckpointError."""
+    """The subfolder of the Transformer module; "" where that is `folder` itself. Raises CheckpointError."""
     if not (folder / "modules.json").is_file():
         return ""
     entries = [entry for entry in json_file(folder / "modules.json", list) if isinstance(entry, dict)]
     for entry in routers.flattened(folder, entries)[0]:
-        known = isinstance(entry, dict) and str(entry.get("type", "")).endswith("Transformer")
-        if known and isinstance(path := entry.get("path", ""), str):
+        is_transformer = isinstance(entry, dict) and str(entry.get("type", "")).endswith("Transformer")
+        if is_transformer and isinstance(path := entry.get("path", ""), str):
             inside = path and not Path(path).is_absolute() and ".." not in Path(path).parts
             return path if inside and (folder / path / "config.json").is_file() else ""
     return ""
@@ -214,18 +220,18 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 def pools(module: Module) -> tuple[Pool, ...]:
-    """What a Pooling module concatenates, in its order. Raises CheckpointError."""
-    asked = module.settings.get("pooling_mode")
-    if asked is not None:
-        names = [asked] if isinstance(asked, str) else list(asked)
+    """The poolings that a Pooling module concatenates, in order. Raises CheckpointError for unknown ones."""
+    mode = module.settings.get("pooling_mode")
+    if mode is not None:
+        names = [mode] if isinstance(mode, str) else list(mode)
     else:
         flags = {
             key.removeprefix("pooling_mode_"): value
             for key, value in module.settings.items()
             if key.startswith("pooling_mode_")
         }
-        found = [name for name, value in flags.items() if value is True]
-        names = sorted(found, key=lambda name: ORDER.index(POOLS[name]) if name in POOLS else len(ORDER))
+        enabled = [name for name, value in flags.items() if value is True]
+        names = sorted(enabled, key=lambda name: ORDER.index(POOLS[name]) if name in POOLS else len(ORDER))
         names = names or ["mean"]  # the library's default
     unknown = [name for name in names if name not in POOLS]
     if unknown:
@@ -236,11 +242,9 @@ def pools(module: Module) -> tuple[Pool, ...]:
 
 
 def splade(module: Module) -> Splade:
-    """Raises CheckpointError."""
-    strategy, activation = (
-        module.settings.get("pooling_strategy", "max"),
-        module.settings.get("activation_function", "relu"),
-    )
+    """The settings of a SpladePooling module. Raises CheckpointError for unknown ones."""
+    strategy = module.settings.get("pooling_strategy", "max")
+    activation = module.settings.get("activation_function", "relu")
     if strategy not in ("max", "sum") or activation not in ("relu", "log1p_relu"):
         raise CheckpointError(
             f"{module}: pooling {strategy!r} of {activation!r}; known are max and sum of relu and log1p_relu"
@@ -276,7 +280,7 @@ def _module(folder: Path, name: str, path: str, kind: str, text: Mapping[str, An
         json_file(folder / path / "config.json", dict)
     reads, writes = MODULES[name]
     if name in ("Dense", "Normalize", "LogitScore"):
-        # Projections of multi-vector models say no name in older folders, and are applied to every token.
+        # Older folders name no feature for the projections of multi-vector models, which run on every token.
         default = TOKENS if name == "Dense" and kind in ("ColBERT", "MultiVectorEncoder") else reads
         reads = str(settings.get("module_input_name") or default)
         writes = str(settings.get("module_output_name") or reads) if writes is None else writes
@@ -284,12 +288,12 @@ def _module(folder: Path, name: str, path: str, kind: str, text: Mapping[str, An
 
 
 def task(name: str, text: Mapping[str, Any]) -> str:
-    """What the library loads for a transformer module: `feature-extraction`, `fill-mask`,
-    `sequence-classification`, ..."""
+    """The library's task of a transformer module: `feature-extraction`, `fill-mask`, ..."""
     return str(
         text.get("transformer_task") or ("fill-mask" if name == "MLMTransformer" else "feature-extraction")
     )
 
 
 def _written(name: str, text: Mapping[str, Any]) -> str:
+    """The feature that a transformer module writes unless its settings name one."""
     return {"sequence-classification": SCORES, "text-generation": LOGITS}.get(task(name, text), TOKENS)

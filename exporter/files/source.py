@@ -10,7 +10,7 @@ from ...runtime.artifact import other_formats
 from ...runtime.errors import CheckpointError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# Everything a pooling model may need. Code is not on the list: none is ever run.
+# Everything a pooling model may need, except weights. Code is not listed, since none is run.
 SMALL = (
     "*.json",
     "*.txt",
@@ -24,13 +24,16 @@ SMALL = (
 SAFE_WEIGHTS = ("*.safetensors",)
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "0_*/pytorch_model*.bin")
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
-# With Sentence Transformers' files, where it saved the adapted model.
+# Settings of an adapter, and Sentence Transformers' files where it saved the adapted model.
 BESIDE_ADAPTERS = (
-    "adapter_config.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
+    "adapter_config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
     "[1-9]_*/config.json",
     "*_Dense/*",
-)  # fmt: skip
-# Other exports that repositories carry.
+)
+# Other formats of the weights that repositories carry.
 LEFT_OUT = (
     "onnx/*",
     "openvino/*",
@@ -47,6 +50,8 @@ LEFT_OUT = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
+    """A checkpoint or adapter in a local folder."""
+
     name: str
     """Hub id, or the folder's own name."""
     folder: Path
@@ -54,12 +59,15 @@ class Source:
 
 
 def find(source: str, revision: str | None = None) -> Source:
-    """Raises CheckpointError: no such folder, not a repository, offline."""
+    """The checkpoint in a local folder, or the hub's, brought into the local cache.
+
+    Raises CheckpointError where neither exists or the hub is not reachable.
+    """
     return _find(source, revision, SMALL + SAFE_WEIGHTS, PICKLED_WEIGHTS, settings="config.json")
 
 
 def find_adapter(source: str) -> Source:
-    """The same for a LoRA adapter, whose repository may hold whole checkpoints of its training as well."""
+    """A LoRA adapter likewise, without the whole checkpoints of its training in its repository."""
     return _find(source, None, BESIDE_ADAPTERS + ADAPTERS[:1], ADAPTERS[1:], settings="adapter_config.json")
 
 
@@ -77,10 +85,8 @@ def _find(
             )
         return Source(_name(path), path, None)
     if path.exists():
-        found = other_formats.of_file(path) or (
-            f"a file; give the folder that holds {settings} and the weights"
-        )
-        raise CheckpointError(f"{source}: {found}")
+        kind = other_formats.of_file(path) or f"a file; give the folder that holds {settings} and the weights"
+        raise CheckpointError(f"{source}: {kind}")
     if not HUB_ID.fullmatch(source):
         raise CheckpointError(f"{source}: no such folder, and not a hub id such as BAAI/bge-m3")
     folder = _download(source, revision, safe, pickled)
@@ -88,8 +94,7 @@ def _find(
 
 
 def _name(folder: Path) -> str:
-    """The folder's name; inside the hub's cache that is a commit, and the
-    repository's id is two levels up."""
+    """The folder's name; inside the hub's cache, where folders are named by commit, the repository's id."""
     resolved = folder.resolve()
     repository = resolved.parent.parent.name
     if resolved.parent.name == "snapshots" and repository.startswith("models--"):
@@ -110,7 +115,7 @@ def _download(hub_id: str, revision: str | None, safe: tuple[str, ...], pickled:
 
     try:
         folder = fetch(safe)
-        # Pickles only where there is nothing else: half the hub carries both.
+        # Half of the hub's repositories carry both formats; pickles are fetched only where there is no other.
         if not any((*folder.glob("*.safetensors"), *folder.glob("0_*/*.safetensors"))):
             folder = fetch(safe + pickled)
     except errors.GatedRepoError:
@@ -125,8 +130,7 @@ def _download(hub_id: str, revision: str | None, safe: tuple[str, ...], pickled:
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError):
         raise CheckpointError(
-            f"{hub_id}: not in the local cache and the hub is not reachable (offline, or "
-            "HF_HUB_OFFLINE is set); "
-            "go online, or give the folder of a downloaded copy"
+            f"{hub_id}: not in the local cache and the hub is not reachable (offline, or HF_HUB_OFFLINE is "
+            "set); go online, or give the folder of a downloaded copy"
         ) from None
     return folder

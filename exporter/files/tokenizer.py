@@ -1,8 +1,7 @@
-"""A checkpoint's tokenizer as the runtime wants it: one tokenizer.json and the facts that are not in it."""
+"""A checkpoint's tokenizer as the runtime needs it: one tokenizer.json, and settings that are not in it."""
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,45 +13,42 @@ from ...runtime.inputs import tokenizer_file
 from ..base.guess import Guess
 from ..base.json_file import json_file
 from ..base.refusals import in_one_sentence
-from . import auto_tokenizer
+from . import auto_tokenizer, tokenizer_changes
 from .auto_tokenizer import Auto
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# What a fast tokenizer can be built from when tokenizer.json is absent.
+# Files that a fast tokenizer can be built from when tokenizer.json is absent.
 SLOW = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model")
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 NO_LIMIT = 10**9  # model_max_length of a tokenizer without one is 1e30
-# Classes whose own code obeyed `add_eos_token` until transformers 5, which takes the post-processor of
-# tokenizer.json instead.
-OBEYED = ("LlamaTokenizer", "GemmaTokenizer", "CodeLlamaTokenizer", "CohereTokenizer")
 MOST_SPELT = 400
-"""Special and added tokens that are written into the texts which two tokenizers are compared on."""
+"""How many added tokens the texts contain on which two tokenizers are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFiles:
     json: bytes
-    """tokenizer.json: byte for byte the checkpoint's where transformers reads the
-    folder as that file says."""
+    """The artifact's tokenizer.json. It is the checkpoint's, byte for byte, where transformers agrees with
+    that file."""
     converted: str | None
-    """The file it was converted from; None: the checkpoint has a tokenizer.json."""
+    """The file that `json` was converted from; None: the checkpoint has a tokenizer.json."""
     config: dict[str, Any]
     """tokenizer_config.json; empty when there is none."""
     special: dict[str, str]
-    """`cls_token` -> `[CLS]` and so on."""
+    """Role -> token: `cls_token` -> `[CLS]` and so on."""
     ids: dict[str, int]
-    """The same names -> ids."""
+    """Role -> id."""
     max_tokens: int | None
     chat_template: str | None
     ended: str | None
-    """The token that tokenizer_config.json asks for behind every text and tokenizer.json
-    forgot; it is put there."""
+    """The end token that was added to every text, because tokenizer_config.json asks for it and
+    tokenizer.json lacks it."""
     splits_special: bool
-    """Special tokens spelt out in a text are ordinary text."""
+    """Whether special tokens that are spelt out in a text are ordinary text."""
     cut_left: bool
-    """A text that is too long loses its beginning."""
+    """Whether a text that is too long loses its beginning."""
     guesses: tuple[Guess, ...]
     tokenizer: Tokenizer
 
@@ -69,9 +65,12 @@ class TokenizerFiles:
 def read(
     folder: Path, *, lowercase: bool = False, overrides: Mapping[str, Any] | None = None
 ) -> TokenizerFiles:
-    """`lowercase`: do_lower_case of Sentence Transformers, which puts a step in front of the normaliser, so
-    that special tokens keep their case. `overrides`: keys of config.json that the file may lack. Raises
-    CheckpointError: no tokenizer, or one that is damaged.
+    """The tokenizer in `folder`.
+
+    `lowercase`: do_lower_case of Sentence Transformers, a step in front of the normaliser, so that special
+    tokens keep their case. `overrides`: keys of config.json that the file may lack.
+
+    Raises CheckpointError where there is no tokenizer, or a damaged one.
     """
     config = (
         json_file(folder / "tokenizer_config.json", dict)
@@ -101,26 +100,26 @@ def _read(
         raise CheckpointError(f"{folder}: transformers cannot read this tokenizer: {error}") from None
     raw, tokenizer = _chosen(folder, own, raw, origin, auto, guesses)
     if lowercase:
-        raw = _lowered(tokenizer, raw)
+        raw = tokenizer_changes.lowered(tokenizer, raw)
         guesses.append(
             Guess(
                 "lower-cased", "every text, but not special tokens", "do_lower_case of Sentence Transformers"
             )
         )
     if "token_type_ids" not in auto.tokenizer("a", "a") and any(tokenizer.encode("a", "a").type_ids):
-        raw, tokenizer = _untyped(folder, tokenizer)
-        guesses.append(
-            Guess(
-                "token types",
-                "none",
-                (f"{auto.name} makes none, so both sides of a pair have the model's first"),
-            )
-        )
+        raw = tokenizer_changes.untyped(tokenizer)
+        splits_special = tokenizer.encode_special_tokens
+        tokenizer = _opened(folder / "tokenizer.json", raw)
+        tokenizer.encode_special_tokens = splits_special
+        why = f"{auto.name} makes none, so both sides of a pair have the model's first"
+        guesses.append(Guess("token types", "none", why))
     special = {role: str(token) for role in ROLES if (token := getattr(auto.tokenizer, role, None))}
     ids = {
-        role: found for role, token in special.items() if (found := tokenizer.token_to_id(token)) is not None
+        role: number
+        for role, token in special.items()
+        if (number := tokenizer.token_to_id(token)) is not None
     }
-    ended = _end(tokenizer, config, special, ids)
+    ended = tokenizer_changes.end_token(tokenizer, config, special, ids)
     if ended is not None:
         raw = tokenizer.to_str().encode()
         why = (
@@ -167,11 +166,14 @@ def _chosen(
     auto: Auto,
     guesses: list[Guess],
 ) -> tuple[bytes, Tokenizer]:
-    """What the artifact gets: the checkpoint's own file where transformers reads the folder so, else
-    what transformers reads."""
+    """The artifact's tokenizer.json, and the tokenizer that it describes.
+
+    It is the checkpoint's own file where transformers' tokenizer agrees with it, else that tokenizer's. `own`
+    and `raw` are the checkpoint's, None where it has no tokenizer.json.
+    """
     if auto.instead_of is not None:
         guesses.append(
-            Guess("tokenizer", f"read as {auto.name}", (f"AutoTokenizer cannot read it: {auto.instead_of}"))
+            Guess("tokenizer", f"read as {auto.name}", f"AutoTokenizer cannot read it: {auto.instead_of}")
         )
     if auto.backend is None:
         if own is None or raw is None:
@@ -181,8 +183,7 @@ def _chosen(
         if any(own.encode(text).ids != auto.ids(text) for text in texts(own)):
             raise CheckpointError(
                 f"{folder}: transformers reads this tokenizer with {auto.name}, Python code that makes "
-                "other ids than tokenizer.json; "
-                "save the checkpoint with a fast tokenizer class"
+                "other ids than tokenizer.json; save the checkpoint with a fast tokenizer class"
             )
         return raw, own
     auto.backend.no_truncation()
@@ -207,120 +208,40 @@ def _chosen(
 
 
 def texts(tokenizer: Tokenizer) -> list[str]:
-    """Texts on which two tokenizers that differ are likely to show it: every special and added token,
-    accents, case, scripts, spaces."""
+    """Texts on which two different tokenizers probably differ: special and added tokens, accents, case,
+    scripts, spaces."""
     added = [token.content for token in tokenizer.get_added_tokens_decoder().values()][:MOST_SPELT]
     spelt = [f"a{token}b {token} c{token.lower()} {token.upper()}" for token in added]
     plain = (
-        "", " ", "a", "The Red PLANET", "Ünïcödé naïve façade STRASSE Straße İstanbul ﬁne ①２０２４",
+        "",
+        " ",
+        "a",
+        "The Red PLANET",
+        "Ünïcödé naïve façade STRASSE Straße İstanbul ﬁne ①２０２４",
         "火星は赤い惑星です 中文 한국어",
-        "ไทย עברית العربية", "  two  spaces\tand\r\n\nlines \u00a0\u3000 ",
+        "ไทย עברית العربية",
+        "  two  spaces\tand\r\n\nlines \u00a0\u3000 ",
         "🙂 👩\u200d👩\u200d👧 🇫🇷 e\u0301",
-        "don't I'LL 3.14 1,000 x_y a-b", string.punctuation, "ab" * 80, "x\u200by\ufeffz\x00\x07",
-    )  # fmt: skip
-    return [*plain, *("".join(spelt[start : start + 50]) for start in range(0, len(spelt), 50))]
-
-
-def _untyped(folder: Path, tokenizer: Tokenizer) -> tuple[bytes, Tokenizer]:
-    """With the type 0 for every token of a pair."""
-
-    def plain(step: dict[str, Any] | None) -> dict[str, Any] | None:
-        match step:
-            case {"type": "Sequence", "processors": [*inner]}:
-                return {**step, "processors": [plain(each) for each in inner]}
-            case {"type": "TemplateProcessing"}:
-                pieces = ("single", "pair")
-                return step | {
-                    name: [
-                        {kind: {**piece, "type_id": 0} for kind, piece in each.items()} for each in step[name]
-                    ]
-                    for name in pieces
-                }
-            case {
-                "type": "BertProcessing",
-                "cls": [str(first), int(first_id)],
-                "sep": [str(last), int(last_id)],
-            }:
-                single, pair = f"{first} $A {last}", f"{first} $A {last} $B:0 {last}:0"
-                tokens = [(first, first_id), (last, last_id)]
-                return written(processors.TemplateProcessing(single=single, pair=pair, special_tokens=tokens))
-            case None:
-                return written(processors.TemplateProcessing(single="$A", pair="$A $B:0", special_tokens=[]))
-            case _:
-                return step
-
-    def written(step: Any) -> dict[str, Any]:
-        return json.loads(step.__getstate__())
-
-    from tokenizers import processors
-
-    described = json.loads(tokenizer.to_str())
-    described["post_processor"] = plain(described["post_processor"])
-    raw = json.dumps(described, ensure_ascii=False).encode()
-    made = _opened(folder / "tokenizer.json", raw)
-    made.encode_special_tokens = tokenizer.encode_special_tokens
-    return raw, made
-
-
-def _lowered(tokenizer: Tokenizer, raw: bytes) -> bytes:
-    """As Sentence Transformers does it: in front of the other steps, unless one of
-    them lower-cases already."""
-    from tokenizers import normalizers
-
-    found = tokenizer.normalizer
-    sequence: Any = found if isinstance(found, normalizers.Sequence) else [found] if found is not None else []
-    steps = list(sequence)
-    if any(isinstance(step, normalizers.Lowercase) for step in steps):
-        return raw
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])  # pyright: ignore[reportAttributeAccessIssue]
-    return tokenizer.to_str().encode()
-
-
-def _end(
-    tokenizer: Tokenizer, config: dict[str, Any], special: dict[str, str], ids: dict[str, int]
-) -> str | None:
-    """Makes `add_eos_token` true for the classes that obeyed it: models that pool the last token were trained
-    so. transformers 5 believes a tokenizer.json whose post-processor forgot it, and every vector of such a
-    model is then another one."""
-    from tokenizers import processors
-
-    end, begin = ids.get("eos_token"), ids.get("bos_token")
-    if not config.get("add_eos_token") or end is None or not _obeyed(config):
-        return None
-    found = tokenizer.encode("a").ids
-    if found[-1:] == [end]:
-        return None
-    opens = f"{special['bos_token']} " if begin is not None and found[:1] == [begin] else ""
-    text, pair = f"{opens}$A {special['eos_token']}", f"{opens}$B:1 {special['eos_token']}:1"
-    used = [
-        (special[role], ids[role]) for role in ("bos_token", "eos_token") if special.get(role) and role in ids
-    ]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=text, pair=f"{text} {pair}", special_tokens=list(dict.fromkeys(used))
+        "don't I'LL 3.14 1,000 x_y a-b",
+        string.punctuation,
+        "ab" * 80,
+        "x\u200by\ufeffz\x00\x07",
     )
-    return special["eos_token"]
-
-
-def _obeyed(config: Mapping[str, Any]) -> bool:
-    """Whether the tokenizer's own class put the end token: one of transformers 4, or one
-    that the checkpoint carries."""
-    remote = config.get("auto_map")
-    carried = "AutoTokenizer" in remote if isinstance(remote, dict) else bool(remote)
-    return carried or str(config.get("tokenizer_class")).removesuffix("Fast") in OBEYED
+    return [*plain, *("".join(spelt[start : start + 50]) for start in range(0, len(spelt), 50))]
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
-    found = config.get("chat_template")
-    if isinstance(found, list):  # several by name
-        found = next(
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several by name
+        template = next(
             (
                 entry.get("template")
-                for entry in found
+                for entry in template
                 if isinstance(entry, dict) and entry.get("name") == "default"
             ),
             None,
         )
-    return found if isinstance(found, str) else None
+    return template if isinstance(template, str) else None

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint by name. Opening reads headers only; nothing here runs code that a file carries."""
+"""Tensors of a checkpoint by name. Opening reads headers only, and no code that a file carries is run."""
 
 from __future__ import annotations
 
@@ -17,30 +17,25 @@ if TYPE_CHECKING:
     import torch
 
 Change: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
-"""A stored tensor in float32 -> the one that counts."""
+"""A stored tensor in float32 -> the tensor with its adapter's change."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 MOST_HEADER_BYTES = 100_000_000  # of safetensors, as in its own library
 GIT_LFS = b"version https://git-lfs"
 # Bytes per element of safetensors' dtypes, to say which tensor of a damaged file is wrong.
-WIDTHS = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "BF16": 2,
-} | {name: 4 if name.endswith("32") else 8 for name in ("F32", "I32", "U32", "F64", "I64", "U64")}
+WIDTHS = (
+    dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1)
+    | dict.fromkeys(("I16", "U16", "F16", "BF16"), 2)
+    | dict.fromkeys(("F32", "I32", "U32"), 4)
+    | dict.fromkeys(("F64", "I64", "U64"), 8)
+)
 LEGACY = {"gamma": "weight", "beta": "bias"}  # LayerNorm's parameters in files of BERT's first years
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """`shapes` and `places` are keyed by today's names: `LayerNorm.gamma` in a file is
-    `LayerNorm.weight` here."""
+    """Tensors that are still in their files, by today's names: `LayerNorm.gamma` in a file is
+    `LayerNorm.weight` in `shapes` and `places`."""
 
     files: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
@@ -55,7 +50,7 @@ class Weights:
         return iter(self.shapes)
 
     def find(self, name: str, prefixes: Iterable[str] = ()) -> str | None:
-        """The stored name of `name`, with or without one of `prefixes` in front."""
+        """`name`, or `name` behind one of `prefixes`, whichever is stored; None: neither is."""
         return next(
             (
                 candidate
@@ -66,6 +61,7 @@ class Weights:
         )
 
     def read(self, name: str) -> torch.Tensor:
+        """One tensor, in the type it is stored in."""
         path, stored = self.places[name]
         if path in self._pickled:
             return self._pickled[path][stored]
@@ -75,7 +71,7 @@ class Weights:
             return file.get_tensor(stored)
 
     def rows(self, name: str, wanted: Sequence[int]) -> torch.Tensor:
-        """Some rows of a matrix [rows, columns], in the order asked for, without reading the others."""
+        """Some rows of a matrix [rows, columns], in the order of `wanted`, without reading the others."""
         import torch
 
         path, stored = self.places[name]
@@ -102,36 +98,38 @@ class Weights:
         return tensors
 
     def unmerged(self) -> tuple[dict[str, torch.Tensor], dict[str, Change]]:
-        """`state()` as it is stored, and the changes that an adapter (adapter_merge.py) still makes to it."""
+        """`state()` as it is stored, and an adapter's changes of some of its tensors (adapter_merge.py)."""
         return self.state(), {}
 
 
 def open_folder(folder: Path) -> Weights:
-    """The model weights of `folder`, safetensors before pickles. Raises CheckpointError: none,
-    truncated, shards missing."""
+    """The model weights of `folder`, safetensors before pickles.
+
+    Raises CheckpointError for a folder without weights, a damaged file or missing shards.
+    """
     for single, index in zip(SINGLES, INDEXES, strict=True):
-        # As transformers: a whole file wins over an index, which somebody may have left behind.
+        # A whole file wins over an index, as in transformers: the index may be left from an older version.
         if (folder / single).is_file():
             return open_files([folder / single])
         if (folder / index).is_file():
             return open_files(_shards(folder, index))
-    found = other_formats.of_folder(folder)
-    told = f"; {found}" if found else "; download the repository again"
-    raise CheckpointError(f"{folder}: no weights; expected one of {', '.join((*SINGLES, *INDEXES))}{told}")
+    hint = other_formats.of_folder(folder) or "download the repository again"
+    raise CheckpointError(f"{folder}: no weights; expected one of {', '.join((*SINGLES, *INDEXES))}; {hint}")
 
 
 def open_files(paths: Iterable[Path]) -> Weights:
+    """The tensors of all `paths`. Raises CheckpointError for a damaged file."""
     files = tuple(paths)
     shapes: dict[str, tuple[int, ...]] = {}
     places: dict[str, tuple[Path, str]] = {}
     pickled: dict[Path, Mapping[str, torch.Tensor]] = {}
     for path in files:
         if path.suffix == ".safetensors":
-            found = _header(path)
+            stored_shapes = _header(path)
         else:
             pickled[path] = _unpickled(path)
-            found = {name: tuple(tensor.shape) for name, tensor in pickled[path].items()}
-        for stored, shape in found.items():
+            stored_shapes = {name: tuple(tensor.shape) for name, tensor in pickled[path].items()}
+        for stored, shape in stored_shapes.items():
             stem, _, last = stored.rpartition(".")
             name = f"{stem}.{LEGACY[last]}" if last in LEGACY and "norm" in stem.lower() else stored
             shapes[name], places[name] = shape, (path, stored)
@@ -161,8 +159,10 @@ def _shards(folder: Path, index: str) -> list[Path]:
 
 
 def _header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file. Its library checks that the header is well formed and
-    covers the file exactly."""
+    """Names and shapes in a safetensors file.
+
+    The library checks that the header is well formed and covers the file exactly.
+    """
     from safetensors import SafetensorError, safe_open
 
     if _is_pointer(path):
@@ -177,8 +177,8 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _damage(path: Path, error: Exception) -> str:
-    """What is wrong with a file that safetensors refuses. Sizes say most: the usual case is
-    a download that was cut."""
+    """What is wrong with a file that safetensors refuses. The usual case is an interrupted download, which
+    sizes show."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -222,12 +222,12 @@ def _unpickled(path: Path) -> Mapping[str, torch.Tensor]:
             f"{path}: a git-lfs pointer, not the weights; run `git lfs pull` in the repository"
         )
     try:
-        # weights_only: the unpickler builds tensors and plain containers, nothing else.
+        # With weights_only the unpickler builds tensors and plain containers, nothing else.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # torch raises several unrelated types; each means that the file is not usable
-        told = str(error).splitlines()[0] if str(error) else reason(error)
+        why = str(error).splitlines()[0] if str(error) else reason(error)
         raise CheckpointError(
-            f"{path}: damaged, or holds more than tensors, which poolrt does not load: {told}"
+            f"{path}: damaged, or holds more than tensors, which poolrt does not load: {why}"
         ) from None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]

@@ -126,7 +126,7 @@ import os, shutil, signal, sys
 sys.path.insert(0, {root!r})
 import conftest
 from pathlib import Path
-from poolrt.exporter import artifact
+from poolrt.exporter.base import artifact
 from tests.exporter.test_artifact_writer import written_again
 
 def dying(function, after=False):

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from poolrt.exporter.checkpoint import read_pooler as read
 from poolrt.exporter.files.module_chain import Route
-from poolrt.exporter.files.pooler_config import PoolerConfig, read
 from poolrt.exporter.files.sentence_files import Module
 from poolrt.exporter.heads import precedence, text_plan
 from poolrt.runtime.errors import CheckpointError
+from poolrt.runtime.vllm.pooler_config import PoolerConfig
 
 TORCH = "torch.nn.modules.activation"
 

@@ -81,9 +81,11 @@ SERVE = {
 EXPORTER = {
     "test_artifact_writer": ("base/artifact",),
     "test_cli": ("base/quiet",),
+    "test_tokenizer test_decoders": ("files/tokenizer_changes",),
+    "test_checkpoint test_odd_checkpoints": ("files/config_json",),
     "test_checkpoint": ("checkpoint", "detection", "files/checkpoint_files", "base/guess", "heads/planning",
     "heads/layers", "files/source"),
-    "test_choices": ("heads/precedence", "files/pooler_config", "heads/text_plan"),
+    "test_choices": ("heads/precedence", "heads/text_plan"),
     "test_layers": ("heads/colbert", "heads/yes_no"),
     "test_decoder_rerankers": ("heads/yes_no", "heads/embedding"),
     "test_encoders_native": ("families/_transformers",),
