@@ -1,4 +1,4 @@
-"""What kind of model a checkpoint is, from its files alone. The first rule that fits wins."""
+"""Decides what kind of model a checkpoint is, from its files alone. The first rule that fits wins."""
 
 from __future__ import annotations
 
@@ -21,18 +21,24 @@ Kind = Literal[
 Runner = Literal["auto", "pooling", "generate"]
 Convert = Literal["auto", "none", "embed", "classify", "reward"]
 
-# Suffixes of published class names, as vLLM maps them when nothing else tells.
+# Suffix of a published class name -> kind, as vLLM maps them when no file states the kind.
 SUFFIXES: dict[str, Kind] = {
-    "ForSequenceClassification": "classify", "ForTokenClassification": "token_classify",
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "token_classify",
     "ClassificationModel": "classify",
-    "ForMaskedLM": "embed", "ForCausalLM": "embed", "LMHeadModel": "embed", "ForTextEncoding": "embed",
+    "ForMaskedLM": "embed",
+    "ForCausalLM": "embed",
+    "LMHeadModel": "embed",
+    "ForTextEncoding": "embed",
     "EmbeddingModel": "embed",
-    "ForRewardModeling": "embed", "ForConditionalGeneration": "embed", "ForPreTraining": "embed",
+    "ForRewardModeling": "embed",
+    "ForConditionalGeneration": "embed",
+    "ForPreTraining": "embed",
     "Model": "embed",
-}  # fmt: skip
+}
 CLASSIFICATION = re.compile(r"For\w*Classification$|ClassificationModel$")
 """vLLM's documentation: `*For*Classification` and `*ClassificationModel` convert to a classifier."""
-# Classes that predict words: nothing in such a checkpoint alone was trained to embed.
+# Classes that predict words. Their training alone does not make a model that embeds.
 PREDICTS_WORDS = ("ForCausalLM", "ForMaskedLM", "LMHeadModel", "ForConditionalGeneration", "ForPreTraining")
 BGE_M3_FILES = ("sparse_linear.pt", "colbert_linear.pt")
 LATE_KINDS = ("ColBERT", "MultiVectorEncoder")
@@ -40,6 +46,8 @@ LATE_KINDS = ("ColBERT", "MultiVectorEncoder")
 
 @dataclass(frozen=True, slots=True)
 class Detected:
+    """The kind of a checkpoint."""
+
     architecture: str
     """In vLLM's spelling."""
     kind: Kind
@@ -54,13 +62,16 @@ def detect(
     sentence: SentenceFiles | None,
     convert: Convert,
 ) -> Detected:
-    """Raises CheckpointError for a head that poolrt does not know."""
+    """The kind of the checkpoint in `folder`; `config` is the translated one.
+
+    Raises CheckpointError for a head that poolrt does not know.
+    """
     published = next(iter(config.get("architectures") or ()), None)
     name = str(published or family.names[0])
     why = (
         "config.json, architectures"
         if published
-        else (f"model_type {config.get('model_type')!r}; config.json names no class")
+        else f"model_type {config.get('model_type')!r}; config.json names no class"
     )
     kind: Kind | None
     special = _special(folder, config, family, weights, sentence, name)
@@ -77,8 +88,7 @@ def detect(
         if kind is None:
             raise CheckpointError(
                 f"{folder.name}: {name} has a head that poolrt does not know (closest known: "
-                f"{', '.join(closest(name))}); "
-                "`--convert embed` uses its backbone alone, "
+                f"{', '.join(closest(name))}); `--convert embed` uses its backbone alone, "
                 "`--convert classify` puts the checkpoint's `score` or `classifier` tensors behind it"
             )
     guesses = [Guess("architecture", name, why, '--hf-overrides \'{"architectures": ["..."]}\'')]
@@ -94,13 +104,16 @@ def detect(
 
 
 WORDS: dict[Kind, str] = {
-    "embed": "embedding model", "splade": "sparse embedding (SPLADE)",
-    "colbert": "late interaction (ColBERT)", "bge-m3": "dense, sparse and multi-vector (bge-m3)",
-    "classify": "sequence classifier or cross-encoder", "modular": "cross-encoder of modules",
+    "embed": "embedding model",
+    "splade": "sparse embedding (SPLADE)",
+    "colbert": "late interaction (ColBERT)",
+    "bge-m3": "dense, sparse and multi-vector (bge-m3)",
+    "classify": "sequence classifier or cross-encoder",
+    "modular": "cross-encoder of modules",
     "token_classify": "token classifier",
     "reward": "reward model, one value or more for every token",
     "listwise": "listwise reranker: a query and all its documents as one text",
-}  # fmt: skip
+}
 
 
 def is_classification(name: str) -> bool:
@@ -115,6 +128,8 @@ def _special(
     sentence: SentenceFiles | None,
     name: str,
 ) -> tuple[str, Kind, str] | None:
+    """(architecture, kind, reason) of a model that files other than its class name identify; None: they do
+    not."""
     if all((folder / file).is_file() for file in BGE_M3_FILES) or name == "BgeM3EmbeddingModel":
         return "BgeM3EmbeddingModel", "bge-m3", f"the folder has {' and '.join(BGE_M3_FILES)}"
     hidden = config.get("hidden_size")
@@ -134,7 +149,7 @@ def _special(
         projection is not None
         and len(projection) == 2
         and projection[1] == hidden
-        and any(n.startswith(family.prefixes) for n in weights)
+        and any(tensor.startswith(family.prefixes) for tensor in weights)
     ):
         return late, "colbert", "the weights hold a top-level linear.weight beside the backbone"
     if sentence is not None:
