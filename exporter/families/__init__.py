@@ -1,5 +1,5 @@
-"""Backbone families, one file each: `registry` finds them by scanning this folder.
+"""Backbone families, one file each, which `registry` finds by scanning this folder.
 
-Heads do not belong here: they are data in a family's record and code in exporter/heads.
+The code of heads does not belong here: a family states its heads as data, and exporter/heads runs them.
 It may import base, files, its own modules/ and poolrt.runtime.
 """

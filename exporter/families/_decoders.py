@@ -1,8 +1,8 @@
-"""What decoder families share: rotary positions, a causal mask that config.json may lift, the last token
-pooled, a bias-free `score`.
+"""What decoder families share: rotary positions, a causal mask that config.json may lift, last-token pooling,
+a `score` layer without bias.
 
-Masks and rotary angles are made by transformers from the length while the graph runs: nothing of the size
-of a long text is stored.
+The graph computes masks and rotary angles from the length of the text, by transformers' code. Nothing of the
+size of a long text is stored.
 """
 
 from __future__ import annotations
@@ -21,54 +21,55 @@ if TYPE_CHECKING:
 SCORE = (Layer(name="score", bias=None),)
 SEQUENCE = Classifier(pool="last", layers=SCORE, tokens=SCORE)
 INPUTS = ("input_ids", "attention_mask")
-# Scalings whose max_position_embeddings already counts them (vLLM's ModelConfig).
+# Rotary scalings that max_position_embeddings includes already (vLLM's ModelConfig).
 COUNTED = ("default", "su", "longrope", "llama3", "proportional")
-SIZES: dict[str, Any] = {
-    "vocab_size": 112, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 16,
-    "intermediate_size": 48, "max_position_embeddings": 128,
-}  # fmt: skip
 
 
 def load(files: Files, name: str, *, attention: str = "sdpa", **settings: Any) -> nn.Module:
-    """transformers' class `name`; `settings` go over config.json. `is_causal` false in
-    either lifts the causal mask."""
+    """transformers' class `name`. `settings` override config.json; `is_causal` false in either lifts the
+    causal mask."""
     return backbone(files, name, attention=attention, config={**files.config, "use_cache": False, **settings})
 
 
 def positions(config: Config) -> int:
-    """max_position_embeddings, stretched by those rotary scalings that do not count it yet, as vLLM does."""
+    """max_position_embeddings, multiplied by a rotary scaling that it does not include, as vLLM does."""
     longest = int(config["max_position_embeddings"])
     scaling = rope(config)
-    kind, factor = (
-        scaling.get("rope_type", scaling.get("type", "default")),
-        float(scaling.get("factor") or 1.0),
-    )
+    kind, factor = scaling.get("rope_type", scaling.get("type", "default")), scaling.get("factor")
     if kind in COUNTED:
         return longest
     if kind == "yarn":
         longest = int(scaling.get("original_max_position_embeddings") or longest)
-    return int(longest * factor)
+    return int(longest * float(factor or 1.0))
 
 
 def rope(config: Config) -> Mapping[str, Any]:
-    """The rotary settings, under today's key or yesterday's."""
+    """The rotary settings, under today's key or the older one."""
     return config.get("rope_parameters") or config.get("rope_scaling") or {}
 
 
 def family(
     *, model_types: tuple[str, ...], stem: str, name: str = "", names: tuple[str, ...] = (), **more: Any
 ) -> Architecture:
-    """A decoder named `stem`: <stem>Model, <stem>ForCausalLM, <stem>ForSequenceClassification,
-    <stem>ForTokenClassification."""
+    """The record of a decoder with the classes <stem>Model, <stem>ForCausalLM,
+    <stem>ForSequenceClassification and <stem>ForTokenClassification.
+
+    `name`: transformers' class of the backbone, <stem>Model by default. `names`: more published class names.
+    `more` overrides fields of the record.
+    """
     published = tuple(
         f"{stem}{suffix}"
         for suffix in ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification")
     )
     kind = name or f"{stem}Model"
     settings: dict[str, Any] = {
-        "inputs": INPUTS, "load": lambda files: load(files, kind), "prefixes": ("model.",), "pool": "last",
-        "positions": positions, "capped_by_tokenizer": False, "sequence": SEQUENCE, "tokens": SCORE,
-        "tiny": SIZES,
-    }  # fmt: skip
+        "inputs": INPUTS,
+        "load": lambda files: load(files, kind),
+        "prefixes": ("model.",),
+        "pool": "last",
+        "positions": positions,
+        "capped_by_tokenizer": False,
+        "sequence": SEQUENCE,
+        "tokens": SCORE,
+    }
     return Architecture(model_types=model_types, names=(*published, *names), **settings | more)

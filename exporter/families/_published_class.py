@@ -1,5 +1,4 @@
-"""Published classes of transformers with their own head, run as they are: for heads that no
-table of ours describes."""
+"""Published classes of transformers with their own head, for heads that no family describes by layers."""
 
 from __future__ import annotations
 
@@ -18,8 +17,10 @@ HeadKind = Literal["classify", "token_classify", "splade"]
 
 
 def class_name(config: Config, architecture: str, kind: HeadKind) -> str | None:
-    """transformers' class of this model_type with such a head; None: it has none, or `architecture`
-    is a class of other code."""
+    """transformers' class of this model_type with such a head.
+
+    None where it has none, or where `architecture` is a class that transformers does not know.
+    """
     from transformers.models.auto import modeling_auto as auto
 
     tables: dict[HeadKind, Any] = {
@@ -32,7 +33,7 @@ def class_name(config: Config, architecture: str, kind: HeadKind) -> str | None:
 
 
 def labels(files: Files, name: str) -> int:
-    """Columns of the logits of class `name`."""
+    """How many logits class `name` returns."""
     import transformers
 
     settings = {key: value for key, value in files.config.items() if key != "auto_map"}

@@ -1,8 +1,7 @@
-"""Loading a backbone through transformers' own class: names, legacy spellings and fused
-tensors are its business.
+"""Loads a backbone through transformers' own class, which knows old names and fused tensors.
 
-Parameters become float32 here, except those of a large model (exporter/graph/streaming.py): they stay
-what and where they are.
+Parameters become float32, except those of a large model (exporter/graph/streaming.py), which stay mapped in
+the type they are stored in.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from ..files.checkpoint_files import Files
     from ..files.weights import Change
 
-# Buffers that old files carry and today's classes compute.
+# Buffers that old files store and today's classes compute.
 COMPUTED = (
     "position_ids",
     "token_type_ids",
@@ -44,12 +43,13 @@ def backbone(
     rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
     **arguments: Any,
 ) -> Any:
-    """transformers' class `name` in float32, filled from the checkpoint; of a large model, its
-    parameters as they are stored.
+    """transformers' class `name` with the checkpoint's weights, in float32 and eval mode. A large model keeps
+    its parameters as they are stored.
 
     `config` replaces config.json's settings, `rename` rewrites the state dict, `arguments` go to the class.
-    Raises CheckpointError with every missing, misshapen or unplaced tensor: transformers would fill the
-    gaps with random numbers.
+
+    Raises CheckpointError with every missing, misshapen or unplaced tensor, for which transformers would take
+    random numbers.
     """
     import torch
     import transformers
@@ -57,8 +57,8 @@ def backbone(
     kind = getattr(transformers, name)
     settings = dict(files.config if config is None else config)
     settings.pop("auto_map", None)
-    state, waiting = files.weights.unmerged() if files.large else (files.weights.state(), {})
-    changes = {state[name].data_ptr(): (name, change) for name, change in waiting.items()}
+    state, by_name = files.weights.unmerged() if files.large else (files.weights.state(), {})
+    changes = {state[name].data_ptr(): (name, change) for name, change in by_name.items()}
     if rename is not None:
         state = rename(state)
     plausible.check_types(files, state)
@@ -67,14 +67,19 @@ def backbone(
         with silent_transformers():
             plausible.check_size(files, kind, kind.config_class.from_dict(dict(settings)), arguments)
             module, info = kind.from_pretrained(
-                None, config=kind.config_class.from_dict(settings), state_dict=state,
-                attn_implementation=attention, dtype=dtype,
-                output_loading_info=True, ignore_mismatched_sizes=True, **arguments,
-            )  # fmt: skip
+                None,
+                config=kind.config_class.from_dict(settings),
+                state_dict=state,
+                attn_implementation=attention,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **arguments,
+            )
     except CheckpointError:
         raise
     except Exception as error:
-        # transformers and its config checks raise many types; config.json decides all that is built here.
+        # transformers and its config checks raise many types. Only config.json decides what is built here.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{files.source}: {name} cannot be built from config.json: {reason}") from error
     _check(files, name, module, info)
@@ -87,19 +92,18 @@ def backbone(
 
 
 def _batched(model_type: str, module: Any) -> Any:
-    """`module`, such that a row of a batch is what the text alone would be, where transformers lets
-    its neighbours change it."""
+    """`module`, changed so that a text's neighbours in a batch cannot change its result."""
     from .modules.padding import without_padding
     from .modules.rotary import by_row
-    from .modules.traceable import retold
+    from .modules.traceable import make_traceable
 
-    retold(module)
+    make_traceable(module)
     return without_padding(model_type, by_row(module))
 
 
 def _stored(files: Files, state: Mapping[str, torch.Tensor]) -> torch.dtype:
-    """The type that holds every weight exactly: that of the files where it is one, else float32,
-    which then takes its memory."""
+    """The type that holds every weight exactly: the files' type where they have a single one, else
+    float32."""
     import torch
 
     kinds = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
@@ -107,12 +111,12 @@ def _stored(files: Files, state: Mapping[str, torch.Tensor]) -> torch.dtype:
 
 
 def _framed(module: Any, config: Any, attention: str, arguments: Mapping[str, Any]) -> Any:
-    """The stored parameters of `module` inside a float32 model: constants that its class computes (Gemma's
-    scales) keep all their bits."""
+    """The stored parameters of `module` inside a float32 model, in which constants that the class computes
+    (Gemma's scales) keep all their bits."""
     import torch
     from transformers.initialization import no_init_weights
 
-    with no_init_weights():  # the memory of parameters that are never written is never taken
+    with no_init_weights():  # parameters that are never written take no memory
         frame = type(module)._from_config(
             config, attn_implementation=attention, dtype=torch.float32, **arguments
         )
@@ -129,10 +133,10 @@ def _framed(module: Any, config: Any, attention: str, arguments: Mapping[str, An
 def _adapt(
     files: Files, module: Any, changes: Mapping[int, tuple[str, Change]], elsewhere: Iterable[str]
 ) -> None:
-    """Puts an adapter's changes beside the mapped parameters they are for; each is applied when that one
+    """Puts an adapter's changes beside the mapped parameters they change. Each is applied when its parameter
     is used (`whole` of files/adapted_parameter.py).
 
-    `changes`: address of a mapped tensor -> its name and change; `elsewhere`: names that only heads read.
+    `changes`: address of a mapped tensor -> its name and change. `elsewhere`: names that only heads read.
     """
     from ..files.adapted_parameter import Adapted
 
@@ -147,16 +151,16 @@ def _adapt(
     if left:
         raise CheckpointError(
             f"{files.source}: the adapter changes {', '.join(sorted(left)[:MOST_NAMES])}, which this "
-            "architecture converts while "
-            f"loading, so the model cannot be streamed with it; hold it in memory with {HOLD}"
+            f"architecture converts while loading, so the model cannot be streamed with it; hold it in "
+            f"memory with {HOLD}"
         )
 
 
 def _check(files: Files, name: str, module: Any, info: Mapping[str, Any]) -> None:
     problems = [f"missing {key}" for key in sorted(info["missing_keys"])]
     problems += [
-        f"{key} has shape {list(found)}, expected {list(wanted)}"
-        for key, found, wanted in sorted(info["mismatched_keys"])
+        f"{key} has shape {list(stored)}, expected {list(wanted)}"
+        for key, stored, wanted in sorted(info["mismatched_keys"])
     ]
     inside = {key.split(".", 1)[0] for key in module.state_dict()}
     for key in sorted(info["unexpected_keys"]):

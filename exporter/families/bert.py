@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ._transformers import backbone
 from .registry import Architecture, Classifier, Layer
@@ -22,21 +22,17 @@ CLASSIFIER = Layer(name="classifier")
 VOCABULARY = (
     Layer(name="cls.predictions.transform.dense", activation="@hidden_act"),
     Layer(name="cls.predictions.transform.LayerNorm", kind="layer_norm", eps=("layer_norm_eps", 1e-12)),
-    # The bias has two names in old files; the weight is the token table's where it has none of its own.
+    # The bias has two names in old files. The weight is that of the token table where no other is stored.
     Layer(name="cls.predictions.decoder", names=("cls.predictions", "embeddings.word_embeddings")),
 )
-SIZES: dict[str, Any] = {
-    "vocab_size": 112,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-}
 
 ARCHITECTURE = Architecture(
     model_types=("bert",),
     names=(
-        "BertModel", "BertForSequenceClassification", "BertForTokenClassification", "BertForMaskedLM",
+        "BertModel",
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+        "BertForMaskedLM",
         "HF_ColBERT",
         "BertSpladeSparseEmbeddingModel",
     ),
@@ -46,9 +42,11 @@ ARCHITECTURE = Architecture(
     pool="cls",
     positions=lambda config: config["max_position_embeddings"],
     # vLLM applies the bare classifier to tokens, without the pooler's dense layer.
-    sequence=Classifier(pool="cls", layers=(Layer(name="pooler.dense", activation="tanh"), CLASSIFIER),
-    tokens=(CLASSIFIER,)),
+    sequence=Classifier(
+        pool="cls",
+        layers=(Layer(name="pooler.dense", activation="tanh"), CLASSIFIER),
+        tokens=(CLASSIFIER,),
+    ),
     tokens=(CLASSIFIER,),
     vocabulary=VOCABULARY,
-    tiny=SIZES | {"max_position_embeddings": 64},
-)  # fmt: skip
+)

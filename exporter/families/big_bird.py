@@ -1,11 +1,9 @@
-"""BigBird (https://arxiv.org/abs/2007.14062): a text beyond some length attends by blocks, a
-shorter one to all of itself.
+"""BigBird (https://arxiv.org/abs/2007.14062): long texts attend by blocks, short ones to all of themselves.
 
-transformers turns its modules into full attention at the first short text, for good, and into blocks for the
-length of the longest text of a batch. Here a row attends as a fresh model has it attend alone, by a mask over
-full attention. Each block sees itself, its neighbours, the first and the last block; the first and the last
-see all. The "random" blocks of training are, outside of training, the first block again, counted as often as
-there are random blocks.
+transformers switches its modules to full attention for good at the first short text, and counts blocks by the
+longest text of a batch. Here a mask over full attention gives each row what a fresh model gives the text
+alone. Each block sees itself, its neighbours, the first and the last block. The first and the last block see
+everything. In place of the random blocks of training, a block sees the first block again, once for each.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ def load(files: Files) -> nn.Module:
 
 
 def blocks(model: nn.Module, config: Config) -> nn.Module:
-    """`model`, whose attention is full, with the mask that makes it attend by blocks."""
+    """`model`, which has full attention, with the mask that makes it attend by blocks."""
     import torch
     from torch import nn
 
@@ -83,5 +81,4 @@ ARCHITECTURE = Architecture(
     sequence=Classifier(pool="cls", layers=HEAD, tokens=HEAD),
     tokens=(bert.CLASSIFIER,),
     vocabulary=bert.VOCABULARY,
-    tiny=bert.SIZES | {"max_position_embeddings": 128, "block_size": 4, "num_random_blocks": 2},
 )

@@ -1,12 +1,11 @@
-"""DeBERTa v2 and v3 (https://arxiv.org/abs/2006.03654): attention by content and by distance; positions
-need no table of their own."""
+"""DeBERTa v2 and v3 (https://arxiv.org/abs/2006.03654): attention by content and by distance, without a table
+of positions."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from . import bert
 from ._transformers import backbone
 from .registry import Architecture, Classifier, Config, Layer
 
@@ -21,7 +20,7 @@ def load(files: Files) -> nn.Module:
 
 
 def adapt(family: Architecture, config: Config) -> Architecture:
-    # v3 has no token types; v2 may.
+    # v3 has no token types, v2 may have them.
     return (
         replace(family, inputs=(*family.inputs, "token_type_ids"))
         if config.get("type_vocab_size", 0)
@@ -33,21 +32,22 @@ CLASSIFIER = Layer(name="classifier")
 
 ARCHITECTURE = Architecture(
     model_types=("deberta-v2",),
-    names=("DebertaV2Model", "DebertaV2ForSequenceClassification", "DebertaV2ForTokenClassification",
-    "DebertaV2ForMaskedLM"),
+    names=(
+        "DebertaV2Model",
+        "DebertaV2ForSequenceClassification",
+        "DebertaV2ForTokenClassification",
+        "DebertaV2ForMaskedLM",
+    ),
     inputs=("input_ids", "attention_mask"),
     load=load,
     adapt=adapt,
     prefixes=("deberta.",),
     pool="cls",
     positions=lambda config: config.get("max_position_embeddings", 512),
-    sequence=Classifier(pool="cls", layers=(Layer(name="pooler.dense", activation="@pooler_hidden_act"),
-    CLASSIFIER), tokens=(CLASSIFIER,)),
+    sequence=Classifier(
+        pool="cls",
+        layers=(Layer(name="pooler.dense", activation="@pooler_hidden_act"), CLASSIFIER),
+        tokens=(CLASSIFIER,),
+    ),
     tokens=(CLASSIFIER,),
-    tiny=bert.SIZES | {
-        "max_position_embeddings": 64, "relative_attention": True, "position_buckets": 8,
-        "norm_rel_ebd": "layer_norm",
-        "type_vocab_size": 0, "share_att_key": True, "pos_att_type": ["p2c", "c2p"],
-        "position_biased_input": False,
-    },
-)  # fmt: skip
+)

@@ -1,15 +1,15 @@
-"""EmbeddingGemma 2's text tower (google/embeddinggemma-2): Gemma 4's layers attending both ways, a window
-around each token, mean.
+"""EmbeddingGemma 2's text tower (google/embeddinggemma-2): Gemma 4's layers with attention both ways, a
+window around each token, mean pooling.
 
-The checkpoint reads images and sounds as well; their towers are left out here. A linear layer without bias
-follows every token; the mean may come first.
+The checkpoint's towers for images and sounds are left out. A linear layer without bias follows on every
+token, so it may as well follow the mean.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ._decoders import SIZES, family
+from ._decoders import family
 from ._transformers import backbone
 from .registry import Config, Layer
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from ..files.checkpoint_files import Files
 
 PREFIX = "language_model."
-MAX_TOKENS = 8192  # vLLM's limit; the config's places are for generation
+MAX_TOKENS = 8192  # vLLM's limit; config.json's number is for generation
 
 
 def translate(config: Config) -> Config:
-    """The text model's settings, which the whole model's config holds inside."""
+    """The text model's settings, which the whole model's config.json nests in `text_config`."""
     inner = config.get("text_config")
     text = dict(inner) if isinstance(inner, dict) else dict(config)
     return {**text, "model_type": "embedding_gemma2_text", "architectures": ["EmbeddingGemma2Model"]}
@@ -40,14 +40,9 @@ def load(files: Files) -> nn.Module:
         return inside or state
 
     model = backbone(files, "EmbeddingGemma2TextModel", rename=text)
-    model.embedding_projection = nn.Identity()  # the head's: a smaller product on what is pooled
+    model.embedding_projection = nn.Identity()  # belongs to the head, which applies it to the pooled vector
     return model
 
-
-TINY: dict[str, Any] = SIZES | {
-    "global_head_dim": 32, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 16,
-    "embedding_dim": 24, "sliding_window": 4,
-}  # fmt: skip
 
 ARCHITECTURE = family(
     model_types=("embedding_gemma2", "embedding_gemma2_text"),
@@ -59,5 +54,4 @@ ARCHITECTURE = family(
     pool="mean",
     positions=lambda config: min(int(config["max_position_embeddings"]), MAX_TOKENS),
     projection=(Layer(name="embedding_projection", bias=False),),
-    tiny=TINY,
 )

@@ -1,5 +1,5 @@
-"""ERNIE (https://arxiv.org/abs/2107.02137): BERT, and in newer ones an embedding of the
-task, which is always task 0."""
+"""ERNIE (https://arxiv.org/abs/2107.02137): BERT, and in newer models an embedding of the task, which is
+always task 0."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..files.checkpoint_files import Files
 
-PREFIXES = ("ernie.", "bert.")  # many were converted into BERT's names
+PREFIXES = ("ernie.", "bert.")  # many checkpoints were converted to BERT's names
 
 
 def load(files: Files) -> nn.Module:
@@ -23,7 +23,7 @@ def load(files: Files) -> nn.Module:
         bare = {
             name.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1]): tensor for name, tensor in state.items()
         }
-        # The table may lie there unused: use_task_id decides.
+        # use_task_id decides whether a stored table is used.
         return {
             name: tensor
             for name, tensor in bare.items()
@@ -44,5 +44,4 @@ ARCHITECTURE = Architecture(
     sequence=bert.ARCHITECTURE.sequence,
     tokens=(Layer(name="classifier"),),
     vocabulary=bert.VOCABULARY,
-    tiny=bert.SIZES | {"max_position_embeddings": 64, "use_task_id": True},
 )

@@ -1,7 +1,7 @@
-"""Gemma (https://arxiv.org/abs/2403.08295): norms multiply by 1 + weight, embeddings
-by the root of the width.
+"""Gemma (https://arxiv.org/abs/2403.08295): norms multiply by 1 + weight, embeddings by the root of the
+width.
 
-Residuals outgrow float16, so lowered precisions are bfloat16.
+Residuals exceed float16's range, so lowered precisions are bfloat16.
 """
 
 from ._decoders import family

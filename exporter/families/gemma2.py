@@ -1,14 +1,13 @@
 """Gemma 2 (https://arxiv.org/abs/2408.00118): a window on every second layer, attention scores
 capped by 50·tanh(x / 50).
 
-Only the eager attention of transformers caps them; sdpa leaves the cap out without a word.
+Only the eager attention of transformers caps them; sdpa silently leaves the cap out.
 """
 
-from ._decoders import SIZES, family, load
+from ._decoders import family, load
 
 ARCHITECTURE = family(
     model_types=("gemma2",),
     stem="Gemma2",
     load=lambda files: load(files, "Gemma2Model", attention="eager"),
-    tiny=SIZES | {"sliding_window": 8},
 )

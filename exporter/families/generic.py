@@ -1,9 +1,9 @@
-"""Whatever else transformers itself can build: the backbone by its own class, asked last, when no other
-file reads a checkpoint.
+"""Any other text model that transformers can build, by its own class. It is tried last, when no other file
+reads a checkpoint.
 
-Encoders pool the first token, decoders the last, unless files say otherwise. Published heads differ from
-family to family: those listed here are described by their layers, which also gives scores for tokens; the
-others are run by transformers' own class.
+Encoders pool the first token and decoders the last, unless files say otherwise. Published heads differ
+between families. Those listed here are described by their layers, which also gives scores for tokens. The
+others are run by transformers' own class (`_published_class.py`).
 """
 
 from __future__ import annotations
@@ -39,19 +39,18 @@ DECODER_HEADS: dict[str, tuple[Layer, ...]] = {
     "xlnet": (Layer(name="sequence_summary.summary", activation="tanh"), Layer(name="logits_proj")),
 }
 CHUNKED = (
-    "its recurrence runs in chunks whose number depends on the length, which a graph of any "
-    "length cannot hold"
+    "its recurrence runs in chunks whose number depends on the length, "
+    "which a graph of any length cannot hold"
 )
-# Families that transformers runs and a batch or a graph cannot.
+# Families that a batch or a graph cannot compute -> the reason.
 REFUSED: dict[str, str] = {
     "yoso": "its attention lets what fills up a batch reach every text",
     "fnet": "its Fourier transform mixes what fills up a batch into every text",
     **dict.fromkeys(("bamba", "falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h", "zamba2"), CHUNKED),
 }
-# Keys of families whose last hidden states are not as wide as the others.
+# Families whose last hidden states have another width than the inner ones -> its key in config.json.
 WIDTHS = {"opt": "word_embed_proj_dim"}
-# Where a config states how many tokens a model can place, in families that call it something else
-# or that need no table.
+# Keys of config.json for the number of positions, the first that is set.
 LIMITS = (
     "max_position_embeddings",
     "n_positions",
@@ -69,24 +68,25 @@ VOCABULARIES: dict[str, tuple[Layer, ...]] = {
         Layer(name="vocab_projector", names=("embeddings.word_embeddings",)),
     ),
 }
-# BERT's head: a pooler inside the backbone, then the classifier
+# Families with BERT's head: a pooler inside the backbone, then the classifier.
 BERT = ("megatron-bert", "rembert", "roc_bert", "squeezebert")
-# RoBERTa under other names, heads included.
+# Families with RoBERTa's heads.
 ROBERTA = ("camembert", "xlm-roberta-xl", "data2vec-text", "roberta-prelayernorm", "xmod")
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What transformers knows of a model_type."""
+    """A model_type of transformers."""
 
     name: str
-    """Of the bare model's class."""
+    """Name of the bare model's class."""
     decoder: bool
 
 
 @functools.cache
 def known(model_type: str) -> Known | None:
-    """None: not transformers', or neither a text encoder nor a text decoder."""
+    """transformers' entry for `model_type`; None: it has none, or one that neither encodes nor decodes
+    text."""
     from transformers.models.auto import modeling_auto as auto
 
     name = auto.MODEL_MAPPING_NAMES.get(model_type)
@@ -111,28 +111,28 @@ def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 def _class(config: Config) -> Any:
     import transformers
 
-    found = known(str(config["model_type"]))
-    assert found is not None, "matches() asked before"
-    return getattr(transformers, found.name)
+    model = known(str(config["model_type"]))
+    assert model is not None, "matches() has accepted this config"
+    return getattr(transformers, model.name)
 
 
 def translate(config: Config) -> Config:
-    """Adds transformers' common names (`hidden_size` where the family says `dim` or `n_embd`)
-    and its defaults for them."""
+    """Adds transformers' common keys (`hidden_size` where the family has `dim` or `n_embd`) with its
+    defaults."""
     settings = {key: value for key, value in config.items() if key != "auto_map"}
     read = _class(config).config_class.from_dict(settings)
     keys = ("hidden_size", "vocab_size", "max_position_embeddings", "pad_token_id", "type_vocab_size")
-    found = {key: getattr(read, key, None) for key in keys if key not in config}
-    return {**config, **{key: value for key, value in found.items() if value is not None and value != -1}}
+    added = {key: getattr(read, key, None) for key in keys if key not in config}
+    return {**config, **{key: value for key, value in added.items() if value is not None and value != -1}}
 
 
 def adapt(family: Architecture, config: Config) -> Architecture:
     kind, model_type = _class(config), str(config["model_type"])
     if (why := REFUSED.get(model_type)) is not None:
         raise CheckpointError(f"model_type {model_type!r} is not supported: {why}")
-    found = known(model_type)
-    assert found is not None
-    inputs, stem = family.inputs, found.name.removesuffix("Model")
+    model = known(model_type)
+    assert model is not None
+    inputs, stem = family.inputs, model.name.removesuffix("Model")
     if (
         int(config.get("type_vocab_size") or 0) > 1
         and "token_type_ids" in inspect.signature(kind.forward).parameters
@@ -140,11 +140,11 @@ def adapt(family: Architecture, config: Config) -> Architecture:
         inputs = (*inputs, "token_type_ids")
     suffixes = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForCausalLM")
     changed: dict[str, Any] = {
-        "names": (found.name, *(f"{stem}{suffix}" for suffix in suffixes)),
+        "names": (model.name, *(f"{stem}{suffix}" for suffix in suffixes)),
         "inputs": inputs,
         "prefixes": tuple(dict.fromkeys((f"{kind.base_model_prefix}.", "model.", "transformer."))),
     }
-    if found.decoder:
+    if model.decoder:
         changed |= {"pool": "last", "sequence": LAST, "capped_by_tokenizer": False}
         if model_type in DECODER_HEADS:
             changed["sequence"] = Classifier(
@@ -162,21 +162,20 @@ def adapt(family: Architecture, config: Config) -> Architecture:
         changed["width"] = lambda config: int(width)
     if model_type in VOCABULARIES:
         changed |= {"vocabulary": VOCABULARIES[model_type]}
-    if not found.decoder and _starts_after_padding(kind):
+    if not model.decoder and _starts_after_padding(kind):
         changed |= {"positions": roberta.ARCHITECTURE.positions}
     return replace(family, **changed)
 
 
 def positions(config: Config) -> int | None:
-    """What config.json states, stretched by its rotary scaling; None: positions are
-    relative, or there are none."""
+    """The number of positions in config.json, multiplied by its rotary scaling; None: it states none."""
     stated = next((value for key in LIMITS if isinstance(value := config.get(key), int) and value > 0), None)
     return None if stated is None else _decoders.positions({**config, "max_position_embeddings": stated})
 
 
 def _starts_after_padding(kind: Any) -> bool:
-    """Whether positions are counted from pad_token_id + 1, as RoBERTa's, so that a table of
-    514 rows holds 512 tokens."""
+    """Whether positions are counted from pad_token_id + 1 as in RoBERTa, where a table of 514 rows holds 512
+    tokens."""
     module = sys.modules[kind.__module__]
     name = "create_position_ids_from_input_ids"
     return hasattr(module, name) or any(

@@ -1,8 +1,8 @@
-"""GritLM (https://arxiv.org/abs/2402.09906): Mistral that attends both ways when it embeds, and pools
-what follows `<|embed|>`.
+"""GritLM (https://arxiv.org/abs/2402.09906): Mistral with attention both ways for embeddings, which pools the
+tokens behind `<|embed|>`.
 
-The marker is ordinary text of several tokens, so the graph looks for their ids: the instruction in front
-of it is read, not pooled.
+The marker is ordinary text of several tokens, so the graph searches for their ids. The instruction in front
+of it is attended but not pooled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ USER, EMBED = "<|user|>\n", "<|embed|>\n"
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    # The authors' own copy calls itself Mistral, with modelling code of its own.
+    # The authors' own copy has Mistral's model_type, and modelling code of its own.
     remote = " ".join(str(value) for value in (config.get("auto_map") or {}).values())
     return "GritLM" in (config.get("architectures") or ()) or "gritlm" in remote.lower()
 
@@ -38,7 +38,7 @@ def pooled(files: Files) -> nn.Module:
     def ids(text: str) -> tuple[int, ...]:
         return tuple(files.text.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    # Behind a line of instruction the marker has no space in front, which makes its first token another one.
+    # Behind an instruction's line break the marker has no space in front, so its first token is another one.
     line, bare = ids(f"a\n{EMBED}"), ids("a")
     return AfterMarker(
         bos=files.text.ids.get("bos_token"),

@@ -1,10 +1,10 @@
-"""GTE (https://arxiv.org/abs/2407.19669): BERT's order with rotary positions and gated
-layers, native in transformers.
+"""GTE (https://arxiv.org/abs/2407.19669): BERT's order of layers with rotary positions and gated layers,
+native in transformers.
 
-Published under two names. `gte` (Snowflake's arctic-embed-m-v2.0) says what it means. `new`
-(Alibaba-NLP/new-impl: mGTE, gte-en-v1.5) needs its rotary settings rewritten: its NTK scaling holds at every
-length, base θ·factor, and divides the frequencies by factor^(2/head_dim) besides; transformers' `linear`
-scaling of the larger base says exactly that.
+It is published under two model types. `gte` (Snowflake's arctic-embed-m-v2.0) is read as it is. The rotary
+settings of `new` (Alibaba-NLP/new-impl: mGTE, gte-en-v1.5) are rewritten. Its NTK scaling applies at every
+length: the base is θ·factor, and frequencies are divided by factor^(2/head_dim). That equals transformers'
+`linear` scaling with the larger base.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def load(files: Files) -> nn.Module:
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    # `new` is a poor name: other code bases may use it too.
+    # Other code bases may use the name `new` too.
     return config.get("model_type") != "new" or any(
         name.endswith("attention.qkv_proj.weight") for name in shapes
     )
@@ -39,21 +39,22 @@ def translate(config: Config) -> Config:
     refuse(config)
     old = ("rope_theta", "rope_scaling", "position_embedding_type")
     return {key: value for key, value in config.items() if key not in old} | {
-        "model_type": "gte", "rope_parameters": rotary(config),
+        "model_type": "gte",
+        "rope_parameters": rotary(config),
         "architectures": published(config.get("architectures") or ()),
-    }  # fmt: skip
+    }
 
 
 def published(names: Sequence[str]) -> list[str]:
-    """vLLM's spelling. A base model lists the token classifier too, for the sparse weights it carries beside:
-    it is an embedding model."""
+    """Class names in vLLM's spelling, the bare model first. An embedding model with sparse weights also lists
+    the token classifier."""
     spelled = [f"Gte{name}" if name.startswith("New") else name for name in names]
     return sorted(spelled, key=lambda name: not name.endswith("Model"))
 
 
 def refuse(config: Config) -> None:
-    """Settings of new-impl that change the numbers and that no published model
-    uses. Raises CheckpointError."""
+    """Raises CheckpointError for settings of new-impl that change the numbers and that no published model
+    has."""
     off: dict[str, Any] = {
         "logn_attention_scale": False,
         "position_embedding_type": "rope",
@@ -67,6 +68,7 @@ def refuse(config: Config) -> None:
 
 
 def rotary(config: Config) -> dict[str, Any]:
+    """transformers' rope_parameters for new-impl's settings. Raises CheckpointError."""
     theta = float(config.get("rope_theta", 10000.0))
     scaling = config.get("rope_scaling")
     if scaling is None:
@@ -81,23 +83,21 @@ def rotary(config: Config) -> dict[str, Any]:
 
 
 CLASSIFIER = Layer(name="classifier")
-SIZES: dict[str, Any] = {
-    "vocab_size": 112,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-}
 
 ARCHITECTURE = Architecture(
     model_types=("gte", "new"),
     names=(
-        "GteModel", "GteForSequenceClassification", "GteForTokenClassification", "GteNewModel",
+        "GteModel",
+        "GteForSequenceClassification",
+        "GteForTokenClassification",
+        "GteNewModel",
         "GteNewForSequenceClassification",
-        "GteNewForTokenClassification", "NewModel", "NewForSequenceClassification",
+        "GteNewForTokenClassification",
+        "NewModel",
+        "NewForSequenceClassification",
         "NewForTokenClassification",
     ),
-    # Token types exist in the tables of some but are zeros in every published use.
+    # Some checkpoints have a table of token types, but every published use passes zeros.
     inputs=("input_ids", "attention_mask"),
     load=load,
     matches=matches,
@@ -106,8 +106,10 @@ ARCHITECTURE = Architecture(
     pool="cls",
     positions=lambda config: config["max_position_embeddings"],
     capped_by_tokenizer=False,
-    sequence=Classifier(pool="cls", layers=(Layer(name="pooler.dense", activation="tanh"), CLASSIFIER),
-    tokens=(CLASSIFIER,)),
+    sequence=Classifier(
+        pool="cls",
+        layers=(Layer(name="pooler.dense", activation="tanh"), CLASSIFIER),
+        tokens=(CLASSIFIER,),
+    ),
     tokens=(CLASSIFIER,),
-    tiny=SIZES | {"max_position_embeddings": 128, "pad_token_id": 1},
-)  # fmt: skip
+)

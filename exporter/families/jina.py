@@ -1,15 +1,15 @@
-"""Jina's flash XLM-R with rotary positions: jina-embeddings-v3
-(https://arxiv.org/abs/2409.10173) and jina-colbert-v2.
+"""Jina's flash XLM-R with rotary positions: jina-embeddings-v3 (https://arxiv.org/abs/2409.10173) and
+jina-colbert-v2.
 
-config.json calls it xlm-roberta: read as such, most of its tensors would stay random. Each matrix of
-jina-embeddings-v3 comes with five low-rank corrections, one for each task, and one of them is added at
-export: `lora_task` of config.json, which an override may set.
+Its model_type is xlm-roberta, but XLM-R's class would have no place for most of its tensors. Each matrix of
+jina-embeddings-v3 comes with five low-rank corrections, one for each task. The export adds the one that
+`lora_task` of config.json names, which an override may set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...runtime.errors import CheckpointError
 from ..files import adapter_merge
@@ -50,7 +50,8 @@ def translate(config: Config) -> Config:
 
 
 def merged(state: dict[str, torch.Tensor], config: Config) -> dict[str, torch.Tensor]:
-    """The state dict with one task's corrections added, under plain names."""
+    """The state dict with one task's corrections added, under plain names. Raises CheckpointError for an
+    unknown task."""
     if not any(name.endswith(ORIGINAL) for name in state):
         return state
     tasks = list(config.get("lora_adaptations") or ())
@@ -65,7 +66,7 @@ def merged(state: dict[str, torch.Tensor], config: Config) -> dict[str, torch.Te
         plain = name.removesuffix(ORIGINAL)
         original = state[name]
         first, second = (state[plain + part][tasks.index(task)] for part in (FIRST, SECOND))
-        # A token table is corrected by A·B, a linear layer by B·A; the shapes tell.
+        # A token table is corrected by A·B and a linear layer by B·A, which the shapes show.
         if second.shape[0] != original.shape[0] or first.shape[-1] != original.shape[1]:
             first, second = second, first
         plain_state[f"{plain}.weight"] = adapter_merge.added(original, first, second, scale)
@@ -76,22 +77,16 @@ def load(files: Files) -> nn.Module:
     from .modules.adapters import added
 
     task = str(files.config.get("lora_task") or DEFAULT_TASK)
-    # jina-embeddings-v3-hf keeps the corrections in folders of their own, in PEFT's layout.
+    settings = {"model_type": "jina_embeddings_v3", "position_embedding_type": "rotary", "use_cache": False}
+    # jina-embeddings-v3-hf stores the corrections in folders of their own, in PEFT's layout.
     return backbone(
-        files, "JinaEmbeddingsV3Model", add_pooling_layer=False,
+        files,
+        "JinaEmbeddingsV3Model",
+        add_pooling_layer=False,
         rename=lambda state: added(files, merged(state, files.config), task),
-        config={**files.config, "model_type": "jina_embeddings_v3", "position_embedding_type": "rotary",
-        "use_cache": False},
-    )  # fmt: skip
+        config={**files.config, **settings},
+    )
 
-
-SIZES: dict[str, Any] = {
-    "vocab_size": 112,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-}
 
 ARCHITECTURE = Architecture(
     model_types=("xlm-roberta", "jina_embeddings_v3"),
@@ -111,7 +106,6 @@ ARCHITECTURE = Architecture(
     capped_by_tokenizer=False,
     settings=("position_embedding_type",),
     tokens=(Layer(name="classifier"),),
-    # jina-colbert-v2 was trained so; its artifact.metadata holds an upstream default that says otherwise.
+    # jina-colbert-v2 was trained so. Its artifact.metadata states otherwise, by a default of the library.
     attends_filler=True,
-    tiny=SIZES | {"max_position_embeddings": 128, "pad_token_id": 1},
 )

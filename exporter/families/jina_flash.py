@@ -1,7 +1,7 @@
 """XLM-R with learned positions in the layout of Jina's flash implementation:
 jina-reranker-v2-base-multilingual.
 
-The numbers are XLM-R's; queries, keys and values share a matrix and all names are others.
+It computes what XLM-R computes. Queries, keys and values share a matrix, and tensors have other names.
 """
 
 from __future__ import annotations
@@ -22,25 +22,29 @@ if TYPE_CHECKING:
     from ..files.checkpoint_files import Files
 
 NAMES = {
-    "emb_ln": "embeddings.LayerNorm", "encoder.layers": "encoder.layer",
+    "emb_ln": "embeddings.LayerNorm",
+    "encoder.layers": "encoder.layer",
     "mixer.out_proj": "attention.output.dense",
-    "norm1": "attention.output.LayerNorm", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
     "norm2": "output.LayerNorm",
-}  # fmt: skip
+}
 FUSED = re.compile(r"(.*)mixer\.Wqkv\.(weight|bias)")
 
 
 def roberta_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    made: dict[str, torch.Tensor] = {}
+    """The state dict under RoBERTa's names, with queries, keys and values apart."""
+    renamed: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         for old, new in NAMES.items():
             name = name.replace(f"{old}.", f"{new}.")
         if (fused := FUSED.fullmatch(name)) is not None:
             thirds = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
-            made |= {f"{fused[1]}attention.self.{part}.{fused[2]}": rows for part, rows in thirds}
+            renamed |= {f"{fused[1]}attention.self.{part}.{fused[2]}": rows for part, rows in thirds}
         else:
-            made[name] = tensor
-    return made
+            renamed[name] = tensor
+    return renamed
 
 
 def load(files: Files) -> nn.Module:

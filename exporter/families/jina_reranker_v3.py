@@ -1,8 +1,8 @@
 """jina-reranker-v3 (https://arxiv.org/abs/2509.25085): Qwen3 reads a query and all its documents as one text.
 
-Behind each document stands a marker token and behind the query another; two layers turn their states into
-vectors, and a document's score is the cosine of its vector and the query's. Facts from vLLM 0.32's jina.py:
-no repository was opened.
+A marker token follows each document, and another one the query. Two layers turn the states of these tokens
+into vectors. A document's score is the cosine of its vector and the query's. These facts are from vLLM 0.32's
+jina.py; no repository was opened.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""jina-embeddings-v5-text (https://arxiv.org/abs/2602.15547): small is Qwen3, nano is EuroBERT, a
-Llama that attends both ways.
+"""jina-embeddings-v5-text (https://arxiv.org/abs/2602.15547): small is Qwen3, nano is EuroBERT, a Llama with
+attention both ways.
 
-Four adapters lie beside the weights; `jina_task` of config.json, which an override may set, names the one
-that is added (vLLM's key). Facts from vLLM 0.32's jina.py: no repository was opened.
+Four adapters are stored beside the weights. The export adds the one that `jina_task` of config.json names
+(vLLM's key), which an override may set. These facts are from vLLM 0.32's jina.py; no repository was opened.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def load(files: Files) -> nn.Module:
     from .modules.adapters import added
 
     config = {**files.config, "use_cache": False}
-    # Only this key tells the two apart (vLLM).
+    # Only this key distinguishes the two (vLLM).
     encoder = not files.config.get("is_decoder", True)
     config |= {"model_type": "llama", "is_causal": False} if encoder else {"model_type": "qwen3"}
     task = str(files.config.get("jina_task") or DEFAULT_TASK)

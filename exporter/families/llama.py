@@ -1,5 +1,4 @@
-"""Llama (https://arxiv.org/abs/2307.09288) and what shares its tensors; Llama 3's
-stretched rotary angles included."""
+"""Llama (https://arxiv.org/abs/2307.09288) and models with its tensors, Llama 3's rotary scaling included."""
 
 from ._decoders import family
 

@@ -1,8 +1,8 @@
-"""Longformer (https://arxiv.org/abs/2004.05150): each position attends to a window, and a classifier's
-first token to everything.
+"""Longformer (https://arxiv.org/abs/2004.05150): each position attends to a window, and a classifier's first
+token to everything.
 
 transformers computes windows in chunks whose number depends on the length, which cannot be traced. A mask
-over full attention gives the same numbers at any length, for the memory of full attention.
+over full attention gives the same numbers at any length, but takes the memory of full attention.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 def load(files: Files) -> nn.Module:
     model = backbone(files, "LongformerModel", add_pooling_layer=False, attention="eager")
-    # The published sequence classifier gives its first token global attention; nothing else does unasked.
+    # Of the published classes, only the sequence classifier gives its first token global attention.
     return windows(model, first_sees_all=files.classifies)
 
 
 def windows(model: Any, *, first_sees_all: bool) -> nn.Module:
+    """`model` with windows as a mask over full attention.
+
+    `first_sees_all`: the first token attends to every other one and is attended by it.
+    """
     import torch
     from torch import nn
 
@@ -91,6 +95,4 @@ ARCHITECTURE = Architecture(
     sequence=Classifier(pool="cls", layers=roberta.HEAD, tokens=roberta.HEAD),
     tokens=(Layer(name="classifier"),),
     vocabulary=roberta.VOCABULARY,
-    tiny=roberta.SIZES
-    | {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1, "attention_window": 8},
 )

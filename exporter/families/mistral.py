@@ -1,5 +1,4 @@
-"""Mistral (https://arxiv.org/abs/2310.06825): Llama with a sliding window, which the graph
-computes (e5-mistral: 4096)."""
+"""Mistral (https://arxiv.org/abs/2310.06825): Llama with a sliding window (4096 tokens in e5-mistral)."""
 
 from ._decoders import family
 

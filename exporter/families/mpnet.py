@@ -1,5 +1,5 @@
-"""MPNet (https://arxiv.org/abs/2004.09297): BERT with a bias by distance that all
-layers share; no token types.
+"""MPNet (https://arxiv.org/abs/2004.09297): BERT with a bias by distance that all layers share, without token
+types.
 
 Positions start at pad_token_id + 1, as RoBERTa's do.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import bert, roberta
+from . import roberta
 from ._transformers import backbone
 from .registry import Architecture, Layer
 
@@ -33,5 +33,4 @@ ARCHITECTURE = Architecture(
     sequence=roberta.ARCHITECTURE.sequence,
     tokens=(Layer(name="classifier"),),
     vocabulary=roberta.VOCABULARY,
-    tiny=bert.SIZES | {"max_position_embeddings": 66, "pad_token_id": 1},
 )

@@ -1,7 +1,7 @@
-"""Llama that attends both ways: nvidia/llama-nemotron-embed-1b-v2 and -rerank-1b-v2.
+"""Llama with attention both ways: nvidia/llama-nemotron-embed-1b-v2 and -rerank-1b-v2.
 
-config.json's `pooling` decides; the reranker divides its logit by `temperature`, as its authors'
-code does and vLLM does not.
+config.json's `pooling` decides the pooling. The reranker's logit is divided by `temperature`, as by its
+authors' code; vLLM does not divide it.
 """
 
 from __future__ import annotations
@@ -10,27 +10,28 @@ from dataclasses import replace
 
 from ...runtime.artifact.manifest import Pool
 from ...runtime.errors import CheckpointError
-from ._decoders import SCORE, family, load
+from . import _decoders
+from ._decoders import SCORE, load
 from .registry import Architecture, Classifier, Config
 
 POOLS: dict[str, Pool] = {"avg": "mean", "cls": "cls", "last": "last"}
 
 
-def adapt(architecture: Architecture, config: Config) -> Architecture:
-    asked = config.get("pooling")
-    if asked not in POOLS:
+def adapt(family: Architecture, config: Config) -> Architecture:
+    pooling = config.get("pooling")
+    if pooling not in POOLS:
         raise CheckpointError(
-            f"config.json: pooling {asked!r} of a bidirectional Llama; expected one of {', '.join(POOLS)}"
+            f"config.json: pooling {pooling!r} of a bidirectional Llama; expected one of {', '.join(POOLS)}"
         )
-    pool = POOLS[asked]
+    pool = POOLS[pooling]
     return replace(
-        architecture,
+        family,
         pool=pool,
         sequence=Classifier(pool=pool, layers=SCORE, tokens=SCORE, sigma_key="temperature"),
     )
 
 
-ARCHITECTURE = family(
+ARCHITECTURE = _decoders.family(
     model_types=("llama_bidirec",),
     stem="LlamaBidirectional",
     load=lambda files: load(files, "LlamaModel", model_type="llama", is_causal=False),

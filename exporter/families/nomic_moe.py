@@ -1,13 +1,13 @@
 """Nomic BERT with plain layers, and with experts in every second one (nomic-embed-text-v2-moe,
 https://arxiv.org/abs/2502.07972).
 
-transformers has no class for these; the module is exporter/families/modules/nomic_moe.py.
+transformers has no class for these, so their module is exporter/families/modules/nomic_moe.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...runtime.errors import CheckpointError
 from . import nomic
@@ -51,13 +51,6 @@ def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return not nomic.matches(config, shapes)
 
 
-TINY: dict[str, Any] = nomic.SIZES | {
-    "max_position_embeddings": 128,
-    "num_experts": 4,
-    "moe_top_k": 2,
-    "moe_every_n_layers": 2,
-}
-
 ARCHITECTURE = Architecture(
     model_types=("nomic_bert",),
     names=("NomicBertModel",),
@@ -70,5 +63,4 @@ ARCHITECTURE = Architecture(
     positions=nomic.positions,
     settings=tuple(nomic.EXPECTED),
     capped_by_tokenizer=False,
-    tiny=TINY,
 )

@@ -1,7 +1,7 @@
-"""Qwen3 (https://arxiv.org/abs/2505.09388): norms on each head's queries and keys, heads
-wider than hidden / heads.
+"""Qwen3 (https://arxiv.org/abs/2505.09388): norms on each head's queries and keys, heads wider than
+hidden / heads.
 
-Qwen3-Embedding is stored without the `model.` prefix, rerankers with it; both are read.
+Qwen3-Embedding is stored without the `model.` prefix, rerankers with it. Both are read.
 """
 
 from ._decoders import family

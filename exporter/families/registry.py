@@ -1,8 +1,8 @@
-"""What a family says of itself, and the families themselves, found by scanning this folder.
+"""The record of a backbone family, and the list of all families.
 
-Every other file here whose name has no leading underscore defines `ARCHITECTURE`. Heads are data here
-(which tensors, in which order) and code in `exporter/heads/head_modules.py`, so that no file names
-both a backbone and a head.
+The folder is scanned: every file in it except this one whose name has no leading underscore is a family, and
+defines `ARCHITECTURE`. Heads are data here (which tensors, in which order) and code in
+`exporter/heads/head_modules.py`, so that no code is written for one backbone with one head.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One step of a head: a linear map or a norm whose tensors are `name`.weight and
-    `name`.bias, then an activation."""
+    """One step of a head: a linear layer or a norm whose tensors are `name`.weight and `name`.bias, then an
+    activation."""
 
     name: str
     names: tuple[str, ...] = ()
@@ -39,16 +39,17 @@ class Layer:
     """A folder (`2_Dense`) or file (`sparse_linear.pt`) of the checkpoint; empty: the model's own weights."""
     kind: Literal["linear", "layer_norm"] = "linear"
     bias: bool | None = True
-    """None: taken when the checkpoint has one."""
+    """None: it has one where the checkpoint stores one."""
     activation: str = "identity"
-    """Of head_modules.ACTIVATIONS, a dotted torch class, or `@key`: the value of that key of config.json."""
+    """A name in head_modules.ACTIVATIONS, a dotted torch class, or `@key` for the value of that key of
+    config.json."""
     eps: float | tuple[str, float] = 1e-5
-    """Of a norm; a pair is a key of config.json and its default."""
+    """Epsilon of a norm, or a key of config.json and its default."""
     residual: bool = False
     """Adds the layer's input, through `residual`.weight where widths differ."""
     rows: tuple[tuple[int, ...], ...] = ()
-    """Some rows of a large matrix in the place of all: one output each, the second of a pair
-    subtracted from the first."""
+    """Rows of a large matrix that are used, one output for each entry; empty: all rows. Of a pair of rows,
+    the second is subtracted from the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ class Classifier:
     sigma_key: str | None = None
     """Key of config.json whose value divides the logits (`temperature`)."""
     assumed: bool = False
-    """What most of the family's models have; a published class may have more layers."""
+    """Whether this is only what most published classes have; some may have more layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,84 +75,104 @@ class Reward:
 
     layers: tuple[Layer, ...]
     raw: bool
-    """Answered without activation unless a request asks for it (vLLM)."""
+    """Whether values are returned without activation unless a request asks for it (vLLM)."""
     step_tag_id: int | None = None
-    """Token that ends a step: only its rows are answered."""
+    """Id of the token that ends a step. Only the rows of such tokens are returned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listwise:
+    """A reranker that reads a query and all its documents as one text."""
+
     document_token: str
-    """Behind each document; its row is compared."""
+    """Token behind each document, whose row is compared with that of `query_token`."""
     query_token: str
+    """Token behind the query."""
     template: str
     """File in recipes/templates: query, documents and instruction -> one prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
+    """A backbone family. A new one is a new file in this folder that defines `ARCHITECTURE`.
+
+    Every family states the fields without a default: `model_types`, `names`, `inputs`, `load`, `pool` and
+    `positions`. Nearly every one also states
+
+    - `prefixes`, if its published models with a head put one before the backbone's tensor names,
+    - `sequence`, `tokens` and `vocabulary`, for those heads that its published classes have,
+    - `capped_by_tokenizer` false, if it has no table of absolute positions.
+
+    `matches` is needed where another file reads the same model_type, `translate` where config.json is
+    published with other keys than transformers reads. All other fields serve single families.
+
+    `load` is `_transformers.backbone` with the name of transformers' class, which checks that every tensor
+    has its place. A decoder's record is made by `_decoders.family`, for which `model_types` and `stem`
+    suffice. bert.py and qwen3.py are the examples to copy. Torch code that transformers lacks is written in
+    modules/.
+    """
+
     model_types: tuple[str, ...]
     """Values of model_type in config.json."""
     names: tuple[str, ...]
     """Published class names in vLLM's spelling; the first is the bare backbone."""
     inputs: tuple[str, ...]
-    """Graph inputs, in order."""
+    """Names of the graph's inputs, in order."""
     load: Callable[[Files], nn.Module]
     """Files -> module in float32 and eval mode whose forward(**inputs) returns hidden states
     [batch, tokens, hidden]."""
     matches: Callable[[Config, Mapping[str, tuple[int, ...]]], bool] | None = None
-    """(config, weight shapes) -> whether this file reads them; files with it are asked before those without,
-    and those that list no `model_types` (they read whatever transformers reads) after all others."""
+    """(config, weight shapes) -> whether this file reads them. Files that have it are tried before those that
+    do not, and files without `model_types` (which read whatever transformers reads) last."""
     translate: Callable[[Config], Config] | None = None
-    """config.json -> the same facts under transformers' names, for families that
-    are published with others."""
+    """config.json -> the same settings under transformers' names, for families published with others."""
     adapt: Callable[[Architecture, Config], Architecture] | None = None
-    """Fills in what depends on the translated config (inputs, prefixes, pooling)."""
+    """Fills in fields that depend on the translated config (inputs, prefixes, pooling)."""
     prefixes: tuple[str, ...] = ()
-    """What a model with a head puts before the backbone's tensor names (`bert.`)."""
+    """Prefixes that a model with a head puts before the backbone's tensor names (`bert.`)."""
     pool: Pool
-    """For embedding when no file says otherwise (vLLM's default)."""
+    """Pooling of embeddings when no file states another (vLLM's default)."""
     positions: Callable[[Config], int | None]
-    """Config -> tokens the model can place; None: it states no limit."""
+    """Config -> the longest text in tokens that the model has positions for; None: it states no limit."""
     capped_by_tokenizer: bool = True
-    """Absolute positions: tokenizer_config.json's model_max_length caps the length too (vLLM)."""
+    """Whether tokenizer_config.json's model_max_length limits the length too, as vLLM does for absolute
+    positions."""
     sequence: Classifier | None = None
-    """*ForSequenceClassification."""
+    """Head of *ForSequenceClassification; None: the family has none."""
     tokens: tuple[Layer, ...] = ()
-    """*ForTokenClassification, applied to every token; empty: the family has none."""
+    """Head of *ForTokenClassification, applied to every token; empty: the family has none."""
     vocabulary: tuple[Layer, ...] = ()
-    """*ForMaskedLM: hidden states -> one logit per vocabulary entry (SPLADE); empty: the family has none."""
+    """Head of *ForMaskedLM: hidden states -> one logit per vocabulary entry (SPLADE); empty: none."""
     rewards: Mapping[str, Reward] = field(default_factory=dict)
     """Published class name -> its head (*RewardModel)."""
     projection: tuple[Layer, ...] = ()
-    """Belongs to every embedding of this family, in front of Sentence Transformers' Dense modules."""
+    """Layers of every embedding of this family, in front of Sentence Transformers' Dense modules."""
     pooled: Callable[[Files], nn.Module] | None = None
-    """Module (input_ids, attention_mask) -> mask [batch, tokens] of what is pooled;
-    None: all that is attended."""
+    """Files -> module (input_ids, attention_mask) -> mask [batch, tokens] of the tokens that are pooled;
+    None: all attended tokens are."""
     width: Callable[[Config], int] | None = None
     """Config -> width of the hidden states that `load`'s module returns; None: hidden_size."""
     settings: tuple[str, ...] = ()
-    """Keys of config.json that transformers' class would ignore and `load` computes."""
+    """Keys of config.json that transformers' class ignores and `load` implements."""
     listwise: Listwise | None = None
     """For models that read a query and all its documents as one text."""
     attends_filler: bool = False
-    """ColBERT queries of this family attend to what fills them up, whatever their settings say."""
+    """Whether ColBERT queries of this family attend to their filler tokens, against their settings."""
     sample_tokens: int = 24
-    """Length traced at export: enough for every derived dimension (windows, chunks) to be above 1."""
-    tiny: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the transformers config of a toy model, exported by the tests."""
+    """Length of the text traced at export, enough for every derived dimension (windows, chunks) to exceed
+    1."""
 
 
 @functools.cache
 def all_architectures() -> tuple[Architecture, ...]:
-    """Every family, those with `matches` first. An error inside a file is raised, not taken for
-    an unknown architecture."""
+    """Every family in the order in which they are tried. An error inside a file is raised, not taken for an
+    unknown architecture."""
     families = (importlib.import_module(f"{__package__}.{name}").ARCHITECTURE for name in names())
     return tuple(sorted(families, key=lambda family: (not family.model_types, family.matches is None)))
 
 
 def names() -> tuple[str, ...]:
-    """The files of families, by their names."""
+    """The names of the files of families, without `.py`."""
     modules = (
         module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if not module.ispkg
     )
@@ -164,24 +185,23 @@ def find(source: str, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> 
     published = [str(name) for name in config.get("architectures") or ()]
     for architecture in all_architectures():
         named = bool(set(published) & set(architecture.names))
-        # A repository with a configuration class of its own may call its type anything; a file that looks
-        # closer goes by its class name.
-        known = model_type in architecture.model_types or (
+        # A repository with a configuration class of its own may have any model_type, so a family with
+        # `matches` is also recognised by its class name.
+        recognised = model_type in architecture.model_types or (
             named and (not model_type or architecture.matches is not None)
         )
-        known = known or not architecture.model_types
-        if known and (architecture.matches is None or architecture.matches(config, shapes)):
+        recognised = recognised or not architecture.model_types
+        if recognised and (architecture.matches is None or architecture.matches(config, shapes)):
             return architecture
-    asked = published[0] if published else model_type
+    name = published[0] if published else model_type
     raise UnknownArchitecture(
-        f"{source}: architecture {asked or 'missing'!r} (model_type {model_type or 'missing'!r}) is "
-        "not supported; "
-        f"closest supported: {', '.join(closest(asked))}"
+        f"{source}: architecture {name or 'missing'!r} (model_type {model_type or 'missing'!r}) is "
+        f"not supported; closest supported: {', '.join(closest(name))}"
     )
 
 
-def closest(asked: str) -> list[str]:
-    """The known class names and model types that look most like `asked`."""
+def closest(unknown: str) -> list[str]:
+    """The three known class names and model types that are spelled most like `unknown`."""
     choices = {
         name.lower(): name
         for architecture in all_architectures()
@@ -189,5 +209,5 @@ def closest(asked: str) -> list[str]:
     }
     return [
         choices[name]
-        for name in difflib.get_close_matches(asked.lower(), choices, n=3, cutoff=0.4) or list(choices)[:3]
+        for name in difflib.get_close_matches(unknown.lower(), choices, n=3, cutoff=0.4) or list(choices)[:3]
     ]

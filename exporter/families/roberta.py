@@ -1,14 +1,14 @@
-"""RoBERTa (https://arxiv.org/abs/1907.11692) and XLM-R (https://arxiv.org/abs/1911.02116):
-one module, two tokenizers.
+"""RoBERTa (https://arxiv.org/abs/1907.11692) and XLM-R (https://arxiv.org/abs/1911.02116): one module, two
+tokenizers.
 
-Their transformers classes differ in name only. Positions start at pad_token_id + 1, so a table of
-514 rows holds 512 tokens.
+Their classes in transformers differ in name only. Positions start at pad_token_id + 1, so a table of 514 rows
+holds 512 tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ._transformers import backbone
 from .registry import Architecture, Classifier, Config, Layer
@@ -26,7 +26,7 @@ def load(files: Files) -> nn.Module:
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    # Jina's flash models call themselves xlm-roberta, have rotary positions and other tensors.
+    # Jina's flash models have the model_type xlm-roberta too, but rotary positions or other tensors.
     rotary = config.get("position_embedding_type", "absolute") != "absolute" or "lora_adaptations" in config
     return not rotary and not any(".mixer." in name for name in shapes)
 
@@ -37,20 +37,17 @@ VOCABULARY = (
     Layer(name="lm_head.layer_norm", kind="layer_norm", eps=("layer_norm_eps", 1e-12)),
     Layer(name="lm_head.decoder", names=("lm_head", "embeddings.word_embeddings")),
 )
-SIZES: dict[str, Any] = {
-    "vocab_size": 112,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-}
 
 ARCHITECTURE = Architecture(
     model_types=("roberta", "xlm-roberta"),
     names=(
-        "RobertaModel", "RobertaForSequenceClassification", "RobertaForTokenClassification",
+        "RobertaModel",
+        "RobertaForSequenceClassification",
+        "RobertaForTokenClassification",
         "RobertaForMaskedLM",
-        "XLMRobertaModel", "XLMRobertaForSequenceClassification", "XLMRobertaForTokenClassification",
+        "XLMRobertaModel",
+        "XLMRobertaForSequenceClassification",
+        "XLMRobertaForTokenClassification",
         "XLMRobertaForMaskedLM",
         "BgeM3EmbeddingModel",
     ),
@@ -63,5 +60,4 @@ ARCHITECTURE = Architecture(
     sequence=Classifier(pool="cls", layers=HEAD, tokens=HEAD),
     tokens=(Layer(name="classifier"),),
     vocabulary=VOCABULARY,
-    tiny=SIZES | {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1},
-)  # fmt: skip
+)

@@ -1,13 +1,12 @@
-"""T5's encoder (https://arxiv.org/abs/1910.10683) and mT5's, UMT5's: relative positions, no
-limit of length of its own.
+"""The encoders of T5 (https://arxiv.org/abs/1910.10683), mT5 and UMT5: relative positions, and so no limit of
+length.
 
-sentence-t5, gtr and instructor are built on it. A whole T5 is read for its encoder; its
-decoder is left where it is.
+sentence-t5, gtr and instructor are built on them. Of a whole T5 only the encoder is read.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...runtime.errors import CheckpointError
 from ._transformers import backbone
@@ -35,21 +34,12 @@ def translate(config: Config) -> Config:
             f"config.json: {published[0]} judges what T5's decoder says, and poolrt runs the encoder alone; "
             '`--hf-overrides \'{"architectures": ["T5EncoderModel"]}\'` embeds with it'
         )
-    known: dict[str, Any] = {
+    return {
+        **config,
         "hidden_size": config.get("d_model", 512),
         "vocab_size": config.get("vocab_size", 32128),
     }
-    return {**config, **known}
 
-
-SIZES: dict[str, Any] = {
-    "vocab_size": 112,
-    "d_model": 32,
-    "d_kv": 16,
-    "d_ff": 48,
-    "num_layers": 2,
-    "num_heads": 2,
-}
 
 ARCHITECTURE = Architecture(
     model_types=tuple(CLASSES),
@@ -61,5 +51,4 @@ ARCHITECTURE = Architecture(
     pool="mean",
     positions=lambda config: config.get("max_position_embeddings", config.get("n_positions")),
     tokens=(Layer(name="classifier"),),
-    tiny=SIZES,
 )

@@ -1,8 +1,6 @@
-"""voyageai/voyage-4-nano: Qwen3 that attends both ways, and a linear layer on every
-token in front of the mean.
+"""voyageai/voyage-4-nano: Qwen3 with attention both ways, and a linear layer on every token before the mean.
 
-The layer has no bias, so the mean of its outputs is its output for the mean; the graph
-takes the cheaper order.
+The layer has no bias, so the graph applies it to the mean instead, which gives the same vector for less work.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Low-rank adapters in PEFT's layout, beside the weights they correct: one is added at export, so that
-nothing of it is left to run."""
+"""Low-rank adapters in PEFT's layout that a checkpoint stores beside its weights. The export adds one of
+them, so that the model runs none."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ TABLE_FIRST, TABLE_SECOND = ".lora_embedding_A", ".lora_embedding_B"
 
 
 def added(files: Files, state: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor]:
-    """W + alpha / r · B·A for each corrected matrix. A checkpoint without adapters (one task, merged by its
-    authors) stays as it is."""
+    """The state dict with W + alpha / r · B·A for each matrix that the adapter of `task` corrects.
+
+    A checkpoint without adapters (one task, merged by its authors) is returned as it is. Raises
+    CheckpointError for an unknown task, or an adapter that does not fit.
+    """
     from ...files import adapter_merge
     from ...files.weights import open_files
 
-    found_configs = [
+    settings_files = [
         place
         for pattern in ("*", "adapters/*")
         for place in sorted(files.folder.glob(f"{pattern}/adapter_config.json"))
     ]
-    places = {_plain(config.parent.name): config.parent for config in found_configs}
+    places = {_plain(path.parent.name): path.parent for path in settings_files}
     if not places:
         return state
     task = _plain(task)
@@ -63,7 +66,7 @@ def added(files: Files, state: dict[str, torch.Tensor], task: str) -> dict[str, 
             corrections.read(name),
             corrections.read(name.removesuffix(end) + (TABLE_SECOND if table else SECOND)),
         )
-        # A table's rows are what a linear layer's columns are.
+        # The factors of an embedding table belong to its transpose.
         weight = adapter_merge.added(state[stored].T if table else state[stored], first, second, scale)
         corrected[stored] = weight.T.contiguous() if table else weight
     return corrected
@@ -75,7 +78,7 @@ def _plain(name: str) -> str:
 
 
 def _refuse(place: Path, settings: dict[str, object]) -> None:
-    """Variants of LoRA that are not a plain product."""
+    """Raises CheckpointError for variants of LoRA that are not a plain product."""
     wrong = [
         key
         for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")

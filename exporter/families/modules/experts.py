@@ -1,8 +1,8 @@
 """Mixtures of experts as products that do not depend on the router's choice, so that they can be traced.
 
-transformers loops over the experts that some token chose, and ONNX has no such loop. All experts are
-evaluated for all tokens instead, and each result is weighted by the router, with zero where a token did not
-choose the expert: exact, at the price of the products that are thrown away.
+transformers loops over the experts that some token chose, which ONNX cannot express. Here all experts are
+evaluated for all tokens. Each result is multiplied by the router's weight, which is zero where a token did
+not choose the expert. That is exact, but computes products that are not used.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOGETHER = 8
-"""Experts of one product: [experts, tokens, inner] lies in memory at once."""
+"""Experts of one product, whose [experts, tokens, inner] is in memory at once."""
 
 
 def dense(source: str, module: nn.Module) -> None:
-    """Changes every mixture that transformers' interface for experts knows, in
-    place. Raises CheckpointError."""
+    """Changes, in place, every mixture that has transformers' interface for experts.
+
+    Raises CheckpointError for experts that an adapter changes in a streamed model.
+    """
     for part in list(module.modules()):
         if hasattr(part, "has_gate") and hasattr(part, "is_transposed") and "down_proj" in part._parameters:
             _split(source, part)
@@ -47,7 +49,7 @@ def _split(source: str, mixture: Any) -> None:
     pieces = []
     for start in range(0, mixture.num_experts, TOGETHER):
         some = {name: parameter[start : start + TOGETHER] for name, parameter in whole.items()}
-        # Views: [experts, in, out] whichever way they are stored.
+        # Views [experts, in, out], however the matrices are stored.
         up, down = (some[name] if mixture.is_transposed else some[name].transpose(1, 2) for name in names[:2])
         pieces.append(_piece(start, up, down, [some[name] for name in names[2:]], gate, after))
     mixture.pieces = nn.ModuleList(pieces)
@@ -55,8 +57,8 @@ def _split(source: str, mixture: Any) -> None:
 
 
 def _forward(mixture: Any, *arguments: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
-    """Hidden states [tokens, hidden], chosen experts and their weights [tokens,
-    chosen] -> [tokens, hidden]."""
+    """Hidden states [tokens, hidden], chosen experts and their weights [tokens, chosen] -> [tokens,
+    hidden]."""
     hidden, chosen, weights = (*arguments, *named.values())
     rows = hidden.reshape(-1, hidden.shape[-1])
     chosen, weights = chosen.reshape(-1, chosen.shape[-1]), weights.reshape(-1, weights.shape[-1])
@@ -79,7 +81,7 @@ def _piece(
             super().__init__()
             self.up, self.down = (nn.Parameter(weight, requires_grad=False) for weight in (up, down))
             self.biases = nn.ParameterList(nn.Parameter(bias, requires_grad=False) for bias in biases)
-            # Bound to the mixture, which holds this: kept out of torch's sight.
+            # These are bound to the mixture, which contains this module. The tuple hides them from torch.
             self.calls = (gate, after)
 
         def forward(self, rows: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What part of a text is pooled, found by the ids of a marker inside it."""
+"""Pooling of the part of a text behind a marker, whose token ids the graph searches for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch.nn import functional
 
 
 class AfterMarker(nn.Module):
-    """Ids and mask [batch, tokens] -> mask of the tokens behind the first marker.
+    """Ids and mask [batch, tokens] -> mask [batch, tokens] of the tokens behind the first marker.
 
-    All that is attended where there is no marker, no BOS in front, or nothing behind.
+    The mask is returned unchanged for a text without a marker, without BOS or without tokens behind the
+    marker.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class AfterMarker(nn.Module):
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         position = torch.arange(ids.shape[1], device=ids.device)
-        # A line of instruction opens with a marker of its own, right behind BOS.
+        # An instruction starts with the user marker, right behind BOS.
         instructed = _first(ids, position, self.user) == 1
         end = _first(ids, position, self.marker) + len(self.marker)
         end_on_line = _first(ids, position, self.marker_on_line) + len(self.marker_on_line)
@@ -38,9 +39,9 @@ class AfterMarker(nn.Module):
 
 
 def _first(ids: torch.Tensor, position: torch.Tensor, pattern: tuple[int, ...]) -> torch.Tensor:
-    """[batch]: where `pattern` first starts behind token 0; the width of `ids` where it does not."""
-    found = position >= 1
+    """The first position [batch] behind token 0 at which `pattern` starts; the width of `ids` for none."""
+    matches = position >= 1
     padded = functional.pad(ids, (0, len(pattern)), value=-1)
     for offset, token in enumerate(pattern):
-        found = found & (padded[:, offset : offset + ids.shape[1]] == token)
-    return torch.where(found, position, ids.shape[1]).amin(1)
+        matches = matches & (padded[:, offset : offset + ids.shape[1]] == token)
+    return torch.where(matches, position, ids.shape[1]).amin(1)

@@ -1,9 +1,8 @@
-"""The encoder of nomic-embed-text-v2-moe in torch, named like its published tensors so that
-loading is a plain copy.
+"""The encoder of nomic-embed-text-v2-moe in torch, with the names of its published tensors.
 
-Experts are evaluated densely: all of them are two products, [tokens, experts * inner] and back, with the
-activations of those that the router did not choose set to zero in between. That is exact, static, and leaves
-a graph of products that every engine runs well.
+All experts are evaluated in two products, to [tokens, experts * inner] and back. Between the two, the
+activations of experts that the router did not choose are set to zero. That is exact, and the graph consists
+of static products, which every engine runs well.
 """
 
 from __future__ import annotations
@@ -57,13 +56,13 @@ class Attention(nn.Module):
             for part in self.Wqkv(hidden).chunk(3, dim=-1)
         )
         query, key, value = thirds
-        found = functional.scaled_dot_product_attention(
-            _turned(query, *rotary), _turned(key, *rotary), value, attn_mask=mask
+        attended = functional.scaled_dot_product_attention(
+            _rotated(query, *rotary), _rotated(key, *rotary), value, attn_mask=mask
         )
-        return self.out_proj(found.transpose(1, 2).flatten(2))
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
-def _turned(value: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _rotated(value: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = value.chunk(2, dim=-1)
     return value * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -86,9 +85,11 @@ class Router(nn.Module):
         self.chosen, self.experts = sizes.chosen, sizes.experts
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[batch, tokens, hidden] -> weights [batch, tokens, experts], zero for those not chosen;
-        a row need not sum to 1."""
-        # Softmax over all experts first, then the best ones as they are: not renormalised.
+        """[batch, tokens, hidden] -> weights [batch, tokens, experts], zero for experts that are not chosen.
+
+        The softmax runs over all experts and is not renormalised, so the weights of a token may sum to less
+        than 1.
+        """
         weights = self.layer(hidden).float().softmax(dim=-1)
         best = weights.topk(self.chosen, dim=-1).indices
         number = torch.arange(self.experts, device=hidden.device)
@@ -184,14 +185,16 @@ class NomicMoe(nn.Module):
         return hidden
 
     def filled(self, files: Files) -> NomicMoe:
-        """With the checkpoint's weights, in float32. Raises CheckpointError with every missing,
-        misshapen or unplaced tensor."""
+        """This module with the checkpoint's weights, in float32 and eval mode.
+
+        Raises CheckpointError with every missing, misshapen or unplaced tensor.
+        """
         wanted = {name: tuple(parameter.shape) for name, parameter in self.state_dict().items()}
         places = {name: files.weights.find(name, files.prefixes) for name in wanted}
         shapes = {name: files.weights.shapes[place] for name, place in places.items() if place is not None}
         problems = [f"missing {name}" for name, place in places.items() if place is None]
         problems += [
-            (f"{name} has shape {list(shapes[name])}, expected {list(wanted[name])}")
+            f"{name} has shape {list(shapes[name])}, expected {list(wanted[name])}"
             for name in shapes
             if shapes[name] != wanted[name]
         ]

@@ -1,8 +1,7 @@
-"""Encoders whose layers mix neighbouring positions without looking at the mask: what padding
-would add is set to zero.
+"""Sets padding to zero in encoders whose layers mix neighbouring positions without the mask.
 
-A text alone has zeros beyond its end (that is how convolutions pad), a text in a batch has
-hidden states of filler there.
+Behind the end of a text alone, a convolution reads zeros. Behind the end of a text in a batch, it would read
+hidden states of padding tokens.
 """
 
 from __future__ import annotations
@@ -13,22 +12,22 @@ from typing import Any
 import torch
 from torch import nn
 
-# model_type -> (end of a layer's path, what is zeroed: its input or its output).
+# model_type -> (end of a layer's path, whether its input or its output is set to zero).
 LAYERS: dict[str, tuple[tuple[str, str], ...]] = {
     "convbert": ((".key_conv_attn_layer", "input"), (".conv_out_layer", "output")),
-    # Each position reads its neighbours' embeddings
+    # Each position reads its neighbours' embeddings.
     "mobilebert": ((".embeddings.word_embeddings", "output"),),
     "nystromformer": ((".self.value", "output"),),
 }
 
 
 class WithoutPadding(nn.Module):
-    """`model`, with zeros at masked positions in front of or behind the layers of `ends`."""
+    """`model` with zeros at masked positions in front of or behind the layers of `ends`."""
 
     def __init__(self, model: nn.Module, ends: tuple[tuple[str, str], ...]) -> None:
         super().__init__()
         self.model = model
-        # Not a container that torch looks into: what it holds is gone when forward returns.
+        # A container that torch does not look into. It holds the mask only while forward runs.
         self.now = SimpleNamespace(mask=None)
         for path, part in model.named_modules():
             for end, side in ends:
@@ -54,4 +53,5 @@ class WithoutPadding(nn.Module):
 
 
 def without_padding(model_type: str, model: nn.Module) -> nn.Module:
+    """`model`, wrapped where its layers mix neighbouring positions."""
     return WithoutPadding(model, LAYERS[model_type]) if model_type in LAYERS else model

@@ -1,8 +1,8 @@
-"""Rotary frequencies that depend on the length of a text (`dynamic`, `longrope`), for each row of a
-batch by its own length.
+"""Rotary frequencies that depend on the length of a text (`dynamic`, `longrope`), for each row of a batch by
+its own length.
 
-transformers keeps them in a buffer that the longest text so far has set, so that an answer depends on what
-ran before and beside it. Here each row gets what a fresh model gives for it alone.
+transformers keeps them in a buffer that the longest text so far has set, so a result depends on the texts
+that ran before and beside it. Here each row gets the frequencies that a fresh model computes for it alone.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class RowFrequencies(nn.Module):
-    """A decoder that is given its positions, from which each rotary module knows how long a row is."""
+    """Passes explicit positions to a decoder, from which each rotary module computes the length of a row."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> Any:
-        # Filler is masked, so its position may be anything that is not the largest of its row.
+        # Padding is masked, so it may have any position below the largest of its row.
         positions = torch.arange(input_ids.shape[1], device=input_ids.device) * attention_mask
         return self.model(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **inputs
@@ -33,7 +33,7 @@ class RowFrequencies(nn.Module):
 
 
 def by_row(model: nn.Module) -> nn.Module:
-    """`model` itself, where no frequency depends on the length."""
+    """`model` with frequencies by row; `model` itself where no frequency depends on the length."""
     changed = [part for part in model.modules() if any(True for _ in _depending(part))]
     for part in changed:
         _change(part)
@@ -86,7 +86,7 @@ def _settings(part: Any, layer: str | None) -> Any:
 
 
 def _long(part: Any, layer: str | None) -> tuple[torch.Tensor, int]:
-    """Frequencies of texts beyond the original length, and that length."""
+    """Frequencies of texts beyond the original length, and that length in tokens."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     limit = int(_settings(part, layer)["original_max_position_embeddings"])
@@ -98,8 +98,8 @@ def _long(part: Any, layer: str | None) -> tuple[torch.Tensor, int]:
 
 
 def _dynamic(part: Any, layer: str | None, length: torch.Tensor) -> torch.Tensor:
-    """NTK scaling (https://arxiv.org/abs/2309.00071, appendix B.1) of a base that grows with the
-    length; [rows, 1, width / 2]."""
+    """Frequencies [rows, 1, width / 2] by NTK scaling (https://arxiv.org/abs/2309.00071, appendix B.1), whose
+    base grows with the length."""
     settings, original = _settings(part, layer), int(part.config.max_position_embeddings)
     width = 2 * part.__dict__[_name(layer)].shape[-1]
     factor = float(settings["factor"])

@@ -1,7 +1,7 @@
-"""Functions of transformers' modules that cannot be traced, told again with the same numbers.
+"""Replaces functions of transformers' modules that cannot be traced by equal ones that can.
 
-A method is copied with other globals, so that transformers itself stays as it is for
-everybody else in the process.
+A method is copied with other globals, so that transformers itself stays unchanged for the rest of the
+process.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 
-def retold(module: nn.Module) -> None:
-    """Changes the parts of `module` that call one of these functions, in place."""
+def make_traceable(module: nn.Module) -> None:
+    """Changes, in place, the parts of `module` that call one of FUNCTIONS."""
     for part in module.modules():
         plain = inspect.unwrap(type(part).forward)
-        used = set(getattr(plain, "__code__", retold.__code__).co_names)
+        used = set(getattr(plain, "__code__", make_traceable.__code__).co_names)
         home = str(getattr(plain, "__globals__", {}).get("__name__"))
         changed = {
             name: function
@@ -38,17 +38,29 @@ def retold(module: nn.Module) -> None:
             part.forward = MethodType(copied, part)
 
 
-def selective_scan(  # the names of its parameters are those it is called with
-    hidden: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,  # noqa: N803
-    D: torch.Tensor | None = None, z: torch.Tensor | None = None,  # noqa: N803
+def selective_scan(  # transformers passes these names
+    hidden: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,  # noqa: N803
+    B: torch.Tensor,  # noqa: N803
+    C: torch.Tensor,  # noqa: N803
+    D: torch.Tensor | None = None,  # noqa: N803
+    z: torch.Tensor | None = None,
     delta_bias: torch.Tensor | None = None,
-    delta_softplus: bool = False, return_last_state: bool = False, **_: Any,
-) -> torch.Tensor:  # fmt: skip
-    """Mamba's recurrence (https://arxiv.org/abs/2312.00752, algorithm 2) as one Scan over the
-    tokens; [batch, inner, tokens].
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    **_: Any,
+) -> torch.Tensor:
+    """Mamba's recurrence (https://arxiv.org/abs/2312.00752, algorithm 2) as one Scan over the tokens.
 
-    `hidden`, `dt`, `z`: [batch, inner, tokens]; `A`: [inner, states]; `B`, `C`: [batch, states, tokens];
-    `D`, `delta_bias`: [inner].
+    Args:
+        hidden, dt, z: [batch, inner, tokens].
+        A: [inner, states].
+        B, C: [batch, states, tokens].
+        D, delta_bias: [inner].
+
+    Returns:
+        [batch, inner, tokens].
     """
     from torch._higher_order_ops.scan import scan
 
@@ -70,11 +82,11 @@ def selective_scan(  # the names of its parameters are those it is called with
 
 
 def alibi(attention_mask: torch.Tensor, num_heads: int, dtype: torch.dtype) -> torch.Tensor:
-    """Falcon's slopes by positions, [batch * heads, 1, tokens]: both factors and the product rounded to
-    bfloat16, multiplied in float32."""
+    """Falcon's slopes times positions, [batch * heads, 1, tokens]. Both factors and the product are rounded
+    to bfloat16, and multiplied in float32."""
     from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
-    # The slopes are what the function gives at position 1.
+    # At position 1 the function returns the slopes.
     slopes = build_alibi_tensor(torch.ones(1, 2, dtype=torch.int64), num_heads, torch.float32)[:, 0, 1].to(
         attention_mask.device
     )
@@ -83,8 +95,8 @@ def alibi(attention_mask: torch.Tensor, num_heads: int, dtype: torch.dtype) -> t
     return product.to(torch.bfloat16).to(dtype).reshape(-1, 1, attention_mask.shape[1])
 
 
-# (name, start of the module's name) -> what takes its place. BLOOM's slopes have Falcon's
-# name and are not rounded.
+# (name, start of the module's name) -> replacement. BLOOM's function has the same name as Falcon's, but does
+# not round, so it is not replaced.
 FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
     ("mamba_selective_scan", "transformers.models."): selective_scan,
     ("build_alibi_tensor", "transformers.models.falcon."): alibi,
