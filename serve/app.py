@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..runtime.errors import InputError, PoolrtError
 from .context import Context
 from .endpoints import tei
-from .endpoints.routes import MODELS, ROUTES, absent
+from .endpoints.routes import MODELS, PROBES, ROUTES, UNCOUNTED, UNQUEUED, absent
 from .errors import ApiError, api_error, body, response, surprising
 from .execution import Workshop
 from .headers import header
@@ -49,13 +49,12 @@ def create_app(registry: Registry, settings: Settings, adapters: AdapterExporter
         adapters: makes models of LoRA adapters; None: LoRA is off.
     """
     state = State()
-    metrics = Metrics(registry, state, engine=settings.engine_metrics)
+    metrics = Metrics(registry, state, engine=settings.engine_metrics, uncounted=UNCOUNTED)
     loader = None
     if settings.runtime_lora and adapters is not None:
         loader = Loader(registry, adapters, drain_s=settings.shutdown_timeout_s)
-    context = Context(
-        settings, registry, state, metrics, Workshop(settings, metrics, state, registry), loader
-    )
+    workshop = Workshop(settings, metrics, state, registry, unqueued=UNQUEUED)
+    context = Context(settings, registry, state, metrics, workshop, loader)
     table = routes(settings)
     app = Starlette(
         routes=table,
@@ -148,6 +147,7 @@ def layers(settings: Settings, metrics: Metrics, state: State, table: Sequence[R
             metrics=metrics,
             state=state,
             paths=frozenset(route.path for route in table),
+            probes=PROBES,
         ),
         Middleware(
             Cors,

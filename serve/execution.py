@@ -55,7 +55,15 @@ Shape = Callable[[Result, Times, dict[str, str]], Response]
 class Workshop:
     """The threads of the serving layer, and how requests run in them."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, state: State, registry: Registry) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        state: State,
+        registry: Registry,
+        *,
+        unqueued: frozenset[str] = frozenset(),
+    ) -> None:
         self.settings = settings
         self.metrics = metrics
         self.state = state
@@ -63,6 +71,8 @@ class Workshop:
         self.budget = Budget(settings.max_pending_bytes)
         self.preparing_tokens = 0
         """Tokens of texts that are on their way to a queue; estimated."""
+        self.unqueued = unqueued
+        """Paths of routes that add nothing to a model's queue."""
         self.threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="poolrt-serve")
         # One thread only: reading a body is Python code, of which one thread runs at a time anyway, so more
         # threads would only make the event loop wait longer.

@@ -47,6 +47,14 @@ class Route:
     other: tuple[Wire, Callable[[Request, Any], Awaitable[Response]]] | None = None
     """Another API at the same path, and the function that makes the response to one of its bodies."""
     is_on: Callable[[Settings], bool] = lambda settings: True
+    is_probe: bool = False
+    """Asked by health checks: it needs no key, and is served while the server stops and beyond the limit of
+    connections."""
+    is_queued: bool = True
+    """A request with a body adds to a model's queue, so it is refused before its body is read where all
+    queues are full."""
+    is_counted: bool = True
+    """Its requests are part of the HTTP metrics."""
 
     async def respond(self, request: Request) -> Response:
         """The response to a request for this path.

@@ -78,17 +78,18 @@ INVOKED = tuple(_MODELS[path] for path in ("/v1/embeddings", "/classify", "/rera
 ROUTES: tuple[Route, ...] = (
     *MODELS,
     Route(path="/tokenize", endpoint=tokens.tokenize, bodies=(vllm.TOKENIZE, schemas_tei.TOKENIZE),
-          response="TokenizeAnswer", about="Token ids of a text or a conversation"),
+          response="TokenizeAnswer", is_queued=False, about="Token ids of a text or a conversation"),
     Route(path="/detokenize", endpoint=tokens.detokenize, bodies=(vllm.DETOKENIZE,),
-          response="DetokenizeAnswer", about="Text of token ids"),
-    Route(path="/decode", endpoint=tei_tokens.decode, bodies=(schemas_tei.DECODE,),
+          response="DetokenizeAnswer", is_queued=False, about="Text of token ids"),
+    Route(path="/decode", endpoint=tei_tokens.decode, bodies=(schemas_tei.DECODE,), is_queued=False,
           about="TEI: text of token ids"),
     Route(path="/invocations", endpoint=invocations.among(INVOKED),
           about="SageMaker: any of the bodies above"),
     Route(path="/v1/load_lora_adapter", endpoint=lora.load, bodies=(vllm.LOAD_ADAPTER,), media=(TEXT,),
-          is_on=_lora_is_on, about="Serve a LoRA adapter of the server's disk as another model"),
+          is_on=_lora_is_on, is_queued=False,
+          about="Serve a LoRA adapter of the server's disk as another model"),
     Route(path="/v1/unload_lora_adapter", endpoint=lora.unload, bodies=(vllm.UNLOAD_ADAPTER,), media=(TEXT,),
-          is_on=_lora_is_on, about="Stop serving an adapter, after its last request"),
+          is_on=_lora_is_on, is_queued=False, about="Stop serving an adapter, after its last request"),
     Route(path="/v1/models", endpoint=operations.models, methods=("GET",), about="The models served here"),
     Route(path="/models", endpoint=operations.models, methods=("GET",), about="The same as /v1/models"),
     Route(path="/info", endpoint=tei_tokens.info, methods=("GET",), about="TEI: what the first model is"),
@@ -96,21 +97,28 @@ ROUTES: tuple[Route, ...] = (
           failures={404: "Not switched on"},
           about="The tokenizer's settings (needs --enable-tokenizer-info-endpoint)"),
     Route(path="/health", endpoint=operations.health, methods=("GET",), media=(), failures=_FAILED,
+          is_probe=True, is_counted=False,
           about="200 when ready and alive, else 503; no key needed"),
     Route(path="/live", endpoint=operations.live, methods=("GET",), media=(),
-          failures={503: "The process hangs"},
+          failures={503: "The process hangs"}, is_probe=True, is_counted=False,
           about="200 while the process works, also before models are loaded; no key needed"),
     Route(path="/ready", endpoint=operations.ready, methods=("GET",), media=(),
-          failures={503: "Loading or stopping"},
+          failures={503: "Loading or stopping"}, is_probe=True, is_counted=False,
           about="200 when models are loaded and the server is not stopping; no key needed"),
     Route(path="/ping", endpoint=operations.health, methods=("GET", "POST"), media=(), failures=_FAILED,
-          about="SageMaker: as /health; no key needed"),
-    Route(path="/version", endpoint=operations.show_version, methods=("GET",), about="The version of poolrt"),
-    Route(path="/load", endpoint=operations.load, methods=("GET",),
+          is_probe=True, is_counted=False, about="SageMaker: as /health; no key needed"),
+    Route(path="/version", endpoint=operations.show_version, methods=("GET",), is_counted=False,
+          about="The version of poolrt"),
+    Route(path="/load", endpoint=operations.load, methods=("GET",), is_counted=False,
           about="Requests being answered (needs --enable-server-load-tracking)"),
-    Route(path="/metrics", endpoint=operations.metrics, methods=("GET",), media=(TEXT,),
+    Route(path="/metrics", endpoint=operations.metrics, methods=("GET",), media=(TEXT,), is_counted=False,
           about="Prometheus metrics"),
 )  # fmt: skip
+
+# The application hands these to the layers below, which cannot import the table.
+PROBES = frozenset(route.path for route in ROUTES if route.is_probe)
+UNQUEUED = frozenset(route.path for route in ROUTES if not route.is_queued)
+UNCOUNTED = frozenset(route.path for route in ROUTES if not route.is_counted)
 
 
 def absent(path: str, registry: Registry) -> str:

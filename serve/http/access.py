@@ -26,8 +26,6 @@ from ..settings import Settings
 from .memory_budget import HELD
 from .protocol import too_large, too_many
 
-OPEN = frozenset({"/health", "/ping", "/live", "/ready"})
-"""Routes that need no key; every other path does, also one that does not exist."""
 MOST_REQUEST_ID = 256
 PAGES = frozenset({"/", "/docs", "/redoc"})
 
@@ -40,7 +38,14 @@ def stopping() -> ApiError:
 
 class Gate:
     def __init__(
-        self, app: ASGIApp, *, settings: Settings, metrics: Metrics, state: State, paths: Container[str] = ()
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        metrics: Metrics,
+        state: State,
+        paths: Container[str] = (),
+        probes: Container[str] = (),
     ) -> None:
         self.app = app
         self.settings = settings
@@ -48,6 +53,9 @@ class Gate:
         self.state = state
         self.paths = paths
         """Those of routes; a client's own words must not become series of the metrics."""
+        self.probes = probes
+        """Paths that need no key and are served while draining; every other path needs one, also one that
+        does not exist."""
         self.keys = [key.encode() for key in settings.api_keys]
         self.root = settings.root_path.rstrip("/")
 
@@ -67,10 +75,15 @@ class Gate:
             scope["root_path"] = self.root
         if self.settings.request_id_headers:
             send = self._with_request_id(scope, send)
-        if self.keys and path not in OPEN and scope["method"] != "OPTIONS" and not self._has_key(scope):
+        if (
+            self.keys
+            and path not in self.probes
+            and scope["method"] != "OPTIONS"
+            and not self._has_key(scope)
+        ):
             await self._refusing(self._unauthorized(path, scope), path, scope, receive, send)
             return
-        if self.state.draining and path not in OPEN:
+        if self.state.draining and path not in self.probes:
             await self._refusing(response(stopping()), path, scope, receive, send)
             return
         await self._measured(path, scope, receive, send)

@@ -31,10 +31,6 @@ LIGHT_BYTES = 2048
 LENIENT_BYTES = 1 << 20
 """The standard library's parser is slow and holds up all threads: a larger body has
 to be what RFC 8259 says."""
-UNQUEUED = frozenset(
-    {"/tokenize", "/detokenize", "/decode", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"}
-)
-"""Routes that add nothing to a model's queue."""
 
 
 class Shop(Protocol):
@@ -45,6 +41,8 @@ class Shop(Protocol):
     registry: Registry
     preparing_tokens: int
     """Of texts that are on their way to a queue."""
+    unqueued: frozenset[str]
+    """Paths of routes that add nothing to a model's queue."""
 
     def reading(self, request: Request, step: Callable[[], Result]) -> Coroutine[Any, Any, Result]: ...
 
@@ -151,7 +149,7 @@ async def read_bytes(request: Request, shop: Shop) -> bytes | bytearray:
     declared = declared_bytes(request.scope)
     if declared > limit:
         raise too_large(limit)
-    if request.scope["path"] not in UNQUEUED:
+    if request.scope["path"] not in shop.unqueued:
         check_queues(shop)
     if declared > FREE_BYTES:
         shop.budget.check(declared)

@@ -6,7 +6,7 @@ watching them costs a request nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,7 +19,6 @@ from .state import State
 OBSERVE = "poolrt.observe"
 """Key of what adds a request's work to the metrics, in its scope; the gate calls it when
 the response has been sent."""
-EXCLUDED = frozenset({"/metrics", "/health", "/load", "/ping", "/version", "/live", "/ready"})
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 GROUPS = ("1xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 TIMES = {
@@ -39,9 +38,19 @@ SAME = {
 
 
 class Metrics:
-    def __init__(self, registry: Registry, state: State, *, engine: bool = True) -> None:
+    """Everything that is counted for one application.
+
+    Args:
+        engine: whether requests are counted by model too.
+        uncounted: paths whose requests are no part of the HTTP metrics.
+    """
+
+    def __init__(
+        self, registry: Registry, state: State, *, engine: bool = True, uncounted: Container[str] = ()
+    ) -> None:
         self.collectors = CollectorRegistry()
         self.engine = engine
+        self.uncounted = uncounted
         self._requests = Counters(
             "http_requests", "Requests by method, status and handler.", ("method", "handler", "status")
         )
@@ -85,7 +94,7 @@ class Metrics:
             self.collectors.register(collector)
 
     def http(self, method: str, handler: str, status: int, seconds: float, received: int, sent: int) -> None:
-        if handler in EXCLUDED:
+        if handler in self.uncounted:
             return
         if method not in METHODS:
             method = "OTHER"  # a client's own words must not become a thousand series

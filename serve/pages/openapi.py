@@ -8,7 +8,6 @@ from typing import Any
 from ...runtime.version import version
 from ..endpoints.route import BYTES, JSON, Route
 from ..endpoints.routes import ROUTES
-from ..http.access import OPEN
 from ..schema.validation import json_schema
 from ..settings import Settings
 
@@ -208,7 +207,7 @@ def path_item(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
     if "GET" not in route.methods:
         return {"post": post(route, definitions)}
     operation_get = get(route)
-    item = {"get": operation_get | {"security": []} if route.path in OPEN else operation_get}
+    item = {"get": operation_get | {"security": []} if route.is_probe else operation_get}
     if "POST" in route.methods:
         item["post"] = item["get"] | {"operationId": f"{operation_get['operationId']}_post"}
     return item

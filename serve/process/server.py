@@ -20,7 +20,7 @@ import uvicorn
 from ...runtime.errors import EXIT_INTERNAL, EXIT_OK, InputError, PoolrtError
 from ..app import create_app
 from ..context import Context
-from ..http.access import OPEN
+from ..endpoints.routes import PROBES
 from ..http.connections import ConnectionLimits, affordable
 from ..http.protocol import protocol
 from ..json_logs import json_error
@@ -165,7 +165,7 @@ def limits_of(settings: Settings) -> ConnectionLimits:
         header_bytes=settings.max_header_bytes,
         header_count=settings.max_header_count,
         connections=affordable(settings.max_connections),
-        open_paths=OPEN | {settings.root_path.rstrip("/") + path for path in OPEN},
+        open_paths=PROBES | {settings.root_path.rstrip("/") + path for path in PROBES},
     )
 
 

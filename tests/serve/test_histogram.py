@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import prometheus_client
 import pytest
+from poolrt.serve.endpoints.routes import UNCOUNTED
 from poolrt.serve.metrics.histogram import BYTES, SECONDS, TOKENS, Counters, Histograms
-from poolrt.serve.metrics.prometheus import EXCLUDED, Metrics
+from poolrt.serve.metrics.prometheus import Metrics
 from poolrt.serve.metrics.state import State
 from poolrt.serve.models.registry import Registry
 from prometheus_client import CollectorRegistry, generate_latest
@@ -74,7 +75,7 @@ def test_bounds_are_those_of_vllms_dashboards():
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(Registry([]), State())
+    return Metrics(Registry([]), State(), uncounted=UNCOUNTED)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_sizes_and_times_go_to_their_own_series(metrics: Metrics):
 @pytest.mark.parametrize("path", ["/metrics", "/health", "/load", "/ping", "/version", "/live", "/ready"])
 def test_what_machines_ask_all_day_is_not_counted(metrics: Metrics, path: str):
     metrics.http("GET", path, 200, 0.5, 10, 2000)
-    assert path in EXCLUDED
+    assert path in UNCOUNTED
     assert not [name for name, _ in samples(metrics.collectors) if name.startswith("http_")]
 
 
