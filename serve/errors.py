@@ -1,7 +1,7 @@
-"""What an error looks like on the wire, and which of our errors is which status (docs/http.md 2.4).
+"""The bodies of error responses, and which of our errors has which status (docs/http.md 2.4).
 
-The body carries vLLM's nested object and, beside it, the flat keys of its older form: clients of either read
-what they know. A message never carries a path, an address or a stack frame.
+A body has vLLM's nested object and, beside it, the flat keys of vLLM's older form, so that clients of both
+can read it. A message never has a path, an address or a stack frame in it.
 """
 
 from __future__ import annotations
@@ -15,35 +15,32 @@ from starlette.responses import Response
 
 from ..runtime.errors import DeadlineExceeded, EngineError, InputError, Overload, PluginError
 
-# Files of the server and its libraries; API paths such as /v1/embeddings stay.
+# Matches files of the server and its libraries, not API paths such as /v1/embeddings.
 _PATH = re.compile(
     r"(?<![\w:/])/(?:(?:home|usr|opt|var|tmp|root|lib|mnt|srv|work|workspace|data|etc|proc)/[^\s'\"<>,;)]*|(?:[\w.@+-]+/)+[\w@+-]+\.[A-Za-z]\w{0,9}\b)"
 )
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+(?=>)")
 _FRAME = re.compile(
-    (r"^\s*(?:Traceback \(most recent call last\):|File \"[^\"]*\", " r"line \d+.*)$"), re.MULTILINE
+    r"^\s*(?:Traceback \(most recent call last\):|File \"[^\"]*\", line \d+.*)$", re.MULTILINE
 )
 
 TYPES = {
     400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError", 413: "RequestTooLargeError",
-    422: "UnprocessableEntityError",
-    429: "RateLimitError", 431: "RequestTooLargeError", 499: "ClientClosedRequest",
-    500: "InternalServerError", 501: "NotImplementedError",
+    422: "UnprocessableEntityError", 429: "RateLimitError", 431: "RequestTooLargeError",
+    499: "ClientClosedRequest", 500: "InternalServerError", 501: "NotImplementedError",
     503: "ServiceUnavailableError", 504: "TimeoutError",
 }  # fmt: skip
 TEI_TYPES = {413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
 
-
-TOLD = frozenset({"input_text", "input_tokens", "task", "type", "model"})
-"""Parameters that vLLM tells in `param`; others stand in the message only."""
-
+REPORTED_PARAMS = frozenset({"input_text", "input_tokens", "task", "type", "model"})
+"""Parameters that vLLM names in `param`; others are named in the message only."""
 
 UNREAD = "Bad Request"
-"""Type of the error for a body that is not what the route asks for: such a body may be another route's."""
+"""Type of the error for a body that fits no form of its route. /invocations then tries another route's."""
 
 
 class ApiError(Exception):
-    """An answer other than 200, decided by the serving layer itself."""
+    """A response other than 200 that the serving layer itself decides on."""
 
     def __init__(
         self,
@@ -61,9 +58,10 @@ class ApiError(Exception):
         self.headers = headers or {}
 
 
-def surprising(told: ApiError) -> bool:
-    """Whether the operator needs the stack: not while loading or draining, nor of a deadline that passed."""
-    return told.status >= 500 and told.status not in (501, 503, 504)
+def surprising(error: ApiError) -> bool:
+    """Whether the operator needs the stack. Nobody does while models load or the server stops, nor for a
+    deadline that passed."""
+    return error.status >= 500 and error.status not in (501, 503, 504)
 
 
 def scrub(message: str) -> str:
@@ -72,7 +70,7 @@ def scrub(message: str) -> str:
 
 
 def api_error(error: Exception) -> ApiError:
-    """The answer for any exception; what is not ours becomes a 500 that says nothing."""
+    """Returns the response's error for any exception; one that is not ours becomes a 500 without details."""
     match error:
         case ApiError():
             return error
@@ -81,9 +79,8 @@ def api_error(error: Exception) -> ApiError:
         case Overload():
             return ApiError(429, str(error), headers={"Retry-After": str(max(1, round(error.retry_after_s)))})
         case InputError():
-            return ApiError(
-                400, named(str(error), error.field), param=error.field if error.field in TOLD else None
-            )
+            param = error.field if error.field in REPORTED_PARAMS else None
+            return ApiError(400, named(str(error), error.field), param=param)
         case EngineError():
             return ApiError(500, "the engine failed; the server's log says why")
         case PluginError():
@@ -93,12 +90,10 @@ def api_error(error: Exception) -> ApiError:
 
 
 def named(message: str, field: str | None) -> str:
-    """The message with the parameter to change, where it does not say it by itself."""
-    return (
-        message
-        if field is None or (field in message and field not in TOLD)
-        else f"{message} (parameter={field})"
-    )
+    """Returns the message with the parameter to change, where the message does not name it already."""
+    if field is None or (field in message and field not in REPORTED_PARAMS):
+        return message
+    return f"{message} (parameter={field})"
 
 
 def body(error: ApiError) -> dict[str, Any]:
@@ -116,12 +111,14 @@ def response(error: ApiError) -> Response:
 
 
 def tei_response(error: ApiError) -> Response:
-    """TEI's form: `error` is the text and `error_type` the class; a refused input is a 422. The flat keys
-    are those of every route."""
+    """Returns the error in TEI's form, with the flat keys of every other route beside it.
+
+    `error` is the text, `error_type` the class. A refused input has status 422.
+    """
     status = {400: 422, 500: 424, 504: 424}.get(error.status, error.status)
     text = scrub(str(error))
-    told = {"error": text, "error_type": TEI_TYPES.get(status, "Validation"), "object": "error"}
-    told |= {"message": text, "type": error.kind, "param": error.param, "code": status}
+    content = {"error": text, "error_type": TEI_TYPES.get(status, "Validation"), "object": "error"}
+    content |= {"message": text, "type": error.kind, "param": error.param, "code": status}
     return Response(
-        orjson.dumps(told), status_code=status, headers=error.headers, media_type="application/json"
+        orjson.dumps(content), status_code=status, headers=error.headers, media_type="application/json"
     )

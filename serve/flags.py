@@ -1,8 +1,8 @@
-"""Flags as `vllm serve` takes them: dashes or underscores, `--no-` forms, JSON objects spelled with dotted
-keys, values from a file.
+"""The spellings of flags that `vllm serve` takes: dashes or underscores, `--no-` forms, JSON objects with
+dotted keys, values from a file.
 
-`normalised` turns all of these into one plain spelling; `IGNORED` are vLLM's flags that have no meaning for
-artifacts: they are accepted with a note, so that a command line ports by changing the program's name.
+`normalised` turns all of these into one plain spelling. `IGNORED` are vLLM's flags that have no meaning for
+artifacts. They are accepted with a note, so that a command line ports by changing the program's name.
 """
 
 from __future__ import annotations
@@ -30,121 +30,115 @@ JSON_FLAGS = (
 IGNORED: dict[str, int] = {
     # flag -> values it takes
     "tokenizer-mode": 1, "trust-remote-code": 0, "dtype": 1, "seed": 1, "code-revision": 1, "load-format": 1,
-    "download-dir": 1,
-    "enforce-eager": 0, "renderer-num-workers": 1, "model-impl": 1, "config-format": 1,
-    "enable-offline-docs": 0, "log-error-stack": 0,
-    "api-server-count": 1,
-    "enable-flash-late-interaction": 0, "no-enable-flash-late-interaction": 0, "limit-mm-per-prompt": 1,
-    "mm-processor-kwargs": 1,
+    "download-dir": 1, "enforce-eager": 0, "renderer-num-workers": 1, "model-impl": 1, "config-format": 1,
+    "enable-offline-docs": 0, "log-error-stack": 0, "api-server-count": 1, "enable-flash-late-interaction": 0,
+    "no-enable-flash-late-interaction": 0, "limit-mm-per-prompt": 1, "mm-processor-kwargs": 1,
     "media-io-kwargs": 1, "allowed-local-media-path": 1, "allowed-media-domains": 1,
-    "mm-processor-cache-gb": 1,
-    "interleave-mm-strings": 0, "max-num-seqs": 1, "enable-chunked-prefill": 0,
-    "no-enable-chunked-prefill": 0,
-    "enable-prefix-caching": 0, "no-enable-prefix-caching": 0, "gpu-memory-utilization": 1,
-    "tensor-parallel-size": 1,
-    "pipeline-parallel-size": 1, "data-parallel-size": 1, "lora-dtype": 1, "fully-sharded-loras": 0,
-    "swap-space": 1, "kv-cache-dtype": 1, "block-size": 1, "max-num-partial-prefills": 1,
-    "disable-log-requests": 0,
-    "compilation-config": 1, "optimization-level": 1, "disable-frontend-multiprocessing": 0,
+    "mm-processor-cache-gb": 1, "interleave-mm-strings": 0, "max-num-seqs": 1, "enable-chunked-prefill": 0,
+    "no-enable-chunked-prefill": 0, "enable-prefix-caching": 0, "no-enable-prefix-caching": 0,
+    "gpu-memory-utilization": 1, "tensor-parallel-size": 1, "pipeline-parallel-size": 1,
+    "data-parallel-size": 1, "lora-dtype": 1, "fully-sharded-loras": 0, "swap-space": 1, "kv-cache-dtype": 1,
+    "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0, "compilation-config": 1,
+    "optimization-level": 1, "disable-frontend-multiprocessing": 0,
 }  # fmt: skip
 
 RENAMED = {"override-pooler-config": "pooler-config"}
 """Older vLLM's names of flags."""
 
 END_OF_VALUES = "end-of-values"
-"""A flag without effect behind the values of a list in a file: an artifact that follows is none of them."""
+"""A flag without effect that ends a list from a file: an artifact behind it is not read as a value."""
 
 REPEATED = frozenset({"middleware"})
-"""Flags that are given once for each value."""
+"""Flags that are repeated for each value of a list."""
 
 
 def normalised(arguments: Sequence[str]) -> list[str]:
-    """Dashes for underscores in flag names, dotted JSON flags gathered into one JSON value each, `--config
-    FILE` replaced by what the file says (flags given on the command line win, as they come later)."""
+    """Returns the arguments in one plain spelling.
+
+    Flag names have dashes for underscores. Dotted JSON flags become one JSON value each. `--config FILE` is
+    replaced by the flags of the file, which come first, so that flags of the command line win.
+    """
     plain: list[str] = []
-    given = list(arguments)
-    while given:
-        argument = given.pop(0)
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
         if argument == "--":
-            return [*plain, argument, *given]
+            return [*plain, argument, *rest]
         if not argument.startswith("--"):
             plain.append(argument)
             continue
         name, equals, value = argument[2:].partition("=")
-        head, dot, path = name.partition(".")
-        head = spelled(head)
-        if head == "config":
-            path_of_file = value if equals else _next(given, argument)
+        flag, dot, path = name.partition(".")
+        flag = spelled(flag)
+        if flag == "config":
+            path_of_file = value if equals else _next(rest, argument)
             plain = [*from_file(Path(path_of_file)), *plain]
-        elif dot and head in JSON_FLAGS:
-            value = value if equals else _next(given, argument)
-            plain += [f"--{head}", json.dumps(dotted(path, value))]
+        elif dot and flag in JSON_FLAGS:
+            value = value if equals else _next(rest, argument)
+            plain += [f"--{flag}", json.dumps(dotted(path, value))]
         else:
-            plain.append(f"--{head}{dot}{path}{equals}{value}")
+            plain.append(f"--{flag}{dot}{path}{equals}{value}")
     return plain
 
 
 def spelled(name: str) -> str:
-    """A flag's name as the parser knows it."""
+    """Returns a flag's name as the parser knows it."""
     dashed = name.replace("_", "-")
     return RENAMED.get(dashed, dashed)
 
 
-def _next(given: list[str], argument: str) -> str:
-    if not given:
+def _next(rest: list[str], argument: str) -> str:
+    if not rest:
         raise InputError(f"{argument} needs a value", field=argument)
-    return given.pop(0)
+    return rest.pop(0)
 
 
 def from_file(path: Path) -> list[str]:
-    """The flags a configuration file stands for: YAML, JSON or TOML."""
+    """Returns the flags that a configuration file (YAML, JSON or TOML) sets. Raises InputError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            (f"--config {path.name}: not readable ({type(error).__name__})"), field="config"
-        ) from None
+        text = f"--config {path.name}: not readable ({type(error).__name__})"
+        raise InputError(text, field="config") from None
     try:
         if path.suffix == ".toml":
-            found: Any = tomllib.loads(text)
+            content: Any = tomllib.loads(text)
         elif path.suffix == ".json":
-            found = json.loads(text)
+            content = json.loads(text)
         else:
-            found = from_yaml(text)
+            content = from_yaml(text)
     except ValueError as error:
         raise InputError(f"--config {path.name}: {error}", field="config") from None
-    if not isinstance(found, dict):
-        raise InputError(
-            (f"--config {path.name}: expected `name: value` lines, found {type(found).__name__}"),
-            field="config",
-        )
-    made: list[str] = []
-    for name, value in found.items():
+    if not isinstance(content, dict):
+        text = f"--config {path.name}: expected `name: value` lines, found {type(content).__name__}"
+        raise InputError(text, field="config")
+    flags: list[str] = []
+    for name, value in content.items():
         flag = f"--{spelled(str(name))}"
         if name in ("model", "artifacts"):
-            made += [value] if isinstance(value, str) else [str(one) for one in value]
+            flags += [value] if isinstance(value, str) else [str(artifact) for artifact in value]
         elif value is True:
-            made.append(flag)
+            flags.append(flag)
         elif value is False:
-            made.append(f"--no-{flag[2:]}")
+            flags.append(f"--no-{flag[2:]}")
         elif isinstance(value, list):
             if flag[2:] in REPEATED:
-                made += [part for one in value for part in (flag, str(one))]
+                flags += [argument for entry in value for argument in (flag, str(entry))]
                 continue
-            made += [
+            flags += [
                 flag,
-                *(one if isinstance(one, str) else json.dumps(one, default=str) for one in value),
+                *(entry if isinstance(entry, str) else json.dumps(entry, default=str) for entry in value),
                 f"--{END_OF_VALUES}",
             ]
         elif isinstance(value, dict):
-            made += [flag, json.dumps(value, default=str)]
+            flags += [flag, json.dumps(value, default=str)]
         elif value is not None:
-            made += [flag, str(value)]
-    return made
+            flags += [flag, str(value)]
+    return flags
 
 
 def from_yaml(text: str) -> Any:
-    """What PyYAML, and so vLLM, reads. Raises ValueError that says where it cannot."""
+    """Reads a YAML text with PyYAML, as vLLM does. Raises ValueError with the line that is not YAML."""
     try:
         import yaml
     except ModuleNotFoundError as error:

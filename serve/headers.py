@@ -1,5 +1,7 @@
-"""Single headers of a request, straight from the ASGI scope: Starlette's mapping of all of them is
-made anew for every request."""
+"""Single headers of a request, read from the ASGI scope.
+
+Starlette's mapping of all headers is built anew for every request.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from starlette.types import Scope
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """The first header of that name (lower case), or None. Scopes that are no request have none."""
+    """Returns the first header of that name (in lower case), or None. A scope that is no request has none."""
     for key, value in scope.get("headers", ()):
         if key == name:
             return value.decode("latin-1")
@@ -15,6 +17,6 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def declared_bytes(scope: Scope) -> int:
-    """The size that a request's head says its body has; 0 where it says none, or what is no number."""
-    told = header(scope, b"content-length") or ""
-    return int(told) if told.isascii() and told.isdigit() and len(told) < 20 else 0
+    """Returns the Content-Length of a request, in bytes; 0 where it has none, or one that is no number."""
+    length = header(scope, b"content-length") or ""
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0

@@ -1,5 +1,5 @@
-"""What `poolrt serve --json` writes for machines: log lines to stderr, and the error that ended it to
-stdout; a JSON object each."""
+"""What `poolrt serve --json` writes for machines: log lines to stderr, and the error that ended the server to
+stdout, each a JSON object."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ class JsonLines(logging.Formatter):
 
 
 def json_error(error: BaseException, exit_code: int) -> str:
-    """The form of every command's `--json`."""
-    told = {"type": type(error).__name__, "message": str(error), "exit_code": exit_code}
-    return json.dumps({"error": told}, ensure_ascii=False)
+    """Returns the error as every command with `--json` writes it."""
+    fields = {"type": type(error).__name__, "message": str(error), "exit_code": exit_code}
+    return json.dumps({"error": fields}, ensure_ascii=False)

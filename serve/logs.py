@@ -1,5 +1,4 @@
-"""What is written to the log, and how: the flags of `poolrt serve` about it, applied to the
-standard library's loggers."""
+"""The log of `poolrt serve`: its flags about logging, applied to the standard library's loggers."""
 
 from __future__ import annotations
 
@@ -23,8 +22,10 @@ LOGGERS = ("poolrt.serve", "uvicorn.access", "uvicorn.error")
 
 
 class OneLine(logging.Filter):
-    """Lets no text forge a line of the log: what clients send stands in it without control characters, and
-    shortened. A filter of the loggers, so that it holds whatever the operator's handlers and formats are."""
+    """Shortens what clients send and escapes its control characters, so that no text can forge a log line.
+
+    It is a filter of the loggers, and so holds for any handler and format of the operator.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -33,34 +34,31 @@ class OneLine(logging.Filter):
 
 
 def plain(argument: object) -> object:
-    """An argument of a log record on one line. An error's own further lines are kept, indented:
-    they look like no record."""
+    """Returns an argument of a log record on one line. The further lines of an error are kept, but indented,
+    so that none looks like a record."""
     if isinstance(argument, int | float):
         return argument
     text = str(argument)
     if isinstance(argument, BaseException):
         return "\n  | ".join(map(_printable, text.split("\n")))
-    return _printable(
-        text if len(text) <= MOST_ARGUMENT or not isinstance(argument, str) else f"{text[:MOST_ARGUMENT]}..."
-    )
+    if isinstance(argument, str) and len(text) > MOST_ARGUMENT:
+        text = f"{text[:MOST_ARGUMENT]}..."
+    return _printable(text)
 
 
 def _printable(text: str) -> str:
-    return (
-        text
-        if text.isprintable()
-        else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
-    )
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-# Here and not in `configure`: it holds also where the application runs under a server of somebody else's.
+# At import, not in `configure`: it must hold also where another server runs the application.
 for name in LOGGERS:
     logging.getLogger(name).addFilter(OneLine())
 
 
 class Indented(logging.Formatter):
-    """Stacks, whose last line may hold a client's text, are indented: none of their
-    lines looks like a record."""
+    """Indents stacks, so that none of their lines looks like a record: the last may hold a client's text."""
 
     def formatException(self, ei: Any) -> str:  # noqa: N802, the library's name
         return "  | " + super().formatException(ei).replace("\n", "\n  | ")
@@ -80,7 +78,15 @@ class Quiet(logging.Filter):
 
 
 def configure(settings: Settings, *, file: Path | None, quiet: str, as_json: bool = False) -> None:
-    """Raises InputError for a file that logging.config.dictConfig does not take."""
+    """Sets up the loggers of the process.
+
+    Args:
+        file: settings for logging.config.dictConfig (`--log-config-file`); None: those of the flags.
+        quiet: paths, joined by commas, whose requests are kept out of the access log.
+        as_json: log lines are JSON objects.
+
+    Raises InputError for a file that dictConfig does not take.
+    """
     if file is not None:
         _configure_from(file)
     else:
@@ -95,36 +101,35 @@ def configure(settings: Settings, *, file: Path | None, quiet: str, as_json: boo
 def _configure_from(file: Path) -> None:
     expected = "expected JSON as logging.config.dictConfig takes it"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError(
             f"--log-config-file {file}: not readable ({type(error).__name__}); {expected}"
         ) from None
-    if not isinstance(found, dict):
-        raise InputError(f"--log-config-file {file}: found {type(found).__name__}; {expected}, an object")
+    if not isinstance(content, dict):
+        raise InputError(f"--log-config-file {file}: found {type(content).__name__}; {expected}, an object")
     try:
-        # dictConfig's own default would silence every logger that the file does not
-        # name, poolrt's among them.
-        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False} | found)
+        # dictConfig's default silences every logger that the file does not name, poolrt's among them.
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False} | content)
     except (ValueError, TypeError, AttributeError, ImportError) as error:
         why = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
         raise InputError(f"--log-config-file {file}: {why}; {expected}") from None
 
 
 def log_inputs(identifier: str, model: str, inputs: Sequence[Any], most: int | None) -> None:
-    """One line with a request's prompts: of texts at most so many characters, of token ids so many."""
-    log.info("request %s: model %s, inputs %s", identifier, model, [_cut(one, most) for one in inputs])
+    """Logs a request's prompts in one line: of each at most `most` characters or token ids; None: all."""
+    log.info("request %s: model %s, inputs %s", identifier, model, [_cut(prompt, most) for prompt in inputs])
 
 
-def _cut(given: Any, most: int | None) -> Any:
-    match given:
+def _cut(prompt: Any, most: int | None) -> Any:
+    match prompt:
         case str():
-            return given[:most]
+            return prompt[:most]
         case dict():
-            return {key: _cut(value, most) for key, value in given.items()}
+            return {key: _cut(value, most) for key, value in prompt.items()}
         case [int(), *_]:
-            return given[:most]
+            return prompt[:most]
         case list() | tuple():
-            return [_cut(one, most) for one in given]
+            return [_cut(entry, most) for entry in prompt]
         case _:
-            return given
+            return prompt

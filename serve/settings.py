@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 TLS_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""For TLS 1.2; TLS 1.3 chooses among its own. uvicorn's default (`TLSv1`) lets clients
-settle on CBC with SHA-1."""
+"""Ciphers of TLS 1.2; TLS 1.3 has its own. uvicorn's default (`TLSv1`) allows CBC with SHA-1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +36,11 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     root_path: str = ""
     forwarded_allow_ips: str = ""
-    """Addresses of proxies that are believed who a client is and which scheme it uses; none, unless
-    the operator names them."""
+    """Addresses of proxies whose word about a client's address and scheme is believed; empty: of none."""
     cors: Cors = field(default_factory=Cors)
     tls: Tls | None = None
     middleware: tuple[Any, ...] = ()
-    """ASGI classes and async functions around everything, the last outermost."""
+    """ASGI classes and async functions around the application, the last outermost."""
     # Routes and headers
     docs: bool = True
     tokenizer_info: bool = False
@@ -51,7 +49,7 @@ class Settings:
     request_id_headers: bool = False
     timing_headers: bool = True
     check_model_name: bool = True
-    """False: any `model` is answered by the first one."""
+    """False: the first model answers whatever `model` a request names."""
     runtime_lora: bool = False
     """Requests may load and unload adapters, from folders of the server's disk."""
     check_foreign_tokens: bool = True
@@ -62,39 +60,40 @@ class Settings:
     content_format: Literal["auto", "string", "openai"] = "auto"
     trust_request_chat_template: bool = False
     score_preparation: Literal["model", "vllm"] = "vllm"
-    """The two sides of a score as the model's own library prepares and compares them, or as vLLM does."""
+    """`model`: the two sides of a score are prepared and compared as the model's own library does it; `vllm`:
+    as vLLM does."""
     default_template_kwargs: dict[str, object] = field(default_factory=dict)
     # Limits
     max_body_bytes: int = 32 * 1024 * 1024
     body_timeout_s: float = 60.0
-    """Time a client may take to send its headers, and its body."""
+    """Time a client may take to send its headers, and again to send its body."""
     request_timeout_s: float | None = None
     """Time a request may take in all; None: no limit."""
     write_timeout_s: float = 30.0
-    """A client that takes nothing of its answer for so long is cut off."""
+    """The connection of a client that reads nothing of its answer for so long is ended."""
     shutdown_timeout_s: float = 30.0
     """Time that running requests get after the first SIGTERM."""
     keep_alive_s: int = 75
-    """Idle time of a connection. Longer than the 60 s for which proxies keep theirs (nginx, AWS): else one
-    is closed under a request."""
+    """Idle time of a connection. Proxies (nginx, AWS) keep theirs for 60 s; a shorter time here would close
+    one while a proxy sends a request."""
     max_header_bytes: int = 64 * 1024
     max_header_count: int = 256
     max_connections: int = 4096
-    """Fewer where the process may not have as many files open."""
+    """Lowered where the process may not have as many files open."""
     max_items: int = 32768
     """Texts, documents, pairs or messages in one list of a request."""
     max_pending_bytes: int = 512 * 1024 * 1024
-    """Of the bodies of all running requests, and of what is made of them before it is queued."""
+    """Bytes of the bodies of all running requests, and of the values parsed from them."""
     max_queued_tokens: int | None = 2_000_000
     """Tokens that may wait per model; beyond it a request is refused with 429. None: no limit."""
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
-    """`priority`: a request's `priority` decides, lower is sooner; else one other than 0 is refused."""
+    """`priority`: a lower `priority` of a request is sooner. `fcfs`: one other than 0 is refused."""
     threads: int = 8
-    """Threads that tokenise and shape answers."""
+    """Threads that tokenise texts and shape responses."""
     # Logs
     log_level: str = "info"
     access_log: bool = True
     log_requests: bool = False
     """Log the prompts of each request."""
     max_log_length: int | None = None
-    """Characters or token ids of a prompt that are logged; None: all."""
+    """Characters or token ids of a prompt that are logged; None: all of them."""
