@@ -1,5 +1,4 @@
-"""Request bodies: their fields, bounds and forms, how they are read from JSON, and the words for
-what is wrong with them.
+"""Request bodies: their fields, bounds and forms, how they are read from JSON, and the wording of refusals.
 
 What is done with a request does not belong here.
 It may import settings, headers, errors, flags and poolrt.runtime.

@@ -1,4 +1,4 @@
-"""Which form of a route's body a request has, and how vLLM refuses one that has none of them."""
+"""The alternative forms of a route's request body, and the refusal of a body that fits none of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import UNREAD, ApiError
-from .refusal_sentence import sentence
+from .refusal_sentence import Form, sentence
 from .validation import Record, restore_integers, validator
 from .validation_errors import distinct, dotted, message, problems_of
 
@@ -19,26 +19,25 @@ PADDED = (
     "padding: 'max_length' is for models of a fixed length, and this one reads every length as it is; "
     "leave it out (parameter=padding)"
 )
-"""vLLM lets a model see the padding, for pictures' sake; a model of texts then answers something else."""
+"""vLLM pads for models of images. A text model's results would change with the padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The alternative forms of one route's body, each with the keys that a body needs for it to be tried.
+    """The alternative forms of one route's body."""
 
-    The problems of a body that fits none are listed in the order of `forms`.
-    """
-
-    forms: tuple[tuple[tuple[str, ...], type[Record]], ...]
+    forms: tuple[Form, ...]
+    """Each form's record, behind the keys that a body needs for the form to be tried. The problems of a body
+    that fits none are listed in this order."""
     preferred: tuple[int, ...]
-    """Order in which the forms are tried: the first that reads without a problem is taken."""
+    """Indices of `forms` in the order in which they are tried. The first that fits is taken."""
     removed: bool = False
-    """Whether vLLM's removed parameters (`normalize`, task `score` and `encode`) are refused by name."""
+    """Parameters that vLLM removed (`normalize`, the tasks `score` and `encode`) are refused by name."""
     task: bool = False
-    """The route knows `task`, and takes `score` as `classify`."""
+    """The route has a parameter `task`, whose `score` means `classify`."""
 
     def read(self, value: Any) -> Any:
-        """The value as the record of the form that it has. Raises ApiError."""
+        """Returns a JSON value as the record of the first form that fits. Raises ApiError (400)."""
         errors: dict[type[Record], ValidationError] = {}
         if (record := self._record(value, errors)) is not None:
             return record
@@ -50,7 +49,7 @@ class Body:
         raise ApiError(400, text, param=dotted(problems[0].loc), kind=UNREAD)
 
     def _record(self, value: Any, errors: dict[type[Record], ValidationError]) -> Record | None:
-        """The first form that fits. Adds what is wrong with others to `errors`."""
+        """Returns the record of the first form that fits, or None. Adds other forms' errors to `errors`."""
         if type(value) is not dict:
             return None
         if any("messages" in keys for keys, _ in self.forms):
@@ -58,26 +57,32 @@ class Body:
         if self.removed:
             refuse_removed(value, accepts_score=self.task)
         refuse_salt(value)
-        # An empty conversation is the last thing that a body with other inputs can mean.
-        for empty in (False, True) if value.get("messages") == [] else (True,):
-            for index in self.preferred:
-                keys, form = self.forms[index]
-                if all(key in value and (empty or value[key] != [] or key != "messages") for key in keys):
-                    try:
-                        record = validator(form)(value)
-                    except ValidationError as error:
-                        errors[form] = error.with_traceback(None)  # which holds this frame, and so the body
-                        continue
-                    if "mm_processor_kwargs" in value or "media_io_kwargs" in value:
-                        refuse_media_settings(value)
-                    if getattr(record, "padding", None) == "max_length":
-                        raise ApiError(400, PADDED, param="padding")
-                    return record
+        for keys, form in self._candidates(value):
+            if all(key in value for key in keys):
+                try:
+                    record = validator(form)(value)
+                except ValidationError as error:
+                    # The traceback holds this frame, and so the whole body.
+                    errors[form] = error.with_traceback(None)
+                    continue
+                if "mm_processor_kwargs" in value or "media_io_kwargs" in value:
+                    refuse_media_settings(value)
+                if getattr(record, "padding", None) == "max_length":
+                    raise ApiError(400, PADDED, param="padding")
+                return record
         return None
+
+    def _candidates(self, value: dict[str, Any]) -> Sequence[Form]:
+        """Returns the forms in the order in which they are tried."""
+        forms = [self.forms[index] for index in self.preferred]
+        if value.get("messages") == []:
+            # Clients send an empty `messages` beside another input, so the forms with messages come last.
+            forms.sort(key=lambda form: "messages" in form[0])
+        return forms
 
 
 def refusal(value: Any, form: type[Record]) -> ValidationError | None:
-    """What is wrong with a value that is not of the form; None for one that is."""
+    """Returns the error of a value that does not fit the form; None for one that does."""
     try:
         validator(form)(value)
     except ValidationError as error:
@@ -86,7 +91,8 @@ def refusal(value: Any, form: type[Record]) -> ValidationError | None:
 
 
 def refuse_both_ends(value: dict[str, Any]) -> None:
-    """Of texts too, which have neither: vLLM looks before it knows the form."""
+    """Raises ApiError for two settings of chats that exclude each other. vLLM checks them before it knows the
+    form, and so refuses texts that carry them too."""
     if value.get("continue_final_message") and value.get("add_generation_prompt"):
         raise ApiError(400, BOTH_ENDS)
 
@@ -109,8 +115,8 @@ def refuse_salt(value: dict[str, Any]) -> None:
 
 
 def refuse_media_settings(value: dict[str, Any]) -> None:
-    """Settings of an image or sound reader are refused: no model here has one, and vLLM takes them
-    from trusted clients only."""
+    """Raises ApiError for settings of an image or sound processor. No model here has one, and vLLM accepts
+    them from trusted clients only."""
     for name in ("mm_processor_kwargs", "media_io_kwargs"):
         if value.get(name):
             text = (
@@ -126,7 +132,8 @@ def body(
     removed: bool = False,
     task: bool = False,
 ) -> Body:
+    """Returns the body of these forms, with their validators built: a request would wait 5 ms for each."""
     for _, form in forms:
-        validator(form)  # 5 ms each: no request waits for it
+        validator(form)
     order = tuple(preferred) if preferred is not None else tuple(range(len(forms)))
     return Body(tuple((tuple(keys), form) for keys, form in forms), order, removed, task)

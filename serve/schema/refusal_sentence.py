@@ -1,6 +1,6 @@
-"""What is wrong with a request body, in one sentence for people.
+"""The first line of a refused body's error: one sentence for people.
 
-It is the first line of a refusal; the list that programs read follows (validation_errors.py).
+The list of problems that programs read follows it (validation_errors.py).
 """
 
 from __future__ import annotations
@@ -13,24 +13,35 @@ from .validation import Record, names, required
 from .validation_errors import Problem, short
 
 Form = tuple[tuple[str, ...], type[Record]]
+"""One form of a body: the keys that a body needs for the form to be tried, and the form's record."""
 
 LIKE = 0.6
-"""How much alike two names are (difflib's ratio) for one to be a slip of the other:
-`queries` and `query` 0.67."""
+"""Least similarity (difflib's ratio) of two names for a spelling mistake; `queries` and `query` have 0.67."""
 PLAIN = {
-    "string_type": "a text", "list_type": "a list", "int_type": "a whole number",
+    "string_type": "a text",
+    "list_type": "a list",
+    "int_type": "a whole number",
     "int_parsing": "a whole number",
-    "int_from_float": "a whole number", "int_parsing_size": "a smaller whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller whole number",
     "bool_type": "true or false",
-    "bool_parsing": "true or false", "dict_type": "an object", "model_attributes_type": "an object",
-}  # fmt: skip
-"""Rule -> what it asks for."""
+    "bool_parsing": "true or false",
+    "dict_type": "an object",
+    "model_attributes_type": "an object",
+}
+"""pydantic's name of a rule -> what the rule expects."""
 MOST_NAMES = 5
+"""Unknown names that a sentence lists."""
 MOST_LETTERS = 60
+"""Characters of each of them."""
 
 
 def sentence(value: Any, forms: Sequence[Form], problems: Sequence[Sequence[Problem]]) -> str:
-    """`problems`: those of each form, none of which the body has."""
+    """Returns the sentence for a body that fits none of the forms.
+
+    Args:
+        problems: for each form, the problems of the body with it.
+    """
     if type(value) is not dict:
         return f"the body is {_kind(value)}, expected a JSON object with {_needed(forms)}"
     nearest = min(range(len(forms)), key=lambda index: len(_missing(value, forms[index])))
@@ -55,7 +66,7 @@ def _incomplete(value: Mapping[str, Any], forms: Sequence[Form], missing: Sequen
 def _wrong(problems: Sequence[Problem]) -> str:
     first = problems[0]
     same = [problem for problem in problems if problem.loc[:2] == first.loc[:2]]
-    # Of several readings of a value, the one that came furthest is what was meant.
+    # A value of a union has problems with each member. The deepest problem is of the member that was meant.
     depth = max(len(problem.loc) for problem in same)
     chosen = first if depth <= 2 else [problem for problem in same if len(problem.loc) == depth][-1]
     place = ".".join(map(str, chosen.loc[1:])) or "the body"
@@ -77,7 +88,7 @@ def _shown(value: Any) -> str:
 
 
 def _slip(value: Mapping[str, Any], forms: Sequence[Form]) -> str:
-    """A hint at a field that was ignored because its name is not quite one."""
+    """Returns a hint at a field that was ignored because its name is misspelled; "" where there is none."""
     absent = [name for _, form in forms for name in names(form) if name not in value]
     for name in _unknown(value, forms):
         if meant := difflib.get_close_matches(name, absent, n=1, cutoff=LIKE):

@@ -36,7 +36,7 @@ class TeiRerank(TeiCut):
 
 @dataclass(frozen=True, kw_only=True)
 class HubParameters(Record):
-    """What the Hugging Face Hub's clients send beside `inputs`."""
+    """Parameters that clients of the Hugging Face Hub send beside `inputs`."""
 
     top_k: Annotated[int | None, Field(ge=1, description="labels to answer; null: all")] = None
     function_to_apply: Annotated[

@@ -1,13 +1,13 @@
-"""Reads JSON values into the dataclasses of the schemas, by pydantic's rules, on which vLLM's clients
-rely (docs/http.md 2.1).
+"""Reads JSON values into the dataclasses of the schemas by pydantic's rules, on which vLLM's clients rely
+(docs/http.md 2.1).
 
-Unknown fields are ignored. `"32"` and `1.0` are integers where an integer is asked for. `"yes"`, `"off"`, 0
-and 1 are booleans. Nothing becomes a string. Four rules are not pydantic's:
+Unknown fields are ignored. `"32"` and `1.0` are read as integers, and `"yes"`, `"off"`, 0 and 1 as booleans,
+where the field is one. Nothing is read as a string but a string. Four rules are not pydantic's:
 
 - a null for an optional field is its default,
 - a list is read up to its first fault,
 - free values are of bounded depth,
-- other threads get their turn between two records, and a request whose client has left stops there.
+- between two records other threads get their turn, and reading stops when the request's client has left.
 
 docs/decisions/request-schemas.md says why, and what was measured.
 """
@@ -28,17 +28,18 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from ...runtime import cancellation
 
 MAX_DEPTH = 32
-"""Nesting allowed in free-form values (messages, template variables): they are walked
-by recursion further down."""
+"""Levels of nesting in free-form values (messages, template variables), which are walked by recursion."""
 
 Item = TypeVar("Item")
 Many = Annotated[list[Item], Field(fail_fast=True)]
-"""A list whose first fault alone is told: to collect those of 5 MB of nulls takes 40 s."""
+"""A list of which only the first fault is reported: to collect all faults of 5 MB of nulls takes 40 s."""
 
 
 def shallow(value: Any, most: int = MAX_DEPTH) -> bool:
-    """Whether a JSON value nests at most `most` levels. Walks it level by level: no
-    depth can exhaust the stack."""
+    """Returns whether a JSON value nests at most `most` levels.
+
+    Walks the value level by level, so that no depth can exhaust the stack.
+    """
     level = [value]
     for _ in range(most + 1):
         level = [
@@ -54,10 +55,10 @@ def shallow(value: Any, most: int = MAX_DEPTH) -> bool:
 
 
 def restore_integers(value: Any) -> bool:
-    """Turns floats back into the integers below -2^63 and from 2^64 on as which a client wrote
-    them; orjson reads floats.
+    """Turns floats in a JSON value back into integers, in place: orjson reads integers below -2^63 and from
+    2^64 on as floats.
 
-    Returns whether there was one. Changes the value in place.
+    Returns whether there was one.
     """
     restored = False
     waiting = [value]
@@ -67,7 +68,7 @@ def restore_integers(value: Any) -> bool:
             if type(inner) in (list, dict):
                 waiting.append(inner)
             elif type(inner) is float and abs(inner) >= 2.0**63 and inner.is_integer():
-                # The smallest of them is rounded up to what is no longer one.
+                # Integers just below -2^63 were rounded to it. It is in range; one less is not.
                 holder[key] = int(inner) - (inner == -(2.0**63))
                 restored = True
     return restored
@@ -87,14 +88,14 @@ FreeObject = Annotated[dict[str, object], AfterValidator(_bounded), WithJsonSche
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """Base of everything that is read from a JSON object."""
+    """Base of all records that are read from a JSON object."""
 
     optional: ClassVar[frozenset[str]]
-    """Fields that have a default and know no null."""
+    """Fields that have a default and do not take null."""
 
     @staticmethod
     def check(fields: dict[str, Any]) -> str | None:
-        """Returns a sentence when the fields of an object, each good by itself, do not go together."""
+        """Returns a sentence where the fields of an object, each valid by itself, contradict each other."""
         return None
 
     @classmethod
@@ -106,26 +107,26 @@ class Record:
             if field.default is not dataclasses.MISSING and not _knows_null(hints[field.name])
         )
         inner = handler(source)
-        # The whole has the name, so that it, not its inside, stands where a record comes a second time.
+        # The wrapper takes over the schema's name, so that references to the record lead to the wrapper too.
         return core_schema.no_info_wrap_validator_function(cls._read, inner, ref=str(inner.pop("ref")))
 
     @classmethod
     def _read(cls, value: Any, read: core_schema.ValidatorFunctionWrapHandler) -> Any:
         cancellation.check()
         if type(value) is not dict:
-            # Said of a pydantic model; of a dataclass pydantic says something else.
+            # pydantic's words for a model, which vLLM's records are; those for a dataclass differ.
             text = "Input should be a valid dictionary or object to extract fields from"
             raise PydanticCustomError("model_attributes_type", text)
-        # Clients send null for what their caller left out: it is the default, unless null
-        # means something else here.
+        # Clients send null for a field that their caller left out. It means the default, unless the field
+        # itself takes null.
         if None in value.values():
             optional = cls.optional
             value = {
                 name: inner for name, inner in value.items() if inner is not None or name not in optional
             }
         record = read(value)
-        if cls.check is not Record.check and (sentence := cls.check(value)) is not None:
-            raise ValueError(sentence)
+        if cls.check is not Record.check and (text := cls.check(value)) is not None:
+            raise ValueError(text)
         return record
 
 
@@ -163,7 +164,7 @@ class _Untitled(GenerateJsonSchema):
 
 
 def json_schema(form: type[Record], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The form as JSON schema for an OpenAPI document; adds the records inside it to its `definitions`."""
+    """Returns the form as OpenAPI's JSON schema. Adds the records inside the form to `definitions`."""
     schema = adapter(form).json_schema(
         ref_template="#/components/schemas/{model}", schema_generator=_Untitled
     )

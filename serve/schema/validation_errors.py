@@ -1,8 +1,8 @@
-"""What is wrong with a request body, in the form that vLLM's clients and tests read.
+"""The problems of a request body in the form that vLLM's clients and tests read.
 
 A message starts with a sentence for people (refusal_sentence.py). `N validation error(s):` and one line per
 problem follow. Each line renders a dict with `type`, `loc`, `msg`, `input` and perhaps `ctx` (docs/http.md
-2.4). Values are shortened, so that a 10 MB string costs a line.
+2.4). Values are shortened, so that a 10 MB string takes one line.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 from pydantic import ValidationError
 
 MAX_LINES = 20
-"""Problems told in full; a list of 100 000 wrong values must not make a 10 MB answer."""
+"""Problems that a message lists. A list of 100 000 wrong values must not make a 10 MB response."""
 MAX_SHOWN = 120
-"""Characters of an offending value."""
+"""Characters of a wrong value."""
 
 SHOWN = ("ge", "le", "expected")
-"""Keys of a rule's context that stand in its line; other contexts are in its sentence already."""
+"""Keys of a rule's context that its line repeats as `ctx`. The rule's text contains the others already."""
 
 Loc = tuple[str | int, ...]
-"""Where a value stands: ("body", "input", 0)."""
+"""Path of a value in the request: ("body", "input", 0)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Problem:
 
 
 def short(value: object) -> str:
-    """A few words for any JSON value: never long, never nested."""
+    """Returns a short text for any JSON value, without nested values."""
     if isinstance(value, list | dict):
         return f"<{type(value).__name__} of {len(value)} items>"
     if type(value) is int and value.bit_length() > 300:  # writing out a long integer takes quadratic time
@@ -62,38 +62,37 @@ def dotted(loc: Loc) -> str:
 
 
 def problems_of(error: ValidationError | None) -> list[Problem]:
-    """pydantic's problems with a body, in their order; none for None."""
+    """Returns pydantic's problems with a body, in pydantic's order; none for None."""
     if error is None:
         return []
     problems: list[Problem] = []
     for detail in error.errors(include_url=False):
-        kind, context = detail["type"], detail.get("ctx")
+        kind, context = detail["type"], detail.get("ctx") or {}
         problems.append(
             Problem(
                 kind=kind,
-                loc=("body", *[step for step in detail["loc"] if type(step) is int or not _is_type(step)]),
+                loc=("body", *[key for key in detail["loc"] if type(key) is int or not _is_type(key)]),
                 text=detail["msg"],
                 value="..." if kind == "recursion_loop" else detail["input"],
-                context={name: bound for name, bound in context.items() if name in SHOWN} or None
-                if context
-                else None,
+                context={name: bound for name, bound in context.items() if name in SHOWN} or None,
             )
         )
     return problems
 
 
-def _is_type(step: Any) -> bool:
-    """Whether a step of pydantic's place is no key but a member of a union: `str`, `list[int]`,
+def _is_type(key: Any) -> bool:
+    """Returns whether an entry of pydantic's path names no key but a member of a union: `str`, `list[int]`,
     `function-wrap[_read()]`."""
-    return step in ("str", "int", "bool") or step.endswith("]")
+    return key in ("str", "int", "bool") or key.endswith("]")
 
 
 def distinct(problems: Sequence[Problem]) -> list[Problem]:
-    """Each once, where several forms of a body have it."""
+    """Returns the problems without those that several forms of a body share."""
     return list({(problem.kind, problem.loc, problem.text): problem for problem in problems}.values())
 
 
 def message(problems: Sequence[Problem]) -> str:
+    """Returns the list of problems as text, at most MAX_LINES of them."""
     count = len(problems)
     heading = (
         f"{count} validation error{'' if count == 1 else 's'}"

@@ -1,7 +1,7 @@
 """Every request body of vLLM's routes, with its fields, defaults and bounds (docs/http.md 2 to 9).
 
-Fields stand in vLLM's order, those of the last base class first: the first wrong one is what
-an error's `param` names.
+Fields are in vLLM's order, those of the last base class first, because an error's `param` names the first
+wrong one. The file is long because it is one table of records.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PoolingTask = Literal[
 ]
 TextInput = Many[int] | Many[Many[int]] | str | Many[str]
 Dimensions = Annotated[
-    int | None, Field(description=("width to cut embeddings to; only for Matryoshka models"))
+    int | None, Field(description="width to cut embeddings to; only for Matryoshka models")
 ]
 
 INT64 = 2**63
@@ -36,7 +36,7 @@ Priority = Annotated[
     Field(
         ge=-INT64,
         le=INT64 - 1,
-        description=("lower is sooner; other than 0 only with --scheduling-policy priority"),
+        description="lower is sooner; other than 0 only with --scheduling-policy priority",
     ),
 ]
 
@@ -123,11 +123,9 @@ class Message(Record):
     @staticmethod
     def check(fields: dict[str, Any]) -> str | None:
         silent = "content" in fields and fields["content"] is None and fields["role"] != "assistant"
-        return (
-            ("content may be null in a message of the assistant only; leave it out, or send text")
-            if silent
-            else None
-        )
+        if silent:
+            return "content may be null in a message of the assistant only; leave it out, or send text"
+        return None
 
 
 Conversation = Many[Message]
@@ -139,8 +137,7 @@ class Chat(ChatFields):
     messages: Conversation
 
 
-# --- /v1/embeddings
-# -----------------------------------------------------------------------------------------------------------
+# --- /v1/embeddings ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +165,7 @@ class EmbeddingInputChats(Basic, ChatFields, Activated, Encoding, Roles, Special
     input: Conversations
 
 
-# --- /v2/embed
-# ------------------------------------------------------------------------------------------------------------
+# --- /v2/embed ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +184,9 @@ class CoherePart(Record):
         if fields["type"] == "text":
             return None if fields.get("text") is not None else "a part with type='text' requires text"
         url = fields.get("image_url")
-        return (
-            None
-            if url is not None and url["url"]
-            else ("a part with type='image_url' requires image_url.url")
-        )
+        if url is not None and url["url"]:
+            return None
+        return "a part with type='image_url' requires image_url.url"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +220,7 @@ class CohereEmbedV1(CohereEmbed):
     pass
 
 
-# --- /pooling, /classify
-# ------------------------------------------------------------------------------------------------------
+# --- /pooling, /classify ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,8 +264,7 @@ class ClassifyChat(Basic, Chat, Activated, Special):
     pass
 
 
-# --- /score, /rerank
-# ----------------------------------------------------------------------------------------------------------
+# --- /score, /rerank ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,14 +299,14 @@ class FilmPart(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Content(Record):
-    """An item of several parts; where only text is served, others than text are understood and refused."""
+    """An item of several parts. Parts other than text are read, and refused by models of text."""
 
     content: Many[PicturePart | PictureVectorsPart | TextPart | FilmPart]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextItem(Record):
-    """A text as Cohere's first API and Jina's write it."""
+    """A text as an object, which Cohere's first API and Jina's send."""
 
     text: str
 
@@ -375,8 +367,7 @@ class Rerank(ScoreFields):
     return_documents: Annotated[bool, Field(description="false: results without their documents")] = True
 
 
-# --- tokens
-# ------------------------------------------------------------------------------------------------------------
+# --- tokens ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,8 +399,7 @@ class Detokenize(Record):
     tokens: Many[Annotated[int, Field(ge=0, le=INT64 - 1)]]
 
 
-# --- LoRA
-# ------------------------------------------------------------------------------------------------------------
+# --- LoRA ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,15 +427,18 @@ class UnloadAdapter(Record):
     lora_int_id: Annotated[int | None, Field(description="accepted without effect")] = None
 
 
-# --- bodies
-# ------------------------------------------------------------------------------------------------------------
+# --- bodies ---
 
-# The chat form wins where both forms are present (docs/http.md 2.1).
+# A body with both `messages` and another input is read as a chat (docs/http.md 2.1).
 EMBEDDINGS = body(
-    (["input"], EmbeddingText), (["messages"], EmbeddingChat), (["messages"], EmbeddingChats),
+    (["input"], EmbeddingText),
+    (["messages"], EmbeddingChat),
+    (["messages"], EmbeddingChats),
     (["input"], EmbeddingInputChat),
-    (["input"], EmbeddingInputChats), preferred=(1, 2, 0, 3, 4), removed=True,
-)  # fmt: skip
+    (["input"], EmbeddingInputChats),
+    preferred=(1, 2, 0, 3, 4),
+    removed=True,
+)
 COHERE = body(([], CohereEmbed))
 COHERE_V1 = body(([], CohereEmbedV1))
 POOLING = body(
@@ -458,10 +451,11 @@ POOLING = body(
 )
 CLASSIFY = body((["input"], ClassifyText), (["messages"], ClassifyChat), preferred=(1, 0), removed=True)
 SCORE = body(
-    (["queries", "documents"], ScoreQueriesDocuments), (["queries", "items"], ScoreQueriesItems),
+    (["queries", "documents"], ScoreQueriesDocuments),
+    (["queries", "items"], ScoreQueriesItems),
     (["data_1", "data_2"], ScoreData),
     (["text_1", "text_2"], ScoreTexts),
-)  # fmt: skip
+)
 RERANK = body(([], Rerank))
 TOKENIZE = body((["prompt"], TokenizeText), (["messages"], TokenizeChat), preferred=(1, 0))
 DETOKENIZE = body(([], Detokenize))
@@ -470,7 +464,7 @@ UNLOAD_ADAPTER = body(([], UnloadAdapter))
 
 
 def conversations_of(record: Any) -> list[list[Message]] | None:
-    """The conversations of an embedding request in any of its chat forms; None for text and tokens."""
+    """Returns the conversations of a request in any of the chat forms; None for one of texts or token ids."""
     match record:
         case EmbeddingChat() | PoolingChat() | ClassifyChat():
             return [record.messages]
