@@ -1,5 +1,5 @@
-"""What a model can be asked for, in words: its tasks, `pooling` (any model), `score` (pairs of texts),
-`sparse` (weights of tokens)."""
+"""The abilities of a model, by which routes find the models that can respond: its tasks, `pooling` (any
+model), `score` (pairs of texts), `sparse` (weights of tokens)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ...runtime.model import Model
 
 def abilities_of(model: Model) -> frozenset[str]:
     manifest = model.manifest
-    words = {"pooling", *model.tasks}
+    abilities = {"pooling", *model.tasks}
     if manifest.scoring is not None:
-        words.add("score")
-    if any(head.sparse and task in words for task, head in manifest.heads.items()):
-        words.add("sparse")
-    return frozenset(words)
+        abilities.add("score")
+    if any(head.sparse and task in abilities for task, head in manifest.heads.items()):
+        abilities.add("sparse")
+    return frozenset(abilities)

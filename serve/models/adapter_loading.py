@@ -1,5 +1,4 @@
-"""Adapters that come and go while the server runs: loaded beside what is served, unloaded
-after their last request."""
+"""Loads and unloads adapters while the server runs. An adapter is unloaded after its last request."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from .registry import Registry, Served
 log = logging.getLogger("poolrt.serve")
 
 LOOK_S = 0.02
-"""Between looks at whether a model's last request has been answered."""
+"""Time between two checks whether a model's last request has been answered."""
 
 
 def refused(message: str) -> ApiError:
@@ -25,8 +24,7 @@ def refused(message: str) -> ApiError:
 
 
 class Loader:
-    """Called in the event loop. One adapter is exported and opened at a time: an export
-    wants the whole machine."""
+    """Loads one adapter at a time, because an export uses the whole machine. Called in the event loop."""
 
     def __init__(self, registry: Registry, adapters: AdapterExporter, *, drain_s: float) -> None:
         self.registry, self.adapters, self._drain_s = registry, adapters, drain_s
@@ -35,7 +33,12 @@ class Loader:
         self._loading: set[str] = set()
 
     async def load(self, module: Module, *, in_place: bool) -> str:
-        """Raises ApiError: 400 InvalidUserInput, 404 NotFoundError, 500."""
+        """Serves an adapter, and returns vLLM's text about that. Raises ApiError: 400 InvalidUserInput, 404
+        NotFoundError, 500, 503.
+
+        Args:
+            in_place: an adapter of that name is replaced.
+        """
         if not module.name or not module.path:
             raise refused("Both 'lora_name' and 'lora_path' must be provided.")
         async with self._alone(module.name):
@@ -53,9 +56,8 @@ class Loader:
                 log.warning("adapter %s: %s", module.name, error)
                 if error.exit_code == EXIT_INPUT:
                     raise refused(str(error)) from None
-                raise ApiError(
-                    500, (f"loading the adapter '{module.name}' failed; the server's log says why")
-                ) from error
+                text = f"loading the adapter '{module.name}' failed; the server's log says why"
+                raise ApiError(500, text) from error
             finally:
                 self._loading.discard(module.name)
             replaced = self.registry.put(served)
@@ -65,8 +67,8 @@ class Loader:
         return f"Success: LoRA adapter '{module.name}' added successfully."
 
     async def unload(self, name: str) -> str:
-        """Answers when the adapter's last request has been answered. Raises ApiError: 400
-        InvalidUserInput, 404 NotFoundError."""
+        """Stops serving an adapter, and returns vLLM's text about that after the adapter's last request.
+        Raises ApiError: 400 InvalidUserInput, 404 NotFoundError."""
         if not name:
             raise refused("'lora_name' needs to be provided to unload a LoRA adapter.")
         async with self._alone(name):
@@ -83,7 +85,7 @@ class Loader:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _alone(self, name: str) -> asyncio.Lock:
-        """Held by one load or unload of a name at a time."""
+        """Returns the lock of a name, which one load or unload holds at a time."""
         lock = self._locks.get(name)
         if lock is None:
             lock = self._locks[name] = asyncio.Lock()
@@ -94,8 +96,7 @@ class Loader:
         if known is not None and not in_place:
             raise refused(
                 f"The lora adapter '{module.name}' has already been loaded. If you want to load the "
-                "adapter in place, "
-                "set 'load_inplace' to True."
+                "adapter in place, set 'load_inplace' to True."
             )
         if any(module.name in served.names for served in self.registry if served.parent is None):
             raise refused(
@@ -105,13 +106,10 @@ class Loader:
             raise ApiError(
                 404,
                 f"Loading lora {module.name} failed: No adapter found for {module.path}: no such "
-                "folder on the server; "
-                "an adapter of the hub is named at start, with --lora-modules",
+                "folder on the server; an adapter of the hub is named at start, with --lora-modules",
             )
-        limit, count = (
-            self.adapters.limit,
-            len({served.name for served in self.registry.adapters} | self._loading | {module.name}),
-        )
+        limit = self.adapters.limit
+        count = len({served.name for served in self.registry.adapters} | self._loading | {module.name})
         if limit is not None and count > limit:
             raise refused(f"{limit} adapters may be loaded (--max-loras), and they are; unload one first")
 
@@ -131,5 +129,5 @@ class Loader:
 def _is_folder(path: str) -> bool:
     try:
         return folder_of(path).is_dir()
-    except (OSError, ValueError):  # a name too long, a folder that may not be entered, a zero byte
+    except (OSError, ValueError):  # the path is too long, may not be entered, or has a zero byte
         return False

@@ -1,8 +1,8 @@
-"""LoRA adapters as models of their own: one that is no artifact yet is exported together with its
-base's checkpoint first.
+"""LoRA adapters as models of their own. An adapter that is no artifact yet is first exported together with
+the checkpoint of its base.
 
-Adapters are named on the command line (`--lora-modules`) or, where the operator allows it,
-by requests (adapter_loading.py).
+Adapters are named on the command line (`--lora-modules`) or, where the operator allows it, by requests
+(adapter_loading.py).
 """
 
 from __future__ import annotations
@@ -23,36 +23,39 @@ from ...runtime.model import Model
 from .registry import Served
 
 SETTINGS = "adapter_config.json"
+"""PEFT's file of an adapter's settings."""
 MOST_NAME = 200
+"""Characters of an adapter's name."""
 GRACE_S = 1.0
-"""For an export that was told to end."""
+"""Time that an export gets to end by itself before it is killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
-    """One adapter as it is asked for."""
+    """One adapter to serve, as the operator or a request names it."""
 
     name: str
     path: str
-    """Folder of an adapter or of an artifact that was exported with one; from the
-    command line also a hub id."""
+    """Folder of an adapter or of an artifact exported with one; on the command line also a hub id."""
     base_model_name: str | None = None
-    """None: the first model."""
+    """A served name of the model that it adapts; None: the first model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
+    """A served model to which adapters can be added."""
+
     served: Served
     folder: Path
-    """Its artifact."""
+    """The model's artifact."""
     source: str | None
-    """Where its checkpoint can be read again; None: nobody knows."""
+    """Folder or hub id of its checkpoint; None: unknown."""
     options: Sequence[str]
-    """What it was exported with."""
+    """The options of `poolrt export` that it was exported with."""
 
 
 def module_of(text: str) -> Module:
-    """`NAME=PATH`, or vLLM's JSON form. Raises InputError."""
+    """Returns the adapter of a --lora-modules value: `NAME=PATH` or vLLM's JSON form. Raises InputError."""
     expected = """expected NAME=PATH or {"name": ..., "path": ..., "base_model_name": ...}"""
     if not text.startswith("{"):
         name, equals, path = text.partition("=")
@@ -60,22 +63,28 @@ def module_of(text: str) -> Module:
             raise InputError(f"--lora-modules: found {text[:60]!r}, {expected}", field="lora-modules")
         return Module(name=name, path=path)
     try:
-        found: dict[str, Any] = json.loads(text)
+        fields: dict[str, Any] = json.loads(text)
     except ValueError:
-        found = {}
-    found.pop("is_3d_lora_weight", None)  # a layout of vLLM's expert kernels
-    unknown = found.keys() - {"name", "path", "base_model_name"}
-    texts = all(isinstance(found.get(key), str) for key in ("name", "path")) and isinstance(
-        found.get("base_model_name"), str | None
+        fields = {}
+    fields.pop("is_3d_lora_weight", None)  # a layout of vLLM's expert kernels
+    unknown = fields.keys() - {"name", "path", "base_model_name"}
+    texts = all(isinstance(fields.get(key), str) for key in ("name", "path")) and isinstance(
+        fields.get("base_model_name"), str | None
     )
     if unknown or not texts:
         raise InputError(f"--lora-modules: found {text[:60]!r}, {expected}", field="lora-modules")
-    return Module(**found)
+    return Module(**fields)
 
 
 class AdapterExporter:
-    """Makes models of adapters; `limit` and `most_rank` are --max-loras (or
-    --max-cpu-loras) and --max-lora-rank."""
+    """Makes models of adapters.
+
+    Args:
+        export: exports a checkpoint with options, in a process that its `run` starts; returns the folder.
+        open: opens an artifact.
+        limit: adapters that may be loaded (--max-loras, --max-cpu-loras); None: any number.
+        most_rank: the largest rank that is accepted (--max-lora-rank); None: any.
+    """
 
     def __init__(
         self,
@@ -86,18 +95,16 @@ class AdapterExporter:
         limit: int | None,
         most_rank: int | None,
     ) -> None:
-        self.bases, self.limit, self._export, self._open, self._most_rank = (
-            bases,
-            limit,
-            export,
-            open,
-            most_rank,
-        )
+        self.bases, self.limit, self._most_rank = bases, limit, most_rank
+        self._export, self._open = export, open
         self._children: set[subprocess.Popen[str]] = set()
         self._lock, self.closed = threading.Lock(), False
 
     def served(self, module: Module) -> Served:
-        """The adapter's model, exported where it has to be (minutes), not yet opened. Raises PoolrtError."""
+        """Returns the adapter's model, not yet opened. Exports an adapter that is no artifact first: minutes.
+
+        Raises PoolrtError.
+        """
         if (
             not module.name
             or not module.path
@@ -111,12 +118,7 @@ class AdapterExporter:
         base = self._base(module)
         path = folder_of(module.path)
         folder = path if (path / FILE).is_file() else self._exported(module, path, base)
-        self._check(
-            module,
-            reading.read(folder, check="quick").manifest,
-            reading.read(base.folder, check="quick").manifest,
-            base,
-        )
+        self._check(module, reading.read(folder, check="quick").manifest, base)
         return Served(
             names=(module.name,), open=lambda: self._open(folder), parent=base.served, root=module.path
         )
@@ -124,14 +126,13 @@ class AdapterExporter:
     def _base(self, module: Module) -> Base:
         if module.base_model_name is None:
             return self.bases[0]
-        found = next((base for base in self.bases if module.base_model_name in base.served.names), None)
-        if found is None:
-            known = ", ".join(name for base in self.bases for name in base.served.names)
-            raise InputError(
-                f"adapter {module.name!r}: its base {module.base_model_name!r} is not served; "
-                f"served are {known}"
-            )
-        return found
+        for base in self.bases:
+            if module.base_model_name in base.served.names:
+                return base
+        known = ", ".join(name for base in self.bases for name in base.served.names)
+        raise InputError(
+            f"adapter {module.name!r}: its base {module.base_model_name!r} is not served; served are {known}"
+        )
 
     def _exported(self, module: Module, path: Path, base: Base) -> Path:
         if path.exists() and not (path / SETTINGS).is_file():
@@ -146,26 +147,25 @@ class AdapterExporter:
         if base.source is None:
             raise InputError(
                 f"adapter {module.name!r}: {base.served.name} is an artifact of a folder that it does "
-                "not know the place of; serve the "
-                "checkpoint itself, or give an artifact in the adapter's place: poolrt export "
-                f"CHECKPOINT --lora {module.path}"
+                "not know the place of; serve the checkpoint itself, or give an artifact in the adapter's "
+                f"place: poolrt export CHECKPOINT --lora {module.path}"
             )
-        return self._export(
-            base.source, [*base.options, "--lora", str(path if path.exists() else module.path)], run=self._run
-        )
+        options = [*base.options, "--lora", str(path if path.exists() else module.path)]
+        return self._export(base.source, options, run=self._run)
 
-    def _check(self, module: Module, made: Manifest, base: Manifest, of: Base) -> None:
-        adapter = made.source.adapter
+    def _check(self, module: Module, manifest: Manifest, base: Base) -> None:
+        """Raises InputError for an artifact (of this manifest) that is not the base with an adapter."""
+        adapter = manifest.source.adapter
         if adapter is None:
             raise InputError(
                 f"{module.path}: an artifact without an adapter; serve it as a model: poolrt serve ... "
                 f"{module.path}"
             )
-        if made.source.weights != base.source.weights:
+        if manifest.source.weights != reading.read(base.folder, check="quick").manifest.source.weights:
             raise InputError(
                 f"{module.path}: the adapter was merged into other weights than those of "
-                f"{of.served.name}; export it with that checkpoint, "
-                f"or name its base ({made.source.checkpoint}) with base_model_name"
+                f"{base.served.name}; export it with that checkpoint, "
+                f"or name its base ({manifest.source.checkpoint}) with base_model_name"
             )
         self._check_rank(module, adapter.rank)
 
@@ -177,33 +177,33 @@ class AdapterExporter:
             )
 
     def _run(self, program: Sequence[str]) -> tuple[int, str]:
-        """Exports in a process that `close` can end; answers its exit code and its error message."""
+        """Runs an export in a process that `close` can end. Returns its exit code and its error message."""
         with self._lock:
             if self.closed:
                 raise CheckpointError("the server is shutting down")
             child = subprocess.Popen([*program, "--json"], stdout=subprocess.PIPE, text=True)
             self._children.add(child)
-        told = self._told(child)
+        output = self._output(child)
         with self._lock:
             self._children.discard(child)
         try:
-            return child.returncode, str(json.loads(told)["error"]["message"])
+            return child.returncode, str(json.loads(output)["error"]["message"])
         except (ValueError, KeyError, TypeError):
             return child.returncode, "see above"
 
-    def _told(self, child: subprocess.Popen[str]) -> str:
+    def _output(self, child: subprocess.Popen[str]) -> str:
+        """Waits for the process to end, and returns what it wrote."""
         while True:
             closed = self.closed
             try:
                 return child.communicate(timeout=GRACE_S)[0]
             except subprocess.TimeoutExpired:
-                # An interrupt may be lost in a library's destructor; a kill leaves nothing that loads either.
+                # A library's destructor may swallow the interrupt. A killed export leaves no artifact either.
                 if closed:
                     child.kill()
 
     def close(self) -> None:
-        """Ends exports that are running; they leave nothing behind. May be called from a
-        signal's handler, and twice."""
+        """Ends running exports, which leave nothing behind. A signal handler may call it, also twice."""
         with self._lock:
             self.closed = True
             for child in self._children:
@@ -215,8 +215,7 @@ def folder_of(path: str) -> Path:
 
 
 def _rank(folder: Path) -> int:
-    """The largest rank of an adapter; 0 where its settings are not readable, which
-    exporting it then tells."""
+    """Returns the largest rank of an adapter; 0 for unreadable settings, which the export then reports."""
     try:
         settings = json.loads((folder / SETTINGS).read_bytes())
         return max(int(rank) for rank in (settings["r"], *(settings.get("rank_pattern") or {}).values()))

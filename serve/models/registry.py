@@ -1,4 +1,4 @@
-"""The models one process serves, found by the name a request gives."""
+"""The models that one process serves, by the names that requests use."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Served:
     names: tuple[str, ...]
     open: Callable[[], Model]
     aliases: tuple[str, ...] = ()
-    """Answered, but not listed: the hub id of the checkpoint."""
+    """Further names that requests may use but /v1/models does not list, such as the checkpoint's hub id."""
     parent: Served | None = None
-    """Of a LoRA adapter: the model it adapts."""
+    """The model that a LoRA adapter adapts; None: this is no adapter."""
     root: str | None = None
-    """Of a LoRA adapter: where it was said to be."""
+    """The path of a LoRA adapter as the operator or a request named it."""
     running: int = 0
     """Requests that are being answered; counted in the event loop."""
     model: Model = field(init=False)
     abilities: frozenset[str] = frozenset()
-    """Words of abilities.py; set when the model is listed in the registry."""
+    """Abilities (abilities.py); set when the model is listed in the registry."""
 
     @property
     def name(self) -> str:
@@ -36,7 +36,7 @@ class Served:
 
     @property
     def told_name(self) -> str:
-        """What answers say in `model`: for an adapter its base, as in vLLM."""
+        """The name in `model` of a response: for an adapter its base's, as in vLLM."""
         return self.name if self.parent is None else self.parent.name
 
     @property
@@ -48,14 +48,14 @@ class Served:
 
 
 class Registry:
-    """`ready` is set once every model is open and warm. After that it changes in the event loop
-    only (adapters come and go)."""
+    """The served models. `ready` is set once every model is open and warm; after that the registry changes in
+    the event loop only, when adapters are loaded and unloaded."""
 
     def __init__(self, models: list[Served], *, check_names: bool = True) -> None:
         self.models = models
-        """Adapters stand behind all others."""
+        """Adapters come behind all others."""
         self.abilities: frozenset[str] = frozenset()
-        """Of any of the models."""
+        """The abilities of all models together."""
         self.check_names = check_names
         self.ready = threading.Event()
         self._by_name: dict[str, Served] = {}
@@ -64,7 +64,7 @@ class Registry:
         return iter(self.models)
 
     def open(self) -> None:
-        """Opens and warms every model; slow."""
+        """Opens and warms every model: seconds each, minutes where an engine is built first."""
         for served in self.models:
             served.model = served.open()
             served.model.warm_up()
@@ -81,19 +81,18 @@ class Registry:
         return next((served for served in self.adapters if served.name == name), None)
 
     def put(self, served: Served) -> Served | None:
-        """Adds an opened adapter; answers the one of its name that it takes the place of, which
-        is the caller's to close."""
+        """Adds an opened adapter. Returns the one of its name that it replaces, for the caller to close."""
         replaced = self.adapter(served.name)
-        self._list([*(one for one in self.models if one is not replaced), served])
+        self._list([*(other for other in self.models if other is not replaced), served])
         return replaced
 
     def remove(self, served: Served) -> None:
-        """New requests no longer find it; closing it is the caller's."""
-        self._list([one for one in self.models if one is not served])
+        """Hides a model from new requests, for the caller to close."""
+        self._list([other for other in self.models if other is not served])
 
     def _list(self, models: list[Served]) -> None:
         by_name: dict[str, Served] = {}
-        # Names given by the operator win over aliases, the first artifact over later ones.
+        # Names of the operator win over aliases, the first artifact over later ones.
         for names in ([served.names for served in models], [served.aliases for served in models]):
             for served, own in zip(models, names, strict=True):
                 for name in own:
@@ -109,21 +108,24 @@ class Registry:
                 served.model.close()
 
     def find(self, name: str | None, *, param: str | None = None) -> Served:
-        """The model of that name, the first one for None and "". Raises ApiError 404."""
-        found = self._by_name.get(name) if name else None
-        if not name or (not self.check_names and (found is None or found.parent is None)):
+        """Returns the model of that name, the first one for None and "". Raises ApiError (404)."""
+        served = self._by_name.get(name) if name else None
+        if not name or (not self.check_names and (served is None or served.parent is None)):
             return self.models[0]
-        if found is None:
+        if served is None:
             known = ", ".join(name for served in self.models for name in served.names)
-            # A name is the caller's own text: shortened, it cannot flood an answer or a log.
-            raise ApiError(
-                404, (f"The model `{name[:200]}` does not exist. Valid aliases: {known}."), param=param
-            )
-        return found
+            # A name is the client's own text. Shortened, it cannot flood a response or a log.
+            text = f"The model `{name[:200]}` does not exist. Valid aliases: {known}."
+            raise ApiError(404, text, param=param)
+        return served
 
     def able(self, name: str | None, ability: str, what: str) -> Served:
-        """`find`, among models of that ability. A request that names no model gets the first
-        able one, never an adapter."""
+        """Returns the model of that name, which must have the ability. Without a name it returns the first
+        model with the ability that is no adapter. Raises ApiError (400, 404).
+
+        Args:
+            what: the name of the API in the error's text.
+        """
         if not name:
             return next(
                 (served for served in self.models if served.parent is None and served.can(ability)),
@@ -132,9 +134,6 @@ class Registry:
         served = self.find(name)
         if not served.can(ability):
             able = ", ".join(other.name for other in self.models if other.can(ability))
-            raise ApiError(
-                400,
-                (f"The model `{served.name}` does not support the {what} API; these do: {able}"),
-                param="model",
-            )
+            text = f"The model `{served.name}` does not support the {what} API; these do: {able}"
+            raise ApiError(400, text, param="model")
         return served
