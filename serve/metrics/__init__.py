@@ -1,5 +1,5 @@
 """Counters, histograms and the state of the running server, as Prometheus reads them.
 
-Deciding what is counted when belongs to the rooms that do the work.
+When something is counted is decided by the rooms that do the work, not here.
 It may import models.
 """

@@ -1,7 +1,7 @@
-"""Counters and histograms that cost a microsecond to feed; Prometheus' own classes take a lock and
-walk every bucket each time.
+"""Counters and histograms that take a microsecond to add to. Prometheus' own classes take a lock and walk
+every bucket each time.
 
-Fed from the event loop's thread only, read when scraped.
+They are added to in the event loop's thread only, and read by scrapes.
 """
 
 from __future__ import annotations
@@ -32,28 +32,30 @@ class Series:
         self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        made, so_far = [], 0
+        """Returns each bound with the count of all values up to it."""
+        buckets, so_far = [], 0
         for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
             so_far += count
-            made.append((floatToGoString(bound), float(so_far)))
-        return made
+            buckets.append((floatToGoString(bound), float(so_far)))
+        return buckets
 
 
 class Histograms:
-    """A metric with labels: series by label values."""
+    """A histogram with labels: one series for each combination of label values."""
 
     def __init__(self, name: str, about: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
         self.name, self.about, self.labels, self.bounds = name, about, tuple(labels), bounds
         self.series: dict[tuple[str, ...], Series] = {}
 
     def of(self, *values: str) -> Series:
-        found = self.series.get(values)
-        if found is None:
-            found = self.series[values] = Series(self.bounds)
-        return found
+        """Returns the series under these label values."""
+        series = self.series.get(values)
+        if series is None:
+            series = self.series[values] = Series(self.bounds)
+        return series
 
     def same(self, series: Series, *values: str) -> None:
-        """What one metric observes is another's under these label values too."""
+        """Reports another metric's series under these label values of this one too."""
         self.series[values] = series
 
     def collect(self) -> Iterator[Metric]:

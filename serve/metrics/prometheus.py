@@ -1,6 +1,7 @@
 """Prometheus metrics: vLLM's names for what vLLM counts, `poolrt_` for what it does not (queue, tokenise,
-engine and serialise seconds, padding). Gauges and the workers' own counters are read when scraped, so
-watching them costs a request nothing.
+engine and serialise seconds, padding).
+
+Gauges and the workers' own counters are read by scrapes, so that they take no time of a request.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from .histogram import BYTES, SECONDS, TOKENS, Counters, Histograms, Series
 from .state import State
 
 OBSERVE = "poolrt.observe"
-"""Key of what adds a request's work to the metrics, in its scope; the gate calls it when
-the response has been sent."""
+"""Scope key of a function that adds a request's work to the metrics. The gate calls it when the response has
+been sent."""
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 GROUPS = ("1xx", "1xx", "2xx", "3xx", "4xx", "5xx")
+"""Label of a status by its hundreds."""
 TIMES = {
     "vllm:time_to_first_token": "Time to the answer.",
     "vllm:e2e_request_latency": "Time from arrival to the answer.",
@@ -35,6 +37,7 @@ SAME = {
     "vllm:time_to_first_token": "vllm:e2e_request_latency",
     "vllm:request_prefill_time": "vllm:request_inference_time",
 }
+"""Metrics of pooling that always equal another one."""
 
 
 class Metrics:
@@ -64,7 +67,7 @@ class Metrics:
         self._all_seconds = Histograms(
             "http_request_duration_highr_seconds", "Latency of all requests.", (), SECONDS
         )
-        made: list[Any] = [self._requests, self._received, self._sent, self._seconds, self._all_seconds]
+        collectors: list[Any] = [self._requests, self._received, self._sent, self._seconds, self._all_seconds]
         self._handlers: dict[tuple[str, str], tuple[Series, ...]] = {}
         self._models: dict[str, Observed] = {}
         self._writing = asyncio.Lock()
@@ -82,47 +85,61 @@ class Metrics:
             self.seconds = {
                 name: Histograms(f"{name}_seconds", about, names, SECONDS) for name, about in TIMES.items()
             }
-            made += [
+            collectors += [
                 self.prompt_tokens,
                 self.success,
                 self.request_tokens,
                 self.iteration_tokens,
                 *self.seconds.values(),
             ]
-            made.append(Engines(registry, state))
-        for collector in made:
+            collectors.append(Engines(registry, state))
+        for collector in collectors:
             self.collectors.register(collector)
 
     def http(self, method: str, handler: str, status: int, seconds: float, received: int, sent: int) -> None:
+        """Counts one HTTP request.
+
+        Args:
+            handler: path of the route, "none" for a path without one.
+            received: bytes of the request's body.
+            sent: bytes of the response's body.
+        """
         if handler in self.uncounted:
             return
         if method not in METHODS:
-            method = "OTHER"  # a client's own words must not become a thousand series
+            method = "OTHER"  # else a client could create thousands of series
         self._requests.add(1, method, handler, GROUPS[status // 100])
         series = self._handlers.get((method, handler))
         if series is None:
             series = self._handlers[method, handler] = (
-                self._received.of(handler), self._sent.of(handler), self._seconds.of(method, handler),
-                self._all_seconds.of()
-            )  # fmt: skip
-        for one, value in zip(series, (received, sent, seconds, seconds), strict=True):
-            one.observe(value)
+                self._received.of(handler),
+                self._sent.of(handler),
+                self._seconds.of(method, handler),
+                self._all_seconds.of(),
+            )
+        for histogram, value in zip(series, (received, sent, seconds, seconds), strict=True):
+            histogram.observe(value)
 
     def of(self, model: str) -> Observed | None:
-        """What to tell about requests to one model; None when engine metrics are off."""
+        """Returns the series of requests to one model; None when engine metrics are off."""
         if not self.engine:
             return None
-        found = self._models.get(model)
-        if found is None:
-            found = self._models[model] = Observed(self, model)
-        return found
+        observed = self._models.get(model)
+        if observed is None:
+            observed = self._models[model] = Observed(self, model)
+        return observed
 
     def text(self) -> bytes:
         return generate_latest(self.collectors)
 
     async def scraped(self, thread: Callable[[Callable[[], bytes]], Awaitable[bytes]]) -> bytes:
-        """The text, written in a thread: with many series it takes a tenth of a second. Who asks while it is
-        written gets the next one, all of them together."""
+        """Returns the text of all metrics, written in a thread: with many series that takes 0.1 s.
+
+        Scrapes that come while a text is being written share the next one.
+
+        Args:
+            thread: runs a function in a thread.
+        """
         if self._next is None:
             self._next = asyncio.ensure_future(self._written(thread))
         return await asyncio.shield(self._next)
@@ -142,8 +159,7 @@ class Observed:
         self.tokens = metrics.request_tokens.of(*self.labels)
         metrics.iteration_tokens.same(self.tokens, *self.labels)
         seconds = metrics.seconds
-        # One pass of the engine answers everything: the first token is the last one, and all of
-        # the inference is prefill.
+        # Pooling has one pass of the engine: the first token is the last, and all inference is prefill.
         for name, same in SAME.items():
             seconds[name].same(seconds[same].of(*self.labels), *self.labels)
         self.latency, self.queue, self.inference, self.tokenise, self.serialise = (
@@ -193,7 +209,7 @@ class Engines:
             return family
 
         def zero(name: str, about: str) -> CounterMetricFamily:
-            """What vLLM's dashboards draw and a pooling server never has."""
+            """Returns a counter that is always 0 here, and that vLLM's dashboards draw."""
             family = CounterMetricFamily(name, about, labels=names)
             for model, _ in counted:
                 family.add_metric((model, "0"), 0.0)
@@ -242,7 +258,7 @@ class Engines:
         yield counter("poolrt_failed_requests", "Requests that the engine failed.", "failed")
         padding = GaugeMetricFamily(
             "poolrt_padding_ratio",
-            ("Padding over work since the start: 0.14 means 14 % more was computed."),
+            "Padding over work since the start: 0.14 means 14 % more was computed.",
             labels=names,
         )
         for model, statistics in counted:

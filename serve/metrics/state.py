@@ -1,4 +1,4 @@
-"""What the running server knows about itself, shared by the gate, the endpoints and the lifespan."""
+"""The state of the running server, shared by the gate, the endpoints and the lifespan."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ class State:
     in_flight: int = 0
     """HTTP requests of any kind."""
     load: int = 0
-    """Inference requests, counted for /load when asked for."""
+    """Inference requests that /load reports; counted with --enable-server-load-tracking."""
