@@ -1,5 +1,4 @@
-"""The wire below the application: sockets, connections, the protocol, limits, the outermost layers,
-and bodies read from them.
+"""HTTP below the application: connections, the protocol, limits, the outermost layers, request bodies.
 
 Models and what a route does do not belong here.
 It may import settings, headers, errors, schema, models and metrics.

@@ -1,7 +1,7 @@
-"""The outermost layer: the key, request ids, what is measured of every request, and no
-new work while draining.
+"""The outermost layer: it checks the key, sets request ids, measures every request, and refuses new work
+while the server stops.
 
-Plain ASGI: Starlette's BaseHTTPMiddleware costs a task and a queue per request.
+It is plain ASGI, because Starlette's BaseHTTPMiddleware takes a task and a queue per request.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from .memory_budget import HELD
 from .protocol import too_large, too_many
 
 MOST_REQUEST_ID = 256
+"""Characters of a client's request id that are kept."""
 PAGES = frozenset({"/", "/docs", "/redoc"})
+"""Pages that people open in a browser."""
 
 
 def stopping() -> ApiError:
@@ -37,6 +39,14 @@ def stopping() -> ApiError:
 
 
 class Gate:
+    """The layer around an application.
+
+    Args:
+        paths: those of routes. Other paths are one series of the metrics, so that clients cannot add series.
+        probes: paths that need no key and are served while the server stops. Every other path needs a
+            key, also one that does not exist.
+    """
+
     def __init__(
         self,
         app: ASGIApp,
@@ -52,10 +62,7 @@ class Gate:
         self.metrics = metrics
         self.state = state
         self.paths = paths
-        """Those of routes; a client's own words must not become series of the metrics."""
         self.probes = probes
-        """Paths that need no key and are served while draining; every other path needs one, also one that
-        does not exist."""
         self.keys = [key.encode() for key in settings.api_keys]
         self.root = settings.root_path.rstrip("/")
 
@@ -71,7 +78,7 @@ class Gate:
             await self._refusing(response(refused), path, scope, receive, send)
             return
         if self.root:
-            # Whether the proxy in front strips its prefix or not, the routes are found.
+            # Starlette then matches routes whether or not the proxy strips the prefix.
             scope["root_path"] = self.root
         if self.settings.request_id_headers:
             send = self._with_request_id(scope, send)
@@ -89,7 +96,7 @@ class Gate:
         await self._measured(path, scope, receive, send)
 
     def _refused(self, scope: Scope) -> ApiError | None:
-        """A head that arrived at once is bounded here, one that does not end by the protocol."""
+        """Returns the refusal of a head that is too large, or None. The protocol refuses endless heads."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         if len(headers) > self.settings.max_header_count:
             return too_many(len(headers), self.settings.max_header_count)
@@ -105,12 +112,12 @@ class Gate:
         return path.removeprefix(self.root) or "/" if self.root else path
 
     def _has_key(self, scope: Scope) -> bool:
-        """Compares with every key in constant time, so that neither the length of a match nor
-        the key's place is told."""
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, token = given.partition(b" ")
+        """Returns whether the request has one of the keys. Takes the same time for any token, which so
+        reveals neither the length of a match nor which key matched."""
+        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, token = authorization.partition(b" ")
         token = token.strip()
-        if scheme.lower() == b"basic":  # a browser's own prompt: the key is the password
+        if scheme.lower() == b"basic":  # from a browser's own prompt, where the key is the password
             try:
                 token = base64.b64decode(token, validate=True).partition(b":")[2]
             except ValueError:
@@ -121,21 +128,21 @@ class Gate:
         return any(matches)
 
     def _unauthorized(self, path: str, scope: Scope) -> Response:
-        # Pages are opened by browsers, which ask for the key themselves when told how.
-        asks = "text/html" in (header(scope, b"accept") or "") and path in PAGES
+        # A browser that gets the Basic scheme asks its user for the key.
+        in_browser = "text/html" in (header(scope, b"accept") or "") and path in PAGES
         headers = {
             "WWW-Authenticate": ('Basic realm="poolrt: any user name, the API key as password"')
-            if asks
+            if in_browser
             else "Bearer"
         }
         return Response(orjson.dumps({"error": "Unauthorized"}), 401, headers, "application/json")
 
     def _with_request_id(self, scope: Scope, send: Send) -> Send:
-        given = (header(scope, b"x-request-id") or uuid.uuid4().hex)[:MOST_REQUEST_ID]
+        request_id = (header(scope, b"x-request-id") or uuid.uuid4().hex)[:MOST_REQUEST_ID]
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = given
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
         return sending
@@ -143,7 +150,7 @@ class Gate:
     async def _refusing(
         self, refusal: Response, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Answers before any route is looked for; measured like every answer."""
+        """Sends a refusal in place of the application's response, and measures it like any response."""
         started = time.perf_counter()
         await refusal(scope, receive, send)
         handler = path if path in self.paths else "none"
@@ -167,7 +174,7 @@ class Gate:
         try:
             await self.app(scope, receive, sending)
         except asyncio.CancelledError:
-            # The server ends what is not finished when its time to shut down is over.
+            # At the end of its time to shut down the server cancels the requests that are left.
             if not self.state.draining or status is not None:
                 raise
             await response(stopping())(scope, receive, sending)

@@ -1,17 +1,18 @@
-"""All connections of a server: how long each may stay in its state, and which one goes
-when there are too many.
+"""All connections of a server: how long each may stay in its state, and which end when there are too many.
 
-One clock looks at all of them several times a second; a request costs it nothing. The
-states and their limits:
+One clock checks all of them several times a second, so that a request sets no timer. A connection has one of
+these states:
 
-    HEAD     a request's headers are awaited, from the connection's or the request's first byte     408,
-    closed BODY     the rest of a request's body is awaited
-    408, closed WORK     a request is being computed (`--request-timeout` bounds it)
-    - IDLE     between two requests
-    closed without a word LINGER   answered without reading all that was sent: what still comes is
-    thrown away            closed
+    state   the server waits for                                                     when the time is over
+    HEAD    a request's headers, from the first byte of the connection or request    408, closed
+    BODY    the rest of a request's body                                             408, closed
+    WORK    the response (`--request-timeout` bounds it)                             -
+    IDLE    the next request                                                         closed silently
+    LINGER  the client's end, after a response to a request that was not read whole  closed
 
-In each of them a client that does not take its answers is cut off: see `Unsent`.
+Bytes that arrive at a connection in LINGER are thrown away.
+
+In each state the connection of a client that does not read its responses is closed: see `Unsent`.
 """
 
 from __future__ import annotations
@@ -19,61 +20,60 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 HEAD, BODY, WORK, IDLE, LINGER = range(5)
 SPARE = 32
-"""Connections beyond the limit that are served health routes only, so that probes get through
-when all others are at work."""
+"""Connections beyond the limit, for probes: they are served health routes only."""
 FILES = 64
-"""File descriptors left for everything that is no connection."""
+"""File descriptors kept for everything that is no connection."""
 BODY_GRACE_S = 5.0
-"""The application says by itself that a body is late; the clock is for one that does not listen."""
+"""Time by which the clock is later than the application, which refuses a late body that it reads."""
 LINGER_QUIET_S = 5.0
 """How long a lingering connection may be silent."""
 LEAST_BYTES_S = 16 * 1024
-"""A client takes its answers faster than that, or is cut off."""
+"""Bytes per second that a client must read of its responses at least."""
 MOST_UNSENT = 256 * 1024 * 1024
-"""Bytes of answers that wait for their clients, of all connections; beyond it those go
-that have waited longest."""
+"""Bytes of responses that wait for clients, of all connections. Beyond it those that waited longest end."""
 EVICTED = 16
-"""One in so many makes room when the limit is reached: a search through all of them is then rare."""
+"""At the limit one in so many connections is ended at once, so that the search for them is rare."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """Of one connection, and of all."""
+    """ConnectionLimits of one connection, and of all connections together."""
 
     head_s: float = 60.0
     body_s: float = 60.0
     idle_s: float = 5.0
     write_s: float = 30.0
-    """A client that takes nothing of its answers for so long is cut off."""
+    """A client that reads nothing of its responses for so long is cut off."""
     linger_s: float = 30.0
     header_bytes: int = 64 * 1024
     header_count: int = 256
     waiting: int = 64
-    """Requests that a client may send ahead of their answers; the connection ends after so many."""
+    """Requests that a client may send ahead of their responses. More end the connection."""
     connections: int = 4096
     open_paths: frozenset[str] = frozenset()
-    """What is served beyond the limit of connections."""
+    """Paths that are served beyond the limit of connections."""
 
     def seconds(self, state: int) -> float:
+        """Returns how long a connection may stay in a state."""
         return (self.head_s, self.body_s + BODY_GRACE_S, math.inf, self.idle_s, self.linger_s)[state]
 
     @property
     def period_s(self) -> float:
-        """Between two looks."""
-        return min(
-            0.5, max(0.02, min(self.head_s, self.body_s, self.idle_s, self.write_s, self.linger_s) / 4)
-        )
+        """Time between two checks of all connections."""
+        shortest = min(self.head_s, self.body_s, self.idle_s, self.write_s, self.linger_s)
+        return min(0.5, max(0.02, shortest / 4))
 
 
 def affordable(wanted: int) -> int:
-    """So many connections, or as many as the process may have files open: beyond that a server accepts
-    nobody, probes included."""
+    """Returns how many of the wanted connections the process may have, after raising its limit of open files.
+
+    A server at that limit accepts no connection at all, those of probes included.
+    """
     try:
         import resource
 
@@ -94,17 +94,21 @@ class Connection(Protocol):
     """When the clock first saw it in this state; 0: not yet."""
 
     def look(self, now: float) -> int:
-        """Does what is due; returns the bytes of its answers that the client has not taken."""
+        """Ends the connection where it is due. Returns the bytes of responses that are not sent yet."""
         ...
 
-    def evict(self) -> None: ...
+    def evict(self) -> None:
+        """Ends the connection at once."""
+        ...
 
     @property
-    def unsent_since(self) -> float: ...
+    def unsent_since(self) -> float:
+        """Since when the client has read too little; 0: everything is sent."""
+        ...
 
 
 class Clock:
-    """Of one server. Starts with the first connection and stops with the last."""
+    """Checks the connections of one server. Starts with the first connection and stops with the last."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
@@ -112,7 +116,7 @@ class Clock:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether there is room for it; where there was none, others may have gone for it."""
+        """Adds a connection, and ends others to make room for it. Returns False where there is no room."""
         most = self.limits.connections
         if len(self.connections) >= most:
             self._make_room()
@@ -125,6 +129,7 @@ class Clock:
 
     @property
     def full(self) -> bool:
+        """Whether there are more connections than the limit, so that spare ones are in use."""
         return len(self.connections) > self.limits.connections
 
     def discard(self, connection: Connection) -> None:
@@ -132,42 +137,50 @@ class Clock:
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        waiting = {one: size for one in tuple(self.connections) if (size := one.look(now))}
-        if sum(waiting.values()) > MOST_UNSENT:
-            self._drop_unsent(waiting)
+        sizes = {connection: connection.look(now) for connection in tuple(self.connections)}
+        unsent = {connection: size for connection, size in sizes.items() if size}
+        if sum(unsent.values()) > MOST_UNSENT:
+            self._drop_unsent(unsent)
         self._timer = loop.call_later(self.limits.period_s, self._tick, loop) if self.connections else None
 
-    def _drop_unsent(self, waiting: dict[Connection, int]) -> None:
-        left = sum(waiting.values())
-        for one in sorted(waiting, key=lambda one: one.unsent_since):
+    def _drop_unsent(self, unsent: dict[Connection, int]) -> None:
+        left = sum(unsent.values())
+        for connection in sorted(unsent, key=lambda connection: connection.unsent_since):
             if left <= MOST_UNSENT:
                 return
-            left -= waiting[one]
-            one.evict()
+            left -= unsent[connection]
+            connection.evict()
 
     def _make_room(self) -> None:
-        """Ends those that have waited longest for their client, who has his answer before who is between
-        two, before who is sending."""
+        """Ends the connections that have waited longest for their clients.
+
+        Those whose client has its response go first, then those between two requests, then those inside one.
+        """
         order = (LINGER, IDLE, HEAD, BODY)
-        idle: Iterable[Connection] = (one for one in self.connections if one.state != WORK)
-        ranked = sorted(idle, key=lambda one: (order.index(one.state), one.since or math.inf))
-        for one in ranked[: max(1, len(ranked) // EVICTED)]:
-            self.connections.discard(one)
-            one.evict()
+        idle = [connection for connection in self.connections if connection.state != WORK]
+        idle.sort(key=lambda connection: (order.index(connection.state), connection.since or math.inf))
+        for connection in idle[: max(1, len(idle) // EVICTED)]:
+            self.connections.discard(connection)
+            connection.evict()
 
 
 class Unsent:
-    """How long answers wait for a client that does not take them."""
+    """How long responses wait for a client that does not read them."""
 
     __slots__ = ("since", "size")
 
     def __init__(self) -> None:
         self.since = 0.0
-        """Start of the present stretch; 0: everything is sent."""
+        """Start of the present stretch of waiting; 0: everything is sent."""
         self.size = 0
+        """Bytes that were unsent then."""
 
     def stuck(self, now: float, size: int, limit_s: float) -> bool:
-        """Whether the client has taken too little for too long. `size`: what it has to take yet."""
+        """Returns whether the client has read too little for `limit_s` seconds.
+
+        Args:
+            size: bytes that the client has yet to read.
+        """
         if not size:
             self.since = 0.0
         elif not self.since:

@@ -1,8 +1,8 @@
-"""Futures of the workers' threads, awaited by the event loop at little cost.
+"""Awaits futures of the workers' threads in the event loop, at little cost.
 
-`asyncio.wrap_future` writes to the loop's wake-up socket for every answer, and watching each connection
-takes a task per request. Here a batch of answers wakes the loop once, and one task looks after all waiting
-requests several times a second.
+`asyncio.wrap_future` writes to the loop's wake-up socket for every result, and watching each connection takes
+a task per request. Here a batch of results wakes the loop once, and one task checks all waiting requests
+several times a second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.types import Receive
 from .request_body import arrived
 
 LOOK_S = 0.1
-"""How long a client may be gone before its work is taken out of the queue."""
+"""Time between two checks for clients that have left and requests that are late."""
 
 
 class Gone(Exception):
@@ -32,7 +32,7 @@ class Late(Exception):
 
 
 class Waiting:
-    """One per event loop."""
+    """The requests of one event loop that wait for a result."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -42,7 +42,10 @@ class Waiting:
         self._watcher: asyncio.Task[None] | None = None
 
     async def result(self, future: Future[Any], receive: Receive, *, limit_s: float | None) -> Any:
-        """The future's result. Raises what it raises; Gone or Late, after cancelling it."""
+        """Returns the future's result, or raises its error.
+
+        Cancels the future and raises Gone when the client leaves, Late after `limit_s` seconds.
+        """
         waiter = self._loop.create_future()
         future.add_done_callback(functools.partial(self._deliver, waiter))
         self._watched[waiter] = (receive, None if limit_s is None else time.monotonic() + limit_s)
@@ -51,13 +54,13 @@ class Waiting:
         try:
             return await waiter
         except BaseException:
-            # Also when the handler itself is cancelled: what is still queued leaves the line.
+            # Takes the work out of the queue, also when the handler itself is cancelled.
             future.cancel()
             raise
         finally:
             self._watched.pop(waiter, None)
-            # Both hold an error whose traceback holds this frame: all that it saw would stay until the
-            # next collection of cycles.
+            # An error of either future has a traceback, which holds this frame, which holds the futures.
+            # Without the `del` that cycle would keep the request in memory until the next garbage collection.
             del waiter, future
 
     def _deliver(self, waiter: asyncio.Future[Any], future: Future[Any]) -> None:
@@ -65,12 +68,12 @@ class Waiting:
         self._done.append((waiter, future))
         if not self._awake:
             self._awake = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits any more
                 self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        # Cleared first: what comes while this empties the queue may wake the loop once too
-        # often, never once too few.
+        # Clear the flag before draining: a result that arrives meanwhile then causes an extra wake-up, and
+        # never a lost one.
         self._awake = False
         while self._done:
             waiter, future = self._done.popleft()
@@ -89,8 +92,8 @@ class Waiting:
             self._look(time.monotonic())
 
     def _look(self, now: float) -> None:
-        # No part of `_watch`, which would hold its last waiter, with thousands of an answer's rows,
-        # until the next request.
+        # A function of its own, because the frame of `_watch` lives on: it would hold the last waiter, and so
+        # a result of thousands of rows, until the next request.
         for waiter, (receive, deadline) in list(self._watched.items()):
             if waiter.done():
                 continue
@@ -105,6 +108,6 @@ class Waiting:
 
 
 def disconnected(receive: Receive) -> bool:
-    """Whether the client has gone. The body has been read, so a disconnect is all that can come."""
+    """Returns whether the client has left. The body must have been read, so that nothing else can come."""
     message = arrived(receive)
     return message is not None and message["type"] == "http.disconnect"

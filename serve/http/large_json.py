@@ -1,5 +1,9 @@
-"""Parsing a large JSON text in steps: a parser holds up all other threads until it is done, 0.14 s for
-30 MB of accented letters."""
+"""Parses a large JSON text in steps, because a parser holds up all other threads until it is done: 0.14 s for
+30 MB of accented letters.
+
+Long strings are decoded in pieces. The frame, which is the text with a short name in the place of each long
+string, is parsed at once.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ import orjson
 SMALL_BYTES = 1 << 21
 """A text up to this size is parsed at once, in some milliseconds."""
 LONG_BYTES = 1024
-"""Strings from this size on are decoded by themselves, piece by piece."""
-# Characters and whole escapes, surrogate pairs kept together; a piece of them is a string of its own.
+"""Strings from this size on are decoded in pieces."""
+# A run of characters and whole escapes, surrogate pairs kept together, so that each piece is a valid string.
 _PIECE = re.compile(
     rb'(?:[^"\\\x80-\xff]{1,512}|[\xc0-\xff][\x80-\xbf]+|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4}|\\u[0-9a-fA-F]{4}|\\[^u]){1,8192}+',
     re.DOTALL,
@@ -22,8 +26,8 @@ _QUOTE = 0x22
 
 
 def loads(content: bytes | bytearray) -> Any:
-    """As `orjson.loads`, whose JSONDecodeError it raises. In a large text the error's place
-    counts bytes, not characters."""
+    """Returns the value of a JSON text as `orjson.loads` does. Raises orjson.JSONDecodeError, whose place in
+    a large text counts bytes, not characters."""
     if len(content) <= SMALL_BYTES:
         return orjson.loads(content)
     mark = secrets.token_hex(8)
@@ -36,8 +40,7 @@ def loads(content: bytes | bytearray) -> Any:
 
 
 def _framed(content: bytes | bytearray, mark: str) -> tuple[bytes, list[str], list[tuple[int, int]]]:
-    """The text with a short name in the place of each long string, those strings, and where each ends:
-    in the frame, in the text."""
+    """Returns the frame, the long strings, and where each string ends: in the frame and in the text."""
     parts: list[bytes] = []
     strings: list[str] = []
     ends: list[tuple[int, int]] = []
@@ -63,7 +66,7 @@ def _framed(content: bytes | bytearray, mark: str) -> tuple[bytes, list[str], li
 
 
 def _string(content: bytes | bytearray, start: int) -> tuple[str, int]:
-    """The string whose first byte is at `start`, and the place of the quote that ends it."""
+    """Returns the string whose first byte is at `start`, and the place of the quote that ends it."""
     pieces: list[str] = []
     position = start
     while piece := _PIECE.match(content, position):
@@ -80,13 +83,14 @@ def _string(content: bytes | bytearray, start: int) -> tuple[str, int]:
 
 
 def _place(position: int, ends: list[tuple[int, int]]) -> int:
-    """A place in the frame as one in the text."""
+    """Returns a place in the frame as a place in the text."""
     shift = next((text - frame for frame, text in reversed(ends) if frame <= position), 0)
     return position + shift
 
 
 def _filled(value: Any, mark: str, strings: list[str]) -> Any:
-    """The parsed frame with its long strings; a stack, because nesting may be deeper than Python's calls."""
+    """Returns the parsed frame with its long strings put back. Walks it with a stack of its own, because it
+    may nest deeper than Python's calls."""
 
     def whole(text: str) -> str:
         return strings[int(text[len(mark) + 1 :])] if text.startswith(mark) else text

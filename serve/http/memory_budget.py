@@ -1,5 +1,4 @@
-"""What request bodies may hold in memory, all of them together, and how much one
-may hold once it is parsed."""
+"""Limits of the memory that request bodies take: all of them together, and each one once it is parsed."""
 
 from __future__ import annotations
 
@@ -8,19 +7,20 @@ import threading
 from ..errors import ApiError
 
 FREE_BYTES = 64 * 1024
-"""Bodies up to this size are always taken: they are as many as there may be connections."""
+"""Bodies up to this size are not counted: the limit of connections bounds their number."""
 VALUE_BYTES = 64
-"""Of a JSON value as a Python object, roughly."""
+"""Bytes of a JSON value as a Python object, roughly."""
 MOST_NUMBERS = 1 << 20
+"""Numbers in one body."""
 TEXTS_PER_ITEM = 8
-"""Texts, lists and objects that one of a request's items may be made of, on average."""
+"""Texts, lists and objects that one item of a request may consist of, on average."""
 _SLICE = 1 << 18
 HELD = "poolrt.held"
-"""Key of what a request holds, in its scope; the gate gives it back."""
+"""Scope key of the request's `Hold`, which the gate gives back."""
 
 
 class Budget:
-    """Counts bytes that requests hold. Used from any thread."""
+    """The bytes that all requests hold. Any thread may use it."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -28,7 +28,7 @@ class Budget:
         self.lock = threading.Lock()
 
     def check(self, size: int) -> None:
-        """Raises ApiError (429) when so much more cannot be taken now. A request alone is always served."""
+        """Raises ApiError (429) where `size` more bytes exceed the limit, save for a request alone."""
         if self.used and self.used + size > self.most:
             raise refused(self.most)
 
@@ -63,16 +63,16 @@ def refused(most: int) -> ApiError:
 
 
 def values_of(content: bytes | bytearray) -> tuple[int, int]:
-    """How many numbers (and true, false, null), and how many texts, lists and objects a JSON text holds,
-    roughly, and without parsing it.
+    """Returns the counts of numbers (and true, false, null) and of texts, lists and objects in a JSON text.
 
-    Works in slices, so that other threads go on meanwhile: a parser holds all of them up until it is done.
+    The counts are rough, and taken without parsing. Works in slices, so that other threads get their turn in
+    between: a parser holds all of them up until it is done.
     """
     numbers = others = start = 0
     inside = False
     while start < len(content):
         end = min(start + _SLICE, len(content))
-        while end < len(content) and content[end - 1] == 0x5C:  # an escape is not cut in two
+        while end < len(content) and content[end - 1] == 0x5C:  # a slice must not end inside an escape
             end += 1
         parts = content[start:end].replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
         outside = b"".join(parts[inside::2])
@@ -85,8 +85,8 @@ def values_of(content: bytes | bytearray) -> tuple[int, int]:
 
 
 def check_values(content: bytes | bytearray, max_items: int) -> int:
-    """The bytes that the parsed body will take beyond its own. Raises ApiError (413)
-    for one of too many values."""
+    """Returns the bytes that the parsed body will take beside the body's own. Raises ApiError (413) for too
+    many values."""
     numbers, others = values_of(content)
     most = max(max_items, 16) * TEXTS_PER_ITEM
     if others > most:
@@ -101,8 +101,8 @@ def check_values(content: bytes | bytearray, max_items: int) -> int:
 
 
 def check_items(value: object, most: int) -> None:
-    """Raises ApiError (400) for a request with more items than one may have. Lists of numbers
-    are one item's token ids."""
+    """Raises ApiError (400) for a parsed body with more than `most` items in a list. A list of numbers is not
+    counted: it is the token ids of one item."""
     if type(value) is not dict:
         return
     for name, inner in value.items():
@@ -112,6 +112,6 @@ def check_items(value: object, most: int) -> None:
                 text = f"{str(field)[:80]}: {len(items)} items, {most} are admitted in one request"
                 raise ApiError(
                     400,
-                    (f"{text}; send them in several, or raise --max-items on the server"),
+                    f"{text}; send them in several, or raise --max-items on the server",
                     param=str(field)[:80],
                 )

@@ -1,5 +1,4 @@
-"""Layers of the operator's own, from --middleware: outside of all of ours, the last
-given outermost, as in vLLM."""
+"""The operator's own layers (--middleware). As in vLLM they are outside of ours, the last one outermost."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ import contextlib
 import importlib
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -20,41 +19,47 @@ EXPECTED = "an ASGI class that takes the application, or an async function of (r
 
 
 def imported(name: str) -> Any:
-    """The class or function of `module.Name`. Raises InputError."""
+    """Imports the class or function `module.Name`. Raises InputError."""
     module, dot, attribute = name.rpartition(".")
     if not dot:
         raise InputError(f"--middleware {name}: expected module.Name, {EXPECTED}")
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
+        layer = getattr(importlib.import_module(module), attribute, None)
     except Exception as error:  # other people's code
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise InputError(
             f"--middleware {name}: {module} cannot be imported ({why}); install it, or put its folder "
             "into PYTHONPATH"
         ) from error
-    if not inspect.isclass(found) and not inspect.iscoroutinefunction(found):
-        have = "nothing of that name" if found is None else f"a {type(found).__name__}"
-        raise InputError(f"--middleware {name}: found {have}, expected {EXPECTED}")
-    return found
+    if not inspect.isclass(layer) and not inspect.iscoroutinefunction(layer):
+        actual = "nothing of that name" if layer is None else f"a {type(layer).__name__}"
+        raise InputError(f"--middleware {name}: found {actual}, expected {EXPECTED}")
+    return layer
 
 
-def layers(given: Sequence[Any]) -> list[Middleware]:
-    """Outermost first, with what joins them to ours behind them."""
-    if not given:
+def layers(middleware: Sequence[Any]) -> list[Middleware]:
+    """Returns the operator's layers, outermost first, with the Relay to ours behind them.
+
+    Args:
+        middleware: ASGI classes and async functions, the outermost last.
+    """
+    if not middleware:
         return []
-    made: list[Middleware] = []
-    for one in reversed(given):
-        layer: Any = one
-        made.append(
-            Middleware(layer) if inspect.isclass(one) else Middleware(BaseHTTPMiddleware, dispatch=layer)
-        )
-    return [*made, Middleware(Relay)]
+    return [*map(_layer, reversed(middleware)), Middleware(Relay)]
+
+
+def _layer(layer: Any) -> Middleware:
+    if inspect.isclass(layer):
+        return Middleware(cast(Any, layer))
+    return Middleware(BaseHTTPMiddleware, dispatch=layer)
 
 
 class Relay:
-    """Hands on what the layers outside receive. Ours look whether a message is there by taking a step of
-    `receive` (reading.arrived), which a server's bears and a layer's own may not: this one waits for it in a
-    task, one message ahead."""
+    """Receives messages from the operator's layers in a task, one message ahead, and queues them for ours.
+
+    Our layers check for a message by running `receive` up to where it would wait, and then closing it
+    (request_body.arrived). A server's `receive` loses no message by that, but a layer's own may.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

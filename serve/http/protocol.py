@@ -1,5 +1,8 @@
-"""uvicorn's HTTP protocol on httptools, with bounds on all that a client may send and on the time it may take
-(uvicorn has one of a head's size, for its h11 protocol only), and with answers in one piece."""
+"""uvicorn's HTTP protocol on httptools, with limits on the bytes that a client may send and on its time.
+
+uvicorn itself limits the size of heads only, and only for its h11 protocol.
+The file is long because it is one state machine over the parser's callbacks.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,16 @@ from .connections import BODY, HEAD, IDLE, LINGER, LINGER_QUIET_S, WORK, Clock, 
 from .write_gathering import Gathering
 
 FRAMING = 16
-"""Bytes of chunk sizes and extensions that may come with a byte of a chunked body,
-beyond the size of a head."""
+"""Bytes of chunk sizes and extensions for each byte of a chunked body, beyond the size of a head."""
 MANY_CHUNKS = 2048
-"""Of a connection that sent so many chunks at once, the rest is parsed in slices: others come
-to their turn in between."""
+"""A connection that sent so many chunks at once is parsed in slices from then on, so that other connections
+get their turn in between."""
 SLICE = 16 * 1024
+"""Bytes of a slice."""
 LINGER_HEAD_BYTES = 1 << 20
-"""What is still read of a client whose head or trailers were refused: whoever
-sends without end is cut off."""
+"""Bytes that are read on after a refused head or trailers. A client that sends more is cut off."""
 LINGER_BODY_BYTES = 1 << 30
+"""Bytes that are still read after a response to a request whose body was not read to its end."""
 _HOST = re.compile(rb"[^ \t\"#%/<>?@\\^`{|}]*")
 
 
@@ -59,12 +62,15 @@ class Refusal(Exception):
 
 
 class Enough(Exception):
-    """More requests were sent ahead than are kept."""
+    """The client has sent more requests ahead than are kept."""
 
 
 class Cycle(RequestResponseCycle):
-    """One request and its answer. An answer that is begun before the request's body is whole ends the
-    connection: the client may never send the rest, and what it sends is no new request."""
+    """One request and its response.
+
+    A response that begins before the request's body is complete ends the connection: the client may never
+    send the rest of the body, and what it does send is no new request.
+    """
 
     _keeps = True
 
@@ -79,6 +85,7 @@ class Cycle(RequestResponseCycle):
 
 
 async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuses requests of connections beyond the limit."""
     text = "the server has as many connections as it may have; try again"
     await response(ApiError(503, text, headers={"Connection": "close", "Retry-After": "1"}))(
         scope, receive, send
@@ -86,7 +93,7 @@ async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Flow(FlowControl):
-    """`held`: what was read is not parsed yet, so nothing more is read, whoever asks for it."""
+    """Flow control that does not read on while `held`: the bytes read before are not parsed yet."""
 
     held = False
 
@@ -102,22 +109,22 @@ class Protocol(HttpToolsProtocol):
     state = HEAD
     since = 0.0
     _in_body = False
-    """Between a request's head and its end."""
+    """The parser is behind a request's head and before its end."""
     _boundary = False
-    """The data at hand ended a head, a message or carried a part of a body."""
+    """The last data ended a head or a message, or contained bytes of a body."""
     _unframed = 0
-    """Bytes since the last boundary: a head that is not whole, trailers, chunk sizes."""
+    """Bytes since the last boundary: of an incomplete head, trailers or chunk sizes."""
     _message_bytes = _body_bytes = _trailers = 0
     _deaf = False
-    """Nothing more is read: the connection ends with its last answer."""
+    """Nothing more is read: the connection ends with its last response."""
     _choppy = False
-    """The client sends very small chunks."""
+    """The client sends very small chunks, so its data is parsed in slices."""
     _unparsed = b""
     _linger_left = 0
     _heard = 0.0
     _resumed = False
 
-    # asyncio's calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
@@ -167,13 +174,13 @@ class Protocol(HttpToolsProtocol):
             self._flow.resume_reading()
 
     def shutdown(self) -> None:
-        """Called by the server when it ends: answers are finished, nothing else is waited for."""
+        """Called by the server when it ends: finishes responses, and waits for nothing else."""
         if self.state == LINGER:
             self.transport.close_now()
         else:
             super().shutdown()
 
-    # The parser and its calls
+    # The parser and its callbacks
 
     def _feed(self, data: bytes) -> None:
         self._boundary = False
@@ -208,8 +215,11 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(too_large(self.limits.header_bytes))
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """The server offers no other protocol, so the request is what it would be without the offer (RFC
-        9110, 7.8). httptools takes its body for the other protocol's, so the head is read once more."""
+        """Reads a request that offers another protocol as if it did not (RFC 9110, 7.8).
+
+        httptools takes the request's body for data of the other protocol, so the head is parsed once more
+        without the offer.
+        """
         if self._resumed or self.parser.get_method() == b"CONNECT":
             self._refuse(ApiError(400, "no tunnels are opened here", headers={"Connection": "close"}))
             return
@@ -282,7 +292,7 @@ class Protocol(HttpToolsProtocol):
             self.pipeline.appendleft((cycle, app))
 
     def _complete_scope(self, version: str) -> None:
-        """What the head says, in the scope. Raises Refusal."""
+        """Puts the host, target and version of the head into the scope. Raises Refusal."""
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) != 1 and (hosts or version == "1.1"):
             raise Refusal(
@@ -312,12 +322,11 @@ class Protocol(HttpToolsProtocol):
         scope["raw_path"] = target.path
 
     def on_body(self, body: bytes) -> None:
-        # A chunk may be one byte, and a hundred thousand of them arrive at once: each
-        # costs no more than this.
+        # Do no more than this: a hundred thousand chunks of one byte may arrive at once.
         self._chunks.append(body)
 
     def _pass_on_body(self) -> None:
-        """Hands the parts of the body that arrived together to the request."""
+        """Hands the chunks of the body that arrived together to the request."""
         self._boundary = True
         self._choppy = self._choppy or len(self._chunks) > MANY_CHUNKS
         body = b"".join(self._chunks)
@@ -355,7 +364,7 @@ class Protocol(HttpToolsProtocol):
         self.state, self.since = state, 0.0
 
     def _listen_no_more(self) -> None:
-        """Answers what was asked before, then closes."""
+        """Closes the connection after the responses to earlier requests."""
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
             return
@@ -364,8 +373,8 @@ class Protocol(HttpToolsProtocol):
         self.cycle.keep_alive = False
 
     def _refuse(self, error: ApiError) -> None:
-        """Answers what is no request, or one that does not end, and closes. An answer that is
-        due before it comes first."""
+        """Sends an error for what is no valid request, or one that does not end, and closes the connection.
+        Responses to earlier requests come first."""
         if self.transport.is_closing():
             return
         cycle = self.cycle
@@ -388,8 +397,10 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _linger(self) -> bool:
-        """Whether the connection stays open until the client has read its answer: a system that closes one
-        with unread bytes tells the client of a reset, who then throws the answer away (RFC 9112, 9.6)."""
+        """Returns whether the connection stays open until the client has read its response.
+
+        Closing a connection with unread bytes resets it, and the client loses the response (RFC 9112, 9.6).
+        """
         outstanding = self.cycle is not None and self.cycle.more_body
         if not outstanding and not self._deaf:
             return False
@@ -407,7 +418,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle.message_event.set()
         self.transport.abort()
 
-    # The clock's calls
+    # Called by the clock
 
     @property
     def unsent_since(self) -> float:
@@ -442,5 +453,5 @@ class Protocol(HttpToolsProtocol):
 
 
 def protocol(limits: ConnectionLimits) -> Callable[..., Any]:
-    """The class that uvicorn makes for each connection of a server."""
+    """Returns the class of which uvicorn makes an instance for each connection of a server."""
     return type("Protocol", (Protocol,), {"limits": limits, "clock": Clock(limits)})

@@ -1,5 +1,5 @@
-"""From an HTTP request to a request record: media type, size, JSON, schema, in this order
-(docs/http.md 2.1 and 2.4)."""
+"""Reads the body of an HTTP request as a request record. It checks the media type, the size, the JSON text
+and the schema, in this order (docs/http.md 2.1 and 2.4)."""
 
 from __future__ import annotations
 
@@ -25,31 +25,33 @@ from .memory_budget import FREE_BYTES, HELD, Budget, Hold, check_items, check_va
 Result = TypeVar("Result")
 
 BODY_BYTES = "poolrt.body_bytes"
-"""Key of the size of a request's body in its scope."""
+"""Scope key of the size of a request's body."""
 LIGHT_BYTES = 2048
 """Requests with a body up to this size are read and prepared in the event loop itself."""
 LENIENT_BYTES = 1 << 20
-"""The standard library's parser is slow and holds up all threads: a larger body has
-to be what RFC 8259 says."""
+"""A larger body must be JSON as RFC 8259 defines it: the standard library's parser, which reads more, is slow
+and holds up all threads."""
 
 
 class Shop(Protocol):
-    """What reading a body needs of the application."""
+    """The part of the application that reading a body needs."""
 
     settings: Settings
     budget: Budget
     registry: Registry
     preparing_tokens: int
-    """Of texts that are on their way to a queue."""
+    """Tokens of texts that are being prepared for a queue."""
     unqueued: frozenset[str]
     """Paths of routes that add nothing to a model's queue."""
 
-    def reading(self, request: Request, step: Callable[[], Result]) -> Coroutine[Any, Any, Result]: ...
+    def reading(self, request: Request, step: Callable[[], Result]) -> Coroutine[Any, Any, Result]:
+        """Runs `step` in the thread that reads bodies."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """Another API at the same path: its bodies have the key `key`, and none of `without`."""
+    """Another API at the same path, whose bodies have the key `key` and none of the keys `without`."""
 
     key: str
     without: tuple[str, ...]
@@ -63,8 +65,10 @@ class Wire:
 
 
 async def read(request: Request, body: Body, wire: Wire | None = None) -> Any:
-    """The request's body as one of the body's forms, or as it came, a dict, where it is the other
-    wire's. Raises ApiError."""
+    """Returns the request's body as a record of one of the forms of `body`. Raises ApiError.
+
+    A body of the other API, `wire`, is returned as the dict that it is.
+    """
     shop = workshop(request)
     content = await read_content(request, shop)
 
@@ -76,6 +80,7 @@ async def read(request: Request, body: Body, wire: Wire | None = None) -> Any:
 
 
 async def read_json(request: Request) -> Any:
+    """Returns the request's body as a JSON value. Raises ApiError."""
     shop = workshop(request)
     content = await read_content(request, shop)
     if len(content) <= LIGHT_BYTES:
@@ -84,7 +89,7 @@ async def read_json(request: Request) -> Any:
 
 
 async def form(request: Request, body: Body, value: Any) -> Any:
-    """A body that was parsed before, as one of the body's forms. Raises ApiError."""
+    """Returns a value of `read_json` as a record of one of the forms of `body`. Raises ApiError."""
     if request.scope[BODY_BYTES] <= LIGHT_BYTES:
         return body.read(value)
     return await workshop(request).reading(request, lambda: body.read(value))
@@ -103,22 +108,24 @@ async def read_content(request: Request, shop: Shop) -> bytes | bytearray:
 
 
 def parsed(content: bytes | bytearray, request: Request, shop: Shop) -> Any:
-    """Raises ApiError for what is no JSON, has too many values, or no room now."""
+    """Returns the JSON value of a body. Raises ApiError where it is no JSON or has too many values, or where
+    there is no memory for it now."""
     admit(content, request, shop)
     return counted(parse(content), content, shop)
 
 
 def admit(content: bytes | bytearray, request: Request, shop: Shop) -> None:
-    """Raises ApiError for a body that has too many values, or no room now."""
+    """Takes the memory of the parsed body. Raises ApiError where the body has too many values, or there is no
+    memory now."""
     if len(content) > FREE_BYTES:
         hold: Hold = request.scope[HELD]
         hold.take(check_values(content, shop.settings.max_items))
 
 
 def counted(value: Any, content: bytes | bytearray, shop: Shop) -> Any:
-    """The value. Raises ApiError where it has too many items."""
+    """Returns the value. Raises ApiError where it has too many items."""
     most = shop.settings.max_items
-    if len(content) > most:  # an item has a byte, and what parts it from the next
+    if len(content) > most:  # each item has at least a byte, so a shorter body has fewer items
         check_items(value, most)
     return value
 
@@ -153,7 +160,7 @@ async def read_bytes(request: Request, shop: Shop) -> bytes | bytearray:
         check_queues(shop)
     if declared > FREE_BYTES:
         shop.budget.check(declared)
-    # A short body is there when its head is; only what is not deserves a timer.
+    # A short body arrives with its head. Only one that has not arrived needs a timer.
     message = arrived(request.receive)
     if message is None or message["type"] != "http.request" or message.get("more_body"):
         content = await read_rest(request, shop, message)
@@ -169,7 +176,7 @@ async def read_bytes(request: Request, shop: Shop) -> bytes | bytearray:
 
 
 def check_queues(shop: Shop) -> None:
-    """Raises Overload when every model's queue is full: then no body needs to be read."""
+    """Raises Overload where every model's queue is full, before the body is read for nothing."""
     if not shop.registry.ready.is_set():
         return
     coming = shop.preparing_tokens
@@ -190,12 +197,12 @@ async def read_rest(request: Request, shop: Shop, message: Message | None) -> by
                 message = message or await request.receive()
                 if message["type"] == "http.disconnect":
                     raise ApiError(499, "the client closed the connection")
-                part = message.get("body", b"")
-                content += part
+                chunk = message.get("body", b"")
+                content += chunk
                 if len(content) > settings.max_body_bytes:
                     raise too_large(settings.max_body_bytes)
                 if hold is not None:
-                    hold.take(len(part))
+                    hold.take(len(chunk))
                 elif len(content) > FREE_BYTES:
                     hold = request.scope[HELD] = Hold(shop.budget)
                     hold.take(len(content))
@@ -205,7 +212,7 @@ async def read_rest(request: Request, shop: Shop, message: Message | None) -> by
     except TimeoutError:
         raise ApiError(
             408,
-            (f"the request's body did not arrive within {settings.body_timeout_s:g} s"),
+            f"the request's body did not arrive within {settings.body_timeout_s:g} s",
             kind="RequestTimeout",
         ) from None
 
@@ -215,12 +222,12 @@ def too_large(limit: int) -> ApiError:
         f"the request's body is larger than {limit} bytes; send less per request, or raise "
         "--max-body-bytes on the server"
     )
-    # The rest of the body is not read, so the connection cannot be used again.
+    # The rest of the body stays unread, so the connection cannot be used again.
     return ApiError(413, text, headers={"Connection": "close"})
 
 
 def parse(content: bytes | bytearray) -> Any:
-    """Any JSON value but null. Raises ApiError."""
+    """Returns the JSON value of a body. Raises ApiError for null and for what is no JSON."""
     try:
         value = orjson.loads(content) if len(content) <= large_json.SMALL_BYTES else large_json.loads(content)
     except orjson.JSONDecodeError as error:
@@ -233,11 +240,14 @@ def parse(content: bytes | bytearray) -> Any:
 
 
 def parse_leniently(content: bytes | bytearray) -> Any:
-    """What vLLM's parser, the standard library's, takes beyond RFC 8259: a byte order mark, UTF-16, UTF-32,
-    NaN. Places of syntax errors are its too."""
+    """Returns the JSON value of a body as vLLM reads it, with the standard library. Raises ApiError.
+
+    That parser takes more than RFC 8259: a byte order mark, UTF-16, UTF-32 and NaN. Its places of syntax
+    errors are vLLM's too.
+    """
     try:
         value = json.loads(content)
-        # Neither a tokenizer nor an answer can hold half a character.
+        # Raises for a lone surrogate, which neither a tokenizer nor a response can hold.
         json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise unreadable(error.pos, error.msg) from None
@@ -245,11 +255,11 @@ def parse_leniently(content: bytes | bytearray) -> Any:
         raise unreadable(0, f"byte {error.start} is not {error.encoding.upper()}") from None
     except UnicodeEncodeError:
         raise ApiError(
-            400, ("the body holds a lone surrogate (\\ud800 to \\udfff), which is no character")
+            400, "the body holds a lone surrogate (\\ud800 to \\udfff), which is no character"
         ) from None
     except RecursionError:
         raise unreadable(0, "nested too deeply") from None
-    except ValueError:  # Python writes and reads no integer beyond 4300 digits
+    except ValueError:  # Python neither reads nor writes integers of more than 4300 digits
         raise unreadable(0, "a number is too long") from None
     return value
 
@@ -260,9 +270,11 @@ def unreadable(place: int, why: str) -> ApiError:
 
 
 def arrived(receive: Receive) -> Message | None:
-    """The connection's next message if it is there, without waiting: runs `receive` up to where it
-    would wait, and no further. Nothing is lost when it is not: servers take a message off only
-    where they return it."""
+    """Returns the connection's next message where it has arrived already, else None.
+
+    Runs `receive` up to where it would wait, and no further. That loses no message, because servers take a
+    message off only where they return it.
+    """
     step = receive()
     try:
         step.send(None)  # pyright: ignore[reportAttributeAccessIssue]

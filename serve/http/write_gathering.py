@@ -1,4 +1,4 @@
-"""The transport of a connection, which sends what is written in one turn of the event loop at once."""
+"""A transport that sends all writes of one turn of the event loop at once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import Any
 
 
 class Gathering(asyncio.Transport):
-    """Writes once what is written in one turn of the event loop: a response's head and body are one
-    system call then, and wake the client once. uvicorn writes them one after the other, and uvloop
-    sends the first at once.
+    """Collects the writes of one turn of the event loop, and sends them together.
 
-    `linger` is asked before the connection is closed, with everything written: True keeps it open (for
-    reading), as `close_now` then ends.
+    uvicorn writes the head and the body of a response one after the other, and uvloop sends each write at
+    once. Together they are one system call, and wake the client once.
+
+    Args:
+        linger: called before the connection is closed, when everything is written. True keeps it open for
+            reading until `close_now`.
     """
 
     def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop,
-        linger: Callable[[], bool] = lambda: False
-    ) -> None:  # fmt: skip
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        linger: Callable[[], bool] = lambda: False,
+    ) -> None:
         super().__init__()
         self._transport, self._loop, self._linger = transport, loop, linger
         self._parts: list[bytes] = []
@@ -52,16 +56,16 @@ class Gathering(asyncio.Transport):
         self._transport.abort()
 
     def lost(self) -> None:
-        """The connection is gone: there is nothing left to close."""
+        """Called when the connection is lost: drops what is not sent yet."""
         self._closing, self._parts = True, []
 
     def end_of_answers(self) -> None:
-        """Tells the client that nothing more will be sent, where the transport can (TLS cannot)."""
+        """Tells the client that nothing more will be sent. TLS cannot tell it."""
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
 
     def unsent_bytes(self) -> int:
-        """What the client has not taken off the connection yet, beyond what the system holds for it."""
+        """Returns the bytes that wait in this process, beside what the system holds for the client."""
         return self._transport.get_write_buffer_size()
 
     def is_closing(self) -> bool:
