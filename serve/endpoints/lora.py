@@ -9,7 +9,7 @@ from ..context import Context, context_of
 from ..errors import ApiError
 from ..http.request_body import read
 from ..models.adapter_loading import Loader, refused
-from ..models.adapters import Module
+from ..models.adapters import NamedAdapter
 from ..schema import vllm
 
 
@@ -17,8 +17,10 @@ async def load(request: Request) -> Response:
     context = context_of(request)
     context.opened()
     record: vllm.LoadAdapter = await read(request, vllm.LOAD_ADAPTER)
-    module = Module(name=record.lora_name, path=record.lora_path, base_model_name=record.base_model_name)
-    return PlainTextResponse(await loader(request, context).load(module, in_place=record.load_inplace))
+    adapter = NamedAdapter(
+        name=record.lora_name, path=record.lora_path, base_model_name=record.base_model_name
+    )
+    return PlainTextResponse(await loader(request, context).load(adapter, in_place=record.load_inplace))
 
 
 async def unload(request: Request) -> Response:

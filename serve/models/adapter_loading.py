@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from ...runtime.errors import EXIT_INPUT, PoolrtError
 from ..errors import ApiError
-from .adapters import AdapterExporter, Module, folder_of
+from .adapters import AdapterExporter, NamedAdapter, folder_of
 from .registry import Registry, Served
 
 log = logging.getLogger("poolrt.serve")
@@ -32,39 +32,39 @@ class Loader:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loading: set[str] = set()
 
-    async def load(self, module: Module, *, in_place: bool) -> str:
+    async def load(self, adapter: NamedAdapter, *, in_place: bool) -> str:
         """Serves an adapter, and returns vLLM's text about that. Raises ApiError: 400 InvalidUserInput, 404
         NotFoundError, 500, 503.
 
         Args:
             in_place: an adapter of that name is replaced.
         """
-        if not module.name or not module.path:
+        if not adapter.name or not adapter.path:
             raise refused("Both 'lora_name' and 'lora_path' must be provided.")
-        async with self._alone(module.name):
-            self._check(module, in_place)
-            self._loading.add(module.name)
+        async with self._alone(adapter.name):
+            self._check(adapter, in_place)
+            self._loading.add(adapter.name)
             try:
-                served = await asyncio.get_running_loop().run_in_executor(self._thread, self._opened, module)
+                served = await asyncio.get_running_loop().run_in_executor(self._thread, self._opened, adapter)
             except OSError as error:
-                raise refused(f"the adapter '{module.name}' cannot be read: {error.strerror}") from None
+                raise refused(f"the adapter '{adapter.name}' cannot be read: {error.strerror}") from None
             except PoolrtError as error:
                 if self.adapters.closed:
                     raise ApiError(
                         503, "the server is shutting down; try again", headers={"Connection": "close"}
                     ) from None
-                log.warning("adapter %s: %s", module.name, error)
+                log.warning("adapter %s: %s", adapter.name, error)
                 if error.exit_code == EXIT_INPUT:
                     raise refused(str(error)) from None
-                text = f"loading the adapter '{module.name}' failed; the server's log says why"
+                text = f"loading the adapter '{adapter.name}' failed; the server's log says why"
                 raise ApiError(500, text) from error
             finally:
-                self._loading.discard(module.name)
+                self._loading.discard(adapter.name)
             replaced = self.registry.put(served)
-        log.info("adapter %s: loaded from %s", module.name, module.path)
+        log.info("adapter %s: loaded from %s", adapter.name, adapter.path)
         if replaced is not None:
             await self._drained(replaced)
-        return f"Success: LoRA adapter '{module.name}' added successfully."
+        return f"Success: LoRA adapter '{adapter.name}' added successfully."
 
     async def unload(self, name: str) -> str:
         """Stops serving an adapter, and returns vLLM's text about that after the adapter's last request.
@@ -91,30 +91,30 @@ class Loader:
             lock = self._locks[name] = asyncio.Lock()
         return lock
 
-    def _check(self, module: Module, in_place: bool) -> None:
-        known = self.registry.adapter(module.name)
+    def _check(self, adapter: NamedAdapter, in_place: bool) -> None:
+        known = self.registry.adapter(adapter.name)
         if known is not None and not in_place:
             raise refused(
-                f"The lora adapter '{module.name}' has already been loaded. If you want to load the "
+                f"The lora adapter '{adapter.name}' has already been loaded. If you want to load the "
                 "adapter in place, set 'load_inplace' to True."
             )
-        if any(module.name in served.names for served in self.registry if served.parent is None):
+        if any(adapter.name in served.names for served in self.registry if served.parent is None):
             raise refused(
-                f"'{module.name}' is the name of a served model; choose another name for the adapter"
+                f"'{adapter.name}' is the name of a served model; choose another name for the adapter"
             )
-        if not _is_folder(module.path):
+        if not _is_folder(adapter.path):
             raise ApiError(
                 404,
-                f"Loading lora {module.name} failed: No adapter found for {module.path}: no such "
+                f"Loading lora {adapter.name} failed: No adapter found for {adapter.path}: no such "
                 "folder on the server; an adapter of the hub is named at start, with --lora-modules",
             )
         limit = self.adapters.limit
-        count = len({served.name for served in self.registry.adapters} | self._loading | {module.name})
+        count = len({served.name for served in self.registry.adapters} | self._loading | {adapter.name})
         if limit is not None and count > limit:
             raise refused(f"{limit} adapters may be loaded (--max-loras), and they are; unload one first")
 
-    def _opened(self, module: Module) -> Served:
-        served = self.adapters.served(module)
+    def _opened(self, adapter: NamedAdapter) -> Served:
+        served = self.adapters.served(adapter)
         served.model = served.open()
         served.model.warm_up()
         return served

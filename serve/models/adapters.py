@@ -31,7 +31,7 @@ GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Module:
+class NamedAdapter:
     """One adapter to serve, as the operator or a request names it."""
 
     name: str
@@ -54,14 +54,14 @@ class Base:
     """The options of `poolrt export` that it was exported with."""
 
 
-def module_of(text: str) -> Module:
+def named_adapter(text: str) -> NamedAdapter:
     """Returns the adapter of a --lora-modules value: `NAME=PATH` or vLLM's JSON form. Raises InputError."""
     expected = """expected NAME=PATH or {"name": ..., "path": ..., "base_model_name": ...}"""
     if not text.startswith("{"):
         name, equals, path = text.partition("=")
         if not equals:
             raise InputError(f"--lora-modules: found {text[:60]!r}, {expected}", field="lora-modules")
-        return Module(name=name, path=path)
+        return NamedAdapter(name=name, path=path)
     try:
         fields: dict[str, Any] = json.loads(text)
     except ValueError:
@@ -73,7 +73,7 @@ def module_of(text: str) -> Module:
     )
     if unknown or not texts:
         raise InputError(f"--lora-modules: found {text[:60]!r}, {expected}", field="lora-modules")
-    return Module(**fields)
+    return NamedAdapter(**fields)
 
 
 class AdapterExporter:
@@ -100,79 +100,80 @@ class AdapterExporter:
         self._children: set[subprocess.Popen[str]] = set()
         self._lock, self.closed = threading.Lock(), False
 
-    def served(self, module: Module) -> Served:
+    def served(self, adapter: NamedAdapter) -> Served:
         """Returns the adapter's model, not yet opened. Exports an adapter that is no artifact first: minutes.
 
         Raises PoolrtError.
         """
         if (
-            not module.name
-            or not module.path
-            or len(module.name) > MOST_NAME
-            or not module.name.isprintable()
+            not adapter.name
+            or not adapter.path
+            or len(adapter.name) > MOST_NAME
+            or not adapter.name.isprintable()
         ):
             raise InputError(
-                f"adapter {module.name[:60]!r}: expected a name of up to {MOST_NAME} printable "
+                f"adapter {adapter.name[:60]!r}: expected a name of up to {MOST_NAME} printable "
                 "characters, and a path"
             )
-        base = self._base(module)
-        path = folder_of(module.path)
-        folder = path if (path / FILE).is_file() else self._exported(module, path, base)
-        self._check(module, reading.read(folder, check="quick").manifest, base)
+        base = self._base(adapter)
+        path = folder_of(adapter.path)
+        folder = path if (path / FILE).is_file() else self._exported(adapter, path, base)
+        self._check(adapter, reading.read(folder, check="quick").manifest, base)
         return Served(
-            names=(module.name,), open=lambda: self._open(folder), parent=base.served, root=module.path
+            names=(adapter.name,), open=lambda: self._open(folder), parent=base.served, root=adapter.path
         )
 
-    def _base(self, module: Module) -> Base:
-        if module.base_model_name is None:
+    def _base(self, adapter: NamedAdapter) -> Base:
+        if adapter.base_model_name is None:
             return self.bases[0]
         for base in self.bases:
-            if module.base_model_name in base.served.names:
+            if adapter.base_model_name in base.served.names:
                 return base
         known = ", ".join(name for base in self.bases for name in base.served.names)
         raise InputError(
-            f"adapter {module.name!r}: its base {module.base_model_name!r} is not served; served are {known}"
+            f"adapter {adapter.name!r}: its base {adapter.base_model_name!r} is not served; served are "
+            f"{known}"
         )
 
-    def _exported(self, module: Module, path: Path, base: Base) -> Path:
+    def _exported(self, adapter: NamedAdapter, path: Path, base: Base) -> Path:
         if path.exists() and not (path / SETTINGS).is_file():
             raise ArtifactError(
-                f"{module.path}: neither a LoRA adapter ({SETTINGS} is missing) nor an artifact "
+                f"{adapter.path}: neither a LoRA adapter ({SETTINGS} is missing) nor an artifact "
                 f"({FILE} is missing)"
             )
-        if not path.exists() and (module.path.startswith((".", "/", "~")) or module.path.count("/") > 1):
-            raise ArtifactError(f"{module.path}: no such folder")
+        if not path.exists() and (adapter.path.startswith((".", "/", "~")) or adapter.path.count("/") > 1):
+            raise ArtifactError(f"{adapter.path}: no such folder")
         if path.exists():
-            self._check_rank(module, _rank(path))
+            self._check_rank(adapter, _rank(path))
         if base.source is None:
             raise InputError(
-                f"adapter {module.name!r}: {base.served.name} is an artifact of a folder that it does "
+                f"adapter {adapter.name!r}: {base.served.name} is an artifact of a folder that it does "
                 "not know the place of; serve the checkpoint itself, or give an artifact in the adapter's "
-                f"place: poolrt export CHECKPOINT --lora {module.path}"
+                f"place: poolrt export CHECKPOINT --lora {adapter.path}"
             )
-        options = [*base.options, "--lora", str(path if path.exists() else module.path)]
+        options = [*base.options, "--lora", str(path if path.exists() else adapter.path)]
         return self._export(base.source, options, run=self._run)
 
-    def _check(self, module: Module, manifest: Manifest, base: Base) -> None:
+    def _check(self, adapter: NamedAdapter, manifest: Manifest, base: Base) -> None:
         """Raises InputError for an artifact (of this manifest) that is not the base with an adapter."""
-        adapter = manifest.source.adapter
-        if adapter is None:
+        merged = manifest.source.adapter
+        if merged is None:
             raise InputError(
-                f"{module.path}: an artifact without an adapter; serve it as a model: poolrt serve ... "
-                f"{module.path}"
+                f"{adapter.path}: an artifact without an adapter; serve it as a model: poolrt serve ... "
+                f"{adapter.path}"
             )
         if manifest.source.weights != reading.read(base.folder, check="quick").manifest.source.weights:
             raise InputError(
-                f"{module.path}: the adapter was merged into other weights than those of "
+                f"{adapter.path}: the adapter was merged into other weights than those of "
                 f"{base.served.name}; export it with that checkpoint, "
                 f"or name its base ({manifest.source.checkpoint}) with base_model_name"
             )
-        self._check_rank(module, adapter.rank)
+        self._check_rank(adapter, merged.rank)
 
-    def _check_rank(self, module: Module, rank: int) -> None:
+    def _check_rank(self, adapter: NamedAdapter, rank: int) -> None:
         if self._most_rank is not None and rank > self._most_rank:
             raise InputError(
-                f"{module.path}: rank {rank}, and --max-lora-rank allows {self._most_rank}; raise it, it "
+                f"{adapter.path}: rank {rank}, and --max-lora-rank allows {self._most_rank}; raise it, it "
                 "costs nothing here"
             )
 

@@ -17,7 +17,7 @@ from ...runtime.errors import InputError
 from ...runtime.json_objects import gathered
 from ...runtime.loader import load
 from ...runtime.model import Model
-from ..models.adapters import AdapterExporter, Base, module_of
+from ..models.adapters import AdapterExporter, Base, named_adapter
 from ..models.registry import Registry, Served
 from ..settings import Settings
 
@@ -60,7 +60,7 @@ def models_of(options: argparse.Namespace, settings: Settings) -> Models:
     adapters = None
     if options.lora_modules or options.enable_lora:
         adapters = adapters_of(options, settings, served, folders)
-        served += [adapters.served(module_of(module)) for module in options.lora_modules]
+        served += [adapters.served(named_adapter(module)) for module in options.lora_modules]
     names = [name for model in served for name in dict.fromkeys(model.names)]
     twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
     if twice:

@@ -25,7 +25,7 @@ from poolrt.serve.cli import parse, settings_of
 from poolrt.serve.errors import ApiError
 from poolrt.serve.models import adapters
 from poolrt.serve.models.adapter_loading import Loader
-from poolrt.serve.models.adapters import AdapterExporter, Module, module_of
+from poolrt.serve.models.adapters import AdapterExporter, NamedAdapter, named_adapter
 from poolrt.serve.models.registry import Registry, Served
 from poolrt.serve.process.startup import models_of
 from poolrt.serve.settings import Settings
@@ -148,15 +148,15 @@ def test_sagemaker_names_an_adapter_in_a_header(served: Live) -> None:
 @pytest.mark.parametrize(
     ("text", "module"),
     [
-        ("a=/b=c", Module(name="a", path="/b=c")),
+        ("a=/b=c", NamedAdapter(name="a", path="/b=c")),
         ('{"name": "a", "path": "b", "base_model_name": "c"}',
-        Module(name="a", path="b", base_model_name="c")),
-        ('{"name": "a", "path": "b", "is_3d_lora_weight": false}', Module(name="a", path="b")),
+        NamedAdapter(name="a", path="b", base_model_name="c")),
+        ('{"name": "a", "path": "b", "is_3d_lora_weight": false}', NamedAdapter(name="a", path="b")),
     ],
     ids=["plain", "json", "expert layout"],
 )  # fmt: skip
-def test_both_forms_of_a_module_are_read(text: str, module: Module) -> None:
-    assert module_of(text) == module
+def test_both_forms_of_a_module_are_read(text: str, module: NamedAdapter) -> None:
+    assert named_adapter(text) == module
     assert parse(["m", "--lora-modules", text, "b=c", "--enable-lora"])[0].lora_modules == [text, "b=c"]
 
 
@@ -165,7 +165,7 @@ def test_both_forms_of_a_module_are_read(text: str, module: Module) -> None:
 )
 def test_a_module_that_says_something_else_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"--lora-modules: found .*, expected NAME=PATH or"):
-        module_of(text)
+        named_adapter(text)
 
 
 def test_an_exported_adapter_is_served_beside_an_artifact(
@@ -276,7 +276,7 @@ def test_a_name_is_short_and_printable(name: str, path: str, taken: bool) -> Non
     makes = AdapterExporter([], export=never, open=never, limit=None, most_rank=None)
     # Without a base there is nothing to adapt, which is looked for once the name is admitted.
     with pytest.raises(IndexError if taken else InputError):
-        makes.served(Module(name=name, path=path))
+        makes.served(NamedAdapter(name=name, path=path))
 
 
 def never(*_: Any, **__: Any) -> Any:
@@ -301,10 +301,10 @@ def test_the_largest_rank_counts(tmp_path: Path, text: str | None, rank: int) ->
 def test_a_rank_up_to_the_most_is_taken(rank: int, most: int | None, taken: bool) -> None:
     makes = AdapterExporter([], export=never, open=never, limit=None, most_rank=most)
     if taken:
-        makes._check_rank(Module(name="a", path="p"), rank)
+        makes._check_rank(NamedAdapter(name="a", path="p"), rank)
         return
     with pytest.raises(InputError, match="p: rank 9, and --max-lora-rank allows 8"):
-        makes._check_rank(Module(name="a", path="p"), rank)
+        makes._check_rank(NamedAdapter(name="a", path="p"), rank)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ class Failing(AdapterExporter):
         super().__init__([], export=never, open=never, limit=limit, most_rank=None)
         self.errors = list(errors)
 
-    def served(self, module: Module) -> Served:
+    def served(self, adapter: NamedAdapter) -> Served:
         raise self.errors.pop(0)
 
 
@@ -379,7 +379,7 @@ def test_a_load_that_fails_says_whose_fault_it_is(
 ) -> None:
     loader = Loader(Registry([]), Failing(error), drain_s=1)
     with pytest.raises(ApiError) as raised:
-        asyncio.run(loader.load(Module(name="a", path=str(tmp_path)), in_place=False))
+        asyncio.run(loader.load(NamedAdapter(name="a", path=str(tmp_path)), in_place=False))
     loader.close()
     assert (raised.value.status, raised.value.kind, str(raised.value)) == (status, kind, told)
 
@@ -390,7 +390,7 @@ def test_a_load_that_fails_leaves_its_place(tmp_path: Path) -> None:
     async def run() -> None:
         for name, told in (("a", "first"), ("b", "second")):
             with pytest.raises(ApiError, match=f"^{told}$"):
-                await loader.load(Module(name=name, path=str(tmp_path)), in_place=False)
+                await loader.load(NamedAdapter(name=name, path=str(tmp_path)), in_place=False)
 
     asyncio.run(run())
     loader.close()
@@ -402,9 +402,9 @@ def test_adapters_that_are_being_loaded_count_too(tmp_path: Path) -> None:
     with pytest.raises(
         ApiError, match=(r"2 adapters may be loaded \(--max-loras\), and they are; " r"unload one first")
     ):
-        asyncio.run(loader.load(Module(name="a", path=str(tmp_path)), in_place=False))
+        asyncio.run(loader.load(NamedAdapter(name="a", path=str(tmp_path)), in_place=False))
     with pytest.raises(ApiError, match=r"^no$"):
-        asyncio.run(loader.load(Module(name="y", path=str(tmp_path)), in_place=False))
+        asyncio.run(loader.load(NamedAdapter(name="y", path=str(tmp_path)), in_place=False))
     loader.close()
 
 
