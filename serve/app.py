@@ -21,7 +21,7 @@ from ..runtime.errors import InputError, PoolrtError
 from .context import Context
 from .endpoints import tei
 from .endpoints.routes import MODELS, PROBES, ROUTES, UNCOUNTED, UNQUEUED, absent
-from .errors import ApiError, api_error, body, response, surprising
+from .errors import ApiError, api_error, error_body, error_response, surprising
 from .execution import Workshop
 from .headers import header
 from .http import middleware
@@ -178,9 +178,10 @@ def answer(request: Request, error: Exception) -> Response:
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
         if error.status_code == HTTPStatus.NOT_FOUND and path in MODEL_PATHS:
             # Besides Starlette's key, which vLLM's clients read, the keys of every other error.
-            content |= body(ApiError(error.status_code, absent(path, request.app.state.context.registry)))
+            refusal = ApiError(error.status_code, absent(path, request.app.state.context.registry))
+            content |= error_body(refusal)
         return Response(orjson.dumps(content), error.status_code, error.headers, "application/json")
     refusal = api_error(error)
     if surprising(refusal):
         request.app.state.log(error, request)
-    return response(refusal)
+    return error_response(refusal)

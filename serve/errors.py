@@ -96,14 +96,14 @@ def named(message: str, field: str | None) -> str:
     return f"{message} (parameter={field})"
 
 
-def body(error: ApiError) -> dict[str, Any]:
+def error_body(error: ApiError) -> dict[str, Any]:
     inner = {"message": scrub(str(error)), "type": error.kind, "param": error.param, "code": error.status}
     return {"error": inner, "object": "error", **inner}
 
 
-def response(error: ApiError) -> Response:
+def error_response(error: ApiError) -> Response:
     return Response(
-        orjson.dumps(body(error)),
+        orjson.dumps(error_body(error)),
         status_code=error.status,
         headers=error.headers,
         media_type="application/json",

@@ -18,7 +18,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import ApiError, response
+from ..errors import ApiError, error_response
 from ..headers import declared_bytes, header
 from ..metrics.prometheus import OBSERVE, Metrics
 from ..metrics.state import State
@@ -75,7 +75,7 @@ class Gate:
             return
         path = self._path(scope)
         if (refused := self._refused(scope)) is not None:
-            await self._refusing(response(refused), path, scope, receive, send)
+            await self._refusing(error_response(refused), path, scope, receive, send)
             return
         if self.root:
             # Starlette then matches routes whether or not the proxy strips the prefix.
@@ -91,7 +91,7 @@ class Gate:
             await self._refusing(self._unauthorized(path, scope), path, scope, receive, send)
             return
         if self.state.draining and path not in self.probes:
-            await self._refusing(response(stopping()), path, scope, receive, send)
+            await self._refusing(error_response(stopping()), path, scope, receive, send)
             return
         await self._measured(path, scope, receive, send)
 
@@ -177,7 +177,7 @@ class Gate:
             # At the end of its time to shut down the server cancels the requests that are left.
             if not self.state.draining or status is not None:
                 raise
-            await response(stopping())(scope, receive, sending)
+            await error_response(stopping())(scope, receive, sending)
         finally:
             self.state.in_flight -= 1
             if (hold := scope.get(HELD)) is not None:

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ..errors import ApiError, body, response
+from ..errors import ApiError, error_body, error_response
 from .connections import BODY, HEAD, IDLE, LINGER, LINGER_QUIET_S, WORK, Clock, ConnectionLimits, Unsent
 from .write_gathering import Gathering
 
@@ -87,7 +87,7 @@ class Cycle(RequestResponseCycle):
 async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuses requests of connections beyond the limit."""
     text = "the server has as many connections as it may have; try again"
-    await response(ApiError(503, text, headers={"Connection": "close", "Retry-After": "1"}))(
+    await error_response(ApiError(503, text, headers={"Connection": "close", "Retry-After": "1"}))(
         scope, receive, send
     )
 
@@ -387,7 +387,7 @@ class Protocol(HttpToolsProtocol):
             if cycle.response_started or self.pipeline:
                 self.transport.abort()
                 return
-        content = orjson.dumps(body(error))
+        content = orjson.dumps(error_body(error))
         head = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: "
             "application/json\r\nconnection: close\r\n"

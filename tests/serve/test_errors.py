@@ -13,7 +13,7 @@ from poolrt.runtime.errors import (
     Overload,
     UnsupportedTask,
 )
-from poolrt.serve.errors import ApiError, api_error, body, response, scrub, surprising
+from poolrt.serve.errors import ApiError, api_error, error_body, error_response, scrub, surprising
 from poolrt.serve.http.request_body import parse
 
 from tests.serve.conftest import Live
@@ -61,7 +61,7 @@ def test_every_error_has_its_status(error, status, kind):
 
 
 def test_both_forms_of_the_body_say_the_same():
-    made = body(api_error(InputError("too long", field="input_tokens")))
+    made = error_body(api_error(InputError("too long", field="input_tokens")))
     assert made["error"] == {
         "message": "too long (parameter=input_tokens)",
         "type": "BadRequestError",
@@ -161,7 +161,7 @@ def test_the_parameter_to_change_is_named_once(error: Exception, message: str, p
 def test_an_error_is_its_own_answer():
     error = ApiError(418, "tea")
     assert api_error(error) is error
-    got = response(ApiError(503, "later", headers={"Retry-After": "1"}))
+    got = error_response(ApiError(503, "later", headers={"Retry-After": "1"}))
     assert (got.status_code, got.headers["retry-after"], got.headers["content-type"]) == (
         503,
         "1",
