@@ -3,9 +3,11 @@
     from poolrt.runtime import LLM, PoolingParams
     llm = LLM(model="BAAI/bge-m3", runner="pooling")
 
-A checkpoint is exported once, into the cache of `poolrt serve`. Constructor keywords of vLLM that change
-nothing here are accepted. Those that would change the answers of a finished artifact are accepted when they
-ask for what it was exported with, else refused with the option that exports it so.
+A checkpoint is exported once, into the cache of `poolrt serve`. Constructor keywords of vLLM that
+change nothing here are accepted. A keyword that would change the numbers of a finished artifact is
+accepted where the artifact was exported with that value. Any other value is refused, and the error
+names the option of `poolrt export`. Longer than 300 lines, because half is docstrings with examples,
+the keywords of vLLM, and errors.
 """
 
 from __future__ import annotations
@@ -35,18 +37,14 @@ from ..plugins.model_facts import Config, ModelConfig
 from .lora import AdapterModels
 from .pooler_config import PoolerConfig
 
-# Where, how fast and under which name to run: nothing of it changes a number.
+# These say where, how fast and under which name to run. None changes a number.
 _HARMLESS = frozenset({
     "allowed_local_media_path", "allowed_media_domains", "async_scheduling", "attention_backend",
-    "attention_config",
-    "block_size", "code_revision", "compilation_config", "config_format", "cpu_offload_gb",
-    "data_parallel_size", "device",
-    "disable_cascade_attn", "disable_custom_all_reduce", "disable_log_stats", "distributed_executor_backend",
-    "download_dir",
-    "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "fully_sharded_loras",
-    "gpu_memory_utilization",
-    "hf_token", "kv_cache_dtype", "kv_cache_memory_bytes", "limit_mm_per_prompt", "load_format",
-    "logits_processors",
+    "attention_config", "block_size", "code_revision", "compilation_config", "config_format",
+    "cpu_offload_gb", "data_parallel_size", "device", "disable_cascade_attn", "disable_custom_all_reduce",
+    "disable_log_stats", "distributed_executor_backend", "download_dir", "enable_chunked_prefill",
+    "enable_prefix_caching", "enforce_eager", "fully_sharded_loras", "gpu_memory_utilization", "hf_token",
+    "kv_cache_dtype", "kv_cache_memory_bytes", "limit_mm_per_prompt", "load_format", "logits_processors",
     "lora_dtype", "max_cpu_loras", "max_lora_rank", "max_loras", "max_num_batched_tokens", "max_num_seqs",
     "max_seq_len_to_capture", "model_impl", "pipeline_parallel_size", "seed", "served_model_name",
     "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode", "trust_remote_code",
@@ -55,7 +53,7 @@ _HARMLESS = frozenset({
 _OWN = ("task", "dtype", "quantization", "runner", "tokenizer", "tokenizer_revision")
 """Keywords of vLLM that are compared with the artifact."""
 
-# Each of them says: as the checkpoint is.
+# Values of a keyword that leave the checkpoint as it is.
 _NEUTRAL = (None, "auto", "float32", "float", {})
 _PRECISIONS = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
 """dtype -> precision"""
@@ -64,24 +62,38 @@ _TASKS = {"embedding": "embed", "reward": "token_classify"}
 
 
 class LLM:
-    """`model` is an artifact folder, a checkpoint folder or a hub id; `max_model_len` lowers the limit,
-    `chat_template` is the score or chat template: Jinja, a file, or the path of one that comes with poolrt.
+    """Opens a model under vLLM's names; a checkpoint is exported first. Raises InputError for a keyword that
+    cannot be followed, ArtifactError or CheckpointError for a folder that is unusable, EngineError when no
+    engine can be opened.
 
-    `preparation`: scores as vLLM computes them, or `model`: as the model's authors do
-    (docs/decisions/score-preparation.md). With `enable_lora`, `lora_request` names adapters of the
-    checkpoint, or artifacts that were exported with one.
+    Args:
+        model: artifact folder, checkpoint folder or hub id.
+        max_model_len: a lower limit for one text than the model's own, in tokens.
+        chat_template: the score or chat template: Jinja, a file, or the path of one that comes with poolrt.
+        enable_lora: lets `lora_request` name adapters of the checkpoint, or artifacts exported with one.
+        preparation: `vllm` scores as vLLM does, `model` as the model's authors do
+            (docs/decisions/score-preparation.md).
     """
 
     def __init__(
-        self, model: str, *, engine: str = "auto", max_model_len: int | None = None,
+        self,
+        model: str,
+        *,
+        engine: str = "auto",
+        max_model_len: int | None = None,
         chat_template: str | None = None,
-        io_processor_plugin: str | None = None, enable_lora: bool | None = False, convert: str = "auto",
+        io_processor_plugin: str | None = None,
+        enable_lora: bool | None = False,
+        convert: str = "auto",
         hf_overrides: Mapping[str, Any] | None = None,
         pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
-        override_pooler_config: PoolerConfig | Mapping[str, Any] | None = None, revision: str | None = None,
-        precision: str | None = None, preparation: Style = "vllm", scheduling_policy: Policy = "fcfs",
+        override_pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
+        revision: str | None = None,
+        precision: str | None = None,
+        preparation: Style = "vllm",
+        scheduling_policy: Policy = "fcfs",
         **keywords: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         pooler = {**_pooler(override_pooler_config), **_pooler(pooler_config)}
         wanted = _Wanted(dict(_overrides(hf_overrides)), convert, pooler, revision, precision)
         name, finished = str(model), checkpoints.is_artifact(model)
@@ -93,7 +105,7 @@ class LLM:
         template = None if chat_template is None else templates.named(chat_template, "chat_template")
         options = [] if finished else wanted.options(keywords.get("task"))
         folder = checkpoints.artifact_of(name, options)
-        # A checkpoint's own overrides are in its export.
+        # The export of a checkpoint holds its overrides already.
         widths = {
             key: value for key, value in wanted.hf_overrides.items() if finished and key in overrides.WIDTHS
         }
@@ -165,7 +177,7 @@ class LLM:
         """
         check("score", options, ScoreOptions)
         model = self._adapters.single(options.get("lora_request"))
-        # The constructor's may be for conversations: an embedder scores without one.
+        # The constructor's template may be for conversations, and only a cross-encoder scores with one.
         template = self._chat_template if model.manifest.scoring == "cross-encoder" else None
         chat_template = options.get("chat_template")
         if chat_template is not None:
@@ -182,7 +194,7 @@ class LLM:
     def _pooled(
         self, method: Callable[..., Outputs[Result]], prompts: Prompts, options: Mapping[str, Any]
     ) -> Outputs[Result]:
-        """What the base, or the adapters that are asked for, return from this method of Model."""
+        """Runs a method of Model, by the base or by the adapters that `lora_request` names."""
         rest = {"use_tqdm": True, **options}
         requested, pooling_params = rest.pop("lora_request", None), rest.pop("pooling_params", None)
 
@@ -201,7 +213,8 @@ class LLM:
 
     @property
     def model_config(self) -> ModelConfig:
-        """What scripts read of vLLM's: `max_model_len`, `embedding_size`, `is_matryoshka` and a few more.
+        """The keys of vLLM's that scripts read: `max_model_len`, `embedding_size`,
+        `is_matryoshka` and a few more.
 
         >>> LLM("artifacts/all-MiniLM-L6-v2").model_config.embedding_size
         384
@@ -211,7 +224,7 @@ class LLM:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What the constructor's keywords say of an export."""
+    """The part of an export that the constructor's keywords name."""
 
     hf_overrides: dict[str, Any]
     convert: str
@@ -230,25 +243,27 @@ class _Wanted:
         )
 
 
-def _overrides(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if given is not None and not isinstance(given, Mapping):
-        raise InputError(f"hf_overrides: expected a dict, found {type(given).__name__}", field="hf_overrides")
-    return given or {}
-
-
-def _pooler(given: PoolerConfig | Mapping[str, Any] | None) -> dict[str, object]:
-    if isinstance(given, PoolerConfig):
-        return given.asked()
-    if given is not None and not isinstance(given, Mapping):
+def _overrides(hf_overrides: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if hf_overrides is not None and not isinstance(hf_overrides, Mapping):
         raise InputError(
-            f"pooler_config: expected PoolerConfig or a dict, found {type(given).__name__}",
+            f"hf_overrides: expected a dict, found {type(hf_overrides).__name__}", field="hf_overrides"
+        )
+    return hf_overrides or {}
+
+
+def _pooler(config: PoolerConfig | Mapping[str, Any] | None) -> dict[str, object]:
+    if isinstance(config, PoolerConfig):
+        return config.changed()
+    if config is not None and not isinstance(config, Mapping):
+        raise InputError(
+            f"pooler_config: expected PoolerConfig or a dict, found {type(config).__name__}",
             field="pooler_config",
         )
-    return dict(given or {})
+    return dict(config or {})
 
 
 def _unheeded(keywords: Mapping[str, Any], model: str, revision: str | None) -> Iterator[str]:
-    """What is wrong with keywords whatever the artifact is."""
+    """Yields a sentence for each keyword that no artifact could follow."""
     for name, value in keywords.items():
         if name == "runner":
             if value not in ("auto", "pooling"):
@@ -269,7 +284,7 @@ def _unheeded(keywords: Mapping[str, Any], model: str, revision: str | None) -> 
 
 
 def _undone(wanted: _Wanted, keywords: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
-    """Which of the keywords ask for something else than what the artifact was exported with."""
+    """Yields a sentence for each keyword that differs from what the artifact was exported with."""
     for option in overrides.undone(manifest, wanted.hf_overrides, wanted.convert, wanted.pooler_config):
         keyword = option.partition(" ")[0][2:].replace("-", "_")
         yield f"{keyword} changes the answers: export the artifact with {option}"

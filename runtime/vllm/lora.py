@@ -1,4 +1,4 @@
-"""LoRA adapters: each is merged at export, so a request chooses among opened models."""
+"""LoRA adapters. Each is merged into its checkpoint at export, so a request chooses among opened models."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from ..model import Model
 from ..outputs import Outputs
 
 Ask = Callable[[Model, Any, Any], Outputs[Any]]
-"""(model, prompts, pooling_params) -> answers."""
+"""(model, prompts, pooling_params) -> outputs."""
 
 
 class AdapterModels:
-    """The base and its adapters, each opened when it is first asked for.
+    """The base model and its adapters, each opened when a request first names it.
 
-    `open`: folder -> model; None: LoRA is off. `merge`: adapter -> artifact of the base's checkpoint with it;
-    None: where that is, nobody knows.
+    Args:
+        open: artifact folder -> model; None: LoRA is off.
+        merge: adapter -> artifact of the base's checkpoint with that adapter; None: the base was opened from
+            an artifact, so its checkpoint is not known.
     """
 
     def __init__(
@@ -35,43 +37,53 @@ class AdapterModels:
         self._lock = threading.Lock()
 
     def answers(self, requested: LoRARequests, prompts: Any, pooling_params: Any, ask: Ask) -> Outputs[Any]:
-        """In the prompts' order, whichever model each was for. Raises InputError."""
+        """Computes each prompt with its own model, all prompts of one model in one call. Returns the outputs
+        in the order of the prompts. Raises InputError.
+
+        Args:
+            requested: one adapter for all prompts, or one (or None, the base) for each.
+            pooling_params: one for all prompts, or one for each.
+        """
         if not isinstance(requested, list | tuple):
             return ask(self.model(requested), prompts, pooling_params)
-        given = checked(prompts_from(prompts))
-        if len(requested) != len(given):
+        listed = checked(prompts_from(prompts))
+        if len(requested) != len(listed):
             raise InputError(
-                f"The lengths of prompts ({len(given)}) and lora_request "
+                f"The lengths of prompts ({len(listed)}) and lora_request "
                 f"({len(requested)}) must be the same.",
                 field="lora_request",
             )
-        wanted = params.per_prompt(pooling_params, len(given))
+        prompt_params = params.per_prompt(pooling_params, len(listed))
         groups: dict[Model, list[int]] = {}
-        for index, model in enumerate([self.model(one) for one in requested]):
+        for index, model in enumerate([self.model(request) for request in requested]):
             groups.setdefault(model, []).append(index)
         rows: dict[int, Any] = {}
         slots = 0.0
         for model, indices in groups.items():
-            made = ask(model, [given[index] for index in indices], [wanted[index] for index in indices])
-            slots += made.prompt_tokens * (1 + made.padding)
-            rows.update(zip(indices, made.requests, strict=True))
-        requests = tuple(replace(rows[index], request_id=str(index)) for index in range(len(given)))
-        return Outputs(requests, slots / max(sum(one.prompt_tokens for one in requests), 1) - 1)
+            outputs = ask(
+                model, [listed[index] for index in indices], [prompt_params[index] for index in indices]
+            )
+            slots += outputs.prompt_tokens * (1 + outputs.padding)
+            rows.update(zip(indices, outputs.requests, strict=True))
+        requests = tuple(replace(rows[index], request_id=str(index)) for index in range(len(listed)))
+        return Outputs(requests, slots / max(sum(request.prompt_tokens for request in requests), 1) - 1)
 
     def single(self, requested: LoRARequests) -> Model:
-        """For scores, whose two sides must be embedded by one model. Raises InputError for a
+        """Returns the model of a score, whose two sides one model must embed. Raises InputError for a
         list that names several."""
         if not isinstance(requested, list | tuple):
             return self.model(requested)
-        found = {self.model(one) for one in requested}
-        if len(found) != 1:
+        models = {self.model(request) for request in requested}
+        if len(models) != 1:
             raise InputError(
                 "lora_request: one call of score uses one adapter; call it once for each",
                 field="lora_request",
             )
-        return found.pop()
+        return models.pop()
 
     def model(self, requested: LoRARequest | None) -> Model:
+        """Returns the model that a request names, None the base. Raises InputError for an adapter that is not
+        one of the base's checkpoint."""
         if requested is None:
             return self.base
         if not isinstance(requested, LoRARequest):
@@ -101,13 +113,13 @@ class AdapterModels:
                 "then name what that made",
                 field="lora_request",
             )
-        made = open(folder)
-        source, base = made.manifest.source, self.base.manifest.source
+        model = open(folder)
+        source, base = model.manifest.source, self.base.manifest.source
         if source.adapter is None or source.weights != base.weights:
-            made.close()
-            found = "has no adapter in it" if source.adapter is None else "adapts other weights"
+            model.close()
+            difference = "has no adapter in it" if source.adapter is None else "adapts other weights"
             raise InputError(
-                f"lora_request: {requested.lora_path} {found}; expected one of {base.checkpoint}",
+                f"lora_request: {requested.lora_path} {difference}; expected one of {base.checkpoint}",
                 field="lora_request",
             )
-        return made
+        return model

@@ -1,5 +1,5 @@
-"""vLLM's PoolerConfig: what `LLM(pooler_config=...)` and `--pooler-config` may say, with
-its names and its errors."""
+"""vLLM's PoolerConfig: the keys of `LLM(pooler_config=...)` and `--pooler-config`, with its names and
+errors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ Pooling = Literal["CLS", "LAST", "MEAN", "MAX", "MEAN_SQRT_LEN", "WEIGHTEDMEAN"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolerConfig:
+    """How a head pools. Raises ValueError for values that contradict each other."""
+
     task: Task | None = None
     pooling_type: Pooling | Literal["ALL", "STEP"] | None = None
     """Short for one of the next two."""
@@ -41,22 +43,24 @@ class PoolerConfig:
 
     @property
     def pool(self) -> Pool | None:
-        """Sequence pooling that was asked for."""
-        asked = self.seq_pooling_type or (
+        """The pooling of a sequence, None where none is named."""
+        pooling = self.seq_pooling_type or (
             self.pooling_type if self.pooling_type not in ("ALL", "STEP") else None
         )
-        return None if asked is None else asked.lower()  # pyright: ignore[reportReturnType]
+        return None if pooling is None else pooling.lower()  # pyright: ignore[reportReturnType]
 
     @property
     def steps(self) -> bool:
+        """Whether the head returns the scores of steps."""
         return "STEP" in (self.pooling_type, self.tok_pooling_type)
 
     @property
     def mean(self) -> float | None:
+        """What is subtracted from a logit, under either name."""
         return self.logit_bias if self.logit_mean is None else self.logit_mean
 
-    def asked(self) -> dict[str, object]:
-        """What differs from the defaults, as `--pooler-config` takes it."""
+    def changed(self) -> dict[str, object]:
+        """Returns the keys that differ from the defaults, as `--pooler-config` takes them."""
         return {
             field.name: value
             for field in fields(self)

@@ -165,8 +165,8 @@ def test_what_a_pooler_config_asks_for():
         0.0,
         None,
     )
-    assert PoolerConfig(enable_chunked_processing=False).asked() == {}
-    assert PoolerConfig(use_activation=False, dimensions=4).asked() == {
+    assert PoolerConfig(enable_chunked_processing=False).changed() == {}
+    assert PoolerConfig(use_activation=False, dimensions=4).changed() == {
         "use_activation": False,
         "dimensions": 4,
     }
