@@ -24,8 +24,9 @@ class Line:
     texts_per_s: float
     tokens_per_s: float
     padding: float
+    """Computed token slots over tokens, minus 1."""
     p50_ms: float
-    """Of one call."""
+    """Of one call, in milliseconds."""
 
     def text(self) -> str:
         speed = f"{self.texts_per_s:>10.1f}{self.tokens_per_s:>10.0f}"
@@ -36,8 +37,11 @@ class Line:
 
 
 def measure(model: Model, seconds: float) -> Iterator[Line]:
-    """Yields a line per kind of call, each repeated for `seconds`: 1 text, 32 of one
-    length, 32 of mixed lengths."""
+    """Yields a line per kind of call: 1 text, 32 of one length, 32 of mixed lengths.
+
+    Args:
+        seconds: how long each kind is repeated, three times at least.
+    """
     generator = np.random.default_rng(0)
     words = _WORDS.split()
 
@@ -60,8 +64,8 @@ def _line(name: str, model: Model, texts: list[str], seconds: float) -> Line:
     tokens, padding = 0, 0.0
     while sum(took) < seconds or len(took) < 3:
         begun = time.perf_counter()
-        made = model.encode(texts, pooling_task=task, truncate_prompt_tokens=-1)
+        outputs = model.encode(texts, pooling_task=task, truncate_prompt_tokens=-1)
         took.append(time.perf_counter() - begun)
-        tokens, padding = made.prompt_tokens, made.padding
-    best = float(np.median(took))
-    return Line(name, len(texts) / best, tokens / best, padding, best * 1e3)
+        tokens, padding = outputs.prompt_tokens, outputs.padding
+    median = float(np.median(took))
+    return Line(name, len(texts) / median, tokens / median, padding, median * 1e3)

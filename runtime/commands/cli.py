@@ -1,4 +1,4 @@
-"""The `poolrt` command: finds the subcommand, runs it, tells errors in one line. Importing or listing
+"""The `poolrt` command: finds the subcommand, runs it, prints an error in one line. The list of subcommands
 runs none of their code."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..version import version
 
 GROUP = "poolrt.commands"
 
-# command -> (what it does, where it lives in this checkout, extra that installs what it needs)
+# command -> (what it does, module:function inside the package, extra that installs the libraries it needs)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "export": (
         "make a verified artifact of a checkpoint (folder or hub id)",
@@ -39,47 +39,51 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and answers its exit code (see `errors`)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["help"] and len(given) > 1:
-        given = [*given[1:], "--help"]
-    if not given or given[0] in ("-h", "--help", "help"):
+    """Runs one command and returns its exit code (see `errors`). It raises only under POOLRT_DEBUG=1.
+
+    Args:
+        arguments: the command and its own arguments; None: those of the process.
+    """
+    remaining = list(sys.argv[1:] if arguments is None else arguments)
+    if remaining[:1] == ["help"] and len(remaining) > 1:
+        remaining = [*remaining[1:], "--help"]
+    if not remaining or remaining[0] in ("-h", "--help", "help"):
         print(_usage())
         return errors.EXIT_OK
-    if given[0] in ("-V", "--version"):
+    if remaining[0] in ("-V", "--version"):
         print(f"poolrt {version()}")
         return errors.EXIT_OK
-    name = given.pop(0)
+    name = remaining.pop(0)
     try:
         command = _command(name)
-        return _finished(command(given))
+        return _finished(command(remaining))
     except errors.PoolrtError as error:
-        return _told(name, error)
+        return _reported(name, error)
     except ModuleNotFoundError as error:
         known = extras.missing(error, COMMANDS[name][2]) if name in COMMANDS else None
-        return _faulty(name, error) if known is None else _told(name, known)
+        return _faulty(name, error) if known is None else _reported(name, known)
     except KeyboardInterrupt:
-        _tell(f"poolrt {name}: interrupted")
+        _print_error(f"poolrt {name}: interrupted")
         return errors.EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output left (`poolrt embed ... | head`). Python flushes stdout once more at exit:
-        # give it somewhere to go.
+        # The reader of our output has gone (`poolrt embed ... | head`). Python flushes stdout once more at
+        # exit, so the rest of the output needs a place to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.EXIT_INTERNAL
     except Exception as error:
         return _faulty(name, error)
 
 
-def _told(name: str, error: errors.PoolrtError) -> int:
-    _tell(f"poolrt {name}: {error}")
+def _reported(name: str, error: errors.PoolrtError) -> int:
+    _print_error(f"poolrt {name}: {error}")
     return error.exit_code
 
 
 def _faulty(name: str, error: Exception) -> int:
     if os.environ.get("POOLRT_DEBUG") == "1":
         raise error
-    _tell(f"poolrt {name}: internal error, {type(error).__name__}: {error}")
-    _tell(
+    _print_error(f"poolrt {name}: internal error, {type(error).__name__}: {error}")
+    _print_error(
         "this is a fault of poolrt: please report it with the output of the same command under "
         "POOLRT_DEBUG=1 and of `poolrt doctor`"
     )
@@ -87,7 +91,7 @@ def _faulty(name: str, error: Exception) -> int:
 
 
 def _finished(code: object) -> int:
-    # Output still buffered can fail as well, and must fail here.
+    # Writing the buffered output can fail too, and must fail where `main` reports it.
     sys.stdout.flush()
     return code if isinstance(code, int) else errors.EXIT_OK
 
@@ -101,7 +105,7 @@ def _command(name: str) -> Callable[[list[str]], object]:
 
 
 def _places() -> dict[str, str]:
-    """Command -> `module:function`: what this checkout has, and what installed distributions add."""
+    """Command -> `module:function`: our own, and those that installed distributions add."""
     package = (__package__ or "poolrt.runtime.commands").rsplit(".", 2)[0]
     places = {name: f"{package}.{place}" for name, (_, place, _) in COMMANDS.items()}
     for entry in importlib.metadata.entry_points(group=GROUP):
@@ -133,5 +137,5 @@ def _usage() -> str:
     )
 
 
-def _tell(line: str) -> None:
+def _print_error(line: str) -> None:
     print(line, file=sys.stderr)

@@ -1,6 +1,5 @@
-"""How every command reads its arguments: flags anywhere among the positionals, dashes or underscores in their
-names, one line for what is wrong, and numbers as people write them.
-"""
+"""How every command reads its arguments: flags stand anywhere among the positionals, their names have dashes
+or underscores, a mistake is one line, and numbers may be written as 512, 1k or 1K."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ _MULTIPLIERS = {
     "T": 2**40,
 }
 _KEPT = "\0"
-"""Begins the stand-in of an argument behind `--`, which argparse must not take for a flag."""
+"""First character of the stand-in of an argument behind `--`, which argparse must not take for a flag."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,15 +34,16 @@ class Parser(argparse.ArgumentParser):
     def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride] (typeshed has overloads by the namespace's type)
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> Any:
-        """As argparse, but a positional that follows a flag is one as well, and everything behind `--` is."""
+        """Parses as argparse does, but positionals may follow flags, and every argument behind `--` is a
+        positional. Raises InputError."""
         arguments = list(args or ())
-        given = [spelled(argument) for argument in _before(arguments)]
-        behind = arguments[len(given) + 1 :]
+        before = [spelled(argument) for argument in _before(arguments)]
+        behind = arguments[len(before) + 1 :]
         stand_ins = {f"{_KEPT}{place}": argument for place, argument in enumerate(behind)}
-        found = self.parse_intermixed_args([*given, *stand_ins], namespace)
-        for name, value in vars(found).items() if stand_ins else ():
-            setattr(found, name, _restored(value, stand_ins))
-        return found
+        options = self.parse_intermixed_args([*before, *stand_ins], namespace)
+        for name, value in vars(options).items() if stand_ins else ():
+            setattr(options, name, _restored(value, stand_ins))
+        return options
 
 
 def _before(arguments: Sequence[str]) -> list[str]:
@@ -60,8 +60,8 @@ def _restored(value: Any, stand_ins: dict[str, str]) -> Any:
 
 
 def spelled(argument: str) -> str:
-    """`--hf_overrides.num_labels=1` -> `--hf-overrides.num_labels=1`: of a flag the name only,
-    in vLLM's two spellings."""
+    """Returns a flag with dashes in its name, which vLLM spells with underscores too, and its path and value
+    as they are: `--hf_overrides.num_labels=1` -> `--hf-overrides.num_labels=1`."""
     if not re.match(r"--[A-Za-z]", argument):
         return argument
     name = re.match(r"--[\w-]*", argument)
@@ -70,25 +70,26 @@ def spelled(argument: str) -> str:
 
 
 def whole_number(text: str) -> int:
-    """`512`, `1k` (1000), `1K` (1024), `25.6k`, `2M`, ... as vLLM reads them. Raises
+    """Reads `512`, `1k` (1000), `1K` (1024), `25.6k`, `2M`, ... as vLLM does. Raises
     argparse.ArgumentTypeError."""
-    found = re.fullmatch(r"([+-]?\d+(?:\.\d+)?)([kKmMgGtT]?)", text.strip())
-    if found is None:
+    match = re.fullmatch(r"([+-]?\d+(?:\.\d+)?)([kKmMgGtT]?)", text.strip())
+    if match is None:
         raise argparse.ArgumentTypeError(
             f"expected a whole number such as 512, 1k (1000) or 1K (1024), found {text!r}"
         )
-    number, suffix = found.groups()
+    number, suffix = match.groups()
     if "." not in number:
         return int(number) * _MULTIPLIERS.get(suffix, 1)
     if not suffix.islower():
-        told = f"; did you mean {number}{suffix.lower()}?" if suffix else ""
+        hint = f"; did you mean {number}{suffix.lower()}?" if suffix else ""
         raise argparse.ArgumentTypeError(
-            f"a fraction needs a decimal suffix (k, m, g, t), found {text!r}{told}"
+            f"a fraction needs a decimal suffix (k, m, g, t), found {text!r}{hint}"
         )
     return round(float(number) * _MULTIPLIERS[suffix])
 
 
 def positive(text: str) -> int:
+    """Reads a whole number from 1. Raises argparse.ArgumentTypeError."""
     value = whole_number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
@@ -96,6 +97,7 @@ def positive(text: str) -> int:
 
 
 def natural(text: str) -> int:
+    """Reads a whole number from 0. Raises argparse.ArgumentTypeError."""
     value = whole_number(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected 0 or more, found {value}")
@@ -103,5 +105,6 @@ def natural(text: str) -> int:
 
 
 def length_or_auto(text: str) -> int | None:
-    """vLLM's --max-model-len: `auto` and -1 are the model's own limit, which is None."""
+    """Reads vLLM's --max-model-len: `auto` and -1 are the model's own limit, which is None. Raises
+    argparse.ArgumentTypeError."""
     return None if text.strip().lower() in ("auto", "-1") else positive(text)

@@ -1,4 +1,4 @@
-"""What this machine offers to poolrt, for `poolrt doctor`."""
+"""What this machine offers poolrt and what is missing, for `poolrt doctor`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from .. import machine
 from ..engines import table
 
-# The instructions that decide the speed of int8 and float kernels, as /proc/cpuinfo spells them.
+# Instructions that decide the speed of int8 and float kernels, as /proc/cpuinfo spells them.
 _FLAGS = (
     "avx2",
     "f16c",
@@ -50,11 +50,13 @@ class Diagnosis:
     processor: str
     flags: tuple[str, ...]
     processors: int
-    """On the host."""
+    """Of the host."""
     affinity: int
+    """Processors that this process may run on."""
     quota: float | None
+    """Processors' time that the cgroup grants; None: no quota."""
     threads: int
-    """What poolrt will use."""
+    """Threads that poolrt uses."""
     gpus: tuple[machine.Gpu, ...]
     libraries: dict[str, str]
     backends: dict[str, str | None]
@@ -74,7 +76,7 @@ class Diagnosis:
                 f"{self.affinity}, {quota}"
             ),
             *(
-                (f"gpu         {gpu.name}, {gpu.device}, {gpu.memory_bytes / 2**30:.0f} GiB")
+                f"gpu         {gpu.name}, {gpu.device}, {gpu.memory_bytes / 2**30:.0f} GiB"
                 for gpu in self.gpus
             ),
             *(["gpu         none that an NVIDIA driver shows"] if not self.gpus else []),
@@ -86,6 +88,7 @@ class Diagnosis:
 
 
 def look() -> Diagnosis:
+    """Examines this machine and the libraries of this environment."""
     name, flags = _processor()
     versions = {
         backend: machine.version(*distributions) for backend, (_, distributions, _) in table.TABLE.items()
@@ -107,29 +110,29 @@ def look() -> Diagnosis:
 
 
 def _processor() -> tuple[str, tuple[str, ...]]:
-    name, found = platform.processor() or platform.machine(), set()
+    name, present = platform.processor() or platform.machine(), set()
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 name = value.strip()
             elif key.strip() in ("flags", "Features"):
-                found.update(value.split())
-    return name, tuple(flag for flag in _FLAGS if flag in found)
+                present.update(value.split())
+    return name, tuple(flag for flag in _FLAGS if flag in present)
 
 
 def _advice(versions: dict[str, str | None]) -> list[str]:
-    told = []
+    advice = []
     if not any(versions.values()):
-        told.append("no engine library: pip install 'poolrt[cpu]'")
+        advice.append("no engine library: pip install 'poolrt[cpu]'")
     if machine.version("onnxruntime") and machine.version("onnxruntime-gpu"):
-        told.append(
+        advice.append(
             "onnxruntime and onnxruntime-gpu overwrite each other's files: uninstall both, then install one"
         )
     if machine.gpus() and not (
         versions.get("tensorrt-rtx") or versions.get("tensorrt") or machine.version("onnxruntime-gpu")
     ):
-        told.append(
+        advice.append(
             "a GPU and no engine library that uses it: pip install 'poolrt[tensorrt-rtx]' or 'poolrt[gpu]'"
         )
-    return told
+    return advice

@@ -1,4 +1,4 @@
-"""An artifact in words, for `poolrt inspect`."""
+"""Describes an artifact in words, for `poolrt inspect`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..engines import table
 
 
 def text(opened: Artifact) -> str:
+    """Returns the manifest in lines: tasks, text, engines, and how far the numbers are from PyTorch's."""
     return "\n".join(_lines(opened.manifest))
 
 
@@ -37,23 +38,23 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         yield f"  {task}: {_head(manifest.heads[task])}"
     yield f"  score, rerank: {manifest.scoring or 'no'}"
     yield "text"
-    prepared = manifest.text
+    preparation = manifest.text
     yield (
-        f"  up to {prepared.max_tokens} tokens, {prepared.vocab_size} in the "
-        f"vocabulary{', lower-cased' if prepared.lowercase else ''}"
+        f"  up to {preparation.max_tokens} tokens, {preparation.vocab_size} in the "
+        f"vocabulary{', lower-cased' if preparation.lowercase else ''}"
     )
-    for name, role in prepared.roles.items():
+    for name, role in preparation.roles.items():
         yield f"  {name}: {_role(role)}"
-    for name, prompt in prepared.prompts.items():
+    for name, prompt in preparation.prompts.items():
         yield f"  prompt {name!r}: {prompt!r}"
-    for kind, file in (("chat", prepared.chat_template), ("score", prepared.score_template)):
+    for kind, file in (("chat", preparation.chat_template), ("score", preparation.score_template)):
         if file:
             yield f"  {kind} template: {file}"
     yield "engines"
     for graph in manifest.graphs:
         yield f"  onnxruntime:{graph.file}  {graph.precision}, opset {graph.opset}"
     for engine in manifest.engines:
-        shapes = ", ".join(f"{one.largest[0]}x{one.largest[1]}" for one in engine.profiles)
+        shapes = ", ".join(f"{profile.largest[0]}x{profile.largest[1]}" for profile in engine.profiles)
         misfit = table.unfit(engine)
         yield (
             f"  {engine.file}  {engine.backend} {engine.version}, {engine.device}, "
@@ -69,11 +70,11 @@ def _lines(manifest: Manifest) -> Iterator[str]:
 
 
 def reading(record: Reading) -> str:
-    """What the checkpoint's own library said, in one line: `agrees with sentence-transformers 6.2.0
-    SentenceTransformer: ...`."""
+    """Returns how our reading compares with the checkpoint's own library, in one line: `agrees with
+    sentence-transformers 6.2.0 SentenceTransformer: ...`."""
     parts = []
-    for each in record.agreements:
-        worst = each.worst_cosine, each.worst_difference
+    for agreement in record.agreements:
+        worst = agreement.worst_cosine, agreement.worst_difference
         measured = (
             f", cosine at least {worst[0]:.7f}"
             if worst[0] is not None
@@ -81,7 +82,7 @@ def reading(record: Reading) -> str:
             if worst[1]
             else ""
         )
-        parts.append(f"{each.what} of {each.texts} texts{measured}")
+        parts.append(f"{agreement.what} of {agreement.texts} texts{measured}")
     if record.reference.startswith("own reading only"):
         same = f"; the same: {', '.join(parts)}" if parts else ""
         return f"{record.reference}: {record.why}{same}"
@@ -117,15 +118,15 @@ def _role(role: Role) -> str:
     return ", ".join(parts) or "plain"
 
 
-def _evidence(one: Evidence) -> str:
-    found = []
-    if one.worst_cosine is not None:
-        found.append(f"worst cosine {one.worst_cosine:.7f}")
-    if one.worst_difference is not None:
-        found.append(f"worst difference {one.worst_difference:.1e}")
-    if one.rank_agreement is not None:
-        found.append(f"rank agreement {one.rank_agreement:.3f}")
+def _evidence(evidence: Evidence) -> str:
+    numbers = []
+    if evidence.worst_cosine is not None:
+        numbers.append(f"worst cosine {evidence.worst_cosine:.7f}")
+    if evidence.worst_difference is not None:
+        numbers.append(f"worst difference {evidence.worst_difference:.1e}")
+    if evidence.rank_agreement is not None:
+        numbers.append(f"rank agreement {evidence.rank_agreement:.3f}")
     return (
-        f"  {one.engine}  {one.task}, {one.shape}: {', '.join(found)} ({one.texts} texts, "
-        f"allowed {one.tolerance})"
+        f"  {evidence.engine}  {evidence.task}, {evidence.shape}: {', '.join(numbers)} ({evidence.texts} "
+        f"texts, allowed {evidence.tolerance})"
     )

@@ -1,5 +1,5 @@
-"""A .npy file of vectors that grows. It can be loaded after every `append`, so whatever ends the
-program, what is done is kept."""
+"""A .npy file of vectors that grows. It can be loaded after every `append`, so a program that ends early
+keeps the finished vectors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from ..errors import InputError
 from ..outputs import Floats
 
 SAME = 0.99
-"""Cosine of one text's vector with itself, computed in another batch or by another engine; of
-other texts it is far below."""
+"""Least cosine of a text's vector with itself, computed in another batch or by another engine. The cosine of
+different texts is far below."""
 
 
 class VectorFile:
-    """[rows, dim] float32 at `path`. An existing file is replaced by the first `append`, or
-    with `resume` continued."""
+    """[rows, dim] float32 at `path`. The first `append` replaces an existing file; with `resume` it goes on
+    with it. Raises InputError for a file that cannot be written, or resumed.
+    """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
         self.path = path
@@ -31,8 +32,8 @@ class VectorFile:
             self.rows, self.dim = self._known().shape
 
     def check(self, vector: Floats) -> None:
-        """Raises InputError unless the last row is this vector: the texts, the model or its width are
-        others than those of the file."""
+        """Raises InputError unless the last row is this vector, [dim]: else the file comes from other texts,
+        or from a model of other weights or width."""
         last = np.array(self._known()[self.rows - 1])
         lengths = np.linalg.norm(last) * np.linalg.norm(vector) if last.shape == vector.shape else 0.0
         if lengths == 0 or float(last @ vector) / lengths < SAME:
@@ -43,38 +44,44 @@ class VectorFile:
             )
 
     def append(self, vectors: Floats) -> None:
-        """Writes rows [n, dim], then the head that counts them."""
+        """Writes rows [n, dim] float32, then the header that counts them. Raises InputError for a file
+        that cannot be written."""
         if self.rows == 0:
             self.dim = vectors.shape[1]
         data = np.ascontiguousarray(vectors, dtype="<f4")
         try:
             with self.path.open("r+b" if self.rows else "wb") as file:
-                # numpy pads a head for a first axis of any length, so it never changes its size.
-                npy.write_array_header_1_0(file, self._head(self.rows))
+                # numpy pads the header for a first axis of any length, so its size never changes.
+                npy.write_array_header_1_0(file, self._header(self.rows))
                 file.seek(self.rows * self.dim * 4, os.SEEK_CUR)
                 file.write(data.tobytes())
                 file.truncate()
                 file.flush()
                 file.seek(0)
-                npy.write_array_header_1_0(file, self._head(self.rows + len(data)))
+                npy.write_array_header_1_0(file, self._header(self.rows + len(data)))
         except OSError as error:
             raise self._unwritable(error) from None
         self.rows += len(data)
 
-    def _head(self, rows: int) -> dict[str, object]:
+    def _header(self, rows: int) -> dict[str, object]:
         return {"descr": "<f4", "fortran_order": False, "shape": (rows, self.dim)}
 
     def _known(self) -> Floats:
         try:
-            found = npy.open_memmap(self.path, mode="r")
+            vectors = npy.open_memmap(self.path, mode="r")
         except (OSError, ValueError):
-            found = None
-        if found is None or found.ndim != 2 or found.dtype != np.dtype("<f4") or not found.flags.c_contiguous:
+            vectors = None
+        if (
+            vectors is None
+            or vectors.ndim != 2
+            or vectors.dtype != np.dtype("<f4")
+            or not vectors.flags.c_contiguous
+        ):
             raise InputError(
                 f"--resume: {self.path} holds no vectors that poolrt wrote; write to another file",
                 field="resume",
             )
-        return found
+        return vectors
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"--out {self.path}: cannot be written ({error.strerror})", field="out")

@@ -1,0 +1,103 @@
+"""The arguments that the commands of a model share: the artifact, its texts, the side of a score."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .command_line import Parser
+
+HELP = "artifact folder, as `poolrt export` made it"
+
+
+def parser(name: str, description: str, *, texts: str | None = None) -> Parser:
+    """Returns the parser of a command on one artifact.
+
+    Args:
+        texts: how the help names the texts of the command; None: it takes none.
+    """
+    parser = Parser(prog=f"poolrt {name}", description=description)
+    parser.add_argument("artifact", help=HELP)
+    if name == "inspect":
+        parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+        return parser
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        help="auto, onnxruntime, tensorrt-rtx, ... or an engine file of the artifact",
+    )
+    parser.add_argument("--json", action="store_true", help="print for machines")
+    if texts is not None:
+        _add_texts(parser, texts)
+    return parser
+
+
+def scorer(name: str, description: str) -> Parser:
+    """Returns the parser of a command that compares a query with documents."""
+    result = parser(name, description)
+    result.add_argument("query", help="the query")
+    _add_texts(result, "DOCUMENT")
+    result.add_argument("--instruction", help="for score templates that take one")
+    result.add_argument(
+        "--preparation",
+        choices=("model", "vllm"),
+        default="model",
+        help="as the model's own library (default) or as vLLM",
+    )
+    return result
+
+
+def _add_texts(parser: Parser, name: str) -> None:
+    parser.add_argument(
+        "texts", nargs="*", default=[], metavar=name, help="none: read lines from --file or stdin"
+    )
+    parser.add_argument("--file", type=Path, help="UTF-8 file with one text per line")
+    parser.add_argument(
+        "--no-truncate",
+        action="store_true",
+        help="refuse texts beyond the model's limit instead of cutting them",
+    )
+
+
+def score_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the keywords of `Model.score` and `Model.rerank`."""
+    return {
+        "truncate_prompt_tokens": truncation(options),
+        "instruction": options.instruction,
+        "preparation": options.preparation,
+    }
+
+
+def truncation(options: argparse.Namespace) -> int | None:
+    """Returns the `truncate_prompt_tokens` of a call."""
+    return None if options.no_truncate else -1
+
+
+def texts(arguments: list[str], file: Path | None) -> list[str]:
+    """Returns one text per argument; without arguments one per line of the file, else of stdin, blank lines
+    left out. Raises InputError for a file that cannot be read, and where there is no text."""
+    if arguments and file is not None:
+        raise InputError("texts and --file: give one of them", field="file")
+    if arguments:
+        return arguments
+    source = "stdin" if file is None else str(file)
+    if file is None and sys.stdin.isatty():
+        raise InputError(
+            "no text: write texts behind the command, or give --file, or pipe lines in", field="texts"
+        )
+    try:
+        data = sys.stdin.buffer.read() if file is None else file.read_bytes()
+        lines = data.decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})", field="file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{source}: byte {error.start} is not valid UTF-8; convert the text first", field="file"
+        ) from None
+    filled = [line for line in lines if line.strip()]
+    if not filled:
+        raise InputError(f"{source}: no line with text in it", field="file")
+    return filled
