@@ -1,5 +1,5 @@
-"""Pooling models from artifacts: `load(path)`, then `.embed .score .rerank .classify
-.encode ...`; numpy in and out."""
+"""Runs pooling models from artifacts: `load(path)` opens one, whose `embed`, `score`, `rerank`, `classify`
+and `encode` take text and return numpy arrays."""
 
 from __future__ import annotations
 
@@ -38,20 +38,36 @@ if TYPE_CHECKING:
     from .vllm.llm import LLM
     from .vllm.pooler_config import PoolerConfig
 
-# Imported when first used: `poolrt --help` and the exporter's parts need none of numpy and tokenizers.
+# Imported on first use: `poolrt --help` needs neither numpy nor tokenizers.
 _HOME = {
-    "load": "loader", "Model": "model", "LLM": "vllm.llm", "LoRARequest": "answers.lora_request",
-    "PoolingParams": "answers.params", "Manifest": "artifact.manifest",
-    "ArtifactError": "errors", "DeadlineExceeded": "errors", "EngineError": "errors", "InputError": "errors",
+    "load": "loader",
+    "Model": "model",
+    "LLM": "vllm.llm",
+    "LoRARequest": "answers.lora_request",
+    "PoolingParams": "answers.params",
+    "Manifest": "artifact.manifest",
+    "ArtifactError": "errors",
+    "DeadlineExceeded": "errors",
+    "EngineError": "errors",
+    "InputError": "errors",
     "Overload": "errors",
-    "PoolrtError": "errors", "UnsupportedTask": "errors", "ClassificationOutput": "outputs",
+    "PoolrtError": "errors",
+    "UnsupportedTask": "errors",
+    "ClassificationOutput": "outputs",
     "EmbeddingOutput": "outputs",
-    "Outputs": "outputs", "PoolingOutput": "outputs", "Ranked": "outputs", "Ranking": "outputs",
+    "Outputs": "outputs",
+    "PoolingOutput": "outputs",
+    "Ranked": "outputs",
+    "Ranking": "outputs",
     "RequestOutput": "outputs",
-    "ScoringOutput": "outputs", "PoolingRequestOutput": "outputs", "EmbeddingRequestOutput": "outputs",
-    "ClassificationRequestOutput": "outputs", "ScoringRequestOutput": "outputs",
+    "ScoringOutput": "outputs",
+    "PoolingRequestOutput": "outputs",
+    "EmbeddingRequestOutput": "outputs",
+    "ClassificationRequestOutput": "outputs",
+    "ScoringRequestOutput": "outputs",
     "PoolerConfig": "vllm.pooler_config",
-}  # fmt: skip
+}
+"""Public name -> the module that defines it."""
 
 __all__ = [
     "LLM",

@@ -1,4 +1,4 @@
-"""Giving up long preparation whose caller has gone: the caller's thread asks between its steps."""
+"""Stops a long preparation whose caller has gone. The thread that prepares checks between its steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _thread = threading.local()
 
 @contextlib.contextmanager
 def watched(gone: Callable[[], bool]) -> Iterator[None]:
-    """Within it, `check` in this thread looks whether the caller has gone."""
+    """Within this context, `check` raises in this thread once `gone` returns True."""
     _thread.gone = gone
     try:
         yield
@@ -21,7 +21,7 @@ def watched(gone: Callable[[], bool]) -> Iterator[None]:
 
 
 def check() -> None:
-    """Raises CancelledError when this thread's caller has gone."""
+    """Raises CancelledError if the caller of this thread has gone."""
     gone = getattr(_thread, "gone", None)
     if gone is not None and gone():
         raise CancelledError

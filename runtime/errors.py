@@ -1,19 +1,20 @@
 """Everything poolrt raises on purpose.
 
-    PoolrtError ├── InputError             a text, token ids or parameter of a caller is not usable
-    HTTP 400, exit 2 │   ├── UnsupportedTask    the artifact cannot do what was asked
-    HTTP 400, exit 2 │   └── UnknownOption      a method takes no keyword of that name; a TypeError
-    too         exit 2 ├── CheckpointError        what was given to `poolrt export` is not a usable
-    checkpoint    exit 2 │   └── UnknownArchitecture  the checkpoint is fine, no architecture of ours
-    reads it      exit 2 ├── ArtifactError          an artifact folder is refused: incomplete,
-    changed, newer       exit 2 ├── EngineError            an engine library is missing, does not fit,
-    or failed          HTTP 500, exit 4 ├── PluginError            an IO processor of somebody else
-    failed                         HTTP 500, exit 1 ├── VerificationError      numbers further from
-    PyTorch, or the checkpoint's library, than allowed  exit 3 └── Overload               more work is
-    queued than was admitted                          HTTP 429, Retry-After
-        └── DeadlineExceeded   the work was not finished in the time its caller gave it         HTTP 504
+    PoolrtError
+    ├── InputError               a text, token ids or a parameter of a caller is unusable   HTTP 400, exit 2
+    │   ├── UnsupportedTask      the artifact has no such task                              HTTP 400, exit 2
+    │   └── UnknownOption        a method takes no keyword of that name; a TypeError too    exit 2
+    ├── CheckpointError          `poolrt export` cannot use the checkpoint                  exit 2
+    │   └── UnknownArchitecture  no family reads a checkpoint that is otherwise usable      exit 2
+    ├── ArtifactError            an artifact is incomplete, changed or of a newer format    exit 2
+    ├── EngineError              an engine library is missing, does not fit or failed       HTTP 500, exit 4
+    ├── PluginError              an IO processor of somebody else failed                    HTTP 500, exit 1
+    ├── VerificationError        numbers are further from the reference than allowed        exit 3
+    └── Overload                 more work is queued than the limit admits                  HTTP 429
+        └── DeadlineExceeded     the work was not finished within the caller's deadline     HTTP 504
 
-A caller's mistake raises one of these; our own broken assumption is an `assert` with a message.
+An Overload says after how many seconds a caller may try again (`retry_after_s`, the header Retry-After).
+A caller's mistake raises one of these. A broken assumption of our own is an `assert` with a message.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class PoolrtError(Exception):
 
 
 class InputError(PoolrtError, ValueError):
-    """`field` names the parameter to change, None when no single one is to blame."""
+    """`field` names the parameter to change, None where no single one is wrong."""
 
     exit_code = EXIT_INPUT
 
@@ -85,14 +86,14 @@ class DeadlineExceeded(Overload):
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether a library failed, as opposed to the process being stopped: libraries in Rust panic with
-    what is no Exception (pyo3)."""
+    """Whether a library failed, rather than the process being stopped. A panic of a library in Rust (pyo3) is
+    a failure, though no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def reason(error: BaseException, *, most: int = 300) -> str:
-    """An error of a library as part of a sentence: its first lines joined, shortened, with its type where
-    that is half of what it says."""
+    """Returns a library's error as part of a sentence, in one line of at most `most` characters. Its type is
+    named where the text means little without it, as `KeyError: 'x'`."""
     text = " ".join(str(error).split()).rstrip(".")
     if not text or isinstance(
         error, LookupError | AttributeError | TypeError | ArithmeticError | AssertionError | RecursionError

@@ -1,5 +1,4 @@
-"""The libraries that an extra of the distribution installs, and the sentence for a
-command that misses one."""
+"""The libraries that each extra of the distribution installs, and the error of a command that lacks one."""
 
 from __future__ import annotations
 
@@ -21,18 +20,22 @@ MODULES: dict[str, tuple[str, ...]] = {
         "filelock",
     ),
 }
-"""extra -> top-level modules that its command cannot do without."""
+"""extra -> top-level modules that its commands need."""
 
 
 def require(extra: str) -> None:
-    """Raises EngineError that names what is missing, before any work is done."""
+    """Raises EngineError that names the missing libraries of an extra, before any work is done."""
     if missing := [name for name in MODULES[extra] if importlib.util.find_spec(name) is None]:
         raise _missing(missing, extra)
 
 
 def missing(error: ModuleNotFoundError, extra: str) -> EngineError | None:
-    """The error to tell for a module that was not found; None for one of our own.
-    `extra` is that of the command."""
+    """Returns the error that names the extra to install for a module that is missing; None for a module of
+    our own, which is a fault.
+
+    Args:
+        extra: of the command that ran. It is named where no extra, or this one too, has the module.
+    """
     name = (error.name or "").partition(".")[0]
     if name in ("", "poolrt"):
         return None

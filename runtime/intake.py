@@ -1,5 +1,8 @@
-"""From the arguments of a call to items in the worker's line. Everything is checked and tokenised in the
-caller's thread, so one caller's mistake never fails another's batch."""
+"""From the arguments of a call to items in the worker's queue.
+
+Everything is checked and tokenised in the caller's thread, so one caller's mistake
+never fails another's batch.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from .outputs import Outputs, PoolingOutput, PoolingRequestOutput, ScoringOutput
 
 
 class Intake:
-    """Submits the calls of one model; safe to call from many threads."""
+    """Submits the calls of one model. Safe to call from many threads."""
 
     def __init__(
         self, folder: Path, manifest: Manifest, preparation: Preparation, worker: Worker, policy: Policy
@@ -46,28 +49,28 @@ class Intake:
     def pool(
         self, prompts: Prompts, pooling_params: Params, pooling_task: str | None, options: PromptOptions
     ) -> Pending[Outputs[PoolingOutput]]:
-        """Submits prompts for one task. Raises InputError or Overload."""
+        """Submits prompts for one task. Raises InputError, UnsupportedTask or Overload."""
         parts = self._parts(pooling_task)
         params.refuse_lora(options.get("lora_request"))
         deadline = self._deadline(options)
         listed = checked(prompts_from(prompts))
         part_params = self._checked_params(parts, pooling_params, len(listed))
-        reading = tokenization(
+        tokenizing = tokenization(
             options.get("tokenization_kwargs"),
             truncate_prompt_tokens=options.get("truncate_prompt_tokens"),
             truncation_side=options.get("truncation_side"),
             add_special_tokens=options.get("add_special_tokens", True),
         )
         chunked = self.manifest.chunked and parts == ("embed",)
-        shorter = shortened(reading.limits, self.manifest, parts[-1])
-        limits = chunks.limits(self.manifest, reading.limits) if chunked else shorter
+        shorter = shortened(tokenizing.limits, self.manifest, parts[-1])
+        limits = chunks.limits(self.manifest, tokenizing.limits) if chunked else shorter
         begun = time.perf_counter()
         items = self._preparation.singles(
             listed,
             limits=limits,
             role=options.get("role"),
             prompt_name=options.get("prompt_name"),
-            add_special_tokens=reading.add_special_tokens,
+            add_special_tokens=tokenizing.add_special_tokens,
         )
         self._count(begun)
         pieces = chunks.cut(items, self.manifest.text.max_tokens) if chunked else [[item] for item in items]
@@ -128,8 +131,8 @@ class Intake:
         return self._submitted(prepared.items, outputs, prepared.finish, deadline, options)
 
     def preparation(self, style: Style | None) -> Preparation:
-        """The preparation of a style, made when first used; None: of the style that
-        the model was loaded with."""
+        """Returns the preparation of a style, made on its first use; None: of the style that the model was
+        loaded with. Raises InputError for another word."""
         if style is None or style == self._preparation.style:
             return self._preparation
         if style not in ("model", "vllm"):
@@ -140,7 +143,7 @@ class Intake:
             return self._preparations[style]
 
     def counters(self) -> tuple[int, float]:
-        """Calls, and the seconds that their texts took to prepare."""
+        """Returns the number of calls, and the seconds that preparing their texts took."""
         with self._lock:
             return self._calls, self._tokenize_s
 
@@ -150,7 +153,7 @@ class Intake:
             self._tokenize_s += time.perf_counter() - begun
 
     def _parts(self, pooling_task: str | None) -> tuple[Task, ...]:
-        """The tasks whose outputs make up the result: one, but for vLLM's combined task."""
+        """The tasks whose outputs make up the result: two for vLLM's combined task, else one."""
         if pooling_task is None:
             raise UnsupportedTask(
                 "pooling_task required for encode; this model's are "
@@ -164,7 +167,7 @@ class Intake:
         self, parts: Sequence[Task], pooling_params: Params, count: int
     ) -> list[list[PoolingParams]]:
         """One PoolingParams per prompt for every part."""
-        # Only embeddings have dimensions, whatever else comes with them.
+        # Only the embedding of a combined task has dimensions.
         part_params = [
             params.per_prompt(pooling_params, count),
             *(params.without_dimensions(pooling_params, count) for _ in parts[1:]),
@@ -175,7 +178,8 @@ class Intake:
         return part_params
 
     def _deadline(self, options: CallOptions) -> float | None:
-        """On time.monotonic()'s clock. Checks the priority too, as the worker takes both."""
+        """The time on time.monotonic()'s clock; None: no end. Checks the priority too, because
+        the worker takes both."""
         priority, deadline_s = options.get("priority", 0), options.get("deadline_s")
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise InputError(
@@ -212,7 +216,7 @@ class Intake:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """One task's part of a result."""
+    """The part of a result that one task computes."""
 
     task: Task
     head: Head
@@ -221,7 +225,7 @@ class _Column:
 
 
 def _joined(columns: Sequence[_Column], answer: Answer, items: list[Item]) -> list[Any]:
-    """One array per item: the columns' arrays one behind the other."""
+    """One array per item: the arrays of its columns, concatenated."""
     outputs = (answer.rows, *answer.others)
     arrays = [
         postprocess.answers(column.task, column.head, rows, items, column.params)

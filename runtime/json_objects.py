@@ -1,4 +1,5 @@
-"""JSON objects given in parts: merged, and spelled as flags with dots (`--hf-overrides.rope.factor 2`)."""
+"""JSON objects that come in several parts: merged, or spelled as flags with dots
+(`--hf-overrides.rope.factor 2`)."""
 
 from __future__ import annotations
 
@@ -10,41 +11,45 @@ from .errors import InputError
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, objects inside objects merged key by key. Changes neither."""
-    both = dict(base)
+    """Returns `base` with the keys of `over`, objects inside objects merged key by key. Changes neither."""
+    result = dict(base)
     for key, value in over.items():
-        inner = both.get(key)
-        both[key] = (
+        inner = result.get(key)
+        result[key] = (
             merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
         )
-    return both
+    return result
 
 
 def gathered(objects: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """All of them merged; a later one wins."""
-    whole: dict[str, Any] = {}
+    """Returns all objects merged; the value of a later one wins."""
+    result: dict[str, Any] = {}
     for value in objects:
-        whole = merged(whole, value)
-    return whole
+        result = merged(result, value)
+    return result
 
 
 def dotted(path: str, text: str) -> dict[str, Any]:
-    """What vLLM's `--flag.a.b TEXT` stands for: `{"a": {"b": ...}}` with the text's value, JSON
-    where it can be read as such."""
+    """Returns the object of vLLM's `--flag.a.b TEXT`: `{"a": {"b": TEXT}}`, where TEXT is read
+    as JSON if it is JSON."""
     try:
         value = json.loads(text)
     except ValueError:
         value = text
     *outer, last = path.split(".")
-    whole = {last: value}
+    result = {last: value}
     for key in reversed(outer):
-        whole = {key: whole}
-    return whole
+        result = {key: result}
+    return result
 
 
 def undotted(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """The arguments with each of these flags once, behind all others and as JSON, however it was spelled and
-    as often as it was given."""
+    """Returns the arguments with each of these flags once: at the end, as JSON, the parts of all its
+    spellings merged. Raises InputError for a flag without value, and for one that is no JSON object.
+
+    Args:
+        flags: such as `--hf-overrides`.
+    """
     rest: list[str] = []
     objects: dict[str, list[dict[str, Any]]] = {}
     waiting = list(arguments)
@@ -71,7 +76,7 @@ def undotted(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Raises ValueError for what is not JSON, or no object."""
+    """Returns the object that a text spells. Raises ValueError for a text that is not JSON, or no object."""
     try:
         value = json.loads(text)
     except ValueError as error:

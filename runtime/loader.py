@@ -1,4 +1,4 @@
-"""From an artifact folder to a model: which engine, which limits, in which memory."""
+"""From an artifact folder to a model: chooses the engine and the limits of a batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .inputs.items import Style
 from .inputs.preparation import Preparation
 from .model import Model
 
-# Slots per batch and the cost of a launch in tokens of work (docs/decisions/batching.md).
+# Token slots of a batch, and what a launch costs, in tokens of work (docs/decisions/batching.md).
 CPU_TOKENS, CPU_LAUNCH = 512, 16
 PACKED_WIDTH = 200
 """Measured: docs/decisions/packing.md."""
@@ -43,25 +43,26 @@ def load(
     name: str | None = None,
     check: reading.Check = "full",
 ) -> Model:
-    """Opens an artifact folder.
+    """Opens an artifact folder. Raises ArtifactError for a folder that is incomplete or changed, EngineError
+    when no engine can be opened, InputError for an argument that cannot be followed.
 
     Args:
-        engine: `auto` takes a compiled engine that fits this machine, else ONNX Runtime; see
-        `engines.table.choose` for the names. preparation: how `score` and roles prepare text, and how sparse
-        vectors are compared: as the model's own library (`model`) or as
-            vLLM does (docs/decisions/score-preparation.md).
-        threads: of ONNX Runtime; None: what affinity and cgroup grant. max_batch_tokens: token slots per
-        batch, padding included; None: a measured value for the device. max_queued_tokens: Overload is raised
-        beyond this; None: no limit. max_tokens: a lower limit for one text than the model's own (vLLM's
-        max_model_len). scheduling_policy: `fcfs` serves callers in fair turns, `priority` the lowest
-        `priority` of a call first. io_processor_plugin: name of the plugin that
-        `encode(pooling_task="plugin")` runs; None: the one that the checkpoint names. hf_overrides:
-        `is_matryoshka` and `matryoshka_dimensions`, the widths that may be asked for; others were decided at
-        export. name: what errors call the model; None: the artifact's own name. check: `full` compares every
-        file's sha256, `quick` only sizes.
-
-    Raises ArtifactError for a folder that is not whole, EngineError when no engine can be opened, InputError
-    for an argument that cannot be.
+        engine: `auto` takes a compiled engine that fits this machine, else ONNX Runtime;
+            `engines.table.choose` lists the names.
+        preparation: `model` prepares the texts of `score` and of roles, and compares sparse vectors, as the
+            model's own library does, `vllm` as vLLM does (docs/decisions/score-preparation.md).
+        threads: of ONNX Runtime; None: as many processors as affinity and cgroup grant.
+        max_batch_tokens: token slots of a batch, padding included; None: a measured value for the device.
+        max_queued_tokens: more raise Overload; None: no limit.
+        max_tokens: a lower limit for one text than the model's own (vLLM's max_model_len).
+        scheduling_policy: `fcfs` serves callers in fair turns, `priority` the call of the
+            lowest `priority` first.
+        io_processor_plugin: name of the plugin that `encode(pooling_task="plugin")` runs; None: the one
+            that the checkpoint names.
+        hf_overrides: `is_matryoshka` and `matryoshka_dimensions`, the widths that a request may name. Any
+            other key was decided at export.
+        name: of the model in errors and results; None: the artifact's own.
+        check: `full` compares the sha256 of every file, `quick` only the sizes.
 
     >>> with load("artifacts/all-MiniLM-L6-v2", max_tokens=128) as model:
     ...     print(model.max_tokens, model.embed("a first text"))
@@ -72,7 +73,7 @@ def load(
         preparation=(preparation, ("model", "vllm")),
         scheduling_policy=(scheduling_policy, ("fcfs", "priority")),
         check=(check, ("full", "quick")),
-    )  # fmt: skip
+    )
     _check_counts(threads=threads, max_batch_tokens=max_batch_tokens, max_queued_tokens=max_queued_tokens)
     opened = reading.read(path, check=check)
     manifest = _changed(opened.manifest, max_tokens, name, hf_overrides)
@@ -106,7 +107,7 @@ def load(
 def _changed(
     manifest: Manifest, max_tokens: int | None, name: str | None, hf_overrides: Mapping[str, Any] | None
 ) -> Manifest:
-    """The manifest as the arguments of `load` change it. Raises InputError."""
+    """Returns the manifest as the arguments of `load` change it. Raises InputError."""
     if max_tokens is not None:
         if not isinstance(max_tokens, int) or not 1 <= max_tokens <= manifest.text.max_tokens:
             raise InputError(

@@ -1,5 +1,4 @@
-"""What this machine offers: processors we may use (not those the host has), NVIDIA devices,
-installed engine libraries."""
+"""What this machine offers: the processors that this process may use, NVIDIA devices, installed libraries."""
 
 from __future__ import annotations
 
@@ -27,23 +26,25 @@ class Gpu:
 
 
 def cpus() -> int:
-    """Processors this process may keep busy: the affinity mask, cut to the cgroup's quota; never below 1."""
+    """Returns how many processors this process may keep busy: those of its affinity mask, at most its
+    cgroup's quota, at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
 
 
 def cpu_quota(root: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Processors' worth of time the cgroup grants, None when unlimited. A limit of any parent holds too."""
-    found: list[float] = []
+    """Returns the processor time that the cgroup grants, in processors; None: unlimited. The smallest quota
+    of the cgroup and its parents counts."""
+    quotas: list[float] = []
     for line in _text(membership).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2
-            here = root / path.lstrip("/")
-            for folder in (here, *here.parents):
+            group = root / path.lstrip("/")
+            for folder in (group, *group.parents):
                 limit = _text(folder / "cpu.max").split()
                 if len(limit) == 2 and limit[0] != "max":
-                    found.append(int(limit[0]) / int(limit[1]))
+                    quotas.append(int(limit[0]) / int(limit[1]))
                 if folder == root:
                     break
         elif "cpu" in controllers.split(","):
@@ -52,9 +53,9 @@ def cpu_quota(root: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")
                 quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
                 if quota.strip() and period.strip():
                     if int(quota) > 0:
-                        found.append(int(quota) / int(period))
+                        quotas.append(int(quota) / int(period))
                     break
-    return min(found, default=None)
+    return min(quotas, default=None)
 
 
 def _text(path: Path) -> str:
@@ -66,8 +67,8 @@ def _text(path: Path) -> str:
 
 @functools.cache
 def gpus() -> tuple[Gpu, ...]:
-    """NVIDIA devices the driver shows, asked of libcuda itself so that no CUDA package is
-    needed; empty without a driver."""
+    """Returns the NVIDIA devices that the driver shows, none without a driver. libcuda itself lists them, so
+    no CUDA package is needed."""
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
@@ -96,7 +97,7 @@ def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu | None:
 
 
 def version(*distributions: str) -> str | None:
-    """Version of the first of these distributions that is installed."""
+    """Returns the version of the first of these distributions that is installed, None where none is."""
     for name in distributions:
         try:
             return importlib.metadata.version(name)
@@ -106,6 +107,6 @@ def version(*distributions: str) -> str | None:
 
 
 def rss_bytes() -> int:
-    """Memory this process holds now; 0 where the system does not say."""
+    """Returns the memory that this process holds now, in bytes; 0 where the system does not say."""
     fields = _text(Path("/proc/self/statm")).split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0

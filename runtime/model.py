@@ -1,5 +1,8 @@
-"""A loaded artifact: takes text, returns numpy. Methods, arguments and outputs are named as vLLM's
-offline class names them."""
+"""A loaded artifact: takes text, returns numpy arrays. Methods, arguments and outputs have the names
+of vLLM's offline class.
+
+Longer than 300 lines, because the public methods carry their examples.
+"""
 
 from __future__ import annotations
 
@@ -57,11 +60,13 @@ Waited = TypeVar("Waited")
 
 
 class Model:
-    """Made by `load`. Safe to call from many threads: their items share batches. Close it, or use
+    """What `load` returns. Safe to call from many threads, whose items share batches. Close it, or use
     it as a context manager.
 
-    The keywords of each method are described in `options.py`. A method that is given
-    another raises UnknownOption.
+    `options.py` describes the keywords of each method; any other raises UnknownOption. Every method that
+    computes raises InputError for a text, token ids or an option that is unusable, UnsupportedTask for a task
+    that the model lacks, Overload beyond the queue's limit, DeadlineExceeded after `deadline_s`, and
+    EngineError when the engine fails.
 
     >>> model = load("artifacts/all-MiniLM-L6-v2")
     >>> model
@@ -69,11 +74,18 @@ class Model:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, choice: table.Choice, session: table.Session, feed: Feed,
+        self,
+        folder: Path,
+        manifest: Manifest,
+        choice: table.Choice,
+        session: table.Session,
+        feed: Feed,
         preparation: Preparation,
-        limits: BatchLimits, max_queued_tokens: int | None = None, policy: Policy = "fcfs",
+        limits: BatchLimits,
+        max_queued_tokens: int | None = None,
+        policy: Policy = "fcfs",
         plugin: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.name = manifest.name
@@ -87,17 +99,21 @@ class Model:
         self.plugin_name = plugin or (None if named is None else str(named))
         self._plugin: plugins.Plugin | None = None
         self.worker = Worker(
-            session, feed=feed, limits=limits,
-            max_queued_tokens=max_queued_tokens, policy=policy, name=manifest.name,
-        )  # fmt: skip
+            session,
+            feed=feed,
+            limits=limits,
+            max_queued_tokens=max_queued_tokens,
+            policy=policy,
+            name=manifest.name,
+        )
         self._intake = Intake(folder, manifest, preparation, self.worker, policy)
         # Also runs at interpreter exit, when a model was never closed.
         self._finalizer = weakref.finalize(self, self.worker.close, 5.0)
 
-    # Tasks, waited for
+    # Tasks that return when the result is there
 
     def embed(self, prompts: Prompts, **options: Unpack[EmbedOptions]) -> Outputs[EmbeddingOutput]:
-        """One vector per prompt: [dim], L2-normalised as the model says.
+        """Returns one vector per prompt: [dim] float32, L2-normalised where the model says so.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
         >>> outputs = model.embed(["a first text", "a second one"])
@@ -114,7 +130,7 @@ class Model:
         return mapped(pooled, EmbeddingRequestOutput, lambda output: EmbeddingOutput(output.data))
 
     def classify(self, prompts: Prompts, **options: Unpack[ClassifyOptions]) -> Outputs[ClassificationOutput]:
-        """One distribution per prompt: [labels].
+        """Returns the value of each label per prompt: [labels] float32, after the head's activation.
 
         >>> model = load("artifacts/sentiment")
         >>> model.classify("what a good film")[0].outputs
@@ -134,8 +150,8 @@ class Model:
         return mapped(pooled, ClassificationRequestOutput, labelled)
 
     def token_embed(self, prompts: Prompts, **options: Unpack[EmbedOptions]) -> Outputs[PoolingOutput]:
-        """[tokens, dim] per prompt. `role` prepares a ColBERT query or document as the
-        model's own library does.
+        """Returns one vector per token: [tokens, dim] float32 per prompt. `role` prepares a ColBERT query or
+        document as the model's own library does.
 
         >>> model = load("artifacts/colbert")
         >>> model.token_embed("why does dough rise?", role="query")[0].outputs
@@ -147,7 +163,7 @@ class Model:
         )
 
     def token_classify(self, prompts: Prompts, **options: Unpack[ClassifyOptions]) -> Outputs[PoolingOutput]:
-        """[tokens, labels] per prompt.
+        """Returns the value of each label per token: [tokens, labels] float32 per prompt.
 
         >>> model = load("artifacts/entities")
         >>> model.token_classify("Ada in London")[0].outputs.data.shape[1]
@@ -159,7 +175,7 @@ class Model:
         )
 
     def reward(self, prompts: Prompts, /, **options: Unpack[ClassifyOptions]) -> Outputs[PoolingOutput]:
-        """What a reward model says of each token: [tokens, labels] per prompt.
+        """Returns a reward model's values of each token: [tokens, labels] float32 per prompt.
 
         >>> model = load("artifacts/entities")
         >>> model.reward("a step of a solution")[0].outputs.data.shape[1]
@@ -174,7 +190,8 @@ class Model:
     def encode(
         self, prompts: Prompts, pooling_params: Params = None, **options: Unpack[EncodeOptions]
     ) -> Outputs[PoolingOutput]:
-        """Any task by name. `plugin` takes {"data": ...} and returns one output, what the IO processor made.
+        """Runs any task by name and returns one array per prompt. The task `plugin` takes {"data": ...} and
+        returns one output, the IO processor's.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
         >>> model.encode("a first text", pooling_task="token_embed")
@@ -190,7 +207,7 @@ class Model:
     def score(
         self, data_1: ScoreTexts, data_2: ScoreTexts, /, **options: Unpack[ScoreOptions]
     ) -> Outputs[ScoringOutput]:
-        """Scores of 1:1, 1:N or N:N pairs, in order.
+        """Returns the scores of 1:1, 1:N or N:N pairs, in the order of `data_2`.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
         >>> scores = np.asarray(model.score("why does dough rise?", ["yeast makes gas", "the train is late"]))
@@ -201,7 +218,7 @@ class Model:
         return self._wait(self._intake.score(data_1, data_2, options), options)
 
     def rerank(self, query: ScoreText, documents: ScoreTexts, **options: Unpack[RerankOptions]) -> Ranking:
-        """The documents by falling score.
+        """Returns the documents by falling score, equal ones in the caller's order.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
         >>> model.rerank("why does dough rise?", ["the train is late", "yeast makes gas"], top_n=1)
@@ -210,12 +227,13 @@ class Model:
         check("rerank", options, RerankOptions)
         return self._wait(self._ranking(query, documents, options), options)
 
-    # Tasks, started: the caller waits, awaits or cancels
+    # Tasks that return a Pending at once, which the caller waits for, awaits or cancels
 
     def start(
         self, prompts: Prompts, pooling_params: Params = None, **options: Unpack[StartOptions]
     ) -> Pending[Outputs[PoolingOutput]]:
-        """Checks and tokenises now, in this thread; computes in the worker. Raises InputError or Overload.
+        """Starts a task and returns at once: texts are checked and tokenised in this thread, the worker
+        computes. Raises InputError, UnsupportedTask or Overload.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
         >>> pending = model.start(["a first text", "a second one"], pooling_task="embed", deadline_s=60)
@@ -252,7 +270,7 @@ class Model:
     # Text
 
     def tokenize(self, text: str, **options: Unpack[TokenizeOptions]) -> list[int]:
-        """Ids of any length.
+        """Returns the token ids of a text, whatever its length. Raises InputError.
 
         >>> load("artifacts/all-MiniLM-L6-v2").tokenize("a first text")
         [101, 1037, 2034, 3793, 102]
@@ -261,8 +279,8 @@ class Model:
         return self.preparation.encoder.tokenize(text, **options)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens included. Raises InputError for ids that are no
-        token of this tokenizer.
+        """Returns the text of token ids, special tokens included. Raises InputError for an id that the
+        tokenizer does not have.
 
         >>> load("artifacts/all-MiniLM-L6-v2").detokenize([1037, 2034, 3793])
         'a first text'
@@ -270,7 +288,8 @@ class Model:
         return self.preparation.encoder.detokenize(ids)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> str:
-        """A conversation rendered by the model's chat template; embed it with add_special_tokens=False.
+        """Returns a conversation as the model's chat template writes it. Embed this text with
+        add_special_tokens=False. Raises InputError.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
         >>> template = "{{ messages[0].role }}: {{ messages[0].content }}"
@@ -282,8 +301,8 @@ class Model:
 
     @property
     def plugin(self) -> plugins.Plugin | None:
-        """The IO processor named when the model was loaded, else the one that its checkpoint names; made when
-        first asked for. Raises InputError when that cannot be."""
+        """The IO processor that `load` named, else the one that the checkpoint names, opened on first use;
+        None where neither names one. Raises InputError for one that cannot be opened."""
         if self._plugin is None and self.plugin_name is not None:
             with self._lock:
                 self._plugin = self._plugin or plugins.opened(
@@ -291,10 +310,10 @@ class Model:
                 )
         return self._plugin
 
-    # Life
+    # Statistics, warm-up and closing
 
     def statistics(self) -> Statistics:
-        """What was computed since the model was loaded, and what is queued now.
+        """Returns what was computed since the model was loaded, and what is queued now.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
         >>> _ = model.embed(["a first text", "a second one"])
@@ -312,21 +331,24 @@ class Model:
         )
 
     def warm_up(self) -> float:
-        """Runs the shortest and the longest input through every task's output; returns the seconds it took.
+        """Runs a short and a long input through every output of the graph; returns the seconds it took.
 
         >>> load("artifacts/all-MiniLM-L6-v2").warm_up() > 0
         True
         """
         begun = time.monotonic()
-        # The pad id is in every vocabulary; whatever ids, the same kernels run.
+        # Any ids run the same kernels; the pad id is in every vocabulary.
         for output in {head.output for task, head in self.manifest.heads.items() if task in self.tasks}:
             for length in (1, min(self.max_tokens, 512)):
                 self.worker.submit([Item(ids=[self.manifest.text.pad_id] * length)], output).result()
         return time.monotonic() - begun
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Finishes what is queued within `timeout_s` seconds, refuses the rest, gives the
-        engine back. Twice is fine.
+        """Finishes what is queued within `timeout_s` seconds, refuses the rest and frees the engine. A
+        second call does nothing.
+
+        Args:
+            timeout_s: seconds; None: no end.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
         >>> model.close(timeout_s=5)

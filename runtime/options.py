@@ -1,5 +1,4 @@
-"""What every public method takes by keyword, one TypedDict each, so that type checkers and editors
-know the options of a call."""
+"""The keywords of every public method, one TypedDict each, so that type checkers and editors know them."""
 
 from __future__ import annotations
 
@@ -19,29 +18,30 @@ class CallOptions(TypedDict, total=False):
     """Of every call that computes."""
 
     truncate_prompt_tokens: int | None
-    """None refuses longer texts, -1 cuts to the model's limit, k cuts to k tokens: of each text, or of a
-    cross-encoder's joint pair."""
+    """None refuses longer texts, -1 cuts to the model's limit, k cuts to k tokens. The limit holds for each
+    text, or for the pair of a cross-encoder."""
     truncation_side: Literal["left", "right"] | None
-    """None cuts the end but keeps special tokens; else the side whose tokens are lost, special ones too."""
+    """None cuts the end but keeps special tokens. A side loses its tokens, special ones included."""
     tokenization_kwargs: Mapping[str, Any] | None
-    """vLLM's spelling of the same (`truncation`, `max_length`, ...); it wins over the options beside it."""
+    """vLLM's spelling of the same (`truncation`, `max_length`, ...), which wins over the options above."""
     lora_request: LoRARequests
-    """Which adapter computes; only `LLM(..., enable_lora=True)` follows one, a Model raises InputError."""
+    """The adapter that computes. Only `LLM(..., enable_lora=True)` takes one; a Model raises InputError."""
     deadline_s: float | None
-    """Seconds until DeadlineExceeded is raised; None: no end."""
+    """Seconds from now until DeadlineExceeded is raised; None: no end."""
     priority: int
     """Lower is sooner; other than 0 only for a model loaded with scheduling_policy="priority"."""
 
 
 class PromptOptions(CallOptions, total=False):
-    """Of every call whose texts are computed each by itself."""
+    """Of every call that computes its texts one by one."""
 
     role: RoleName | None
-    """For models that prepare both differently: a stored prompt in front, ColBERT's markers and expansion."""
+    """`query` or `document`, for models that prepare them differently: by a stored prompt, or by ColBERT's
+    markers and expansion."""
     prompt_name: str | None
-    """A stored prompt to put in front."""
+    """Name of a stored prompt, which is put in front of each text."""
     add_special_tokens: bool
-    """False for text that holds them already, as a chat template writes them. Default: True."""
+    """False for a text that has them already, as a chat template writes them. Default: True."""
 
 
 class EmbedOptions(PromptOptions, total=False):
@@ -50,7 +50,7 @@ class EmbedOptions(PromptOptions, total=False):
     pooling_params: Params
     """One for all prompts, or one for each: width of the vectors, normalised or not."""
     use_tqdm: Bar
-    """A progress bar: yes, no, or something called as tqdm is. Default: False, of LLM True."""
+    """A progress bar: yes, no, or a callable with tqdm's arguments. Default: False; of LLM True."""
 
 
 class ClassifyOptions(PromptOptions, total=False):
@@ -59,7 +59,7 @@ class ClassifyOptions(PromptOptions, total=False):
     pooling_params: Params
     """One for all prompts, or one for each: activation, a step tag, the columns to return."""
     use_tqdm: Bar
-    """A progress bar: yes, no, or something called as tqdm is. Default: False, of LLM True."""
+    """A progress bar: yes, no, or a callable with tqdm's arguments. Default: False; of LLM True."""
 
 
 class StartOptions(PromptOptions, total=False):
@@ -73,36 +73,36 @@ class EncodeOptions(StartOptions, total=False):
     """Of `encode`."""
 
     use_tqdm: Bar
-    """A progress bar: yes, no, or something called as tqdm is. Default: False, of LLM True."""
+    """A progress bar: yes, no, or a callable with tqdm's arguments. Default: False; of LLM True."""
 
 
 class StartScoreOptions(CallOptions, total=False):
     """Of `start_score`."""
 
     pooling_params: PoolingParams | Sequence[PoolingParams] | None
-    """One, or a list of one. `extra_kwargs` may hold what vLLM takes there."""
+    """One, or a list of one. vLLM's keywords in `extra_kwargs` are followed."""
     chat_template: str | None
-    """Jinja text of a score template; for LLM also a file, or one that comes with poolrt."""
+    """Jinja text of a score template. LLM takes a file, or one that comes with poolrt, too."""
     template_kwargs: Mapping[str, Any] | None
     """Variables of the score template."""
     instruction: str | None
     """The variable `instruction` of the score template."""
     max_tokens_per_query: int
-    """Cuts the text of the first side before anything else; 0: not."""
+    """Tokens that each text of the first side is cut to before anything else; 0: no cut."""
     max_tokens_per_doc: int
-    """The same of the second side."""
+    """The same for the second side."""
     cut_document: bool
-    """Truncation shortens the document only."""
+    """Whether truncation shortens the document only. Default: False."""
     preparation: Style | None
-    """`model` prepares both sides as the model's own library does, `vllm` as vLLM does; None:
-    as the model was loaded."""
+    """`model` prepares both sides as the model's own library does, `vllm` as vLLM does. None: as
+    the model was loaded."""
 
 
 class ScoreOptions(StartScoreOptions, total=False):
     """Of `score`."""
 
     use_tqdm: Bar
-    """A progress bar: yes, no, or something called as tqdm is. Default: False, of LLM True."""
+    """A progress bar: yes, no, or a callable with tqdm's arguments. Default: False; of LLM True."""
 
 
 class StartRerankOptions(StartScoreOptions, total=False):
@@ -116,14 +116,14 @@ class RerankOptions(StartRerankOptions, total=False):
     """Of `rerank`."""
 
     use_tqdm: Bar
-    """A progress bar: yes, no, or something called as tqdm is. Default: False."""
+    """A progress bar: yes, no, or a callable with tqdm's arguments. Default: False."""
 
 
 class TokenizeOptions(TypedDict, total=False):
     """Of `tokenize`."""
 
     add_special_tokens: bool
-    """Whether the tokenizer puts its own around the text. Default: True."""
+    """Whether the tokenizer puts its special tokens around the text. Default: True."""
 
 
 class ChatOptions(TypedDict, total=False):
@@ -132,14 +132,14 @@ class ChatOptions(TypedDict, total=False):
     chat_template: str | None
     """Jinja text in place of the model's own template."""
     add_generation_prompt: bool
-    """Ends with the head of an answer."""
+    """Whether the text ends with the beginning of a reply. Default: False."""
     continue_final_message: bool
-    """Leaves the last message open."""
+    """Whether the last message is left open. Default: False."""
     template_kwargs: Mapping[str, Any] | None
     """Variables of the template."""
     content_format: Literal["auto", "string", "openai"]
-    """How the template wants the content of a message: as text, or as parts. Default: what
-    the template itself shows."""
+    """Whether the template takes the content of a message as text or as parts. Default:
+    read from the template."""
     tools: Sequence[Mapping[str, Any]] | None
     """Passed to the template."""
 
@@ -148,14 +148,14 @@ _OF_PARAMS = {"normalize": "use_activation"} | {
     name: name
     for name in ("use_activation", "dimensions", "step_tag_id", "returned_token_ids", "extra_kwargs")
 }
-"""What callers look for among the options -> the field of PoolingParams that does it."""
+"""Word that callers try as an option -> the field of PoolingParams that does it."""
 
 
 def check(method: str, options: Mapping[str, object], known: type[TypedDict], *positional: str) -> None:  # pyright: ignore[reportInvalidTypeForm]
     """Raises UnknownOption for a keyword that is no key of `known`.
 
     Args:
-        method: as the caller wrote it.
+        method: its name, as the caller wrote it.
         known: the TypedDict of the method's options.
         positional: parameters of the method that may be written as keywords too.
     """
@@ -169,10 +169,10 @@ def check(method: str, options: Mapping[str, object], known: type[TypedDict], *p
 
 
 def suggestion(name: str, known: Mapping[str, str]) -> str:
-    """The end of an error's text, such as `; did you mean 'role'?`; empty where nothing is close.
+    """Returns the end of an error's text, such as `; did you mean 'role'?`; empty where nothing is close.
 
     Args:
-        known: right name -> how it is written.
+        known: right name -> how the error spells it.
     """
     closest = difflib.get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {known[closest[0]]}?" if closest else ""

@@ -1,6 +1,6 @@
-"""What a model answers: vLLM's offline output objects (same class and attribute names), holding numpy arrays.
+"""What a call of a model returns: vLLM's output objects, with its class and attribute names and numpy arrays.
 
-`Outputs` is the list a call returns. It is a sequence of one object per input, and an array at the same time:
+`Outputs` is a sequence of one object per input, and an array at the same time:
 `np.asarray(model.embed(texts))` is [texts, dim].
 """
 
@@ -22,8 +22,8 @@ SHOWN = 2
 @dataclass(frozen=True, slots=True)
 class PoolingOutput:
     data: Floats
-    """[dim], [labels], [tokens, dim] or [tokens, labels] by task; of the task
-    `plugin` what the plugin made."""
+    """[dim], [labels], [tokens, dim] or [tokens, labels] float32 by task. Of the task `plugin` it is what the
+    plugin returned."""
 
     def __repr__(self) -> str:
         return f"PoolingOutput({_array(self.data)})"
@@ -32,7 +32,7 @@ class PoolingOutput:
 @dataclass(frozen=True, slots=True)
 class EmbeddingOutput:
     embedding: Floats
-    """[dim]"""
+    """[dim] float32"""
 
     @property
     def data(self) -> Floats:
@@ -49,9 +49,9 @@ class EmbeddingOutput:
 @dataclass(frozen=True, slots=True)
 class ClassificationOutput:
     probs: Floats
-    """[labels]"""
+    """[labels] float32"""
     label: str | None = None
-    """Name of the largest one; None when the checkpoint names none."""
+    """Name of the label with the largest value; None where the checkpoint has no names."""
 
     @property
     def data(self) -> Floats:
@@ -70,12 +70,12 @@ class ClassificationOutput:
 class ScoringOutput:
     score: float
     before_activation: float | None = field(default=None, compare=False, repr=False)
-    """What the activation made the score of: it still differs where scores round to the same number (a
-    sigmoid's 1.0). None: there is no activation."""
+    """The logit. Two logits may differ where their scores round to the same number, as a sigmoid's 1.0. None:
+    there is no activation."""
 
     @property
     def rank_value(self) -> float:
-        """What documents are ranked by."""
+        """The number by which documents are ranked: the logit, else the score."""
         return self.score if self.before_activation is None else self.before_activation
 
     @property
@@ -93,10 +93,10 @@ Result = TypeVar("Result", PoolingOutput, EmbeddingOutput, ClassificationOutput,
 class RequestOutput(Generic[Result]):
     outputs: Result
     prompt_token_ids: Sequence[int]
-    """As the engine saw them: after truncation, special tokens included, padding excluded."""
+    """The ids that the engine computed: after truncation, with special tokens, without padding."""
     prompt_tokens: int
-    """What usage reports; differs from len(prompt_token_ids) only where vLLM counts
-    otherwise (a score's separator)."""
+    """The count that usage reports. It differs from len(prompt_token_ids) only where vLLM counts otherwise
+    (the separator of a score)."""
     truncated: bool = False
     request_id: str = ""
     num_cached_tokens: int = 0
@@ -126,10 +126,10 @@ class ScoringRequestOutput(RequestOutput[ScoringOutput]):
 @dataclass(frozen=True, slots=True)
 class Ranked:
     index: int
-    """Position among the documents that were passed."""
+    """Position of the document in the call."""
     score: float
     document: object
-    """As passed."""
+    """As the caller passed it."""
     truncated: bool = False
 
     def __repr__(self) -> str:
@@ -141,12 +141,12 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Ranking(Sequence[Ranked]):
-    """Documents by falling score, ties in the caller's order."""
+    """Documents by falling score, equal ones in the caller's order."""
 
     results: tuple[Ranked, ...]
     prompt_tokens: int
     truncated: int = 0
-    """Documents that were cut, also those that are not among the results."""
+    """How many documents were cut, those beyond `top_n` included."""
 
     def __repr__(self) -> str:
         return f"Ranking({_listed(self.results)}, prompt_tokens={self.prompt_tokens})"
@@ -164,9 +164,11 @@ class Ranking(Sequence[Ranked]):
 
 @dataclass(frozen=True, slots=True)
 class Outputs(Sequence[RequestOutput[Result]], Generic[Result]):
+    """One object per input, in the caller's order; numpy sees one array."""
+
     requests: tuple[RequestOutput[Result], ...]
     padding: float = field(default=0.0, compare=False)
-    """Computed token slots over tokens asked for, minus 1: 0.14 means 14 % of the work was padding."""
+    """Computed token slots over tokens, minus 1: 0.14 means 14 slots of padding for every 100 tokens."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -179,7 +181,7 @@ class Outputs(Sequence[RequestOutput[Result]], Generic[Result]):
 
     @property
     def arrays(self) -> list[Floats]:
-        """One array per input; what to use when their shapes differ (token tasks)."""
+        """One array per input, also where their shapes differ (token tasks)."""
         return [request.outputs.data for request in self.requests]
 
     def __len__(self) -> int:
@@ -202,8 +204,8 @@ class Outputs(Sequence[RequestOutput[Result]], Generic[Result]):
         return iter(self.requests)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """[inputs, dim]; for scores [inputs]. Raises ValueError where the inputs'
-        shapes differ: use `arrays`."""
+        """Returns [inputs, dim], for scores [inputs]. Raises ValueError where the arrays of the inputs differ
+        in shape; `arrays` has them."""
         if self.requests and isinstance(self.requests[0].outputs, ScoringOutput):
             stacked = np.array([request.outputs.data[0] for request in self.requests], dtype=np.float32)
         else:
@@ -212,12 +214,12 @@ class Outputs(Sequence[RequestOutput[Result]], Generic[Result]):
 
 
 def mapped(
-    outputs: Outputs[PoolingOutput], kind: type[RequestOutput[Any]], step: Callable[[PoolingOutput], Any]
+    outputs: Outputs[PoolingOutput], kind: type[RequestOutput[Any]], convert: Callable[[PoolingOutput], Any]
 ) -> Outputs[Any]:
-    """The same requests as another kind of output, each made by `step`."""
+    """Returns the requests with their outputs converted by `convert`, as objects of `kind`."""
     requests = (
         kind(
-            step(request.outputs),
+            convert(request.outputs),
             request.prompt_token_ids,
             request.prompt_tokens,
             request.truncated,

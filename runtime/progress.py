@@ -1,4 +1,4 @@
-"""How far a call is: bars of the caller's own, of tqdm, or a line on stderr."""
+"""Progress of a call: a bar of the caller's own, of tqdm, or a line on stderr."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 Progress = Callable[[int], object]
 """Called with the number of items finished since the last call."""
 Bar = bool | Callable[..., Any]
-"""Progress: no, yes, or something called as tqdm is."""
+"""A progress bar: no, yes, or a callable with tqdm's arguments."""
 
 
 @contextmanager
 def bar(wanted: Bar, count: int) -> Iterator[Progress | None]:
-    """A progress bar for `count` items: the caller's own, tqdm where installed, else a line on stderr."""
+    """Opens a progress bar for `count` items: the caller's own, tqdm's where installed, else a line on
+    stderr. Yields the function to call with each number of finished items, None where no bar is wanted."""
     if not wanted:
         yield None
         return
@@ -33,7 +34,7 @@ def _tqdm() -> Any:
 
 
 class _Line:
-    """As much of tqdm as is used."""
+    """The part of tqdm that `bar` uses."""
 
     def __init__(self, *, total: int, desc: str) -> None:
         self.total, self.desc, self.done = total, desc, 0

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Since the model was loaded; `queued_*`, `running_*` and `stalled_s` are of now."""
+    """Counts since the model was loaded; `queued_*`, `running_*` and `stalled_s` are the values of
+    now. `*_s` are seconds."""
 
     requests: int
     """Calls."""
     items: int
     tokens: int
     slots: int
+    """Tokens and padding."""
     padding: float
     """Slots over tokens, minus 1."""
     batches: int

@@ -1,4 +1,4 @@
-"""LoRA adapters. Each is merged into its checkpoint at export, so a request chooses among opened models."""
+"""LoRA requests choose among opened models, because each adapter is merged into its checkpoint at export."""
 
 from __future__ import annotations
 
