@@ -18,7 +18,7 @@ from typing import Any
 
 from ..runtime import machine
 from ..runtime.artifact.manifest import Backend, Engine, Graph, Manifest, Precision, Profile
-from ..runtime.engines import trt as backend
+from ..runtime.engines import trt_library
 from ..runtime.errors import EngineError, InputError
 from .graph import onnx_files
 from .graph.passes.packing import unpack
@@ -96,7 +96,7 @@ def check(target: Target) -> Target:
             "machine shows none; "
             "run this on the GPU machine, or use --target tensorrt-rtx:sm89, which compiles without one"
         )
-    trt = backend.library(target.backend)
+    trt = trt_library.library(target.backend)
     if target.backend == "tensorrt":
         return dataclasses.replace(target, device=gpus[0].device)
     if target.device is None:
@@ -131,8 +131,8 @@ def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: 
     """Compiles `graph` into `folder`/engines/... and describes what was made. Raises EngineError in
     the library's own words."""
     assert target.device is not None, "check() fills in the device"
-    trt = backend.library(target.backend)
-    log = backend.logger(trt)
+    trt = trt_library.library(target.backend)
+    log = trt_library.logger(trt)
     builder = trt.Builder(log)
     network = builder.create_network(_flags(trt))
     parser = trt.OnnxParser(network, log)

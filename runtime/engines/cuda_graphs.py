@@ -1,8 +1,8 @@
-"""Shape buckets and the graphs captured for them: pure bookkeeping, no CUDA in here.
+"""Shape buckets and the graphs captured for them. This file keeps the books and calls nothing of CUDA.
 
-A CUDA graph replays one exact shape. So batches are padded up to a bucket, one graph is captured per
-bucket that is met, and the least recently used one is released when there are more than the cap: memory
-stays flat however shapes vary.
+A CUDA graph replays one exact shape. So a batch is padded up to a bucket, and the first batch of a bucket
+captures its graph. Beyond a cap the least recently used graph is released: memory stays flat however shapes
+vary.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Generic, TypeVar
 
 from ..artifact.manifest import Profile
 
-# Token counts are padded to a multiple of this share of their power of two: at most 1/8 of a row is
-# filler beyond 64 tokens.
+# Steps between two powers of two. Beyond 64 tokens at most 1/8 of a row is padding.
 _STEPS_PER_OCTAVE = 8
 _SMALLEST_STEP = 8
 
@@ -23,7 +22,7 @@ Held = TypeVar("Held")
 
 
 def bucket(rows: int, tokens: int, profile: Profile) -> tuple[int, int]:
-    """The shape that a batch of `rows` x `tokens` is padded to, inside the profile it was chosen for.
+    """The shape (rows, tokens) that a batch is padded to, inside the profile that was chosen for it.
 
     Rows go to powers of two, tokens to eighths of a power of two (multiples of 8 below 64), so a text model
     of 512 tokens meets at most 8 + 8 * 3 token counts.
@@ -35,8 +34,8 @@ def bucket(rows: int, tokens: int, profile: Profile) -> tuple[int, int]:
 
 
 def choose(rows: int, tokens: int, profiles: Sequence[Profile]) -> int | None:
-    """Index of the narrowest profile that takes these tokens, preferring one that also takes all
-    rows; None: too many tokens."""
+    """Index of the narrowest profile that accepts rows of `tokens`, preferably all `rows` at once; None: no
+    profile is wide enough."""
     fitting = [index for index, profile in enumerate(profiles) if profile.largest[1] >= tokens]
     if not fitting:
         return None
@@ -56,8 +55,8 @@ def _power_of_two(number: int) -> int:
 
 
 class LeastRecent(Generic[Key, Held]):
-    """Holds up to `capacity` values, releasing the least recently used one. Not
-    thread-safe: owned by one session."""
+    """Holds up to `capacity` values and releases the least recently used one. Belongs to one session and is
+    not safe to use from several threads."""
 
     def __init__(self, capacity: int, release: Callable[[Held], None]) -> None:
         assert capacity > 0, f"a capacity of {capacity} holds nothing"
@@ -67,15 +66,15 @@ class LeastRecent(Generic[Key, Held]):
         self._held: OrderedDict[Key, Held] = OrderedDict()
 
     def get(self, key: Key, make: Callable[[], Held]) -> Held:
-        """The held value, or a new one. The old one goes before the new one is made:
-        both at once might not fit."""
+        """Returns the held value, or makes a new one. The least recently used value is released before that,
+        since both might not fit into memory."""
         if key in self._held:
             self._held.move_to_end(key)
             return self._held[key]
         while len(self._held) >= self.capacity:
             self._drop(next(iter(self._held)))
-        self._held[key] = made = make()
-        return made
+        value = self._held[key] = make()
+        return value
 
     def clear(self) -> None:
         while self._held:

@@ -1,8 +1,8 @@
 """Fills a graph's inputs from items, by the axes that the manifest names.
 
-Every input is laid out by its `Tensor.axes`: `batch` is one row per item, and along every other named axis a
-row is as long as its item and padded on the right. `VALUES` and `LENGTHS` hold all that is known of single
-inputs and axes; a new kind of input is a row in them.
+Every input has the layout of its `Tensor.axes`: `batch` is one row per item, and along the other axis a row
+is as long as its item and padded on the right. What is particular to an input or an axis stands in `VALUES`
+or `LENGTHS`, so a new kind of input is one more row there.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class Value:
     """What an item gives to the graph input of one name."""
 
     of: Callable[[Item], Sequence[int] | None]
-    """One number for each place along the item; None: `absent` everywhere."""
+    """One number for each place along the item. Where it is None, `absent` is written everywhere."""
     absent: int = 0
     filler: int = 0
-    """At the first place of rows that belong to no item."""
+    """Written at the first place of rows that belong to no item."""
 
 
 VALUES: dict[str, Value] = {
     "input_ids": Value(attrgetter("ids")),
-    # Rows that only fill a profile attend to one token: a softmax over nothing is not a number.
+    # Rows that only fill a profile attend to one token: a softmax over no key is NaN.
     "attention_mask": Value(attrgetter("attention"), absent=1, filler=1),
     "token_type_ids": Value(attrgetter("type_ids")),
     "token_kinds": Value(attrgetter("kinds")),
 }
 LENGTHS: dict[str, Callable[[Item], int]] = {"tokens": lambda item: len(item.ids)}
-"""Axis -> how long an item is along it."""
+"""Axis -> the length of an item along it."""
 
 
 class Feed:
@@ -70,13 +70,13 @@ class Feed:
                 "for all; export it again"
             )
         self.length = LENGTHS[axes.pop()]
-        """How long an item's rows are."""
+        """The length of an item's rows."""
 
     def arrays(
         self, items: Sequence[Item], *, rows: int | None = None, width: int | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Input name -> [rows, width], padded. None: as many rows as items, as
-        wide as the longest of them."""
+        """Input name -> [rows, width] in the input's dtype, padded on the right. `rows` None: one per item;
+        `width` None: that of the longest item."""
         lengths = [self.length(item) for item in items]
         shape = (len(items) if rows is None else rows, max(lengths) if width is None else width)
         return {tensor.name: self._filled(tensor, items, lengths, shape) for tensor in self.inputs}
@@ -98,7 +98,7 @@ class Feed:
 
 
 def values(name: str, item: Item) -> Sequence[int]:
-    """What one item gives to the graph input of this name, without padding."""
+    """What an item gives to the graph input of this name: one number per token, without padding."""
     value = VALUES[name]
     numbers = value.of(item)
     return [value.absent] * len(item.ids) if numbers is None else numbers

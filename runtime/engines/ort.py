@@ -16,29 +16,30 @@ from .table import Arrays
 
 Device = Literal["cpu", "cuda"]
 
-# Sums of one thread each, next to one another, leave no core waiting for another one at the end of
-# every node: measured in docs/decisions/lanes.md. Each lane holds the activations of a batch, so
-# there are only so many.
+# Lanes compute batches side by side, ideally one thread each. Threads that share a batch wait for the slowest
+# of them at the end of every node (measured in docs/decisions/lanes.md). The number is limited because each
+# lane holds the activations of its batch.
 MAX_LANES = 8
-# Up to this size a graph is opened twice: once for lanes of few threads, once for a batch that has
-# the machine to itself.
+# Graphs up to this size are opened twice: with few threads for the lanes, and with all threads for a batch
+# that runs alone.
 TWICE_BYTES = 256 << 20
-
-# A single short text is computed as fast by one thread, for less: only from so many slots on is a lone
-# batch given every thread.
+# A batch that runs alone gets all threads if it has at least this many slots (rows x tokens). A single short
+# text is computed as fast by one thread, for less.
 WIDE_SLOTS = 64
 
-# Fusions whose kernel on processors is slower than those it replaces: LayerNormalization and Gelu are
-# vectorised, these are not.
+# Fusions whose kernels are slow on processors: LayerNormalization and Gelu, which they replace, are
+# vectorised.
 SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
 
-# The arena keeps the blocks of the largest batch it ever saw. Giving them back costs a few percent of a
-# run, so only after batches of this many slots, which are beyond the usual budget (docs/decisions/memory.md
-# has the measurements).
+# The arena keeps the blocks of the largest batch that it ever held. Giving them back costs a few percent of a
+# run, so it happens only after batches of more slots than this, which is beyond the usual budget (measured in
+# docs/decisions/memory.md).
 SHRINK_SLOTS = 4096
 
 
 class OrtSession:
+    """A graph opened by ONNX Runtime. See `table.Session`."""
+
     def __init__(self, path: Path, graph: Graph, *, device: Device, threads: int, lanes: int) -> None:
         ort = _library()
         providers: list[Any] = ["CPUExecutionProvider"]
@@ -48,7 +49,7 @@ class OrtSession:
                     "onnxruntime has no CUDA provider here; uninstall onnxruntime, then pip install "
                     "'poolrt[gpu]', or load with engine='onnxruntime'"
                 )
-            # Without this the arena doubles on each growth, and shapes vary.
+            # By default the arena doubles whenever it grows, which wastes memory where shapes vary.
             providers.insert(0, ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}))
         self.lanes = lanes
         small = lanes > 1 and _bytes(path, graph) <= TWICE_BYTES
@@ -80,10 +81,9 @@ class OrtSession:
     ) -> list[NDArray[np.float32]]:
         slots = max((array.size for array in inputs.values()), default=0)
         options = self._shrinking if slots > SHRINK_SLOTS else self._plain
+        session = self._wide if alone and slots >= WIDE_SLOTS else self._session
         try:
-            return (self._wide if alone and slots >= WIDE_SLOTS else self._session).run(
-                list(outputs), dict(inputs), options
-            )
+            return session.run(list(outputs), dict(inputs), options)
         except Exception as error:
             raise EngineError(f"{self.graph.file}: onnxruntime failed on a batch ({_line(error)})") from error
 
@@ -95,10 +95,11 @@ def _opened(ort: Any, path: Path, providers: Sequence[Any], threads: int) -> Any
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Memory patterns are planned per input shape and kept for ever; with free shapes that only grows.
+    # A memory pattern is planned for every input shape and kept for ever, so with free shapes memory would
+    # grow.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    # Spinning threads take the processor from the tokenizer and from other models between two runs.
+    # Threads that spin between two runs take the processor from the tokenizer and from other models.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=SLOW_FUSIONS)
@@ -121,11 +122,12 @@ def open(
     device: Device = "cpu",
     lanes: int | None = None,
 ) -> OrtSession:
-    """Opens a graph of an artifact that was checked. Raises EngineError when the library is missing
-    or cannot read the graph.
+    """Opens a graph of an artifact that was checked. Raises EngineError where the library is missing or
+    cannot read the graph.
 
-    `threads` None: as many as this process may use, by its affinity and cgroup, not by the host's processors.
-    `lanes` None: one per thread, up to MAX_LANES.
+    Args:
+        threads: None: as many as affinity and cgroup grant this process.
+        lanes: None: one per thread, up to MAX_LANES; one on a GPU.
     """
     if graph.precision == "bf16" and device == "cpu":
         raise EngineError(

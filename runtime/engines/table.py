@@ -1,4 +1,10 @@
-"""Engine libraries, one file each, behind one protocol."""
+"""The table of backends, and which of an artifact's graphs and engines fits this machine.
+
+To add a backend, name it in `Backend` (artifact/manifest.py), write a file in this folder whose `open`
+returns a `Session`, and add its row to `TABLE`. `open` gets (folder, manifest, engine) for a compiled engine,
+and (folder, manifest, graph, threads=..., device=...) for a graph. A backend's file imports its library
+inside functions only, since most machines have one of these libraries at most.
+"""
 
 from __future__ import annotations
 
@@ -38,16 +44,23 @@ class Session(Protocol):
     def run(
         self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False
     ) -> list[NDArray[np.float32]]:
-        """Runs one batch. `inputs` are int64 [batch, tokens], names as in the manifest's graph; `outputs`
-        names the graph outputs wanted, answered in that order as float32. `alone`: no other lane has work, so
-        this batch may take the whole machine. Raises EngineError."""
+        """Runs one batch. Raises EngineError.
+
+        Args:
+            inputs: [batch, tokens] of each input of the manifest's graph, by name.
+            outputs: names of the graph outputs to compute.
+            alone: no other lane has work, so this batch may take the whole machine.
+
+        Returns:
+            One float32 array per name in `outputs`: [batch, dim] or [batch, tokens, dim].
+        """
         ...
 
     def close(self) -> None: ...
 
 
 class Choice(NamedTuple):
-    """What will be opened."""
+    """The graph or the compiled engine that will be opened."""
 
     backend: Backend
     graph: Graph
@@ -59,7 +72,7 @@ class Choice(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As evidence in the manifest calls it."""
+        """Its name in the manifest's evidence."""
         return self.engine.file if self.engine else f"onnxruntime:{self.graph.file}"
 
 
@@ -76,11 +89,12 @@ TABLE: dict[Backend, tuple[str, tuple[str, ...], str]] = {
 
 
 def choose(manifest: Manifest, engine: str = "auto") -> Choice:
-    """Which of the artifact's graphs and engines `engine` means.
+    """Picks one of the artifact's graphs and engines. Raises EngineError.
 
-    `auto`: a compiled engine that fits this machine's GPU, else ONNX Runtime. Else a backend (`onnxruntime`,
-    `tensorrt-rtx`, ...), `onnxruntime-cuda`, either with `:FILE` or `:PRECISION` behind it, or the file of
-    one engine. Raises EngineError.
+    Args:
+        engine: `auto` (a compiled engine that fits this machine's GPU, else ONNX Runtime), a backend
+        (`onnxruntime`, `onnxruntime-cuda`, `tensorrt-rtx`, ...), a backend with `:FILE` or `:PRECISION`
+        behind it, or the file of an engine.
     """
     if engine == "auto":
         notes = []
@@ -94,32 +108,31 @@ def choose(manifest: Manifest, engine: str = "auto") -> Choice:
     if name in ("onnxruntime", "onnxruntime-cuda", "cpu", "cuda"):
         graph = _graph(manifest, which) if which else manifest.graph("text")
         return Choice("onnxruntime", graph, device="cuda" if "cuda" in name else "cpu")
-    fitting = [
-        one
-        for one in manifest.engines
-        if name in (one.backend, one.file) and which in ("", one.file, one.precision)
+    named = [
+        candidate
+        for candidate in manifest.engines
+        if name in (candidate.backend, candidate.file) and which in ("", candidate.file, candidate.precision)
     ]
-    if not fitting:
-        offered = [f"onnxruntime:{graph.file}" for graph in manifest.graphs] + [
-            one.file for one in manifest.engines
-        ]
+    if not named:
+        offered = [f"onnxruntime:{graph.file}" for graph in manifest.graphs]
+        offered += [candidate.file for candidate in manifest.engines]
         raise EngineError(
             f"the artifact has no engine {engine!r}; it has {', '.join(offered)}; "
             "`poolrt build` compiles others"
         )
-    reasons = [(one, unfit(one)) for one in fitting]
-    for candidate, misfit in reasons:
+    misfits = [(candidate, unfit(candidate)) for candidate in named]
+    for candidate, misfit in misfits:
         if misfit is None:
             return Choice(candidate.backend, _graph(manifest, candidate.graph), candidate)
     raise EngineError(
-        "; ".join(f"{one.file}: {misfit}" for one, misfit in reasons)
-        + ("; build it here with `poolrt build`, or use engine='onnxruntime'")
+        "; ".join(f"{candidate.file}: {misfit}" for candidate, misfit in misfits)
+        + "; build it here with `poolrt build`, or use engine='onnxruntime'"
     )
 
 
 def unfit(engine: Engine) -> str | None:
-    """What keeps a compiled engine from running here: device, library or its
-    version; None when nothing does."""
+    """Why a compiled engine cannot run on this machine (its device, its library or the library's version);
+    None where it can."""
     if engine.backend not in TABLE:
         return f"backend {engine.backend!r} is not one this version runs"
     _, distributions, extra = TABLE[engine.backend]
@@ -138,7 +151,7 @@ def unfit(engine: Engine) -> str | None:
 
 
 def open(folder: Path, manifest: Manifest, choice: Choice, *, threads: int | None = None) -> Session:
-    """Opens what was chosen. Raises EngineError."""
+    """Opens the chosen graph or engine. Raises EngineError."""
     module = importlib.import_module(TABLE[choice.backend][0], __package__)
     if choice.engine is not None:
         return module.open(folder, manifest, choice.engine)

@@ -1,14 +1,12 @@
 """TensorRT-RTX and TensorRT: their Python APIs are the same, so one file serves both.
 
-Device memory is taken once, for the largest shape of any profile, and shared by all contexts; inputs
-and outputs stand at fixed addresses in it. That is what lets one CUDA graph per shape bucket be
-replayed, and what keeps memory flat. Needs the engine library and cuda-bindings; imports both only
-when an engine is opened.
+Device memory is allocated once, for the largest shape of any profile, and shared by all contexts. Inputs and
+outputs have fixed addresses in it, so that the CUDA graph of a shape bucket can be replayed and memory stays
+flat.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,120 +19,30 @@ from numpy.typing import NDArray
 
 from ..artifact.manifest import Engine, Manifest, Profile
 from ..errors import EngineError
+from . import trt_library
+from .cuda import Cuda, host_array
 from .cuda_graphs import LeastRecent, bucket, choose
 from .table import Arrays
 
-# Import names of each backend, best first: the metapackage's, then the bindings' own, which install
-# without the metapackage.
-LIBRARIES = {
-    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-    "tensorrt": ("tensorrt", "tensorrt_bindings"),
-}
 GRAPHS = 64
-"""Cap of captured CUDA graphs per session. Each holds a context of a few MB on the host;
-device memory is shared."""
+"""Most captured CUDA graphs per session. Each holds a context of a few MB on the host; device memory is
+shared."""
 _ALIGNMENT = 256
 
 
-def library(backend: str) -> ModuleType:
-    """The engine library of a backend. Raises EngineError naming the extra to install."""
-    for name in LIBRARIES[backend]:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name not in (name, f"{name}_libs"):
-                raise EngineError(
-                    f"{name} is installed but {error.name} is missing; pip install 'poolrt[{backend}]'"
-                ) from error
-        except (ImportError, OSError) as error:  # a shared library that does not load
-            raise EngineError(f"{name} is installed but does not load: {error}") from error
-    raise EngineError(f"this needs {backend}, which is not installed; pip install 'poolrt[{backend}]'")
-
-
-def logger(trt: ModuleType) -> Any:
-    """A logger that keeps what the library says instead of printing it; `lines` are
-    warnings and errors in order."""
-
-    class Kept(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.lines: list[str] = []
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):
-                self.lines.append(msg.strip())
-
-    return Kept()
-
-
-def mismatch(engine: Engine, *, device: str | None, version: str) -> str | None:
-    """What keeps an engine from running here, None when nothing does. `device` is the GPU's
-    `sm89`, None without one."""
-    differing = []
-    if device is None:
-        differing.append("no NVIDIA GPU (or its driver is too old) on this machine")
-    elif device != engine.device:
-        differing.append(f"compiled for {engine.device}, this GPU is {device}")
-    # Plans of TensorRT are tied to the exact release unless built version-compatible, which we do not.
-    if version != engine.version:
-        differing.append(f"compiled by {engine.backend} {engine.version}, installed is {version}")
-    if not differing:
-        return None
-    again = (
-        "poolrt build ARTIFACT --target "
-        f"{engine.backend}{f':{device}' if device and engine.backend == 'tensorrt-rtx' else ''}"
-    )
-    return (
-        f"{engine.file}: {' and '.join(differing)}; compile it for this machine with `{again}`, "
-        f"or run {engine.graph} with engine='onnxruntime'"
-    )
-
-
 def open(folder: Path, manifest: Manifest, engine: Engine) -> Session:
-    """Opens a compiled engine on the current GPU. Raises EngineError saying exactly what does not fit."""
-    trt = library(engine.backend)
+    """Opens a compiled engine on the current GPU. Raises EngineError that names what does not fit."""
+    trt = trt_library.library(engine.backend)
     cuda = Cuda()
-    problem = mismatch(engine, device=cuda.device(), version=trt.__version__)
+    problem = trt_library.mismatch(engine, device=cuda.device(), version=trt.__version__)
     if problem:
         raise EngineError(problem)
     return Session(trt, cuda, (folder / engine.file).read_bytes(), engine, pad_id=manifest.text.pad_id)
 
 
-class Cuda:
-    """cuda-bindings' runtime API with its error codes raised."""
-
-    def __init__(self) -> None:
-        try:
-            self.api = importlib.import_module("cuda.bindings.runtime")
-        except ModuleNotFoundError:
-            raise EngineError(
-                "running TensorRT engines needs cuda-bindings; pip install "
-                "'poolrt[tensorrt-rtx]' or 'poolrt[tensorrt]'"
-            ) from None
-
-    def __call__(self, function: str, *arguments: Any) -> Any:
-        code, *answers = getattr(self.api, function)(*arguments)
-        if code != self.api.cudaError_t.cudaSuccess:
-            raise EngineError(f"{function}: {code.name} ({self.describe(code)})")
-        return answers[0] if len(answers) == 1 else answers or None
-
-    def describe(self, code: Any) -> str:
-        _, text = self.api.cudaGetErrorString(code)
-        return text.decode() if isinstance(text, bytes) else str(text)
-
-    def device(self) -> str | None:
-        """`sm89` of the current GPU, None without a usable one."""
-        code, count = self.api.cudaGetDeviceCount()
-        if code != self.api.cudaError_t.cudaSuccess or not count:
-            return None
-        current, names = self("cudaGetDevice"), self.api.cudaDeviceAttr
-        major = self("cudaDeviceGetAttribute", names.cudaDevAttrComputeCapabilityMajor, current)
-        return f"sm{major}{self('cudaDeviceGetAttribute', names.cudaDevAttrComputeCapabilityMinor, current)}"
-
-
 @dataclass(slots=True)
 class _Tensor:
-    """An input or output with its place on the device and in pinned host memory."""
+    """An input or output, its address on the device and its pinned host memory."""
 
     name: str
     dtype: np.dtype[Any]
@@ -161,7 +69,8 @@ class _Captured:
 
 
 class Session:
-    """An engine on the GPU: `Session` of table.py. `graphs` counts what was captured and released."""
+    """An engine on the GPU. See `table.Session`. `graphs` holds the captured CUDA graphs and counts released
+    ones."""
 
     def __init__(
         self, trt: ModuleType, cuda: Cuda, plan: bytes, engine: Engine, *, pad_id: int, graphs: int = GRAPHS
@@ -170,9 +79,9 @@ class Session:
         self._memory: list[int] = []
         self._pinned: list[int] = []
         self._stream: Any = None
-        self._log = logger(trt)
+        self._log = trt_library.logger(trt)
         self.graphs: LeastRecent[tuple[int, int, int], _Captured] = LeastRecent(graphs, self._release)
-        # engine_host_code_allowed stays off: a plan must not bring its own machine code.
+        # engine_host_code_allowed stays off: a plan must not bring machine code for the host.
         self._runtime = trt.Runtime(self._log)
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -231,7 +140,9 @@ class Session:
             self._run(chosen, {name: array[start : start + most] for name, array in inputs.items()}, outputs)
             for start in range(0, rows, most)
         ]
-        return parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
+        return (
+            parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        )
 
     def close(self) -> None:
         if self._stream is not None:
@@ -259,16 +170,17 @@ class Session:
         for name in outputs:
             self._copy(self._outputs[name], shape, to_device=False)
         self._cuda("cudaStreamSynchronize", self._stream)
-        answers = []
+        arrays = []
         for name in outputs:
             array = self._outputs[name].view(*shape)[:rows]
             array = array[:, :tokens] if self._outputs[name].per_token else array
-            # A copy: the pinned memory is written again by the next batch
-            answers.append(np.array(array, dtype=np.float32))
-        return answers
+            # A copy, since the next batch writes to the same pinned memory.
+            arrays.append(np.array(array, dtype=np.float32))
+        return arrays
 
     def _capture(self, index: int, shape: tuple[int, int]) -> _Captured:
-        """A context for one exact shape, run once (kernels are chosen and compiled then) and captured."""
+        """A context for one exact shape, run once, so that its kernels are chosen and compiled, then
+        captured."""
         context = self._context()
         self._ok(
             context.set_optimization_profile_async(index, int(self._stream)), "choosing the profile", shape
@@ -277,9 +189,9 @@ class Session:
             self._ok(context.set_input_shape(name, tensor.shape(*shape)), f"the shape of {name}", shape)
             self._ok(context.set_tensor_address(name, tensor.device), f"the address of {name}", shape)
         for name, tensor in self._outputs.items():
-            found = tuple(context.get_tensor_shape(name))
-            assert found == tensor.shape(*shape), (
-                f"{name}: engine answers {found}, expected {tensor.shape(*shape)}"
+            output_shape = tuple(context.get_tensor_shape(name))
+            assert output_shape == tensor.shape(*shape), (
+                f"{name}: engine answers {output_shape}, expected {tensor.shape(*shape)}"
             )
             self._ok(context.set_tensor_address(name, tensor.device), f"the address of {name}", shape)
         context.set_device_memory(self._scratch, self._scratch_bytes)
@@ -288,7 +200,7 @@ class Session:
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self._stream)):
             return _Captured(context, None)
         modes = self._cuda.api.cudaStreamCaptureMode
-        # Thread-local: other sessions of this process may allocate on their own threads meanwhile.
+        # Thread-local, since other sessions of this process may allocate on their threads meanwhile.
         self._cuda("cudaStreamBeginCapture", self._stream, modes.cudaStreamCaptureModeThreadLocal)
         try:
             self._enqueue(context)
@@ -307,8 +219,8 @@ class Session:
                 trt.ExecutionContextAllocationStrategy.USER_MANAGED
             )
             if hasattr(settings, "dynamic_shapes_kernel_specialization_strategy"):
-                # RTX compiles kernels for a shape in the background by default, which would leave a captured
-                # graph with the slow ones.
+                # By default RTX compiles the kernels for a shape in the background, and a graph captured
+                # before that would keep the slow ones.
                 settings.dynamic_shapes_kernel_specialization_strategy = (
                     trt.DynamicShapesKernelSpecializationStrategy.EAGER
                 )
@@ -349,10 +261,10 @@ class Session:
         size = largest * dtype.itemsize
         address = int(self._cuda("cudaHostAlloc", size, 0))
         self._pinned.append(address)
-        return _Tensor(name, dtype, inner, per_token, self._allocate(size), _host_array(address, size))
+        return _Tensor(name, dtype, inner, per_token, self._allocate(size), host_array(address, size))
 
     def _allocate(self, size: int) -> int:
-        # CudaMalloc aligns to 256 bytes, as contexts need
+        # cudaMalloc aligns to 256 bytes, as contexts need.
         address = int(self._cuda("cudaMalloc", max(size, _ALIGNMENT)))
         self._memory.append(address)
         return address
@@ -387,18 +299,12 @@ class Session:
 
 
 def fill(target: NDArray[Any], source: NDArray[Any], padding: int) -> None:
-    """Writes `source` [rows, tokens] into the corner of the bucket `target`; new columns are padding,
-    new rows repeat the first.
+    """Writes `source` [rows, tokens] into the corner of the bucket `target`. New columns are padding, new
+    rows repeat the first.
 
-    A row of nothing but padding would have no token to attend to, and softmax over nothing is NaN.
+    A row of padding alone would have no token to attend to, and a softmax over no key is NaN.
     """
     rows, tokens = source.shape
     target[:rows, :tokens] = source
     target[:rows, tokens:] = padding
     target[rows:] = target[:1]
-
-
-def _host_array(address: int, size: int) -> NDArray[np.uint8]:
-    import ctypes
-
-    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))

@@ -15,7 +15,7 @@ from poolrt.exporter.graph.passes.mixed import mixed_from_onnx
 from poolrt.runtime import machine
 from poolrt.runtime.artifact.manifest import Graph, Tensor
 from poolrt.runtime.artifact.reading import read
-from poolrt.runtime.engines import trt
+from poolrt.runtime.engines import trt_library
 from poolrt.runtime.errors import ArtifactError, EngineError, InputError
 
 from tests import checkpoints as tiny
@@ -44,7 +44,7 @@ def test_every_tiny_checkpoint_compiles(
     made = engine.engine_from_onnx(
         tmp_path, graph, engine.check(SM89), max_tokens=opened.manifest.text.max_tokens
     )
-    version = trt.library("tensorrt-rtx").__version__
+    version = trt_library.library("tensorrt-rtx").__version__
     assert made.file == f"engines/tensorrt-rtx-sm89-{version}-{precision}/model.engine"
     assert (tmp_path / made.file).stat().st_size > 10_000
     assert made.profiles[-1].largest[1] == opened.manifest.text.max_tokens

@@ -16,7 +16,8 @@ from poolrt.exporter import pipeline
 from poolrt.exporter.proof.evidence import TOLERANCES
 from poolrt.runtime import machine
 from poolrt.runtime.artifact.reading import Artifact, read
-from poolrt.runtime.engines import ort, trt
+from poolrt.runtime.engines import ort, trt, trt_library
+from poolrt.runtime.engines.cuda import Cuda
 from poolrt.runtime.errors import EngineError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not machine.gpus(), reason="no NVIDIA GPU")]
@@ -27,7 +28,7 @@ BACKENDS = ["tensorrt-rtx", "tensorrt"]
 @pytest.fixture(scope="module", params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     try:
-        trt.library(request.param)
+        trt_library.library(request.param)
     except EngineError as error:
         pytest.skip(str(error))
     return request.param
@@ -103,7 +104,7 @@ def test_beyond_the_cap_graphs_are_released_and_answers_stay_right(built: Artifa
     engine = built.manifest.engines[0]
     plan = (built.folder / engine.file).read_bytes()
     session = trt.Session(
-        trt.library(engine.backend), trt.Cuda(), plan, engine, pad_id=built.manifest.text.pad_id, graphs=2
+        trt_library.library(engine.backend), Cuda(), plan, engine, pad_id=built.manifest.text.pad_id, graphs=2
     )
     first = session.run(batch(1, 8), ["out_embed"])[0]
     for tokens in (16, 24, 32, 40):
@@ -115,7 +116,7 @@ def test_beyond_the_cap_graphs_are_released_and_answers_stay_right(built: Artifa
 
 
 def test_memory_is_flat_however_shapes_vary(opened: trt.Session) -> None:
-    cuda, generator = trt.Cuda(), np.random.default_rng(0)
+    cuda, generator = Cuda(), np.random.default_rng(0)
     for rows, tokens in ((1, 64), (64, 64)):
         opened.run(batch(rows, tokens), ["out_embed"])
     free = cuda("cudaMemGetInfo")[0]

@@ -12,6 +12,7 @@ from poolrt.exporter.engine import profiles
 from poolrt.runtime.artifact.manifest import Engine, Profile
 from poolrt.runtime.artifact.reading import Artifact, read
 from poolrt.runtime.engines import ort, trt
+from poolrt.runtime.engines.cuda import Cuda
 from poolrt.runtime.errors import EngineError
 
 from . import simulated_gpu
@@ -23,7 +24,7 @@ SHAPES = (
 SUMS = 1e-5  # the padded batch adds the same numbers in another order
 
 
-class Gpu(trt.Cuda):
+class Gpu(Cuda):
     def __init__(self) -> None:
         self.api = simulated_gpu.Cuda()
 
