@@ -1,4 +1,4 @@
-"""Work that was handed to the worker and is not waited for yet."""
+"""The result of a call while the worker computes it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LOOK_S = 0.1
 
 
 class Pending(Generic[Result]):
-    """One call's work. Wait with `result()`; or await `asyncio.wrap_future(pending.future)`, then
+    """One call's work. Wait with `result()`, or await `asyncio.wrap_future(pending.future)` and then call
     `finish(answer)` in a thread.
 
-    Cancelling takes what is still queued out of the line.
+    Cancelling removes from the queue what is not computed yet.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class Pending(Generic[Result]):
         self._deadline = deadline
 
     def result(self, *, progress: Progress | None = None) -> Result:
-        """Waits. Raises what the worker raises; DeadlineExceeded also while the
-        engine is still busy with it."""
+        """Waits for the result; `progress` is called with the number of items that were computed meanwhile.
+        Raises what the worker raises, and DeadlineExceeded even while the engine is still computing."""
         done = 0
         while True:
             left = None if self._deadline is None else self._deadline - time.monotonic()
@@ -68,7 +68,7 @@ class Pending(Generic[Result]):
         return self.future.cancel()
 
     def then(self, step: Callable[[Result], Other]) -> Pending[Other]:
-        """The same work with one more step after `finish`."""
+        """The same work with `step` called on the result of `finish`."""
         before = self.finish
         return Pending(
             self.future, lambda answer: step(before(answer)), count=self.count, deadline=self._deadline

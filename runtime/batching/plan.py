@@ -1,10 +1,9 @@
-"""Which items run together. Pure functions over what items cost (`Item.cost`: the slots of a row, for text
-its tokens); the worker and offline callers share them.
+"""Which items run together: pure functions over the costs of items (`Item.cost`, for text its tokens).
 
-A batch costs its launch plus its slots (rows x dearest row). Joining items saves launches and wastes slots on
-padding; for costs that fall evenly, the cheapest batch is the one whose padding just costs one launch. So a
-batch grows among its nearest neighbours in cost until its padding would cost more than `launch_tokens`
-(docs/decisions/batching.md has the measurements).
+A batch costs its launch plus its slots (rows x dearest row). Joining items saves launches and spends slots on
+padding. Where costs are spread evenly, the cheapest batch is the one whose padding costs just one launch. So
+a batch grows among the nearest neighbours in cost until its padding would cost more than `launch_tokens`
+(measured in docs/decisions/batching.md).
 """
 
 from __future__ import annotations
@@ -15,24 +14,28 @@ from dataclasses import dataclass, replace
 from ..artifact.manifest import Head, Profile
 
 WORTH_LAUNCHES = 2
-"""A lane is only given its own batch when that is worth this many launches."""
+"""A free lane gets a batch of its own only if that batch is worth this many launches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
+    """What one batch may hold."""
+
     max_tokens: int
-    """Slots of one batch; a single longer item still runs, alone."""
+    """Most slots of one batch. A single longer item still runs, alone."""
     launch_tokens: int
     """What starting a batch costs, in tokens of work."""
     packed_width: int | None = None
-    """For a graph that computes padding in attention only: in rows this wide a slot of padding costs as much
-    as a token, in narrower ones in proportion. None: padding costs what tokens cost."""
+    """For a graph that computes padding in attention only: the width of rows (in tokens) from which on a slot
+    of padding costs as much as a token. In narrower rows it costs less, in proportion. None: it always costs
+    as much."""
     max_rows: int = 1024
     profiles: tuple[Profile, ...] = ()
     """Shapes the engine accepts; empty: any."""
 
     def padding(self, width: int) -> int:
-        """Most slots of padding in one batch with rows of this width: those that cost one launch."""
+        """Most slots of padding in one batch with rows of this width, which are those that cost one
+        launch."""
         return (
             self.launch_tokens
             if self.packed_width is None
@@ -53,15 +56,15 @@ class BatchLimits:
         return max(rows, 1)
 
     def shared(self, queued_tokens: int, lanes: int) -> BatchLimits:
-        """Smaller batches where several lanes are free, so that each has work; none below
-        what a few launches cost."""
+        """The limits for one of `lanes` free lanes, so that each of them gets its share of what is queued,
+        but never less than what a few launches cost."""
         if lanes < 2:
             return self
         share = max(-(-queued_tokens // lanes), WORTH_LAUNCHES * self.launch_tokens)
         return self if share >= self.max_tokens else replace(self, max_tokens=share)
 
     def shape(self, rows: int, width: int) -> tuple[int, int]:
-        """The shape to compute: the least one that some profile accepts."""
+        """The shape (rows, width) to compute: the smallest that a profile accepts."""
         shapes = [
             (max(rows, profile.smallest[0]), max(width, profile.smallest[1]))
             for profile in self.profiles
@@ -71,14 +74,14 @@ class BatchLimits:
 
 
 def bounded(slots: int, heads: Iterable[Head], largest_bytes: int) -> int:
-    """The budget under which no head's own buffer passes `largest_bytes`: SPLADE pools [batch, tokens,
-    vocabulary] float32 logits, a hundred times what a token costs elsewhere."""
+    """The most slots, up to `slots`, for which no head's own buffer passes `largest_bytes`. SPLADE pools
+    float32 logits of [batch, tokens, vocabulary], a hundred times what a token takes elsewhere."""
     widest = max((head.dim for head in heads if head.pool in ("splade", "splade_sum")), default=0)
     return max(1, min(slots, largest_bytes // (4 * widest))) if widest else slots
 
 
 def pick(costs: Sequence[int], seed: int, limits: BatchLimits) -> tuple[int, int]:
-    """The run of items [first, last) to compute with the one at `seed`. `costs` is sorted, rising."""
+    """The range [first, last) of items to compute together with the one at `seed`. `costs` rise."""
     first, last, width, padding = seed, seed + 1, costs[seed], 0
     while True:
         rows = last - first
@@ -100,7 +103,7 @@ def pick(costs: Sequence[int], seed: int, limits: BatchLimits) -> tuple[int, int
 
 
 def plan(costs: Sequence[int], limits: BatchLimits) -> list[list[int]]:
-    """Batches of indices into `costs`, the dearest first; every index in exactly one of them."""
+    """Batches of indices into `costs`, the dearest first. Every index is in exactly one batch."""
     order = sorted(range(len(costs)), key=lambda index: costs[index])
     rising = [costs[index] for index in order]
     batches = []
@@ -112,6 +115,6 @@ def plan(costs: Sequence[int], limits: BatchLimits) -> list[list[int]]:
 
 
 def padding(costs: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Slots computed over tokens asked for, minus 1."""
+    """Slots of padding per token of cost."""
     slots = sum(len(batch) * max(costs[index] for index in batch) for batch in batches)
     return slots / max(sum(costs), 1) - 1

@@ -1,4 +1,4 @@
-"""The worker's records: calls, their items in line, what became of them, and the counters."""
+"""The worker's records: calls, their queued items, their results, and the counters."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from .plan import BatchLimits, pick
 
 Row = NDArray[np.float32]
 Kind = tuple[tuple[str, ...], int]
-"""The graph outputs that are wanted, and the priority."""
+"""Names of the graph outputs to compute, and the priority."""
 
 
 @dataclass(slots=True)
 class Answer:
-    """What one call's items became."""
+    """The results of one call."""
 
     rows: list[Row]
-    """[dim] or [tokens, dim] per item, padding removed, raw."""
+    """[dim] or [tokens, dim] per item, without padding, as the graph returns them."""
     tokens: int
     """The cost of all items."""
     others: tuple[list[Row], ...] = ()
-    """The same of every further output that was asked for."""
+    """The rows of every further graph output, in the order of the call."""
     slots: int = 0
-    """Token slots computed, padding included."""
+    """Slots that were computed, padding included."""
     queue_s: float = 0.0
-    """From submission to its first batch."""
+    """Seconds from submission to the first batch."""
     engine_s: float = 0.0
-    """Time of the batches it took part in."""
+    """Seconds of the batches that held its items."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """Since the worker started; the gauges are of now."""
+    """Sums since the worker started; `queued_*` and `running_items` are of this moment."""
 
     items: int = 0
     tokens: int = 0
     slots: int = 0
     batches: int = 0
     queue_s: float = 0.0
-    """Summed over items."""
+    """Seconds, summed over items."""
     engine_s: float = 0.0
     failed: int = 0
     cancelled: int = 0
@@ -63,13 +63,15 @@ class Counters:
 
 
 class Ticket(Future[Answer]):
-    """The future of one call, which also says how far it is."""
+    """The future of one call, which also counts its computed items."""
 
     done_items = 0
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Call:
+    """One `submit` and its state."""
+
     future: Ticket
     answer: Answer
     remaining: int
@@ -77,21 +79,23 @@ class Call:
     deadline: float | None
     started: float | None = None
     entries: list[Entry] = field(default_factory=list)
-    """Those still queued or running."""
+    """Its items that are still queued or running."""
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
+    """One item in the queue."""
+
     call: Call
     index: int
     item: Item
     cost: int
-    """Of the item; asked once, as it is compared often."""
+    """`Item.cost`, kept here because it is compared often."""
     outputs: tuple[str, ...]
     priority: int = 0
-    """Lower is sooner; 0 for all where the order is that of arrival."""
+    """Lower is sooner. 0 for all under the policy `fcfs`."""
     order: tuple[int, int] = (0, 0)
-    """(cost, arrival): its place among the items of its kind."""
+    """(cost, arrival), by which the items of a kind are sorted."""
 
     @property
     def kind(self) -> Kind:
@@ -118,6 +122,7 @@ class Pool:
         self._sort()
 
     def take(self, seed: Entry, limits: BatchLimits) -> list[Entry]:
+        """Removes and returns the batch of `seed`."""
         place = self._place(seed)
         first, last = pick(self.costs, place, limits)
         taken = self.entries[first:last]
@@ -125,8 +130,8 @@ class Pool:
         return taken
 
     def beside(self, width: int, rows: int, padding: int) -> list[Entry]:
-        """Takes the longest items up to `width`: at most so many rows, short of `width` by at most
-        `padding` tokens in all."""
+        """Removes and returns the longest items up to `width`: at most `rows` of them, which add at most
+        `padding` slots of padding in all."""
         last = first = bisect.bisect_right(self.costs, width)
         while first and last - first < rows and (short := width - self.costs[first - 1]) <= padding:
             padding -= short
@@ -136,6 +141,7 @@ class Pool:
         return taken
 
     def drop(self, gone: set[int]) -> None:
+        """Removes the items of the calls with these ids (`id(call)`)."""
         self.entries = [entry for entry in self.entries if id(entry.call) not in gone]
         self._sort()
 
@@ -143,6 +149,6 @@ class Pool:
         return bisect.bisect_left(self.entries, seed.order, key=lambda entry: entry.order)
 
     def _sort(self) -> None:
-        # Two sorted runs: timsort merges them in one pass.
+        # The list is two sorted runs, which timsort merges in one pass.
         self.entries.sort(key=_ORDER)
         self.costs = [entry.cost for entry in self.entries]

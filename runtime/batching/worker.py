@@ -1,10 +1,14 @@
 """The threads of a session that merge the items of all callers into batches.
 
-No timer: while batches run, the next gathers. Each of the session's lanes is a thread that takes a batch,
-runs it and answers it; what is queued is shared out among the lanes that are free. Callers share fairly: each
-item's place in line is the caller's share of the work so far (self-clocked fair queueing, Golestani 1994), so
-a short request passes between the batches of a long one. Under the policy `priority` the line goes by
-priority, then by arrival. What fails, is cancelled or comes too late touches only its own call.
+Batches need no timer: while some run, the next gathers. Each lane of the session is a thread that takes a
+batch, runs it and sets the results of its calls. Free lanes share what is queued.
+
+Callers share fairly. An item's place in line is its caller's share of the work so far (self-clocked fair
+queueing, Golestani 1994), so a short request runs between the batches of a long one. Under the policy
+`priority` the line is sorted by priority, then by arrival. A call that fails, is cancelled or comes too late
+affects no other call.
+
+This file is long because queue, lanes and cancellation share one lock and are read together.
 """
 
 from __future__ import annotations
@@ -31,14 +35,14 @@ from .queue import Answer, Call, Counters, Entry, Kind, Pool, Ticket
 
 Policy = Literal["fcfs", "priority"]
 SMALL_QUEUE = 4096
-"""Items; a cancelled call leaves such a queue in a millisecond."""
-# Stands for a row that is still to be computed.
+"""Most items of a queue that a cancelled call leaves within a millisecond."""
+# In the place of a row that is not computed yet.
 _NOTHING = np.empty(0, np.float32)
 
 
 class Worker:
-    """Owns a session. `submit` answers a future at once; wait on it, hand it to
-    `asyncio.wrap_future`, or cancel it."""
+    """Owns a session. `submit` returns a future at once: wait for it, hand it to `asyncio.wrap_future`, or
+    cancel it."""
 
     def __init__(
         self,
@@ -59,21 +63,21 @@ class Worker:
         self._lock = threading.Condition()
         self._pools: dict[Kind, Pool] = {}
         self._line: list[tuple[int, float, int, Entry]] = []
-        """Heap by priority, share of work, arrival; entries that left another way are skipped."""
+        """Heap by priority, share of work and arrival. Entries that are no longer queued are skipped."""
         self._deadlines: list[tuple[float, int, Call]] = []
         self._queued: set[Entry] = set()
         self._gone: deque[Call] = deque()
-        """Cancelled calls whose items are still in line."""
+        """Cancelled calls whose items are still queued."""
         self._now = 0.0
-        """Virtual time: the place in line of the newest item that was served."""
+        """Virtual time: the place in line of the last item that was taken."""
         self._arrivals = itertools.count()
         self._speed = 0.0
-        """Tokens per second, lately; 0: nothing measured yet."""
+        """Tokens per second of the last batches, smoothed; 0: nothing measured yet."""
         self._closing = False
         self._idle = 0
         """Lanes that wait for work."""
         self._running: dict[int, float] = {}
-        """Thread -> when its batch began."""
+        """Thread id -> start of its batch (time.monotonic)."""
         self._threads = [
             threading.Thread(target=self._serve, name=f"poolrt-{name}-{lane}", daemon=True)
             for lane in range(session.lanes)
@@ -84,12 +88,11 @@ class Worker:
     def submit(
         self, items: Sequence[Item], *outputs: str, deadline_s: float | None = None, priority: int = 0
     ) -> Ticket:
-        """Queues the items of one call for these graph outputs, all computed in one pass. `priority`
-        counts under that policy only.
+        """Queues the items of one call. One pass computes all these graph outputs. `priority` counts under
+        the policy of that name only.
 
-        The future raises DeadlineExceeded, EngineError (some item's batch failed even alone) or
-        CancelledError. Raises Overload when more is queued than was admitted; a call is always
-        admitted to an empty queue.
+        The future raises DeadlineExceeded, CancelledError, or EngineError where an item fails even alone in
+        its batch. `submit` itself raises Overload where the queue is full; an empty queue admits any call.
         """
         future = Ticket()
         now = time.monotonic()
@@ -103,7 +106,7 @@ class Worker:
         ranked = self.policy == "priority"
         level = priority if ranked else 0
         entries = [Entry(call, index, item, item.cost, outputs, level) for index, item in enumerate(items)]
-        # Dearest first: the pool then shrinks from one end, and what is left stays close in cost.
+        # Dearest first, so that the pool shrinks from one end and the rest stays close in cost.
         entries.sort(key=lambda entry: -entry.cost)
         with self._lock:
             self._admit(cost)
@@ -121,8 +124,8 @@ class Worker:
             self._counters.queued_items += len(entries)
             self._counters.queued_tokens += cost
             self._lock.notify(len(entries))
-        # Weak: a call that its own future holds would stay, with its rows, until the
-        # next collection of cycles.
+        # A weak reference: a call held by its own future would be a cycle, and keep its rows until the
+        # garbage collector runs.
         queued = weakref.ref(call)
         future.add_done_callback(lambda done: self._cancelled(queued()) if done.cancelled() else None)
         return future
@@ -143,16 +146,16 @@ class Worker:
         return Overload(text, retry_after_s=wait)
 
     def is_full(self, coming_tokens: int = 0) -> bool:
-        """Whether every call would be refused, whatever its size. `coming_tokens` are
-        on their way to the queue."""
-        # Read without the lock: a call at the edge may be judged by what was true a moment ago.
+        """Whether every call would be refused, whatever its size. `coming_tokens` are on their way to the
+        queue."""
+        # Read without the lock: the count may be a moment old.
         return (
             self.max_queued_tokens is not None
             and self._counters.queued_tokens + coming_tokens >= self.max_queued_tokens
         )
 
     def refusal(self, coming_tokens: int = 0) -> Overload:
-        """What a call to a full queue is refused with, counted as refused."""
+        """The error for a call to a full queue, which is counted as refused."""
         with self._lock:
             return self._refusal(self._counters.queued_tokens + coming_tokens)
 
@@ -161,20 +164,20 @@ class Worker:
             return replace(self._counters)
 
     def stalled_s(self) -> float:
-        """Seconds the oldest running batch has taken so far; 0 when idle. Large: the engine hangs."""
-        # Without the lock, which a call of very many items holds for long: whoever asks wants to know at
-        # once whether all is well.
+        """Seconds that the oldest running batch has taken so far; 0 when idle. A large number means that the
+        engine hangs."""
+        # Read without the lock, which a call of very many items holds for long: a health check must not wait.
         begun = list(self._running.values())
         return time.monotonic() - min(begun) if begun else 0.0
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Refuses new work, finishes what is queued within `timeout_s` (None: however long), fails the
-        rest, closes the session."""
+        """Refuses new calls, computes what is queued for up to `timeout_s` (None: all of it), fails the rest
+        and closes the session."""
         with self._lock:
             self._closing = True
             self._lock.notify_all()
         if threading.current_thread() in self._threads:
-            return  # a model dropped by one of its own callbacks; the threads end with the queue
+            return  # called by a callback of this worker's own; the threads end with the queue
         if not self._ended(timeout_s):
             with self._lock:
                 calls = {id(entry.call): entry.call for entry in self._queued}
@@ -186,7 +189,7 @@ class Worker:
         self.session.close()
 
     def _ended(self, timeout_s: float | None) -> bool:
-        """Waits for the threads, `timeout_s` for all of them together."""
+        """Waits up to `timeout_s` for all threads together; returns whether they ended."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -211,7 +214,7 @@ class Worker:
                 alone = not self._running and not self._queued
                 if batch:
                     self._running[lane] = time.monotonic()
-            # Answered outside the lock: a future's callbacks are other people's code.
+            # Outside the lock, since a future's callbacks run the caller's code.
             for call in late.values():
                 _fail(
                     call,
@@ -221,8 +224,7 @@ class Worker:
                 )
             if batch:
                 self._run(batch, alone=alone)
-            # While the lane waits for work it would hold the last call, whose thousands of rows keep
-            # pages from the system.
+            # Otherwise a lane that waits for work would keep the rows of the last call in memory.
             batch, late = [], {}
 
     def _late(self) -> dict[int, Call]:
@@ -234,8 +236,8 @@ class Worker:
         return late
 
     def _take(self) -> list[Entry]:
-        """The next batch: the first in line with its neighbours in cost, no more of them than leaves
-        work for every free lane."""
+        """The next batch: the first item in line and its neighbours in cost, few enough to leave work for
+        every free lane."""
         limits = self.limits.shared(self._counters.queued_tokens, self._idle)
         while self._line:
             _, place, _, seed = heapq.heappop(self._line)
@@ -247,7 +249,7 @@ class Worker:
                 batch += self._less_urgent(batch, limits)
             self._queued.difference_update(batch)
             if not self._queued:
-                self._line.clear()  # places of items that went along with others
+                self._line.clear()  # items that were taken as neighbours are still in it
             now = time.monotonic()
             for entry in batch:
                 call = entry.call
@@ -262,7 +264,7 @@ class Worker:
         return []
 
     def _less_urgent(self, batch: Sequence[Entry], limits: BatchLimits) -> list[Entry]:
-        """What fits beside a batch and lengthens no row, the most urgent first."""
+        """Items of other priorities that fit into a batch without widening it, the most urgent first."""
         width, outputs = max(entry.cost for entry in batch), batch[0].outputs
         rows = limits.rows(width) - len(batch)
         padding = limits.padding(width) - sum(width - entry.cost for entry in batch)
@@ -272,11 +274,11 @@ class Worker:
             padding -= sum(width - entry.cost for entry in more)
             taken += more
             if not self._pools[kind].entries:
-                del self._pools[kind]  # priorities may be as many as calls
+                del self._pools[kind]  # every call may have a priority of its own
         return taken
 
     def _leave(self, calls: dict[int, Call]) -> None:
-        """Takes everything these calls still have queued out of the line."""
+        """Removes from the queue all items of these calls."""
         gone = [entry for call in calls.values() for entry in call.entries if entry in self._queued]
         if not gone:
             return
@@ -290,14 +292,14 @@ class Worker:
             heapq.heapify(self._line)
 
     def _cancelled(self, call: Call | None) -> None:
-        if call is None:  # nothing of it is queued any more
+        if call is None:  # none of its items is queued any more
             return
         self._gone.append(call)
         if len(self._queued) <= SMALL_QUEUE:
             self._drop_gone()
         else:
-            # Whoever cancels is often an event loop, which must not wait until a long queue
-            # has been gone through.
+            # In a thread of its own: the caller is often an event loop, which must not wait for a walk
+            # through a long queue.
             threading.Thread(target=self._drop_gone, name="poolrt-cancelled", daemon=True).start()
 
     def _drop_gone(self) -> None:
@@ -327,7 +329,7 @@ class Worker:
         spent = time.monotonic() - begun
         for place, entry in enumerate(batch):
             for array, kept in zip(arrays, (entry.call.answer.rows, *entry.call.answer.others), strict=True):
-                # Copies: a view would keep the whole batch alive.
+                # A copy, since a view would keep the whole batch in memory.
                 kept[entry.index] = (
                     array[place, : self._feed.length(entry.item)] if array.ndim == 3 else array[place]
                 ).copy()
@@ -340,8 +342,8 @@ class Worker:
             counters.slots += rows * width
             counters.batches += 1
             counters.engine_s += spent
-            if spent:  # 0 where a batch is done within one tick of a coarse clock
-                # Of all lanes together, each of which has its share of the processor.
+            if spent:  # 0 where a batch ends within one tick of a coarse clock
+                # The speed of all lanes together, as each of them has its share of the processor.
                 speed = cost / spent * len(self._threads)
                 self._speed = speed if not self._speed else 0.8 * self._speed + 0.2 * speed
             for entry in batch:
@@ -359,13 +361,13 @@ class Worker:
             _answer(call)
 
     def _left(self, items: int) -> None:
-        """These items of this thread's batch are through."""
+        """Counts these items of this thread's batch as no longer running."""
         self._counters.running_items -= items
         self._running.pop(threading.get_ident(), None)
 
     def _split(self, batch: list[Entry], error: Exception) -> None:
-        """A failed batch is tried again in halves, down to single items: memory may suffice for less, and
-        one item may be to blame."""
+        """Tries a failed batch again in halves, down to single items: there may be memory for fewer, or a
+        single item may be the cause."""
         if len(batch) > 1:
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
