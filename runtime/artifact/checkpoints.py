@@ -1,5 +1,7 @@
-"""From a checkpoint to its artifact: exported once, by `poolrt export` in a process of its own, into a cache
-that `LLM` and `poolrt serve` share. The exporter's libraries never enter this process.
+"""The artifact of a checkpoint, from a cache that `LLM` and `poolrt serve` share.
+
+A checkpoint is exported once, by `poolrt export` in a process of its own, so that the exporter's libraries
+never enter this one.
 """
 
 from __future__ import annotations
@@ -38,14 +40,14 @@ CONVERSIONS = {
     "score": "classify",
     "reward": "reward",
 }
-"""`task`, older vLLM's word, -> `convert`."""
+"""Value of `task`, as older vLLM calls it -> value of `convert`."""
 
 Run = Callable[[Sequence[str]], tuple[int, str]]
-"""Runs a program to its end; returns its exit code, and what to tell if that is not 0."""
+"""Runs a program to its end; returns its exit code, and the reason to report if that is not 0."""
 
 
 def call(program: Sequence[str]) -> tuple[int, str]:
-    # What it prints belongs to the log: standard output is the caller's.
+    # Its output goes to stderr, since standard output belongs to the caller.
     return subprocess.run(program, check=False, stdout=2).returncode, "see above"
 
 
@@ -72,7 +74,7 @@ def artifact_of(argument: str, options: Sequence[str], *, cache: Path | None = N
 
 
 def _present(folder: Path) -> str:
-    """`it holds ...`, and what to do with that."""
+    """What a folder holds and what to do with it, in words that follow the folder's name."""
     if (folder / ADAPTER).is_file():
         return (
             "it holds a LoRA adapter; serve what it was trained on, with --enable-lora "
@@ -83,12 +85,12 @@ def _present(folder: Path) -> str:
 
 
 def exported(source: str, options: Sequence[str], *, cache: Path | None = None, run: Run = call) -> Path:
-    """The artifact of a checkpoint, from the cache when the same was asked for before.
-    Progress goes to stderr."""
+    """The artifact of a checkpoint, from the cache if it was exported with the same options before. Progress
+    goes to stderr. Raises CheckpointError where the export fails."""
     cache = cache or default_cache()
     adapter = options[options.index("--lora") + 1] if "--lora" in options else None
     states = [identity(source), *([] if adapter is None else [identity(adapter)])]
-    # What another release exported may be read otherwise today.
+    # Another release may export the same files differently.
     maker = [FORMAT, version("poolrt")]
     key = hashlib.sha256(json.dumps([*states, list(options), maker]).encode()).hexdigest()[:12]
     name = f"{Path(source).name}-{key}"
@@ -132,7 +134,7 @@ def check_exporter(source: str) -> None:
 
 
 def options_of(values: Mapping[str, object]) -> list[str]:
-    """Arguments of `poolrt export`; None and {} are left out."""
+    """Command-line arguments of `poolrt export` for option -> value; None and {} are left out."""
     options: list[str] = []
     for name, value in values.items():
         if value is not None and value != {}:
@@ -144,7 +146,7 @@ def options_of(values: Mapping[str, object]) -> list[str]:
 
 
 def identity(source: str) -> list[object]:
-    """What tells one state of a checkpoint folder from another: names, sizes and times of its files."""
+    """The state of a checkpoint folder, to compare with another: names, sizes and times of its files."""
     path = Path(source)
     if not path.is_dir():
         return [source]

@@ -3,6 +3,8 @@
 The format page for people is `artifacts/README.md`. `manifest.json` is written last; every other
 file of the folder is listed in `files` with its size and sha256, and a file that is not listed is
 not part of the artifact.
+
+This file is long because it holds one contract, record after record.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import Literal
 from ..errors import ArtifactError
 
 FORMAT = 1
-"""Raised when an older runtime would misread a newer manifest; newer ones are
-refused, older ones still read."""
+"""A higher number where an older runtime would misread a newer manifest. Newer formats are refused, older
+ones are read."""
 
 FILE = "manifest.json"
 
@@ -26,7 +28,7 @@ Pool = Literal[
 ]
 Activation = Literal["identity", "l2", "sigmoid", "softmax", "relu", "tanh"]
 RoleName = Literal["query", "document"]
-"""A side of a comparison."""
+"""One side of a comparison."""
 GraphRole = Literal["text"]
 """What a graph computes: rows of texts."""
 Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt", "openvino"]
@@ -61,23 +63,25 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """How the model's own library prepares one side (`query`, `document`) of a comparison. Order of
-    application: prefix text, tokenise with special tokens cut to max_tokens - (1 if marker), insert marker
-    after the first token, expand."""
+    """How the model's own library prepares one side (`query`, `document`) of a comparison.
+
+    The order is: put the prefix in front, tokenise with special tokens, cut to max_tokens - (1 if there is a
+    marker), insert the marker after the first token, expand.
+    """
 
     prefix: str = ""
     """Text put in front, e.g. `query: `."""
     marker_id: int | None = None
     """ColBERT: token inserted after the first one ([Q] / [D])."""
     max_tokens: int | None = None
-    """ColBERT: length limit of this side, marker and special tokens included; longer
-    text is cut, not refused."""
+    """ColBERT: most tokens of this side, marker and special tokens included. Longer text is cut, not
+    refused."""
     expand_id: int | None = None
-    """ColBERT query expansion: filler token; the row is filled up and every position is returned."""
+    """ColBERT query expansion: the token that a row is filled up with. Every position is returned."""
     expand_to: int | None = None
-    """Length that is filled up to; None: max_tokens. A longer row keeps its length."""
+    """Length that rows are filled up to; None: max_tokens. A longer row keeps its length."""
     attend_expansion: bool = False
-    """Whether the filler is attended to (attention mask 1)."""
+    """Whether expansion tokens are attended to (attention mask 1)."""
     skip_ids: tuple[int, ...] = ()
     """ColBERT documents: vectors of these tokens are dropped after encoding."""
     static: bool = False
@@ -99,19 +103,19 @@ class TextPreparation:
     """Of older artifacts: single texts are lower-cased before tokenising, pairs never. Today
     tokenizer.json does it itself."""
     split_special_tokens: bool = False
-    """Special tokens that a text spells out are read as ordinary text (the
-    tokenizer setting of that name)."""
+    """Special tokens that are spelled out in a text are read as ordinary text (the tokenizer setting of that
+    name)."""
     truncation_side: Literal["left", "right"] = "right"
-    """Where a text that is too long loses tokens when a request does not say (the tokenizer
-    setting); special tokens stay."""
+    """The side on which a text that is too long loses tokens, unless a request says otherwise (the tokenizer
+    setting of that name). Special tokens stay."""
     pair: Literal["separator", "concatenate"] = "separator"
     """Cross-encoders: the tokenizer's own pair encoding, or plain concatenation
     (vLLM's use_sep_token false)."""
     roles: dict[str, Role] = field(default_factory=dict)
     """`query` and `document` as the model's own library prepares them; empty: both plain."""
     prompts: dict[str, str] = field(default_factory=dict)
-    """Stored prompts by name (config_sentence_transformers.json or task_instructions);
-    applied only when asked for."""
+    """Stored prompts by name (config_sentence_transformers.json or task_instructions). A request applies one
+    by its name."""
     default_role: RoleName | None = None
     """The side of a text that comes without a role; None: it is plain."""
     default_prompt: str | None = None
@@ -121,9 +125,9 @@ class TextPreparation:
     special_tokens: dict[str, str] = field(default_factory=dict)
     """`bos_token`, `eos_token`, ... for templates."""
     chat_template: str | None = None
-    """File of the tokenizer's chat template."""
+    """File with the tokenizer's chat template."""
     score_template: str | None = None
-    """File of the template that turns a (query, document) pair into one prompt."""
+    """File with the template that turns a (query, document) pair into one prompt."""
     ends_with: int | None = None
     """LAST-pooled models: the id every encoded text must end with (EOS); asserted at export."""
     add_special_tokens: bool = True
@@ -133,8 +137,8 @@ class TextPreparation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """One task's output: what the graph already did (pool) and what the runtime
-    still does (cut, activate)."""
+    """One task's output: what the graph computes (`pool`), and what the runtime does to it (cut,
+    activate)."""
 
     output: str
     """Name of the graph output. [batch, dim] for embed and classify, [batch, tokens,
@@ -145,10 +149,10 @@ class Head:
     """Applied by the runtime in float32 unless a request says use_activation=false. `l2` = L2
     normalisation of the last axis."""
     asked_activation: Activation | None = None
-    """Applied instead where a request says use_activation=true (heads that answer raw values by
-    default); None: `activation`."""
+    """Applied instead where a request says use_activation=true, for heads that return raw values by default.
+    None: `activation`."""
     labels: tuple[str, ...] = ()
-    """id2label in order; classification heads only."""
+    """Values of id2label in order; classification heads only."""
     matryoshka: tuple[int, ...] = ()
     """Widths a request may ask for with `dimensions`."""
     any_dimension: bool = False
@@ -156,8 +160,8 @@ class Head:
     dimensions: int | None = None
     """Default width (pooler config), None: dim."""
     norm_before_cut: bool = False
-    """nomic v1.5: a weightless LayerNorm before cutting to `dimensions`; a vector of
-    full width is left alone."""
+    """nomic v1.5: a LayerNorm without weights before cutting to `dimensions`. A vector of full width stays as
+    it is."""
     logit_mean: float | None = None
     logit_sigma: float | None = None
     """activation((logit - mean) / sigma)."""
@@ -168,19 +172,22 @@ class Head:
     drop_last_id: int | None = None
     """Those rows are removed only where they are this token; None: whatever they are."""
     keep_ids: tuple[int, ...] = ()
-    """Token tasks: only rows of these tokens are answered, those of the first id in front (listwise:
+    """Token tasks: only rows of these tokens are returned, those of the first id first (listwise models:
     documents, then the query)."""
     flat: bool = False
-    """Token tasks of width 1 whose answer is [tokens] rather than [tokens, 1] (bge-m3 sparse)."""
+    """Token tasks of width 1 that return [tokens] rather than [tokens, 1] (bge-m3 sparse)."""
     sparse: bool = False
     """A [vocabulary] vector that is mostly zero (SPLADE) or weights per token id (bge-m3)."""
     step_tag_id: int | None = None
-    """STEP pooling: only rows at this token id are answered."""
+    """STEP pooling: only rows of this token id are returned."""
     returned_token_ids: tuple[int, ...] = ()
+    """STEP pooling: the columns that are returned; empty: all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
+    """An input or output of a graph."""
+
     name: str
     dtype: Literal["int64", "int32", "float32", "float16", "bool"]
     axes: tuple[str | int, ...]
@@ -189,6 +196,8 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
+    """An ONNX graph of the artifact."""
+
     role: GraphRole = "text"
     file: str
     precision: Precision
@@ -200,8 +209,8 @@ class Graph:
     external: tuple[str, ...] = ()
     """External-data files this graph reads, inside the folder."""
     packed: bool = False
-    """Whether padding costs it nothing but in attention: tokens that the mask leaves out are
-    dropped everywhere else."""
+    """Whether padding costs something in attention only: tokens that the mask leaves out are dropped
+    everywhere else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,20 +252,20 @@ class Evidence:
     worst_difference: float | None = None
     """Largest absolute difference of a score, probability or logit."""
     rank_agreement: float | None = None
-    """Share of neighbouring pairs in the same order, for heads that rank."""
+    """Share of neighbouring pairs that are in the same order, for heads that rank."""
     tolerance: float
     """The bound that was enforced: a cosine for embeddings, a difference for scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """One thing that the checkpoint's own library and poolrt's reading have in common."""
+    """One comparison of the checkpoint's own library with poolrt's reading of it, within its tolerance."""
 
     what: str
     """`token ids`, `hidden states`, or a task."""
     texts: int
     worst_cosine: float | None = None
-    """Of vectors; of token vectors the least of any token."""
+    """The least cosine of any vector, or of any token's vector."""
     worst_difference: float | None = None
     tolerance: float | None = None
     """The bound that was enforced: a cosine for vectors, a difference for logits; None: equality."""
@@ -264,23 +273,26 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Whether the checkpoint's own library reads it as poolrt does: our PyTorch module
-    against code that is not ours."""
+    """How the checkpoint's own library compares with poolrt: our PyTorch module beside code that is not
+    ours."""
 
     reference: str
     """`sentence-transformers 6.2.0 SentenceTransformer`, `transformers 5.24.0
     BertModel`, or `own reading only`."""
     why: str = ""
-    """What the library could not show, and why."""
+    """What could not be compared with the library, and why."""
     twin: bool = False
-    """Shown on a shrunken twin: the same files with fewer and narrower layers and random weights, as the
-    checkpoint is too large to be loaded twice."""
+    """Compared on a shrunken twin (the same files with fewer and narrower layers and random weights), because
+    the checkpoint is too large to be loaded twice."""
     agreements: tuple[Agreement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
+    """A file of the artifact's folder."""
+
     size: int
+    """In bytes."""
     sha256: str
 
 
@@ -292,18 +304,19 @@ class Manifest:
     """The class name of the published checkpoint, in vLLM's spelling (`BertModel`, `HF_ColBERT`, ...)."""
     source: Source
     tasks: tuple[Task, ...]
-    """In order of preference: the first is the default."""
+    """In order of preference; the first is the default."""
     scoring: Scoring | None
     text: TextPreparation
     graphs: tuple[Graph, ...]
-    """Of several with one role, in different precisions, ONNX Runtime runs the first
-    unless another is asked for."""
+    """A role may have several graphs in different precisions. ONNX Runtime runs the first of them by
+    default."""
     heads: dict[str, Head]
     """Task -> head."""
     engines: tuple[Engine, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     reading: Reading | None = None
-    """What the checkpoint's own library said at export; None: made before poolrt asked it."""
+    """The comparison with the checkpoint's own library at export; None: of a poolrt that did not compare
+    yet."""
     chunked: bool = False
     """enable_chunked_processing: texts beyond max_tokens are embedded in pieces."""
     max_embed_tokens: int | None = None
@@ -311,17 +324,16 @@ class Manifest:
     config: dict[str, object] = field(default_factory=dict)
     """The few config.json keys that serving shows (`model_type`, `num_labels`, ...)."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Libraries that made the artifact."""
+    """Versions of the libraries that exported the artifact."""
     created: str = ""
     """UTC time, ISO 8601."""
     files: dict[str, File] = field(default_factory=dict)
     digest: str = ""
-    """sha256 of manifest.json itself, taken with 64 zeros in this place; written and checked by
-    `runtime/artifact/reading.py`."""
+    """sha256 of manifest.json itself, computed with 64 zeros in this place. `runtime/artifact/reading.py`
+    writes and checks it."""
 
     def graph(self, role: GraphRole, precision: Precision | None = None) -> Graph:
-        """The graph of this role, of several precisions the one named, else the first. Raises
-        ArtifactError where there is none."""
+        """The graph of a role, in `precision` or else the first. Raises ArtifactError where there is none."""
         for graph in self.graphs:
             if graph.role == role and precision in (None, graph.precision):
                 return graph

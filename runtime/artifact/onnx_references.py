@@ -1,9 +1,9 @@
-"""Which files an ONNX graph reads besides itself, found without the onnx package.
+"""Which files an ONNX graph reads besides itself, read without the onnx package.
 
-A small walk over the protobuf encoding (https://protobuf.dev/programming-guides/encoding/), entering only the
-messages that can hold a tensor; field numbers from onnx.proto3. External data has been a way out of the
-model's folder more than once (CVE-2022-25882, CVE-2024-27318), and ONNX Runtime reads one special location as
-an address in memory, so the runtime looks before it opens anything.
+A small walk over the protobuf encoding (https://protobuf.dev/programming-guides/encoding/) enters only the
+messages that can hold a tensor; the field numbers are those of onnx.proto3. External data has been a way out
+of the model's folder more than once (CVE-2022-25882, CVE-2024-27318), and ONNX Runtime takes one special
+location for an address in memory. So the runtime looks at a graph before any library opens it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ _TREE = {
 
 
 class MalformedGraph(ValueError):
-    pass
+    """A file that is not an ONNX graph, or a damaged one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalFile:
+    """A file that a graph reads a tensor from, and the part of it in bytes."""
+
     location: str
     offset: int
     length: int | None
@@ -42,25 +44,24 @@ class ExternalFile:
 
 
 def is_address(location: str) -> bool:
-    """Whether ONNX Runtime may take the location for its mark of data in memory, whose offset is then an
-    address (`*/_ORT_MEM_ADDR_/*`; since 1.23 also `*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*`). No file that we write
-    has a star in its name."""
+    """Whether ONNX Runtime may take the location for its mark of data in memory (`*/_ORT_MEM_ADDR_/*`, since
+    1.23 also `*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*`) and the offset for an address. No file of ours has a star in
+    its name."""
     return "*" in location or "_MEM_ADDR_" in location.upper()
 
 
 def references(path: Path) -> list[ExternalFile]:
-    """Every external-data entry of the graph, of its subgraphs and functions. Raises MalformedGraph
-    for what is not protobuf."""
+    """Every external-data entry of a graph, its subgraphs and functions. Raises MalformedGraph."""
     with path.open("rb") as file:
         if not file.seek(0, 2):
             raise MalformedGraph("the file is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found: list[ExternalFile] = []
-            _walk(data, 0, len(data), "model", found, 0)
-            return found
+            files: list[ExternalFile] = []
+            _walk(data, 0, len(data), "model", files, 0)
+            return files
 
 
-def _walk(data: mmap.mmap, start: int, end: int, message: str, found: list[ExternalFile], depth: int) -> None:
+def _walk(data: mmap.mmap, start: int, end: int, message: str, files: list[ExternalFile], depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise MalformedGraph("graphs nested too deeply")
     inner = _TREE[message]
@@ -72,13 +73,13 @@ def _walk(data: mmap.mmap, start: int, end: int, message: str, found: list[Exter
         if name == "entry":
             entries.append(_entry(data, first, last))
         else:
-            _walk(data, first, last, name, found, depth + 1)
+            _walk(data, first, last, name, files, depth + 1)
     if entries:
-        found.extend(_reference(entries))
+        files.extend(_reference(entries))
 
 
 def _reference(entries: list[tuple[str, str]]) -> Iterator[ExternalFile]:
-    # A repeated key would let two readers see two different files: each location counts.
+    # Two readers may take different values of a repeated key, so every location is checked.
     values = dict(entries)
     try:
         offset, length = int(values.get("offset", 0)), values.get("length")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# Files by name, or by the end of it that begins with a dot, from the most telling on -> what they are, and
-# the way to a checkpoint.
+# File names, or ends of names that begin with a dot -> what such files are, and how to get a checkpoint. The
+# most specific come first.
 FORMATS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ((".gguf", ".ggml"), "GGUF weights of llama.cpp",
     "give the checkpoint they were converted from; its model card names it"),
@@ -42,7 +42,7 @@ DEEP = ("*", "*/*")
 
 
 def _is(path: Path, names: tuple[str, ...]) -> bool:
-    """`pytorch_model.bin` is no `model.bin`."""
+    """Whether a file has one of these names or ends. `pytorch_model.bin` is not a `model.bin`."""
     name = path.name.lower()
     return name in names or name.endswith(tuple(end for end in names if end.startswith(".")))
 
@@ -56,14 +56,14 @@ def of_file(path: Path) -> str | None:
 
 
 def of_folder(folder: Path) -> str | None:
-    """`it holds GGUF weights of llama.cpp (model.gguf); ...` for what lies there or one folder below,
-    transformers' weights aside."""
+    """`it holds GGUF weights of llama.cpp (model.gguf); ...` for files of other formats in the folder or one
+    folder below. Weights of transformers are reported only where they are a variant that is not read."""
     files = sorted(path for pattern in DEEP for path in folder.glob(pattern) if path.is_file())
     for ends, what, advice in FORMATS[:-1]:
-        found = [path.relative_to(folder).as_posix() for path in files if _is(path, ends)]
-        if found:
-            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            return f"it holds {what} ({found[0]}{more}); {advice}"
+        names = [path.relative_to(folder).as_posix() for path in files if _is(path, ends)]
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            return f"it holds {what} ({names[0]}{more}); {advice}"
     variants = [
         path.name
         for path in files

@@ -1,8 +1,7 @@
-"""Overrides of a finished artifact: what its export has in it already, and what changes no
+"""Overrides of a finished artifact: those that its export has followed already, and those that change no
 graph (Matryoshka widths).
 
-Everything else was decided when the artifact was exported, and is reported by `undone` with the
-option that exports it so.
+Everything else was decided at export. `undone` reports it, with the option that exports the artifact so.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ CONVERTED: dict[str, tuple[str, ...]] = {
     "embed": ("embed", "token_embed"), "reward": ("embed", "token_embed", "token_classify"),
     "classify": ("classify", "token_classify"),
 }  # fmt: skip
-"""convert -> tasks, one of which a model of that kind has first."""
+"""convert -> tasks; a model that was converted so has one of them as its first."""
 
 
 def undone(
     manifest: Manifest, hf_overrides: Mapping[str, Any], convert: str | None, pooler_config: Mapping[str, Any]
 ) -> Iterator[str]:
-    """The options of `poolrt export` that the artifact would have to be exported with."""
+    """The options of `poolrt export` that the artifact would need for these overrides."""
     done = manifest.source.overrides
     if convert not in (None, "auto", "none", done.get("convert")) and manifest.tasks[0] not in CONVERTED.get(
         str(convert), ()
@@ -40,8 +39,8 @@ def undone(
 
 
 def widened(manifest: Manifest, hf_overrides: Mapping[str, Any]) -> Manifest:
-    """With the Matryoshka widths that `hf_overrides` names. Raises InputError for widths that
-    the model does not have."""
+    """The manifest with the Matryoshka widths of `hf_overrides`. Raises InputError for widths that the model
+    does not have."""
     if not set(WIDTHS) & set(hf_overrides):
         return manifest
     widths, whole = hf_overrides.get("matryoshka_dimensions"), hf_overrides.get("is_matryoshka", False)
@@ -79,9 +78,9 @@ def _is_width(width: Any, dim: int) -> bool:
 
 
 def _has(manifest: Manifest, key: str, value: Any) -> bool:
-    """Whether the artifact already is what an override asks for, or can be without another graph."""
-    asked = manifest.source.overrides.get("hf_overrides")
-    if key in WIDTHS or (isinstance(asked, Mapping) and key in asked and asked[key] == value):
+    """Whether the artifact follows an override already, or can without another graph."""
+    exported = manifest.source.overrides.get("hf_overrides")
+    if key in WIDTHS or (isinstance(exported, Mapping) and key in exported and exported[key] == value):
         return True
     if key == "architectures" and list(value or ()) == [manifest.architecture]:
         return True
@@ -89,8 +88,9 @@ def _has(manifest: Manifest, key: str, value: Any) -> bool:
 
 
 def _pools(manifest: Manifest, key: str, value: Any) -> bool:
-    asked = manifest.source.overrides.get("pooler_config")
-    if isinstance(asked, Mapping) and key in asked and asked[key] == value:
+    """Whether the artifact already has this setting of a pooler_config."""
+    exported = manifest.source.overrides.get("pooler_config")
+    if isinstance(exported, Mapping) and key in exported and exported[key] == value:
         return True
     head = manifest.heads[manifest.tasks[0]]
     if key in ("pooling_type", "seq_pooling_type", "tok_pooling_type"):

@@ -1,9 +1,8 @@
-"""Opens an artifact folder, trusting nothing in it that its manifest does not vouch for, and the
-manifest only if it is whole.
+"""Reads an artifact folder and checks it: the manifest by its own sha256, every other file by the manifest.
 
-Refused with ArtifactError, all problems of a kind at once: no manifest, a changed or newer one, listed files
-that are missing, changed, not regular or reached by a link, paths that leave the folder, and external data of
-an ONNX graph that is not listed.
+ArtifactError reports all problems of a kind at once: a manifest that is missing, changed or newer; listed
+files that are missing, changed, not regular or reached by a link; paths that leave the folder; external data
+of an ONNX graph that is not listed.
 """
 
 from __future__ import annotations
@@ -35,36 +34,37 @@ _AGAIN = "export it again"
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
+    """A checked artifact folder."""
+
     folder: Path
     manifest: Manifest
 
 
 def sealed(manifest: Manifest) -> bytes:
-    """The text of manifest.json, carrying the sha256 of itself: no byte of it can change unseen."""
+    """The text of manifest.json, which holds its own sha256, so that no byte of it can change unseen."""
     plain = to_plain(replace(manifest, digest=""))
     text = json.dumps({**plain, "digest": _UNSEALED}, indent=1, ensure_ascii=False).encode() + b"\n"
     return text.replace(_UNSEALED.encode(), hashlib.sha256(text).hexdigest().encode())
 
 
 def read(path: str | Path, *, check: Check = "full") -> Artifact:
-    """Reads and checks the artifact at `path`. `quick` compares sizes but does not read the files;
-    everything else is the same."""
+    """Reads and checks the artifact at `path`. `quick` compares the sizes of files instead of their contents.
+    Raises ArtifactError."""
     folder = Path(path)
     manifest = _manifest(folder)
     problems = [*_inconsistencies(manifest), *_files(folder, manifest, check)]
     if not problems:
         problems = [*_external(folder, manifest)]
     if problems:
-        raise ArtifactError(_told(folder, problems))
+        raise ArtifactError(_message(folder, problems))
     return Artifact(folder, manifest)
 
 
-def _told(folder: Path, problems: list[str]) -> str:
+def _message(path: Path, problems: list[str]) -> str:
     if len(problems) == 1:
-        return f"{folder}: {problems[0]}; copy the folder again or {_AGAIN}"
-    return (f"{folder}: {len(problems)} problems; copy the folder again or {_AGAIN}") + "".join(
-        f"\n  {problem}" for problem in problems
-    )
+        return f"{path}: {problems[0]}; copy the folder again or {_AGAIN}"
+    summary = f"{path}: {len(problems)} problems; copy the folder again or {_AGAIN}"
+    return "\n  ".join([summary, *problems])
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -106,7 +106,7 @@ def _manifest(folder: Path) -> Manifest:
     try:
         return from_plain(Manifest, plain)
     except RecordError as error:
-        raise ArtifactError(_told(path, list(error.problems))) from None
+        raise ArtifactError(_message(path, list(error.problems))) from None
 
 
 def _check_seal(path: Path, text: bytes) -> None:
@@ -124,7 +124,7 @@ def _check_seal(path: Path, text: bytes) -> None:
 
 
 def _inconsistencies(manifest: Manifest) -> Iterable[str]:
-    """What the parts of a manifest say about each other and do not keep."""
+    """Where parts of a manifest contradict each other."""
     text = manifest.text
     if not manifest.tasks:
         yield "tasks: none"
@@ -149,8 +149,8 @@ def _inconsistencies(manifest: Manifest) -> Iterable[str]:
 
 
 def _files(folder: Path, manifest: Manifest, check: Check) -> list[str]:
-    # A second name for a graph or an engine is a way to change it after the check, or to have a foreign file
-    # read as a model's weights.
+    # A hard link would allow to change a graph or an engine after the check, or to have a foreign file read
+    # as a model's weights.
     alone = {name for graph in manifest.graphs for name in (graph.file, *graph.external)} | {
         engine.file for engine in manifest.engines
     }
@@ -159,19 +159,19 @@ def _files(folder: Path, manifest: Manifest, check: Check) -> list[str]:
         name, expected = item
         return _misplaced(folder, name, alone=name in alone) or _changed(folder / name, name, expected, check)
 
-    # hashlib lets go of the GIL, so large artifacts are read as fast as the disk and the processors allow.
+    # hashlib releases the GIL, so large artifacts are read as fast as the disk and the processors allow.
     with ThreadPoolExecutor(machine.cpus()) as threads:
-        return [found for found in threads.map(problem, manifest.files.items()) if found]
+        return [line for line in threads.map(problem, manifest.files.items()) if line]
 
 
 def _misplaced(folder: Path, name: str, *, alone: bool) -> str | None:
     path = PurePosixPath(name)
     if not _is_inside(name):
         return f"{name!r}: the path leaves the folder"
-    here = folder
+    parent = folder
     for part in path.parts[:-1]:
-        here = here / part
-        if here.is_symlink():
+        parent = parent / part
+        if parent.is_symlink():
             return f"{name}: reached through a symbolic link"
     try:
         facts = (folder / name).lstat()
@@ -191,7 +191,8 @@ def _misplaced(folder: Path, name: str, *, alone: bool) -> str | None:
 
 
 def _is_inside(name: str) -> bool:
-    """A plain relative path on every system: `..`, drive letters, backslashes and absolute paths are not."""
+    """Whether a path stays inside the folder on every system, without `..`, drive letters, backslashes or a
+    root."""
     path = PurePosixPath(name)
     plain = bool(name) and "\0" not in name and "\\" not in name and not PureWindowsPath(name).drive
     return plain and not path.is_absolute() and ".." not in path.parts and str(path) == name
@@ -216,22 +217,22 @@ def sha256(path: Path) -> str:
 
 
 def _external(folder: Path, manifest: Manifest) -> Iterable[str]:
-    """Runs after the listed files were found in order, so what a graph may read is
-    known to be plain and inside."""
+    """Problems of the files that graphs read. The listed files must have been checked before, so that a
+    listed name is known to be a plain file inside the folder."""
     for graph in manifest.graphs:
         try:
-            asked = references(folder / graph.file)
+            external = references(folder / graph.file)
         except MalformedGraph as error:
             yield f"{graph.file}: {error}"
             continue
         # Locations are relative to the graph's own folder.
         home = PurePosixPath(graph.file).parent
         listed = {name: manifest.files[name].size for name in graph.external}
-        told: set[str] = set()
-        for reference in asked:
+        reported: set[str] = set()
+        for reference in external:
             name = str(home / reference.location)
             end = reference.offset + (reference.length or 0)
-            if reference.location in told:
+            if reference.location in reported:
                 continue
             if is_address(reference.location):
                 yield (
@@ -246,4 +247,4 @@ def _external(folder: Path, manifest: Manifest) -> Iterable[str]:
                 yield f"{graph.file}: external data beyond the end of {reference.location}"
             else:
                 continue
-            told.add(reference.location)
+            reported.add(reference.location)

@@ -1,7 +1,7 @@
 """Frozen dataclasses from and to plain JSON/TOML values, refusing what they do not declare.
 
-One rule for everything that crosses a boundary (recipe, manifest, request): unknown keys, missing keys and
-wrong types are all collected and told at once, each with its path (`engines[0].profiles[1].best`).
+Everything that crosses a boundary (recipe, manifest, request) is read so. Unknown keys, missing keys and
+wrong types are collected and reported at once, each with its path (`engines[0].profiles[1].best`).
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ class RecordError(ValueError):
 
 
 def from_plain(record: type[Record], value: object) -> Record:
-    """Builds `record`, a dataclass, from the value a JSON or TOML parser gave; raises RecordError
-    with every problem found."""
+    """Builds the dataclass `record` from what a JSON or TOML parser returned. Raises RecordError with every
+    problem."""
     problems: list[str] = []
-    made = _convert(record, value, "", problems)
+    converted = _convert(record, value, "", problems)
     if problems:
         raise RecordError(problems)
-    return typing.cast(Record, made)
+    return typing.cast(Record, converted)
 
 
 def to_plain(value: object) -> Any:
-    """The inverse: dataclasses become dicts (fields equal to their default left out), tuples become lists."""
+    """The inverse. Dataclasses become dicts without the fields that equal their default, tuples become
+    lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: to_plain(getattr(value, field.name))
@@ -67,7 +68,7 @@ def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     if dataclasses.is_dataclass(kind):
         return _record(typing.cast(type, kind), value, path, problems)
     if origin is Literal:
-        # Strict about bool and int: True == 1 must not pass as the choice 1.
+        # The types are compared too, since True == 1 must not pass as the choice 1.
         if not any(type(value) is type(choice) and value == choice for choice in get_args(kind)):
             problems.append(
                 f"{path or 'value'}: {value!r} is not one of {', '.join(map(repr, get_args(kind)))}"
@@ -104,16 +105,18 @@ def _record(kind: type, value: Any, path: str, problems: list[str]) -> Any:
             problems.append(
                 f"{f'{path}.{key}'.lstrip('.')}: unknown key; known are {', '.join(sorted(fields))}"
             )
-    made = {}
+    arguments = {}
     for name, field in fields.items():
         if name in value:
-            made[name] = _convert(_hints(kind)[name], value[name], f"{path}.{name}".lstrip("."), problems)
+            arguments[name] = _convert(
+                _hints(kind)[name], value[name], f"{path}.{name}".lstrip("."), problems
+            )
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             problems.append(f"{f'{path}.{name}'.lstrip('.')}: missing")
     if len(problems) > before:
         return None
     try:
-        return kind(**made)
+        return kind(**arguments)
     except ValueError as error:  # a record's own __post_init__ check
         problems.append(f"{path or kind.__name__}: {error}")
         return None
@@ -126,11 +129,11 @@ def _union(kinds: tuple[Any, ...], value: Any, path: str, problems: list[str]) -
     for kind in kinds:
         if kind is type(None):
             continue
-        found: list[str] = []
-        made = _convert(kind, value, path, found)
-        if not found:
-            return made
-        tried.append(found)
+        attempt: list[str] = []
+        converted = _convert(kind, value, path, attempt)
+        if not attempt:
+            return converted
+        tried.append(attempt)
     problems.extend(min(tried, key=len))
     return value
 
@@ -147,8 +150,8 @@ def _sequence(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
         pairs = zip(inner, value, strict=True)
     else:
         pairs = ((inner[0], item) for item in value)
-    made = [_convert(item, found, f"{path}[{index}]", problems) for index, (item, found) in enumerate(pairs)]
-    return tuple(made) if get_origin(kind) is tuple else made
+    items = [_convert(item, part, f"{path}[{index}]", problems) for index, (item, part) in enumerate(pairs)]
+    return tuple(items) if get_origin(kind) is tuple else items
 
 
 def _name(value: object) -> str:
