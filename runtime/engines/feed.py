@@ -1,7 +1,7 @@
 """Fills a graph's inputs from items, by the axes that the manifest names.
 
 Every input has the layout of its `Tensor.axes`: `batch` is one row per item, and along the other axis a row
-is as long as its item and padded on the right. What is particular to an input or an axis stands in `VALUES`
+is as long as its item and padded on the right. What is particular to an input or an axis is in `VALUES`
 or `LENGTHS`, so a new kind of input is one more row there.
 """
 

@@ -3,6 +3,8 @@
 Device memory is allocated once, for the largest shape of any profile, and shared by all contexts. Inputs and
 outputs have fixed addresses in it, so that the CUDA graph of a shape bucket can be replayed and memory stays
 flat.
+
+This file is long because a session releases memory, contexts and captured graphs together.
 """
 
 from __future__ import annotations

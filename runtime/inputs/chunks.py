@@ -1,7 +1,7 @@
 """Texts beyond the model's limit, embedded in pieces (vLLM's enable_chunked_processing).
 
-Each piece runs as its own input, pooling and activation included; the answer is their mean weighted by
-length, not normalised again.
+Each piece is an input of its own, pooling and activation included. The result is the mean of the pieces,
+weighted by their lengths and not normalised again.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from .items import Item, TokenLimits
 UNLIMITED = 1 << 62
 
 
-def limits(manifest: Manifest, asked: TokenLimits) -> TokenLimits:
-    """No limit of length; only a positive truncation that the model itself could follow still cuts."""
-    cut, most = asked.truncate_prompt_tokens, manifest.text.max_tokens
+def limits(manifest: Manifest, requested: TokenLimits) -> TokenLimits:
+    """The requested limits without a longest text. A positive truncation up to the model's own limit still
+    cuts. Raises InputError for one beyond it."""
+    cut, most = requested.truncate_prompt_tokens, manifest.text.max_tokens
     if cut is not None and cut > most:
         raise InputError(
             "truncate_prompt_tokens value is greater than max_model_len. Please request a "
             "smaller truncation size.",
             field="truncate_prompt_tokens",
         )
-    return replace(asked, truncate_prompt_tokens=None if cut == -1 else cut, max_tokens=UNLIMITED)
+    return replace(requested, truncate_prompt_tokens=None if cut == -1 else cut, max_tokens=UNLIMITED)
 
 
 def cut(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
@@ -49,13 +50,14 @@ def cut(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
 
 
 def joined(arrays: Sequence[Floats], pieces: Sequence[Sequence[Item]]) -> list[Floats]:
-    """[dim] per item: Σ(vector · length) / Σ length over its pieces."""
-    made, place = [], 0
+    """One [dim] per item: Σ(vector · length) / Σ length over its pieces. `arrays` holds a [dim] per piece,
+    item after item."""
+    means, place = [], 0
     for group in pieces:
         vectors = np.stack(arrays[place : place + len(group)])
         place += len(group)
         weights = np.array([len(piece.ids) for piece in group], dtype=np.float32)
-        made.append(
+        means.append(
             vectors[0] if len(group) == 1 else (vectors * weights[:, None]).sum(axis=0) / weights.sum()
         )
-    return made
+    return means

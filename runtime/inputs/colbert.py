@@ -1,9 +1,9 @@
 """ColBERT's two sides as their own libraries prepare them (Stanford colbert-ai, PyLate,
 sentence-transformers' MultiVectorEncoder).
 
-A marker token is inserted after the first token, queries are filled up with an expansion token, and
-vectors of skipped tokens (punctuation of documents) are dropped after encoding: those tokens still
-influence their neighbours.
+A marker token is inserted after the first token, and queries are filled up with an expansion token. Vectors
+of skipped tokens (punctuation of documents) are dropped after encoding, so these tokens still influence their
+neighbours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from .items import Item
 
 
 def apply(role: Role, item: Item) -> Item:
-    """Turns a plain item into the role's. `prompt_tokens` counts the marker, not the expansion."""
+    """Changes a plain item into one of the role, in place. `prompt_tokens` counts the marker, not the
+    expansion."""
     if role.marker_id is not None:
         item.ids = [*item.ids[:1], role.marker_id, *item.ids[1:]]
         item.prompt_tokens = len(item.ids)

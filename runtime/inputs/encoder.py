@@ -1,6 +1,6 @@
-"""A text as token ids: an artifact's tokenizer, where its texts may be cut, and how long an item may be.
+"""Turns a text into token ids: an artifact's tokenizer, where its texts may be cut, how long an item may be.
 
-Everything a caller can get wrong about a text is reported here, in the caller's thread, as InputError.
+Whatever a caller can get wrong about a text is reported here as InputError, in the caller's thread.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Encoder:
             self.tokenizer.encode_special_tokens = text.split_special_tokens
             vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
             self.characters_per_token = max(map(len, vocabulary), default=1)
-            # Some tokenizers name more ids than the model has rows; only then must the ids
-            # of texts be checked too.
+            # Some tokenizers have more ids than the model has rows. Only then the ids of texts are checked
+            # too.
             self.may_exceed_table = max(vocabulary.values(), default=0) >= text.vocab_size
             self.boundaries = Boundaries(self.tokenizer)
             self.before, self.after = around(self.tokenizer, text.tokenizer)
@@ -48,8 +48,8 @@ class Encoder:
     # How long an item may be
 
     def kept(self, limits: TokenLimits) -> int | None:
-        """How many tokens truncation keeps; None: nothing is cut. Raises InputError for
-        a number that cannot be."""
+        """How many tokens truncation keeps; None: nothing is cut. Raises InputError for a number or a side
+        that cannot be."""
         wanted, limit = limits.truncate_prompt_tokens, self.limit(limits)
         if limits.truncation_side not in (None, "left", "right"):
             raise InputError(
@@ -82,7 +82,7 @@ class Encoder:
         return self.max_tokens if limits.max_tokens is None else limits.max_tokens
 
     def check_characters(self, texts: Sequence[str], places: Sequence[int], limit: int) -> None:
-        """Refuses a text that cannot fit before it costs anything."""
+        """Raises InputError for a text that cannot fit, before it is tokenised."""
         longest = limit * self.characters_per_token
         for index, text in zip(places, texts, strict=True):
             if len(text) > longest:
@@ -93,10 +93,11 @@ class Encoder:
                     field="input_text",
                 )
 
-    def too_long(self, found: int, limit: int, index: int, qualifier: str = "") -> InputError:
+    def too_long(self, tokens: int, limit: int, index: int, qualifier: str = "") -> InputError:
+        """The error for an item of more than `limit` tokens; `qualifier` stands before the count."""
         return InputError(
             f"input {index}: this model's maximum context length is {limit} tokens, found "
-            f"{qualifier}{found}. Please reduce the length of the input prompt, or set "
+            f"{qualifier}{tokens}. Please reduce the length of the input prompt, or set "
             "truncate_prompt_tokens to -1.",
             field="input_tokens",
         )
@@ -113,8 +114,8 @@ class Encoder:
         *,
         lowercase: bool = False,
     ) -> list[Item]:
-        """Items of texts that stand at `places` among the caller's inputs (for
-        messages), just as they are."""
+        """Items of texts as they are. `places` are their indices among the caller's inputs, for messages.
+        Raises InputError for a text that is too long or no valid Unicode."""
         limit, side, own = self.limit(limits), limits.truncation_side, self.text.truncation_side
         before, after = (self.before, self.after) if add_special_tokens else ([], [])
         wanted = (limit if kept is None else kept) + 1
@@ -154,6 +155,7 @@ class Encoder:
             raise
 
     def from_ids(self, prompt: Any, index: int, kept: int | None, limits: TokenLimits) -> Item:
+        """The item of a prompt of token ids, without special tokens. Raises InputError."""
         ids = token_ids(prompt, index, self.text.vocab_size)
         limit = self.limit(limits)
         if kept is not None and len(ids) > kept:
@@ -166,7 +168,7 @@ class Encoder:
     def item(
         self, ids: list[int], index: int, *, type_ids: list[int] | None = None, truncated: bool = False
     ) -> Item:
-        """Checks what holds for every item: not empty, every id has a row."""
+        """An item, checked: it has tokens, and every id has a row in the table. Raises InputError."""
         if not ids:
             raise InputError(f"input {index}: the prompt cannot be empty: it has no tokens", field="input")
         if self.may_exceed_table and max(ids) >= self.text.vocab_size:
@@ -179,7 +181,7 @@ class Encoder:
     # Plain tokenising
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Ids of any length; lower-cased as `singles` does."""
+        """The ids of a text of any length, lower-cased as `Preparation.singles` does. Raises InputError."""
         truncation.check_text(text, "prompt", field="prompt")
         truncation.check_whole(len(text), "prompt", field="prompt")
         if self.text.lowercase:
@@ -187,14 +189,14 @@ class Encoder:
         return truncation.encode(self.tokenizer, [text], add_special_tokens=add_special_tokens)[0]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The vocabulary's own spelling of each id; "" for one that it does not name."""
+        """The vocabulary's spelling of each id; "" for an id without one."""
         return [self.tokenizer.id_to_token(number) or "" for number in ids]
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Special tokens are kept. Raises InputError for ids that are no token of this tokenizer."""
         numbers = token_ids(ids, 0, 1 << 32, field="tokens")
         with truncation.failures("these token ids"):
-            # As a batch of one: other threads go on meanwhile, as they do not while one text is decoded.
+            # As a batch of one, because `decode` would stop all other threads meanwhile.
             return self.tokenizer.decode_batch([numbers], skip_special_tokens=False)[0]
 
 
@@ -202,7 +204,7 @@ def _cut(ids: list[int], kept: int, side: Side | None, before: int, after: int, 
     if side == "left":
         return ids[len(ids) - kept :]
     if side is None and kept >= before + after:
-        # The tokenizer's own truncation: content is cut, special tokens stay.
+        # The tokenizer's own truncation cuts content and keeps special tokens.
         if own == "left":
             return ids[:before] + ids[len(ids) - (kept - before) :]
         return ids[: kept - after] + (ids[-after:] if after else [])

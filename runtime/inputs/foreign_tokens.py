@@ -1,16 +1,19 @@
-"""Tells token ids of another model's vocabulary from this one's own, as far as that can be told.
+"""Recognises token ids of another model's vocabulary, as far as that is possible.
 
-LangChain's OpenAIEmbeddings tokenises with tiktoken unless told not to and posts the ids: most are valid ids
-of any large vocabulary, and their vectors mean nothing. vLLM takes any ids, with special tokens or without,
-cut anywhere, so only what this tokenizer could hardly have written may be refused. The mark is the round
-trip: ids read as text, and that text tokenised again.
+By default LangChain's OpenAIEmbeddings tokenises with tiktoken and posts the ids. Most of them are valid ids
+of any large vocabulary, but their vectors mean nothing. vLLM accepts any ids, with or without special tokens,
+cut anywhere, so only ids that this tokenizer could hardly have written may be refused. The test is a round
+trip: the ids are decoded, the text is tokenised again, and the ids that come back in order are counted.
 
-Measured on 120 sentences (share of ids that come back, in order): a tokenizer's own ids 1.00, cut
-inside a word 0.88 and more; tiktoken's cl100k and o200k read by BERT's vocabulary 0.24 to 0.64 (16
-tokens and more); read by byte-level vocabularies of 65 000 and 129 000 ids 0.5 to 1.0, in the middle
-0.87. Ids drawn at random: 0.62 and more by BERT's. So a share below `SURE` is foreign whoever sends it,
-and a share below 1 is foreign from a client that is known to do this. Vocabularies made from tiktoken's
-(Llama 3, Qwen) read its ids rightly.
+Measured on 120 sentences, the share of ids that come back is
+
+- 1.00 for a tokenizer's own ids, and at least 0.88 where the text is cut inside a word,
+- 0.24 to 0.64 for tiktoken's cl100k and o200k read by BERT's vocabulary (16 tokens and more),
+- 0.5 to 1.0, with a median of 0.87, for the same read by byte-level vocabularies of 65 000 and 129 000 ids,
+- at least 0.62 for random ids read by BERT's vocabulary.
+
+So a share below `SURE` is foreign from any client. A share below 1 is foreign from a client that is known to
+post tiktoken's ids. Vocabularies made from tiktoken's (Llama 3, Qwen) read its ids rightly.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from . import truncation
 from .encoder import Encoder
 
 SURE = 0.65
-# Shorter lists say too little: test requests often hold a few made-up ids.
+# Shorter lists prove too little, and test requests often hold a few invented ids.
 ENOUGH = 12
 LOOKED_AT = 256
 
@@ -30,11 +33,11 @@ LOOKED_AT = 256
 def looks_foreign(
     prompts: Sequence[Sequence[int]], encoder: Encoder, *, suspected: bool = False
 ) -> str | None:
-    """Why these ids are not this tokenizer's; None when they may be.
+    """Why these ids are not this tokenizer's; None where they may be.
 
     Args:
-        suspected: the client is one that posts foreign ids (an OpenAI library): then a single token that does
-        not come back is enough.
+        suspected: the client is an OpenAI library, which may post foreign ids. Then a single id that does not
+        come back is enough.
     """
     vocab_size, before = encoder.text.vocab_size, encoder.before
     same = looked_at = 0
@@ -56,6 +59,7 @@ def looks_foreign(
 
 
 def _returning(ids: list[int], encoder: Encoder) -> int:
+    """How many of the ids come back, in order."""
     text = encoder.tokenizer.decode(ids, skip_special_tokens=False)
     again = truncation.encode(encoder.tokenizer, [text], add_special_tokens=False)[0]
     if again == ids:

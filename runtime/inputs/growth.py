@@ -1,8 +1,7 @@
 """How much longer a tokenizer can make a text, from its description: a file of one kilobyte may ask for
 gigabytes per character.
 
-Nothing here is applied to more than a few hundred characters, so that looking at a
-hostile file costs nothing.
+No step is applied to more than a few hundred characters, so that checking a hostile file costs nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# Characters out per character in. Published chains reach 3 (`▁` for a space, `<n>` for a line's end) and NFKC
-# 18, which is not counted.
+# Most characters out per character in. Published chains reach 3 (`▁` for a space, `<n>` for a line's end).
+# NFKC reaches 18 and is not counted.
 MOST = 32
-# The same where it cannot be measured: the product of what each step alone may do at worst.
+# The same where it is not measured, as the product of what each step may do at worst.
 MOST_AT_WORST = 1000
-# Characters that one step may put in the place of what it replaces.
+# Most characters that one step may put in the place of what it replaces.
 MOST_CONTENT = 256
-# Tokens that a post-processor may put around a text.
+# Most tokens that a post-processor may put around a text.
 MOST_AROUND = 1024
 DEEPEST = 32
 
@@ -35,7 +34,7 @@ NormalizerStep = Mapping[str, Any]
 
 
 def problem(tokenizer: Mapping[str, Any]) -> str | None:
-    """What of a parsed tokenizer.json would make texts explode, None when nothing does."""
+    """What in a parsed tokenizer.json would make texts far too long; None where nothing does."""
     for part, inner in (
         ("normalizer", "normalizers"),
         ("pre_tokenizer", "pretokenizers"),
@@ -57,7 +56,7 @@ def problem(tokenizer: Mapping[str, Any]) -> str | None:
 
 
 def _flat(step: Any, inner: str, depth: int = 0) -> Iterator[NormalizerStep]:
-    """The steps of nested `Sequence`s in the order in which they run."""
+    """The steps of nested `Sequence`s, in the order in which they run."""
     if not isinstance(step, Mapping) or depth > DEEPEST:
         return
     parts = step.get(inner) or step.get("processors")
@@ -78,8 +77,8 @@ def _content(step: NormalizerStep) -> str:
 
 
 def _longest_replacement(charsmap: str) -> int:
-    """Bytes of the longest string in SentencePiece's table: a length, a trie of that many bytes, then strings
-    that end with a zero byte."""
+    """Bytes of the longest string in SentencePiece's table. The table is a length, a trie of that many bytes,
+    then strings that end with a zero byte."""
     try:
         raw = base64.b64decode(charsmap)
         (trie,) = struct.unpack_from("<I", raw)
@@ -98,11 +97,11 @@ def _pattern(step: NormalizerStep) -> tuple[str, bool]:
 
 
 def _worst(step: NormalizerStep) -> float:
-    """Characters out per character in, whatever the text."""
+    """Most characters out per character in, for any text."""
     kind, content = step.get("type"), _content(step)
     if kind == "Replace":
         pattern, regex = _pattern(step)
-        # What matches the empty string puts its content beside every character.
+        # A pattern that matches the empty string puts its content beside every character.
         return 1 + len(content) if regex or not pattern else len(content) / len(pattern)
     if kind in ("ByteLevel", "Metaspace"):
         return 2
@@ -110,20 +109,21 @@ def _worst(step: NormalizerStep) -> float:
 
 
 def _measured(steps: Sequence[NormalizerStep]) -> float:
-    """The most that any step's content becomes in the steps behind it, per character that it stands for."""
+    """How long the content of any step becomes in the steps behind it, at most, per character that it
+    replaces."""
     most = 1.0
     for place, step in enumerate(steps):
         content = _content(step)
         if step.get("type") not in ("Replace", "Prepend") or not content:
             continue
         pattern, regex = _pattern(step)
-        stands_for = len(pattern) if step["type"] == "Replace" and not regex and pattern else 1
-        repeated = 3  # what stands next to itself may match where it does not alone
+        replaced = len(pattern) if step["type"] == "Replace" and not regex and pattern else 1
+        repeated = 3  # beside itself a content may match a pattern that it does not match alone
         text = content * repeated
         for later in steps[place:]:
             if later is not step:
                 text = _applied(later, text)
-            most = max(most, len(text) / (repeated * stands_for))
+            most = max(most, len(text) / (repeated * replaced))
             if most > MOST:
                 return most
     return most

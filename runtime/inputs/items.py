@@ -1,4 +1,4 @@
-"""One tokenised input, and how a caller wants it: how long it may be, in whose style."""
+"""One tokenised input, how long it may be, and in whose style it is prepared."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .truncation import Side
 Style = Literal["model", "vllm"]
 """Text as the model's own library prepares it, or as vLLM does."""
 
-# What a token is to its graph: part of a text, of a prompt that is not pooled with it, or of a text
-# that is a bag of words.
+# The kind of a token for its graph: of a text, of a prompt that is not pooled, or of a text that is read as a
+# bag of words.
 PLAIN, PROMPT, STATIC = 0, 1, 2
 
 
@@ -26,19 +26,19 @@ class Item:
     type_ids: list[int] | None = None
     """None: zeros."""
     attention: list[int] | None = None
-    """None: ones. Zeros inside an item are expansion tokens: not attended to, but their rows are
-    answered (padding's are not)."""
+    """None: ones. Zeros are expansion tokens, which are not attended to. Unlike padding, their rows are
+    returned."""
     truncated: bool = False
     prompt_tokens: int = 0
-    """What usage reports."""
+    """The count that usage reports."""
     kinds: list[int] | None = None
     """Of PLAIN, PROMPT, STATIC; None: all plain. For graphs that have the input `token_kinds`."""
     keep: NDArray[np.bool_] | None = None
-    """[tokens]; rows of a token task's output that are answered (ColBERT's skip list). None: all."""
+    """[tokens]: which rows of a token task's output are returned (ColBERT's skip list). None: all."""
 
     @property
     def cost(self) -> int:
-        """What computing it costs, in tokens of work: the queue admits, orders and batches by it."""
+        """The work of computing it, in tokens. The queue admits, orders and batches items by it."""
         return len(self.ids)
 
 
@@ -49,9 +49,9 @@ class TokenLimits:
     truncate_prompt_tokens: int | None = None
     """None: a longer text is an error; -1: cut to the limit; k: cut to k tokens, special tokens included."""
     truncation_side: Side | None = None
-    """None: cut on the tokenizer's own side, special tokens kept. Set: the full id list is sliced, special
-    tokens of that side are lost."""
+    """None: text is cut on the tokenizer's own side, and special tokens stay. Set: the list of all ids is
+    sliced, so special tokens of that side are lost."""
     max_tokens: int | None = None
-    """A lower limit than the model's own."""
+    """A lower limit than the model's own; None: the model's."""
     cut_document: bool = False
-    """Score pairs: only the document is shortened, the query and the template around both stay whole."""
+    """Pairs: only the document is shortened. The query and a template around both stay whole."""

@@ -9,29 +9,31 @@ from .preparation import Preparation
 
 
 class Tokenizer:
+    """Methods and properties as those of transformers' tokenizers."""
+
     def __init__(self, preparation: Preparation) -> None:
         self._preparation, self._encoder = preparation, preparation.encoder
         self._special = preparation.text.special_tokens
 
     @property
     def backend_tokenizer(self) -> Any:
-        """The tokenizers library's own, as the Hugging Face class calls it; never change its settings."""
+        """The tokenizer of the tokenizers library, under the Hugging Face name. Never change its settings."""
         return self._encoder.tokenizer
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return self._encoder.tokenize(text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: int | Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        given = [ids] if isinstance(ids, int) else list(ids)
-        return self._encoder.tokenizer.decode(given, skip_special_tokens=skip_special_tokens)
+        numbers = [ids] if isinstance(ids, int) else list(ids)
+        return self._encoder.tokenizer.decode(numbers, skip_special_tokens=skip_special_tokens)
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """The id of a token, for a list of tokens a list; one that the vocabulary lacks is the
-        unknown token's, or None."""
+        """The id of a token, or a list of ids for a list of tokens. A token that the vocabulary lacks has the
+        id of the unknown token, or None."""
         if not isinstance(tokens, str):
             return [self.convert_tokens_to_ids(token) for token in tokens]
-        found = self._encoder.tokenizer.token_to_id(tokens)
-        return self.unk_token_id if found is None else found
+        number = self._encoder.tokenizer.token_to_id(tokens)
+        return self.unk_token_id if number is None else number
 
     def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> Any:
         pieces = self._encoder.pieces([ids] if isinstance(ids, int) else list(ids))

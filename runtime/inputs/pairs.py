@@ -1,13 +1,15 @@
-"""A query and a document as one item for a cross-encoder: the tokenizer's pair encoding, plain
-concatenation, or a score template.
+"""A query and a document as one item for a cross-encoder: the tokenizer's pair encoding, plain concatenation,
+or a score template.
 
-The pair encoding is put together here from the tokens of both sides, so one query with a hundred documents is
-tokenised once; the lengths after truncation are those of the tokenizers library (tests compare them).
+The pair encoding is put together from the tokens of both sides, so that a query with a hundred documents is
+tokenised once. The lengths after truncation are those of the tokenizers library (tests compare them).
+
+This file is long because the three ways to write a pair share what cuts its two sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,7 @@ from .items import Item, Style, TokenLimits
 PairText = Callable[[str, str], str]
 """The text of a pair: (query, document) -> text."""
 MOST_CHARACTERS = 1 << 26
-"""Of the texts of pairs that are joined before they are tokenised."""
+"""Most characters of all pairs that are joined as text before they are tokenised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +33,19 @@ class Pairing:
     encoder: Encoder
     style: Style
     type_ids: bool
-    """Whether a graph of the artifact tells the two sides apart."""
+    """Whether a graph of the artifact has the input `token_type_ids`."""
 
 
 def explain(queries: Sequence[str], documents: Sequence[str]) -> None:
-    """Raises InputError naming the first text that the tokenizer cannot read."""
+    """Raises InputError that names the first text which the tokenizer cannot read."""
     for side, name in ((queries, "queries"), (documents, "documents")):
         for index, text in enumerate(side):
             truncation.check_text(text, f"{name}[{index}]", field=name)
 
 
 def check_counts(first: Sized, second: Sized) -> None:
-    """Raises InputError for other counts of both sides than 1:1, 1:N and N:N. vLLM's clients compare
-    these sentences literally."""
+    """Raises InputError unless the counts of both sides are 1:1, 1:N or N:N. vLLM's clients compare these
+    sentences literally."""
     if len(first) > 1 and len(first) != len(second):
         raise InputError("Input lengths must be either 1:1, 1:N or N:N")
     if not len(first):
@@ -53,7 +55,7 @@ def check_counts(first: Sized, second: Sized) -> None:
 
 
 def matched(queries: Sequence[str], documents: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Both sides at the same length; raises InputError for other counts than 1:1, 1:N and N:N."""
+    """Both sides at the same length. Raises InputError unless the counts are 1:1, 1:N or N:N."""
     sides = []
     for side, name in ((queries, "queries"), (documents, "documents")):
         if isinstance(side, str) or not isinstance(side, Sequence):
@@ -78,8 +80,8 @@ def items(
     max_tokens_per_query: int,
     max_tokens_per_doc: int,
 ) -> list[Item]:
-    """One item per (query, document), both lists of equal length. Raises InputError as
-    `Preparation.pairs` says."""
+    """One item per (query, document), of lists of equal length. Raises InputError as `Preparation.pairs`
+    does."""
     encoder = pairing.encoder
     kept = encoder.kept(limits)
     templates.check_variables(variables)
@@ -119,8 +121,8 @@ def _from_sides(
     items = []
     for index, (query, document) in enumerate(zip(first, second, strict=True)):
         if not documents[index] and pairing.style == "vllm":
-            # vLLM gives each pair to the tokenizer alone, which takes an empty second text for
-            # none: [CLS] query [SEP].
+            # vLLM gives each pair to the tokenizer alone, which takes an empty second text for a missing one:
+            # [CLS] query [SEP].
             items.extend(encoder.from_texts([queries[index]], [index], kept, limits, True))
             continue
         total = len(query.ids) + len(document.ids) + joint.added
@@ -155,7 +157,7 @@ def _from_sides(
 def _contents(
     encoder: Encoder, texts: list[str], wanted: int, side: truncation.Side
 ) -> list[truncation.Content]:
-    """Tokens of each text without special tokens; equal texts are tokenised once."""
+    """Tokens of each text without special tokens. Equal texts are tokenised once."""
     different = list(dict.fromkeys(texts))
     whole = truncation.WHOLE * max(wanted, 32)
     short = [text for text in different if len(text) <= whole]
@@ -211,9 +213,9 @@ def _from_template(
     items = _from_texts(encoder, rendered, queries, documents, kept, limits, protect=protect)
     if not protect or limits.cut_document or not any(item.truncated for item in items):
         return items
-    # A template's end carries the question that the model answers: cutting it off gives a score that
-    # means nothing. Sentence Transformers cuts the text where its limit is, then writes the end of the
-    # template over the last tokens.
+    # The end of a template holds the question that the model answers, so a score without it means nothing.
+    # Sentence Transformers cuts the text at its limit and then writes the template's end over the last
+    # tokens.
     end = _common_end(encoder, rendered)
     whole = [rendered(query, document) for query, document in zip(queries, documents, strict=True)]
     for index, item in enumerate(items):
@@ -227,7 +229,7 @@ def _from_template(
 
 
 def _common_end(encoder: Encoder, rendered: Callable[[str, str], str]) -> list[int]:
-    """Tokens that a template puts behind every pair: those in which two unlike pairs end alike."""
+    """The tokens that a template puts behind every pair: those that two different pairs have in common."""
     texts = [rendered(filler, filler) for filler in ("0", "1 2 3 4")]
     first, second = truncation.encode(
         encoder.tokenizer, texts, add_special_tokens=encoder.text.add_special_tokens
@@ -250,7 +252,7 @@ def _from_texts(
 ) -> list[Item]:
     add_special_tokens = encoder.text.add_special_tokens
     size = sum(map(len, queries)) + sum(map(len, documents))
-    if size > MOST_CHARACTERS:  # the query once for each document
+    if size > MOST_CHARACTERS:  # the query counts once for each document
         raise InputError(
             f"query and documents are {size} characters as {len(queries)} pairs, and {MOST_CHARACTERS} are "
             "read at once; send fewer documents per request, or a shorter query",
@@ -268,7 +270,7 @@ def _from_texts(
 
 
 def _fitted(encoder: Encoder, text_of: PairText, query: str, document: str, kept: int, index: int) -> str:
-    """The text of the pair with as much of the document as `kept` tokens hold, the rest whole."""
+    """The text of the pair with as much of the document as fits into `kept` tokens. The rest stays whole."""
 
     def tokens(text: str) -> int:
         truncation.check_whole(len(text), f"input {index}", field="input_text")
@@ -294,8 +296,8 @@ def _fitted(encoder: Encoder, text_of: PairText, query: str, document: str, kept
 def cut_texts(encoder: Encoder, texts: Sequence[str], max_tokens: int) -> list[str]:
     """Each text up to the character where its token `max_tokens` ends.
 
-    Cut text is tokenised again by the caller, and may then have another last token (a merge that reached over
-    the cut); it is cut further until it has no more than `max_tokens`.
+    The caller tokenises the cut text again, which may then have another last token where a merge reached over
+    the cut. So it is cut further until it has no more than `max_tokens`.
     """
     cut = dict.fromkeys(texts, "")
     for text in cut:
@@ -308,7 +310,7 @@ def _cut_text(encoder: Encoder, text: str, max_tokens: int) -> str:
         with truncation.failures("a text"):
             return encoder.tokenizer.encode_batch([part], add_special_tokens=False)[0]
 
-    for part in truncation.heads(text, max_tokens + 1, encoder.boundaries):
+    for part in _beginnings(text, max_tokens + 1, encoder.boundaries):
         tokens = encoded(part)
         if len(tokens.ids) > max_tokens:
             break
@@ -319,3 +321,15 @@ def _cut_text(encoder: Encoder, text: str, max_tokens: int) -> str:
         part = part[: min(end, len(part) - 1)]
         tokens = encoded(part)
     return part
+
+
+def _beginnings(text: str, tokens: int, boundaries: truncation.Boundaries) -> Iterator[str]:
+    """Growing beginnings of a text, cut where their tokens are those of the whole text. The last one is the
+    whole text. Raises InputError as `truncation.check_looked_at` does."""
+    characters = max(tokens, 32) * truncation.CHARACTERS_PER_TOKEN
+    while characters * truncation.WHOLE < len(text) * truncation.CHARACTERS_PER_TOKEN:
+        if end := boundaries.last(text, characters):
+            yield text[:end]
+        characters *= truncation.GROWTH
+        truncation.check_looked_at(text, characters, tokens)
+    yield text

@@ -1,4 +1,4 @@
-"""From text to items: prompts, roles, score pairs and chat templates, by the artifact's manifest."""
+"""Turns texts into items as the artifact's manifest says: prompts, roles, score pairs, chat templates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .prompts import Prompt, from_mapping
 
 
 class Preparation:
-    """An artifact's text side: opened once, used from any thread; never changes its tokenizer.
+    """The text preparation of an artifact. It is opened once, may be used from any thread, and never changes
+    its tokenizer.
 
     `style` "vllm" leaves out what the model's own library adds (role prefixes, ColBERT markers, expansion,
     skip lists) and cuts score templates at the end like any other text.
@@ -34,8 +35,8 @@ class Preparation:
         self.chat_template = (
             templates.read(folder / self.text.chat_template) if self.text.chat_template else None
         )
-        # vLLM applies a score template only when it is told to; an artifact's own comes from the model's
-        # card. A listwise prompt is the model's own in both.
+        # vLLM applies only a score template that the user names; the artifact's comes from the model's card.
+        # A listwise prompt is the model's own in both styles.
         own = self.text.score_template if style == "model" or manifest.scoring == "listwise" else None
         self.score_template = templates.read(folder / own) if own else None
         kept = [token for head in manifest.heads.values() for token in head.keep_ids]
@@ -67,13 +68,13 @@ class Preparation:
             raise InputError("You must pass at least one prompt", field="input")
         side = role or self.text.default_role
         plan = self.text.roles.get(side) if side is not None and self.style == "model" else None
-        # A prompt that is named takes the place of the role's own.
+        # A named prompt replaces the prefix of the role.
         prefix = self.prompt(prompt_name) if prompt_name is not None else plan.prefix if plan else ""
         add_special_tokens = (
             add_special_tokens and self.text.add_special_tokens and not (plan and plan.static)
         )
         if plan is not None and plan.max_tokens is not None:
-            # The model's own library cuts here silently, marker included.
+            # The model's own library cuts here without an error. The limit includes the marker.
             kept = max(
                 min(kept if kept is not None else encoder.limit(limits), plan.max_tokens)
                 - (plan.marker_id is not None),
@@ -111,8 +112,8 @@ class Preparation:
     def _mark_prompt(
         self, prefix: str, items: Sequence[Item], limits: TokenLimits, add_special_tokens: bool
     ) -> None:
-        """Counts a prompt's tokens as Sentence Transformers does: encoded alone, without a
-        special token at its end."""
+        """Sets the kinds of items whose texts begin with a prompt. The prompt's tokens are counted as
+        Sentence Transformers does: it is encoded alone, and a special token at its end does not count."""
         encoder, lowercase = self.encoder, self.text.lowercase
         [alone] = encoder.from_texts(
             [prefix], [0], encoder.limit(limits), limits, add_special_tokens, lowercase=lowercase
@@ -126,7 +127,7 @@ class Preparation:
             item.kinds = [PROMPT] * min(count, len(item.ids)) + [PLAIN] * max(len(item.ids) - count, 0)
 
     def prompt(self, name: str | None) -> str:
-        """The stored prompt of that name; "" for None."""
+        """The stored prompt of a name; "" for None. Raises InputError for an unknown name."""
         if name is None:
             return ""
         if name not in self.text.prompts:
@@ -147,10 +148,10 @@ class Preparation:
         max_tokens_per_query: int = 0,
         max_tokens_per_doc: int = 0,
     ) -> list[Item]:
-        """One item per pair that a cross-encoder reads; one query goes with every document.
-        `template` is Jinja text.
+        """One item per (query, document) for a cross-encoder; a single query goes with every document.
 
-        Without a template the pair is joined as the manifest says. Never lower-cased by us, as in vLLM.
+        `template` is Jinja text. Without one the pair is joined as the manifest says. As in vLLM, pairs are
+        never lower-cased. Raises InputError.
         """
         for value, name in (
             (max_tokens_per_query, "max_tokens_per_query"),
@@ -174,7 +175,8 @@ class Preparation:
             raise
 
     def listed(self, query: str, documents: Sequence[str], variables: Mapping[str, Any]) -> str:
-        """The one prompt of a listwise model. Texts cannot bring marker tokens of their own."""
+        """The prompt of a listwise model, which holds all documents. Marker tokens are removed from the
+        texts."""
         templates.check_variables(variables)
         assert self.score_template is not None, "a listwise artifact has its template"
 
@@ -200,8 +202,8 @@ class Preparation:
             )
 
     def cut_side(self, texts: Sequence[str], max_tokens: int) -> list[str]:
-        """Each text up to the end of its first `max_tokens` tokens, special tokens
-        not counted; 0: unchanged."""
+        """Each text up to the end of its token `max_tokens`, special tokens not counted; 0: unchanged. Raises
+        InputError for a number that is not in [0, the model's limit)."""
         self._check_side_limit(max_tokens, "max_tokens")
         return pairs.cut_texts(self.encoder, texts, max_tokens) if max_tokens else list(texts)
 
@@ -216,10 +218,10 @@ class Preparation:
         content_format: Literal["auto", "string", "openai"] = "auto",
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """The text of one conversation; pass it to `singles` with add_special_tokens=False, as the
-        template writes its own.
+        """The text of one conversation. Pass it to `singles` with add_special_tokens=False, since the
+        template writes special tokens itself.
 
-        `chat_template` is Jinja text; None: the tokenizer's own.
+        `chat_template` is Jinja text; None: the tokenizer's own. Raises InputError.
         """
         template = self.chat_template if chat_template is None else chat_template
         if template is None:

@@ -1,4 +1,4 @@
-"""The forms of one prompt: text, token ids, and vLLM's two dicts."""
+"""The forms of a prompt: text, token ids, and vLLM's two dicts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from . import truncation
 
-# Sequences of numbers to Python, but never token ids: text that was not decoded.
+# Python takes these for sequences of numbers, but they are text that was not decoded, never token ids.
 _BYTES = bytes | bytearray | memoryview
 Prompt = str | Sequence[int] | NDArray[Any] | Mapping[str, Any]
 """Text, token ids, {"prompt": text} or {"prompt_token_ids": ids}."""
@@ -24,8 +24,8 @@ ScoreTexts = ScoreText | Sequence[ScoreText] | NDArray[Any]
 
 
 def prompts_from(value: Any) -> list[Any]:
-    """The list of prompts that a caller's argument means: one text, one list of token ids and
-    one dict are one prompt."""
+    """The list of prompts in a caller's argument. One text, one list of token ids and one dict are one prompt
+    each. Raises InputError."""
     if isinstance(value, str | Mapping):
         return [value]
     if isinstance(value, np.ndarray):
@@ -41,8 +41,8 @@ def prompts_from(value: Any) -> list[Any]:
 
 
 def checked(prompts: Sequence[Any]) -> list[Any]:
-    """Raises InputError for an empty list and for the parts of vLLM's prompt dicts that a
-    text model cannot follow."""
+    """The same prompts. Raises InputError for an empty list and for keys of vLLM's prompt dicts that a text
+    model cannot follow."""
     if not prompts:
         raise InputError("You must pass at least one prompt", field="input")
     for index, prompt in enumerate(prompts):
@@ -60,8 +60,8 @@ def checked(prompts: Sequence[Any]) -> list[Any]:
 
 
 def token_ids(value: Any, index: int, vocab_size: int, *, field: str = "input") -> list[int]:
-    """The ids of one prompt as ints. Raises InputError unless `value` is a flat sequence
-    of ids in [0, vocab_size)."""
+    """The ids of one prompt as ints. Raises InputError unless `value` is a flat sequence of ids in
+    [0, vocab_size)."""
     if isinstance(value, _BYTES) or not isinstance(value, Sequence | np.ndarray):
         raise InputError(
             f"input {index}: expected text or token ids, found {type(value).__name__}", field=field
@@ -69,24 +69,24 @@ def token_ids(value: Any, index: int, vocab_size: int, *, field: str = "input") 
     if len(value) == 0:
         raise InputError(f"input {index}: the prompt cannot be empty: it has no tokens", field=field)
     try:
-        found = np.asarray(value)
+        ids = np.asarray(value)
     except (ValueError, OverflowError):  # ragged, or beyond 64 bits
-        found = np.asarray([None])
-    if found.dtype.kind == "O" and all(isinstance(number, int) for number in value):
+        ids = np.asarray([None])
+    if ids.dtype.kind == "O" and all(isinstance(number, int) for number in value):
         raise InputError(f"input {index}: a token id is out of vocabulary ({vocab_size} ids)", field=field)
-    if found.ndim != 1 or found.dtype.kind not in "iu" or any(isinstance(number, bool) for number in value):
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or any(isinstance(number, bool) for number in value):
         raise InputError(f"input {index}: token ids must be a flat list of whole numbers", field=field)
-    smallest, largest = int(found.min()), int(found.max())
+    smallest, largest = int(ids.min()), int(ids.max())
     if smallest < 0 or largest >= vocab_size:
         number = smallest if smallest < 0 else largest
         raise InputError(
             f"input {index}: token id {number} is out of vocabulary ({vocab_size} ids)", field=field
         )
-    return found.astype(np.int64).tolist()
+    return ids.astype(np.int64).tolist()
 
 
 def from_mapping(prompt: Mapping[str, Any], index: int) -> Any:
-    """The text or the ids inside; raises InputError when it holds neither."""
+    """The text or the ids of a dict. Raises InputError where it holds neither."""
     for key in ("prompt_token_ids", "prompt"):
         if key in prompt:
             if key == "prompt":

@@ -10,7 +10,8 @@ from ..errors import ArtifactError
 
 
 def around(tokenizer: Tokenizer, file: str) -> tuple[list[int], list[int]]:
-    """The ids before and behind every single text. Raises ArtifactError, which names the tokenizer's file."""
+    """The ids before and behind every single text. Raises ArtifactError that names `file`, the
+    tokenizer's."""
     probe = next(
         (word for word in ("a", "the", "0") if tokenizer.encode(word, add_special_tokens=False).ids), "a"
     )
@@ -33,10 +34,12 @@ class Joint(NamedTuple):
 
     @property
     def added(self) -> int:
+        """How many tokens are added to those of the two sides."""
         return len(self.start[0]) + len(self.middle[0]) + len(self.end[0])
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:
+        """Finds them by encoding a pair. Raises ArtifactError where the post-processor changes the sides."""
         left, right = (tokenizer.encode(word, add_special_tokens=False).ids for word in ("a b", "c d e"))
         whole = tokenizer.encode("a b", "c d e", add_special_tokens=True)
         ids, types = whole.ids, whole.type_ids
@@ -59,9 +62,11 @@ class Joint(NamedTuple):
         )
 
     def join(self, query: list[int], document: list[int]) -> list[int]:
+        """The ids of a pair."""
         return [*self.start[0], *query, *self.middle[0], *document, *self.end[0]]
 
     def type_ids(self, query: int, document: int) -> list[int]:
+        """The type ids of a pair with these numbers of tokens."""
         return [
             *self.start[1],
             *[self.types[0]] * query,

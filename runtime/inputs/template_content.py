@@ -1,4 +1,4 @@
-"""Tells from a template's syntax tree whether it walks through a message's content part by part."""
+"""Whether a template reads a message's content part by part, from its syntax tree."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from jinja2 import nodes
 
 def sees_parts(root: nodes.Template) -> bool:
     """True for a template with a loop over `message.content`, over a variable named `content`, or over a
-    macro's parameter that is given a message's content. The same reading as vLLM's
-    `--chat-template-content-format auto`."""
+    macro's parameter that receives a message's content. vLLM's `--chat-template-content-format auto` reads
+    templates the same way."""
     messages = _aliases(root, {"messages"})
     items = {
         loop.target.name
@@ -32,19 +32,20 @@ def sees_parts(root: nodes.Template) -> bool:
 
 
 def _aliases(root: nodes.Template, names: set[str]) -> set[str]:
-    """`names` and everything assigned from them, however indirectly."""
+    """`names` and all variables that are assigned from them, directly or not."""
     while True:
-        found = {
+        assigned = {
             assign.target.name
             for assign in root.find_all(nodes.Assign)
             if isinstance(assign.target, nodes.Name) and _reads(assign.node, names)
         }
-        if found <= names:
+        if assigned <= names:
             return names
-        names = names | found
+        names = names | assigned
 
 
 def _content_parameters(root: nodes.Template, macro: nodes.Macro, items: set[str]) -> Iterable[str]:
+    """Parameters of a macro that receive a message's content in some call."""
     names = [argument.name for argument in macro.args]
     for call in root.find_all(nodes.Call):
         if isinstance(call.node, nodes.Name) and call.node.name == macro.name:
@@ -59,7 +60,7 @@ def _content_parameters(root: nodes.Template, macro: nodes.Macro, items: set[str
 
 
 def _core(node: nodes.Node | None) -> nodes.Node | None:
-    """What is left of an expression without its filters, tests and slices."""
+    """An expression without its filters, tests and slices."""
     while True:
         if isinstance(node, nodes.Filter | nodes.Test) or (
             isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)

@@ -1,9 +1,11 @@
-"""Chat and score templates: Jinja in a sandbox, with the settings and names that Hugging Face
-templates are written for.
+"""Chat and score templates: Jinja in a sandbox, with the settings and names that Hugging Face templates are
+written for.
 
-Follows transformers' chat_template_utils (5.23): trimmed blocks, loop controls, `{% generation %}`,
-`raise_exception`, `tojson` without HTML escapes, `strftime_now`. Templates come from checkpoints, so they are
-not trusted: values are plain JSON types, nothing can be changed, no underscore attribute is reachable.
+They are those of transformers' chat_template_utils (5.23): trimmed blocks, loop controls, `{% generation %}`,
+`raise_exception`, `tojson` without HTML escapes, `strftime_now`. Templates come from checkpoints and are not
+trusted: values are plain JSON types, a template can change nothing and reach no attribute with an underscore.
+
+This file is long because the sandbox and all that enters it are read together.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from ..errors import ArtifactError, InputError
 from .template_content import sees_parts
 
 ContentFormat = Literal["string", "openai"]
-# Names that the renderer itself fills in; vLLM refuses them as template variables.
+# Names that the renderer itself sets. vLLM refuses them as template variables.
 RESERVED = ("chat_template", "tools", "tokenize")
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
@@ -36,24 +38,28 @@ SHIPPED = Path(__file__).parents[2] / "recipes" / "templates"
 """Templates of the published rerankers and embedders, under the names that vLLM's examples give them."""
 
 
-def named(given: str, what: str) -> str:
-    """A template's text: `given` is Jinja, or a file's path. A path that leads nowhere finds, by its last
-    part, a template that comes with poolrt. Raises InputError that calls the parameter `what`."""
-    if any(mark in given for mark in "{}\n"):
-        return given
-    for path in (Path(given), SHIPPED / Path(given).name):
+def named(template: str, what: str) -> str:
+    """The text of a template that is either Jinja itself or the path of a file. Where there is no such file,
+    the last part of the path may name a template that comes with poolrt. Raises InputError that calls the
+    parameter `what`."""
+    if any(mark in template for mark in "{}\n"):
+        return template
+    for path in (Path(template), SHIPPED / Path(template).name):
         if path.is_file():
             return read(path)
     known = ", ".join(sorted(path.name for path in SHIPPED.glob("*.jinja"))) or "none"
     raise InputError(
-        f"{what} {given!r}: no such file, and not a Jinja template; templates that come with poolrt: {known}",
+        f"{what} {template!r}: no such file, and not a Jinja template; "
+        f"templates that come with poolrt: {known}",
         field="chat_template",
     )
 
 
 def read(path: Path) -> str:
-    """A template file's text. Jinja drops one trailing newline when it renders, which is why
-    some files end with two."""
+    """The text of a template's file. Raises ArtifactError where it cannot be read.
+
+    Jinja drops one newline at the end when it renders, which is why some files end with two.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -61,7 +67,8 @@ def read(path: Path) -> str:
 
 
 def render(template: str, variables: Mapping[str, Any]) -> str:
-    """Raises InputError with the template's own reason when it refuses its variables or is no valid Jinja."""
+    """The rendered text. Raises InputError with the template's own reason where it refuses its variables or
+    is no valid Jinja."""
     try:
         return compiled(template).render(variables)
     except jinja2.TemplateError as error:
@@ -77,7 +84,7 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
         LookupError,
         MemoryError,
     ) as error:
-        # What a template does with values that it did not expect: None + "text", a division by zero, ...
+        # A template fails so on values that it does not expect: None + "text", a division by zero, ...
         raise InputError(f"chat template: {type(error).__name__}: {error}", field="chat_template") from None
 
 
@@ -91,7 +98,8 @@ def conversation(
     tools: Sequence[Mapping[str, Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> str:
-    """The text of one conversation. Variables that the template does not mention are dropped."""
+    """The text of one conversation. Variables that the template does not mention are dropped. Raises
+    InputError."""
     if add_generation_prompt and continue_final_message:
         raise InputError(
             "Cannot set both `continue_final_message` and `add_generation_prompt` to True",
@@ -116,8 +124,8 @@ def conversation(
 
 def check_variables(variables: Mapping[str, Any] | None, *, field: str = "chat_template_kwargs") -> None:
     """Raises InputError for names that a caller may not set."""
-    if found := [name for name in RESERVED if name in (variables or {})]:
-        raise InputError(f"{field} contains the reserved keys {', '.join(found)}", field=field)
+    if reserved := [name for name in RESERVED if name in (variables or {})]:
+        raise InputError(f"{field} contains the reserved keys {', '.join(reserved)}", field=field)
 
 
 def content_format(template: str) -> ContentFormat:
@@ -126,13 +134,13 @@ def content_format(template: str) -> ContentFormat:
 
 
 def messages_for(messages: Sequence[Mapping[str, Any]], wanted: ContentFormat) -> list[dict[str, Any]]:
-    """Messages with their content as `wanted`: parts joined by newlines, or every text as a list of one part.
+    """Messages with their content in the format `wanted`: parts joined by newlines, or a list of parts.
 
     Raises InputError for messages without a role and for parts that hold no text.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise InputError("messages must be a list of at least one message", field="messages")
-    made = []
+    normalised = []
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise InputError(f"message {index}: expected an object with a `role`", field="messages")
@@ -140,8 +148,8 @@ def messages_for(messages: Sequence[Mapping[str, Any]], wanted: ContentFormat) -
         content = (
             "\n".join(texts) if wanted == "string" else [{"type": "text", "text": text} for text in texts]
         )
-        made.append({**message, "content": content})
-    return made
+        normalised.append({**message, "content": content})
+    return normalised
 
 
 def _texts(content: Any, index: int) -> list[str]:
@@ -173,8 +181,8 @@ def _texts(content: Any, index: int) -> list[str]:
 
 
 def developer_as_system(template: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Gives templates that do not know the role `developer` one `system` message at the
-    start instead, as vLLM does."""
+    """The messages for a template. One that does not know the role `developer` gets a single `system` message
+    at the start instead, as in vLLM."""
     if "developer" in template or all(message.get("role") != "developer" for message in messages):
         return messages
     system = [message["content"] for message in messages if message.get("role") in ("developer", "system")]
@@ -211,8 +219,8 @@ def _cut_at_mark(rendered: str, final: str) -> str:
             "continue_final_message is set, but the template drops the final message",
             field="continue_final_message",
         )
-    # A template that trims the message has also trimmed the mark's own space: then trim
-    # what stands before it.
+    # Where the mark has lost its last space, the template trims the message, so the text before the mark is
+    # trimmed too.
     return rendered[:mark] if rendered.startswith(_TAG, mark) else rendered[:mark].rstrip()
 
 
@@ -262,10 +270,10 @@ class _Dict:
 class _Namespace(jinja2.utils.Namespace):
     def __init__(*args: Any, **named: Any) -> None:
         self, *values = args
-        made = dict(*values, **named)
-        for name in made:
+        attributes = dict(*values, **named)
+        for name in attributes:
             _check_attribute(name)
-        jinja2.utils.Namespace.__init__(self, made)
+        jinja2.utils.Namespace.__init__(self, attributes)
 
     def __setitem__(self, name: str, value: Any) -> None:
         _check_attribute(name)
@@ -301,6 +309,7 @@ def _strftime_now(layout: str) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
+    """The sandbox; the same each time."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
@@ -312,7 +321,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _plain(value: Any) -> Any:
-    """JSON types only: anything else could carry methods into the sandbox."""
+    """A value as plain JSON types, since others could bring methods into the sandbox."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     for kind in (str, int, float):

@@ -1,4 +1,5 @@
-"""How a call wants its texts tokenised: the arguments of ours and vLLM's `tokenization_kwargs` as one."""
+"""How a call has its texts tokenised: poolrt's own arguments and vLLM's `tokenization_kwargs` as one
+record."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ from ..artifact.manifest import Manifest, Task
 from ..errors import InputError
 from .items import TokenLimits
 
-# vLLM's tokenization_kwargs that change nothing here: items are never padded by the tokenizer.
+# Keys of vLLM's tokenization_kwargs that change nothing, since no tokenizer of ours pads.
 _IGNORED = ("padding", "return_tensors")
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenization:
+    """How the texts of one call are tokenised."""
+
     limits: TokenLimits
     add_special_tokens: bool
 
@@ -29,7 +32,8 @@ def tokenization(
     add_special_tokens: bool = True,
     cut_document: bool = False,
 ) -> Tokenization:
-    """Arguments and vLLM's `tokenization_kwargs` as one; what stands in the latter wins."""
+    """The arguments and vLLM's `tokenization_kwargs` as one; the latter win. Raises InputError where those
+    are no mapping, and warns of unknown keys."""
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise InputError(
             f"tokenization_kwargs: expected an object, found {type(kwargs).__name__}",
@@ -64,7 +68,7 @@ def tokenization(
 
 
 def shortened(limits: TokenLimits, manifest: Manifest, task: Task) -> TokenLimits:
-    """max_embed_len lowers the limit of embeddings."""
+    """The limits of a task: embeddings are limited by max_embed_len too."""
     most = manifest.max_embed_tokens
     if task == "embed" and most is not None and most < manifest.text.max_tokens:
         return replace(limits, max_tokens=most)

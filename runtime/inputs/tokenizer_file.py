@@ -1,5 +1,5 @@
-"""Opens a tokenizer.json that nobody vouches for: bounded, and a library that fails or panics
-is a reason, not a crash."""
+"""Opens a tokenizer.json that is not trusted. Its size is limited, and where the library fails or panics, the
+caller gets the reason as ValueError."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_BYTES = 128 << 20
 
 
 def content(path: Path) -> bytes:
-    """Raises ValueError for a file that is too long, before it is read."""
+    """The bytes of a file. Raises ValueError for one that is too long, before it is read."""
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise ValueError(f"{size} bytes, more than any tokenizer has ({MOST_BYTES} are allowed)")
@@ -24,14 +24,14 @@ def content(path: Path) -> bytes:
 
 
 def opened(raw: bytes) -> Tokenizer:
-    """The tokenizer, without the truncation and padding of its training run. Raises ValueError with
-    the reason, in one line."""
+    """The tokenizer, without the truncation and padding of its training run. Raises ValueError with the
+    reason in one line."""
     try:
         text = raw.decode("utf-8")
         described = json.loads(text)
         if not isinstance(described, dict):
             raise ValueError(f"expected a JSON object, found {type(described).__name__}")
-        # Before the library sees it: it normalises added tokens while it reads.
+        # Checked before the library reads it, because the library normalises added tokens while it reads.
         explosive = growth.problem(described)
         if explosive is not None:
             raise ValueError(explosive)

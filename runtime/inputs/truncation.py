@@ -1,14 +1,14 @@
-"""Cutting token lists, and tokenising no more of a long text than truncation will keep.
+"""Cuts lists of tokens, and tokenises no more of a long text than truncation will keep.
 
-Instead of a long text its beginning (or end) is tokenised, and the result must be what the whole text gives:
+Of a long text only the beginning (or end) is tokenised, such that the tokens are those of the whole text:
 
-1. A cut before a single space between two letters or digits changes no token on either side, unless the
-   vocabulary has pieces that reach over such a space (`Boundaries` looks).
-2. Where there is no such place (Chinese, base64), the text is cut at `CUTS` neighbouring characters. For BPE
-   and Unigram the tokens of all beginnings form a tree (each beginning's last token is fixed by that
-   beginning alone), and the whole text's tokens pass through one of any n neighbouring places when no piece
-   is longer than n: so tokens on which all those beginnings agree are the whole text's.
-3. Where they disagree, or the text gives too few tokens, more of it is taken, in the end all.
+1. If possible the text is cut before a single space between two letters or digits. Such a cut changes no
+   token on either side, unless the vocabulary has pieces that reach over such a space (`Boundaries` checks).
+2. Otherwise (Chinese, base64) the text is cut at each of `CUTS` neighbouring characters, and the tokens on
+   which all these beginnings agree are taken. In BPE and Unigram the last token of a beginning depends on
+   that beginning alone. If no piece is longer than `CUTS` characters, a token of the whole text ends at one
+   of the cuts, so the whole text begins with the tokens of that beginning.
+3. If the beginnings differ or have too few tokens, more of the text is taken, in the end all of it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from ..errors import EngineError, InputError, is_failure, reason
 
 Side = Literal["left", "right"]
 
-# Characters tokenised for a first look at a text, per token wanted. English needs 4 to 5; a text that needs
-# more costs a second look.
+# Characters that are tokenised first, per token wanted. English needs 4 to 5. A text that needs more is
+# tokenised again.
 CHARACTERS_PER_TOKEN = 8
-# Texts up to this many characters per kept token are tokenised whole: a second look would
-# cost more than it saves.
+# Texts up to this many characters per kept token are tokenised whole, since tokenising twice would cost more
+# than it saves.
 WHOLE = 12
-# Neighbouring cuts that must agree; SentencePiece makes no piece longer than 16 characters unless told to.
+# Neighbouring cuts that must agree. By default SentencePiece makes no piece longer than 16 characters.
 CUTS = 16
-# Tokens between those wanted and a cut inside a word; more than the pieces of WordPiece's longest
-# word (100 characters).
+# Tokens between those wanted and a cut inside a word: more than WordPiece's longest word (100 characters) has
+# pieces.
 MARGIN = 128
 GROWTH = 4
-# What is looked at of a text, in characters, for the tokens that are kept of it: normalising takes some
-# hundred bytes of memory for each.
+# Most characters of a text that are read for the tokens that are kept of it. Normalising takes some hundred
+# bytes of memory for each.
 LOOKED_AT = 1 << 18
 LOOKED_AT_PER_TOKEN = 32
-# Texts and characters that are tokenised in one step.
+# Most texts and characters that are tokenised in one step.
 STEP, STEP_CHARACTERS = 1024, 1 << 20
 _SLICE = 1 << 17
 
@@ -55,17 +55,17 @@ class Content(NamedTuple):
 
     ids: list[int]
     whole: bool
-    """False: more tokens follow (or precede, cut from the left) than were looked at."""
+    """False: more tokens follow (or precede, where the text is cut on the left) than are in `ids`."""
 
 
 class Boundaries:
-    """What is known of a tokenizer about where its texts may be cut."""
+    """Where texts may be cut without changing their tokens, as far as one tokenizer allows."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        # Such a piece can cover the end of one word and the start of the next.
+        # A piece with a space inside can cover the end of one word and the start of the next.
         self.usable = not any(_covers_words(piece) for piece in tokenizer.get_vocab(with_added_tokens=True))
-        # A tokenizer that puts a space in front of every text gives " cd" one more than
-        # it has inside "ab cd".
+        # A tokenizer that puts a space in front of every text gives " cd" one more space than it has in "ab
+        # cd".
         whole, head, tail = _ids(tokenizer, ["ab cd", "ab", " cd"])
         self.tail_usable = self.usable and whole == head + tail
         spaces = ["{}a", "a{}", "a{}b"]
@@ -79,8 +79,8 @@ class Boundaries:
         )
 
     def last(self, text: str, end: int) -> int:
-        """The last place at or before `end` where `text` may be cut; 0 when there is none in the
-        second half of text[:end]."""
+        """The last place at or before `end` where `text` may be cut; 0 where the second half of text[:end]
+        has none."""
         if not self.usable:
             return 0
         place, floor = end, end // 2
@@ -90,8 +90,8 @@ class Boundaries:
         return 0
 
     def first(self, text: str, start: int) -> int:
-        """The first such place at or after `start`; len(text) when there is none in the
-        first half of text[start:]."""
+        """The first such place at or after `start`; len(text) where the first half of text[start:] has
+        none."""
         if not self.tail_usable:
             return len(text)
         place, ceiling = start - 1, start + (len(text) - start) // 2
@@ -101,10 +101,9 @@ class Boundaries:
         return len(text)
 
     def shorter(self, text: str) -> str:
-        """A text with the same tokens, without what this tokenizer shrinks anyway: runs of
-        white space, endless words."""
-        # In slices, so that other threads go on meanwhile. What is parted between two of them
-        # is only shortened less.
+        """A shorter text with the same tokens: without runs of white space and endless words, where this
+        tokenizer shrinks them itself."""
+        # In slices, so that other threads run meanwhile. A run across two slices is merely shortened less.
         return "".join(self._shorter(text[start : start + _SLICE]) for start in range(0, len(text), _SLICE))
 
     def _shorter(self, text: str) -> str:
@@ -115,8 +114,8 @@ class Boundaries:
 
 def _covers_words(piece: str) -> bool:
     for space in (" ", "▁", "Ġ"):  # as added tokens, SentencePiece and byte-level BPE write it
-        head, found, tail = piece.strip(space).partition(space)
-        if found and head and tail:
+        head, inner, tail = piece.strip(space).partition(space)
+        if inner and head and tail:
             return True
     return False
 
@@ -130,8 +129,8 @@ def content(
     *,
     lowercase: bool = False,
 ) -> Content:
-    """At least the first (side `right`) or last (`left`) `wanted` tokens of `text`,
-    or all when it has fewer."""
+    """At least the first (side `right`) or last (`left`) `wanted` tokens of `text`, or all where it has
+    fewer. Raises InputError as `check_looked_at` does."""
 
     def ids_of(*parts: str) -> list[list[int]]:
         return _ids(tokenizer, [part.lower() for part in parts] if lowercase else parts)
@@ -140,14 +139,14 @@ def content(
     shortened = False
     while characters * WHOLE < len(text) * CHARACTERS_PER_TOKEN:
         if not shortened and characters > max(wanted, 32) * CHARACTERS_PER_TOKEN * GROWTH:
-            # Twice too few tokens for its length.
+            # The text had too few tokens for its length twice.
             text, shortened = boundaries.shorter(text), True
             continue
         ids = None
         if part := _part(text, characters, boundaries, side):
             ids = ids_of(part)[0]
         elif characters * CUTS < len(text):
-            ids = _agreed(ids_of, text, characters, wanted, side)
+            ids = _common(ids_of, text, characters, wanted, side)
         if ids is not None and len(ids) >= wanted:
             return Content(ids, whole=False)
         characters *= GROWTH
@@ -156,10 +155,9 @@ def content(
 
 
 def check_looked_at(text: str, characters: int, wanted: int) -> None:
-    """Raises InputError for a text so poor in tokens that too much of it would have to be read to
-    find those that are kept.
+    """Raises InputError for a text with so few tokens that too much of it would have to be read.
 
-    `characters`: how many are to be read next; all of them where that is most of the text.
+    `characters` is how many are to be read next. The whole text is read where that is most of it.
     """
     looked_at = characters if characters * WHOLE < len(text) * CHARACTERS_PER_TOKEN else len(text)
     most = max(LOOKED_AT, LOOKED_AT_PER_TOKEN * wanted)
@@ -172,7 +170,7 @@ def check_looked_at(text: str, characters: int, wanted: int) -> None:
 
 
 def check_whole(characters: int, name: str, *, field: str = "input") -> None:
-    """Raises InputError for more text than is tokenised at once."""
+    """Raises InputError for more characters than are tokenised at once."""
     if characters > STEP_CHARACTERS:
         raise InputError(
             f"{name}: {characters} characters, and {STEP_CHARACTERS} are tokenised at once; send less",
@@ -188,63 +186,49 @@ def _part(text: str, characters: int, boundaries: Boundaries, side: Side) -> str
     )
 
 
-def _agreed(
+def _common(
     ids_of: Callable[..., list[list[int]]], text: str, characters: int, wanted: int, side: Side
 ) -> list[int] | None:
+    """The wanted tokens, if the parts that end at neighbouring characters agree on them."""
+
     def part(less: int) -> str:
         return text[: characters - less] if side == "right" else text[len(text) - characters + less :]
 
     ids = ids_of(part(0))[0]
     if len(ids) < wanted + MARGIN:
         return None
-    sure = cut(ids, wanted, side)
+    tokens = cut(ids, wanted, side)
     others = ids_of(*(part(less) for less in range(1, CUTS)))
-    return sure if all(cut(other, wanted, side) == sure for other in others) else None
+    return tokens if all(cut(other, wanted, side) == tokens for other in others) else None
 
 
 def cut(ids: list[int], wanted: int, side: Side) -> list[int]:
-    """The first (side `right`: the end is lost) or last tokens, at most `wanted`."""
+    """The first (side `right`, which loses the end) or last `wanted` tokens."""
     return ids[:wanted] if side == "right" else ids[max(len(ids) - wanted, 0) :]
 
 
-def heads(text: str, tokens: int, boundaries: Boundaries) -> Iterator[str]:
-    """Growing beginnings of a text, each cut where its tokens are those of the whole text; the
-    last one is the whole text."""
-    characters = max(tokens, 32) * CHARACTERS_PER_TOKEN
-    while characters * WHOLE < len(text) * CHARACTERS_PER_TOKEN:
-        if end := boundaries.last(text, characters):
-            yield text[:end]
-        characters *= GROWTH
-        check_looked_at(text, characters, tokens)
-    yield text
-
-
 def encode(tokenizer: Tokenizer, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
-    """Token ids of every text. Raises TypeError for what is no text or no valid Unicode (`check_text` says
-    which), and EngineError where the tokenizer itself fails.
+    """Token ids of every text. Raises TypeError for an object that is no text or no valid Unicode
+    (`check_text` says which), and EngineError where the tokenizer itself fails.
 
-    The GIL is released meanwhile, also for one text (`Tokenizer.encode` holds it).
+    The GIL is released meanwhile, even for a single text (`Tokenizer.encode` holds it).
     """
     if len(texts) <= STEP and sum(map(len, texts)) <= STEP_CHARACTERS:
         with failures("a text"):
-            return [
-                found.ids
-                for found in tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-            ]
+            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+            return [encoding.ids for encoding in encodings]
     ids: list[list[int]] = []
     for step in steps(texts):
         cancellation.check()
         with failures("a text"):
-            ids += [
-                found.ids
-                for found in tokenizer.encode_batch_fast(step, add_special_tokens=add_special_tokens)
-            ]
+            encodings = tokenizer.encode_batch_fast(step, add_special_tokens=add_special_tokens)
+            ids += [encoding.ids for encoding in encodings]
     return ids
 
 
 def steps(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in order, in portions whose tokenisation takes bounded memory (one
-    text alone may be longer)."""
+    """The texts in order, in portions whose tokenisation takes bounded memory. A single text may be
+    longer."""
     step: list[str] = []
     size = 0
     for text in texts:
@@ -259,8 +243,8 @@ def steps(texts: Sequence[str]) -> Iterator[list[str]]:
 
 @contextmanager
 def failures(what: str) -> Iterator[None]:
-    """Turns what the tokenizers library raises of its own into EngineError: a piece without a token, an
-    expression that gives up."""
+    """Turns errors of the tokenizers library into EngineError (a piece without a token, a regular expression
+    that gives up)."""
     try:
         yield
     except (TypeError, UnicodeEncodeError):
@@ -276,21 +260,22 @@ def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def check_text(text: object, name: str, *, field: str = "input") -> None:
-    """Raises InputError for what is no text, or no valid Unicode."""
+    """Raises InputError for an object that is no text, or no valid Unicode."""
     if not isinstance(text, str):
         raise InputError(f"{name}: expected text, found {type(text).__name__}", field=field)
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        found = f"U+{ord(text[error.start]):04X}"
+        surrogate = f"U+{ord(text[error.start]):04X}"
         raise InputError(
-            f"{name}: character {error.start} is a lone surrogate ({found}), not valid Unicode", field=field
+            f"{name}: character {error.start} is a lone surrogate ({surrogate}), not valid Unicode",
+            field=field,
         ) from None
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths of a pair cut to `room` tokens in all, as the tokenizers library cuts with
-    its strategy of that name."""
+    """Lengths (in tokens) of a pair that is cut to `room` tokens in all, by the tokenizers library's strategy
+    of this name."""
     if first + second <= room:
         return first, second
     short, long = sorted((first, second))
