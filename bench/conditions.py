@@ -13,8 +13,7 @@ def environment(threads: int) -> dict[str, str]:
     counts = dict.fromkeys(
         ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads)
     )
-    # Rows are spread over processes or threads by the engine; tokenizers warns after a
-    # fork when this is unset.
+    # TOKENIZERS_PARALLELISM is set because tokenizers warns after a fork where it is not.
     return {**os.environ, **counts, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
 
 
@@ -26,7 +25,7 @@ def processor() -> str:
 
 
 def instructions() -> str:
-    """Those that decide the speed of int8 and fp32 products."""
+    """The instruction sets that decide the speed of int8 and fp32 products."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("flags"):
             present = set(line.split())
@@ -43,12 +42,12 @@ def memory_gib() -> float:
 
 
 def load_average() -> float:
-    """Of the last minute: what else ran on the machine before we began."""
+    """Of the last minute: what else ran on the machine before the run."""
     return os.getloadavg()[0]
 
 
 def warning() -> str:
-    """What a reader must know before any number; empty on a quiet machine."""
+    """A sentence to stand before the numbers of a busy machine; empty on a quiet one."""
     load, cores = load_average(), len(os.sched_getaffinity(0))
     if load <= cores / 4:
         return ""
@@ -60,7 +59,7 @@ def warning() -> str:
 
 
 def commit() -> str:
-    asked = subprocess.run(
+    described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
-    return asked.stdout.strip() or "unknown"
+    return described.stdout.strip() or "unknown"

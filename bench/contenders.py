@@ -17,7 +17,7 @@ REFERENCE = "sentence-transformers"
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What all of them are given."""
+    """What every contender runs on."""
 
     source: Path
     artifacts: Mapping[str, Path]
@@ -36,39 +36,39 @@ def reference(setup: Setup) -> Peer:
 
 def libraries(setup: Setup) -> list[Peer]:
     """All but the reference, each opened and warm."""
-    found = []
+    peers = []
     if _is_installed("fastembed"):
         plain = prepare.plain_onnx(setup.source, Path("build/bench/plain"))
-        found.append(Peer("fastembed", "fastembed", path=plain, texts=setup.texts, threads=setup.threads))
+        peers.append(Peer("fastembed", "fastembed", path=plain, texts=setup.texts, threads=setup.threads))
     else:
         setup.say("      fastembed is left out: pip install fastembed")
     for precision, path in setup.artifacts.items():
-        found.append(
+        peers.append(
             Peer(f"poolrt {precision}", "poolrt", path=path, texts=setup.texts, threads=setup.threads)
         )
-    return found
+    return peers
 
 
 def servers(
     setup: Setup, *, vllm: str | None, vllm_dtypes: Sequence[str], infinity: str | None
 ) -> list[Server]:
     """None of them started."""
-    found = [_poolrt(setup, precision, path) for precision, path in setup.artifacts.items()]
+    contenders = [_poolrt(setup, precision, path) for precision, path in setup.artifacts.items()]
     if vllm is None:
         setup.say(
             "      vLLM is left out: set POOLRT_VLLM to the vllm command of an environment that has it "
             "(CONTRIBUTING.md)"
         )
     else:
-        found += [_vllm(setup, vllm, dtype) for dtype in vllm_dtypes]
+        contenders += [_vllm(setup, vllm, dtype) for dtype in vllm_dtypes]
     if infinity is None:
         setup.say(
             "      Infinity is left out: set POOLRT_INFINITY to the infinity_emb command of an "
             "environment that has it"
         )
     else:
-        found.append(_infinity(setup, infinity))
-    return found
+        contenders.append(_infinity(setup, infinity))
+    return contenders
 
 
 def _poolrt(setup: Setup, precision: str, path: Path) -> Server:
@@ -83,11 +83,14 @@ def _poolrt(setup: Setup, precision: str, path: Path) -> Server:
         "--disable-uvicorn-access-log",
     ]
     return Server(
-        f"poolrt {precision}", command, model=path.name,
+        f"poolrt {precision}",
+        command,
+        model=path.name,
         version=f"poolrt {importlib.metadata.version('poolrt')}",
-        log=setup.scratch / f"{precision}.log", variables=conditions.environment(setup.threads),
+        log=setup.scratch / f"{precision}.log",
+        variables=conditions.environment(setup.threads),
         ready="/ready",
-    )  # fmt: skip
+    )
 
 
 def _vllm(setup: Setup, program: str, dtype: str) -> Server:
@@ -103,14 +106,17 @@ def _vllm(setup: Setup, program: str, dtype: str) -> Server:
         prepare.MODEL,
     ]
     command += ["--host", "127.0.0.1", "--port", "{port}", "--disable-uvicorn-access-log"]
-    # Without the binding its worker takes one core of two; the cache is for generation and
-    # only takes memory here.
+    # Unless nothing is bound, its worker takes one core of two. The KV cache is for generation and only takes
+    # memory.
     own = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
     return Server(
-        f"vLLM {dtype}", command, model=prepare.MODEL, version=f"vllm {_version(program, 'vllm')}",
+        f"vLLM {dtype}",
+        command,
+        model=prepare.MODEL,
+        version=f"vllm {_version(program, 'vllm')}",
         log=setup.scratch / f"vllm-{dtype}.log",
         variables=conditions.environment(setup.threads) | own,
-    )  # fmt: skip
+    )
 
 
 def _infinity(setup: Setup, program: str) -> Server:
@@ -129,11 +135,15 @@ def _infinity(setup: Setup, program: str) -> Server:
     command += ["--dtype", "float32", "--no-bettertransformer", "--no-compile", "--log-level", "warning"]
     command += ["--host", "127.0.0.1", "--port", "{port}"]
     return Server(
-        "Infinity", command, model=prepare.MODEL, version=f"infinity-emb {_version(program, 'infinity-emb')}",
+        "Infinity",
+        command,
+        model=prepare.MODEL,
+        version=f"infinity-emb {_version(program, 'infinity-emb')}",
         log=setup.scratch / "infinity.log",
         variables=conditions.environment(setup.threads) | {"DO_NOT_TRACK": "1"},
-        embeddings="/embeddings", rerank=None,
-    )  # fmt: skip
+        embeddings="/embeddings",
+        rerank=None,
+    )
 
 
 def _is_installed(package: str) -> bool:
@@ -147,9 +157,9 @@ def _is_installed(package: str) -> bool:
 def _version(command: str, package: str) -> str:
     """Of a package in the environment that the command belongs to."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
-    asked = subprocess.run(
+    printed = subprocess.run(
         [Path(command).with_name("python"), "-c", code], capture_output=True, text=True, check=False
     )
-    if asked.returncode:
+    if printed.returncode:
         raise SystemExit(f"bench: the environment of {command} has no {package}")
-    return asked.stdout.strip()
+    return printed.stdout.strip()

@@ -33,13 +33,18 @@ class Measured:
 
 
 class Peer:
+    """A library in a process of its own (bench/peers.py)."""
+
     def __init__(self, label: str, kind: str, *, path: Path, texts: Path, threads: int) -> None:
         self.label = label
         settings = json.dumps({"path": str(path), "texts": str(texts), "threads": threads})
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.peers", kind, settings],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(threads),
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(threads),
+        )
         ready = self._answer()
         self.version: str = ready["version"]
         self.ready_s: float = ready["ready_s"]
@@ -53,9 +58,9 @@ class Peer:
             )
         return json.loads(line)
 
-    def ask(self, **asked: object) -> dict:
+    def ask(self, **request: object) -> dict:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return self._answer()
 
@@ -70,25 +75,25 @@ class Peer:
 def run(
     peers: Sequence[Peer], cases: Sequence[Case], *, rounds: int, say: Callable[[str], None]
 ) -> Mapping[tuple[str, int], Measured]:
-    """Label and index of the case -> what was measured, `rounds` times after one
-    round that is thrown away."""
-    found = {(peer.label, index): Measured() for peer in peers for index in range(len(cases))}
+    """Label and index of the case -> what was measured in `rounds` rounds. One more round before them warms
+    up and is not counted."""
+    measured = {(peer.label, index): Measured() for peer in peers for index in range(len(cases))}
     for number in range(rounds + 1):
         for index, case in enumerate(cases):
             for peer in peers:
                 answer = peer.ask(mix=case.mix, one_by_one=case.one_by_one)
                 if number == 0:
                     continue
-                measured = found[peer.label, index]
-                measured.seconds.append(answer["seconds"])
-                measured.cpu_s.append(answer["cpu_s"])
-                measured.resident_mib = answer["resident_mib"]
+                values = measured[peer.label, index]
+                values.seconds.append(answer["seconds"])
+                values.cpu_s.append(answer["cpu_s"])
+                values.resident_mib = answer["resident_mib"]
         say(f"round {number} of {rounds}" + (" (warm-up)" if number == 0 else ""))
-    return found
+    return measured
 
 
 def cosines(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[texts], row by row."""
-    one, other = vectors.astype(np.float64), reference.astype(np.float64)
-    norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
-    return np.einsum("td,td->t", one, other) / np.maximum(norms, np.finfo(np.float64).tiny)
+    """[texts, dim] and [texts, dim] -> [texts]."""
+    a, b = vectors.astype(np.float64), reference.astype(np.float64)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.einsum("td,td->t", a, b) / np.maximum(norms, np.finfo(np.float64).tiny)

@@ -1,8 +1,8 @@
 """A small closed-loop HTTP client: `python -m bench.load SETTINGS` holds C requests in flight and times each.
 
-It speaks just enough HTTP/1.1 to cost little beside what it measures (its own CPU time is part of the
-answer): requests are bytes made beforehand, and an answer is read to its end but not parsed. Bodies were
-checked once before (bench.over_http).
+It speaks just enough HTTP/1.1 to cost little beside what it measures, and reports its own CPU time. Requests
+are bytes made beforehand. An answer is read to its end and not parsed: bench.over_http has checked one
+before.
 """
 
 from __future__ import annotations
@@ -111,9 +111,14 @@ async def drive(
     await asyncio.sleep(0)  # lets the aborted transports let go of their sockets
     latencies = sorted(load.latencies_s)
     return {
-        "answered": load.answered, "failures": load.failures, "problem": load.problem, "seconds": took,
-        "server_cpu_s": used, "client_cpu_s": own, "latencies_s": latencies,
-    }  # fmt: skip
+        "answered": load.answered,
+        "failures": load.failures,
+        "problem": load.problem,
+        "seconds": took,
+        "server_cpu_s": used,
+        "client_cpu_s": own,
+        "latencies_s": latencies,
+    }
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The HTTP table: the same requests to every server in turn, the others asleep."""
+"""Measures servers: the same requests go to one after the other, while the others are stopped."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def cases() -> list[Case]:
     ]
 
 
-def body(server: Server, case: Case, inputs: Sequence[str]) -> str:
+def request_body(server: Server, case: Case, inputs: Sequence[str]) -> str:
     if case.route == "rerank":
         return json.dumps({"model": server.model, "query": QUERY, "documents": list(inputs)})
     return json.dumps({"model": server.model, "input": inputs[0] if case.texts == 1 else list(inputs)})
@@ -64,10 +64,10 @@ def body(server: Server, case: Case, inputs: Sequence[str]) -> str:
 
 def vectors(server: Server, inputs: Sequence[str]) -> NDArray[np.float32]:
     """[texts, dim], as this server answers them."""
-    asked = json.dumps({"model": server.model, "input": list(inputs)}).encode()
+    body = json.dumps({"model": server.model, "input": list(inputs)}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{server.port}{server.embeddings}",
-        asked,
+        body,
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=120) as answer:
@@ -86,9 +86,9 @@ def run(
     warm_s: float,
     say: Callable[[str], None],
 ) -> Mapping[tuple[str, int], Measured]:
-    """Label and index of the case -> what was measured in each round. Servers must be frozen;
-    they are again afterwards."""
-    found = {(server.label, index): Measured() for server in servers for index in range(len(chosen))}
+    """Label and index of the case -> what was measured in each round. Servers are frozen before and
+    afterwards."""
+    measured = {(server.label, index): Measured() for server in servers for index in range(len(chosen))}
     for number in range(rounds):
         for index, case in enumerate(chosen):
             for server in servers:
@@ -96,19 +96,23 @@ def run(
                     continue
                 server.thaw()
                 try:
-                    _measure(server, case, found[server.label, index], seconds=seconds, warm_s=warm_s)
+                    _measure(server, case, measured[server.label, index], seconds=seconds, warm_s=warm_s)
                 finally:
                     server.freeze()
             say(f"round {number + 1} of {rounds}: {case.says}")
-    return found
+    return measured
 
 
 def _measure(server: Server, case: Case, measured: Measured, *, seconds: float, warm_s: float) -> None:
     settings = {
-        "path": getattr(server, case.route), "port": server.port,
-        "bodies": [body(server, case, inputs) for inputs in case.inputs],
-        "connections": case.connections, "warm_s": warm_s, "seconds": seconds, "pid": server.pid,
-    }  # fmt: skip
+        "path": getattr(server, case.route),
+        "port": server.port,
+        "bodies": [request_body(server, case, inputs) for inputs in case.inputs],
+        "connections": case.connections,
+        "warm_s": warm_s,
+        "seconds": seconds,
+        "pid": server.pid,
+    }
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
         json.dump(settings, file)
         file.flush()

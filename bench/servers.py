@@ -1,5 +1,4 @@
-"""Servers under test: started on loopback ports, asked when ready, put to sleep while
-another one is measured."""
+"""Servers under test: started on loopback ports, and stopped by a signal while another one is measured."""
 
 from __future__ import annotations
 
@@ -32,10 +31,10 @@ def tree(root: int) -> list[int]:
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 parents.setdefault(int(_stat(int(entry.name))[1]), []).append(int(entry.name))
-    found = [root]
-    for pid in found:  # grows while it is walked
-        found += parents.get(pid, [])
-    return found
+    processes = [root]
+    for pid in processes:  # grows while it is walked
+        processes += parents.get(pid, [])
+    return processes
 
 
 def _stat(pid: int) -> list[str]:
@@ -115,7 +114,7 @@ class Server:
         return self._process.pid
 
     def freeze(self) -> None:
-        """An idle server may still poll; stopped, it takes nothing from the one that is measured."""
+        """Stops the processes, because an idle server may poll and take time from another one."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

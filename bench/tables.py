@@ -20,20 +20,27 @@ def inside(
     measured: Mapping,
     worst: Mapping[tuple[str, str], float],
 ) -> str:
-    """The first peer is the one others are compared with. `worst`: (label, mix) -> smallest cosine."""
+    """The section about libraries in one process. The others are compared with the first peer.
+
+    `measured`: (label, index of the case) -> Measured. `worst`: (label, mix) -> smallest cosine.
+    """
     base = peers[0].label
     rows = []
     for index, case in enumerate(cases):
         base_s = report.middle(measured[base, index].seconds)
         for peer in peers:
-            found = measured[peer.label, index]
-            rows.append([
-                case.says if peer is peers[0] else "", peer.label,
-                report.spread([case.texts / seconds for seconds in found.seconds]),
-                f"{base_s / report.middle(found.seconds):.2f}×",
-                report.number(report.middle(found.cpu_s) / case.texts * 1000),
-                report.number(found.resident_mib), report.cosine(worst[peer.label, case.mix]),
-            ])  # fmt: skip
+            values = measured[peer.label, index]
+            rows.append(
+                [
+                    case.says if peer is peers[0] else "",
+                    peer.label,
+                    report.spread([case.texts / seconds for seconds in values.seconds]),
+                    f"{base_s / report.middle(values.seconds):.2f}×",
+                    report.number(report.middle(values.cpu_s) / case.texts * 1000),
+                    report.number(values.resident_mib),
+                    report.cosine(worst[peer.label, case.mix]),
+                ]
+            )
     header = ["texts", "library", "texts/s", f"of {base}", "CPU s per 1000", "MiB", "worst cosine"]
     versions = {peer.label: f"{peer.version}; ready in {peer.ready_s:.1f} s" for peer in peers}
     return f"## In one process\n\n{report.lines(versions)}\n\n{report.table(header, rows)}"
@@ -56,15 +63,21 @@ def outside(
                 ]
             )
     header = [
-        "requests", "server", "texts/s", f"of {base.label}", "p50 ms", "p99 ms",
+        "requests",
+        "server",
+        "texts/s",
+        f"of {base.label}",
+        "p50 ms",
+        "p99 ms",
         "server CPU s per 1000 texts",
-        "client CPU s per 1000 requests", "worst cosine",
-    ]  # fmt: skip
+        "client CPU s per 1000 requests",
+        "worst cosine",
+    ]
     versions = {}
     for server in servers:
         all_cases = [measured[server.label, index] for index in range(len(cases))]
-        largest = max(found.resident_mib for found in all_cases)
-        failures = sum(found.failures for found in all_cases)
+        largest = max(values.resident_mib for values in all_cases)
+        failures = sum(values.failures for values in all_cases)
         versions[server.label] = (
             f"{server.version}; ready in {server.ready_s:.1f} s; {largest:.0f} MiB; {failures} "
             "failed requests"
@@ -75,12 +88,16 @@ def outside(
 def _row(
     measured: Mapping[tuple[str, int], over_http.Measured], server: Server, base: Server, index: int
 ) -> list[str]:
-    found, beside = measured[server.label, index], measured[base.label, index]
-    if not found.texts_per_s:
+    values, base_values = measured[server.label, index], measured[base.label, index]
+    if not values.texts_per_s:
         return ["not offered", *[""] * 6]
-    ratio = report.middle(found.texts_per_s) / report.middle(beside.texts_per_s)
+    ratio = report.middle(values.texts_per_s) / report.middle(base_values.texts_per_s)
     return [
-        report.spread(found.texts_per_s), f"{ratio:.2f}×", report.number(report.middle(found.p50_s) * 1000),
-        report.number(report.middle(found.p99_s) * 1000), report.number(report.middle(found.cpu_s_per_1000)),
-        report.number(report.middle(found.client_cpu_s_per_1000)), report.cosine(server.worst_cosine),
-    ]  # fmt: skip
+        report.spread(values.texts_per_s),
+        f"{ratio:.2f}×",
+        report.number(report.middle(values.p50_s) * 1000),
+        report.number(report.middle(values.p99_s) * 1000),
+        report.number(report.middle(values.cpu_s_per_1000)),
+        report.number(report.middle(values.client_cpu_s_per_1000)),
+        report.cosine(server.worst_cosine),
+    ]

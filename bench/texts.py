@@ -1,5 +1,5 @@
-"""The texts that everything is measured with: sentences of bench/sentences.txt, joined and cut to
-mixed lengths, from one seed."""
+"""The texts of every measurement: sentences of bench/sentences.txt, joined and cut to mixed lengths, from one
+seed."""
 
 from __future__ import annotations
 
@@ -33,15 +33,14 @@ MIXES = (
 
 def words(rng: np.random.Generator, count: int) -> str:
     """`count` words of running text: whole sentences in random order, the last one cut."""
-    found: list[str] = []
-    while len(found) < count:
-        found += SENTENCES[rng.integers(len(SENTENCES))].split()
-    return " ".join(found[:count])
+    running: list[str] = []
+    while len(running) < count:
+        running += SENTENCES[rng.integers(len(SENTENCES))].split()
+    return " ".join(running[:count])
 
 
 def texts(mix: Mix, *, seed: int = 0, count: int | None = None) -> list[str]:
-    """The first `count` of the mix (None: all). Lengths are log-uniform between the mix's
-    bounds, in random order."""
+    """The first `count` texts of the mix (None: all), of log-uniform lengths between its bounds."""
     rng = np.random.default_rng([seed, *mix.name.encode()])
     tokens = np.exp(rng.uniform(np.log(mix.shortest), np.log(mix.longest), size=mix.count))
     return [words(rng, max(1, round(length / TOKENS_PER_WORD))) for length in tokens[:count]]

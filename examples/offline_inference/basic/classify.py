@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="jason9693/Qwen2.5-1.5B-apeach",
-        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
+        help="artifact, checkpoint folder or hub id (default: %(default)s)",
     )
     options = parser.parse_args()
 

@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="intfloat/e5-small",
-        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
+        help="artifact, checkpoint folder or hub id (default: %(default)s)",
     )
     options = parser.parse_args()
 

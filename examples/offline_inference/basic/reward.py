@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="internlm/internlm2-1_8b-reward",
-        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
+        help="artifact, checkpoint folder or hub id (default: %(default)s)",
     )
     options = parser.parse_args()
 

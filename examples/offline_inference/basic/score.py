@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="BAAI/bge-reranker-v2-m3",
-        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
+        help="artifact, checkpoint folder or hub id (default: %(default)s)",
     )
     options = parser.parse_args()
 

@@ -13,15 +13,15 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="jinaai/jina-embeddings-v3",
-        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
+        help="artifact, checkpoint folder or hub id (default: %(default)s)",
     )
     parser.add_argument(
-        "--dimensions", type=int, default=32, help=("width of the vectors (default: %(default)s)")
+        "--dimensions", type=int, default=32, help="width of the vectors (default: %(default)s)"
     )
     parser.add_argument(
         "--hf-overrides",
         type=json.loads,
-        help=('for a model that does not say which widths it has: {"is_matryoshka": true}'),
+        help='for a model that does not say which widths it has: {"is_matryoshka": true}',
     )
     options = parser.parse_args()
 

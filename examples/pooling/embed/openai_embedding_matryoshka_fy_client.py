@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--base-url", default="http://localhost:8000/v1", help="default: %(default)s")
     parser.add_argument("--api-key", default="EMPTY", help="the server's key, if it has one")
     parser.add_argument(
-        "--dimensions", type=int, default=32, help=("width of the vectors (default: %(default)s)")
+        "--dimensions", type=int, default=32, help="width of the vectors (default: %(default)s)"
     )
     options = parser.parse_args()
 

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="answerdotai/answerai-colbert-small-v1",
-        help=("its name on the server (default: %(default)s)"),
+        help="its name on the server (default: %(default)s)",
     )
     options = parser.parse_args()
     server = f"http://{options.host}:{options.port}"

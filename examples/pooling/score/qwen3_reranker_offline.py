@@ -13,7 +13,7 @@ ORIGINAL = {
 QUERIES = ["What is the capital of China?", "Explain gravity"]
 DOCUMENTS = [
     "The capital of China is Beijing.",
-    ("Gravity is the force by which bodies with mass attract each other."),
+    "Gravity is the force by which bodies with mass attract each other.",
 ]
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="Qwen/Qwen3-Reranker-0.6B",
-        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
+        help="artifact, checkpoint folder or hub id (default: %(default)s)",
     )
     options = parser.parse_args()
 

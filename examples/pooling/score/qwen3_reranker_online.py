@@ -15,7 +15,7 @@ from typing import Any
 QUERY = "What is the capital of China?"
 DOCUMENTS = [
     "The capital of China is Beijing.",
-    ("Gravity is the force by which bodies with mass attract each other."),
+    "Gravity is the force by which bodies with mass attract each other.",
 ]
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument(
-        "--model", default="Qwen/Qwen3-Reranker-0.6B", help=("its name on the server (default: %(default)s)")
+        "--model", default="Qwen/Qwen3-Reranker-0.6B", help="its name on the server (default: %(default)s)"
     )
     parser.add_argument("--instruction", help="what a relevant document is, in the template's words")
     options = parser.parse_args()

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument(
-        "--model", default="BAAI/bge-reranker-base", help=("its name on the server (default: %(default)s)")
+        "--model", default="BAAI/bge-reranker-base", help="its name on the server (default: %(default)s)"
     )
     options = parser.parse_args()
 

@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="nvidia/llama-nemotron-rerank-1b-v2",
-        help=("artifact, checkpoint folder or hub id (default: %(default)s)"),
+        help="artifact, checkpoint folder or hub id (default: %(default)s)",
     )
     parser.add_argument(
         "--chat-template",

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="nvidia/llama-nemotron-rerank-1b-v2",
-        help=("its name on the server (default: %(default)s)"),
+        help="its name on the server (default: %(default)s)",
     )
     options = parser.parse_args()
     server = f"http://{options.host}:{options.port}"
