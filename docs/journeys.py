@@ -179,7 +179,7 @@ EXPORT = Journey(
     ),
     (
         ("exporter", "engine unread"),
-        ("exporter/base", "guess json_file large quiet refusals report"),
+        ("exporter/base", "guess json_file large quiet refusals report terminal"),
         (
             "exporter/files",
             "auto_tokenizer checkpoint_files config_json module_chain plausible routers tokenizer_changes",
@@ -191,7 +191,8 @@ EXPORT = Journey(
         ("exporter/graph/passes", "biases mixed packing simplify surgery"),
         (
             "exporter/proof",
-            "library_answers library_comparison library_heads library_models library_texts texts",
+            "library_answers library_comparison library_distances library_heads library_models "
+            "library_sentence_transformers library_texts texts",
         ),
         ("runtime", "extras json_objects machine"),
         ("runtime/answers", "params postprocess scoring"),

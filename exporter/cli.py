@@ -1,5 +1,8 @@
-"""`poolrt export | build | verify | recipes`: arguments in, exit code out. Nothing heavy is
-imported before it is needed."""
+"""`poolrt export | build | verify | recipes`: arguments in, exit code out.
+
+torch and transformers are imported when a command runs, so that --help is instant. The help texts of the
+flags take this file above 300 lines.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,17 @@ import argparse
 import errno
 import json
 import os
-import signal
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ..runtime import extras, json_objects
 from ..runtime.artifact.records import to_plain
 from ..runtime.commands.command_line import Parser, spelled
 from ..runtime.errors import EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, PoolrtError
+from .base import terminal
 from .base.quiet import own_stdout
 
 if TYPE_CHECKING:
@@ -32,11 +32,8 @@ that changes it. An interrupted export leaves nothing that loads.
 """  # noqa: E501
 _CODES = (
     "exit codes: 0 done, 1 internal error, 2 input not usable, 3 too far from PyTorch or from the "
-    "checkpoint's own library, "
-    "4 engine library, 130 interrupted"
+    "checkpoint's own library, 4 engine library, 130 interrupted"
 )
-# Seconds between signs of life during a step, on a terminal and in a log.
-_TICK_TERMINAL, _TICK_LOG = 1.0, 30.0
 
 
 def export(arguments: Sequence[str]) -> int:
@@ -44,22 +41,22 @@ def export(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help=("folder with config.json and weights, or a hub id such as BAAI/bge-m3"),
+        help="folder with config.json and weights, or a hub id such as BAAI/bge-m3",
     )
     parser.add_argument(
         "--lora",
         metavar="ADAPTER",
-        help=("LoRA adapter in PEFT's format, a folder or hub id, merged into the weights"),
+        help="LoRA adapter in PEFT's format, a folder or hub id, merged into the weights",
     )
     parser.add_argument(
-        "--name", help=("name of the artifact (default: the checkpoint's own, then the adapter's)")
+        "--name", help="name of the artifact (default: the checkpoint's own, then the adapter's)"
     )
     parser.add_argument("--out", default="artifacts", help="folder of artifacts (default: %(default)s)")
     parser.add_argument(
         "--precision",
         default="fp32",
         metavar="fp32|fp16|bf16|int8|auto",
-        help=("auto: int8 if it is faster here and keeps its drift budget"),
+        help="auto: int8 if it is faster here and keeps its drift budget",
     )
     _add_target(parser, "also compile an engine; repeat or list several (onnx is always made)")
     parser.add_argument(
@@ -67,14 +64,14 @@ def export(arguments: Sequence[str]) -> int:
         type=_object,
         default={},
         metavar="JSON",
-        help=("changes to config.json; also --hf-overrides.key value"),
+        help="changes to config.json; also --hf-overrides.key value",
     )
     parser.add_argument(
         "--pooler-config",
         type=_object,
         default={},
         metavar="JSON",
-        help=("changes to the head; also --pooler-config.key value"),
+        help="changes to the head; also --pooler-config.key value",
     )
     parser.add_argument(
         "--convert",
@@ -90,17 +87,17 @@ def export(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument(
-        "--no-recipe", action="store_true", help=("do not use the recipe that poolrt has for this model")
+        "--no-recipe", action="store_true", help="do not use the recipe that poolrt has for this model"
     )
     parser.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help=("accepted and ignored: code of a checkpoint is never run"),
+        help="accepted and ignored: code of a checkpoint is never run",
     )
 
-    def run(asked: argparse.Namespace, say: Say) -> Report:
+    def run(options: argparse.Namespace, say: Say) -> Report:
         extras.require("export")
-        if asked.trust_remote_code:
+        if options.trust_remote_code:
             say(
                 "note: --trust-remote-code has no effect; poolrt reads the weights with its own classes "
                 "and never runs a checkpoint's code"
@@ -108,22 +105,22 @@ def export(arguments: Sequence[str]) -> int:
         from . import pipeline
 
         return pipeline.export(
-            asked.checkpoint,
-            name=asked.name,
-            out=asked.out,
-            precision=asked.precision,
-            target=asked.target,
-            hf_overrides=asked.hf_overrides,
-            convert=asked.convert,
-            runner=asked.runner,
-            pooler_config=asked.pooler_config,
-            revision=asked.revision,
-            recipe=None if asked.no_recipe else "auto",
-            lora=asked.lora,
+            options.checkpoint,
+            name=options.name,
+            out=options.out,
+            precision=options.precision,
+            target=options.target,
+            hf_overrides=options.hf_overrides,
+            convert=options.convert,
+            runner=options.runner,
+            pooler_config=options.pooler_config,
+            revision=options.revision,
+            recipe=None if options.no_recipe else "auto",
+            lora=options.lora,
             progress=say,
         )
 
-    return _answer(parser, arguments, run)
+    return _run(parser, arguments, run)
 
 
 def build(arguments: Sequence[str]) -> int:
@@ -133,12 +130,12 @@ def build(arguments: Sequence[str]) -> int:
     parser.add_argument("artifact", metavar="ARTIFACT", type=Path)
     _add_target(parser, "what to compile for; repeat or list several", required=True)
 
-    def run(asked: argparse.Namespace, say: Say) -> Report:
+    def run(options: argparse.Namespace, say: Say) -> Report:
         from . import pipeline
 
-        return pipeline.build(asked.artifact, target=asked.target, progress=say)
+        return pipeline.build(options.artifact, target=options.target, progress=say)
 
-    return _answer(parser, arguments, run)
+    return _run(parser, arguments, run)
 
 
 def verify(arguments: Sequence[str]) -> int:
@@ -156,15 +153,15 @@ def verify(arguments: Sequence[str]) -> int:
     )
 
     parser.add_argument(
-        "--lora", metavar="ADAPTER", help=("with --against: the adapter that was merged into the artifact")
+        "--lora", metavar="ADAPTER", help="with --against: the adapter that was merged into the artifact"
     )
 
-    def run(asked: argparse.Namespace, say: Say) -> Report:
+    def run(options: argparse.Namespace, say: Say) -> Report:
         from . import pipeline
 
-        return pipeline.verified(asked.artifact, against=asked.against, lora=asked.lora, progress=say)
+        return pipeline.verified(options.artifact, against=options.against, lora=options.lora, progress=say)
 
-    return _answer(parser, arguments, run)
+    return _run(parser, arguments, run)
 
 
 def recipes(arguments: Sequence[str]) -> int:
@@ -176,28 +173,28 @@ def recipes(arguments: Sequence[str]) -> int:
         ),
     )
     parser.add_argument(
-        "pattern", nargs="?", default="", help=("only those whose name or hub id contains this")
+        "pattern", nargs="?", default="", help="only those whose name or hub id contains this"
     )
-    asked = parser.parse_args(list(arguments))
+    options = parser.parse_args(list(arguments))
     from .files.recipe import TASKS, all_recipes
 
-    found = [
+    matching = [
         recipe
         for recipe in all_recipes()
-        if asked.pattern.lower() in " ".join((recipe.name, *recipe.match)).lower()
+        if options.pattern.lower() in " ".join((recipe.name, *recipe.match)).lower()
     ]
-    if asked.json:
-        told = [{**_object_of(recipe), "tasks": list(TASKS[recipe.task])} for recipe in found]
-        print(json.dumps(told, ensure_ascii=False))
+    if options.json:
+        plain = [{**_object_of(recipe), "tasks": list(TASKS[recipe.task])} for recipe in matching]
+        print(json.dumps(plain, ensure_ascii=False))
         return EXIT_OK
-    if not found:
+    if not matching:
         print(
-            f"no recipe matches {asked.pattern!r}; a checkpoint needs none unless its files leave "
+            f"no recipe matches {options.pattern!r}; a checkpoint needs none unless its files leave "
             "something open"
         )
         return EXIT_OK
     rows = [("NAME", "KIND", "TASKS", "PARAMETERS", "DIM", "TOKENS", "LICENCE", "SCORES", "CHECKPOINT")]
-    for recipe in found:
+    for recipe in matching:
         size = f"{recipe.parameters / 1e6:.0f} M" if recipe.parameters else "-"
         facts = (size, str(recipe.dimensions or "-"), str(recipe.max_tokens or "-"), recipe.licence or "-")
         published = str(sum(len(reference.scores) for reference in recipe.references) or "-")
@@ -225,7 +222,7 @@ def _parser(command: str, description: str) -> Parser:
     parser.add_argument(
         "--json",
         action="store_true",
-        help=("print the report as JSON on stdout; progress goes to stderr either way"),
+        help="print the report as JSON on stdout; progress goes to stderr either way",
     )
     return parser
 
@@ -248,25 +245,28 @@ def _object(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _answer(
+def _run(
     parser: argparse.ArgumentParser,
     arguments: Sequence[str],
-    run: Callable[[argparse.Namespace, Say], Report],
+    command: Callable[[argparse.Namespace, Say], Report],
 ) -> int:
-    """Parses, runs, prints, and turns what went wrong into one line and an exit code."""
+    """Parses the arguments, runs the command and prints its report. Returns the exit code.
+
+    An error becomes one line on stderr, and with --json an object on stdout.
+    """
     from .base.report import table
 
     wants_json = "--json" in arguments
     try:
-        asked = parser.parse_args(
+        options = parser.parse_args(
             json_objects.undotted(
                 [spelled(argument) for argument in arguments], ("--hf-overrides", "--pooler-config")
             )
         )
-        if hasattr(asked, "target"):
-            asked.target = _targets(asked.target)
-        with own_stdout(), _terminated(), _progress() as say:
-            report = run(asked, say)
+        if hasattr(options, "target"):
+            options.target = _targets(options.target)
+        with own_stdout(), terminal.interrupted_by_sigterm(), terminal.progress() as say:
+            report = command(options, say)
     except PoolrtError as error:
         if error.__cause__ is not None and os.environ.get("POOLRT_DEBUG") == "1":
             traceback.print_exception(error)
@@ -276,10 +276,10 @@ def _answer(
             "interrupted; nothing was kept", "KeyboardInterrupt", EXIT_INTERRUPTED, as_json=wants_json
         )
     except OSError as error:  # a full disk, a folder that may not be written
-        told = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+        message = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            told += "; nothing was kept: make room, or choose a folder on another disk with --out"
-        return _failed(told, type(error).__name__, EXIT_INPUT, as_json=wants_json)
+            message += "; nothing was kept: make room, or choose a folder on another disk with --out"
+        return _failed(message, type(error).__name__, EXIT_INPUT, as_json=wants_json)
     except SystemExit as error:  # argparse after --help
         return int(error.code or 0)
     except Exception as error:
@@ -289,25 +289,25 @@ def _answer(
         ):
             return _failed(str(missing), type(missing).__name__, missing.exit_code, as_json=wants_json)
         traceback.print_exc()
-        told = (
+        message = (
             f"{type(error).__name__}: {error} (a mistake in poolrt, not of yours; please report the "
             "lines above)"
         )
-        return _failed(told, type(error).__name__, EXIT_INTERNAL, as_json=wants_json)
-    print(json.dumps(to_plain(report), ensure_ascii=False) if asked.json else f"\n{table(report)}")
+        return _failed(message, type(error).__name__, EXIT_INTERNAL, as_json=wants_json)
+    print(json.dumps(to_plain(report), ensure_ascii=False) if options.json else f"\n{table(report)}")
     return EXIT_OK
 
 
-def _targets(asked: Sequence[str]) -> list[str]:
-    """`onnx,tensorrt-rtx:sm89,sm120` -> `onnx`, `tensorrt-rtx:sm89,sm120`: a part that starts with `sm`
-    belongs to the one before."""
-    found: list[str] = []
-    for part in ",".join(asked).split(","):
-        if found and part.strip().lower().startswith("sm"):
-            found[-1] += f",{part}"
-        elif part.strip():
-            found.append(part.strip())
-    return found
+def _targets(values: Sequence[str]) -> list[str]:
+    """`onnx,tensorrt-rtx:sm89,sm120` -> `onnx`, `tensorrt-rtx:sm89,sm120`: what starts with `sm` belongs to
+    the target before it."""
+    targets: list[str] = []
+    for text in ",".join(values).split(","):
+        if targets and text.strip().lower().startswith("sm"):
+            targets[-1] += f",{text}"
+        elif text.strip():
+            targets.append(text.strip())
+    return targets
 
 
 def _failed(message: str, kind: str, code: int, *, as_json: bool) -> int:
@@ -317,54 +317,3 @@ def _failed(message: str, kind: str, code: int, *, as_json: bool) -> int:
             json.dumps({"error": {"type": kind, "message": message, "exit_code": code}}, ensure_ascii=False)
         )
     return code
-
-
-@contextmanager
-def _terminated() -> Iterator[None]:
-    """SIGTERM ends an export as Ctrl-C does, with its unfinished folder removed."""
-
-    def stop(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _progress() -> Iterator[Say]:
-    """Lines to stderr, and while a step is silent, how long it has been going on."""
-    terminal, lock, stopped = sys.stderr.isatty(), threading.Lock(), threading.Event()
-    last = {"line": "", "at": time.monotonic()}
-
-    def say(line: str) -> None:
-        with lock:
-            if terminal:
-                sys.stderr.write("\r\x1b[K")
-            print(line, file=sys.stderr, flush=True)
-            last.update(line=line, at=time.monotonic())
-
-    def tick() -> None:
-        interval = _TICK_TERMINAL if terminal else _TICK_LOG
-        while not stopped.wait(interval):
-            with lock:
-                spent = time.monotonic() - last["at"]
-                if spent >= interval:
-                    told = f"      still at it, {spent:.0f} s"
-                    sys.stderr.write(f"\r\x1b[K{told}" if terminal else f"{told}\n")
-                    sys.stderr.flush()
-
-    thread = threading.Thread(target=tick, daemon=True, name="poolrt-progress")
-    thread.start()
-    try:
-        yield say
-    finally:
-        stopped.set()
-        thread.join()
-        if terminal:
-            sys.stderr.write("\r\x1b[K")

@@ -1,22 +1,27 @@
-"""checkpoint → plan → module → ONNX → precision → engines → verify → manifest: an export,
-read from top to bottom."""
+"""checkpoint → plan → module → ONNX → precision → engines → verify → manifest.
+
+`export` reads from top to bottom in that order. `build` and `verified` repeat its last steps on an artifact.
+A large model takes the same steps, but its graph stays in memory until the precision is lowered, and only
+then its weights are written. One file above 300 lines, because the three commands share their steps.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..runtime import machine
 from ..runtime.artifact import manifest as contract
 from ..runtime.artifact import reading as artifacts
-from ..runtime.artifact.manifest import Graph, Manifest
+from ..runtime.artifact.manifest import Graph, Manifest, Reading
 from ..runtime.errors import CheckpointError, InputError
-from . import checkpoint, engine
+from . import checkpoint as checkpoints
+from . import engine
 from . import precision as precisions
 from .base import artifact, report
 from .base.large import is_large
@@ -25,10 +30,17 @@ from .checkpoint import Checkpoint
 from .detection import Convert, Runner
 from .graph import onnx_files
 from .heads import planning
-from .proof import published_scores, verify
+from .proof import library_reference, published_scores, verify
+from .proof.reference import Reference
 
-_READ, _LOAD, _TRACE, _LIBRARY, _LOWER, _WRITE, _VERIFY, _FINISH = (
+if TYPE_CHECKING:
+    import onnx_ir
+
+    from .graph.tracing import PoolingModel
+
+_READ, _OPEN, _LOAD, _TRACE, _LIBRARY, _LOWER, _WRITE, _VERIFY, _FINISH = (
     "read the checkpoint",
+    "read and check the artifact",
     "load the weights",
     "trace to ONNX",
     "compare with the checkpoint's own library",
@@ -38,7 +50,8 @@ _READ, _LOAD, _TRACE, _LIBRARY, _LOWER, _WRITE, _VERIFY, _FINISH = (
     "hash and put in place",
 )
 
-_MADE_WITH = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime")
+_IMPORTING = "      importing torch and transformers, which takes some seconds"
+_VERSIONS_OF = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime")
 _REFUSED = (
     "nothing was kept; another --precision may hold, and fp32 always should: if it does not, please report it"
 )
@@ -67,66 +80,56 @@ def export(
     Raises InputError and CheckpointError before any work, EngineError, and VerificationError;
     then nothing is left behind.
     """
-    targets = [engine.check(each) for each in engine.targets(target)]
+    targets = _checked_targets(target)
     lowered = precisions.check(precision, targets, large=True)
     lowers = [_LOWER] if lowered != "fp32" else []
     titles = [_READ, _LOAD, _TRACE, _LIBRARY, *lowers, *map(_compiling, targets), _VERIFY, _FINISH]
     steps = ExportSteps(titles, progress, about=str(source))
 
     with steps(_READ):
-        found = checkpoint.read(
-            source, revision=revision, hf_overrides=hf_overrides, runner=runner, convert=convert,
+        checkpoint = checkpoints.read(
+            source,
+            revision=revision,
+            hf_overrides=hf_overrides,
+            runner=runner,
+            convert=convert,
             pooler_config=pooler_config,
-            recipe=recipe, adapter=lora,
-        )  # fmt: skip
+            recipe=recipe,
+            adapter=lora,
+        )
         # int8 is chosen by running the whole graph, which has to fit into memory for that.
-        large = lowered in ("fp32", "fp16", "bf16") and is_large(found.parameters)
+        large = lowered in ("fp32", "fp16", "bf16") and is_large(checkpoint.parameters)
         precisions.check(precision, targets, large=large)
-        found = dataclasses.replace(found, large=large)
-        plan = planning.plan(found)
+        checkpoint = dataclasses.replace(checkpoint, large=large)
+        plan = planning.plan(checkpoint)
     for line in plan.lines:
         progress(f"      {line}")
 
-    with artifact.draft(out, name or _default_name(found)) as draft:
+    with artifact.draft(out, name or _default_name(checkpoint)) as draft:
         with steps(_LOAD):
-            progress("      importing torch and transformers, which takes some seconds")
-            from .graph import tracing as graph
-            from .proof import library_reference
-            from .proof.reference import Reference
-
-            module = graph.module(found, plan)
+            progress(_IMPORTING)
+            module = _module(checkpoint, plan)
         with steps(_TRACE):
             if large:
                 steps.insert(_WRITE, after=_LOWER if lowered != "fp32" else _LIBRARY)
                 progress(
-                    f"      {found.parameters / 1e9:.1f} billion parameters: read from the checkpoint's "
+                    f"      {checkpoint.parameters / 1e9:.1f} billion parameters: read from the checkpoint's "
                     "files as they are needed"
                 )
-                model, base = (
-                    graph.streamed_from_module(module, plan),
-                    graph.described(plan, "model.onnx", ()),
-                )
-            else:
-                model, base = None, graph.onnx_from_module(module, plan, draft.folder / "model.onnx")
+            streamed, graph = _traced(module, plan, draft.folder, large=large)
         with steps(_LIBRARY):
-            reading = (
-                library_reference.against_twin(found)
-                if large
-                else library_reference.against_library(found, plan, module)
-            )
-            progress(f"      {report.reading(reading)}")
+            reading = _compared_with_library(checkpoint, plan, module, progress)
         for file, content in plan.files.items():
             (draft.folder / file).write_bytes(content)
-        manifest = dataclasses.replace(_manifest(draft.final.name, found, plan, base), reading=reading)
-        reference = Reference(module, base, plan.heads)
+        manifest = _manifest(draft.final.name, checkpoint, plan, graph, reading)
+        reference = Reference(module, graph, plan.heads)
         notes: tuple[str, ...] = ()
-        if model is not None:
+        if streamed is not None:
             if lowered in ("fp16", "bf16"):
                 with steps(_LOWER):
-                    base, notes = precisions.lowered_in_place(model, base, lowered)
+                    graph, notes = precisions.lowered_in_place(streamed, graph, lowered)
             with steps(_WRITE):
-                base = _written(draft, model, base)
-                manifest = dataclasses.replace(manifest, graphs=(base,))
+                manifest = dataclasses.replace(manifest, graphs=(_written(draft, streamed, graph),))
         elif lowered != "fp32":
             with steps(_LOWER):
                 probes = precisions.probes(draft.folder, manifest) if lowered in ("int8", "auto") else []
@@ -143,53 +146,37 @@ def export(
 
 
 def build(path: str | Path, *, target: Sequence[str], progress: Say = report.silent) -> Report:
-    """Adds engines to an artifact, or compiles them again; the artifact is replaced as a whole once they are
-    proved as far as possible."""
-    targets = [engine.check(each) for each in engine.targets(target)]
+    """Adds engines to an artifact, or compiles them again, and replaces the artifact as a whole.
+
+    Every engine that runs on this machine is compared with the golden answers first. Raises InputError,
+    ArtifactError, EngineError and VerificationError; then the artifact is left as it was.
+    """
+    targets = _checked_targets(target)
     if not targets:
         raise InputError("nothing to build: name a --target such as tensorrt-rtx:sm89", field="target")
-    steps = ExportSteps(
-        ["read and check the artifact", *map(_compiling, targets), _VERIFY, _FINISH], progress
-    )
-    with steps("read and check the artifact"):
-        old = artifacts.read(path)
-        if any(graph.precision == "int8" for graph in old.manifest.graphs):
+    steps = ExportSteps([_OPEN, *map(_compiling, targets), _VERIFY, _FINISH], progress)
+
+    with steps(_OPEN):
+        opened = artifacts.read(path)
+        if any(graph.precision == "int8" for graph in opened.manifest.graphs):
             raise InputError(
                 f"{path}: its graph is int8, which is for processors; export the checkpoint again with "
                 "--precision fp16 and --target"
             )
-    place = old.folder.resolve()
+    place = opened.folder.resolve()
     with artifact.draft(place.parent, place.name) as draft:
-        weights = {name for graph in old.manifest.graphs for name in graph.external}
-        for file, entry in old.manifest.files.items():
-            (draft.folder / file).parent.mkdir(parents=True, exist_ok=True)
-            # Many gigabytes, which nothing here writes to, and which read() has just compared
-            if file in weights:
-                draft.hashed[file] = entry.sha256
-                _link(old.folder / file, draft.folder / file)
-            else:  # an engine may be compiled again under its name
-                shutil.copyfile(old.folder / file, draft.folder / file)
-        manifest = _compiled(draft.folder, old.manifest, targets, steps)
+        _take_over(draft, opened)
+        manifest = _compiled(draft.folder, opened.manifest, targets, steps)
         with steps(_VERIFY):
             evidence, left_out = verify.against_golden(draft.folder, manifest)
             verify.enforce(evidence, "the artifact was left as it was")
-            fresh = {
-                each.engine
-                for each in evidence
-                if each.engine not in {known.engine for known in old.manifest.evidence}
-            }
-            kept = (*old.manifest.evidence, *(each for each in evidence if each.engine in fresh))
+            # What was compared with PyTorch at export says more than the golden answers do.
+            proved = {row.engine for row in opened.manifest.evidence}
+            fresh = tuple(row for row in evidence if row.engine not in proved)
         with steps(_FINISH):
-            final = draft.commit(dataclasses.replace(manifest, evidence=kept, name=old.manifest.name))
+            kept = (*opened.manifest.evidence, *fresh)
+            final = draft.commit(dataclasses.replace(manifest, evidence=kept, name=opened.manifest.name))
     return _reported(final, steps, notes=tuple(left_out))
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under a second name, where the disk allows it."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def verified(
@@ -199,105 +186,98 @@ def verified(
     lora: str | Path | None = None,
     progress: Say = report.silent,
 ) -> Report:
-    """Proves an artifact again: from its golden answers, from its checkpoint (and adapter) where one is
-    given, and from the scores that its recipe says were published. Changes nothing."""
-    titles = ["read and check the artifact", *([_LOAD, _LIBRARY] if against is not None else []), _VERIFY]
+    """Proves an artifact again and changes nothing.
+
+    It is compared with its golden answers, with the scores that its recipe says were published, and with the
+    checkpoint `against` (into which the adapter `lora` is merged), where there is one. Raises InputError,
+    ArtifactError, CheckpointError and VerificationError.
+    """
+    titles = [_OPEN, *([_LOAD, _LIBRARY] if against is not None else []), _VERIFY]
     steps = ExportSteps(titles, progress, about=None if against is None else str(against))
-    with steps("read and check the artifact"):
+
+    with steps(_OPEN):
         opened = artifacts.read(path)
+    _check_adapter(path, opened.manifest, against=against, lora=lora)
     reference, reading = None, opened.manifest.reading
-    adapter = opened.manifest.source.adapter
-    if against is not None and (adapter is None) != (lora is None):
-        needs = (
-            "has no adapter: leave --lora out"
-            if adapter is None
-            else (f"has the adapter {adapter.name} merged into it: give it with --lora")
-        )
-        raise InputError(f"{path}: {needs}", field="lora")
-    if against is None and lora is not None:
-        raise InputError("--lora goes with --against CHECKPOINT", field="lora")
     if against is not None:
         with steps(_LOAD):
-            progress("      importing torch and transformers, which takes some seconds")
-            from .graph import tracing as graph
-            from .proof import library_reference
-            from .proof.reference import Reference
-
+            progress(_IMPORTING)
             overrides = opened.manifest.source.overrides
-            found = checkpoint.read(against, adapter=lora, **overrides)  # pyright: ignore[reportArgumentType]
-            _same_weights(found, opened.manifest)
-            found = dataclasses.replace(found, large=is_large(found.parameters))
-            plan = planning.plan(found)
-            module = graph.module(found, plan)
+            checkpoint = checkpoints.read(against, adapter=lora, **overrides)  # pyright: ignore[reportArgumentType]
+            _check_weights(checkpoint, opened.manifest)
+            checkpoint = dataclasses.replace(checkpoint, large=is_large(checkpoint.parameters))
+            plan = planning.plan(checkpoint)
+            module = _module(checkpoint, plan)
             reference = Reference(module, opened.manifest.graph("text"), plan.heads)
         with steps(_LIBRARY):
-            reading = (
-                library_reference.against_twin(found)
-                if found.large
-                else library_reference.against_library(found, plan, module)
-            )
-            progress(f"      {report.reading(reading)}")
+            reading = _compared_with_library(checkpoint, plan, module, progress)
     with steps(_VERIFY):
-        _, evidence, left_out = verify.verified(path, reference)
+        evidence, left_out = verify.verified(path, reference)
         left_out += published_scores.checked(path)
     return report.of_artifact(
-        opened.manifest, str(path), evidence=tuple(evidence), reading=reading, notes=tuple(left_out),
+        opened.manifest,
+        str(path),
+        evidence=tuple(evidence),
+        reading=reading,
+        notes=tuple(left_out),
         seconds=steps.seconds,
         next=(f"poolrt serve {path}",),
-    )  # fmt: skip
+    )
+
+
+# --- steps
+# ------------------------------------------------------------------------------------------------------------
+
+
+def _checked_targets(spellings: Sequence[str]) -> list[engine.Target]:
+    return [engine.check(target) for target in engine.targets(spellings)]
 
 
 def _compiling(target: engine.Target) -> str:
     return f"compile for {target}"
 
 
-def _written(draft: artifact.Draft, model: Any, graph: Graph) -> Graph:
+def _module(checkpoint: Checkpoint, plan: planning.Plan) -> PoolingModel:
+    from .graph import tracing
+
+    return tracing.module(checkpoint, plan)
+
+
+def _traced(
+    module: PoolingModel, plan: planning.Plan, folder: Path, *, large: bool
+) -> tuple[onnx_ir.Model | None, Graph]:
+    """The fp32 graph: written into `folder`, or of a large model in memory, its weights still in the
+    checkpoint's files."""
+    from .graph import tracing
+
+    if large:
+        return tracing.streamed_from_module(module, plan), tracing.described(plan, "model.onnx", ())
+    return None, tracing.onnx_from_module(module, plan, folder / "model.onnx")
+
+
+def _compared_with_library(
+    checkpoint: Checkpoint, plan: planning.Plan, module: PoolingModel, progress: Say
+) -> Reading:
+    """A large checkpoint cannot be loaded twice, so a shrunken twin of it is compared."""
+    if checkpoint.large:
+        reading = library_reference.against_twin(checkpoint)
+    else:
+        reading = library_reference.against_library(checkpoint, plan, module)
+    progress(f"      {report.reading(reading)}")
+    return reading
+
+
+def _written(draft: artifact.Draft, model: onnx_ir.Model, graph: Graph) -> Graph:
     digests = onnx_files.save(model, draft.folder / graph.file, apart=True)
     draft.hashed.update(digests)
     return dataclasses.replace(graph, external=tuple(digests))
 
 
-def _default_name(found: Checkpoint) -> str:
-    sources = [found.source, *([] if found.adapter is None else [found.adapter.name])]
-    return "-".join(source.rstrip("/").rsplit("/", 1)[-1] for source in sources)
-
-
-def _manifest(name: str, found: Checkpoint, plan: planning.Plan, base: Graph) -> Manifest:
-    """The manifest before precision, engines and evidence."""
-    digests = {
-        path.relative_to(found.folder).as_posix(): artifacts.sha256(path) for path in found.weight_files
-    }
-    adapter = (
-        {
-            path.relative_to(found.adapter.folder).as_posix(): artifacts.sha256(path)
-            for path in found.adapter.files
-        }
-        if found.adapter
-        else {}
-    )
-    versions = {name: version for name in _MADE_WITH if (version := machine.version(name))}
-    return Manifest(
-        format=contract.FORMAT,
-        name=name,
-        architecture=found.architecture,
-        source=found.described(digests, adapter),
-        tasks=plan.tasks,
-        scoring=plan.scoring,
-        text=plan.text,
-        graphs=(base,),
-        heads=plan.heads,
-        chunked=plan.chunked,
-        max_embed_tokens=plan.max_embed_tokens,
-        config=plan.config,
-        versions=versions,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
 def _compiled(
     folder: Path, manifest: Manifest, targets: Sequence[engine.Target], steps: ExportSteps
 ) -> Manifest:
-    """With an engine per target, each made of the graph in the least precision that engines compile."""
+    """The manifest with an engine per target, compiled from the graph in the least precision that engines
+    compile."""
     compiled = []
     for target in targets:
         graph = engine.compilable(manifest)
@@ -311,18 +291,99 @@ def _compiled(
     )
 
 
-def _same_weights(found: Checkpoint, manifest: Manifest) -> None:
+def _take_over(draft: artifact.Draft, opened: artifacts.Artifact) -> None:
+    """Brings the files of an artifact into the draft that will replace it."""
+    weights = {name for graph in opened.manifest.graphs for name in graph.external}
+    for file, entry in opened.manifest.files.items():
+        target = draft.folder / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file in weights:
+            # Many gigabytes: a link saves the copy, and the hash was compared when the artifact was read.
+            # Nothing writes to them, while an engine may be compiled again under its name.
+            draft.hashed[file] = entry.sha256
+            _link(opened.folder / file, target)
+        else:
+            shutil.copyfile(opened.folder / file, target)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name, where the disk allows it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+# --- records
+# ------------------------------------------------------------------------------------------------------------
+
+
+def _default_name(checkpoint: Checkpoint) -> str:
+    sources = [checkpoint.source, *([] if checkpoint.adapter is None else [checkpoint.adapter.name])]
+    return "-".join(source.rstrip("/").rsplit("/", 1)[-1] for source in sources)
+
+
+def _manifest(
+    name: str, checkpoint: Checkpoint, plan: planning.Plan, graph: Graph, reading: Reading
+) -> Manifest:
+    """The manifest before precision, engines and evidence."""
+    adapter = checkpoint.adapter
+    return Manifest(
+        format=contract.FORMAT,
+        name=name,
+        architecture=checkpoint.architecture,
+        source=checkpoint.described(
+            _digests(checkpoint.folder, checkpoint.weight_files),
+            {} if adapter is None else _digests(adapter.folder, adapter.files),
+        ),
+        tasks=plan.tasks,
+        scoring=plan.scoring,
+        text=plan.text,
+        graphs=(graph,),
+        heads=plan.heads,
+        chunked=plan.chunked,
+        max_embed_tokens=plan.max_embed_tokens,
+        config=plan.config,
+        versions={package: version for package in _VERSIONS_OF if (version := machine.version(package))},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        reading=reading,
+    )
+
+
+def _digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Path inside `folder` -> sha256."""
+    return {path.relative_to(folder).as_posix(): artifacts.sha256(path) for path in files}
+
+
+def _check_adapter(
+    path: str | Path, manifest: Manifest, *, against: str | Path | None, lora: str | Path | None
+) -> None:
+    """Raises InputError unless `lora` is named exactly where the artifact has an adapter merged into it."""
+    adapter = manifest.source.adapter
+    if against is not None and (adapter is None) != (lora is None):
+        needs = (
+            "has no adapter: leave --lora out"
+            if adapter is None
+            else f"has the adapter {adapter.name} merged into it: give it with --lora"
+        )
+        raise InputError(f"{path}: {needs}", field="lora")
+    if against is None and lora is not None:
+        raise InputError("--lora goes with --against CHECKPOINT", field="lora")
+
+
+def _check_weights(checkpoint: Checkpoint, manifest: Manifest) -> None:
+    """Raises CheckpointError unless the artifact was made of these very files."""
     for file, expected in manifest.source.weights.items():
-        path = found.folder / file
+        path = checkpoint.folder / file
         if not path.is_file() or artifacts.sha256(path) != expected:
             raise CheckpointError(
                 f"{path}: not the weights that this artifact was made of "
                 f"({manifest.source.checkpoint}); give that checkpoint"
             )
-    merged, given = manifest.source.adapter, found.adapter
-    if merged is not None and given is not None:
-        for path in given.files:
-            if artifacts.sha256(path) != merged.files.get(path.relative_to(given.folder).as_posix()):
+    merged, adapter = manifest.source.adapter, checkpoint.adapter
+    if merged is not None and adapter is not None:
+        for path in adapter.files:
+            if artifacts.sha256(path) != merged.files.get(path.relative_to(adapter.folder).as_posix()):
                 raise CheckpointError(
                     f"{path}: not the adapter that was merged into this artifact ({merged.name}); "
                     "give that one"
@@ -333,13 +394,17 @@ def _reported(
     path: Path, steps: ExportSteps, *, notes: tuple[str, ...], guesses: tuple[str, ...] = ()
 ) -> Report:
     manifest = artifacts.read(path, check="quick").manifest
-    first = "embed" if "embed" in manifest.tasks else "inspect"
-    following = (
-        f'poolrt embed {path} "a text"' if first == "embed" else f"poolrt inspect {path}",
-        f"poolrt serve {path}",
-    )
+    embeds = "embed" in manifest.tasks
     return report.of_artifact(
-        manifest, str(path), guesses=guesses, evidence=manifest.evidence, reading=manifest.reading,
+        manifest,
+        str(path),
+        guesses=guesses,
+        evidence=manifest.evidence,
+        reading=manifest.reading,
         notes=notes,
-        seconds=dict(steps.seconds), next=following,
-    )  # fmt: skip
+        seconds=dict(steps.seconds),
+        next=(
+            f'poolrt embed {path} "a text"' if embeds else f"poolrt inspect {path}",
+            f"poolrt serve {path}",
+        ),
+    )

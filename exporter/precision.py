@@ -1,18 +1,18 @@
 """Which numbers the graph computes in, decided by what was measured.
 
 `fp32` is the graph as exported. `int8` is for processors, `fp16` and `bf16` are for GPUs. `auto` takes int8
-if it keeps to its drift budget and is faster here, else fp32; either way it says why.
+if that keeps to its drift budget and is faster on this machine, else fp32. A note says why.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -31,102 +31,110 @@ from .proof import evidence, texts
 from .proof.reference import Reference
 from .proof.verify import Runner
 
-Asked = Literal["fp32", "fp16", "bf16", "int8", "auto"]
-ASKED: tuple[Asked, ...] = ("fp32", "fp16", "bf16", "int8", "auto")
-# Shares of the products, the most sensitive first, that are given back to fp32 until the budget holds.
-_GIVEN_BACK = (0.0, 0.1, 0.25, 0.5)
-# int8 must pay for its drift: auto takes it from this speed-up on.
+if TYPE_CHECKING:
+    import onnx_ir
+
+Choice = Literal["fp32", "fp16", "bf16", "int8", "auto"]
+CHOICES: tuple[Choice, ...] = ("fp32", "fp16", "bf16", "int8", "auto")
+# Shares of the products, the most sensitive first, that stay fp32; the next is tried where the one before
+# drifts too far.
+_KEPT_SHARES = (0.0, 0.1, 0.25, 0.5)
+# Least speed-up over fp32 for which auto takes int8 and its drift.
 _WORTH_IT = 1.2
 _PROBES = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
+    """The graphs that the artifact keeps, and notes for the report."""
+
     graphs: tuple[Graph, ...]
     notes: tuple[str, ...]
 
 
-def check(asked: str, targets: Sequence[engine.Target], *, large: bool = False) -> Asked:
-    """Raises InputError for a precision that does not exist, or that the targets cannot compile.
+def check(precision: str, targets: Sequence[engine.Target], *, large: bool = False) -> Choice:
+    """Returns `precision`. Raises InputError if it does not exist, or the targets cannot compile it.
 
-    `large`: whether the model is too large to be held, and its engine compiled elsewhere;
-    then bf16 needs no target.
+    `large`: the model is too large to be held, so its engine is compiled elsewhere and bf16 needs no target.
     """
-    if asked not in ASKED:
-        raise InputError(f"precision {asked!r}: expected one of {', '.join(ASKED)}", field="precision")
-    if asked in ("int8", "auto") and targets:
+    if precision not in CHOICES:
+        raise InputError(f"precision {precision!r}: expected one of {', '.join(CHOICES)}", field="precision")
+    if precision in ("int8", "auto") and targets:
         raise InputError(
-            (
-                f"precision {asked} is for processors, target {targets[0]} compiles fp32, fp16 or bf16; "
-                "export twice, with two --name"
-            ),
+            f"precision {precision} is for processors, target {targets[0]} compiles fp32, fp16 or bf16; "
+            "export twice, with two --name",
             field="precision",
         )
-    if asked == "bf16" and not targets and not large:
+    if precision == "bf16" and not targets and not large:
         raise InputError(
-            (
-                "precision bf16 needs a TensorRT target, as onnxruntime has no bf16 on processors; use "
-                "fp16, or add --target"
-            ),
+            "precision bf16 needs a TensorRT target, as onnxruntime has no bf16 on processors; use "
+            "fp16, or add --target",
             field="precision",
         )
-    return asked  # pyright: ignore[reportReturnType]
+    return precision  # pyright: ignore[reportReturnType]
 
 
 def chosen(
-    asked: Asked, folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say
+    choice: Choice,
+    folder: Path,
+    manifest: Manifest,
+    reference: Reference,
+    items: Sequence[Item],
+    say: Say,
 ) -> Chosen:
-    """Writes the graph that `asked` means beside the fp32 one and drops what is not needed.
-    `draft` has the fp32 graph."""
-    base = draft.graph("text", "fp32")
-    if asked == "fp32":
+    """Writes the graph that `choice` means beside the fp32 one, which `manifest` names, and removes from
+    `folder` the one that is not needed."""
+    base = manifest.graph("text", "fp32")
+    if choice == "fp32":
         return Chosen((base,), ())
-    if asked in ("fp16", "bf16"):
-        made = _written(
-            folder,
-            dataclasses.replace(base, packed=False),
-            asked,
-            lambda path: mixed_from_onnx(folder / base.file, path, asked),
-        )
+    if choice in ("fp16", "bf16"):
+        path = folder / f"model.{choice}.onnx"
+        mixed_from_onnx(folder / base.file, path, choice)
+        mixed = _described(dataclasses.replace(base, packed=False), path, choice)
         # onnxruntime computes fp16 on processors (slowly), so the one graph serves both; bf16 it cannot.
-        if asked == "bf16":
-            return Chosen((base, made), ("bf16 is for the engines; onnxruntime runs the fp32 graph",))
+        if choice == "bf16":
+            return Chosen((base, mixed), ("bf16 is for the engines; onnxruntime runs the fp32 graph",))
         _drop(folder, base)
-        return Chosen((made,), ())
-    return _int8(asked, folder, draft, reference, items, say)
+        return Chosen((mixed,), ())
+    return _int8(choice, folder, manifest, reference, items, say)
 
 
 def lowered_in_place(
-    model: Any, graph: Graph, asked: Literal["fp16", "bf16"]
+    model: onnx_ir.Model, graph: Graph, precision: Literal["fp16", "bf16"]
 ) -> tuple[Graph, tuple[str, ...]]:
-    """Gives the graph of a large model (exporter/graph/streaming.py) its mixed form before it is written."""
-    lower(model, asked)
-    notes = (
-        (("the graph is bf16: it runs in engines, which `poolrt build` compiles where the GPU is"),)
-        if asked == "bf16"
-        else ()
-    )
-    return dataclasses.replace(graph, file=f"model.{asked}.onnx", precision=asked), notes
+    """Gives the graph of a large model (exporter/graph/streaming.py) its mixed form before it is written.
+
+    Returns the graph's new record and notes for the report.
+    """
+    lower(model, precision)
+    notes = ("the graph is bf16: it runs in engines, which `poolrt build` compiles where the GPU is",)
+    graph = dataclasses.replace(graph, file=f"model.{precision}.onnx", precision=precision)
+    return graph, notes if precision == "bf16" else ()
 
 
 def _int8(
-    asked: Asked, folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say
+    choice: Choice,
+    folder: Path,
+    manifest: Manifest,
+    reference: Reference,
+    items: Sequence[Item],
+    say: Say,
 ) -> Chosen:
-    base = draft.graph("text", "fp32")
-    made, facts, within = _within_budget(folder, draft, reference, items, say)
-    # A GPU-sized model is not timed for a choice that was already made.
-    speed = _speedup(folder, draft, base, made, items) if within or asked == "int8" else 0.0
-    kept = f", {len(facts.kept)} products kept in fp32" if facts.kept else ""
-    told = (
-        f"int8: {len(facts.products)} products and {len(facts.tables)} tables quantised{kept}; {speed:.2f} "
-        "times the speed of fp32 here"
+    base = manifest.graph("text", "fp32")
+    int8, quantised, within = _within_budget(folder, manifest, reference, items, say)
+    # auto does not time an int8 graph that drifts too far to be taken.
+    speed = _speedup(folder, manifest, base, int8, items) if within or choice == "int8" else 0.0
+    kept = f", {len(quantised.kept)} products kept in fp32" if quantised.kept else ""
+    note = (
+        f"int8: {len(quantised.products)} products and {len(quantised.tables)} tables quantised{kept}; "
+        f"{speed:.2f} times the speed of fp32 here"
     )
-    if asked == "int8" or (within and speed >= _WORTH_IT):
+    if choice == "int8" or (within and speed >= _WORTH_IT):
         _drop(folder, base)
-        return Chosen((made,), (told,) if asked == "int8" else (f"auto chose int8. {told}",))
-    _drop(folder, made)
+        return Chosen((int8,), (note,) if choice == "int8" else (f"auto chose int8. {note}",))
+    _drop(folder, int8)
     reason = (
-        (f"int8 is {speed:.2f} times as fast here, less than {_WORTH_IT}")
+        f"int8 is {speed:.2f} times as fast here, less than {_WORTH_IT}"
         if within
         else "int8 drifts beyond its budget"
     )
@@ -134,39 +142,30 @@ def _int8(
 
 
 def _within_budget(
-    folder: Path, draft: Manifest, reference: Reference, items: Sequence[Item], say: Say
+    folder: Path, manifest: Manifest, reference: Reference, items: Sequence[Item], say: Say
 ) -> tuple[Graph, Quantised, bool]:
     """The fastest int8 graph that keeps to the budget; else the most careful one tried, and False."""
-    base = draft.graph("text", "fp32")
+    base = manifest.graph("text", "fp32")
     order: list[str] = []
-    made, facts = base, Quantised((), (), ())
-    for share in _GIVEN_BACK:
+    int8, quantised = base, Quantised((), (), ())
+    for share in _KEPT_SHARES:
         if share and not order:
-            order = _by_sensitivity(folder, draft, facts, items, say)
-        keep = order[: round(share * len(order))]
-        found: list[Quantised] = []
-        made = _written(
-            folder,
-            base,
-            "int8",
-            lambda path, keep=keep, found=found: found.append(
-                int8_from_onnx(folder / base.file, path, keep=keep)
-            ),
-        )
-        facts = found[0]
-        failed = _drift(folder, draft, made, reference, items)
+            order = _by_sensitivity(folder, manifest, quantised, items, say)
+        int8, quantised = _quantised(folder, base, keep=order[: round(share * len(order))])
+        failed = _drift(folder, manifest, int8, reference, items)
         if not failed:
-            return made, facts, True
-        say(f"      int8 with {len(facts.kept)} products in fp32 drifts too far: {failed[0]}")
-    return made, facts, False
+            return int8, quantised, True
+        say(f"      int8 with {len(quantised.kept)} products in fp32 drifts too far: {failed[0]}")
+    return int8, quantised, False
 
 
 def _drift(
-    folder: Path, draft: Manifest, graph: Graph, reference: Reference, items: Sequence[Item]
+    folder: Path, manifest: Manifest, graph: Graph, reference: Reference, items: Sequence[Item]
 ) -> list[str]:
-    runner = Runner(folder, dataclasses.replace(draft, graphs=(graph,)), graph)
+    """The comparisons of `graph` with PyTorch that are beyond the tolerance of int8, one line each."""
+    runner = Runner(folder, dataclasses.replace(manifest, graphs=(graph,)), graph)
     try:
-        measured = [
+        comparisons = [
             evidence.compared(
                 runner.name,
                 "int8",
@@ -175,61 +174,64 @@ def _drift(
                 runner.answers(task, items),
                 reference.answers(task, items),
             )
-            for task in draft.tasks
+            for task in manifest.tasks
         ]
     finally:
         runner.close()
-    return [evidence.told(each) for each in measured if not evidence.holds(each)]
+    return [evidence.summary(comparison) for comparison in comparisons if not evidence.holds(comparison)]
 
 
 def _by_sensitivity(
-    folder: Path, draft: Manifest, facts: Quantised, items: Sequence[Item], say: Say
+    folder: Path, manifest: Manifest, quantised: Quantised, items: Sequence[Item], say: Say
 ) -> list[str]:
-    """Products by the error each causes when it alone is quantised, the largest first."""
-    base = draft.graph("text", "fp32")
-    say(f"      measuring which of {len(facts.products)} products int8 hurts most")
-    feed = Feed(base.inputs, pad_id=draft.text.pad_id).arrays(items[:_PROBES])
+    """Products by the error that a product causes when it alone is int8, the largest first."""
+    base = manifest.graph("text", "fp32")
+    say(f"      measuring which of {len(quantised.products)} products int8 hurts most")
+    arrays = Feed(base.inputs, pad_id=manifest.text.pad_id).arrays(items[:_PROBES])
     names = [tensor.name for tensor in base.outputs]
-    exact = _run(folder, draft, base, feed, names)
-    errors = {}
-    for product in facts.products:
-        others = [name for name in (*facts.products, *facts.tables) if name != product]
-        alone = _written(
-            folder,
-            base,
-            "int8",
-            lambda path, others=others: int8_from_onnx(folder / base.file, path, keep=others),
-            name="probe",
-        )
-        answers = _run(folder, draft, alone, feed, names)
+    exact = _outputs(folder, manifest, base, arrays, names)
+    errors: dict[str, float] = {}
+    for product in quantised.products:
+        others = [name for name in (*quantised.products, *quantised.tables) if name != product]
+        probe, _ = _quantised(folder, base, keep=others, name="probe")
         errors[product] = max(
-            float(np.abs(one - other).mean() / (np.abs(other).mean() + 1e-12))
-            for one, other in zip(answers, exact, strict=True)
+            float(np.abs(output - expected).mean() / (np.abs(expected).mean() + 1e-12))
+            for output, expected in zip(_outputs(folder, manifest, probe, arrays, names), exact, strict=True)
         )
-        _drop(folder, alone)
+        _drop(folder, probe)
     return sorted(errors, key=lambda name: -errors[name])
 
 
-def _run(
-    folder: Path, draft: Manifest, graph: Graph, feed: dict[str, np.ndarray], names: Sequence[str]
+def _quantised(
+    folder: Path, base: Graph, *, keep: Sequence[str], name: str = "model"
+) -> tuple[Graph, Quantised]:
+    """Writes the int8 form of `base`, in which the products and tables `keep` stay fp32."""
+    path = folder / f"{name}.int8.onnx"
+    quantised = int8_from_onnx(folder / base.file, path, keep=keep)
+    return _described(base, path, "int8"), quantised
+
+
+def _outputs(
+    folder: Path, manifest: Manifest, graph: Graph, arrays: dict[str, np.ndarray], names: Sequence[str]
 ) -> list[np.ndarray]:
-    session = ort.open(folder, draft, graph, lanes=1)
+    """The graph's outputs `names` on one batch, in that order."""
+    session = ort.open(folder, manifest, graph, lanes=1)
     try:
-        return session.run(feed, names)  # pyright: ignore[reportReturnType]
+        return session.run(arrays, names)  # pyright: ignore[reportReturnType]
     finally:
         session.close()
 
 
-def _speedup(folder: Path, draft: Manifest, base: Graph, made: Graph, items: Sequence[Item]) -> float:
+def _speedup(folder: Path, manifest: Manifest, base: Graph, int8: Graph, items: Sequence[Item]) -> float:
     """fp32 seconds over int8 seconds on the same batch, interleaved, medians of several runs."""
-    feed = Feed(base.inputs, pad_id=draft.text.pad_id).arrays(items[:_PROBES])
-    output = [draft.heads[draft.tasks[0]].output]
-    sessions = [ort.open(folder, draft, graph, lanes=1) for graph in (base, made)]
+    arrays = Feed(base.inputs, pad_id=manifest.text.pad_id).arrays(items[:_PROBES])
+    names = [manifest.heads[manifest.tasks[0]].output]
+    sessions = [ort.open(folder, manifest, graph, lanes=1) for graph in (base, int8)]
     seconds: list[list[float]] = [[], []]
     for _ in range(7):
         for session, spent in zip(sessions, seconds, strict=True):
             started = time.perf_counter()
-            session.run(feed, output)
+            session.run(arrays, names)
             spent.append(time.perf_counter() - started)
     for session in sessions:
         session.close()
@@ -237,14 +239,9 @@ def _speedup(folder: Path, draft: Manifest, base: Graph, made: Graph, items: Seq
     return median(seconds[0][1:]) / median(seconds[1][1:])
 
 
-def _written(
-    folder: Path, base: Graph, precision: Precision, write: Callable[[Path], object], *, name: str = "model"
-) -> Graph:
-    file = f"{name}.{precision}.onnx"
-    write(folder / file)
-    return dataclasses.replace(
-        base, file=file, precision=precision, external=onnx_files.beside(folder / file)
-    )
+def _described(base: Graph, path: Path, precision: Precision) -> Graph:
+    """The manifest's record of a graph that was made of `base` and written to `path`."""
+    return dataclasses.replace(base, file=path.name, precision=precision, external=onnx_files.beside(path))
 
 
 def _drop(folder: Path, graph: Graph) -> None:
@@ -252,10 +249,10 @@ def _drop(folder: Path, graph: Graph) -> None:
         (folder / name).unlink()
 
 
-def probes(folder: Path, draft: Manifest) -> list[Item]:
+def probes(folder: Path, manifest: Manifest) -> list[Item]:
     """What drift is measured on: everything that verification will compare."""
-    preparation = Preparation(folder, draft)
+    preparation = Preparation(folder, manifest)
     return [
-        *texts.many(draft, preparation),
-        *(item for items in texts.cases(draft, preparation).values() for item in items),
+        *texts.many(manifest, preparation),
+        *(item for items in texts.cases(manifest, preparation).values() for item in items),
     ]

@@ -1,4 +1,4 @@
-"""How far an engine's answers may be from PyTorch's, and how far they are."""
+"""Compares an engine's answers with PyTorch's, and says how far apart they may be."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ class Tolerance:
     cosine: float
     """Least cosine of a text's vector."""
     token_cosine: float
-    """Least mean cosine over a text's token vectors; MaxSim sums over tokens, so their mean
-    is what a score moves by."""
+    """Least mean cosine over a text's token vectors. MaxSim sums over tokens, so a score moves by their
+    mean."""
     difference: float
-    """Largest difference of a probability or logit, for logits beyond 1 as a share of them."""
+    """Largest difference of a probability or logit; of a logit beyond 1, as a share of it."""
 
 
-# fp32: the same sums in another order. Worst seen over all tiny checkpoints and MiniLM: 1 - 4e-7,
-# 2e-6; 1.04e-5 of a probability whose logits, of a decoder with tokens by the hundred, reach 10: 1e-5
-# of such a logit is 2.5e-5 of its sigmoid. fp16 and bf16 keep 11 and 8 bits; norms, softmax, pooling
-# and heads stay fp32, so errors do not build up along the depth. int8: 0.98 is the promise; a score
-# may move by a tenth of its range.
+# fp32: the same sums in another order. The worst seen over all tiny checkpoints and MiniLM is a cosine of
+# 1 - 4e-7 and a difference of 2e-6. Decoders on hundreds of tokens reach logits of 10 and 1.04e-5 of a
+# probability; 1e-5 of such a logit is 2.5e-5 of its sigmoid.
+# fp16 and bf16 keep 11 and 8 bits. Norms, softmax, pooling and heads stay fp32, so errors do not build up
+# along the depth.
+# int8: 0.98 is the promise, and a score may move by a tenth of its range.
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(cosine=0.999999, token_cosine=0.999999, difference=5e-5),
     "fp16": Tolerance(cosine=0.9995, token_cosine=0.999, difference=0.01),
@@ -41,32 +42,40 @@ def compared(
     precision: Precision,
     task: Task,
     shape: str,
-    found: Sequence[Floats],
+    answers: Sequence[Floats],
     expected: Sequence[Floats],
     *,
     ranks: bool = False,
 ) -> Evidence:
-    """What one engine answered for one task and shape class, beside PyTorch. `ranks`: the first text is a
-    query, the rest its documents."""
+    """Compares an engine's answers for one task and shape class with PyTorch's.
+
+    Args:
+        answers: a text's answer each, [dim] or [tokens, dim].
+        expected: PyTorch's of the same texts.
+        ranks: the first text is a query and the others are its documents, whose order is compared too.
+    """
     allowed = TOLERANCES[precision]
-    order = _agreement(_scores(task, found), _scores(task, expected)) if ranks and len(found) > 2 else None
+    agreement = None
+    if ranks and len(answers) > 2:
+        agreement = _agreement(_scores(task, answers), _scores(task, expected))
     cosine, bound = None, allowed.difference
     if task in ("embed", "token_embed"):
-        cosine = min(_cosine(one, other) for one, other in zip(found, expected, strict=True))
+        cosine = min(_cosine(*pair) for pair in zip(answers, expected, strict=True))
         bound = allowed.cosine if task == "embed" else allowed.token_cosine
     return Evidence(
         engine=engine,
         task=task,
         shape=shape,
-        texts=len(found),
+        texts=len(answers),
         worst_cosine=cosine,
-        worst_difference=max(_difference(one, other) for one, other in zip(found, expected, strict=True)),
-        rank_agreement=order,
+        worst_difference=max(_difference(*pair) for pair in zip(answers, expected, strict=True)),
+        rank_agreement=agreement,
         tolerance=bound,
     )
 
 
 def holds(evidence: Evidence) -> bool:
+    """Whether what was measured is within the tolerance."""
     if evidence.worst_cosine is not None:
         return evidence.worst_cosine >= evidence.tolerance
     assert evidence.worst_difference is not None, (
@@ -75,7 +84,8 @@ def holds(evidence: Evidence) -> bool:
     return evidence.worst_difference <= evidence.tolerance
 
 
-def told(evidence: Evidence) -> str:
+def summary(evidence: Evidence) -> str:
+    """One line: where it was measured, what came out and what is allowed."""
     measured = (
         f"cosine {evidence.worst_cosine:.7f}, at least {evidence.tolerance:g} is allowed"
         if evidence.worst_cosine is not None
@@ -84,29 +94,27 @@ def told(evidence: Evidence) -> str:
     return f"{evidence.engine}, {evidence.task}, {evidence.shape}: {measured}"
 
 
-def _cosine(found: Floats, expected: Floats) -> float:
-    """Of [dim], or the mean over the rows of [tokens, dim]. What is not finite or has another shape
-    agrees with nothing: -1."""
-    if found.shape != expected.shape or not np.isfinite(found).all():
+def _cosine(answer: Floats, expected: Floats) -> float:
+    """Of [dim], or the mean over the rows of [tokens, dim]. -1 where the shapes differ or a number is not
+    finite."""
+    if answer.shape != expected.shape or not np.isfinite(answer).all():
         return -1.0
-    if found.size == 0:  # a text of which no row is answered (ColBERT's skip list)
+    if answer.size == 0:  # every token of the text is on ColBERT's skip list
         return 1.0
-    one, other = found.astype(np.float64), expected.astype(np.float64)
-    norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    a, b = answer.astype(np.float64), expected.astype(np.float64)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     # Two zero vectors are the same vector.
-    same = np.where(
-        norms < _TINY,
-        np.abs(one - other).max(axis=-1) < _TINY,
-        (one * other).sum(axis=-1) / np.maximum(norms, _TINY),
-    )
-    return float(np.mean(same))
+    both_zero = np.abs(a - b).max(axis=-1) < _TINY
+    cosines = (a * b).sum(axis=-1) / np.maximum(norms, _TINY)
+    return float(np.mean(np.where(norms < _TINY, both_zero, cosines)))
 
 
-def _difference(found: Floats, expected: Floats) -> float:
-    if found.shape != expected.shape or not np.isfinite(found).all():
+def _difference(answer: Floats, expected: Floats) -> float:
+    """The largest; infinite where the shapes differ or a number is not finite."""
+    if answer.shape != expected.shape or not np.isfinite(answer).all():
         return float("inf")
-    apart = np.abs(found.astype(np.float64) - expected) / np.maximum(1.0, np.abs(expected))
-    return float(apart.max(initial=0.0))
+    differences = np.abs(answer.astype(np.float64) - expected) / np.maximum(1.0, np.abs(expected))
+    return float(differences.max(initial=0.0))
 
 
 def _scores(task: Task, answers: Sequence[Floats]) -> Floats:
@@ -123,10 +131,12 @@ def _scores(task: Task, answers: Sequence[Floats]) -> Floats:
     )
 
 
-def _agreement(found: Floats, expected: Floats) -> float:
-    """Share of neighbouring pairs, in PyTorch's order, that the engine puts in the same order; ties
-    of PyTorch's always agree."""
+def _agreement(scores: Floats, expected: Floats) -> float:
+    """Share of neighbouring pairs, in PyTorch's order, that the engine puts in the same order.
+
+    A pair that PyTorch scores alike always agrees.
+    """
     order = np.argsort(-expected, kind="stable")
-    falls = found[order][:-1] >= found[order][1:]
+    falls = scores[order][:-1] >= scores[order][1:]
     ties = np.isclose(expected[order][:-1], expected[order][1:], rtol=1e-5, atol=1e-6)
     return float(np.mean(falls | ties))

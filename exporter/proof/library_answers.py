@@ -1,5 +1,5 @@
-"""What a checkpoint's own library makes of one text, alone: token ids, hidden states, and the answers
-that it has an opinion on."""
+"""What a checkpoint's own library makes of one text, alone: token ids, hidden states, and the answers of the
+tasks that it knows."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Computed:
     hidden: Floats | None
     """The backbone's last hidden states [tokens, hidden]; None: this text does not go through it."""
     answers: dict[Task, Floats]
-    """Finished vectors for embed and token_embed, logits for the other tasks; only of tasks that the
-    library has an opinion on."""
+    """Finished vectors for embed and token_embed, logits for the other tasks; only tasks that the library
+    knows."""
     score: Floats | None = None
-    """Of a cross-encoder with one label: [1] behind the activation that its files name."""
+    """Of a cross-encoder with one label: [1], after the activation that its files name."""
 
 
 def version(package: str) -> str:
@@ -61,7 +61,7 @@ class Library:
         self.name, self.tokenizer = name, tokenizer
         self.checkpoint, self.plan = checkpoint, plan
         self.lacks: list[str] = []
-        """What it cannot show, and why."""
+        """What it cannot be compared on, and why."""
         self.foreign = ""
         """Why its model may rightly compute something else; empty: it may not."""
         self._hidden: Any = None
@@ -83,17 +83,18 @@ class Library:
         self.tokenizer.model_max_length = limit
 
     def ended(self) -> None:
-        """Makes the tokenizer put the tokens around a text that poolrt's does, where transformers
-        5 forgets add_eos_token."""
+        """Gives the tokenizer poolrt's tokens around a text, where transformers 5 ignores add_eos_token."""
         from tokenizers import Tokenizer
 
         ours = Tokenizer.from_str(self.checkpoint.text.json.decode())
         self.tokenizer.backend_tokenizer.post_processor = ours.post_processor
 
     def added(self) -> list[str]:
-        """Its special and added tokens, but for ColBERT's markers: Sentence Transformers makes
-        special tokens of them to write them as text, while poolrt inserts their ids and leaves texts
-        that spell them alone."""
+        """Its special and added tokens without ColBERT's markers.
+
+        Sentence Transformers makes special tokens of the markers and writes them as text. poolrt inserts
+        their ids and leaves a text that spells them as it is.
+        """
         markers = {role.marker_id for role in self.plan.text.roles.values()}
         return [
             str(token)
@@ -102,8 +103,8 @@ class Library:
         ]
 
     def forget(self) -> None:
-        """Rotary tables that grew for a longer text (rope_type dynamic) go back to their first size: what the
-        library makes of a text must not depend on the texts before it."""
+        """Brings rotary tables that grew for a longer text (rope_type dynamic) back to their first size, so
+        that the result for a text does not depend on the texts before it."""
         for module in self._backbone.modules() if self._backbone is not None else ():
             if "dynamic" in str(getattr(module, "rope_type", "")):
                 for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
@@ -133,129 +134,8 @@ class Library:
         return rows
 
 
-def _read(features: Mapping[str, torch.Tensor]) -> Read:
-    ids = features["input_ids"][0].tolist()
-    mask, types = features.get("attention_mask"), features.get("token_type_ids")
-    return Read(
-        ids=ids,
-        type_ids=None if types is None else types[0].tolist(),
-        attention=[1] * len(ids) if mask is None else mask[0].tolist(),
-    )
-
-
-class SentenceLibrary(Library):
-    cuts = True
-
-    def __init__(self, kind: str, model: Any, backbone: Any, checkpoint: Checkpoint, plan: Plan) -> None:
-        super().__init__(
-            (f"sentence-transformers {version('sentence-transformers')} {kind}"),
-            backbone,
-            model.tokenizer,
-            checkpoint,
-            plan,
-        )
-        self.kind, self.model = kind, model
-        self.routed = checkpoint.sentence is not None and checkpoint.sentence.static is not None
-        if kind == "MultiVectorEncoder":  # each side has a limit of its own
-            self.limit = None
-        # Its forward is called past the hooks of torch
-        if getattr(backbone, "base_model", backbone) is backbone:
-            model[0].register_forward_hook(self._keep_features)
-
-    def _keep_features(self, module: Any, inputs: Any, features: Any) -> None:
-        self._hidden = features[module.module_output_name]
-
-    def cut(self, limit: int) -> None:
-        routes = self.model[0].sub_modules.values() if self.routed else ()
-        for tokenizer in [route[0].tokenizer for route in routes] or [self.tokenizer]:
-            tokenizer.model_max_length = limit
-
-    def _asked(self, case: Case) -> tuple[Any, dict[str, Any]]:
-        if self.routed and case.role is not None:
-            return case.text, {"prompt": self.plan.text.roles[case.role].prefix, "task": case.role}
-        if self.kind == "MultiVectorEncoder" and case.role is not None:
-            return case.text, {"prompt": self.model.prompts.get(case.role) or "", "task": case.role}
-        role = self.plan.text.roles.get(case.role) if case.role else None
-        stored = self.plan.text.prompts[case.prompt_name] if case.prompt_name else ""
-        if self.kind == "CrossEncoder" and self.plan.text.score_template is not None:
-            # A message of the template
-            stored = (self.model.prompts or {}).get(self.model.default_prompt_name or "") or ""
-        # An empty prompt is one too: the default one, which poolrt and vLLM apply only when
-        # asked for, stays away.
-        return (case.text if case.document is None else (case.text, case.document)), {
-            "prompt": role.prefix if role else stored
-        }
-
-    def read(self, case: Case) -> Read:
-        text, options = self._asked(case)
-        return _read(self.model.preprocess([text], **options))
-
-    def compute(self, case: Case) -> Computed:
-        import torch
-
-        text, options = self._asked(case)
-        seen: list[Read] = []
-        found: Any = None
-        handle = self.model[0].register_forward_pre_hook(lambda module, inputs: seen.append(_read(inputs[0])))
-        try:
-            if self.kind == "CrossEncoder" and case.document is not None:
-                found = self.model.predict(
-                    [text],
-                    batch_size=1,
-                    show_progress_bar=False,
-                    activation_fn=torch.nn.Identity(),
-                    prompt=options["prompt"],
-                )
-            elif self.kind == "CrossEncoder":
-                with torch.inference_mode():
-                    self.model(self.model.preprocess([text], **options))
-            else:
-                encode = self.model.encode
-                if case.role is not None and self.kind != "MultiVectorEncoder" and not self._recipe_roles():
-                    # With the prompt that it finds itself
-                    encode, options = getattr(self.model, f"encode_{case.role}"), {}
-                found = encode([text], batch_size=1, show_progress_bar=False, **options)
-        finally:
-            handle.remove()
-        hidden = self._hidden_rows() if self._hidden is not None or not self.routed else None
-        answers: dict[Task, Floats] = {}
-        pooled = (
-            self.kind == "SentenceTransformer"
-            and self.checkpoint.kind in ("embed", "bge-m3")
-            and self._own_pooling()
-        )
-        if hidden is not None and (case.role is None or self.checkpoint.kind != "colbert"):
-            answers |= library_heads.answers(self.checkpoint, self.plan, hidden, pooled_by_library=pooled)
-        if found is None:
-            return Computed(read=seen[0], hidden=hidden, answers=answers)
-        if pooled:
-            answers["embed"] = _floats(found[0])
-        elif self.kind == "SparseEncoder" and self.checkpoint.kind == "splade":
-            answers["embed"] = _floats(found[0].to_dense() if found[0].is_sparse else found[0])
-        elif self.kind == "CrossEncoder" and self.checkpoint.kind == "classify":
-            answers["classify"] = _floats(np.atleast_1d(found[0]))
-            score = (
-                _floats(self.model.activation_fn(torch.from_numpy(answers["classify"])))
-                if answers["classify"].size == 1
-                else None
-            )
-            return Computed(read=seen[0], hidden=hidden, answers=answers, score=score)
-        elif self.kind == "MultiVectorEncoder" and case.role is not None:
-            answers["token_embed"] = _floats(found[0])
-        return Computed(read=seen[0], hidden=hidden, answers=answers)
-
-    def _recipe_roles(self) -> bool:
-        recipe = self.checkpoint.recipe
-        return recipe is not None and bool(recipe.roles)
-
-    def _own_pooling(self) -> bool:
-        """Whether nobody asked for another vector than the library's."""
-        asked = self.checkpoint.pooler
-        return asked.pool is None and asked.use_activation is None
-
-
 class TokenizerLibrary(Library):
-    """transformers' tokenizer, where the model needs code that is not the library's."""
+    """transformers' tokenizer alone, where transformers does not have the model."""
 
     def __init__(self, tokenizer: Any, checkpoint: Checkpoint, plan: Plan, model: Any = None) -> None:
         name = type(tokenizer if model is None else model).__name__
@@ -266,7 +146,7 @@ class TokenizerLibrary(Library):
         return False
 
     def read(self, case: Case) -> Read:
-        return _read(self._features(case))
+        return read_features(self._features(case))
 
     def _features(self, case: Case) -> Any:
         role = self.plan.text.roles.get(case.role) if case.role else None
@@ -286,11 +166,13 @@ class TokenizerLibrary(Library):
 
 
 class TransformersLibrary(TokenizerLibrary):
+    """A class of transformers and its tokenizer."""
+
     def __init__(self, model: Any, tokenizer: Any, checkpoint: Checkpoint, plan: Plan) -> None:
         super().__init__(tokenizer, checkpoint, plan, model)
         self.model = model
         if hasattr(model, "score") and model.config.pad_token_id is not None:
-            # A text alone has no padding: its last token counts, even where that is also what pads.
+            # A text alone has no padding, so its last token counts even where it is the padding token.
             model.config.pad_token_id = None
 
     @property
@@ -310,13 +192,49 @@ class TransformersLibrary(TokenizerLibrary):
         answers = library_heads.answers(self.checkpoint, self.plan, hidden, pooled_by_library=False)
         logits = output.get("logits")
         if logits is not None and self.checkpoint.kind == "splade":
-            answers["embed"] = library_heads.splade(_floats(logits[0]))
+            answers["embed"] = library_heads.splade(floats(logits[0]))
         elif logits is not None and self.checkpoint.kind == "classify":
-            answers["classify"] = _floats(logits[0])
+            answers["classify"] = floats(logits[0])
         elif logits is not None and self.checkpoint.kind == "token_classify":
-            answers["token_classify"] = _floats(logits[0])
-        return Computed(read=_read(features), hidden=hidden, answers=answers)
+            answers["token_classify"] = floats(logits[0])
+        return Computed(read=read_features(features), hidden=hidden, answers=answers)
 
 
-def _floats(value: Any) -> Floats:
+def auto_class(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
+    """Name of the class of transformers that computes most of what the plan does."""
+    import transformers
+
+    names = config.get("architectures") or [checkpoint.architecture]
+    own = hasattr(transformers, str(names[0]))
+    # No class has bare rows of the output matrix as its head, or another pooling than its own.
+    bare = bool(config.get("classifier_from_token")) or checkpoint.pooler.pool is not None
+    if (
+        checkpoint.kind == "classify"
+        and own
+        and not bare
+        and str(names[0]).endswith("ForSequenceClassification")
+    ):
+        return "AutoModelForSequenceClassification"
+    if checkpoint.kind == "token_classify" and own and str(names[0]).endswith("ForTokenClassification"):
+        return "AutoModelForTokenClassification"
+    if checkpoint.kind == "splade":
+        return "AutoModelForMaskedLM"
+    # The config of an encoder alone (T5EncoderModel) says that it is no encoder-decoder; AutoModel would add
+    # a decoder with random weights.
+    encoder = config.get("is_encoder_decoder") or str(names[0]).endswith("EncoderModel")
+    return "AutoModelForTextEncoding" if encoder else "AutoModel"
+
+
+def read_features(features: Mapping[str, torch.Tensor]) -> Read:
+    """The first row of a tokenizer's output."""
+    ids = features["input_ids"][0].tolist()
+    mask, types = features.get("attention_mask"), features.get("token_type_ids")
+    return Read(
+        ids=ids,
+        type_ids=None if types is None else types[0].tolist(),
+        attention=[1] * len(ids) if mask is None else mask[0].tolist(),
+    )
+
+
+def floats(value: Any) -> Floats:
     return np.asarray(value.float().numpy() if hasattr(value, "numpy") else value, dtype=np.float32)

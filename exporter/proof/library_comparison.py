@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...runtime.artifact.manifest import Agreement, Reading, RoleName, Task
-from ...runtime.engines.feed import Feed
+from ...runtime.artifact.manifest import Agreement, Head, Reading, RoleName, Task
 from ...runtime.errors import InputError, VerificationError
 from ...runtime.inputs.items import Item, TokenLimits
 from ...runtime.inputs.preparation import Preparation
@@ -18,6 +17,15 @@ from ...runtime.outputs import Floats
 from ..heads import yes_no
 from . import library_heads, library_texts, reference
 from .library_answers import Computed, Library
+from .library_distances import (
+    first_difference,
+    largest_difference,
+    least_cosine,
+    lengths_apart,
+    shown_ids,
+    shown_lengths,
+    shown_numbers,
+)
 from .library_texts import Case
 
 if TYPE_CHECKING:
@@ -32,45 +40,47 @@ COSINE = 0.99999
 """Least cosine of a vector, or of one token's."""
 DIFFERENCE = 1e-4
 """Largest difference of a logit or of a vector's length, beyond 1 as a share of it."""
-MOST_TOLD = 5
-_TINY = 1e-12
+MOST_SHOWN = 5
 
 
 class TooLong(Exception):
-    """A pair of which no document fits, which poolrt refuses and a library cuts anywhere."""
+    """The template and the query leave no room for a document: poolrt refuses the pair, a library cuts it
+    anywhere."""
 
 
 class Comparison:
+    """One checkpoint as poolrt reads it beside its own library. `reading` runs the comparison."""
+
     def __init__(
-        self, found: Checkpoint, plan: Plan, module: PoolingModel, preparation: Preparation, library: Library
+        self,
+        checkpoint: Checkpoint,
+        plan: Plan,
+        module: PoolingModel,
+        preparation: Preparation,
+        library: Library,
     ) -> None:
-        self.found, self.plan, self.module, self.preparation, self.library = (
-            found,
-            plan,
-            module,
-            preparation,
-            library,
-        )
+        self.checkpoint, self.plan, self.module = checkpoint, plan, module
+        self.preparation, self.library = preparation, library
         self.pairs = plan.scoring == "cross-encoder"
         self.templated = preparation.score_template is not None
         # transformers' tokenizers know no template: they cut it off at its end.
-        self.cuts_otherwise = self.templated and not (library.cuts and yes_no.module(found) is not None)
+        self.cuts_otherwise = self.templated and not (library.cuts and yes_no.module(checkpoint) is not None)
         sides: tuple[RoleName, ...] = ("query", "document")
         self.roles: tuple[RoleName, ...] = tuple(role for role in sides if role in plan.text.roles)
-        # transformers' tokenizers cut where they are told; Sentence Transformers' models cut
-        # where their files say.
+        # Sentence Transformers' models cut where their files say, transformers' tokenizers anywhere.
         own = library.limit if library.cuts and library.limit is not None else plan.text.max_tokens
         self.limit = min(plan.text.max_tokens, own, library_texts.LONGEST_CUT)
         self.problems: list[str] = []
-        if found.text.ended is not None:
+        if checkpoint.text.ended is not None:
             library.ended()
         if own < plan.text.max_tokens:
             library.lacks.append(f"it cuts texts at {own} tokens, poolrt at {plan.text.max_tokens}")
         library.cut(self.limit)
 
     def reading(self) -> Reading:
+        """Returns what agreed. Raises VerificationError with the first problems where something does not."""
         agreements = [ids] if (ids := self._ids()).texts else []
-        if self.problems and self.found.text.config.get("auto_map"):
+        if self.problems and self.checkpoint.text.config.get("auto_map"):
             self.library.lacks.append("its tokenizer is the repository's own code, which is never run")
             agreements, self.problems = [], []
         own, lacks = OWN_ONLY, list(self.library.lacks)
@@ -86,10 +96,12 @@ class Comparison:
                 return Reading(reference=own, why="; ".join([*lacks, why]), agreements=tuple(agreements))
         agreements += numbers
         if self.problems:
-            shown = "".join(f"\n  {line}" for line in self.problems[:MOST_TOLD])
-            more = f"\n  and {len(self.problems) - MOST_TOLD} more" if len(self.problems) > MOST_TOLD else ""
+            shown = "".join(f"\n  {line}" for line in self.problems[:MOST_SHOWN])
+            more = (
+                f"\n  and {len(self.problems) - MOST_SHOWN} more" if len(self.problems) > MOST_SHOWN else ""
+            )
             raise VerificationError(
-                f"{self.found.source}: poolrt reads this checkpoint otherwise than {self.library.name} "
+                f"{self.checkpoint.source}: poolrt reads this checkpoint otherwise than {self.library.name} "
                 f"does:{shown}{more}\n"
                 "nothing was kept; where the files leave something open, --hf-overrides, --convert or "
                 "--pooler-config decide it, "
@@ -100,7 +112,7 @@ class Comparison:
         )
 
     def _item(self, case: Case, limit: int) -> Item | None:
-        """None: nothing to run. Our text preparation, as a request gets it."""
+        """The case as our text preparation reads a request. None: poolrt refuses it. Raises TooLong."""
         limits = TokenLimits(truncate_prompt_tokens=-1, max_tokens=limit)
         try:
             if case.document is not None:
@@ -109,16 +121,16 @@ class Comparison:
                 [case.text], limits=limits, role=case.role, prompt_name=case.prompt_name
             )[0]
         except InputError as error:
-            if error.field == "input_tokens":  # the template and the query alone are longer than that
+            if error.field == "input_tokens":
                 raise TooLong from None
             return None  # a text without tokens, or an id without a row
 
     # Token ids
 
     def _ids(self) -> Agreement:
-        added = [*self.found.text.special.values(), *self.library.added()]
+        added = [*self.checkpoint.text.special.values(), *self.library.added()]
         markers = {role.marker_id for role in self.plan.text.roles.values()}
-        own = sorted(self.found.text.tokenizer.get_added_tokens_decoder().items())
+        own = sorted(self.checkpoint.text.tokenizer.get_added_tokens_decoder().items())
         added += [token.content for index, token in own if index not in markers]  # see Library.added
         cases = library_texts.for_ids(
             added,
@@ -139,39 +151,32 @@ class Comparison:
             if ours is None and (not theirs.ids or max(theirs.ids) >= self.plan.text.vocab_size):
                 continue
             if ours is not None and ours.truncated and self.cuts_otherwise:
-                # Where a template ends with a question, what is cut of the document is a choice of its own
+                # poolrt cuts the document and keeps the end of the template; the library cuts the end.
                 continue
             count += 1
             if ours is None:
                 self.problems.append(
-                    f"token ids of {case}: poolrt refuses the text, the library reads {_some(theirs.ids, 0)}"
+                    f"token ids of {case}: poolrt refuses the text, the library reads "
+                    f"{shown_ids(theirs.ids, 0)}"
                 )
                 continue
             types = [0] * len(ours.ids) if ours.type_ids is None else ours.type_ids
             # A library that gives its model no types leaves it the first.
             wanted = (theirs.type_ids or [0] * len(types)) if "token_type_ids" in self.plan.inputs else types
             attention = [1] * len(ours.ids) if ours.attention is None else ours.attention
-            for what, one, other in (
-                ("token ids", ours.ids, theirs.ids), ("token types", types, wanted),
-                ("attention mask", attention, theirs.attention),
-            ):  # fmt: skip
-                if list(one) != list(other):
-                    place = next(
-                        (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-                        min(len(one), len(other)),
-                    )
-                    self.problems.append(
-                        f"{what} of {case}: poolrt {_some(one, place)} ({len(one)}), the library "
-                        f"{_some(other, place)} ({len(other)}), "
-                        f"first apart at {place}"
-                    )
-                    break
+            columns = (
+                ("token ids", list(ours.ids), theirs.ids),
+                ("token types", list(types), list(wanted)),
+                ("attention mask", list(attention), theirs.attention),
+            )
+            problems = (first_difference(what, case, *values) for what, *values in columns)
+            self.problems += [problem for problem in problems if problem is not None][:1]
         return Agreement(what="token ids", texts=count)
 
     # Numbers
 
     def _numbers(self) -> list[Agreement]:
-        large = self.found.parameters > library_texts.LARGE_PARAMETERS
+        large = self.checkpoint.parameters > library_texts.LARGE_PARAMETERS
         limit = min(self.limit, library_texts.LONGEST_LARGE if large else library_texts.LONGEST)
         self.library.cut(limit)
         cases = library_texts.for_numbers(
@@ -184,7 +189,7 @@ class Comparison:
                     known[case] = item
         if not known:
             self.library.lacks.append(f"no text of the comparison fits into {limit} tokens")
-        # Longest first: classes that switch to another attention at a short text never switch back.
+        # Longest first, because classes that switch to another attention at a short text never switch back.
         order = sorted(known, key=lambda case: -len(known[case].ids))
         theirs: dict[Case, Computed] = {}
         for case in order:
@@ -193,16 +198,13 @@ class Comparison:
                 theirs[case] = self.library.compute(case)
             except Exception as error:
                 raise VerificationError(
-                    f"{self.found.source}: {self.library.name} cannot run {case} "
+                    f"{self.checkpoint.source}: {self.library.name} cannot run {case} "
                     f"({len(known[case].ids)} tokens): {error}"
                 ) from None
         same = [case for case in order if theirs[case].read.ids == known[case].ids]
-        rows = [(case, self._alone(known[case])) for case in same]
+        rows = [(case, self._outputs([known[case]])[0]) for case in same]
         short = [case for case in same if len(known[case].ids) <= 512][:6]
-        rows += [
-            (case, row)
-            for case, row in zip(short, self._together([known[case] for case in short]), strict=True)
-        ]
+        rows += zip(short, self._outputs([known[case] for case in short]), strict=True)
         measured: dict[str, list[tuple[float, float]]] = {}
         for case, ours in rows:
             hidden, answers, states = (
@@ -213,10 +215,10 @@ class Comparison:
             if hidden is None or states is None:
                 pass
             elif (
-                self.found.family.projection
+                self.checkpoint.family.projection
                 and states.shape[-1] == self.plan.heads["token_embed"].dim != hidden.shape[-1]
             ):
-                # The class projects inside: its hidden states are the vectors of tokens.
+                # The class projects inside, so its hidden states are the tokens' vectors.
                 answers["token_embed"] = library_heads.unit(states)
             else:
                 self._measure(measured, "hidden states", case, hidden, states)
@@ -225,80 +227,48 @@ class Comparison:
                     measured, task, case, self._answer(task, ours, known[case], expected.shape[-1]), expected
                 )
             score = theirs[case].score
-            if score is not None and not self._activation_asked():
-                self._measure(measured, "classify score", case, self._score(ours, known[case]), score)
-        made = []
+            if score is not None and not self._activation_overridden():
+                finished = self._finished("classify", self.plan.heads["classify"], ours, known[case])
+                self._measure(measured, "classify score", case, finished, score)
+        agreements = []
         for what, values in measured.items():
             cosines, differences = zip(*values, strict=True)
-            made.append(Agreement(
-                what=what, texts=len(values), worst_cosine=None if "classify" in what else min(cosines),
-                worst_difference=max(differences),
-                tolerance=DIFFERENCE if "classify" in what else COSINE,
-            ))  # fmt: skip
-        return made
+            logits = "classify" in what
+            agreements.append(
+                Agreement(
+                    what=what,
+                    texts=len(values),
+                    worst_cosine=None if logits else min(cosines),
+                    worst_difference=max(differences),
+                    tolerance=DIFFERENCE if logits else COSINE,
+                )
+            )
+        return agreements
 
-    def _alone(self, item: Item) -> dict[str, Floats]:
-        return self._together([item])[0]
-
-    def _together(self, items: Sequence[Item]) -> list[dict[str, Floats]]:
-        """Our module on one batch, padded on the right: `hidden` and each graph output, for every
-        item without its padding."""
-        import torch
-
-        from ..graph.tracing import described
-
-        if not items:
-            return []
-        inputs = described(self.plan, "model.onnx", ()).inputs
-        arrays = Feed(inputs, pad_id=self.plan.text.pad_id).arrays(items)
-        hidden: list[Any] = []
-        handle = self.module.backbone.register_forward_hook(
-            lambda module, inputs, output: hidden.append(output)
-        )
-        try:
-            with torch.inference_mode():
-                outputs = self.module(*(torch.from_numpy(arrays[tensor.name]) for tensor in inputs))
-        finally:
-            handle.remove()
-        names = [self.plan.heads[part.task].output for part in self.plan.parts]
-        last = hidden[0][-1] if hidden[0].ndim == 4 else hidden[0]  # of all layers the last
-        made = []
-        for row, item in enumerate(items):
-            count = len(item.ids)
-            answers = {
-                name: (value[row, :count] if value.ndim == 3 else value[row]).float().numpy()
-                for name, value in zip(names, outputs, strict=True)
-            }
-            # A class that is run with its own head answers logits in the place of hidden states.
-            states = {} if self.plan.published is not None else {"hidden": last[row, :count].float().numpy()}
-            made.append({**states, **answers})
-        return made
+    def _outputs(self, items: Sequence[Item]) -> list[dict[str, Floats]]:
+        return reference.outputs_together(self.module, self.plan, items)
 
     def _answer(self, task: Task, outputs: Mapping[str, Floats], item: Item, width: int) -> Floats:
-        """Ours as far as the library goes: a vector of full width, or of the stored one that the library cuts
-        to, too; a logit before calibration and activation."""
-        import torch
-
+        """Our answer as far as the library computes it: a vector cut to `width` only if the library cuts too,
+        a logit before calibration and activation."""
         head = self.plan.heads[task]
         if task in ("classify", "token_classify"):
             return outputs[head.output]
         head = head if head.dimensions == width else dataclasses.replace(head, dimensions=None)
-        return reference.finished(task, head, torch.from_numpy(np.array(outputs[head.output])), item).numpy()
+        return self._finished(task, head, outputs, item)
 
-    def _activation_asked(self) -> bool:
-        """Whether something decides the activation that the library does not read: vLLM's
-        problem_type, or a pooler config."""
-        return (
-            self.found.config.get("problem_type") is not None or self.found.pooler.use_activation is not None
-        )
-
-    def _score(self, outputs: Mapping[str, Floats], item: Item) -> Floats:
+    def _finished(self, task: Task, head: Head, outputs: Mapping[str, Floats], item: Item) -> Floats:
         import torch
 
-        head = self.plan.heads["classify"]
-        return reference.finished(
-            "classify", head, torch.from_numpy(np.array(outputs[head.output])), item
-        ).numpy()
+        return reference.finished(task, head, torch.from_numpy(np.array(outputs[head.output])), item).numpy()
+
+    def _activation_overridden(self) -> bool:
+        """Whether the activation is decided by what the library does not read: vLLM's problem_type, or a
+        pooler config."""
+        return (
+            self.checkpoint.config.get("problem_type") is not None
+            or self.checkpoint.pooler.use_activation is not None
+        )
 
     def _measure(
         self,
@@ -313,56 +283,18 @@ class Comparison:
                 f"{what} of {case}: shape {list(ours.shape)}, the library's {list(theirs.shape)}"
             )
             return
-        cosine, difference = _cosine(ours, theirs), _difference(ours, theirs)
+        cosine = least_cosine(ours, theirs)
+        difference = largest_difference(ours, theirs)
         measured.setdefault(what, []).append((cosine, difference))
         if "classify" in what:
             if not difference <= DIFFERENCE:
-                self.problems.append(f"{what} of {case}: {_numbers(ours)}, the library's {_numbers(theirs)}")
+                self.problems.append(
+                    f"{what} of {case}: {shown_numbers(ours)}, the library's {shown_numbers(theirs)}"
+                )
         elif not cosine >= COSINE:
             self.problems.append(f"{what} of {case}: cosine {cosine:.6f}, at least {COSINE} is expected")
-        elif not _lengths_apart(ours, theirs) <= DIFFERENCE * 10:
+        elif not lengths_apart(ours, theirs) <= DIFFERENCE * 10:
             self.problems.append(
-                f"{what} of {case}: the same direction, but lengths {_lengths(ours)}, the library's "
-                f"{_lengths(theirs)}"
+                f"{what} of {case}: the same direction, but lengths {shown_lengths(ours)}, the library's "
+                f"{shown_lengths(theirs)}"
             )
-
-
-def _cosine(one: Floats, other: Floats) -> float:
-    """Of a vector, or the least of the rows'; what is not finite agrees with nothing."""
-    if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        return -1.0
-    if one.size == 0:
-        return 1.0
-    first, second = np.atleast_2d(one.astype(np.float64)), np.atleast_2d(other.astype(np.float64))
-    norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
-    both_zero = np.abs(first - second).max(axis=-1) < _TINY
-    return float(
-        np.where(norms < _TINY, both_zero, (first * second).sum(axis=-1) / np.maximum(norms, _TINY)).min()
-    )
-
-
-def _difference(one: Floats, other: Floats) -> float:
-    if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        return float("inf")
-    apart = np.abs(one.astype(np.float64) - other) / np.maximum(1.0, np.abs(other))
-    return float(apart.max(initial=0.0))
-
-
-def _lengths_apart(one: Floats, other: Floats) -> float:
-    first, second = (np.linalg.norm(np.atleast_2d(side).astype(np.float64), axis=-1) for side in (one, other))
-    return float((np.abs(first - second) / np.maximum(1e-3, second)).max(initial=0.0))
-
-
-def _lengths(rows: Floats) -> str:
-    return _numbers(np.linalg.norm(np.atleast_2d(rows), axis=-1))
-
-
-def _numbers(values: Floats) -> str:
-    flat = np.asarray(values).reshape(-1)
-    return f"[{', '.join(f'{value:.4f}' for value in flat[:4])}{', ...' if len(flat) > 4 else ''}]"
-
-
-def _some(ids: Sequence[int], place: int) -> str:
-    start = max(0, place - 2)
-    shown = ", ".join(map(str, ids[start : start + 6]))
-    return f"[{'..., ' if start else ''}{shown}{', ...' if len(ids) > start + 6 else ''}]"

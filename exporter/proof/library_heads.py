@@ -1,8 +1,8 @@
 """What a plain transformers model leaves to its user, in numpy and for one unpadded text: pooling,
 normalisation, published heads.
 
-The library's hidden states go in. This file is written from the papers and model cards. It shares nothing
-with exporter/heads/ and reference.py, because it is the other side of their comparison.
+It starts from the library's hidden states. It is written from the papers and model cards, and shares no code
+with exporter/heads and reference.py, because they are compared with it.
 """
 
 from __future__ import annotations
@@ -39,13 +39,15 @@ def unit(rows: Floats) -> Floats:
 def answers(
     checkpoint: Checkpoint, plan: Plan, hidden: Floats, *, pooled_by_library: bool
 ) -> dict[Task, Floats]:
-    """Task -> what our finished answer (embed, token_embed) or raw logits (classify, token_classify) must be,
-    from the last hidden states [tokens, hidden] of one text. Only what follows from them without a module
-    that this file does not know.
+    """Task -> what our finished vector (embed, token_embed) or raw logits (classify, token_classify) must be.
 
-    `pooled_by_library`: the library itself answers with the text's vector.
+    Args:
+        hidden: the last hidden states of one text, [tokens, hidden].
+        pooled_by_library: the library returns the text's vector itself, so embed is left out.
+
+    Tasks whose heads have a module that this file does not know are left out.
     """
-    made: dict[Task, Floats] = {}
+    results: dict[Task, Floats] = {}
     parts = {part.task: part for part in plan.parts}
     own_pooling = checkpoint.family.pooled is None and not checkpoint.family.projection
     for task in ("embed", "token_embed"):
@@ -65,16 +67,16 @@ def answers(
         rows = (
             hidden if task == "token_embed" else np.concatenate([POOLS[pool](hidden) for pool in part.pools])
         )
-        made[task] = unit(rows) if head.activation == "l2" else rows
+        results[task] = unit(rows) if head.activation == "l2" else rows
     if checkpoint.kind == "bge-m3":
-        made["token_embed"] = unit(_file(checkpoint, "colbert_linear.pt", hidden)[1:])
-        made["token_classify"] = _file(checkpoint, "sparse_linear.pt", hidden)
+        results["token_embed"] = unit(_file(checkpoint, "colbert_linear.pt", hidden)[1:])
+        results["token_classify"] = _file(checkpoint, "sparse_linear.pt", hidden)
     elif checkpoint.kind == "reward" and checkpoint.architecture in (
         "Qwen2ForRewardModel",
         "Qwen2ForProcessRewardModel",
     ):
         inner = _linear(checkpoint, "score.0", hidden)
-        made["token_classify"] = _linear(checkpoint, "score.2", np.maximum(inner, 0))
+        results["token_classify"] = _linear(checkpoint, "score.2", np.maximum(inner, 0))
     elif (
         "classify" in parts
         and parts["classify"].pools
@@ -83,8 +85,8 @@ def answers(
     ):
         logits = _classifier(checkpoint, plan, POOLS[pool](hidden))
         if logits is not None:
-            made["classify"] = logits
-    return made
+            results["classify"] = logits
+    return results
 
 
 def splade(logits: Floats) -> Floats:

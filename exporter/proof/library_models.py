@@ -1,13 +1,12 @@
-"""A checkpoint opened by its own library: Sentence Transformers' classes where it has their files, else
+"""Opens a checkpoint by its own library: Sentence Transformers' classes where it has their files, else
 transformers' Auto classes.
 
-Nothing that a checkpoint brings is run: local files only, never remote code. Each text is asked for alone.
+Only local files are read, and a checkpoint's own code is never run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,104 +15,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.quiet import silent_transformers
-from .library_answers import Library, SentenceLibrary, TokenizerLibrary, TransformersLibrary
+from .library_answers import Library, TokenizerLibrary, TransformersLibrary, auto_class
+from .library_sentence_transformers import SentenceLibrary, sentence_class
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
     from ..heads.planning import Plan
-
-SENTENCE_CLASSES = {
-    "SentenceTransformer": "SentenceTransformer", "SparseEncoder": "SparseEncoder",
-    "CrossEncoder": "CrossEncoder",
-    "MultiVectorEncoder": "MultiVectorEncoder", "ColBERT": "MultiVectorEncoder",
-}  # fmt: skip
-# Modules that only one of the classes ends with.
-TELLING = {
-    "SpladePooling": "SparseEncoder",
-    "LogitScore": "CrossEncoder",
-    "MultiVectorMask": "MultiVectorEncoder",
-}
 
 
 class Unreadable(Exception):
     """The library does not read this checkpoint; the message says why."""
 
 
-# --- which class
-# ------------------------------------------------------------------------------------------------------------
-
-
-def sentence_class(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """The class of Sentence Transformers that a folder is for; None: it has none of its files."""
-    settings, modules = _object(folder / "config_sentence_transformers.json"), folder / "modules.json"
-    kind = SENTENCE_CLASSES.get(str(settings.get("model_type")))
-    if "HF_ColBERT" in (config.get("architectures") or ()):
-        return "MultiVectorEncoder"
-    if not modules.is_file():
-        marked = "sbert_ce_default_activation_function" in config or "activation_fn" in (
-            config.get("sentence_transformers") or {}
-        )
-        return "CrossEncoder" if kind == "CrossEncoder" or (kind is None and marked) else None
-    types = [str(entry.get("type", "")) for entry in json.loads(modules.read_text(encoding="utf-8"))]
-    if any(name.startswith("pylate.") for name in types):
-        return "MultiVectorEncoder"
-    last = next((TELLING[name] for kind_ in types if (name := kind_.rsplit(".", 1)[-1]) in TELLING), None)
-    late = (
-        settings.get("similarity_fn_name") == "MaxSim"
-        and {"query_length", "document_length"} & settings.keys()
-    )
-    return (
-        kind
-        if kind not in (None, "SentenceTransformer")
-        else last or ("MultiVectorEncoder" if late else "SentenceTransformer")
-    )
-
-
-def auto_class(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
-    """The class of transformers that shows most of what the plan computes."""
-    import transformers
-
-    names = config.get("architectures") or [checkpoint.architecture]
-    own = hasattr(transformers, str(names[0]))
-    # Bare rows of the output matrix are no class of its own, and other poolings are not this class's.
-    bare = bool(config.get("classifier_from_token")) or checkpoint.pooler.pool is not None
-    if (
-        checkpoint.kind == "classify"
-        and own
-        and not bare
-        and str(names[0]).endswith("ForSequenceClassification")
-    ):
-        return "AutoModelForSequenceClassification"
-    if checkpoint.kind == "token_classify" and own and str(names[0]).endswith("ForTokenClassification"):
-        return "AutoModelForTokenClassification"
-    if checkpoint.kind == "splade":
-        return "AutoModelForMaskedLM"
-    # A class that is the encoder alone (T5EncoderModel) says that it is no encoder-decoder, and AutoModel
-    # would make up the decoder.
-    encoder = config.get("is_encoder_decoder") or str(names[0]).endswith("EncoderModel")
-    return "AutoModelForTextEncoding" if encoder else "AutoModel"
-
-
-def _object(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
-
-
-# --- opening
-# ------------------------------------------------------------------------------------------------------------
-
 _LOADING = threading.Lock()
 
 
 @dataclass
 class Loaded:
-    """What transformers said while a model was read."""
+    """What transformers reported about the models that it read."""
 
     models: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
     def check(self, *, head: bool, checkpoint: Checkpoint) -> None:
-        """Raises Unreadable for weights that were made up because the files have none. `head`: whether a
-        pooler belongs to the answer."""
+        """Raises Unreadable for weights that are random because the files have none. `head`: whether a pooler
+        takes part in the answer."""
         brought = set() if checkpoint.adapter is None else set(checkpoint.adapter.whole)
         for name, info in self.models:
             missing = sorted(
@@ -130,11 +55,10 @@ class Loaded:
 
 @contextlib.contextmanager
 def watched() -> Iterator[Loaded]:
-    """While open, every model that transformers reads says which of its weights the files lack,
-    whoever asked for the model.
+    """While open, transformers reports for every model that it reads which weights the files lack.
 
-    Sentence Transformers drops that report, and a model with random weights in its
-    gaps would be no reference.
+    Sentence Transformers drops that report, and a model with random weights in its gaps would be no
+    reference.
     """
     import transformers
 
@@ -157,8 +81,11 @@ def watched() -> Iterator[Loaded]:
 
 
 def opened(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str, Any]) -> Library:
-    """The folder (its config.json with what was asked for) by its own library, or as much of it as
-    there is. Raises Unreadable."""
+    """Opens `folder`, whose config.json has the overrides, by its own library: its model, or its tokenizer
+    alone.
+
+    Raises Unreadable where neither can be opened.
+    """
     routed = checkpoint.sentence is not None and checkpoint.sentence.static is not None
     kind = "SparseEncoder" if routed else sentence_class(folder, config)
     inner = folder / checkpoint.inner.relative_to(checkpoint.folder)
@@ -185,9 +112,11 @@ def opened(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str
 
 
 def _binding(library: Library, config: Mapping[str, Any]) -> Library:
-    """Notes whether the model class is the one that config.json names. One that transformers lacks
-    (the repository's own code, which is never run) may compute otherwise over the same weights;
-    what agrees still agrees."""
+    """Notes in `library.foreign` that config.json names a class which transformers lacks.
+
+    That class is the repository's own code, which is never run. It may compute otherwise over the same
+    weights, so a disagreement then is no error.
+    """
     import transformers
 
     names = [str(name) for name in config.get("architectures") or ()]
@@ -299,14 +228,14 @@ def _transformers(
 
 
 def _adapted(checkpoint: Checkpoint, model: Any) -> Any:
-    """With the LoRA adapter beside the weights, by PEFT, inside the module itself."""
+    """Lets PEFT put the checkpoint's LoRA adapter into the module. Raises Unreadable."""
     if checkpoint.adapter is None:
         return model
     try:
         import peft
     except ImportError:
         raise Unreadable("the adapter needs peft, which is not installed") from None
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             peft.PeftModel.from_pretrained(model, str(checkpoint.adapter.folder))
@@ -314,7 +243,7 @@ def _adapted(checkpoint: Checkpoint, model: Any) -> Any:
             raise Unreadable(
                 f"peft cannot put the adapter on {type(model).__name__}: {_reason(error)}"
             ) from None
-    if any("missing adapter keys" in str(entry.message) for entry in told):
+    if any("missing adapter keys" in str(entry.message) for entry in caught):
         raise Unreadable(f"peft finds no place for the adapter's tensors in {type(model).__name__}")
     return model
 

@@ -1,10 +1,10 @@
-"""poolrt's reading of a checkpoint against the checkpoint's own library: token ids, hidden states
-and answers of real texts.
+"""Compares poolrt's reading of a checkpoint with the checkpoint's own library: token ids, hidden states and
+answers of real texts.
 
-Engines are compared with our PyTorch module (verify.py); this compares that module with code that is not
-ours. What the two must agree on is everything that the checkpoint's files decide. Where poolrt follows vLLM
-on purpose (a stored prompt is not applied unasked, activations by the number of labels), the part before
-that choice is compared.
+verify.py compares engines with our PyTorch module. This compares that module with code that is not ours. The
+two must agree on everything that the checkpoint's files decide. poolrt follows vLLM where vLLM differs from
+the library: a stored prompt is applied on request only, and the number of labels decides the activation.
+There the comparison stops before that choice.
 """
 
 from __future__ import annotations
@@ -33,75 +33,76 @@ if TYPE_CHECKING:
     from ..heads.planning import Plan
 
 
-def compare(source: str | Path, **asked: Any) -> Reading:
-    """Reads a checkpoint as `poolrt export` does and compares the reading with its own library. `asked`
-    goes to `checkpoint.read`.
+def compare(source: str | Path, **options: Any) -> Reading:
+    """Reads a checkpoint as `poolrt export` does and compares the reading with its own library.
 
-    Raises CheckpointError, and VerificationError where the two disagree.
+    `options` go to `checkpoint.read`. Raises CheckpointError, and VerificationError where the two disagree.
     """
-    from .. import checkpoint
+    from .. import checkpoint as checkpoints
     from ..graph import tracing
     from ..heads import planning
 
-    found = checkpoint.read(source, **asked)
-    plan = planning.plan(found)
-    return against_library(found, plan, tracing.module(found, plan))
+    checkpoint = checkpoints.read(source, **options)
+    plan = planning.plan(checkpoint)
+    return against_library(checkpoint, plan, tracing.module(checkpoint, plan))
 
 
-def against_twin(found: Checkpoint) -> Reading:
-    """The same of a shrunken twin (twin.py), for a checkpoint that is too large to be loaded twice.
-    Raises VerificationError."""
+def against_twin(checkpoint: Checkpoint) -> Reading:
+    """Compares a shrunken twin (twin.py) of a checkpoint that is too large to be loaded twice.
+
+    Returns and raises as `against_library`.
+    """
     from . import twin
 
-    asked = dict(found.overrides)
-    # Widths of the original
+    options = dict(checkpoint.overrides)
+    # The twin is narrower, so widths of the original are left out.
     for key, inner in (("hf_overrides", "matryoshka_dimensions"), ("pooler_config", "dimensions")):
-        values = asked.get(key)
+        values = options.get(key)
         if isinstance(values, Mapping):
-            asked[key] = {name: value for name, value in values.items() if name != inner}
+            options[key] = {name: value for name, value in values.items() if name != inner}
     with tempfile.TemporaryDirectory(prefix="poolrt-") as place:
         try:
-            folder = twin.write(found, Path(place) / found.source.rsplit("/", 1)[-1])
-            reading = compare(folder, recipe=found.recipe, **asked)
+            folder = twin.write(checkpoint, Path(place) / checkpoint.source.rsplit("/", 1)[-1])
+            reading = compare(folder, recipe=checkpoint.recipe, **options)
         except VerificationError:
             raise
         except Exception as error:
-            # A twin is only as good as what we know of config.json's numbers; the original is not to blame.
+            # The mistake is the twin's: twin_scale.py does not know all numbers of every config.json.
             return Reading(
                 reference=OWN_ONLY,
                 why=(f"too large to be loaded twice, and its shrunken twin cannot be read: {error}"),
             )
     why = [reading.why] if reading.why else []
-    why += ["the adapter was left out of the twin"] if found.adapter is not None else []
+    why += ["the adapter was left out of the twin"] if checkpoint.adapter is not None else []
     return dataclasses.replace(reading, twin=True, why="; ".join(why))
 
 
-def against_library(found: Checkpoint, plan: Plan, module: PoolingModel) -> Reading:
-    """What agreed, and with which library; `own reading only` and why, where there is none to ask.
-    Raises VerificationError."""
+def against_library(checkpoint: Checkpoint, plan: Plan, module: PoolingModel) -> Reading:
+    """Returns what agreed and with which library, or `own reading only` and why no library reads the
+    checkpoint. Raises VerificationError where the two disagree."""
     with contextlib.ExitStack() as stack:
-        config = _config(found)
-        folder = stack.enter_context(_as_asked(found, config))
+        config = _config(checkpoint)
+        folder = stack.enter_context(_overridden(checkpoint, config))
         try:
-            library = library_models.opened(found, plan, folder, config)
-            preparation = stack.enter_context(_prepared(found, plan))
-            reading = Comparison(found, plan, module, preparation, library).reading()
+            library = library_models.opened(checkpoint, plan, folder, config)
+            preparation = stack.enter_context(_prepared(checkpoint, plan))
+            reading = Comparison(checkpoint, plan, module, preparation, library).reading()
         except Unreadable as error:
             reading = Reading(reference=OWN_ONLY, why=str(error))
         # Libraries name the folder they read; a manifest names none of the exporting machine.
-        return dataclasses.replace(reading, why=reading.why.replace(str(folder), found.source))
+        return dataclasses.replace(reading, why=reading.why.replace(str(folder), checkpoint.source))
 
 
 # --- the two sides
 # ------------------------------------------------------------------------------------------------------------
 
 
-def _config(found: Checkpoint) -> dict[str, Any]:
-    """config.json as the library shall see it: with the recipe's and the user's overrides."""
-    config = sentence_files.json_file(found.inner / "config.json", dict)
-    recipe = dict(found.recipe.hf_overrides) if found.recipe is not None else {}
-    asked = found.overrides.get("hf_overrides") or {}
-    overrides = merged(recipe, asked if isinstance(asked, Mapping) else {})
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """config.json as the library reads it: with the overrides of the recipe and of the user."""
+    config = sentence_files.json_file(checkpoint.inner / "config.json", dict)
+    recipe = dict(checkpoint.recipe.hf_overrides) if checkpoint.recipe is not None else {}
+    users = checkpoint.overrides.get("hf_overrides") or {}
+    overrides = merged(recipe, users if isinstance(users, Mapping) else {})
     import transformers
 
     if not all(hasattr(transformers, str(name)) for name in overrides.get("architectures") or ()):
@@ -110,16 +111,16 @@ def _config(found: Checkpoint) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _as_asked(found: Checkpoint, config: Mapping[str, Any]) -> Iterator[Path]:
+def _overridden(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterator[Path]:
     """The checkpoint's folder, or one of links to its files beside another config.json."""
-    if config == sentence_files.json_file(found.inner / "config.json", dict):
-        yield found.folder
+    if config == sentence_files.json_file(checkpoint.inner / "config.json", dict):
+        yield checkpoint.folder
         return
     with tempfile.TemporaryDirectory(prefix="poolrt-") as place:
         target = Path(place)
-        inside = found.inner.relative_to(found.folder)
-        source = found.folder
-        # Folders on the way to config.json are real ones, all else are links
+        inside = checkpoint.inner.relative_to(checkpoint.folder)
+        source = checkpoint.folder
+        # Only the folders on the way to config.json are real ones
         for name in (*inside.parts, "config.json"):
             for entry in source.iterdir():
                 if entry.name != name:
@@ -132,16 +133,21 @@ def _as_asked(found: Checkpoint, config: Mapping[str, Any]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _prepared(found: Checkpoint, plan: Plan) -> Iterator[Preparation]:
+def _prepared(checkpoint: Checkpoint, plan: Plan) -> Iterator[Preparation]:
     """The text side as the artifact will have it."""
     from ..graph.tracing import described
 
     manifest = Manifest(
-        format=contract.FORMAT, name=found.source, architecture=found.architecture,
-        source=contract.Source(checkpoint=found.source),
-        tasks=plan.tasks, scoring=plan.scoring, text=plan.text, graphs=(described(plan, "model.onnx", ()),),
+        format=contract.FORMAT,
+        name=checkpoint.source,
+        architecture=checkpoint.architecture,
+        source=contract.Source(checkpoint=checkpoint.source),
+        tasks=plan.tasks,
+        scoring=plan.scoring,
+        text=plan.text,
+        graphs=(described(plan, "model.onnx", ()),),
         heads=plan.heads,
-    )  # fmt: skip
+    )
     with tempfile.TemporaryDirectory(prefix="poolrt-") as place:
         for name, content in plan.files.items():
             (Path(place) / name).write_bytes(content)

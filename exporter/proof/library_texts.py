@@ -1,4 +1,5 @@
-"""The texts on which a checkpoint's own library is asked: some for its token ids, fewer for its numbers."""
+"""The texts on which poolrt and a checkpoint's own library are compared: many by token ids, fewer by
+numbers."""
 
 from __future__ import annotations
 
@@ -8,14 +9,14 @@ from dataclasses import dataclass
 from ...runtime.artifact.manifest import RoleName
 from . import texts
 
-# Added tokens that are asked for: a vocabulary may hold thousands that are all alike (`<unused17>`).
+# Added tokens that are tried: a vocabulary may hold thousands that are all alike (`<unused17>`).
 MOST_TOKENS = 384
 TOKENS_A_TEXT = 24
-# Beyond this the texts that are cut cost more than they show.
+# Tokens to which texts are cut at most: longer ones would cost more time than they show.
 LONGEST_CUT = 4096
 # Characters of a text that is certainly longer than a token limit, for each token.
 CHARACTERS_A_TOKEN = 8
-# Tokens of the longest text whose numbers are compared: of a model that is quick, and of one that is not.
+# Tokens of the longest text whose numbers are compared: for a small model, and for one of LARGE_PARAMETERS.
 LONGEST, LONGEST_LARGE = texts.LONGEST_TOKENS, 640
 LARGE_PARAMETERS = 200_000_000
 
@@ -57,32 +58,44 @@ class Case:
 def of_tokens(added: Iterable[str]) -> Iterator[str]:
     """Texts made of special and added tokens: bare, in a row, inside words, and in another case."""
     known = [token for token in dict.fromkeys(added) if token.strip()]
-    # All of a short list; of a long one its two ends, where the tokens with a meaning of their own stand.
+    # Of a long list its two ends, where the tokens with a meaning of their own are.
     chosen = known if len(known) <= MOST_TOKENS else [*known[: MOST_TOKENS // 2], *known[-MOST_TOKENS // 2 :]]
     for start in range(0, len(chosen), TOKENS_A_TEXT):
-        part = chosen[start : start + TOKENS_A_TEXT]
-        yield " ".join(part)
-        yield "what " + " IS this ".join(part) + " then"
-        yield "".join(part)
-        yield " ".join(token.swapcase() for token in part)
+        tokens = chosen[start : start + TOKENS_A_TEXT]
+        yield " ".join(tokens)
+        yield "what " + " IS this ".join(tokens) + " then"
+        yield "".join(tokens)
+        yield " ".join(token.swapcase() for token in tokens)
 
 
 def for_ids(
     added: Iterable[str], *, limit: int, pairs: bool, templated: bool, empty: bool, paired: bool = False
 ) -> list[Case]:
-    """`limit`: tokens where both sides cut; `empty`: whether an empty text means the same to both,
-    `paired`: as a document too."""
+    """The cases whose token ids are compared.
+
+    Args:
+        added: special and added tokens of both sides.
+        limit: tokens where both sides cut.
+        pairs: the model reads pairs.
+        templated: the library cuts a pair in a template elsewhere than poolrt does.
+        empty: an empty text means the same to both.
+        paired: an empty document does too.
+    """
     single = [
-        texts.QUERY, *texts.DOCUMENTS[:2], *texts.OTHER_LANGUAGES, *texts.HARDLY_ANYTHING, *WRITTEN,
+        texts.QUERY,
+        *texts.DOCUMENTS[:2],
+        *texts.OTHER_LANGUAGES,
+        *texts.HARDLY_ANYTHING,
+        *WRITTEN,
         *of_tokens(added),
         *([""] if empty else []),
-    ]  # fmt: skip
+    ]
     endless = texts.LONG * (limit * CHARACTERS_A_TOKEN // len(texts.LONG) + 1)
     if not pairs:
         return [Case(text=text) for text in (*single, texts.LONG, endless)]
     cases = [Case(text=texts.QUERY, document=text) for text in single if text or paired]
     cases += [Case(text=text, document=texts.DOCUMENTS[0]) for text in WRITTEN]
-    # Where a template ends with a question, what is cut is a choice of its own.
+    # A template that ends with a question is cut in another place by each side.
     long = [] if templated else [(texts.QUERY, endless), (endless, texts.DOCUMENTS[0]), (endless, endless)]
     return cases + [Case(text=query, document=document) for query, document in long]
 
@@ -91,8 +104,8 @@ def sides(roles: Iterable[RoleName], prompts: Iterable[str], *, limit: int) -> l
     """Every role and stored prompt on a few texts, one of them cut."""
     endless = texts.LONG * (limit * CHARACTERS_A_TOKEN // len(texts.LONG) + 1)
     few = (texts.QUERY, WRITTEN[0], WRITTEN[1], "a", "", texts.DOCUMENTS[0], endless)
-    made = [Case(text=text, role=role) for role in roles for text in few]
-    return made + [Case(text=text, prompt_name=name) for name in prompts for text in few if text]
+    cases = [Case(text=text, role=role) for role in roles for text in few]
+    return cases + [Case(text=text, prompt_name=name) for name in prompts for text in few if text]
 
 
 def for_numbers(roles: Sequence[RoleName], *, limit: int, pairs: bool, templated: bool) -> list[Case]:

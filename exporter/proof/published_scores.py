@@ -1,5 +1,7 @@
-"""The scores that others published for a model, against what its artifact answers: proof from outside, where
-the real weights are there."""
+"""Compares an artifact's scores with those that others published for the model.
+
+Only the published weights reach them, so small fixtures that bear a model's name are left out.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +28,25 @@ _WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 def checked(path: str | Path) -> list[str]:
-    """Lines that say what was compared, or why nothing was. Raises VerificationError
-    beyond a published tolerance.
+    """Returns lines that say what was compared, or why nothing was. Raises VerificationError beyond a
+    published tolerance.
 
-    int8 artifacts are told, not judged: their drift budget is wider than what was published.
+    int8 artifacts are compared but never refused, because their drift budget is wider than what was
+    published.
     """
     opened = reading.read(path, check="quick")
-    # Weights that came from an unnamed folder are known by the name that the artifact was given.
-    found = recipes.find(opened.manifest.source.checkpoint) or recipes.find(opened.manifest.name)
-    if found is None or not found.references:
+    # A checkpoint in an unnamed folder is known by the artifact's name.
+    recipe = recipes.find(opened.manifest.source.checkpoint) or recipes.find(opened.manifest.name)
+    if recipe is None or not recipe.references:
         return []
-    reason = _not_checkable(opened.folder, opened.manifest, found)
+    reason = _not_checkable(opened.folder, opened.manifest, recipe)
     if reason is not None:
-        return [f"published scores of {found.name}: not checked, {reason}"]
+        return [f"published scores of {recipe.name}: not checked, {reason}"]
     lines, failed = [], []
     with load(opened.folder, check="quick") as model:
-        for reference in found.references:
+        for reference in recipe.references:
             worst, holds = _compared(model, reference)
-            lines.append(f"published scores of {found.name} ({reference.task}): {worst}; {reference.source}")
+            lines.append(f"published scores of {recipe.name} ({reference.task}): {worst}; {reference.source}")
             if not holds and opened.manifest.graph("text").precision != "int8":
                 failed.append(lines[-1])
     if failed:
@@ -53,7 +56,7 @@ def checked(path: str | Path) -> list[str]:
     return lines
 
 
-def _not_checkable(folder: Path, manifest: Manifest, found: Recipe) -> str | None:
+def _not_checkable(folder: Path, manifest: Manifest, recipe: Recipe) -> str | None:
     graph = manifest.graph("text")
     stored = sum(
         manifest.files[name].size for name in (graph.file, *graph.external) if name in manifest.files
@@ -62,13 +65,13 @@ def _not_checkable(folder: Path, manifest: Manifest, found: Recipe) -> str | Non
         return f"{stored / 1e6:.1f} MB of weights are not the published model, only its name"
     widths = {head.dim for head in manifest.heads.values()}
     if (
-        found.dimensions is not None
-        and found.task in ("embed", "late-interaction", "sparse")
-        and found.dimensions not in widths
+        recipe.dimensions is not None
+        and recipe.task in ("embed", "late-interaction", "sparse")
+        and recipe.dimensions not in widths
     ):
         return (
             f"its vectors have {', '.join(map(str, sorted(widths)))} dimensions, the published model's "
-            f"{found.dimensions}"
+            f"{recipe.dimensions}"
         )
     if is_large_graph(folder, graph):
         return "the graph is too large to be run whole here"
@@ -76,22 +79,21 @@ def _not_checkable(folder: Path, manifest: Manifest, found: Recipe) -> str | Non
 
 
 def _compared(model: Model, reference: PublishedScores) -> tuple[str, bool]:
-    found = np.asarray(_scores(model, reference), np.float64)
+    scores = np.asarray(_scores(model, reference), np.float64)
     expected = np.array(reference.scores)
-    apart = np.abs(found - expected)
+    differences = np.abs(scores - expected)
     allowed = reference.tolerance * (np.abs(expected) if reference.relative else np.ones_like(expected))
     share = " of the score" if reference.relative else ""
-    told = float((apart / np.abs(expected)).max()) if reference.relative else float(apart.max())
-    holds = bool(np.isfinite(found).all() and (apart <= allowed).all())
-    scores = " ".join(f"{score:.5f}" for score in found)
-    return (
-        f"{scores}, at most {told:.5f}{share} apart, {reference.tolerance:g} is allowed"
-    ), holds and math.isfinite(told)
+    worst = float((differences / np.abs(expected) if reference.relative else differences).max())
+    holds = bool(np.isfinite(scores).all() and (differences <= allowed).all())
+    shown = " ".join(f"{score:.5f}" for score in scores)
+    line = f"{shown}, at most {worst:.5f}{share} apart, {reference.tolerance:g} is allowed"
+    return line, holds and math.isfinite(worst)
 
 
 def _scores(model: Model, reference: PublishedScores) -> Sequence[float] | NDArray[np.float32]:
     if reference.task in ("rerank", "maxsim"):
-        return [one.outputs.score for one in model.score(reference.query, list(reference.documents))]
+        return [output.outputs.score for output in model.score(reference.query, list(reference.documents))]
     query = _vectors(model, [reference.query], "query")
     documents = _vectors(model, reference.documents, "document")
     products = documents @ query[0]
@@ -101,7 +103,8 @@ def _scores(model: Model, reference: PublishedScores) -> Sequence[float] | NDArr
 
 
 def _vectors(model: Model, texts: Sequence[str], side: RoleName) -> NDArray[np.float32]:
-    """As the models' own library embeds this side: with its stored prompt, where it has one."""
+    """[texts, dim], with the stored prompt of the side where there is one, as the model's own library
+    does."""
     text = model.manifest.text
     if side in text.roles:
         return np.asarray(model.embed(list(texts), role=side))

@@ -1,13 +1,13 @@
-"""The PyTorch side of verification: texts without padding, in eager fp32, and the heads' arithmetic in torch.
+"""The PyTorch side of verification: texts without padding in eager fp32, and the heads' arithmetic in torch.
 
-Independent of the runtime on purpose: what the runtime pads, batches, cuts and activates in
-numpy is compared with this.
+It shares no code with the runtime, whose padding, batching, cutting and activating in numpy is compared
+with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,27 +20,31 @@ from ..base.refusals import in_one_sentence
 if TYPE_CHECKING:
     import torch
 
+    from ..graph.tracing import PoolingModel
+    from ..heads.planning import Plan
+
 
 # Token slots of one PyTorch batch: enough to be quick, little enough to fit beside a large model.
 _TOGETHER = 2048
 
 
 class Reference:
-    """Answers per task from the module that was exported. Every item is computed once."""
+    """The answers of the module that was exported, by task. Every item is computed once."""
 
     def __init__(self, module: torch.nn.Module, graph: Graph, heads: dict[str, Head]) -> None:
         self._module, self._graph, self._heads = module.eval(), graph, heads
         self._feed = Feed(graph.inputs, pad_id=0)
-        # The item is kept beside its answers: an id is only its own while the object lives.
+        # By id of the item. The item is kept too, because another object may get its id after it is gone.
         self._known: dict[int, tuple[Item, dict[str, torch.Tensor]]] = {}
 
     def answers(self, task: Task, items: Sequence[Item]) -> list[Floats]:
+        """Returns an array per item, [dim] or [tokens, dim]. Raises CheckpointError where PyTorch fails."""
         head = self._heads[task]
         lengths: dict[int, list[Item]] = {}
         for item in items:
             if id(item) not in self._known:
                 lengths.setdefault(len(item.ids), []).append(item)
-        # Longest first: a module that a short text would change for good has then computed the long ones.
+        # Longest first, because a short text changes some modules for good, and the long ones are then done.
         for length, alike in sorted(lengths.items(), reverse=True):
             # Texts of one length need no padding, so running them together proves as much
             # as running each alone.
@@ -58,15 +62,17 @@ class Reference:
         arrays = self._feed.arrays(items)
         computing = f"PyTorch cannot compute a text of {len(items[0].ids)} tokens"
         with in_one_sentence(computing), torch.inference_mode(), widened(self._module):
-            found = self._module(*(torch.from_numpy(arrays[tensor.name]) for tensor in self._graph.inputs))
-        found = found if isinstance(found, tuple | list) else (found,)
-        named = {tensor.name: value.float() for tensor, value in zip(self._graph.outputs, found, strict=True)}
+            outputs = self._module(*(torch.from_numpy(arrays[tensor.name]) for tensor in self._graph.inputs))
+        outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
+        named = {
+            tensor.name: value.float() for tensor, value in zip(self._graph.outputs, outputs, strict=True)
+        }
         for row, item in enumerate(items):
             self._known[id(item)] = (item, {name: value[row] for name, value in named.items()})
 
 
 def finished(task: Task, head: Head, raw: torch.Tensor, item: Item) -> torch.Tensor:
-    """What the manifest says is done to a graph output [dim] or [tokens, dim] before it is answered."""
+    """A graph output [dim] or [tokens, dim] after everything that the manifest says is done to it."""
     import torch
     from torch.nn.functional import layer_norm, normalize
 
@@ -83,9 +89,8 @@ def finished(task: Task, head: Head, raw: torch.Tensor, item: Item) -> torch.Ten
         if head.pool == "step" and head.step_tag_id is not None:
             kept &= torch.tensor(item.ids) == head.step_tag_id
         raw = raw[kept]
-        raw = (
-            raw[:, list(head.returned_token_ids)] if head.pool == "step" and head.returned_token_ids else raw
-        )
+        if head.pool == "step" and head.returned_token_ids:
+            raw = raw[:, list(head.returned_token_ids)]
     if head.norm_before_cut and head.dimensions is not None:
         raw = layer_norm(raw, raw.shape[-1:])
     raw = raw[..., : head.dimensions]
@@ -97,3 +102,36 @@ def finished(task: Task, head: Head, raw: torch.Tensor, item: Item) -> torch.Ten
     elif head.activation != "identity":
         raw = getattr(torch, head.activation)(raw)
     return raw[..., 0] if head.flat and task == "token_classify" and raw.shape[-1] == 1 else raw
+
+
+def outputs_together(module: PoolingModel, plan: Plan, items: Sequence[Item]) -> list[dict[str, Floats]]:
+    """Our module on one batch, padded on the right. Returns for every item, without its padding, `hidden`
+    [tokens, hidden] and the graph outputs by name."""
+    import torch
+
+    from ..graph.tracing import described
+
+    if not items:
+        return []
+    inputs = described(plan, "model.onnx", ()).inputs
+    arrays = Feed(inputs, pad_id=plan.text.pad_id).arrays(items)
+    hidden: list[Any] = []
+    handle = module.backbone.register_forward_hook(lambda backbone, arguments, output: hidden.append(output))
+    try:
+        with torch.inference_mode():
+            outputs = module(*(torch.from_numpy(arrays[tensor.name]) for tensor in inputs))
+    finally:
+        handle.remove()
+    names = [plan.heads[part.task].output for part in plan.parts]
+    last = hidden[0][-1] if hidden[0].ndim == 4 else hidden[0]  # of all layers the last
+    results = []
+    for row, item in enumerate(items):
+        count = len(item.ids)
+        answers = {
+            name: (value[row, :count] if value.ndim == 3 else value[row]).float().numpy()
+            for name, value in zip(names, outputs, strict=True)
+        }
+        # A class that is run with its own head returns logits in the place of hidden states.
+        states = {} if plan.published is not None else {"hidden": last[row, :count].float().numpy()}
+        results.append({**states, **answers})
+    return results

@@ -1,9 +1,9 @@
-"""Runs an exported graph that does not fit into memory, some nodes at a time: a `Session` for
-verification, never for serving.
+"""Runs an exported graph that does not fit into memory, some nodes at a time: a `Session` for verification,
+never for serving.
 
-Every node and every stored weight of the artifact takes part, in ONNX Runtime, as when it is served whole.
-What ONNX Runtime lacks on processors is bf16: such a graph is computed in float32 with every value that it
-holds in bf16 rounded to bf16, as a GPU stores it.
+ONNX Runtime computes every node from the stored weights, as it does when the graph is served whole. It has no
+bf16 on processors, so a bf16 graph is computed in float32 and every bf16 value is rounded to bf16, as a GPU
+stores it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from ...runtime import machine
 from ...runtime.artifact.manifest import Graph, Profile
 from ...runtime.engines.table import Arrays
 
-# Float32 weights of one piece: one layer of an 8B model.
-_PIECE_BYTES = 1_000_000_000
+# Float32 weights of one slice: one layer of an 8B model.
+_SLICE_BYTES = 1_000_000_000
 _BF16, _FLOAT = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
 
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
+    """Nodes that run together, and the names of what they read and write."""
+
     nodes: tuple[onnx.NodeProto, ...]
     inputs: tuple[str, ...]
     weights: tuple[str, ...]
@@ -36,7 +38,8 @@ class _Slice:
 
 
 class SlicedGraph:
-    """Answers as a session of the whole graph does, reading the weights from the artifact each time."""
+    """Returns what a session of the whole graph does, and reads the weights from the artifact for every
+    run."""
 
     def __init__(self, folder: Path, graph: Graph) -> None:
         model = onnx.load(folder / graph.file, load_external_data=False)
@@ -48,7 +51,7 @@ class SlicedGraph:
         }
         self._rounds = {name for name, kind in kinds.items() if kind == _BF16}
         self._outputs = [value.name for value in model.graph.output]
-        self._pieces = self._cut(model.graph)
+        self._slices = self._cut(model.graph)
         self._last: tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]] | None = None
 
     lanes = 1
@@ -64,7 +67,7 @@ class SlicedGraph:
     def run(
         self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False
     ) -> list[NDArray[np.float32]]:
-        # Tasks are asked for one after the other, and all of them come out of one pass.
+        # One pass computes the outputs of every task, and the caller takes one task after the other.
         if self._last is None or not all(
             np.array_equal(inputs[name], array) for name, array in self._last[0].items()
         ):
@@ -81,49 +84,49 @@ class SlicedGraph:
             weight += sum(
                 4 * int(np.prod(self._weights[name].dims)) for name in _read(node) if name in self._weights
             )
-            if weight > _PIECE_BYTES and groups[-1]:
+            if weight > _SLICE_BYTES and groups[-1]:
                 groups.append([])
                 weight = 0
             groups[-1].append(node)
-        made: list[_Slice] = []
+        slices: list[_Slice] = []
         wanted = set(self._outputs)
         for nodes in reversed(groups):
             read = {name for node in nodes for name in _read(node) if name}
             written = {name for node in nodes for name in node.output}
             weights = tuple(sorted(name for name in read if name in self._weights))
             inputs = tuple(sorted(read - written - set(weights)))
-            made.append(_Slice(tuple(nodes), inputs, weights, tuple(sorted(written & wanted))))
+            slices.append(_Slice(tuple(nodes), inputs, weights, tuple(sorted(written & wanted))))
             wanted |= set(inputs)
-        return made[::-1]
+        return slices[::-1]
 
     def _computed(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         values: dict[str, NDArray[Any]] = dict(inputs)
-        for index, piece in enumerate(self._pieces):
-            feed = {name: values[name] for name in piece.inputs} | {
-                name: self._weight(name) for name in piece.weights
+        for index, part in enumerate(self._slices):
+            feed = {name: values[name] for name in part.inputs} | {
+                name: self._weight(name) for name in part.weights
             }
             values |= dict(
-                zip(piece.outputs, self._session(piece, feed).run(list(piece.outputs), feed), strict=True)
+                zip(part.outputs, self._session(part, feed).run(list(part.outputs), feed), strict=True)
             )
-            needed = {name for later in self._pieces[index + 1 :] for name in later.inputs} | set(
+            needed = {name for later in self._slices[index + 1 :] for name in later.inputs} | set(
                 self._outputs
             )
             values = {name: array for name, array in values.items() if name in needed}
         return values
 
-    def _session(self, piece: _Slice, feed: Mapping[str, NDArray[Any]]) -> Any:
+    def _session(self, part: _Slice, feed: Mapping[str, NDArray[Any]]) -> Any:
         import onnxruntime
 
-        nodes = [made for node in piece.nodes for made in self._rounded(node)]
-        given = [
+        nodes = [new for node in part.nodes for new in self._rounded(node)]
+        inputs = [
             onnx.helper.make_tensor_value_info(
                 name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim
             )
             for name, array in feed.items()
         ]
-        asked = [onnx.ValueInfoProto(name=name) for name in piece.outputs]
+        outputs = [onnx.ValueInfoProto(name=name) for name in part.outputs]
         proto = onnx.helper.make_model(
-            onnx.helper.make_graph(nodes, "piece", given, asked),
+            onnx.helper.make_graph(nodes, "slice", inputs, outputs),
             opset_imports=self._opsets,
             functions=self._functions,
             ir_version=10,
@@ -137,22 +140,22 @@ class SlicedGraph:
         )
 
     def _rounded(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """The node, and behind each of its bf16 outputs the rounding that storing it does."""
+        """The node, and the rounding to bf16 of every output that the graph holds in bf16."""
         rounds = [name for name in node.output if name in self._rounds]
         if not rounds:
             return [node]
-        made = onnx.NodeProto()
-        made.CopyFrom(node)
-        after = []
-        for index, name in enumerate(made.output):
+        exact = onnx.NodeProto()
+        exact.CopyFrom(node)
+        casts = []
+        for index, name in enumerate(exact.output):
             if name in rounds:
-                made.output[index] = f"{name}/exact"
-                after.append(onnx.helper.make_node("Cast", [f"{name}/exact"], [f"{name}/bf16"], to=_BF16))
-                after.append(onnx.helper.make_node("Cast", [f"{name}/bf16"], [name], to=_FLOAT))
-        for attribute in made.attribute:
-            if made.op_type == "Cast" and attribute.name == "to" and attribute.i == _BF16:
+                exact.output[index] = f"{name}/exact"
+                casts.append(onnx.helper.make_node("Cast", [f"{name}/exact"], [f"{name}/bf16"], to=_BF16))
+                casts.append(onnx.helper.make_node("Cast", [f"{name}/bf16"], [name], to=_FLOAT))
+        for attribute in exact.attribute:
+            if exact.op_type == "Cast" and attribute.name == "to" and attribute.i == _BF16:
                 attribute.i = _FLOAT
-        return [made, *after]
+        return [exact, *casts]
 
     def _weight(self, name: str) -> NDArray[Any]:
         tensor = self._weights[name]
@@ -176,13 +179,13 @@ class SlicedGraph:
 
 
 def _read(node: onnx.NodeProto) -> list[str]:
-    """What a node reads, its subgraphs included."""
-    found = list(node.input)
+    """Names of what a node reads, its subgraphs included."""
+    names = list(node.input)
     for attribute in node.attribute:
         graph = attribute.g if attribute.type == onnx.AttributeProto.GRAPH else None
         if graph is not None:
             inside = {name for inner in graph.node for name in inner.output} | {
                 value.name for value in (*graph.input, *graph.initializer)
             }
-            found += [name for inner in graph.node for name in _read(inner) if name not in inside]
-    return found
+            names += [name for inner in graph.node for name in _read(inner) if name not in inside]
+    return names

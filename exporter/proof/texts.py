@@ -1,5 +1,5 @@
-"""What an artifact is proved on: real texts by shape class, and real sentences in
-number for the int8 drift."""
+"""The texts that an artifact is proved on: a few by shape class, and some hundred sentences for the drift of
+int8."""
 
 from __future__ import annotations
 
@@ -57,11 +57,10 @@ HARDLY_ANYTHING = (".", "a", "42", "😀")
 
 
 def cases(manifest: Manifest, preparation: Preparation, *, large: bool = False) -> dict[str, list[Item]]:
-    """Shape class -> the items that run as one batch. Cross-encoders read pairs, the rest single texts,
-    ColBERT both of its roles.
+    """Shape class -> the items that run as one batch.
 
-    `large`: of a model that takes a minute for each pass, so short texts of few lengths, together and
-    beside one that is longer.
+    Cross-encoders read pairs, the others single texts, ColBERT both of its roles. A `large` model takes a
+    minute for a pass, so it reads a few short texts together, and two of them beside a longer one.
     """
     if large:
         return _cases_of_large(manifest, preparation)
@@ -77,7 +76,7 @@ def cases(manifest: Manifest, preparation: Preparation, *, large: bool = False) 
         def items(*documents: str, query: str = "") -> list[Item]:
             return preparation.singles(list(documents), limits=limits)
 
-    made = {
+    shapes = {
         "one short": items(DOCUMENTS[5]),
         "one long": items(LONG),
         "odd batch": items(*DOCUMENTS),
@@ -88,10 +87,10 @@ def cases(manifest: Manifest, preparation: Preparation, *, large: bool = False) 
     }
     for role in ("query", "document"):
         if role in manifest.text.roles:
-            made[f"role {role}"] = preparation.singles(
+            shapes[f"role {role}"] = preparation.singles(
                 [QUERY, *DOCUMENTS[:4], LONG], limits=limits, role=role
             )
-    return made
+    return shapes
 
 
 def _cases_of_large(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]:

@@ -1,8 +1,8 @@
-"""Proves an artifact: real text through PyTorch and through the runtime that will serve it,
-with the same token ids.
+"""Proves an artifact: real texts run through PyTorch and through the runtime that will serve it, as the same
+token ids.
 
-Every task and every shape class is compared; beyond the tolerance of the precision nothing is
-finished (VerificationError).
+Every task is compared on every shape class. Whatever is beyond the tolerance of the precision raises
+VerificationError, and no export is finished then.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...runtime import machine
 from ...runtime.answers import postprocess
 from ...runtime.answers.params import PoolingParams
 from ...runtime.artifact import reading as artifacts
-from ...runtime.artifact.manifest import Engine, Evidence, Graph, Manifest, Precision, Task
+from ...runtime.artifact.manifest import Engine, Evidence, Graph, Head, Manifest, Precision, Task
 from ...runtime.batching.plan import BatchLimits
 from ...runtime.batching.worker import Worker
 from ...runtime.engines import feed, ort, trt
@@ -33,7 +33,7 @@ from ...runtime.outputs import Floats
 from ..base import artifact
 from ..base.large import is_large_graph
 from . import texts
-from .evidence import compared, holds, told
+from .evidence import compared, holds, summary
 
 if TYPE_CHECKING:
     from .reference import Reference
@@ -58,7 +58,7 @@ class Runner:
             if isinstance(engine, Graph)
             else next(graph for graph in manifest.graphs if graph.file == engine.graph)
         )
-        # First: a graph that cannot be filled is refused before an engine takes memory.
+        # Before the session, so that a graph which cannot be filled is refused before an engine takes memory.
         inputs = Feed(graph.inputs, pad_id=manifest.text.pad_id)
         if isinstance(engine, Engine):
             self.name = engine.file
@@ -77,47 +77,52 @@ class Runner:
         self._worker = Worker(session, feed=inputs, limits=_EVERYTHING, name="verify")
 
     def answers(self, task: Task, items: Sequence[Item]) -> list[Floats]:
+        """All items as one batch. Returns an array per item, [dim] or [tokens, dim]; [nan] where the engine's
+        output is not finite."""
         head = self.manifest.heads[task]
         rows = self._worker.submit(items, head.output).result().rows
-        # One by one: what is not finite must be told as a failed comparison, not raised by the head.
+        # Row by row, because a row that is not finite must become a failed comparison and raise nothing.
         return [_answer(task, head, row, item) for row, item in zip(rows, items, strict=True)]
 
     def close(self) -> None:
         self._worker.close()
 
 
-def _answer(task: Task, head: Any, row: Floats, item: Item) -> Floats:
+def _answer(task: Task, head: Head, row: Floats, item: Item) -> Floats:
     if not np.isfinite(row).all():
         return np.full(1, np.nan, np.float32)
-    # A listwise head answers a few rows of a prompt; here every row of a plain text is compared.
+    # A listwise head keeps a few rows of a prompt. In a proof every row of a plain text is compared.
     return postprocess.answers(task, replace(head, keep_ids=()), [row], [item], [PoolingParams()])[0]
 
 
 def runnable(folder: Path, manifest: Manifest) -> tuple[list[Engine | Graph], list[str]]:
-    """The graphs and engines this machine can run, and a line for each it cannot."""
-    found: list[Engine | Graph] = []
+    """Returns the graphs and engines that this machine can run, and a line for every other one."""
+    engines: list[Engine | Graph] = []
     left_out = []
     for graph in manifest.graphs:
         if graph.precision == "bf16" and not is_large_graph(folder, graph):
             left_out.append(f"{graph.file}: onnxruntime has no bf16 on processors; it was compiled, not run")
         else:
-            found.append(graph)
+            engines.append(graph)
     devices = {gpu.device for gpu in machine.gpus()[:1]}
     for engine in manifest.engines:
         if engine.device in devices:
-            found.append(engine)
+            engines.append(engine)
         else:
             left_out.append(
                 f"{engine.file}: needs a {engine.device} GPU to run; `poolrt verify ARTIFACT` there proves it"
             )
-    return found, left_out
+    return engines, left_out
 
 
 def against_reference(
     folder: Path, manifest: Manifest, reference: Reference, *, many: bool = False
 ) -> tuple[list[Evidence], list[str]]:
-    """Compares every runnable engine with PyTorch. `many`: also on some hundred
-    sentences (always for int8)."""
+    """Compares every runnable engine with PyTorch.
+
+    `many`: on some hundred sentences too, as int8 always is. Returns the evidence, and a line for every graph
+    or engine that does not run on this machine.
+    """
     preparation = Preparation(folder, manifest)
     large = any(is_large_graph(folder, graph) for graph in manifest.graphs)
     cases = texts.cases(manifest, preparation, large=large)
@@ -132,15 +137,14 @@ def against_reference(
                 shapes[f"{len(everything)} sentences"] = everything
             for task in manifest.tasks:
                 for shape, items in shapes.items():
-                    found, expected = runner.answers(task, items), reference.answers(task, items)
                     evidence.append(
                         compared(
                             runner.name,
                             runner.precision,
                             task,
                             shape,
-                            found,
-                            expected,
+                            runner.answers(task, items),
+                            reference.answers(task, items),
                             ranks=shape in _RANKED,
                         )
                     )
@@ -150,8 +154,11 @@ def against_reference(
 
 
 def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], list[str]]:
-    """Compares every runnable engine with the answers stored at export: all texts
-    together, and each alone."""
+    """Compares every runnable engine with the answers stored at export: all texts together, and one by one.
+
+    Returns as `against_reference`. Raises ArtifactError and VerificationError for golden texts that cannot be
+    read.
+    """
     items, expected = _read_golden(folder, manifest)
     engines, left_out = runnable(folder, manifest)
     evidence: list[Evidence] = []
@@ -162,9 +169,9 @@ def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], li
                 runs = [("golden together", runner.answers(task, items))]
                 if not isinstance(engine, Graph) or not is_large_graph(folder, engine):
                     runs.append(("golden alone", [runner.answers(task, [item])[0] for item in items]))
-                for shape, found in runs:
+                for shape, answers in runs:
                     evidence.append(
-                        compared(runner.name, runner.precision, task, shape, found, expected[task])
+                        compared(runner.name, runner.precision, task, shape, answers, expected[task])
                     )
         finally:
             runner.close()
@@ -172,9 +179,11 @@ def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], li
 
 
 def enforce(evidence: Sequence[Evidence], advice: str = "") -> None:
-    """Raises VerificationError naming everything that is beyond its tolerance;
-    `advice` is what to do then."""
-    failed = [told(each) for each in evidence if not holds(each)]
+    """Raises VerificationError with a line for every comparison beyond its tolerance.
+
+    `advice` ends the message: what to do then.
+    """
+    failed = [summary(comparison) for comparison in evidence if not holds(comparison)]
     if failed:
         lines = "".join(f"\n  {line}" for line in failed) + (f"\n{advice}" if advice else "")
         raise VerificationError(
@@ -183,8 +192,7 @@ def enforce(evidence: Sequence[Evidence], advice: str = "") -> None:
 
 
 def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
-    """Stores a few texts, their token ids and PyTorch's answers, so that the artifact can be
-    proved without its checkpoint."""
+    """Stores the token ids of a few texts and PyTorch's answers: a proof that needs no checkpoint later."""
     large = any(is_large_graph(folder, graph) for graph in manifest.graphs)
     items = _golden_items(folder, manifest, large=large)
     arrays: dict[str, NDArray[Any]] = {
@@ -214,8 +222,11 @@ def _golden_items(folder: Path, manifest: Manifest, *, large: bool) -> list[Item
 
 
 def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[str, list[Floats]]]:
-    """The stored items and answers, after checking that today's text preparation
-    still makes the same items."""
+    """Returns the stored items, and the stored answers by task.
+
+    Raises ArtifactError for a file that is not readable, and VerificationError if today's text preparation
+    makes other items.
+    """
     try:
         arrays = artifact.read_golden(folder)
         has_kinds = "token_kinds" in arrays
@@ -248,22 +259,20 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
 
 
 def _unflattened(flat: Floats, shapes: NDArray[np.int64]) -> list[Floats]:
-    each = [tuple(int(size) for size in shape if size >= 0) for shape in shapes]
-    sizes = [int(np.prod(shape)) for shape in each]
-    return [
-        part.reshape(shape) for part, shape in zip(np.split(flat, np.cumsum(sizes)[:-1]), each, strict=True)
-    ]
+    """`shapes`: [texts, 2], filled with -1 behind the axes that there are."""
+    axes = [tuple(int(size) for size in shape if size >= 0) for shape in shapes]
+    ends = np.cumsum([int(np.prod(shape)) for shape in axes])[:-1]
+    return [values.reshape(shape) for values, shape in zip(np.split(flat, ends), axes, strict=True)]
 
 
-def verified(
-    path: str | Path, reference: Reference | None
-) -> tuple[artifacts.Artifact, list[Evidence], list[str]]:
-    """An artifact as it stands, proved from its golden answers, and from PyTorch as well
-    where a reference is given."""
+def verified(path: str | Path, reference: Reference | None) -> tuple[list[Evidence], list[str]]:
+    """Compares an artifact with its golden answers, and with PyTorch where there is a reference.
+
+    Returns as `against_reference`. Raises ArtifactError and VerificationError.
+    """
     opened = artifacts.read(path)
     evidence, left_out = against_golden(opened.folder, opened.manifest)
     if reference is not None:
-        more, _ = against_reference(opened.folder, opened.manifest, reference)
-        evidence += more
+        evidence += against_reference(opened.folder, opened.manifest, reference)[0]
     enforce(evidence, "do not serve this artifact; export it again")
-    return opened, evidence, left_out
+    return evidence, left_out

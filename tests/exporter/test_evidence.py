@@ -49,7 +49,7 @@ def test_a_vector_just_beyond_the_tolerance_is_refused(precision: Precision, tas
         assert measured.tolerance == bound
         assert measured.worst_cosine == pytest.approx(1 - share * room, abs=room / 10)
         assert holds(measured) == fine
-        assert f"at least {bound:g} is allowed" in evidence.told(measured)
+        assert f"at least {bound:g} is allowed" in evidence.summary(measured)
 
 
 @pytest.mark.parametrize("precision", PROMISED)
@@ -66,7 +66,7 @@ def test_a_score_just_beyond_the_tolerance_is_refused(precision: Precision, task
         assert measured.tolerance == bound
         assert measured.worst_difference == pytest.approx(share * bound, rel=0.03)
         assert holds(measured) == fine
-        assert f"at most {bound:g} is allowed" in evidence.told(measured)
+        assert f"at most {bound:g} is allowed" in evidence.summary(measured)
 
 
 def test_exactly_the_tolerance_is_enough():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.exporter.proof import library_comparison, library_heads, library_texts, texts
+from poolrt.exporter.proof import library_comparison, library_distances, library_heads, library_texts, texts
 from poolrt.exporter.proof.library_texts import Case
 from poolrt.runtime.artifact.manifest import Head
 
@@ -170,7 +170,7 @@ def test_classifiers_from_tokens_are_rows_of_the_output_matrix(tied: bool, metho
 
 
 def test_a_cosine_is_the_least_of_all_rows():
-    cosine = library_comparison._cosine
+    cosine = library_distances.least_cosine
     one, other = np.array([[1, 0], [1, 0]], np.float32), np.array([[2, 0], [1, 1]], np.float32)
     assert cosine(one, other) == pytest.approx(math.sqrt(0.5))
     assert cosine(one[0], other[0]) == pytest.approx(1)
@@ -185,7 +185,7 @@ def test_a_cosine_is_the_least_of_all_rows():
 
 
 def test_a_difference_is_a_share_of_what_is_large():
-    difference = library_comparison._difference
+    difference = library_distances.largest_difference
     one = np.array([0.5, 100], np.float32)
     assert difference(one, np.array([0.25, 100], np.float32)) == pytest.approx(0.25)
     assert difference(one, np.array([0.5, 200], np.float32)) == pytest.approx(0.5)
@@ -193,7 +193,7 @@ def test_a_difference_is_a_share_of_what_is_large():
     assert difference(one[:0], one[:0]) == 0
     assert math.isinf(difference(one, np.array([np.nan, 0], np.float32)))
     assert math.isinf(difference(np.array([np.inf, 0], np.float32), one))
-    assert library_comparison._lengths_apart(
+    assert library_distances.lengths_apart(
         np.array([[3.0, 4], [1, 0]]), np.array([[0, 5.0], [0, 2]])
     ) == pytest.approx(0.5)
 
@@ -229,13 +229,14 @@ def test_how_far_apart_is_a_problem(what: str, ours: list[Any], theirs: list[Any
 
 def test_what_is_told_is_short():
     assert (
-        library_comparison._numbers(np.arange(5, dtype=np.float32)) == "[0.0000, 1.0000, 2.0000, 3.0000, ...]"
+        library_distances.shown_numbers(np.arange(5, dtype=np.float32))
+        == "[0.0000, 1.0000, 2.0000, 3.0000, ...]"
     )
-    assert library_comparison._numbers(np.arange(4, dtype=np.float32)).endswith("3.0000]")
-    assert library_comparison._some(range(20), 10) == "[..., 8, 9, 10, 11, 12, 13, ...]"
-    assert library_comparison._some([1, 2, 3], 0) == "[1, 2, 3]"
-    assert library_comparison._some([1, 2, 3, 4, 5, 6, 7], 1) == "[1, 2, 3, 4, 5, 6, ...]"
-    assert library_comparison._some(range(9), 8) == "[..., 6, 7, 8]"
+    assert library_distances.shown_numbers(np.arange(4, dtype=np.float32)).endswith("3.0000]")
+    assert library_distances.shown_ids(range(20), 10) == "[..., 8, 9, 10, 11, 12, 13, ...]"
+    assert library_distances.shown_ids([1, 2, 3], 0) == "[1, 2, 3]"
+    assert library_distances.shown_ids([1, 2, 3, 4, 5, 6, 7], 1) == "[1, 2, 3, 4, 5, 6, ...]"
+    assert library_distances.shown_ids(range(9), 8) == "[..., 6, 7, 8]"
 
 
 # --- texts

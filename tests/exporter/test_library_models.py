@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from poolrt.exporter.proof import library_models
+from poolrt.exporter.proof import library_answers, library_models, library_sentence_transformers
 
 ST = "sentence_transformers.models."
 MODULES = [{"type": f"{ST}Transformer"}, {"type": f"{ST}Pooling"}]
@@ -58,7 +58,7 @@ def test_the_class_that_a_folder_is_for(
     for name, content in (("config_sentence_transformers.json", settings), ("modules.json", modules)):
         if content is not None:
             (tmp_path / name).write_text(json.dumps(content))
-    assert library_models.sentence_class(tmp_path, config) == kind
+    assert library_sentence_transformers.sentence_class(tmp_path, config) == kind
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_class_of_transformers_that_shows_most(
     checkpoint: Any = SimpleNamespace(
         kind=kind, architecture="BertForSequenceClassification", pooler=SimpleNamespace(pool=pool)
     )
-    assert library_models.auto_class(checkpoint, config) == name
+    assert library_answers.auto_class(checkpoint, config) == name
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,8 @@ def manifest(size: int, precision: str, dim: int, external: int = 0) -> Any:
         file="model.onnx", external=("model.data",) if external else (), precision=precision
     )
     files = {"model.onnx": SimpleNamespace(size=size), "model.data": SimpleNamespace(size=external)}
-    return SimpleNamespace(graphs=(graph,), files=files, heads={"embed": SimpleNamespace(dim=dim)})
+    heads = {"embed": SimpleNamespace(dim=dim)}
+    return SimpleNamespace(graph=lambda *_: graph, files=files, heads=heads)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from poolrt.exporter import checkpoint
 from poolrt.exporter.files import recipe as recipes
 from poolrt.exporter.files import weights
 from poolrt.exporter.heads import head_modules
-from poolrt.exporter.proof import library_reference, twin
+from poolrt.exporter.proof import library_reference, twin, twin_scale
 from poolrt.runtime.artifact.manifest import Reading
 from poolrt.runtime.errors import CheckpointError, VerificationError
 
@@ -109,7 +109,7 @@ def test_every_kind_of_layer_is_in_the_twin(tmp_path: Path):
     types = json.loads((folder / "config.json").read_text())["layer_types"]
     config = json.loads((twin.write(read(folder), tmp_path / "twin") / "config.json").read_text())
     assert set(config["layer_types"]) == set(types)
-    assert config["sliding_window"] <= twin.WINDOW
+    assert config["sliding_window"] <= twin_scale.WINDOW
 
 
 def test_a_wrong_reading_shows_on_the_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

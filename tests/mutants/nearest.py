@@ -81,7 +81,7 @@ SERVE = {
 }  # fmt: skip
 EXPORTER = {
     "test_artifact_writer": ("base/artifact",),
-    "test_cli": ("base/quiet",),
+    "test_cli": ("base/quiet", "base/terminal"),
     "test_tokenizer test_decoders": ("files/tokenizer_changes",),
     "test_checkpoint test_odd_checkpoints": ("files/config_json",),
     "test_checkpoint": ("checkpoint", "detection", "files/checkpoint_files", "base/guess", "heads/planning",
@@ -101,9 +101,10 @@ EXPORTER = {
     "test_evidence": ("proof/evidence",),
     "test_head_modules test_sentence_files": ("heads/head_modules", "heads/planning", "heads/layers"),
     "test_late_interaction_library": ("heads/colbert",),
-    "test_library_heads": ("proof/library_texts", "proof/library_comparison"),
+    "test_library_heads": ("proof/library_texts", "proof/library_comparison", "proof/library_distances"),
+    "test_library_models": ("proof/library_sentence_transformers",),
     "test_library_reference": ("proof/library_answers", "proof/library_comparison", "proof/library_heads",
-    "proof/library_models", "proof/library_texts"),
+    "proof/library_models", "proof/library_sentence_transformers", "proof/library_texts"),
     "test_logit_scores": ("heads/logits", "heads/processing"),
     "test_lora": ("files/adapter", "heads/checks", "files/adapter_merge"),
     "test_expanded_windows": ("graph/passes/surgery",),
@@ -124,6 +125,7 @@ EXPORTER = {
     ),
     "test_streamed": ("files/adapted_parameter", "graph/tracing", "graph/onnx_files", "base/large",
     "proof/runner", "graph/streaming", "graph/passes/simplify"),
+    "test_twin": ("proof/twin_scale",),
     "test_verify test_pipeline": ("graph/onnx_files", "pipeline", "proof/reference", "proof/texts",
     "proof/verify"),
 }  # fmt: skip
