@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import InputError
@@ -43,36 +43,56 @@ def dotted(path: str, text: str) -> dict[str, Any]:
     return result
 
 
-def undotted(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """Returns the arguments with each of these flags once: at the end, as JSON, the parts of all its
-    spellings merged. Raises InputError for a flag without value, and for one that is no JSON object.
+def inlined(arguments: Sequence[str], json_flag: Callable[[str], str | None]) -> list[str]:
+    """The arguments with each dotted flag and its value as `--flag JSON`, in their place.
+
+    What stands behind `--` stays as it is. Raises InputError for a flag without a value.
 
     Args:
-        flags: such as `--hf-overrides`.
+        json_flag: the name of a flag as the parser knows it; None: the flag takes no JSON.
     """
-    rest: list[str] = []
-    objects: dict[str, list[dict[str, Any]]] = {}
-    waiting = list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
+    plain: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            return [*plain, argument, *rest]
         name, has_value, text = argument.partition("=")
-        flag, dot, path = name.partition(".")
-        if flag not in flags:
-            rest.append(argument)
+        prefix, dot, path = name.partition(".")
+        flag = json_flag(prefix) if dot and prefix.startswith("--") else None
+        if flag is None:
+            plain.append(argument)
             continue
-        if not has_value:
-            if not waiting:
-                raise InputError(f"{name}: a value is expected", field=flag)
-            text = waiting.pop(0)
+        value = text if has_value else next(rest, None)
+        if value is None:
+            raise InputError(f"{name}: a value is expected", field=flag)
+        plain += [flag, json.dumps(dotted(path, value))]
+    return plain
+
+
+def undotted(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The arguments with each of these flags once, as JSON and behind all others, in front of `--`.
+
+    Raises InputError for a flag without a value, and for one that is no JSON object.
+    """
+    plain = inlined(arguments, lambda name: name if name in flags else None)
+    end = plain.index("--") if "--" in plain else len(plain)
+    others: list[str] = []
+    objects: dict[str, list[dict[str, Any]]] = {}
+    rest = iter(plain[:end])
+    for argument in rest:
+        flag, has_value, text = argument.partition("=")
+        if flag not in flags:
+            others.append(argument)
+            continue
+        value = text if has_value else next(rest, None)
+        if value is None:
+            raise InputError(f"{flag}: a value is expected", field=flag)
         try:
-            value = dotted(path, text) if dot else json_object(text)
+            objects.setdefault(flag, []).append(json_object(value))
         except ValueError as error:
-            raise InputError(f"{name}: {error}", field=flag) from None
-        objects.setdefault(flag, []).append(value)
-    return [
-        *rest,
-        *(part for flag, values in objects.items() for part in (flag, json.dumps(gathered(values)))),
-    ]
+            raise InputError(f"{flag}: {error}", field=flag) from None
+    merged_flags = [part for flag, values in objects.items() for part in (flag, json.dumps(gathered(values)))]
+    return [*others, *merged_flags, *plain[end:]]
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..runtime import extras
 from ..runtime.errors import InputError
-from ..runtime.json_objects import dotted
+from ..runtime.json_objects import inlined
 
 JSON_FLAGS = (
     "hf-overrides",
@@ -53,44 +53,42 @@ REPEATED = frozenset({"middleware"})
 
 
 def normalised(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments in one plain spelling.
+    """The arguments in the one spelling that the parser knows.
 
-    Flag names have dashes for underscores. Dotted JSON flags become one JSON value each. `--config FILE` is
-    replaced by the flags of the file, which come first, so that flags of the command line win.
+    Flag names have dashes for underscores, and each dotted JSON flag is one JSON value in its place. The
+    flags of `--config FILE` stand in front, so that flags of the command line win. Raises InputError.
     """
     plain: list[str] = []
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
+    rest = iter(inlined(arguments, json_flag))
+    for argument in rest:
         if argument == "--":
             return [*plain, argument, *rest]
         if not argument.startswith("--"):
             plain.append(argument)
             continue
         name, equals, value = argument[2:].partition("=")
-        flag, dot, path = name.partition(".")
-        flag = spelled(flag)
-        if flag == "config":
-            path_of_file = value if equals else _next(rest, argument)
-            plain = [*from_file(Path(path_of_file)), *plain]
-        elif dot and flag in JSON_FLAGS:
-            value = value if equals else _next(rest, argument)
-            plain += [f"--{flag}", json.dumps(dotted(path, value))]
-        else:
-            plain.append(f"--{flag}{dot}{path}{equals}{value}")
+        head, dot, path = name.partition(".")
+        head = spelled(head)
+        if head != "config":
+            plain.append(f"--{head}{dot}{path}{equals}{value}")
+            continue
+        file = value if equals else next(rest, None)
+        if file is None:
+            raise InputError(f"{argument} needs a value", field=argument)
+        plain = [*from_file(Path(file)), *plain]
     return plain
+
+
+def json_flag(name: str) -> str | None:
+    """A flag of JSON_FLAGS as the parser knows it; None for other flags."""
+    flag = spelled(name[2:])
+    return f"--{flag}" if flag in JSON_FLAGS else None
 
 
 def spelled(name: str) -> str:
     """Returns a flag's name as the parser knows it."""
     dashed = name.replace("_", "-")
     return RENAMED.get(dashed, dashed)
-
-
-def _next(rest: list[str], argument: str) -> str:
-    if not rest:
-        raise InputError(f"{argument} needs a value", field=argument)
-    return rest.pop(0)
 
 
 def from_file(path: Path) -> list[str]:

@@ -215,6 +215,12 @@ def test_dotted_flags_mean_the_same_as_json(given: list[str], expected: dict[str
     assert json.loads(flags[flags.index("--hf-overrides") + 1]) == expected
 
 
+def test_what_stands_behind_two_dashes_is_no_flag() -> None:
+    given = ["--hf-overrides.x", "1", "--", "--hf-overrides.x", "2", "--hf-overrides"]
+    flags = json_objects.undotted(given, ["--hf-overrides"])
+    assert flags == ["--hf-overrides", '{"x": 1}', "--", "--hf-overrides.x", "2", "--hf-overrides"]
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
