@@ -187,8 +187,11 @@ EXPORT = Journey(
         ("exporter/families", "bert"),
         ("exporter/families/modules", "experts padding rotary traceable"),
         ("exporter/heads", "checks head_modules layers precedence processing sentence_modules yes_no"),
-        ("exporter/graph", "streaming"),
-        ("exporter/graph/passes", "biases mixed packing simplify surgery"),
+        ("exporter/graph", "rewriting streaming"),
+        (
+            "exporter/graph/passes",
+            "biases empty_rows mixed nan_guard order packing simplify strip surgery unpacking",
+        ),
         (
             "exporter/proof",
             "library_answers library_comparison library_distances library_heads library_models "
@@ -225,22 +228,27 @@ WEIGHT = Journey(
         Stop("exporter/files/plausible.py", "check_finite", "its numbers are numbers"),
         Stop("exporter/graph/tracing.py", "_traced", "an initialiser of the ONNX graph"),
         Stop(
-            "exporter/graph/passes/surgery.py",
-            "unguard",
+            "exporter/graph/passes/order.py",
+            "rewrite",
+            "the passes of a graph for ONNX Runtime, in the order of the table",
+        ),
+        Stop(
+            "exporter/graph/passes/nan_guard.py",
+            "run",
             "torch's guard around the softmax goes; a weight passes untouched",
         ),
         Stop(
             "exporter/graph/passes/simplify.py",
-            "tidy",
+            "run",
             "the keys of attention are transposed in one step instead of three",
         ),
         Stop(
             "exporter/graph/passes/biases.py",
-            "fold",
+            "run",
             "biases of keys and values are moved to where they cost nothing",
         ),
         Stop(
-            "exporter/graph/passes/packing.py", "pack", "rows of padding are dropped in front of the product"
+            "exporter/graph/passes/packing.py", "run", "rows of padding are dropped in front of the product"
         ),
         Stop(
             "exporter/graph/onnx_files.py",
@@ -248,13 +256,13 @@ WEIGHT = Journey(
             "bytes of model.onnx, or of model.data beside it where they are large",
         ),
         Stop(
-            "exporter/graph/passes/mixed.py",
+            "exporter/graph/rewriting.py",
             "mixed_from_onnx",
-            "read again for another precision (exporter/graph/passes/int8.py for int8)",
+            "read again for another precision (`int8_from_onnx` for int8)",
         ),
         Stop(
-            "exporter/graph/passes/packing.py",
-            "unpack",
+            "exporter/graph/passes/unpacking.py",
+            "run",
             "engines take padded batches: packing is undone for them",
         ),
         Stop(

@@ -1,8 +1,7 @@
 """Compiles a graph with TensorRT-RTX, which needs no GPU for it, or with TensorRT, which does: one code path.
 
-Precision is read from the graph (strong typing), never from builder flags: TensorRT 11 has none
-left, and silently built fp32 where tools still asked by flag. Shapes come from `profiles`, not from
-people typing min/opt/max.
+Precision is read from the graph (strong typing), never from builder flags, which TensorRT 11 has no more: a
+tool that sets them gets fp32 without a warning. Shapes come from `profiles`.
 """
 
 from __future__ import annotations
@@ -20,24 +19,20 @@ from ..runtime import machine
 from ..runtime.artifact.manifest import Backend, Engine, Graph, Manifest, Precision, Profile
 from ..runtime.engines import trt_library
 from ..runtime.errors import EngineError, InputError
-from .graph import onnx_files
-from .graph.passes.packing import unpack
+from .graph import rewriting
 
-# Tokens of the largest batch a profile accepts: the runtime's token budget never exceeds
-# it, so no batch is split.
+# Tokens of the largest batch of a profile. The runtime's token budget is not larger, so no batch is split.
 BATCH_TOKENS = 16384
 MOST_ROWS = 256
-# Of several graphs in one artifact the one that engines are made of.
+# Precisions of the graph that engines are compiled from, where an artifact has one of them beside fp32.
 _LOWERED: tuple[Precision, ...] = ("bf16", "fp16")
-# Token ceilings four times apart: a kernel tuned for 128 tokens serves 33..128 well, and three or
-# four profiles cover 8192.
+# Most tokens of each profile. A kernel tuned for 128 tokens runs 33..128 well, and five profiles cover 8192.
 _CEILINGS = (32, 128, 512, 2048, 8192, 32768, 131072)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing to compile: a backend and, for TensorRT-RTX, the GPU family it is for (None:
-    the GPU of this machine)."""
+    """What to compile for: a backend and, for TensorRT-RTX, a GPU family (None: this machine's)."""
 
     backend: Backend
     device: str | None = None
@@ -47,23 +42,25 @@ class Target:
 
 
 def compilable(manifest: Manifest) -> Graph:
-    """The graph that engines are made of: the lowered one where there are two. Raises
-    ArtifactError where there is none."""
+    """Returns the graph that engines are compiled from: the lowered one where there are two.
+
+    Raises ArtifactError where there is none.
+    """
     present = {graph.precision for graph in manifest.graphs}
     lowered: list[Precision] = [precision for precision in _LOWERED if precision in present]
     return manifest.graph("text", lowered[0] if lowered else "fp32")
 
 
-def targets(asked: Sequence[str]) -> list[Target]:
-    """Reads `onnx`, `tensorrt-rtx`, `tensorrt-rtx:sm89,sm120`, `tensorrt`; `onnx` adds
-    nothing, every artifact has it."""
-    found: list[Target] = []
-    for text in asked:
+def targets(texts: Sequence[str]) -> list[Target]:
+    """Reads `onnx`, `tensorrt-rtx`, `tensorrt-rtx:sm89,sm120` and `tensorrt`; `onnx` adds no target, because
+    every artifact has its graph. Raises InputError."""
+    parsed: list[Target] = []
+    for text in texts:
         name, _, devices = text.partition(":")
         if name == "onnx" and not devices:
             continue
         if name == "tensorrt" and not devices:
-            found.append(Target("tensorrt"))
+            parsed.append(Target("tensorrt"))
         elif name == "tensorrt-rtx":
             names = (
                 [device.strip().lower().replace("sm_", "sm") for device in devices.split(",")]
@@ -77,18 +74,20 @@ def targets(asked: Sequence[str]) -> list[Target]:
             ]
             if bad:
                 raise InputError(f"target {text!r}: {bad[0]!r} is not a GPU family like sm89", field="target")
-            found += [Target("tensorrt-rtx", device) for device in names]
+            parsed += [Target("tensorrt-rtx", device) for device in names]
         else:
             raise InputError(
-                (f"target {text!r}: expected onnx, tensorrt-rtx, tensorrt-rtx:sm89,sm120 or tensorrt"),
+                f"target {text!r}: expected onnx, tensorrt-rtx, tensorrt-rtx:sm89,sm120 or tensorrt",
                 field="target",
             )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(parsed))
 
 
 def check(target: Target) -> Target:
-    """The target with its device filled in. Raises EngineError, before any work is done, if it
-    cannot be compiled here."""
+    """Returns the target with its device filled in.
+
+    Raises EngineError, before any work is done, if it cannot be compiled on this machine.
+    """
     gpus = machine.gpus()
     if target.backend == "tensorrt" and not gpus:
         raise EngineError(
@@ -115,21 +114,23 @@ def check(target: Target) -> Target:
 
 
 def profiles(max_tokens: int) -> tuple[Profile, ...]:
-    """Shape buckets for texts of up to `max_tokens`: short ones in large batches, long ones in small ones."""
-    made = []
+    """Returns shapes for texts of up to `max_tokens`: many rows of short texts, few rows of long ones."""
+    shapes: list[Profile] = []
     for ceiling in _CEILINGS:
         tokens = min(ceiling, max_tokens)
         rows = max(1, min(MOST_ROWS, BATCH_TOKENS // tokens))
-        made.append(Profile(smallest=(1, 1), best=(max(1, rows // 4), tokens), largest=(rows, tokens)))
+        shapes.append(Profile(smallest=(1, 1), best=(max(1, rows // 4), tokens), largest=(rows, tokens)))
         if tokens == max_tokens:
             break
-    assert made[-1].largest[1] == max_tokens, f"{max_tokens} tokens are more than any profile holds"
-    return tuple(made)
+    assert shapes[-1].largest[1] == max_tokens, f"{max_tokens} tokens are more than any profile holds"
+    return tuple(shapes)
 
 
 def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: int) -> Engine:
-    """Compiles `graph` into `folder`/engines/... and describes what was made. Raises EngineError in
-    the library's own words."""
+    """Compiles `graph` into `folder`/engines/... and returns the manifest's record of it.
+
+    Raises EngineError in the library's own words.
+    """
     assert target.device is not None, "check() fills in the device"
     trt = trt_library.library(target.backend)
     log = trt_library.logger(trt)
@@ -174,30 +175,25 @@ def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: 
 
 @contextlib.contextmanager
 def _padded(folder: Path, graph: Graph) -> Iterator[Path]:
-    """The graph as engines take it: how many tokens a mask admits is no shape that a profile knows."""
+    """Yields the path of the graph without packing: no profile knows how many tokens a mask has."""
     if not graph.packed:
         yield folder / graph.file
         return
-    import onnx_ir as ir
-
-    model = ir.load(folder / graph.file)
-    unpack(model)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = Path(scratch) / graph.file
-        onnx_files.save(model, path)
+        rewriting.padded_from_onnx(folder / graph.file, path)
         yield path
 
 
 def _families(trt: ModuleType) -> list[str]:
-    """`sm75`, ... `sm120`: GPUs the library compiles for without having one."""
+    """Returns `sm75`, ... `sm120`: the GPU families that the library compiles for without having one."""
     known = getattr(trt, "ComputeCapability", None)
     names = known.__members__ if known is not None else ()
     return sorted((name.lower() for name in names if name.startswith("SM")), key=lambda name: int(name[2:]))
 
 
 def _flags(trt: ModuleType) -> int:
-    # From TensorRT 11 on every network is strongly typed; the flag stays for older ones and may
-    # be gone from newer ones.
+    # From TensorRT 11 on every network is strongly typed, and the flag may be missing.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -210,22 +206,22 @@ def _parser_errors(parser: Any) -> Iterator[str]:
 
 
 def _check_precision(trt: ModuleType, network: Any, graph: Graph) -> None:
-    """The types the library read must be those the graph promises; a silently widened network would
-    be slow and never noticed."""
+    """Raises EngineError where no product has the graph's precision: the engine would be slow without a
+    warning."""
     kinds: dict[Precision, Any] = {
         "fp32": trt.float32,
         "fp16": trt.float16,
         "bf16": trt.bfloat16,
         "int8": trt.int8,
     }
-    found = {
+    products = {
         network.get_layer(index).get_output(0).dtype
         for index in range(network.num_layers)
         if network.get_layer(index).type == trt.LayerType.MATRIX_MULTIPLY
     }
-    if found and kinds[graph.precision] not in found:
+    if products and kinds[graph.precision] not in products:
         raise EngineError(
-            f"{graph.file}: its products are {', '.join(str(kind) for kind in found)}, expected "
+            f"{graph.file}: its products are {', '.join(str(kind) for kind in products)}, expected "
             f"{graph.precision}"
         )
 

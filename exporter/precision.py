@@ -25,8 +25,8 @@ from ..runtime.inputs.preparation import Preparation
 from . import engine
 from .base.report import Say
 from .graph import onnx_files
-from .graph.passes.int8 import Quantised, int8_from_onnx
-from .graph.passes.mixed import lower, mixed_from_onnx
+from .graph.passes.signature import Quantised
+from .graph.rewriting import int8_from_onnx, lower, mixed_from_onnx
 from .proof import evidence, texts
 from .proof.reference import Reference
 from .proof.verify import Runner

@@ -1,4 +1,4 @@
-"""Writes a graph: unused nodes and weights dropped, large weights in a file beside it."""
+"""Writes a graph without unused nodes and weights; large weights go to a file beside it."""
 
 from __future__ import annotations
 
@@ -14,29 +14,26 @@ from ..base.large import is_large_file
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Initialisers below stay in the graph file: scalars and shapes, which ONNX Runtime wants
-# to see while it plans.
+# Initialisers up to this size stay in the graph file: scalars and shapes, which ONNX Runtime reads while it
+# plans.
 _SMALL_BYTES = 1024
-# Pages, so that a runtime may map each tensor where it lies.
+# The size of a page, so that a runtime may map each tensor.
 _ALIGNED_BYTES = 4096
 
 
 def save(model: ir.Model, path: Path, *, apart: bool | None = None) -> dict[str, str]:
-    """Writes `path`, and its weights one by one into `path`'s stem.data, from which
-    `model` reads them afterwards.
+    """Writes the graph to `path` and its weights one by one to <stem>.data, where `model` reads them.
 
     Args:
-        apart: whether the weights get a file of their own; None: where they are too large for
-        one file with the graph.
+        apart: whether the weights get a file of their own; None: if they are too large for the graph's.
 
     Returns:
-        File name beside `path` -> sha256 of what was written; empty: the weights are in the graph.
+        The file name of the weights -> its sha256; empty where the weights are in the graph.
     """
     import onnx_ir as ir
     import onnx_ir.passes.common as passes
 
     passes.RemoveUnusedNodesPass()(model)
-    # Shapes recorded for inner values are the exporter's guesses about a graph that was since rewritten.
     tensors = [
         value.const_value for value in model.graph.initializers.values() if value.const_value is not None
     ]
@@ -49,8 +46,7 @@ def save(model: ir.Model, path: Path, *, apart: bool | None = None) -> dict[str,
 
 
 def _bring_in(model: ir.Model, beside: Collection[str]) -> None:
-    """Takes into the graph what it reads from other files than those `beside` it: a rewritten graph must not
-    need those of its source."""
+    """Moves weights into the graph that it reads from other files than `beside`: those of its source."""
     import onnx_ir as ir
     from onnx_ir import external_data
 
@@ -61,7 +57,7 @@ def _bring_in(model: ir.Model, beside: Collection[str]) -> None:
 
 
 def _save_weights(model: ir.Model, data: Path) -> dict[str, str]:
-    """Writes the weights one by one into `data`, where the initialisers point afterwards."""
+    """Writes the weights one by one to `data`, where the initialisers then point; returns name -> sha256."""
     import onnx_ir as ir
 
     digest, end = hashlib.sha256(), 0
@@ -73,9 +69,9 @@ def _save_weights(model: ir.Model, data: Path) -> dict[str, str]:
             array = np.ascontiguousarray(tensor.numpy())
             shape, array = ir.Shape(array.shape), array.reshape(-1).view(np.uint8)
             gap = bytes(-end % _ALIGNED_BYTES)
-            for part in (gap, array.data):
-                file.write(part)
-                digest.update(part)
+            for chunk in (gap, array.data):
+                file.write(chunk)
+                digest.update(chunk)
             end += len(gap)
             value.const_value = ir.ExternalTensor(
                 data.name,
@@ -91,6 +87,6 @@ def _save_weights(model: ir.Model, data: Path) -> dict[str, str]:
 
 
 def beside(path: Path) -> tuple[str, ...]:
-    """The file of weights that `save` wrote beside a graph, where it did."""
+    """Returns the name of the file of weights that `save` wrote beside a graph, if it wrote one."""
     data = path.with_name(f"{path.stem}.data")
     return (data.name,) if data.exists() else ()

@@ -1,10 +1,8 @@
-"""Models too large for memory: their weights stay in the checkpoint's files, mapped, until each is
-written, used or compared.
+"""Models too large for memory: their weights stay in the checkpoint's files until each is written or used.
 
-Three things make that possible. Parameters keep the type they are stored in (`families/_transformers.py` puts
-the mapped tensors in place through the same renaming and conversion as any other checkpoint's). The graph is
-traced on fake float32 tensors of the same shapes, and a `Weight` takes each fake's place. PyTorch's answers
-for verification come from the same module, with the parameters of one layer at a time in float32.
+Loading: parameters are mapped from the files in their stored type (`families/_transformers.py`).
+Tracing: the graph is traced on fake float32 tensors of the same shapes, then a `Weight` replaces each fake.
+Computing: for verification the module runs with the parameters of one layer at a time in float32.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ TYPES = {
 
 
 class Weight(ir.LazyTensor):
-    """An initialiser that is read, converted and transposed each time it is asked for, and never kept."""
+    """An initialiser that is read, converted and transposed at each use, and never kept in memory."""
 
     def __init__(
         self,
@@ -44,23 +42,25 @@ class Weight(ir.LazyTensor):
         super().__init__(lambda: ir.tensor(self._array(), dtype=dtype), dtype, shape, name=name)
 
     def transposed(self, order: tuple[int, ...], name: str) -> Weight:
+        """Returns the same weight with its axes in `order`."""
         return Weight(
             self.source, name=name, dtype=self.dtype, order=tuple(self.order[axis] for axis in order)
         )
 
     def lowered(self, dtype: ir.DataType, name: str) -> Weight:
+        """Returns the same weight in another type."""
         return Weight(self.source, name=name, dtype=dtype, order=self.order)
 
     def largest(self) -> float:
-        """Of its magnitudes; not finite where one of them is not."""
+        """Returns the largest magnitude; not finite where an element is not."""
         return float(self._changed().abs().max()) if self.source.numel() else 0.0
 
     def _changed(self) -> torch.Tensor:
-        """In float32 where an adapter changes it, else in the stored type."""
+        """Returns the tensor with its adapter merged, then in float32, else in the stored type."""
         return whole(self.source) if isinstance(self.source, Adapted) else self.source.detach()
 
     def _array(self) -> NDArray[Any]:
-        # Converted before it is turned: less is then moved about.
+        # Converted before it is transposed, so that fewer bytes are moved.
         tensor = self._changed().to(TYPES[self.dtype]).permute(self.order).contiguous()
         return (
             tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
@@ -70,13 +70,14 @@ class Weight(ir.LazyTensor):
 
 
 # --- tracing
-# ------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def faked(module: nn.Module) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Parameters as float32 tensors without contents, for tracing; yields the true ones by name.
-    Buffers stay as they are."""
+    """While open, the parameters are empty float32 tensors, for tracing; yields the true ones by name.
+
+    Buffers stay as they are.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -88,42 +89,41 @@ def faked(module: nn.Module) -> Iterator[Mapping[str, torch.Tensor]]:
             empty = torch.empty(tuple(parameter.shape), dtype=torch.float32)
         fakes[id(parameter)] = nn.Parameter(empty, requires_grad=False)
     places = [
-        (part, name, own)
-        for part in module.modules()
-        for name, own in part._parameters.items()
-        if own is not None
+        (layer, name, parameter)
+        for layer in module.modules()
+        for name, parameter in layer._parameters.items()
+        if parameter is not None
     ]
-    for part, name, own in places:
-        part._parameters[name] = fakes[id(own)]
+    for layer, name, parameter in places:
+        layer._parameters[name] = fakes[id(parameter)]
     try:
         yield true
     finally:
-        for part, name, own in places:
-            part._parameters[name] = own
+        for layer, name, parameter in places:
+            layer._parameters[name] = parameter
 
 
 def attach(model: ir.Model, weights: Mapping[str, torch.Tensor]) -> None:
-    """Puts the true weights in the place of the fakes that were traced; a Transpose of one
-    becomes a transposed weight."""
+    """Replaces the traced fakes by the true weights, and the Transpose of a weight by a transposed weight."""
     for name, value in model.graph.initializers.items():
         if name in weights:
             value.const_value = Weight(weights[name], name=name)
     left = [name for name, value in model.graph.initializers.items() if _is_fake(value.const_value)]
     assert not left, f"no weight for {', '.join(left[:5])}"
-    turned: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
+    transposes: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
     for node in list(model.graph.all_nodes()):
         source = node.inputs[0] if node.op_type == "Transpose" else None
         if source is None or not isinstance(source.const_value, Weight):
             continue
         order = tuple(node.attributes["perm"].as_ints())
-        if (source, order) not in turned:
+        if (source, order) not in transposes:
             weight = source.const_value.transposed(order, f"{source.name}/{''.join(map(str, order))}")
             value = ir.Value(
                 name=weight.name, type=ir.TensorType(weight.dtype), shape=weight.shape, const_value=weight
             )
             model.graph.register_initializer(value)
-            turned[source, order] = value
-        node.outputs[0].replace_all_uses_with(turned[source, order])
+            transposes[source, order] = value
+        node.outputs[0].replace_all_uses_with(transposes[source, order])
         node.graph.remove(node, safe=True)  # pyright: ignore[reportOptionalMemberAccess]
 
 
@@ -134,36 +134,37 @@ def _is_fake(tensor: Any) -> bool:
 
 
 # --- computing
-# ------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def widened(module: nn.Module) -> Iterator[None]:
-    """While open, the module computes in float32 whatever its parameters are stored in: each layer's are
-    widened for its own call."""
+    """While open, the module computes in float32 whatever type its parameters are stored in.
+
+    A hook widens the parameters of each layer for its own call.
+    """
     handles = []
-    for part in module.modules():
-        parameters = [parameter for parameter in part._parameters.values() if parameter is not None]
+    for layer in module.modules():
+        parameters = [parameter for parameter in layer._parameters.values() if parameter is not None]
         adapted = any(isinstance(parameter, Adapted) for parameter in parameters)
         if not adapted and all(parameter.dtype == torch.float32 for parameter in parameters):
             continue
-        if type(part) is nn.Embedding and not adapted:
-            # Rows are chosen, not computed with: the table can stay as it is.
-            handles.append(part.register_forward_hook(lambda part, inputs, output: output.float()))
+        if type(layer) is nn.Embedding and not adapted:
+            # An embedding only selects rows, so widening the selected rows is enough.
+            handles.append(layer.register_forward_hook(lambda layer, inputs, output: output.float()))
             continue
-        stored = dict(part._parameters)
+        stored = dict(layer._parameters)
 
-        def widen(part: nn.Module, inputs: Any, stored: dict[str, Any] = stored) -> None:
-            for name, own in stored.items():
-                part._parameters[name] = (
-                    None if own is None else nn.Parameter(whole(own), requires_grad=False)
+        def widen(layer: nn.Module, inputs: Any, stored: dict[str, Any] = stored) -> None:
+            for name, parameter in stored.items():
+                layer._parameters[name] = (
+                    None if parameter is None else nn.Parameter(whole(parameter), requires_grad=False)
                 )
 
-        def restore(part: nn.Module, inputs: Any, output: Any, stored: dict[str, Any] = stored) -> None:
-            part._parameters.update(stored)
+        def restore(layer: nn.Module, inputs: Any, output: Any, stored: dict[str, Any] = stored) -> None:
+            layer._parameters.update(stored)
 
-        handles.append(part.register_forward_pre_hook(widen))
-        handles.append(part.register_forward_hook(restore, always_call=True))
+        handles.append(layer.register_forward_pre_hook(widen))
+        handles.append(layer.register_forward_hook(restore, always_call=True))
     try:
         yield
     finally:

@@ -1,5 +1,4 @@
-"""From a plan to one torch module, and from the module to one ONNX graph whose
-interface is checked afterwards."""
+"""From a plan to one torch module, and from the module to one ONNX graph whose interface is then checked."""
 
 from __future__ import annotations
 
@@ -25,19 +24,18 @@ from ..heads.head_modules import HeadsModule
 from ..heads.planning import Plan
 from ..heads.tasks import TaskHead
 from . import onnx_files
-from .passes.biases import fold
-from .passes.packing import pack
-from .passes.simplify import tidy
-from .passes.surgery import keep_empty_rows, unguard
+from .passes import order, packing
+from .passes.signature import PassOptions
 
 if TYPE_CHECKING:
     import onnx_ir
 
-OPSET = 20  # 17 silently becomes 18; 23 and up turn attention into an op that TensorRT-RTX refuses in float32
+# torch.onnx silently turns 17 into 18. From 23 on attention is an op that TensorRT-RTX refuses in float32.
+OPSET = 20
 
 
 class PoolingModel(nn.Module):
-    """Graph inputs in order -> task outputs in order, all float32."""
+    """The backbone and its heads: graph inputs in order -> task outputs in order, all float32."""
 
     def __init__(
         self,
@@ -48,23 +46,16 @@ class PoolingModel(nn.Module):
         pooled: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.backbone, self.heads, self.names, self.sample_tokens, self.pooled = (
-            backbone,
-            heads,
-            names,
-            sample_tokens,
-            pooled,
-        )
+        self.backbone, self.heads, self.pooled = backbone, heads, pooled
+        self.names, self.sample_tokens = names, sample_tokens
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         named = dict(zip(self.names, inputs, strict=True))
         kinds = named.pop("token_kinds", None)
-        mask = (
-            named["attention_mask"]
-            if self.pooled is None
-            else self.pooled(named["input_ids"], named["attention_mask"])
-        )
-        # A prompt is attended to, and not pooled where the graph is told of it.
+        mask = named["attention_mask"]
+        if self.pooled is not None:
+            mask = self.pooled(named["input_ids"], mask)
+        # A prompt is attended to. Where the graph has token kinds, it is not pooled.
         pooled = None if kinds is None else mask * (kinds != PROMPT).to(mask.dtype)
         return self.heads(self.backbone(**named), mask, named["input_ids"], pooled, kinds)
 
@@ -87,8 +78,10 @@ class HiddenStates(nn.Module):
 
 
 def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
-    """The whole model in eager float32: what is exported, and what the artifact is verified
-    against. Raises CheckpointError."""
+    """Returns the whole model in eager float32: what is exported, and what the artifact is verified against.
+
+    Raises CheckpointError.
+    """
     heads = HeadsModule(checkpoint, plan.parts)
     with in_one_sentence(
         f"{checkpoint.source}: {plan.published or checkpoint.family.names[0]} cannot be loaded"
@@ -109,16 +102,17 @@ def module(checkpoint: Checkpoint, plan: Plan) -> PoolingModel:
 
 
 def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.Graph:
-    """Writes `path`, and its weights beside it where they are large. [batch, tokens] are free; the
-    result's interface is asserted."""
+    """Writes the graph to `path`, and large weights to a file beside it. Returns the manifest's record of it.
+
+    The axes [batch, tokens] are free. Raises CheckpointError where torch cannot trace the module, or traces
+    it with other inputs and outputs than the plan's.
+    """
     program = _traced(module, plan, optimize=True)
     if not _has_axes(program.model, plan):
-        # A table of as many rows as the model has positions is cut with min(rows, tokens), which is `tokens`
-        # once that has a bound.
+        # A position table is sliced to min(rows, tokens). With a bound of `rows` on tokens, that is `tokens`.
         program = _traced(module, plan, optimize=True, bounded=True)
-    _simplify(program.model, plan)
-    fold(program.model)
-    packed = _attends_all(plan) and pack(program.model)
+    results = order.rewrite(program.model, "fp32", PassOptions(attends_all=_attends_all(plan)))
+    packed = results[packing].changes > 0
     with in_one_sentence(f"{_class_of(module)} became another graph than was asked for"):
         _assert_interface(program.model, plan, _outputs(plan))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,8 +121,8 @@ def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.G
 
 
 def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
-    """The same graph, not yet written, whose weights are read from the checkpoint's files when
-    asked for (streaming.py)."""
+    """Returns the same graph, not yet written, whose weights are read from the checkpoint's files when they
+    are needed (streaming.py)."""
     from onnxscript import optimizer
     from onnxscript.rewriter import onnx_fusions
 
@@ -140,19 +134,19 @@ def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
     with _quiet():
         optimizer.optimize_ir(model)
         onnx_fusions.fuse(model)
-    _simplify(model, plan)
+    order.rewrite(model, "large", PassOptions(attends_all=_attends_all(plan)))
     _assert_interface(model, plan, _outputs(plan))
     return model
 
 
 def _attends_all(plan: Plan) -> bool:
-    """Whether every row that is returned is attended to: packing drops those that are not, and a window may
-    leave them without a key."""
+    """Whether every row that the graph returns attends to a key. ColBERT's expansion tokens are returned, and
+    may be masked."""
     return all(role.expand_id is None or role.attend_expansion for role in plan.text.roles.values())
 
 
 def described(plan: Plan, file: str, external: tuple[str, ...], *, packed: bool = False) -> manifest.Graph:
-    """The manifest's record of a float32 graph."""
+    """Returns the manifest's record of a float32 graph."""
     return manifest.Graph(
         file=file,
         precision="fp32",
@@ -176,7 +170,7 @@ def described(plan: Plan, file: str, external: tuple[str, ...], *, packed: bool 
 def _traced(
     module: PoolingModel, plan: Plan, *, optimize: bool, bounded: bool = False
 ) -> torch.onnx.ONNXProgram:
-    """`bounded`: torch may assume that there are never more tokens than the model can place."""
+    """Traces the module. `bounded`: torch may assume that a text has at most the plan's `max_tokens`."""
     inputs = _samples(module, plan)
     free: dict[int, Any] = {0: "batch", 1: "tokens"}
     if bounded:
@@ -184,16 +178,22 @@ def _traced(
     axes = tuple(free for _ in inputs)
     with _quiet(), in_one_sentence(f"{_class_of(module)} cannot be traced to ONNX"):
         program = torch.onnx.export(
-            module, inputs, dynamo=True, opset_version=OPSET, input_names=list(plan.inputs),
+            module,
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(plan.inputs),
             output_names=_outputs(plan),
-            dynamic_shapes={"inputs": axes}, verbose=False, optimize=optimize,
-        )  # fmt: skip
+            dynamic_shapes={"inputs": axes},
+            verbose=False,
+            optimize=optimize,
+        )
     assert program is not None
     return program
 
 
 def _class_of(module: PoolingModel) -> str:
-    """Name of the class of transformers inside."""
+    """Returns the name of the transformers class inside."""
     inner: object = module.backbone
     while (
         isinstance(inner, nn.Module)
@@ -204,25 +204,19 @@ def _class_of(module: PoolingModel) -> str:
     return type(inner).__name__
 
 
-def _simplify(model: onnx_ir.Model, plan: Plan) -> None:
-    _strip(model)
-    if not _attends_all(plan):
-        keep_empty_rows(model)
-    unguard(model)
-    tidy(model)
-
-
 def _outputs(plan: Plan) -> list[str]:
     return [plan.heads[part.task].output for part in plan.parts]
 
 
 def _samples(module: PoolingModel, plan: Plan) -> tuple[torch.Tensor, ...]:
-    """Three rows, one of them padded. Each input is a tensor of its own: the exporter silently merges
-    one that is passed twice."""
+    """Returns three rows for each input, one of them padded.
+
+    Each input is its own tensor, because torch.onnx silently merges inputs that are the same tensor.
+    """
     generator = torch.Generator().manual_seed(0)
     shape = (3, module.sample_tokens)
     padded = torch.arange(shape[1]) >= shape[1] - 3
-    made = []
+    samples = []
     for name in plan.inputs:
         fixed = {"attention_mask": torch.ones, "token_type_ids": torch.zeros, "token_kinds": torch.zeros}
         value = fixed[name](shape, dtype=torch.int64) if name in fixed else None
@@ -233,29 +227,12 @@ def _samples(module: PoolingModel, plan: Plan) -> tuple[torch.Tensor, ...]:
             value[1, padded] = 0
         if name == "token_kinds":
             value[0, :3] = PROMPT
-        made.append(value)
-    return tuple(made)
-
-
-def _strip(model: onnx_ir.Model) -> None:
-    """Removes what the exporter notes for its own debugging: it names files of the machine that exported."""
-    model.metadata_props.clear()
-    model.doc_string = None
-    graphs: list[Any] = [model.graph, *model.functions.values()]
-    for graph in graphs:
-        graph.metadata_props.clear()
-        graph.doc_string = None
-        for node in graph.all_nodes():
-            node.metadata_props.clear()
-            node.doc_string = None
-            for value in node.outputs:
-                value.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
+        samples.append(value)
+    return tuple(samples)
 
 
 def _assert_interface(model: onnx_ir.Model, plan: Plan, outputs: list[str]) -> None:
-    """What torch.onnx has been seen to get wrong without a word."""
+    """Asserts what torch.onnx has silently got wrong: opset, inputs, outputs, types and names."""
     graph = model.graph
     assert graph.opset_imports.get("") == OPSET, f"opset {graph.opset_imports}, expected {OPSET}"
     assert [value.name for value in graph.inputs] == list(plan.inputs), (
@@ -275,8 +252,8 @@ def _assert_interface(model: onnx_ir.Model, plan: Plan, outputs: list[str]) -> N
     names = Counter(value.name for node in graph.all_nodes() for value in node.outputs if value.name)
     names.update(value.name for value in graph.inputs if value.name)
     names.update(list(graph.initializers))
-    twice = [name for name, count in names.items() if count > 1]
-    assert not twice, f"names used twice: {', '.join(twice[:5])}"
+    repeated = [name for name, count in names.items() if count > 1]
+    assert not repeated, f"names used twice: {', '.join(repeated[:5])}"
 
 
 def _shape(value: onnx_ir.Value) -> list[str]:
@@ -288,7 +265,7 @@ def _expected(part: TaskHead) -> list[str]:
 
 
 def _has_axes(model: Any, plan: Plan) -> bool:
-    """Whether the outputs' free axes are the inputs' own, not something computed from them."""
+    """Whether the free axes of the outputs are those of the inputs, not computed from them."""
     return all(
         _shape(value)[:-1] == _expected(part)[:-1]
         for value, part in zip(model.graph.outputs, plan.parts, strict=True)
@@ -297,7 +274,7 @@ def _has_axes(model: Any, plan: Plan) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns about its own plans and prints its progress; nothing of it is for the user."""
+    """Silences torch.onnx, which warns about its own plans and prints its progress."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

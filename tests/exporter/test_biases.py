@@ -13,6 +13,7 @@ import torch
 from poolrt.exporter import checkpoint
 from poolrt.exporter.graph import tracing
 from poolrt.exporter.graph.passes import biases
+from poolrt.exporter.graph.passes.signature import PassOptions, PassResult
 from poolrt.exporter.heads import planning
 from safetensors.torch import load_file
 from transformers import AutoModel
@@ -35,15 +36,16 @@ GONE = {
 
 
 def exported(folder: Path, patch: pytest.MonkeyPatch) -> list[int]:
-    """Writes folder/model.onnx; answers how many biases went."""
+    """Writes folder/model.onnx; returns how many biases went."""
     counts: list[int] = []
-    fold = biases.fold
+    run = biases.run
 
-    def counted(model: Any) -> int:
-        counts.append(fold(model))
-        return counts[-1]
+    def counted(model: Any, options: PassOptions) -> PassResult:
+        result = run(model, options)
+        counts.append(result.changes)
+        return result
 
-    patch.setattr(tracing, "fold", counted)
+    patch.setattr(biases, "run", counted)
     read = checkpoint.read(folder / "checkpoint")
     plan = planning.plan(read)
     tracing.onnx_from_module(tracing.module(read, plan), plan, folder / "model.onnx")

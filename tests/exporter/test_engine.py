@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 from poolrt.exporter import engine
 from poolrt.exporter.engine import Target
-from poolrt.exporter.graph.passes.mixed import mixed_from_onnx
+from poolrt.exporter.graph.rewriting import mixed_from_onnx
 from poolrt.runtime import machine
 from poolrt.runtime.artifact.manifest import Graph, Tensor
 from poolrt.runtime.artifact.reading import read

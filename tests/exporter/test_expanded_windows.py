@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.exporter.graph.passes import int8, mixed
+from poolrt.exporter.graph import rewriting
 from poolrt.runtime.answers import scoring
 
 from tests.checkpoints import _hf, configure
@@ -77,8 +77,8 @@ def test_rows_without_a_key_are_the_librarys(write: Callable[[Path], Path], tmp_
     for one, other in zip(ours, queries, strict=True):
         expected = [float((other @ document.T).max(1).sum()) for document in documents]
         np.testing.assert_allclose(scoring.maxsim(one, found), expected, atol=SCORE)
-    mixed.mixed_from_onnx(tmp_path / "model.onnx", tmp_path / "half.onnx", "fp16")
-    int8.int8_from_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    rewriting.mixed_from_onnx(tmp_path / "model.onnx", tmp_path / "half.onnx", "fp16")
+    rewriting.int8_from_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
     items = [proved.item(text, "query") for text in TEXTS]
     exact = [row["out_token_embed"] for row in proved.rows(items)]
     for name, least in (("half", 0.999), ("int8", 0.9)):

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from poolrt.exporter import checkpoint
 from poolrt.exporter.engine import _padded
 from poolrt.exporter.graph import tracing
-from poolrt.exporter.graph.passes import packing
-from poolrt.exporter.graph.passes.mixed import mixed_from_onnx
+from poolrt.exporter.graph.passes import packing, unpacking
+from poolrt.exporter.graph.passes.signature import PassOptions, PassResult
 from poolrt.exporter.graph.passes.surgery import constant_of
 from poolrt.exporter.graph.passes.surgery import heads as final
+from poolrt.exporter.graph.rewriting import mixed_from_onnx
 from poolrt.exporter.heads import planning
 from poolrt.runtime.artifact.manifest import Graph
 from transformers import AutoModel
@@ -43,7 +44,7 @@ class Exported:
         self.folder, self.path, self.plain = folder, folder / "model.onnx", folder / "plain.onnx"
         self.described = tracing.onnx_from_module(module, plan, self.path)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tracing, "pack", lambda model: False)
+            patch.setattr(packing, "run", lambda model, options: PassResult(0))
             tracing.onnx_from_module(module, plan, self.plain)
 
 
@@ -74,7 +75,7 @@ def ask(path: Path, feed: dict[str, Any], *outputs: str) -> list[Any]:
 def nodes(path: Path) -> list[tuple[str, list[str | None], list[str | None], list[str]]]:
     """Every node with what it reads and writes, and the shapes of that."""
     model = ir.load(path)
-    packing.unpack(model)
+    unpacking.run(model, PassOptions())
     return [
         (
             node.op_type,

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from poolrt.exporter import precision
 from poolrt.exporter.engine import Target
-from poolrt.exporter.graph.passes.int8 import int8_from_onnx
-from poolrt.exporter.graph.passes.mixed import mixed_from_onnx
+from poolrt.exporter.graph.rewriting import int8_from_onnx, mixed_from_onnx
 from poolrt.exporter.proof.texts import sentences
 from poolrt.runtime.errors import InputError
 from tokenizers import Tokenizer
@@ -380,7 +379,7 @@ def test_auto_takes_int8_where_it_keeps_its_budget_and_is_worth_it(
 ) -> None:
     from types import SimpleNamespace
 
-    from poolrt.exporter.graph.passes.int8 import Quantised
+    from poolrt.exporter.graph.passes.signature import Quantised
     from poolrt.runtime.artifact.manifest import Graph
 
     base, lower = (

@@ -175,7 +175,7 @@ def compiles_and_lowers(proved: Proved) -> None:
     """A TensorRT-RTX engine for SM89 from the graph, and fp16 and int8 graphs that still answer the
     same under ONNX Runtime."""
     from poolrt.exporter import engine
-    from poolrt.exporter.graph.passes import int8, mixed
+    from poolrt.exporter.graph import rewriting
 
     assert proved.graph is not None
     target = engine.Target("tensorrt-rtx", "sm89")
@@ -185,8 +185,8 @@ def compiles_and_lowers(proved: Proved) -> None:
     assert (proved.folder / made.file).stat().st_size > 0
     note(compiled=made.device, version=made.version)
     source = proved.folder / proved.graph.file
-    mixed.mixed_from_onnx(source, proved.folder / "half.onnx", "fp16")
-    int8.int8_from_onnx(source, proved.folder / "int8.onnx")
+    rewriting.mixed_from_onnx(source, proved.folder / "half.onnx", "fp16")
+    rewriting.int8_from_onnx(source, proved.folder / "int8.onnx")
     # Some tokenizers make nothing of an empty text
     items = [item for text in TEXTS if (item := proved.item(text)).ids]
     exact = proved.rows(items)

@@ -1,6 +1,6 @@
-"""Rewrites of an ONNX graph, one pass a file; the pages below say which run, in which
-order, for which engine.
+"""Rewrites of an ONNX graph, one pass a file; order.py says which run, in which order, for which engine.
 
-Nothing here knows torch, a checkpoint or a head.
-It may import base, `..onnx_files` and its own `surgery`.
+A pass is a module with `run(model, options)` (signature.py). `surgery` and `rows` are what passes share.
+Nothing here knows torch, a checkpoint, a head or a file.
+It may import base and itself.
 """

@@ -1,10 +1,9 @@
-"""Takes the biases of keys and values out of attention, where they are two passes over
-every token for nothing.
+"""Takes the biases of keys and values out of attention, which cost a pass over every token for nothing.
 
-A key's bias adds the same number to all scores of a query, which the softmax takes out again. A value's bias
-passes through attention unchanged, as weights of a query sum to 1, so the output product may add it: b_o +
-b_v W_o. Only where the graph shows just that: no rotary positions between bias and scores, no cap on them,
-nothing else that reads them.
+The bias of keys adds the same number to all scores of a query, and the softmax cancels it. The bias of values
+passes through attention unchanged, because the weights of a query sum to 1. So it moves into the bias after
+the output product: b_o + b_v W_o. Both hold only where nothing stands between bias and scores but scaling and
+the mask (no rotary positions, no cap), and where nothing else reads the values between them.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .signature import PassOptions, PassResult
 from .surgery import Surgeon, constant_of
 
 if TYPE_CHECKING:
@@ -24,25 +24,26 @@ _KEYS = (0, 2, 3, 1)
 _VALUES = (0, 2, 1, 3)
 
 
-def fold(model: ir.Model) -> int:
-    """In place; answers how many biases went. Numbers change by rounding alone."""
+def run(model: ir.Model, options: PassOptions) -> PassResult:
+    """Removes the biases and counts them. Outputs change by rounding alone."""
     import onnx_ir.passes.common as passes
 
     surgeon = Surgeon(model, "biases")
-    gone = 0
+    removed = 0
     for node in list(model.graph):
         if (
             node.op_type == "Softmax"
             and (axis := node.attributes.get("axis")) is not None
             and axis.as_int() in (-1, 3)
         ):
-            gone += _keys(node) + _values(surgeon, node)
-    if gone:
+            removed += _keys(node) + _values(surgeon, node)
+    if removed:
         passes.RemoveUnusedNodesPass()(model)
-    return gone
+    return PassResult(removed)
 
 
 def _keys(softmax: ir.Node) -> bool:
+    """Removes the bias of the keys whose scores `softmax` reads; False where the graph does not allow it."""
     product = _scores(softmax.inputs[0])
     biased = _projected(product.inputs[1], _KEYS) if product is not None else None
     if biased is None:
@@ -52,6 +53,7 @@ def _keys(softmax: ir.Node) -> bool:
 
 
 def _values(surgeon: Surgeon, softmax: ir.Node) -> bool:
+    """Moves the bias of the values that `softmax` weighs; False where the graph does not allow it."""
     product = _reader(softmax, "MatMul")
     if product is None or product.inputs[0] is not softmax.outputs[0]:
         return False
@@ -69,7 +71,7 @@ def _values(surgeon: Surgeon, softmax: ir.Node) -> bool:
     ):
         return False
     weights, (at, bias) = constant_of(output.inputs[1]), _constant_input(added)
-    add, moved = biased
+    add, bare = biased
     own = _constant_input(add)[1]
     if (
         weights is None
@@ -84,30 +86,32 @@ def _values(surgeon: Surgeon, softmax: ir.Node) -> bool:
     added.replace_input_with(
         at, surgeon.constant(output.name or output.outputs[0].name or "", total.astype(np.float32))
     )
-    _drop(add, moved)
+    _drop(add, bare)
     return True
 
 
 def _scores(value: ir.Value | None) -> ir.Node | None:
-    """The product of queries and keys behind scaled, masked scores that only the softmax reads."""
-    node = _maker(value)
+    """Returns the product of queries and keys behind scaled, masked scores that only the softmax reads."""
+    node = _sole_producer(value)
     if node is None:
         return None
     if node.op_type == "MatMul":
-        return node if all(constant_of(each) is None for each in node.inputs) else None
+        return node if all(constant_of(value) is None for value in node.inputs) else None
     if node.op_type in ("Mul", "Div"):
         return _scores(node.inputs[0]) if _is_number(node.inputs[1]) else None
     if node.op_type == "Add":
-        found = [product for each in node.inputs if (product := _scores(each)) is not None]
-        return found[0] if len(found) == 1 else None
+        products = [product for value in node.inputs if (product := _scores(value)) is not None]
+        return products[0] if len(products) == 1 else None
     return None
 
 
 def _projected(value: ir.Value | None, order: tuple[int, ...]) -> tuple[ir.Node, ir.Value] | None:
-    """The Add of a projection's bias, and what it is added to, where `value` is the projection split into
-    heads with its axes in `order`, and maybe scaled."""
+    """Returns the Add of a projection's bias, and what it is added to.
+
+    None unless `value` is the projection, split into heads, with its axes in `order`, perhaps scaled.
+    """
     axes: tuple[int, ...] = _SPLIT
-    while (node := _maker(value)) is not None:
+    while (node := _sole_producer(value)) is not None:
         if (
             node.op_type == "Transpose"
             and (turned := _order(node)) is not None
@@ -123,7 +127,8 @@ def _projected(value: ir.Value | None, order: tuple[int, ...]) -> tuple[ir.Node,
 
 
 def _biased(value: ir.Value | None) -> tuple[ir.Node, ir.Value] | None:
-    add = _maker(value)
+    """Returns the Add of a constant vector to a product, and the product; None for any other value."""
+    add = _sole_producer(value)
     if add is None or add.op_type != "Add":
         return None
     at, bias = _constant_input(add)
@@ -135,7 +140,7 @@ def _biased(value: ir.Value | None) -> tuple[ir.Node, ir.Value] | None:
 
 
 def _splits(reshape: ir.Node) -> bool:
-    """Whether it makes [batch, tokens, heads, width] of [batch, tokens, all of them]."""
+    """Whether it reshapes [batch, tokens, heads * width] to [batch, tokens, heads, width]."""
     whole, parts = reshape.inputs[0], reshape.outputs[0].shape
     if (
         whole is None
@@ -151,22 +156,25 @@ def _splits(reshape: ir.Node) -> bool:
 
 
 def _drop(add: ir.Node, bare: ir.Value) -> None:
+    """Lets `bare` take the place of the sum."""
     bare.shape, bare.type = add.outputs[0].shape, add.outputs[0].type
     add.outputs[0].replace_all_uses_with(bare)
 
 
 def _constant_input(node: ir.Node) -> tuple[int, NDArray[np.float32] | None]:
-    found = [
+    """Returns the place and the array of a node's only constant input; (0, None) where there is no such
+    input."""
+    constants = [
         (index, constant)
         for index, value in enumerate(node.inputs)
         if (constant := constant_of(value)) is not None
     ]
-    return found[0] if len(found) == 1 else (0, None)
+    return constants[0] if len(constants) == 1 else (0, None)
 
 
 def _is_number(value: ir.Value | None) -> bool:
-    found = constant_of(value)
-    return found is not None and found.size == 1
+    constant = constant_of(value)
+    return constant is not None and constant.size == 1
 
 
 def _order(node: ir.Node) -> tuple[int, ...] | None:
@@ -174,8 +182,8 @@ def _order(node: ir.Node) -> tuple[int, ...] | None:
     return tuple(order.as_ints()) if order is not None else None
 
 
-def _maker(value: ir.Value | None) -> ir.Node | None:
-    """The node that computes the value, if it is read in one place only."""
+def _sole_producer(value: ir.Value | None) -> ir.Node | None:
+    """Returns the node that computes the value, if the value is read in one place only."""
     return (
         value.producer()
         if value is not None and len(list(value.uses())) == 1 and not value.is_graph_output()
@@ -184,8 +192,8 @@ def _maker(value: ir.Value | None) -> ir.Node | None:
 
 
 def _reader(node: ir.Node | None, kind: str) -> ir.Node | None:
-    """The one node that reads what this one computes, if it is of that kind."""
-    if node is None or _maker(node.outputs[0]) is None:
+    """Returns the only node that reads what `node` computes, if it is an operation of that kind."""
+    if node is None or _sole_producer(node.outputs[0]) is None:
         return None
     (use,) = node.outputs[0].uses()
     return use.node if use.node.op_type == kind else None

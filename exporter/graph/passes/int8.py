@@ -1,66 +1,46 @@
-"""int8 weights with activations quantised per row while running: the fast integer form
-of ONNX Runtime on CPUs.
+"""int8 weights, and activations quantised per row while running: the fast form of ONNX Runtime on CPUs.
 
-Per row, not per tensor as onnxruntime's own dynamic quantisation: then a row's scale depends on that row
-alone, a text's embedding does not depend on the texts beside it, and the error is smaller. Measured in
-docs/decisions/int8.md. Uses com.microsoft.MatMulIntegerToFloat, so the result is for ONNX Runtime only.
+onnxruntime's own dynamic quantisation has one scale per tensor. With one per row the embedding of a text does
+not depend on the texts beside it, and the error is smaller (docs/decisions/int8.md). The pass uses
+com.microsoft.MatMulIntegerToFloat, so the result is for ONNX Runtime only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .rows import Flats
-from .surgery import Surgeon, constant_of, heads, unguard
+from .signature import PassOptions, PassResult, Quantised
+from .surgery import Surgeon, constant_of, heads
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Weights use 7 bits: without VNNI, x86 adds two u8 x s8 products in 16 bits, and 2 * 255 * 64
-# is the most that fits.
+# Weights use 7 bits: without VNNI, x86 adds two u8 x s8 products in 16 bits, where 2 * 255 * 64 is the most
+# that fits.
 WEIGHT_LIMIT = 63
-# Below this a product is not worth quantising: the passes over its activations cost what the
-# integer product saves.
+# Smaller products are not quantised: the passes over their activations cost what the integer product saves.
 _SMALLEST_SIDE = 16
-# Tables below this (positions, token types) save nothing worth their error.
+# Smaller tables (positions, token types) are not quantised: they save too little for their error.
 _SMALLEST_TABLE = 1 << 18
-# gelu(x) is never below this, so its outputs are shifted to be positive and use all 255 levels
-# instead of half of them.
+# gelu(x) is never below -0.17. Shifted by that, its outputs are positive and use all 255 levels.
 _GELU_MINIMUM = 0.17001
 _TINY = np.float32(1e-12)
 
 
-@dataclass(frozen=True, slots=True)
-class Quantised:
-    products: tuple[str, ...]
-    """Weights that became int8."""
-    tables: tuple[str, ...]
-    kept: tuple[str, ...]
-    """Products with weights that stay fp32: heads and those asked for."""
-
-
-def int8_from_onnx(source: Path, target: Path, *, keep: Collection[str] = ()) -> Quantised:
-    """Writes the int8 form of an fp32 graph. `keep` names products (as in
-    `Quantised.products`) that stay fp32."""
-    import onnx_ir as ir
-
-    from ..onnx_files import save
-
-    model = ir.load(source)
+def run(model: ir.Model, options: PassOptions) -> PassResult:
+    """Gives an fp32 graph its int8 form; what `options.keep` names stays fp32."""
     model.opset_imports["com.microsoft"] = 1
-    unguard(model)
-    surgeon, final = Surgeon(model, "int8"), heads(model.graph)
+    surgeon, head_nodes = Surgeon(model, "int8"), heads(model.graph)
     products, tables, kept = [], [], []
     chosen: dict[ir.Node, NDArray[np.float32]] = {}
     for node in model.graph:
         if node.op_type == "MatMul" and (weights := _weights(node)) is not None:
-            if node in final or _name(node) in keep or min(weights.shape) < _SMALLEST_SIDE:
+            if node in head_nodes or _name(node) in options.keep or min(weights.shape) < _SMALLEST_SIDE:
                 kept.append(_name(node))
             else:
                 chosen[node] = weights
@@ -74,11 +54,15 @@ def int8_from_onnx(source: Path, target: Path, *, keep: Collection[str] = ()) ->
                 rows[x] = _rows(surgeon, flats, node, x, weights.shape[0])
             _product(surgeon, flats, node, rows[x], weights, name)
             products.append(name)
-        elif node.op_type == "Gather" and (table := _table(node)) is not None and _name(node) not in keep:
+        elif (
+            node.op_type == "Gather"
+            and (table := _table(node)) is not None
+            and _name(node) not in options.keep
+        ):
             tables.append(_name(node))
             _lookup(surgeon, node, table)
-    save(model, target)
-    return Quantised(tuple(products), tuple(tables), tuple(kept))
+    quantised = Quantised(tuple(products), tuple(tables), tuple(kept))
+    return PassResult(len(products) + len(tables), quantised)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,31 +76,33 @@ class _Rows:
     """The activation, [..., width]."""
     zero: int
     shift: float
-    """Was added to every value before quantising."""
+    """What was added to every value before quantising."""
 
 
 def _name(node: ir.Node) -> str:
+    """Returns the name of a product or table for people."""
     position = 1 if node.op_type == "MatMul" else 0
     value = node.inputs[position]
     assert value is not None
-    # A folded transpose has a made-up name; the node's own name tells more to people.
+    # The value of a folded transpose has an invented name, so the name of the node comes first.
     return node.name or value.name or "unnamed"
 
 
 def _weights(node: ir.Node) -> NDArray[np.float32] | None:
-    found = constant_of(node.inputs[1])
-    return found if found is not None and found.ndim == 2 and found.dtype == np.float32 else None
+    weights = constant_of(node.inputs[1])
+    return weights if weights is not None and weights.ndim == 2 and weights.dtype == np.float32 else None
 
 
 def _table(node: ir.Node) -> NDArray[np.float32] | None:
-    found = constant_of(node.inputs[0])
+    table = constant_of(node.inputs[0])
     axis = node.attributes.get("axis")
-    if found is None or found.ndim != 2 or found.dtype != np.float32 or found.size < _SMALLEST_TABLE:
+    if table is None or table.ndim != 2 or table.dtype != np.float32 or table.size < _SMALLEST_TABLE:
         return None
-    return found if axis is None or axis.as_int() == 0 else None
+    return table if axis is None or axis.as_int() == 0 else None
 
 
 def _rows(surgeon: Surgeon, flats: Flats, node: ir.Node, x: ir.Value, width: int) -> _Rows:
+    """Quantises the activation `x` in front of `node`."""
     producer = x.producer()
     positive = producer is not None and producer.op_type in ("Gelu", "Relu")
     shift = _GELU_MINIMUM if producer is not None and producer.op_type == "Gelu" else 0.0
@@ -143,8 +129,7 @@ def _rows(surgeon: Surgeon, flats: Flats, node: ir.Node, x: ir.Value, width: int
 def _product(
     surgeon: Surgeon, flats: Flats, node: ir.Node, x: _Rows, weights: NDArray[np.float32], name: str
 ) -> None:
-    """y = scale(row) * scale(column) * integers, then the shift of the activations is taken
-    out with the column sums."""
+    """Replaces a product: y = scale(row) * scale(column) * integers, less the shift times the column sums."""
     columns = np.maximum(np.abs(weights).max(axis=0), _TINY).astype(np.float32) / np.float32(WEIGHT_LIMIT)
     whole = np.clip(np.rint(weights / columns), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
     y = surgeon.node(
@@ -173,28 +158,28 @@ def _product(
 
 
 def _bias(node: ir.Node) -> tuple[NDArray[np.float32] | None, ir.Node | None]:
-    """The constant vector added to the product, and the node that adds it, if nothing
+    """Returns the constant vector added to the product, and the node that adds it; None twice where something
     else reads the bare product."""
     uses = list(node.outputs[0].uses())
     if len(uses) != 1 or node.outputs[0].is_graph_output() or uses[0].node.op_type != "Add":
         return None, None
     add = uses[0].node
-    found = constant_of(add.inputs[1 - uses[0].idx])
-    if found is None or found.ndim != 1 or add.outputs[0].is_graph_output():
+    bias = constant_of(add.inputs[1 - uses[0].idx])
+    if bias is None or bias.ndim != 1 or add.outputs[0].is_graph_output():
         return None, None
-    return found.astype(np.float32), add
+    return bias.astype(np.float32), add
 
 
 def _lookup(surgeon: Surgeon, node: ir.Node, table: NDArray[np.float32]) -> None:
-    """Each row of an embedding table has its own scale."""
+    """Replaces an embedding table by int8 rows, each with its own scale."""
     import onnx_ir as ir
 
     name = _name(node)
     scales = np.maximum(np.abs(table).max(axis=1, keepdims=True), _TINY).astype(np.float32) / np.float32(127)
     whole = np.rint(table / scales).astype(np.int8)
-    found = surgeon.node(node, "Gather", surgeon.constant(f"{name}/rows", whole), node.inputs[1])
+    row = surgeon.node(node, "Gather", surgeon.constant(f"{name}/rows", whole), node.inputs[1])
     scale = surgeon.node(node, "Gather", surgeon.constant(f"{name}/scales", scales), node.inputs[1])
-    y = surgeon.node(node, "Mul", surgeon.node(node, "Cast", found, to=int(ir.DataType.FLOAT)), scale)
+    y = surgeon.node(node, "Mul", surgeon.node(node, "Cast", row, to=int(ir.DataType.FLOAT)), scale)
     y.shape, y.type = node.outputs[0].shape, node.outputs[0].type
     node.outputs[0].replace_all_uses_with(y)
     surgeon.graph.remove(node, safe=True)

@@ -1,43 +1,27 @@
-"""fp16 and bf16 graphs for strongly typed engines: products in few bits, everything that
-sums or compares in fp32.
+"""fp16 and bf16 graphs for strongly typed engines: products in 16 bits, all that sums or compares in fp32.
 
-Low precision holds for products, their biases and the activations between them. Norms, softmax with its mask,
-residual sums, rotary angles, pooling and heads compute in fp32, and so does every elementwise node with an
-fp32 input: only a product takes precision down again. So no mask constant is ever written in 16 bits, and
+Products, their biases and the activations between them are in low precision. Norms, softmax with its mask,
+residual sums, rotary angles, pooling and heads compute in fp32. So does every elementwise node with an fp32
+input, because only a product lowers precision again. As a result no mask constant is written in 16 bits, and
 residual sums cannot overflow. Inputs and outputs of the graph keep their types.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from .. import onnx_files
-from .packing import unpack
-from .surgery import PRODUCTS, Surgeon, heads, norm_inputs, unguard
+from .signature import PassOptions, PassResult
+from .surgery import PRODUCTS, Surgeon, heads, norm_inputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_ELEMENTWISE = frozenset(
-    {
-        "Add",
-        "Sub",
-        "Mul",
-        "Neg",
-        "Gelu",
-        "Relu",
-        "Tanh",
-        "Erf",
-        "Sigmoid",
-        "LeakyRelu",
-        "Elu",
-        "Swish",
-        "HardSwish",
-    }
-)
+_ELEMENTWISE = frozenset({
+    "Add", "Sub", "Mul", "Neg", "Gelu", "Relu", "Tanh", "Erf", "Sigmoid", "LeakyRelu", "Elu", "Swish",
+    "HardSwish",
+})  # fmt: skip
 _MOVES = frozenset({
     "Reshape", "Transpose", "Concat", "Slice", "Split", "Gather", "GatherND", "GatherElements", "Unsqueeze",
     "Squeeze", "Expand",
@@ -48,45 +32,42 @@ _LARGEST_HALF = 65504.0
 
 @runtime_checkable
 class Streamed(Protocol):
-    """A weight that is not in memory (`Weight` of exporter/graph/streaming.py)."""
+    """A weight that is not in memory (streaming.Weight)."""
 
-    def largest(self) -> float: ...
+    def largest(self) -> float:
+        """Returns the largest magnitude."""
+        ...
 
-    def lowered(self, dtype: ir.DataType, name: str) -> ir.TensorProtocol: ...
-
-
-def mixed_from_onnx(source: Path, target: Path, precision: Literal["fp16", "bf16"]) -> int:
-    """Writes the mixed form of an fp32 graph; answers how many products compute in low precision."""
-    import onnx_ir as ir
-
-    model = ir.load(source)
-    unpack(model)
-    products = lower(model, precision)
-    onnx_files.save(model, target)
-    return products
+    def lowered(self, dtype: ir.DataType, name: str) -> ir.TensorProtocol:
+        """Returns the same weight in another type, still not in memory."""
+        ...
 
 
-def lower(model: ir.Model, precision: Literal["fp16", "bf16"]) -> int:
-    """Gives an fp32 graph its mixed form in place; weights that are read only when asked for stay so."""
+def run(model: ir.Model, options: PassOptions) -> PassResult:
+    """Gives an fp32 graph its mixed form and counts the products in low precision.
+
+    Weights that are read from files only when needed stay so.
+    """
     import ml_dtypes
     import onnx_ir as ir
 
+    assert options.low is not None, "the mixed pass needs PassOptions.low"
     kind, dtype = (
         (ir.DataType.FLOAT16, np.float16)
-        if precision == "fp16"
+        if options.low == "fp16"
         else (ir.DataType.BFLOAT16, ml_dtypes.bfloat16)
     )
-    unguard(model)
-    lowering = _Lowering(model, precision, kind, np.dtype(dtype))
+    lowering = _Lowering(model, options.low, kind, np.dtype(dtype))
     for node in list(model.graph):
         lowering.visit(node)
     for index, output in enumerate(model.graph.outputs):
         lowering.restore(index, output)
-    return lowering.products
+    return PassResult(lowering.products)
 
 
 class _Lowering:
-    """One pass in graph order: decides each node's precision from its inputs' and casts where they differ."""
+    """Visits nodes in graph order, decides the precision of each from that of its inputs, and casts where
+    they differ."""
 
     def __init__(self, model: ir.Model, prefix: str, kind: ir.DataType, dtype: np.dtype[Any]) -> None:
         import onnx_ir as ir
@@ -97,8 +78,8 @@ class _Lowering:
         self._surgeon = Surgeon(model, prefix)
         self._high = heads(model.graph)
         """Nodes that stay fp32 whatever their inputs are."""
-        # A sum that a norm reads is the residual stream: it grows with depth, and would leave fp16's
-        # range in large models.
+        # A sum that a norm reads is the residual stream. It grows with depth, and leaves the range of fp16 in
+        # large models.
         for value in (value for node in model.graph for value in norm_inputs(node)):
             if (producer := value.producer()) is not None:
                 self._high.add(producer)
@@ -106,6 +87,7 @@ class _Lowering:
         self._casts: dict[tuple[ir.Value, bool], ir.Value] = {}
 
     def visit(self, node: ir.Node) -> None:
+        """Decides the precision of a node; casts its inputs and marks its outputs accordingly."""
         floats = [value for value in node.inputs if value is not None and self._is_float(value)]
         floats += [value for value in node.outputs if value.dtype == self._float]
         if not floats:
@@ -128,7 +110,7 @@ class _Lowering:
                     self._low.add(value)
 
     def restore(self, index: int, output: ir.Value) -> None:
-        """A graph output is float32 under its own name, whatever computed it."""
+        """Casts a graph output that is low back to float32, under its own name."""
         if output not in self._low:
             return
         import onnx_ir as ir
@@ -138,10 +120,10 @@ class _Lowering:
         name = output.name
         output.name = f"{name}/{self._kind.name.lower()}"
         cast = ir.node("Cast", [output], attributes={"to": int(self._float)}, name=f"{name}/cast")
-        made = cast.outputs[0]
-        made.name, made.shape, made.type = name, output.shape, ir.TensorType(self._float)
+        restored = cast.outputs[0]
+        restored.name, restored.shape, restored.type = name, output.shape, ir.TensorType(self._float)
         self._graph.append(cast)
-        self._graph.outputs[index] = made
+        self._graph.outputs[index] = restored
 
     def _is_low(self, node: ir.Node) -> bool:
         computed = [
@@ -163,8 +145,8 @@ class _Lowering:
         if node.op_type in _ELEMENTWISE:
             return bool(computed) and all(value in self._low for value in computed)
         if node.op_type in _MOVES:
-            # Of constants alone: an embedding table or an unfolded weight may be stored low, a
-            # mask's two values may not.
+            # Without computed inputs: an embedding table or an unfolded weight may be stored low, the two
+            # values of a mask may not.
             return all(value in self._low for value in computed) and (
                 bool(computed) or (bool(constants) and node.op_type != "Where")
             )
@@ -174,6 +156,7 @@ class _Lowering:
         return value in self._low or value.dtype == self._float
 
     def _fits(self, tensor: ir.TensorProtocol) -> bool:
+        """Whether all values are finite in the low type."""
         if isinstance(tensor, Streamed):
             return bool(
                 tensor.largest() <= (_LARGEST_HALF if self._dtype == np.float16 else np.finfo(np.float32).max)
@@ -184,6 +167,7 @@ class _Lowering:
         return bool(np.abs(array).max() <= _LARGEST_HALF)
 
     def _lowered(self, node: ir.Node, value: ir.Value) -> ir.Value:
+        """Returns the value in low precision: a constant is converted, anything else is cast."""
         if value.const_value is None:
             return self._cast(node, value, low=True)
         if (value, True) not in self._casts:
@@ -201,10 +185,10 @@ class _Lowering:
 
         if (value, low) not in self._casts:
             kind = self._kind if low else self._float
-            # Nodes are visited in order, so the first that asks for a cast is the first that needs it.
-            made = self._surgeon.node(node, "Cast", value, to=int(kind))
-            made.type, made.shape = ir.TensorType(kind), value.shape
-            self._casts[value, low] = made
+            # Nodes are visited in order, so this cast stands in front of all nodes that read it.
+            cast = self._surgeon.node(node, "Cast", value, to=int(kind))
+            cast.type, cast.shape = ir.TensorType(kind), value.shape
+            self._casts[value, low] = cast
             if low:
-                self._low.add(made)
+                self._low.add(cast)
         return self._casts[value, low]

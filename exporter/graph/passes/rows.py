@@ -1,9 +1,7 @@
-"""Where a rewritten graph goes between [batch, tokens, width] and the [rows, width] that
-quantised products take.
+"""Reshapes between [batch, tokens, width] and the [rows, width] that quantised products take.
 
-Each change of shape is a node, and a short text costs more in nodes than in numbers. So shapes that many
-products share are computed once, an activation between two products stays as it is, and a change back that
-another one follows is left out.
+Each reshape is a node, and a short text costs more in nodes than in arithmetic. So shapes that many products
+share are computed once, an activation between two products stays flat, and two reshapes in a row become one.
 """
 
 from __future__ import annotations
@@ -25,17 +23,20 @@ _ELEMENTWISE = frozenset(
 
 
 class Flats:
-    """`products`: the nodes that will be replaced, in the order of the graph."""
+    """The flat form of activations.
+
+    `products` are the nodes that will be replaced, in the order of the graph.
+    """
 
     def __init__(self, surgeon: Surgeon, products: Collection[ir.Node]) -> None:
         self._surgeon, self._products = surgeon, products
         self._known: dict[ir.Value, ir.Value] = {}
         """[..., width] -> [rows, width]"""
         self._shared: dict[object, ir.Value] = {}
-        """What several nodes need alike: by what it says, for which leading axes."""
+        """What several nodes read: key (what it is, for which leading axes) -> value."""
 
     def of(self, node: ir.Node, x: ir.Value, width: int) -> ir.Value:
-        """[rows, width] of `x`, computed in front of `node`."""
+        """Returns `x` as [rows, width], computed in front of `node`."""
         if _is_flat(x):
             return x
         self._axes(node, x)
@@ -55,8 +56,10 @@ class Flats:
         return self._known[x]
 
     def back(self, node: ir.Node, y: ir.Value, source: ir.Value, replaced: ir.Value, width: int) -> None:
-        """`replaced` becomes `y` [rows, width] in the leading axes of `source`, unless all that read it
-        change its shape anyway."""
+        """Puts `y` [rows, width] in the place of `replaced`, with the leading axes of `source`.
+
+        Where all readers of `replaced` reshape it, they read `y` as it is.
+        """
         if _is_flat(source):
             y.shape, y.type = replaced.shape, replaced.type
             replaced.replace_all_uses_with(y)
@@ -65,7 +68,7 @@ class Flats:
         if (
             uses
             and not replaced.is_graph_output()
-            and all(_is_whole(use.node) and use.idx == 0 for use in uses)
+            and all(_ignores_input_shape(use.node) and use.idx == 0 for use in uses)
         ):
             for use in uses:
                 use.node.replace_input_with(0, y)
@@ -76,16 +79,17 @@ class Flats:
         self._known[shaped] = y
 
     def zeros(self, node: ir.Node, x: ir.Value, scale: ir.Value, zero: int) -> ir.Value:
-        """[rows] uint8, all of them `zero`, for as many rows as `scale` has."""
+        """Returns [rows] uint8, all of them `zero`, for as many rows as `scale` has."""
         key = ("zeros", zero, leading(x))
         if leading(x) is None or key not in self._shared:
-            one = self._surgeon.constant(f"zero {zero}", np.array([zero], np.uint8))
+            point = self._surgeon.constant(f"zero {zero}", np.array([zero], np.uint8))
             self._shared[key] = self._surgeon.node(
-                node, "Expand", one, self._surgeon.node(node, "Shape", scale)
+                node, "Expand", point, self._surgeon.node(node, "Shape", scale)
             )
         return self._shared[key]
 
     def _shape(self, node: ir.Node, source: ir.Value, width: int) -> ir.Value:
+        """Returns the shape of `source` with `width` as its last axis."""
         key = ("shape", width, leading(source))
         if leading(source) is None or key not in self._shared:
             end = self._surgeon.constant(f"width {width}", np.array([width], np.int64))
@@ -93,8 +97,10 @@ class Flats:
         return self._shared[key]
 
     def _axes(self, node: ir.Node, source: ir.Value) -> ir.Value:
-        """Sizes of all axes of `source` but the last, taken from the first value that has them,
-        as `source` itself may go."""
+        """Returns the sizes of all axes of `source` but the last.
+
+        They are taken from the first value that has them, because `source` itself may be removed.
+        """
         key = ("axes", leading(source))
         if leading(source) is None or key not in self._shared:
             first, last = (
@@ -107,19 +113,21 @@ class Flats:
         return self._shared[key]
 
     def _uses(self, x: ir.Value) -> int:
+        """Counts the products that read `x`."""
         return sum(use.node in self._products and use.idx == 0 for use in x.uses())
 
     def _chain(self, x: ir.Value) -> list[ir.Node] | None:
-        """The elementwise nodes from values whose flat form is known to `x`, in order, if
-        nothing but products reads `x`."""
-        found: list[ir.Node] = []
+        """Returns the elementwise nodes, in order, from values whose flat form is known to `x`; None unless
+        only products read `x`."""
+        chain: list[ir.Node] = []
         readers: set[ir.Node] = {use.node for use in x.uses() if use.node in self._products and use.idx == 0}
         axes = leading(x)
-        return found if axes is not None and self._walk(x, axes, found, readers) else None
+        return chain if axes is not None and self._walk(x, axes, chain, readers) else None
 
     def _walk(
-        self, value: ir.Value, axes: tuple[str, ...], found: list[ir.Node], readers: set[ir.Node]
+        self, value: ir.Value, axes: tuple[str, ...], chain: list[ir.Node], readers: set[ir.Node]
     ) -> bool:
+        """Adds the nodes that lead to `value` to `chain`; False where one of them is not elementwise."""
         if leading(value) != axes:
             return False  # broadcast along rows
         if value in self._known:
@@ -132,23 +140,23 @@ class Flats:
         ):
             return False
         readers.add(node)
-        for each in node.inputs:
-            if each is None:
+        for operand in node.inputs:
+            if operand is None:
                 return False
-            constant = constant_of(each)
+            constant = constant_of(operand)
             if constant is None:
-                if not self._walk(each, axes, found, readers):
+                if not self._walk(operand, axes, chain, readers):
                     return False
             elif constant.ndim > 1:
                 return False
-        if node not in found:
-            found.append(node)
+        if node not in chain:
+            chain.append(node)
         return True
 
     def _again(self, before: ir.Node, link: ir.Node) -> ir.Value:
-        """The same operation on flat values."""
-        inputs = [self._known.get(each, each) if each is not None else None for each in link.inputs]
-        attributes = {name: each.value for name, each in link.attributes.items()}
+        """Adds the operation of `link` on flat values."""
+        inputs = [self._known.get(value, value) if value is not None else None for value in link.inputs]
+        attributes = {name: attribute.value for name, attribute in link.attributes.items()}
         return self._surgeon.node(before, link.op_type, *inputs, domain=link.domain, **attributes)
 
 
@@ -157,15 +165,15 @@ def _is_flat(value: ir.Value) -> bool:
 
 
 def leading(value: ir.Value) -> tuple[str, ...] | None:
-    """Names and sizes of all axes but the last; None where one is not known."""
+    """Returns names and sizes of all axes but the last; None where an axis is not known."""
     if value.shape is None:
         return None
     names = [str(axis) for axis in list(value.shape)[:-1]]
     return None if "None" in names else tuple(names)
 
 
-def _is_whole(node: ir.Node) -> bool:
-    """Whether it is a Reshape whose result does not depend on the shape it is given, only on the numbers."""
+def _ignores_input_shape(node: ir.Node) -> bool:
+    """Whether it is a Reshape whose result does not depend on the shape of its input."""
     if node.op_type != "Reshape":
         return False
     constant = constant_of(node.inputs[1])
@@ -175,6 +183,6 @@ def _is_whole(node: ir.Node) -> bool:
     joined = shape.producer() if shape is not None else None
     if joined is None or joined.op_type != "Concat":
         return False
-    # What is not constant are sizes of axes; none of them is 0, as no batch is empty.
-    parts = [found for part in joined.inputs if (found := constant_of(part)) is not None]
-    return all(bool((part != 0).all()) for part in parts)
+    # A 0 copies the size of the input's axis. Computed sizes are never 0, because no batch is empty.
+    constants = [constant for size in joined.inputs if (constant := constant_of(size)) is not None]
+    return all(bool((constant != 0).all()) for constant in constants)

@@ -1,7 +1,7 @@
-"""Shortens what torch.onnx spells out at length, in plain ONNX that every engine reads.
+"""Transposes the keys of attention in one step, where torch.onnx takes several.
 
-A short text costs more in nodes than in numbers: a launch of one is microseconds, and attention comes with a
-dozen that only move shapes about. Nothing here changes a number.
+A short text costs more in nodes than in arithmetic: the launch of a node takes microseconds, and attention
+has a dozen nodes that only change shapes. No number changes, and every engine reads the result.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .surgery import Surgeon, constant_of
+from .signature import PassOptions, PassResult
+from .surgery import Surgeon, constant_of, producer_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,27 +20,29 @@ if TYPE_CHECKING:
 _RANK = 4  # [batch, heads, tokens, width]
 
 
-def tidy(model: ir.Model) -> None:
-    """The keys of attention are transposed in one step."""
+def run(model: ir.Model, options: PassOptions) -> PassResult:
+    """Replaces each reshape, transpose, reshape of keys by one transpose."""
     import onnx_ir.passes.common as passes
 
-    surgeon = Surgeon(model, "tidy")
+    surgeon, changes = Surgeon(model, "tidy"), 0
     for node in list(model.graph):
         if (keys := _transposed(node)) is not None:
             y = surgeon.node(node, "Transpose", keys, perm=[0, 1, 3, 2])
             if keys.shape is not None:
                 y.shape, y.type = type(keys.shape)([keys.shape[axis] for axis in (0, 1, 3, 2)]), keys.type
             node.outputs[0].replace_all_uses_with(y)
+            changes += 1
     passes.RemoveUnusedNodesPass()(model)
+    return PassResult(changes)
 
 
 def _transposed(node: ir.Node) -> ir.Value | None:
-    """x of `reshape(transpose(reshape(x, [-1, s, d]), (0, 2, 1)), [b, h, d, s])`: its last two
-    axes change places, no more."""
-    if node.op_type != "Reshape" or (turned := _producer(node.inputs[0], "Transpose")) is None:
+    """Returns x of `reshape(transpose(reshape(x, [-1, s, d]), (0, 2, 1)), [b, h, d, s])`, which swaps the
+    last two axes of x; None for any other node."""
+    if node.op_type != "Reshape" or (turned := producer_of(node.inputs[0], "Transpose")) is None:
         return None
     order = turned.attributes.get("perm")
-    flat = _producer(turned.inputs[0], "Reshape")
+    flat = producer_of(turned.inputs[0], "Reshape")
     if order is None or list(order.as_ints()) != [0, 2, 1] or flat is None:
         return None
     x = flat.inputs[0]
@@ -50,9 +53,9 @@ def _transposed(node: ir.Node) -> ir.Value | None:
 
 
 def _sizes(shape: ir.Value | None, x: ir.Value) -> Sequence[int | None] | None:
-    """Which axes of `x` a concatenated shape names, None among them for the -1 that means the rest; None
-    if it is something else."""
-    joined = _producer(shape, "Concat")
+    """Returns the axes of `x` whose sizes a concatenated shape holds, with None for a -1; None where the
+    shape is computed in another way."""
+    joined = producer_of(shape, "Concat")
     if joined is None:
         return None
     axes: list[int | None] = []
@@ -61,9 +64,11 @@ def _sizes(shape: ir.Value | None, x: ir.Value) -> Sequence[int | None] | None:
         if constant is not None and constant.tolist() == [-1]:
             axes.append(None)
             continue
-        cut = _producer(part, "Slice")
-        whole = _producer(cut.inputs[0], "Shape") if cut is not None else None
-        if cut is None or whole is None or whole.inputs[0] is not x or _part(whole) or len(cut.inputs) > 3:
+        cut = producer_of(part, "Slice")
+        whole = producer_of(cut.inputs[0], "Shape") if cut is not None else None
+        if cut is None or whole is None or len(cut.inputs) > 3:
+            return None
+        if whole.inputs[0] is not x or _is_partial(whole):
             return None
         first, last = constant_of(cut.inputs[1]), constant_of(cut.inputs[2])
         if first is None or last is None:
@@ -72,12 +77,7 @@ def _sizes(shape: ir.Value | None, x: ir.Value) -> Sequence[int | None] | None:
     return axes
 
 
-def _part(shape: ir.Node) -> bool:
-    """Whether a Shape node answers only some of the axes."""
+def _is_partial(shape: ir.Node) -> bool:
+    """Whether a Shape node returns only some of the axes."""
     start, end = shape.attributes.get("start"), shape.attributes.get("end")
     return end is not None or (start is not None and start.as_int() != 0)
-
-
-def _producer(value: ir.Value | None, kind: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == kind else None

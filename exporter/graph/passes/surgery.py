@@ -1,9 +1,8 @@
-"""Small building blocks for rewriting an ONNX graph with onnx-ir: named constants, node chains,
-and where the heads begin."""
+"""What passes share: constants and nodes under free names, and which nodes belong to heads or norms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 NORMS = frozenset(
     {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"}
 )
-# exp of it is 0 in fp32, and adding any score to it does not overflow.
-_NEVER = np.float32(-1e30)
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "Attention"})
 
 
@@ -28,18 +25,18 @@ class Surgeon:
         self._constants: dict[str, ir.Value] = {}
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """An initialiser; the same name gives the same one."""
+        """Returns an initialiser; the same name returns the same value."""
         import onnx_ir as ir
 
         if name not in self._constants:
-            # asarray, as ascontiguousarray would make one number a vector of one.
+            # Not ascontiguousarray, which turns a scalar into a vector.
             self._constants[name] = self.attach(
                 ir.tensor(np.asarray(array, order="C"), name=f"{self._prefix}/{name}")
             )
         return self._constants[name]
 
     def attach(self, tensor: ir.TensorProtocol) -> ir.Value:
-        """An initialiser under the tensor's own name."""
+        """Returns a new initialiser under the tensor's own name."""
         import onnx_ir as ir
 
         shape = ir.Shape([int(axis) for axis in tensor.shape])  # pyright: ignore[reportArgumentType]
@@ -50,28 +47,30 @@ class Surgeon:
     def node(
         self, before: ir.Node | None, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any
     ) -> ir.Value:
-        """A node in front of `before` (None: behind all others), answering its one output."""
+        """Adds a node in front of `before` (None: behind all others) and returns its only output."""
         import onnx_ir as ir
 
         self._number += 1
-        made = ir.node(
+        node = ir.node(
             kind,
             list(inputs),
             attributes=attributes or None,
             domain=domain,
             name=f"{self._prefix}/{kind}_{self._number}",
         )
-        made.outputs[0].name = f"{self._prefix}/{kind.lower()}_{self._number}"
+        node.outputs[0].name = f"{self._prefix}/{kind.lower()}_{self._number}"
         if before is None:
-            self.graph.append(made)
+            self.graph.append(node)
         else:
-            self.graph.insert_before(before, made)
-        return made.outputs[0]
+            self.graph.insert_before(before, node)
+        return node.outputs[0]
 
 
 def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
-    """The array behind an initialiser (or behind a Transpose of one, as exports of untouched weights
-    have); None if it is computed."""
+    """Returns the array of an initialiser, or of its Transpose; None if the value is computed.
+
+    Exports whose weights were not folded have such transposes.
+    """
     if value is None:
         return None
     if value.const_value is not None:
@@ -86,24 +85,24 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 def heads(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes after the last norm: pooling, projections, classifiers.
+    """Returns the nodes after the last norm: pooling, projections, classifiers.
 
-    Found from the outputs backwards, up to the inputs of norms. A head without any norm before it
-    (or one that runs into the attention of a layer) ends at its nearest products instead, so that a
-    body never counts as a head.
+    The search goes from the outputs backwards, up to the inputs of norms. Where it reaches the attention of a
+    layer, there is no norm in front of the head, and the search stops at the nearest products instead. So the
+    backbone never counts as a head.
     """
-    found: set[ir.Node] = set()
+    nodes: set[ir.Node] = set()
     roots = {value for node in graph for value in norm_inputs(node)}
     for output in graph.outputs:
-        reached = _backwards([output], lambda value: value in roots)
+        reached = _backwards([output], roots.__contains__)
         if any(node.op_type in ("Softmax", "Attention") for node in reached):
-            reached = _backwards([output], lambda value: _is_product(value))
-        found |= reached
-    return found
+            reached = _backwards([output], _is_product)
+        nodes |= reached
+    return nodes
 
 
 def norm_inputs(node: ir.Node) -> Iterable[ir.Value]:
-    """What a norm normalises: the input of a LayerNormalization, or x of a spelled-out mean(x * x)."""
+    """Yields what a norm normalises: the input of a LayerNormalization, or x of a spelled-out mean(x * x)."""
     if node.op_type in NORMS:
         yield from (value for value in node.inputs[:1] if value is not None)
     elif node.op_type == "ReduceMean" and node.inputs[0] is not None:
@@ -115,112 +114,29 @@ def norm_inputs(node: ir.Node) -> Iterable[ir.Value]:
             yield from (value for value in square.inputs[:1] if value is not None)
 
 
-def unguard(model: ir.Model) -> None:
-    """Removes torch's guard `where(isnan(softmax), 0, softmax)` and masks with a large finite number
-    instead of minus infinity.
-
-    The guard serves rows that may attend to nothing; those are padding here, and pooling leaves them out. It
-    costs two passes over the attention weights (3 to 16 % of MiniLM in onnxruntime, most at 512 tokens), and
-    with it TensorRT-RTX 1.7 fails on 16-bit attention (mha_fusion.cpp: is_softmax). In fp32 the finite mask
-    still vanishes in the softmax.
-    """
-    import onnx_ir.passes.common as passes
-
-    surgeon = Surgeon(model, "mask")
-    for node in list(model.graph):
-        if node.op_type == "Where" and (guarded := _guarded(node)) is not None:
-            node.outputs[0].replace_all_uses_with(guarded)
-    for node in model.graph:
-        if node.op_type == "Where":
-            for index, value in enumerate(node.inputs):
-                if value is not None and value.const_value is not None and value.const_value.size == 1:
-                    array = value.const_value.numpy()
-                    if array.dtype == np.float32 and np.isneginf(array).all():
-                        node.replace_input_with(
-                            index, surgeon.constant(f"never {array.ndim}", np.full_like(array, _NEVER))
-                        )
-    passes.RemoveUnusedNodesPass()(model)
-
-
-def keep_empty_rows(model: ir.Model) -> None:
-    """Gives rows that may attend to nothing zeros, as torch's attention does. Goes in front of `unguard`,
-    which drops what marks them.
-
-    torch.onnx writes the smallest finite number where torch has minus infinity, so the softmax of such a row
-    is a mean of all keys and never the NaN that torch's guard waits for. What is attended is multiplied by
-    whether the mask admits any key, [batch, 1, rows, 1].
-    """
-    import onnx_ir as ir
-
-    surgeon, places = Surgeon(model, "empty"), {node: place for place, node in enumerate(model.graph)}
-    admits: dict[ir.Value, ir.Value] = {}
-    for node in list(model.graph):
-        guarded = _guarded(node) if node.op_type == "Where" else None
-        mask = _mask_of(guarded) if guarded is not None else None
-        if mask is None:
-            continue
-        if mask not in admits:
-            last = surgeon.constant("last axis", np.array([-1], np.int64))
-            number = surgeon.node(node, "Cast", mask, to=int(ir.DataType.FLOAT))
-            admits[mask] = surgeon.node(node, "ReduceMax", number, last, keepdims=1)
-            number.type = admits[mask].type = ir.TensorType(ir.DataType.FLOAT)
-        for attend in [use.node for use in node.outputs[0].uses()]:
-            attended = attend.outputs[0]
-            readers = list(attended.uses())
-            kept = surgeon.node(
-                min((use.node for use in readers), key=places.__getitem__), "Mul", attended, admits[mask]
-            )
-            kept.shape, kept.type = attended.shape, attended.type
-            for use in readers:
-                use.node.replace_input_with(use.idx, kept)
-
-
-def _mask_of(weights: ir.Value) -> ir.Value | None:
-    """Which keys `softmax(scores + where(mask, 0, never))` admits, [batch, 1, rows, keys]; None
-    where nothing is masked."""
-    total = _producer(_input(weights.producer(), 0), "Add")
-    for value in total.inputs if total is not None else ():
-        chosen = _producer(value, "Where")
-        never = constant_of(chosen.inputs[2]) if chosen is not None else None
-        if chosen is not None and never is not None and never.size == 1 and never.item() <= _NEVER:
-            return chosen.inputs[0]
-    return None
-
-
-def _input(node: ir.Node | None, index: int) -> ir.Value | None:
-    return node.inputs[index] if node is not None else None
-
-
-def _producer(value: ir.Value | None, kind: str) -> ir.Node | None:
+def producer_of(value: ir.Value | None, kind: str) -> ir.Node | None:
+    """Returns the node that computes the value, if it is an operation of that kind."""
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == kind else None
 
 
-def _guarded(node: ir.Node) -> ir.Value | None:
-    """The softmax behind a `where(isnan(softmax), constant, softmax)`."""
-    condition, otherwise = node.inputs[0], node.inputs[2]
-    asked = condition.producer() if condition is not None else None
-    if asked is None or asked.op_type != "IsNaN" or otherwise is None or asked.inputs[0] is not otherwise:
-        return None
-    producer = otherwise.producer()
-    return otherwise if producer is not None and producer.op_type == "Softmax" else None
-
-
 def _is_product(value: ir.Value) -> bool:
+    """Whether a product with weights computes the value."""
     producer = value.producer()
     return (
         producer is not None and producer.op_type in PRODUCTS and constant_of(producer.inputs[1]) is not None
     )
 
 
-def _backwards(values: Iterable[ir.Value], stop: Any) -> set[ir.Node]:
+def _backwards(values: Iterable[ir.Value], stop: Callable[[ir.Value], bool]) -> set[ir.Node]:
+    """Returns the nodes that compute the values, and those before them up to values that `stop` accepts."""
     reached: set[ir.Node] = set()
-    waiting = list(values)
-    while waiting:
-        value = waiting.pop()
+    queue = list(values)
+    while queue:
+        value = queue.pop()
         node = value.producer()
         if node is None or node in reached:
             continue
         reached.add(node)
-        waiting += [source for source in node.inputs if source is not None and not stop(source)]
+        queue += [source for source in node.inputs if source is not None and not stop(source)]
     return reached

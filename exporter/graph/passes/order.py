@@ -1,0 +1,51 @@
+"""Which passes run, in which order, for which engine: the page, and the table that the code runs.
+
+| form | passes, in order |
+|---|---|
+| fp32 | strip, empty_rows, nan_guard, simplify, biases, packing |
+| large | strip, empty_rows, nan_guard, simplify |
+| mixed | unpacking, nan_guard, mixed |
+| int8 | nan_guard, int8 |
+| engine | unpacking |
+
+- fp32: a graph that was just traced, for ONNX Runtime.
+- large: a graph that was just traced, whose weights are not in memory (streaming.py); mixed follows.
+- mixed: from fp32 or large; fp16 for ONNX Runtime, fp16 and bf16 for TensorRT and TensorRT-RTX.
+- int8: from fp32, for ONNX Runtime on processors.
+- engine: from any graph, while TensorRT or TensorRT-RTX compiles it; not kept.
+
+Why this order:
+
+- `strip` is first, so that no other pass copies a note that names files of the exporting machine.
+- `empty_rows` finds the rows by torch's NaN guard, which `nan_guard` removes.
+- `biases` and `packing` compute with weights, so they do not run where weights are not in memory.
+- `packing` is last, because the others look for [batch, tokens, width], which it flattens.
+- `unpacking` comes before `mixed`, because engines need shapes that do not depend on the mask.
+- `nan_guard` runs again before `mixed` and `int8`: a graph from elsewhere may still have the guard.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from . import biases, empty_rows, int8, mixed, nan_guard, packing, simplify, strip, unpacking
+from .signature import Pass, PassOptions, PassResult
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Form = Literal["fp32", "large", "mixed", "int8", "engine"]
+
+ORDER: dict[Form, tuple[Pass, ...]] = {
+    "fp32": (strip, empty_rows, nan_guard, simplify, biases, packing),
+    "large": (strip, empty_rows, nan_guard, simplify),
+    "mixed": (unpacking, nan_guard, mixed),
+    "int8": (nan_guard, int8),
+    "engine": (unpacking,),
+}  # fmt: skip
+
+
+def rewrite(model: ir.Model, form: Form, options: PassOptions | None = None) -> dict[Pass, PassResult]:
+    """Runs the passes of a form on the model, in place and in order; returns what each of them did."""
+    options = options or PassOptions()
+    return {graph_pass: graph_pass.run(model, options) for graph_pass in ORDER[form]}

@@ -1,0 +1,54 @@
+"""The signature of all passes: `run(model, options)` rewrites the model in place and says what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+LowPrecision = Literal["fp16", "bf16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassOptions:
+    """What passes must know that the graph does not say. Each pass reads the fields that concern it."""
+
+    attends_all: bool = True
+    """Whether every row that the graph returns attends to at least one key."""
+    low: LowPrecision | None = None
+    """Precision of the products that the mixed pass lowers; required by that pass only."""
+    keep: Collection[str] = ()
+    """Products and tables, by their names in `Quantised`, that the int8 pass leaves in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """What the int8 pass did, by names of nodes."""
+
+    products: tuple[str, ...]
+    """Products whose weights became int8."""
+    tables: tuple[str, ...]
+    """Embedding tables whose rows became int8."""
+    kept: tuple[str, ...]
+    """Products with weights that stay fp32: small ones, heads and those in `PassOptions.keep`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What a pass did to a graph."""
+
+    changes: int
+    """Places that were rewritten; 0: the graph is as it was."""
+    quantised: Quantised | None = None
+    """From the int8 pass only."""
+
+
+class Pass(Protocol):
+    """A module of this folder that rewrites graphs."""
+
+    def run(self, model: ir.Model, options: PassOptions) -> PassResult:
+        """Rewrites `model` in place."""
+        ...

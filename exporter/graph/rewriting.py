@@ -1,0 +1,56 @@
+"""Rewritten forms of a graph that was exported: mixed precision, int8, and the padded form for engines."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import onnx_files
+from .passes import int8, mixed, order
+from .passes.signature import LowPrecision, PassOptions, Quantised
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def lower(model: ir.Model, precision: LowPrecision) -> int:
+    """Gives an fp32 graph its mixed form in place, and returns how many products compute in low precision.
+
+    Weights that are read from files only when needed (streaming.py) stay so.
+    """
+    return order.rewrite(model, "mixed", PassOptions(low=precision))[mixed].changes
+
+
+def mixed_from_onnx(source: Path, target: Path, precision: LowPrecision) -> int:
+    """Writes the mixed form of an fp32 graph; returns how many products compute in low precision."""
+    import onnx_ir as ir
+
+    model = ir.load(source)
+    products = lower(model, precision)
+    onnx_files.save(model, target)
+    return products
+
+
+def int8_from_onnx(source: Path, target: Path, *, keep: Collection[str] = ()) -> Quantised:
+    """Writes the int8 form of an fp32 graph.
+
+    Args:
+        keep: names of products and tables, as in `Quantised`, that stay fp32.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(source)
+    quantised = order.rewrite(model, "int8", PassOptions(keep=keep))[int8].quantised
+    assert quantised is not None
+    onnx_files.save(model, target)
+    return quantised
+
+
+def padded_from_onnx(source: Path, target: Path) -> None:
+    """Writes the form of a graph that engines compile, without packing."""
+    import onnx_ir as ir
+
+    model = ir.load(source)
+    order.rewrite(model, "engine")
+    onnx_files.save(model, target)
