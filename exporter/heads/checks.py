@@ -1,4 +1,4 @@
-"""Tensors that only heads use: a planned head must leave none of them out without a word."""
+"""Checks that a planned head leaves out no tensor of the checkpoint's own head."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from .layers import LayerStep
 
 
 def check_classifier(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError for a classifier with more layers than the plan has, which would be
-    cut short without a word.
+    """Raises CheckpointError for a classifier with more layers than the plan has.
 
-    That concerns the family that reads whatever transformers reads: its models share
-    one description of a head.
+    This concerns the family of everything that transformers reads: its models share one description of a
+    head.
     """
     family = checkpoint.family
     if checkpoint.kind != "classify" or family.model_types:
@@ -26,7 +25,7 @@ def check_classifier(checkpoint: Checkpoint) -> None:
     if known:
         return
     inside = (*family.prefixes, "classifier.weight", "classifier.bias", "score.weight", "score.bias")
-    # A pooler counts although it stands inside the backbone: hidden states do not pass through it.
+    # A pooler belongs to the head although its tensors are inside the backbone: hidden states do not pass it.
     rest = sorted(name for name in checkpoint.weights if not name.startswith(inside) or ".pooler." in name)
     if rest and any(name.startswith(family.prefixes) for name in checkpoint.weights):
         raise CheckpointError(
@@ -37,11 +36,10 @@ def check_classifier(checkpoint: Checkpoint) -> None:
 
 
 def check_adapter(checkpoint: Checkpoint, steps: Iterable[LayerStep]) -> None:
-    """Raises CheckpointError for tensors that the adapter brings and no head uses, and for a head that
-    shares an adapted table.
+    """Raises CheckpointError for tensors of the adapter that no head uses, and for a head that shares an
+    adapted table.
 
-    PEFT changes the look-up of a tied table and leaves the output as it was, so the adapted
-    model has two versions of it.
+    PEFT changes the look-up of a tied table but not the output, so the adapted model has two versions of it.
     """
     weights = checkpoint.weights
     if not isinstance(weights, Merged) or weights.base is None:
@@ -53,11 +51,11 @@ def check_adapter(checkpoint: Checkpoint, steps: Iterable[LayerStep]) -> None:
         for name in (step.weight, step.bias, step.residual)
         if name is not None
     }
-    # PEFT puts trained rows into a tied output too.
-    parted = {
+    # Trained rows are no problem: PEFT puts them into a tied output too.
+    split = {
         name for name, steps in weights.changes.items() if not all(isinstance(step, Rows) for step in steps)
     } | weights.brought
-    shared = sorted(name for name in used if "embed" in name and name in parted)
+    shared = sorted(name for name in used if "embed" in name and name in split)
     if shared:
         raise CheckpointError(
             f"{checkpoint.source}: the adapter changes {', '.join(shared)}, which the head shares: the "

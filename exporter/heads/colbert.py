@@ -1,5 +1,7 @@
-"""How a ColBERT checkpoint's own library prepares queries and documents: Stanford's artifact.metadata, or
-PyLate's and Sentence Transformers' settings."""
+"""How the library of a ColBERT checkpoint prepares queries and documents.
+
+Stanford's library has artifact.metadata, PyLate and Sentence Transformers have settings of their own.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def roles(checkpoint: Checkpoint, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
-    """`query` and `document`. Raises CheckpointError when a marker is not one token of the vocabulary."""
+    """Returns the roles `query` and `document`.
+
+    Raises CheckpointError where a marker is not a token of the vocabulary.
+    """
     path = checkpoint.folder / "artifact.metadata"
     if not path.is_file() and checkpoint.sentence is not None:
         resaved = checkpoint.sentence.mask is not None
@@ -31,7 +36,7 @@ def _stanford(
     checkpoint: Checkpoint, settings: Mapping[str, Any], max_tokens: int
 ) -> tuple[dict[str, Role], list[Guess]]:
     why = "artifact.metadata" if settings else "no artifact.metadata: the library's defaults"
-    # Strings despite their names; the library looks them up in the vocabulary.
+    # Despite their names these settings are tokens, which the library looks up in the vocabulary.
     query_marker = _id(checkpoint, str(settings.get("query_token_id", "[unused0]")))
     document_marker = _id(checkpoint, str(settings.get("doc_token_id", "[unused1]")))
     query = Role(
@@ -47,7 +52,7 @@ def _stanford(
         max_tokens=min(int(settings.get("doc_maxlen", 220)), max_tokens),
         skip_ids=skip,
     )
-    return {"query": query, "document": document}, _told(query, document, why)
+    return {"query": query, "document": document}, _guesses(query, document, why)
 
 
 def _pylate(
@@ -72,14 +77,16 @@ def _pylate(
         max_tokens=min(int(settings.get("document_length", 180)), max_tokens),
         skip_ids=_known_ids(checkpoint, string.punctuation if words is None else words),
     )
-    return {"query": query, "document": document}, _told(query, document, "config_sentence_transformers.json")
+    return {"query": query, "document": document}, _guesses(
+        query, document, "config_sentence_transformers.json"
+    )
 
 
 def _multi_vector(
     checkpoint: Checkpoint, sentence: SentenceFiles, max_tokens: int
 ) -> tuple[dict[str, Role], list[Guess]]:
-    """Sentence Transformers' own layout: markers are prompts, lengths stand with the Transformer, the
-    skip list with the mask."""
+    """Reads the layout of Sentence Transformers: markers are prompts, lengths are settings of the Transformer
+    module, the skip list is one of the MultiVectorMask module."""
     text, mask = sentence.text, sentence.mask or {}
     if mask.get("keep_only_token_ids"):
         raise CheckpointError(
@@ -116,69 +123,67 @@ def _multi_vector(
             expand_to=full,
             attend_expansion=bool(expansion.get("attend", False)),
         )
-    return roles, _told(
-        roles["query"], roles["document"], ("settings of Sentence Transformers' multi-vector modules")
+    return roles, _guesses(
+        roles["query"], roles["document"], "settings of Sentence Transformers' multi-vector modules"
     )
 
 
 def _marker(checkpoint: Checkpoint, prompt: str) -> tuple[int | None, str]:
-    """The added token that a prompt starts with, and the rest of the prompt."""
+    """Returns the added token that a prompt starts with (None: it has none), and the rest of the prompt."""
     added = {
         token.content: index for index, token in checkpoint.text.tokenizer.get_added_tokens_decoder().items()
     }
-    found = max((token for token in added if prompt.startswith(token)), key=len, default=None)
-    return (None, prompt) if found is None else (added[found], prompt.removeprefix(found))
+    marker = max((token for token in added if prompt.startswith(token)), key=len, default=None)
+    return (None, prompt) if marker is None else (added[marker], prompt.removeprefix(marker))
 
 
 def _known_ids(checkpoint: Checkpoint, words: Iterable[str]) -> tuple[int, ...]:
-    """Words that are no single token are left out, or the unknown token would be skipped in their place."""
-    found = (checkpoint.text.id(word) for word in words)
-    return tuple(sorted({token for token in found if token is not None}))
+    """Returns the ids of words that are one token. For any other word the unknown token would be skipped."""
+    ids = (checkpoint.text.id(word) for word in words)
+    return tuple(sorted({token for token in ids if token is not None}))
 
 
 def _id(checkpoint: Checkpoint, token: str) -> int:
-    # Some vocabularies hold `[Q]` where the settings say `[Q] `.
-    found = checkpoint.text.id(token)
-    found = checkpoint.text.id(token.strip()) if found is None else found
-    if found is None:
+    # Some vocabularies have `[Q]` where the settings have `[Q] `.
+    index = checkpoint.text.id(token)
+    index = checkpoint.text.id(token.strip()) if index is None else index
+    if index is None:
         raise CheckpointError(f"{checkpoint.source}: the marker {token!r} is not a token of the vocabulary")
-    return found
+    return index
 
 
 def _mask(checkpoint: Checkpoint) -> int:
-    """The filler of query expansion: [MASK], or the end token where there is none (as PyLate does)."""
+    """Returns the filler of query expansion: [MASK], or the end token where there is none, as PyLate does."""
     ids = checkpoint.text.ids
-    found = ids.get("mask_token", ids.get("eos_token"))
-    if found is None:
+    filler = ids.get("mask_token", ids.get("eos_token"))
+    if filler is None:
         raise CheckpointError(
             f"{checkpoint.source}: query expansion needs a mask token and the tokenizer names none"
         )
-    return found
+    return filler
 
 
 def _first_ids(checkpoint: Checkpoint, symbols: str) -> tuple[int, ...]:
-    """First token of each; the unknown token is left out, or every unknown word of a
-    document would be skipped."""
+    """Returns the first token of each symbol. The unknown token is left out, so that no unknown word is
+    skipped."""
     encoded = (checkpoint.text.tokenizer.encode(symbol, add_special_tokens=False).ids for symbol in symbols)
     return tuple(sorted({ids[0] for ids in encoded if ids} - {checkpoint.text.ids.get("unk_token")}))
 
 
-def _told(query: Role, document: Role, why: str) -> list[Guess]:
+def _guesses(query: Role, document: Role, why: str) -> list[Guess]:
     filled = f"filled up with token {query.expand_id}" if query.expand_id is not None else "not filled up"
     override = "preparation 'vllm' when loading leaves all of it out"
     return [
         Guess(
             "queries",
-            (f"marker {query.marker_id}, at most {query.max_tokens} tokens, {filled}"),
+            f"marker {query.marker_id}, at most {query.max_tokens} tokens, {filled}",
             why,
             override,
         ),
         Guess(
             "documents",
-            (
-                f"marker {document.marker_id}, at most {document.max_tokens} tokens, "
-                f"{len(document.skip_ids)} skipped"
-            ),
+            f"marker {document.marker_id}, at most {document.max_tokens} tokens, "
+            f"{len(document.skip_ids)} skipped",
             why,
             override,
         ),

@@ -1,5 +1,7 @@
-"""Heads that embed: one vector of a text, one of each token, or weights of words; what
-modules.json says, in its order."""
+"""Heads that embed: one vector of a text, one of each token, or weights of words.
+
+Layers and their order are those of modules.json.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,13 @@ from ..files import sentence_files
 from ..files.sentence_files import TOKENS
 from . import layers, precedence, sentence_modules
 from .layers import LayerStep, Operation, Steps
-from .tasks import POOLER, Made, TaskHead
+from .tasks import POOLER, TaskHead, TaskPlan
 
 NORMALIZE = Operation(kind="normalize")
 
 
-def embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
+def embed(checkpoint: Checkpoint, guesses: list[Guess]) -> TaskPlan:
+    """Plans an embedder of texts and of tokens. Raises CheckpointError."""
     route = sentence_modules.route(checkpoint)
     pools, why = precedence.pools(checkpoint, route)
     _warn_of_words(checkpoint, guesses)
@@ -28,17 +31,17 @@ def embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     source, hidden = sentence_modules.source(checkpoint, route)
     before, width = sentence_modules.steps(checkpoint, route.tokens if route else (), hidden)
     before = (*source, *before)
-    own, wide = layers.steps(checkpoint, checkpoint.family.projection, width * len(pools))
+    projection, projected = layers.steps(checkpoint, checkpoint.family.projection, width * len(pools))
     modules, ends_normalised = sentence_modules.split(route.pooled if route else ())
-    after, dim = sentence_modules.steps(checkpoint, modules, wide)
-    after = (*own, *after)
-    _tell_layers(before, after, dim, guesses)
+    after, dim = sentence_modules.steps(checkpoint, modules, projected)
+    after = (*projection, *after)
+    _guess_modules(before, after, dim, guesses)
     coded = any(isinstance(step, Operation) and step.kind == "code" for step in after)
-    activation, told = precedence.normalisation(checkpoint, route, ends_normalised)
-    guesses.append(told)
-    ladder = precedence.matryoshka(checkpoint, dim)
+    activation, normalisation = precedence.normalisation(checkpoint, route, ends_normalised)
+    guesses.append(normalisation)
+    cuts = precedence.matryoshka(checkpoint, dim)
     normed = checkpoint.recipe is not None and checkpoint.recipe.norm_before_cut
-    # Token embeddings go through the same layers, which only fits when one pooling feeds them.
+    # Token embeddings go through the same layers, which fits only where the input is not several poolings.
     tokens, token_dim = ((*before, *after), dim) if len(pools) == 1 and not coded else (before, width)
     heads = {
         "token_embed": Head(
@@ -46,14 +49,14 @@ def embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
             dim=token_dim,
             pool="tokens",
             activation=activation,
-            **(ladder if token_dim == dim else {}),
+            **(cuts if token_dim == dim else {}),
         )
     }
     shortest = (
         None if normed or checkpoint.pooler.dimensions is not None else precedence.truncation(checkpoint, dim)
     )
     if shortest is not None:
-        # The library cuts what its modules made, a normalised vector too, and leaves the rest as it is.
+        # The library cuts the vector behind its modules and does not normalise it again.
         guesses.append(
             Guess(
                 "dimensions",
@@ -62,13 +65,18 @@ def embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
                 "dimensions",
             )
         )
-        ladder["dimensions"] = shortest
+        cuts["dimensions"] = shortest
         if activation == "l2" and checkpoint.pooler.use_activation is None:
             after, activation = (*after, NORMALIZE), "identity"
     heads["embed"] = Head(
-        output="out_embed", dim=dim, pool=pools[0], activation=activation, norm_before_cut=normed,
-        sparse=coded and activation == "identity", **ladder,
-    )  # fmt: skip
+        output="out_embed",
+        dim=dim,
+        pool=pools[0],
+        activation=activation,
+        norm_before_cut=normed,
+        sparse=coded and activation == "identity",
+        **cuts,
+    )
     parts = [
         TaskHead(task="embed", pools=pools, before=before, after=after, dim=dim),
         TaskHead(task="token_embed", pools=("tokens",), before=_unweighted(tokens), dim=token_dim),
@@ -77,6 +85,7 @@ def embed(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
 
 
 def _warn_of_words(checkpoint: Checkpoint, guesses: list[Guess]) -> None:
+    """Adds a warning where a language model that nobody trained to embed is used as an embedder."""
     meant = checkpoint.sentence is not None or checkpoint.recipe is not None or checkpoint.adapter is not None
     if (
         not meant
@@ -98,25 +107,30 @@ def _warn_of_words(checkpoint: Checkpoint, guesses: list[Guess]) -> None:
 
 
 def _unweighted(steps: Steps) -> Steps:
+    """Returns the steps without weights of words, which count in a mean only."""
     return tuple(step for step in steps if not (isinstance(step, Operation) and step.kind == "word_weights"))
 
 
-def _tell_layers(before: Steps, after: Steps, dim: int, guesses: list[Guess]) -> None:
-    made = [step for step in (*before, *after) if isinstance(step, Operation) or step.layer.where]
-    if made:
-        names = [step.kind if isinstance(step, Operation) else step.layer.where for step in made]
+def _guess_modules(before: Steps, after: Steps, dim: int, guesses: list[Guess]) -> None:
+    """Adds a guess that names the steps of modules.json."""
+    modules = [step for step in (*before, *after) if isinstance(step, Operation) or step.layer.where]
+    if modules:
+        names = [step.kind if isinstance(step, Operation) else step.layer.where for step in modules]
         guesses.append(Guess("modules", f"{', '.join(names)}, to {dim} values", "modules.json, in its order"))
 
 
-def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
+def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> TaskPlan:
+    """Plans a sparse embedder: weights of words, [vocabulary]. Raises CheckpointError."""
     route = sentence_modules.route(checkpoint)
-    found = (
+    pooling = (
         route.pooling
         if route is not None and route.pooling is not None and route.pooling.kind == "SpladePooling"
         else None
     )
     settings = (
-        sentence_files.splade(found) if found else sentence_files.Splade(strategy="max", activation="relu")
+        sentence_files.splade(pooling)
+        if pooling
+        else sentence_files.Splade(strategy="max", activation="relu")
     )
     strategy, twice = settings.strategy, settings.activation == "log1p_relu"
     hidden = layers.hidden_size(checkpoint)
@@ -136,8 +150,9 @@ def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     before = (*source, *before)
     if twice:
         before = (*before, Operation(kind="log1p_relu"))
-    told = f"{strategy} over tokens of log(1 + relu)" + (", taken twice" if twice else "")
-    guesses.append(Guess("pooling", told, "SpladePooling of modules.json" if found else "default of SPLADE"))
+    pooled = f"{strategy} over tokens of log(1 + relu)" + (", taken twice" if twice else "")
+    why = "SpladePooling of modules.json" if pooling else "default of SPLADE"
+    guesses.append(Guess("pooling", pooled, why))
     after, dim = sentence_modules.steps(checkpoint, route.pooled if route else (), width)
     static = checkpoint.sentence.static if checkpoint.sentence else None
     if static is not None:
@@ -157,7 +172,7 @@ def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         TaskHead(task="token_embed", pools=("tokens",), dim=hidden),
     ]
     embedding = Head(output="out_embed", dim=dim, pool=pool, activation="identity", sparse=True)
-    # The model's states say nothing of a query that it never reads
+    # No token embeddings of static queries, which the model never reads
     if published is not None or static is not None:
         return ("embed",), "bi-encoder", parts[:1], {"embed": embedding}
     heads = {
@@ -172,7 +187,8 @@ def splade(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
     return ("embed", "token_embed"), "bi-encoder", parts, heads
 
 
-def colbert(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
+def colbert(checkpoint: Checkpoint, guesses: list[Guess]) -> TaskPlan:
+    """Plans a late-interaction model: one vector of each token. Raises CheckpointError."""
     hidden = layers.hidden_size(checkpoint)
     normalised = True
     if _own_projection(checkpoint):
@@ -209,16 +225,16 @@ def colbert(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
 
 
 def _own_projection(checkpoint: Checkpoint) -> bool:
-    """Whether the projection is Stanford's, among the model's own weights; otherwise
-    modules.json says what there is."""
+    """Whether the projection is among the model's own weights, as Stanford's is, not in modules.json."""
     sentence = checkpoint.sentence
     if sentence is not None and sentence.kind == "MultiVectorEncoder":
         return False
-    found = any(checkpoint.weights.find(f"{name}.weight") for name in ("linear", "colbert_linear"))
-    return found or sentence is None or "Dense" not in sentence.modules
+    stored = any(checkpoint.weights.find(f"{name}.weight") for name in ("linear", "colbert_linear"))
+    return stored or sentence is None or "Dense" not in sentence.modules
 
 
-def bge_m3(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
+def bge_m3(checkpoint: Checkpoint, guesses: list[Guess]) -> TaskPlan:
+    """Plans BGE-M3, whose three heads embed texts, embed tokens and weigh tokens. Raises CheckpointError."""
     tasks, scoring, parts, heads = embed(checkpoint, guesses)
     hidden = layers.hidden_size(checkpoint)
     sparse, sparse_dim = layers.steps(checkpoint, (Layer(name="", where="sparse_linear.pt"),), hidden)
@@ -228,16 +244,23 @@ def bge_m3(checkpoint: Checkpoint, guesses: list[Guess]) -> Made:
         TaskHead(task="token_embed", pools=("tokens",), after=colbert, dim=colbert_dim),
         TaskHead(task="token_classify", pools=("tokens",), after=sparse, dim=sparse_dim),
     ]
-    # The library drops the first token of both; vLLM also drops the last of the sparse weights. Both mean <s>
-    # and </s>: a text that is given as ids, or cut from the left, may have a word in their place.
+    # The library drops <s> of both, and vLLM also drops </s> of the sparse weights. The ids are compared,
+    # because a text that came as ids, or was cut from the left, may have a word in that place.
     first, last = (
         checkpoint.config.get(f"{name}_id", checkpoint.text.ids.get(name))
         for name in ("bos_token", "eos_token")
     )
     heads["token_embed"] = replace(heads["token_embed"], dim=colbert_dim, drop_first=1, drop_first_id=first)
     heads["token_classify"] = Head(
-        output="out_token_classify", dim=sparse_dim, pool="tokens", activation="relu", drop_first=1,
+        output="out_token_classify",
+        dim=sparse_dim,
+        pool="tokens",
+        activation="relu",
+        drop_first=1,
         drop_last=1,
-        drop_first_id=first, drop_last_id=last, flat=True, sparse=True,
-    )  # fmt: skip
+        drop_first_id=first,
+        drop_last_id=last,
+        flat=True,
+        sparse=True,
+    )
     return (*tasks, "token_classify"), scoring, parts, heads

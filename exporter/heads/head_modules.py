@@ -1,4 +1,4 @@
-"""Pooling and head layers as torch modules, float32 throughout: what follows the backbone in the graph."""
+"""What follows the backbone in the graph, as torch modules in float32: poolings and the layers of heads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .layers import LayerStep, Operation, tensors, torch_activation
 from .operations import OPERATIONS
 from .tasks import TaskHead
 
-# Finite, and inside float16's range so that a lowered precision keeps it finite; no hidden value comes near.
+# What padding is in a maximum. It is within the range of float16, and no hidden value is close to it.
 LOWEST = -60000.0
 
 
@@ -27,45 +27,56 @@ class Tokens:
 
     mask: torch.Tensor
     attended: torch.Tensor
-    """The same object as `mask` unless a prompt is left out of pooling."""
+    """Which tokens the model attends to: the same object as `mask` unless a prompt is not pooled."""
     weights: torch.Tensor | None = None
-    """Of WordWeights, already multiplied into the hidden states; None: 1 each."""
+    """From WordWeights, already multiplied into the hidden states; None: all tokens weigh 1."""
 
-    def total(self, of: torch.Tensor) -> torch.Tensor:
-        """[batch, 1]: what a sum over tokens that count `of` is divided by."""
-        return of.sum(1) if self.weights is None else self.weights.sum(1, keepdim=True).clamp(min=1e-9)
+    def total(self, counts: torch.Tensor) -> torch.Tensor:
+        """Returns what a sum over tokens is divided by for its mean, [batch, 1].
+
+        Args:
+            counts: how often each token is in the sum, [batch, tokens, 1].
+        """
+        return counts.sum(1) if self.weights is None else self.weights.sum(1, keepdim=True).clamp(min=1e-9)
+
+
+# Poolings: hidden states [batch, tokens, width] -> [batch, width].
 
 
 def cls(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """The first pooled token."""
     if tokens.attended is tokens.mask:
-        # Items are right-padded, so the first token is at 0 in every row.
+        # Items are padded on the right, so the first token is at 0 in every row.
         return hidden[:, 0]
     return _at(hidden, tokens.mask.argmax(1))
 
 
 def mean(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """The mean of the pooled tokens."""
     weight = tokens.mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weight).sum(1) / tokens.total(weight)
 
 
 def mean_sqrt_len(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """The sum of the pooled tokens over the square root of their number."""
     weight = tokens.mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weight).sum(1) / tokens.total(weight).sqrt()
 
 
 def weightedmean(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-    """Tokens weigh 1, 2, 3, ... (SGPT): later tokens of a causal model have seen more."""
+    """A mean in which tokens weigh 1, 2, 3, ... (SGPT): later tokens of a causal model have seen more."""
     position = tokens.attended.cumsum(1) * tokens.mask
     weight = position.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weight).sum(1) / tokens.total(weight)
 
 
 def maximum(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """The largest value of each dimension."""
     return torch.where(tokens.mask.unsqueeze(-1) > 0, hidden, LOWEST).amax(1)
 
 
 def last(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-    """The last attended position, whichever side is padded."""
+    """The last pooled token, on whichever side padding is."""
     position = torch.arange(tokens.mask.shape[1], device=tokens.mask.device)
     return _at(hidden, (position * tokens.mask).amax(1))
 
@@ -75,19 +86,21 @@ def _at(hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def every(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """All tokens, not pooled: [batch, tokens, width]."""
     return hidden
 
 
 def splade(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-    """log(1 + relu) of vocabulary logits [batch, tokens, vocabulary], largest over attended tokens.
+    """The largest log(1 + relu) of vocabulary logits [batch, tokens, vocabulary] over the pooled tokens.
 
-    The function never falls, so it may wait until the largest logit is known; a masked logit of 0
-    ends as 0, which never wins.
+    The function never decreases, so it is applied to the largest logit. A masked logit is 0, which becomes
+    the smallest possible result.
     """
     return torch.log1p(torch.relu((hidden * tokens.mask.unsqueeze(-1).to(hidden.dtype)).amax(1)))
 
 
 def splade_sum(hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """The sum of log(1 + relu) of vocabulary logits over the pooled tokens."""
     return (torch.log1p(torch.relu(hidden)) * tokens.mask.unsqueeze(-1).to(hidden.dtype)).sum(1)
 
 
@@ -105,7 +118,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class StepModule(nn.Module):
-    """One layer of a head."""
+    """One layer of a head: [..., width] -> [..., width of the layer]."""
 
     def __init__(self, checkpoint: Checkpoint, step: LayerStep) -> None:
         super().__init__()
@@ -138,54 +151,57 @@ class StepModule(nn.Module):
 def _activation(
     checkpoint: Checkpoint, step: LayerStep, opened: Weights
 ) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns the activation of a step with its learned parameters. Raises CheckpointError if they are
+    missing."""
     if step.activation in ACTIVATIONS:
         return ACTIVATIONS[step.activation]
-    made = torch_activation(checkpoint.source, step.activation)
-    own = made.state_dict()  # PReLU learns its slope
-    if own:
-        read = {name: opened.find(f"activation_function.{name}") for name in own}
-        missing = [name for name, stored in read.items() if stored is None]
+    activation = torch_activation(checkpoint.source, step.activation)
+    state = activation.state_dict()  # PReLU learns its slope
+    if state:
+        keys = {name: opened.find(f"activation_function.{name}") for name in state}
+        missing = [name for name, key in keys.items() if key is None]
         if missing:
             raise CheckpointError(
                 f"{checkpoint.source}: activation {step.activation!r} lacks {', '.join(missing)} in "
                 f"{step.layer.where}"
             )
-        made.load_state_dict({name: opened.read(str(stored)).float() for name, stored in read.items()})
-    return made
+        activation.load_state_dict({name: opened.read(str(key)).float() for name, key in keys.items()})
+    return activation
 
 
 def _rows(opened: Weights, step: LayerStep, name: str) -> torch.Tensor:
-    """Differences are taken in float32: two rows of a language model's output are close to one another."""
-    wanted = [token for rows in step.layer.rows for token in rows]
-    read = dict(zip(wanted, opened.rows(name, wanted).float(), strict=True))
+    """Returns the rows of a tensor that a step uses. Where several are one entry, the first minus the others.
+
+    This is done in float32, because two rows of a language model's output are close to each other.
+    """
+    tokens = [token for rows in step.layer.rows for token in rows]
+    row_of = dict(zip(tokens, opened.rows(name, tokens).float(), strict=True))
     return torch.stack(
         [
-            read[first] - sum((read[token] for token in others), start=torch.zeros(()))
+            row_of[first] - sum((row_of[token] for token in others), start=torch.zeros(()))
             for first, *others in step.layer.rows
         ]
     )
 
 
 class HeadsModule(nn.Module):
-    """Hidden states [batch, tokens, hidden], mask and ids [batch, tokens] -> one array
-    for each part, in order.
+    """Hidden states [batch, tokens, hidden], mask and ids [batch, tokens] -> a tensor of each part, in order.
 
-    Where a part mixes the layers of the model, the hidden states of all of them come:
-    [layers, batch, tokens, hidden].
+    Where a part mixes layers (`wants_layers`), hidden states are [layers, batch, tokens, hidden].
     """
 
     def __init__(self, checkpoint: Checkpoint, parts: tuple[TaskHead, ...]) -> None:
         super().__init__()
         self.parts = parts
-        # Tasks that share a layer (a Dense for texts and for tokens) share its weights in the graph.
+        # Tasks that have the same step (a Dense for texts and for tokens) share its weights in the graph.
         different = list(dict.fromkeys(step for part in parts for step in (*part.before, *part.after)))
-        made = (
+        modules = (
             OPERATIONS[step.kind](checkpoint, step)
             if isinstance(step, Operation)
             else StepModule(checkpoint, step)
             for step in different
         )
-        self.layers = nn.ModuleList(made)
+        self.layers = nn.ModuleList(modules)
         self.places = {step: index for index, step in enumerate(different)}
         self.wants_layers = any(
             isinstance(step, Operation) and step.kind == "layer_mix" for step in different
@@ -199,10 +215,14 @@ class HeadsModule(nn.Module):
         pooled: torch.Tensor | None = None,
         kinds: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """`pooled`: the mask of what is pooled, where that is less than what `mask` attends to;
-        `kinds`: of each token, or none."""
+        """Computes every part.
+
+        Args:
+            pooled: the mask of the tokens to pool, [batch, tokens]; None: all of `mask`.
+            kinds: the kind of each token (runtime/inputs/items.py), [batch, tokens]; static words need it.
+        """
         hidden = hidden.float()
-        made = []
+        outputs = []
         for part in self.parts:
             mixes = any(isinstance(step, Operation) and step.kind == "layer_mix" for step in part.before)
             value, weights = hidden[-1] if self.wants_layers and not mixes else hidden, None
@@ -222,5 +242,5 @@ class HeadsModule(nn.Module):
                 module = self.layers[self.places[step]]
                 words = isinstance(step, Operation) and step.kind == "static_words"
                 value = module(value, ids, mask, kinds) if words else module(value)
-            made.append(value)
-        return tuple(made)
+            outputs.append(value)
+        return tuple(outputs)

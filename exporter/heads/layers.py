@@ -1,5 +1,4 @@
-"""Finding the tensors of a head's layers and following their widths, so that a head that is not
-whole fails before any work."""
+"""Finds the tensors of a head's layers and follows their widths; an incomplete head fails before any work."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ SPELLINGS = {
     "swish": "silu",
     "linear": "identity",
 }
-"""transformers' names of the same functions."""
+"""Other names that transformers has for these functions."""
 NN = "torch.nn.modules."
 
 
@@ -34,6 +33,7 @@ class LayerStep:
     weight: str
     bias: str | None
     residual: str | None
+    """Names of tensors; None: the layer has none."""
     activation: str
     """One of ACTIVATIONS, or a dotted class of torch.nn."""
     eps: float
@@ -41,26 +41,17 @@ class LayerStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """What a head does besides layers; the classes that do it are in operations.py."""
+    """What a head does besides layers; the torch modules are in operations.py."""
 
     kind: Literal[
-        "normalize",
-        "word_weights",
-        "layer_mix",
-        "convolve",
-        "code",
-        "scale",
-        "cap",
-        "subtract",
-        "largest",
-        "log1p_relu",
-        "static_words",
-    ]
+        "normalize", "word_weights", "layer_mix", "convolve", "code", "scale", "cap", "subtract", "largest",
+        "log1p_relu", "static_words",
+    ]  # fmt: skip
     where: str = ""
     """Folder of the module whose tensors it reads; empty: none."""
     number: float = 0.0
-    """scale: the factor; cap: the bound; code, largest: values that stay; static_words: width; layer_mix: the
-    first layer that counts."""
+    """scale: the factor; cap: the bound; code, largest: how many values stay; static_words: the width;
+    layer_mix: the first layer that counts."""
     flag: bool = False
     """code: whether its input is standardised."""
 
@@ -69,12 +60,16 @@ Steps = tuple[LayerStep | Operation, ...]
 
 
 def hidden_size(checkpoint: Checkpoint) -> int:
+    """Returns the width of the hidden states."""
     width = checkpoint.family.width
     return checkpoint.number("hidden_size") if width is None else width(checkpoint.config)
 
 
 def tensors(checkpoint: Checkpoint, where: str) -> weights.Weights:
-    """The weights a layer names: the model's own, those of a folder inside the checkpoint, or a file."""
+    """Returns the weights that a layer names: the model's own, or those of a folder or file beside it.
+
+    Raises CheckpointError where it is missing.
+    """
     if not where:
         return checkpoint.weights
     path = next(
@@ -88,9 +83,11 @@ def tensors(checkpoint: Checkpoint, where: str) -> weights.Weights:
 
 
 def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[tuple[LayerStep, ...], int]:
-    """Finds each layer's tensors and follows the widths; raises CheckpointError with all that is
-    missing or does not fit."""
-    made: list[LayerStep] = []
+    """Finds the tensors of each layer; returns the steps and the width of the last one.
+
+    Raises CheckpointError with every tensor that is missing or does not fit.
+    """
+    complete: list[LayerStep] = []
     problems: list[str] = []
     for layer in layers:
         opened = tensors(checkpoint, layer.where)
@@ -108,7 +105,7 @@ def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[
         ) -> str | None:
             names = (layer.name, *layer.names)
             return next(
-                (found for name in names if (found := opened.find(key(name, last), prefixes)) is not None),
+                (stored for name in names if (stored := opened.find(key(name, last), prefixes)) is not None),
                 None,
             )
 
@@ -126,62 +123,65 @@ def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[
         residual = opened.find("residual.weight") if layer.residual else None
         activation = _inner_activation(checkpoint, layer)
         width = _activated_width(checkpoint, activation, width)
-        made.append(LayerStep(
-            layer=layer, weight=weight, bias=bias, residual=residual, activation=activation,
-            eps=float(checkpoint.config.get(*layer.eps)) if isinstance(layer.eps, tuple) else layer.eps,
-        ))  # fmt: skip
+        eps = float(checkpoint.config.get(*layer.eps)) if isinstance(layer.eps, tuple) else layer.eps
+        complete.append(
+            LayerStep(
+                layer=layer, weight=weight, bias=bias, residual=residual, activation=activation, eps=eps
+            )
+        )
     if problems:
         raise CheckpointError(
             f"{checkpoint.source}: the head of {checkpoint.architecture} is not complete: "
             f"{'; '.join(problems)}"
         )
-    return tuple(made), width
+    return tuple(complete), width
 
 
 def _inner_activation(checkpoint: Checkpoint, layer: Layer) -> str:
-    asked = layer.activation
-    if asked.startswith("@"):
-        asked = str(checkpoint.config.get(asked[1:], "gelu"))
-    name = asked.rsplit(".", 1)[-1].lower()
+    """Returns one of ACTIVATIONS, or a dotted class of torch.nn. Raises CheckpointError for any other."""
+    stored = layer.activation
+    if stored.startswith("@"):  # a key of config.json
+        stored = str(checkpoint.config.get(stored[1:], "gelu"))
+    name = stored.rsplit(".", 1)[-1].lower()
     name = SPELLINGS.get(name, name)
-    if name in ACTIVATIONS and (asked.startswith("torch.nn.modules.") or "." not in asked):
+    if name in ACTIVATIONS and (stored.startswith("torch.nn.modules.") or "." not in stored):
         return name
-    if "." in asked:
-        torch_activation(checkpoint.source, asked)
-        return asked
+    if "." in stored:
+        torch_activation(checkpoint.source, stored)
+        return stored
     raise CheckpointError(
-        f"{checkpoint.source}: activation {asked!r} inside a head; known are {', '.join(ACTIVATIONS)}"
+        f"{checkpoint.source}: activation {stored!r} inside a head; known are {', '.join(ACTIVATIONS)}"
     )
 
 
 def torch_activation(source: str, name: str) -> Any:
-    """A new module of the dotted class of torch.nn, along the last axis where it mixes values.
+    """Returns a new module of a class of torch.nn; one that mixes values does it along the last axis.
 
-    Raises CheckpointError for other code, for what needs arguments, and for what vectors cannot go through.
+    Raises CheckpointError for other code, for a class that needs arguments, and for one that refuses vectors.
     """
     import torch
 
     module, _, last = name.rpartition(".")
-    found = (
+    kind = (
         getattr(importlib.import_module(module), last, None)
         if module == "torch.nn" or module.startswith(NN)
         else None
     )
-    if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
+    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
         raise CheckpointError(
             f"{source}: activation {name!r} inside a head; expected a class of torch.nn, as no "
             "other code is run"
         )
     try:
-        made = found().eval().requires_grad_(False)
+        activation = kind().eval().requires_grad_(False)
     except TypeError:
         raise CheckpointError(
             f"{source}: activation {name!r} inside a head needs arguments that no file holds"
         ) from None
-    if "dim" in vars(made) and made.dim is None:
-        made.dim = -1  # pyright: ignore[reportArgumentType]
+    if "dim" in vars(activation) and activation.dim is None:
+        activation.dim = -1  # pyright: ignore[reportArgumentType]
     try:
-        value = made(torch.zeros(2, 4))
+        value = activation(torch.zeros(2, 4))
         fits = isinstance(value, torch.Tensor) and value.shape[:1] == (2,) and value.dim() == 2
     except (RuntimeError, TypeError, ValueError, NotImplementedError):
         fits = False
@@ -189,11 +189,11 @@ def torch_activation(source: str, name: str) -> Any:
         raise CheckpointError(
             f"{source}: activation {name!r} inside a head does not take vectors; expected one that does"
         )
-    return made
+    return activation
 
 
 def _activated_width(checkpoint: Checkpoint, name: str, width: int) -> int:
-    """GLU halves it."""
+    """Returns the width behind an activation, which GLU halves."""
     if "." not in name:
         return width
     import torch

@@ -1,9 +1,7 @@
-"""What a language model does to its logits behind the output matrix, found by running transformers'
-own class on a stand-in.
+"""Finds what a language model does to its logits behind the output matrix, by running transformers' class.
 
-The class's forward runs with its backbone replaced by given hidden states and its output matrix by a
-small one, so that whatever it multiplies, divides or bounds shows in the answer. What none of the
-settings explains is refused.
+The backbone is replaced by fixed hidden states and the output matrix by a small one. The logits then show
+whether the class multiplies, divides or bounds them. What no number of config.json explains is refused.
 """
 
 from __future__ import annotations
@@ -26,15 +24,20 @@ _CLOSE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Output:
+    """The output layer of a language model."""
+
     name: str
-    """Of the matrix, as the class calls it; that of the token table where both are one."""
+    """Name of the matrix in the class; where it is tied, name of the token table."""
     has_bias: bool
     operations: tuple[Operation, ...]
+    """What the class does to the logits."""
 
 
 def read(checkpoint: Checkpoint) -> Output:
-    """Raises CheckpointError: transformers has no such language model, or it does something to its
-    logits that is not known."""
+    """Returns the output layer of the checkpoint's language model.
+
+    Raises CheckpointError where transformers has no such model, or where its change of logits is unknown.
+    """
     import torch
     import transformers
     from torch import nn
@@ -60,20 +63,17 @@ def read(checkpoint: Checkpoint) -> Output:
                 f"{checkpoint.source}: the output of {name} is a {type(head).__name__}; LogitScore is "
                 "known behind a linear layer"
             )
-        raw, found = _probed(model, head)
+        raw, logits = _probed(model, head)
     except CheckpointError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever transformers' class raises means that it is not one of the usual shape
+    except Exception as error:  # any error of transformers' class means that it does not have the usual shape
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"{checkpoint.source}: what {name} does to its logits could not be read: {reason}"
         ) from error
     for operations in _candidates(config):
-        if found.shape == raw.shape and torch.allclose(
-            _applied(operations, raw), found, rtol=_CLOSE, atol=_CLOSE
-        ):
+        expected = _applied(operations, raw)
+        if logits.shape == raw.shape and torch.allclose(expected, logits, rtol=_CLOSE, atol=_CLOSE):
             tied = bool(getattr(config, "tie_word_embeddings", False))
             return Output(names[id(table)] if tied else names[id(head)], head.bias is not None, operations)
     raise CheckpointError(
@@ -83,7 +83,7 @@ def read(checkpoint: Checkpoint) -> Output:
 
 
 def _probed(model: Any, head: torch.nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of a small output matrix [1, 3, vocabulary], and what the class makes of them."""
+    """Returns logits of a small output matrix and those that the class makes of them, [1, 3, vocabulary]."""
     import torch
     from transformers.modeling_outputs import MoeModelOutputWithPast
 
@@ -100,23 +100,23 @@ def _probed(model: Any, head: torch.nn.Linear) -> tuple[torch.Tensor, torch.Tens
         last_hidden_state=hidden
     )
     with torch.inference_mode():
-        found = model(input_ids=torch.zeros(1, 3, dtype=torch.int64), use_cache=False).logits
-        return small(hidden), found
+        logits = model(input_ids=torch.zeros(1, 3, dtype=torch.int64), use_cache=False).logits
+        return small(hidden), logits
 
 
 def _candidates(config: Any) -> list[tuple[Operation, ...]]:
-    """Nothing, a factor, a divisor or a bound that is one of the config's numbers."""
+    """Returns what the class may do: nothing, or a factor, a divisor or a bound that config.json has."""
     numbers = {
         key: float(value)
         for key, value in vars(config).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    wanted = ("logit", "lm_head", "head", "scal", "cap", "mult", "mup")
+    words = ("logit", "lm_head", "head", "scal", "cap", "mult", "mup")
     usable = sorted(
         {
             value
             for key, value in numbers.items()
-            if value not in (0.0, 1.0) and any(word in key for word in wanted)
+            if value not in (0.0, 1.0) and any(word in key for word in words)
         }
     )
     return [
@@ -128,6 +128,7 @@ def _candidates(config: Any) -> list[tuple[Operation, ...]]:
 
 
 def _applied(operations: tuple[Operation, ...], value: torch.Tensor) -> torch.Tensor:
+    """Returns `value` after the operations."""
     import torch
 
     for operation in operations:

@@ -1,5 +1,8 @@
-"""What heads do besides layers, as torch modules in float32: Sentence Transformers' modules without a linear
-map, and what language models do to their logits."""
+"""What heads do besides layers, as torch modules in float32: modules of Sentence Transformers that are no
+linear map, and what language models do to their logits.
+
+Each class takes the checkpoint and an Operation, whose fields are explained in layers.py.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,17 @@ if TYPE_CHECKING:
 
 
 def tensor(checkpoint: Checkpoint, where: str, *names: str) -> torch.Tensor:
-    """The first that is there. Raises CheckpointError when the module's folder has none of those names."""
+    """Reads the first of `names` that the folder `where` has. Raises CheckpointError where it has none."""
     opened = tensors(checkpoint, where)
-    stored = next((found for name in names if (found := opened.find(name)) is not None), None)
+    stored = next((key for name in names if (key := opened.find(name)) is not None), None)
     if stored is None:
         raise CheckpointError(f"{checkpoint.source}: missing {names[0]} in {where}")
     return opened.read(stored).float()
 
 
 class Normalize(nn.Module):
+    """Divides vectors by their length."""
+
     def __init__(self, checkpoint: Checkpoint, operation: Operation) -> None:
         super().__init__()
 
@@ -37,7 +42,7 @@ class Normalize(nn.Module):
 
 
 class WordWeights(nn.Module):
-    """Ids [batch, tokens] -> what each weighs."""
+    """Ids [batch, tokens] -> the weight of each."""
 
     table: torch.Tensor
 
@@ -50,8 +55,7 @@ class WordWeights(nn.Module):
 
 
 class LayerMix(nn.Module):
-    """Hidden states of all layers [layers, batch, tokens, hidden] -> their weighted
-    mean, from layer `number` on."""
+    """Hidden states [layers, batch, tokens, hidden] -> their weighted mean from layer `number` on."""
 
     shares: torch.Tensor
 
@@ -66,22 +70,22 @@ class LayerMix(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Over neighbouring tokens, with several widths beside one another; what is padded counts as
-    nothing, as behind a text's end."""
+    """Convolutions over neighbouring tokens, whose results are concatenated: [batch, tokens, width] ->
+    [batch, tokens, kernels * channels]. Padding counts as 0, as does what is outside a text."""
 
     def __init__(self, checkpoint: Checkpoint, operation: Operation) -> None:
         super().__init__()
         opened = tensors(checkpoint, operation.where)
         count = sum(name.startswith("convs.") and name.endswith(".weight") for name in opened)
-        made = []
+        convolutions = []
         for index in range(count):
             weight, bias = (
                 tensor(checkpoint, operation.where, f"convs.{index}.{last}") for last in ("weight", "bias")
             )
             layer = nn.Conv1d(weight.shape[1], weight.shape[0], weight.shape[2], padding=weight.shape[2] // 2)
             layer.load_state_dict({"weight": weight, "bias": bias})
-            made.append(layer)
-        self.layers = nn.ModuleList(made)
+            convolutions.append(layer)
+        self.layers = nn.ModuleList(convolutions)
 
     def forward(self, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         columns = (value * mask.unsqueeze(-1).to(value.dtype)).transpose(1, 2)
@@ -89,7 +93,7 @@ class Convolutions(nn.Module):
 
 
 class SparseCode(nn.Module):
-    """SparseAutoEncoder's encoder: the `number` largest latents, negative ones as 0."""
+    """The encoder of SparseAutoEncoder: keeps the `number` largest latents and sets negative ones to 0."""
 
     bias: torch.Tensor
     weight: torch.Tensor
@@ -112,7 +116,7 @@ class SparseCode(nn.Module):
 
 
 class Largest(nn.Module):
-    """The `number` largest values, the others 0."""
+    """Keeps the `number` largest values and sets the others to 0."""
 
     def __init__(self, checkpoint: Checkpoint, operation: Operation) -> None:
         super().__init__()
@@ -125,11 +129,13 @@ class Largest(nn.Module):
 def _largest(value: torch.Tensor, count: int) -> torch.Tensor:
     if count >= value.shape[-1]:
         return value
-    found = torch.topk(value, count, dim=-1)
-    return torch.zeros_like(value).scatter(-1, found.indices, found.values)
+    largest = torch.topk(value, count, dim=-1)
+    return torch.zeros_like(value).scatter(-1, largest.indices, largest.values)
 
 
 class Log1pRelu(nn.Module):
+    """log(1 + relu(x))."""
+
     def __init__(self, checkpoint: Checkpoint, operation: Operation) -> None:
         super().__init__()
 
@@ -138,6 +144,8 @@ class Log1pRelu(nn.Module):
 
 
 class Scale(nn.Module):
+    """Multiplies by `number`."""
+
     def __init__(self, checkpoint: Checkpoint, operation: Operation) -> None:
         super().__init__()
         self.factor = operation.number
@@ -147,7 +155,7 @@ class Scale(nn.Module):
 
 
 class Cap(nn.Module):
-    """Gemma 2's bound on logits."""
+    """Bounds logits by `number`, smoothly, as Gemma 2 does."""
 
     def __init__(self, checkpoint: Checkpoint, operation: Operation) -> None:
         super().__init__()
@@ -158,7 +166,7 @@ class Cap(nn.Module):
 
 
 class Subtract(nn.Module):
-    """[..., 2] -> [..., 1]: the first less the second."""
+    """[..., 2] -> [..., 1]: the first minus the second."""
 
     def __init__(self, checkpoint: Checkpoint, operation: Operation) -> None:
         super().__init__()
@@ -168,8 +176,10 @@ class Subtract(nn.Module):
 
 
 class StaticWords(nn.Module):
-    """Rows of queries in the place of what the model made: the weight of each word that stands in the
-    text, [batch, vocabulary]."""
+    """Replaces the rows of queries by the weights of the words that they contain, [batch, vocabulary].
+
+    Rows of documents keep what the model computed.
+    """
 
     table: torch.Tensor
 
@@ -181,14 +191,13 @@ class StaticWords(nn.Module):
         self, value: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, kinds: torch.Tensor
     ) -> torch.Tensor:
         width = self.table.shape[0]
-        # What is padded lands in a column of its own, so that every place is written the same
-        # value, in whatever order.
+        # Padding writes to an extra column, so that all writes to a column have the same value.
         places = torch.where(mask > 0, ids, width)
-        stands = value.new_zeros(value.shape[0], width + 1).scatter(
+        contains = value.new_zeros(value.shape[0], width + 1).scatter(
             1, places, torch.ones_like(places, dtype=value.dtype)
         )[:, :width]
         return torch.where(
-            (kinds == STATIC).to(value.dtype).amax(1, keepdim=True) > 0, stands * self.table, value
+            (kinds == STATIC).to(value.dtype).amax(1, keepdim=True) > 0, contains * self.table, value
         )
 
 

@@ -1,5 +1,5 @@
-"""What a checkpoint's files say of pooling, normalisation, activation, labels and widths, in
-vLLM's order of precedence."""
+"""What the files say of pooling, normalisation, activation, labels and widths, in vLLM's order of
+precedence."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..files.module_chain import Route
 
 
 def pools(checkpoint: Checkpoint, route: Route | None) -> tuple[tuple[Pool, ...], str]:
+    """Returns the poolings, to be concatenated, and the reason. Raises CheckpointError."""
     if checkpoint.pooler.pool is not None:
         return (checkpoint.pooler.pool,), "pooler config"
     if route is not None and route.pooling is not None:
@@ -29,6 +30,7 @@ def pools(checkpoint: Checkpoint, route: Route | None) -> tuple[tuple[Pool, ...]
 
 
 def known_pool(checkpoint: Checkpoint, name: str) -> Pool:
+    """Returns the pooling of a classifier that config.json names. Raises CheckpointError."""
     if name not in ("cls", "mean", "last"):
         raise CheckpointError(
             f"{checkpoint.source}: config.json asks for classifier pooling {name!r}; known are "
@@ -40,7 +42,11 @@ def known_pool(checkpoint: Checkpoint, name: str) -> Pool:
 def normalisation(
     checkpoint: Checkpoint, route: Route | None, ends_normalised: bool
 ) -> tuple[Activation, Guess]:
-    """`ends_normalised`: whether a Normalize module is the last on the way to the embedding."""
+    """Returns whether embeddings are normalised, and why.
+
+    Args:
+        ends_normalised: whether a Normalize module is the last on the way to the embedding.
+    """
     override = "--pooler-config '{\"use_activation\": true|false}'"
     if checkpoint.pooler.use_activation is not None:
         value, why = checkpoint.pooler.use_activation, "pooler config"
@@ -53,11 +59,15 @@ def normalisation(
 
 
 def unless_off(checkpoint: Checkpoint, activation: Activation) -> Activation:
+    """Returns `activation`, unless the pooler config turns activations off."""
     return "identity" if checkpoint.pooler.use_activation is False else activation
 
 
 def classifier_activation(checkpoint: Checkpoint, labels: int) -> tuple[Activation, str]:
-    """vLLM's order: problem_type, then the keys of Sentence Transformers, then the number of labels."""
+    """Returns the activation of a classifier, and why. Raises CheckpointError.
+
+    The order is vLLM's: problem_type, then the keys of Sentence Transformers, then the number of labels.
+    """
     config = checkpoint.config
     by_count: Activation = "sigmoid" if labels < 2 else "softmax"
     stored = (config.get("sentence_transformers") or {}).get("activation_fn")
@@ -68,17 +78,18 @@ def classifier_activation(checkpoint: Checkpoint, labels: int) -> tuple[Activati
             "config.json, sbert_ce_default_activation_function",
         )
     if stored is None and labels == 1 and checkpoint.sentence is not None:
-        # Version 6 keeps it here. With several labels it stores Identity unasked, where vLLM, which does not
-        # read this file, has softmax.
+        # Sentence Transformers 6 stores it in this file. vLLM does not read the file. For several labels the
+        # library always stores Identity, where vLLM has softmax, so only one label counts.
         stored, origin = (
             checkpoint.sentence.settings.get("activation_fn"),
             ("config_sentence_transformers.json, activation_fn"),
         )
     if (problem := config.get("problem_type")) is not None:
         known: dict[str, Activation] = {
-            "regression": "identity", "single_label_classification": by_count,
+            "regression": "identity",
+            "single_label_classification": by_count,
             "multi_label_classification": "sigmoid",
-        }  # fmt: skip
+        }
         if problem not in known:
             raise CheckpointError(
                 f"{checkpoint.source}: problem_type {problem!r}; known are {', '.join(known)}"
@@ -107,8 +118,10 @@ def _activation_name(checkpoint: Checkpoint, stored: object) -> Activation:
 
 
 def modular_activations(checkpoint: Checkpoint, labels: int) -> tuple[dict[str, Any], str]:
-    """As the library chooses: its own file, then config.json, then a sigmoid for one
-    label and nothing for more."""
+    """Returns what `activations` does, for a cross-encoder of Sentence Transformers' modules.
+
+    The order is the library's: its own file, then config.json, then a sigmoid for one label, else nothing.
+    """
     settings = checkpoint.sentence.settings if checkpoint.sentence else {}
     stored, why = settings.get("activation_fn"), "config_sentence_transformers.json, activation_fn"
     if stored is None:
@@ -127,8 +140,11 @@ def modular_activations(checkpoint: Checkpoint, labels: int) -> tuple[dict[str, 
 
 
 def activations(checkpoint: Checkpoint, labels: int, *, raw: bool = False) -> tuple[dict[str, Any], str]:
-    """A classification head's `activation`, and `asked_activation` where only requests that ask for it get
-    one: by the pooler config, or else for `raw` architectures."""
+    """Returns the fields `activation` and `asked_activation` of a classification head, and why.
+
+    `asked_activation` is what requests get that ask for one. It is set where the pooler config turns
+    activations off, and for `raw` architectures.
+    """
     activation, why = classifier_activation(checkpoint, labels)
     if checkpoint.pooler.use_activation is False:
         return {"activation": "identity", "asked_activation": activation}, "pooler config"
@@ -140,13 +156,14 @@ def activations(checkpoint: Checkpoint, labels: int, *, raw: bool = False) -> tu
 
 
 def labels_of(checkpoint: Checkpoint, count: int) -> tuple[str, ...]:
+    """Returns the names of the classifier's `count` rows. Raises CheckpointError for any other number."""
     named = {int(index): str(name) for index, name in (checkpoint.config.get("id2label") or {}).items()}
     if beyond := sorted(index for index in named if index >= count):
         raise CheckpointError(
             f"{checkpoint.source}: id2label names row {beyond[0]}, the classifier has {count} rows, from 0 on"
         )
-    asked = checkpoint.config.get("num_labels")
-    expected = asked if isinstance(asked, int) else len(named) or count
+    configured = checkpoint.config.get("num_labels")
+    expected = configured if isinstance(configured, int) else len(named) or count
     if expected != count:
         raise CheckpointError(
             f"{checkpoint.source}: config.json names {expected} labels, the classifier has {count} rows"
@@ -155,35 +172,37 @@ def labels_of(checkpoint: Checkpoint, count: int) -> tuple[str, ...]:
 
 
 def truncation(checkpoint: Checkpoint, dim: int) -> int | None:
-    """The library's truncate_dim, where it cuts anything."""
-    asked = _setting(checkpoint, "truncate_dim")
-    return asked if asked is not None and asked < dim else None
+    """Returns the library's truncate_dim, if it is smaller than `dim`."""
+    width = _setting(checkpoint, "truncate_dim")
+    return width if width is not None and width < dim else None
 
 
 def active(checkpoint: Checkpoint) -> int | None:
-    """The library's max_active_dims: how many values of a sparse vector stay."""
+    """Returns the library's max_active_dims: how many values of a sparse vector stay."""
     return _setting(checkpoint, "max_active_dims")
 
 
 def _setting(checkpoint: Checkpoint, key: str) -> int | None:
-    asked = checkpoint.sentence.settings.get(key) if checkpoint.sentence else None
-    if asked is None:
+    """Returns a count of config_sentence_transformers.json. Raises CheckpointError for any other value."""
+    value = checkpoint.sentence.settings.get(key) if checkpoint.sentence else None
+    if value is None:
         return None
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise CheckpointError(
-            f"{checkpoint.source}: {key} of config_sentence_transformers.json is {asked!r}, expected a count"
+            f"{checkpoint.source}: {key} of config_sentence_transformers.json is {value!r}, expected a count"
         )
-    return asked
+    return value
 
 
 def matryoshka(checkpoint: Checkpoint, dim: int) -> dict[str, Any]:
+    """Returns the fields of a head for the widths that requests may ask for. Raises CheckpointError."""
     widths = checkpoint.config.get("matryoshka_dimensions")
     if (
         checkpoint.recipe is not None
         and widths is not None
         and widths == checkpoint.recipe.hf_overrides.get("matryoshka_dimensions")
     ):
-        # A namesake may be smaller than the model the recipe is about.
+        # The checkpoint may have the name of the recipe's model and be smaller than it.
         widths = [width for width in widths if width <= dim] or None
     default = checkpoint.pooler.dimensions
     if default is not None and default > dim:

@@ -1,5 +1,5 @@
-"""processing_kwargs of sentence_bert_config.json: what Sentence Transformers passes on whenever it prepares
-a text or a conversation."""
+"""processing_kwargs of sentence_bert_config.json: arguments that Sentence Transformers passes to the
+tokenizer (bucket `text`), the chat template (`chat_template`) or both (`common`)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from ...runtime.errors import CheckpointError
 from ..checkpoint import Checkpoint
 
-# Said in the same words in every bucket. The library pads by itself; poolrt does too.
+# Keys that may stand in every bucket and change no token: the library pads by itself, as poolrt does.
 WITHOUT_EFFECT = frozenset(
     {"padding", "padding_side", "pad_to_multiple_of", "return_tensors", "return_attention_mask", "verbose"}
 )
 SIZES = frozenset({"max_length", "truncation"})
 CUT = (None, True, False, "longest_first")
-# Of the chat template's call, not of the template.
+# Arguments of the call that renders a chat template, not variables of the template.
 CALL = frozenset({"restore_suffix", "chat_template", "tokenize", "return_dict"})
 
 
@@ -41,10 +41,12 @@ def check(checkpoint: Checkpoint) -> None:
 
 
 def max_length(checkpoint: Checkpoint) -> int | None:
-    """The shortest length that any bucket cuts to. Raises CheckpointError for a setting that changes tokens
-    in a way we do not know."""
+    """Returns the shortest length in tokens that a bucket cuts to.
+
+    Raises CheckpointError for a setting that changes tokens in an unknown way.
+    """
     buckets = _buckets(checkpoint)
-    found: list[int] = []
+    lengths: list[int] = []
     for name in ("common", "text", "chat_template"):
         settings = buckets.get(name) or {}
         if settings.get("truncation") not in CUT:
@@ -52,18 +54,20 @@ def max_length(checkpoint: Checkpoint) -> int | None:
         if (length := settings.get("max_length")) is not None:
             if isinstance(length, bool) or not isinstance(length, int) or length < 1:
                 raise CheckpointError(_refusal(checkpoint, name, "max_length", length))
-            found.append(length)
+            lengths.append(length)
         known = WITHOUT_EFFECT | SIZES | ({"logits_to_keep"} if name == "text" else set())
         unknown = [key for key in settings if key not in known and name != "chat_template"]
         unknown = [key for key in unknown if not (key == "add_special_tokens" and settings[key] is True)]
         if unknown:
             raise CheckpointError(_refusal(checkpoint, name, unknown[0], settings[unknown[0]]))
-    return min(found, default=None)
+    return min(lengths, default=None)
 
 
 def template(checkpoint: Checkpoint, written: str) -> str:
-    """A chat template whose variables have the values that the library renders it
-    with. Raises CheckpointError."""
+    """Returns the chat template `written` with the variables set to what the library renders it with.
+
+    Raises CheckpointError.
+    """
     settings = _buckets(checkpoint).get("chat_template") or {}
     if settings.get("continue_final_message"):
         raise CheckpointError(_refusal(checkpoint, "chat_template", "continue_final_message", True))
@@ -72,29 +76,29 @@ def template(checkpoint: Checkpoint, written: str) -> str:
     prompt = _prompt(checkpoint)
     if prompt:
         message = {"role": "system", "content": prompt}
-        # A line of its own, whose end is trimmed: the template then starts at the start of a
-        # line, as it was written.
+        # On its own line, because Jinja removes the newline behind a tag: the template still starts a line.
         written = f"{{% set messages = [{_literal(message)}] + messages %}}\n{written}"
     return "".join(f"{{% set {name} = {_literal(value)} %}}\n" for name, value in variables.items()) + written
 
 
 def _prompt(checkpoint: Checkpoint) -> str:
-    """What the library puts in front unasked, as a system message."""
+    """Returns the default prompt, which the library puts in front as a system message."""
     sentence = checkpoint.sentence
     return sentence.prompts.get(sentence.default_prompt or "", "") if sentence else ""
 
 
 def _buckets(checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Any]]:
-    found = checkpoint.sentence.text.get("processing_kwargs") if checkpoint.sentence else None
-    if found is None:
+    """Returns the settings by bucket. Raises CheckpointError."""
+    buckets = checkpoint.sentence.text.get("processing_kwargs") if checkpoint.sentence else None
+    if buckets is None:
         return {}
-    if not isinstance(found, Mapping) or not all(
-        value is None or isinstance(value, Mapping) for value in found.values()
+    if not isinstance(buckets, Mapping) or not all(
+        value is None or isinstance(value, Mapping) for value in buckets.values()
     ):
         raise CheckpointError(
             f"{checkpoint.source}: processing_kwargs of sentence_bert_config.json is no object of objects"
         )
-    return found
+    return buckets
 
 
 def _refusal(checkpoint: Checkpoint, bucket: str, key: str, value: object) -> str:
@@ -106,10 +110,10 @@ def _refusal(checkpoint: Checkpoint, bucket: str, key: str, value: object) -> st
 
 
 def _literal(value: object) -> str:
-    """Jinja's spelling of a JSON value."""
+    """Returns a JSON value as a literal of Jinja."""
     if isinstance(value, Mapping):
         return (
-            "{" + ", ".join(f"{json.dumps(str(key))}: {_literal(each)}" for key, each in value.items()) + "}"
+            "{" + ", ".join(f"{json.dumps(str(key))}: {_literal(item)}" for key, item in value.items()) + "}"
         )
     if isinstance(value, list):
         return "[" + ", ".join(map(_literal, value)) + "]"

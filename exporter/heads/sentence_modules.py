@@ -1,5 +1,4 @@
-"""From Sentence Transformers' modules to the steps of a head, each with its tensors
-found and its width followed."""
+"""From Sentence Transformers' modules to the steps of a head, with their tensors and widths."""
 
 from __future__ import annotations
 
@@ -18,32 +17,35 @@ TANH = "torch.nn.modules.activation.Tanh"  # the library's default
 
 
 def route(checkpoint: Checkpoint, output: str = POOLED) -> Route | None:
-    """None: no modules.json, or none of its modules makes `output`."""
+    """Returns the modules that compute `output`; None where modules.json is missing or has none."""
     if checkpoint.sentence is None:
         return None
     return module_chain.route(checkpoint.sentence, output, all_layers=mixes(checkpoint))
 
 
 def mixes(checkpoint: Checkpoint) -> bool:
-    """Whether the transformer hands on all of its layers."""
+    """Whether the transformer module returns the hidden states of all layers."""
     return bool(checkpoint.config.get("output_hidden_states"))
 
 
-def source(checkpoint: Checkpoint, found: Route | None) -> tuple[tuple[LayerStep, ...], int]:
-    """What the transformer's own head makes of its hidden states before any module sees them:
-    vocabulary logits, or nothing."""
+def source(checkpoint: Checkpoint, modules: Route | None) -> tuple[tuple[LayerStep, ...], int]:
+    """Returns the steps of the transformer's own head in front of all modules, and the width behind it.
+
+    These are the layers of vocabulary logits, or none. Raises CheckpointError.
+    """
     hidden = layers.hidden_size(checkpoint)
-    if found is None or found.task == "feature-extraction":
+    if modules is None or modules.task == "feature-extraction":
         return (), hidden
-    if found.task == "fill-mask":
+    if modules.task == "fill-mask":
         return layers.steps(checkpoint, vocabulary(checkpoint), hidden)
     raise CheckpointError(
-        f"{checkpoint.source}: modules behind a transformer for {found.task}; expected feature-extraction "
+        f"{checkpoint.source}: modules behind a transformer for {modules.task}; expected feature-extraction "
         "or fill-mask"
     )
 
 
 def vocabulary(checkpoint: Checkpoint) -> tuple[Layer, ...]:
+    """Returns the family's masked-language-model head. Raises CheckpointError where it has none."""
     if not checkpoint.family.vocabulary:
         raise CheckpointError(
             f"{checkpoint.source}: {checkpoint.family.names[0]} has no masked-language-model head, which "
@@ -53,41 +55,44 @@ def vocabulary(checkpoint: Checkpoint) -> tuple[Layer, ...]:
 
 
 def steps(checkpoint: Checkpoint, modules: Iterable[Module], width: int) -> tuple[Steps, int]:
-    """Raises CheckpointError: tensors are missing or do not fit, or a setting is not understood."""
-    made: list[LayerStep | Operation] = []
+    """Returns the steps of the modules and the width of the last one.
+
+    Raises CheckpointError where tensors are missing or do not fit, or where a setting is not known.
+    """
+    planned: list[LayerStep | Operation] = []
     for module in modules:
         match module.kind:
             case "Dense" | "LayerNorm":
-                found, width = layers.steps(checkpoint, (_layer(module),), width)
-                made += found
+                layer_steps, width = layers.steps(checkpoint, (_layer(module),), width)
+                planned += layer_steps
             case "Normalize":
-                made.append(Operation(kind="normalize"))
+                planned.append(Operation(kind="normalize"))
             case "WordWeights":
                 _check_words(checkpoint, module)
-                made.append(Operation(kind="word_weights", where=module.folder))
+                planned.append(Operation(kind="word_weights", where=module.folder))
             case "WeightedLayerPooling":
-                made.append(
+                planned.append(
                     Operation(kind="layer_mix", where=module.folder, number=_first_layer(checkpoint, module))
                 )
             case "CNN":
                 width = _convolved(checkpoint, module, width)
-                made.append(Operation(kind="convolve", where=module.folder))
+                planned.append(Operation(kind="convolve", where=module.folder))
             case "SparseAutoEncoder":
-                made.append(_code(checkpoint, module, width))
+                planned.append(_code(checkpoint, module, width))
                 width = module.number("hidden_dim", 512)
             case "HierarchicalTokenPooling":
-                _check_token_pooling(checkpoint, module, made)
+                _check_token_pooling(checkpoint, module, planned)
             case _:
                 raise CheckpointError(
                     f"{checkpoint.source}: {module} in this place of modules.json; poolrt does not "
                     "know what it does there"
                 )
-    return tuple(made), width
+    return tuple(planned), width
 
 
 def split(modules: Sequence[Module]) -> tuple[tuple[Module, ...], bool]:
-    """The modules without the normalisation at their end, which the runtime does,
-    and whether there is one."""
+    """Returns the modules without Normalize at their end, which the runtime does, and whether there was
+    one."""
     end = len(modules)
     while end and modules[end - 1].kind == "Normalize":
         end -= 1
@@ -95,18 +100,22 @@ def split(modules: Sequence[Module]) -> tuple[tuple[Module, ...], bool]:
 
 
 def _layer(module: Module) -> Layer:
+    """Returns the layer of a Dense or LayerNorm module."""
     if module.kind == "LayerNorm":
         return Layer(name="norm", where=module.folder, kind="layer_norm")
     activation = module.settings.get("activation_function", TANH)
     return Layer(
-        name="linear", names=("dense", ""), where=module.folder, bias=bool(module.settings.get("bias", True)),
+        name="linear",
+        names=("dense", ""),
+        where=module.folder,
+        bias=bool(module.settings.get("bias", True)),
         activation="identity" if activation is None else str(activation),
         residual=bool(module.settings.get("use_residual", False)),
-    )  # fmt: skip
+    )
 
 
 def _check_words(checkpoint: Checkpoint, module: Module) -> None:
-    """Raises CheckpointError when a token of the vocabulary has no weight."""
+    """Raises CheckpointError where a token of the vocabulary has no weight."""
     opened = layers.tensors(checkpoint, module.folder)
     stored = opened.find("emb_layer.weight")
     rows, last = (
@@ -120,22 +129,24 @@ def _check_words(checkpoint: Checkpoint, module: Module) -> None:
 
 
 def _first_layer(checkpoint: Checkpoint, module: Module) -> int:
-    """Raises CheckpointError when there are not as many weights as layers from there on."""
+    """Returns the first layer of a weighted mean. Raises CheckpointError unless each layer from it on has a
+    weight."""
     first = module.settings.get("layer_start", 4)
     opened = layers.tensors(checkpoint, module.folder)
     stored = opened.find("layer_weights")
-    found = opened.shapes[stored][0] if stored else 0
+    weights = opened.shapes[stored][0] if stored else 0
     expected = checkpoint.number("num_hidden_layers") + 1 - int(first)
-    if found != expected:
+    if weights != expected:
         raise CheckpointError(
-            f"{checkpoint.source}: {module} weighs {found} layers from layer {first} on, the transformer "
+            f"{checkpoint.source}: {module} weighs {weights} layers from layer {first} on, the transformer "
             f"has {expected}"
         )
     return int(first)
 
 
 def _convolved(checkpoint: Checkpoint, module: Module, width: int) -> int:
-    """The width it makes. Raises CheckpointError for what gives a text another number of tokens."""
+    """Returns the width behind convolutions. Raises CheckpointError where they change the number of
+    tokens."""
     kernels = [int(kernel) for kernel in module.settings.get("kernel_sizes", (1, 3, 5))]
     strides = set(module.settings.get("stride_sizes") or (1,))
     if (
@@ -152,24 +163,25 @@ def _convolved(checkpoint: Checkpoint, module: Module, width: int) -> int:
 
 
 def _code(checkpoint: Checkpoint, module: Module, width: int) -> Operation:
+    """Returns the operation of a SparseAutoEncoder module. Raises CheckpointError."""
     if module.number("input_dim") != width:
         raise CheckpointError(
             f"{checkpoint.source}: {module} reads {module.settings['input_dim']} values, there are {width}"
         )
-    asked = checkpoint.sentence.settings.get("max_active_dims") if checkpoint.sentence else None
-    count = int(asked or module.number("k", 8))
+    limit = checkpoint.sentence.settings.get("max_active_dims") if checkpoint.sentence else None
+    count = int(limit or module.number("k", 8))
     return Operation(
         kind="code", where=module.folder, number=count, flag=bool(module.settings.get("normalize", False))
     )
 
 
 def _check_token_pooling(
-    checkpoint: Checkpoint, module: Module, made: Sequence[LayerStep | Operation]
+    checkpoint: Checkpoint, module: Module, before: Sequence[LayerStep | Operation]
 ) -> None:
-    """Only what changes nothing passes. Raises CheckpointError."""
+    """Raises CheckpointError for a HierarchicalTokenPooling module that changes anything."""
     joins = float(module.settings.get("pool_factor", 1.0)) > 1
     norms = bool(module.settings.get("normalize_embeddings", False))
-    if joins or (norms and made[-1:] != [Operation(kind="normalize")]):
+    if joins or (norms and before[-1:] != [Operation(kind="normalize")]):
         raise CheckpointError(
             f"{checkpoint.source}: {module} joins token vectors of documents, which poolrt does not "
             "do; remove it from modules.json"

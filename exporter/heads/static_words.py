@@ -1,5 +1,4 @@
-"""Queries of inference-free sparse retrieval: a SparseStaticEmbedding's weight of each word
-that stands in the text."""
+"""Queries of inference-free sparse retrieval: SparseStaticEmbedding's weight of each word in the text."""
 
 from __future__ import annotations
 
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
 
     from ..checkpoint import Checkpoint
 
-# Of tokenizer.json; a query has no special tokens, and poolrt cuts and pads by itself.
+# Keys of tokenizer.json. A query has no special tokens, and poolrt cuts and pads by itself.
 _WITHOUT_EFFECT = ("truncation", "padding", "post_processor")
 
 
 def roles(checkpoint: Checkpoint, static: Static, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
-    """Raises CheckpointError where queries are read by another tokenizer than documents."""
+    """Returns the roles `query` and `document`. Raises CheckpointError where they need two tokenizers."""
     own = tokenizer.read(checkpoint.folder / static.folder, lowercase=False, overrides={})
     if _read_as(own.json) != _read_as(checkpoint.text.json):
         raise CheckpointError(
@@ -34,7 +33,7 @@ def roles(checkpoint: Checkpoint, static: Static, max_tokens: int) -> tuple[dict
         )
     prompts = checkpoint.sentence.prompts if checkpoint.sentence else {}
     cut = own.max_tokens if own.max_tokens is not None and own.max_tokens <= max_tokens else None
-    told = Guess(
+    guess = Guess(
         "queries",
         "weights of their words, without the model",
         f"SparseStaticEmbedding in {static.folder}",
@@ -43,11 +42,11 @@ def roles(checkpoint: Checkpoint, static: Static, max_tokens: int) -> tuple[dict
     return {
         "query": Role(prefix=prompts.get("query", ""), max_tokens=cut, static=True),
         "document": Role(prefix=prompts.get("document", "")),
-    }, [told]
+    }, [guess]
 
 
 def table(checkpoint: Checkpoint, folder: str, width: int) -> torch.Tensor:
-    """[width]; words behind the table's end weigh nothing. Raises CheckpointError."""
+    """Returns the weight of each word, [width]; 0 for words not in the table. Raises CheckpointError."""
     import torch
 
     settings = json_file(path, dict) if (path := checkpoint.folder / folder / "config.json").is_file() else {}
@@ -68,7 +67,7 @@ def table(checkpoint: Checkpoint, folder: str, width: int) -> torch.Tensor:
 
 
 def _listed(checkpoint: Checkpoint, folder: str, named: str) -> torch.Tensor:
-    """Of idf.json: word -> weight."""
+    """Reads the weights of idf.json (word -> weight) into a table of the vocabulary."""
     import torch
 
     name = named.rsplit("/", 1)[-1]
@@ -81,10 +80,10 @@ def _listed(checkpoint: Checkpoint, folder: str, named: str) -> torch.Tensor:
             f"{checkpoint.source}: {folder} takes its weights from {named!r}; put that file into the "
             "checkpoint's folder"
         )
-    vocabulary, found = checkpoint.text.tokenizer.get_vocab(), json_file(path, dict)
+    vocabulary, weight_of = checkpoint.text.tokenizer.get_vocab(), json_file(path, dict)
     weights = torch.zeros(max(vocabulary.values()) + 1)
     unknown = checkpoint.text.ids.get("unk_token")
-    for word, weight in found.items():
+    for word, weight in weight_of.items():
         index = vocabulary.get(word, unknown)
         if not isinstance(weight, int | float) or index is None:
             raise CheckpointError(
@@ -95,4 +94,5 @@ def _listed(checkpoint: Checkpoint, folder: str, named: str) -> torch.Tensor:
 
 
 def _read_as(content: bytes) -> dict[str, Any]:
+    """Returns what of a tokenizer.json decides how a query is read."""
     return {key: value for key, value in json.loads(content).items() if key not in _WITHOUT_EFFECT}

@@ -1,5 +1,4 @@
-"""How texts are prepared: the longest item, padding, prompts, templates, and the files
-the runtime needs for it."""
+"""How texts are prepared: the longest item, padding, prompts, templates, and the files for the runtime."""
 
 from __future__ import annotations
 
@@ -15,11 +14,11 @@ from ..files.recipe import template
 from . import processing, sentence_modules, yes_no
 
 UNLIMITED = 2048
-"""Longest item of a model that could read texts of any length, unless a file or an
-override states a limit."""
+"""Tokens of the longest item of a model that could read texts of any length, where no file states a limit."""
 
 
 def files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Returns the files of the text preparation, name -> content. Raises CheckpointError."""
     files = {"tokenizer.json": checkpoint.text.json}
     if checkpoint.text.config:
         files["tokenizer_config.json"] = json.dumps(
@@ -36,8 +35,8 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
         and checkpoint.text.chat_template is not None
         and _by_messages(checkpoint)
     ):
-        # Sentence Transformers writes a pair as one message each, of the roles `query` and `document`,
-        # through the chat template.
+        # Sentence Transformers renders a pair with the chat template, as messages of the roles `query` and
+        # `document`.
         written = processing.template(checkpoint, checkpoint.text.chat_template)
         if not _carries_pairs(written):
             raise CheckpointError(
@@ -50,8 +49,7 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 def _by_messages(checkpoint: Checkpoint) -> bool:
-    """Whether the library puts pairs through the chat template; what was saved before it could
-    tell is read as it was then."""
+    """Whether the library renders pairs with the chat template. Models without `modality_config` do."""
     return checkpoint.sentence is not None and (
         "modality_config" not in checkpoint.sentence.text or checkpoint.sentence.by_messages
     )
@@ -76,6 +74,13 @@ def text(
     heads: Mapping[str, Head],
     guesses: list[Guess],
 ) -> TextPreparation:
+    """Returns the manifest's record of the text preparation, and adds to `guesses`.
+
+    Args:
+        limit: tokens of the longest item.
+        files: those of `files`.
+        heads: those of the plan; a head that pools the last token asks for an end token.
+    """
     sentence = checkpoint.sentence
     prompts = dict(sentence.prompts) if sentence else {}
     if checkpoint.recipe is not None:
@@ -91,19 +96,18 @@ def text(
             Guess(
                 "prompts",
                 ", ".join(name for name, prompt in prompts.items() if prompt),
-                ("applied only when a request names one or a role"),
+                "applied only when a request names one or a role",
             )
         )
         if not pools_prompts(checkpoint):
             guesses.append(
-                Guess("prompt tokens", "not pooled", ("include_prompt is false in the Pooling module"))
+                Guess("prompt tokens", "not pooled", "include_prompt is false in the Pooling module")
             )
-    ends_with, told = (
-        ending(checkpoint) if any(head.pool == "last" for head in heads.values()) else (None, [])
-    )
-    guesses += told
-    # Language models that became classifiers read a pair as one text (vLLM); with a template
-    # that is what they get.
+    ends_with = None
+    if any(head.pool == "last" for head in heads.values()):
+        ends_with, ending_guesses = ending(checkpoint)
+        guesses += ending_guesses
+    # vLLM joins a pair to one text for language models that became classifiers.
     separates = not checkpoint.config.get("classifier_from_token")
     separated = checkpoint.config.get("use_sep_token", checkpoint.config.get("use_pad_token", separates))
     return TextPreparation(
@@ -129,11 +133,11 @@ def text(
 
 
 def prompted_roles(checkpoint: Checkpoint) -> dict[str, Role]:
-    """Both sides as encode_query and encode_document of Sentence Transformers prepare them; empty where
-    they put nothing in front.
+    """Returns the roles as encode_query and encode_document of Sentence Transformers have them; empty where
+    both have no prompt.
 
-    Each side has the prompt of its own name. One that the files leave out is the empty one to the library, so
-    neither another name (`passage`) nor the default prompt takes its place.
+    Each side has the prompt of its own name. Where the files have none of that name, the library uses no
+    prompt, not that of another name (`passage`) and not the default one.
     """
     prompts = checkpoint.sentence.prompts if checkpoint.sentence is not None else {}
     prefixes = {role: prompts.get(role, "") for role in ("query", "document")}
@@ -141,12 +145,16 @@ def prompted_roles(checkpoint: Checkpoint) -> dict[str, Role]:
 
 
 def pools_prompts(checkpoint: Checkpoint) -> bool:
+    """Whether the tokens of a prompt are pooled."""
     route = sentence_modules.route(checkpoint) if checkpoint.kind == "embed" else None
     return route is None or route.pooling is None or bool(route.pooling.settings.get("include_prompt", True))
 
 
 def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
-    """The longest item, special tokens included: the lowest limit that the checkpoint's files name."""
+    """Returns the tokens of the longest item, special tokens included: the lowest limit that a file states.
+
+    Raises CheckpointError.
+    """
     try:
         positions = checkpoint.family.positions(checkpoint.config)
         limits = [] if positions is None else [(int(positions), "positions the model has")]
@@ -155,8 +163,7 @@ def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
         raise CheckpointError(f"{checkpoint.source}: config.json has no usable {key}") from None
     sentence, text = checkpoint.sentence, checkpoint.text.max_tokens
     if checkpoint.kind == "colbert" and sentence is not None:
-        # PyLate leaves the limit of the side that it encoded last in these places; each side
-        # has its own in its role.
+        # PyLate stores there the limit of the side that it encoded last. Each side has its own in its role.
         sentence, text = None, text if sentence.mask is None else None
     if sentence is not None and sentence.max_tokens is not None:
         limits.append((sentence.max_tokens, "max_seq_length of Sentence Transformers"))
@@ -170,28 +177,28 @@ def max_tokens(checkpoint: Checkpoint) -> tuple[int, list[Guess]]:
     if not limits:
         override = "--hf-overrides '{\"max_position_embeddings\": ...}'"
         return UNLIMITED, [
-            Guess(
-                "max tokens", str(UNLIMITED), ("no file states a limit, and the model needs none"), override
-            )
+            Guess("max tokens", str(UNLIMITED), "no file states a limit, and the model needs none", override)
         ]
     limit, why = min(limits)
     return limit, [Guess("max tokens", str(limit), why, "poolrt serve --max-model-len, lower only")]
 
 
 def pad_id(checkpoint: Checkpoint) -> int:
+    """Returns the token that fills up shorter rows; the model has a row for it."""
     configured = checkpoint.config.get("pad_token_id")
     if isinstance(configured, int) and 0 <= configured < checkpoint.number("vocab_size"):
         return configured
-    # A class may add a token that the model has no row for.
-    known = (checkpoint.text.ids.get(role) for role in ("pad_token", "eos_token"))
-    return next(
-        (found for found in known if found is not None and found < checkpoint.number("vocab_size")), 0
-    )
+    # A tokenizer's class may add a token that the model has no row for.
+    candidates = (checkpoint.text.ids.get(role) for role in ("pad_token", "eos_token"))
+    rows = checkpoint.number("vocab_size")
+    return next((token for token in candidates if token is not None and token < rows), 0)
 
 
 def ending(checkpoint: Checkpoint) -> tuple[int | None, list[Guess]]:
-    """For models that pool the last token: the id that the tokenizer puts at the end of every
-    text, None when it puts none."""
+    """Returns the token that the tokenizer puts at the end of every text, None where it puts none.
+
+    Models that pool the last token pool this one.
+    """
     first, second = checkpoint.text.encode("a"), checkpoint.text.encode("what is this")
     if first and second and first[-1] == second[-1] and first[-1] in checkpoint.text.ids.values():
         return first[-1], [
@@ -201,6 +208,6 @@ def ending(checkpoint: Checkpoint) -> tuple[int | None, list[Guess]]:
         Guess(
             "ends with",
             "the text's own last token",
-            ("the tokenizer puts nothing after a text, though the last token is pooled"),
+            "the tokenizer puts nothing after a text, though the last token is pooled",
         )
     ]

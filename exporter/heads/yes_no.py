@@ -1,5 +1,7 @@
-"""Classifiers made of a language model: its logits for a few tokens at the end of the prompt (vLLM's
-classifier_from_token, the LogitScore module of Sentence Transformers' cross-encoders)."""
+"""Classifiers made of a language model: its logits of a few tokens at the end of the prompt.
+
+vLLM configures them by classifier_from_token, Sentence Transformers by a LogitScore module.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ OUTPUT, TABLE = "lm_head", "embed_tokens"
 
 
 def steps(checkpoint: Checkpoint) -> tuple[Steps, int] | None:
-    """None: nobody asked for it. Raises CheckpointError: a token is not one entry of the vocabulary, or
-    the method is not known."""
+    """Returns the steps and how many logits they compute; None where no such classifier is configured.
+
+    Raises CheckpointError where a token is not in the vocabulary or the method is not known.
+    """
     hidden = layers.hidden_size(checkpoint)
     rows = _configured(checkpoint)
     if rows is not None:
-        # A tied model's output matrix is its token table, whatever else the file holds.
+        # The output matrix of a tied model is its token table, even if the file holds another one.
         names = (TABLE,) if checkpoint.config.get("tie_word_embeddings") else (OUTPUT, TABLE)
         return layers.steps(
             checkpoint, (Layer(name=names[0], names=names[1:], bias=False, rows=rows),), hidden
@@ -30,47 +34,49 @@ def steps(checkpoint: Checkpoint) -> tuple[Steps, int] | None:
 
 
 def _scored(checkpoint: Checkpoint, answers: Answers, hidden: int) -> tuple[Steps, int]:
-    """As the library computes it: the language model's own logits, with all that its class does to them."""
+    """Returns the steps of a LogitScore module: logits, what the class does to them, and their difference."""
     row, output = _answered(checkpoint, answers), logits.read(checkpoint)
     bounded = any(operation.kind == "cap" for operation in output.operations)
-    # Without a bound, the difference of two rows is that of their logits, and closer:
-    # the rows are much alike.
+    # Without a bound, the rows may be subtracted instead of their logits. That is more exact, because the
+    # rows are close to each other.
     rows = tuple((token,) for token in row) if bounded else (row,)
     named = Layer(name=output.name, names=(OUTPUT, TABLE), bias=output.has_bias, rows=rows)
-    found, width = layers.steps(checkpoint, (named,), hidden)
-    made: Steps = (*found, *output.operations)
-    return (*made, Operation(kind="subtract")) if width == 2 else made, 1
+    matrix, width = layers.steps(checkpoint, (named,), hidden)
+    scored: Steps = (*matrix, *output.operations)
+    return (*scored, Operation(kind="subtract")) if width == 2 else scored, 1
 
 
 def module(checkpoint: Checkpoint) -> Answers | None:
-    """What a LogitScore module says, unless classifier_from_token says otherwise."""
-    asked = checkpoint.config.get("classifier_from_token")
-    return checkpoint.sentence.answers if checkpoint.sentence is not None and not asked else None
+    """Returns the tokens of a LogitScore module, unless classifier_from_token overrides it."""
+    overridden = bool(checkpoint.config.get("classifier_from_token"))
+    return checkpoint.sentence.answers if checkpoint.sentence is not None and not overridden else None
 
 
 def _configured(checkpoint: Checkpoint) -> tuple[tuple[int, ...], ...] | None:
+    """Returns the output rows that classifier_from_token means; (a, b) is row a minus row b."""
     tokens = checkpoint.config.get("classifier_from_token")
     if not tokens:
         return None
     ids = {str(token): checkpoint.text.id(str(token)) for token in tokens}
-    missing = [token for token, found in ids.items() if found is None]
+    missing = [token for token, index in ids.items() if index is None]
     if missing:
         raise CheckpointError(
             f"{checkpoint.source}: classifier_from_token: {', '.join(map(repr, missing))} not in "
             "the vocabulary"
         )
-    found = [token for name in tokens if (token := ids[str(name)]) is not None]
+    rows = [index for token in tokens if (index := ids[str(token)]) is not None]
     if method(checkpoint) == "from_2_way_softmax":
-        if len(found) != 2:
+        if len(rows) != 2:
             raise CheckpointError(
                 f"{checkpoint.source}: from_2_way_softmax needs two tokens, no and yes; found {tokens}"
             )
         # The sigmoid of the difference is the softmax over the two.
-        return ((found[1], found[0]),)
-    return tuple((token,) for token in found)
+        return ((rows[1], rows[0]),)
+    return tuple((row,) for row in rows)
 
 
 def _answered(checkpoint: Checkpoint, answers: Answers) -> tuple[int, ...]:
+    """Returns the token of a yes, and that of a no where there is one."""
     row = (answers.true,) if answers.false is None else (answers.true, answers.false)
     count = checkpoint.number("vocab_size")
     if max(row) >= count:
@@ -81,19 +87,20 @@ def _answered(checkpoint: Checkpoint, answers: Answers) -> tuple[int, ...]:
 
 
 def method(checkpoint: Checkpoint) -> str:
-    asked = checkpoint.config.get("method")
-    if asked is None and checkpoint.config.get("is_original_qwen3_reranker"):
+    """Returns one of METHODS. Raises CheckpointError."""
+    name = checkpoint.config.get("method")
+    if name is None and checkpoint.config.get("is_original_qwen3_reranker"):
         return "from_2_way_softmax"
-    if asked not in METHODS:
+    if name not in METHODS:
         raise CheckpointError(
-            f"{checkpoint.source}: classifier_from_token with method {asked!r}; expected one of "
+            f"{checkpoint.source}: classifier_from_token with method {name!r}; expected one of "
             f"{', '.join(METHODS)}"
         )
-    return str(asked)
+    return str(name)
 
 
-def told(checkpoint: Checkpoint) -> tuple[str, str]:
-    """For people: what is compared, and who says so."""
+def described(checkpoint: Checkpoint) -> tuple[str, str]:
+    """Returns for people which logits are compared, and which setting says so."""
     answers = module(checkpoint)
     if answers is not None:
         names = [
