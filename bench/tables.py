@@ -79,8 +79,8 @@ def outside(
         largest = max(values.resident_mib for values in all_cases)
         failures = sum(values.failures for values in all_cases)
         versions[server.label] = (
-            f"{server.version}; ready in {server.ready_s:.1f} s; {largest:.0f} MiB; {failures} "
-            "failed requests"
+            f"{server.version}; ready in {server.ready_s:.1f} s; {largest:.0f} MiB; "
+            f"{failures} failed requests"
         )
     return f"## Over HTTP\n\n{HTTP_NOTE}\n\n{report.lines(versions)}\n\n{report.table(header, rows)}"
 

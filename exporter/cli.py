@@ -125,7 +125,7 @@ def export(arguments: Sequence[str]) -> int:
 
 def build(arguments: Sequence[str]) -> int:
     parser = _parser(
-        "build", ("Compiles engines for an artifact, from its own ONNX graph, and adds them to it.")
+        "build", "Compiles engines for an artifact, from its own ONNX graph, and adds them to it."
     )
     parser.add_argument("artifact", metavar="ARTIFACT", type=Path)
     _add_target(parser, "what to compile for; repeat or list several", required=True)
@@ -140,16 +140,14 @@ def build(arguments: Sequence[str]) -> int:
 
 def verify(arguments: Sequence[str]) -> int:
     parser = _parser(
-        "verify", ("Proves an artifact again: every file, every engine that runs here, every task.")
+        "verify", "Proves an artifact again: every file, every engine that runs here, every task."
     )
     parser.add_argument("artifact", metavar="ARTIFACT", type=Path)
     parser.add_argument(
         "--against",
         metavar="CHECKPOINT",
-        help=(
-            "compare with this checkpoint, by PyTorch and by its own library, as well; not only "
-            "with golden.npz"
-        ),
+        help="compare with this checkpoint, by PyTorch and by its own library, as well; not only "
+        "with golden.npz",
     )
 
     parser.add_argument(
@@ -167,10 +165,8 @@ def verify(arguments: Sequence[str]) -> int:
 def recipes(arguments: Sequence[str]) -> int:
     parser = _parser(
         "recipes",
-        (
-            "Lists the published models that poolrt has facts about; any other checkpoint of a known "
-            "family exports as well."
-        ),
+        "Lists the published models that poolrt has facts about; any other checkpoint of a "
+        "known family exports as well.",
     )
     parser.add_argument(
         "pattern", nargs="?", default="", help="only those whose name or hub id contains this"
@@ -189,8 +185,8 @@ def recipes(arguments: Sequence[str]) -> int:
         return EXIT_OK
     if not matching:
         print(
-            f"no recipe matches {options.pattern!r}; a checkpoint needs none unless its files leave "
-            "something open"
+            f"no recipe matches {options.pattern!r}; a checkpoint needs none unless its "
+            "files leave something open"
         )
         return EXIT_OK
     rows = [("NAME", "KIND", "TASKS", "PARAMETERS", "DIM", "TOKENS", "LICENCE", "SCORES", "CHECKPOINT")]
@@ -290,8 +286,8 @@ def _run(
             return _failed(str(missing), type(missing).__name__, missing.exit_code, as_json=wants_json)
         traceback.print_exc()
         message = (
-            f"{type(error).__name__}: {error} (a mistake in poolrt, not of yours; please report the "
-            "lines above)"
+            f"{type(error).__name__}: {error} (a mistake in poolrt, not of yours; "
+            "please report the lines above)"
         )
         return _failed(message, type(error).__name__, EXIT_INTERNAL, as_json=wants_json)
     print(json.dumps(to_plain(report), ensure_ascii=False) if options.json else f"\n{table(report)}")

@@ -91,9 +91,9 @@ def check(target: Target) -> Target:
     gpus = machine.gpus()
     if target.backend == "tensorrt" and not gpus:
         raise EngineError(
-            "target tensorrt: compiling with TensorRT needs an NVIDIA GPU and its driver, and this "
-            "machine shows none; "
-            "run this on the GPU machine, or use --target tensorrt-rtx:sm89, which compiles without one"
+            "target tensorrt: compiling with TensorRT needs an NVIDIA GPU and its driver, and this machine "
+            "shows none; run this on the GPU machine, or use --target tensorrt-rtx:sm89, "
+            "which compiles without one"
         )
     trt = trt_library.library(target.backend)
     if target.backend == "tensorrt":
@@ -107,8 +107,8 @@ def check(target: Target) -> Target:
         return dataclasses.replace(target, device=gpus[0].device)
     if target.device not in _families(trt) and target.device not in {gpu.device for gpu in gpus}:
         raise EngineError(
-            f"target {target}: tensorrt-rtx {trt.__version__} compiles for {', '.join(_families(trt))}, "
-            f"not {target.device}"
+            f"target {target}: tensorrt-rtx {trt.__version__} compiles for "
+            f"{', '.join(_families(trt))}, not {target.device}"
         )
     return target
 
@@ -221,8 +221,8 @@ def _check_precision(trt: ModuleType, network: Any, graph: Graph) -> None:
     }
     if products and kinds[graph.precision] not in products:
         raise EngineError(
-            f"{graph.file}: its products are {', '.join(str(kind) for kind in products)}, expected "
-            f"{graph.precision}"
+            f"{graph.file}: its products are {', '.join(str(kind) for kind in products)}, "
+            f"expected {graph.precision}"
         )
 
 

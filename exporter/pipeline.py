@@ -113,8 +113,8 @@ def export(
             if large:
                 steps.insert(_WRITE, after=_LOWER if lowered != "fp32" else _LIBRARY)
                 progress(
-                    f"      {checkpoint.parameters / 1e9:.1f} billion parameters: read from the checkpoint's "
-                    "files as they are needed"
+                    f"      {checkpoint.parameters / 1e9:.1f} billion parameters: read from the "
+                    "checkpoint's files as they are needed"
                 )
             streamed, graph = _traced(module, plan, draft.folder, large=large)
         with steps(_LIBRARY):
@@ -385,8 +385,8 @@ def _check_weights(checkpoint: Checkpoint, manifest: Manifest) -> None:
         for path in adapter.files:
             if artifacts.sha256(path) != merged.files.get(path.relative_to(adapter.folder).as_posix()):
                 raise CheckpointError(
-                    f"{path}: not the adapter that was merged into this artifact ({merged.name}); "
-                    "give that one"
+                    f"{path}: not the adapter that was merged into this artifact "
+                    f"({merged.name}); give that one"
                 )
 
 

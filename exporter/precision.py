@@ -67,8 +67,8 @@ def check(precision: str, targets: Sequence[engine.Target], *, large: bool = Fal
         )
     if precision == "bf16" and not targets and not large:
         raise InputError(
-            "precision bf16 needs a TensorRT target, as onnxruntime has no bf16 on processors; use "
-            "fp16, or add --target",
+            "precision bf16 needs a TensorRT target, as onnxruntime has no bf16 on processors; "
+            "use fp16, or add --target",
             field="precision",
         )
     return precision  # pyright: ignore[reportReturnType]

@@ -58,8 +58,8 @@ def check(source: str, config: Config, family: Architecture) -> None:
         if rotary and (key == "rope_scaling" or (key == "position_embedding_type" and value in ROTARY)):
             continue
         raise CheckpointError(
-            f"{source}: config.json says {key} {value!r}, which transformers' {model_type} does not compute, "
-            f"so the vectors would be others; it is a model of code of its own{_named(config)}; "
+            f"{source}: config.json says {key} {value!r}, which transformers' {model_type} does not "
+            f"compute, so the vectors would be others; it is a model of code of its own{_named(config)}; "
             f"--hf-overrides '{{\"{key}\": null}}' exports it without"
         )
 
@@ -89,8 +89,8 @@ def refuse_remote(
         )
         raise CheckpointError(
             f"{source}: config.json names {', '.join(unknown)}, a class of its own code (auto_map), which "
-            "poolrt does not know and does not run; --convert embed or classify reads it as transformers' "
-            f"{family.names[0]}{both}"
+            "poolrt does not know and does not run; --convert embed or classify reads it as "
+            f"transformers' {family.names[0]}{both}"
         )
 
 

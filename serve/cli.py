@@ -96,8 +96,8 @@ def refuse_other_answers(options: argparse.Namespace) -> None:
         )
     if options.tokenizer_revision not in (None, options.revision):
         raise InputError(
-            f"--tokenizer-revision {options.tokenizer_revision}: tokenizer and weights are those of "
-            "one --revision"
+            f"--tokenizer-revision {options.tokenizer_revision}: tokenizer and weights "
+            "are those of one --revision"
         )
     if options.quantization is not None:
         raise InputError(
@@ -116,8 +116,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
         raise InputError("--ssl-keyfile and --ssl-certfile go together")
     if options.enable_ssl_refresh and not options.ssl_certfile:
         raise InputError(
-            "--enable-ssl-refresh has no certificate to look at; give --ssl-keyfile and --ssl-certfile, or "
-            "leave it out"
+            "--enable-ssl-refresh has no certificate to look at; give --ssl-keyfile and "
+            "--ssl-certfile, or leave it out"
         )
     tls = None
     if options.ssl_keyfile:

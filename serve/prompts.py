@@ -125,8 +125,8 @@ def refuse_foreign(prompts: Sequence[Any], request: Request, served: Served, set
         raise ApiError(
             400,
             f"input: these token ids were not made by this model's tokenizer: {why}. LangChain: "
-            "OpenAIEmbeddings(check_embedding_ctx_length=False) sends text instead. Right ids are those that "
-            "/tokenize answers (parameter=input)",
+            "OpenAIEmbeddings(check_embedding_ctx_length=False) sends text instead. Right ids are those "
+            "that /tokenize answers (parameter=input)",
         )
 
 

@@ -1,7 +1,7 @@
 """Size limits: of a model held in memory, of a graph run as a whole, of weights in one file with their graph.
 
 The weights of a large model stay in the checkpoint's files until each is used (graph/streaming.py). Its graph
-is verified some nodes at a time (proof/runner.py), on fewer texts (proof/texts.py).
+is verified some nodes at a time (proof/sliced_graph.py), on fewer texts (proof/texts.py).
 """
 
 from __future__ import annotations

@@ -151,8 +151,8 @@ def _adapt(
     if left:
         raise CheckpointError(
             f"{files.source}: the adapter changes {', '.join(sorted(left)[:MOST_NAMES])}, which this "
-            f"architecture converts while loading, so the model cannot be streamed with it; hold it in "
-            f"memory with {HOLD}"
+            "architecture converts while loading, so the model cannot be streamed with it; hold "
+            f"it in memory with {HOLD}"
         )
 
 

@@ -61,8 +61,8 @@ def route(sentence: SentenceFiles, output: str, *, all_layers: bool = False) -> 
         or any(module.kind in TRANSFORMERS for module in chain[1:])
     ):
         raise CheckpointError(
-            f"modules.json: {' → '.join(sentence.modules)}; expected one transformer, in front of all "
-            "other modules"
+            f"modules.json: {' → '.join(sentence.modules)}; expected one transformer, in "
+            "front of all other modules"
         )
     first, loaded_as = chain[0], task(chain[0].kind, sentence.text)
     _check_transformer(sentence, loaded_as)
@@ -87,15 +87,15 @@ def route(sentence: SentenceFiles, output: str, *, all_layers: bool = False) -> 
         line = lines[module.reads]
         if module.kind in POOLINGS and masked:
             raise CheckpointError(
-                f"modules.json: {module} stands behind a MultiVectorMask that leaves tokens out; "
-                "expected it in front"
+                f"modules.json: {module} stands behind a MultiVectorMask that leaves tokens "
+                "out; expected it in front"
             )
         if any(earlier.kind in POOLINGS for earlier in line) and (
             module.kind in POOLINGS or module.writes == TOKENS
         ):
             raise CheckpointError(
-                f"modules.json: {module} takes a pooled vector for tokens; expected one pooling on the way "
-                "to an answer"
+                f"modules.json: {module} takes a pooled vector for tokens; expected one "
+                "pooling on the way to an answer"
             )
         if module.kind == "WeightedLayerPooling" and line:
             # It reads the transformer's layers, so modules that changed the last of them have no effect.
@@ -147,6 +147,5 @@ def _check_transformer(sentence: SentenceFiles, loaded_as: str) -> None:
     if (method, output) != ("forward", RETURNS[loaded_as]) or sentence.chain[0].writes == POOLED:
         raise CheckpointError(
             f"sentence_bert_config.json: texts go through {method} and become its {output} as "
-            f"{sentence.chain[0].writes!r}; "
-            f"poolrt knows forward and {RETURNS[loaded_as]} as {TOKENS!r}"
+            f"{sentence.chain[0].writes!r}; poolrt knows forward and {RETURNS[loaded_as]} as {TOKENS!r}"
         )

@@ -80,8 +80,8 @@ def _find(
     if path.is_dir():
         if revision is not None:
             raise CheckpointError(
-                f"{source}: a revision ({revision!r}) chooses a hub repository's version, this is a "
-                "local folder"
+                f"{source}: a revision ({revision!r}) chooses a hub repository's "
+                "version, this is a local folder"
             )
         return Source(_name(path), path, None)
     if path.exists():

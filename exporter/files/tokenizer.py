@@ -123,8 +123,8 @@ def _read(
     if ended is not None:
         raw = tokenizer.to_str().encode()
         why = (
-            "add_eos_token of tokenizer_config.json, which the model was trained with; transformers 5 "
-            "leaves it out"
+            "add_eos_token of tokenizer_config.json, which the model was trained with; "
+            "transformers 5 leaves it out"
         )
         guesses.append(Guess("tokenizer", f"puts {ended} behind every text", why))
     limit = getattr(auto.tokenizer, "model_max_length", None)

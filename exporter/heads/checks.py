@@ -29,9 +29,8 @@ def check_classifier(checkpoint: Checkpoint) -> None:
     rest = sorted(name for name in checkpoint.weights if not name.startswith(inside) or ".pooler." in name)
     if rest and any(name.startswith(family.prefixes) for name in checkpoint.weights):
         raise CheckpointError(
-            f"{checkpoint.source}: the head of {checkpoint.architecture} has tensors that poolrt does "
-            f"not know: {', '.join(rest[:5])}; "
-            "`--convert embed` uses the backbone alone"
+            f"{checkpoint.source}: the head of {checkpoint.architecture} has tensors that poolrt does not "
+            f"know: {', '.join(rest[:5])}; `--convert embed` uses the backbone alone"
         )
 
 

@@ -69,8 +69,8 @@ def modular(checkpoint: Checkpoint, guesses: list[Guess]) -> TaskPlan:
     assert route is not None
     if route.pooling is None:
         raise CheckpointError(
-            f"{checkpoint.source}: modules.json makes scores without a Pooling module; expected one "
-            "score of a pair"
+            f"{checkpoint.source}: modules.json makes scores without a Pooling module; "
+            "expected one score of a pair"
         )
     pools, why = precedence.pools(checkpoint, route)
     guesses.append(Guess("pooling", " + ".join(pools), why, POOLER))

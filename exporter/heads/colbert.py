@@ -101,9 +101,8 @@ def _multi_vector(
     if str(similarity).lower() not in ("none", "maxsim"):
         raise CheckpointError(
             f"{checkpoint.source}: similarity_fn_name of config_sentence_transformers.json is "
-            f"{similarity!r}; poolrt scores with 'maxsim', "
-            "the sum over a query's tokens; set that to export, and divide a score by the query's "
-            "tokens for their mean"
+            f"{similarity!r}; poolrt scores with 'maxsim', the sum over a query's tokens; set that to "
+            "export, and divide a score by the query's tokens for their mean"
         )
     roles: dict[str, Role] = {}
     for name, limit in (("query", ceiling), ("document", text.get("document_length"))):

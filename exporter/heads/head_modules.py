@@ -162,8 +162,8 @@ def _activation(
         missing = [name for name, key in keys.items() if key is None]
         if missing:
             raise CheckpointError(
-                f"{checkpoint.source}: activation {step.activation!r} lacks {', '.join(missing)} in "
-                f"{step.layer.where}"
+                f"{checkpoint.source}: activation {step.activation!r} lacks "
+                f"{', '.join(missing)} in {step.layer.where}"
             )
         activation.load_state_dict({name: opened.read(str(key)).float() for name, key in keys.items()})
     return activation

@@ -131,8 +131,8 @@ def steps(checkpoint: Checkpoint, layers: Sequence[Layer], width: int) -> tuple[
         )
     if problems:
         raise CheckpointError(
-            f"{checkpoint.source}: the head of {checkpoint.architecture} is not complete: "
-            f"{'; '.join(problems)}"
+            f"{checkpoint.source}: the head of {checkpoint.architecture} is not "
+            f"complete: {'; '.join(problems)}"
         )
     return tuple(complete), width
 
@@ -169,8 +169,8 @@ def torch_activation(source: str, name: str) -> Any:
     )
     if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
         raise CheckpointError(
-            f"{source}: activation {name!r} inside a head; expected a class of torch.nn, as no "
-            "other code is run"
+            f"{source}: activation {name!r} inside a head; expected a class of "
+            "torch.nn, as no other code is run"
         )
     try:
         activation = kind().eval().requires_grad_(False)

@@ -47,8 +47,8 @@ def read(checkpoint: Checkpoint) -> Output:
     name = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
     if name is None:
         raise CheckpointError(
-            f"{checkpoint.source}: LogitScore needs a language model of transformers; model_type "
-            f"{model_type!r} has none"
+            f"{checkpoint.source}: LogitScore needs a language model of transformers; "
+            f"model_type {model_type!r} has none"
         )
     kind: Any = getattr(transformers, name)
     settings = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}

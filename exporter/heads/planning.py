@@ -91,8 +91,8 @@ def plan(checkpoint: Checkpoint) -> Plan:
     if checkpoint.pooler.task is not None:
         if checkpoint.pooler.task not in tasks:
             raise CheckpointError(
-                f"pooler config: task {checkpoint.pooler.task!r} is not one of this model's: "
-                f"{', '.join(tasks)}"
+                f"pooler config: task {checkpoint.pooler.task!r} is not one of this "
+                f"model's: {', '.join(tasks)}"
             )
         first = checkpoint.pooler.task
         tasks = tuple(sorted(tasks, key=lambda task: task != first))

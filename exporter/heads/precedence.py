@@ -20,8 +20,8 @@ def pools(checkpoint: Checkpoint, route: Route | None) -> tuple[tuple[Pool, ...]
     if route is not None and route.pooling is not None:
         if route.pooling.kind != "Pooling":
             raise CheckpointError(
-                f"{checkpoint.source}: {route.pooling} in a model that is no SparseEncoder; expected a "
-                "Pooling module"
+                f"{checkpoint.source}: {route.pooling} in a model that is no SparseEncoder; "
+                "expected a Pooling module"
             )
         return sentence_files.pools(route.pooling), "the Pooling module of modules.json"
     if "ForCausalLM" in checkpoint.architecture:
@@ -33,8 +33,8 @@ def known_pool(checkpoint: Checkpoint, name: str) -> Pool:
     """Returns the pooling of a classifier that config.json names. Raises CheckpointError."""
     if name not in ("cls", "mean", "last"):
         raise CheckpointError(
-            f"{checkpoint.source}: config.json asks for classifier pooling {name!r}; known are "
-            "cls, mean, last"
+            f"{checkpoint.source}: config.json asks for classifier pooling {name!r}; "
+            "known are cls, mean, last"
         )
     return name  # pyright: ignore[reportReturnType]
 
@@ -82,7 +82,7 @@ def classifier_activation(checkpoint: Checkpoint, labels: int) -> tuple[Activati
         # library always stores Identity, where vLLM has softmax, so only one label counts.
         stored, origin = (
             checkpoint.sentence.settings.get("activation_fn"),
-            ("config_sentence_transformers.json, activation_fn"),
+            "config_sentence_transformers.json, activation_fn",
         )
     if (problem := config.get("problem_type")) is not None:
         known: dict[str, Activation] = {

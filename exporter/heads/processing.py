@@ -27,10 +27,9 @@ def check(checkpoint: Checkpoint) -> None:
         return
     if sentence.by_messages and checkpoint.kind in ("embed", "splade", "colbert", "bge-m3", "modular"):
         raise CheckpointError(
-            f"{checkpoint.source}: sentence_bert_config.json sends every text through the chat "
-            "template (modality 'message'), which poolrt "
-            "does for rerankers with a LogitScore module alone; save the model with the modality "
-            "'text' to embed plain texts"
+            f"{checkpoint.source}: sentence_bert_config.json sends every text through the chat template "
+            "(modality 'message'), which poolrt does for rerankers with a LogitScore module alone; save the "
+            "model with the modality 'text' to embed plain texts"
         )
     if sentence.kind == "CrossEncoder" and not sentence.by_messages and (prompt := _prompt(checkpoint)):
         raise CheckpointError(
@@ -103,9 +102,8 @@ def _buckets(checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Any]]:
 
 def _refusal(checkpoint: Checkpoint, bucket: str, key: str, value: object) -> str:
     return (
-        f"{checkpoint.source}: processing_kwargs.{bucket}.{key} of sentence_bert_config.json is "
-        f"{value!r}, which poolrt does not follow; "
-        "remove it to export without it"
+        f"{checkpoint.source}: processing_kwargs.{bucket}.{key} of sentence_bert_config.json is {value!r}, "
+        "which poolrt does not follow; remove it to export without it"
     )
 
 

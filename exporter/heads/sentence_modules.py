@@ -39,8 +39,8 @@ def source(checkpoint: Checkpoint, modules: Route | None) -> tuple[tuple[LayerSt
     if modules.task == "fill-mask":
         return layers.steps(checkpoint, vocabulary(checkpoint), hidden)
     raise CheckpointError(
-        f"{checkpoint.source}: modules behind a transformer for {modules.task}; expected feature-extraction "
-        "or fill-mask"
+        f"{checkpoint.source}: modules behind a transformer for {modules.task}; expected "
+        "feature-extraction or fill-mask"
     )
 
 
@@ -48,8 +48,8 @@ def vocabulary(checkpoint: Checkpoint) -> tuple[Layer, ...]:
     """Returns the family's masked-language-model head. Raises CheckpointError where it has none."""
     if not checkpoint.family.vocabulary:
         raise CheckpointError(
-            f"{checkpoint.source}: {checkpoint.family.names[0]} has no masked-language-model head, which "
-            "SPLADE needs"
+            f"{checkpoint.source}: {checkpoint.family.names[0]} has no masked-language-model "
+            "head, which SPLADE needs"
         )
     return checkpoint.family.vocabulary
 
@@ -84,8 +84,8 @@ def steps(checkpoint: Checkpoint, modules: Iterable[Module], width: int) -> tupl
                 _check_token_pooling(checkpoint, module, planned)
             case _:
                 raise CheckpointError(
-                    f"{checkpoint.source}: {module} in this place of modules.json; poolrt does not "
-                    "know what it does there"
+                    f"{checkpoint.source}: {module} in this place of modules.json; poolrt does "
+                    "not know what it does there"
                 )
     return tuple(planned), width
 
@@ -138,8 +138,8 @@ def _first_layer(checkpoint: Checkpoint, module: Module) -> int:
     expected = checkpoint.number("num_hidden_layers") + 1 - int(first)
     if weights != expected:
         raise CheckpointError(
-            f"{checkpoint.source}: {module} weighs {weights} layers from layer {first} on, the transformer "
-            f"has {expected}"
+            f"{checkpoint.source}: {module} weighs {weights} layers from layer {first} on, the "
+            f"transformer has {expected}"
         )
     return int(first)
 
@@ -156,8 +156,8 @@ def _convolved(checkpoint: Checkpoint, module: Module, width: int) -> int:
     ):
         raise CheckpointError(
             f"{checkpoint.source}: {module} has kernels {kernels} and strides {sorted(strides)} over "
-            f"{width} values; "
-            "expected odd kernels and strides of 1, which leave the tokens as many as they are"
+            f"{width} values; expected odd kernels and strides of 1, which leave the "
+            "tokens as many as they are"
         )
     return module.number("out_channels", 256) * len(kernels)
 

@@ -28,8 +28,7 @@ def roles(checkpoint: Checkpoint, static: Static, max_tokens: int) -> tuple[dict
     if _read_as(own.json) != _read_as(checkpoint.text.json):
         raise CheckpointError(
             f"{checkpoint.source}: the tokenizer in {static.folder} reads queries otherwise than the "
-            "transformer's reads documents; "
-            "poolrt has one tokenizer for both"
+            "transformer's reads documents; poolrt has one tokenizer for both"
         )
     prompts = checkpoint.sentence.prompts if checkpoint.sentence else {}
     cut = own.max_tokens if own.max_tokens is not None and own.max_tokens <= max_tokens else None
@@ -77,8 +76,8 @@ def _listed(checkpoint: Checkpoint, folder: str, named: str) -> torch.Tensor:
     )
     if path is None:
         raise CheckpointError(
-            f"{checkpoint.source}: {folder} takes its weights from {named!r}; put that file into the "
-            "checkpoint's folder"
+            f"{checkpoint.source}: {folder} takes its weights from {named!r}; put that file "
+            "into the checkpoint's folder"
         )
     vocabulary, weight_of = checkpoint.text.tokenizer.get_vocab(), json_file(path, dict)
     weights = torch.zeros(max(vocabulary.values()) + 1)

@@ -40,9 +40,8 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
         written = processing.template(checkpoint, checkpoint.text.chat_template)
         if not _carries_pairs(written):
             raise CheckpointError(
-                f"{checkpoint.source}: its chat template does not show messages of the roles 'query' "
-                "and 'document', "
-                "which a LogitScore module needs"
+                f"{checkpoint.source}: its chat template does not show messages of the roles 'query' and "
+                "'document', which a LogitScore module needs"
             )
         files["score_template.jinja"] = written.encode()
     return files

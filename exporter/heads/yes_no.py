@@ -61,8 +61,8 @@ def _configured(checkpoint: Checkpoint) -> tuple[tuple[int, ...], ...] | None:
     missing = [token for token, index in ids.items() if index is None]
     if missing:
         raise CheckpointError(
-            f"{checkpoint.source}: classifier_from_token: {', '.join(map(repr, missing))} not in "
-            "the vocabulary"
+            f"{checkpoint.source}: classifier_from_token: "
+            f"{', '.join(map(repr, missing))} not in the vocabulary"
         )
     rows = [index for token in tokens if (index := ids[str(token)]) is not None]
     if method(checkpoint) == "from_2_way_softmax":
@@ -93,8 +93,8 @@ def method(checkpoint: Checkpoint) -> str:
         return "from_2_way_softmax"
     if name not in METHODS:
         raise CheckpointError(
-            f"{checkpoint.source}: classifier_from_token with method {name!r}; expected one of "
-            f"{', '.join(METHODS)}"
+            f"{checkpoint.source}: classifier_from_token with method {name!r}; expected "
+            f"one of {', '.join(METHODS)}"
         )
     return str(name)
 

@@ -295,6 +295,6 @@ class Comparison:
             self.problems.append(f"{what} of {case}: cosine {cosine:.6f}, at least {COSINE} is expected")
         elif not lengths_apart(ours, theirs) <= DIFFERENCE * 10:
             self.problems.append(
-                f"{what} of {case}: the same direction, but lengths {shown_lengths(ours)}, the library's "
-                f"{shown_lengths(theirs)}"
+                f"{what} of {case}: the same direction, but lengths {shown_lengths(ours)}, the "
+                f"library's {shown_lengths(theirs)}"
             )

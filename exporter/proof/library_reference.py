@@ -70,7 +70,7 @@ def against_twin(checkpoint: Checkpoint) -> Reading:
             # The mistake is the twin's: twin_scale.py does not know all numbers of every config.json.
             return Reading(
                 reference=OWN_ONLY,
-                why=(f"too large to be loaded twice, and its shrunken twin cannot be read: {error}"),
+                why=f"too large to be loaded twice, and its shrunken twin cannot be read: {error}",
             )
     why = [reading.why] if reading.why else []
     why += ["the adapter was left out of the twin"] if checkpoint.adapter is not None else []

@@ -70,8 +70,8 @@ def _not_checkable(folder: Path, manifest: Manifest, recipe: Recipe) -> str | No
         and recipe.dimensions not in widths
     ):
         return (
-            f"its vectors have {', '.join(map(str, sorted(widths)))} dimensions, the published model's "
-            f"{recipe.dimensions}"
+            f"its vectors have {', '.join(map(str, sorted(widths)))} dimensions, the published "
+            f"model's {recipe.dimensions}"
         )
     if is_large_graph(folder, graph):
         return "the graph is too large to be run whole here"

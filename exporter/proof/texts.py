@@ -16,34 +16,29 @@ LONGEST_TOKENS = 2048
 QUERY = "how do plants turn sunlight into food"
 DOCUMENTS = (
     (
-        "Photosynthesis is the process by which green plants use sunlight to make sugar from carbon "
-        "dioxide and water."
+        "Photosynthesis is the process by which green plants use sunlight to make sugar from "
+        "carbon dioxide and water."
     ),
     "The stock market closed higher on Friday after a week of losses.",
     "Chlorophyll, the green pigment in leaves, absorbs mostly red and blue light.",
     (
-        "Add the onions and fry them gently until they are soft and golden, which takes about ten minutes "
-        "over a low flame."
+        "Add the onions and fry them gently until they are soft and golden, which takes about ten "
+        "minutes over a low flame."
     ),
     "A leaf takes in carbon dioxide through small openings called stomata.",
     "Penguins are birds that cannot fly.",
     "Solar panels turn light into electricity.",
 )
 LONG = (
-    "The lighthouse stood at the end of the long stone pier, and for a hundred and fifty years its "
-    "keepers had climbed the same "
-    "narrow stairs each evening to light the lamp. They wrote down the weather, the ships that passed "
-    "and the oil that was burned, "
-    "and when the lamp became electric they went on writing, because nobody had told them to stop. The "
-    "notebooks fill two shelves in "
-    "the harbour museum. Historians of the climate read them now: the keepers measured the temperature "
-    "of the sea three times a day, "
-    "with the same brass thermometer, at the same step of the landing, and such an unbroken series is "
-    "rare. It shows how the cold "
-    "years around 1890 gave way to a slow warming, how storms came earlier in autumn, and how the "
-    "herring left the bay twice and came "
-    "back once. What began as a duty that looked pointless has become the most valuable thing that the "
-    "lighthouse ever made. "
+    "The lighthouse stood at the end of the long stone pier, and for a hundred and fifty years its keepers "
+    "had climbed the same narrow stairs each evening to light the lamp. They wrote down the weather, the "
+    "ships that passed and the oil that was burned, and when the lamp became electric they went on writing, "
+    "because nobody had told them to stop. The notebooks fill two shelves in the harbour museum. Historians "
+    "of the climate read them now: the keepers measured the temperature of the sea three times a day, with "
+    "the same brass thermometer, at the same step of the landing, and such an unbroken series is rare. It "
+    "shows how the cold years around 1890 gave way to a slow warming, how storms came earlier in autumn, "
+    "and how the herring left the bay twice and came back once. What began as a duty that looked pointless "
+    "has become the most valuable thing that the lighthouse ever made. "
 )
 OTHER_LANGUAGES = (
     "Der Zug nach München fährt heute zwanzig Minuten später ab.",

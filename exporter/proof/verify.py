@@ -64,7 +64,7 @@ class Runner:
             self.name = engine.file
             session: Session = trt.open(folder, manifest, engine)
         elif is_large_graph(folder, engine):
-            from .runner import SlicedGraph
+            from .sliced_graph import SlicedGraph
 
             self.name = (
                 f"onnxruntime:{engine.file} (in "
@@ -249,8 +249,8 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
     today = _golden_items(folder, manifest, large=_OF_LARGE in arrays and bool(arrays[_OF_LARGE]))
     if [item.ids for item in today] != [item.ids for item in items]:
         raise VerificationError(
-            f"{folder}: this poolrt or its tokenizers library makes other token ids of the golden "
-            "texts; export it again"
+            f"{folder}: this poolrt or its tokenizers library makes other token ids of the "
+            "golden texts; export it again"
         )
     if not has_kinds:  # an older poolrt did not store them; the same texts have the same kinds today
         for item, prepared in zip(items, today, strict=True):

@@ -72,7 +72,7 @@ def of_folder(folder: Path) -> str | None:
     variants = [name for name in variants if name.endswith((".safetensors", ".bin")) and name not in ADAPTERS]
     if variants:
         return (
-            f"it holds {variants[0]}, a variant that is not read; rename it, or save the model "
-            "without variant="
+            f"it holds {variants[0]}, a variant that is not read; rename it, or save "
+            "the model without variant="
         )
     return None

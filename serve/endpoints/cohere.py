@@ -53,8 +53,9 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
     if cut is not None and cut > served.model.max_tokens:
         raise ApiError(
             400,
-            f"truncate_prompt_tokens={cut} cannot be greater than max_model_len = {served.model.max_tokens}. "
-            f"Please request a smaller truncation size. (parameter=truncate_prompt_tokens, value={cut})",
+            f"truncate_prompt_tokens={cut} cannot be greater than max_model_len = "
+            f"{served.model.max_tokens}. Please request a smaller truncation size. "
+            f"(parameter=truncate_prompt_tokens, value={cut})",
             param="truncate_prompt_tokens",
         )
 

@@ -25,15 +25,15 @@ from ..schema import vllm
 from . import plugin
 
 NO_PLUGIN = (
-    "No IOProcessor plugin installed. Start the server with --io-processor-plugin NAME, or send input and "
-    "a task instead of data."
+    "No IOProcessor plugin installed. Start the server with --io-processor-plugin NAME, or send input "
+    "and a task instead of data."
 )
 NO_DATA = (
     "The task plugin needs a 'data' field with what the IO processor asks for, instead of input or messages."
 )
 COMBINED = (
-    "The task embed&token_classify needs a plugin request with a 'data' field; send one request per "
-    "task instead."
+    "The task embed&token_classify needs a plugin request with a 'data' field; send one "
+    "request per task instead."
 )
 
 

@@ -149,8 +149,8 @@ async def answer_predict(request: Request, value: Any) -> Response:
             if not served.can("score"):
                 raise ApiError(
                     400,
-                    "pairs of texts need a cross-encoder; this model classifies single texts "
-                    "(parameter=inputs)",
+                    "pairs of texts need a cross-encoder; this model classifies single "
+                    "texts (parameter=inputs)",
                     param="inputs",
                 )
             first, second = zip(*pairs, strict=True)

@@ -28,8 +28,8 @@ def imported(name: str) -> Any:
     except Exception as error:  # other people's code
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise InputError(
-            f"--middleware {name}: {module} cannot be imported ({why}); install it, or put its folder "
-            "into PYTHONPATH"
+            f"--middleware {name}: {module} cannot be imported ({why}); install it, or put "
+            "its folder into PYTHONPATH"
         ) from error
     if not inspect.isclass(layer) and not inspect.iscoroutinefunction(layer):
         actual = "nothing of that name" if layer is None else f"a {type(layer).__name__}"

@@ -144,10 +144,8 @@ def check_media_type(request: Request) -> None:
     if coding is not None and coding.strip().lower() != "identity":
         raise ApiError(
             415,
-            (
-                f"the body is encoded as {coding[:40]!r}, and bodies are read as they are: send JSON without "
-                "Content-Encoding"
-            ),
+            f"the body is encoded as {coding[:40]!r}, and bodies are read as they are: send JSON "
+            "without Content-Encoding",
         )
 
 

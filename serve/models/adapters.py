@@ -112,8 +112,8 @@ class AdapterExporter:
             or not adapter.name.isprintable()
         ):
             raise InputError(
-                f"adapter {adapter.name[:60]!r}: expected a name of up to {MOST_NAME} printable "
-                "characters, and a path"
+                f"adapter {adapter.name[:60]!r}: expected a name of up to {MOST_NAME} "
+                "printable characters, and a path"
             )
         base = self._base(adapter)
         path = folder_of(adapter.path)
@@ -131,15 +131,15 @@ class AdapterExporter:
                 return base
         known = ", ".join(name for base in self.bases for name in base.served.names)
         raise InputError(
-            f"adapter {adapter.name!r}: its base {adapter.base_model_name!r} is not served; served are "
-            f"{known}"
+            f"adapter {adapter.name!r}: its base {adapter.base_model_name!r} is not "
+            f"served; served are {known}"
         )
 
     def _exported(self, adapter: NamedAdapter, path: Path, base: Base) -> Path:
         if path.exists() and not (path / SETTINGS).is_file():
             raise ArtifactError(
-                f"{adapter.path}: neither a LoRA adapter ({SETTINGS} is missing) nor an artifact "
-                f"({FILE} is missing)"
+                f"{adapter.path}: neither a LoRA adapter ({SETTINGS} is missing) nor an "
+                f"artifact ({FILE} is missing)"
             )
         if not path.exists() and (adapter.path.startswith((".", "/", "~")) or adapter.path.count("/") > 1):
             raise ArtifactError(f"{adapter.path}: no such folder")
@@ -159,8 +159,8 @@ class AdapterExporter:
         merged = manifest.source.adapter
         if merged is None:
             raise InputError(
-                f"{adapter.path}: an artifact without an adapter; serve it as a model: poolrt serve ... "
-                f"{adapter.path}"
+                f"{adapter.path}: an artifact without an adapter; serve it as a model: poolrt "
+                f"serve ... {adapter.path}"
             )
         if manifest.source.weights != reading.read(base.folder, check="quick").manifest.source.weights:
             raise InputError(
@@ -173,8 +173,8 @@ class AdapterExporter:
     def _check_rank(self, adapter: NamedAdapter, rank: int) -> None:
         if self._most_rank is not None and rank > self._most_rank:
             raise InputError(
-                f"{adapter.path}: rank {rank}, and --max-lora-rank allows {self._most_rank}; raise it, it "
-                "costs nothing here"
+                f"{adapter.path}: rank {rank}, and --max-lora-rank allows {self._most_rank}; raise "
+                "it, it costs nothing here"
             )
 
     def _run(self, program: Sequence[str]) -> tuple[int, str]:

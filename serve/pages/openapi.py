@@ -179,8 +179,8 @@ def document(settings: Settings) -> dict[str, Any]:
             "title": "poolrt",
             "version": version(),
             "description": (
-                "Pooling models (embeddings, scores, rankings, classes) behind the API of vLLM, OpenAI, "
-                "Cohere, Jina and TEI."
+                "Pooling models (embeddings, scores, rankings, classes) behind the API of vLLM, "
+                "OpenAI, Cohere, Jina and TEI."
             ),
         },
         "paths": paths,

@@ -41,8 +41,8 @@ class Certificates:
                     context.load_verify_locations(tls.ca_certs)
         except (OSError, ssl.SSLError) as error:
             log.warning(
-                "the changed certificate files are not usable (%s); the old certificate stays until they "
-                "change again",
+                "the changed certificate files are not usable (%s); the old certificate "
+                "stays until they change again",
                 error,
             )
             return False

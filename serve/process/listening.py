@@ -59,8 +59,8 @@ def _refused(settings: Settings, error: OSError) -> InputError:
     match error.errno:
         case errno.EADDRINUSE:
             return InputError(
-                f"port {settings.port} is in use on {settings.host}: choose another with --port, or "
-                "end what uses it",
+                f"port {settings.port} is in use on {settings.host}: choose another with "
+                "--port, or end what uses it",
                 field="port",
             )
         case errno.EACCES:

@@ -65,9 +65,8 @@ def models_of(options: argparse.Namespace, settings: Settings) -> Models:
     twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
     if twice:
         raise InputError(
-            f"two models would be called {', '.join(twice)}, and only the first could be asked for; "
-            "tell them apart with --served-model-name NAME=ARTIFACT, and adapters with --lora-modules "
-            "NAME=PATH"
+            f"two models would be called {', '.join(twice)}, and only the first could be asked for; tell "
+            "them apart with --served-model-name NAME=ARTIFACT, and adapters with --lora-modules NAME=PATH"
         )
     return Models(Registry(served, check_names=settings.check_model_name), adapters)
 

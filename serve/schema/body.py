@@ -120,8 +120,8 @@ def refuse_media_settings(value: dict[str, Any]) -> None:
     for name in ("mm_processor_kwargs", "media_io_kwargs"):
         if value.get(name):
             text = (
-                f"{name}: this model reads text only, so there is nothing to set; leave it out "
-                f"(parameter={name})"
+                f"{name}: this model reads text only, so there is nothing to set; leave "
+                f"it out (parameter={name})"
             )
             raise ApiError(400, text, param=name)
 

@@ -326,10 +326,9 @@ class ScoreFields(Basic, Activated):
     truncate_documents: Annotated[
         bool,
         Field(
-            description=(
-                "cut too long pairs in the document only, query and template stay whole; each result then "
-                "tells `truncated`"
-            )
+            description="cut too long pairs in the document only, query and template stay whole; each "
+            "result then "
+            "tells `truncated`"
         ),
     ] = False
 
@@ -408,9 +407,7 @@ class LoadAdapter(Record):
     lora_path: Annotated[
         str,
         Field(
-            description=(
-                "folder on the server: an adapter in PEFT's format, or an artifact exported with one"
-            )
+            description="folder on the server: an adapter in PEFT's format, or an artifact exported with one"
         ),
     ]
     load_inplace: Annotated[bool, Field(description="replace the adapter of that name")] = False

@@ -89,8 +89,8 @@ def run(text: str, address: str, *, told: str) -> Any:
     error is shown when it fails."""
     program = text.replace("http://localhost:8000", address)
     epilogue = (
-        f"\nimport json\nprint(json.dumps({told}, default=lambda value: getattr(value, 'tolist', lambda: "
-        "str(value))()))\n"
+        f"\nimport json\nprint(json.dumps({told}, default=lambda value: getattr(value, 'tolist', "
+        "lambda: str(value))()))\n"
     )
     # huggingface_hub takes "offline" to mean this server too.
     variables = {name: value for name, value in environment().items() if name != "HF_HUB_OFFLINE"}
@@ -272,10 +272,8 @@ def test_cohere_v1_answers_by_type_when_types_are_named(address: str, models: di
     told = run(
         text,
         address,
-        told=(
-            "[answer.response_type, answer.embeddings.float_, answer.embeddings.ubinary, "
-            "answer.meta.api_version.version]"
-        ),
+        told="[answer.response_type, answer.embeddings.float_, answer.embeddings.ubinary, "
+        "answer.meta.api_version.version]",
     )
     vector = models[EMBEDDER].embed("a cat")[0].outputs.embedding
     assert [told[0], told[3]] == ["embeddings_by_type", "1"]
@@ -318,8 +316,8 @@ def test_hub_client_chooses_labels_and_function(
     with served(artifacts_by_name[CLASSIFIER]) as address:
         for options, scores in expected.items():
             asked = (
-                "[(item.label, item.score) for item in client.text_classification('what a lovely "
-                f"day', {options})]"
+                "[(item.label, item.score) for item in client.text_classification('what a "
+                f"lovely day', {options})]"
             )
             told = run(HUB, address, told=asked)
             assert told[0][0] == output.label

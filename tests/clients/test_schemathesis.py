@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         importlib.util.find_spec("schemathesis") is None,
-        reason=("schemathesis is not installed: make clients"),
+        reason="schemathesis is not installed: make clients",
     ),
 ]
 

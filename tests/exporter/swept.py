@@ -52,8 +52,8 @@ SMALL: dict[int, str] = {
     64: "max_position_embeddings n_positions max_seq_len max_sequence_length n_ctx",
 }  # fmt: skip
 LATENT = (
-    "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 mistral4 "
-    "sarvam_mla youtu"
+    "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 "
+    "mistral4 sarvam_mla youtu"
 )
 NEEDED: dict[str, dict[str, Any]] = {name: {"num_key_value_heads": 4} for name in LATENT.split()} | {
     "big_bird": {"block_size": 4, "num_random_blocks": 1, "max_position_embeddings": 100},

@@ -296,7 +296,7 @@ def test_a_model_without_a_number_of_positions_is_refused(value: Any):
         return config["n_positions"] if value == "missing" else value
 
     with pytest.raises(
-        CheckpointError, match=(r"config\.json has no usable (n_positions|number " r"of positions)")
+        CheckpointError, match=r"config\.json has no usable (n_positions|number " r"of positions)"
     ):
         text_plan.max_tokens(checkpoint(positions=positions))
 

@@ -79,7 +79,7 @@ def test_a_config_without_a_class_is_the_familys_backbone(tmp_path: Path):
 
 def test_a_head_that_nobody_knows_is_refused(tmp_path: Path):
     with pytest.raises(
-        CheckpointError, match=("BertForQuestionAnswering has a head that poolrt does not know")
+        CheckpointError, match="BertForQuestionAnswering has a head that poolrt does not know"
     ):
         found(tmp_path, "BertForQuestionAnswering")
 
@@ -199,7 +199,7 @@ def test_sentence_transformers_files_tell_the_kind(
 def test_a_sparse_encoder_of_another_pooling_is_refused(tmp_path: Path):
     with pytest.raises(
         CheckpointError,
-        match=("a SparseEncoder of Transformer → Pooling; expected a SpladePooling or SparseAutoEncoder"),
+        match="a SparseEncoder of Transformer → Pooling; expected a SpladePooling or SparseAutoEncoder",
     ):
         found(tmp_path, sentence={"kind": "SparseEncoder", "modules": ("Transformer", "Pooling")})
 

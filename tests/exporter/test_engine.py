@@ -26,7 +26,7 @@ SM89 = Target("tensorrt-rtx", "sm89")
 @pytest.fixture(autouse=True)
 def _compiler() -> None:
     pytest.importorskip(
-        "tensorrt_rtx_bindings", reason=("TensorRT-RTX is not installed: pip install 'poolrt[tensorrt-rtx]'")
+        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install 'poolrt[tensorrt-rtx]'"
     )
 
 

@@ -65,8 +65,8 @@ def test_a_large_checkpoint_exports_within_memory(
         with capsys.disabled():
             steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in report["seconds"].items())
             print(
-                f"\n{name} {precision}: {private / 1e9:.1f} GB private, {resident / 1e9:.1f} GB "
-                f"resident; {steps}"
+                f"\n{name} {precision}: {private / 1e9:.1f} GB private, "
+                f"{resident / 1e9:.1f} GB resident; {steps}"
             )
     finally:
         shutil.rmtree(tmp_path, ignore_errors=True)

@@ -146,7 +146,7 @@ def test_another_similarity_than_maxsim_is_refused(name: str, resaved: Path, tmp
     from poolrt.runtime.errors import CheckpointError
 
     with pytest.raises(
-        CheckpointError, match=(f"similarity_fn_name .* is '{name}'; poolrt scores with 'maxsim'")
+        CheckpointError, match=f"similarity_fn_name .* is '{name}'; poolrt scores with 'maxsim'"
     ):
         prove(settled(resaved, tmp_path / "checkpoint", similarity_fn_name=name))
 

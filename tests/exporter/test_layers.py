@@ -143,7 +143,7 @@ def test_an_activation_is_named_by_its_class_or_by_the_config(
     layer = Layer(name="a", bias=False, activation=asked)
     if name is None:
         with pytest.raises(
-            CheckpointError, match=(r"inside a head; (known are|expected a class " r"of torch\.nn)")
+            CheckpointError, match=r"inside a head; (known are|expected a class " r"of torch\.nn)"
         ):
             steps(tmp_path, {"a.weight": (5, 8)}, layer, config=config)
         return
@@ -291,6 +291,6 @@ def test_a_model_without_answers_has_no_rows(tmp_path: Path):
 
 def test_tokens_of_a_module_lie_inside_the_vocabulary(tmp_path: Path):
     with pytest.raises(
-        CheckpointError, match=(f"token {len(WORDS)} is not one of the vocabulary's {len(WORDS)}")
+        CheckpointError, match=f"token {len(WORDS)} is not one of the vocabulary's {len(WORDS)}"
     ):
         rows(tmp_path, sentence=Facts(answers=Answers(true=len(WORDS), false=None)))

@@ -111,7 +111,7 @@ def test_the_class_of_transformers_that_shows_most(
             {"missing_keys": {"bert.pooler.dense.weight"}},
             True,
             (),
-            ("BertModel finds no bert.pooler.dense.weight of its shape"),
+            "BertModel finds no bert.pooler.dense.weight of its shape",
         ),
         ({"missing_keys": {"poolers.weight"}}, False, (), "poolers.weight"),
         ({"missing_keys": {"score.weight"}}, True, ("score.weight",), None),

@@ -77,7 +77,7 @@ def test_another_pooling_than_the_library_is_refused(
     monkeypatch.setitem(head_modules.POOLS, pool, head_modules.POOLS[wrong])
     with pytest.raises(
         VerificationError,
-        match=(r"(?s)otherwise than (sentence-transformers|transformers) " r".*(embed|classify) of"),
+        match=r"(?s)otherwise than (sentence-transformers|transformers) " r".*(embed|classify) of",
     ):
         compared(written(name))
 

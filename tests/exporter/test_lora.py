@@ -258,7 +258,7 @@ def test_an_embedder_may_leave_the_trained_classifier_out(
     (adapter / "adapter_config.json").write_text(json.dumps(settings | {"task_type": None}))
     with pytest.raises(
         CheckpointError,
-        match=(r"does not use: classifier\.bias, classifier\.weight; " r".*--convert classify"),
+        match=r"does not use: classifier\.bias, classifier\.weight; " r".*--convert classify",
     ):
         prove(base, adapter=adapter)
 
@@ -310,7 +310,7 @@ def test_an_export_records_its_adapter_and_is_verified_with_it(
         pipeline.verified(tmp_path / made.name, against=base)
     other = adapted(base, tmp_path / "other", seed=1)
     with pytest.raises(
-        CheckpointError, match=(r"not the adapter that was merged into this " r"artifact \(sports\)")
+        CheckpointError, match=r"not the adapter that was merged into this " r"artifact \(sports\)"
     ):
         pipeline.verified(tmp_path / made.name, against=base, lora=other)
 
@@ -435,7 +435,7 @@ def test_numbers_that_are_none_are_refused(
     save_file(tensors, path)
     monkeypatch.setenv(large.SETTING, "0" if streamed else str(10**15))
     with pytest.raises(
-        CheckpointError, match=(r"layers\.0\.self_attn\.q_proj\.weight holds numbers that " r"are not finite")
+        CheckpointError, match=r"layers\.0\.self_attn\.q_proj\.weight holds numbers that " r"are not finite"
     ):
         pipeline.export(base, lora=adapter, name="broken", out=tmp_path / "out", recipe=None)
     assert not list((tmp_path / "out").iterdir())
@@ -446,10 +446,8 @@ def test_an_adapter_of_another_base_is_refused(checkpoints: Callable[[str], Path
     adapter = adapted(base, tmp_path / "adapter")
     with pytest.raises(
         CheckpointError,
-        match=(
-            r"(encoder\.layer\.\d\.attention\.self\.\w+\.weight has no place in the checkpoint; ){4}it "
-            r"was trained on"
-        ),
+        match=r"(encoder\.layer\.\d\.attention\.self\.\w+\.weight has no place in the checkpoint; ){4}it "
+        r"was trained on",
     ):
         checkpoint.read(decoders.qwen3_embedding(tmp_path / "qwen3"), adapter=adapter, recipe=None)
 

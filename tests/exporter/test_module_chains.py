@@ -374,7 +374,7 @@ def test_prompts_that_are_not_pooled(first: Any, tmp_path: Path):
     texts = [
         "mars",
         "the red planet!",
-        ("mars, known as the red planet, is deep in the passage of a document"),
+        "mars, known as the red planet, is deep in the passage of a document",
         "",
     ]
     pipeline.export(str(tmp_path / "written"), name="model", out=str(tmp_path))
@@ -399,7 +399,7 @@ def test_what_cannot_be_computed_is_refused_by_name(first: Any, tmp_path: Path):
     for modules, match in (
         (
             [good[0], good[2]],
-            ("Dense in 2_Dense reads 'sentence_embedding', which no module in front of it writes"),
+            "Dense in 2_Dense reads 'sentence_embedding', which no module in front of it writes",
         ),
         ([good[1], good[0]], "expected one transformer, in front of all other modules"),
         ([good[0], good[0]], "expected one transformer, in front of all other modules"),

@@ -91,16 +91,16 @@ def test_layers_are_mixed_from_the_transformer_on_where_it_hands_them_on():
         ([transformer(), transformer()], "expected one transformer"),
         (
             [transformer(), module("Dense")],
-            ("Dense in dense reads 'sentence_embedding', which no module in front of it writes"),
+            "Dense in dense reads 'sentence_embedding', which no module in front of it writes",
         ),
         (
             [transformer(), module("Dense", TOKENS, "attention_mask")],
-            ("writes 'attention_mask', which the library keeps for itself"),
+            "writes 'attention_mask', which the library keeps for itself",
         ),
         ([transformer(), module("Dense", TOKENS, "all_layer_embeddings")], "keeps for itself"),
         (
             [transformer(), module("MultiVectorMask", TOKENS, skip=[1]), pooling()],
-            ("behind a MultiVectorMask that leaves tokens out"),
+            "behind a MultiVectorMask that leaves tokens out",
         ),
         ([transformer(), pooling(), module("Pooling", POOLED, POOLED)], "takes a pooled vector for tokens"),
         ([transformer(), pooling(), module("Dense", POOLED, TOKENS)], "takes a pooled vector for tokens"),

@@ -95,7 +95,7 @@ def test_beyond_the_tolerance_nothing_is_kept(
 
     monkeypatch.setattr(verify.Runner, "answers", worse)
     with pytest.raises(
-        VerificationError, match=(r"embed, one short: cosine 0\.\d+, at least " r"0\.999999 is allowed")
+        VerificationError, match=r"embed, one short: cosine 0\.\d+, at least " r"0\.999999 is allowed"
     ):
         pipeline.export(checkpoints("minilm_like"), out=tmp_path)
     assert list(tmp_path.iterdir()) == []

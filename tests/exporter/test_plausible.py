@@ -47,7 +47,7 @@ def test_weights_are_plain_numbers():
         "d.scale": torch.ones(1),
     }
     with pytest.raises(
-        CheckpointError, match=(r"here: 2 weights are quantised or no numbers " r"\(b.weight is uint8\)")
+        CheckpointError, match=r"here: 2 weights are quantised or no numbers " r"\(b.weight is uint8\)"
     ):
         plausible.check_types(checkpoint, strange)
 

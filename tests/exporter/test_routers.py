@@ -195,7 +195,7 @@ def test_what_is_not_computed_is_refused_by_name(splade: Path, tmp_path: Path):
     routed(tmp_path / "routed", splade)
     with pytest.raises(
         CheckpointError,
-        match=("SparseStaticEmbedding and documents through Transformer → SpladePooling, both then through"),
+        match="SparseStaticEmbedding and documents through Transformer → SpladePooling, both then through",
     ):
         prove(tmp_path / "normalised")
     home = tmp_path / "routed/query_0_SparseStaticEmbedding"
@@ -208,7 +208,7 @@ def test_what_is_not_computed_is_refused_by_name(splade: Path, tmp_path: Path):
     )
     rewrite(home / "tokenizer_config.json", do_lower_case=False)
     with pytest.raises(
-        CheckpointError, match=("reads queries otherwise than the transformer's reads documents")
+        CheckpointError, match="reads queries otherwise than the transformer's reads documents"
     ):
         prove(tmp_path / "routed")
 
@@ -225,7 +225,7 @@ def test_dense_routes_and_tables_are_refused_by_name(splade: Path, tmp_path: Pat
     )
     with pytest.raises(
         CheckpointError,
-        match=(r"StaticEmbedding \(it has a table of words in the place of " r"a transformer"),
+        match=r"StaticEmbedding \(it has a table of words in the place of " r"a transformer",
     ):
         checkpoint.read(tmp_path / "words", recipe=None)
     from sentence_transformers.base.modules import Transformer
@@ -235,6 +235,6 @@ def test_dense_routes_and_tables_are_refused_by_name(splade: Path, tmp_path: Pat
         str(tmp_path / "dense"), create_model_card=False
     )
     with pytest.raises(
-        CheckpointError, match=("queries through StaticEmbedding and documents through Transformer → Pooling")
+        CheckpointError, match="queries through StaticEmbedding and documents through Transformer → Pooling"
     ):
         checkpoint.read(tmp_path / "dense", recipe=None)

@@ -18,7 +18,7 @@ from poolrt.exporter.base import large
 from poolrt.exporter.graph import onnx_files, streaming, tracing
 from poolrt.exporter.heads import planning
 from poolrt.exporter.proof import verify
-from poolrt.exporter.proof.runner import SlicedGraph
+from poolrt.exporter.proof.sliced_graph import SlicedGraph
 from poolrt.runtime import load
 from poolrt.runtime.artifact import reading
 from poolrt.runtime.engines import ort

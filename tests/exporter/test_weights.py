@@ -136,9 +136,8 @@ def test_an_index_that_is_none_is_refused(tmp_path: Path, content: str):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(
         CheckpointError,
-        match=(
-            r"model\.safetensors\.index\.json: (not a weight index|not readable as " r"JSON|expected a JSON)"
-        ),
+        match=r"model\.safetensors\.index\.json: (not a weight index|not readable as "
+        r"JSON|expected a JSON)",
     ):
         weights.open_folder(tmp_path)
 

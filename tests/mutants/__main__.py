@@ -45,14 +45,14 @@ MEMORY = 6 << 30
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
     parser.add_argument(
-        "paths", nargs="*", help=("source files or folders; default: what changed since --base")
+        "paths", nargs="*", help="source files or folders; default: what changed since --base"
     )
     parser.add_argument("--base", default="main")
     parser.add_argument(
         "--sample",
         type=int,
         default=0,
-        help=("faults in all, drawn evenly over files by their size; 0: every one"),
+        help="faults in all, drawn evenly over files by their size; 0: every one",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write every fault and what became of it")

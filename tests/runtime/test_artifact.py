@@ -63,9 +63,7 @@ def test_a_graph_is_found_by_its_role_and_precision(folder):
     assert both.graph("text", "bf16") == lowered
     with pytest.raises(
         ArtifactError,
-        match=(
-            r"no text graph in int8; it has text fp32 \(model\.onnx\), text bf16 " r"\(model\.bf16\.onnx\)"
-        ),
+        match=r"no text graph in int8; it has text fp32 \(model\.onnx\), text bf16 " r"\(model\.bf16\.onnx\)",
     ):
         both.graph("text", "int8")
     with pytest.raises(ArtifactError, match="no text graph; it has none"):
@@ -236,7 +234,7 @@ def test_parts_of_the_manifest_must_agree(folder):
         "none for task 'classify'",
         "no output 'nowhere'",
         "pad_id",
-        ("chat.jinja: used by the manifest but not listed"),
+        "chat.jinja: used by the manifest but not listed",
     )
 
 

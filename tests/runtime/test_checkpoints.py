@@ -118,7 +118,7 @@ def test_an_export_that_failed_keeps_its_exit_code(
     checkpoint: Path, tmp_path: Path, code: int, writes: bool, exit_code: int
 ):
     with pytest.raises(
-        CheckpointError, match=(rf"exporting it failed \(exit code {code}\): " r"because of this")
+        CheckpointError, match=rf"exporting it failed \(exit code {code}\): " r"because of this"
     ) as error:
         checkpoints.exported(str(checkpoint), [], cache=tmp_path / "cache", run=Exporter(code, writes=writes))
     assert error.value.exit_code == exit_code
@@ -129,7 +129,7 @@ def test_without_the_exporter_nothing_runs(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(checkpoints.MODULES, "export", ("json", "no_such_library", "nor_this"))
     with pytest.raises(
         EngineError,
-        match=(r"bert is a checkpoint, and exporting it needs no_such_library, " r"nor_this: pip install"),
+        match=r"bert is a checkpoint, and exporting it needs no_such_library, " r"nor_this: pip install",
     ):
         checkpoints.exported("bert", [], cache=tmp_path, run=run)
     assert not run.programs

@@ -220,7 +220,7 @@ def test_a_library_that_turns_out_to_be_missing_is_no_fault_of_ours(capsys, monk
     code, _, err = poolrt(capsys, "doctor")
     assert (code, err) == (
         errors.EXIT_ENGINE,
-        ("poolrt doctor: needs starlette, which is not installed: pip install 'poolrt[serve]'\n"),
+        "poolrt doctor: needs starlette, which is not installed: pip install 'poolrt[serve]'\n",
     )
 
 

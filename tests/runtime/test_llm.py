@@ -39,7 +39,7 @@ from tests.serve.conftest import live, serving
 ROOT = Path(__file__).parents[2]
 QUERY, DOCUMENTS = (
     "which planet is red ?",
-    ["mars", "the capital of france is paris", ("mars is known as the red planet venus sun moon")],
+    ["mars", "the capital of france is paris", "mars is known as the red planet venus sun moon"],
 )
 SAME = 1e-6
 

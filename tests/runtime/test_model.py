@@ -467,11 +467,11 @@ def test_equal_scores_keep_the_callers_order(models):
         (lambda model: model.embed("a", tokenization_kwargs=5), "tokenization_kwargs: expected an object"),
         (
             lambda model: model.embed("a", truncate_prompt_tokens="5"),
-            ("truncate_prompt_tokens: expected a whole number"),
+            "truncate_prompt_tokens: expected a whole number",
         ),
         (
             lambda model: model.rerank("a", None),
-            ("documents: expected text or a list of texts, found NoneType"),
+            "documents: expected text or a list of texts, found NoneType",
         ),
         (lambda model: model.rerank("a", b"words"), "found bytes"),
     ],

@@ -73,7 +73,7 @@ def test_a_wrong_option_of_vllms_class_is_refused_in_the_same_words(llm, method)
     arguments = ["a", "b"] if method == "score" else ["a"]
     with pytest.raises(
         UnknownOption,
-        match=(rf"^{method}\(\) takes no option 'dead_line_s'; did you mean " r"'deadline_s'\?$"),
+        match=rf"^{method}\(\) takes no option 'dead_line_s'; did you mean " r"'deadline_s'\?$",
     ):
         getattr(llm, method)(*arguments, use_tqdm=False, dead_line_s=1)
 
@@ -109,7 +109,7 @@ def test_a_wrong_option_is_a_mistake_of_the_caller_and_pythons_own_kind_of_error
 def test_the_constructor_names_the_closest_keyword_too(artifacts):
     with pytest.raises(
         InputError,
-        match=(r"max_model_length: not a keyword that poolrt knows; did you mean " r"'max_model_len'\?"),
+        match=r"max_model_length: not a keyword that poolrt knows; did you mean " r"'max_model_len'\?",
     ):
         LLM(str(artifacts("minilm_like")), max_model_length=8)
 

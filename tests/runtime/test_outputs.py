@@ -30,18 +30,18 @@ VECTOR = np.array([0.03125, -0.0122, *[0.5] * 382], np.float32)
         (PoolingOutput(VECTOR[None, :1][:0]), "PoolingOutput([], shape=(0, 1))"),
         (
             ClassificationOutput(VECTOR[:3], "spam"),
-            ("ClassificationOutput([0.031, -0.012, ...], classes=3, label='spam')"),
+            "ClassificationOutput([0.031, -0.012, ...], classes=3, label='spam')",
         ),
         (ClassificationOutput(VECTOR[:1]), "ClassificationOutput([0.031], classes=1)"),
         (ScoringOutput(0.98765432, 4.5), "ScoringOutput(0.9877)"),
         (ScoringOutput(1.25e-7), "ScoringOutput(1.25e-07)"),
         (
             Ranked(2, 0.98765432, "yeast makes gas"),
-            ("Ranked(index=2, score=0.9877, document='yeast makes gas')"),
+            "Ranked(index=2, score=0.9877, document='yeast makes gas')",
         ),
         (
             Ranked(0, 0.5, "yeast", truncated=True),
-            ("Ranked(index=0, score=0.5, document='yeast', truncated=True)"),
+            "Ranked(index=0, score=0.5, document='yeast', truncated=True)",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -218,7 +218,7 @@ def test_a_templates_end_survives_truncation(tmp_path, kind, document):
 def test_a_template_that_leaves_no_room_says_so(tmp_path):
     prepare = preparation(tmp_path, "wordpiece")
     with pytest.raises(
-        InputError, match=(r"the query and what stands around the document need \d+ " r"tokens of 10")
+        InputError, match=r"the query and what stands around the document need \d+ " r"tokens of 10"
     ):
         prepare.pairs(["quick fox"], [LONG], limits=TokenLimits(truncate_prompt_tokens=10), template=TEMPLATE)
 

@@ -65,9 +65,8 @@ def test_a_task_that_is_not_there_is_told_in_vllms_words():
     assert params.check_task(manifest(), "embed") == "embed"
     with pytest.raises(
         UnsupportedTask,
-        match=(
-            r"Unsupported task: 'token_embed' Supported tasks: \('embed', 'classify', " r"'token_classify'\)"
-        ),
+        match=r"Unsupported task: 'token_embed' Supported tasks: \('embed', 'classify', "
+        r"'token_classify'\)",
     ):
         params.check_task(manifest(), "token_embed")
     with pytest.raises(UnsupportedTask, match="No IOProcessor plugin installed"):

@@ -260,7 +260,7 @@ def test_data_that_a_foreign_plugin_refuses_is_told(opened, data, told):
         (
             "minilm_like",
             "nobody",
-            ("there is no such plugin, those installed are .*bge_m3_sparse_plugin.*means"),
+            "there is no such plugin, those installed are .*bge_m3_sparse_plugin.*means",
         ),
         (
             "minilm_like",

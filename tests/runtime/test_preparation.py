@@ -87,7 +87,7 @@ def test_a_text_of_exactly_the_limit_is_accepted_and_one_token_more_is_not(tmp_p
     assert len(prepare.singles(["a " * 62])[0].ids) == 64
     with pytest.raises(
         InputError,
-        match=(r"maximum context length is 64 tokens, found 65.*Please reduce the length " r"of the input"),
+        match=r"maximum context length is 64 tokens, found 65.*Please reduce the length " r"of the input",
     ) as caught:
         prepare.singles(["a " * 62, "a " * 63])
     assert caught.value.field == "input_tokens"
@@ -112,8 +112,8 @@ def test_too_large_a_truncation_is_refused_in_the_agreed_words(tmp_path):
     with pytest.raises(InputError) as caught:
         preparation(tmp_path, "wordpiece").singles(["a"], limits=TokenLimits(truncate_prompt_tokens=65))
     assert str(caught.value) == (
-        "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller "
-        "truncation size."
+        "truncate_prompt_tokens value is greater than max_model_len. Please request a "
+        "smaller truncation size."
     )
     assert caught.value.field == "truncate_prompt_tokens"
 

@@ -114,8 +114,8 @@ MIXED = [
         ("vlm2vec_phi3v", "one <|image_1|> two <|image_2|>"),
         (
             "dse_qwen2_vl",
-            "<s><|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>query\none"
-            "<|vision_start|><|image_pad|><|vision_end|>two<|vision_start|><|image_pad|><|vision_end|><|im_end|>\n<|endoftext|>",
+            "<s><|im_start|>system\nYou are a helpful "
+            "assistant.<|im_end|>\n<|im_start|>query\none<|vision_start|><|image_pad|><|vision_end|>two<|vision_start|><|image_pad|><|vision_end|><|im_end|>\n<|endoftext|>",
         ),
     ],
 )
@@ -254,19 +254,19 @@ def test_a_files_last_newline_is_dropped_once(tmp_path):
         ("{% for m in messages %}{% for p in m['content'] %}{{ p.text }}{% endfor %}{% endfor %}", "openai"),
         (
             (
-                "{% for m in messages[1:] | list %}{% for p in m.content | list %}{{ p.text }}{% endfor "
-                "%}{% endfor %}"
+                "{% for m in messages[1:] | list %}{% for p in m.content | list %}{{ p.text }}{% "
+                "endfor %}{% endfor %}"
             ),
             "openai",
         ),
         (
-            ("{% set all = messages %}{% for m in all %}{% for p in m.content %}{% endfor %}{% endfor %}"),
+            "{% set all = messages %}{% for m in all %}{% for p in m.content %}{% endfor %}{% endfor %}",
             "openai",
         ),
         (
             (
-                "{% for m in messages %}{% set content = m.content %}{% for p in content %}{% endfor "
-                "%}{% endfor %}"
+                "{% for m in messages %}{% set content = m.content %}{% for p in content %}{% "
+                "endfor %}{% endfor %}"
             ),
             "openai",
         ),

@@ -139,8 +139,8 @@ class Page:
     def fill(self, selector: str, value: str) -> None:
         """Replaces a field's text by typing, as a person would."""
         self.evaluate(
-            f"(() => {{ const field = document.querySelector({json.dumps(selector)}); field.focus(); "
-            f"field.select(); }})()"
+            f"(() => {{ const field = document.querySelector({json.dumps(selector)}); "
+            "field.focus(); field.select(); })()"
         )
         self.call("Input.insertText", text=value)
 
@@ -155,10 +155,9 @@ class Page:
         """A real click in the middle of the element; fails when something else covers it."""
         place = self.evaluate(
             f"(() => {{ const element = document.querySelector({json.dumps(selector)}); "
-            f"element.scrollIntoView({{ block: 'center' }});"
-            " const box = element.getBoundingClientRect(); const x = box.x + box.width / 2, y = box.y "
-            "+ box.height / 2;"
-            " const hit = document.elementFromPoint(x, y); return { x, y, free: element.contains(hit) }; })()"
+            "element.scrollIntoView({ block: 'center' }); const box = element.getBoundingClientRect(); "
+            "const x = box.x + box.width / 2, y = box.y + box.height / 2; const hit = "
+            "document.elementFromPoint(x, y); return { x, y, free: element.contains(hit) }; })()"
         )
         assert place["free"], f"{selector} is covered by another element"
         for kind in ("mousePressed", "mouseReleased"):

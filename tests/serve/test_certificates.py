@@ -33,8 +33,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Path]]:
     for name in ("first", "second"):
         key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
         command = (
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj "
-            "/CN=localhost -keyout"
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
+            "-subj /CN=localhost -keyout"
         )
         subprocess.run(
             [*command.split(), str(key), "-out", str(certificate)], check=True, capture_output=True

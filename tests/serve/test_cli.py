@@ -52,11 +52,9 @@ SOON_S = 60.0
 # A command line of `vllm serve`, with flags of every kind.
 VLLM = (
     "m --runner pooling --dtype float16 --trust-remote-code --max_model_len 512 --served-model-name a b "
-    "--hf_overrides.num_labels 1 "
-    "--hf-overrides {\"architectures\":[\"X\"]} --pooler-config.pooling_type CLS --enforce-eager "
-    "--gpu-memory-utilization=0.5 "
-    "--no-enable-prefix-caching --api-key k1 k2 --port 1234 --enable-request-id-headers "
-    "--no-enable-flash-late-interaction --seed 0"
+    "--hf_overrides.num_labels 1 --hf-overrides {\"architectures\":[\"X\"]} --pooler-config.pooling_type "
+    "CLS --enforce-eager --gpu-memory-utilization=0.5 --no-enable-prefix-caching --api-key k1 k2 --port "
+    "1234 --enable-request-id-headers --no-enable-flash-late-interaction --seed 0"
 )  # fmt: skip
 
 
@@ -377,7 +375,7 @@ def test_a_file_that_is_no_yaml_of_flags_costs_one_line(tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(
         InputError,
-        match=(r"^--config c.yaml: (line \d+: not YAML|expected " r"`name: value` " r"lines|not YAML)"),
+        match=r"^--config c.yaml: (line \d+: not YAML|expected " r"`name: value` " r"lines|not YAML)",
     ) as caught:
         parse(["--config", str(tmp_path / "c.yaml")])
     assert "\n" not in str(caught.value)
@@ -467,7 +465,7 @@ def test_a_file_is_told_what_it_is_before_anything_is_exported(tmp_path: Path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     asked, _ = parse(["m"])
     with pytest.raises(
-        ArtifactError, match=(r"model\.gguf: a file of GGUF weights of llama\.cpp; give " r"the checkpoint")
+        ArtifactError, match=r"model\.gguf: a file of GGUF weights of llama\.cpp; give " r"the checkpoint"
     ):
         artifact_of(str(tmp_path / "model.gguf"), asked)
 
@@ -478,7 +476,7 @@ def test_two_models_of_one_name_are_refused(artifacts: Callable[[str], Path]):
     for given in ([folder, folder], [folder, other, "--served-model-name", "a", f"a={other}"]):
         asked, _ = parse(given)
         with pytest.raises(
-            InputError, match=(r"two models would be called .* --served-model-name " r"NAME=ARTIFACT")
+            InputError, match=r"two models would be called .* --served-model-name " r"NAME=ARTIFACT"
         ):
             models_of(asked, settings_of(asked))
     asked, _ = parse([folder, other, "--served-model-name", "a", "a", f"b={other}"])
@@ -540,7 +538,7 @@ CHANGES: list[tuple[str, dict[str, object]]] = [
     ("--chat-template-content-format openai", {"content_format": "openai"}),
     ("--trust-request-chat-template", {"trust_request_chat_template": True}),
     (
-        ('--default-chat-template-kwargs {"a":1} --default-chat-template-kwargs.b 2'),
+        '--default-chat-template-kwargs {"a":1} --default-chat-template-kwargs.b 2',
         {"default_template_kwargs": {"a": 1, "b": 2}},
     ),
     ("--preparation model", {"score_preparation": "model"}),

@@ -237,7 +237,7 @@ def test_connections_beyond_the_limit_make_the_idle_ones_go(models: Callable[[st
             until(lambda: held(server) <= 20 + 1)
             for _ in range(3):
                 assert statuses(
-                    exchange(server, (b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+                    exchange(server, b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 ) == [200]
         finally:
             for connection in idle:

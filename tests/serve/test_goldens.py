@@ -41,15 +41,15 @@ DECIDED = {
     ),
     **dict.fromkeys(
         ("rerank-objects", "rerank-v2"),
-        ("Cohere's, Jina's and LiteLLM's bodies: text objects, `return_documents`"),
+        "Cohere's, Jina's and LiteLLM's bodies: text objects, `return_documents`",
     ),
     **dict.fromkeys(
         ("score-content", "rerank-part-more"),
-        ("parts that are all text are a text; vLLM refuses them where no picture is read"),
+        "parts that are all text are a text; vLLM refuses them where no picture is read",
     ),
     "cohere-input-type": (
-        "Cohere's v2 client cannot leave `input_type` out, so its own types are taken by a model "
-        "without prompts"
+        "Cohere's v2 client cannot leave `input_type` out, so its own types are taken "
+        "by a model without prompts"
     ),
     "score-kwargs-tools": (
         "docs/http.md 7.1: reserved keys are refused; vLLM 0.32 ignores them while no template is in use"

@@ -220,7 +220,7 @@ def test_an_artifact_of_a_folder_says_that_its_checkpoint_is_needed(
     source = str(artifacts("minilm_like"))
     asked, settings = read(place.arguments("--lora-modules", f"a={place.adapters['sports']}", source=source))
     with pytest.raises(
-        InputError, match=(r"serve the checkpoint itself, or .* poolrt export " r"CHECKPOINT --lora")
+        InputError, match=r"serve the checkpoint itself, or .* poolrt export " r"CHECKPOINT --lora"
     ):
         models_of(asked, settings)
 
@@ -323,7 +323,7 @@ def test_what_an_export_says_is_told(printed: str, told: str) -> None:
         sys.executable,
         "-S",
         "-c",
-        (f"import sys; print({printed!r}, end=''); sys.exit(sys.argv[1:] != ['--json'] or 3)"),
+        f"import sys; print({printed!r}, end=''); sys.exit(sys.argv[1:] != ['--json'] or 3)",
     ]
     assert makes._run(program) == (3, told)
     assert not makes._children
@@ -363,13 +363,13 @@ class Failing(AdapterExporter):
             EngineError("memory at 0x1"),
             500,
             "InternalServerError",
-            ("loading the adapter 'a' failed; the server's log says why"),
+            "loading the adapter 'a' failed; the server's log says why",
         ),
         (
             PermissionError(13, "Permission denied", "/secret"),
             400,
             "InvalidUserInput",
-            ("the adapter 'a' cannot be read: Permission denied"),
+            "the adapter 'a' cannot be read: Permission denied",
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
@@ -400,7 +400,7 @@ def test_adapters_that_are_being_loaded_count_too(tmp_path: Path) -> None:
     loader = Loader(Registry([]), Failing(InputError("no"), limit=2), drain_s=1)
     loader._loading |= {"x", "y"}
     with pytest.raises(
-        ApiError, match=(r"2 adapters may be loaded \(--max-loras\), and they are; " r"unload one first")
+        ApiError, match=r"2 adapters may be loaded \(--max-loras\), and they are; " r"unload one first"
     ):
         asyncio.run(loader.load(NamedAdapter(name="a", path=str(tmp_path)), in_place=False))
     with pytest.raises(ApiError, match=r"^no$"):
@@ -616,5 +616,5 @@ def test_loading_without_enable_lora_says_so(embedder: Live) -> None:
         refused = made.refused("/v1/load_lora_adapter", {"lora_name": "a", "lora_path": "b"})
         assert (refused["type"], refused["message"]) == (
             "InvalidUserInput",
-            ("LoRA is not enabled; start the server with --enable-lora"),
+            "LoRA is not enabled; start the server with --enable-lora",
         )

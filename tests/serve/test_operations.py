@@ -452,8 +452,8 @@ def test_headers_that_do_not_come_are_not_waited_for(
 def test_large_bodies_on_one_connection_are_no_large_headers(narrow: Live):
     body = json.dumps({"input": "paris " * 200_000, "truncate_prompt_tokens": 5}).encode()
     head = (
-        "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
-        f"{len(body)}\r\n\r\n"
+        "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: "
+        f"application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode()
     with socket.create_connection(("127.0.0.1", narrow.port), timeout=SOON_S) as kept:
         kept.sendall((head + body) * 3)

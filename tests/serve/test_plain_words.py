@@ -22,7 +22,7 @@ SLIPS: list[tuple[Body, dict[str, Any], str]] = [
     (
         vllm.POOLING,
         {"message": [{"role": "user", "content": "x"}]},
-        ("`message` is unknown here, did you mean `messages`?"),
+        "`message` is unknown here, did you mean `messages`?",
     ),
     (vllm.RERANK, {"query": "a", "docs": ["b"]}, "`docs` is unknown here, did you mean `documents`?"),
     (vllm.RERANK, {"queries": "a", "documents": ["b"]}, "`queries` is unknown here, did you mean `query`?"),
@@ -37,7 +37,7 @@ SENTENCES: list[tuple[Body, Any, str]] = [
     (
         vllm.EMBEDDINGS,
         {"colour": "x"},
-        ("`input` is missing: send `input`, or `messages`; unknown here: `colour`"),
+        "`input` is missing: send `input`, or `messages`; unknown here: `colour`",
     ),
     (vllm.EMBEDDINGS, {"input": 5}, "`input`: expected a list or a text, found 5"),
     (vllm.EMBEDDINGS, {"input": ["a", 1]}, "`input.1`: expected a text, found 1"),
@@ -46,18 +46,18 @@ SENTENCES: list[tuple[Body, Any, str]] = [
     (
         vllm.EMBEDDINGS,
         {"input": "a", "truncate_prompt_tokens": 5.5},
-        ("`truncate_prompt_tokens`: expected a whole number, found 5.5"),
+        "`truncate_prompt_tokens`: expected a whole number, found 5.5",
     ),
     (
         vllm.EMBEDDINGS,
         {"input": "a", "use_activation": "x"},
-        ("`use_activation`: expected true or false, found 'x'"),
+        "`use_activation`: expected true or false, found 'x'",
     ),
     (vllm.RERANK, {"query": "a", "documents": [{"txt": "b"}]}, "`documents.0.text` is missing"),
     (
         vllm.RERANK,
         {"query": ["a"], "documents": ["b"]},
-        ("`query`: expected a text or an object, found a list"),
+        "`query`: expected a text or an object, found a list",
     ),
     (vllm.RERANK, {}, "`query` and `documents` are missing"),
     (vllm.SCORE, {"data_1": "a", "text_2": "b"}, "`data_2` is missing: send `queries` and `documents`, or"),
@@ -124,8 +124,8 @@ def test_a_route_that_no_model_can_answer_says_which_there_are(embedder: Live):
         told = got.json()
         assert (got.status_code, told["detail"]) == (404, "Not Found")
         assert told["message"].startswith(
-            f"no model served here can answer {path}: `minilm_like` can embed and token_embed. "
-            "This server has "
+            f"no model served here can answer {path}: `minilm_like` can embed and "
+            "token_embed. This server has "
         )
         there = told["message"].rpartition("has ")[2].split(", ")
         assert {"/v1/embeddings", "/pooling", "/score", "/rerank"} <= set(there)

@@ -171,7 +171,7 @@ def test_coheres_types_have_one_order():
     assert list(made) == ["float", "int8", "ubinary", "base64"]
     assert made["ubinary"][0].tolist() == [0b10101010]
     with pytest.raises(
-        ApiError, match=(r"multiple of 8, this one is 3 " r"\(parameter=embedding_types\)")
+        ApiError, match=r"multiple of 8, this one is 3 " r"\(parameter=embedding_types\)"
     ) as refused:
         cohere.embeddings([vectors[0][:3]], ["binary"])
     assert (refused.value.status, refused.value.param) == (400, "embedding_types")

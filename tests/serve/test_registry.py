@@ -109,8 +109,8 @@ def test_a_route_that_is_not_there_says_what_is():
     models.open()
     told = absent("/score", models)
     assert told.startswith(
-        "no model served here can answer /score: `a` can embed, `b` can classify. This server has "
-        "/v1/embeddings, "
+        "no model served here can answer /score: `a` can embed, `b` can classify. This "
+        "server has /v1/embeddings, "
     )
     assert told.endswith("/pooling, /classify, /embed, /predict, /similarity")
 
@@ -125,7 +125,7 @@ def test_a_request_finds_a_model_that_can():
     assert models.able(None, "rank", "Rerank") is first
     assert models.able("lora", "rank", "Rerank") is third
     with pytest.raises(
-        ApiError, match=("The model `a` does not support the Classification API; these do: b")
+        ApiError, match="The model `a` does not support the Classification API; these do: b"
     ) as refused:
         models.able("a", "classify", "Classification")
     assert (refused.value.status, refused.value.param) == (400, "model")

@@ -41,8 +41,8 @@ def _split(source: str, mixture: Any) -> None:
     whole = {name: mixture._parameters.pop(name) for name in names}
     if any(isinstance(parameter, Adapted) for parameter in whole.values()):
         raise CheckpointError(
-            f"{source}: the adapter changes experts, which cannot be streamed with it; hold it in "
-            f"memory with {HOLD}"
+            f"{source}: the adapter changes experts, which cannot be streamed with it; hold "
+            f"it in memory with {HOLD}"
         )
     after = mixture.post_expert_norm if mixture.has_post_expert_norm else None
     gate = mixture._apply_gate if mixture.has_gate else mixture.act_fn
