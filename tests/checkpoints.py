@@ -106,33 +106,36 @@ ROBERTA_SPECIAL: dict[str, Any] = {
 }  # fmt: skip
 
 
+MERGES = [
+    ("t", "h"),
+    ("th", "e"),
+    ("Ġ", "the"),
+    ("i", "n"),
+    ("in", "g"),
+    ("a", "r"),
+    ("ar", "s"),
+    ("Ġ", "a"),
+    ("e", "d"),
+    ("o", "f"),
+]
+"""Of every byte-level BPE of the tests."""
+
+
 def _byte_bpe(folder: Path) -> int:
     """RoBERTa's: <s> 0, <pad> 1, </s> 2, <unk> 3, all 256 bytes, some merges, <mask> last."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-    merges = [
-        ("t", "h"),
-        ("th", "e"),
-        ("Ġ", "the"),
-        ("i", "n"),
-        ("in", "g"),
-        ("a", "r"),
-        ("ar", "s"),
-        ("Ġ", "a"),
-        ("e", "d"),
-        ("o", "f"),
-    ]
     pieces = [
         "<s>",
         "<pad>",
         "</s>",
         "<unk>",
         *sorted(pre_tokenizers.ByteLevel.alphabet()),
-        *("".join(pair) for pair in merges),
+        *("".join(pair) for pair in MERGES),
         "<mask>",
     ]
     ids = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(ids, merges))
+    tokenizer = Tokenizer(models.BPE(ids, MERGES))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.RobertaProcessing(
@@ -142,7 +145,7 @@ def _byte_bpe(folder: Path) -> int:
     tokenizer.save(str(folder / "tokenizer.json"))
     _json(folder / "vocab.json", ids)
     (folder / "merges.txt").write_text(
-        "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8"
+        "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in MERGES), encoding="utf-8"
     )
     _json(folder / "special_tokens_map.json", ROBERTA_SPECIAL)
     _json(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ PADDED = (
 """vLLM pads for models of images. A text model's results would change with the padding."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Body:
     """The alternative forms of one route's body."""
 
@@ -52,7 +53,7 @@ class Body:
         """Returns the record of the first form that fits, or None. Adds other forms' errors to `errors`."""
         if type(value) is not dict:
             return None
-        if any("messages" in keys for keys, _ in self.forms):
+        if self._takes_messages:
             refuse_both_ends(value)
         if self.removed:
             refuse_removed(value, accepts_score=self.task)
@@ -74,11 +75,18 @@ class Body:
 
     def _candidates(self, value: dict[str, Any]) -> Sequence[Form]:
         """Returns the forms in the order in which they are tried."""
-        forms = [self.forms[index] for index in self.preferred]
         if value.get("messages") == []:
             # Clients send an empty `messages` beside another input, so the forms with messages come last.
-            forms.sort(key=lambda form: "messages" in form[0])
-        return forms
+            return sorted(self._ordered, key=lambda form: "messages" in form[0])
+        return self._ordered
+
+    @functools.cached_property
+    def _ordered(self) -> tuple[Form, ...]:
+        return tuple(self.forms[index] for index in self.preferred)
+
+    @functools.cached_property
+    def _takes_messages(self) -> bool:
+        return any("messages" in keys for keys, _ in self.forms)
 
 
 def refusal(value: Any, form: type[Record]) -> ValidationError | None:

@@ -326,9 +326,8 @@ class ScoreFields(Basic, Activated):
     truncate_documents: Annotated[
         bool,
         Field(
-            description="cut too long pairs in the document only, query and template stay whole; each "
-            "result then "
-            "tells `truncated`"
+            description="cut too long pairs in the document only, query and template stay whole; "
+            "each result then tells `truncated`"
         ),
     ] = False
 

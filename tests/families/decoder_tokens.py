@@ -7,24 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import TABLE
+from tests.checkpoints import MERGES, TABLE
 
 from .tokens import write
 
 END = "<|endoftext|>"
 QWEN = (END, "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<extra_0>")
-MERGES = [
-    ("t", "h"),
-    ("th", "e"),
-    ("Ġ", "the"),
-    ("i", "n"),
-    ("in", "g"),
-    ("a", "r"),
-    ("ar", "s"),
-    ("Ġ", "a"),
-    ("e", "d"),
-    ("o", "f"),
-]
 ANSWERS = [("y", "e"), ("ye", "s"), ("n", "o"), ("Y", "e"), ("Ye", "s")]
 
 

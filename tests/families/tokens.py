@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.checkpoints import TABLE, TEXT
+from tests.checkpoints import MERGES, TABLE, TEXT
 
 MODERN = {
     "cls_token": "[CLS]",
@@ -27,21 +27,9 @@ def modernbert_bpe(folder: Path, *, added: Sequence[str] = (), max_tokens: int =
     last. Answers the count."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-    merges = [
-        ("t", "h"),
-        ("th", "e"),
-        ("Ġ", "the"),
-        ("i", "n"),
-        ("in", "g"),
-        ("a", "r"),
-        ("ar", "s"),
-        ("Ġ", "a"),
-        ("e", "d"),
-        ("o", "f"),
-    ]
     special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
-    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
-    tokenizer = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, merges))
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
+    tokenizer = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, MERGES))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([*special[:4], AddedToken("[MASK]", lstrip=True, special=True)])
