@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...runtime.artifact.manifest import Pool
+from ...runtime.artifact.images import Images
+from ...runtime.artifact.manifest import Pool, Tensor
 from ...runtime.errors import UnknownArchitecture
 
 if TYPE_CHECKING:
@@ -93,6 +94,22 @@ class Listwise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Vision:
+    """The half of a family that reads pictures."""
+
+    images: Callable[[Files], Images]
+    """Files (config.json, preprocessor_config.json, processor_config.json, ...) -> how pictures are
+    prepared."""
+    inputs: Callable[[Files], tuple[Tensor, ...]]
+    """The inputs of the vision graph, in order."""
+    load: Callable[[Files, nn.Module], nn.Module]
+    """(files, the module of `Architecture.load`, whose weights it shares) -> module whose forward(**inputs)
+    returns features [batch, rows, width], or an embedding [batch, width] where `Images.apart`."""
+    width: Callable[[Config], int]
+    """Config -> width of a row of features, deepstack levels behind one another, or of the embedding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """A backbone family. A new one is a new file in this folder that defines `ARCHITECTURE`.
 
@@ -154,6 +171,11 @@ class Architecture:
     """Config -> width of the hidden states that `load`'s module returns; None: hidden_size."""
     settings: tuple[str, ...] = ()
     """Keys of config.json that transformers' class ignores and `load` implements."""
+    vision: Vision | None = None
+    """None: the family reads text only."""
+    late_interaction: bool = False
+    """Whether its published models compare vectors of tokens (ColPali): `projection` is applied to every
+    token and the vectors are L2-normalised."""
     listwise: Listwise | None = None
     """For models that read a query and all its documents as one text."""
     attends_filler: bool = False

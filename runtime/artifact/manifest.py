@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import ArtifactError
+from .images import Images
 
 FORMAT = 1
 """A higher number where an older runtime would misread a newer manifest. Newer formats are refused, older
@@ -29,8 +30,9 @@ Pool = Literal[
 Activation = Literal["identity", "l2", "sigmoid", "softmax", "relu", "tanh"]
 RoleName = Literal["query", "document"]
 """One side of a comparison."""
-GraphRole = Literal["text"]
-"""What a graph computes: rows of texts."""
+GraphRole = Literal["text", "vision"]
+"""What a graph computes: `text` the result of prompts, `vision` features of pictures, which the text graph
+reads (or their embeddings, where `Images.apart`)."""
 Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt", "openvino"]
 
 
@@ -71,6 +73,11 @@ class Role:
 
     prefix: str = ""
     """Text put in front, e.g. `query: `."""
+    suffix: str = ""
+    """Text put behind."""
+    template: str | None = None
+    """Jinja text in place of prefix and suffix, with the variables `text` (may be empty), `media` (the
+    placeholders of the prompt's videos and pictures), `images`, `videos` (their counts) and `instruction`."""
     marker_id: int | None = None
     """ColBERT: token inserted after the first one ([Q] / [D])."""
     max_tokens: int | None = None
@@ -119,6 +126,8 @@ class TextPreparation:
     default_role: RoleName | None = None
     """The side of a text that comes without a role; None: it is plain."""
     default_prompt: str | None = None
+    instruction: str = ""
+    """The `instruction` of role templates where a request gives none."""
     pools_prompts: bool = True
     """False: the tokens of a prompt are attended to and not pooled (include_prompt false), which
     `token_kinds` says to the graph."""
@@ -191,7 +200,7 @@ class Tensor:
     name: str
     dtype: Literal["int64", "int32", "float32", "float16", "bool"]
     axes: tuple[str | int, ...]
-    """Names of dynamic axes (`batch`, `tokens`), numbers for fixed ones."""
+    """Names of dynamic axes (`batch`, `tokens`, `patches`, `features`), numbers for fixed ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,8 +212,12 @@ class Graph:
     precision: Precision
     opset: int
     inputs: tuple[Tensor, ...]
-    """Of: input_ids, attention_mask, token_type_ids, token_kinds (items.PLAIN, PROMPT, STATIC);
-    all int64 [batch, tokens]."""
+    """Text: input_ids, attention_mask, token_type_ids, token_kinds (items.PLAIN, PROMPT, STATIC), all int64
+    [batch, tokens]. With pictures also features float32 [features, width] (row 0 is zero), feature_index
+    int64 [batch, tokens] (row of a token's features; 0: it has none), position_ids int64 [batch, 3,
+    tokens]. Vision: pixel_values float32 [batch, ...], and with patches [batch, patches, values]:
+    patch_positions int64 [batch, patches, 4] (row, column, rows, columns of the picture's patches),
+    patch_mask int64 [batch, patches]."""
     outputs: tuple[Tensor, ...]
     external: tuple[str, ...] = ()
     """External-data files this graph reads, inside the folder."""
@@ -307,6 +320,8 @@ class Manifest:
     """In order of preference; the first is the default."""
     scoring: Scoring | None
     text: TextPreparation
+    images: Images | None = None
+    """None: the model reads text only."""
     graphs: tuple[Graph, ...]
     """A role may have several graphs in different precisions. ONNX Runtime runs the first of them by
     default."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs.items import Item
+from ..inputs.items import Item, VisionItem
 from .plan import BatchLimits, pick
 
 Row = NDArray[np.float32]
@@ -88,7 +88,7 @@ class Entry:
 
     call: Call
     index: int
-    item: Item
+    item: Item | VisionItem
     cost: int
     """`Item.cost`, kept here because it is compared often."""
     outputs: tuple[str, ...]

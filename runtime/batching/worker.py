@@ -29,7 +29,7 @@ import numpy as np
 from ..engines.feed import Feed
 from ..engines.table import Session
 from ..errors import DeadlineExceeded, EngineError, Overload, PoolrtError
-from ..inputs.items import Item
+from ..inputs.items import Item, VisionItem
 from .plan import BatchLimits
 from .queue import Answer, Call, Counters, Entry, Kind, Pool, Ticket
 
@@ -86,7 +86,11 @@ class Worker:
             thread.start()
 
     def submit(
-        self, items: Sequence[Item], *outputs: str, deadline_s: float | None = None, priority: int = 0
+        self,
+        items: Sequence[Item] | Sequence[VisionItem],
+        *outputs: str,
+        deadline_s: float | None = None,
+        priority: int = 0,
     ) -> Ticket:
         """Queues the items of one call. One pass computes all these graph outputs. `priority` counts under
         the policy of that name only.
@@ -331,7 +335,7 @@ class Worker:
             for array, kept in zip(arrays, (entry.call.answer.rows, *entry.call.answer.others), strict=True):
                 # A copy, since a view would keep the whole batch in memory.
                 kept[entry.index] = (
-                    array[place, : self._feed.length(entry.item)] if array.ndim == 3 else array[place]
+                    array[place, : entry.item.rows] if array.ndim == 3 else array[place]
                 ).copy()
         calls: dict[int, Call] = {}
         with self._lock:

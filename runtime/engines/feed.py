@@ -1,8 +1,9 @@
 """Fills a graph's inputs from items, by the axes that the manifest names.
 
-Every input has the layout of its `Tensor.axes`: `batch` is one row per item, and along the other axis a row
-is as long as its item and padded on the right. What is particular to an input or an axis is in `VALUES`
-or `LENGTHS`, so a new kind of input is one more row there.
+`batch` is one row per item. Along `tokens` or `patches` a row is as long as its item and padded behind it.
+`features` is an axis of the whole batch: the features of all its pictures, behind a row of zeros. What is
+particular to an input is in `VALUES`, `FILLERS` or an item's own arrays, so a new kind of input is one more
+row there.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 
 from ..artifact.manifest import Tensor
 from ..errors import ArtifactError
-from ..inputs.items import Item
+from ..inputs.items import Item, VisionItem
 
-BATCH = "batch"
+BATCH, FEATURES = "batch", "features"
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,50 +42,120 @@ VALUES: dict[str, Value] = {
     "token_type_ids": Value(attrgetter("type_ids")),
     "token_kinds": Value(attrgetter("kinds")),
 }
-LENGTHS: dict[str, Callable[[Item], int]] = {"tokens": lambda item: len(item.ids)}
+"""Inputs [batch, tokens] with one number per token of a text."""
+
+
+def _features(tensor: Tensor, items: Sequence[Item], shape: tuple[int, int]) -> Array:
+    """[1 + features of all items, width]; row 0 is zero."""
+    nothing = np.zeros((1, int(tensor.axes[1])), tensor.dtype)
+    return np.concatenate([nothing, *(item.features for item in items if item.features is not None)])
+
+
+def _feature_index(tensor: Tensor, items: Sequence[Item], shape: tuple[int, int]) -> Array:
+    """[batch, tokens]: the row in `features` of each token that stands for a part of a picture, else 0."""
+    index, used = np.zeros(shape, tensor.dtype), 1
+    for row, item in enumerate(items):
+        if item.feature_places is not None:
+            index[row, item.feature_places] = np.arange(used, used + len(item.feature_places))
+            used += len(item.feature_places)
+    return index
+
+
+def _position_ids(tensor: Tensor, items: Sequence[Item], shape: tuple[int, int]) -> Array:
+    """[batch, 3, tokens]; 0 where nothing stands."""
+    positions = np.zeros((shape[0], 3, shape[1]), tensor.dtype)
+    for row, item in enumerate(items):
+        count = len(item.ids)
+        positions[row, :, :count] = np.arange(count) if item.positions is None else item.positions
+    return positions
+
+
+FILLERS: dict[str, Callable[[Tensor, Sequence[Item], tuple[int, int]], Array]] = {
+    "features": _features,
+    "feature_index": _feature_index,
+    "position_ids": _position_ids,
+}
+"""Inputs of a text graph that reads pictures: (input, items, (rows, width)) -> array."""
+
+
+def _pictures(tensor: Tensor, items: Sequence[VisionItem], shape: tuple[int, int]) -> Array:
+    """[batch, ...] of the items' own arrays, with zeros behind each and in rows that belong to no item."""
+    rows, width = shape
+    axes = [axis if isinstance(axis, int) else width for axis in tensor.axes[1:]]
+    array = np.zeros((rows, *axes), tensor.dtype)
+    for row, item in enumerate(items):
+        values = item.arrays[tensor.name]
+        array[row, : len(values)] = values
+    return array
+
+
+def _patch_mask(tensor: Tensor, items: Sequence[VisionItem], shape: tuple[int, int]) -> Array:
+    """[batch, patches]: 1 for patches of a picture. A row that belongs to no item has one."""
+    mask = np.zeros(shape, tensor.dtype)
+    for row, item in enumerate(items):
+        mask[row, : len(item.arrays["pixel_values"])] = 1
+    mask[len(items) :, 0] = 1
+    return mask
+
+
+PICTURES: dict[str, Callable[[Tensor, Sequence[VisionItem], tuple[int, int]], Array]] = {
+    "pixel_values": _pictures,
+    "patch_positions": _pictures,
+    "patch_mask": _patch_mask,
+}
+"""Inputs of a vision graph: (input, items, (rows, width)) -> array."""
+
+LENGTHS: dict[str, Callable[[Any], int]] = {
+    "tokens": lambda item: len(item.ids),
+    "patches": lambda item: len(item.arrays["pixel_values"]),
+}
 """Axis -> the length of an item along it."""
+LAYOUTS: dict[str, tuple[str | int | None, ...]] = {
+    **dict.fromkeys((*VALUES, "feature_index"), (BATCH, "tokens")),
+    "features": (FEATURES, None),
+    "position_ids": (BATCH, 3, "tokens"),
+    "patch_positions": (BATCH, "patches", 4),
+    "patch_mask": (BATCH, "patches"),
+}
+"""Input -> its axes; None: any fixed size. `pixel_values` is [batch, ...] or [batch, patches, ...]."""
 
 
 class Feed:
     """The inputs of one graph. Raises ArtifactError for an input or an axis that this version cannot fill."""
 
-    def __init__(self, inputs: Sequence[Tensor], *, pad_id: int) -> None:
+    def __init__(self, inputs: Sequence[Tensor], *, pad_id: int = 0) -> None:
         self.inputs = tuple(inputs)
         self._padding = {"input_ids": pad_id}
         for tensor in self.inputs:
-            if tensor.name not in VALUES:
-                known = ", ".join(VALUES)
-                raise ArtifactError(
-                    f"graph input {tensor.name!r}: this version fills {known}; update "
-                    "poolrt, or export it again"
-                )
-            if len(tensor.axes) != 2 or tensor.axes[0] != BATCH or tensor.axes[1] not in LENGTHS:
-                known = ", ".join(f"[{BATCH}, {axis}]" for axis in LENGTHS)
-                raise ArtifactError(
-                    f"graph input {tensor.name!r}: axes {list(tensor.axes)}, this version fills "
-                    f"{known}; export it again"
-                )
-        axes = {str(tensor.axes[1]) for tensor in self.inputs}
-        if len(axes) != 1:
+            _check(tensor)
+        axes = {str(axis) for tensor in self.inputs for axis in tensor.axes if axis in LENGTHS}
+        if len(axes) > 1 or not self.inputs:
             raise ArtifactError(
                 f"graph inputs: their rows have the axes {sorted(axes)}, expected one "
                 "for all; export it again"
             )
-        self.length = LENGTHS[axes.pop()]
-        """The length of an item's rows."""
+        self.length: Callable[[Any], int] = LENGTHS[axes.pop()] if axes else lambda item: 1
+        """The length of an item's rows; 1 where all rows have one size."""
 
     def arrays(
-        self, items: Sequence[Item], *, rows: int | None = None, width: int | None = None
-    ) -> dict[str, NDArray[Any]]:
-        """Input name -> [rows, width] in the input's dtype, padded on the right. `rows` None: one per item;
+        self, items: Sequence[Any], *, rows: int | None = None, width: int | None = None
+    ) -> dict[str, Array]:
+        """Input name -> array in the input's dtype, padded behind each row. `rows` None: one per item;
         `width` None: that of the longest item."""
         lengths = [self.length(item) for item in items]
         shape = (len(items) if rows is None else rows, max(lengths) if width is None else width)
-        return {tensor.name: self._filled(tensor, items, lengths, shape) for tensor in self.inputs}
+        return {tensor.name: self._array(tensor, items, lengths, shape) for tensor in self.inputs}
+
+    def _array(
+        self, tensor: Tensor, items: Sequence[Any], lengths: Sequence[int], shape: tuple[int, int]
+    ) -> Array:
+        if tensor.name in VALUES:
+            return self._filled(tensor, items, lengths, shape)
+        return (FILLERS | PICTURES)[tensor.name](tensor, items, shape)
 
     def _filled(
         self, tensor: Tensor, items: Sequence[Item], lengths: Sequence[int], shape: tuple[int, int]
-    ) -> NDArray[Any]:
+    ) -> Array:
         value, padding = VALUES[tensor.name], self._padding.get(tensor.name, 0)
         array = np.full(shape, padding, dtype=tensor.dtype)
         for row, (item, length) in enumerate(zip(items, lengths, strict=True)):
@@ -95,6 +167,28 @@ class Feed:
         if value.filler:
             array[len(items) :, 0] = value.filler
         return array
+
+
+def _check(tensor: Tensor) -> None:
+    known = {**LAYOUTS, "pixel_values": (BATCH, *tensor.axes[1:])}
+    layout = known.get(tensor.name)
+    if layout is None:
+        raise ArtifactError(
+            f"graph input {tensor.name!r}: this version fills {', '.join(known)}; update "
+            "poolrt, or export it again"
+        )
+    fits = len(layout) == len(tensor.axes) and all(
+        isinstance(axis, int) if wanted is None else axis == wanted
+        for axis, wanted in zip(tensor.axes, layout, strict=True)
+    )
+    if not fits or not all(
+        isinstance(axis, int) or axis in (*LENGTHS, BATCH, FEATURES) for axis in layout if axis
+    ):
+        expected = ", ".join("a size" if axis is None else str(axis) for axis in layout)
+        raise ArtifactError(
+            f"graph input {tensor.name!r}: axes {list(tensor.axes)}, this version fills "
+            f"[{expected}]; export it again"
+        )
 
 
 def values(name: str, item: Item) -> Sequence[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,39 @@ class Item:
     """Of PLAIN, PROMPT, STATIC; None: all plain. For graphs that have the input `token_kinds`."""
     keep: NDArray[np.bool_] | None = None
     """[tokens]: which rows of a token task's output are returned (ColBERT's skip list). None: all."""
+    features: NDArray[np.float32] | None = None
+    """[features, width]: what the vision graph computed of this prompt's pictures, in the order of the tokens
+    that stand for them. None: no pictures."""
+    feature_places: NDArray[np.int64] | None = None
+    """[features]: the tokens that stand for `features`."""
+    positions: NDArray[np.int64] | None = None
+    """[3, tokens]: positions in time, height and width (multimodal rotary). None:
+    0, 1, 2, ... in all three."""
 
     @property
     def cost(self) -> int:
         """The work of computing it, in tokens. The queue admits, orders and batches items by it."""
         return len(self.ids)
+
+    @property
+    def rows(self) -> int:
+        """Rows that belong to it in an output with one row per token."""
+        return len(self.ids)
+
+
+@dataclass(slots=True)
+class VisionItem:
+    """One row of the vision graph: a picture of fixed size, a tile, or the patches of a picture or of one
+    group of a video's frames."""
+
+    arrays: dict[str, NDArray[Any]]
+    """Graph input -> its values, without the batch axis. `patch_mask` may be left out: all patches count."""
+    rows: int
+    """Rows of features that the graph computes for it; 1 where it computes an embedding."""
+    cost: int
+    """The work of computing it, in patches."""
+    digest: bytes = b""
+    """Of everything that decides its features; the key of the cache of features."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

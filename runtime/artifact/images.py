@@ -1,0 +1,104 @@
+"""How an artifact prepares pictures and video frames: records of the manifest, data only.
+
+A picture becomes rows of the vision graph by one of three schemes. `fixed`: one row of fixed size. `tiles`:
+several rows of fixed size, cut from one picture. `patches`: one row of as many patches as the picture's size
+asks for. What a scheme needs to know stands beside it as facts; an artifact holds no code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Scheme = Literal["fixed", "tiles", "patches"]
+Resample = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Kernel = Literal["torchvision", "pillow"]
+"""Whose resize: torchvision's uint8 kernel on a processor (transformers' default processors, vLLM), or
+Pillow's, whose passes go horizontally first."""
+RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """The cuts of the scheme `tiles`."""
+
+    rule: Literal["idefics3"]
+    longest_edge: int
+    """idefics3: the longer side is scaled to it before the picture is cut."""
+    overview: bool = True
+    """Whether the whole picture, scaled to one tile, follows the tiles of a picture that was cut."""
+    tile_text: str = ""
+    """What stands for one tile in a prompt, with `{row}`, `{column}` (from 1) and `{tokens}`."""
+    row_end: str = ""
+    """Written behind each row of tiles."""
+    overview_text: str = ""
+    """What stands for the overview behind the tiles, with `{tokens}`."""
+    single_text: str = ""
+    """What stands for a picture that was not cut, with `{tokens}`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patches:
+    """The sizes of the scheme `patches`."""
+
+    size: int
+    """Pixels of a patch's side."""
+    merge: int
+    """Patches of a feature's side: merge * merge patches become one row of features."""
+    temporal: int
+    """Frames of a patch. A picture is repeated as often; a video has its frames grouped so."""
+    min_pixels: int
+    max_pixels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Videos:
+    """How frames are chosen and written into a prompt (scheme `patches`)."""
+
+    placeholder: str
+    """What stands for a video in a prompt before it is expanded."""
+    token: str
+    """Stands once for each row of features."""
+    frame_text: str
+    """What stands for one group of frames, with `{seconds}` (one decimal) and `{tokens}`."""
+    fps: float
+    """Frames per second that are sampled."""
+    min_frames: int
+    max_frames: int
+    min_pixels: int
+    """Of all frames together."""
+    max_pixels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """How pictures are prepared: decoded, resized, normalised, cut, and written into a prompt."""
+
+    scheme: Scheme
+    resample: Resample
+    kernel: Kernel = "torchvision"
+    background: Literal["white", "none"] = "white"
+    """What transparency is composited on; `none`: the alpha channel is dropped."""
+    mean: RGB
+    std: RGB
+    """(value / 255 - mean) / std per channel."""
+    height: int = 0
+    width: int = 0
+    """Pixels of one row of the vision graph (fixed, tiles)."""
+    shortest_edge: int | None = None
+    """fixed: the shorter side is scaled to it and the middle cut out; None: the picture is squashed."""
+    tiling: Tiling | None = None
+    patches: Patches | None = None
+    tokens: int = 0
+    """Rows of features that one row of the vision graph gives (fixed, tiles)."""
+    cost: int = 0
+    """Work of one row of the vision graph in the queue's units: its patches (fixed, tiles)."""
+    apart: bool = False
+    """Whether a picture is embedded by the vision graph alone (CLIP), never beside text in one prompt."""
+    placeholder: str = ""
+    """What stands for a picture in a prompt before it is expanded: `<|vision_start|><|image_pad|>...`."""
+    token: str = ""
+    """The token that stands once for each row of features, inside `placeholder`."""
+    most: int | None = None
+    """Most pictures of one prompt; None: no limit of the model's own."""
+    videos: Videos | None = None
