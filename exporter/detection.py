@@ -140,6 +140,8 @@ def _special(
         return late, "colbert", "the folder has artifact.metadata"
     if family.listwise is not None:
         return name, "listwise", "config.json, architectures"
+    if family.late_interaction:
+        return name, "colbert", "config.json, architectures"
     if name in family.rewards:
         return name, "reward", "config.json, architectures"
     if config.get("classifier_from_token"):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...runtime.artifact.images import Images
-from ...runtime.artifact.manifest import Pool, Tensor
+from ...runtime.artifact.manifest import Pool, Role, Tensor
 from ...runtime.errors import UnknownArchitecture
 
 if TYPE_CHECKING:
@@ -176,6 +176,9 @@ class Architecture:
     late_interaction: bool = False
     """Whether its published models compare vectors of tokens (ColPali): `projection` is applied to every
     token and the vectors are L2-normalised."""
+    roles: Callable[[Files], Mapping[str, Role]] | None = None
+    """Files -> how the published processor prepares `query` and `document`; None: other files say it. A
+    recipe's roles replace these."""
     listwise: Listwise | None = None
     """For models that read a query and all its documents as one text."""
     attends_filler: bool = False

@@ -191,8 +191,10 @@ def colbert(checkpoint: Checkpoint, guesses: list[Guess]) -> TaskPlan:
     """Plans a late-interaction model: one vector of each token. Raises CheckpointError."""
     hidden = layers.hidden_size(checkpoint)
     normalised = True
-    if _own_projection(checkpoint):
-        steps: Steps
+    steps: Steps
+    if checkpoint.family.late_interaction:
+        steps, dim = layers.steps(checkpoint, checkpoint.family.projection, hidden)
+    elif _own_projection(checkpoint):
         steps, dim = layers.steps(
             checkpoint, (Layer(name="linear", names=("colbert_linear",), bias=None),), hidden
         )

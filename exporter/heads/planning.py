@@ -77,14 +77,17 @@ def plan(checkpoint: Checkpoint) -> Plan:
         (step for part in parts for step in (*part.before, *part.after) if isinstance(step, LayerStep)),
     )
     roles: dict[str, Role] = {}
-    if checkpoint.kind == "colbert":
+    if checkpoint.family.roles is not None:
+        roles = dict(checkpoint.family.roles(checkpoint))
+        guesses.append(Guess("roles", ", ".join(roles), "the published processor", "a recipe's roles"))
+    elif checkpoint.kind == "colbert":
         roles, role_guesses = colbert.roles(checkpoint, limit)
         guesses += role_guesses
     static = checkpoint.sentence.static if checkpoint.sentence is not None else None
     if static is not None:
         roles, role_guesses = static_words.roles(checkpoint, static, limit)
         guesses += role_guesses
-    elif scoring == "bi-encoder":
+    elif scoring == "bi-encoder" and checkpoint.family.roles is None:
         roles = text_plan.prompted_roles(checkpoint)
     if checkpoint.recipe is not None and checkpoint.recipe.roles:
         roles = roles | checkpoint.recipe.roles
