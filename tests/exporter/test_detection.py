@@ -26,7 +26,7 @@ def found(
     convert: Any = "auto",
 ) -> detection.Detected:  # fmt: skip
     facts = {"names": ("BertModel",), "model_types": ("bert",), "prefixes": ("bert.", "model."),
-        "projection": (), "listwise": None,
+        "projection": (), "listwise": None, "late_interaction": False,
              "rewards": ()} | (family or {})  # fmt: skip
     settings = (
         {"model_type": "bert", "hidden_size": 8}
@@ -208,6 +208,7 @@ def test_a_sparse_encoder_of_another_pooling_is_refused(tmp_path: Path):
     ("name", "facts", "expected"),
     [
         ("BertModel", {"family": {"listwise": object()}}, "listwise"),
+        ("BertModel", {"family": {"late_interaction": True}}, "colbert"),
         ("BertRM", {"family": {"rewards": ("BertRM",)}}, "reward"),
         ("LlamaForCausalLM", {"config": {"classifier_from_token": ["a"]}}, "classify"),
         ("LlamaForCausalLM", {"config": {"classifier_from_token": []}}, "embed"),
