@@ -8,6 +8,8 @@ from .errors import EngineError
 
 MODULES: dict[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
+    "images": ("PIL",),
+    "video": ("av", "PIL"),
     "serve": ("starlette", "uvicorn", "orjson", "prometheus_client", "httptools", "yaml", "pydantic"),
     "export": (
         "torch",

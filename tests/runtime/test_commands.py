@@ -232,7 +232,7 @@ def test_extras_name_modules_that_they_install():
         names = {
             re.split(r"[>=;\[ ]", requirement)[0].replace("-", "_").lower() for requirement in declared[extra]
         }
-        assert {"pyyaml" if module == "yaml" else module for module in modules} <= names
+        assert {{"yaml": "pyyaml", "PIL": "pillow"}.get(module, module) for module in modules} <= names
 
 
 def test_score_and_rerank_agree(capsys, folder):

@@ -1,0 +1,6 @@
+"""From pictures and videos to rows of the vision graph and to the text that stands for them in a prompt:
+decoding, resizing, normalising, cutting.
+
+Fetching from URLs, prompts as a whole and running the graph do not belong here.
+It may import errors, artifact and inputs. Pillow and PyAV are imported inside functions only.
+"""

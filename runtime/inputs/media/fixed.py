@@ -1,0 +1,60 @@
+"""The scheme `fixed`: a picture becomes one row of the graph's size."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...artifact.images import Images
+from ..items import VisionItem
+from .resize import Window, resized
+from .rows import Planes, fixed_row
+
+
+def row(images: Images, planes: Planes, *, resize: bool = True) -> VisionItem:
+    """Returns the row of a picture [3, height, width].
+
+    Args:
+        resize: whether the picture is scaled before it is cut to the graph's size.
+    """
+    return fixed_row(images, fitted(images, planes, resize=resize))
+
+
+def fitted(images: Images, planes: Planes, *, resize: bool = True) -> Planes:
+    """[3, height, width] of the graph: squashed, or scaled to the shorter side and cut from the middle.
+    Where a side is too short for the cut, black stands beside it."""
+    _, height, width = planes.shape
+    if not resize:
+        tall, wide = height, width
+    elif images.shortest_edge is None:
+        tall, wide = images.height, images.width
+    else:
+        tall, wide = _scaled(height, width, images.shortest_edge)
+    rows, columns = _middle(tall, images.height), _middle(wide, images.width)
+    part = resized(
+        planes, tall, wide, resample=images.resample, kernel=images.kernel, rows=rows, columns=columns
+    )
+    if part.shape[1:] == (images.height, images.width):
+        return part
+    canvas = np.zeros((3, images.height, images.width), np.uint8)
+    top, left = (
+        _margin(whole - size, images.kernel == "pillow")
+        for whole, size in zip((images.height, images.width), part.shape[1:], strict=True)
+    )
+    canvas[:, top : top + part.shape[1], left : left + part.shape[2]] = part
+    return canvas
+
+
+def _scaled(height: int, width: int, shortest: int) -> tuple[int, int]:
+    longest = int(shortest * max(height, width) / min(height, width))
+    return (longest, shortest) if width <= height else (shortest, longest)
+
+
+def _middle(size: int, cut: int) -> Window:
+    start = max((size - cut) // 2, 0)
+    return start, start + min(size, cut)
+
+
+def _margin(missing: int, more_before: bool) -> int:
+    """Pixels in front of a side that is too short. An odd one goes to the front with Pillow, to the end with
+    torchvision."""
+    return (missing + more_before) // 2

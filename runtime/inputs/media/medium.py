@@ -1,0 +1,27 @@
+"""A picture or a video as a prompt needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..items import VisionItem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Medium:
+    """A prepared picture or video."""
+
+    kind: Literal["image", "video"]
+    items: tuple[VisionItem, ...]
+    """Their features, one item behind the other, fill the medium's tokens in order."""
+    text: str
+    """Replaces the placeholder in the prompt, with a token for each row of features. Empty where a picture
+    never stands in a prompt."""
+    grids: tuple[tuple[int, int], ...]
+    """(rows, columns) of features, for each run of tokens."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that stand for its features."""
+        return sum(item.rows for item in self.items)

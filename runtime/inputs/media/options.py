@@ -1,0 +1,165 @@
+"""What a caller may change about preparation: vLLM's `mm_processor_kwargs`, in transformers' words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ...artifact.images import Images
+from ...errors import InputError
+
+FIELD = "mm_processor_kwargs"
+EVERY = ("do_resize", "use_fast", "backend")
+KNOWN: dict[str, tuple[str, ...]] = {
+    "fixed": ("size",),
+    "tiles": ("size", "do_image_splitting"),
+    "patches": ("size", "min_pixels", "max_pixels", "max_num_visual_tokens"),
+}
+"""Scheme -> options that it reads beside `EVERY`."""
+VIDEO = ("fps", "num_frames", "min_frames", "max_frames", "do_sample_frames")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The facts of a manifest with a caller's options applied."""
+
+    images: Images
+    resize: bool = True
+    split: bool = True
+    """tiles: whether a picture may be cut."""
+    fps: float | None = None
+    frames: int | None = None
+    sample: bool = True
+
+
+def applied(images: Images, options: Mapping[str, object], *, video: bool = False) -> Settings:
+    """Returns what the options make of the facts. Options of videos are accepted for pictures, because one
+    set of options goes to all media of a prompt.
+
+    Raises InputError for an option that this model does not know, or of another kind.
+    """
+    known = (*EVERY, *KNOWN[images.scheme], *(VIDEO if images.videos is not None else ()))
+    if unknown := [key for key in options if key not in known]:
+        raise InputError(
+            f"{FIELD}: {', '.join(map(repr, unknown))} changes nothing here, this model knows "
+            f"{', '.join(known)}",
+            field=FIELD,
+        )
+    images = _sized(_kernel(images, options), options, video=video)
+    settings = Settings(
+        images=images,
+        resize=_flag(options, "do_resize"),
+        split=_flag(options, "do_image_splitting"),
+        sample=_flag(options, "do_sample_frames"),
+    )
+    return _sampled(settings, options) if video else settings
+
+
+def _kernel(images: Images, options: Mapping[str, object]) -> Images:
+    if options.get("backend") is not None:
+        kernels = {"pil": "pillow", "torchvision": "torchvision"}
+        backend = options["backend"]
+        if backend not in kernels:
+            raise InputError(f"{FIELD}: backend is {backend!r}, expected 'pil' or 'torchvision'", field=FIELD)
+        return replace(images, kernel=kernels[str(backend)])
+    if options.get("use_fast") is not None:
+        return replace(images, kernel="torchvision" if _flag(options, "use_fast") else "pillow")
+    return images
+
+
+def _sized(images: Images, options: Mapping[str, object], *, video: bool) -> Images:
+    size = options.get("size")
+    if size is not None and not isinstance(size, Mapping):
+        raise InputError(f"{FIELD}: size is {size!r}, expected an object", field=FIELD)
+    sides = {str(key): _number(f"size.{key}", value) for key, value in (size or {}).items()}
+    if images.scheme == "patches":
+        return _budget(images, sides, options, video=video)
+    if not sides:
+        return images
+    if images.scheme == "tiles":
+        assert images.tiling is not None, "a manifest with the scheme `tiles` says how to cut"
+        _only(sides, ("longest_edge",))
+        return replace(images, tiling=replace(images.tiling, longest_edge=sides["longest_edge"]))
+    if set(sides) == {"shortest_edge"}:
+        return replace(images, shortest_edge=sides["shortest_edge"])
+    _only(sides, ("height", "width"))
+    if (sides["height"], sides["width"]) != (images.height, images.width):
+        raise InputError(
+            f"{FIELD}: size is {sides['height']} x {sides['width']}, this model's pictures have "
+            f"{images.height} x {images.width} pixels; leave it out",
+            field=FIELD,
+        )
+    return replace(images, shortest_edge=None)
+
+
+def _budget(
+    images: Images, sides: Mapping[str, int], options: Mapping[str, object], *, video: bool
+) -> Images:
+    """The budget of pixels of a picture, or of a video's frames together."""
+    patches, videos = images.patches, images.videos
+    assert patches is not None, "a manifest with the scheme `patches` says their sizes"
+    if set(sides) - {"shortest_edge", "longest_edge"}:
+        _only(sides, ("shortest_edge", "longest_edge"))
+    least, most = sides.get("shortest_edge"), sides.get("longest_edge")
+    if options.get("min_pixels") is not None:
+        least = _number("min_pixels", options["min_pixels"])
+    if options.get("max_pixels") is not None:
+        most = _number("max_pixels", options["max_pixels"])
+    if options.get("max_num_visual_tokens") is not None:
+        tokens = _number("max_num_visual_tokens", options["max_num_visual_tokens"])
+        # Tomoro's ColQwen3: a video may have twice the tokens of a picture.
+        most = tokens * (patches.size * patches.merge) ** 2 * (2 if video else 1)
+    before = videos if video and videos is not None else patches
+    least, most = least or before.min_pixels, most or before.max_pixels
+    if least > most:
+        if options.get("max_num_visual_tokens") is None and (sides or "min_pixels" in options):
+            raise InputError(
+                f"{FIELD}: at least {least} pixels and at most {most} are wanted; lower the first",
+                field=FIELD,
+            )
+        least = most
+    if video and videos is not None:
+        return replace(images, videos=replace(videos, min_pixels=least, max_pixels=most))
+    return replace(images, patches=replace(patches, min_pixels=least, max_pixels=most))
+
+
+def _sampled(settings: Settings, options: Mapping[str, object]) -> Settings:
+    videos = settings.images.videos
+    assert videos is not None, "a model that reads videos says how"
+    fps, frames = options.get("fps"), options.get("num_frames")
+    if fps is not None and frames is not None:
+        raise InputError(f"{FIELD}: fps and num_frames exclude one another; leave one out", field=FIELD)
+    if fps is not None:
+        if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= 1000:
+            raise InputError(f"{FIELD}: fps is {fps!r}, expected a number above 0, up to 1000", field=FIELD)
+        settings = replace(settings, fps=float(fps))
+    if frames is not None:
+        settings = replace(settings, frames=_number("num_frames", frames))
+    bounds = {
+        key: _number(key, options[key])
+        for key in ("min_frames", "max_frames")
+        if options.get(key) is not None
+    }
+    return replace(settings, images=replace(settings.images, videos=replace(videos, **bounds)))
+
+
+def _only(sides: Mapping[str, int], wanted: tuple[str, ...]) -> None:
+    if set(sides) != set(wanted):
+        raise InputError(
+            f"{FIELD}: size has {', '.join(sides)}, this model takes {' and '.join(wanted)}", field=FIELD
+        )
+
+
+def _number(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
+        raise InputError(f"{FIELD}: {name} is {value!r}, expected a whole number above 0", field=FIELD)
+    return value
+
+
+def _flag(options: Mapping[str, object], name: str) -> bool:
+    value = options.get(name)
+    if value is None:
+        return True
+    if not isinstance(value, bool):
+        raise InputError(f"{FIELD}: {name} is {value!r}, expected true or false", field=FIELD)
+    return value

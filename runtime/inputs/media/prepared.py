@@ -1,0 +1,109 @@
+"""From a source to a Medium: the two functions that the rest of the runtime calls.
+
+Both are pure and thread-safe, and spend their time in Pillow and numpy with the lock of the interpreter free.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...artifact.images import Images
+from ...errors import InputError
+from . import decode, fixed, patches, tiles, video_source
+from . import video as videos
+from .limits import PictureLimits
+from .medium import Medium
+from .options import applied
+
+
+def image(
+    images: Images,
+    source: object,
+    *,
+    options: Mapping[str, object] | None = None,
+    limits: PictureLimits | None = None,
+    field: str = "image_url",
+) -> Medium:
+    """Returns a picture as the model reads it.
+
+    Args:
+        images: the manifest's.
+        source: the bytes of an image file, a PIL.Image, or an array uint8 [height, width, 3] ([height, width]
+            and four channels too).
+        options: vLLM's mm_processor_kwargs: min_pixels, max_pixels, size, do_resize, backend, ...
+        limits: of what is decoded; None: the defaults.
+        field: named by errors about the source.
+
+    Raises InputError for a source that is no whole picture within the limits, and for unknown options.
+    """
+    limits = limits or PictureLimits()
+    settings = applied(images, options or {})
+    images = settings.images
+    pixels = decode.rgb(source, background=images.background, limits=limits, field=field)
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    if images.scheme == "patches":
+        item = patches.row(
+            images, planes, resize=settings.resize, most_pixels=limits.prepared_pixels, field=field
+        )
+        grid = patches.grid(item, patches.facts(images).merge)
+        return Medium(
+            kind="image", items=(item,), text=_written(images, images.token * item.rows), grids=(grid,)
+        )
+    if images.scheme == "tiles":
+        items, down, across = tiles.rows(images, planes, split=settings.split, resize=settings.resize)
+        text = _written(images, tiles.text(images, down, across))
+        return Medium(
+            kind="image", items=tuple(items), text=text, grids=(_square(images.tokens),) * len(items)
+        )
+    item = fixed.row(images, planes, resize=settings.resize)
+    if images.apart:
+        return Medium(kind="image", items=(item,), text="", grids=())
+    text = _written(images, images.token * images.tokens)
+    return Medium(kind="image", items=(item,), text=text, grids=(_square(images.tokens),))
+
+
+def video(
+    images: Images,
+    source: object,
+    *,
+    fps: float | None = None,
+    options: Mapping[str, object] | None = None,
+    limits: PictureLimits | None = None,
+    field: str = "video_url",
+) -> Medium:
+    """Returns a video as the model reads it.
+
+    Args:
+        images: the manifest's.
+        source: an array uint8 [frames, height, width, 3], the bytes of a video file (PyAV) or of a GIF, or a
+            sequence of pictures, the frames.
+        fps: frames per second of an array or a sequence; None: unknown (24), a file says it itself.
+        options: vLLM's mm_processor_kwargs: fps, num_frames, max_pixels, ...
+        limits: of what is decoded; None: the defaults.
+        field: named by errors about the source.
+
+    Raises InputError for a source that is no video within the limits, and for unknown options.
+    """
+    if images.videos is None:
+        raise InputError("this model reads no videos", field=field)
+    limits = limits or PictureLimits()
+    settings = applied(images, options or {}, video=True)
+    clip = video_source.opened(source, fps, limits, field)
+    numbers = videos.sampled(settings, clip.frames, clip.fps)
+    return videos.prepared(
+        settings, clip.read(numbers), numbers, clip.fps, most_pixels=limits.video_pixels, field=field
+    )
+
+
+def _written(images: Images, tokens: str) -> str:
+    """The placeholder with all tokens of the features."""
+    return images.placeholder.replace(images.token, tokens, 1) if images.token else images.placeholder
+
+
+def _square(tokens: int) -> tuple[int, int]:
+    """(rows, columns) of the features of a row of fixed size."""
+    side = math.isqrt(tokens)
+    return (side, side) if side * side == tokens else (1, tokens)

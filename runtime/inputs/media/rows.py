@@ -1,0 +1,32 @@
+"""Rows of the vision graph, each with the digest under which its features are kept."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...artifact.images import Images, Kernel
+from ..items import VisionItem
+from .normalise import normalised
+
+Planes = NDArray[np.uint8]
+
+
+def fixed_row(images: Images, planes: Planes) -> VisionItem:
+    """The row of a picture or tile [3, height, width] that has the size of the graph."""
+    return VisionItem(
+        arrays={"pixel_values": normalised(planes, images.mean, images.std, images.kernel)},
+        rows=1 if images.apart else images.tokens,
+        cost=max(images.cost, 1),
+        digest=digest(images, planes, images.kernel),
+    )
+
+
+def digest(images: Images, pixels: Planes, kernel: Kernel) -> bytes:
+    """Of the resized bytes and of what else decides the numbers that the graph reads."""
+    facts = repr((images.scheme, kernel, images.mean, images.std, images.patches, pixels.shape))
+    hashed = hashlib.sha256(facts.encode())
+    hashed.update(np.ascontiguousarray(pixels).data)
+    return hashed.digest()

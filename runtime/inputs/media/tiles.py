@@ -1,0 +1,103 @@
+"""The scheme `tiles`: a picture is cut into tiles of the graph's size, and the whole is scaled to one more.
+
+The rule is Idefics3's: two or three resizes behind one another, as its processor does them.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ...artifact.images import Images, Tiling
+from ..items import VisionItem
+from .resize import resized
+from .rows import Planes, fixed_row
+
+MOST_SIDE = 4096
+"""Pixels of the scaled picture before it is cut (Idefics3)."""
+
+
+def rows(
+    images: Images, planes: Planes, *, split: bool = True, resize: bool = True
+) -> tuple[list[VisionItem], int, int]:
+    """Returns the rows of a picture [3, height, width], and how many rows and columns of tiles there are.
+
+    These are 0 and 0 where it was not cut.
+
+    Args:
+        split: whether it may be cut; if not, it is squashed to one tile.
+        resize: whether it is scaled to the tiling's longest edge first.
+    """
+    tiling = images.tiling
+    assert tiling is not None, "a manifest with the scheme `tiles` says how to cut"
+    if resize:
+        planes = _scaled(images, planes, *_longest(tiling, *planes.shape[1:]))
+    if not split:
+        return [fixed_row(images, _scaled(images, planes, images.height, images.width))], 0, 0
+    planes = _scaled(images, planes, *_multiple(images, *planes.shape[1:]))
+    down, across = planes.shape[1] // images.height, planes.shape[2] // images.width
+    if down == across == 1:
+        return [fixed_row(images, planes)], 0, 0
+    tiles = [
+        planes[
+            :,
+            row * images.height : (row + 1) * images.height,
+            column * images.width : (column + 1) * images.width,
+        ]
+        for row in range(down)
+        for column in range(across)
+    ]
+    if tiling.overview:
+        tiles.append(_scaled(images, planes, images.height, images.width))
+    return [fixed_row(images, tile) for tile in tiles], down, across
+
+
+def text(images: Images, down: int, across: int) -> str:
+    """What stands for the tiles in a prompt."""
+    tiling = images.tiling
+    assert tiling is not None, "a manifest with the scheme `tiles` says how to cut"
+    tokens = images.token * images.tokens
+    if down == 0:
+        return tiling.single_text.replace("{tokens}", tokens)
+    parts: list[str] = []
+    for row in range(1, down + 1):
+        for column in range(1, across + 1):
+            tile = tiling.tile_text.replace("{row}", str(row)).replace("{column}", str(column))
+            parts.append(tile.replace("{tokens}", tokens))
+        parts.append(tiling.row_end)
+    if tiling.overview:
+        parts.append(tiling.overview_text.replace("{tokens}", tokens))
+    return "".join(parts)
+
+
+def _scaled(images: Images, planes: Planes, height: int, width: int) -> Planes:
+    return resized(planes, height, width, resample=images.resample, kernel=images.kernel)
+
+
+def _longest(tiling: Tiling, height: int, width: int) -> tuple[int, int]:
+    """The longer side at the tiling's longest edge, the other even."""
+    ratio, edge = width / height, tiling.longest_edge
+    if width >= height:
+        height, width = int(edge / ratio), edge
+        height += height % 2
+    else:
+        height, width = edge, int(edge * ratio)
+        width += width % 2
+    height, width = max(height, 1), max(width, 1)
+    ratio = width / height
+    if width >= height and width > MOST_SIDE:
+        height, width = int(MOST_SIDE / ratio), MOST_SIDE
+    elif height > width and height > MOST_SIDE:
+        height, width = MOST_SIDE, int(MOST_SIDE * ratio)
+    return max(height, 1), max(width, 1)
+
+
+def _multiple(images: Images, height: int, width: int) -> tuple[int, int]:
+    """Both sides rounded up to multiples of a tile's."""
+    ratio = width / height
+    if width >= height:
+        width = math.ceil(width / images.width) * images.width
+        height = math.ceil(int(width / ratio) / images.height) * images.height
+    else:
+        height = math.ceil(height / images.height) * images.height
+        width = math.ceil(int(height * ratio) / images.width) * images.width
+    return height, width

@@ -1,0 +1,128 @@
+"""A video becomes groups of frames, each with its time in the prompt, as Qwen3-VL's processor does it.
+
+Frames are sampled evenly, scaled together into one budget of pixels and grouped; the last one is repeated
+where the last group is not full. A group is a row of the vision graph of its own, since attention stays
+within it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...artifact.images import Patches, Videos
+from ...errors import InputError
+from . import patches as pictures
+from .medium import Medium
+from .options import Settings
+from .resize import resized
+
+UNKNOWN_FPS = 24.0
+"""Frames per second of a video that does not say it (transformers)."""
+
+
+def sampled(settings: Settings, frames: int, fps: float | None) -> NDArray[np.int64]:
+    """Returns the numbers of the frames that are kept, ascending.
+
+    Args:
+        frames, fps: of the whole video; fps None: unknown.
+    """
+    videos = facts(settings)
+    if not settings.sample:
+        return np.arange(frames)
+    count = settings.frames
+    if count is None:
+        wanted = int(frames / (fps or UNKNOWN_FPS) * (settings.fps or videos.fps))
+        count = min(max(wanted, videos.min_frames), videos.max_frames, frames)
+    return np.linspace(0, frames - 1, count).round().astype(np.int64)
+
+
+def facts(settings: Settings) -> Videos:
+    assert settings.images.videos is not None, "a model that reads videos says how"
+    return settings.images.videos
+
+
+def prepared(
+    settings: Settings,
+    frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    numbers: NDArray[np.int64],
+    fps: float | None,
+    *,
+    most_pixels: int,
+    field: str,
+) -> Medium:
+    """Returns the groups of the frames that were sampled.
+
+    Args:
+        frames: each [height, width, 3], all of one size.
+        numbers: of the frames in the whole video, whose times they tell.
+        most_pixels: of all frames together, after scaling.
+    """
+    images, videos, patches = settings.images, facts(settings), pictures.facts(settings.images)
+    if len(frames) < patches.temporal:
+        raise InputError(
+            f"a video has {len(frames)} frames, expected at least {patches.temporal}", field=field
+        )
+    height, width = frames[0].shape[:2]
+    tall, wide = (
+        target(patches, videos, len(frames), height, width, field=field)
+        if settings.resize
+        else pictures.whole(patches, height, width, field)
+    )
+    pictures.check_budget(len(frames) * tall * wide, most_pixels, field)
+    # transformers has no Pillow form of this processor, whatever its pictures are resized with.
+    scaled = [
+        resized(
+            np.ascontiguousarray(frame.transpose(2, 0, 1)),
+            tall,
+            wide,
+            resample=images.resample,
+            kernel="torchvision",
+        )
+        for frame in frames
+    ]
+    missing = -len(scaled) % patches.temporal
+    scaled += scaled[-1:] * missing
+    times = [*numbers.tolist(), *[int(numbers[-1])] * missing]
+    items, texts = [], []
+    for first in range(0, len(scaled), patches.temporal):
+        group = slice(first, first + patches.temporal)
+        item = pictures.group_row(images, np.stack(scaled[group], axis=1), "torchvision")
+        items.append(item)
+        texts.append(_text(videos, _seconds(times[group], fps or UNKNOWN_FPS), item.rows))
+    return Medium(
+        kind="video",
+        items=tuple(items),
+        text=videos.placeholder.replace(videos.token, "".join(texts), 1),
+        grids=tuple(pictures.grid(item, patches.merge) for item in items),
+    )
+
+
+def target(
+    patches: Patches, videos: Videos, frames: int, height: int, width: int, *, field: str
+) -> tuple[int, int]:
+    """Returns the height and width that frames are scaled to. Unlike pictures, frames smaller than a feature
+    are scaled up to it first."""
+    factor = patches.size * patches.merge
+    if min(height, width) < factor:
+        grow = max(factor / height, factor / width)
+        height, width = int(height * grow), int(width * grow)
+    pictures.check_ratio(height, width, field)
+    tall, wide = round(height / factor) * factor, round(width / factor) * factor
+    deep = round(frames / patches.temporal) * patches.temporal
+    return pictures.fitted(
+        tall, wide, deep * tall * wide, height, width, frames * height * width, factor, videos.min_pixels,
+        videos.max_pixels,
+    )  # fmt: skip
+
+
+def _seconds(numbers: Sequence[int], fps: float) -> float:
+    """The middle between the first and the last frame of a group."""
+    return (numbers[0] / fps + numbers[-1] / fps) / 2
+
+
+def _text(videos: Videos, seconds: float, tokens: int) -> str:
+    text = videos.frame_text.replace("{seconds}", f"{seconds:.1f}")
+    return text.replace("{tokens}", videos.token * tokens)

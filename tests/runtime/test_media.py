@@ -1,0 +1,111 @@
+"""Pictures become rows of the vision graph: what holds for every source and scheme."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from poolrt.runtime.artifact.images import Images, Patches, Tiling
+from poolrt.runtime.errors import InputError
+from poolrt.runtime.inputs.media.positions import mrope
+from poolrt.runtime.inputs.media.prepared import image
+
+HALF = (0.5, 0.5, 0.5)
+PATCHES = Images(
+    scheme="patches",
+    resample="bicubic",
+    mean=HALF,
+    std=HALF,
+    patches=Patches(size=16, merge=2, temporal=2, min_pixels=4096, max_pixels=1310720),
+    placeholder="<start><pad><end>",
+    token="<pad>",
+)
+TILES = Images(
+    scheme="tiles",
+    resample="lanczos",
+    mean=HALF,
+    std=HALF,
+    height=64,
+    width=64,
+    tokens=4,
+    placeholder="<image>",
+    token="<image>",
+    tiling=Tiling(
+        rule="idefics3",
+        longest_edge=128,
+        tile_text="<r{row}c{column}>{tokens}",
+        row_end="\n",
+        overview_text="\n<all>{tokens}",
+        single_text="<all>{tokens}",
+    ),
+)
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def test_patches_are_counted_in_the_text_and_in_the_grid():
+    medium = image(PATCHES, picture(70, 40))
+    (item,) = medium.items
+    rows, columns = medium.grids[0]
+    assert medium.text == "<start>" + "<pad>" * (rows * columns) + "<end>"
+    assert item.rows == medium.tokens == rows * columns
+    assert (
+        item.cost
+        == len(item.arrays["pixel_values"])
+        == len(item.arrays["patch_positions"])
+        == rows * columns * 4
+    )
+
+
+def test_the_patches_of_one_feature_stand_behind_one_another():
+    positions = image(PATCHES, picture(64, 96)).items[0].arrays["patch_positions"]
+    assert positions[:8].tolist() == [
+        [row, column, 4, 6]
+        for row, column in [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3)]
+    ]
+
+
+def test_tiles_are_written_row_by_row_with_the_overview_behind_them():
+    medium = image(TILES, picture(60, 100))
+    tokens = "<image>" * 4
+    assert medium.text == f"<r1c1>{tokens}<r1c2>{tokens}\n<r2c1>{tokens}<r2c2>{tokens}\n\n<all>{tokens}"
+    assert len(medium.items) == len(medium.grids) == 5
+
+
+def test_a_picture_that_may_not_be_split_is_one_tile():
+    medium = image(TILES, picture(60, 100), options={"do_image_splitting": False})
+    assert medium.text == "<all>" + "<image>" * 4
+    assert len(medium.items) == 1
+
+
+def test_equal_pictures_have_one_digest_and_others_another():
+    digests = [
+        image(PATCHES, source, options=options).items[0].digest
+        for source, options in [
+            (picture(64, 64), {}),
+            (picture(64, 64), {}),
+            (picture(64, 64, 1), {}),
+            (picture(64, 64), {"backend": "pil"}),
+        ]
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_positions_of_a_picture_share_their_time_and_the_text_goes_on_behind_it():
+    places = np.arange(2, 8)
+    assert mrope(range(10), places, [(2, 3)]).tolist() == [
+        [0, 1, 2, 2, 2, 2, 2, 2, 5, 6],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5, 6],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5, 6],
+    ]
+    assert mrope([1, 2, 3], None, []).tolist() == [[0, 1, 2]] * 3
+
+
+@pytest.mark.parametrize(
+    "options", [{"colour": True}, {"size": 5}, {"min_pixels": -1}, {"backend": "x"}, {"fps": 2}]
+)
+def test_an_option_that_is_not_known_is_refused(options):
+    with pytest.raises(InputError, match="mm_processor_kwargs"):
+        image(PATCHES, picture(64, 64), options=options)
