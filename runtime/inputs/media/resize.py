@@ -65,11 +65,10 @@ def resized(
 
 
 def _nearest(size: int, out: int, kernel: Kernel, window: Window) -> NDArray[np.int64]:
-    """The source of each output: torchvision takes the one at the output's edge, Pillow at its middle."""
-    places = np.arange(*window)
-    if kernel == "pillow":
-        return np.minimum(((places + 0.5) * (size / out)).astype(np.int64), size - 1)
-    return np.minimum((places * np.float32(size / out)).astype(np.int64), size - 1)
+    """The source of each output, the one at its middle; torchvision (nearest-exact) computes in float32."""
+    number = np.float32 if kernel == "torchvision" else np.float64
+    middles = np.arange(*window).astype(number) + number(0.5)
+    return np.minimum((middles * number(size / out)).astype(np.int64), size - 1)
 
 
 @dataclass(frozen=True, slots=True)

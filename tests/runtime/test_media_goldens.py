@@ -1,0 +1,108 @@
+"""Pictures and videos, prepared bit for bit as transformers' processors and vLLM's loader do it:
+tests/goldens/record_pictures.py recorded them."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from poolrt.runtime.artifact.images import Images, Patches, Videos
+from poolrt.runtime.artifact.records import from_plain
+from poolrt.runtime.errors import InputError
+from poolrt.runtime.inputs.media import decode, prepared
+
+from tests.goldens.record_pictures import FRAMES, VIDEO_OPTIONS, VIDEO_SIZE
+from tests.pictures import FOLDER, PROCESSORS, clip_of_frames, digest, drawn
+
+RECORDED = json.loads((FOLDER / "recorded.json").read_text())
+VIDEO = Images(
+    scheme="patches",
+    resample="bicubic",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    patches=Patches(size=16, merge=2, temporal=2, min_pixels=4096, max_pixels=1310720),
+    videos=Videos(
+        placeholder="<|vision_start|><|video_pad|><|vision_end|>",
+        token="<|video_pad|>",
+        frame_text="<{seconds} seconds><|vision_start|>{tokens}<|vision_end|>",
+        fps=2.0,
+        min_frames=4,
+        max_frames=768,
+        min_pixels=VIDEO_SIZE["shortest_edge"],
+        max_pixels=VIDEO_SIZE["longest_edge"],
+    ),
+)
+
+
+def pixel_values(images: Images, source: object, options: dict[str, Any] | None = None) -> np.ndarray:
+    """As transformers' processors lay them out: the rows of all tiles, or of the only one."""
+    rows = [item.arrays["pixel_values"] for item in prepared.image(images, source, options=options).items]
+    return np.stack(rows) if images.scheme == "tiles" else rows[0]
+
+
+@pytest.mark.parametrize("label", PROCESSORS)
+def test_pixels_are_those_of_transformers_processors(label: str) -> None:
+    processor, wrong = PROCESSORS[label], []
+    for kernel in processor.kernels:
+        images = replace(from_plain(Images, processor.facts), kernel=kernel)
+        for number, (width, height) in enumerate(processor.sizes):
+            recorded = RECORDED["pixels"][f"{label}, {kernel}, {width}x{height}"]
+            try:
+                values = digest(pixel_values(images, drawn(width, height, number), processor.options))
+            except InputError:
+                values = "None"
+            if values != recorded:
+                wrong.append((kernel, width, height, values, recorded))
+    assert not wrong
+
+
+def test_the_kernel_may_be_chosen_for_one_picture() -> None:
+    arrays = np.load(FOLDER / "arrays.npz")
+    images = from_plain(Images, PROCESSORS["clip padded"].facts)
+    for number, (width, height) in enumerate([(40, 70), (200, 100)]):
+        for option in ({"backend": "pil"}, {"use_fast": False}):
+            np.testing.assert_array_equal(
+                pixel_values(images, drawn(width, height, number), option),
+                arrays[f"pillow, {width}x{height}"],
+            )
+        for option in ({}, {"backend": "torchvision"}, {"use_fast": True}):
+            np.testing.assert_array_equal(
+                pixel_values(images, drawn(width, height, number), option),
+                arrays[f"torchvision, {width}x{height}"],
+            )
+
+
+@pytest.mark.parametrize("name", RECORDED["files"])
+def test_a_file_is_decoded_as_vllm_decodes_it(name: str) -> None:
+    data = (FOLDER / name).read_bytes()
+    assert digest(decode.rgb(data)) == RECORDED["files"][name]
+    assert digest(decode.rgb(Image.open(io.BytesIO(data)))) == RECORDED["files"][name]
+
+
+@pytest.mark.parametrize("name", [*RECORDED["files"], "rgb_key.png"])
+def test_transparency_is_shown_on_white_as_in_transformers(name: str) -> None:
+    from transformers.image_transforms import convert_to_rgb
+
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO((FOLDER / name).read_bytes())))
+    np.testing.assert_array_equal(decode.rgb(image), convert_to_rgb(image, return_numpy=True))
+
+
+@pytest.mark.parametrize("options", VIDEO_OPTIONS, ids=str)
+@pytest.mark.parametrize("clip", FRAMES, ids=str)
+def test_a_video_is_that_of_transformers_processor(
+    clip: tuple[int, int, int, float | None], options: dict[str, Any]
+) -> None:
+    width, height, frames, fps = clip
+    recorded = RECORDED["videos"][f"{width}x{height}, {frames} frames, {fps} fps, {json.dumps(options)}"]
+    medium = prepared.video(VIDEO, clip_of_frames(width, height, frames), fps=fps, options=options)
+    assert medium.text == f"<|vision_start|>{recorded['text']}<|vision_end|>"
+    grid = [len(medium.items), *(2 * side for side in medium.grids[0])]
+    assert (grid, len(set(medium.grids))) == (recorded["grid"], 1)
+    assert (
+        digest(np.concatenate([item.arrays["pixel_values"] for item in medium.items])) == recorded["pixels"]
+    )
