@@ -1,9 +1,9 @@
 """The page at `/`: try a model in a browser, see the curl command of every request it makes.
 
-`/playground.json` describes to it what each model can do. The page is one file with its styles and scripts
-inside, read once and served from memory. It fetches nothing from other servers, which its
-Content-Security-Policy enforces: the two hashes allow the page's own style and script, and Trusted Types make
-it an error to parse any text as HTML.
+`/playground.json` describes to it what each model can do. The page is sent as one file with its styles and
+scripts inside, put together once from `assets/` and served from memory. It fetches nothing from other
+servers, which its Content-Security-Policy enforces: the two hashes allow the page's own style and script, and
+Trusted Types make it an error to parse any text as HTML.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from ..context import context_of
 from ..models.registry import Served
 from ..prompts import stored_prompt
 
-PAGE = files(cast(str, __package__)).joinpath("playground.html").read_bytes()
+ASSETS = files(cast(str, __package__)).joinpath("assets")
+INCLUDED = re.compile(r"^@([\w.]+)\n", re.MULTILINE)
+"""A line of playground.html in whose place the file of that name stands: the browser gets one file."""
+PAGE = INCLUDED.sub(
+    lambda line: ASSETS.joinpath(line[1]).read_text("utf-8"),
+    ASSETS.joinpath("playground.html").read_text("utf-8"),
+).encode()
 
 
 def policy(page: bytes) -> str:
@@ -40,7 +46,7 @@ def policy(page: bytes) -> str:
         f"script-src {hashes(b'script')}",
         f"style-src {hashes(b'style')}",
         "connect-src 'self'",
-        "img-src data:",
+        "img-src data: blob:",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",

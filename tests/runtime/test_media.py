@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from poolrt.runtime.artifact.images import Images, Patches, Tiling
@@ -109,3 +111,44 @@ def test_positions_of_a_picture_share_their_time_and_the_text_goes_on_behind_it(
 def test_an_option_that_is_not_known_is_refused(options):
     with pytest.raises(InputError, match="mm_processor_kwargs"):
         image(PATCHES, picture(64, 64), options=options)
+
+
+REGION = 0.02  # a level of 255 and half a pixel of the smallest picture
+CROPPED = Images(
+    scheme="fixed", resample="bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), height=64, width=64,
+    shortest_edge=64, tokens=4, token="<image>", placeholder="<image>",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 260), (300, 90), (130, 130)])
+@pytest.mark.parametrize("scheme", ["patches", "tiles", "cropped", "squashed", "apart"])
+def test_each_row_shows_its_region_of_the_picture(scheme: str, height: int, width: int) -> None:
+    images = {
+        "patches": PATCHES,
+        "tiles": TILES,
+        "cropped": CROPPED,
+        "squashed": replace(CROPPED, shortest_edge=None),
+        "apart": replace(CROPPED, apart=True, token="", placeholder=""),
+    }[scheme]
+    images = replace(images, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    ramp = np.zeros((height, width, 3))  # red grows to the right, green downwards
+    ramp[..., 0] = (np.arange(width) + 0.5) / width
+    ramp[..., 1] = ((np.arange(height) + 0.5) / height)[:, None]
+    medium = image(images, np.round(ramp * 255).astype(np.uint8))
+    assert len(medium.regions) == len(medium.items)
+    for item, (left, top, right, bottom) in zip(medium.items, medium.regions, strict=True):
+        values = item.arrays["pixel_values"]
+        red, green = (
+            values.reshape(len(values), 3, -1)[:, :2].mean(axis=(0, 2))
+            if scheme == "patches"
+            else values[:2].mean(axis=(1, 2))
+        )
+        assert red == pytest.approx((left + right) / 2, abs=REGION)
+        assert green == pytest.approx((top + bottom) / 2, abs=REGION)
+
+
+def test_the_region_of_a_picture_that_is_too_small_reaches_beyond_it() -> None:
+    medium = image(CROPPED, picture(32, 64), options={"do_resize": False})
+    ((left, top, right, bottom),) = medium.regions
+    assert (left, right) == (0.0, 1.0)
+    assert (top, bottom) == (-0.5, 1.5), "black above and below it"

@@ -6,6 +6,7 @@ import numpy as np
 
 from ...artifact.images import Images
 from ..items import VisionItem
+from .medium import Region
 from .resize import Window, resized
 from .rows import Planes, fixed_row
 
@@ -22,13 +23,7 @@ def row(images: Images, planes: Planes, *, resize: bool = True) -> VisionItem:
 def fitted(images: Images, planes: Planes, *, resize: bool = True) -> Planes:
     """[3, height, width] of the graph: squashed, or scaled to the shorter side and cut from the middle.
     Where a side is too short for the cut, black stands beside it."""
-    _, height, width = planes.shape
-    if not resize:
-        tall, wide = height, width
-    elif images.shortest_edge is None:
-        tall, wide = images.height, images.width
-    else:
-        tall, wide = _scaled(height, width, images.shortest_edge)
+    tall, wide = _size(images, *planes.shape[1:], resize=resize)
     rows, columns = _middle(tall, images.height), _middle(wide, images.width)
     part = resized(
         planes, tall, wide, resample=images.resample, kernel=images.kernel, rows=rows, columns=columns
@@ -42,6 +37,28 @@ def fitted(images: Images, planes: Planes, *, resize: bool = True) -> Planes:
     )
     canvas[:, top : top + part.shape[1], left : left + part.shape[2]] = part
     return canvas
+
+
+def region(images: Images, height: int, width: int, *, resize: bool = True) -> Region:
+    """The part of a picture that its row shows."""
+    edges: list[tuple[float, float]] = []
+    for size, whole in zip(
+        _size(images, height, width, resize=resize), (images.height, images.width), strict=True
+    ):
+        start, _ = _middle(size, whole)
+        start -= _margin(max(whole - size, 0), images.kernel == "pillow")
+        edges.append((start / size, (start + whole) / size))
+    (top, bottom), (left, right) = edges
+    return left, top, right, bottom
+
+
+def _size(images: Images, height: int, width: int, *, resize: bool) -> tuple[int, int]:
+    """Height and width of the scaled picture, of which the middle is cut out."""
+    if not resize:
+        return height, width
+    if images.shortest_edge is None:
+        return images.height, images.width
+    return _scaled(height, width, images.shortest_edge)
 
 
 def _scaled(height: int, width: int, shortest: int) -> tuple[int, int]:

@@ -7,6 +7,11 @@ from typing import Literal
 
 from ..items import VisionItem
 
+Region = tuple[float, float, float, float]
+"""Left, top, right and bottom, as parts of the picture's width and height. Beyond 0..1 where a picture that
+is smaller than the graph's has black beside it."""
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Medium:
@@ -20,6 +25,8 @@ class Medium:
     never stands in a prompt."""
     grids: tuple[tuple[int, int], ...]
     """(rows, columns) of features, for each run of tokens."""
+    regions: tuple[Region, ...] = ()
+    """Of a picture: the part that each item shows."""
 
     @property
     def tokens(self) -> int:

@@ -15,7 +15,7 @@ from ...errors import InputError
 from . import decode, fixed, patches, tiles, video_source
 from . import video as videos
 from .limits import PictureLimits
-from .medium import Medium
+from .medium import WHOLE, Medium
 from .options import applied
 
 
@@ -49,20 +49,20 @@ def image(
             images, planes, resize=settings.resize, most_pixels=limits.prepared_pixels, field=field
         )
         grid = patches.grid(item, patches.facts(images).merge)
-        return Medium(
-            kind="image", items=(item,), text=_written(images, images.token * item.rows), grids=(grid,)
-        )
+        text = _written(images, images.token * item.rows)
+        return Medium(kind="image", items=(item,), text=text, grids=(grid,), regions=(WHOLE,))
     if images.scheme == "tiles":
         items, down, across = tiles.rows(images, planes, split=settings.split, resize=settings.resize)
         text = _written(images, tiles.text(images, down, across))
-        return Medium(
-            kind="image", items=tuple(items), text=text, grids=(_square(images.tokens),) * len(items)
-        )
+        grids = (_square(images.tokens),) * len(items)
+        regions = tiles.regions(down, across, len(items))
+        return Medium(kind="image", items=tuple(items), text=text, grids=grids, regions=regions)
     item = fixed.row(images, planes, resize=settings.resize)
+    regions = (fixed.region(images, *planes.shape[1:], resize=settings.resize),)
     if images.apart:
-        return Medium(kind="image", items=(item,), text="", grids=())
+        return Medium(kind="image", items=(item,), text="", grids=(), regions=regions)
     text = _written(images, images.token * images.tokens)
-    return Medium(kind="image", items=(item,), text=text, grids=(_square(images.tokens),))
+    return Medium(kind="image", items=(item,), text=text, grids=(_square(images.tokens),), regions=regions)
 
 
 def video(

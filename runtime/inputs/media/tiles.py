@@ -9,6 +9,7 @@ import math
 
 from ...artifact.images import Images, Tiling
 from ..items import VisionItem
+from .medium import WHOLE, Region
 from .resize import resized
 from .rows import Planes, fixed_row
 
@@ -49,6 +50,16 @@ def rows(
     if tiling.overview:
         tiles.append(_scaled(images, planes, images.height, images.width))
     return [fixed_row(images, tile) for tile in tiles], down, across
+
+
+def regions(down: int, across: int, count: int) -> tuple[Region, ...]:
+    """What each of `count` rows shows of the picture: a tile its part, any other the whole."""
+    tiles = [
+        (column / across, row / down, (column + 1) / across, (row + 1) / down)
+        for row in range(down)
+        for column in range(across)
+    ]
+    return (*tiles, *[WHOLE] * (count - len(tiles)))
 
 
 def text(images: Images, down: int, across: int) -> str:
