@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,13 @@ from .answers.params import Params, PoolingParams
 from .artifact.manifest import Head, Manifest, Task
 from .batching.pending import Pending
 from .batching.queue import Answer
-from .batching.worker import Policy, Worker
+from .batching.stages import Stages
+from .batching.worker import Policy
 from .errors import InputError, UnsupportedTask
 from .inputs import chunks
 from .inputs.items import Item, Style
 from .inputs.preparation import Preparation
-from .inputs.prompts import Prompts, ScoreTexts, checked, prompts_from
+from .inputs.prompts import Prompts, ScoreTexts
 from .inputs.tokenization import shortened, tokenization
 from .options import CallOptions, PromptOptions, StartScoreOptions
 from .outputs import Outputs, PoolingOutput, PoolingRequestOutput, ScoringOutput
@@ -34,12 +34,9 @@ from .outputs import Outputs, PoolingOutput, PoolingRequestOutput, ScoringOutput
 class Intake:
     """Submits the calls of one model. Safe to call from many threads."""
 
-    def __init__(
-        self, folder: Path, manifest: Manifest, preparation: Preparation, worker: Worker, policy: Policy
-    ) -> None:
-        self.folder = folder
+    def __init__(self, manifest: Manifest, preparation: Preparation, stages: Stages, policy: Policy) -> None:
         self.manifest = manifest
-        self.worker = worker
+        self.stages = stages
         self.policy: Policy = policy
         self._preparation = preparation
         self._preparations: dict[str, Preparation] = {preparation.style: preparation}
@@ -53,7 +50,7 @@ class Intake:
         parts = self._parts(pooling_task)
         params.refuse_lora(options.get("lora_request"))
         deadline = self._deadline(options)
-        listed = checked(prompts_from(prompts))
+        listed = self._preparation.prompts_from(prompts)
         part_params = self._checked_params(parts, pooling_params, len(listed))
         tokenizing = tokenization(
             options.get("tokenization_kwargs"),
@@ -71,6 +68,7 @@ class Intake:
             role=options.get("role"),
             prompt_name=options.get("prompt_name"),
             add_special_tokens=tokenizing.add_special_tokens,
+            instruction=options.get("instruction"),
         )
         self._count(begun)
         pieces = chunks.cut(items, self.manifest.text.max_tokens) if chunked else [[item] for item in items]
@@ -102,7 +100,8 @@ class Intake:
         task = score_request.task_of(self.manifest)
         params.refuse_lora(options.get("lora_request"))
         deadline = self._deadline(options)
-        first, second = score_request.sides(self.manifest, data_1, data_2)
+        preparation = self.preparation(options.get("preparation"))
+        first, second = score_request.sides(preparation, data_1, data_2)
         pair_params = params.single(options.get("pooling_params"))
         arguments = params.score_options(
             pair_params,
@@ -123,9 +122,7 @@ class Intake:
             limits=limits, params=pair_params, template=options.get("chat_template"), **arguments
         )
         begun = time.perf_counter()
-        prepared = pair_scores.prepare(
-            self.manifest, self.preparation(options.get("preparation")), first, second, request
-        )
+        prepared = pair_scores.prepare(self.manifest, preparation, first, second, request)
         self._count(begun)
         outputs = [self.manifest.heads[prepared.task].output]
         return self._submitted(prepared.items, outputs, prepared.finish, deadline, options)
@@ -139,7 +136,7 @@ class Intake:
             raise InputError(f"preparation {style!r} is not 'model' or 'vllm'", field="preparation")
         with self._lock:
             if style not in self._preparations:
-                self._preparations[style] = Preparation(self.folder, self.manifest, style=style)
+                self._preparations[style] = self._preparation.in_style(style)
             return self._preparations[style]
 
     def counters(self) -> tuple[int, float]:
@@ -208,7 +205,7 @@ class Intake:
         deadline: float | None,
         options: CallOptions,
     ) -> Pending[Outputs[Any]]:
-        ticket = self.worker.submit(
+        ticket = self.stages.submit(
             items, *outputs, deadline_s=options.get("deadline_s"), priority=options.get("priority", 0)
         )
         return Pending(ticket, finish, count=len(items), deadline=deadline)

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from .artifact import overrides, reading
+from .artifact.images import Images
 from .artifact.manifest import Manifest
 from .batching.plan import BatchLimits, bounded
+from .batching.stages import VisionPart
 from .batching.worker import Policy
 from .engines import table
 from .engines.feed import Feed
 from .errors import InputError
 from .inputs.items import Style
+from .inputs.multimodal import media_reading
+from .inputs.multimodal.preparation import MultimodalPreparation
 from .inputs.preparation import Preparation
 from .model import Model
 
@@ -23,6 +27,9 @@ CPU_TOKENS, CPU_LAUNCH = 512, 16
 PACKED_WIDTH = 200
 """Measured: docs/decisions/packing.md."""
 GPU_TOKENS, GPU_LAUNCH = 16384, 1024
+CACHE_GB = 0.25
+"""Features of pictures that are kept. A page takes 41 MB in a 2B model with deepstack, a CLIP picture 2 kB:
+so the last six pages, or 100 000 pictures. vLLM's default of 4 is for servers with a GPU."""
 # What the logits of a SPLADE batch may take, several times over while they are pooled
 # (docs/decisions/memory.md).
 CPU_LOGITS, GPU_LOGITS = 64 << 20, 1 << 30
@@ -42,6 +49,9 @@ def load(
     hf_overrides: Mapping[str, Any] | None = None,
     name: str | None = None,
     check: reading.Check = "full",
+    limit_mm_per_prompt: Mapping[str, Any] | None = None,
+    mm_processor_kwargs: Mapping[str, Any] | None = None,
+    mm_processor_cache_gb: float = CACHE_GB,
 ) -> Model:
     """Opens an artifact folder. Raises ArtifactError for a folder that is incomplete or changed, EngineError
     when no engine can be opened, InputError for an argument that cannot be followed.
@@ -63,6 +73,10 @@ def load(
             other key was decided at export.
         name: of the model in errors and results; None: the artifact's own.
         check: `full` compares the sha256 of every file, `quick` only the sizes.
+        limit_mm_per_prompt: most pictures and videos of one prompt, as {"image": 2, "video": 0}; None: the
+            model's own limits.
+        mm_processor_kwargs: how pictures are prepared where a prompt says nothing else: `max_pixels`, ...
+        mm_processor_cache_gb: gigabytes of features of pictures that are kept for later prompts; 0: none.
 
     >>> with load("artifacts/all-MiniLM-L6-v2", max_tokens=128) as model:
     ...     print(model.max_tokens, model.embed("a first text"))
@@ -78,11 +92,24 @@ def load(
     opened = reading.read(path, check=check)
     manifest = _changed(opened.manifest, max_tokens, name, hf_overrides)
     choice = table.choose(manifest, engine)
-    prepared = Preparation(opened.folder, manifest, style=preparation)
+    cache_bytes = _cache_bytes(mm_processor_cache_gb)
+    prepared = _preparation(opened.folder, manifest, preparation, limit_mm_per_prompt, mm_processor_kwargs)
     # Before the engine is opened: a graph that cannot be filled is refused while nothing is held.
     feed = Feed(choice.graph.inputs, pad_id=manifest.text.pad_id)
+    seen = None if manifest.images is None else table.choose(manifest, engine, "vision")
+    vision_feed = None if seen is None else Feed(seen.graph.inputs)
     session = table.open(opened.folder, manifest, choice, threads=threads)
     limits = _batch_limits(manifest, choice, session, max_batch_tokens)
+    vision = None
+    if seen is not None and vision_feed is not None and manifest.images is not None:
+        try:
+            seeing = table.open(opened.folder, manifest, seen, threads=threads)
+        except BaseException:
+            session.close()
+            raise
+        output = seen.graph.outputs[0].name
+        vision_limits = _vision_limits(manifest.images, seen, seeing)
+        vision = VisionPart(seen, seeing, vision_feed, vision_limits, output, cache_bytes)
     model = Model(
         opened.folder,
         manifest,
@@ -94,6 +121,7 @@ def load(
         max_queued_tokens,
         scheduling_policy,
         io_processor_plugin,
+        vision,
     )
     if io_processor_plugin is not None:
         try:
@@ -138,6 +166,61 @@ def _batch_limits(
         packed_width=PACKED_WIDTH if on_cpu and choice.graph.packed else None,
         profiles=tuple(session.profiles),
     )
+
+
+def _preparation(
+    folder: Path,
+    manifest: Manifest,
+    style: Style,
+    limit_mm_per_prompt: Mapping[str, Any] | None,
+    mm_processor_kwargs: Mapping[str, Any] | None,
+) -> Preparation:
+    most = media_reading.limits_from(limit_mm_per_prompt)
+    if mm_processor_kwargs is not None and not isinstance(mm_processor_kwargs, Mapping):
+        raise InputError(
+            f"mm_processor_kwargs: expected an object, found {type(mm_processor_kwargs).__name__}",
+            field="mm_processor_kwargs",
+        )
+    if manifest.images is None:
+        if mm_processor_kwargs:
+            raise InputError("mm_processor_kwargs: this model reads text only", field="mm_processor_kwargs")
+        return Preparation(folder, manifest, style=style)
+    widths = [int(tensor.axes[1]) for tensor in manifest.graph("text").inputs if tensor.name == "features"]
+    reader = media_reading.MediaReading(
+        manifest.images, most=most, options=mm_processor_kwargs, width=sum(widths)
+    )
+    return MultimodalPreparation(folder, manifest, reader, style=style)
+
+
+def _vision_limits(images: Images, choice: table.Choice, session: table.Session) -> BatchLimits:
+    """The limits of a batch of pictures, in patches."""
+    on_cpu = choice.engine is None and choice.device == "cpu"
+    profiles = tuple(session.profiles)
+    if images.scheme != "patches":
+        # All rows have one size, whose work is `cost`; the shapes of an engine differ in their rows only.
+        profiles = tuple(
+            replace(
+                profile,
+                smallest=(profile.smallest[0], images.cost),
+                best=(profile.best[0], images.cost),
+                largest=(profile.largest[0], images.cost),
+            )
+            for profile in profiles
+        )
+    return BatchLimits(
+        max_tokens=CPU_TOKENS if on_cpu else GPU_TOKENS,
+        launch_tokens=CPU_LAUNCH if on_cpu else GPU_LAUNCH,
+        profiles=profiles,
+    )
+
+
+def _cache_bytes(gigabytes: float) -> int:
+    if isinstance(gigabytes, bool) or not isinstance(gigabytes, int | float) or not 0 <= gigabytes < 1e6:
+        raise InputError(
+            f"mm_processor_cache_gb is {gigabytes!r}, expected gigabytes from 0",
+            field="mm_processor_cache_gb",
+        )
+    return int(gigabytes * 1e9)
 
 
 def _check_types(path: object, engine: object) -> None:

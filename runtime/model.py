@@ -20,13 +20,16 @@ from .answers.params import Params
 from .artifact.manifest import Manifest, Task
 from .batching.pending import Pending
 from .batching.plan import BatchLimits
+from .batching.stages import Stages, VisionPart
 from .batching.worker import Policy, Worker
 from .engines import table
 from .engines.feed import Feed
 from .errors import InputError, UnsupportedTask
 from .inputs.items import Item
+from .inputs.multimodal.contents import is_picture
+from .inputs.multimodal.preparation import MultimodalPreparation
 from .inputs.preparation import Preparation
-from .inputs.prompts import Prompts, ScoreText, ScoreTexts
+from .inputs.prompts import Prompt, Prompts, ScoreText, ScoreTexts
 from .intake import Intake
 from .options import (
     ChatOptions,
@@ -85,6 +88,7 @@ class Model:
         max_queued_tokens: int | None = None,
         policy: Policy = "fcfs",
         plugin: str | None = None,
+        vision: VisionPart | None = None,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -106,9 +110,15 @@ class Model:
             policy=policy,
             name=manifest.name,
         )
-        self._intake = Intake(folder, manifest, preparation, self.worker, policy)
+        self.vision_engine = None if vision is None else vision.choice
+        apart = manifest.images is not None and manifest.images.apart
+        stage = None if vision is None else vision.stage(manifest.name, policy)
+        if stage is not None and isinstance(preparation, MultimodalPreparation):
+            preparation.reading.features_of = stage.cache.get
+        self._stages = Stages(self.worker, stage, apart=apart)
+        self._intake = Intake(manifest, preparation, self._stages, policy)
         # Also runs at interpreter exit, when a model was never closed.
-        self._finalizer = weakref.finalize(self, self.worker.close, 5.0)
+        self._finalizer = weakref.finalize(self, self._stages.close, 5.0)
 
     # Tasks that return when the result is there
 
@@ -269,14 +279,15 @@ class Model:
 
     # Text
 
-    def tokenize(self, text: str, **options: Unpack[TokenizeOptions]) -> list[int]:
-        """Returns the token ids of a text, whatever its length. Raises InputError.
+    def tokenize(self, text: Prompt, **options: Unpack[TokenizeOptions]) -> list[int]:
+        """Returns the token ids of a text, whatever its length; of a prompt with pictures their tokens too.
+        Raises InputError.
 
         >>> load("artifacts/all-MiniLM-L6-v2").tokenize("a first text")
         [101, 1037, 2034, 3793, 102]
         """
         check("tokenize", options, TokenizeOptions)
-        return self.preparation.encoder.tokenize(text, **options)
+        return self.preparation.prompt_tokens(text, **options)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids, special tokens included. Raises InputError for an id that the
@@ -287,9 +298,11 @@ class Model:
         """
         return self.preparation.encoder.detokenize(ids)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> str:
-        """Returns a conversation as the model's chat template writes it. Embed this text with
-        add_special_tokens=False. Raises InputError.
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]
+    ) -> str | dict[str, Any]:
+        """Returns a conversation as the model's chat template writes it: a text, or with pictures a prompt
+        {"prompt": text, "multi_modal_data": ...}. Embed it with add_special_tokens=False. Raises InputError.
 
         >>> model = load("artifacts/all-MiniLM-L6-v2")
         >>> template = "{{ messages[0].role }}: {{ messages[0].content }}"
@@ -320,15 +333,33 @@ class Model:
         >>> model.statistics().items
         2
         """
-        counters = self.worker.counters()
+        counters, vision = self.worker.counters(), self._stages.vision_counters()
         requests, tokenize_s = self._intake.counters()
+        stage = self._stages.vision
         return Statistics(
             requests=requests,
             tokenize_s=tokenize_s,
             padding=counters.padding,
-            stalled_s=self.worker.stalled_s(),
+            stalled_s=self.stalled_s(),
+            vision_items=vision.items,
+            vision_slots=vision.slots,
+            vision_batches=vision.batches,
+            vision_s=vision.engine_s,
+            vision_queued_items=vision.queued_items,
+            vision_hits=0 if stage is None else stage.cache.hits,
+            vision_shared=0 if stage is None else stage.shared,
+            vision_cache_bytes=0 if stage is None else stage.cache.bytes,
             **asdict(counters),
         )
+
+    def stalled_s(self) -> float:
+        """Returns the seconds that the oldest running batch has taken so far; 0 when idle. A large number
+        means that an engine hangs.
+
+        >>> load("artifacts/all-MiniLM-L6-v2").stalled_s()
+        0.0
+        """
+        return self._stages.stalled_s()
 
     def warm_up(self) -> float:
         """Runs a short and a long input through every output of the graph; returns the seconds it took.
@@ -341,6 +372,7 @@ class Model:
         for output in {head.output for task, head in self.manifest.heads.items() if task in self.tasks}:
             for length in (1, min(self.max_tokens, 512)):
                 self.worker.submit([Item(ids=[self.manifest.text.pad_id] * length)], output).result()
+        self._stages.warm_up(self.manifest.images)
         return time.monotonic() - begun
 
     def close(self, timeout_s: float | None = None) -> None:
@@ -354,7 +386,7 @@ class Model:
         >>> model.close(timeout_s=5)
         """
         if self._finalizer.detach():
-            self.worker.close(timeout_s)
+            self._stages.close(timeout_s)
 
     def __enter__(self) -> Model:
         return self
@@ -395,7 +427,7 @@ class Model:
     def _ranking(
         self, query: ScoreText, documents: ScoreTexts, options: StartRerankOptions
     ) -> Pending[Ranking]:
-        if not isinstance(query, str | Mapping):
+        if not isinstance(query, str | Mapping) and not is_picture(query):
             raise InputError(f"query: expected one text, found {type(query).__name__}", field="query")
         top_n = options.get("top_n", 0)
         if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 0:

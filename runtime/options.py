@@ -41,7 +41,10 @@ class PromptOptions(CallOptions, total=False):
     prompt_name: str | None
     """Name of a stored prompt, which is put in front of each text."""
     add_special_tokens: bool
-    """False for a text that has them already, as a chat template writes them. Default: True."""
+    """False for a text that has them already, as a chat template writes them; the template of a role does
+    not apply to it either. Default: True."""
+    instruction: str | None
+    """The `instruction` of a role's template; None: the model's own."""
 
 
 class EmbedOptions(PromptOptions, total=False):
@@ -86,7 +89,7 @@ class StartScoreOptions(CallOptions, total=False):
     template_kwargs: Mapping[str, Any] | None
     """Variables of the score template."""
     instruction: str | None
-    """The variable `instruction` of the score template."""
+    """The variable `instruction` of the score template, or of the templates of roles."""
     max_tokens_per_query: int
     """Tokens that each text of the first side is cut to before anything else; 0: no cut."""
     max_tokens_per_doc: int
@@ -142,6 +145,9 @@ class ChatOptions(TypedDict, total=False):
     read from the template."""
     tools: Sequence[Mapping[str, Any]] | None
     """Passed to the template."""
+    interleave_mm_strings: bool
+    """For templates that take text: whether pictures stand between the texts of a message as they do in its
+    list of parts, or in front of them. Default: False."""
 
 
 _OF_PARAMS = {"normalize": "use_activation"} | {

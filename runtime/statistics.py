@@ -30,3 +30,17 @@ class Statistics:
     queued_tokens: int
     running_items: int
     stalled_s: float
+    vision_items: int = 0
+    """Pictures, tiles and frames that the vision graph computed."""
+    vision_slots: int = 0
+    """Their patches, and padding."""
+    vision_batches: int = 0
+    vision_s: float = 0.0
+    """Of its engine."""
+    vision_queued_items: int = 0
+    vision_hits: int = 0
+    """Those that were not computed, because their features were kept."""
+    vision_shared: int = 0
+    """Those that were not computed, because they were being computed for another prompt."""
+    vision_cache_bytes: int = 0
+    """Of the features that are kept."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..artifact.manifest import Manifest, Task
+from ..artifact.manifest import Manifest, RoleName, Task
 from ..batching.queue import Answer
 from ..errors import InputError
 from ..inputs.items import Item
@@ -15,7 +15,9 @@ from ..inputs.preparation import Preparation
 from ..outputs import Floats, Outputs, Ranked, Ranking, ScoringOutput, ScoringRequestOutput
 from . import postprocess, scoring
 from .params import PoolingParams
-from .score_request import ScoreRequest, task_of
+from .score_request import ScoreRequest, Side, task_of
+
+ROLES: tuple[RoleName, RoleName] = ("query", "document")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class PreparedScore:
 
 
 def prepare(
-    manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], request: ScoreRequest
+    manifest: Manifest, preparation: Preparation, first: list[Side], second: list[Side], request: ScoreRequest
 ) -> PreparedScore:
     """Tokenises the pairs. Raises InputError for what the model cannot read, UnsupportedTask
     where it does not score.
@@ -46,7 +48,7 @@ def prepare(
 
 
 def _joint(
-    manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], request: ScoreRequest
+    manifest: Manifest, preparation: Preparation, first: list[Side], second: list[Side], request: ScoreRequest
 ) -> PreparedScore:
     items = preparation.pairs(
         first,
@@ -82,8 +84,8 @@ def _joint(
 def _apart(
     manifest: Manifest,
     preparation: Preparation,
-    first: list[str],
-    second: list[str],
+    first: list[Side],
+    second: list[Side],
     request: ScoreRequest,
     task: Task,
 ) -> PreparedScore:
@@ -97,11 +99,14 @@ def _apart(
         preparation.cut_side(texts, most) if most else texts
         for texts, most in ((first, request.max_tokens_per_query), (second, request.max_tokens_per_doc))
     ]
-    queries = preparation.singles(shortened[0], limits=request.limits, role="query")
-    documents = preparation.singles(shortened[1], limits=request.limits, role="document")
+    instruction = (request.variables or {}).get("instruction") if preparation.takes_instruction else None
+    queries, documents = (
+        preparation.singles(side, limits=request.limits, role=role, instruction=instruction)
+        for side, role in zip(shortened, ROLES, strict=True)
+    )
     for items, before, after in ((queries, first, shortened[0]), (documents, second, shortened[1])):
         for item, whole, cut in zip(items, before, after, strict=True):
-            item.truncated = item.truncated or len(cut) < len(whole)
+            item.truncated = item.truncated or len(_text(cut)) < len(_text(whole))
     head = manifest.heads[task]
     items = [*queries, *documents]
     # vLLM forwards neither a width nor the wish for raw vectors to a score.
@@ -134,7 +139,7 @@ def _apart(
 
 
 def _listed(
-    manifest: Manifest, preparation: Preparation, first: list[str], second: list[str], request: ScoreRequest
+    manifest: Manifest, preparation: Preparation, first: list[Side], second: list[Side], request: ScoreRequest
 ) -> PreparedScore:
     """One query and all its documents are one item; of several queries each has one document."""
     if request.template is not None:
@@ -142,11 +147,9 @@ def _listed(
             "chat_template is for cross-encoders; this model's own prompt lists every document",
             field="chat_template",
         )
-    queries = (
-        preparation.cut_side(first, request.max_tokens_per_query) if request.max_tokens_per_query else first
-    )
-    documents = (
-        preparation.cut_side(second, request.max_tokens_per_doc) if request.max_tokens_per_doc else second
+    queries, documents = (
+        [_text(side) for side in (preparation.cut_side(sides, most) if most else sides)]
+        for sides, most in ((first, request.max_tokens_per_query), (second, request.max_tokens_per_doc))
     )
     lists = [documents] if len(queries) == 1 else [[document] for document in documents]
     prompts = [
@@ -169,13 +172,17 @@ def _listed(
             [scoring.cosine(rows[:-1], np.repeat(rows[-1:], len(rows) - 1, axis=0)) for rows in arrays]
         )
         owners = [item for item, several in zip(items, lists, strict=True) for _ in several]
-        cut = [len(short) < len(whole) for short, whole in zip(documents, second, strict=True)]
+        cut = [len(short) < len(_text(whole)) for short, whole in zip(documents, second, strict=True)]
         truncated = [item.truncated or shorter for item, shorter in zip(owners, cut, strict=True)]
         return _outputs(
             scores, [item.ids for item in owners], [item.prompt_tokens for item in owners], truncated, answer
         )
 
     return PreparedScore("token_embed", items, finish)
+
+
+def _text(side: Side) -> str:
+    return side if isinstance(side, str) else side.text
 
 
 def ranked(scored: Outputs[ScoringOutput], documents: Sequence[object], top_n: int = 0) -> Ranking:

@@ -11,9 +11,13 @@ import numpy as np
 from ..artifact.manifest import Manifest, Task
 from ..errors import InputError, UnsupportedTask
 from ..inputs.items import Style, TokenLimits
+from ..inputs.multimodal.contents import Content, is_picture
 from ..inputs.pairs import check_counts
+from ..inputs.preparation import Preparation
 from .params import PoolingParams
 
+Side = str | Content
+"""A query or a document: its text, or its text and pictures."""
 TASK: dict[str, Task] = {
     "bi-encoder": "embed",
     "late-interaction": "token_embed",
@@ -56,54 +60,30 @@ class ScoreRequest:
     """The same of the second side."""
 
 
-def sides(manifest: Manifest, data_1: Any, data_2: Any) -> tuple[list[str], list[str]]:
-    """Returns both sides as lists of text. Raises InputError with vLLM's texts and in its order:
-    content first, then counts."""
+def sides(preparation: Preparation, data_1: Any, data_2: Any) -> tuple[list[Side], list[Side]]:
+    """Returns both sides as lists of text, or of Content where there are pictures. Raises InputError with
+    vLLM's texts and in its order: content first, then counts."""
     first, second = (
-        [text_of(item, manifest) if isinstance(item, Mapping) else item for item in side(data, name)]
+        [preparation.side(item, f"{name}[{index}]") for index, item in enumerate(side(data, name))]
         for data, name in ((data_1, "data_1"), (data_2, "data_2"))
     )
     check_counts(first, second)
     for name, texts in (("data_1", first), ("data_2", second)):
         for index, text in enumerate(texts):
-            if not isinstance(text, str):
+            if not isinstance(text, str | Content):
                 raise InputError(f"{name}[{index}]: expected text, found {type(text).__name__}", field=name)
     return first, second
 
 
 def side(data: Any, name: str) -> list[Any]:
     """Returns one side of a comparison as a list. Raises InputError for what is neither text nor a list."""
-    if isinstance(data, str | Mapping):
+    if isinstance(data, str | Mapping | Content) or is_picture(data):
         return [data]
     if (isinstance(data, Sequence) and not isinstance(data, bytes | bytearray)) or (
         isinstance(data, np.ndarray) and data.ndim == 1
     ):
         return list(data)
     raise InputError(f"{name}: expected text or a list of texts, found {type(data).__name__}", field=name)
-
-
-def text_of(item: Mapping[str, Any], manifest: Manifest) -> str:
-    """Returns the text of `{"content": [{"type": "text", "text": ...}, ...]}`: its parts joined by newlines,
-    as in vLLM's conversations. Raises InputError for a part that is no text, and for an empty list."""
-    content = item.get("content")
-    if not isinstance(content, list | tuple):
-        raise InputError(
-            "expected text, or an object with a list `content`, found an object with "
-            f"{sorted(map(str, item))}"
-        )
-    for part in content or [None]:
-        if (
-            not isinstance(part, Mapping)
-            or part.get("type") != "text"
-            or not isinstance(part.get("text"), str)
-        ):
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            what = f"a part {str(kind)[:100]!r}" if content else "no part"
-            raise InputError(
-                f"MultiModalParam is not supported for {manifest.architecture}: found {what}, "
-                "it reads text parts only"
-            )
-    return "\n".join(part["text"] for part in content)
 
 
 def task_of(manifest: Manifest) -> Task:

@@ -134,10 +134,17 @@ def _inconsistencies(manifest: Manifest) -> Iterable[str]:
         head = manifest.heads.get(task)
         if head is None:
             yield f"heads: none for task {task!r}"
-        elif any(head.output not in {tensor.name for tensor in graph.outputs} for graph in manifest.graphs):
+        elif any(
+            head.output not in {tensor.name for tensor in graph.outputs}
+            for graph in manifest.graphs
+            if graph.role == "text" or (manifest.images is not None and manifest.images.apart)
+        ):
             yield f"heads.{task}: a graph has no output {head.output!r}"
         elif head.dim < 1 or head.drop_first < 0 or head.drop_last < 0:
             yield f"heads.{task}: dim, drop_first or drop_last out of range"
+    for role, needed in (("text", True), ("vision", manifest.images is not None)):
+        if needed and manifest.graphs and not any(graph.role == role for graph in manifest.graphs):
+            yield f"graphs: none of role {role!r}"
     if not 0 <= text.pad_id < text.vocab_size or text.max_tokens < 1:
         yield "text: pad_id or max_tokens out of range"
     named = [text.tokenizer, text.chat_template, text.score_template, text.tokenizer_config]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -80,6 +80,14 @@ class Call:
     started: float | None = None
     entries: list[Entry] = field(default_factory=list)
     """Its items that are still queued or running."""
+    place: float = 0.0
+    """The place in line of its last item."""
+    computed: Callable[[int], None] | None = None
+    """Called in the worker's thread with the index of each item that was computed."""
+    held: dict[int, Entry] = field(default_factory=dict)
+    """Index -> an item that is admitted and waits for its pictures."""
+    held_cost: int = 0
+    """The cost of `held`, and of the pictures of all its items until none is held."""
 
 
 @dataclass(slots=True, eq=False)

@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, InvalidStateError
 from dataclasses import replace
 from typing import Literal
@@ -31,13 +31,13 @@ from ..engines.table import Session
 from ..errors import DeadlineExceeded, EngineError, Overload, PoolrtError
 from ..inputs.items import Item, VisionItem
 from .plan import BatchLimits
-from .queue import Answer, Call, Counters, Entry, Kind, Pool, Ticket
+from .queue import Answer, Call, Counters, Entry, Kind, Pool, Row, Ticket
 
 Policy = Literal["fcfs", "priority"]
 SMALL_QUEUE = 4096
 """Most items of a queue that a cancelled call leaves within a millisecond."""
 # In the place of a row that is not computed yet.
-_NOTHING = np.empty(0, np.float32)
+_NOTHING: Row = np.empty(0, np.float32)
 
 
 class Worker:
@@ -74,6 +74,8 @@ class Worker:
         self._speed = 0.0
         """Tokens per second of the last batches, smoothed; 0: nothing measured yet."""
         self._closing = False
+        self._held: dict[int, Call] = {}
+        """By `id`: calls with items that wait for their pictures."""
         self._idle = 0
         """Lanes that wait for work."""
         self._running: dict[int, float] = {}
@@ -98,46 +100,170 @@ class Worker:
         The future raises DeadlineExceeded, CancelledError, or EngineError where an item fails even alone in
         its batch. `submit` itself raises Overload where the queue is full; an empty queue admits any call.
         """
-        future = Ticket()
-        now = time.monotonic()
-        cost = sum(item.cost for item in items)
-        rows, *others = ([_NOTHING] * len(items) for _ in outputs)
-        deadline = None if deadline_s is None else now + deadline_s
-        call = Call(future, Answer(rows, cost, tuple(others)), len(items), now, deadline)
+        call, entries = self._call(items, outputs, deadline_s, priority)
         if not items:
-            future.set_result(call.answer)
-            return future
-        ranked = self.policy == "priority"
-        level = priority if ranked else 0
-        entries = [Entry(call, index, item, item.cost, outputs, level) for index, item in enumerate(items)]
+            call.future.set_result(call.answer)
+            return call.future
         # Dearest first, so that the pool shrinks from one end and the rest stays close in cost.
         entries.sort(key=lambda entry: -entry.cost)
         with self._lock:
-            self._admit(cost)
+            self._admit(call.answer.tokens)
+            self._watch_deadline(call)
             call.entries = entries
-            place = self._now
-            for entry in entries:
-                arrival = next(self._arrivals)
-                entry.order = (entry.cost, arrival)
-                place += 0 if ranked else entry.cost
-                heapq.heappush(self._line, (level, place, arrival, entry))
-            self._pools.setdefault(entries[0].kind, Pool()).add(entries)
-            self._queued.update(entries)
-            if call.deadline is not None:
-                heapq.heappush(self._deadlines, (call.deadline, next(self._arrivals), call))
-            self._counters.queued_items += len(entries)
-            self._counters.queued_tokens += cost
-            self._lock.notify(len(entries))
+            self._enqueue(entries)
+        self._watch_cancelling(call)
+        return call.future
+
+    def submit_apart(
+        self, items: Sequence[VisionItem], output: str, *, deadline_s: float | None = None, priority: int = 0
+    ) -> list[Ticket]:
+        """Queues items that stand in line as those of one call, with a future for each. Raises as `submit`
+        does."""
+        calls = [self._call([item], (output,), deadline_s, priority) for item in items]
+        place = 0.0
+        with self._lock:
+            self._admit(sum(call.answer.tokens for call, _ in calls))
+            for call, entries in calls:
+                self._watch_deadline(call)
+                call.entries, call.place = entries, place
+                self._enqueue(entries)
+                place = call.place
+        for call, _ in calls:
+            self._watch_cancelling(call)
+        return [call.future for call, _ in calls]
+
+    # Calls whose items come one by one, when what they wait for is computed
+
+    def open(
+        self,
+        items: Sequence[Item],
+        *outputs: str,
+        before: int = 0,
+        deadline_s: float | None = None,
+        priority: int = 0,
+        computed: Callable[[int], None] | None = None,
+    ) -> Call:
+        """Admits a call without queueing its items: `queue` or `settle` comes for each of them, or `fail`
+        for the call. They count as queued meanwhile, and a worker that closes waits for them. Raises as
+        `submit` does.
+
+        Args:
+            before: the cost of what is computed before its items, which counts until the last is queued.
+            computed: called in the worker's thread with the index of each item that was computed.
+        """
+        call, entries = self._call(items, outputs, deadline_s, priority)
+        with self._lock:
+            self._admit(call.answer.tokens + before)
+            self._watch_deadline(call)
+            call.computed = computed
+            call.held = {entry.index: entry for entry in entries}
+            call.held_cost = call.answer.tokens + before
+            self._held[id(call)] = call
+        self._watch_cancelling(call)
+        return call
+
+    def queue(self, call: Call, index: int, *, before_s: float = 0.0) -> None:
+        """Queues an item of an open call. Nothing happens where the call is over.
+
+        Args:
+            before_s: seconds that were spent on what it waited for, for the call's `engine_s`.
+        """
+        with self._lock:
+            entry = call.held.pop(index, None)
+            if entry is None:
+                return
+            self._spent_before(call, before_s)
+            call.entries.append(entry)
+            self._enqueue([entry])
+            self._let_go(call, entry)
+
+    def settle(self, call: Call, index: int, row: Row, *, before_s: float = 0.0) -> None:
+        """Gives an item of an open call its row without computing it, where the call has one output."""
+        with self._lock:
+            entry = call.held.pop(index, None)
+            if entry is None:
+                return
+            self._spent_before(call, before_s)
+            call.answer.rows[index] = row
+            call.remaining -= 1
+            call.future.done_items += 1
+            self._let_go(call, entry)
+            done = not call.remaining
+        if done:
+            _answer(call)
+
+    def fail(self, call: Call, error: PoolrtError) -> None:
+        """Fails an open call, and gives up what is queued of it."""
+        with self._lock:
+            self._leave({id(call): call})
+        _fail(call, error)
+
+    def _spent_before(self, call: Call, seconds: float) -> None:
+        call.answer.engine_s += seconds
+        if call.started is None:
+            call.submitted += seconds  # no time in the queue
+
+    def _let_go(self, call: Call, entry: Entry) -> None:
+        """An item of an open call is held no longer."""
+        call.held_cost -= entry.cost
+        if not call.held:
+            call.held_cost = 0
+            del self._held[id(call)]
+            self._lock.notify_all()  # the lanes of a closed worker wait for the last one
+
+    # What all kinds of calls share
+
+    def _call(
+        self,
+        items: Sequence[Item] | Sequence[VisionItem],
+        outputs: tuple[str, ...],
+        deadline_s: float | None,
+        priority: int,
+    ) -> tuple[Call, list[Entry]]:
+        """A call and an entry for each of its items."""
+        now = time.monotonic()
+        rows, *others = ([_NOTHING] * len(items) for _ in outputs)
+        answer = Answer(rows, sum(item.cost for item in items), tuple(others))
+        call = Call(Ticket(), answer, len(items), now, None if deadline_s is None else now + deadline_s)
+        level = priority if self.policy == "priority" else 0
+        return call, [Entry(call, index, item, item.cost, outputs, level) for index, item in enumerate(items)]
+
+    def _enqueue(self, entries: Sequence[Entry]) -> None:
+        """Queues items of one call, under the lock."""
+        call, cost = entries[0].call, 0
+        place = max(self._now, call.place)
+        for entry in entries:
+            arrival = next(self._arrivals)
+            entry.order = (entry.cost, arrival)
+            cost += entry.cost
+            place += 0 if self.policy == "priority" else entry.cost
+            heapq.heappush(self._line, (entry.priority, place, arrival, entry))
+        call.place = place
+        self._pools.setdefault(entries[0].kind, Pool()).add(entries)
+        self._queued.update(entries)
+        self._counters.queued_items += len(entries)
+        self._counters.queued_tokens += cost
+        self._lock.notify(len(entries))
+
+    def _watch_deadline(self, call: Call) -> None:
+        if call.deadline is not None:
+            heapq.heappush(self._deadlines, (call.deadline, next(self._arrivals), call))
+
+    def _watch_cancelling(self, call: Call) -> None:
         # A weak reference: a call held by its own future would be a cycle, and keep its rows until the
         # garbage collector runs.
         queued = weakref.ref(call)
-        future.add_done_callback(lambda done: self._cancelled(queued()) if done.cancelled() else None)
-        return future
+        call.future.add_done_callback(lambda done: self._cancelled(queued()) if done.cancelled() else None)
+
+    def _queued_tokens(self) -> int:
+        """The cost of what is queued or held. Read without the lock too: the number may be a moment old."""
+        held = sum(call.held_cost for call in list(self._held.values())) if self._held else 0
+        return self._counters.queued_tokens + held
 
     def _admit(self, cost: int) -> None:
         if self._closing:
             raise EngineError("the model was closed")
-        queued, most = self._counters.queued_tokens, self.max_queued_tokens
+        queued, most = self._queued_tokens(), self.max_queued_tokens
         if most is not None and queued and queued + cost > most:
             raise self._refusal(queued)
 
@@ -152,20 +278,24 @@ class Worker:
     def is_full(self, coming_tokens: int = 0) -> bool:
         """Whether every call would be refused, whatever its size. `coming_tokens` are on their way to the
         queue."""
-        # Read without the lock: the count may be a moment old.
         return (
             self.max_queued_tokens is not None
-            and self._counters.queued_tokens + coming_tokens >= self.max_queued_tokens
+            and self._queued_tokens() + coming_tokens >= self.max_queued_tokens
         )
 
     def refusal(self, coming_tokens: int = 0) -> Overload:
         """The error for a call to a full queue, which is counted as refused."""
         with self._lock:
-            return self._refusal(self._counters.queued_tokens + coming_tokens)
+            return self._refusal(self._queued_tokens() + coming_tokens)
 
     def counters(self) -> Counters:
         with self._lock:
-            return replace(self._counters)
+            held = sum(len(call.held) for call in self._held.values())
+            return replace(
+                self._counters,
+                queued_items=self._counters.queued_items + held,
+                queued_tokens=self._queued_tokens(),
+            )
 
     def stalled_s(self) -> float:
         """Seconds that the oldest running batch has taken so far; 0 when idle. A large number means that the
@@ -177,20 +307,24 @@ class Worker:
     def close(self, timeout_s: float | None = None) -> None:
         """Refuses new calls, computes what is queued for up to `timeout_s` (None: all of it), fails the rest
         and closes the session."""
-        with self._lock:
-            self._closing = True
-            self._lock.notify_all()
+        self.refuse()
         if threading.current_thread() in self._threads:
             return  # called by a callback of this worker's own; the threads end with the queue
         if not self._ended(timeout_s):
             with self._lock:
-                calls = {id(entry.call): entry.call for entry in self._queued}
+                calls = {id(entry.call): entry.call for entry in self._queued} | self._held
                 self._leave(calls)
             for call in calls.values():
                 _fail(call, EngineError("the model was closed before this was computed"))
             if not self._ended(timeout_s):
                 return
         self.session.close()
+
+    def refuse(self) -> None:
+        """Refuses new calls from now on."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify_all()
 
     def _ended(self, timeout_s: float | None) -> bool:
         """Waits up to `timeout_s` for all threads together; returns whether they ended."""
@@ -206,14 +340,14 @@ class Worker:
         while True:
             with self._lock:
                 self._idle += 1
-                while not self._queued and not self._closing:
+                while not self._queued and (self._held or not self._closing):
                     self._lock.wait()
                 late = self._late()
                 self._leave(late)
                 self._counters.expired += len(late)
                 batch = self._take()
                 self._idle -= 1
-                if not batch and not self._queued and self._closing:
+                if not batch and not self._queued and self._closing and not self._held:
                     return
                 alone = not self._running and not self._queued
                 if batch:
@@ -282,7 +416,12 @@ class Worker:
         return taken
 
     def _leave(self, calls: dict[int, Call]) -> None:
-        """Removes from the queue all items of these calls."""
+        """Removes from the queue all items of these calls, and lets go of those that are held."""
+        for call in calls.values():
+            if call.held:
+                call.held, call.held_cost = {}, 0
+                del self._held[id(call)]
+                self._lock.notify_all()
         gone = [entry for call in calls.values() for entry in call.entries if entry in self._queued]
         if not gone:
             return
@@ -296,7 +435,7 @@ class Worker:
             heapq.heapify(self._line)
 
     def _cancelled(self, call: Call | None) -> None:
-        if call is None:  # none of its items is queued any more
+        if call is None:  # none of its items is queued or held any more
             return
         self._gone.append(call)
         if len(self._queued) <= SMALL_QUEUE:
@@ -337,6 +476,8 @@ class Worker:
                 kept[entry.index] = (
                     array[place, : entry.item.rows] if array.ndim == 3 else array[place]
                 ).copy()
+            if entry.call.computed is not None:
+                entry.call.computed(entry.index)
         calls: dict[int, Call] = {}
         with self._lock:
             self._left(len(batch))

@@ -134,8 +134,8 @@ class Feed:
                 f"graph inputs: their rows have the axes {sorted(axes)}, expected one "
                 "for all; export it again"
             )
-        self.length: Callable[[Any], int] = LENGTHS[axes.pop()] if axes else lambda item: 1
-        """The length of an item's rows; 1 where all rows have one size."""
+        self.length: Callable[[Any], int] = LENGTHS[axes.pop()] if axes else lambda item: item.cost
+        """The length of an item's rows; where all rows have one size, the work of one."""
 
     def arrays(
         self, items: Sequence[Any], *, rows: int | None = None, width: int | None = None

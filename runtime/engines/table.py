@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import machine
-from ..artifact.manifest import Backend, Engine, Graph, Manifest, Profile
+from ..artifact.manifest import Backend, Engine, Graph, GraphRole, Manifest, Profile
 from ..errors import EngineError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -88,31 +88,40 @@ TABLE: dict[Backend, tuple[str, tuple[str, ...], str]] = {
 }
 
 
-def choose(manifest: Manifest, engine: str = "auto") -> Choice:
-    """Picks one of the artifact's graphs and engines. Raises EngineError.
+def choose(manifest: Manifest, engine: str = "auto", role: GraphRole = "text") -> Choice:
+    """Picks one of the artifact's graphs and engines of a role. Raises EngineError.
+
+    Where `engine` names a file of another role, this role's of the same kind is picked: a compiled engine of
+    the same backend, or the graph of the same precision.
 
     Args:
         engine: `auto` (a compiled engine that fits this machine's GPU, else ONNX Runtime), a backend
         (`onnxruntime`, `onnxruntime-cuda`, `tensorrt-rtx`, ...), a backend with `:FILE` or `:PRECISION`
         behind it, or the file of an engine.
     """
+    engines = [candidate for candidate in manifest.engines if _graph(manifest, candidate.graph).role == role]
     if engine == "auto":
         notes = []
-        for candidate in manifest.engines:
+        for candidate in engines:
             misfit = unfit(candidate)
             if misfit is None:
                 return Choice(candidate.backend, _graph(manifest, candidate.graph), candidate)
             notes.append(f"{candidate.file}: {misfit}")
-        return Choice("onnxruntime", manifest.graph("text"), notes=tuple(notes))
+        return Choice("onnxruntime", manifest.graph(role), notes=tuple(notes))
     name, _, which = engine.partition(":")
     if name in ("onnxruntime", "onnxruntime-cuda", "cpu", "cuda"):
-        graph = _graph(manifest, which) if which else manifest.graph("text")
+        graph = _graph_of_role(manifest, which, role)
         return Choice("onnxruntime", graph, device="cuda" if "cuda" in name else "cpu")
+    other = next((candidate for candidate in manifest.engines if candidate.file == engine), None)
+    if other is not None and other not in engines:
+        name = other.backend
     named = [
         candidate
-        for candidate in manifest.engines
+        for candidate in engines
         if name in (candidate.backend, candidate.file) and which in ("", candidate.file, candidate.precision)
     ]
+    if not named and other is not None and other not in engines:
+        return Choice("onnxruntime", manifest.graph(role))
     if not named:
         offered = [f"onnxruntime:{graph.file}" for graph in manifest.graphs]
         offered += [candidate.file for candidate in manifest.engines]
@@ -164,3 +173,14 @@ def _graph(manifest: Manifest, which: str) -> Graph:
             return graph
     known = ", ".join(f"{graph.file} ({graph.precision})" for graph in manifest.graphs)
     raise EngineError(f"the artifact has no graph {which!r}; it has {known}")
+
+
+def _graph_of_role(manifest: Manifest, which: str, role: GraphRole) -> Graph:
+    """The graph of a role that a file or a precision names; "": the first. Where the file is of another role,
+    the graph of its precision, if there is one. Raises EngineError."""
+    if not which:
+        return manifest.graph(role)
+    graph = _graph(manifest, which)
+    of_role = [candidate for candidate in manifest.graphs if candidate.role == role]
+    alike = [candidate for candidate in of_role if candidate.precision == graph.precision]
+    return graph if graph.role == role else [*alike, *of_role, manifest.graph(role)][0]

@@ -43,6 +43,9 @@ class Item:
     positions: NDArray[np.int64] | None = None
     """[3, tokens]: positions in time, height and width (multimodal rotary). None:
     0, 1, 2, ... in all three."""
+    vision: tuple[VisionItem, ...] = ()
+    """What the vision graph computes first, in the order of `features`; where a picture is embedded apart,
+    its one row is the result."""
 
     @property
     def cost(self) -> int:
@@ -68,6 +71,8 @@ class VisionItem:
     """The work of computing it, in patches."""
     digest: bytes = b""
     """Of everything that decides its features; the key of the cache of features."""
+    features: NDArray[np.float32] | None = None
+    """[rows, width]: known already, so that the graph need not run. None: to be computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

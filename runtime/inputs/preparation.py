@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..artifact.manifest import Manifest, RoleName
+from ..artifact.manifest import Manifest, Role, RoleName
 from ..errors import InputError
 from . import colbert, pairs, templates
 from .encoder import Encoder
 from .items import PLAIN, PROMPT, STATIC, Item, Style, TokenLimits
-from .prompts import Prompt, from_mapping
+from .prompts import checked, content_text, from_mapping, prompts_from
 
 
 class Preparation:
@@ -31,6 +31,7 @@ class Preparation:
         type_ids = any(
             tensor.name == "token_type_ids" for graph in manifest.graphs for tensor in graph.inputs
         )
+        self.type_ids = type_ids
         self._pairing = pairs.Pairing(self.encoder, style, type_ids)
         self.chat_template = (
             templates.read(folder / self.text.chat_template) if self.text.chat_template else None
@@ -44,43 +45,41 @@ class Preparation:
             mark for token in kept if (mark := self.encoder.tokenizer.id_to_token(token)) is not None
         ]
 
+    def in_style(self, style: Style) -> Preparation:
+        """The preparation of the same artifact in another style."""
+        return Preparation(self.folder, self.manifest, style=style)
+
     # Singles
 
     def singles(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Any],
         *,
         limits: TokenLimits | None = None,
         role: RoleName | None = None,
         prompt_name: str | None = None,
         add_special_tokens: bool = True,
+        instruction: str | None = None,
     ) -> list[Item]:
         """One item per prompt: text, token ids, {"prompt": text} or {"prompt_token_ids": ids}.
 
         Token ids are taken as they are, without special tokens or prefix; a ColBERT role's marker
         and expansion still apply.
         """
-        if role not in (None, "query", "document"):
-            raise InputError(f"role {role!r} is not 'query' or 'document'", field="role")
         encoder, limits = self.encoder, limits or TokenLimits()
-        kept = encoder.kept(limits)
+        plan = self.role(role)
+        kept = self._kept(plan, limits)
         if len(prompts) == 0:
             raise InputError("You must pass at least one prompt", field="input")
-        side = role or self.text.default_role
-        plan = self.text.roles.get(side) if side is not None and self.style == "model" else None
+        if instruction is not None and not self.takes_instruction:
+            raise InputError(
+                "instruction: this model's roles take none; put it into the text", field="instruction"
+            )
         # A named prompt replaces the prefix of the role.
         prefix = self.prompt(prompt_name) if prompt_name is not None else plan.prefix if plan else ""
         add_special_tokens = (
             add_special_tokens and self.text.add_special_tokens and not (plan and plan.static)
         )
-        if plan is not None and plan.max_tokens is not None:
-            # The model's own library cuts here without an error. The limit includes the marker.
-            kept = max(
-                min(kept if kept is not None else encoder.limit(limits), plan.max_tokens)
-                - (plan.marker_id is not None),
-                0,
-            )
-
         items: list[Item | None] = [None] * len(prompts)
         places, texts = [], []
         for index, prompt in enumerate(prompts):
@@ -108,6 +107,31 @@ class Preparation:
             for item in complete:
                 item.kinds = [STATIC] * len(item.ids)
         return complete
+
+    @property
+    def takes_instruction(self) -> bool:
+        """Whether a template of a role may name `instruction`."""
+        return any(role.template is not None for role in self.text.roles.values())
+
+    def role(self, name: RoleName | None) -> Role | None:
+        """How the model's own library prepares a side; None: plainly. Raises InputError for another word.
+
+        Args:
+            name: None: the side of a text that comes without one.
+        """
+        if name not in (None, "query", "document"):
+            raise InputError(f"role {name!r} is not 'query' or 'document'", field="role")
+        side = name or self.text.default_role
+        return self.text.roles.get(side) if side is not None and self.style == "model" else None
+
+    def _kept(self, plan: Role | None, limits: TokenLimits) -> int | None:
+        """How many tokens truncation keeps; None: nothing is cut. Raises InputError."""
+        kept = self.encoder.kept(limits)
+        if plan is None or plan.max_tokens is None:
+            return kept
+        # The model's own library cuts here without an error. The limit includes the marker.
+        most = min(kept if kept is not None else self.encoder.limit(limits), plan.max_tokens)
+        return max(most - (plan.marker_id is not None), 0)
 
     def _mark_prompt(
         self, prefix: str, items: Sequence[Item], limits: TokenLimits, add_special_tokens: bool
@@ -139,8 +163,8 @@ class Preparation:
 
     def pairs(
         self,
-        queries: Sequence[str],
-        documents: Sequence[str],
+        queries: Sequence[Any],
+        documents: Sequence[Any],
         *,
         limits: TokenLimits | None = None,
         template: str | None = None,
@@ -201,7 +225,22 @@ class Preparation:
                 f"{name} ({value}) must be less than max_model_len ({self.encoder.max_tokens})", field=name
             )
 
-    def cut_side(self, texts: Sequence[str], max_tokens: int) -> list[str]:
+    def prompt_tokens(self, prompt: Any, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text of any length; no role applies. Raises InputError."""
+        return self.encoder.tokenize(prompt, add_special_tokens=add_special_tokens)
+
+    def prompts_from(self, value: Any) -> list[Any]:
+        """The list of prompts in a caller's argument. Raises InputError for an empty list, and for prompts
+        that this model cannot follow."""
+        return checked(prompts_from(value))
+
+    def side(self, item: Any, name: str) -> Any:
+        """One side of a score, as `singles` and `pairs` take it. Raises InputError that calls it `name`."""
+        if not isinstance(item, Mapping):
+            return item
+        return content_text(item, self.manifest.architecture)
+
+    def cut_side(self, texts: Sequence[Any], max_tokens: int) -> list[Any]:
         """Each text up to the end of its token `max_tokens`, special tokens not counted; 0: unchanged. Raises
         InputError for a number that is not in [0, the model's limit)."""
         self._check_side_limit(max_tokens, "max_tokens")
@@ -217,12 +256,31 @@ class Preparation:
         template_kwargs: Mapping[str, Any] | None = None,
         content_format: Literal["auto", "string", "openai"] = "auto",
         tools: Sequence[Mapping[str, Any]] | None = None,
-    ) -> str:
+        interleave_mm_strings: bool = False,
+    ) -> Any:
         """The text of one conversation. Pass it to `singles` with add_special_tokens=False, since the
         template writes special tokens itself.
 
         `chat_template` is Jinja text; None: the tokenizer's own. Raises InputError.
         """
+        template, wanted = self._chat_template(chat_template, template_kwargs, content_format)
+        return self._conversation(
+            template,
+            templates.messages_for(messages, wanted),
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            template_kwargs=template_kwargs,
+            tools=tools,
+        )
+
+    def _chat_template(
+        self,
+        chat_template: str | None,
+        template_kwargs: Mapping[str, Any] | None,
+        content_format: Literal["auto", "string", "openai"],
+    ) -> tuple[str, templates.ContentFormat]:
+        """The template of a conversation, and how it takes the content of messages. Raises InputError where
+        there is none, or where its variables are reserved."""
         template = self.chat_template if chat_template is None else chat_template
         if template is None:
             raise InputError(
@@ -232,10 +290,21 @@ class Preparation:
         templates.check_variables(
             {key: value for key, value in (template_kwargs or {}).items() if key != "tools"}
         )
-        wanted = templates.content_format(template) if content_format == "auto" else content_format
+        return template, (templates.content_format(template) if content_format == "auto" else content_format)
+
+    def _conversation(
+        self,
+        template: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        template_kwargs: Mapping[str, Any] | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+    ) -> str:
         return templates.conversation(
             template,
-            templates.messages_for(messages, wanted),
+            messages,
             special_tokens=self.text.special_tokens,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,26 @@ from . import truncation
 
 # Python takes these for sequences of numbers, but they are text that was not decoded, never token ids.
 _BYTES = bytes | bytearray | memoryview
-Prompt = str | Sequence[int] | NDArray[Any] | Mapping[str, Any]
-"""Text, token ids, {"prompt": text} or {"prompt_token_ids": ids}."""
+
+
+class Picture(Protocol):
+    """A Pillow image, whose type is not imported where there is no Pillow."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+    @property
+    def mode(self) -> str: ...
+    def load(self) -> Any: ...
+
+
+Prompt = str | Sequence[int] | NDArray[Any] | Mapping[str, Any] | Picture
+"""Text, token ids, {"prompt": text} or {"prompt_token_ids": ids}. For models that read pictures also a
+picture, {"text": ..., "image": ..., "video": ...}, or {"prompt": ..., "multi_modal_data": ...}."""
 Prompts = Prompt | Sequence[Prompt]
 """One prompt, or several."""
-ScoreText = str | Mapping[str, Any]
-"""Text, or {"content": [{"type": "text", "text": ...}, ...]}."""
+ScoreText = str | Mapping[str, Any] | Picture
+"""Text, or {"content": [{"type": "text", "text": ...}, ...]}; of models that read pictures also a picture and
+{"text": ..., "image": ...}."""
 ScoreTexts = ScoreText | Sequence[ScoreText] | NDArray[Any]
 """One side of a score: one text, or several."""
 
@@ -103,3 +117,26 @@ def from_mapping(prompt: Mapping[str, Any], index: int) -> Any:
         f"{sorted(map(str, prompt))}",
         field="input",
     )
+
+
+def content_text(item: Mapping[str, Any], architecture: str) -> str:
+    """The text of `{"content": [{"type": "text", "text": ...}, ...]}`: its parts joined by newlines,
+    as in vLLM's conversations. Raises InputError for a part that is no text, and for an empty list."""
+    content = item.get("content")
+    if not isinstance(content, list | tuple):
+        raise InputError(
+            "expected text, or an object with a list `content`, found an object with "
+            f"{sorted(map(str, item))}"
+        )
+    for part in content or [None]:
+        if (
+            not isinstance(part, Mapping)
+            or part.get("type") != "text"
+            or not isinstance(part.get("text"), str)
+        ):
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            what = f"a part {str(kind)[:100]!r}" if content else "no part"
+            raise InputError(
+                f"MultiModalParam is not supported for {architecture}: found {what}, it reads text parts only"
+            )
+    return "\n".join(part["text"] for part in content)
