@@ -193,3 +193,49 @@ def encoded() -> dict[str, bytes]:
     exif[0x0112] = 9
     add("turned_wrongly.png", rgb, exif=exif)
     return files
+
+
+CLIPS = ("h264.mp4", "turned.mp4", "cut.mp4", "mpeg4.avi", "mjpeg.avi", "vp9.webm", "even.gif", "uneven.gif")
+
+
+def filmed() -> dict[str, bytes]:
+    """Video files: name -> bytes."""
+    import av
+    from PIL import Image
+
+    frames = clip_of_frames(64, 48, 24)
+    files: dict[str, bytes] = {}
+    for name, codec, options in (
+        ("h264.mp4", "libx264", {"crf": "40", "bf": "2"}),
+        ("mpeg4.avi", "mpeg4", {"b": "100k"}),
+        ("mjpeg.avi", "mjpeg", {"qmin": "20"}),
+        ("vp9.webm", "libvpx-vp9", {"crf": "55"}),
+    ):
+        out = io.BytesIO()
+        with av.open(
+            out, "w", format={"webm": "webm", "avi": "avi", "mp4": "mp4"}[name.split(".")[1]]
+        ) as container:
+            stream: Any = container.add_stream(codec, rate=8, options=options)
+            stream.width, stream.height = 64, 48
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+            container.mux(stream.encode())
+        files[name] = out.getvalue()
+    plain = files["h264.mp4"]
+    # A quarter turn in the matrix of the track's header (its last two numbers are the size).
+    upright = struct.pack(">9I", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    header = plain.index(b"tkhd")
+    place = plain.index(upright, header)
+    turned = struct.pack(">9I", 0, 1 << 16, 0, (1 << 32) - (1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
+    files["turned.mp4"] = plain[:place] + turned + plain[place + len(turned) :]
+    # An edit list that hides the first second.
+    place = plain.index(b"elst") + 16
+    begin = struct.unpack(">I", plain[place : place + 4])[0] + 16384
+    files["cut.mp4"] = plain[:place] + struct.pack(">I", begin) + plain[place + 4 :]
+    pictures = [Image.fromarray(frame).quantize(32) for frame in frames[:9]]
+    for name, durations in (("even.gif", 250), ("uneven.gif", [100, 200, 50] * 3)):
+        out = io.BytesIO()
+        pictures[0].save(out, "GIF", save_all=True, append_images=pictures[1:], duration=durations)
+        files[name] = out.getvalue()
+    return files

@@ -28,6 +28,13 @@ VIDEO_SIZE = {"shortest_edge": 4096, "longest_edge": 25165824}
 
 
 def main() -> None:
+    sys.path.insert(0, str(ROOT))
+    from tests.pictures import FOLDER, filmed
+
+    FOLDER.mkdir(exist_ok=True)
+    for name, data in filmed().items():
+        if not (FOLDER / name).exists():
+            (FOLDER / name).write_bytes(data)
     program, older = Path(os.environ["POOLRT_VLLM"]), os.environ["POOLRT_PILLOW_12"]
     subprocess.run(
         [program.parent / "python", __file__, "--inside"], check=True, env=os.environ | {"PYTHONPATH": older}
@@ -64,7 +71,13 @@ def inside() -> None:
     versions = {
         "transformers": transformers.__version__, "torch": torch.__version__, "pillow": PIL.__version__,
     }  # fmt: skip
-    record = {"versions": versions, "pixels": pixels, "files": _files(), "videos": _videos()}
+    record = {
+        "versions": versions,
+        "pixels": pixels,
+        "files": _files(),
+        "videos": _videos(),
+        "clips": _clips(),
+    }
     (FOLDER / "recorded.json").write_text(json.dumps(record, indent=1) + "\n")
     np.savez_compressed(FOLDER / "arrays.npz", **arrays)
 
@@ -98,7 +111,7 @@ def _files() -> dict[str, str]:
     """RGB bytes of the files as vLLM decodes them. A transparent colour of RGB is left out: vLLM shows
     it, while transformers puts white in its place."""
     import numpy as np
-    from vllm.multimodal.media.image import ImageMediaIO
+    from vllm.multimodal.media.image import ImageMediaIO  # pyright: ignore[reportMissingImports]
 
     from tests.pictures import FOLDER, digest, encoded
 
@@ -108,6 +121,20 @@ def _files() -> dict[str, str]:
         for name in encoded()
         if name != "rgb_key.png"
     }
+
+
+def _clips() -> dict[str, Any]:
+    """Frames that vLLM's loader for Qwen3-VL samples of video files, and what it knows of them."""
+    from vllm.multimodal.video import Qwen3VLVideoBackend  # pyright: ignore[reportMissingImports]
+
+    from tests.pictures import CLIPS, FOLDER, digest
+
+    recorded = {}
+    for name in CLIPS:
+        frames, metadata = Qwen3VLVideoBackend.load_bytes((FOLDER / name).read_bytes())
+        keys = ("total_num_frames", "fps", "frames_indices")
+        recorded[name] = {"pixels": digest(frames)} | {key: metadata[key] for key in keys}
+    return recorded
 
 
 def _videos() -> dict[str, Any]:

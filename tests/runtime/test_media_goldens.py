@@ -14,7 +14,10 @@ from PIL import Image, ImageOps
 from poolrt.runtime.artifact.images import Images, Patches, Videos
 from poolrt.runtime.artifact.records import from_plain
 from poolrt.runtime.errors import InputError
-from poolrt.runtime.inputs.media import decode, prepared
+from poolrt.runtime.inputs.media import decode, prepared, video
+from poolrt.runtime.inputs.media.limits import PictureLimits
+from poolrt.runtime.inputs.media.options import applied
+from poolrt.runtime.inputs.media.video_file import VideoFile
 
 from tests.goldens.record_pictures import FRAMES, VIDEO_OPTIONS, VIDEO_SIZE
 from tests.pictures import FOLDER, PROCESSORS, clip_of_frames, digest, drawn
@@ -106,3 +109,14 @@ def test_a_video_is_that_of_transformers_processor(
     assert (
         digest(np.concatenate([item.arrays["pixel_values"] for item in medium.items])) == recorded["pixels"]
     )
+
+
+@pytest.mark.parametrize("name", RECORDED["clips"])
+def test_a_video_file_is_sampled_and_decoded_as_vllm_does_it(name: str) -> None:
+    recorded = RECORDED["clips"][name]
+    clip = VideoFile((FOLDER / name).read_bytes(), PictureLimits(), "video_url")
+    assert (clip.frames, clip.fps) == (recorded["total_num_frames"], pytest.approx(recorded["fps"]))
+    numbers = video.sampled(applied(VIDEO, {}, video=True), clip, field="video_url")
+    frames, read = clip.read(numbers)
+    assert read.tolist() == recorded["frames_indices"]
+    assert digest(np.stack(frames)) == recorded["pixels"]

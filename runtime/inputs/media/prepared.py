@@ -78,9 +78,10 @@ def video(
 
     Args:
         images: the manifest's.
-        source: an array uint8 [frames, height, width, 3], the bytes of a video file (PyAV) or of a GIF, or a
-            sequence of pictures, the frames.
-        fps: frames per second of an array or a sequence; None: unknown (24), a file says it itself.
+        source: an array uint8 [frames, height, width, 3], the bytes of a video file or a GIF (PyAV
+            decodes them), or a list of pictures, which are all used.
+        fps: frames per second of an array or a list; None: 24 of an array, 1 of a list. A
+            file says it itself.
         options: vLLM's mm_processor_kwargs: fps, num_frames, max_pixels, ...
         limits: of what is decoded; None: the defaults.
         field: named by errors about the source.
@@ -92,9 +93,9 @@ def video(
     limits = limits or PictureLimits()
     settings = applied(images, options or {}, video=True)
     clip = video_source.opened(source, fps, limits, field)
-    numbers = videos.sampled(settings, clip.frames, clip.fps)
+    frames, numbers = clip.read(videos.sampled(settings, clip, field=field))
     return videos.prepared(
-        settings, clip.read(numbers), numbers, clip.fps, most_pixels=limits.video_pixels, field=field
+        settings, frames, numbers, clip.fps, most_pixels=limits.prepared_video_pixels, field=field
     )
 
 

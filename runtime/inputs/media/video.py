@@ -18,25 +18,28 @@ from . import patches as pictures
 from .medium import Medium
 from .options import Settings
 from .resize import resized
+from .video_source import Clip, Listed
 
 UNKNOWN_FPS = 24.0
 """Frames per second of a video that does not say it (transformers)."""
 
 
-def sampled(settings: Settings, frames: int, fps: float | None) -> NDArray[np.int64]:
-    """Returns the numbers of the frames that are kept, ascending.
-
-    Args:
-        frames, fps: of the whole video; fps None: unknown.
-    """
-    videos = facts(settings)
-    if not settings.sample:
-        return np.arange(frames)
-    count = settings.frames
-    if count is None:
-        wanted = int(frames / (fps or UNKNOWN_FPS) * (settings.fps or videos.fps))
-        count = min(max(wanted, videos.min_frames), videos.max_frames, frames)
-    return np.linspace(0, frames - 1, count).round().astype(np.int64)
+def sampled(settings: Settings, clip: Clip, *, field: str) -> NDArray[np.int64]:
+    """Returns the numbers of the frames that are kept, ascending."""
+    videos, count = facts(settings), settings.frames
+    if clip.frames < 1:
+        raise InputError("a video has no frames", field=field)
+    # The sender of a list has chosen its frames.
+    if not settings.sample or (isinstance(clip, Listed) and count is None and settings.fps is None):
+        count = clip.frames
+    elif count is None:
+        wanted = int(clip.frames / (clip.fps or UNKNOWN_FPS) * (settings.fps or videos.fps))
+        count = min(max(wanted, videos.min_frames), videos.max_frames, clip.frames)
+    if count > videos.max_frames:
+        raise InputError(
+            f"a video gives {count} frames, at most {videos.max_frames} are read; sample fewer", field=field
+        )
+    return np.linspace(0, clip.frames - 1, count).round().astype(np.int64)
 
 
 def facts(settings: Settings) -> Videos:
