@@ -186,8 +186,12 @@ EXPORT = Journey(
         ),
         ("exporter/families", "bert"),
         ("exporter/families/modules", "experts padding rotary traceable"),
-        ("exporter/heads", "checks head_modules layers precedence processing sentence_modules yes_no"),
-        ("exporter/graph", "rewriting streaming"),
+        (
+            "exporter/heads",
+            "checks head_modules layers pictures precedence sentence_modules yes_no",
+        ),
+        ("exporter/heads/texts", "processing"),
+        ("exporter/graph", "interface rewriting streaming"),
         (
             "exporter/graph/passes",
             "biases empty_rows mixed nan_guard order packing simplify strip surgery unpacking",

@@ -37,9 +37,6 @@ LABELS = ("num_labels", "id2label", "label2id")
 class Checkpoint(Files):
     """The files, and what was decided about them."""
 
-    inner: Path
-    """The folder of config.json, weights and tokenizer: `folder`, or the subfolder that modules.json names
-    (`0_Transformer`)."""
     revision: str | None
     overrides: Mapping[str, Any]
     """The user's options that change what is read, as the manifest records them."""

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from ..runtime import machine
-from ..runtime.artifact.manifest import Backend, Engine, Graph, Manifest, Precision, Profile
+from ..runtime.artifact.manifest import Backend, Engine, Graph, GraphRole, Manifest, Precision, Profile
 from ..runtime.engines import trt_library
 from ..runtime.errors import EngineError, InputError
 from .graph import rewriting
@@ -41,14 +41,14 @@ class Target:
         return self.backend if self.device is None else f"{self.backend}:{self.device}"
 
 
-def compilable(manifest: Manifest) -> Graph:
-    """Returns the graph that engines are compiled from: the lowered one where there are two.
+def compilable(manifest: Manifest, role: GraphRole = "text") -> Graph:
+    """Returns the graph of a role that engines are compiled from: the lowered one where there are two.
 
     Raises ArtifactError where there is none.
     """
-    present = {graph.precision for graph in manifest.graphs}
+    present = {graph.precision for graph in manifest.graphs if graph.role == role}
     lowered: list[Precision] = [precision for precision in _LOWERED if precision in present]
-    return manifest.graph("text", lowered[0] if lowered else "fp32")
+    return manifest.graph(role, lowered[0] if lowered else "fp32")
 
 
 def targets(texts: Sequence[str]) -> list[Target]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..runtime import machine
 from ..runtime.artifact import manifest as contract
 from ..runtime.artifact import reading as artifacts
-from ..runtime.artifact.manifest import Graph, Manifest, Reading
+from ..runtime.artifact.manifest import Graph, GraphRole, Manifest, Reading
 from ..runtime.errors import CheckpointError, InputError
 from . import checkpoint as checkpoints
 from . import engine
@@ -36,7 +36,7 @@ from .proof.reference import Reference
 if TYPE_CHECKING:
     import onnx_ir
 
-    from .graph.tracing import PoolingModel
+    from .graph.tracing import PictureModel, PoolingModel
 
 _READ, _OPEN, _LOAD, _TRACE, _LIBRARY, _LOWER, _WRITE, _VERIFY, _FINISH = (
     "read the checkpoint",
@@ -50,6 +50,8 @@ _READ, _OPEN, _LOAD, _TRACE, _LIBRARY, _LOWER, _WRITE, _VERIFY, _FINISH = (
     "hash and put in place",
 )
 
+TEXT_ALONE, TEXT, VISION = "model.onnx", "text.onnx", "vision.onnx"
+"""Files of the fp32 graphs: of a model that reads text only, and of one that reads pictures."""
 _IMPORTING = "      importing torch and transformers, which takes some seconds"
 _VERSIONS_OF = ("torch", "transformers", "sentence-transformers", "onnx", "onnxruntime")
 _REFUSED = (
@@ -109,6 +111,7 @@ def export(
         with steps(_LOAD):
             progress(_IMPORTING)
             module = _module(checkpoint, plan)
+            pictures = _pictures(checkpoint, plan, module)
         with steps(_TRACE):
             if large:
                 steps.insert(_WRITE, after=_LOWER if lowered != "fp32" else _LIBRARY)
@@ -116,20 +119,21 @@ def export(
                     f"      {checkpoint.parameters / 1e9:.1f} billion parameters: read from the "
                     "checkpoint's files as they are needed"
                 )
-            streamed, graph = _traced(module, plan, draft.folder, large=large)
+            streamed, graphs = _traced(module, pictures, plan, draft.folder, large=large)
         with steps(_LIBRARY):
             reading = _compared_with_library(checkpoint, plan, module, progress)
         for file, content in plan.files.items():
             (draft.folder / file).write_bytes(content)
-        manifest = _manifest(draft.final.name, checkpoint, plan, graph, reading)
-        reference = Reference(module, graph, plan.heads)
+        manifest = _manifest(draft.final.name, checkpoint, plan, graphs, reading)
+        reference = Reference(module, graphs[0], plan.heads)
         notes: tuple[str, ...] = ()
-        if streamed is not None:
+        if streamed:
             if lowered in ("fp16", "bf16"):
                 with steps(_LOWER):
-                    graph, notes = precisions.lowered_in_place(streamed, graph, lowered)
+                    graphs, notes = precisions.lowered_in_place(streamed, graphs, lowered)
             with steps(_WRITE):
-                manifest = dataclasses.replace(manifest, graphs=(_written(draft, streamed, graph),))
+                written = tuple(_written(draft, *pair) for pair in zip(streamed, graphs, strict=True))
+                manifest = dataclasses.replace(manifest, graphs=written)
         elif lowered != "fp32":
             with steps(_LOWER):
                 probes = precisions.probes(draft.folder, manifest) if lowered in ("int8", "auto") else []
@@ -243,16 +247,36 @@ def _module(checkpoint: Checkpoint, plan: planning.Plan) -> PoolingModel:
     return tracing.module(checkpoint, plan)
 
 
-def _traced(
-    module: PoolingModel, plan: planning.Plan, folder: Path, *, large: bool
-) -> tuple[onnx_ir.Model | None, Graph]:
-    """The fp32 graph: written into `folder`, or of a large model in memory, its weights still in the
-    checkpoint's files."""
+def _pictures(checkpoint: Checkpoint, plan: planning.Plan, module: PoolingModel) -> PictureModel | None:
     from .graph import tracing
 
+    return tracing.picture_module(checkpoint, plan, module)
+
+
+def _traced(
+    module: PoolingModel, pictures: PictureModel | None, plan: planning.Plan, folder: Path, *, large: bool
+) -> tuple[list[onnx_ir.Model], tuple[Graph, ...]]:
+    """The fp32 graphs, that of texts first: written into `folder`, or of a large model in memory (returned
+    first), their weights still in the checkpoint's files."""
+    from .graph import interface, tracing
+
+    if pictures is None:
+        if large:
+            return [tracing.streamed_from_module(module, plan)], (tracing.described(plan, TEXT_ALONE, ()),)
+        return [], (tracing.onnx_from_module(module, plan, folder / TEXT_ALONE),)
     if large:
-        return tracing.streamed_from_module(module, plan), tracing.described(plan, "model.onnx", ())
-    return None, tracing.onnx_from_module(module, plan, folder / "model.onnx")
+        streamed = [
+            tracing.streamed_from_module(module, plan),
+            tracing.streamed_from_pictures(pictures, plan),
+        ]
+        return streamed, (
+            tracing.described(plan, TEXT, ()),
+            tracing.recorded(interface.vision(plan), VISION),
+        )
+    return [], (
+        tracing.onnx_from_module(module, plan, folder / TEXT),
+        tracing.onnx_from_pictures(pictures, plan, folder / VISION),
+    )
 
 
 def _compared_with_library(
@@ -278,13 +302,16 @@ def _compiled(
 ) -> Manifest:
     """The manifest with an engine per target, compiled from the graph in the least precision that engines
     compile."""
-    compiled = []
+    compiled: list[contract.Engine] = []
+    roles: dict[GraphRole, None] = dict.fromkeys(graph.role for graph in manifest.graphs)
     for target in targets:
-        graph = engine.compilable(manifest)
         with steps(_compiling(target)):
-            compiled.append(
-                engine.engine_from_onnx(folder, graph, target, max_tokens=manifest.text.max_tokens)
-            )
+            compiled += [
+                engine.engine_from_onnx(
+                    folder, engine.compilable(manifest, role), target, max_tokens=manifest.text.max_tokens
+                )
+                for role in roles
+            ]
     files = {new.file for new in compiled}
     return dataclasses.replace(
         manifest, engines=(*(old for old in manifest.engines if old.file not in files), *compiled)
@@ -324,7 +351,7 @@ def _default_name(checkpoint: Checkpoint) -> str:
 
 
 def _manifest(
-    name: str, checkpoint: Checkpoint, plan: planning.Plan, graph: Graph, reading: Reading
+    name: str, checkpoint: Checkpoint, plan: planning.Plan, graphs: tuple[Graph, ...], reading: Reading
 ) -> Manifest:
     """The manifest before precision, engines and evidence."""
     adapter = checkpoint.adapter
@@ -339,7 +366,8 @@ def _manifest(
         tasks=plan.tasks,
         scoring=plan.scoring,
         text=plan.text,
-        graphs=(graph,),
+        images=None if plan.vision is None else plan.vision.images,
+        graphs=graphs,
         heads=plan.heads,
         chunked=plan.chunked,
         max_embed_tokens=plan.max_embed_tokens,

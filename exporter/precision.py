@@ -84,32 +84,43 @@ def chosen(
 ) -> Chosen:
     """Writes the graph that `choice` means beside the fp32 one, which `manifest` names, and removes from
     `folder` the one that is not needed."""
-    base = manifest.graph("text", "fp32")
     if choice == "fp32":
-        return Chosen((base,), ())
+        return Chosen(manifest.graphs, ())
     if choice in ("fp16", "bf16"):
-        path = folder / f"model.{choice}.onnx"
-        mixed_from_onnx(folder / base.file, path, choice)
-        mixed = _described(dataclasses.replace(base, packed=False), path, choice)
-        # onnxruntime computes fp16 on processors (slowly), so the one graph serves both; bf16 it cannot.
+        mixed = tuple(_mixed(folder, base, choice) for base in manifest.graphs)
+        # onnxruntime computes fp16 on processors (slowly), so one graph serves both; bf16 it cannot.
         if choice == "bf16":
-            return Chosen((base, mixed), ("bf16 is for the engines; onnxruntime runs the fp32 graph",))
-        _drop(folder, base)
-        return Chosen((mixed,), ())
+            note = "bf16 is for the engines; onnxruntime runs the fp32 graph"
+            return Chosen((*manifest.graphs, *mixed), (note,))
+        for base in manifest.graphs:
+            _drop(folder, base)
+        return Chosen(mixed, ())
     return _int8(choice, folder, manifest, reference, items, say)
 
 
-def lowered_in_place(
-    model: onnx_ir.Model, graph: Graph, precision: Literal["fp16", "bf16"]
-) -> tuple[Graph, tuple[str, ...]]:
-    """Gives the graph of a large model (exporter/graph/streaming.py) its mixed form before it is written.
+def _mixed(folder: Path, base: Graph, precision: Literal["fp16", "bf16"]) -> Graph:
+    """Writes the mixed form of a graph."""
+    path = folder / f"{Path(base.file).stem}.{precision}.onnx"
+    mixed_from_onnx(folder / base.file, path, precision)
+    return _described(dataclasses.replace(base, packed=False), path, precision)
 
-    Returns the graph's new record and notes for the report.
+
+def lowered_in_place(
+    models: Sequence[onnx_ir.Model], graphs: Sequence[Graph], precision: Literal["fp16", "bf16"]
+) -> tuple[tuple[Graph, ...], tuple[str, ...]]:
+    """Gives the graphs of a large model (exporter/graph/streaming.py) their mixed form before they are
+    written.
+
+    Returns the graphs' new records and notes for the report.
     """
-    lower(model, precision)
+    for model in models:
+        lower(model, precision)
     notes = ("the graph is bf16: it runs in engines, which `poolrt build` compiles where the GPU is",)
-    graph = dataclasses.replace(graph, file=f"model.{precision}.onnx", precision=precision)
-    return graph, notes if precision == "bf16" else ()
+    mixed = tuple(
+        dataclasses.replace(graph, file=f"{Path(graph.file).stem}.{precision}.onnx", precision=precision)
+        for graph in graphs
+    )
+    return mixed, notes if precision == "bf16" else ()
 
 
 def _int8(
@@ -131,14 +142,15 @@ def _int8(
     )
     if choice == "int8" or (within and speed >= _WORTH_IT):
         _drop(folder, base)
-        return Chosen((int8,), (note,) if choice == "int8" else (f"auto chose int8. {note}",))
+        others = tuple(graph for graph in manifest.graphs if graph is not base)
+        return Chosen((int8, *others), (note,) if choice == "int8" else (f"auto chose int8. {note}",))
     _drop(folder, int8)
     reason = (
         f"int8 is {speed:.2f} times as fast here, less than {_WORTH_IT}"
         if within
         else "int8 drifts beyond its budget"
     )
-    return Chosen((base,), (f"auto chose fp32: {reason}",))
+    return Chosen(manifest.graphs, (f"auto chose fp32: {reason}",))
 
 
 def _within_budget(
@@ -203,10 +215,10 @@ def _by_sensitivity(
 
 
 def _quantised(
-    folder: Path, base: Graph, *, keep: Sequence[str], name: str = "model"
+    folder: Path, base: Graph, *, keep: Sequence[str], name: str | None = None
 ) -> tuple[Graph, Quantised]:
     """Writes the int8 form of `base`, in which the products and tables `keep` stay fp32."""
-    path = folder / f"{name}.int8.onnx"
+    path = folder / f"{name or Path(base.file).stem}.int8.onnx"
     quantised = int8_from_onnx(folder / base.file, path, keep=keep)
     return _described(base, path, "int8"), quantised
 

@@ -10,13 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from .answers import matching, pair_scores, params, postprocess, score_request
+from .answers import pair_scores, params, postprocess, score_request
 from .answers.params import Params, PoolingParams
-from .answers.score_request import ScoreRequest, Side
 from .artifact.manifest import Head, Manifest, Task
 from .batching.pending import Pending
 from .batching.queue import Answer
@@ -26,12 +25,10 @@ from .errors import InputError, UnsupportedTask
 from .inputs import chunks
 from .inputs.items import Item, Style
 from .inputs.preparation import Preparation
-from .inputs.prompts import Prompts, ScoreText, ScoreTexts
+from .inputs.prompts import Prompts, ScoreTexts
 from .inputs.tokenization import shortened, tokenization
 from .options import CallOptions, PromptOptions, StartScoreOptions
-from .outputs import Match, Outputs, PoolingOutput, PoolingRequestOutput, ScoringOutput
-
-Result = TypeVar("Result")
+from .outputs import Outputs, PoolingOutput, PoolingRequestOutput, ScoringOutput
 
 
 class Intake:
@@ -100,30 +97,9 @@ class Intake:
         self, data_1: ScoreTexts, data_2: ScoreTexts, options: StartScoreOptions
     ) -> Pending[Outputs[ScoringOutput]]:
         """Submits 1:1, 1:N or N:N pairs. Raises InputError, UnsupportedTask or Overload."""
-        deadline = self._deadline(options)
-        preparation, first, second, request = self._sides(data_1, data_2, options)
-        begun = time.perf_counter()
-        prepared = pair_scores.prepare(self.manifest, preparation, first, second, request)
-        self._count(begun)
-        outputs = [self.manifest.heads[prepared.task].output]
-        return self._submitted(prepared.items, outputs, prepared.finish, deadline, options)
-
-    def match(self, query: ScoreText, document: ScoreText, options: StartScoreOptions) -> Pending[Match]:
-        """Submits one pair that is compared token by token. Raises as `score` does."""
-        deadline = self._deadline(options)
-        preparation, first, second, request = self._sides([query], [document], options)
-        begun = time.perf_counter()
-        prepared = matching.prepare(self.manifest, preparation, first[0], second[0], request)
-        self._count(begun)
-        output = self.manifest.heads["token_embed"].output
-        return self._submitted(prepared.items, [output], prepared.finish, deadline, options)
-
-    def _sides(
-        self, data_1: ScoreTexts, data_2: ScoreTexts, options: StartScoreOptions
-    ) -> tuple[Preparation, list[Side], list[Side], ScoreRequest]:
-        """Both sides of a score, and how they are to be prepared. Raises InputError and UnsupportedTask."""
         task = score_request.task_of(self.manifest)
         params.refuse_lora(options.get("lora_request"))
+        deadline = self._deadline(options)
         preparation = self.preparation(options.get("preparation"))
         first, second = score_request.sides(preparation, data_1, data_2)
         pair_params = params.single(options.get("pooling_params"))
@@ -142,10 +118,14 @@ class Intake:
             truncation_side=options.get("truncation_side"),
             cut_document=options.get("cut_document", False),
         ).limits
-        request = ScoreRequest(
+        request = score_request.ScoreRequest(
             limits=limits, params=pair_params, template=options.get("chat_template"), **arguments
         )
-        return preparation, first, second, request
+        begun = time.perf_counter()
+        prepared = pair_scores.prepare(self.manifest, preparation, first, second, request)
+        self._count(begun)
+        outputs = [self.manifest.heads[prepared.task].output]
+        return self._submitted(prepared.items, outputs, prepared.finish, deadline, options)
 
     def preparation(self, style: Style | None) -> Preparation:
         """Returns the preparation of a style, made on its first use; None: of the style that the model was
@@ -221,10 +201,10 @@ class Intake:
         self,
         items: list[Item],
         outputs: Sequence[str],
-        finish: Callable[[Answer], Result],
+        finish: Callable[[Answer], Outputs[Any]],
         deadline: float | None,
         options: CallOptions,
-    ) -> Pending[Result]:
+    ) -> Pending[Outputs[Any]]:
         ticket = self.stages.submit(
             items, *outputs, deadline_s=options.get("deadline_s"), priority=options.get("priority", 0)
         )

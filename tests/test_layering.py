@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 # stands above all of them.
 ROOMS = {
     "exporter": (
-        "base", "files", "families.modules", "families", "detection", "unread", "checkpoint", "heads",
-        "graph.onnx_files", "graph.passes",
+        "base", "files.pictures", "files", "families.modules", "families", "detection", "unread",
+        "checkpoint", "heads.texts", "heads", "graph.onnx_files", "graph.passes",
         "graph", "engine", "proof", "precision", "pipeline", "cli",
     ),
     "runtime": (

@@ -179,6 +179,11 @@ class Architecture:
     roles: Callable[[Files], Mapping[str, Role]] | None = None
     """Files -> how the published processor prepares `query` and `document`; None: other files say it. A
     recipe's roles replace these."""
+    instruction: str = ""
+    """The `instruction` of role templates where a request gives none."""
+    pad_to: Callable[[Config], int | None] | None = None
+    """Config -> the length that every text is padded to, its padding attended (SigLIP); None: no padding of
+    the model's own."""
     listwise: Listwise | None = None
     """For models that read a query and all its documents as one text."""
     attends_filler: bool = False

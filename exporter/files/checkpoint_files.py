@@ -23,6 +23,9 @@ class Files:
     source: str
     """Hub id, or the folder's own name."""
     folder: Path
+    inner: Path
+    """The folder of config.json, weights, tokenizer and processor: `folder`, or the subfolder that
+    modules.json names (`0_Transformer`)."""
     config: Mapping[str, Any]
     """config.json with hf_overrides merged in, under transformers' names."""
     weights: Weights

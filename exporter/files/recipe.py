@@ -54,6 +54,8 @@ class Recipe:
     """Replace the files' roles `query` and `document`."""
     prompts: dict[str, str] = field(default_factory=dict)
     """Added to the files' prompts."""
+    instruction: str = ""
+    """The `instruction` of role templates where a request gives none; empty: the family's."""
     score_template: str | None = None
     """File in recipes/templates."""
     references: tuple[PublishedScores, ...] = ()

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...runtime.artifact.manifest import Head, Role, Scoring, Task, TextPreparation
+from ...runtime.artifact.manifest import Head, Role, Scoring, Task, Tensor, TextPreparation
 from ...runtime.errors import CheckpointError
 from ..base.guess import Guess
 from ..base.refusals import refuses
 from ..checkpoint import Checkpoint
 from ..detection import Kind
-from . import checks, classification, colbert, embedding, processing, static_words, text_plan
+from . import checks, classification, embedding, pictures, static_words, text_plan
 from .layers import LayerStep
 from .tasks import TaskHead, TaskPlan, scoring_of
+from .texts import colbert, processing
 
 # Keys of config.json that serving shows, or that overrides are compared with (runtime/artifact/overrides.py).
 SHOWN = (
@@ -38,7 +39,10 @@ class Plan:
     """Task -> head, as the manifest holds it."""
     parts: tuple[TaskHead, ...]
     """In the order of `tasks`; one graph output each, named by its head."""
-    inputs: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+    """Inputs of the text graph, in order."""
+    vision: pictures.VisionPlan | None = None
+    """None: the model reads text only."""
     published: str | None = None
     """Class of transformers whose own head computes the only part; None: the backbone and our layers do."""
     chunked: bool
@@ -50,6 +54,11 @@ class Plan:
     """Files the text preparation needs (`tokenizer.json`, templates): name -> content."""
     guesses: tuple[Guess, ...]
     """Guesses of the checkpoint, then of its heads."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the text graph's inputs, in order."""
+        return tuple(tensor.name for tensor in self.tensors)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -70,7 +79,13 @@ def plan(checkpoint: Checkpoint) -> Plan:
     if (shorter := processing.max_length(checkpoint)) is not None and shorter < limit:
         limit = shorter
         guesses.append(Guess("max tokens", str(limit), "processing_kwargs of sentence_bert_config.json"))
+    tasks: tuple[Task, ...]
     tasks, scoring, parts, heads = KINDS[checkpoint.kind](checkpoint, guesses)
+    vision = pictures.vision(checkpoint, heads, guesses)
+    if vision is not None and vision.images.apart:
+        # A picture becomes one vector, so texts become no more than that.
+        parts = [part for part in parts if part.task == "embed"]
+        tasks = tuple(part.task for part in parts)
     checks.check_classifier(checkpoint)
     checks.check_adapter(
         checkpoint,
@@ -80,7 +95,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
     if checkpoint.family.roles is not None:
         roles = dict(checkpoint.family.roles(checkpoint))
         guesses.append(Guess("roles", ", ".join(roles), "the published processor", "a recipe's roles"))
-    elif checkpoint.kind == "colbert":
+    elif checkpoint.kind == "colbert" and not checkpoint.family.late_interaction:
         roles, role_guesses = colbert.roles(checkpoint, limit)
         guesses += role_guesses
     static = checkpoint.sentence.static if checkpoint.sentence is not None else None
@@ -109,6 +124,9 @@ def plan(checkpoint: Checkpoint) -> Plan:
         guesses.append(Guess("scoring", scoring, f"follows from {tasks[0]}"))
     files = text_plan.files(checkpoint)
     prepared = text_plan.text(checkpoint, limit, roles, files, heads, guesses)
+    inputs = list(checkpoint.family.inputs)
+    if static is not None or not prepared.pools_prompts:
+        inputs.append("token_kinds")
     parts_by_task = {part.task: part for part in parts}
     return Plan(
         tasks=tasks,
@@ -116,10 +134,8 @@ def plan(checkpoint: Checkpoint) -> Plan:
         text=prepared,
         heads={task: heads[task] for task in tasks},
         parts=tuple(parts_by_task[task] for task in tasks),
-        inputs=(
-            *checkpoint.family.inputs,
-            *(["token_kinds"] if static is not None or not prepared.pools_prompts else []),
-        ),
+        tensors=pictures.tensors(checkpoint, inputs),
+        vision=vision,
         published=parts[0].published,
         chunked=checkpoint.pooler.enable_chunked_processing,
         max_embed_tokens=checkpoint.pooler.max_embed_len,

@@ -11,7 +11,8 @@ from ...runtime.inputs import templates
 from ..base.guess import Guess
 from ..checkpoint import Checkpoint
 from ..files.recipe import template
-from . import processing, sentence_modules, yes_no
+from . import sentence_modules, yes_no
+from .texts import processing
 
 UNLIMITED = 2048
 """Tokens of the longest item of a model that could read texts of any length, where no file states a limit."""
@@ -122,6 +123,8 @@ def text(
         default_role=sentence.static.default
         if sentence is not None and sentence.static is not None
         else None,
+        instruction=_instruction(checkpoint),
+        pad_to=None if checkpoint.family.pad_to is None else checkpoint.family.pad_to(checkpoint.config),
         pools_prompts=pools_prompts(checkpoint),
         special_tokens=dict(checkpoint.text.special),
         chat_template="chat_template.jinja" if "chat_template.jinja" in files else None,
@@ -129,6 +132,13 @@ def text(
         ends_with=ends_with,
         tokenizer_config="tokenizer_config.json" if "tokenizer_config.json" in files else None,
     )
+
+
+def _instruction(checkpoint: Checkpoint) -> str:
+    """Returns the instruction of a request that gives none: the recipe's, else the family's."""
+    if checkpoint.recipe is not None and checkpoint.recipe.instruction:
+        return checkpoint.recipe.instruction
+    return checkpoint.family.instruction
 
 
 def prompted_roles(checkpoint: Checkpoint) -> dict[str, Role]:

@@ -90,6 +90,10 @@ def opened(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str
     kind = "SparseEncoder" if routed else sentence_class(folder, config)
     inner = folder / checkpoint.inner.relative_to(checkpoint.folder)
     lacks = []
+    if plan.vision is not None:
+        library = TokenizerLibrary(_tokenizer(inner), checkpoint, plan)
+        library.lacks.append("what it computes of pictures and of the texts beside them is not compared")
+        return library
     if kind is not None:
         try:
             _check_config(checkpoint, inner)

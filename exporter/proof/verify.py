@@ -100,12 +100,17 @@ def runnable(folder: Path, manifest: Manifest) -> tuple[list[Engine | Graph], li
     engines: list[Engine | Graph] = []
     left_out = []
     for graph in manifest.graphs:
+        if graph.role != "text":
+            continue
         if graph.precision == "bf16" and not is_large_graph(folder, graph):
             left_out.append(f"{graph.file}: onnxruntime has no bf16 on processors; it was compiled, not run")
         else:
             engines.append(graph)
     devices = {gpu.device for gpu in machine.gpus()[:1]}
+    roles = {graph.file: graph.role for graph in manifest.graphs}
     for engine in manifest.engines:
+        if roles[engine.graph] != "text":
+            continue
         if engine.device in devices:
             engines.append(engine)
         else:

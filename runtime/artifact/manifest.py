@@ -106,6 +106,9 @@ class TextPreparation:
     vocab_size: int
     """Rows of the token table; an id at or above it is refused."""
     pad_id: int
+    pad_to: int | None = None
+    """Every text is filled up with `pad_id` to so many tokens, which are attended to as its own (SigLIP);
+    None: only as far as its batch needs, and masked."""
     lowercase: bool = False
     """Of older artifacts: single texts are lower-cased before tokenising, pairs never. Today
     tokenizer.json does it itself."""

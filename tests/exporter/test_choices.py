@@ -36,7 +36,7 @@ def checkpoint(
     return SimpleNamespace(
         config=made, sentence=None if sentence is None else Facts(**settings),
         pooler=PoolerConfig(**(pooler or {})),
-        family=SimpleNamespace(pool="cls", names=("BertModel",), positions=positions,
+        family=Facts(pool="cls", names=("BertModel",), positions=positions, instruction="",
         capped_by_tokenizer=capped), recipe=recipe,
         text=Facts(**tokens), kind=kind, architecture=architecture, source="org/m",
         number=lambda key: made[key],

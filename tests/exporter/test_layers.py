@@ -11,7 +11,8 @@ import torch
 from poolrt.exporter.families.registry import Layer
 from poolrt.exporter.files import weights
 from poolrt.exporter.files.sentence_files import Answers
-from poolrt.exporter.heads import colbert, layers, yes_no
+from poolrt.exporter.heads import layers, yes_no
+from poolrt.exporter.heads.texts import colbert
 from poolrt.runtime.errors import CheckpointError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 import pytest
-from poolrt.exporter.heads import processing
+from poolrt.exporter.heads.texts import processing
 from poolrt.runtime.errors import CheckpointError
 
 

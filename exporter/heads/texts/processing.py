@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ...runtime.errors import CheckpointError
-from ..checkpoint import Checkpoint
+from ....runtime.errors import CheckpointError
+from ...checkpoint import Checkpoint
 
 # Keys that may stand in every bucket and change no token: the library pads by itself, as poolrt does.
 WITHOUT_EFFECT = frozenset(

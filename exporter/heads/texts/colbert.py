@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...runtime.artifact.manifest import Role
-from ...runtime.errors import CheckpointError
-from ..base.guess import Guess
-from ..base.json_file import json_file
-from ..files.sentence_files import SentenceFiles
+from ....runtime.artifact.manifest import Role
+from ....runtime.errors import CheckpointError
+from ...base.guess import Guess
+from ...base.json_file import json_file
+from ...files.sentence_files import SentenceFiles
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
+    from ...checkpoint import Checkpoint
 
 
 def roles(checkpoint: Checkpoint, max_tokens: int) -> tuple[dict[str, Role], list[Guess]]:
