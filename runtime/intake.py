@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .answers import pair_scores, params, postprocess, score_request
+from .answers import matching, pair_scores, params, postprocess, score_request
 from .answers.params import Params, PoolingParams
+from .answers.score_request import ScoreRequest, Side
 from .artifact.manifest import Head, Manifest, Task
 from .batching.pending import Pending
 from .batching.queue import Answer
@@ -25,10 +26,12 @@ from .errors import InputError, UnsupportedTask
 from .inputs import chunks
 from .inputs.items import Item, Style
 from .inputs.preparation import Preparation
-from .inputs.prompts import Prompts, ScoreTexts
+from .inputs.prompts import Prompts, ScoreText, ScoreTexts
 from .inputs.tokenization import shortened, tokenization
 from .options import CallOptions, PromptOptions, StartScoreOptions
-from .outputs import Outputs, PoolingOutput, PoolingRequestOutput, ScoringOutput
+from .outputs import Match, Outputs, PoolingOutput, PoolingRequestOutput, ScoringOutput
+
+Result = TypeVar("Result")
 
 
 class Intake:
@@ -97,9 +100,30 @@ class Intake:
         self, data_1: ScoreTexts, data_2: ScoreTexts, options: StartScoreOptions
     ) -> Pending[Outputs[ScoringOutput]]:
         """Submits 1:1, 1:N or N:N pairs. Raises InputError, UnsupportedTask or Overload."""
+        deadline = self._deadline(options)
+        preparation, first, second, request = self._sides(data_1, data_2, options)
+        begun = time.perf_counter()
+        prepared = pair_scores.prepare(self.manifest, preparation, first, second, request)
+        self._count(begun)
+        outputs = [self.manifest.heads[prepared.task].output]
+        return self._submitted(prepared.items, outputs, prepared.finish, deadline, options)
+
+    def match(self, query: ScoreText, document: ScoreText, options: StartScoreOptions) -> Pending[Match]:
+        """Submits one pair that is compared token by token. Raises as `score` does."""
+        deadline = self._deadline(options)
+        preparation, first, second, request = self._sides([query], [document], options)
+        begun = time.perf_counter()
+        prepared = matching.prepare(self.manifest, preparation, first[0], second[0], request)
+        self._count(begun)
+        output = self.manifest.heads["token_embed"].output
+        return self._submitted(prepared.items, [output], prepared.finish, deadline, options)
+
+    def _sides(
+        self, data_1: ScoreTexts, data_2: ScoreTexts, options: StartScoreOptions
+    ) -> tuple[Preparation, list[Side], list[Side], ScoreRequest]:
+        """Both sides of a score, and how they are to be prepared. Raises InputError and UnsupportedTask."""
         task = score_request.task_of(self.manifest)
         params.refuse_lora(options.get("lora_request"))
-        deadline = self._deadline(options)
         preparation = self.preparation(options.get("preparation"))
         first, second = score_request.sides(preparation, data_1, data_2)
         pair_params = params.single(options.get("pooling_params"))
@@ -118,14 +142,10 @@ class Intake:
             truncation_side=options.get("truncation_side"),
             cut_document=options.get("cut_document", False),
         ).limits
-        request = score_request.ScoreRequest(
+        request = ScoreRequest(
             limits=limits, params=pair_params, template=options.get("chat_template"), **arguments
         )
-        begun = time.perf_counter()
-        prepared = pair_scores.prepare(self.manifest, preparation, first, second, request)
-        self._count(begun)
-        outputs = [self.manifest.heads[prepared.task].output]
-        return self._submitted(prepared.items, outputs, prepared.finish, deadline, options)
+        return preparation, first, second, request
 
     def preparation(self, style: Style | None) -> Preparation:
         """Returns the preparation of a style, made on its first use; None: of the style that the model was
@@ -201,10 +221,10 @@ class Intake:
         self,
         items: list[Item],
         outputs: Sequence[str],
-        finish: Callable[[Answer], Outputs[Any]],
+        finish: Callable[[Answer], Result],
         deadline: float | None,
         options: CallOptions,
-    ) -> Pending[Outputs[Any]]:
+    ) -> Pending[Result]:
         ticket = self.stages.submit(
             items, *outputs, deadline_s=options.get("deadline_s"), priority=options.get("priority", 0)
         )

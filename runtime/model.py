@@ -49,6 +49,7 @@ from .outputs import (
     ClassificationRequestOutput,
     EmbeddingOutput,
     EmbeddingRequestOutput,
+    Match,
     Outputs,
     PoolingOutput,
     PoolingRequestOutput,
@@ -276,6 +277,21 @@ class Model:
         """
         check("start_rerank", options, StartRerankOptions)
         return self._ranking(query, documents, options)
+
+    def start_match(
+        self, query: ScoreText, document: ScoreText, **options: Unpack[StartScoreOptions]
+    ) -> Pending[Match]:
+        """Starts comparing one query with one document token by token, prepared as for a score. Of models
+        with late interaction. Raises InputError, UnsupportedTask or Overload.
+
+        >>> model = load("artifacts/colbert")
+        >>> match = model.start_match("why does dough rise?", "yeast makes gas").result()
+        >>> score = model.score("why does dough rise?", "yeast makes gas")[0].outputs.score
+        >>> bool(np.isclose(match.similarities.max(axis=1).sum(), score))
+        True
+        """
+        check("start_match", options, StartScoreOptions)
+        return self._intake.match(query, document, options)
 
     # Text
 

@@ -124,6 +124,23 @@ class ScoringRequestOutput(RequestOutput[ScoringOutput]):
 
 
 @dataclass(frozen=True, slots=True)
+class Match:
+    """A query and a document of late interaction, token by token. Tokens without a vector are left out."""
+
+    similarities: Floats
+    """[query tokens, document tokens] float32. The sum of the largest of each row is the score."""
+    query_ids: list[int]
+    document_ids: list[int]
+    feature_places: NDArray[np.int64]
+    """[features]: the document token that stands for each feature of its pictures, in their order; -1: a
+    token without a vector."""
+
+    def __repr__(self) -> str:
+        query, document = self.similarities.shape
+        return f"Match({query} query tokens, {document} document tokens)"
+
+
+@dataclass(frozen=True, slots=True)
 class Ranked:
     index: int
     """Position of the document in the call."""

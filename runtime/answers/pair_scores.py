@@ -89,24 +89,7 @@ def _apart(
     request: ScoreRequest,
     task: Task,
 ) -> PreparedScore:
-    if request.template is not None:
-        raise InputError(
-            f"chat_template is for cross-encoders; this model is a {manifest.scoring} "
-            "and reads each text alone",
-            field="chat_template",
-        )
-    shortened = [
-        preparation.cut_side(texts, most) if most else texts
-        for texts, most in ((first, request.max_tokens_per_query), (second, request.max_tokens_per_doc))
-    ]
-    instruction = (request.variables or {}).get("instruction") if preparation.takes_instruction else None
-    queries, documents = (
-        preparation.singles(side, limits=request.limits, role=role, instruction=instruction)
-        for side, role in zip(shortened, ROLES, strict=True)
-    )
-    for items, before, after in ((queries, first, shortened[0]), (documents, second, shortened[1])):
-        for item, whole, cut in zip(items, before, after, strict=True):
-            item.truncated = item.truncated or len(_text(cut)) < len(_text(whole))
+    queries, documents = items_apart(manifest, preparation, first, second, request)
     head = manifest.heads[task]
     items = [*queries, *documents]
     # vLLM forwards neither a width nor the wish for raw vectors to a score.
@@ -136,6 +119,31 @@ def _apart(
         )
 
     return PreparedScore(task, items, finish)
+
+
+def items_apart(
+    manifest: Manifest, preparation: Preparation, first: list[Side], second: list[Side], request: ScoreRequest
+) -> tuple[list[Item], list[Item]]:
+    """The items of both sides, where each text is read alone. Raises InputError."""
+    if request.template is not None:
+        raise InputError(
+            f"chat_template is for cross-encoders; this model is a {manifest.scoring} "
+            "and reads each text alone",
+            field="chat_template",
+        )
+    shortened = [
+        preparation.cut_side(texts, most) if most else texts
+        for texts, most in ((first, request.max_tokens_per_query), (second, request.max_tokens_per_doc))
+    ]
+    instruction = (request.variables or {}).get("instruction") if preparation.takes_instruction else None
+    queries, documents = (
+        preparation.singles(side, limits=request.limits, role=role, instruction=instruction)
+        for side, role in zip(shortened, ROLES, strict=True)
+    )
+    for items, before, after in ((queries, first, shortened[0]), (documents, second, shortened[1])):
+        for item, whole, cut in zip(items, before, after, strict=True):
+            item.truncated = item.truncated or len(_text(cut)) < len(_text(whole))
+    return queries, documents
 
 
 def _listed(

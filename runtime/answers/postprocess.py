@@ -58,12 +58,18 @@ def without_ends(head: Head, ids: Sequence[int] | NDArray[np.integer]) -> slice:
     return slice(first, max(len(ids) - last, first))
 
 
-def _kept(head: Head, row: Floats, item: Item, params: PoolingParams) -> Floats:
-    """The token rows that are returned, and the columns of heads that pool steps."""
-    chosen = np.ones(len(row), dtype=bool) if item.keep is None else np.array(item.keep)
+def kept_tokens(head: Head, item: Item) -> NDArray[np.bool_]:
+    """Returns which tokens of an item have a row in the output of a head that pools no steps. [tokens]"""
+    chosen = np.ones(len(item.ids), dtype=bool) if item.keep is None else np.array(item.keep)
     inside = without_ends(head, item.ids)
     chosen[: inside.start] = False
     chosen[inside.stop :] = False
+    return chosen
+
+
+def _kept(head: Head, row: Floats, item: Item, params: PoolingParams) -> Floats:
+    """The token rows that are returned, and the columns of heads that pool steps."""
+    chosen = kept_tokens(head, item)
     if head.pool == "step":
         tag = head.step_tag_id if params.step_tag_id is None else params.step_tag_id
         columns = head.returned_token_ids if params.returned_token_ids is None else params.returned_token_ids

@@ -47,6 +47,7 @@ def right(model: Model, llm: LLM, ids: NDArray[np.int64], texts: list[str]) -> N
     assert_type(model.start("a", pooling_task="embed").result(), Outputs[PoolingOutput])
     assert_type(model.start_score("a", "b", priority=1).result(), Outputs[ScoringOutput])
     assert_type(model.start_rerank("a", texts, top_n=1).result(), Ranking)
+    assert_type(model.start_match("a", "b", preparation="model").result().similarities, NDArray[np.float32])
     assert_type(model.tokenize("a", add_special_tokens=False), list[int])
     assert_type(model.detokenize([1, 2]), str)
     assert_type(model.chat([{"role": "user", "content": "a"}], add_generation_prompt=True), str)
