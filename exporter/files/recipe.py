@@ -30,6 +30,8 @@ class PublishedScores:
     """Whether `tolerance` is a share of the score."""
     source: str
     """Where the numbers were published, and how they were computed."""
+    pictures: str = ""
+    """Address of a folder of pictures, whose file names `documents` are; empty: they are texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Only the published weights reach them, so small fixtures that bear a model's nam
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from ..files.recipe import PublishedScores, Recipe
 # The smallest published model has 4.4 million parameters (ms-marco-TinyBERT-L-2); fixtures named like a model
 # have some ten thousand.
 _FEWEST = 3_000_000
+PICTURES = "POOLRT_PUBLISHED_PICTURES"
+"""The environment variable that names a folder with the pictures of published scores, by their file names."""
 _WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
@@ -45,6 +48,12 @@ def checked(path: str | Path) -> list[str]:
     lines, failed = [], []
     with load(opened.folder, check="quick") as model:
         for reference in recipe.references:
+            if missing := _missing(reference):
+                lines.append(
+                    f"published scores of {recipe.name} ({reference.task}): not checked, put "
+                    f"{', '.join(missing)} of {reference.pictures} into a folder that {PICTURES} names"
+                )
+                continue
             worst, holds = _compared(model, reference)
             lines.append(f"published scores of {recipe.name} ({reference.task}): {worst}; {reference.source}")
             if not holds and opened.manifest.graph("text").precision != "int8":
@@ -78,6 +87,18 @@ def _not_checkable(folder: Path, manifest: Manifest, recipe: Recipe) -> str | No
     return None
 
 
+def _documents(reference: PublishedScores) -> list[str | Path]:
+    """The documents: texts, or paths of pictures."""
+    if not reference.pictures:
+        return list(reference.documents)
+    return [Path(os.environ.get(PICTURES, "")) / name for name in reference.documents]
+
+
+def _missing(reference: PublishedScores) -> list[str]:
+    """File names of pictures that are not in the folder of PICTURES."""
+    return [path.name for path in _documents(reference) if isinstance(path, Path) and not path.is_file()]
+
+
 def _compared(model: Model, reference: PublishedScores) -> tuple[str, bool]:
     scores = np.asarray(_scores(model, reference), np.float64)
     expected = np.array(reference.scores)
@@ -93,7 +114,7 @@ def _compared(model: Model, reference: PublishedScores) -> tuple[str, bool]:
 
 def _scores(model: Model, reference: PublishedScores) -> Sequence[float] | NDArray[np.float32]:
     if reference.task in ("rerank", "maxsim"):
-        return [output.outputs.score for output in model.score(reference.query, list(reference.documents))]
+        return [output.outputs.score for output in model.score(reference.query, _documents(reference))]
     query = _vectors(model, [reference.query], "query")
     documents = _vectors(model, reference.documents, "document")
     products = documents @ query[0]

@@ -25,6 +25,8 @@ class Tiling:
     rule: Literal["idefics3"]
     longest_edge: int
     """idefics3: the longer side is scaled to it before the picture is cut."""
+    split: bool = True
+    """Whether a picture is cut; otherwise it is scaled as before a cut, then squashed to one tile."""
     overview: bool = True
     """Whether the whole picture, scaled to one tile, follows the tiles of a picture that was cut."""
     tile_text: str = ""

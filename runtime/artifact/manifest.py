@@ -78,6 +78,8 @@ class Role:
     template: str | None = None
     """Jinja text in place of prefix and suffix, with the variables `text` (may be empty), `media` (the
     placeholders of the prompt's videos and pictures), `images`, `videos` (their counts) and `instruction`."""
+    add_special_tokens: bool = True
+    """Whether the tokenizer puts its special tokens around what the template renders."""
     marker_id: int | None = None
     """ColBERT: token inserted after the first one ([Q] / [D])."""
     max_tokens: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -165,3 +166,14 @@ def test_recipes_are_in_the_order_of_their_names():
     names = [each.name for each in recipe.all_recipes()]
     assert names == sorted(names)
     assert len(names) == len(set(names)) > 50
+
+
+def test_published_pictures_are_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pictured = reference("maxsim", (0.0, 1.0), pictures="https://example.com/pages")
+    assert published_scores._missing(pictured) == ["a", "b"]
+    assert published_scores._missing(reference("maxsim", (0.0, 1.0))) == []
+    for name in pictured.documents:
+        (tmp_path / name).touch()
+    monkeypatch.setenv(published_scores.PICTURES, str(tmp_path))
+    assert published_scores._missing(pictured) == []
+    assert published_scores._documents(pictured) == [tmp_path / "a", tmp_path / "b"]

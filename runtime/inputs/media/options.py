@@ -49,7 +49,7 @@ def applied(images: Images, options: Mapping[str, object], *, video: bool = Fals
     settings = Settings(
         images=images,
         resize=_flag(options, "do_resize"),
-        split=_flag(options, "do_image_splitting"),
+        split=_flag(options, "do_image_splitting", images.tiling is None or images.tiling.split),
         sample=_flag(options, "do_sample_frames"),
     )
     return _sampled(settings, options) if video else settings
@@ -156,10 +156,10 @@ def _number(name: str, value: object) -> int:
     return value
 
 
-def _flag(options: Mapping[str, object], name: str) -> bool:
+def _flag(options: Mapping[str, object], name: str, default: bool = True) -> bool:
     value = options.get(name)
     if value is None:
-        return True
+        return default
     if not isinstance(value, bool):
         raise InputError(f"{FIELD}: {name} is {value!r}, expected true or false", field=FIELD)
     return value

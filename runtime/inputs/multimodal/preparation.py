@@ -175,12 +175,16 @@ class MultimodalPreparation(Preparation):
             return templates.render(template, variables)
 
         whole, ordered = self.placeholders.expanded(written(content.text), media, name)
+        # Some templates hold the special tokens themselves.
+        special = wanted.add_special_tokens and (
+            template is None or wanted.plan is None or wanted.plan.add_special_tokens
+        )
 
         def tokens(text: str) -> list[int]:
             again = (
                 whole if text is content.text else self.placeholders.expanded(written(text), media, name)[0]
             )
-            return self.tokens(again, wanted.add_special_tokens)
+            return self.tokens(again, special)
 
         ids = tokens(content.text)
         kept, limit = wanted.kept, self.encoder.limit(limits)

@@ -1,0 +1,104 @@
+"""What families that read pages share: settings, tensor names and prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.artifact.images import Images
+from ...runtime.artifact.manifest import Tensor
+from ...runtime.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..files.checkpoint_files import Files
+    from ..files.pictures.processor import Settings
+    from .registry import Config
+
+TOP = ("hidden_size", "vocab_size", "max_position_embeddings", "pad_token_id")
+"""Settings of a text model that the exporter reads at the top of config.json."""
+INPUTS = ("input_ids", "attention_mask", "features", "feature_index")
+"""Inputs of a text graph that reads pictures."""
+
+
+def flat(config: Config, text: Config, *, width: int, rows: int, image_id: int) -> dict[str, Any]:
+    """`config` with the settings of its text model at the top.
+
+    `width` and `rows` are used where it has no hidden_size or vocab_size. The token of a picture, `image_id`,
+    may lie behind the vocabulary.
+    """
+    settings = {"hidden_size": width, "vocab_size": rows} | {
+        key: text[key] for key in TOP if text.get(key) is not None
+    }
+    settings["vocab_size"] = max(settings["vocab_size"], image_id + 1)
+    return {**config, **settings}
+
+
+def renamed(
+    state: Mapping[str, torch.Tensor],
+    prefixes: Iterable[str],
+    names: Iterable[tuple[str, str]],
+    *,
+    unused: tuple[str, ...],
+) -> dict[str, torch.Tensor]:
+    """Tensors without prefixes and under other names.
+
+    Args:
+        state: tensors by their stored names.
+        prefixes: removed from the beginning of a name, as often as one is there.
+        names: pairs of a beginning of a name and what replaces it.
+        unused: beginnings of names that are left out.
+    """
+    prefixes = sorted(prefixes, key=len, reverse=True)
+    tensors: dict[str, torch.Tensor] = {}
+    for stored, tensor in state.items():
+        name = stored
+        while prefix := next((prefix for prefix in prefixes if name.startswith(prefix)), ""):
+            name = name.removeprefix(prefix)
+        for old, new in names:
+            if name.startswith(old):
+                name = new + name.removeprefix(old)
+        if not name.startswith(unused):
+            tensors[name] = tensor
+    return tensors
+
+
+def square(files: Files, vision: Mapping[str, Any], settings: Settings, side: Mapping[str, int]) -> int:
+    """The patches of a picture of the size that the processor makes.
+
+    Args:
+        vision: settings of the tower.
+        settings: those of the processor.
+        side: height and width in pixels.
+
+    Raises CheckpointError where the tower has positions for another size.
+    """
+    pixels, patch = int(vision.get("image_size", 224)), int(vision.get("patch_size", 16))
+    if side.get("height") != pixels or side.get("width") != pixels:
+        raise CheckpointError(
+            f"{files.source}: {settings.file} scales pictures to {dict(side)}, and the vision model has "
+            f"positions for {pixels} x {pixels} pixels; set `size` there to it"
+        )
+    return (pixels // patch) ** 2
+
+
+def pixels(images: Images) -> tuple[Tensor, ...]:
+    """The inputs of a vision graph of fixed size."""
+    return (Tensor(name="pixel_values", dtype="float32", axes=("batch", 3, images.height, images.width)),)
+
+
+def literal(text: str) -> str:
+    """`text` as a string of a Jinja expression."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def joined(*parts: str) -> str:
+    """Jinja expressions, one behind the other; empty strings are left out."""
+    return " ~ ".join(part for part in parts if part != literal(""))
+
+
+def template(page: str, words: str) -> str:
+    """The template of a prompt: expression `page` where there are pictures, else `words`."""
+    return f"{{{{ ({page}) if images else ({words}) }}}}"

@@ -1,0 +1,151 @@
+"""ColPali (https://arxiv.org/abs/2407.01449): a SigLIP tower and Gemma (PaliGemma), one vector of each token.
+
+All tokens see one another: transformers' processor marks the whole prompt, queries too, as a prefix. The
+tower's features enter as they are, while embeddings of tokens are multiplied by the root of the width.
+Residuals exceed float16's range, so lowered precisions are bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.artifact.images import Images
+from ...runtime.artifact.manifest import Role
+from ...runtime.errors import CheckpointError
+from ..files.pictures import processor
+from . import _pages, _pictures
+from ._transformers import backbone
+from .registry import Architecture, Config, Layer, Vision
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..files.checkpoint_files import Files
+
+PROJECTION = Layer(name="embedding_proj_layer", names=("custom_text_proj",), bias=None)
+CLASSES = ("ColPaliForRetrieval", "ColPaliModel", "ColPali")
+PREFIXES = ("base_model.model.", "vlm.", "model.")
+NAMES = (
+    ("language_model.model.", "language_model."),
+    ("vision_tower.vision_model.", "vision_tower."),
+)
+"""Beginnings of tensor names behind the prefixes: older transformers' and today's."""
+UNUSED = ("lm_head.", "language_model.lm_head.", "vision_tower.head.")
+VISION = {"image_size": 224, "patch_size": 14}
+"""Defaults of transformers' PaliGemmaConfig."""
+ENGINE = "published_by_colpali_engine"
+"""Key of the translated settings: whether colpali-engine's processor is the published one."""
+AUGMENTATION = 10
+"""Padding tokens behind a query, which are attended to."""
+
+
+def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether config.json says ColPali, or is PaliGemma's beside a projection of tokens (colpali-engine)."""
+    projections = {f"{name}.weight" for name in (PROJECTION.name, *PROJECTION.names)}
+    return config.get("model_type") == "colpali" or any(
+        ".".join(name.split(".")[-2:]) in projections for name in shapes
+    )
+
+
+def translate(config: Config) -> Config:
+    """PaliGemma's settings as `vlm_config`, those of its text model at the top, and of its tower beside
+    them."""
+    engine = config.get("model_type") == "paligemma"
+    inner = dict(config if engine else config.get("vlm_config") or {})
+    image_id = inner.get("image_token_index", inner.get("image_token_id", 256000))
+    text = inner.get("text_config") or {}
+    return {
+        **_pages.flat(config, text, width=2048, rows=257152, image_id=image_id),
+        "model_type": "colpali",
+        "architectures": list(CLASSES[:1]),
+        "vlm_config": inner,
+        "vision_config": _pictures.inner(inner, "vision_config", VISION),
+        ENGINE: engine,
+    }
+
+
+def load(files: Files) -> nn.Module:
+    from .modules.features import FeatureText
+
+    settings = dict(files.config["vlm_config"])
+    text = dict(settings.get("text_config") or {})
+    if text.get("model_type", "gemma") != "gemma":
+        raise CheckpointError(
+            f"{files.source}: ColPali over {text['model_type']!r}; expected 'gemma', the text model of "
+            "PaliGemma 1"
+        )
+    settings["text_config"] = text | {"is_causal": False, "use_cache": False}
+    settings["vision_config"] = dict(settings.get("vision_config") or {}) | {"vision_use_head": False}
+    model = backbone(files, "PaliGemmaModel", config=settings, rename=_renamed)
+    return FeatureText(model.language_model, model.vision_tower, model.multi_modal_projector)
+
+
+def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors under the names of today's PaliGemmaModel."""
+    return _pages.renamed(state, PREFIXES, NAMES, unused=UNUSED)
+
+
+def load_tower(files: Files, text: Any) -> nn.Module:
+    from .modules.features import Tower
+
+    return Tower(*text.towers)
+
+
+def images(files: Files) -> Images:
+    """A picture squashed to the tower's size. Raises CheckpointError for a size that it has no positions
+    for."""
+    vision = files.config["vision_config"]
+    return _pictures.fixed(
+        files,
+        size={"height": 224, "width": 224},
+        mean=processor.HALF,
+        std=processor.HALF,
+        tokens=(vision["image_size"] // vision["patch_size"]) ** 2,
+        placeholder="<image>",
+        token="<image>",
+        most=1,
+    )
+
+
+def roles(files: Files) -> dict[str, Role]:
+    """Both sides alike, as the published processor does: a page is described, and text is a question.
+
+    Its strings hold the special tokens, so the tokenizer adds none. colpali-engine's repeats the first one
+    behind a page, and has no words around a question.
+    """
+    settings, engine = processor.processor(files.source, files.inner).values, files.config[ENGINE]
+    begin, filler = (files.text.special.get(name, "") for name in ("bos_token", "pad_token"))
+    page = str(settings.get("visual_prompt_prefix") or "Describe the image.")
+    words = "" if engine else str(settings.get("query_prefix") or "Question: ")
+    end = filler * AUGMENTATION + ("" if engine else "\n")
+    literal, joined = _pages.literal, _pages.joined
+    start = literal(begin * (2 if engine else 1))
+    described = joined("media", start, f"(text or {literal(page)})", literal("\n"))
+    question = joined(literal(begin + words), "text", literal(end))
+    role = Role(template=_pages.template(described, question), add_special_tokens=False)
+    return {"query": role, "document": role}
+
+
+ARCHITECTURE = Architecture(
+    model_types=("colpali", "paligemma"),
+    names=CLASSES,
+    inputs=_pages.INPUTS,
+    load=load,
+    matches=matches,
+    translate=translate,
+    prefixes=PREFIXES,
+    pool="last",
+    positions=lambda config: config.get("max_position_embeddings", 8192),
+    capped_by_tokenizer=False,
+    projection=(PROJECTION,),
+    vision=Vision(
+        images=images,
+        inputs=_pictures.fixed_inputs,
+        load=load_tower,
+        width=lambda config: int(config["hidden_size"]),
+    ),
+    late_interaction=True,
+    roles=roles,
+)

@@ -1,0 +1,58 @@
+"""Text models in which rows of features stand in the place of tokens, and the towers that compute them.
+
+The text graph gathers the rows by index, so that no shape in it depends on how many pictures there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class FeatureText(nn.Module):
+    """`model` with the row `feature_index` of `features` in the place of a token's embedding; 0: the token's
+    own."""
+
+    def __init__(self, model: Any, *towers: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.embedding: Any = model.get_input_embeddings()
+        self.rows = int(self.embedding.weight.shape[0])
+        # A tuple is no part of the module: the text graph holds no weights of the towers.
+        self.towers = towers
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        features: torch.Tensor,
+        feature_index: torch.Tensor,
+        return_dict: bool = True,
+    ) -> Any:
+        """Args:
+            input_ids, attention_mask, feature_index: [batch, tokens].
+            features: [features, width], row 0 zero.
+
+        Returns:
+            transformers' output, whose last_hidden_state is [batch, tokens, width].
+        """
+        # The token of a picture may lie behind the table. No feature replaces it where text spells it out.
+        known = torch.where(input_ids < self.rows, input_ids, torch.zeros_like(input_ids))
+        embedded = torch.where(
+            (feature_index > 0).unsqueeze(-1), features[feature_index], self.embedding(known)
+        )
+        return self.model(inputs_embeds=embedded, attention_mask=attention_mask, return_dict=return_dict)
+
+
+class Tower(nn.Module):
+    """Pictures of fixed size -> features: the last hidden states of a vision model, projected."""
+
+    def __init__(self, tower: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        self.tower, self.projection = tower, projection
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """[batch, channels, height, width] -> [batch, rows, width]"""
+        return self.projection(self.tower(pixel_values).last_hidden_state)
