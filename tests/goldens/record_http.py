@@ -72,10 +72,12 @@ def vllm(folder: str, port: int, *flags: str, **variables: str) -> Iterator[http
                     if client.get("/health").status_code == 200:
                         break
                 except httpx.TransportError:
+                    assert server.poll() is None, f"{command[0]} ended before it served"
                     time.sleep(1)
             yield client
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
 
 
 def record(client: httpx.Client, cases: list[Any]) -> dict[str, Any]:
