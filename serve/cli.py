@@ -21,6 +21,7 @@ from .flags import IGNORED, normalised
 from .json_logs import json_error
 from .logs import configure
 from .process.arguments import parser_of
+from .process.media_options import media_of
 from .process.positionals import give_back
 from .settings import Cors, Settings, Tls
 
@@ -160,6 +161,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         trust_request_chat_template=options.trust_request_chat_template,
         default_template_kwargs=gathered(options.default_chat_template_kwargs),
         score_preparation=options.preparation,
+        media=media_of(options, environment),
         max_body_bytes=options.max_body_bytes,
         body_timeout_s=options.body_timeout,
         request_timeout_s=options.request_timeout,

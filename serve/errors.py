@@ -28,7 +28,7 @@ TYPES = {
     400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError", 413: "RequestTooLargeError",
     422: "UnprocessableEntityError", 429: "RateLimitError", 431: "RequestTooLargeError",
     499: "ClientClosedRequest", 500: "InternalServerError", 501: "NotImplementedError",
-    503: "ServiceUnavailableError", 504: "TimeoutError",
+    502: "BadGatewayError", 503: "ServiceUnavailableError", 504: "TimeoutError",
 }  # fmt: skip
 TEI_TYPES = {413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
 
@@ -60,8 +60,8 @@ class ApiError(Exception):
 
 def surprising(error: ApiError) -> bool:
     """Whether the operator needs the stack. Nobody does while models load or the server stops, nor for a
-    deadline that passed."""
-    return error.status >= 500 and error.status not in (501, 503, 504)
+    deadline that passed or another server that failed."""
+    return error.status >= 500 and error.status not in (501, 502, 503, 504)
 
 
 def scrub(message: str) -> str:

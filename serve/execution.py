@@ -8,9 +8,10 @@ and for TEI's timing headers.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +26,8 @@ from .errors import ApiError
 from .http.futures import Gone, Late, Waiting
 from .http.memory_budget import Budget
 from .http.request_body import BODY_BYTES, LIGHT_BYTES
+from .media.attaching import Attached, Content, attached
+from .media.reading import Reader
 from .metrics.prometheus import OBSERVE, Metrics
 from .metrics.state import State
 from .models.registry import Registry, Served
@@ -35,9 +38,14 @@ Result = TypeVar("Result")
 
 TOKEN_BYTES = 4
 """Bytes of text per token, roughly: texts that are being prepared are counted as tokens to come."""
+PICTURE_TOKEN_BYTES = 1024
+"""The same of requests with pictures."""
 HEAVY_ITEMS = 64
 """The result of this many items is finished in a thread, so that other requests do not wait for its
 arithmetic."""
+
+PICTURE_THREADS = max(1, min(8, os.cpu_count() or 1))
+"""Requests whose pictures are decoded at the same time."""
 
 LATE = "not computed in the time that was given; try again later, or raise --request-timeout"
 
@@ -69,6 +77,7 @@ class Workshop:
         self.state = state
         self.registry = registry
         self.budget = Budget(settings.max_pending_bytes)
+        self.media = Reader(settings.media, count=metrics.media.read)
         self.preparing_tokens = 0
         """Tokens of texts that are on their way to a queue; estimated."""
         self.unqueued = unqueued
@@ -77,12 +86,45 @@ class Workshop:
         # One thread only: reading a body is Python code, of which one thread runs at a time anyway, so more
         # threads would only make the event loop wait longer.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="poolrt-read")
+        # Decoding a picture takes as long as tokenising a thousand texts, so texts never wait for it.
+        self._pictures = ThreadPoolExecutor(PICTURE_THREADS, thread_name_prefix="poolrt-pictures")
         self._waiting: Waiting | None = None
 
     def waiting(self) -> Waiting:
         if self._waiting is None:
             self._waiting = Waiting(asyncio.get_running_loop())
         return self._waiting
+
+    async def attach(
+        self, request: Request, served: Served, record: Any, prompts: Sequence[Sequence[Content]]
+    ) -> Attached | None:
+        """The pictures and videos of a request, fetched and not yet decoded; None where it has none, or the
+        model reads text only. Raises ApiError.
+
+        Args:
+            prompts: the contents of each prompt.
+        """
+        return await attached(
+            request,
+            record,
+            served.model,
+            prompts,
+            reader=self.media,
+            budget=self.budget,
+            settings=self.settings,
+            count=self.metrics.media.prepared,
+        )
+
+    async def prepare(
+        self, request: Request, pictures: Attached | None, step: Callable[[], Result]
+    ) -> Result:
+        """`step`, which prepares prompts and queues nothing, in a thread. Raises what it raises."""
+        if pictures is None:
+            return await self.thread(step)
+        try:
+            return await self._watched(self._pictures, request, step)
+        finally:
+            pictures.release()
 
     async def thread(self, step: Callable[[], Result]) -> Result:
         """`step` in one of the threads. Raises what it raises."""
@@ -122,11 +164,17 @@ class Workshop:
             del future  # it holds the error, whose traceback holds this frame and so the whole body
 
     async def answer(
-        self, request: Request, served: Served, start: Start[Any], shape: Shape[Any]
+        self,
+        request: Request,
+        served: Served,
+        start: Start[Any],
+        shape: Shape[Any],
+        *,
+        pictures: Attached | None = None,
     ) -> Response:
         """`run`, then the response that `shape` makes of the result: in a thread where the result is large.
         Raises what `run` and `shape` raise."""
-        result, times = await self.run(request, served, start)
+        result, times = await self.run(request, served, start, pictures=pictures)
         begun = time.perf_counter()
         headers = response_headers(times, result, timing=self.settings.timing_headers)
         response = (
@@ -138,23 +186,37 @@ class Workshop:
         return response
 
     async def run(
-        self, request: Request, served: Served, start: Start[Result], *, in_thread: bool = False
+        self,
+        request: Request,
+        served: Served,
+        start: Start[Result],
+        *,
+        in_thread: bool = False,
+        pictures: Attached | None = None,
     ) -> tuple[Result, Times]:
         """The result of a request, and how long its steps took.
 
         `start` prepares and submits, in a thread. A light request is prepared in the event loop, unless
-        `in_thread`. Raises what the runtime raises, ApiError 499 for a client that left.
+        `in_thread`. Where there are `pictures`, `start` decodes them, in threads of their own. Raises what
+        the runtime raises, ApiError 499 for a client that left.
         """
         self.state.load += self.settings.track_load
         served.running += 1
         try:
-            return await self._run(request, served, start, in_thread)
+            return await self._run(request, served, start, in_thread or pictures is not None, pictures)
         finally:
+            if pictures is not None:
+                pictures.release()
             served.running -= 1
             self.state.load -= self.settings.track_load
 
     async def _run(
-        self, request: Request, served: Served, start: Start[Result], in_thread: bool
+        self,
+        request: Request,
+        served: Served,
+        start: Start[Result],
+        in_thread: bool,
+        pictures: Attached | None,
     ) -> tuple[Result, Times]:
         times = Times(time.perf_counter())
         limit = self.settings.request_timeout_s
@@ -163,7 +225,7 @@ class Workshop:
         pending = (
             start(deadline_s=limit)
             if light
-            else await self._prepared(request, lambda: start(deadline_s=limit))
+            else await self._prepared(request, pictures, lambda: start(deadline_s=limit))
         )
         times.tokenise_s = time.perf_counter() - times.started
         try:
@@ -198,19 +260,25 @@ class Workshop:
         request.scope[OBSERVE] = observe
         return result, times
 
-    async def _prepared(self, request: Request, step: Callable[[], Pending[Result]]) -> Pending[Result]:
+    async def _prepared(
+        self, request: Request, pictures: Attached | None, step: Callable[[], Pending[Result]]
+    ) -> Pending[Result]:
         most = self.settings.max_queued_tokens
+        threads, token_bytes = self.threads, TOKEN_BYTES
+        if pictures is not None:
+            threads, token_bytes = self._pictures, PICTURE_TOKEN_BYTES
         # A long text is often cut to a few tokens, so one request counts as an eighth of the queue at most
         # before its tokens are known.
-        tokens = min(request.scope[BODY_BYTES] // TOKEN_BYTES, (most or 0) // 8)
+        tokens = min(request.scope[BODY_BYTES] // token_bytes, (most or 0) // 8)
         self.preparing_tokens += tokens
         try:
-            return await self._watched(self.threads, request, step)
+            return await self._watched(threads, request, step)
         finally:
             self.preparing_tokens -= tokens
 
     def close(self) -> None:
         self._reader.shutdown(wait=False, cancel_futures=True)
+        self._pictures.shutdown(wait=False, cancel_futures=True)
         self.threads.shutdown(wait=False, cancel_futures=True)
         if self._waiting is not None:
             self._waiting.close()

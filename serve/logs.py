@@ -131,5 +131,7 @@ def _cut(prompt: Any, most: int | None) -> Any:
             return prompt[:most]
         case list() | tuple():
             return [_cut(entry, most) for entry in prompt]
-        case _:
+        case None | bool() | int() | float():
             return prompt
+        case _:  # a picture
+            return f"<{type(prompt).__name__}>"

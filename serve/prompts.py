@@ -13,9 +13,10 @@ from ..runtime.artifact.manifest import TextPreparation
 from ..runtime.inputs.foreign_tokens import looks_foreign
 from ..runtime.inputs.prompts import prompts_from
 from .errors import ApiError
+from .media.attaching import Attached, Content
 from .models.registry import Served
 from .schema.body import BOTH_ENDS
-from .schema.vllm import Message, conversations_of
+from .schema.vllm import CHATS_OF_ONE, Message, conversations_of
 from .settings import Settings
 
 ROLES: dict[str, Literal["query", "document"]] = {
@@ -32,23 +33,53 @@ UNTRUSTED = (
 )
 
 
-def inputs_of(record: Any, served: Served, settings: Settings) -> list[Any]:
-    """Texts or lists of token ids, one per output. Raises ApiError and InputError.
+def contents_of(record: Any) -> list[list[Content]]:
+    """The contents of a request's conversations, each with its place in the body; none for texts and ids."""
+    conversations = conversations_of(record) or []
+    name = "messages" if hasattr(record, "messages") else "input"
+    alone = isinstance(record, CHATS_OF_ONE)
+    return [
+        [
+            (f"{name}[{index}].content" if alone else f"{name}[{number}][{index}].content", message.content)
+            for index, message in enumerate(messages)
+        ]
+        for number, messages in enumerate(conversations)
+    ]
 
-    Call it in a thread: it renders conversations.
+
+def inputs_of(record: Any, served: Served, settings: Settings, pictures: Attached | None = None) -> list[Any]:
+    """Texts, lists of token ids or prompts with pictures, one per output. Raises ApiError and InputError.
+
+    Call it in a thread: it renders conversations and decodes pictures.
     """
     conversations = conversations_of(record)
     if conversations is None:
         return prompts_from(record.input)
-    return [render(messages, record, served, settings) for messages in conversations]
+    if pictures is None:
+        return [render(messages, record, served, settings) for messages in conversations]
+    return [
+        render(messages, record, served, settings, contents=contents, pictures=pictures)
+        for messages, contents in zip(conversations, contents_of(record), strict=True)
+    ]
 
 
 def render(
-    messages: Sequence[Message], record: Any, served: Served, settings: Settings, **options: Any
-) -> str:
-    """One conversation as text, by the template of the request, the server or the model, in this order.
+    messages: Sequence[Message],
+    record: Any,
+    served: Served,
+    settings: Settings,
+    *,
+    contents: Sequence[Content] = (),
+    pictures: Attached | None = None,
+    **options: Any,
+) -> Any:
+    """One conversation as text, by the template of the request, the server or the model, in this order; with
+    pictures as vLLM's prompt of text and media.
 
     `options` go to the runtime's `chat`. Raises ApiError and InputError.
+
+    Args:
+        contents: those of the messages with their places in the body, where there are pictures.
     """
     variables = dict(record.chat_template_kwargs or {})
     if not settings.trust_request_chat_template and (
@@ -67,8 +98,13 @@ def render(
     variables.pop("tokenize", None)
     template_variable = variables.pop("chat_template", None)
     template = record.chat_template or settings.chat_template or template_variable
+    plain_messages = [plain(message) for message in messages]
+    if pictures is not None:
+        for message, (place, content) in zip(plain_messages, contents, strict=True):
+            message["content"] = pictures.parts(place, content)
+        options["interleave_mm_strings"] = settings.media.interleave
     return served.model.preparation.chat(
-        [plain(message) for message in messages],
+        plain_messages,
         chat_template=template,
         add_generation_prompt=record.add_generation_prompt,
         continue_final_message=record.continue_final_message,

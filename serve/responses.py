@@ -247,8 +247,19 @@ def ranking(
 
 def document_of(document: str | vllm.Content | vllm.TextItem) -> dict[str, Any]:
     """A document in the results of a ranking: its text, or its parts as they were sent."""
-    parts = asdict(document)["content"] if isinstance(document, vllm.Content) else None
+    parts = as_sent(document) if isinstance(document, vllm.Content) else None
     return {"text": None if parts is not None else getattr(document, "text", document), "multi_modal": parts}
+
+
+def as_sent(content: vllm.Content) -> list[dict[str, Any]]:
+    """The parts of an item, without the keys that it was sent without."""
+
+    def present(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: present(inner) for key, inner in value.items() if inner is not None}
+        return value
+
+    return [present(asdict(part)) for part in content.content]
 
 
 def score_tokens(result: Outputs[Any] | Ranking, times: Times, served: Served) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 TLS_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -26,6 +27,39 @@ class Cors:
     methods: tuple[str, ...] = ("*",)
     headers: tuple[str, ...] = ("*",)
     credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """Where pictures and videos of requests may come from, and how many they may be."""
+
+    domains: tuple[str, ...] = ()
+    """Hosts that URLs with http and https may name (`host`, `host:port`, `*` for all); empty: none is
+    fetched. Only public addresses are ever fetched from."""
+    folder: Path | None = None
+    """file: URLs are read below it; None: not at all."""
+    redirects: bool = True
+    image_timeout_s: float = 5.0
+    video_timeout_s: float = 30.0
+    max_bytes: int = 256 * 1024 * 1024
+    """Encoded bytes of all pictures and videos of one request."""
+    max_pixels: int = 240_000_000
+    """Decoded pixels of all pictures and videos of one request; vLLM 0.33 admits 715 827 880 bytes, of which
+    a pixel has three."""
+    max_prepared_bytes: int = 1024**3
+    """Of the prepared pictures of one request; all requests together may have twice as many."""
+    limits: dict[str, int] = field(default_factory=dict)
+    """Modality (image, video) -> most items of one prompt; missing: as many as the model takes."""
+    processor_kwargs: dict[str, object] = field(default_factory=dict)
+    """Settings of the model's image processor, in place of the artifact's."""
+    io_kwargs: dict[str, dict[str, object]] = field(default_factory=dict)
+    """Modality -> settings of reading it (`num_frames`, `fps`, `rgba_background_color`)."""
+    trust_request_kwargs: bool = False
+    """Requests may bring such settings of their own."""
+    cache_bytes: int = 256 * 1024**2
+    """Computed features of pictures that are kept for later requests."""
+    interleave: bool = False
+    """Where a template reads text only, placeholders stand where the pictures do instead of in front."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +97,8 @@ class Settings:
     """`model`: the two sides of a score are prepared and compared as the model's own library does it; `vllm`:
     as vLLM does."""
     default_template_kwargs: dict[str, object] = field(default_factory=dict)
+    # Pictures and videos
+    media: Media = field(default_factory=Media)
     # Limits
     max_body_bytes: int = 32 * 1024 * 1024
     body_timeout_s: float = 60.0

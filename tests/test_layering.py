@@ -28,7 +28,7 @@ ROOMS = {
     ),
     "serve": (
         "settings", "headers", "errors", "flags", "json_logs", "logs", "schema", "models",
-        "metrics", "http", "encodings",
+        "metrics", "http", "media", "encodings",
         "responses", "execution", "context", "prompts", "endpoints", "pages", "lifespan", "app", "process",
         "cli",
     ),

@@ -11,14 +11,16 @@ from starlette.responses import Response
 from ...runtime.outputs import Outputs
 from ..context import Context
 from ..models.registry import Served
-from ..prompts import inputs_of, refuse_foreign
+from ..prompts import contents_of, inputs_of, refuse_foreign
 from ..responses import Json, Times, answer_id, listed
 from .pooling import params_of, text_options
 
 
 async def answer(request: Request, context: Context, served: Served, record: Any) -> Response:
+    pictures = await context.workshop.attach(request, served, record, contents_of(record))
+
     def start(deadline_s: float | None) -> Any:
-        prompts = inputs_of(record, served, context.settings)
+        prompts = inputs_of(record, served, context.settings, pictures)
         refuse_foreign(prompts, request, served, context.settings)
         context.log_inputs("classify", request, record, served, prompts)
         return served.model.start(
@@ -37,4 +39,4 @@ async def answer(request: Request, context: Context, served: Served, record: Any
         )
         return Json(content, headers=headers)
 
-    return await context.workshop.answer(request, served, start, shape)
+    return await context.workshop.answer(request, served, start, shape, pictures=pictures)

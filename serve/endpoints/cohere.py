@@ -9,6 +9,7 @@ at all; a model that stores others refuses them, as in vLLM.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from ..context import Context, context_of
 from ..encodings import WidthError, convert, to_bytes
 from ..errors import ApiError
 from ..http.request_body import read
+from ..media.parts import Source
 from ..models.registry import Served
 from ..prompts import ROLES, render, stored_prompt
 from ..responses import Json, Times, answer_id, base64_text
@@ -46,7 +48,8 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
     context.require("embed")
     record: CohereRecord = await read(request, vllm.COHERE if version == "2" else vllm.COHERE_V1)
     served = context.registry.able(record.model, "embed", "Embed")
-    refuse_images(record, served)
+    if served.manifest.images is None:
+        refuse_images(record, served)
     prompt_name = prompt_of(record, served, lenient=version == "1")
     prefix = "" if prompt_name is None else served.manifest.text.prompts[prompt_name]
     cut, side = truncation_of(record)
@@ -58,6 +61,12 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
             f"(parameter=truncate_prompt_tokens, value={cut})",
             param="truncate_prompt_tokens",
         )
+    conversations = conversations_of(record, prefix, has_template(served, context))
+    contents = [
+        [(place, message.content) for message in messages]
+        for place, messages in zip(places_of(record), conversations or (), strict=False)
+    ]
+    pictures = await context.workshop.attach(request, served, record, contents)
 
     def start(deadline_s: float | None) -> Any:
         params = PoolingParams(dimensions=record.output_dimension)
@@ -67,13 +76,15 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
             "deadline_s": deadline_s,
             "priority": record.priority,
         }
-        conversations = conversations_of(record, prefix, has_template(served, context))
         if conversations is None:
             texts = record.texts or []
             context.log_inputs("embd", request, record, served, texts)
             return served.model.start(texts, params, pooling_task="embed", prompt_name=prompt_name, **options)
         chats = vllm.EmbeddingChats(messages=conversations)
-        rendered = [render(messages, chats, served, context.settings) for messages in conversations]
+        rendered = [
+            render(messages, chats, served, context.settings, contents=contents[index], pictures=pictures)
+            for index, messages in enumerate(conversations)
+        ]
         context.log_inputs("embd", request, record, served, rendered)
         return served.model.start(rendered, params, pooling_task="embed", add_special_tokens=False, **options)
 
@@ -89,12 +100,27 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
             content["texts"] = record.texts
         content["meta"] = {
             "api_version": {"version": version},
-            "billed_units": {"input_tokens": outputs.prompt_tokens, "image_tokens": 0},
+            "billed_units": billed(outputs.prompt_tokens, pictures=pictures is not None),
         }
         content["response_type"] = "embeddings_floats" if plain else "embeddings_by_type"
         return Json(content, headers=headers)
 
-    return await context.workshop.answer(request, served, start, shape)
+    return await context.workshop.answer(request, served, start, shape, pictures=pictures)
+
+
+def billed(tokens: int, *, pictures: bool) -> dict[str, int]:
+    """The tokens of a request as Cohere bills them. As in vLLM, all of them are a picture's where there is
+    one."""
+    return {"input_tokens": 0 if pictures else tokens, "image_tokens": tokens if pictures else 0}
+
+
+def places_of(record: CohereRecord) -> list[str]:
+    """Where the content of each conversation stands in the body."""
+    if record.texts is not None:
+        return [f"texts[{index}]" for index in range(len(record.texts))]
+    if record.images is not None:
+        return [f"images[{index}]" for index in range(len(record.images))]
+    return [f"inputs[{index}].content" for index in range(len(record.inputs or ()))]
 
 
 def refuse_images(record: CohereRecord, served: Served) -> None:
@@ -113,11 +139,21 @@ def has_template(served: Served, context: Context) -> bool:
 def conversations_of(record: CohereRecord, prefix: str, templated: bool) -> list[list[vllm.Message]] | None:
     """The conversations that go through the chat template; None: the texts are taken as they are.
 
-    `inputs` always do, texts when they have a prefix and the model has a template.
+    `images` and `inputs` always do, texts when they have a prefix and the model has a template.
     """
-    if record.texts is None:
+    if record.images is not None:
         contents: list[Any] = [
-            [{"type": "text", "text": part.text} for part in content.content]
+            [Source("image", url, None, place)]
+            for url, place in zip(record.images, places_of(record), strict=True)
+        ]
+    elif record.texts is None:
+        contents = [
+            [
+                {"type": "text", "text": part.text}
+                if part.type == "text"
+                else {"type": "image_url", "image_url": asdict(part)["image_url"]}
+                for part in content.content
+            ]
             for content in record.inputs or ()
         ]
     elif prefix and templated:

@@ -11,14 +11,16 @@ from starlette.responses import Response
 from ...runtime.outputs import Outputs
 from ..context import Context
 from ..models.registry import Served
-from ..prompts import inputs_of, refuse_foreign, side_of
+from ..prompts import contents_of, inputs_of, refuse_foreign, side_of
 from ..responses import Times, answer_id, vectors
 from .pooling import params_of, text_options
 
 
 async def answer(request: Request, context: Context, served: Served, record: Any) -> Response:
+    pictures = await context.workshop.attach(request, served, record, contents_of(record))
+
     def start(deadline_s: float | None) -> Any:
-        prompts = inputs_of(record, served, context.settings)
+        prompts = inputs_of(record, served, context.settings, pictures)
         refuse_foreign(prompts, request, served, context.settings)
         context.log_inputs("embd", request, record, served, prompts)
         options = text_options(record) | side_of(record, served)
@@ -37,4 +39,4 @@ async def answer(request: Request, context: Context, served: Served, record: Any
             key="embedding",
         )
 
-    return await context.workshop.answer(request, served, start, shape)
+    return await context.workshop.answer(request, served, start, shape, pictures=pictures)

@@ -19,7 +19,7 @@ from ..context import Context
 from ..encodings import Floats
 from ..errors import ApiError
 from ..models.registry import Served
-from ..prompts import inputs_of, refuse_foreign, side_of
+from ..prompts import contents_of, inputs_of, refuse_foreign, side_of
 from ..responses import Json, Times, answer_id, listed, vectors
 from ..schema import vllm
 from . import plugin
@@ -50,8 +50,10 @@ async def answer(request: Request, context: Context, served: Served, record: Any
             param="encoding_format",
         )
 
+    pictures = await context.workshop.attach(request, served, record, contents_of(record))
+
     def start(deadline_s: float | None) -> Any:
-        prompts = inputs_of(record, served, context.settings)
+        prompts = inputs_of(record, served, context.settings, pictures)
         refuse_foreign(prompts, request, served, context.settings)
         context.log_inputs("pooling", request, record, served, prompts)
         options = text_options(record) | side_of(record, served)
@@ -74,7 +76,7 @@ async def answer(request: Request, context: Context, served: Served, record: Any
             key="data",
         )
 
-    return await context.workshop.answer(request, served, start, shape)
+    return await context.workshop.answer(request, served, start, shape, pictures=pictures)
 
 
 def refuse_dimensions(record: Any) -> None:

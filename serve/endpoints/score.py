@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,12 @@ from starlette.responses import Response
 
 from ...runtime.answers import score_request
 from ...runtime.answers.params import PoolingParams
+from ...runtime.inputs.pairs import check_counts
 from ..context import Context
+from ..execution import Shape
+from ..media.attaching import Attached, Content
 from ..models.registry import Served
-from ..responses import ranking, scores
+from ..responses import as_sent, ranking, scores
 from ..schema import vllm
 from ..settings import Settings
 
@@ -27,55 +30,121 @@ PAIRS = {
 
 async def score(request: Request, context: Context, served: Served, record: Any) -> Response:
     left, right = PAIRS[type(record)]
-    first, second = plain(getattr(record, left), served), plain(getattr(record, right), served)
-    context.log_inputs(
-        "score", request, record, served, [alone(first, record, left), alone(second, record, right)]
-    )
-
-    def start(deadline_s: float | None) -> Any:
-        return served.model.start_score(
-            first, second, deadline_s=deadline_s, **options(record, served, context.settings)
-        )
-
-    return await context.workshop.answer(
-        request, served, start, partial(scores, request=request, record=record, served=served)
+    return await respond(
+        request,
+        context,
+        served,
+        record,
+        (Side(record, left), Side(record, right)),
+        partial(served.model.start_score, **options(record, served, context.settings)),
+        partial(scores, request=request, record=record, served=served),
     )
 
 
 async def rerank(request: Request, context: Context, served: Served, record: vllm.Rerank) -> Response:
-    (query,), documents = plain([record.query], served), plain(record.documents, served)
-    if context.settings.log_requests:
-        context.log_inputs("rerank", request, record, served, [query, documents])
     start = partial(
         served.model.start_rerank,
-        query,
-        documents,
         top_n=record.top_n or record.top_k,
         **rank_options(record, served, context.settings),
     )
-    return await context.workshop.answer(
-        request, served, start, partial(ranking, request=request, record=record, served=served)
-    )
+    sides = Side(record, "query"), Side(record, "documents")
+    shape = partial(ranking, request=request, record=record, served=served)
+    return await respond(request, context, served, record, sides, start, shape)
 
 
-def plain(items: Any, served: Served) -> list[str]:
-    """The texts of one item or of a list. Raises InputError for an item with a part that is no text."""
-    return [text_of(item, served) for item in (items if isinstance(items, list) else [items])]
+async def respond(
+    request: Request,
+    context: Context,
+    served: Served,
+    record: Any,
+    sides: tuple[Side, Side],
+    start: Callable[..., Any],
+    shape: Shape[Any],
+) -> Response:
+    """The response for two sides, whatever is made of their scores.
+
+    Texts are checked in the event loop, before a thread is woken for them; pictures are prepared in one.
+    """
+    pictures = await attach(request, context, served, record, sides)
+
+    def start_pictures(deadline_s: float | None) -> Any:
+        return start(*(side.inputs(served, pictures) for side in sides), deadline_s=deadline_s)
+
+    if pictures is not None:
+        return await context.workshop.answer(request, served, start_pictures, shape, pictures=pictures)
+    texts = [side.inputs(served) for side in sides]
+    if context.settings.log_requests:
+        prefix = "rerank" if isinstance(record, vllm.Rerank) else "score"
+        context.log_inputs(prefix, request, record, served, texts)
+    return await context.workshop.answer(request, served, partial(start, *texts), shape)
 
 
-def text_of(item: Any, served: Served) -> str:
+class Side:
+    """One side of the pairs: the items of a field, which may be one item or a list."""
+
+    def __init__(self, record: Any, name: str) -> None:
+        value = getattr(record, name)
+        self.is_list = isinstance(value, list)
+        self.items: list[Any] = value if self.is_list else [value]
+        self._name = name
+
+    def contents(self) -> list[Content]:
+        """Each item's content, with its place in the body."""
+        return [
+            (
+                f"{self._name}[{index}].content" if self.is_list else f"{self._name}.content",
+                as_sent(item) if isinstance(item, vllm.Content) else None,
+            )
+            for index, item in enumerate(self.items)
+        ]
+
+    def inputs(self, served: Served, pictures: Attached | None = None) -> Any:
+        """The items as the runtime takes them: as texts, or with their pictures prepared (in a thread). One
+        that was sent without a list is returned without one.
+
+        Raises InputError for a part that is no text where there are no pictures.
+        """
+        if pictures is None:
+            items = [text_of(item, served, self._name) for item in self.items]
+        else:
+            items = [
+                text_of(item, served, self._name)
+                if content is None
+                else {"content": pictures.parts(place, content)}
+                for item, (place, content) in zip(self.items, self.contents(), strict=True)
+            ]
+        return items if self.is_list else items[0]
+
+
+async def attach(
+    request: Request, context: Context, served: Served, record: Any, sides: tuple[Side, Side]
+) -> Attached | None:
+    """The pictures of both sides. Those of a cross-encoder's pair are one prompt's.
+
+    Raises ApiError, and InputError for numbers of items that make no pairs.
+    """
+    if not any(isinstance(item, vllm.Content) for side in sides for item in side.items):
+        return None
+    left, right = (side.contents() for side in sides)
+    if served.manifest.scoring == "cross-encoder":
+        check_counts(left, right)
+        queries = left if len(left) > 1 else left * len(right)
+        prompts = [list(pair) for pair in zip(queries, right, strict=True)]
+    else:
+        prompts = [[content] for content in (*left, *right)]
+    return await context.workshop.attach(request, served, record, prompts)
+
+
+def text_of(item: Any, served: Served, name: str) -> Any:
+    """The text of an item, whose parts are joined. Raises InputError, which calls it `name`, for a part that
+    is no text."""
     match item:
         case vllm.Content():
-            return score_request.text_of(asdict(item), served.manifest)
+            return served.model.preparation.side({"content": as_sent(item)}, name)
         case vllm.TextItem():
             return item.text
         case _:
             return item
-
-
-def alone(texts: list[str], record: Any, name: str) -> Any:
-    """The text itself where the field `name` was sent without a list."""
-    return texts if isinstance(getattr(record, name), list) else texts[0]
 
 
 def rank_options(record: vllm.Rerank, served: Served, settings: Settings) -> dict[str, Any]:

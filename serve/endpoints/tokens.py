@@ -3,6 +3,8 @@ on to `tei_tokens`."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -11,8 +13,9 @@ from starlette.responses import Response
 from ..context import context_of
 from ..errors import ApiError
 from ..http.request_body import form, read, read_json
+from ..media.attaching import Attached
 from ..models.registry import Served
-from ..prompts import render
+from ..prompts import contents_of, render
 from ..responses import Json
 from ..schema import vllm
 from . import tei_tokens
@@ -32,6 +35,8 @@ async def tokenize(request: Request) -> Response:
     record = await form(request, vllm.TOKENIZE, value)
     served = context.registry.find(record.model, param="model")
 
+    pictures = await context.workshop.attach(request, served, record, contents_of(record))
+
     def run() -> list[int]:
         if isinstance(record, vllm.TokenizeText):
             text = record.prompt
@@ -44,21 +49,31 @@ async def tokenize(request: Request) -> Response:
                 raise ApiError(
                     400, "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
                 )
-            text = chat_text(record, served, request)
+            text = chat_text(record, served, request, pictures)
         return served.model.tokenize(text, add_special_tokens=record.add_special_tokens)
 
-    ids = await context.workshop.thread(run)
+    ids = await context.workshop.prepare(request, pictures, run)
     strings = served.model.preparation.encoder.pieces(ids) if record.return_token_strs else None
     return Json(
         {"count": len(ids), "max_model_len": served.model.max_tokens, "tokens": ids, "token_strs": strings}
     )
 
 
-def chat_text(record: vllm.TokenizeChat, served: Served, request: Request) -> str:
+def chat_text(record: vllm.TokenizeChat, served: Served, request: Request, pictures: Attached | None) -> Any:
+    """The conversation as a prompt. Raises ApiError and InputError."""
     settings = context_of(request).settings
     variables = settings.default_template_kwargs | (record.chat_template_kwargs or {})
     with_defaults = vllm.replaced(record, chat_template_kwargs=variables)
-    return render(record.messages, with_defaults, served, settings, tools=record.tools)
+    [contents] = contents_of(record)
+    return render(
+        record.messages,
+        with_defaults,
+        served,
+        settings,
+        contents=contents,
+        pictures=pictures,
+        tools=record.tools,
+    )
 
 
 async def detokenize(request: Request) -> Response:

@@ -74,7 +74,7 @@ async def read(request: Request, body: Body, wire: Wire | None = None) -> Any:
 
     def step() -> Any:
         value = parsed(content, request, shop)
-        return value if wire is not None and wire.has(value) else body.read(value)
+        return value if wire is not None and wire.has(value) else body.read(value, trusted=trusts(shop))
 
     return step() if len(content) <= LIGHT_BYTES else await shop.reading(request, step)
 
@@ -90,9 +90,15 @@ async def read_json(request: Request) -> Any:
 
 async def form(request: Request, body: Body, value: Any) -> Any:
     """Returns a value of `read_json` as a record of one of the forms of `body`. Raises ApiError."""
+    shop = workshop(request)
     if request.scope[BODY_BYTES] <= LIGHT_BYTES:
-        return body.read(value)
-    return await workshop(request).reading(request, lambda: body.read(value))
+        return body.read(value, trusted=trusts(shop))
+    return await shop.reading(request, lambda: body.read(value, trusted=trusts(shop)))
+
+
+def trusts(shop: Shop) -> bool:
+    """Returns whether requests may bring settings of the image processor."""
+    return shop.settings.media.trust_request_kwargs
 
 
 def workshop(request: Request) -> Shop:

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 
 from ..models.registry import Registry
 from .histogram import BYTES, SECONDS, TOKENS, Counters, Histograms, Series
+from .media import MediaMetrics
 from .state import State
 
 OBSERVE = "poolrt.observe"
@@ -67,7 +68,9 @@ class Metrics:
         self._all_seconds = Histograms(
             "http_request_duration_highr_seconds", "Latency of all requests.", (), SECONDS
         )
+        self.media = MediaMetrics()
         collectors: list[Any] = [self._requests, self._received, self._sent, self._seconds, self._all_seconds]
+        collectors.append(self.media)
         self._handlers: dict[tuple[str, str], tuple[Series, ...]] = {}
         self._models: dict[str, Observed] = {}
         self._writing = asyncio.Lock()
@@ -241,8 +244,23 @@ class Engines:
             "prefix_cache_hits",
         ):
             yield zero(f"vllm:{name}", "Always 0 for pooling.")
-        for name in ("mm_cache_queries", "mm_cache_hits"):
-            yield zero(f"vllm:{name}", "Always 0 for text.")
+        queries = CounterMetricFamily(
+            "vllm:mm_cache_queries", "Pictures whose features were looked for.", labels=names
+        )
+        for model, statistics in counted:
+            looked_for = statistics.vision_hits + statistics.vision_shared + statistics.vision_items
+            queries.add_metric((model, "0"), float(looked_for))
+        yield queries
+        yield counter("vllm:mm_cache_hits", "Pictures whose features were kept.", "vision_hits")
+        yield counter("poolrt_vision_items", "Pictures, tiles and frames computed.", "vision_items")
+        yield counter("poolrt_vision_batches", "Batches of them.", "vision_batches")
+        yield counter("poolrt_vision_slots", "Patches computed, padding included.", "vision_slots")
+        yield counter("poolrt_vision_seconds", "Time in the engine of pictures.", "vision_s")
+        yield counter(
+            "poolrt_vision_shared", "Pictures computed for another prompt already.", "vision_shared"
+        )
+        yield gauge("poolrt_vision_queued_items", "Pictures in the queue.", "vision_queued_items")
+        yield gauge("poolrt_vision_cache_bytes", "Features of pictures that are kept.", "vision_cache_bytes")
         info = InfoMetricFamily("vllm:cache_config", "Pooling keeps no cache.", labels=("engine",))
         info.add_metric(("0",), {"enable_prefix_caching": "False"})
         yield info

@@ -13,7 +13,7 @@ from typing import Any
 from ...runtime.artifact.checkpoints import CONVERSIONS
 from ...runtime.commands.command_line import Parser, length_or_auto, natural, positive
 from ..flags import END_OF_VALUES, IGNORED
-from ..settings import TLS_CIPHERS
+from ..settings import TLS_CIPHERS, Media
 
 
 def parser_of() -> Parser:
@@ -39,6 +39,7 @@ def parser_of() -> Parser:
     _add_export(parser)
     _add_server(parser)
     _add_templates(parser)
+    _add_media(parser)
     _add_limits(parser)
     for name, count in IGNORED.items():
         target = f"ignored_{name.replace('-', '_')}"
@@ -217,6 +218,71 @@ def _add_templates(parser: Parser) -> None:
     flag(group, "--trust-request-chat-template")
     group.add_argument(
         "--default-chat-template-kwargs", type=json_object, action="append", default=[], metavar="JSON"
+    )
+
+
+def _add_media(parser: Parser) -> None:
+    group = parser.add_argument_group("pictures and videos")
+    group.add_argument(
+        "--allowed-media-domains",
+        nargs="+",
+        default=[],
+        metavar="HOST",
+        help="hosts (HOST, HOST:PORT, or * for all) whose pictures requests may name by URL; only public "
+        "addresses are fetched from (default: none)",
+    )
+    group.add_argument(
+        "--allowed-local-media-path",
+        default="",
+        metavar="FOLDER",
+        help="folder below which requests may name files by file: URLs (default: none)",
+    )
+    group.add_argument(
+        "--limit-mm-per-prompt",
+        type=json_object,
+        action="append",
+        default=[],
+        metavar="JSON",
+        help='most items of one prompt: {"image": 4, "video": 1} (default: as the model)',
+    )
+    group.add_argument(
+        "--mm-processor-kwargs",
+        type=json_object,
+        action="append",
+        default=[],
+        metavar="JSON",
+        help='settings of the image processor: {"max_pixels": 1310720}',
+    )
+    group.add_argument(
+        "--media-io-kwargs",
+        type=json_object,
+        action="append",
+        default=[],
+        metavar="JSON",
+        help='settings of reading them: {"video": {"num_frames": 40}}',
+    )
+    flag(
+        group,
+        "--trust-request-mm-kwargs",
+        help="let requests bring mm_processor_kwargs and media_io_kwargs of their own",
+    )
+    group.add_argument(
+        "--mm-processor-cache-gb",
+        type=float,
+        default=Media().cache_bytes / 1024**3,
+        metavar="GIB",
+        help="features of pictures kept for later requests; 0: none",
+    )
+    flag(
+        group,
+        "--interleave-mm-strings",
+        help="with templates of text, pictures stand where they are sent, not in front",
+    )
+    group.add_argument(
+        "--max-media-bytes",
+        type=positive,
+        default=Media().max_bytes,
+        help="of all pictures and videos of one request; beyond it 422",
     )
 
 

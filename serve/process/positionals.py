@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-FLAGS = ("api-key", "served-model-name", "lora-modules", "io-processor-plugin")
+FLAGS = ("api-key", "served-model-name", "lora-modules", "io-processor-plugin", "allowed-media-domains")
 
 
 def give_back(options: argparse.Namespace, arguments: Sequence[str]) -> None:
@@ -21,6 +21,11 @@ def give_back(options: argparse.Namespace, arguments: Sequence[str]) -> None:
         [value for value in options.lora_modules if "=" not in value and not value.startswith("{")],
     )
     _move(options, "api-key", [value for value in options.api_key[1:] if _is_model(value)])
+    _move(
+        options,
+        "allowed-media-domains",
+        [value for value in options.allowed_media_domains if "/" in value or _is_model(value)],
+    )
     if options.artifacts:
         return
     for name in sorted(FLAGS, key=lambda name: _place(arguments, name), reverse=True):

@@ -152,12 +152,23 @@ def opened(
         else None,
         name=name,
         check=options.check,
+        limit_mm_per_prompt=settings.media.limits,
+        mm_processor_kwargs=processor_kwargs(folder, settings),
+        mm_processor_cache_gb=settings.media.cache_bytes / 1024**3,
     )
     # The first access makes the plugin, also one that only the checkpoint names. So a missing one is reported
     # at the start.
     if model.plugin is not None:
         log.info("%s: IO processor %s", model.name, model.plugin.name)
     return model
+
+
+def processor_kwargs(folder: Path, settings: Settings) -> dict[str, object] | None:
+    """--mm-processor-kwargs for a model that reads pictures; it means nothing to the others."""
+    kwargs = settings.media.processor_kwargs
+    if not kwargs or reading.read(folder, check="quick").manifest.images is None:
+        return None
+    return kwargs
 
 
 def default_name(argument: str, folder: Path) -> str:

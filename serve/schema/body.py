@@ -22,6 +22,9 @@ PADDED = (
 )
 """vLLM pads for models of images. A text model's results would change with the padding."""
 
+UNTRUSTED_SETTINGS = {"mm_processor_kwargs": "preprocessing", "media_io_kwargs": "media loading"}
+"""Settings of how pictures are read -> what they change, in vLLM's words."""
+
 
 @dataclass(frozen=True)
 class Body:
@@ -37,19 +40,25 @@ class Body:
     task: bool = False
     """The route has a parameter `task`, whose `score` means `classify`."""
 
-    def read(self, value: Any) -> Any:
-        """Returns a JSON value as the record of the first form that fits. Raises ApiError (400)."""
+    def read(self, value: Any, *, trusted: bool = False) -> Any:
+        """Returns a JSON value as the record of the first form that fits. Raises ApiError (400).
+
+        Args:
+            trusted: whether requests may bring settings of the image processor (--trust-request-mm-kwargs).
+        """
         errors: dict[type[Record], ValidationError] = {}
-        if (record := self._record(value, errors)) is not None:
+        if (record := self._record(value, errors, trusted)) is not None:
             return record
         by_form = [problems_of(errors.get(form) or refusal(value, form)) for _, form in self.forms]
         problems = list(itertools.chain.from_iterable(by_form))
         if any(problem.kind == "int_parsing_size" for problem in problems) and restore_integers(value):
-            return self.read(value)
+            return self.read(value, trusted=trusted)
         text = f"{sentence(value, self.forms, by_form)}\n{message(distinct(problems))}"
         raise ApiError(400, text, param=dotted(problems[0].loc), kind=UNREAD)
 
-    def _record(self, value: Any, errors: dict[type[Record], ValidationError]) -> Record | None:
+    def _record(
+        self, value: Any, errors: dict[type[Record], ValidationError], trusted: bool
+    ) -> Record | None:
         """Returns the record of the first form that fits, or None. Adds other forms' errors to `errors`."""
         if type(value) is not dict:
             return None
@@ -66,7 +75,7 @@ class Body:
                     # The traceback holds this frame, and so the whole body.
                     errors[form] = error.with_traceback(None)
                     continue
-                if "mm_processor_kwargs" in value or "media_io_kwargs" in value:
+                if not trusted and ("mm_processor_kwargs" in value or "media_io_kwargs" in value):
                     refuse_media_settings(value)
                 if getattr(record, "padding", None) == "max_length":
                     raise ApiError(400, PADDED, param="padding")
@@ -123,13 +132,13 @@ def refuse_salt(value: dict[str, Any]) -> None:
 
 
 def refuse_media_settings(value: dict[str, Any]) -> None:
-    """Raises ApiError for settings of an image or sound processor. No model here has one, and vLLM accepts
-    them from trusted clients only."""
-    for name in ("mm_processor_kwargs", "media_io_kwargs"):
+    """Raises ApiError, in vLLM's words, for settings of how pictures are read."""
+    for name, what in UNTRUSTED_SETTINGS.items():
         if value.get(name):
             text = (
-                f"{name}: this model reads text only, so there is nothing to set; leave "
-                f"it out (parameter={name})"
+                f"Per-request {name} are disabled by default because they can change multimodal {what} "
+                "resource usage. Start the server with --trust-request-mm-kwargs only when clients are "
+                f"trusted. (parameter={name})"
             )
             raise ApiError(400, text, param=name)
 

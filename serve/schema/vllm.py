@@ -40,6 +40,11 @@ Priority = Annotated[
     ),
 ]
 
+MediaSettings = Annotated[
+    dict[str, FreeObject],
+    Field(description="by modality, how media are read; only with --trust-request-mm-kwargs"),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Basic(Record):
@@ -62,7 +67,10 @@ class Basic(Record):
         Field(description="becomes part of the answer's id; the header X-Request-Id wins"),
     ] = ""
     priority: Priority = 0
-    mm_processor_kwargs: FreeObject | None = None
+    mm_processor_kwargs: Annotated[
+        FreeObject | None,
+        Field(description="settings of the image processor; only with --trust-request-mm-kwargs"),
+    ] = None
     cache_salt: str | None = None
 
 
@@ -111,13 +119,19 @@ class ChatFields(Special):
     continue_final_message: bool = False
     chat_template: str | None = None
     chat_template_kwargs: FreeObject | None = None
-    media_io_kwargs: FreeObject | None = None
+    media_io_kwargs: MediaSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message(Record):
     role: str
-    content: str | Many[str | FreeObject] | None = None
+    content: Annotated[
+        str | Many[str | FreeObject] | None,
+        Field(
+            description="text, or parts: text, {type: text}, {type: image_url, image_url: {url}}, "
+            "{type: video_url, video_url: {url}}, each picture and video with an optional uuid"
+        ),
+    ] = None
     name: str | None = None
 
     @staticmethod
@@ -275,14 +289,17 @@ class TextPart(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Picture(Record):
-    url: str
-    detail: Literal["auto", "low", "high"] = "auto"
+    url: Annotated[str, Field(description="data:image/png;base64,..., or an http, https or file URL")]
+    detail: Annotated[
+        Literal["auto", "low", "high", "original"] | None, Field(description="read, without effect")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PicturePart(Record):
     type: Literal["image_url"]
     image_url: Picture
+    uuid: Annotated[str | None, Field(description="name under which a later request may repeat it")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,11 +312,12 @@ class PictureVectorsPart(Record):
 class FilmPart(Record):
     type: Literal["video_url"]
     video_url: Url
+    uuid: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content(Record):
-    """An item of several parts. Parts other than text are read, and refused by models of text."""
+    """An item of several parts. Models of text refuse all parts but text."""
 
     content: Many[PicturePart | PictureVectorsPart | TextPart | FilmPart]
 
@@ -323,6 +341,7 @@ class ScoreFields(Basic, Activated):
     max_tokens_per_doc: Annotated[int, Field(description="tokens of each document to keep; 0: all")] = 0
     instruction: str | None = None
     chat_template_kwargs: FreeObject | None = None
+    media_io_kwargs: MediaSettings | None = None
     truncate_documents: Annotated[
         bool,
         Field(
@@ -386,7 +405,7 @@ class TokenizeChat(Record):
     add_special_tokens: bool = False
     chat_template: str | None = None
     chat_template_kwargs: FreeObject | None = None
-    media_io_kwargs: FreeObject | None = None
+    media_io_kwargs: MediaSettings | None = None
     mm_processor_kwargs: FreeObject | None = None
     tools: Many[FreeObject] | None = None
 
@@ -459,10 +478,14 @@ LOAD_ADAPTER = body(([], LoadAdapter))
 UNLOAD_ADAPTER = body(([], UnloadAdapter))
 
 
+CHATS_OF_ONE = (EmbeddingChat, PoolingChat, ClassifyChat, TokenizeChat, EmbeddingInputChat)
+"""Bodies of one conversation."""
+
+
 def conversations_of(record: Any) -> list[list[Message]] | None:
     """Returns the conversations of a request in any of the chat forms; None for one of texts or token ids."""
     match record:
-        case EmbeddingChat() | PoolingChat() | ClassifyChat():
+        case EmbeddingChat() | PoolingChat() | ClassifyChat() | TokenizeChat():
             return [record.messages]
         case EmbeddingChats():
             return cast(list[list[Message]], record.messages)

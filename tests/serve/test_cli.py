@@ -83,8 +83,8 @@ def test_flags_without_meaning_are_noted(name):
 WITHOUT_MEANING = """
 --tokenizer-mode auto --trust-remote-code --dtype auto --seed 0 --code-revision main --load-format auto --download-dir /d --enforce-eager
 --renderer-num-workers 2 --model-impl auto --config-format auto --enable-offline-docs --log-error-stack --api-server-count 1
---enable-flash-late-interaction --no-enable-flash-late-interaction --limit-mm-per-prompt {} --mm-processor-kwargs {} --media-io-kwargs {}
---allowed-local-media-path / --allowed-media-domains a.example --mm-processor-cache-gb 4 --interleave-mm-strings --max-num-seqs 8
+--enable-flash-late-interaction --no-enable-flash-late-interaction --mm-processor-cache-type lru --mm-encoder-tp-mode data
+--skip-mm-profiling --no-skip-mm-profiling --max-num-seqs 8
 --enable-chunked-prefill --no-enable-chunked-prefill --enable-prefix-caching --no-enable-prefix-caching --gpu-memory-utilization 0.9
 --tensor-parallel-size 1 --pipeline-parallel-size 1 --data-parallel-size 1 --lora-dtype auto --fully-sharded-loras --kv-cache-dtype auto
 --block-size 16 --compilation-config {} --optimization-level 2
@@ -158,6 +158,51 @@ def test_values_that_cannot_be_the_flags_and_the_last_ones_are_artifacts(
 def test_every_flag_of_several_values_gives_back_what_it_ate():
     several = [action.option_strings[0][2:] for action in parser_of()._actions if action.nargs == "+"]
     assert sorted(several) == sorted(FLAGS)
+
+
+def test_flags_about_pictures_are_those_of_vllm(tmp_path: Path, monkeypatch):
+    text = (
+        "m --allowed-media-domains a.example b.example:8080 --limit-mm-per-prompt.image 2 "
+        '--limit-mm-per-prompt {"video":{"count":1,"num_frames":8}} --mm-processor-kwargs.max_pixels 1000 '
+        '--media-io-kwargs {"video":{"num_frames":40}} --trust-request-mm-kwargs --mm-processor-cache-gb 0.5 '
+        f"--interleave_mm_strings --max-media-bytes 1000 --allowed-local-media-path {tmp_path}"
+    )
+    asked, notes = parse(text.split())
+    media = settings_of(asked).media
+    assert (asked.artifacts, notes) == (["m"], [])
+    assert media.domains == ("a.example", "b.example:8080")
+    assert (media.limits, media.processor_kwargs) == ({"image": 2, "video": 1}, {"max_pixels": 1000})
+    assert media.io_kwargs == {"video": {"num_frames": 40}}
+    assert (media.trust_request_kwargs, media.interleave, media.max_bytes) == (True, True, 1000)
+    assert (media.cache_bytes, media.folder) == (2**29, tmp_path.resolve())
+    plain = settings_of(parse(["m"])[0]).media
+    assert (plain.domains, plain.folder, plain.trust_request_kwargs) == ((), None, False)
+    assert (plain.image_timeout_s, plain.video_timeout_s, plain.redirects) == (5, 30, True)
+    monkeypatch.setenv("VLLM_IMAGE_FETCH_TIMEOUT", "7")
+    monkeypatch.setenv("VLLM_VIDEO_FETCH_TIMEOUT", "8")
+    monkeypatch.setenv("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")
+    changed = settings_of(parse(["m"])[0]).media
+    assert (changed.image_timeout_s, changed.video_timeout_s, changed.redirects) == (7, 8, False)
+    monkeypatch.setenv("VLLM_IMAGE_FETCH_TIMEOUT", "soon")
+    with pytest.raises(InputError, match="VLLM_IMAGE_FETCH_TIMEOUT"):
+        settings_of(parse(["m"])[0])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--limit-mm-per-prompt", '{"image": -1}'),
+        ("--limit-mm-per-prompt", '{"image": "many"}'),
+        ("--limit-mm-per-prompt", '{"smell": 1}'),
+        ("--media-io-kwargs", '{"image": 5}'),
+        ("--media-io-kwargs", '{"smell": {}}'),
+        ("--mm-processor-cache-gb", "-1"),
+        ("--allowed-local-media-path", "/no/such/folder"),
+    ],
+)
+def test_settings_of_pictures_that_cannot_be_followed_are_refused(flag, value):
+    with pytest.raises(InputError, match=flag):
+        settings_of(parse(["m", flag, value])[0])
 
 
 def test_a_name_given_twice_stays_once():

@@ -11,6 +11,7 @@ from poolrt.runtime.artifact.manifest import Role, TextPreparation
 from poolrt.serve.endpoints import cohere
 from poolrt.serve.errors import ApiError
 from poolrt.serve.prompts import from_openai, side_of, stored_prompt
+from poolrt.serve.schema import vllm
 
 
 def text(prompts: dict[str, str], *roles: str) -> TextPreparation:
@@ -152,13 +153,13 @@ def test_a_text_beyond_max_tokens_is_refused_where_nothing_may_be_cut(
 def test_coheres_texts_are_a_conversation_where_prompt_and_template_are(
     prefix: str, templated: bool, chat: Any
 ):
-    asked: Any = SimpleNamespace(texts=["a", "b"], inputs=None)
+    asked = vllm.CohereEmbed(texts=["a", "b"])
     conversations = cohere.conversations_of(asked, prefix, templated)
     assert (
         None if conversations is None else [[message.role for message in each] for each in conversations]
     ) == chat
-    part: Any = SimpleNamespace(type="text", text="a")
-    mixed: Any = SimpleNamespace(texts=None, inputs=[SimpleNamespace(content=[part])])
+    part = vllm.CoherePart(type="text", text="a")
+    mixed = vllm.CohereEmbed(inputs=[vllm.CohereInput(content=[part])])
     ((message,),) = cohere.conversations_of(mixed, "", False) or [[]]
     assert (message.role, message.content) == ("user", [{"type": "text", "text": "a"}])
 

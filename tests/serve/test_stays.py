@@ -33,7 +33,7 @@ def properties() -> set[CodeType]:
     found = set()
     for info in pkgutil.walk_packages(serve.__path__, f"{serve.__name__}."):
         for kind in vars(importlib.import_module(info.name)).values():
-            if isinstance(kind, type):
+            if isinstance(kind, type) and kind.__module__.startswith(serve.__name__):
                 found |= {
                     one.fget.__code__
                     for one in vars(kind).values()

@@ -98,6 +98,8 @@ class MediaReading:
 
     def _prepared(self, source: Source, options: Mapping[str, object], name: str) -> Medium:
         data = data_of(source, name)
+        if isinstance(data, Medium):  # poolrt serve prepares media itself, one by one
+            return data
         if isinstance(data, Mapping):
             return self._embedded(source.kind, data)
         if source.kind == "image":

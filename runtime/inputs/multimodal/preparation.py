@@ -24,6 +24,8 @@ from .contents import Content, Kind, in_order
 from .media_reading import MediaReading
 from .placeholders import Placeholders
 
+PLAIN_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+"""Of models without one of their own, as vLLM has it for CLIP, SigLIP and ColPali."""
 PICTURE_ID = 0
 """Stands in `prompt_token_ids` for a picture that is embedded without a prompt, as in vLLM."""
 
@@ -55,6 +57,8 @@ class MultimodalPreparation(Preparation):
         self, folder: Path, manifest: Manifest, reading: MediaReading, *, style: Style = "model"
     ) -> None:
         super().__init__(folder, manifest, style=style)
+        if self.chat_template is None:
+            self.chat_template = PLAIN_TEMPLATE
         self.reading = reading
         self.images = reading.images
         self.placeholders = Placeholders(reading.images)

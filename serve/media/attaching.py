@@ -1,0 +1,134 @@
+"""The pictures and videos of one request: found in its body, counted, read, and put where they stand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+
+from ...runtime.artifact.images import Images
+from ...runtime.json_objects import merged
+from ...runtime.model import Model
+from ..headers import header
+from ..http.memory_budget import HELD, Budget, Hold
+from ..settings import Settings
+from . import parts
+from .parts import Part, Source
+from .preparing import Preparer
+from .reading import Gathered, Reader
+
+Content = tuple[str, Any]
+"""Where a content stands in the body, and what it is: text, or a list of parts."""
+
+
+class Attached:
+    """The media of one request.
+
+    Args:
+        contents: place -> the parts of a content that has media.
+        owner: whose uuids the request may use.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        gathered: Gathered,
+        preparer: Preparer,
+        contents: Mapping[str, Sequence[Part]],
+        owner: str,
+    ) -> None:
+        self.reader = reader
+        self.gathered = gathered
+        self.preparer = preparer
+        self._contents = contents
+        self._owner = owner
+
+    def parts(self, place: str, content: Any) -> Any:
+        """Returns a content with its media prepared, or as it is where it has none. Call it in a thread.
+
+        Raises InputError and ApiError that name the part, and Cancelled for a client that left.
+        """
+        if (listed := self._contents.get(place)) is None:
+            return content
+        return [self._part(part) for part in listed]
+
+    def release(self) -> None:
+        """Gives back the memory of the prepared media: the request is over."""
+        self.preparer.share.release()
+
+    def _part(self, part: Part) -> dict[str, Any]:
+        if isinstance(part, str):
+            return {"type": "text", "text": part}
+        medium = None
+        if part.url is not None:
+            medium = self.preparer.medium(self.reader.read(part, self.gathered))
+        plain: dict[str, Any] = {"type": part.modality, part.modality: medium}
+        if part.uuid is not None:
+            plain["uuid"] = self._owner + part.uuid
+        return plain
+
+
+async def attached(
+    request: Request,
+    record: Any,
+    model: Model,
+    prompts: Sequence[Sequence[Content]],
+    *,
+    reader: Reader,
+    budget: Budget,
+    settings: Settings,
+    count: Callable[[parts.Modality, float], None],
+) -> Attached | None:
+    """Returns the media of a request; None where it has none, or the model reads text only.
+
+    Everything is counted before anything is fetched. Raises ApiError.
+
+    Args:
+        prompts: the contents of each prompt.
+    """
+    images = model.manifest.images
+    if images is None or not any(parts.has_media(content) for prompt in prompts for _, content in prompt):
+        return None
+    contents: dict[str, Sequence[Part]] = {}
+    for prompt in prompts:
+        own: list[Source] = []
+        for place, content in prompt:
+            if not parts.has_media(content):
+                continue
+            if place not in contents:
+                contents[place] = parts.read(content, place)
+            own += (part for part in contents[place] if isinstance(part, Source))
+        reader.check_counts(own, limits_of(images))
+    sources = [part for content in contents.values() for part in content if isinstance(part, Source)]
+    io_kwargs = merged(settings.media.io_kwargs, getattr(record, "media_io_kwargs", None) or {})
+    options = merged(settings.media.processor_kwargs, getattr(record, "mm_processor_kwargs", None) or {})
+    gathered = await reader.gather(
+        sources, request, hold_of(request, budget), io_kwargs, settings.request_timeout_s
+    )
+    share = reader.prepared.share()
+    preparer = Preparer(images, options, io_kwargs, settings.media.max_pixels, share, count)
+    return Attached(reader, gathered, preparer, contents, owner_of(request))
+
+
+def limits_of(images: Images) -> dict[str, int | None]:
+    """Returns modality -> most items of one prompt that the model takes; None: any number."""
+    limits: dict[str, int | None] = {"image": images.most}
+    if images.videos is not None:
+        limits["video"] = None
+    return limits
+
+
+def owner_of(request: Request) -> str:
+    """Returns what stands in front of the uuids of a request, so that nobody finds those of another key."""
+    key = header(request.scope, b"authorization")
+    return f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()}/" if key else "/"
+
+
+def hold_of(request: Request, budget: Budget) -> Callable[[int], None]:
+    """Returns what takes bytes from the budget of all requests until this one is over."""
+    hold: Hold | None = request.scope.get(HELD)
+    if hold is None:
+        hold = request.scope[HELD] = Hold(budget)
+    return hold.take

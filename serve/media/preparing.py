@@ -1,0 +1,134 @@
+"""From a picture's or a video's bytes to what the model reads, within the pixels of one request."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime import cancellation
+from ...runtime.artifact.images import Images
+from ...runtime.errors import InputError
+from ...runtime.inputs.media import decode, prepared
+from ...runtime.inputs.media.limits import PictureLimits
+from ...runtime.inputs.media.medium import Medium
+from .parts import Modality
+from .prepared_bytes import Share
+from .reading import Encoded
+
+LISTED_FPS = 1.0
+"""Frames per second of a video that is sent as pictures, as in vLLM."""
+
+
+class Preparer:
+    """Prepares the media of one request, one after the other. For one thread.
+
+    Args:
+        images: how the model reads pictures.
+        options: mm_processor_kwargs of the server and the request.
+        io_kwargs: media_io_kwargs of both, by modality.
+        most_pixels: decoded pixels of all media together.
+        share: bytes that the prepared media take.
+        count: adds a prepared item to the metrics: modality, seconds.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        options: Mapping[str, object],
+        io_kwargs: Mapping[str, Mapping[str, object]],
+        most_pixels: int,
+        share: Share,
+        count: Callable[[Modality, float], None] = lambda *_: None,
+    ) -> None:
+        self.images = images
+        self.options = options
+        self.video_options = io_kwargs.get("video", {})
+        self.most_pixels = most_pixels
+        self.share = share
+        self._left = most_pixels
+        self._count = count
+        self._known: dict[tuple[bytes, ...], Medium] = {}
+
+    def medium(self, encoded: Encoded) -> Medium:
+        """Returns a picture or a video as the model reads it; what a request sends twice is prepared once.
+
+        Raises InputError that names its place, ApiError where prepared media take too much memory.
+        """
+        cancellation.check()
+        key = (encoded.modality.encode(), *map(_digest, (encoded.content, *encoded.frames)))
+        if (known := self._known.get(key)) is not None:
+            return known
+        begun = time.perf_counter()
+        try:
+            medium = self._image(encoded) if encoded.modality == "image" else self._video(encoded)
+        except InputError as error:
+            raise InputError(f"{error} ({encoded.place})", field=error.field) from None
+        self._count(encoded.modality, time.perf_counter() - begun)
+        self.share.take(sum(array.nbytes for item in medium.items for array in item.arrays.values()))
+        self._known[key] = medium
+        return medium
+
+    def _image(self, encoded: Encoded) -> Medium:
+        pixels = self._decoded(encoded.content, "image_url")
+        return prepared.image(self.images, pixels, options=self.options)
+
+    def _video(self, encoded: Encoded) -> Medium:
+        options = dict(self.options)
+        if not encoded.frames:
+            options |= {
+                key: self.video_options[key] for key in ("fps", "num_frames") if key in self.video_options
+            }
+            limits = replace(PictureLimits(), video_pixels=min(PictureLimits().video_pixels, self._left))
+            medium = prepared.video(self.images, encoded.content, options=options, limits=limits)
+            self._spend(sum(item.cost for item in medium.items) * self._patch_pixels)
+            return medium
+        frames = []
+        for frame in encoded.frames:
+            cancellation.check()
+            frames.append(self._decoded(frame, "video_url"))
+        if len({frame.shape for frame in frames}) > 1:
+            raise InputError("the frames of a video differ in size; scale them to one", field="video_url")
+        fps = self.video_options.get("fps", LISTED_FPS)
+        if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= 1000:
+            raise InputError(f"fps is {fps!r}, expected a number above 0", field="media_io_kwargs")
+        options.setdefault("do_sample_frames", False)
+        return prepared.video(self.images, np.stack(frames), fps=float(fps), options=options)
+
+    def _decoded(self, content: bytes, field: str) -> NDArray[np.uint8]:
+        """Returns a picture [height, width, 3]. Its header says how large it is before it is decoded."""
+        limits = PictureLimits()
+        spent = self._left < limits.pixels
+        if spent:
+            limits = replace(limits, pixels=self._left)
+        try:
+            pixels = decode.rgb(content, background=self.images.background, limits=limits, field=field)
+        except InputError as error:
+            if spent and " pixels, at most " in str(error):
+                raise self._too_many(field) from None
+            raise
+        self._spend(pixels.shape[0] * pixels.shape[1])
+        return pixels
+
+    @property
+    def _patch_pixels(self) -> int:
+        patches = self.images.patches
+        return 1 if patches is None else patches.size**2 * patches.temporal
+
+    def _spend(self, pixels: int) -> None:
+        self._left = max(self._left - pixels, 0)
+
+    def _too_many(self, field: str) -> InputError:
+        return InputError(
+            f"the pictures and videos of the request have more than {self.most_pixels} pixels together; send "
+            "less per request, or scale them down",
+            field=field,
+        )
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
