@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from .batching.stages import Stages
 from .batching.worker import Policy
 from .errors import InputError, UnsupportedTask
 from .inputs import chunks
-from .inputs.items import Item, Style
+from .inputs.items import Item, Steps, Style, filled
 from .inputs.preparation import Preparation
 from .inputs.prompts import Prompts, ScoreText, ScoreTexts
 from .inputs.tokenization import shortened, tokenization
@@ -64,19 +64,26 @@ class Intake:
         chunked = self.manifest.chunked and parts == ("embed",)
         shorter = shortened(tokenizing.limits, self.manifest, parts[-1])
         limits = chunks.limits(self.manifest, tokenizing.limits) if chunked else shorter
-        begun = time.perf_counter()
-        items = self._preparation.singles(
-            listed,
-            limits=limits,
-            role=options.get("role"),
-            prompt_name=options.get("prompt_name"),
-            add_special_tokens=tokenizing.add_special_tokens,
-            instruction=options.get("instruction"),
+        items = [Item(ids=[])] * len(listed)
+        steps: Steps = filled(
+            items,
+            self._preparation.single_steps(
+                listed,
+                limits=limits,
+                role=options.get("role"),
+                prompt_name=options.get("prompt_name"),
+                add_special_tokens=tokenizing.add_special_tokens,
+                instruction=options.get("instruction"),
+            ),
         )
-        self._count(begun)
-        pieces = chunks.cut(items, self.manifest.text.max_tokens) if chunked else [[item] for item in items]
-        batch = [piece for group in pieces for piece in group]
+        pieces: list[list[Item]] = []
+        batch = items
         if chunked:
+            for _ in self._timed(steps):
+                pass
+            pieces = chunks.cut(items, self.manifest.text.max_tokens)
+            batch = [piece for group in pieces for piece in group]
+            steps = [dict(enumerate(batch))]
             part_params = [[own for own, group in zip(part_params[0], pieces, strict=True) for _ in group]]
         heads = [self.manifest.heads[part] for part in parts]
         columns = [_Column(*column) for column in zip(parts, heads, part_params, strict=True)]
@@ -94,7 +101,7 @@ class Intake:
             return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)
 
         outputs = [head.output for head in heads]
-        return self._submitted(batch, outputs, finish, deadline, options)
+        return self._submitted(len(batch), self._timed(steps), outputs, finish, deadline, options)
 
     def score(
         self, data_1: ScoreTexts, data_2: ScoreTexts, options: StartScoreOptions
@@ -104,19 +111,18 @@ class Intake:
         preparation, first, second, request = self._sides(data_1, data_2, options)
         begun = time.perf_counter()
         prepared = pair_scores.prepare(self.manifest, preparation, first, second, request)
-        self._count(begun)
+        self._spent(time.perf_counter() - begun)
         outputs = [self.manifest.heads[prepared.task].output]
-        return self._submitted(prepared.items, outputs, prepared.finish, deadline, options)
+        steps = self._timed(prepared.steps)
+        return self._submitted(prepared.count, steps, outputs, prepared.finish, deadline, options)
 
     def match(self, query: ScoreText, document: ScoreText, options: StartScoreOptions) -> Pending[Match]:
         """Submits one pair that is compared token by token. Raises as `score` does."""
         deadline = self._deadline(options)
         preparation, first, second, request = self._sides([query], [document], options)
-        begun = time.perf_counter()
         prepared = matching.prepare(self.manifest, preparation, first[0], second[0], request)
-        self._count(begun)
         output = self.manifest.heads["token_embed"].output
-        return self._submitted(prepared.items, [output], prepared.finish, deadline, options)
+        return self._submitted(2, self._timed(prepared.steps), [output], prepared.finish, deadline, options)
 
     def _sides(
         self, data_1: ScoreTexts, data_2: ScoreTexts, options: StartScoreOptions
@@ -164,10 +170,20 @@ class Intake:
         with self._lock:
             return self._calls, self._tokenize_s
 
-    def _count(self, begun: float) -> None:
+    def _timed(self, steps: Steps) -> Iterator[Mapping[int, Item]]:
+        """Yields the steps, and counts the time that preparing them takes."""
+        remaining = iter(steps)
+        while True:
+            begun = time.perf_counter()
+            step = next(remaining, None)
+            self._spent(time.perf_counter() - begun)
+            if step is None:
+                return
+            yield step
+
+    def _spent(self, seconds: float) -> None:
         with self._lock:
-            self._calls += 1
-            self._tokenize_s += time.perf_counter() - begun
+            self._tokenize_s += seconds
 
     def _parts(self, pooling_task: str | None) -> tuple[Task, ...]:
         """The tasks whose outputs make up the result: two for vLLM's combined task, else one."""
@@ -219,16 +235,23 @@ class Intake:
 
     def _submitted(
         self,
-        items: list[Item],
+        count: int,
+        steps: Steps,
         outputs: Sequence[str],
         finish: Callable[[Answer], Result],
         deadline: float | None,
         options: CallOptions,
     ) -> Pending[Result]:
         ticket = self.stages.submit(
-            items, *outputs, deadline_s=options.get("deadline_s"), priority=options.get("priority", 0)
+            count,
+            steps,
+            *outputs,
+            deadline_s=options.get("deadline_s"),
+            priority=options.get("priority", 0),
         )
-        return Pending(ticket, finish, count=len(items), deadline=deadline)
+        with self._lock:
+            self._calls += 1
+        return Pending(ticket, finish, count=count, deadline=deadline)
 
 
 @dataclass(frozen=True, slots=True)

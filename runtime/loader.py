@@ -52,6 +52,7 @@ def load(
     limit_mm_per_prompt: Mapping[str, Any] | None = None,
     mm_processor_kwargs: Mapping[str, Any] | None = None,
     mm_processor_cache_gb: float = CACHE_GB,
+    media_io_kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
     """Opens an artifact folder. Raises ArtifactError for a folder that is incomplete or changed, EngineError
     when no engine can be opened, InputError for an argument that cannot be followed.
@@ -77,6 +78,7 @@ def load(
             model's own limits.
         mm_processor_kwargs: how pictures are prepared where a prompt says nothing else: `max_pixels`, ...
         mm_processor_cache_gb: gigabytes of features of pictures that are kept for later prompts; 0: none.
+        media_io_kwargs: how many frames of a video are read, as {"video": {"num_frames": 16}}.
 
     >>> with load("artifacts/all-MiniLM-L6-v2", max_tokens=128) as model:
     ...     print(model.max_tokens, model.embed("a first text"))
@@ -93,7 +95,8 @@ def load(
     manifest = _changed(opened.manifest, max_tokens, name, hf_overrides)
     choice = table.choose(manifest, engine)
     cache_bytes = _cache_bytes(mm_processor_cache_gb)
-    prepared = _preparation(opened.folder, manifest, preparation, limit_mm_per_prompt, mm_processor_kwargs)
+    options = media_reading.options_from(mm_processor_kwargs, media_io_kwargs)
+    prepared = _preparation(opened.folder, manifest, preparation, limit_mm_per_prompt, options)
     # Before the engine is opened: a graph that cannot be filled is refused while nothing is held.
     feed = Feed(choice.graph.inputs, pad_id=manifest.text.pad_id)
     seen = None if manifest.images is None else table.choose(manifest, engine, "vision")
@@ -173,22 +176,15 @@ def _preparation(
     manifest: Manifest,
     style: Style,
     limit_mm_per_prompt: Mapping[str, Any] | None,
-    mm_processor_kwargs: Mapping[str, Any] | None,
+    options: Mapping[str, object],
 ) -> Preparation:
     most = media_reading.limits_from(limit_mm_per_prompt)
-    if mm_processor_kwargs is not None and not isinstance(mm_processor_kwargs, Mapping):
-        raise InputError(
-            f"mm_processor_kwargs: expected an object, found {type(mm_processor_kwargs).__name__}",
-            field="mm_processor_kwargs",
-        )
     if manifest.images is None:
-        if mm_processor_kwargs:
+        if options:
             raise InputError("mm_processor_kwargs: this model reads text only", field="mm_processor_kwargs")
         return Preparation(folder, manifest, style=style)
     widths = [int(tensor.axes[1]) for tensor in manifest.graph("text").inputs if tensor.name == "features"]
-    reader = media_reading.MediaReading(
-        manifest.images, most=most, options=mm_processor_kwargs, width=sum(widths)
-    )
+    reader = media_reading.MediaReading(manifest.images, most=most, options=options, width=sum(widths))
     return MultimodalPreparation(folder, manifest, reader, style=style)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..artifact.manifest import Manifest
 from ..batching.queue import Answer
 from ..errors import UnsupportedTask
-from ..inputs.items import Item
+from ..inputs.items import Item, Steps
 from ..inputs.preparation import Preparation
 from ..outputs import Match
 from . import pair_scores, postprocess
@@ -21,9 +21,10 @@ from .score_request import ScoreRequest, Side
 
 @dataclass(frozen=True, slots=True)
 class PreparedMatch:
-    """Two items to compute, and the function that compares their rows."""
+    """Two items to compute, the query and the document, and the function that compares their rows."""
 
-    items: list[Item]
+    steps: Steps
+    """Preparing them; it must have ended before `finish` is called."""
     finish: Callable[[Answer], Match]
 
 
@@ -37,9 +38,8 @@ def prepare(
             f"only a model with late interaction compares token by token; this one is a {manifest.scoring}",
             field=None,
         )
-    (left,), (right,) = pair_scores.items_apart(manifest, preparation, [query], [document], request)
+    items, steps = pair_scores.items_apart(manifest, preparation, [query], [document], request)
     head = manifest.heads["token_embed"]
-    items = [left, right]
 
     def finish(answer: Answer) -> Match:
         rows = postprocess.answers("token_embed", head, answer.rows, items, [PoolingParams()] * 2)
@@ -47,9 +47,9 @@ def prepare(
         query_ids, document_ids = (
             [item.ids[token] for token in tokens] for item, tokens in zip(items, kept, strict=True)
         )
-        return Match(rows[0] @ rows[1].T, query_ids, document_ids, _places(right, kept[1]))
+        return Match(rows[0] @ rows[1].T, query_ids, document_ids, _places(items[1], kept[1]))
 
-    return PreparedMatch(items, finish)
+    return PreparedMatch(steps, finish)
 
 
 def _places(item: Item, kept: NDArray[np.intp]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..artifact.manifest import Manifest, RoleName, Task
 from ..batching.queue import Answer
 from ..errors import InputError
-from ..inputs.items import Item
+from ..inputs.items import Item, Steps, filled
 from ..inputs.preparation import Preparation
 from ..outputs import Floats, Outputs, Ranked, Ranking, ScoringOutput, ScoringRequestOutput
 from . import postprocess, scoring
@@ -25,12 +25,19 @@ class PreparedScore:
     """Items to compute for `task`, and the function that makes scores of their rows."""
 
     task: Task
-    items: list[Item]
+    count: int
+    """Of the items."""
+    steps: Steps
+    """Preparing them; it must have ended before `finish` is called."""
     finish: Callable[[Answer], Outputs[ScoringOutput]]
 
 
 def prepare(
-    manifest: Manifest, preparation: Preparation, first: list[Side], second: list[Side], request: ScoreRequest
+    manifest: Manifest,
+    preparation: Preparation,
+    first: Sequence[Side],
+    second: Sequence[Side],
+    request: ScoreRequest,
 ) -> PreparedScore:
     """Tokenises the pairs. Raises InputError for what the model cannot read, UnsupportedTask
     where it does not score.
@@ -48,9 +55,14 @@ def prepare(
 
 
 def _joint(
-    manifest: Manifest, preparation: Preparation, first: list[Side], second: list[Side], request: ScoreRequest
+    manifest: Manifest,
+    preparation: Preparation,
+    first: Sequence[Side],
+    second: Sequence[Side],
+    request: ScoreRequest,
 ) -> PreparedScore:
-    items = preparation.pairs(
+    items = [Item(ids=[])] * len(second)
+    steps = preparation.pair_steps(
         first,
         second,
         limits=request.limits,
@@ -78,26 +90,26 @@ def _joint(
         ids, counts = [item.ids for item in items], [item.prompt_tokens for item in items]
         return _outputs(scores, ids, counts, [item.truncated for item in items], answer, logits=logits)
 
-    return PreparedScore("classify", items, finish)
+    return PreparedScore("classify", len(items), filled(items, steps), finish)
 
 
 def _apart(
     manifest: Manifest,
     preparation: Preparation,
-    first: list[Side],
-    second: list[Side],
+    first: Sequence[Side],
+    second: Sequence[Side],
     request: ScoreRequest,
     task: Task,
 ) -> PreparedScore:
-    queries, documents = items_apart(manifest, preparation, first, second, request)
+    items, steps = items_apart(manifest, preparation, first, second, request)
     head = manifest.heads[task]
-    items = [*queries, *documents]
     # vLLM forwards neither a width nor the wish for raw vectors to a score.
     params = [PoolingParams()] * len(items)
     pad = [manifest.text.pad_id] if "pad_token" in manifest.text.special_tokens else []
 
     def finish(answer: Answer) -> Outputs[ScoringOutput]:
         vectors = postprocess.answers(task, head, answer.rows, items, params)
+        queries, documents = items[: len(first)], items[len(first) :]
         count = len(documents)
         paired = queries * count if len(queries) == 1 else queries
         left = vectors[: len(queries)] * (count if len(queries) == 1 else 1)
@@ -118,13 +130,18 @@ def _apart(
             answer,
         )
 
-    return PreparedScore(task, items, finish)
+    return PreparedScore(task, len(items), steps, finish)
 
 
 def items_apart(
-    manifest: Manifest, preparation: Preparation, first: list[Side], second: list[Side], request: ScoreRequest
-) -> tuple[list[Item], list[Item]]:
-    """The items of both sides, where each text is read alone. Raises InputError."""
+    manifest: Manifest,
+    preparation: Preparation,
+    first: Sequence[Side],
+    second: Sequence[Side],
+    request: ScoreRequest,
+) -> tuple[list[Item], Steps]:
+    """The items of both sides, where each text is read alone: queries, then documents. The list is complete
+    when the steps have ended. Raises InputError."""
     if request.template is not None:
         raise InputError(
             f"chat_template is for cross-encoders; this model is a {manifest.scoring} "
@@ -136,18 +153,30 @@ def items_apart(
         for texts, most in ((first, request.max_tokens_per_query), (second, request.max_tokens_per_doc))
     ]
     instruction = (request.variables or {}).get("instruction") if preparation.takes_instruction else None
-    queries, documents = (
-        preparation.singles(side, limits=request.limits, role=role, instruction=instruction)
-        for side, role in zip(shortened, ROLES, strict=True)
-    )
-    for items, before, after in ((queries, first, shortened[0]), (documents, second, shortened[1])):
-        for item, whole, cut in zip(items, before, after, strict=True):
-            item.truncated = item.truncated or len(_text(cut)) < len(_text(whole))
-    return queries, documents
+    cut = [
+        len(_text(short)) < len(_text(whole))
+        for short, whole in zip([*shortened[0], *shortened[1]], [*first, *second], strict=True)
+    ]
+
+    def steps() -> Steps:
+        for side, role, place in zip(shortened, ROLES, (0, len(first)), strict=True):
+            for step in preparation.single_steps(
+                side, limits=request.limits, role=role, instruction=instruction
+            ):
+                for index, item in step.items():
+                    item.truncated = item.truncated or cut[place + index]
+                yield {place + index: item for index, item in step.items()}
+
+    items = [Item(ids=[])] * len(cut)
+    return items, filled(items, steps())
 
 
 def _listed(
-    manifest: Manifest, preparation: Preparation, first: list[Side], second: list[Side], request: ScoreRequest
+    manifest: Manifest,
+    preparation: Preparation,
+    first: Sequence[Side],
+    second: Sequence[Side],
+    request: ScoreRequest,
 ) -> PreparedScore:
     """One query and all its documents are one item; of several queries each has one document."""
     if request.template is not None:
@@ -186,7 +215,7 @@ def _listed(
             scores, [item.ids for item in owners], [item.prompt_tokens for item in owners], truncated, answer
         )
 
-    return PreparedScore("token_embed", items, finish)
+    return PreparedScore("token_embed", len(items), [dict(enumerate(items))], finish)
 
 
 def _text(side: Side) -> str:

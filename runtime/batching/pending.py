@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from ..errors import DeadlineExceeded
 from ..progress import Progress
-from .queue import Answer, Ticket
+from .queue import LATE, Answer, Ticket
 
 Result = TypeVar("Result")
 Other = TypeVar("Other")
@@ -51,9 +51,7 @@ class Pending(Generic[Result]):
                 break
             except FutureTimeout:
                 if self._deadline is not None and time.monotonic() >= self._deadline and self.future.cancel():
-                    raise DeadlineExceeded(
-                        "not computed in the time that was given; try again later, or give more"
-                    ) from None
+                    raise DeadlineExceeded(LATE) from None
             except KeyboardInterrupt:
                 self.future.cancel()
                 raise

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from ..inputs.items import Item, VisionItem
 from .plan import BatchLimits, pick
 
+LATE = "not computed in the time that was given; try again later, or give more"
+"""The text of a DeadlineExceeded."""
 Row = NDArray[np.float32]
 Kind = tuple[tuple[str, ...], int]
 """Names of the graph outputs to compute, and the priority."""
@@ -84,10 +86,14 @@ class Call:
     """The place in line of its last item."""
     computed: Callable[[int], None] | None = None
     """Called in the worker's thread with the index of each item that was computed."""
+    outputs: tuple[str, ...] = ()
+    priority: int = 0
+    coming: int = 0
+    """Items that are not prepared yet."""
     held: dict[int, Entry] = field(default_factory=dict)
     """Index -> an item that is admitted and waits for its pictures."""
-    held_cost: int = 0
-    """The cost of `held`, and of the pictures of all its items until none is held."""
+    held_cost: dict[int, int] = field(default_factory=dict)
+    """Index -> the cost of a held item and of its pictures."""
 
 
 @dataclass(slots=True, eq=False)

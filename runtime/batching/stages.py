@@ -7,23 +7,29 @@ that closes finishes what it has begun.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
+from .. import cancellation
 from ..artifact.images import Images
 from ..engines.feed import Feed
 from ..engines.table import Choice, Session
-from ..errors import PoolrtError
+from ..errors import DeadlineExceeded, EngineError, PoolrtError
 from ..inputs.items import Item
 from ..inputs.media import prepared
 from .plan import BatchLimits
-from .queue import Call, Counters, Row, Ticket
+from .queue import LATE, Counters, Row, Ticket
 from .vision_stage import VisionStage, Wait
 from .worker import Policy, Worker
+
+AHEAD_ITEMS, AHEAD_BATCHES = 4, 4
+"""How far a call's preparation runs ahead of the workers: so many items with pictures, or so many full
+batches of patches, whichever is more. Pixels and features of a page take 72 MB in a 2B model."""
+_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,49 +66,42 @@ class Stages:
         self._apart = apart
 
     def submit(
-        self, items: Sequence[Item], *outputs: str, deadline_s: float | None = None, priority: int = 0
+        self,
+        count: int,
+        steps: Iterable[Mapping[int, Item]],
+        *outputs: str,
+        deadline_s: float | None = None,
+        priority: int = 0,
     ) -> Ticket:
-        """Queues the items of one call as `Worker.submit` does, each behind its pictures. Raises Overload
-        where the queue is full: the patches of pictures that are not known yet count as tokens."""
-        seen = [index for index, item in enumerate(items) if item.vision]
-        if self.vision is None or not seen:
+        """Queues the items of one call as `Worker.submit` does, each behind its pictures. Raises what
+        preparing them raises, and Overload where the queue is full: patches of pictures that are not known
+        count as tokens.
+
+        Args:
+            count: of the items.
+            steps: index -> item. What a step prepares is computed while the next one is prepared; where the
+                pictures of earlier ones take much memory, the next one waits.
+        """
+        remaining = iter(steps)
+        plain: dict[int, Item] = {}
+        seen: Mapping[int, Item] | None = None
+        for step in remaining:
+            if any(item.vision for item in step.values()):
+                seen = step
+                break
+            plain |= step
+        if self.vision is None or seen is None:
+            items = [plain[index] for index in range(count)]
             return self.text.submit(items, *outputs, deadline_s=deadline_s, priority=priority)
-        groups = [items[index].vision for index in seen]
-        unknown = self.vision.unknown([picture for group in groups for picture in group])
-        call = self.text.open(
-            items,
-            *outputs,
-            before=sum(picture.cost for picture in unknown),
-            deadline_s=deadline_s,
-            priority=priority,
-            computed=partial(_forget, items),
-        )
-        ready = partial(self._settled if self._apart else self._queued, call, items, seen)
-        wait = Wait(ready, partial(self.text.fail, call), call.deadline, priority)
+        call = _Call(self, self.vision, count, outputs, deadline_s, priority, apart=self._apart)
         try:
-            self.vision.start(wait, groups)
-        except PoolrtError as error:
-            self.text.fail(call, error)
+            call.add({**plain, **seen})
+            while call.room() and (step := next(remaining, None)) is not None:
+                call.add(step)
+        except BaseException as error:
+            call.give_up(error)
             raise
-        # Where the call fails or is cancelled, its other pictures are given up.
-        call.future.add_done_callback(lambda done, vision=self.vision: vision.cancel(wait))
-        for index, item in enumerate(items):
-            if not item.vision:
-                self.text.queue(call, index)
         return call.future
-
-    def _queued(
-        self, call: Call, items: Sequence[Item], seen: Sequence[int], group: int, rows: list[Row], s: float
-    ) -> None:
-        """The pictures of one item are computed."""
-        items[seen[group]].features = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        self.text.queue(call, seen[group], before_s=s)
-
-    def _settled(
-        self, call: Call, items: Sequence[Item], seen: Sequence[int], group: int, rows: list[Row], s: float
-    ) -> None:
-        """A picture that is embedded apart is its item's result."""
-        self.text.settle(call, seen[group], rows[0].copy(), before_s=s)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Refuses new calls, finishes what is queued within `timeout_s` (None: all of it), fails the rest and
@@ -129,6 +128,103 @@ class Stages:
         return max(self.text.stalled_s(), vision)
 
 
-def _forget(items: Sequence[Item], index: int) -> None:
-    """Frees the features of an item that was computed: those of a page take tens of megabytes."""
-    items[index].features = None
+class _Call:
+    """One call with pictures."""
+
+    def __init__(
+        self,
+        stages: Stages,
+        vision: VisionStage,
+        count: int,
+        outputs: tuple[str, ...],
+        deadline_s: float | None,
+        priority: int,
+        *,
+        apart: bool,
+    ) -> None:
+        self._text = stages.text
+        self._vision = vision
+        self._apart = apart
+        self._items: dict[int, Item] = {}
+        self._groups: list[int] = []
+        """Group of pictures -> index of the item that they belong to."""
+        self._flying: dict[int, int] = {}
+        """Index of an item with pictures that is not computed yet -> the cost of its pictures."""
+        self._changed = threading.Condition()
+        self.call = self._text.open(
+            count, *outputs, deadline_s=deadline_s, priority=priority, computed=self._computed
+        )
+        self.future = self.call.future
+        self._wait = Wait(self._ready, self._failed, self.call.deadline, priority)
+        # Where the call fails or is cancelled, its other pictures are given up.
+        self.future.add_done_callback(self._over)
+
+    def add(self, items: Mapping[int, Item]) -> None:
+        """Admits items and queues their pictures. Raises Overload for the first ones, and EngineError."""
+        seen = {index: item for index, item in items.items() if item.vision}
+        unknown = self._vision.unknown([picture for item in seen.values() for picture in item.vision])
+        digests = {picture.digest for picture in unknown}
+        before: dict[int, int] = {}
+        for index, item in seen.items():
+            before[index] = sum(picture.cost for picture in item.vision if picture.digest in digests)
+            digests -= {picture.digest for picture in item.vision}
+        if not self._text.hold(self.call, items, before):
+            return
+        with self._changed:
+            self._items |= seen
+            self._groups += list(seen)
+            self._flying |= {
+                index: sum(picture.cost for picture in item.vision) for index, item in seen.items()
+            }
+        for index in items.keys() - seen.keys():
+            self._text.queue(self.call, index)
+        if seen:
+            self._vision.start(self._wait, [item.vision for item in seen.values()])
+
+    def room(self) -> bool:
+        """Waits until the next pictures may be prepared. Returns False where the call is over."""
+        most = AHEAD_BATCHES * self._vision.worker.limits.max_tokens
+        with self._changed:
+            while (
+                not self.future.done()
+                and len(self._flying) >= AHEAD_ITEMS
+                and sum(self._flying.values()) > most
+            ):
+                self._changed.wait(_LOOK_S)
+                cancellation.check()
+                if self.call.deadline is not None and time.monotonic() > self.call.deadline:
+                    raise DeadlineExceeded(LATE)
+            return not self.future.done()
+
+    def give_up(self, error: BaseException) -> None:
+        """Ends the call, because its other items cannot be prepared."""
+        refusal = error if isinstance(error, PoolrtError) else EngineError("the call was given up")
+        self._text.fail(self.call, refusal)
+
+    def _ready(self, group: int, rows: list[Row], seconds: float) -> None:
+        """The pictures of one item are computed."""
+        index = self._groups[group]
+        if self._apart:
+            self._text.settle(self.call, index, rows[0].copy(), before_s=seconds)
+            return
+        self._items[index].features = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        self._text.queue(self.call, index, before_s=seconds)
+
+    def _failed(self, error: PoolrtError) -> None:
+        self._text.fail(self.call, error)
+
+    def _computed(self, index: int) -> None:
+        """Frees the features of an item: those of a page take tens of megabytes."""
+        with self._changed:
+            item = self._items.pop(index, None)
+            self._flying.pop(index, None)
+            self._changed.notify_all()
+        if item is not None:
+            item.features, item.vision = None, ()
+
+    def _over(self, _: object) -> None:
+        self._vision.cancel(self._wait)
+        with self._changed:
+            self._items.clear()
+            self._flying.clear()
+            self._changed.notify_all()

@@ -49,20 +49,30 @@ class Wait:
     over: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """A place in a call that a picture belongs to."""
+
+    wait: Wait
+    group: int
+    place: int
+    item: VisionItem
+
+
 @dataclass(slots=True, eq=False)
 class _Flight:
     """A picture that is queued or running."""
 
     item: VisionItem
     priority: int
-    waits: list[tuple[Wait, int, int]]
-    """The calls that wait for it: (wait, group, place in the group)."""
+    waits: list[_Waiting]
+    """The places in calls that wait for it."""
     ticket: Ticket | None = None
 
     @property
     def deadline(self) -> float | None:
         """The latest of its calls; None: no end."""
-        deadlines = [wait.deadline for wait, _, _ in self.waits if wait.deadline is not None]
+        deadlines = [place.wait.deadline for place in self.waits if place.wait.deadline is not None]
         return max(deadlines) if len(deadlines) == len(self.waits) else None
 
 
@@ -93,17 +103,20 @@ class VisionStage:
         ]
 
     def start(self, wait: Wait, groups: Sequence[Sequence[VisionItem]]) -> None:
-        """Queues the pictures of one call that are not known yet. Raises EngineError where the worker is
-        closed."""
+        """Queues the pictures of one call that are not known yet. It may be called again with more groups,
+        which are counted on. Raises EngineError where the worker is closed."""
         replaced: list[Ticket] = []
         with self._lock:
+            if wait.over:
+                return
+            first = len(wait.rows)
             flights = self._joined(wait, groups, replaced)
             try:
                 self._launch(flights)
             except PoolrtError:
                 self._leave(wait)  # the worker is closed, and fails what is queued by itself
                 raise
-            known = [group for group, missing in enumerate(wait.missing) if not missing]
+            known = [group for group in range(first, len(wait.rows)) if not wait.missing[group]]
         self._watch(flights)
         for ticket in replaced:
             ticket.cancel()
@@ -124,13 +137,14 @@ class VisionStage:
         """Gives a wait what is known, joins it to what is in flight, and returns new flights of the rest.
         Tickets of flights that more urgent ones replace are added to `replaced`."""
         new: dict[bytes, _Flight] = {}
-        for group, items in enumerate(groups):
+        for group, items in enumerate(groups, len(wait.rows)):
             wait.rows.append([_NOTHING] * len(items))
             wait.missing.append(0)
             for place, item in enumerate(items):
                 row = item.features if item.features is not None else self.cache.get(item.digest)
                 if row is not None:
-                    wait.rows[group][place] = row
+                    wait.rows[group][place] = item.features = row
+                    item.arrays = {}
                     continue
                 wait.missing[group] += 1
                 wait.digests.add(item.digest)
@@ -144,7 +158,8 @@ class VisionStage:
                     flight = new[item.digest] = _Flight(item, wait.priority, flight.waits)
                 else:
                     self.shared += 1
-                flight.waits.append((wait, group, place))
+                    item.arrays = flight.item.arrays  # the same pixels once
+                flight.waits.append(_Waiting(wait, group, place, item))
         return list(new.values())
 
     def _launch(self, flights: Sequence[_Flight]) -> None:
@@ -176,14 +191,16 @@ class VisionStage:
             return
         answer = ticket.result()
         row, begun = answer.rows[0], time.monotonic() - answer.engine_s
-        flight.item.arrays = {}  # frees the pixels, which take more memory than the picture did
         self.cache.put(flight.item.digest, row)
         complete: list[tuple[Wait, int, float]] = []
+        flight.item.arrays.clear()  # the pixels, of all items that share them
         with self._lock:
-            for wait, group, place in self._waits_of(flight):
+            for waiting in self._waits_of(flight):
+                wait, group = waiting.wait, waiting.group
+                waiting.item.features = row
                 if wait.over:
                     continue
-                wait.rows[group][place] = row
+                wait.rows[group][waiting.place] = row
                 wait.missing[group] -= 1
                 since = begun if wait.busy_since is None else wait.busy_since
                 wait.busy_since = since
@@ -202,18 +219,23 @@ class VisionStage:
         again: list[_Flight] = []
         unused: list[Ticket] = []
         with self._lock:
-            waits = [entry for entry in self._waits_of(flight) if not entry[0].over]
+            waits = [waiting for waiting in self._waits_of(flight) if not waiting.wait.over]
             if isinstance(error, DeadlineExceeded):
                 now = time.monotonic()
-                longer = [entry for entry in waits if entry[0].deadline is None or entry[0].deadline > now]
+                longer = [
+                    waiting
+                    for waiting in waits
+                    if waiting.wait.deadline is None or waiting.wait.deadline > now
+                ]
                 if longer:
-                    again = [_Flight(flight.item, min(wait.priority for wait, _, _ in longer), longer)]
+                    priority = min(waiting.wait.priority for waiting in longer)
+                    again = [_Flight(flight.item, priority, longer)]
                     try:
                         self._launch(again)
-                        waits = [entry for entry in waits if entry not in longer]
+                        waits = [waiting for waiting in waits if waiting not in longer]
                     except PoolrtError as refusal:
                         error, again = refusal, []
-            failed = list({id(wait): wait for wait, _, _ in waits}.values())
+            failed = list({id(waiting.wait): waiting.wait for waiting in waits}.values())
             functions = [wait.failed for wait in failed]
             for wait in failed:
                 unused += self._leave(wait)
@@ -223,7 +245,7 @@ class VisionStage:
         for fail in functions:
             fail(error)
 
-    def _waits_of(self, flight: _Flight) -> list[tuple[Wait, int, int]]:
+    def _waits_of(self, flight: _Flight) -> list[_Waiting]:
         """Ends a flight, under the lock, and returns who waited for it."""
         if self._flights.get(flight.item.digest) is flight:
             del self._flights[flight.item.digest]
@@ -240,7 +262,7 @@ class VisionStage:
             flight = self._flights.get(digest)
             if flight is None:
                 continue
-            flight.waits[:] = [entry for entry in flight.waits if entry[0] is not wait]
+            flight.waits[:] = [waiting for waiting in flight.waits if waiting.wait is not wait]
             if not flight.waits:
                 del self._flights[digest]
                 if flight.ticket is not None:

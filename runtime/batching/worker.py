@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, InvalidStateError
 from dataclasses import replace
 from typing import Literal
@@ -31,7 +31,7 @@ from ..engines.table import Session
 from ..errors import DeadlineExceeded, EngineError, Overload, PoolrtError
 from ..inputs.items import Item, VisionItem
 from .plan import BatchLimits
-from .queue import Answer, Call, Counters, Entry, Kind, Pool, Row, Ticket
+from .queue import LATE, Answer, Call, Counters, Entry, Kind, Pool, Row, Ticket
 
 Policy = Literal["fcfs", "priority"]
 SMALL_QUEUE = 4096
@@ -132,63 +132,80 @@ class Worker:
             self._watch_cancelling(call)
         return [call.future for call, _ in calls]
 
-    # Calls whose items come one by one, when what they wait for is computed
+    # Calls whose items come one by one, when they are prepared and their pictures are computed
 
     def open(
         self,
-        items: Sequence[Item],
+        count: int,
         *outputs: str,
-        before: int = 0,
         deadline_s: float | None = None,
         priority: int = 0,
         computed: Callable[[int], None] | None = None,
     ) -> Call:
-        """Admits a call without queueing its items: `queue` or `settle` comes for each of them, or `fail`
-        for the call. They count as queued meanwhile, and a worker that closes waits for them. Raises as
-        `submit` does.
+        """Begins a call of `count` items: `hold` comes for each of them, then `queue` or `settle`. `fail`
+        ends it before. A worker that closes waits for it. Raises EngineError where the worker is closed.
 
         Args:
-            before: the cost of what is computed before its items, which counts until the last is queued.
             computed: called in the worker's thread with the index of each item that was computed.
         """
-        call, entries = self._call(items, outputs, deadline_s, priority)
+        call, _ = self._call([], outputs, deadline_s, priority)
+        rows, *others = ([_NOTHING] * count for _ in outputs)
+        call.answer.rows, call.answer.others = rows, tuple(others)
+        call.remaining = call.coming = count
+        call.computed = computed
         with self._lock:
-            self._admit(call.answer.tokens + before)
+            self._admit(0)
             self._watch_deadline(call)
-            call.computed = computed
-            call.held = {entry.index: entry for entry in entries}
-            call.held_cost = call.answer.tokens + before
             self._held[id(call)] = call
         self._watch_cancelling(call)
         return call
 
+    def hold(self, call: Call, items: Mapping[int, Item], before: Mapping[int, int]) -> bool:
+        """Admits items of an open call, which count as queued from now on. Returns False where the call is
+        over. Raises Overload where the queue is full and these are the call's first items.
+
+        Args:
+            before: index of an item -> the cost of what is computed before it.
+        """
+        entries = {
+            index: Entry(call, index, item, item.cost, call.outputs, call.priority)
+            for index, item in items.items()
+        }
+        costs = {index: entry.cost + before.get(index, 0) for index, entry in entries.items()}
+        with self._lock:
+            if id(call) not in self._held:
+                return False
+            if call.coming == call.remaining == len(call.answer.rows):
+                self._admit(sum(costs.values()))
+            call.coming -= len(entries)
+            call.held |= entries
+            call.held_cost |= costs
+            call.answer.tokens += sum(entry.cost for entry in entries.values())
+            return True
+
     def queue(self, call: Call, index: int, *, before_s: float = 0.0) -> None:
-        """Queues an item of an open call. Nothing happens where the call is over.
+        """Queues a held item. Nothing happens where the call is over.
 
         Args:
             before_s: seconds that were spent on what it waited for, for the call's `engine_s`.
         """
         with self._lock:
-            entry = call.held.pop(index, None)
-            if entry is None:
-                return
-            self._spent_before(call, before_s)
-            call.entries.append(entry)
-            self._enqueue([entry])
-            self._let_go(call, entry)
+            entry = self._let_go(call, index, before_s)
+            if entry is not None:
+                call.entries.append(entry)
+                self._enqueue([entry])
 
     def settle(self, call: Call, index: int, row: Row, *, before_s: float = 0.0) -> None:
-        """Gives an item of an open call its row without computing it, where the call has one output."""
+        """Gives a held item its row without computing it, where the call has one output."""
         with self._lock:
-            entry = call.held.pop(index, None)
-            if entry is None:
+            if self._let_go(call, index, before_s) is None:
                 return
-            self._spent_before(call, before_s)
             call.answer.rows[index] = row
             call.remaining -= 1
             call.future.done_items += 1
-            self._let_go(call, entry)
             done = not call.remaining
+        if call.computed is not None:
+            call.computed(index)
         if done:
             _answer(call)
 
@@ -198,18 +215,19 @@ class Worker:
             self._leave({id(call): call})
         _fail(call, error)
 
-    def _spent_before(self, call: Call, seconds: float) -> None:
-        call.answer.engine_s += seconds
+    def _let_go(self, call: Call, index: int, before_s: float) -> Entry | None:
+        """An item is held no longer. Returns None where the call is over."""
+        entry = call.held.pop(index, None)
+        if entry is None:
+            return None
+        del call.held_cost[index]
+        call.answer.engine_s += before_s
         if call.started is None:
-            call.submitted += seconds  # no time in the queue
-
-    def _let_go(self, call: Call, entry: Entry) -> None:
-        """An item of an open call is held no longer."""
-        call.held_cost -= entry.cost
-        if not call.held:
-            call.held_cost = 0
+            call.submitted += before_s  # no time in the queue
+        if not call.held and not call.coming:
             del self._held[id(call)]
             self._lock.notify_all()  # the lanes of a closed worker wait for the last one
+        return entry
 
     # What all kinds of calls share
 
@@ -225,7 +243,8 @@ class Worker:
         rows, *others = ([_NOTHING] * len(items) for _ in outputs)
         answer = Answer(rows, sum(item.cost for item in items), tuple(others))
         call = Call(Ticket(), answer, len(items), now, None if deadline_s is None else now + deadline_s)
-        level = priority if self.policy == "priority" else 0
+        call.outputs = outputs
+        call.priority = level = priority if self.policy == "priority" else 0
         return call, [Entry(call, index, item, item.cost, outputs, level) for index, item in enumerate(items)]
 
     def _enqueue(self, entries: Sequence[Entry]) -> None:
@@ -257,7 +276,7 @@ class Worker:
 
     def _queued_tokens(self) -> int:
         """The cost of what is queued or held. Read without the lock too: the number may be a moment old."""
-        held = sum(call.held_cost for call in list(self._held.values())) if self._held else 0
+        held = sum(sum(list(call.held_cost.values())) for call in list(self._held.values()))
         return self._counters.queued_tokens + held
 
     def _admit(self, cost: int) -> None:
@@ -354,12 +373,7 @@ class Worker:
                     self._running[lane] = time.monotonic()
             # Outside the lock, since a future's callbacks run the caller's code.
             for call in late.values():
-                _fail(
-                    call,
-                    DeadlineExceeded(
-                        "not computed in the time that was given; try again later, or give more"
-                    ),
-                )
+                _fail(call, DeadlineExceeded(LATE))
             if batch:
                 self._run(batch, alone=alone)
             # Otherwise a lane that waits for work would keep the rows of the last call in memory.
@@ -418,9 +432,8 @@ class Worker:
     def _leave(self, calls: dict[int, Call]) -> None:
         """Removes from the queue all items of these calls, and lets go of those that are held."""
         for call in calls.values():
-            if call.held:
-                call.held, call.held_cost = {}, 0
-                del self._held[id(call)]
+            if self._held.pop(id(call), None) is not None:
+                call.held, call.held_cost = {}, {}
                 self._lock.notify_all()
         gone = [entry for call in calls.values() for entry in call.entries if entry in self._queued]
         if not gone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,6 +74,18 @@ class VisionItem:
     """Of everything that decides its features; the key of the cache of features."""
     features: NDArray[np.float32] | None = None
     """[rows, width]: known already, so that the graph need not run. None: to be computed."""
+
+
+Steps = Iterable[Mapping[int, Item]]
+"""Items of one call by their index, in steps that are prepared one after the other."""
+
+
+def filled(items: list[Item], steps: Steps) -> Iterator[Mapping[int, Item]]:
+    """Yields the steps, and puts their items into their places in `items` on the way."""
+    for step in steps:
+        for index, item in step.items():
+            items[index] = item
+        yield step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from ..artifact.manifest import Manifest, Role, RoleName
 from ..errors import InputError
 from . import colbert, pairs, templates
 from .encoder import Encoder
-from .items import PLAIN, PROMPT, STATIC, Item, Style, TokenLimits
+from .items import PLAIN, PROMPT, STATIC, Item, Steps, Style, TokenLimits
 from .prompts import checked, content_text, from_mapping, prompts_from
 
 
@@ -108,6 +108,27 @@ class Preparation:
                 item.kinds = [STATIC] * len(item.ids)
         return complete
 
+    def single_steps(
+        self,
+        prompts: Sequence[Any],
+        *,
+        limits: TokenLimits | None = None,
+        role: RoleName | None = None,
+        prompt_name: str | None = None,
+        add_special_tokens: bool = True,
+        instruction: str | None = None,
+    ) -> Steps:
+        """The items of `singles` in steps; texts are all prepared in one."""
+        items = self.singles(
+            prompts,
+            limits=limits,
+            role=role,
+            prompt_name=prompt_name,
+            add_special_tokens=add_special_tokens,
+            instruction=instruction,
+        )
+        yield dict(enumerate(items))
+
     @property
     def takes_instruction(self) -> bool:
         """Whether a template of a role may name `instruction`."""
@@ -197,6 +218,29 @@ class Preparation:
         except (TypeError, UnicodeEncodeError):
             pairs.explain(queries, documents)
             raise
+
+    def pair_steps(
+        self,
+        queries: Sequence[Any],
+        documents: Sequence[Any],
+        *,
+        limits: TokenLimits | None = None,
+        template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        max_tokens_per_query: int = 0,
+        max_tokens_per_doc: int = 0,
+    ) -> Steps:
+        """The items of `pairs` in steps; texts are all prepared in one."""
+        items = self.pairs(
+            queries,
+            documents,
+            limits=limits,
+            template=template,
+            template_variables=template_variables,
+            max_tokens_per_query=max_tokens_per_query,
+            max_tokens_per_doc=max_tokens_per_doc,
+        )
+        yield dict(enumerate(items))
 
     def listed(self, query: str, documents: Sequence[str], variables: Mapping[str, Any]) -> str:
         """The prompt of a listwise model, which holds all documents. Marker tokens are removed from the

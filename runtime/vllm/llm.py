@@ -29,7 +29,7 @@ from ..inputs import templates
 from ..inputs.items import Style
 from ..inputs.library_tokenizer import Tokenizer
 from ..inputs.prompts import Prompts, ScoreTexts
-from ..loader import load
+from ..loader import CACHE_GB, load
 from ..model import Model
 from ..options import ClassifyOptions, EmbedOptions, EncodeOptions, ScoreOptions, check, suggestion
 from ..outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, Result, ScoringOutput
@@ -43,11 +43,13 @@ _HARMLESS = frozenset({
     "attention_config", "block_size", "code_revision", "compilation_config", "config_format",
     "cpu_offload_gb", "data_parallel_size", "device", "disable_cascade_attn", "disable_custom_all_reduce",
     "disable_log_stats", "distributed_executor_backend", "download_dir", "enable_chunked_prefill",
-    "enable_prefix_caching", "enforce_eager", "fully_sharded_loras", "gpu_memory_utilization", "hf_token",
-    "kv_cache_dtype", "kv_cache_memory_bytes", "limit_mm_per_prompt", "load_format", "logits_processors",
-    "lora_dtype", "max_cpu_loras", "max_lora_rank", "max_loras", "max_num_batched_tokens", "max_num_seqs",
-    "max_seq_len_to_capture", "model_impl", "pipeline_parallel_size", "seed", "served_model_name",
-    "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode", "trust_remote_code",
+    "enable_mm_embeds", "enable_prefix_caching", "enforce_eager", "fully_sharded_loras",
+    "gpu_memory_utilization", "hf_token", "kv_cache_dtype", "kv_cache_memory_bytes", "load_format",
+    "logits_processors", "lora_dtype", "max_cpu_loras", "max_lora_rank", "max_loras",
+    "max_num_batched_tokens", "max_num_seqs", "max_seq_len_to_capture", "mm_encoder_tp_mode",
+    "mm_processor_cache_type", "model_impl", "pipeline_parallel_size", "seed", "served_model_name",
+    "skip_mm_profiling", "skip_tokenizer_init", "swap_space", "tensor_parallel_size", "tokenizer_mode",
+    "trust_remote_code",
 })  # fmt: skip
 
 _OWN = ("task", "dtype", "quantization", "runner", "tokenizer", "tokenizer_revision")
@@ -73,6 +75,10 @@ class LLM:
         enable_lora: lets `lora_request` name adapters of the checkpoint, or artifacts exported with one.
         preparation: `vllm` scores as vLLM does, `model` as the model's authors do
             (docs/decisions/score-preparation.md).
+        limit_mm_per_prompt: most pictures and videos of one prompt, as {"image": 2}.
+        mm_processor_kwargs: how pictures are prepared where a prompt says nothing else.
+        mm_processor_cache_gb: gigabytes of features of pictures that are kept for later prompts; 0: none.
+        media_io_kwargs: how many frames of a video are read: {"video": {"num_frames": 16}}.
     """
 
     def __init__(
@@ -92,6 +98,10 @@ class LLM:
         precision: str | None = None,
         preparation: Style = "vllm",
         scheduling_policy: Policy = "fcfs",
+        limit_mm_per_prompt: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_cache_gb: float = CACHE_GB,
+        media_io_kwargs: Mapping[str, Any] | None = None,
         **keywords: Any,
     ) -> None:
         pooler = {**_pooler(override_pooler_config), **_pooler(pooler_config)}
@@ -115,6 +125,10 @@ class LLM:
             max_tokens=max_model_len,
             hf_overrides=widths,
             scheduling_policy=scheduling_policy,
+            limit_mm_per_prompt=limit_mm_per_prompt,
+            mm_processor_kwargs=mm_processor_kwargs,
+            mm_processor_cache_gb=mm_processor_cache_gb,
+            media_io_kwargs=media_io_kwargs,
         )
         self.model: Model = opened(folder, io_processor_plugin=io_processor_plugin)
         self._chat_template = template

@@ -12,7 +12,6 @@ from ..answers import params
 from ..answers.lora_request import LoRARequest, LoRARequests
 from ..artifact.manifest import FILE
 from ..errors import InputError
-from ..inputs.prompts import checked, prompts_from
 from ..model import Model
 from ..outputs import Outputs
 
@@ -46,7 +45,7 @@ class AdapterModels:
         """
         if not isinstance(requested, list | tuple):
             return ask(self.model(requested), prompts, pooling_params)
-        listed = checked(prompts_from(prompts))
+        listed = self.base.preparation.prompts_from(prompts)
         if len(requested) != len(listed):
             raise InputError(
                 f"The lengths of prompts ({len(listed)}) and lora_request "

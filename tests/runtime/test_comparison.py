@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from poolrt.runtime.answers.score_request import ScoreRequest, sides
 from poolrt.runtime.artifact.manifest import Head, Manifest, Role
 from poolrt.runtime.batching.queue import Answer
 from poolrt.runtime.errors import InputError, UnsupportedTask
-from poolrt.runtime.inputs.items import TokenLimits
+from poolrt.runtime.inputs.items import Item, TokenLimits
 from poolrt.runtime.inputs.preparation import Preparation
 from poolrt.runtime.outputs import Outputs, RequestOutput, ScoringOutput
 
@@ -43,18 +44,29 @@ def opened(tmp_path: Path) -> Any:
     return make
 
 
+class Prepared(NamedTuple):
+    """A score whose items are all prepared."""
+
+    task: str
+    items: list[Item]
+    finish: Callable[[Answer], Outputs[ScoringOutput]]
+
+
 def prepared(
     model: tuple[Manifest, Preparation], first: list[str], second: list[str], **asked: Any
-) -> pair_scores.PreparedScore:
+) -> Prepared:
     asked = {"limits": TokenLimits(), "params": PoolingParams()} | asked
-    return pair_scores.prepare(*model, first, second, ScoreRequest(**asked))
+    result = pair_scores.prepare(*model, first, second, ScoreRequest(**asked))
+    return Prepared(
+        result.task, [item for step in result.steps for _, item in sorted(step.items())], result.finish
+    )
 
 
 def cosine(one: Any, other: Any) -> float:
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
 
-def scores(made: pair_scores.PreparedScore, rows: list[Any]) -> list[float]:
+def scores(made: Prepared, rows: list[Any]) -> list[float]:
     return [one.outputs.score for one in made.finish(Answer(rows, 10, slots=15))]
 
 
@@ -150,18 +162,18 @@ def test_each_side_has_its_role_and_its_own_cut(opened: Any):
     ids=str,
 )  # fmt: skip
 def test_sides_that_do_not_fit_are_refused_in_vllms_words(opened: Any, first: Any, second: Any, told: str):
-    manifest, _ = opened("bi-encoder")
+    _, preparation = opened("bi-encoder")
     with pytest.raises(InputError, match=told):
-        sides(manifest, first, second)
+        sides(preparation, first, second)
 
 
 def test_sides_are_one_to_one_one_to_many_or_paired(opened: Any):
-    manifest, _ = opened("bi-encoder")
-    assert sides(manifest, "a", "b") == (["a"], ["b"])
-    assert sides(manifest, ["a"], ("b", "c")) == (["a"], ["b", "c"])
-    assert sides(manifest, ["a", "b"], np.array(["c", "d"])) == (["a", "b"], ["c", "d"])
+    _, preparation = opened("bi-encoder")
+    assert sides(preparation, "a", "b") == (["a"], ["b"])
+    assert sides(preparation, ["a"], ("b", "c")) == (["a"], ["b", "c"])
+    assert sides(preparation, ["a", "b"], np.array(["c", "d"])) == (["a", "b"], ["c", "d"])
     parts = {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
-    assert sides(manifest, parts, [parts, "c"]) == (["a\nb"], ["a\nb", "c"])
+    assert sides(preparation, parts, [parts, "c"]) == (["a\nb"], ["a\nb", "c"])
 
 
 @pytest.mark.parametrize("scoring", ["bi-encoder", "late-interaction"])

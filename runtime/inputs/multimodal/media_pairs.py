@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from ...errors import InputError
 from .. import pairs, templates
 from ..encoder import Encoder
-from ..items import Item, TokenLimits
+from ..items import Item, Steps, TokenLimits
 from ..media.medium import Medium
 from . import fitting
 from .contents import Content
@@ -39,7 +39,7 @@ class Own(Protocol):
     def text_pairs(self, queries: Sequence[str], documents: Sequence[str], **options: Any) -> list[Item]: ...
 
 
-def items(
+def steps(
     own: Own,
     queries: Sequence[str | Content],
     documents: Sequence[str | Content],
@@ -49,8 +49,9 @@ def items(
     template_variables: Mapping[str, Any] | None,
     max_tokens_per_query: int,
     max_tokens_per_doc: int,
-) -> list[Item]:
-    """One item per (query, document); a single query goes with every document. Raises InputError."""
+) -> Steps:
+    """One item per (query, document); a single query goes with every document. Pairs without pictures come
+    first, then each of the others. Raises InputError."""
     pairs.check_counts(queries, documents)
     templates.check_variables(template_variables)
     limits = own.whole(limits or TokenLimits())
@@ -65,18 +66,19 @@ def items(
     variables = template_variables or {}
     writer = _Writer(own, template, variables)
     plain = [index for index in range(len(second)) if not (first[index].media or second[index].media)]
-    prepared: dict[int, Item] = {}
     if plain:
         texts = [[side[index].text for index in plain] for side in (first, second)]
         several = own.text_pairs(
             *texts, limits=limits, template=template, template_variables=template_variables
         )
-        prepared = dict(zip(plain, several, strict=True))
+        for index, item in zip(plain, several, strict=True):
+            item.truncated = item.truncated or shortened[index]
+        yield dict(zip(plain, several, strict=True))
     for index, (query, document) in enumerate(zip(first, second, strict=True)):
-        if index not in prepared:
-            prepared[index] = writer.item(query, document, limits, index)
-        prepared[index].truncated = prepared[index].truncated or shortened[index]
-    return [prepared[index] for index in range(len(second))]
+        if query.media or document.media:
+            item = writer.item(query, document, limits, index)
+            item.truncated = item.truncated or shortened[index]
+            yield {index: item}
 
 
 def _sides(sides: Sequence[str | Content], count: int) -> list[Content]:

@@ -141,6 +141,34 @@ def _kind(name: str) -> Kind:
     return "video" if name == "video" else "image"
 
 
+def options_from(
+    mm_processor_kwargs: Mapping[str, Any] | None, media_io_kwargs: Mapping[str, Any] | None
+) -> dict[str, object]:
+    """Both as one, where the former win. vLLM's `media_io_kwargs` says how many frames of a video are read:
+    {"video": {"num_frames": 16}}. Raises InputError."""
+    for name, value in (
+        ("mm_processor_kwargs", mm_processor_kwargs),
+        ("media_io_kwargs", media_io_kwargs),
+    ):
+        if value is not None and not isinstance(value, Mapping):
+            raise InputError(f"{name}: expected an object, found {type(value).__name__}", field=name)
+    options: dict[str, object] = {}
+    for kind, value in (media_io_kwargs or {}).items():
+        if not isinstance(value, Mapping):
+            raise InputError(
+                f"media_io_kwargs: {kind}: expected an object, found {type(value).__name__}",
+                field="media_io_kwargs",
+            )
+        if unknown := [key for key in value if kind != "video" or key not in ("fps", "num_frames")]:
+            raise InputError(
+                f"media_io_kwargs: {kind}: {', '.join(map(repr, unknown))} is not followed here; known are "
+                "'fps' and 'num_frames' of 'video'",
+                field="media_io_kwargs",
+            )
+        options |= value
+    return options | dict(mm_processor_kwargs or {})
+
+
 def limits_from(value: Mapping[str, Any] | None) -> dict[str, int]:
     """`limit_mm_per_prompt` as kind -> count. vLLM's {"image": {"count": 2, ...}} is read too. Raises
     InputError."""

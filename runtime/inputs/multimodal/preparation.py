@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...artifact.manifest import Manifest, Role, RoleName
 from ...errors import InputError
 from .. import chunks, colbert, templates, truncation
-from ..items import Item, Style, TokenLimits
+from ..items import Item, Steps, Style, TokenLimits
 from ..media.medium import Medium
 from ..media.positions import mrope
 from ..preparation import Preparation
@@ -83,7 +83,14 @@ class MultimodalPreparation(Preparation):
 
     # Singles
 
-    def singles(
+    def singles(self, prompts: Sequence[Any], **options: Any) -> list[Item]:
+        """One item per prompt; see `single_steps`."""
+        items = {
+            index: item for step in self.single_steps(prompts, **options) for index, item in step.items()
+        }
+        return [items[index] for index in range(len(items))]
+
+    def single_steps(
         self,
         prompts: Sequence[Any],
         *,
@@ -92,26 +99,28 @@ class MultimodalPreparation(Preparation):
         prompt_name: str | None = None,
         add_special_tokens: bool = True,
         instruction: str | None = None,
-    ) -> list[Item]:
-        """One item per prompt, in any form of `prompt_forms`. Raises InputError.
+    ) -> Steps:
+        """One item per prompt, in any form of `prompt_forms`: first those without pictures, then each of the
+        others. Raises InputError.
 
-        A role's template writes texts and pictures of a declared role, or of the default one; vLLM's form
-        {"prompt": ...} and texts without special tokens are written already, and only a declared role's
-        template applies to the former.
+        A role's template writes texts and pictures of a declared role, or of the default one. Texts without
+        special tokens are written already, and so are prompts in vLLM's form {"prompt": ...}, unless a role
+        is declared.
         """
         limits = limits or TokenLimits()
         contents = [prompt_forms.content(prompt, f"input {index}") for index, prompt in enumerate(prompts)]
         for content in contents:  # all of them before the first is decoded
             self.reading.check_counts(content)
         wanted = self._wanted(limits, role, prompt_name, add_special_tokens, instruction)
-        written = [
-            self._template(wanted, content, role) is not None or bool(content.media) for content in contents
+        templates = [self._template(wanted, content, role) for content in contents]
+        plain = [
+            index
+            for index, (content, template) in enumerate(zip(contents, templates, strict=True))
+            if not content.media and template is None
         ]
-        plain = [index for index, special in enumerate(written) if not special]
-        items: dict[int, Item] = {}
         if plain or not contents:
             texts = [contents[index].text for index in plain]
-            several = super().singles(
+            items = super().singles(
                 texts,
                 limits=limits,
                 role=role,
@@ -119,11 +128,17 @@ class MultimodalPreparation(Preparation):
                 add_special_tokens=add_special_tokens,
                 instruction=instruction,
             )
-            items = dict(zip(plain, several, strict=True))
+            yield dict(zip(plain, items, strict=True))
+        texts = {
+            index: self._item(wanted, content, templates[index], index)
+            for index, content in enumerate(contents)
+            if not content.media and templates[index] is not None
+        }
+        if texts:
+            yield texts
         for index, content in enumerate(contents):
-            if index not in items:
-                items[index] = self._item(wanted, content, self._template(wanted, content, role), index)
-        return [items[index] for index in range(len(contents))]
+            if content.media:
+                yield {index: self._item(wanted, content, templates[index], index)}
 
     def _wanted(
         self,
@@ -310,7 +325,13 @@ class MultimodalPreparation(Preparation):
 
     # Pairs, conversations, counts
 
-    def pairs(
+    def pairs(self, queries: Sequence[Any], documents: Sequence[Any], **options: Any) -> list[Item]:
+        """As `Preparation.pairs`; either side may be a `Content`."""
+        steps = self.pair_steps(queries, documents, **options)
+        items = {index: item for step in steps for index, item in step.items()}
+        return [items[index] for index in range(len(items))]
+
+    def pair_steps(
         self,
         queries: Sequence[Any],
         documents: Sequence[Any],
@@ -320,8 +341,8 @@ class MultimodalPreparation(Preparation):
         template_variables: Mapping[str, Any] | None = None,
         max_tokens_per_query: int = 0,
         max_tokens_per_doc: int = 0,
-    ) -> list[Item]:
-        """As `Preparation.pairs`; either side may be a `Content`."""
+    ) -> Steps:
+        """The items of pairs in steps: first those without pictures, then each of the others."""
         options: dict[str, Any] = {
             "limits": limits,
             "template": template,
@@ -329,9 +350,10 @@ class MultimodalPreparation(Preparation):
             "max_tokens_per_query": max_tokens_per_query,
             "max_tokens_per_doc": max_tokens_per_doc,
         }
-        if not any(isinstance(side, Content) for side in (*queries, *documents)):
-            return super().pairs(queries, documents, **options)
-        return media_pairs.items(self, queries, documents, **options)
+        if any(isinstance(side, Content) for side in (*queries, *documents)):
+            yield from media_pairs.steps(self, queries, documents, **options)
+        else:
+            yield dict(enumerate(self.text_pairs(queries, documents, **options)))
 
     def text_pairs(self, queries: Sequence[str], documents: Sequence[str], **options: Any) -> list[Item]:
         """Pairs without pictures."""
