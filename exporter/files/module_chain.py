@@ -29,6 +29,8 @@ RETURNS = {
     "fill-mask": "logits",
     "sequence-classification": "logits",
     "text-generation": "logits",
+    "image-text-to-text": "logits",
+    "any-to-any": "logits",
 }
 
 

@@ -35,6 +35,16 @@ class PublishedScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PixelBudget:
+    """How many pixels a picture is scaled to, where its authors' code sets other bounds than their files."""
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    video_max_pixels: int | None = None
+    """Of all frames together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """One file of recipes/."""
 
@@ -56,11 +66,22 @@ class Recipe:
     """Replace the files' roles `query` and `document`."""
     prompts: dict[str, str] = field(default_factory=dict)
     """Added to the files' prompts."""
+    role_template: str | None = None
+    """File in recipes/templates: the template of both roles."""
     instruction: str = ""
     """The `instruction` of role templates where a request gives none; empty: the family's."""
     score_template: str | None = None
     """File in recipes/templates."""
+    pixels: PixelBudget | None = None
+    """None: the bounds of the files."""
     references: tuple[PublishedScores, ...] = ()
+
+    def sides(self) -> dict[str, Role]:
+        """The roles that replace those of the files."""
+        if self.role_template is None:
+            return dict(self.roles)
+        written = Role(template=template(self.role_template))
+        return {"query": written, "document": written, **self.roles}
 
 
 TASKS: dict[str, tuple[str, ...]] = {

@@ -30,6 +30,10 @@ TRANSFORMER_FILES = tuple(
 TOKENS, POOLED, SCORES, LOGITS = "token_embeddings", "sentence_embedding", "scores", "causal_logits"
 """Names of the features that modules read and write."""
 TRANSFORMERS = ("Transformer", "MLMTransformer")
+GENERATES = ("text-generation", "image-text-to-text", "any-to-any")
+"""Tasks of the library whose model predicts words."""
+TRUE = "true_token_id"
+"""The setting of a LogitScore module that it cannot be without."""
 FILES = {"CNN": "cnn_config.json"}
 """Module -> the file of its settings, where it is not config.json."""
 # Modules that poolrt computes -> the feature that each reads unless its settings name another, and the one
@@ -193,7 +197,7 @@ def read(folder: Path) -> SentenceFiles | None:
         prompts={str(name): str(prompt or "") for name, prompt in (settings.get("prompts") or {}).items()},
         default_prompt=settings.get("default_prompt_name"),
         settings=settings,
-        answers=_answers(folder / paths["LogitScore"]) if "LogitScore" in paths else None,
+        answers=_answers(_of_answers(folder, paths["LogitScore"])) if "LogitScore" in paths else None,
         text=text,
         mask=_optional(folder / paths["MultiVectorMask"] / "config.json")
         if "MultiVectorMask" in paths
@@ -252,9 +256,19 @@ def splade(module: Module) -> Splade:
     return Splade(strategy=strategy, activation=activation)
 
 
+def _of_answers(folder: Path, path: str) -> Path:
+    """The folder of a LogitScore module: the one that modules.json names, or else the only one with such
+    settings (Qwen3-VL-Reranker-8B is published with a name that no folder has)."""
+    named = folder / path
+    if TRUE in _optional(named / "config.json"):
+        return named
+    others = [file.parent for file in sorted(folder.glob("*/config.json")) if TRUE in _optional(file)]
+    return others[0] if len(others) == 1 else named
+
+
 def _answers(folder: Path) -> Answers:
     config = json_file(folder / "config.json", dict)
-    true, false = config.get("true_token_id"), config.get("false_token_id")
+    true, false = config.get(TRUE), config.get("false_token_id")
     if any(
         isinstance(token, bool) or not isinstance(token, int) or token < 0
         for token in (true, 0 if false is None else false)
@@ -296,4 +310,6 @@ def task(name: str, text: Mapping[str, Any]) -> str:
 
 def _written(name: str, text: Mapping[str, Any]) -> str:
     """The feature that a transformer module writes unless its settings name one."""
-    return {"sequence-classification": SCORES, "text-generation": LOGITS}.get(task(name, text), TOKENS)
+    if (kind := task(name, text)) == "sequence-classification":
+        return SCORES
+    return LOGITS if kind in GENERATES else TOKENS

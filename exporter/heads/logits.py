@@ -44,7 +44,9 @@ def read(checkpoint: Checkpoint) -> Output:
     from transformers.models.auto import modeling_auto as auto
 
     model_type = str(checkpoint.config.get("model_type", ""))
-    name = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    # Those of the second list read pictures too.
+    lists = (auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    name = next((names[model_type] for names in lists if model_type in names), None)
     if name is None:
         raise CheckpointError(
             f"{checkpoint.source}: LogitScore needs a language model of transformers; "
@@ -95,10 +97,16 @@ def _probed(model: Any, head: torch.nn.Linear) -> tuple[torch.Tensor, torch.Tens
         small.weight.copy_(torch.randn(small.weight.shape, generator=generator) * 20 / width**0.5)
         if small.bias is not None:
             small.bias.copy_(torch.randn(small.bias.shape, generator=generator))
+
+    class Hidden(MoeModelOutputWithPast):
+        """Hidden states alone. What a class of pictures reads besides is missing."""
+
+        def __getattr__(self, name: str) -> None:
+            if name.startswith("_"):
+                raise AttributeError(name)
+
     model.set_output_embeddings(small)
-    getattr(model, model.base_model_prefix).forward = lambda *_, **__: MoeModelOutputWithPast(
-        last_hidden_state=hidden
-    )
+    getattr(model, model.base_model_prefix).forward = lambda *_, **__: Hidden(last_hidden_state=hidden)
     with torch.inference_mode():
         logits = model(input_ids=torch.zeros(1, 3, dtype=torch.int64), use_cache=False).logits
         return small(hidden), logits

@@ -4,7 +4,7 @@ features."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...runtime.artifact.images import Images
 from ...runtime.artifact.manifest import Head, Tensor
@@ -31,7 +31,7 @@ def vision(checkpoint: Checkpoint, heads: Mapping[str, Head], guesses: list[Gues
     family = checkpoint.family.vision
     if family is None:
         return None
-    images, width = family.images(checkpoint), family.width(checkpoint.config)
+    images, width = _budgeted(checkpoint, family.images(checkpoint)), family.width(checkpoint.config)
     if images.apart:
         head = heads.get("embed")
         if head is None or head.dim != width:
@@ -45,6 +45,19 @@ def vision(checkpoint: Checkpoint, heads: Mapping[str, Head], guesses: list[Gues
         output = Tensor(name="features", dtype="float32", axes=("batch", rows, width))
     guesses.append(Guess("pictures", _words(images), "the processor's settings"))
     return VisionPlan(images=images, inputs=family.inputs(checkpoint), output=output)
+
+
+def _budgeted(checkpoint: Checkpoint, images: Images) -> Images:
+    """Returns how pictures are prepared, with the bounds that a recipe sets."""
+    budget = checkpoint.recipe.pixels if checkpoint.recipe is not None else None
+    if budget is None or images.patches is None:
+        return images
+    bounds = {"min_pixels": budget.min_pixels, "max_pixels": budget.max_pixels}
+    changed = {name: bound for name, bound in bounds.items() if bound is not None}
+    videos = images.videos
+    if videos is not None and budget.video_max_pixels is not None:
+        videos = replace(videos, max_pixels=budget.video_max_pixels)
+    return replace(images, patches=replace(images.patches, **changed), videos=videos)
 
 
 def _words(images: Images) -> str:

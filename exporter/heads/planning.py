@@ -104,8 +104,8 @@ def plan(checkpoint: Checkpoint) -> Plan:
         guesses += role_guesses
     elif scoring == "bi-encoder" and checkpoint.family.roles is None:
         roles = text_plan.prompted_roles(checkpoint)
-    if checkpoint.recipe is not None and checkpoint.recipe.roles:
-        roles = roles | checkpoint.recipe.roles
+    if checkpoint.recipe is not None:
+        roles = roles | checkpoint.recipe.sides()
     if checkpoint.pooler.task is not None:
         if checkpoint.pooler.task not in tasks:
             raise CheckpointError(

@@ -60,6 +60,7 @@ def _carries_pairs(written: str) -> bool:
     sides = {"query": "zebra", "document": "walrus"}
     messages = [{"role": role, "content": content} for role, content in sides.items()]
     try:
+        messages = templates.messages_for(messages, templates.content_format(written))
         rendered = templates.conversation(written, messages)
     except PoolrtError:
         return False
@@ -150,7 +151,37 @@ def prompted_roles(checkpoint: Checkpoint) -> dict[str, Role]:
     """
     prompts = checkpoint.sentence.prompts if checkpoint.sentence is not None else {}
     prefixes = {role: prompts.get(role, "") for role in ("query", "document")}
+    if checkpoint.sentence is not None and checkpoint.sentence.by_messages:
+        return {role: Role(template=_message(checkpoint, prompt)) for role, prompt in prefixes.items()}
     return {role: Role(prefix=prefix) for role, prefix in prefixes.items()} if any(prefixes.values()) else {}
+
+
+def _message(checkpoint: Checkpoint, prompt: str) -> str:
+    """Returns the template of a role: the chat template, with one message of a user that holds the pictures
+    and the text, behind a request's instruction, else `prompt`, as a system message.
+
+    Raises CheckpointError where there is no chat template.
+    """
+    written = checkpoint.text.chat_template
+    if written is None:
+        raise CheckpointError(
+            f"{checkpoint.source}: sentence_bert_config.json sends every text through the chat template, but "
+            "there is none; download the repository again"
+        )
+    written = processing.template(checkpoint, written, prompt="")
+    parts = templates.content_format(written) == "openai"
+    user, system = (
+        f'[{{"type": "text", "text": {text}}}]' if parts else text for text in ("media ~ text", "system")
+    )
+    special = checkpoint.text.special
+    named = {name: special[name] for name in sorted(special.keys() & templates.mentioned(written))}
+    lines = [
+        *(f"{name} = {json.dumps(token)}" for name, token in named.items()),
+        f"system = instruction or {json.dumps(prompt)}",
+        f'messages = [{{"role": "system", "content": {system}}}] if system else []',
+        f'messages = messages + [{{"role": "user", "content": {user}}}]',
+    ]
+    return "".join(f"{{% set {line} %}}\n" for line in lines) + written
 
 
 def pools_prompts(checkpoint: Checkpoint) -> bool:

@@ -201,10 +201,13 @@ def _from_template(
 ) -> list[Item]:
     encoder = pairing.encoder
 
+    wanted = templates.content_format(template)
+
     def rendered(query: str, document: str) -> str:
+        messages = [{"role": "query", "content": query}, {"role": "document", "content": document}]
         return templates.conversation(
             template,
-            [{"role": "query", "content": query}, {"role": "document", "content": document}],
+            templates.messages_for(messages, wanted),
             special_tokens=encoder.text.special_tokens,
             variables=variables,
         )

@@ -3,6 +3,7 @@ followed or refused by name."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,16 @@ from poolrt.runtime.errors import CheckpointError
 
 
 def read(buckets: Any = None, *, kind: str = "embed", model: str = "SentenceTransformer", **more: Any) -> Any:
-    sentence = {"by_messages": False, "kind": model, "prompts": {}, "default_prompt": None} | more
     text = {} if buckets is None else {"processing_kwargs": buckets}
-    return SimpleNamespace(source="folder", kind=kind, sentence=SimpleNamespace(text=text, **sentence))
+    family = SimpleNamespace(vision=more.pop("vision", None))
+    sentence = {"by_messages": False, "kind": model, "prompts": {}, "default_prompt": None} | more
+    return SimpleNamespace(
+        source="folder",
+        kind=kind,
+        family=family,
+        inner=Path(more.pop("inner", "nowhere")),
+        sentence=SimpleNamespace(text=text, **sentence),
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,6 +88,14 @@ def test_a_template_has_the_library_s_variables_and_system_prompt():
         processing.template(read({"chat_template": {"continue_final_message": True}}), written)
 
 
+def test_a_template_may_be_named(tmp_path: Path):
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "own.jinja").write_text("from a file", encoding="utf-8")
+    settings = {"chat_template": {"chat_template": "own"}}
+    assert processing.template(read(settings, inner=str(tmp_path)), "the tokenizer's") == "from a file"
+    assert processing.template(read(settings), "the tokenizer's") == "own"
+
+
 def test_prompts_and_messages_that_poolrt_does_not_send_are_refused():
     prompt = {"prompts": {"q": "p: "}, "default_prompt": "q"}
     with pytest.raises(CheckpointError, match="default prompt 'p: ' in front of every query"):
@@ -87,6 +103,7 @@ def test_prompts_and_messages_that_poolrt_does_not_send_are_refused():
     for kind in ("embed", "splade", "colbert", "bge-m3", "modular"):
         with pytest.raises(CheckpointError, match="modality 'message'"):
             processing.check(read(kind=kind, by_messages=True))
+    processing.check(read(kind="embed", by_messages=True, vision="pictures"))
     processing.check(read(kind="classify", model="CrossEncoder", by_messages=True, **prompt))
     processing.check(read(kind="classify", model="CrossEncoder", **{**prompt, "default_prompt": "other"}))
     processing.check(read(**prompt))

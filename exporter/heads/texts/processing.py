@@ -16,6 +16,9 @@ WITHOUT_EFFECT = frozenset(
 )
 SIZES = frozenset({"max_length", "truncation"})
 CUT = (None, True, False, "longest_first")
+EMBEDS = ("embed", "splade", "colbert", "bge-m3", "modular")
+ADDITIONAL = "additional_chat_templates"
+"""Folder of templates that transformers takes by their names."""
 # Arguments of the call that renders a chat template, not variables of the template.
 CALL = frozenset({"restore_suffix", "chat_template", "tokenize", "return_dict"})
 
@@ -25,11 +28,12 @@ def check(checkpoint: Checkpoint) -> None:
     sentence = checkpoint.sentence
     if sentence is None:
         return
-    if sentence.by_messages and checkpoint.kind in ("embed", "splade", "colbert", "bge-m3", "modular"):
+    conversing = checkpoint.kind == "embed" and checkpoint.family.vision is not None
+    if sentence.by_messages and checkpoint.kind in EMBEDS and not conversing:
         raise CheckpointError(
             f"{checkpoint.source}: sentence_bert_config.json sends every text through the chat template "
-            "(modality 'message'), which poolrt does for rerankers with a LogitScore module alone; save the "
-            "model with the modality 'text' to embed plain texts"
+            "(modality 'message'), which poolrt does for rerankers with a LogitScore module and embedders "
+            "that read pictures; save the model with the modality 'text' to embed plain texts"
         )
     if sentence.kind == "CrossEncoder" and not sentence.by_messages and (prompt := _prompt(checkpoint)):
         raise CheckpointError(
@@ -62,22 +66,31 @@ def max_length(checkpoint: Checkpoint) -> int | None:
     return min(lengths, default=None)
 
 
-def template(checkpoint: Checkpoint, written: str) -> str:
+def template(checkpoint: Checkpoint, written: str, *, prompt: str | None = None) -> str:
     """Returns the chat template `written` with the variables set to what the library renders it with.
 
-    Raises CheckpointError.
+    `prompt`: what stands in front as a system message; None: the default prompt. Raises CheckpointError.
     """
     settings = _buckets(checkpoint).get("chat_template") or {}
     if settings.get("continue_final_message"):
         raise CheckpointError(_refusal(checkpoint, "chat_template", "continue_final_message", True))
-    written = str(settings.get("chat_template") or written)
+    if chosen := settings.get("chat_template"):
+        written = _named(checkpoint, str(chosen))
     variables = {key: value for key, value in settings.items() if key not in CALL | SIZES | WITHOUT_EFFECT}
-    prompt = _prompt(checkpoint)
+    prompt = _prompt(checkpoint) if prompt is None else prompt
     if prompt:
         message = {"role": "system", "content": prompt}
         # On its own line, because Jinja removes the newline behind a tag: the template still starts a line.
         written = f"{{% set messages = [{_literal(message)}] + messages %}}\n{written}"
     return "".join(f"{{% set {name} = {_literal(value)} %}}\n" for name, value in variables.items()) + written
+
+
+def _named(checkpoint: Checkpoint, chosen: str) -> str:
+    """Returns the template of that name in the folder of additional ones; `chosen` itself where there is
+    none."""
+    path = checkpoint.inner / ADDITIONAL / f"{chosen}.jinja"
+    is_name = chosen.replace("-", "_").isidentifier()
+    return path.read_text(encoding="utf-8") if is_name and path.is_file() else chosen
 
 
 def _prompt(checkpoint: Checkpoint) -> str:

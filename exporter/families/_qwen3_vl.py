@@ -1,0 +1,215 @@
+"""What the families on Qwen3-VL share: names of tensors, settings, the two graphs, how pictures are prepared.
+
+They differ in four facts: whether attention is causal, whether the last norm is applied, the head, and the
+prompt. Qwen3-VL is published under Qwen/, ColQwen3 by Tomoro, Ops-ColQwen3 by OpenSearch-AI and Nemotron
+ColEmbed by NVIDIA.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.artifact.images import Images, Patches, Videos
+from ...runtime.artifact.manifest import Tensor
+from ...runtime.errors import CheckpointError
+from ..files.pictures import processor
+from . import _decoders
+from ._transformers import MOST_NAMES, backbone
+from .registry import Architecture, Config, Layer, Vision
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..files.checkpoint_files import Files
+    from .modules.qwen3_vl import TextTower
+
+INPUTS = ("input_ids", "attention_mask", "features", "feature_index", "position_ids")
+TEXT, VISION = "language_model", "visual"
+"""First parts of the names of the towers' tensors, behind a prefix."""
+OUTER = ("base_model.model.", "vlm.", "model.")
+PREFIXES = tuple(
+    outer + inner + tower
+    for tower in ("", f"{TEXT}.")
+    for outer, inner in itertools.product(("", "base_model.model.", "vlm."), ("", "model."))
+    if outer or inner or tower
+)
+HEADS = ("lm_head", "custom_text_proj", "embedding_proj_layer", "score", "classifier")
+"""First parts of names that belong to heads. A language model's output is left out where no head needs it."""
+START, END = "<|vision_start|>", "<|vision_end|>"
+PICTURE, VIDEO = "<|image_pad|>", "<|video_pad|>"
+PROJECTION = Layer(name="custom_text_proj", names=("embedding_proj_layer",), bias=None)
+"""Of the ColQwen3 models, under their two names."""
+# The defaults of transformers' processors for what a file leaves out.
+MOST_VIDEO_PIXELS = {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768}
+MOST_PICTURE_PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
+UNLIKE_ROWS = ("dynamic", "longrope")
+
+
+def translate(config: Config) -> Config:
+    """The text model's settings in front, as the rest of the exporter reads them. `text_config` and
+    `vision_config` stay as they are."""
+    text = config.get("text_config")
+    text = dict(text) if isinstance(text, Mapping) else {}
+    whole = {key: value for key, value in config.items() if value is not None}
+    return {**text, **whole}
+
+
+def nested(config: Config) -> dict[str, Any]:
+    """The settings as transformers' class reads them."""
+    own = ("text_config", "vision_config", "tie_word_embeddings")
+    settings = {key: config[key] for key in own if key in config}
+    tokens = {key: value for key, value in config.items() if key.endswith("_token_id")}
+    vision = dict(settings.get("vision_config") or {})
+    # Files of 4.57 and their copies name the tower by the whole model or by its class.
+    vision["model_type"] = "qwen3_vl_vision"
+    text = {**(settings.get("text_config") or {}), "model_type": "qwen3_vl_text"}
+    return {**tokens, **settings, "model_type": "qwen3_vl", "text_config": text, "vision_config": vision}
+
+
+def load(files: Files, *, causal: bool, normed: bool) -> TextTower:
+    """The text tower, and beside it the vision tower. Raises CheckpointError for tensors without a place."""
+    from .modules.qwen3_vl import TextTower
+
+    kind = _decoders.rope(files.config).get("rope_type", "default")
+    if kind in UNLIKE_ROWS:
+        raise CheckpointError(
+            f"{files.source}: rotary positions of type {kind!r}, which depend on the length of a text; "
+            "Qwen3-VL is known with default and yarn"
+        )
+    model = backbone(
+        files,
+        "Qwen3VLModel",
+        config=nested(files.config),
+        rename=partial(_inner, files.source),
+    )
+    return TextTower(model, causal=causal, normed=normed)
+
+
+def _inner(source: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of both towers without prefixes. Raises CheckpointError for names that nobody knows."""
+    inside: dict[str, torch.Tensor] = {}
+    strange: list[str] = []
+    for name, tensor in state.items():
+        bare = name
+        while prefix := next((prefix for prefix in OUTER if bare.startswith(prefix)), ""):
+            bare = bare.removeprefix(prefix)
+        first = bare.split(".", 1)[0]
+        if first in (TEXT, VISION):
+            inside[bare] = tensor
+        elif first not in HEADS:
+            strange.append(name)
+    if strange:
+        more = f" and {len(strange) - MOST_NAMES} more" if len(strange) > MOST_NAMES else ""
+        raise CheckpointError(
+            f"{source}: tensors that Qwen3-VL has no place for: "
+            f"{', '.join(sorted(strange)[:MOST_NAMES])}{more}; expected {VISION}, {TEXT} and a head"
+        )
+    return inside
+
+
+def _load_vision(files: Files, text: nn.Module) -> nn.Module:
+    from .modules.qwen3_vl import VisionTower
+
+    return VisionTower(text.visual)
+
+
+def images(files: Files) -> Images:
+    """How the processor files prepare pictures and videos. Raises CheckpointError."""
+    settings = processor.images(files.source, files.inner)
+    sizes = MOST_PICTURE_PIXELS | settings.size()
+    mean, std = settings.normalisation(processor.CLIP_MEAN, processor.CLIP_STD)
+    return Images(
+        scheme="patches",
+        resample=settings.resample("bicubic"),
+        kernel=settings.kernel(),
+        mean=mean,
+        std=std,
+        patches=Patches(
+            size=settings.number("patch_size", 14),
+            merge=settings.number("merge_size", 2),
+            temporal=settings.number("temporal_patch_size", 2),
+            min_pixels=settings.number("min_pixels", sizes["shortest_edge"], most=1 << 40),
+            max_pixels=settings.number("max_pixels", sizes["longest_edge"], most=1 << 40),
+        ),
+        placeholder=f"{START}{PICTURE}{END}",
+        token=PICTURE,
+        videos=_videos(files),
+    )
+
+
+def _videos(files: Files) -> Videos | None:
+    settings = processor.videos(files.source, files.inner)
+    if settings is None:
+        return None
+    sizes = MOST_VIDEO_PIXELS | settings.size()
+    fps = settings.values.get("fps")
+    return Videos(
+        # The outer marks stay around the groups of frames, as transformers has it since 5.10, and vLLM.
+        placeholder=f"{START}{VIDEO}{END}",
+        token=VIDEO,
+        frame_text=f"<{{seconds}} seconds>{START}{{tokens}}{END}",
+        fps=float(fps) if isinstance(fps, int | float) and fps > 0 else 2.0,
+        min_frames=settings.number("min_frames", 4),
+        max_frames=settings.number("max_frames", 768),
+        min_pixels=sizes["shortest_edge"],
+        max_pixels=sizes["longest_edge"],
+    )
+
+
+def _vision_inputs(files: Files) -> tuple[Tensor, ...]:
+    vision = files.config.get("vision_config") or {}
+    side, frames = int(vision.get("patch_size", 16)), int(vision.get("temporal_patch_size", 2))
+    values = int(vision.get("in_channels", 3)) * frames * side * side
+    return (
+        Tensor(name="pixel_values", dtype="float32", axes=("batch", "patches", values)),
+        Tensor(name="patch_positions", dtype="int64", axes=("batch", "patches", 4)),
+        Tensor(name="patch_mask", dtype="int64", axes=("batch", "patches")),
+    )
+
+
+def _width(config: Config) -> int:
+    levels = (config.get("vision_config") or {}).get("deepstack_visual_indexes", (8, 16, 24))
+    return int(config["hidden_size"]) * (1 + len(levels))
+
+
+def with_setting(files: Files, template: str, name: str, *, stored: str, default: str) -> str:
+    """`template` behind a line that sets its variable `name` to the setting `stored` of the processor.
+
+    `default`: what the processor's class has where no file states it.
+    """
+    value = processor.processor(files.source, files.inner).values.get(stored)
+    # A Jinja text is written as one of JSON.
+    return f"{{%- set {name} = {json.dumps(default if value is None else str(value))} -%}}" + template
+
+
+VISION_HALF = Vision(images=images, inputs=_vision_inputs, load=_load_vision, width=_width)
+
+
+def family(
+    *,
+    model_types: tuple[str, ...],
+    names: tuple[str, ...],
+    causal: bool = True,
+    normed: bool = True,
+    **more: Any,
+) -> Architecture:
+    """The record of a family on Qwen3-VL; `more` are further fields of it."""
+    return Architecture(
+        model_types=model_types,
+        names=names,
+        inputs=INPUTS,
+        load=partial(load, causal=causal, normed=normed),
+        translate=translate,
+        prefixes=PREFIXES,
+        pool="last",
+        positions=_decoders.positions,
+        capped_by_tokenizer=False,
+        settings=("rope_scaling",),
+        vision=VISION_HALF,
+        **more,
+    )
