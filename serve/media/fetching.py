@@ -73,12 +73,11 @@ class Fetcher:
                 400,
                 "this server fetches nothing from other servers: send the bytes in a data: URL, or start it "
                 "with --allowed-media-domains HOST",
-                param="image_url",
             )
         try:
             url = urls.read(text)
         except UrlError as error:
-            raise ApiError(400, str(error), param="image_url") from None
+            raise ApiError(400, str(error)) from None
         self._check_domain(url)
         return url
 
@@ -108,7 +107,7 @@ class Fetcher:
             try:
                 url = urls.redirected(url, location)
             except UrlError as error:
-                raise ApiError(400, f"a redirect of the URL is refused: {error}", param="image_url") from None
+                raise ApiError(400, f"a redirect of the URL is refused: {error}") from None
             self._check_domain(url)
         raise ApiError(
             422,
@@ -122,7 +121,6 @@ class Fetcher:
                 400,
                 f"The URL must be from one of the allowed domains: {list(self.domains)}. Input URL domain: "
                 f"{url.authority}",
-                param="image_url",
             )
 
     async def _addresses(self, url: Url) -> Sequence[Address]:
@@ -135,7 +133,7 @@ class Fetcher:
             raise ApiError(502, f"Failed to fetch media from URL: {url.host} has no address")
         for address in resolved_addresses:
             if (why := self._refuse(address)) is not None:
-                raise ApiError(400, f"the URL is refused: an address of {url.host} {why}", param="image_url")
+                raise ApiError(400, f"the URL is refused: an address of {url.host} {why}")
         return resolved_addresses
 
     async def _exchanged(self, url: Url, allowance: Allowance) -> tuple[int, str | None, bytes]:

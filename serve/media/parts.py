@@ -21,6 +21,8 @@ TEXT = {
     "thinking": "thinking",
 }
 """Type of a part -> the key of its text."""
+MOST_UUID = 256
+"""Characters."""
 _SKIPPED = ("text", "refusal")
 """A part of these types that holds null is left out."""
 _KNOWN = (
@@ -141,9 +143,11 @@ def _source(modality: Modality, kind: str, value: Any, part: Mapping[str, Any], 
     url = value.get("url") if isinstance(value, Mapping) else value
     uuid = part.get("uuid")
     if url is not None and not isinstance(url, str):
-        raise ApiError(
-            400, f"{place}: a part of type {kind!r} needs a URL, a string", param=f"{modality}_url"
-        )
+        raise ApiError(400, f"{place}: a part of type {kind!r} needs a URL, a string")
     if not url and uuid is None:
-        raise ApiError(400, f"{place}: a part of type {kind!r} needs a URL", param=f"{modality}_url")
-    return Source(modality, url or None, None if uuid is None else str(uuid)[:512], place)
+        raise ApiError(400, f"{place}: a part of type {kind!r} needs a URL")
+    if uuid is not None and (not isinstance(uuid, str | int) or len(str(uuid)) > MOST_UUID):
+        raise ApiError(
+            400, f"{place}: uuid: expected a string of at most {MOST_UUID} characters", param="uuid"
+        )
+    return Source(modality, url or None, None if uuid is None else str(uuid), place)

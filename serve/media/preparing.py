@@ -110,7 +110,7 @@ class Preparer:
         except InputError as error:
             if spent and " pixels, at most " in str(error):
                 raise self._too_many(field) from None
-            raise
+            raise InputError(f"Failed to load image: {error}", field=error.field) from None
         self._spend(pixels.shape[0] * pixels.shape[1])
         return pixels
 

@@ -201,11 +201,7 @@ def _scheme(source: Source) -> str:
     scheme = source.url[:8].partition(":")[0].lower()
     if scheme in ("data", "file", "http", "https"):
         return scheme
-    raise ApiError(
-        400,
-        f"The URL must be either a HTTP, data or file URL. ({source.place})",
-        param=f"{source.modality}_url",
-    )
+    raise ApiError(400, f"The URL must be either a HTTP, data or file URL. ({source.place})")
 
 
 @contextlib.contextmanager

@@ -60,12 +60,12 @@ def test_a_text_that_is_null_is_left_out(part: Any):
         ({"type": 5}, "type", "Invalid 'type' field in multimodal part."),
         ({"colour": "red"}, "type", "Missing 'type' field in multimodal part."),
         ({"image_url": {"url": URL}}, "type", "Missing 'type' field in multimodal part."),
-        ({"type": "image_url"}, "image_url", "needs a URL"),
-        ({"type": "image_url", "image_url": {}}, "image_url", "needs a URL"),
-        ({"type": "image_url", "image_url": {"url": ""}}, "image_url", "needs a URL"),
-        ({"type": "image_url", "image_url": {"url": 5}}, "image_url", "needs a URL"),
-        ({"type": "image_url", "image_url": [URL]}, "image_url", "needs a URL"),
-        ({"type": "video_url", "video_url": {"url": None}}, "video_url", "needs a URL"),
+        ({"type": "image_url"}, None, "needs a URL"),
+        ({"type": "image_url", "image_url": {}}, None, "needs a URL"),
+        ({"type": "image_url", "image_url": {"url": ""}}, None, "needs a URL"),
+        ({"type": "image_url", "image_url": {"url": 5}}, None, "needs a URL"),
+        ({"type": "image_url", "image_url": [URL]}, None, "needs a URL"),
+        ({"type": "video_url", "video_url": {"url": None}}, None, "needs a URL"),
         ({"type": "text", "text": 5}, "type", "`text`, a string"),
         ({"type": "audio_url", "audio_url": {"url": "x"}}, "audio", "At most 0 audio(s) may be provided"),
         ({"type": "input_audio", "input_audio": {}}, "audio", "At most 0 audio(s) may be provided"),
@@ -75,10 +75,12 @@ def test_a_text_that_is_null_is_left_out(part: Any):
             "You must set `--enable-mm-embeds` to input `image_embeds`",
         ),
         ({"type": "prompt_embeds", "data": "AAAA"}, "prompt_embeds", "--enable-mm-embeds"),
+        ({"type": "image_url", "uuid": "u" * 257}, "uuid", "at most 256 characters"),
+        ({"type": "image_url", "uuid": ["u"]}, "uuid", "at most 256 characters"),
         (5, "type", "expected text or an object"),
     ],
 )
-def test_what_no_part_may_be_is_refused_by_name(part: Any, param: str, text: str):
+def test_what_no_part_may_be_is_refused_by_name(part: Any, param: str | None, text: str):
     with pytest.raises(ApiError) as raised:
         parts.read(["first", part], "messages[2].content")
     assert (raised.value.status, raised.value.param) == (400, param)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import struct
+import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,14 @@ import pytest
 from PIL import Image
 from poolrt.runtime import load
 from poolrt.runtime.model import Model
+from poolrt.serve.media.fetching import Fetcher
 from poolrt.serve.settings import Media, Settings
 
 from tests.runtime import picture_models as tiny
 
 from .conftest import Live, live
+from .test_fetching import Remote, ok, remote, to
+from .test_operations import until
 
 SAME = 1e-5  # unit vectors in float32, as JSON
 
@@ -334,10 +340,10 @@ def test_a_picture_that_is_none_is_a_400_that_names_it(embedder: Live, address: 
         ({"image_url": {"url": RED_URL}}, "type"),
         ({"type": "audio_url", "audio_url": {"url": "http://a.example/x.wav"}}, "audio"),
         ({"type": "image_embeds", "image_embeds": "AAAA"}, "image_embeds"),
-        ({"type": "image_url", "image_url": {}}, "image_url"),
+        ({"type": "image_url", "image_url": {}}, None),
     ],
 )
-def test_parts_that_cannot_be_read_are_refused_by_name(embedder: Live, part: Any, param: str):
+def test_parts_that_cannot_be_read_are_refused_by_name(embedder: Live, part: Any, param: str | None):
     error = embedder.refused("/v1/embeddings", {"messages": chat(part)})
     assert error["param"] == param
     assert "messages[0].content[0]" in error["message"]
@@ -359,6 +365,86 @@ def test_the_place_of_a_part_is_told_for_every_form(embedder: Live, late: Live):
     body = {"query": "x", "documents": [{"content": [picture()]}, {"content": [text(), broken]}]}
     assert "documents[1].content[1]" in late.refused("/rerank", body)["message"]
     assert "messages[0].content[0]" in embedder.refused("/tokenize", {"messages": chat(broken)})["message"]
+
+
+@contextmanager
+def fetching(
+    model: Model, answer: Callable[[str], list[bytes]], **media: Any
+) -> Iterator[tuple[Live, Remote]]:
+    """A server that may fetch from another one, `a.example`, which is on loopback."""
+    with remote(answer) as other:
+        domains = (f"a.example:{other.port}",)
+        with live(model, settings=Settings(media=Media(domains=domains, **media))) as server:
+            fetcher = Fetcher(domains, resolve=to("127.0.0.1"), refuse=lambda address: None)
+            server.here.workshop.media.fetcher = fetcher
+            yield server, other
+
+
+def test_pictures_of_other_servers_are_fetched(embedder: Live, embedder_model: Model):
+    pictures = {"/red.png": png(RED), "/noise.png": png(NOISE)}
+
+    def answer(target: str) -> list[bytes]:
+        if target not in pictures:
+            return [b"HTTP/1.1 %s Some\r\nContent-Length: 0\r\n\r\n" % target.strip("/").encode()]
+        return ok(pictures[target])
+
+    with fetching(embedder_model, answer) as (server, other):
+        address = f"http://a.example:{other.port}"
+        parts = [
+            picture(f"{address}/red.png"),
+            picture(f"{address}/noise.png"),
+            picture(f"{address}/red.png"),
+        ]
+        values, _ = vector(server, chat(*parts))
+        expected, _ = vector(embedder, chat(picture(), picture(NOISE_URL), picture()))
+        np.testing.assert_allclose(values, expected, atol=SAME)
+        # The same URL is fetched once for a request.
+        assert sorted(head.split()[1] for head in other.heads) == [b"/noise.png", b"/red.png"]
+        for status, ours, param in ((404, 422, "image_url"), (503, 502, None), (429, 502, None)):
+            body = {"messages": chat(picture(), picture(f"{address}/{status}"))}
+            error = server.refused("/v1/embeddings", body, ours)
+            assert error["message"].startswith(f"Failed to fetch media from URL: HTTP {status} error")
+            assert "messages[0].content[1]" in error["message"]
+            assert error["param"] == param
+        video = {"type": "video_url", "video_url": {"url": f"{address}/404"}}
+        assert server.refused("/v1/embeddings", {"messages": chat(video)}, 422)["param"] == "video_url"
+        error = server.refused("/v1/embeddings", {"messages": chat(picture("http://b.example/red.png"))})
+        assert "allowed domains" in error["message"]
+        lines = server.client.get("/metrics").text
+    assert 'poolrt_media_items_total{modality="image",source="http"} 2.0' in lines
+
+
+def test_a_picture_that_does_not_come_is_a_timeout_and_holds_nobody_up(embedder_model: Model):
+    over = threading.Event()
+
+    def answer(target: str) -> Any:
+        yield b"HTTP/1.1 200 OK\r\n"
+        over.wait(30)
+
+    with fetching(embedder_model, answer, image_timeout_s=0.3) as (server, other):
+        part = picture(f"http://a.example:{other.port}/x.png")
+        error = server.refused("/v1/embeddings", {"messages": chat(part)}, 504)
+        assert "messages[0].content[0]" in error["message"]
+        over.set()
+
+
+def test_a_client_that_leaves_ends_the_fetching(embedder_model: Model):
+    over = threading.Event()
+
+    def answer(target: str) -> Any:
+        yield b"HTTP/1.1 200 OK\r\n"
+        over.wait(30)
+
+    with fetching(embedder_model, answer, image_timeout_s=30.0) as (server, other):
+        body = {"messages": chat(picture(f"http://a.example:{other.port}/x.png"))}
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        connection.request("POST", "/v1/embeddings", json.dumps(body), {"content-type": "application/json"})
+        until(lambda: bool(other.heads))
+        assert server.here.state.in_flight == 1
+        connection.close()
+        # The other server still sends nothing.
+        until(lambda: server.here.state.in_flight == 0)
+        over.set()
 
 
 def test_settings_of_a_request_need_trust(embedder: Live, embedder_model: Model):
