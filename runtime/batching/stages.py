@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -96,7 +97,8 @@ class Stages:
         call = _Call(self, self.vision, count, outputs, deadline_s, priority, apart=self._apart)
         try:
             call.add({**plain, **seen})
-            while call.room() and (step := next(remaining, None)) is not None:
+            # Room is waited for only where more is to be prepared.
+            while call.call.coming and call.room() and (step := next(remaining, None)) is not None:
                 call.add(step)
         except BaseException as error:
             call.give_up(error)
@@ -156,8 +158,9 @@ class _Call:
         )
         self.future = self.call.future
         self._wait = Wait(self._ready, self._failed, self.call.deadline, priority)
-        # Where the call fails or is cancelled, its other pictures are given up.
-        self.future.add_done_callback(self._over)
+        # A weak reference, as in Worker: the future would hold the call, which holds the future.
+        over = weakref.WeakMethod(self._over)
+        self.future.add_done_callback(lambda _: None if (method := over()) is None else method())
 
     def add(self, items: Mapping[int, Item]) -> None:
         """Admits items and queues their pictures. Raises Overload for the first ones, and EngineError."""
@@ -222,7 +225,9 @@ class _Call:
         if item is not None:
             item.features, item.vision = None, ()
 
-    def _over(self, _: object) -> None:
+    def _over(self) -> None:
+        """The call has its result. Where it failed or was cancelled, its other pictures are given up."""
+        self.call.computed = None
         self._vision.cancel(self._wait)
         with self._changed:
             self._items.clear()

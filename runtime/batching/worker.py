@@ -204,8 +204,8 @@ class Worker:
             call.remaining -= 1
             call.future.done_items += 1
             done = not call.remaining
-        if call.computed is not None:
-            call.computed(index)
+        if (computed := call.computed) is not None:
+            computed(index)
         if done:
             _answer(call)
 
@@ -213,7 +213,7 @@ class Worker:
         """Fails an open call, and gives up what is queued of it."""
         with self._lock:
             self._leave({id(call): call})
-        _fail(call, error)
+        _fail(call, error, error.__cause__)
 
     def _let_go(self, call: Call, index: int, before_s: float) -> Entry | None:
         """An item is held no longer. Returns None where the call is over."""
@@ -489,8 +489,8 @@ class Worker:
                 kept[entry.index] = (
                     array[place, : entry.item.rows] if array.ndim == 3 else array[place]
                 ).copy()
-            if entry.call.computed is not None:
-                entry.call.computed(entry.index)
+            if (computed := entry.call.computed) is not None:
+                computed(entry.index)
         calls: dict[int, Call] = {}
         with self._lock:
             self._left(len(batch))
@@ -554,7 +554,7 @@ def _answer(call: Call) -> None:
         return
 
 
-def _fail(call: Call, error: PoolrtError, cause: Exception | None = None) -> None:
+def _fail(call: Call, error: PoolrtError, cause: BaseException | None = None) -> None:
     error.__cause__ = cause if cause is not error else None
     try:
         call.future.set_exception(error)
