@@ -151,7 +151,12 @@ def read(
     sentence = _sentence_files(place.folder, inner, lora, guesses)
     pooler = _pooler(recipe, pooler_config)
     detected = detection.detect(place.folder, config, family, opened, sentence, conversion)
-    text = tokenizer.read(inner, lowercase=sentence is not None and sentence.lowercase, overrides=config)
+    text = tokenizer.read(
+        inner,
+        lowercase=sentence is not None and sentence.lowercase,
+        canonical=family.canonical_text,
+        overrides=config,
+    )
     return Checkpoint(
         source=place.name,
         folder=place.folder,

@@ -66,6 +66,7 @@ ARCHITECTURE = Architecture(
     load=load,
     translate=translate,
     pool="last",
+    own_pooling=True,
     pooled=pooled,
     positions=lambda config: config["max_position_embeddings"],
     projection=(Layer(name="text_projection", bias=False),),

@@ -184,6 +184,12 @@ class Architecture:
     pad_to: Callable[[Config], int | None] | None = None
     """Config -> the length that every text is padded to, its padding attended (SigLIP); None: no padding of
     the model's own."""
+    own_pooling: bool = False
+    """Whether a text has one vector of the model's own (CLIP, SigLIP). `CLS` and `LAST` both mean that one,
+    as in vLLM, and no other pooling is known."""
+    canonical_text: bool = False
+    """Whether its models were trained on SigLIP's canonical texts (files/canonical_text.py), which the
+    tokenizer may have forgotten."""
     listwise: Listwise | None = None
     """For models that read a query and all its documents as one text."""
     attends_filler: bool = False

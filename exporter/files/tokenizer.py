@@ -13,7 +13,7 @@ from ...runtime.inputs import tokenizer_file
 from ..base.guess import Guess
 from ..base.json_file import json_file
 from ..base.refusals import in_one_sentence
-from . import auto_tokenizer, tokenizer_changes
+from . import auto_tokenizer, canonical_text, tokenizer_changes
 from .auto_tokenizer import Auto
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Files that a fast tokenizer can be built from when tokenizer.json is absent.
 SLOW = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model")
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+END = "</s>"
+"""The end token of SigLIP's first tokenizer."""
 NO_LIMIT = 10**9  # model_max_length of a tokenizer without one is 1e30
 MOST_SPELT = 400
 """How many added tokens the texts contain on which two tokenizers are compared."""
@@ -45,8 +47,12 @@ class TokenizerFiles:
     ended: str | None
     """The end token that was added to every text, because tokenizer_config.json asks for it and
     tokenizer.json lacks it."""
+    canonical: str | None
+    """What was put in front of the normaliser, because the model was trained so and the file lacks it."""
     splits_special: bool
     """Whether special tokens that are spelt out in a text are ordinary text."""
+    pads_left: bool
+    """Whether the tokenizer puts padding in front of a text."""
     cut_left: bool
     """Whether a text that is too long loses its beginning."""
     guesses: tuple[Guess, ...]
@@ -63,12 +69,18 @@ class TokenizerFiles:
 
 
 def read(
-    folder: Path, *, lowercase: bool = False, overrides: Mapping[str, Any] | None = None
+    folder: Path,
+    *,
+    lowercase: bool = False,
+    canonical: bool = False,
+    overrides: Mapping[str, Any] | None = None,
 ) -> TokenizerFiles:
     """The tokenizer in `folder`.
 
     `lowercase`: do_lower_case of Sentence Transformers, a step in front of the normaliser, so that special
-    tokens keep their case. `overrides`: keys of config.json that the file may lack.
+    tokens keep their case. `canonical`: texts are lower-cased, and without punctuation where the end token is
+    SigLIP's; steps that the tokenizer lacks are added. `overrides`: keys of config.json that the file may
+    lack.
 
     Raises CheckpointError where there is no tokenizer, or a damaged one.
     """
@@ -78,11 +90,11 @@ def read(
         else {}
     )
     with in_one_sentence(f"{folder}: its tokenizer cannot be read"):
-        return _read(folder, config, lowercase, overrides or {})
+        return _read(folder, config, lowercase, canonical, overrides or {})
 
 
 def _read(
-    folder: Path, config: dict[str, Any], lowercase: bool, overrides: Mapping[str, Any]
+    folder: Path, config: dict[str, Any], lowercase: bool, canonical: bool, overrides: Mapping[str, Any]
 ) -> TokenizerFiles:
     path, guesses = folder / "tokenizer.json", list[Guess]()
     origin = None if path.is_file() else next((name for name in SLOW if (folder / name).is_file()), None)
@@ -113,6 +125,14 @@ def _read(
         tokenizer.encode_special_tokens = splits_special
         why = f"{auto.name} makes none, so both sides of a pair have the model's first"
         guesses.append(Guess("token types", "none", why))
+    steps = None
+    if canonical:
+        steps = canonical_text.completed(tokenizer, punctuation=str(auto.tokenizer.eos_token) == END)
+        if steps is not None:
+            raw = tokenizer.to_str().encode()
+            guesses.append(
+                Guess("texts", steps, "the model was trained so, and its tokenizer does not do it")
+            )
     special = {role: str(token) for role in ROLES if (token := getattr(auto.tokenizer, role, None))}
     ids = {
         role: number
@@ -137,6 +157,8 @@ def _read(
         max_tokens=int(limit) if isinstance(limit, int | float) and 0 < limit < NO_LIMIT else None,
         chat_template=_chat_template(folder, config),
         ended=ended,
+        canonical=steps,
+        pads_left=getattr(auto.tokenizer, "padding_side", "right") == "left",
         cut_left=getattr(auto.tokenizer, "truncation_side", "right") == "left",
         splits_special=bool(getattr(tokenizer, "encode_special_tokens", False)),
         guesses=tuple(guesses),
@@ -176,16 +198,7 @@ def _chosen(
             Guess("tokenizer", f"read as {auto.name}", f"AutoTokenizer cannot read it: {auto.instead_of}")
         )
     if auto.backend is None:
-        if own is None or raw is None:
-            raise CheckpointError(
-                f"{folder}: {origin} could not be converted to tokenizer.json: {auto.name} has no fast form"
-            )
-        if any(own.encode(text).ids != auto.ids(text) for text in texts(own)):
-            raise CheckpointError(
-                f"{folder}: transformers reads this tokenizer with {auto.name}, Python code that makes "
-                "other ids than tokenizer.json; save the checkpoint with a fast tokenizer class"
-            )
-        return raw, own
+        return _of_python(folder, own, raw, origin, auto, guesses)
     auto.backend.no_truncation()
     auto.backend.no_padding()
     written = auto.backend.to_str().encode()
@@ -207,27 +220,63 @@ def _chosen(
     return written, again
 
 
+def _of_python(
+    folder: Path,
+    own: Tokenizer | None,
+    raw: bytes | None,
+    origin: str | None,
+    auto: Auto,
+    guesses: list[Guess],
+) -> tuple[bytes, Tokenizer]:
+    """The tokenizer that makes the ids of a class that is written in Python. Arguments, result as `_chosen`.
+
+    Raises CheckpointError where neither the checkpoint's tokenizer.json nor a converted one does.
+    """
+    if (
+        own is not None
+        and raw is not None
+        and all(own.encode(text).ids == auto.ids(text) for text in texts(own))
+    ):
+        return raw, own
+    if auto.name == canonical_text.PYTHON_CLASS:
+        converted = canonical_text.converted(folder, auto.tokenizer)
+        if converted is not None and all(converted.encode(text).ids == auto.ids(text) for text in PLAIN):
+            why = f"transformers' {auto.name} makes these ids in Python"
+            guesses.append(Guess("tokenizer", f"converted from {canonical_text.SENTENCE_PIECE}", why))
+            return converted.to_str().encode(), converted
+    if own is None:
+        raise CheckpointError(
+            f"{folder}: {origin} could not be converted to tokenizer.json: {auto.name} has no fast form"
+        )
+    raise CheckpointError(
+        f"{folder}: transformers reads this tokenizer with {auto.name}, Python code that makes "
+        "other ids than tokenizer.json; save the checkpoint with a fast tokenizer class"
+    )
+
+
+PLAIN = (
+    "",
+    " ",
+    "a",
+    "The Red PLANET",
+    "Ünïcödé naïve façade STRASSE Straße İstanbul ﬁne ①２０２４",
+    "火星は赤い惑星です 中文 한국어",
+    "ไทย עברית العربية",
+    "  two  spaces\tand\r\n\nlines \u00a0\u3000 ",
+    "🙂 👩\u200d👩\u200d👧 🇫🇷 e\u0301",
+    "don't I'LL 3.14 1,000 x_y a-b",
+    string.punctuation,
+    "ab" * 80,
+    "x\u200by\ufeffz\x00\x07",
+)
+"""Texts on which two different tokenizers probably differ: accents, case, scripts, spaces."""
+
+
 def texts(tokenizer: Tokenizer) -> list[str]:
-    """Texts on which two different tokenizers probably differ: special and added tokens, accents, case,
-    scripts, spaces."""
+    """PLAIN, and texts made of special and added tokens."""
     added = [token.content for token in tokenizer.get_added_tokens_decoder().values()][:MOST_SPELT]
     spelt = [f"a{token}b {token} c{token.lower()} {token.upper()}" for token in added]
-    plain = (
-        "",
-        " ",
-        "a",
-        "The Red PLANET",
-        "Ünïcödé naïve façade STRASSE Straße İstanbul ﬁne ①２０２４",
-        "火星は赤い惑星です 中文 한국어",
-        "ไทย עברית العربية",
-        "  two  spaces\tand\r\n\nlines \u00a0\u3000 ",
-        "🙂 👩\u200d👩\u200d👧 🇫🇷 e\u0301",
-        "don't I'LL 3.14 1,000 x_y a-b",
-        string.punctuation,
-        "ab" * 80,
-        "x\u200by\ufeffz\x00\x07",
-    )
-    return [*plain, *("".join(spelt[start : start + 50]) for start in range(0, len(spelt), 50))]
+    return [*PLAIN, *("".join(spelt[start : start + 50]) for start in range(0, len(spelt), 50))]
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:

@@ -15,6 +15,13 @@ from ..files.module_chain import Route
 
 def pools(checkpoint: Checkpoint, route: Route | None) -> tuple[tuple[Pool, ...], str]:
     """Returns the poolings, to be concatenated, and the reason. Raises CheckpointError."""
+    if checkpoint.family.own_pooling:
+        if checkpoint.pooler.pool not in (None, "cls", "last"):
+            raise CheckpointError(
+                f"{checkpoint.source}: pooler config asks for the pooling {checkpoint.pooler.pool!r}; a text "
+                "of this model has one vector of its own, which CLS and LAST name"
+            )
+        return (checkpoint.family.pool,), "the model's own pooled vector"
     if checkpoint.pooler.pool is not None:
         return (checkpoint.pooler.pool,), "pooler config"
     if route is not None and route.pooling is not None:

@@ -126,6 +126,7 @@ def text(
         else None,
         instruction=_instruction(checkpoint),
         pad_to=None if checkpoint.family.pad_to is None else checkpoint.family.pad_to(checkpoint.config),
+        pad_side="left" if checkpoint.text.pads_left and checkpoint.family.pad_to is not None else "right",
         pools_prompts=pools_prompts(checkpoint),
         special_tokens=dict(checkpoint.text.special),
         chat_template="chat_template.jinja" if "chat_template.jinja" in files else None,

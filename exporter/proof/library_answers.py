@@ -89,6 +89,14 @@ class Library:
         ours = Tokenizer.from_str(self.checkpoint.text.json.decode())
         self.tokenizer.backend_tokenizer.post_processor = ours.post_processor
 
+    def canonical(self) -> None:
+        """Gives the tokenizer poolrt's normaliser, where transformers forgets what the model was trained
+        with (files/canonical_text.py)."""
+        from tokenizers import Tokenizer
+
+        ours = Tokenizer.from_str(self.checkpoint.text.json.decode())
+        self.tokenizer.backend_tokenizer.normalizer = ours.normalizer
+
     def added(self) -> list[str]:
         """Its special and added tokens without ColBERT's markers.
 
@@ -162,7 +170,9 @@ class TokenizerLibrary(Library):
         elif document is not None and self.plan.text.pair == "concatenate":
             text, document = text + document, None
         sides = (text,) if document is None else (text, document)
-        return self.tokenizer(*sides, truncation=True, return_tensors="pt")
+        full = self.plan.text.pad_to
+        padding = {} if full is None else {"padding": "max_length", "max_length": full}
+        return self.tokenizer(*sides, truncation=True, return_tensors="pt", **padding)
 
 
 class TransformersLibrary(TokenizerLibrary):
@@ -198,6 +208,34 @@ class TransformersLibrary(TokenizerLibrary):
         elif logits is not None and self.checkpoint.kind == "token_classify":
             answers["token_classify"] = floats(logits[0])
         return Computed(read=read_features(features), hidden=hidden, answers=answers)
+
+
+class TowersLibrary(TransformersLibrary):
+    """A class of transformers that embeds texts and pictures apart (CLIP, SigLIP)."""
+
+    def compute(self, case: Case) -> Computed:
+        import torch
+
+        features = self._features(case)
+        known = ("input_ids",) if self.plan.text.pad_to is not None else ("input_ids", "attention_mask")
+        with torch.inference_mode():
+            output = self.model.get_text_features(
+                **{name: value for name, value in features.items() if name in known}
+            )
+        return Computed(
+            read=read_features(features), hidden=None, answers={"embed": self._finished(output)[0]}
+        )
+
+    def pictures(self, pixel_values: Floats) -> Floats:
+        """Embeddings of prepared pictures, [pictures, width]."""
+        import torch
+
+        with torch.inference_mode():
+            return self._finished(self.model.get_image_features(pixel_values=torch.from_numpy(pixel_values)))
+
+    def _finished(self, output: Any) -> Floats:
+        vectors = floats(getattr(output, "pooler_output", output))
+        return vectors if self.plan.heads["embed"].activation == "identity" else library_heads.unit(vectors)
 
 
 def auto_class(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:

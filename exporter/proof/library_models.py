@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.quiet import silent_transformers
-from .library_answers import Library, TokenizerLibrary, TransformersLibrary, auto_class
+from .library_answers import Library, TokenizerLibrary, TowersLibrary, TransformersLibrary, auto_class
 from .library_sentence_transformers import SentenceLibrary, sentence_class
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def opened(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str
     kind = "SparseEncoder" if routed else sentence_class(folder, config)
     inner = folder / checkpoint.inner.relative_to(checkpoint.folder)
     lacks = []
-    if plan.vision is not None:
+    if plan.vision is not None and not plan.vision.images.apart:
         library = TokenizerLibrary(_tokenizer(inner), checkpoint, plan)
         library.lacks.append("what it computes of pictures and of the texts beside them is not compared")
         return library
@@ -228,7 +228,8 @@ def _transformers(
             raise Unreadable(f"{name} cannot open it: {_reason(error)}") from None
         model = _adapted(checkpoint, model)
         loaded.check(head=name == "AutoModelForSequenceClassification", checkpoint=checkpoint)
-    return TransformersLibrary(model.eval(), tokenizer, checkpoint, plan)
+    apart = plan.vision is not None and plan.vision.images.apart
+    return (TowersLibrary if apart else TransformersLibrary)(model.eval(), tokenizer, checkpoint, plan)
 
 
 def _adapted(checkpoint: Checkpoint, model: Any) -> Any:

@@ -111,6 +111,8 @@ class TextPreparation:
     pad_to: int | None = None
     """Every text is filled up with `pad_id` to so many tokens, which are attended to as its own (SigLIP);
     None: only as far as its batch needs, and masked."""
+    pad_side: Literal["left", "right"] = "right"
+    """The side of the padding of `pad_to`."""
     lowercase: bool = False
     """Of older artifacts: single texts are lower-cased before tokenising, pairs never. Today
     tokenizer.json does it itself."""

@@ -168,7 +168,8 @@ class Encoder:
     def item(
         self, ids: list[int], index: int, *, type_ids: list[int] | None = None, truncated: bool = False
     ) -> Item:
-        """An item, checked: it has tokens, and every id has a row in the table. Raises InputError."""
+        """An item, checked: it has tokens, and every id has a row in the table. Padding of the model's own is
+        not counted. Raises InputError."""
         if not ids:
             raise InputError(f"input {index}: the prompt cannot be empty: it has no tokens", field="input")
         if self.may_exceed_table and max(ids) >= self.text.vocab_size:
@@ -176,7 +177,11 @@ class Encoder:
                 f"input {index}: token id {max(ids)} is out of vocabulary ({self.text.vocab_size} ids)",
                 field="input",
             )
-        return Item(ids=ids, type_ids=type_ids, truncated=truncated, prompt_tokens=len(ids))
+        item = Item(ids=ids, type_ids=type_ids, truncated=truncated, prompt_tokens=len(ids))
+        if self.text.pad_to is not None and len(ids) < self.text.pad_to:
+            padding = [self.text.pad_id] * (self.text.pad_to - len(ids))
+            item.ids = [*ids, *padding] if self.text.pad_side == "right" else [*padding, *ids]
+        return item
 
     # Plain tokenising
 

@@ -409,6 +409,8 @@ class MultimodalPreparation(Preparation):
         """The ids of a prompt in any form, whatever its length, expanded picture tokens included; no role
         applies. Raises InputError."""
         content = prompt_forms.content(prompt, "prompt", field="prompt")
+        if isinstance(content.text, str) and not content.media:
+            return super().prompt_tokens(content.text, add_special_tokens=add_special_tokens)
         wanted = _Wanted(
             plan=None,
             prefix="",

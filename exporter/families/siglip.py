@@ -1,0 +1,68 @@
+"""SigLIP and SigLIP 2 (https://arxiv.org/abs/2303.15343, 2502.14786): towers of texts and pictures that were
+trained with a sigmoid loss.
+
+A text is always padded to the full length, with padding that is attended to, and pooled at its last position,
+which usually is padding. SigLIP 2 has the same classes at fixed resolutions, and another tokenizer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.artifact.images import Images
+from ..files.pictures.processor import HALF
+from . import _pictures
+from ._transformers import backbone
+from .registry import Architecture, Config, Layer, Vision
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..files.checkpoint_files import Files
+
+TEXT = {"vocab_size": 32000, "hidden_size": 768, "max_position_embeddings": 64}
+VISION = {"hidden_size": 768, "image_size": 224, "patch_size": 16}
+"""Defaults of transformers' SiglipTextConfig and SiglipVisionConfig."""
+
+
+def translate(config: Config) -> Config:
+    vision = _pictures.inner(config, "vision_config", VISION)
+    return {**_pictures.with_text(config, TEXT), "vision_config": vision}
+
+
+def load(files: Files) -> nn.Module:
+    from .modules import towers
+
+    return towers.TextTower(backbone(files, "SiglipModel"), masked=False)
+
+
+def images(files: Files) -> Images:
+    return _pictures.fixed(files, size={"height": 224, "width": 224}, mean=HALF, std=HALF, apart=True, most=1)
+
+
+def vision(files: Files, text: nn.Module) -> nn.Module:
+    from .modules import towers
+
+    whole: Any = text
+    return towers.VisionTower(whole.model)
+
+
+ARCHITECTURE = Architecture(
+    model_types=("siglip",),
+    names=("SiglipModel", "SiglipEmbeddingModel"),
+    inputs=("input_ids", "attention_mask"),
+    load=load,
+    translate=translate,
+    pool="last",
+    own_pooling=True,
+    positions=lambda config: config["max_position_embeddings"],
+    pad_to=lambda config: config["max_position_embeddings"],
+    canonical_text=True,
+    projection=(Layer(name="text_model.head"),),
+    vision=Vision(
+        images=images,
+        inputs=_pictures.fixed_inputs,
+        load=vision,
+        width=lambda config: config["vision_config"]["hidden_size"],
+    ),
+)

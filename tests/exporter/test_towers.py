@@ -1,0 +1,163 @@
+"""CLIP and SigLIP from the checkpoint to the runtime, beside transformers' own classes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+from poolrt.exporter import checkpoint as checkpoints
+from poolrt.exporter.families.modules.towers import EndOfText
+from poolrt.exporter.heads import planning
+from poolrt.exporter.pipeline import export
+from poolrt.runtime import load
+from poolrt.runtime.artifact import reading
+from poolrt.runtime.errors import CheckpointError
+from poolrt.runtime.inputs.media import prepared
+
+from tests import pictures
+from tests.families import towers
+
+Floats = NDArray[np.float32]
+SAME = 3e-6
+"""Largest difference of unit vectors in float32: other kernels of attention and other orders of sums. Worst
+measured 7e-7."""
+TEXTS = ("a photo of a cat", "two cats sleeping on a pink couch", "x", "numbers 1 2 3 " * 30)
+PICTURES = tuple(pictures.drawn(*size) for size in ((40, 70), (200, 100), (33, 500), (1, 1)))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`checkpoint("clip")`: that tiny checkpoint."""
+    home = tmp_path_factory.mktemp("towers")
+
+    @functools.cache
+    def folder(name: str) -> Path:
+        return towers.ALL[name](home / name)
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artifact(
+    checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """`artifact("clip")`: its artifact."""
+    home = tmp_path_factory.mktemp("artifacts")
+
+    @functools.cache
+    def folder(name: str) -> Path:
+        export(checkpoint(name), name=name, out=home)
+        return home / name
+
+    return folder
+
+
+def theirs(folder: Path) -> Any:
+    return transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def unit(output: Any) -> Floats:
+    vectors = getattr(output, "pooler_output", output).float().numpy()
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def texts_of(folder: Path, model: Any) -> Floats:
+    """The texts as transformers' processors read them: CLIP pads to the longest, SigLIP to 64."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    clip = model.config.model_type == "clip"
+    limits = {"padding": True, "max_length": 77} if clip else {"padding": "max_length", "max_length": 64}
+    read = tokenizer(list(TEXTS), truncation=True, return_tensors="pt", **limits)
+    used = {name: read[name] for name in ("input_ids", *(["attention_mask"] if clip else []))}
+    with torch.inference_mode():
+        return unit(model.get_text_features(**used))
+
+
+def pictures_of(artifact: Path, model: Any) -> Floats:
+    """The pictures that our preparation made, through transformers' class."""
+    images = reading.read(artifact).manifest.images
+    assert images is not None
+    rows = [prepared.image(images, picture).items[0].arrays["pixel_values"] for picture in PICTURES]
+    with torch.inference_mode():
+        return unit(model.get_image_features(pixel_values=torch.from_numpy(np.stack(rows))))
+
+
+def compared(folder: Path, artifact: Path) -> None:
+    reference = theirs(folder)
+    with load(artifact) as model:
+        texts = np.asarray(model.embed(list(TEXTS), truncate_prompt_tokens=-1))
+        seen = np.asarray(model.embed([{"image": picture} for picture in PICTURES]))
+        alone = np.asarray(model.embed([TEXTS[2]]))
+    np.testing.assert_allclose(texts, texts_of(folder, reference), atol=SAME)
+    np.testing.assert_allclose(seen, pictures_of(artifact, reference), atol=SAME)
+    np.testing.assert_allclose(alone[0], texts[2], atol=SAME)
+
+
+@pytest.mark.parametrize(
+    "name", ["clip", pytest.param("clip_legacy", marks=pytest.mark.slow), "siglip", "siglip2"]
+)
+def test_texts_and_pictures_are_embedded_as_transformers_does(
+    name: str, checkpoint: Callable[[str], Path], artifact: Callable[[str], Path]
+) -> None:
+    compared(checkpoint(name), artifact(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("write", "options"),
+    [
+        (towers.clip, {"seed": 5, "heads": 3, "side": 48, "patch": 16}),
+        (towers.clip, {"seed": 6, "dtype": torch.bfloat16}),
+        (towers.siglip2, {"seed": 7, "heads": 4, "side": 40, "max_shard_size": "40KB"}),
+        (towers.siglip, {"seed": 8, "dtype": torch.bfloat16, "text": {"max_position_embeddings": 16}}),
+    ],
+    ids=["other sizes", "bf16", "sharded", "short texts"],
+)
+def test_other_seeds_sizes_and_files(write: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    folder = write(tmp_path / "checkpoint", **options)
+    export(folder, name="out", out=tmp_path)
+    reference = theirs(folder)
+    with load(tmp_path / "out") as model:
+        seen = np.asarray(model.embed([{"image": picture} for picture in PICTURES]))
+    np.testing.assert_allclose(seen, pictures_of(tmp_path / "out", reference), atol=SAME)
+
+
+@pytest.mark.parametrize(("end", "places"), [(9, [2, 1]), (None, [2, 3])], ids=["stated", "legacy"])
+def test_a_text_of_clip_is_pooled_at_its_first_end(end: int | None, places: list[int]) -> None:
+    """In files from before transformers 4.31 the highest id ends a text, whatever config.json states."""
+    ids = torch.tensor([[8, 3, 9, 9], [8, 9, 3, 10]])
+    mask = EndOfText(end)(ids, torch.ones_like(ids))
+    assert mask.argmax(1).tolist() == places
+    assert mask.sum(1).tolist() == [1, 1]
+
+
+def test_siglip_texts_are_lower_cased_and_without_punctuation(artifact: Callable[[str], Path]) -> None:
+    with load(artifact("siglip")) as one, load(artifact("siglip2")) as two:
+        assert one.tokenize("  A Photo, of: a CAT!") == one.tokenize("a photo of a cat")
+        assert two.tokenize("A Photo, of a CAT!") == two.tokenize("a photo, of a cat!")
+        assert two.tokenize("a cat!") != two.tokenize("a cat")
+
+
+def test_padding_of_the_models_own_is_not_counted(artifact: Callable[[str], Path]) -> None:
+    with load(artifact("siglip2")) as model:
+        output = model.embed("a cat")
+        assert output[0].prompt_token_ids is not None
+        assert output.prompt_tokens == len(model.tokenize("a cat"))
+
+
+@pytest.mark.parametrize("word", ["CLS", "LAST"])
+def test_both_words_of_vllm_mean_the_models_own_vector(word: str, checkpoint: Callable[[str], Path]) -> None:
+    plan = planning.plan(checkpoints.read(checkpoint("clip"), pooler_config={"pooling_type": word}))
+    assert plan.heads["embed"].pool == "last"
+
+
+def test_any_other_pooling_is_refused(checkpoint: Callable[[str], Path]) -> None:
+    opened = checkpoints.read(checkpoint("clip"), pooler_config={"pooling_type": "MEAN"})
+    with pytest.raises(CheckpointError, match="one vector of its own"):
+        planning.plan(opened)
