@@ -16,6 +16,13 @@ RUNTIME = {
     "commands/vector_file"),
     "test_feed test_worker": ("engines/feed",),
     "test_growth": ("inputs/tokenizer_file",),
+    "test_media test_media_goldens test_media_hostile": (
+        "inputs/media/decode", "inputs/media/fixed", "inputs/media/limits", "inputs/media/medium",
+        "inputs/media/normalise", "inputs/media/options", "inputs/media/patches", "inputs/media/positions",
+        "inputs/media/prepared", "inputs/media/rows", "inputs/media/tiles", "inputs/media/video",
+        "inputs/media/video_file", "inputs/media/video_source",
+    ),
+    "test_media_resize test_media_goldens": ("inputs/media/native", "inputs/media/resize"),
     "test_llm": ("artifact/checkpoints", "artifact/overrides", "vllm/pooler_config"),
     "test_overrides": ("vllm/llm", "vllm/pooler_config"),
     "exporter/test_choices exporter/test_vllm_names": ("vllm/pooler_config",),

@@ -5,25 +5,36 @@ from __future__ import annotations
 import numpy as np
 
 from ...artifact.images import Images
+from ...errors import InputError
 from ..items import VisionItem
 from .medium import Region
 from .resize import Window, resized
 from .rows import Planes, fixed_row
 
+MOST_SIDE = 65_536
+"""Pixels of the longer side of a scaled picture, all of whose weights are computed."""
 
-def row(images: Images, planes: Planes, *, resize: bool = True) -> VisionItem:
+
+def row(images: Images, planes: Planes, *, resize: bool = True, field: str) -> VisionItem:
     """Returns the row of a picture [3, height, width].
 
     Args:
         resize: whether the picture is scaled before it is cut to the graph's size.
+        field: named by errors.
     """
-    return fixed_row(images, fitted(images, planes, resize=resize))
+    return fixed_row(images, fitted(images, planes, resize=resize, field=field))
 
 
-def fitted(images: Images, planes: Planes, *, resize: bool = True) -> Planes:
+def fitted(images: Images, planes: Planes, *, resize: bool = True, field: str) -> Planes:
     """[3, height, width] of the graph: squashed, or scaled to the shorter side and cut from the middle.
     Where a side is too short for the cut, black stands beside it."""
     tall, wide = _size(images, *planes.shape[1:], resize=resize)
+    if max(tall, wide) > MOST_SIDE:
+        raise InputError(
+            f"a picture has {planes.shape[2]} x {planes.shape[1]} pixels, one side may be "
+            f"{MOST_SIDE // min(tall, wide)} times the other; crop it",
+            field=field,
+        )
     rows, columns = _middle(tall, images.height), _middle(wide, images.width)
     part = resized(
         planes, tall, wide, resample=images.resample, kernel=images.kernel, rows=rows, columns=columns

@@ -11,19 +11,17 @@ from numpy.typing import NDArray
 
 from ...artifact.images import RGB, Kernel
 
-SCALE = 0.00392156862745098
-"""1 / 255 as processors write it (`rescale_factor`)."""
+SCALE = np.float32(255)
+"""transformers multiplies by 0.00392156862745098 in float64; dividing gives the same float32s."""
 
 
-def normalised(planes: NDArray[np.uint8], mean: RGB, std: RGB, kernel: Kernel) -> NDArray[np.float32]:
-    """Returns [3, ...] float32 of bytes [3, ...]."""
-    shape = (3, *[1] * (planes.ndim - 1))
-    means, stds = (np.array(values, np.float32).reshape(shape) for values in (mean, std))
+def normalise(values: NDArray[np.float32], mean: RGB, std: RGB, kernel: Kernel, *, axis: int) -> None:
+    """Normalises bytes, as float32 numbers, in place. `axis` is that of the three channels."""
+    shape = [3 if place == axis else 1 for place in range(values.ndim)]
+    means, stds = (np.array(numbers, np.float32).reshape(shape) for numbers in (mean, std))
     if kernel == "torchvision":
-        values = planes.astype(np.float32)
-        means, stds = means * np.float32(1 / SCALE), stds * np.float32(1 / SCALE)
+        means, stds = means * SCALE, stds * SCALE
     else:
-        values = (np.arange(256) * SCALE).astype(np.float32)[planes]
+        values /= SCALE
     values -= means
     values /= stds
-    return values

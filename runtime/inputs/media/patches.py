@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...artifact.images import Images, Kernel, Patches
 from ...errors import InputError
 from ..items import VisionItem
-from .normalise import normalised
+from .normalise import normalise
 from .resize import resized
 from .rows import Planes, digest
 
@@ -115,11 +115,10 @@ def whole(patches: Patches, height: int, width: int, field: str) -> tuple[int, i
 def group_row(images: Images, frames: Planes, kernel: Kernel) -> VisionItem:
     """The row of one group of frames [3, frames, height, width]; a picture is one frame, repeated."""
     patches = facts(images)
-    values = normalised(frames, images.mean, images.std, kernel)
     rows, columns = (side // patches.size for side in frames.shape[2:])
     return VisionItem(
         arrays={
-            "pixel_values": cut(values, patches),
+            "pixel_values": cut(images, frames, kernel),
             "patch_positions": positions(rows, columns, patches.merge),
         },
         rows=rows * columns // patches.merge**2,
@@ -128,17 +127,21 @@ def group_row(images: Images, frames: Planes, kernel: Kernel) -> VisionItem:
     )
 
 
-def cut(values: NDArray[np.float32], patches: Patches) -> NDArray[np.float32]:
-    """[3, frames, height, width] -> [patches, 3 * temporal * size * size], the patches of a feature behind
-    one another. One frame is repeated."""
-    channels, frames, height, width = values.shape
+def cut(images: Images, frames: Planes, kernel: Kernel) -> NDArray[np.float32]:
+    """[3, frames, height, width] -> normalised [patches, 3 * temporal * size * size], the patches of a
+    feature behind one another. One frame is repeated."""
+    patches = facts(images)
+    channels, depth, height, width = frames.shape
     size, merge = patches.size, patches.merge
     rows, columns = height // size // merge, width // size // merge
-    pieces = values.reshape(channels, frames, rows, merge, size, columns, merge, size)
-    pieces = pieces.transpose(2, 5, 3, 6, 0, 1, 4, 7)
-    out = np.empty((rows, columns, merge, merge, channels, patches.temporal, size, size), np.float32)
-    out[:] = pieces
-    return out.reshape(rows * columns * merge * merge, -1)
+    pieces = frames.reshape(channels, depth, rows, merge, size, columns, merge, size)
+    values = np.empty((rows, columns, merge, merge, channels, patches.temporal, size, size), np.float32)
+    first = values[..., :depth, :, :]
+    first[...] = pieces.transpose(2, 5, 3, 6, 0, 1, 4, 7)
+    normalise(first, images.mean, images.std, kernel, axis=4)
+    if depth < patches.temporal:
+        values[..., depth:, :, :] = first
+    return values.reshape(rows * columns * merge * merge, -1)
 
 
 def positions(rows: int, columns: int, merge: int) -> NDArray[np.int64]:

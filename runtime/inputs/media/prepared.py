@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
-
 from ...artifact.images import Images
 from ...errors import InputError
 from . import decode, fixed, patches, tiles, video_source
@@ -43,7 +41,7 @@ def image(
     settings = applied(images, options or {})
     images = settings.images
     pixels = decode.rgb(source, background=images.background, limits=limits, field=field)
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    planes = pixels.transpose(2, 0, 1)
     if images.scheme == "patches":
         item = patches.row(
             images, planes, resize=settings.resize, most_pixels=limits.prepared_pixels, field=field
@@ -57,7 +55,7 @@ def image(
         grids = (_square(images.tokens),) * len(items)
         regions = tiles.regions(down, across, len(items))
         return Medium(kind="image", items=tuple(items), text=text, grids=grids, regions=regions)
-    item = fixed.row(images, planes, resize=settings.resize)
+    item = fixed.row(images, planes, resize=settings.resize, field=field)
     regions = (fixed.region(images, *planes.shape[1:], resize=settings.resize),)
     if images.apart:
         return Medium(kind="image", items=(item,), text="", grids=(), regions=regions)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...artifact.images import Kernel, Resample
+from . import native
 
 Planes = NDArray[np.uint8]
 Window = tuple[int, int]
@@ -27,8 +28,10 @@ SINGLE = 1 << 24
 """Integers up to it are exact in float32."""
 BLOCK = 32
 """Outputs that one product of a pass computes together."""
-STRIP = 256
-"""Rows that are filtered together; measured fastest of 64 to 1024."""
+STRIP = 64
+"""Rows that are filtered together; 8 to 256 were measured."""
+MOST_WASTE = 4
+"""Times the pixels that are wanted, which the compiled form may compute: it knows no windows."""
 SUPPORT: dict[Resample, float] = {"box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 """Half the width of a filter, in pixels of the smaller of the two pictures."""
 
@@ -43,25 +46,43 @@ def resized(
     rows: Window | None = None,
     columns: Window | None = None,
 ) -> Planes:
-    """Returns a picture [channels, rows, columns] of another size.
+    """Returns a picture [3, rows, columns] of another size.
 
     Args:
-        planes: [channels, rows, columns].
+        planes: [3, rows, columns]; a view of [rows, columns, 3] costs nothing.
         height, width: of the whole result.
         rows, columns: the part of the result that is computed; None: all of it.
     """
-    rows, columns = rows or (0, height), columns or (0, width)
+    down, across = rows or (0, height), columns or (0, width)
+    if planes.shape[1:] == (height, width):
+        return planes[:, slice(*down), slice(*across)]
+    part = (down[1] - down[0]) * (across[1] - across[0])
+    # The compiled form is faster where pictures shrink; where they grow, its float32 results cost time.
+    if height * width <= min(MOST_WASTE * part, planes.shape[1] * planes.shape[2]):
+        whole = native.resized(planes, height, width, resample, kernel, _whole)
+        if whole is not None:
+            return whole[:, slice(*down), slice(*across)]
+    return by_numpy(planes, height, width, resample, kernel, down, across)
+
+
+def _whole(planes: Planes, height: int, width: int, resample: Resample, kernel: Kernel) -> Planes:
+    return by_numpy(planes, height, width, resample, kernel, (0, height), (0, width))
+
+
+def by_numpy(
+    planes: Planes, height: int, width: int, resample: Resample, kernel: Kernel, rows: Window, columns: Window
+) -> Planes:
+    """The form that needs no other library, to which the compiled one is held."""
+    tall, wide = planes.shape[1:]
     if resample == "nearest":
-        return planes[
-            :,
-            _nearest(planes.shape[1], height, kernel, rows)[:, None],
-            _nearest(planes.shape[2], width, kernel, columns),
-        ]
-    if planes.shape[2] != width or columns != (0, width):
-        planes = _horizontal(planes, _bands(planes.shape[2], width, resample, kernel, columns))
-    if planes.shape[1] != height or rows != (0, height):
-        planes = _vertical(planes, _bands(planes.shape[1], height, resample, kernel, rows))
-    return planes
+        lines, places = _nearest(tall, height, kernel, rows), _nearest(wide, width, kernel, columns)
+        return planes[:, lines[:, None], places]
+    across = down = None
+    if (wide, columns) != (width, (0, width)):
+        across = _bands(wide, width, resample, kernel, columns)
+    if (tall, rows) != (height, (0, height)):
+        down = _bands(tall, height, resample, kernel, rows)
+    return _filtered(planes, across, down)
 
 
 def _nearest(size: int, out: int, kernel: Kernel, window: Window) -> NDArray[np.int64]:
@@ -81,8 +102,10 @@ class Bands:
     """[blocks, BLOCK, band] float32 or float64: integer weights * 2**-bits; rows of zeros
     behind the last output."""
     offsets: NDArray[Any]
-    """[blocks, BLOCK]: what is added to a sum over bytes - 128, so that its floor is the output."""
+    """[blocks, BLOCK]: what is added to a sum, so that its floor is the output."""
     outputs: int
+    centre: int
+    """What is taken from each byte: 128 where smaller numbers keep float32 exact, else 0."""
 
 
 def _bands(size: int, out: int, resample: Resample, kernel: Kernel, window: Window) -> Bands:
@@ -102,18 +125,31 @@ def _built_bands(size: int, out: int, resample: Resample, kernel: Kernel, window
     ends = np.maximum.reduceat(first, np.arange(0, outputs, BLOCK)) + weights.shape[1]
     band = min(int((ends - starts).max()), size)
     starts = np.minimum(starts, size - band)
-    single = bits <= 16 and 128 * int(np.abs(weights).sum(axis=1).max()) < SINGLE
-    dtype = np.float32 if single else np.float64
+    centre, dtype = _exact(bits, int(np.abs(weights).sum(axis=1).max()))
     matrix = np.zeros((blocks * BLOCK, band), dtype)
     inside = first[:, None] - starts[place // BLOCK][:, None] + np.arange(weights.shape[1])
     # Weights behind the input's end are zero; they are written where the band has room.
     inside = np.minimum(inside, band - 1)
     np.add.at(matrix, (place[:, None], inside), np.ldexp(weights.astype(dtype), -bits))
     offsets = np.zeros(blocks * BLOCK, np.float64)
-    offsets[:outputs] = np.ldexp(128.0 * weights.sum(axis=1) + (1 << (bits - 1)), -bits)
+    offsets[:outputs] = np.ldexp(float(centre) * weights.sum(axis=1) + (1 << (bits - 1)), -bits)
     return Bands(
-        starts, matrix.reshape(blocks, BLOCK, band), offsets.reshape(blocks, BLOCK).astype(dtype), outputs
+        starts,
+        matrix.reshape(blocks, BLOCK, band),
+        offsets.reshape(blocks, BLOCK).astype(dtype),
+        outputs,
+        centre,
     )
+
+
+def _exact(bits: int, largest: int) -> tuple[int, type[np.floating[Any]]]:
+    """The centre and the type in which sums are exact, for weights whose absolute sums reach `largest`."""
+    if bits <= 16 and 255 * largest < SINGLE:
+        return 0, np.float32
+    # A sum of 256 or more, which rounding might change, is cut to 255.
+    if bits <= 16 and 128 * largest < SINGLE:
+        return 128, np.float32
+    return 0, np.float64
 
 
 _kept_bands = lru_cache(maxsize=16)(_built_bands)
@@ -161,43 +197,53 @@ def _integers(weights: NDArray[np.float64], kernel: Kernel) -> tuple[NDArray[np.
     return np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int64), bits
 
 
-def _horizontal(planes: Planes, bands: Bands) -> Planes:
-    """[channels, rows, columns] -> [channels, rows, outputs]."""
-    channels, height, width = planes.shape
-    flat = planes.reshape(channels * height, width)
-    out = np.empty((channels * height, bands.outputs), np.uint8)
-    turned = [np.ascontiguousarray(weights.T) for weights in bands.weights]
-    for top in range(0, len(flat), STRIP):
-        centred = _centred(flat[top : top + STRIP], bands)
-        for block, start in enumerate(bands.starts):
-            place = slice(block * BLOCK, min((block + 1) * BLOCK, bands.outputs))
-            sums = centred[:, start : start + len(turned[block])] @ turned[block]
-            sums += bands.offsets[block]
-            out[top : top + STRIP, place] = _bytes(sums)[:, : place.stop - place.start]
-    return out.reshape(channels, height, bands.outputs)
-
-
-def _vertical(planes: Planes, bands: Bands) -> Planes:
-    """[channels, rows, columns] -> [channels, outputs, columns]."""
-    channels, _, width = planes.shape
-    out = np.empty((channels, bands.outputs, width), np.uint8)
-    band = bands.weights.shape[2]
-    for plane in range(channels):
-        centred = _centred(planes[plane], bands)
-        for block, start in enumerate(bands.starts):
-            place = slice(block * BLOCK, min((block + 1) * BLOCK, bands.outputs))
-            sums = bands.weights[block] @ centred[start : start + band]
-            sums += bands.offsets[block][:, None]
-            out[plane, place] = _bytes(sums)[: place.stop - place.start]
+def _filtered(planes: Planes, across: Bands | None, down: Bands | None) -> Planes:
+    """Both passes, or the one that is not None. The rows of a block of outputs go through both of them before
+    the next rows, so that what lies between stays in the processor's cache."""
+    height, width = planes.shape[1], planes.shape[2] if across is None else across.outputs
+    out = np.empty((len(planes), height if down is None else down.outputs, width), np.uint8)
+    if down is None:
+        assert across is not None, "one pass is asked for"
+        for top in range(0, height, STRIP):
+            out[:, top : top + STRIP] = _horizontal(planes[:, top : top + STRIP], across)
+        return out
+    held, end = np.empty((len(planes), 0, width), down.weights.dtype), 0
+    for block, start in enumerate(down.starts.tolist()):
+        # Neighbouring blocks share rows.
+        kept = held[:, held.shape[1] - max(end - start, 0) :]
+        end = start + down.weights.shape[2]
+        fresh = planes[:, start + kept.shape[1] : end]
+        fresh = _numbers(fresh, down) if across is None else _horizontal(fresh, across, down)
+        held = np.concatenate([kept, fresh], axis=1)
+        place = slice(block * BLOCK, min((block + 1) * BLOCK, down.outputs))
+        sums = np.matmul(down.weights[block], held)
+        sums += down.offsets[block][:, None]
+        np.clip(sums, 0, 255, out=sums)
+        out[:, place] = sums[:, : place.stop - place.start]
     return out
 
 
-def _centred(planes: Planes, bands: Bands) -> NDArray[Any]:
-    """Bytes - 128 in the type of the weights."""
-    return np.bitwise_xor(planes, 128).view(np.int8).astype(bands.weights.dtype)
+def _horizontal(planes: Planes, bands: Bands, following: Bands | None = None) -> NDArray[Any]:
+    """[3, rows, columns] -> [3, rows, outputs]: numbers whose whole part is the byte, or for the pass that
+    follows, the byte less its centre."""
+    channels, height, width = planes.shape
+    flat = _numbers(planes, bands).reshape(channels * height, width)
+    dtype, centre = (np.uint8, 0) if following is None else (following.weights.dtype, following.centre)
+    out = np.empty((channels * height, bands.outputs), dtype)
+    for block, start in enumerate(bands.starts.tolist()):
+        sums = flat[:, start : start + bands.weights.shape[2]] @ bands.weights[block].T
+        sums += bands.offsets[block] - centre
+        if following is not None:
+            np.floor(sums, out=sums)
+        np.clip(sums, -centre, 255 - centre, out=sums)
+        place = slice(block * BLOCK, min((block + 1) * BLOCK, bands.outputs))
+        out[:, place] = sums[:, : place.stop - place.start]
+    return out.reshape(channels, height, bands.outputs)
 
 
-def _bytes(sums: NDArray[Any]) -> Planes:
-    """Rounded down and cut to 0..255; overwrites `sums`."""
-    np.clip(sums, 0, 255, out=sums)
-    return sums.astype(np.uint8)
+def _numbers(planes: Planes, bands: Bands) -> NDArray[Any]:
+    """Bytes less the centre in the type of the weights, contiguous."""
+    values = planes.astype(bands.weights.dtype, order="C")
+    if bands.centre:
+        values -= bands.centre
+    return values

@@ -9,15 +9,17 @@ from numpy.typing import NDArray
 
 from ...artifact.images import Images, Kernel
 from ..items import VisionItem
-from .normalise import normalised
+from .normalise import normalise
 
 Planes = NDArray[np.uint8]
 
 
 def fixed_row(images: Images, planes: Planes) -> VisionItem:
     """The row of a picture or tile [3, height, width] that has the size of the graph."""
+    values = planes.astype(np.float32, order="C")
+    normalise(values, images.mean, images.std, images.kernel, axis=0)
     return VisionItem(
-        arrays={"pixel_values": normalised(planes, images.mean, images.std, images.kernel)},
+        arrays={"pixel_values": values},
         rows=1 if images.apart else images.tokens,
         cost=max(images.cost, 1),
         digest=digest(images, planes, images.kernel),

@@ -77,13 +77,7 @@ def prepared(
     pictures.check_budget(len(frames) * tall * wide, most_pixels, field)
     # transformers has no Pillow form of this processor, whatever its pictures are resized with.
     scaled = [
-        resized(
-            np.ascontiguousarray(frame.transpose(2, 0, 1)),
-            tall,
-            wide,
-            resample=images.resample,
-            kernel="torchvision",
-        )
+        resized(frame.transpose(2, 0, 1), tall, wide, resample=images.resample, kernel="torchvision")
         for frame in frames
     ]
     missing = -len(scaled) % patches.temporal
