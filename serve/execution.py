@@ -8,7 +8,6 @@ and for TEI's timing headers.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -44,8 +43,9 @@ HEAVY_ITEMS = 64
 """The result of this many items is finished in a thread, so that other requests do not wait for its
 arithmetic."""
 
-PICTURE_THREADS = max(1, min(8, os.cpu_count() or 1))
-"""Requests whose pictures are decoded at the same time."""
+PICTURE_THREADS = 8
+"""Requests whose pictures are prepared at the same time. A request with many holds its thread while earlier
+ones are computed, so there are more threads than processors."""
 
 LATE = "not computed in the time that was given; try again later, or raise --request-timeout"
 
@@ -121,10 +121,7 @@ class Workshop:
         """`step`, which prepares prompts and queues nothing, in a thread. Raises what it raises."""
         if pictures is None:
             return await self.thread(step)
-        try:
-            return await self._watched(self._pictures, request, step)
-        finally:
-            pictures.release()
+        return await self._watched(self._pictures, request, step)
 
     async def thread(self, step: Callable[[], Result]) -> Result:
         """`step` in one of the threads. Raises what it raises."""
@@ -205,8 +202,6 @@ class Workshop:
         try:
             return await self._run(request, served, start, in_thread or pictures is not None, pictures)
         finally:
-            if pictures is not None:
-                pictures.release()
             served.running -= 1
             self.state.load -= self.settings.track_load
 

@@ -47,7 +47,8 @@ class Media:
     """Decoded pixels of all pictures and videos of one request; vLLM 0.33 admits 715 827 880 bytes, of which
     a pixel has three."""
     max_prepared_bytes: int = 1024**3
-    """Of the prepared pictures of one request; all requests together may have twice as many."""
+    """Of the prepared pictures that one request holds at a time; all requests together may hold twice as
+    many."""
     limits: dict[str, int] = field(default_factory=dict)
     """Modality (image, video) -> most items of one prompt; missing: as many as the model takes."""
     processor_kwargs: dict[str, object] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request
 
 from ...runtime.artifact.images import Images
+from ...runtime.inputs.media.medium import Medium
 from ...runtime.json_objects import merged
 from ...runtime.model import Model
 from ..headers import header
@@ -24,7 +25,8 @@ Content = tuple[str, Any]
 
 
 class Attached:
-    """The media of one request.
+    """The media of one request. Each is read and prepared when the runtime comes to it, so that few are held
+    at a time.
 
     Args:
         contents: place -> the parts of a content that has media.
@@ -46,28 +48,33 @@ class Attached:
         self._owner = owner
 
     def parts(self, place: str, content: Any) -> Any:
-        """Returns a content with its media prepared, or as it is where it has none. Call it in a thread.
-
-        Raises InputError and ApiError that name the part, and Cancelled for a client that left.
-        """
+        """Returns a content as the runtime takes it."""
         if (listed := self._contents.get(place)) is None:
             return content
         return [self._part(part) for part in listed]
 
-    def release(self) -> None:
-        """Gives back the memory of the prepared media: the request is over."""
-        self.preparer.share.release()
-
     def _part(self, part: Part) -> dict[str, Any]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
-        medium = None
-        if part.url is not None:
-            medium = self.preparer.medium(self.reader.read(part, self.gathered))
-        plain: dict[str, Any] = {"type": part.modality, part.modality: medium}
+        deferred = None if part.url is None else Deferred(self, part)
+        plain: dict[str, Any] = {"type": part.modality, part.modality: deferred}
         if part.uuid is not None:
             plain["uuid"] = self._owner + part.uuid
         return plain
+
+
+class Deferred:
+    """A picture or a video that is not read yet."""
+
+    def __init__(self, attached: Attached, source: Source) -> None:
+        self._attached = attached
+        self._source = source
+
+    def __call__(self) -> Medium:
+        """Returns it prepared. Raises InputError and ApiError that name its part, and Cancelled for a client
+        that left."""
+        attached = self._attached
+        return attached.preparer.medium(attached.reader.read(self._source, attached.gathered))
 
 
 async def attached(

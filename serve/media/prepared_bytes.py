@@ -1,8 +1,17 @@
-"""How much memory prepared pictures may take: a picture of 67 bytes becomes 600 kB of numbers."""
+"""How much memory prepared pictures take: one of 67 bytes becomes 600 kB of numbers.
+
+What is prepared is counted until its arrays are freed, wherever they are by then.
+"""
 
 from __future__ import annotations
 
 import threading
+import weakref
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ..errors import ApiError
 
@@ -11,52 +20,66 @@ class PreparedBytes:
     """The prepared pictures of all requests. Any thread may use it.
 
     Args:
-        most: bytes of one request; all together may take twice as many, one request alone is always admitted.
+        most: bytes of one request at a time; all together may take twice as many.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.used = 0
-        self.lock = threading.Lock()
+        self._used = 0
+        self._lock = threading.Lock()
+        # Arrays are freed in any thread, at any moment: also in this one while it holds the lock.
+        self._freed: deque[tuple[Share, int]] = deque()
+
+    @property
+    def used(self) -> int:
+        """Bytes of the arrays that are not freed yet."""
+        with self._lock:
+            self._settle()
+            return self._used
 
     def share(self) -> Share:
         """Returns what one request takes of it."""
         return Share(self)
 
-
-class Share:
-    """What one request has taken. Its thread may still take when the request is over, which has no effect."""
-
-    def __init__(self, all_requests: PreparedBytes) -> None:
-        self._all = all_requests
-        self.size = 0
-        self._over = False
-
-    def take(self, size: int) -> None:
-        """Raises ApiError: 400 where this request takes too much, 429 where all together do."""
-        everything = self._all
-        with everything.lock:
-            if self._over:
-                return
-            if self.size + size > everything.most:
+    def take(self, share: Share, arrays: Iterable[NDArray[Any]]) -> None:
+        """Counts arrays until they are freed. Raises ApiError: 400 where the request holds too much, 429
+        where all together do, save for a request alone."""
+        arrays = list(arrays)
+        size = sum(array.nbytes for array in arrays)
+        with self._lock:
+            self._settle()
+            if share.used + size > self.most:
                 raise ApiError(
                     400,
-                    f"the pictures of the request take more than {everything.most} bytes once they are "
-                    "prepared; send less per request",
+                    f"pictures of one prompt take more than {self.most} bytes once they are prepared; send "
+                    "fewer or smaller ones",
                 )
-            if everything.used > self.size and everything.used + size > 2 * everything.most:
+            if self._used > share.used and self._used + size > 2 * self.most:
                 raise ApiError(
                     429,
-                    f"the pictures of the requests at hand take more than {2 * everything.most} bytes; try "
-                    "again",
+                    f"the pictures of the requests at hand take more than {2 * self.most} bytes; try again",
                     headers={"Retry-After": "1"},
                 )
-            everything.used += size
-            self.size += size
+            self._used += size
+            share.used += size
+        for array in arrays:
+            weakref.finalize(array, self._freed.append, (share, array.nbytes)).atexit = False
 
-    def release(self) -> None:
-        """The request is over."""
-        with self._all.lock:
-            self._all.used -= self.size
-            self.size = 0
-            self._over = True
+    def _settle(self) -> None:
+        """Counts out what was freed, under the lock."""
+        while self._freed:
+            share, size = self._freed.popleft()
+            self._used -= size
+            share.used -= size
+
+
+class Share:
+    """What one request holds."""
+
+    def __init__(self, everything: PreparedBytes) -> None:
+        self.used = 0
+        self._everything = everything
+
+    def take(self, arrays: Iterable[NDArray[Any]]) -> None:
+        """Counts arrays until they are freed. Raises ApiError."""
+        self._everything.take(self, arrays)

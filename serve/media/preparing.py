@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -52,25 +51,20 @@ class Preparer:
         self.share = share
         self._left = most_pixels
         self._count = count
-        self._known: dict[tuple[bytes, ...], Medium] = {}
 
     def medium(self, encoded: Encoded) -> Medium:
-        """Returns a picture or a video as the model reads it; what a request sends twice is prepared once.
+        """Returns a picture or a video as the model reads it.
 
         Raises InputError that names its place, ApiError where prepared media take too much memory.
         """
         cancellation.check()
-        key = (encoded.modality.encode(), *map(_digest, (encoded.content, *encoded.frames)))
-        if (known := self._known.get(key)) is not None:
-            return known
         begun = time.perf_counter()
         try:
             medium = self._image(encoded) if encoded.modality == "image" else self._video(encoded)
         except InputError as error:
             raise InputError(f"{error} ({encoded.place})", field=error.field) from None
         self._count(encoded.modality, time.perf_counter() - begun)
-        self.share.take(sum(array.nbytes for item in medium.items for array in item.arrays.values()))
-        self._known[key] = medium
+        self.share.take(array for item in medium.items for array in item.arrays.values())
         return medium
 
     def _image(self, encoded: Encoded) -> Medium:
@@ -128,7 +122,3 @@ class Preparer:
             "less per request, or scale them down",
             field=field,
         )
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()

@@ -23,7 +23,8 @@ class Source:
 
     kind: Kind
     data: Any
-    """What `media.prepared` reads, or the path of a file; None: it is known by its `uuid`."""
+    """What `media.prepared` reads, the path of a file, or a function that returns the Medium when its turn
+    comes, and whose errors name it already. None: it is known by its `uuid`."""
     fps: float | None = None
     """Of a video's frames."""
     uuid: str | None = None

@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,19 +87,22 @@ class MediaReading:
     def _medium(self, source: Source, options: Mapping[str, object], name: str, index: int) -> Medium:
         if source.data is None:
             return self._known(source, index)
+        if callable(source.data):
+            return self._kept(source, cast(Callable[[], Medium], source.data)())
         try:
             medium = self._prepared(source, options, f"{name}: {source.kind} {index}")
         except InputError as error:
             # Which of many pictures is broken.
             raise InputError(f"{name}: {source.kind} {index}: {error}", field=error.field) from None
+        return self._kept(source, medium)
+
+    def _kept(self, source: Source, medium: Medium) -> Medium:
         if source.uuid is not None:
             self._remember(source.uuid, medium)
         return medium
 
     def _prepared(self, source: Source, options: Mapping[str, object], name: str) -> Medium:
         data = data_of(source, name)
-        if isinstance(data, Medium):  # poolrt serve prepares media itself, one by one
-            return data
         if isinstance(data, Mapping):
             return self._embedded(source.kind, data)
         if source.kind == "image":
