@@ -16,13 +16,25 @@ from types import ModuleType
 from typing import Any
 
 from ..runtime import machine
-from ..runtime.artifact.manifest import Backend, Engine, Graph, GraphRole, Manifest, Precision, Profile
+from ..runtime.artifact.images import Images
+from ..runtime.artifact.manifest import (
+    Backend,
+    Engine,
+    Graph,
+    GraphRole,
+    Manifest,
+    Precision,
+    Profile,
+)
 from ..runtime.engines import trt_library
+from ..runtime.engines.cuda_graphs import Shape, shape_of
 from ..runtime.errors import EngineError, InputError
 from .graph import rewriting
 
 # Tokens of the largest batch of a profile. The runtime's token budget is not larger, so no batch is split.
 BATCH_TOKENS = 16384
+FEATURE_TOKENS = 8192
+"""Of a text graph that reads features."""
 MOST_ROWS = 256
 # Precisions of the graph that engines are compiled from, where an artifact has one of them beside fp32.
 _LOWERED: tuple[Precision, ...] = ("bf16", "fp16")
@@ -113,20 +125,55 @@ def check(target: Target) -> Target:
     return target
 
 
-def profiles(max_tokens: int) -> tuple[Profile, ...]:
-    """Returns shapes for texts of up to `max_tokens`: many rows of short texts, few rows of long ones."""
+def profiles(longest: int, *, least: int = 1, together: int = BATCH_TOKENS) -> tuple[Profile, ...]:
+    """Returns shapes for texts of up to `longest` tokens, or pictures of so many patches: many rows of short
+    ones, few rows of long ones.
+
+    `least`: the shortest, `together`: tokens of the largest batch.
+    """
     shapes: list[Profile] = []
+    longest = min(longest, _CEILINGS[-1])
     for ceiling in _CEILINGS:
-        tokens = min(ceiling, max_tokens)
-        rows = max(1, min(MOST_ROWS, BATCH_TOKENS // tokens))
-        shapes.append(Profile(smallest=(1, 1), best=(max(1, rows // 4), tokens), largest=(rows, tokens)))
-        if tokens == max_tokens:
+        width = min(ceiling, longest)
+        if width < least:
+            continue
+        rows = max(1, min(MOST_ROWS, together // width))
+        shapes.append(Profile(smallest=(1, least), best=(max(1, rows // 4), width), largest=(rows, width)))
+        if width == longest:
             break
-    assert shapes[-1].largest[1] == max_tokens, f"{max_tokens} tokens are more than any profile holds"
     return tuple(shapes)
 
 
-def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: int) -> Engine:
+def shapes_of(graph: Graph, max_tokens: int, images: Images | None) -> tuple[Profile, ...]:
+    """Returns the shapes that the engine of a graph accepts."""
+    if graph.role == "text":
+        reads = any(tensor.name == "features" for tensor in graph.inputs)
+        # A batch's features are as wide as several hidden states, for as many tokens as a batch may have.
+        return profiles(max_tokens, together=FEATURE_TOKENS if reads else BATCH_TOKENS)
+    assert images is not None, "a vision graph has pictures"
+    if images.patches is None:
+        rows = max(1, min(MOST_ROWS, BATCH_TOKENS // max(1, images.cost)))
+        sizes = ((1, images.cost), (max(1, rows // 4), images.cost), (rows, images.cost))
+        return (Profile(smallest=sizes[0], best=sizes[1], largest=sizes[2]),)
+    merged, size = images.patches.merge**2, images.patches.size**2
+    pixels = images.patches.max_pixels
+    if images.videos is not None:
+        pixels = max(pixels, images.videos.max_pixels // images.videos.min_frames)
+    most = -(-pixels // (size * merged)) * merged
+    return tuple(
+        dataclasses.replace(shape, best=_whole(shape.best, merged), largest=_whole(shape.largest, merged))
+        for shape in profiles(most, least=merged)
+    )
+
+
+def _whole(shape: tuple[int, int], merged: int) -> tuple[int, int]:
+    """A shape whose patches are whole features."""
+    return shape[0], -(-shape[1] // merged) * merged
+
+
+def engine_from_onnx(
+    folder: Path, graph: Graph, target: Target, *, max_tokens: int, images: Images | None = None
+) -> Engine:
     """Compiles `graph` into `folder`/engines/... and returns the manifest's record of it.
 
     Raises EngineError in the library's own words.
@@ -145,11 +192,12 @@ def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: 
             + "".join(f"\n  {line}" for line in _parser_errors(parser))
         )
     _check_precision(trt, network, graph)
-    config, shapes = builder.create_builder_config(), profiles(max_tokens)
+    config, shapes = builder.create_builder_config(), shapes_of(graph, max_tokens, images)
     for shape in shapes:
         profile = builder.create_optimization_profile()
         for tensor in graph.inputs:
-            profile.set_shape(tensor.name, shape.smallest, shape.best, shape.largest)
+            sizes = (Shape(1, shape.smallest[1], 1), _full(shape.best), _full(shape.largest))
+            profile.set_shape(tensor.name, *(shape_of(tensor.axes, size) for size in sizes))
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(f"{target.backend} refuses the profile {shape}: {_last(log)}")
     if target.backend == "tensorrt-rtx" and target.device in _families(trt):
@@ -171,6 +219,11 @@ def engine_from_onnx(folder: Path, graph: Graph, target: Target, *, max_tokens: 
         precision=graph.precision,
         profiles=shapes,
     )
+
+
+def _full(shape: tuple[int, int]) -> Shape:
+    """A batch of this shape whose tokens all stand for features."""
+    return Shape(*shape, features=shape[0] * shape[1] + 1)
 
 
 @contextlib.contextmanager

@@ -308,7 +308,11 @@ def _compiled(
         with steps(_compiling(target)):
             compiled += [
                 engine.engine_from_onnx(
-                    folder, engine.compilable(manifest, role), target, max_tokens=manifest.text.max_tokens
+                    folder,
+                    engine.compilable(manifest, role),
+                    target,
+                    max_tokens=manifest.text.max_tokens,
+                    images=manifest.images,
                 )
                 for role in roles
             ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ..artifact.manifest import Profile
 
@@ -21,16 +21,45 @@ Key = TypeVar("Key", bound=Hashable)
 Held = TypeVar("Held")
 
 
-def bucket(rows: int, tokens: int, profile: Profile) -> tuple[int, int]:
-    """The shape (rows, tokens) that a batch is padded to, inside the profile that was chosen for it.
+class Shape(NamedTuple):
+    """The sizes of a batch's free axes."""
 
-    Rows go to powers of two, tokens to eighths of a power of two (multiples of 8 below 64), so a text model
-    of 512 tokens meets at most 8 + 8 * 3 token counts.
+    rows: int
+    width: int
+    """Tokens of each text, or patches of each picture."""
+    features: int = 0
+    """Rows of features of the whole batch, the row of zeros included; 0: the graph reads none."""
+    merged: int = 1
+    """Patches of one row of features."""
+
+
+def shape_of(axes: Sequence[str | int], shape: Shape) -> tuple[int, ...]:
+    """The sizes of a tensor with the manifest's `axes` in a batch."""
+    sizes = {
+        "batch": shape.rows,
+        "tokens": shape.width,
+        "patches": shape.width,
+        "rows": shape.width // shape.merged,
+        "features": shape.features,
+    }
+    return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)
+
+
+def bucket(rows: int, width: int, profile: Profile, *, features: int = 0, merged: int = 1) -> Shape:
+    """The shape that a batch is padded to, inside the profile that was chosen for it.
+
+    Rows and features go to powers of two, the width to eighths of a power of two (multiples of 8 below 64,
+    and of whole features), so a text model of 512 tokens meets at most 8 + 8 * 3 token counts.
     """
-    step = max(_SMALLEST_STEP, _power_of_two(tokens) // (2 * _STEPS_PER_OCTAVE))
-    padded_rows, padded_tokens = _power_of_two(rows), -(-tokens // step) * step
+    step = max(_SMALLEST_STEP, _power_of_two(width) // (2 * _STEPS_PER_OCTAVE))
+    step = -(-step // merged) * merged
+    padded_rows, padded_width = _power_of_two(rows), -(-width // step) * step
     least, most = profile.smallest, profile.largest
-    return min(max(padded_rows, least[0]), most[0]), min(max(padded_tokens, least[1]), most[1])
+    padded_rows = min(max(padded_rows, least[0]), most[0])
+    padded_width = min(max(padded_width, least[1]), most[1])
+    # A token has one feature at most, and the row of zeros stands before all.
+    held = min(_power_of_two(features), padded_rows * padded_width + 1) if features else 0
+    return Shape(padded_rows, padded_width, held, merged)
 
 
 def choose(rows: int, tokens: int, profiles: Sequence[Profile]) -> int | None:

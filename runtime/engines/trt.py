@@ -19,17 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact.manifest import Engine, Manifest, Profile
+from ..artifact.manifest import Engine, Graph, Manifest, Profile, Tensor
 from ..errors import EngineError
 from . import trt_library
 from .cuda import Cuda, host_array
-from .cuda_graphs import LeastRecent, bucket, choose
+from .cuda_graphs import LeastRecent, Shape, bucket, choose, shape_of
 from .table import Arrays
 
 GRAPHS = 64
 """Most captured CUDA graphs per session. Each holds a context of a few MB on the host; device memory is
 shared."""
 _ALIGNMENT = 256
+FEATURES = "features"
+"""The input whose rows belong to the whole batch."""
 
 
 def open(folder: Path, manifest: Manifest, engine: Engine) -> Session:
@@ -39,7 +41,17 @@ def open(folder: Path, manifest: Manifest, engine: Engine) -> Session:
     problem = trt_library.mismatch(engine, device=cuda.device(), version=trt.__version__)
     if problem:
         raise EngineError(problem)
-    return Session(trt, cuda, (folder / engine.file).read_bytes(), engine, pad_id=manifest.text.pad_id)
+    graph = next(graph for graph in manifest.graphs if graph.file == engine.graph)
+    patches = None if manifest.images is None else manifest.images.patches
+    return Session(
+        trt,
+        cuda,
+        (folder / engine.file).read_bytes(),
+        engine,
+        graph,
+        pad_id=manifest.text.pad_id,
+        merged=1 if patches is None else patches.merge**2,
+    )
 
 
 @dataclass(slots=True)
@@ -48,18 +60,17 @@ class _Tensor:
 
     name: str
     dtype: np.dtype[Any]
-    inner: tuple[int, ...]
-    """Fixed axes after batch (and tokens)."""
-    per_token: bool
+    axes: tuple[str | int, ...]
+    """Those of the manifest."""
     device: int
     host: NDArray[np.uint8]
 
-    def shape(self, rows: int, tokens: int) -> tuple[int, ...]:
-        return (rows, tokens, *self.inner) if self.per_token else (rows, *self.inner)
+    def shape(self, shape: Shape) -> tuple[int, ...]:
+        return shape_of(self.axes, shape)
 
-    def view(self, rows: int, tokens: int) -> NDArray[Any]:
+    def view(self, of: Shape) -> NDArray[Any]:
         """The pinned memory as an array of this batch's shape."""
-        shape = self.shape(rows, tokens)
+        shape = self.shape(of)
         return self.host[: math.prod(shape) * self.dtype.itemsize].view(self.dtype).reshape(shape)
 
 
@@ -72,17 +83,33 @@ class _Captured:
 
 class Session:
     """An engine on the GPU. See `table.Session`. `graphs` holds the captured CUDA graphs and counts released
-    ones."""
+    ones.
+
+    Args:
+        graph: the manifest's record of what it was compiled from, whose axes its tensors have.
+        merged: patches of one row of features.
+    """
 
     def __init__(
-        self, trt: ModuleType, cuda: Cuda, plan: bytes, engine: Engine, *, pad_id: int, graphs: int = GRAPHS
+        self,
+        trt: ModuleType,
+        cuda: Cuda,
+        plan: bytes,
+        engine: Engine,
+        graph: Graph,
+        *,
+        pad_id: int,
+        merged: int = 1,
+        graphs: int = GRAPHS,
     ) -> None:
         self._trt, self._cuda, self._facts, self._pad_id = trt, cuda, engine, pad_id
+        self._merged = merged
+        self._recorded = {tensor.name: tensor for tensor in (*graph.inputs, *graph.outputs)}
         self._memory: list[int] = []
         self._pinned: list[int] = []
         self._stream: Any = None
         self._log = trt_library.logger(trt)
-        self.graphs: LeastRecent[tuple[int, int, int], _Captured] = LeastRecent(graphs, self._release)
+        self.graphs: LeastRecent[tuple[int, Shape], _Captured] = LeastRecent(graphs, self._release)
         # engine_host_code_allowed stays off: a plan must not bring machine code for the host.
         self._runtime = trt.Runtime(self._log)
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
@@ -132,14 +159,15 @@ class Session:
                 f"{self._facts.file}: no output {', '.join(map(repr, unknown))}; it has "
                 f"{', '.join(self._outputs)}"
             )
-        rows, tokens = inputs[next(iter(self._inputs))].shape
-        chosen = choose(rows, tokens, self.profiles)
+        rows, width = self._extent(inputs)
+        chosen = choose(rows, width, self.profiles)
         if chosen is None:
             longest = max(profile.largest[1] for profile in self.profiles)
-            raise EngineError(f"{self._facts.file}: compiled for up to {longest} tokens, found {tokens}")
+            what = "patches" if "patches" in self._axes else "tokens"
+            raise EngineError(f"{self._facts.file}: compiled for up to {longest} {what}, found {width}")
         most = self.profiles[chosen].largest[0]
         parts = [
-            self._run(chosen, {name: array[start : start + most] for name, array in inputs.items()}, outputs)
+            self._run(chosen, part(inputs, start, most) if rows > most else inputs, outputs)
             for start in range(0, rows, most)
         ]
         return (
@@ -159,12 +187,18 @@ class Session:
         self._memory, self._pinned, self._stream, self._engine = [], [], None, None
 
     def _run(self, index: int, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
-        rows, tokens = next(iter(inputs.values())).shape
-        shape = bucket(rows, tokens, self.profiles[index])
+        rows, width = self._extent(inputs)
+        features = len(inputs[FEATURES]) if FEATURES in inputs else 0
+        shape = bucket(rows, width, self.profiles[index], features=features, merged=self._merged)
         for name, tensor in self._inputs.items():
-            fill(tensor.view(*shape), inputs[name], self._pad_id if name == "input_ids" else 0)
+            fill(
+                tensor.view(shape),
+                inputs[name],
+                self._pad_id if name == "input_ids" else 0,
+                repeats=tensor.axes[0] == "batch",
+            )
             self._copy(tensor, shape, to_device=True)
-        held = self.graphs.get((index, *shape), lambda: self._capture(index, shape))
+        held = self.graphs.get((index, shape), lambda: self._capture(index, shape))
         if held.graph is not None:
             self._cuda("cudaGraphLaunch", held.graph, self._stream)
         else:
@@ -174,13 +208,27 @@ class Session:
         self._cuda("cudaStreamSynchronize", self._stream)
         arrays = []
         for name in outputs:
-            array = self._outputs[name].view(*shape)[:rows]
-            array = array[:, :tokens] if self._outputs[name].per_token else array
+            tensor = self._outputs[name]
+            kept = shape_of(tensor.axes, shape._replace(rows=rows, width=width))
             # A copy, since the next batch writes to the same pinned memory.
-            arrays.append(np.array(array, dtype=np.float32))
+            arrays.append(np.array(tensor.view(shape)[tuple(map(slice, kept))], dtype=np.float32))
         return arrays
 
-    def _capture(self, index: int, shape: tuple[int, int]) -> _Captured:
+    @property
+    def _axes(self) -> set[str | int]:
+        return {axis for tensor in self._inputs.values() for axis in tensor.axes}
+
+    def _extent(self, inputs: Arrays) -> tuple[int, int]:
+        """(rows, width) of a batch: its texts and their tokens, or pictures and their patches. Pictures of
+        one size have the width 1."""
+        rows, width = 0, 1
+        for name, tensor in self._inputs.items():
+            for axis, size in zip(tensor.axes, inputs[name].shape, strict=True):
+                rows = size if axis == "batch" else rows
+                width = size if axis in ("tokens", "patches") else width
+        return rows, width
+
+    def _capture(self, index: int, shape: Shape) -> _Captured:
         """A context for one exact shape, run once, so that its kernels are chosen and compiled, then
         captured."""
         context = self._context()
@@ -188,12 +236,12 @@ class Session:
             context.set_optimization_profile_async(index, int(self._stream)), "choosing the profile", shape
         )
         for name, tensor in self._inputs.items():
-            self._ok(context.set_input_shape(name, tensor.shape(*shape)), f"the shape of {name}", shape)
+            self._ok(context.set_input_shape(name, tensor.shape(shape)), f"the shape of {name}", shape)
             self._ok(context.set_tensor_address(name, tensor.device), f"the address of {name}", shape)
         for name, tensor in self._outputs.items():
             output_shape = tuple(context.get_tensor_shape(name))
-            assert output_shape == tensor.shape(*shape), (
-                f"{name}: engine answers {output_shape}, expected {tensor.shape(*shape)}"
+            assert output_shape == tensor.shape(shape), (
+                f"{name}: engine answers {output_shape}, expected {tensor.shape(shape)}"
             )
             self._ok(context.set_tensor_address(name, tensor.device), f"the address of {name}", shape)
         context.set_device_memory(self._scratch, self._scratch_bytes)
@@ -239,10 +287,10 @@ class Session:
         if not context.execute_async_v3(int(self._stream)):
             raise EngineError(f"{self._facts.file}: running it failed: {' | '.join(self._log.lines[-3:])}")
 
-    def _ok(self, succeeded: bool, what: str, shape: tuple[int, int]) -> None:
+    def _ok(self, succeeded: bool, what: str, shape: Shape) -> None:
         if not succeeded:
             raise EngineError(
-                f"{self._facts.file}: {what} was refused for {shape[0]} x {shape[1]}: "
+                f"{self._facts.file}: {what} was refused for {shape.rows} x {shape.width}: "
                 f"{' | '.join(self._log.lines[-3:])}"
             )
 
@@ -252,18 +300,18 @@ class Session:
         held.graph = held.context = None
 
     def _tensor(self, name: str) -> _Tensor:
-        dims = tuple(self._engine.get_tensor_shape(name))
         dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
-        per_token = len(dims) > 1 and dims[1] == -1
-        inner = dims[2:] if per_token else dims[1:]
+        recorded: Tensor | None = self._recorded.get(name)
+        if recorded is None:
+            raise EngineError(f"{self._facts.file}: it has a tensor {name!r} that its graph has not")
         largest = max(
-            math.prod((profile.largest[0], *((profile.largest[1],) if per_token else ()), *inner))
+            math.prod(shape_of(recorded.axes, Shape(*profile.largest, math.prod(profile.largest) + 1)))
             for profile in self._facts.profiles
         )
         size = largest * dtype.itemsize
         address = int(self._cuda("cudaHostAlloc", size, 0))
         self._pinned.append(address)
-        return _Tensor(name, dtype, inner, per_token, self._allocate(size), host_array(address, size))
+        return _Tensor(name, dtype, recorded.axes, self._allocate(size), host_array(address, size))
 
     def _allocate(self, size: int) -> int:
         # cudaMalloc aligns to 256 bytes, as contexts need.
@@ -271,8 +319,8 @@ class Session:
         self._memory.append(address)
         return address
 
-    def _copy(self, tensor: _Tensor, shape: tuple[int, int], *, to_device: bool) -> None:
-        view, kinds = tensor.view(*shape), self._cuda.api.cudaMemcpyKind
+    def _copy(self, tensor: _Tensor, shape: Shape, *, to_device: bool) -> None:
+        view, kinds = tensor.view(shape), self._cuda.api.cudaMemcpyKind
         if to_device:
             self._cuda(
                 "cudaMemcpyAsync",
@@ -300,13 +348,29 @@ class Session:
             )
 
 
-def fill(target: NDArray[Any], source: NDArray[Any], padding: int) -> None:
-    """Writes `source` [rows, tokens] into the corner of the bucket `target`. New columns are padding, new
-    rows repeat the first.
+def part(inputs: Arrays, start: int, most: int) -> Arrays:
+    """`most` rows of a batch from `start` on, with the features that they read and their own index."""
+    rows = {name: array[start : start + most] for name, array in inputs.items() if name != FEATURES}
+    if FEATURES not in inputs:
+        return rows
+    index, features = rows["feature_index"], inputs[FEATURES]
+    used = index[index > 0]
+    first, end = (int(used.min()), int(used.max()) + 1) if used.size else (1, 1)
+    return {
+        **rows,
+        "feature_index": np.where(index > 0, index - (first - 1), 0),
+        FEATURES: np.concatenate([features[:1], features[first:end]]),
+    }
+
+
+def fill(target: NDArray[Any], source: NDArray[Any], padding: int, *, repeats: bool = True) -> None:
+    """Writes `source` into the corner of the bucket `target`. What lies behind a row is padding, and new rows
+    repeat the first; `repeats` false: they are padding.
 
     A row of padding alone would have no token to attend to, and a softmax over no key is NaN.
     """
-    rows, tokens = source.shape
-    target[:rows, :tokens] = source
-    target[:rows, tokens:] = padding
-    target[rows:] = target[:1]
+    rows = len(source)
+    if source.shape[1:] != target.shape[1:]:
+        target[:rows] = padding
+    target[tuple(map(slice, source.shape))] = source
+    target[rows:] = target[:1] if repeats else padding

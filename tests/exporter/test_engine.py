@@ -19,6 +19,7 @@ from poolrt.runtime.engines import trt_library
 from poolrt.runtime.errors import ArtifactError, EngineError, InputError
 
 from tests import checkpoints as tiny
+from tests.runtime import picture_models
 
 SM89 = Target("tensorrt-rtx", "sm89")
 
@@ -48,6 +49,21 @@ def test_every_tiny_checkpoint_compiles(
     assert made.file == f"engines/tensorrt-rtx-sm89-{version}-{precision}/model.engine"
     assert (tmp_path / made.file).stat().st_size > 10_000
     assert made.profiles[-1].largest[1] == opened.manifest.text.max_tokens
+
+
+def test_both_graphs_of_a_model_with_pictures_compile(tmp_path: Path) -> None:
+    """From (batch, length) alone come the shapes of features, patches and positions."""
+    opened = read(picture_models.write(tmp_path))
+    compiled = [
+        engine.engine_from_onnx(
+            opened.folder, graph, engine.check(SM89), max_tokens=64, images=opened.manifest.images
+        )
+        for graph in opened.manifest.graphs
+    ]
+    assert [made.graph for made in compiled] == ["text.onnx", "vision.onnx"]
+    assert all((opened.folder / made.file).stat().st_size > 1_000 for made in compiled)
+    assert compiled[0].profiles[-1].largest == (128, 64)
+    assert compiled[1].profiles[-1].largest == (128, 128), "64 * 32 pixels, 16 of a patch"
 
 
 def test_of_two_graphs_the_lowered_one_is_compiled(artifacts: Callable[[str], Path]) -> None:

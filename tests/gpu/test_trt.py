@@ -104,7 +104,13 @@ def test_beyond_the_cap_graphs_are_released_and_answers_stay_right(built: Artifa
     engine = built.manifest.engines[0]
     plan = (built.folder / engine.file).read_bytes()
     session = trt.Session(
-        trt_library.library(engine.backend), Cuda(), plan, engine, pad_id=built.manifest.text.pad_id, graphs=2
+        trt_library.library(engine.backend),
+        Cuda(),
+        plan,
+        engine,
+        built.manifest.graph("text"),
+        pad_id=built.manifest.text.pad_id,
+        graphs=2,
     )
     first = session.run(batch(1, 8), ["out_embed"])[0]
     for tokens in (16, 24, 32, 40):

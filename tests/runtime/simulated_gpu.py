@@ -132,6 +132,8 @@ def library(cuda: Cuda) -> Any:
 
 class Engine:
     num_optimization_profiles = 2
+    merged = 4
+    """Patches of one row of features."""
 
     def __init__(self, path: Path, cuda: Cuda) -> None:
         self.session: Any = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -180,9 +182,13 @@ class Context:
         return address in self.engine.cuda.memory
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        rows, tokens = next(iter(self.shapes.values()))
+        sizes = {
+            axis: size
+            for tensor, shape in self.shapes.items()
+            for axis, size in zip(self.engine.tensors[tensor].shape, shape, strict=True)
+        }
+        sizes["rows"] = sizes.get("patches", 0) // self.engine.merged
         declared = self.engine.tensors[name].shape
-        sizes = {"batch": rows, "tokens": tokens}
         return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in declared)
 
     def set_device_memory(self, address: int, size: int) -> None:
@@ -199,7 +205,10 @@ class Context:
         return True
 
     def _compute(self) -> None:
-        feed = {name: self._array(name, shape, np.int64).copy() for name, shape in self.shapes.items()}
+        feed = {
+            name: self._array(name, shape, self.engine.get_tensor_dtype(name)).copy()
+            for name, shape in self.shapes.items()
+        }
         for value, answer in zip(self.engine.outputs, self.engine.session.run(None, feed), strict=True):
             self._array(value.name, answer.shape, np.float32)[...] = answer
 

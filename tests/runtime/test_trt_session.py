@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from poolrt.exporter.engine import profiles
-from poolrt.runtime.artifact.manifest import Engine, Profile
+from poolrt.runtime.artifact.manifest import Engine, Graph, GraphRole, Profile
 from poolrt.runtime.artifact.reading import Artifact, read
 from poolrt.runtime.engines import ort, trt
 from poolrt.runtime.engines.cuda import Cuda
 from poolrt.runtime.errors import EngineError
 
-from . import simulated_gpu
+from . import picture_models, simulated_gpu
 
 SHAPES = (
     Profile(smallest=(1, 1), best=(4, 16), largest=(16, 16)),
@@ -35,9 +36,14 @@ def artifact(artifacts: Callable[[str], Path]) -> Artifact:
 
 
 def opened(
-    artifact: Artifact, gpu: Gpu, *, graphs: int = 8, shapes: tuple[Profile, ...] = SHAPES
+    artifact: Artifact,
+    gpu: Gpu,
+    *,
+    graphs: int = 8,
+    shapes: tuple[Profile, ...] = SHAPES,
+    role: GraphRole = "text",
 ) -> trt.Session:
-    graph = artifact.manifest.graph("text")
+    graph = artifact.manifest.graph(role)
     engine = Engine(
         backend="tensorrt-rtx",
         file="a.engine",
@@ -49,7 +55,14 @@ def opened(
     )
     plan = str(artifact.folder / graph.file).encode()
     return trt.Session(
-        simulated_gpu.library(gpu.api), gpu, plan, engine, pad_id=artifact.manifest.text.pad_id, graphs=graphs
+        simulated_gpu.library(gpu.api),
+        gpu,
+        plan,
+        engine,
+        graph,
+        pad_id=artifact.manifest.text.pad_id,
+        merged=4,
+        graphs=graphs,
     )
 
 
@@ -73,6 +86,73 @@ def test_padding_capture_and_splitting_change_no_number(artifact: Artifact, rows
             attended = feed["attention_mask"] == 1 if found.ndim == 3 else slice(None)
             np.testing.assert_allclose(found[attended], expected[attended], atol=SUMS)
     assert gpu.api.launched >= 3
+    session.close()
+    exact.close()
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return read(picture_models.write(tmp_path_factory.mktemp("seeing")))
+
+
+def texts_with_pictures(rows: int, tokens: int, seed: int) -> dict[str, NDArray[Any]]:
+    """A batch in which most tokens of most rows stand for features; the last row has none."""
+    generator = np.random.default_rng(seed)
+    marked = generator.random((rows, tokens)) < 0.7
+    marked[-1] = False
+    index = np.where(marked, marked.cumsum().reshape(rows, tokens), 0)
+    features = generator.normal(size=(1 + int(marked.sum()), picture_models.WIDTH)).astype(np.float32)
+    features[0] = 0
+    ids = generator.integers(0, len(picture_models.TABLE), (rows, tokens))
+    positions = generator.integers(0, 50, (rows, 3, tokens))
+    return {
+        "input_ids": ids, "attention_mask": np.ones_like(ids), "features": features, "feature_index": index,
+        "position_ids": positions,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (3, 7), (16, 16), (5, 60), (33, 9)], ids=str)
+def test_features_of_a_batch_reach_their_rows(seeing: Artifact, rows: int, tokens: int) -> None:
+    """Also where a batch is split, and each part reads its own features."""
+    session = opened(seeing, Gpu())
+    exact = ort.open(seeing.folder, seeing.manifest, seeing.manifest.graph("text"))
+    for seed in range(2):
+        feed = texts_with_pictures(rows, tokens, seed)
+        names = ["out_tokens", "out_embed"]
+        for found, expected in zip(session.run(feed, names), exact.run(feed, names), strict=True):
+            np.testing.assert_allclose(found, expected, atol=SUMS)
+    session.close()
+    exact.close()
+
+
+@pytest.mark.parametrize(("rows", "patches"), [(1, 4), (3, 12), (16, 16), (2, 60), (20, 8)], ids=str)
+def test_patches_become_features_in_an_engine(seeing: Artifact, rows: int, patches: int) -> None:
+    session = opened(seeing, Gpu(), role="vision")
+    exact = ort.open(seeing.folder, seeing.manifest, seeing.manifest.graph("vision"))
+    generator = np.random.default_rng(rows)
+    feed = {
+        "pixel_values": generator.normal(size=(rows, patches, picture_models.VALUES)).astype(np.float32),
+        "patch_positions": generator.integers(0, 9, (rows, patches, 4)),
+        "patch_mask": np.ones((rows, patches), np.int64),
+    }
+    (found,), (expected,) = session.run(feed, ["features"]), exact.run(feed, ["features"])
+    assert found.shape == (rows, patches // 4, picture_models.WIDTH)
+    np.testing.assert_allclose(found, expected, atol=SUMS)
+    with pytest.raises(EngineError, match="up to 64 patches, found 68"):
+        session.run({name: np.repeat(array, 17, 1)[:, :68] for name, array in feed.items()}, ["features"])
+    session.close()
+    exact.close()
+
+
+def test_pictures_of_one_size_have_rows_alone(tmp_path: Path) -> None:
+    apart = read(picture_models.write(tmp_path, images=picture_models.APART))
+    shapes = tuple(Profile(smallest=(1, 4), best=(1, 4), largest=(most, 4)) for most in (2, 8))
+    session = opened(apart, Gpu(), role="vision", shapes=shapes)
+    exact = ort.open(apart.folder, apart.manifest, apart.manifest.graph("vision"))
+    for rows in (1, 3, 8, 19):
+        feed = {"pixel_values": np.random.default_rng(rows).normal(size=(rows, 3, 8, 8)).astype(np.float32)}
+        (found,), (expected,) = session.run(feed, ["out_embed"]), exact.run(feed, ["out_embed"])
+        np.testing.assert_allclose(found, expected, atol=SUMS)
     session.close()
     exact.close()
 
@@ -163,5 +243,6 @@ def test_an_engine_the_library_does_not_open_is_told(artifact: Artifact) -> None
         precision="fp32",
         profiles=SHAPES,
     )
+    graph = Graph(file="model.onnx", precision="fp32", opset=20, inputs=(), outputs=())
     with pytest.raises(EngineError, match=r"a\.engine: tensorrt-rtx does not open it"):
-        trt.Session(simulated_gpu.library(gpu.api), gpu, b"", engine, pad_id=0)
+        trt.Session(simulated_gpu.library(gpu.api), gpu, b"", engine, graph, pad_id=0)
