@@ -77,6 +77,7 @@ class Preparation:
             )
         # A named prompt replaces the prefix of the role.
         prefix = self.prompt(prompt_name) if prompt_name is not None else plan.prefix if plan else ""
+        suffix = plan.suffix if plan else ""
         add_special_tokens = (
             add_special_tokens and self.text.add_special_tokens and not (plan and plan.static)
         )
@@ -87,7 +88,7 @@ class Preparation:
                 prompt = from_mapping(prompt, index)
             if isinstance(prompt, str):
                 places.append(index)
-                texts.append(prefix + prompt if prefix else prompt)
+                texts.append(prefix + prompt + suffix if prefix or suffix else prompt)
             else:
                 items[index] = encoder.from_ids(prompt, index, kept, limits)
         if texts:
@@ -202,7 +203,7 @@ class Preparation:
             (max_tokens_per_query, "max_tokens_per_query"),
             (max_tokens_per_doc, "max_tokens_per_doc"),
         ):
-            self._check_side_limit(value, name)
+            self.check_side_limit(value, name)
         first, second = pairs.matched(queries, documents)
         try:
             return pairs.items(
@@ -261,7 +262,8 @@ class Preparation:
         }
         return templates.render(self.score_template, values)
 
-    def _check_side_limit(self, value: int, name: str) -> None:
+    def check_side_limit(self, value: int, name: str) -> None:
+        """Raises InputError that names the parameter for a number that is not in [0, the model's limit)."""
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise InputError(f"{name} must be a non-negative integer", field=name)
         if value >= self.encoder.max_tokens:
@@ -287,7 +289,7 @@ class Preparation:
     def cut_side(self, texts: Sequence[Any], max_tokens: int) -> list[Any]:
         """Each text up to the end of its token `max_tokens`, special tokens not counted; 0: unchanged. Raises
         InputError for a number that is not in [0, the model's limit)."""
-        self._check_side_limit(max_tokens, "max_tokens")
+        self.check_side_limit(max_tokens, "max_tokens")
         return pairs.cut_texts(self.encoder, texts, max_tokens) if max_tokens else list(texts)
 
     def chat(

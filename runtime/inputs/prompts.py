@@ -30,10 +30,10 @@ Prompt = str | Sequence[int] | NDArray[Any] | Mapping[str, Any] | Picture
 picture, {"text": ..., "image": ..., "video": ...}, or {"prompt": ..., "multi_modal_data": ...}."""
 Prompts = Prompt | Sequence[Prompt]
 """One prompt, or several."""
-ScoreText = str | Mapping[str, Any] | Picture
+ScoreText = str | Mapping[str, Any] | Picture | NDArray[Any]
 """Text, or {"content": [{"type": "text", "text": ...}, ...]}; of models that read pictures also a picture and
 {"text": ..., "image": ...}."""
-ScoreTexts = ScoreText | Sequence[ScoreText] | NDArray[Any]
+ScoreTexts = ScoreText | Sequence[ScoreText]
 """One side of a score: one text, or several."""
 
 

@@ -5,10 +5,11 @@ is refused fails, and so does a wrong one that passes, as its comment is then un
 
 from __future__ import annotations
 
-from typing import Unpack, assert_type
+from typing import Any, Unpack, assert_type
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from poolrt.runtime import (
     LLM,
     ClassificationOutput,
@@ -50,7 +51,18 @@ def right(model: Model, llm: LLM, ids: NDArray[np.int64], texts: list[str]) -> N
     assert_type(model.start_match("a", "b", preparation="model").result().similarities, NDArray[np.float32])
     assert_type(model.tokenize("a", add_special_tokens=False), list[int])
     assert_type(model.detokenize([1, 2]), str)
-    assert_type(model.chat([{"role": "user", "content": "a"}], add_generation_prompt=True), str)
+    assert_type(
+        model.chat([{"role": "user", "content": "a"}], add_generation_prompt=True), str | dict[str, Any]
+    )
+    picture, frames = Image.open("a.png"), np.zeros((4, 32, 32, 3), np.uint8)
+    model.embed([picture, {"text": "a", "image": picture}, "a"], role="document", instruction="find")
+    model.embed({"prompt": "a", "multi_modal_data": {"image": [picture, "b.png"]}})
+    model.embed({"video": frames, "fps": 2.0})
+    model.score(picture, [picture, "a", {"content": [{"type": "image", "image": picture}]}])
+    model.rerank(picture, [frames[0], "a"])
+    model.tokenize({"image": picture})
+    model.embed(model.chat([{"role": "user", "content": [{"image": picture}]}], interleave_mm_strings=True))
+    load("artifacts/a", limit_mm_per_prompt={"image": 1}, mm_processor_kwargs={}, mm_processor_cache_gb=1)
     assert_type(llm.embed(texts, use_tqdm=False, lora_request=None), Outputs[EmbeddingOutput])
     assert_type(llm.score("a", texts, chat_template="qwen3_reranker.jinja"), Outputs[ScoringOutput])
 
@@ -85,5 +97,8 @@ def wrong(model: Model, llm: LLM, texts: list[str]) -> None:
     model.tokenize(texts)  # pyright: ignore[reportArgumentType]
     model.tokenize("a", add_special_token=False)  # pyright: ignore[reportCallIssue]
     model.chat("a")  # pyright: ignore[reportArgumentType]
+    model.chat([], interleave=True)  # pyright: ignore[reportCallIssue]
+    model.embed("a", instruction=3)  # pyright: ignore[reportArgumentType]
+    load("artifacts/a", mm_processor_cache_gb="4")  # pyright: ignore[reportArgumentType]
     llm.embed("a", lora_request="adapter")  # pyright: ignore[reportArgumentType]
     llm.score("a", texts, chat_templates="a.jinja")  # pyright: ignore[reportCallIssue]

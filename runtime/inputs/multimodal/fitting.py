@@ -52,14 +52,17 @@ def fitted(
         tokens: the ids of the whole prompt around a text.
         side: on which the text loses tokens.
     """
-    ids = tokens("")
-    room = kept - len(ids)
+    around = len(tokens(text)) - len(
+        truncation.encode(encoder.tokenizer, [text], add_special_tokens=False)[0]
+    )
+    room = kept - around
     while room > 0:
         longer = tokens(_part(encoder, text, room, side))
         over = len(longer) - kept
         if over <= 0:
             return longer
         room -= over
+    ids = tokens("")
     if len(ids) > kept:
         raise too_large(len(ids), kept, index)
     return ids

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ...errors import InputError
 from .. import pairs, templates
@@ -19,6 +19,7 @@ from .contents import Content
 from .media_reading import MediaReading
 from .placeholders import Placeholders
 
+_FORMS: tuple[templates.ContentFormat, ...] = ("string", "openai")
 MARKS = ("poolrt-query-mark", "poolrt-document-mark")
 """Texts that show in which order a template writes its two sides."""
 
@@ -35,6 +36,7 @@ class Own(Protocol):
     def tokens(self, text: str, add_special_tokens: bool) -> list[int]: ...
     def whole(self, limits: TokenLimits) -> TokenLimits: ...
     def attached(self, item: Item, media: Sequence[Medium], index: int) -> Item: ...
+    def check_side_limit(self, value: int, name: str) -> None: ...
     def cut_side(self, texts: Sequence[Any], max_tokens: int) -> list[Any]: ...
     def text_pairs(self, queries: Sequence[str], documents: Sequence[str], **options: Any) -> list[Item]: ...
 
@@ -54,6 +56,8 @@ def steps(
     first, then each of the others. Raises InputError."""
     pairs.check_counts(queries, documents)
     templates.check_variables(template_variables)
+    own.check_side_limit(max_tokens_per_query, "max_tokens_per_query")
+    own.check_side_limit(max_tokens_per_doc, "max_tokens_per_doc")
     limits = own.whole(limits or TokenLimits())
     first = _sides(own.cut_side(queries, max_tokens_per_query), len(documents))
     second = _sides(own.cut_side(documents, max_tokens_per_doc), len(documents))
@@ -65,7 +69,12 @@ def steps(
     template = own.score_template if template is None else template
     variables = template_variables or {}
     writer = _Writer(own, template, variables)
-    plain = [index for index in range(len(second)) if not (first[index].media or second[index].media)]
+    # A template that takes parts only would read the letters of a text as parts.
+    plain = [
+        index
+        for index in range(len(second))
+        if not (first[index].media or second[index].media) and writer.takes_text
+    ]
     if plain:
         texts = [[side[index].text for index in plain] for side in (first, second)]
         several = own.text_pairs(
@@ -75,7 +84,7 @@ def steps(
             item.truncated = item.truncated or shortened[index]
         yield dict(zip(plain, several, strict=True))
     for index, (query, document) in enumerate(zip(first, second, strict=True)):
-        if query.media or document.media:
+        if query.media or document.media or not writer.takes_text:
             item = writer.item(query, document, limits, index)
             item.truncated = item.truncated or shortened[index]
             yield {index: item}
@@ -95,6 +104,15 @@ class _Writer:
         self.template = template
         self.variables = variables
         self._media: dict[int, list[Medium]] = {}
+        self._sizes: list[int] = []
+        """Tokens of the two sides of the last pair that was tokenised."""
+        special_tokens = tuple(sorted(own.encoder.text.special_tokens.items()))
+        self._layout = _Layout("string", False) if template is None else _layout(template, special_tokens)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the template takes a side as text."""
+        return self._layout.form == "string"
 
     def item(self, query: Content, document: Content, limits: TokenLimits, index: int) -> Item:
         own, encoder = self.own, self.own.encoder
@@ -149,7 +167,7 @@ class _Writer:
                 for side, front, words in zip((query, document), fronts, (query.text, text), strict=True)
             ]
             written = self._rendered(contents[0], contents[1])
-            backwards = _document_first(self.template, tuple(sorted(own.encoder.text.special_tokens.items())))
+            backwards = self._layout.document_first
         listed = [*media[1], *media[0]] if backwards else [*media[0], *media[1]]
         whole, ordered = placeholders.expanded(written, listed, name)
         return own.tokens(whole, own.encoder.text.add_special_tokens), ordered
@@ -159,8 +177,7 @@ class _Writer:
 
     def _content(self, side: Content, front: str, text: str) -> Any:
         """A side's content as the template wants it."""
-        assert self.template is not None
-        if templates.content_format(self.template) == "string":
+        if self.takes_text:
             return front + text
         parts = [{"type": source.kind} for source in side.media] if front else []
         return [*parts, {"type": "text", "text": text}] if text or not parts else parts
@@ -175,20 +192,31 @@ class _Writer:
         )
 
 
+class _Layout(NamedTuple):
+    """How a template writes its two sides."""
+
+    form: templates.ContentFormat
+    document_first: bool
+
+
 @functools.lru_cache(maxsize=64)
-def _document_first(template: str, special_tokens: tuple[tuple[str, str], ...]) -> bool:
-    """Whether a template writes the document in front of the query."""
-    parts = templates.content_format(template) == "openai"
-    try:
-        text = templates.conversation(
-            template,
-            [
-                {"role": role, "content": [{"type": "text", "text": mark}] if parts else mark}
-                for role, mark in zip(("query", "document"), MARKS, strict=True)
-            ],
-            special_tokens=dict(special_tokens),
-        )
-    except InputError:  # a template that cannot do without its variables
-        return False
-    query, document = (text.find(mark) for mark in MARKS)
-    return 0 <= document < query
+def _layout(template: str, special_tokens: tuple[tuple[str, str], ...]) -> _Layout:
+    """Found by rendering two marks: as text, which vLLM's templates take, or as parts where the text of a
+    side does not come out whole."""
+    for form in _FORMS:
+        contents = [mark if form == "string" else [{"type": "text", "text": mark}] for mark in MARKS]
+        try:
+            text = templates.conversation(
+                template,
+                [
+                    {"role": role, "content": content}
+                    for role, content in zip(("query", "document"), contents, strict=True)
+                ],
+                special_tokens=dict(special_tokens),
+            )
+        except InputError:  # a template that cannot do without its variables, or without parts
+            continue
+        query, document = (text.find(mark) for mark in MARKS)
+        if query >= 0 and document >= 0:
+            return _Layout(form, document < query)
+    return _Layout("string", False)

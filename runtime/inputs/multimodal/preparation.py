@@ -116,7 +116,9 @@ class MultimodalPreparation(Preparation):
         plain = [
             index
             for index, (content, template) in enumerate(zip(contents, templates, strict=True))
-            if not content.media and template is None
+            if not content.media
+            and template is None
+            and not (wanted.suffix and isinstance(content.text, str))
         ]
         if plain or not contents:
             texts = [contents[index].text for index in plain]
@@ -132,7 +134,7 @@ class MultimodalPreparation(Preparation):
         texts = {
             index: self._item(wanted, content, templates[index], index)
             for index, content in enumerate(contents)
-            if not content.media and templates[index] is not None
+            if not content.media and index not in plain
         }
         if texts:
             yield texts
@@ -212,7 +214,8 @@ class MultimodalPreparation(Preparation):
         truncated = kept is not None and len(ids) > kept
         if kept is not None and truncated:
             side = limits.truncation_side or self.text.truncation_side
-            if template is not None:
+            inline = len(missing) < len(content.media)
+            if (template is not None or wanted.suffix) and not inline:
                 ids = fitting.fitted(self.encoder, tokens, content.text, kept, side, index)
             else:
                 ids = self._shortened(ids, ordered, kept, limits, index)
@@ -343,17 +346,16 @@ class MultimodalPreparation(Preparation):
         max_tokens_per_doc: int = 0,
     ) -> Steps:
         """The items of pairs in steps: first those without pictures, then each of the others."""
-        options: dict[str, Any] = {
-            "limits": limits,
-            "template": template,
-            "template_variables": template_variables,
-            "max_tokens_per_query": max_tokens_per_query,
-            "max_tokens_per_doc": max_tokens_per_doc,
-        }
-        if any(isinstance(side, Content) for side in (*queries, *documents)):
-            yield from media_pairs.steps(self, queries, documents, **options)
-        else:
-            yield dict(enumerate(self.text_pairs(queries, documents, **options)))
+        return media_pairs.steps(
+            self,
+            queries,
+            documents,
+            limits=limits,
+            template=template,
+            template_variables=template_variables,
+            max_tokens_per_query=max_tokens_per_query,
+            max_tokens_per_doc=max_tokens_per_doc,
+        )
 
     def text_pairs(self, queries: Sequence[str], documents: Sequence[str], **options: Any) -> list[Item]:
         """Pairs without pictures."""

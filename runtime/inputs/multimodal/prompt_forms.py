@@ -70,7 +70,8 @@ def content(prompt: Any, name: str, *, field: str = "input") -> Content:
 
 def _vllm(prompt: Mapping[str, Any], name: str, field: str) -> Content:
     _refuse_unknown(prompt, (*VLLM_KEYS, *LATER_KEYS), name, field)
-    data = prompt.get("multi_modal_data") or {}
+    data = prompt.get("multi_modal_data")
+    data = {} if data is None else data
     if not isinstance(data, Mapping):
         raise InputError(
             f"{name}: multi_modal_data: expected an object, found {type(data).__name__}",
@@ -96,7 +97,8 @@ def _vllm(prompt: Mapping[str, Any], name: str, field: str) -> Content:
 
 
 def _options(prompt: Mapping[str, Any], name: str) -> Mapping[str, object]:
-    options = prompt.get("mm_processor_kwargs") or {}
+    options = prompt.get("mm_processor_kwargs")
+    options = {} if options is None else options
     if not isinstance(options, Mapping):
         raise InputError(
             f"{name}: mm_processor_kwargs: expected an object, found {type(options).__name__}",
