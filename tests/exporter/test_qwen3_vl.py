@@ -8,15 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from poolrt.exporter import checkpoint, pipeline
+from poolrt.runtime import load
+from poolrt.runtime.inputs import templates
 from poolrt.runtime.inputs.media import prepared
 from poolrt.runtime.inputs.media.medium import Medium
 
 from tests.families import qwen3_vl as tiny
 from tests.families.pictured import Pictured, Prompt, pictured
-from tests.families.qwen3_vl_prompts import CLIP, CLIP_FPS, PICTURES, PROMPTS
+from tests.families.qwen3_vl_prompts import CLIP, CLIP_FPS, PICTURES, PROMPTS, SENTENCES
 from tests.families.qwen3_vl_reference import Reference, normalised
 from tests.goldens import record_qwen3_vl
 
+PICTURE_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
+VIDEO_MARK = "<|vision_start|><|video_pad|><|vision_end|>"
 # fp32 against fp32, vectors; worst measured 1 - 3e-7 (other orders of sums, in four blocks and four layers)
 COSINE = 1 - 2e-6
 SCORE = 2e-5  # of probabilities; worst measured 3e-6
@@ -50,16 +55,87 @@ def close(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
         assert cosines.min() > COSINE, cosines.min()
 
 
-def test_both_graphs_compute_what_transformers_model_does(tmp_path: Path):
-    folder = tiny.qwen3_vl_embedding(tmp_path / "embedding")
-    of, reference = pictured(folder, tmp_path), Reference(folder)
+@pytest.fixture(scope="module")
+def embedding(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint with Sentence Transformers' files, and its artifact."""
+    place = tmp_path_factory.mktemp("qwen3_vl")
+    folder = tiny.qwen3_vl_embedding(place / "embedding", sentence=True)
+    pipeline.export(folder, out=place / "artifacts", recipe=None)
+    return folder, place / "artifacts" / "embedding"
+
+
+def test_an_artifact_embeds_as_transformers_model_does(embedding: tuple[Path, Path]):
+    folder, artifact = embedding
+    of, reference = pictured(folder), Reference(folder)
     rows = prompts(of)
     hidden = expected(of, reference, rows)
-    close(of.answers("embed", rows), [values[-1] for values in hidden])
-    close(of.answers("token_embed", rows), hidden)
-    together = np.stack(of.answers("embed", rows))
-    alone = np.concatenate([of.answers("embed", [row]) for row in rows])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    with load(artifact) as model:
+        raw = [raw_prompt(prompt) for prompt in PROMPTS]
+        together = np.asarray(model.embed(raw))
+        close(list(together), [values[-1] for values in hidden])
+        close([output.outputs.data for output in model.token_embed(raw)], hidden)
+        alone = np.concatenate([model.embed([one]) for one in raw])
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def raw_prompt(prompt: Any) -> dict[str, Any]:
+    """A prompt in vLLM's form, with its placeholders."""
+    marks = [VIDEO_MARK if name == "clip" else PICTURE_MARK for name in prompt.media]
+    data = {
+        "image": [PICTURES[name] for name in prompt.media if name != "clip"],
+        "video": [(CLIP, {"fps": CLIP_FPS}) for name in prompt.media if name == "clip"],
+    }
+    return {
+        "prompt": prompt.text.format(*marks),
+        "multi_modal_data": {kind: values for kind, values in data.items() if values},
+    }
+
+
+def test_roles_of_an_artifact_are_those_of_sentence_transformers(embedding: tuple[Path, Path]):
+    recorded = np.load(record_qwen3_vl.FOLDER / "sentence_transformers.npz")
+    inputs = [
+        *SENTENCES,
+        *({"image": picture} for picture in PICTURES.values()),
+        {"image": PICTURES["wide"], "text": SENTENCES[0]},
+    ]
+    with load(embedding[1]) as model:
+        close(list(np.asarray(model.embed(inputs, role="query"))), recorded["query"])
+        close(list(np.asarray(model.embed(inputs, role="document"))), recorded["document"])
+        [vector] = np.asarray(model.embed(SENTENCES[:1], role="document", instruction="Find it."))
+        close([vector], [recorded["prompt"]])
+
+
+def test_pairs_are_scored_as_sentence_transformers_does(tmp_path: Path):
+    folder = tiny.qwen3_vl_reranker(tmp_path / "reranker", sentence=True)
+    of = pictured(folder)
+    known = media(of)
+    documents: list[tuple[str, str]] = [
+        *(("", text) for text in SENTENCES), *((name, "") for name in PICTURES), ("wide", SENTENCES[0])
+    ]  # fmt: skip
+    pairs = [(("", SENTENCES[0]), document) for document in documents] + [(("tall", ""), ("strip", ""))]
+    template = of.plan.files["score_template.jinja"].decode()
+
+    def side(role: str, name: str, text: str) -> dict[str, Any]:
+        parts = [{"type": "image"}] if name else []
+        return {"role": role, "content": [*parts, *([{"type": "text", "text": text}] if text else [])]}
+
+    rows = []
+    for query, document in pairs:
+        written = templates.conversation(template, [side("query", *query), side("document", *document)])
+        pictures = tuple(known[name] for name, _ in (query, document) if name)
+        rows.append(Prompt(written.replace(PICTURE_MARK, "{}"), pictures))
+    recorded = np.load(record_qwen3_vl.FOLDER / "sentence_transformers.npz")
+    np.testing.assert_allclose(np.concatenate(of.answers("classify", rows)), recorded["scores"], atol=SCORE)
+
+
+def test_a_score_module_is_found_beside_a_wrong_path(tmp_path: Path):
+    """As Qwen3-VL-Reranker-8B is published."""
+    folder = tiny.qwen3_vl_reranker(tmp_path / "reranker", sentence=True, path="1_LogitScores")
+    read = checkpoint.read(folder, recipe=None)
+    assert read.kind == "classify"
+    assert read.sentence is not None
+    assert read.sentence.answers is not None
+    assert read.text.token(read.sentence.answers.true) == "yes"
 
 
 @pytest.mark.parametrize(

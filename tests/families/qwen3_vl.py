@@ -57,6 +57,20 @@ CHAT = (
 """Qwen3-VL's template, as far as it concerns a conversation without tools."""
 
 
+PAIRS = (
+    "<|im_start|>system\nAnswer yes or no.<|im_end|>\n<|im_start|>user\n<Instruct>: Find an answer."
+    "{%- for role, mark in [('query', '<Query>:'), ('document', '\n<Document>:')] -%}"
+    "{{- mark -}}"
+    "{%- for message in messages if message.role == role -%}{%- for part in message.content -%}"
+    "{%- if part.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
+    "{%- elif part.type == 'text' -%}{{- part.text -}}{%- endif -%}"
+    "{%- endfor -%}{%- endfor -%}"
+    "{%- endfor -%}"
+    "{{- '<|im_end|>\n' -}}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+"""A reranker's template, which loops over the parts of a query and a document."""
+
+
 def qwen3_vl(
     folder: Path,
     *,
@@ -140,9 +154,25 @@ def behind(prefix: str) -> Callable[[str], str | None]:
     return lambda name: prefix + name
 
 
-def qwen3_vl_embedding(folder: Path, **more: Any) -> Path:
-    """Qwen/Qwen3-VL-Embedding-2B: its output matrix is the token table."""
-    return qwen3_vl(folder, **more)
+def qwen3_vl_embedding(folder: Path, *, sentence: bool = False, **more: Any) -> Path:
+    """Qwen/Qwen3-VL-Embedding-2B: its output matrix is the token table. `sentence`: with files of Sentence
+    Transformers, which send everything through the chat template."""
+    qwen3_vl(folder, **more)
+    if sentence:
+        modules = {
+            "": "base.modules.transformer.Transformer",
+            "1_Pooling": "sentence_transformer.modules.pooling.Pooling",
+            "2_Normalize": "base.modules.normalize.Normalize",
+        }
+        settings = {
+            "model_type": "SentenceTransformer", "similarity_fn_name": "cosine",
+            "prompts": {"query": "Retrieve images.", "document": ""},
+        }  # fmt: skip
+        _sentence_files(folder, modules, settings, task="feature-extraction", output="last_hidden_state")
+        pooling = {"embedding_dimension": 64, "pooling_mode": "lasttoken", "include_prompt": True}
+        _json(folder / "1_Pooling/config.json", pooling)
+        _json(folder / "2_Normalize/config.json", {"module_input_name": "sentence_embedding"})
+    return folder
 
 
 RERANKER: dict[str, Any] = {
@@ -152,9 +182,11 @@ RERANKER: dict[str, Any] = {
 """vLLM's overrides for one."""
 
 
-def qwen3_vl_reranker(folder: Path, *, sentence: bool = False, **more: Any) -> Path:
+def qwen3_vl_reranker(
+    folder: Path, *, sentence: bool = False, path: str = "1_LogitScore", **more: Any
+) -> Path:
     """Qwen/Qwen3-VL-Reranker-2B: the same config.json, and `sentence`: Sentence Transformers' cross-encoder,
-    whose LogitScore module tells that it answers yes or no."""
+    whose LogitScore module tells that it answers yes or no. `path`: its folder as modules.json has it."""
     qwen3_vl(folder, **{"seed": 2, **more})
     if sentence:
         from tokenizers import Tokenizer
@@ -164,23 +196,48 @@ def qwen3_vl_reranker(folder: Path, *, sentence: bool = False, **more: Any) -> P
             "true_token_id": known.token_to_id("yes"), "false_token_id": known.token_to_id("no"),
             "module_input_name": "causal_logits",
         })  # fmt: skip
-        _json(folder / "modules.json", [
-            {"idx": 0, "name": "0", "path": "",
-             "type": "sentence_transformers.base.modules.transformer.Transformer"},
-            {"idx": 1, "name": "1", "path": "1_LogitScore",
-             "type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"},
-        ])  # fmt: skip
-        parts = {"method": "forward", "method_output_name": "logits"}
-        _json(folder / "sentence_bert_config.json", {
-            "transformer_task": "any-to-any", "module_output_name": "causal_logits",
-            "modality_config": {"text": parts, "message": {**parts, "format": "structured"}},
-            "processing_kwargs": {"chat_template": {"add_generation_prompt": True}},
-        })  # fmt: skip
-        _json(folder / "config_sentence_transformers.json", {
-            "__version__": {"sentence_transformers": "6.2.0", "transformers": "5.23.0", "pytorch": "2.13.0"},
-            "model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None,
-        })  # fmt: skip
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates/reranker.jinja").write_text(PAIRS, encoding="utf-8")
+        modules = {
+            "": "base.modules.transformer.Transformer", path: "cross_encoder.modules.logit_score.LogitScore"
+        }  # fmt: skip
+        settings = {
+            "model_type": "CrossEncoder", "prompts": {},
+            "activation_fn": "torch.nn.modules.activation.Sigmoid",
+        }  # fmt: skip
+        _sentence_files(folder, modules, settings, task="any-to-any", output="logits", template="reranker")
     return folder
+
+
+def _sentence_files(
+    folder: Path,
+    modules: Mapping[str, str],
+    settings: Mapping[str, Any],
+    *,
+    task: str,
+    output: str,
+    template: str | None = None,
+) -> None:
+    """Sentence Transformers' files of version 6. `modules`: folder -> class; `template`: the name of another
+    chat template."""
+    entries = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.{kind}"}
+        for index, (path, kind) in enumerate(modules.items())
+    ]
+    _json(folder / "modules.json", entries)
+    parts = {"method": "forward", "method_output_name": output}
+    chat = {"add_generation_prompt": True} | ({} if template is None else {"chat_template": template})
+    _json(folder / "sentence_bert_config.json", {
+        "transformer_task": task,
+        "module_output_name": "causal_logits" if output == "logits" else "token_embeddings",
+        "modality_config": {
+            "text": parts, "image": parts, "video": parts, "message": {**parts, "format": "structured"}
+        },
+        "processing_kwargs": {"chat_template": chat},
+    })  # fmt: skip
+    versions = {"sentence_transformers": "6.2.0", "transformers": "5.24.0", "pytorch": "2.13.0"}
+    stored = {"__version__": versions, "default_prompt_name": None, **settings}
+    _json(folder / "config_sentence_transformers.json", stored)
 
 
 def colqwen3(folder: Path, *, dims: int = 40, legacy: bool = False, bias: bool = True, **more: Any) -> Path:

@@ -30,3 +30,5 @@ PROMPTS = (
     Prompt("{}mars", ("clip",)),
     Prompt("{}{}the moon", ("strip", "clip")),
 )
+
+SENTENCES = ("the red planet!", "a")

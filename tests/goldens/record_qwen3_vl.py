@@ -1,9 +1,12 @@
 """Records what the real vLLM answers for the tiny checkpoints on Qwen3-VL, on pictures and a video, one .npz
-per checkpoint: `make goldens`.
+per checkpoint, and what Sentence Transformers does: `make goldens`.
 
 POOLRT_VLLM names the `vllm` program of an environment with torchvision; the interpreter beside it runs this
-file's second half. vLLM leaves out the biases of the projections of ColQwen3 and Ops-ColQwen3, so their
-checkpoints have none here. It runs Nemotron ColEmbed with a causal mask, so that is not recorded.
+file's second half. POOLRT_TORCHVISION names a folder with torchvision and Pillow, for the processors that
+Sentence Transformers opens ask for.
+
+vLLM leaves out the biases of the projections of ColQwen3 and Ops-ColQwen3, so their checkpoints have none
+here. It runs Nemotron ColEmbed with a causal mask, so that is not recorded.
 """
 
 from __future__ import annotations
@@ -39,7 +42,11 @@ def main() -> None:
 
     FOLDER.mkdir(exist_ok=True)
     python = Path(os.environ["POOLRT_VLLM"]).parent / "python"
-    for name in sys.argv[1:] or WANTED:
+    for name in sys.argv[1:] or [*WANTED, "sentence_transformers"]:
+        if name == "sentence_transformers":
+            path = {"PYTHONPATH": os.environ["POOLRT_TORCHVISION"]}
+            subprocess.run([sys.executable, __file__, "--sentences"], env=os.environ | path, check=True)
+            continue
         builder, arguments, tasks, reranks = WANTED[name]
         with tempfile.TemporaryDirectory() as place:
             checkpoint = getattr(qwen3_vl, builder)(Path(place) / "checkpoint", **arguments)
@@ -112,8 +119,37 @@ def inside(request: dict[str, Any]) -> None:
     np.savez_compressed(request["out"], **arrays)
 
 
+def sentences() -> None:
+    """Runs with torchvision."""
+    sys.path.insert(0, str(ROOT))
+    import numpy as np
+    from PIL import Image  # pyright: ignore[reportMissingImports]  # of the recording alone
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    from tests.families import qwen3_vl
+    from tests.families.qwen3_vl_prompts import PICTURES, SENTENCES
+
+    pictures = [Image.fromarray(picture) for picture in PICTURES.values()]
+    mixed: list[Any] = [{"image": pictures[0], "text": SENTENCES[0]}]
+    arrays: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = qwen3_vl.qwen3_vl_embedding(Path(place) / "embedding", sentence=True)
+        embedder = SentenceTransformer(str(folder), device="cpu")
+        inputs: list[Any] = [*SENTENCES, *pictures, *mixed]
+        arrays["query"] = np.stack([embedder.encode_query(value) for value in inputs])
+        arrays["document"] = np.stack([embedder.encode_document(value) for value in inputs])
+        arrays["prompt"] = embedder.encode(SENTENCES[0], prompt="Find it.")
+        folder = qwen3_vl.qwen3_vl_reranker(Path(place) / "reranker", sentence=True)
+        reranker = CrossEncoder(str(folder), device="cpu")
+        pairs = [(SENTENCES[0], value) for value in inputs] + [(pictures[1], pictures[2])]
+        arrays["scores"] = np.array([reranker.predict([pair])[0] for pair in pairs])  # pyright: ignore[reportArgumentType]
+    np.savez_compressed(FOLDER / "sentence_transformers.npz", allow_pickle=False, **arrays)
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--inside"]:
+    if sys.argv[1:2] == ["--sentences"]:
+        sentences()
+    elif sys.argv[1:2] == ["--inside"]:
         inside(json.loads(sys.argv[2]))
     else:
         main()
