@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,8 +106,43 @@ def test_positions_of_a_picture_share_their_time_and_the_text_goes_on_behind_it(
     assert mrope([1, 2, 3], None, []).tolist() == [[0, 1, 2]] * 3
 
 
+def size(options: dict[str, Any]) -> tuple[int, int]:
+    return image(PATCHES, picture(600, 900), options=options).grids[0]
+
+
+def test_a_budget_of_pixels_can_be_said_in_five_ways():
+    assert size({}) == (19, 28)
+    for options in (
+        {"max_pixels": 102400},
+        {"size": {"longest_edge": 102400}},
+        {"size": {"longest_edge": 102400, "shortest_edge": 4096}},
+        {"max_num_visual_tokens": 100},
+        {"images_kwargs": {"max_pixels": 102400}, "max_pixels": 4096},
+    ):
+        assert size(options) == (8, 12), options
+    assert size({"min_pixels": 1000000, "max_pixels": 2000000}) == (26, 39)
+    assert size({"videos_kwargs": {"max_pixels": 4096}}) == (19, 28)
+
+
+def test_a_picture_that_is_not_resized_must_fit():
+    assert image(PATCHES, picture(64, 96), options={"do_resize": False}).grids == ((2, 3),)
+    with pytest.raises(InputError, match="multiples of 32"):
+        image(PATCHES, picture(64, 100), options={"do_resize": False})
+
+
 @pytest.mark.parametrize(
-    "options", [{"colour": True}, {"size": 5}, {"min_pixels": -1}, {"backend": "x"}, {"fps": 2}]
+    "options",
+    [
+        {"colour": True},
+        {"size": 5},
+        {"min_pixels": -1},
+        {"backend": "x"},
+        {"fps": 2},
+        {"min_pixels": 4096, "max_pixels": 1024},
+        {"images_kwargs": 1},
+        {"do_resize": 1},
+        {"size": {"height": 5}},
+    ],
 )
 def test_an_option_that_is_not_known_is_refused(options):
     with pytest.raises(InputError, match="mm_processor_kwargs"):

@@ -140,6 +140,20 @@ def test_a_request_cannot_ask_for_more_pixels_than_are_prepared(most: int) -> No
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"max_frames": 10**6}, {"num_frames": 10**6}, {"min_frames": 9, "max_frames": 8}, {"fps": 0},
+        {"fps": 1, "num_frames": 4},
+        {"max_pixels": 10**9, "min_pixels": 10**9}, {"do_sample_frames": "no"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_request_cannot_ask_for_more_frames_than_the_model_reads(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        prepared.video(VIDEO, np.zeros((30, 64, 64, 3), np.uint8), fps=10, options=options)
+
+
+@pytest.mark.parametrize(
     "data",
     [
         b"", b"no video", b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",

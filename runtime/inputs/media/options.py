@@ -17,6 +17,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
 }
 """Scheme -> options that it reads beside `EVERY`."""
 VIDEO = ("fps", "num_frames", "min_frames", "max_frames", "do_sample_frames")
+SCOPES = {"images_kwargs": False, "videos_kwargs": True}
+"""Options of one kind of media only, as an object of their own -> whether they are those of videos."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ def applied(images: Images, options: Mapping[str, object], *, video: bool = Fals
 
     Raises InputError for an option that this model does not know, or of another kind.
     """
+    options = _scoped(options, video=video)
     known = (*EVERY, *KNOWN[images.scheme], *(VIDEO if images.videos is not None else ()))
     if unknown := [key for key in options if key not in known]:
         raise InputError(
@@ -53,6 +56,18 @@ def applied(images: Images, options: Mapping[str, object], *, video: bool = Fals
         sample=_flag(options, "do_sample_frames"),
     )
     return _sampled(settings, options) if video else settings
+
+
+def _scoped(options: Mapping[str, object], *, video: bool) -> dict[str, object]:
+    """The options for all media, and over them those for this kind."""
+    flat = {key: value for key, value in options.items() if key not in SCOPES}
+    for scope, videos in SCOPES.items():
+        inside = options.get(scope)
+        if inside is not None and not isinstance(inside, Mapping):
+            raise InputError(f"{FIELD}: {scope} is {inside!r}, expected an object", field=FIELD)
+        if inside is not None and videos == video:
+            flat |= {str(key): value for key, value in inside.items()}
+    return flat
 
 
 def _kernel(images: Images, options: Mapping[str, object]) -> Images:
@@ -140,7 +155,14 @@ def _sampled(settings: Settings, options: Mapping[str, object]) -> Settings:
         for key in ("min_frames", "max_frames")
         if options.get(key) is not None
     }
-    return replace(settings, images=replace(settings.images, videos=replace(videos, **bounds)))
+    changed = replace(videos, **bounds)
+    if not changed.min_frames <= changed.max_frames <= videos.max_frames:
+        raise InputError(
+            f"{FIELD}: {changed.min_frames} to {changed.max_frames} frames are wanted, this model "
+            f"reads at most {videos.max_frames}",
+            field=FIELD,
+        )
+    return replace(settings, images=replace(settings.images, videos=changed))
 
 
 def _only(sides: Mapping[str, int], wanted: tuple[str, ...]) -> None:
