@@ -10,6 +10,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
     "images": ("PIL",),
     "video": ("av", "PIL"),
+    "pdf": ("pypdfium2",),
     "serve": ("starlette", "uvicorn", "orjson", "prometheus_client", "httptools", "yaml", "pydantic"),
     "export": (
         "torch",

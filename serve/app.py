@@ -32,7 +32,7 @@ from .metrics.state import State
 from .models.adapter_loading import Loader
 from .models.adapters import AdapterExporter
 from .models.registry import Registry
-from .pages import playground, reference
+from .pages import playground, playground_routes, reference
 from .settings import Settings
 
 log = logging.getLogger("poolrt.serve")
@@ -53,7 +53,7 @@ def create_app(registry: Registry, settings: Settings, adapters: AdapterExporter
     loader = None
     if settings.runtime_lora and adapters is not None:
         loader = Loader(registry, adapters, drain_s=settings.shutdown_timeout_s)
-    workshop = Workshop(settings, metrics, state, registry, unqueued=UNQUEUED)
+    workshop = Workshop(settings, metrics, state, registry, unqueued=UNQUEUED | playground_routes.UNQUEUED)
     context = Context(settings, registry, state, metrics, workshop, loader)
     table = routes(settings)
     app = Starlette(
@@ -121,7 +121,7 @@ class Cors(CORSMiddleware):
 def routes(settings: Settings) -> list[Route]:
     table = [
         Route(route.path, route.respond, methods=list(route.methods))
-        for route in ROUTES
+        for route in (*ROUTES, *playground_routes.ROUTES)
         if route.is_on(settings)
     ]
     table += [

@@ -121,7 +121,7 @@ class Workshop:
         """`step`, which prepares prompts and queues nothing, in a thread. Raises what it raises."""
         if pictures is None:
             return await self.thread(step)
-        return await self._watched(self._pictures, request, step)
+        return await self.watched(self._pictures, request, step)
 
     async def thread(self, step: Callable[[], Result]) -> Result:
         """`step` in one of the threads. Raises what it raises."""
@@ -130,12 +130,13 @@ class Workshop:
     async def reading(self, request: Request, step: Callable[[], Result]) -> Result:
         """`step` in the thread that reads bodies. Raises what it raises, and ApiError 499 for a client that
         left."""
-        return await self._watched(self._reader, request, step)
+        return await self.watched(self._reader, request, step)
 
-    async def _watched(
+    async def watched(
         self, threads: ThreadPoolExecutor, request: Request, step: Callable[[], Result]
     ) -> Result:
-        """`step` in one of `threads`; cancelled when the client leaves or the request's time is over."""
+        """`step` in one of `threads`; cancelled when the client leaves or the request's time is over. Raises
+        what it raises, and ApiError 499 for a client that left."""
         gone = threading.Event()
 
         def run() -> Result:
@@ -267,7 +268,7 @@ class Workshop:
         tokens = min(request.scope[BODY_BYTES] // token_bytes, (most or 0) // 8)
         self.preparing_tokens += tokens
         try:
-            return await self._watched(threads, request, step)
+            return await self.watched(threads, request, step)
         finally:
             self.preparing_tokens -= tokens
 

@@ -18,10 +18,12 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...runtime.artifact.images import Images
 from ...runtime.artifact.manifest import Head, Role, TextPreparation
 from ..context import context_of
 from ..models.registry import Served
 from ..prompts import stored_prompt
+from . import pdf
 
 ASSETS = files(cast(str, __package__)).joinpath("assets")
 INCLUDED = re.compile(r"^@([\w.]+)\n", re.MULTILINE)
@@ -46,7 +48,7 @@ def policy(page: bytes) -> str:
         f"script-src {hashes(b'script')}",
         f"style-src {hashes(b'style')}",
         "connect-src 'self'",
-        "img-src data: blob:",
+        "img-src data:",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
@@ -80,6 +82,7 @@ async def facts(request: Request) -> Response:
     content = {
         "keyed": bool(context.settings.api_keys),
         "docs": context.settings.docs,
+        "pdf": pdf.is_installed(),
         "models": [model(served) for served in context.registry],
     }
     return Response(
@@ -95,9 +98,14 @@ def model(served: Served) -> dict[str, Any]:
         "tasks": list(served.model.tasks),
         "scoring": manifest.scoring,
         "max_tokens": manifest.text.max_tokens,
+        "images": None if manifest.images is None else image_facts(manifest.images),
         "roles": roles(manifest.text),
         "heads": {task: head_facts(head) for task, head in manifest.heads.items()},
     }
+
+
+def image_facts(images: Images) -> dict[str, Any]:
+    return {"scheme": images.scheme, "apart": images.apart}
 
 
 def roles(text: TextPreparation) -> dict[str, Any] | None:

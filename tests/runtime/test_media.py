@@ -172,6 +172,7 @@ def test_each_row_shows_its_region_of_the_picture(scheme: str, height: int, widt
     ramp[..., 1] = ((np.arange(height) + 0.5) / height)[:, None]
     medium = image(images, np.round(ramp * 255).astype(np.uint8))
     assert len(medium.regions) == len(medium.items)
+    assert medium.size == (height, width)
     for item, (left, top, right, bottom) in zip(medium.items, medium.regions, strict=True):
         values = item.arrays["pixel_values"]
         red, green = (

@@ -27,7 +27,8 @@ TIMEOUT_S = 60.0
 KEYS = {
     "Enter": ("Enter", 13, "\r"), "Tab": ("Tab", 9, ""), "Escape": ("Escape", 27, ""),
     "ArrowRight": ("ArrowRight", 39, ""),
-    "ArrowLeft": ("ArrowLeft", 37, ""), "End": ("End", 35, ""),
+    "ArrowLeft": ("ArrowLeft", 37, ""), "ArrowUp": ("ArrowUp", 38, ""), "ArrowDown": ("ArrowDown", 40, ""),
+    "End": ("End", 35, ""),
 }  # fmt: skip
 
 
@@ -164,6 +165,12 @@ class Page:
             self.call(
                 "Input.dispatchMouseEvent", type=kind, x=place["x"], y=place["y"], button="left", clickCount=1
             )
+
+    def files(self, selector: str, *paths: Path) -> None:
+        """Chooses files in a file field."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        field = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=field, files=[str(path) for path in paths])
 
     def press(self, key: str, *, control: bool = False) -> None:
         code, number, text = KEYS[key]

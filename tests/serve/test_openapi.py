@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 from poolrt.serve.app import routes
+from poolrt.serve.pages import playground_routes
 from poolrt.serve.pages.openapi import document
 from poolrt.serve.settings import Settings
 
 from tests.serve.cases import TEXT, TEXTS
 from tests.serve.conftest import Live
 
-UNDOCUMENTED = {"/", "/docs", "/redoc", "/docs/oauth2-redirect", "/openapi.json", "/playground.json"}
+PAGES = {"/", "/docs", "/redoc", "/docs/oauth2-redirect", "/openapi.json", "/playground.json"}
+UNDOCUMENTED = PAGES | {route.path for route in playground_routes.ROUTES}
 DOCUMENT = document(Settings())
 
 

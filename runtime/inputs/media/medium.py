@@ -27,6 +27,8 @@ class Medium:
     """(rows, columns) of features, for each run of tokens."""
     regions: tuple[Region, ...] = ()
     """Of a picture: the part that each item shows."""
+    size: tuple[int, int] = (0, 0)
+    """Of a picture: height and width in pixels, as it was decoded and turned upright."""
 
     @property
     def tokens(self) -> int:

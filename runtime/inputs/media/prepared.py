@@ -42,25 +42,33 @@ def image(
     images = settings.images
     pixels = decode.rgb(source, background=images.background, limits=limits, field=field)
     planes = pixels.transpose(2, 0, 1)
+    height, width = planes.shape[1:]
+    grids: tuple[tuple[int, int], ...]
     if images.scheme == "patches":
-        item = patches.row(
-            images, planes, resize=settings.resize, most_pixels=limits.prepared_pixels, field=field
-        )
-        grid = patches.grid(item, patches.facts(images).merge)
-        text = _written(images, images.token * item.rows)
-        return Medium(kind="image", items=(item,), text=text, grids=(grid,), regions=(WHOLE,))
-    if images.scheme == "tiles":
+        items = [
+            patches.row(
+                images, planes, resize=settings.resize, most_pixels=limits.prepared_pixels, field=field
+            )
+        ]
+        grids = (patches.grid(items[0], patches.facts(images).merge),)
+        tokens, regions = images.token * items[0].rows, (WHOLE,)
+    elif images.scheme == "tiles":
         items, down, across = tiles.rows(images, planes, split=settings.split, resize=settings.resize)
-        text = _written(images, tiles.text(images, down, across))
         grids = (_square(images.tokens),) * len(items)
-        regions = tiles.regions(down, across, len(items))
-        return Medium(kind="image", items=tuple(items), text=text, grids=grids, regions=regions)
-    item = fixed.row(images, planes, resize=settings.resize, field=field)
-    regions = (fixed.region(images, *planes.shape[1:], resize=settings.resize),)
-    if images.apart:
-        return Medium(kind="image", items=(item,), text="", grids=(), regions=regions)
-    text = _written(images, images.token * images.tokens)
-    return Medium(kind="image", items=(item,), text=text, grids=(_square(images.tokens),), regions=regions)
+        tokens, regions = tiles.text(images, down, across), tiles.regions(down, across, len(items))
+    else:
+        items = [fixed.row(images, planes, resize=settings.resize, field=field)]
+        grids = () if images.apart else (_square(images.tokens),)
+        tokens = images.token * images.tokens
+        regions = (fixed.region(images, height, width, resize=settings.resize),)
+    return Medium(
+        kind="image",
+        items=tuple(items),
+        text="" if images.apart else _written(images, tokens),
+        grids=grids,
+        regions=regions,
+        size=(height, width),
+    )
 
 
 def video(

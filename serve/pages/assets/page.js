@@ -2,6 +2,7 @@
 const tabs = [...document.querySelectorAll("[role=tab]")];
 const panelOf = (tab) => $(tab.getAttribute("aria-controls"));
 const possible = {
+  pictures: () => Boolean(model.images) && (model.scoring !== null || model.tasks.includes("embed")),
   compare: () => model.tasks.includes("embed"),
   rerank: () => model.scoring !== null,
   classify: () => model.tasks.includes("classify"),
@@ -21,10 +22,27 @@ function choose(tab, focus = false) {
   $("nothing").hidden = Boolean(tab) || !model;
 }
 
-function clear() {
+function stop() {
   turn += 1;
-  $("answer").hidden = $("requests").hidden = true;
-  $("log").replaceChildren();
+  controller.abort();
+  controller = new AbortController();
+}
+
+/** Shows that something runs, once it takes longer than a moment. */
+function begin() {
+  working("Working …");
+  return setTimeout(() => { $("progress").hidden = false; }, 400);
+}
+
+function end(slow) {
+  clearTimeout(slow);
+  $("progress").hidden = true;
+}
+
+function clear() {
+  stop();
+  $("answer").hidden = $("requests").hidden = $("progress").hidden = true;
+  forget();
   say("");
 }
 
@@ -41,13 +59,14 @@ function pickModel() {
   $("compare-dimensions").replaceChildren(h("option", { value: "" }, "all"), ...widths.map((width) => h("option", { value: width }, String(width))));
   for (const tab of tabs) tab.hidden = !possible[panelOf(tab).id]();
   const open = tabs.filter((tab) => !tab.hidden);
+  pictureModelChanged();
   choose(open.find((tab) => "#" + panelOf(tab).id === location.hash) ?? open[0] ?? null);
 }
 
 async function start() {
   try {
     let docs;
-    ({ models, keyed, docs } = await ask("playground.json"));
+    ({ models, keyed, docs, pdf } = await ask("playground.json"));
     $("docs").hidden = !docs;
   } catch (problem) {
     $("tabs").hidden = true;
@@ -69,7 +88,8 @@ for (const form of document.querySelectorAll("form[role=tabpanel]")) {
     if (busy || !model) return;
     busy = true;
     button.setAttribute("aria-disabled", "true");
-    $("log").replaceChildren();
+    forget();
+    const slow = begin();
     const begun = performance.now();
     try {
       const told = await runs[form.id]();
@@ -78,6 +98,7 @@ for (const form of document.querySelectorAll("form[role=tabpanel]")) {
       if (problem instanceof Problem) failed(problem);
       else if (!(problem instanceof Stale)) throw problem;
     } finally {
+      end(slow);
       busy = false;
       button.removeAttribute("aria-disabled");
     }
@@ -95,6 +116,11 @@ $("tabs").addEventListener("keydown", (event) => {
   choose(open[(next + open.length) % open.length], true);
 });
 $("model").addEventListener("change", pickModel);
+$("stop").addEventListener("click", () => {
+  stop();
+  $("progress").hidden = true;
+  say("Stopped.");
+});
 
 const KEY = "poolrt key", THEME = "poolrt theme";
 const keep = (store, name, value) => { try { value ? store().setItem(name, value) : store().removeItem(name); } catch (error) { /* storage is switched off: kept in the page only */ } };

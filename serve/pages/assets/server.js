@@ -20,6 +20,9 @@ const show = (score) => (Math.abs(score) >= 100 ? score.toFixed(1) : Math.abs(sc
 let models = [];
 let keyed = false;
 let model = null;
+let pdf = false;
+/** Of what runs now; "Stop" and every turn to something else abort it. */
+let controller = new AbortController();
 
 /** Counts what the user turned to; an answer to what was asked before that is dropped. */
 let turn = 0;
@@ -31,31 +34,41 @@ class Problem extends Error {
 /** Without the user name and key that an address may carry: fetch refuses those, and a curl command must not show them. */
 const addressOf = (path) => new URL(path, location.origin + location.pathname);
 const quoted = (text) => "'" + text.replaceAll("'", "'\\''") + "'";
-function curl(path, body) {
+const isLong = (value) => typeof value === "string" && value.startsWith("data:") && value.length > 160;
+const kilobytes = (count) => (count < 1e6 ? `${Math.max(1, Math.round(count / 1e3))} kB` : `${(count / 1e6).toFixed(1)} MB`);
+/** The JSON of a body for people: of a picture only the ends. */
+const brief = (body) => JSON.stringify(body, (key, value) => (isLong(value) ? `${value.slice(0, 48)}… ${kilobytes(value.length)} …${value.slice(-8)}` : value));
+
+/** The command for a body, or the same command with its pictures shortened. A body with pictures goes through curl's input: a shell takes
+    128 kB in one argument at most. */
+function curl(path, body, write = JSON.stringify) {
   const lines = ["curl " + quoted(addressOf(path).href)];
+  const json = body && write(body);
   if (keyed || $("key").value) lines.push('-H "Authorization: Bearer $POOLRT_API_KEY"');
-  if (body) lines.push("-H 'Content-Type: application/json'", "-d " + quoted(JSON.stringify(body)));
+  if (body) lines.push("-H 'Content-Type: application/json'", brief(body) === JSON.stringify(body) ? "-d " + quoted(json) : `--data-binary @- <<'JSON'\n${json}\nJSON`);
   return lines.join(" \\\n  ");
 }
 
-/** One request; its curl command, time and usage go to the list under the answer. Throws Problem. */
-async function ask(path, body) {
+/** One request; its curl command, time and usage go to the list under the answer. Throws Problem, and Stale where the user has turned to
+    something else or stopped it; a `steady` request goes on whatever the user does. */
+async function ask(path, body, { steady = false } = {}) {
   const headers = {};
   if (body) headers["Content-Type"] = "application/json";
   if ($("key").value) headers.Authorization = "Bearer " + $("key").value;
-  const start = performance.now(), mine = turn;
+  const start = performance.now(), mine = turn, { signal } = controller;
   let response, text;
   try {
-    response = await fetch(addressOf(path), { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), cache: "no-store" });
+    response = await fetch(addressOf(path), { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), cache: "no-store", signal: steady ? undefined : signal });
     text = await response.text();
   } catch (error) {
+    if (signal.aborted && !steady) throw new Stale();
     throw new Problem(0, "The server cannot be reached. Is it still running?");
   }
-  if (mine !== turn) throw new Stale();
+  if (mine !== turn && !steady) throw new Stale();
   const took = performance.now() - start;
   let answer = null;
   try { answer = JSON.parse(text); } catch (error) { /* an error page of something in between: told below by its status */ }
-  if (body) log(path, body, response.status, took, answer);
+  if (body && !path.startsWith("playground/")) log(path, body, response.status, took, answer);
   if (response.ok && answer !== null) return answer;
   if (response.status === 401) {
     $("key-sheet").open = true;
@@ -66,17 +79,31 @@ async function ask(path, body) {
   throw new Problem(response.status, String(told), answer?.error?.param);
 }
 
+const MOST_LOGGED = 8;
 function log(path, body, status, took, answer) {
-  const command = curl(path, body);
+  const count = Number($("more").dataset.count ?? 0);
+  $("requests").hidden = false;
+  if ($("log").childElementCount >= MOST_LOGGED) {  // a search over dozens of pictures asks the same of each
+    $("more").dataset.count = count + 1;
+    $("more").textContent = `and ${plural(count + 1, "request")} like them`;
+    $("more").hidden = false;
+    return;
+  }
+  const command = curl(path, body, brief);
   const copy = h("button", { type: "button", "aria-label": `Copy the curl command for ${path}` }, "Copy curl");
   const code = h("pre", { tabIndex: 0, "aria-label": "curl command" }, command);
-  copy.addEventListener("click", () => copyText(command, code, copy));
+  copy.addEventListener("click", () => copyText(curl(path, body), code, copy));
   const tokens = answer?.usage?.prompt_tokens ?? answer?.count;
   $("log").append(h("div", { className: "request" },
     h("header", {}, h("b", {}, "POST /" + path), h("span", {}, String(status)), h("span", {}, `${took.toFixed(took < 10 ? 1 : 0)} ms`),
       Number.isInteger(tokens) ? h("span", {}, plural(tokens, "token")) : null, copy),
     code));
-  $("requests").hidden = false;
+}
+
+function forget() {
+  $("log").replaceChildren();
+  $("more").hidden = true;
+  delete $("more").dataset.count;
 }
 
 async function copyText(text, element, button) {
@@ -86,6 +113,7 @@ async function copyText(text, element, button) {
     await navigator.clipboard.writeText(text);
     done = true;
   } catch (error) {  // plain http on another machine has no clipboard
+    element.textContent = text;
     select();
     done = document.execCommand("copy");
   }

@@ -25,6 +25,8 @@ function bars(items, ranked = true) {
 }
 
 const runs = {
+  pictures: searchPictures,
+
   async compare() {
     const texts = [$("compare-a").value, $("compare-b").value];
     const roles = model.roles ? [$("compare-role-a").value, $("compare-role-b").value] : ["", ""];
