@@ -104,23 +104,24 @@ def _tiles(side: int, longest: int, **more: Any) -> Processor:
 
 
 FEW = SIZES[:5]
+SOME = (*FEW, (500, 33), (3000, 260))
 PROCESSORS: dict[str, Processor] = {
     "clip": _fixed("CLIP", 224, 3, shortest=224),
     # The cut is larger than the scaled picture, by an odd number of pixels.
     "clip padded": _fixed("CLIP", 33, 3, shortest=20),
     "siglip": _fixed("Siglip", 224, 3),
-    "siglip2": _fixed("Siglip", 224, 2),
-    "siglip lanczos": _fixed("Siglip", 64, 1),
-    "siglip nearest": _fixed("Siglip", 64, 0),
-    "siglip box": _fixed("Siglip", 64, 4, kernels=("pillow",)),
-    "siglip hamming": _fixed("Siglip", 64, 5, kernels=("pillow",)),
-    "colpali": _fixed("Siglip", 448, 3),
+    "siglip2": _fixed("Siglip", 224, 2, sizes=SOME),
+    "siglip lanczos": _fixed("Siglip", 64, 1, sizes=SOME),
+    "siglip nearest": _fixed("Siglip", 64, 0, sizes=SOME),
+    "siglip box": _fixed("Siglip", 64, 4, kernels=("pillow",), sizes=SOME),
+    "siglip hamming": _fixed("Siglip", 64, 5, kernels=("pillow",), sizes=SOME),
+    "colpali": _fixed("Siglip", 448, 3, sizes=FEW),
     "qwen3": _patches(16, HALF, HALF, 4096, 1310720),
     "qwen3 small": _patches(16, HALF, HALF, 65536, 131072),
-    "qwen2": _patches(14, CLIP_MEAN, CLIP_STD, 3136, 602112),
+    "qwen2": _patches(14, CLIP_MEAN, CLIP_STD, 3136, 602112, sizes=SOME),
     "idefics3": _tiles(64, 256),
     "idefics3 whole": _tiles(64, 256, sizes=FEW, options={"do_image_splitting": False}),
-    "idefics3 of the size that is published": _tiles(512, 2048, sizes=((200, 100), (33, 500))),
+    "idefics3 of the size that is published": _tiles(512, 2048, sizes=((200, 100),)),
 }
 
 

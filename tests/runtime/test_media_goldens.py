@@ -98,6 +98,25 @@ def test_transparency_is_shown_on_white_as_in_transformers(name: str) -> None:
     np.testing.assert_array_equal(decode.rgb(image), convert_to_rgb(image, return_numpy=True))
 
 
+@pytest.mark.parametrize("name", ["rgba.png", "grey_alpha.png", "palette_transparent.png", "rgb_key.png"])
+def test_transparency_may_be_dropped(name: str) -> None:
+    """As the processors of before transformers 5 and the authors of some models do it."""
+    data = (FOLDER / name).read_bytes()
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(decode.rgb(data, background="none"), pixels)
+
+
+@pytest.mark.parametrize("background", ["white", "none"])
+def test_an_array_with_transparency_is_treated_as_a_file_is(background: Any) -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    values = np.stack([*np.meshgrid(levels, levels), np.full((256, 256), 9, np.uint8)], axis=2)
+    rgba = values[:, :, [0, 2, 0, 1]]  # each level with each transparency
+    image = Image.fromarray(np.ascontiguousarray(rgba))
+    np.testing.assert_array_equal(
+        decode.rgb(rgba, background=background), decode.rgb(image, background=background)
+    )
+
+
 @pytest.mark.parametrize("options", VIDEO_OPTIONS, ids=str)
 @pytest.mark.parametrize("clip", FRAMES, ids=str)
 def test_a_video_is_that_of_transformers_processor(

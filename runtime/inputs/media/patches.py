@@ -135,12 +135,15 @@ def cut(images: Images, frames: Planes, kernel: Kernel) -> NDArray[np.float32]:
     size, merge = patches.size, patches.merge
     rows, columns = height // size // merge, width // size // merge
     pieces = frames.reshape(channels, depth, rows, merge, size, columns, merge, size)
-    values = np.empty((rows, columns, merge, merge, channels, patches.temporal, size, size), np.float32)
-    first = values[..., :depth, :, :]
-    first[...] = pieces.transpose(2, 5, 3, 6, 0, 1, 4, 7)
-    normalise(first, images.mean, images.std, kernel, axis=4)
-    if depth < patches.temporal:
-        values[..., depth:, :, :] = first
+    pieces = np.ascontiguousarray(pieces.transpose(2, 5, 3, 6, 0, 1, 4, 7))
+    pieces = pieces.reshape(rows, columns * merge * merge, channels, depth * size * size)
+    values = np.empty((*pieces.shape[:3], patches.temporal * size * size), np.float32)
+    # A row of features at a time stays in the processor's cache.
+    for numbers, out in zip(pieces, values, strict=True):
+        part = numbers.astype(np.float32)
+        normalise(part, images.mean, images.std, kernel, axis=1)
+        for repeat in range(patches.temporal // depth):
+            out[:, :, repeat * part.shape[2] : (repeat + 1) * part.shape[2]] = part
     return values.reshape(rows * columns * merge * merge, -1)
 
 
