@@ -1,7 +1,7 @@
 """`python -m bench.pictures`: from the bytes of a JPEG to the numbers of a vision graph, beside transformers'
 own processors, on one core. Writes bench/PICTURES.md.
 
-It needs an interpreter that has torch, torchvision, transformers and Pillow beside poolrt's own libraries. The
+It needs an interpreter that has torch, torchvision, transformers and Pillow beside what poolrt needs. The
 one that POOLRT_VLLM's program runs in has them.
 """
 

@@ -49,6 +49,7 @@ HEAVY = (
     "safetensors",
 )
 WEB = ("starlette", "uvicorn", "orjson", "prometheus_client")
+MEDIA = ("PIL", "av", "hf_processors_rs")
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx", "openvino")
 
 BLOCKER = """
@@ -87,12 +88,13 @@ def imported(names: list[str], *, blocked: tuple[str, ...]) -> None:
 
 def test_runtime_imports_no_exporter_library_no_server_and_no_engine():
     imported(
-        modules("runtime"), blocked=(*HEAVY, *WEB, *ENGINES, "pydantic", "poolrt.exporter", "poolrt.serve")
+        modules("runtime"),
+        blocked=(*HEAVY, *WEB, *ENGINES, *MEDIA, "pydantic", "poolrt.exporter", "poolrt.serve"),
     )
 
 
 def test_serve_imports_no_exporter_library():
-    imported(modules("serve"), blocked=(*HEAVY, *ENGINES, "poolrt.exporter"))
+    imported(modules("serve"), blocked=(*HEAVY, *ENGINES, *MEDIA, "poolrt.exporter"))
 
 
 def test_exporter_imports_no_server():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..artifact.images import Images
 from ..artifact.manifest import Evidence, Head, Manifest, Reading, Role
 from ..artifact.reading import Artifact
 from ..engines import table
@@ -50,9 +51,13 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     for kind, file in (("chat", preparation.chat_template), ("score", preparation.score_template)):
         if file:
             yield f"  {kind} template: {file}"
+    if manifest.images is not None:
+        yield "pictures"
+        yield from _pictures(manifest.images)
     yield "engines"
     for graph in manifest.graphs:
-        yield f"  onnxruntime:{graph.file}  {graph.precision}, opset {graph.opset}"
+        role = "" if manifest.images is None else f"{graph.role}, "
+        yield f"  onnxruntime:{graph.file}  {role}{graph.precision}, opset {graph.opset}"
     for engine in manifest.engines:
         shapes = ", ".join(f"{profile.largest[0]}x{profile.largest[1]}" for profile in engine.profiles)
         misfit = table.unfit(engine)
@@ -101,8 +106,37 @@ def _head(head: Head) -> str:
     return ", ".join(parts)
 
 
+def _pictures(images: Images) -> Iterator[str]:
+    if images.scheme == "patches" and images.patches is not None:
+        patches = images.patches
+        side = patches.size * patches.merge
+        least, most = (-(-pixels // side**2) for pixels in (patches.min_pixels, patches.max_pixels))
+        size = f"patches of {patches.size} x {patches.size} pixels, {least} to {most} tokens a picture"
+    elif images.scheme == "tiles":
+        size = f"tiles of {images.width} x {images.height} pixels, {images.tokens} tokens each"
+    else:
+        cut = "the middle of it" if images.shortest_edge else "squashed"
+        tokens = "" if images.apart else f", {images.tokens} tokens"
+        size = f"{images.width} x {images.height} pixels, {cut}{tokens}"
+    yield f"  {images.scheme}: {size}; {images.resample} as {images.kernel} resizes"
+    if images.apart:
+        yield "  embedded apart: a prompt is a picture or text, not both"
+    else:
+        most = "" if images.most is None else f", up to {images.most} of a prompt"
+        yield f"  in a prompt: {images.placeholder}{most}"
+    if (videos := images.videos) is not None:
+        yield (
+            f"  videos: {videos.fps:g} frames a second, {videos.min_frames} to {videos.max_frames}; in a "
+            f"prompt: {videos.placeholder}"
+        )
+
+
 def _role(role: Role) -> str:
     parts = []
+    if role.template is not None:
+        parts.append("template")
+    if role.suffix:
+        parts.append(f"suffix {role.suffix!r}")
     if role.prefix:
         parts.append(f"prefix {role.prefix!r}")
     if role.marker_id is not None:

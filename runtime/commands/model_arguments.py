@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .command_line import Parser
 
+if TYPE_CHECKING:
+    from ..model import Model
+
 HELP = "artifact folder, as `poolrt export` made it"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
 
 
 def parser(name: str, description: str, *, texts: str | None = None) -> Parser:
@@ -38,7 +44,7 @@ def parser(name: str, description: str, *, texts: str | None = None) -> Parser:
 def scorer(name: str, description: str) -> Parser:
     """Returns the parser of a command that compares a query with documents."""
     result = parser(name, description)
-    result.add_argument("query", help="the query")
+    result.add_argument("query", help="the query: text, or the file of a picture")
     _add_texts(result, "DOCUMENT")
     result.add_argument("--instruction", help="for score templates that take one")
     result.add_argument(
@@ -55,6 +61,16 @@ def _add_texts(parser: Parser, name: str) -> None:
         "texts", nargs="*", default=[], metavar=name, help="none: read lines from --file or stdin"
     )
     parser.add_argument("--file", type=Path, help="UTF-8 file with one text per line")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        action="append",
+        default=[],
+        dest="images",
+        metavar="FILE",
+        help="a picture or video, behind the texts (several times for several); for a model that reads "
+        f"pictures a {name} that names such a file is one too",
+    )
     parser.add_argument(
         "--no-truncate",
         action="store_true",
@@ -76,13 +92,14 @@ def truncation(options: argparse.Namespace) -> int | None:
     return None if options.no_truncate else -1
 
 
-def texts(arguments: list[str], file: Path | None) -> list[str]:
-    """Returns one text per argument; without arguments one per line of the file, else of stdin, blank lines
-    left out. Raises InputError for a file that cannot be read, and where there is no text."""
+def texts(arguments: list[str], file: Path | None, images: Sequence[Path] = ()) -> list[str | Path]:
+    """Returns one text per argument, without arguments one per line of the file, without a file the lines of
+    stdin unless there are pictures, blank lines left out; then the pictures. Raises InputError for a file
+    that cannot be read, and where there is no text."""
     if arguments and file is not None:
         raise InputError("texts and --file: give one of them", field="file")
-    if arguments:
-        return arguments
+    if arguments or (images and file is None):
+        return [*arguments, *images]
     source = "stdin" if file is None else str(file)
     if file is None and sys.stdin.isatty():
         raise InputError(
@@ -100,4 +117,29 @@ def texts(arguments: list[str], file: Path | None) -> list[str]:
     filled = [line for line in lines if line.strip()]
     if not filled:
         raise InputError(f"{source}: no line with text in it", field="file")
-    return filled
+    return [*filled, *images]
+
+
+def prompts(values: Sequence[str | Path], model: Model) -> list[Any]:
+    """Returns what the model takes for each text and file: of a model that reads pictures, a text that names
+    a file of a picture or video stands for it. Raises InputError for a picture that the model cannot read."""
+    reads = model.manifest.images is not None
+    return [_prompt(value, reads=reads) for value in values]
+
+
+def _prompt(value: str | Path, *, reads: bool) -> Any:
+    suffix = Path(value).suffix.lower()
+    if isinstance(value, Path):
+        if not reads:
+            raise InputError(f"--image {value}: this model reads text only", field="image")
+        return {"video" if suffix in VIDEOS else "image": value}
+    if reads and suffix in (*PICTURES, *VIDEOS) and _is_file(value):
+        return {"video" if suffix in VIDEOS else "image": Path(value)}
+    return value
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # a text that can name no file
+        return False

@@ -12,7 +12,7 @@ from typing import Any
 from .. import errors
 from ..errors import InputError
 from .command_line import Parser
-from .model_arguments import parser, score_options, scorer, texts, truncation
+from .model_arguments import PICTURES, VIDEOS, parser, prompts, score_options, scorer, texts, truncation
 
 PIECE = 1024
 """Texts that `embed --out` computes before it writes their vectors."""
@@ -37,10 +37,10 @@ def inspect(arguments: Sequence[str]) -> int:
 
 
 def embed(arguments: Sequence[str]) -> int:
-    """poolrt embed: one vector per text."""
+    """poolrt embed: one vector per text or picture."""
     command = parser(
         "embed",
-        "Embeds texts: from the command line, --file, or stdin with one text per line.",
+        "Embeds texts and pictures: from the command line, --file, or stdin with one text per line.",
         texts="TEXT",
     )
     command.add_argument("--dimensions", type=int, help="width of the vectors, for Matryoshka models")
@@ -59,10 +59,10 @@ def embed(arguments: Sequence[str]) -> int:
     options = command.parse_args(arguments)
     if options.resume and options.out is None:
         raise InputError("--resume goes with --out FILE, the file to go on with", field="resume")
-    return _embedded(options, texts(options.texts, options.file))
+    return _embedded(options, texts(options.texts, options.file, options.images))
 
 
-def _embedded(options: argparse.Namespace, texts: list[str]) -> int:
+def _embedded(options: argparse.Namespace, texts: list[str | Path]) -> int:
     """Embeds the texts, in pieces where the vectors go to a file: it then has the vectors of
     every finished piece."""
     import numpy as np
@@ -82,15 +82,16 @@ def _embedded(options: argparse.Namespace, texts: list[str]) -> int:
     try:
         with _model(options) as model, bar(_bar(options), len(texts) - begin) as progress:
 
-            def embedded(several: list[str]) -> Any:
+            def embedded(several: list[str | Path]) -> Any:
                 return model.embed(
-                    several,
+                    prompts(several, model),
                     use_tqdm=False if progress is None else _Shared(progress),
                     **_embed_options(options),
                 )
 
             if file is not None and begin:
-                file.check(np.asarray(model.embed(texts[begin - 1], **_embed_options(options)))[0])
+                [last] = prompts(texts[begin - 1 : begin], model)
+                file.check(np.asarray(model.embed(last, **_embed_options(options)))[0])
             for start in range(begin, len(texts), piece):
                 several = texts[start : start + piece]
                 outputs = embedded(several)
@@ -173,9 +174,10 @@ def score(arguments: Sequence[str]) -> int:
         "with one document per line.",
     )
     options = command.parse_args(arguments)
-    documents = texts(options.texts, options.file)
+    documents = texts(options.texts, options.file, options.images)
     with _model(options) as model:
-        outputs = model.score(options.query, documents, use_tqdm=_bar(options), **score_options(options))
+        query, *others = prompts([options.query, *documents], model)
+        outputs = model.score(query, others, use_tqdm=_bar(options), **score_options(options))
     if options.json:
         data = [
             {"index": index, "score": output.outputs.score, "truncated": output.truncated}
@@ -196,20 +198,21 @@ def rerank(arguments: Sequence[str]) -> int:
     )
     command.add_argument("--top-n", type=int, default=0, help="how many to show; 0: all")
     options = command.parse_args(arguments)
-    documents = texts(options.texts, options.file)
+    documents = texts(options.texts, options.file, options.images)
     with _model(options) as model:
+        query, *others = prompts([options.query, *documents], model)
         ranking = model.rerank(
-            options.query, documents, top_n=options.top_n, use_tqdm=_bar(options), **score_options(options)
+            query, others, top_n=options.top_n, use_tqdm=_bar(options), **score_options(options)
         )
     if options.json:
         results = [
-            {"index": ranked.index, "relevance_score": ranked.score, "document": {"text": ranked.document}}
+            {"index": ranked.index, "relevance_score": ranked.score, "document": _document(ranked.document)}
             for ranked in ranking
         ]
         _print_json({"model": model.name, "results": results, "prompt_tokens": ranking.prompt_tokens})
     else:
         for place, ranked in enumerate(ranking, start=1):
-            print(f"{place:3}. {ranked.score:10.5f}  {_short(str(ranked.document))}")
+            print(f"{place:3}. {ranked.score:10.5f}  {_short(documents[ranked.index])}")
     return errors.EXIT_OK
 
 
@@ -281,9 +284,19 @@ def _cosine(vectors: Any) -> float:
     return float(scoring.cosine(vectors[0], vectors[1:])[0])
 
 
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else line[:57] + "..."
+def _document(document: Any) -> dict[str, str]:
+    """A document as JSON: its text, or the file of its picture."""
+    if isinstance(document, str):
+        return {"text": document}
+    return {kind: str(path) for kind, path in document.items()}
+
+
+def _short(text: str | Path) -> str:
+    line = " ".join(str(text).split())
+    if len(line) <= 60:
+        return line
+    # The end of a path says more than its beginning.
+    return "..." + line[-57:] if Path(line).suffix.lower() in (*PICTURES, *VIDEOS) else line[:57] + "..."
 
 
 def _cut(truncated: bool) -> str:

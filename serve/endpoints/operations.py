@@ -26,7 +26,7 @@ async def live(request: Request) -> Response:
     """
     context = context_of(request)
     stalled = context.registry.ready.is_set() and any(
-        served.model.worker.stalled_s() > STALLED_S for served in context.registry
+        served.model.stalled_s() > STALLED_S for served in context.registry
     )
     return Response(status_code=503 if stalled or context.state.failure else 200)
 

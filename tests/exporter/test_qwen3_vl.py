@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from poolrt.exporter import checkpoint, pipeline
 from poolrt.runtime import load
+from poolrt.runtime.errors import CheckpointError
 from poolrt.runtime.inputs import templates
 from poolrt.runtime.inputs.media import prepared
 from poolrt.runtime.inputs.media.medium import Medium
 
+from tests import adapters
 from tests.families import qwen3_vl as tiny
 from tests.families.pictured import Pictured, Prompt, pictured
 from tests.families.qwen3_vl_prompts import CLIP, CLIP_FPS, PICTURES, PROMPTS, SENTENCES
@@ -154,6 +156,24 @@ def test_other_checkpoints_of_the_family(settings: dict[str, Any], tmp_path: Pat
     of, reference = pictured(folder), Reference(folder)
     rows = prompts(of)[2:7]
     close(of.answers("embed", rows), [values[-1] for values in expected(of, reference, rows)])
+
+
+def test_an_adapter_of_both_towers_is_merged(tmp_path: Path):
+    folder = tiny.qwen3_vl_embedding(tmp_path / "embedding")
+    kind = "Qwen3VLForConditionalGeneration"
+    modules = ["q_proj", "down_proj", "qkv", "linear_fc1"]
+    adapter = adapters.adapted(folder, tmp_path / "adapter", kind=kind, target_modules=modules)
+    of, reference = pictured(folder, adapter=adapter), Reference(folder)
+    rows = prompts(of)[:4]
+    before = of.answers("embed", rows)
+    reference.model = adapters.reference(folder, adapter, kind=kind).base_model.model.model
+    close(before, [values[-1] for values in expected(of, reference, rows)])
+
+
+def test_tensors_without_a_place_are_named(tmp_path: Path):
+    folder = tiny.qwen3_vl_embedding(tmp_path / "embedding", head={"model.audio.weight": (2, 2)})
+    with pytest.raises(CheckpointError, match=r"has no place for: model\.audio\.weight; expected visual"):
+        pictured(folder)
 
 
 @pytest.mark.parametrize(

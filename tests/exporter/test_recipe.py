@@ -34,8 +34,8 @@ def test_every_recipe_says_where_its_numbers_come_from():
 
 def test_every_template_a_recipe_names_is_there():
     for each in recipe.all_recipes():
-        if each.score_template is not None:
-            assert recipe.template(each.score_template), each.name
+        for name in (each.score_template, each.role_template):
+            assert name is None or recipe.template(name), each.name
 
 
 def test_minilm_gives_the_published_similarities(minilm: Path):

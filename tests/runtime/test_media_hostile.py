@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import resource
 import struct
+import sys
 import zlib
 from typing import Any
 
@@ -131,6 +132,31 @@ def test_a_thin_picture_costs_what_its_pixels_cost() -> None:
 def test_what_is_neither_bytes_nor_picture_is_refused(source: Any) -> None:
     with pytest.raises(InputError, match="expected"):
         prepared.image(PATCHES, source)
+
+
+def test_what_is_not_installed_is_named_and_arrays_need_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InputError, match=r"pip install 'poolrt\[images\]'"):
+        prepared.image(PATCHES, (FOLDER / "rgb.png").read_bytes())
+    with pytest.raises(InputError, match=r"pip install 'poolrt\[video\]'"):
+        prepared.video(VIDEO, (FOLDER / "h264.mp4").read_bytes())
+    assert prepared.image(PATCHES, drawn(64, 64)).tokens == 4
+    assert prepared.video(VIDEO, np.stack([drawn(64, 64)] * 4)).tokens == 8
+
+
+def test_a_tiff_that_pillow_turns_itself_is_turned_once() -> None:
+    image, out = Image.fromarray(drawn(40, 30)), io.BytesIO()
+    image.save(out, "TIFF", tiffinfo={0x0112: 6})
+    turned = image.transpose(Image.Transpose.ROTATE_270)
+    np.testing.assert_array_equal(decode.rgb(out.getvalue()), np.asarray(turned))
+
+
+@pytest.mark.parametrize("kind", ["MPO", "AVIF"])
+def test_pictures_of_phones_and_browsers_are_decoded(kind: str) -> None:
+    out = io.BytesIO()
+    Image.fromarray(drawn(64, 48)).save(out, kind, **({"save_all": True} if kind == "MPO" else {}))
+    assert decode.rgb(out.getvalue()).shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize("most", [10**9, 1 << 30])

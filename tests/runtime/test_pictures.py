@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from poolrt.runtime import LLM, load
 from poolrt.runtime.artifact.manifest import Role
+from poolrt.runtime.commands import cli
 from poolrt.runtime.errors import InputError, UnknownOption
 from poolrt.runtime.inputs.media import prepared
 from poolrt.runtime.model import Model
@@ -774,3 +776,57 @@ def test_vllms_class_takes_pictures(tmp_path: Path) -> None:
     with pytest.raises(UnknownOption, match="interleave"):
         llm.embed("a", interleave=True)  # pyright: ignore[reportCallIssue]
     llm.model.close()
+
+
+# Commands
+
+
+def poolrt(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = cli.main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_commands_take_files_of_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path, roles=ROLES, instruction="judge")
+    red, noise = tmp_path / "red.png", tmp_path / "noise.PNG"
+    Image.fromarray(RED).save(red)
+    Image.fromarray(NOISE).save(noise)
+    code, out, _ = poolrt(capsys, "embed", folder, red, "a red page", "--image", noise, "--json")
+    assert code == 0
+    rows = [row["embedding"] for row in json.loads(out)["data"]]
+    with load(folder, threads=1) as model:
+        np.testing.assert_allclose(rows, vectors(model, RED, "a red page", NOISE), atol=SAME)
+        scores = np.asarray(model.score("a red page", [NOISE, "nowhere.png", RED]))
+        best = model.rerank(RED, [NOISE, RED])[0]
+    code, out, _ = poolrt(
+        capsys, "score", folder, "a red page", noise, "nowhere.png", "--image", red, "--json"
+    )
+    assert code == 0
+    np.testing.assert_allclose([row["score"] for row in json.loads(out)["data"]], scores, atol=SAME)
+    code, out, _ = poolrt(capsys, "rerank", folder, red, "--image", noise, "--image", red, "--json")
+    assert json.loads(out)["results"][0]["document"] == {"image": str((noise, red)[best.index])}
+    code, out, _ = poolrt(capsys, "rerank", folder, red, noise, red)
+    assert "red.png" in out
+    code, out, _ = poolrt(capsys, "inspect", folder)
+    shown = (
+        "patches of 4 x 4 pixels, 1 to 32 tokens a picture; bicubic as torchvision resizes",
+        "document: template",
+        f"in a prompt: {PLACEHOLDER}",
+        "videos: 2 frames a second",
+        "vision, fp32",
+        "suffix '</s></s>'",
+    )
+    for part in shown:
+        assert part in out
+    code, out, _ = poolrt(capsys, "inspect", tiny.write(tmp_path, images=tiny.APART, name="apart"))
+    assert "fixed: 8 x 8 pixels, squashed; bicubic" in out
+    assert "not both" in out
+    text = tiny.write(tmp_path, images=None, name="text")
+    code, _, err = poolrt(capsys, "embed", text, "--image", red)
+    assert (code, "this model reads text only" in err) == (2, True)
+    assert poolrt(capsys, "embed", text, red)[0] == 0  # a text as any other
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    code, _, err = poolrt(capsys, "embed", folder, "--image", broken)
+    assert (code, "cannot identify image file" in err) == (2, True)

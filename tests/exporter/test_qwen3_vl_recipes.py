@@ -1,0 +1,125 @@
+"""Prompts, pixel budgets and heads of the published checkpoints on Qwen3-VL, by their names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from poolrt.exporter import checkpoint
+from poolrt.exporter.heads import planning
+from poolrt.exporter.heads.planning import Plan
+from poolrt.runtime.inputs import templates
+
+from tests.families import qwen3_vl as tiny
+
+FILLER = "<|endoftext|>" * 10
+MEDIA = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+def planned(write: Callable[..., Path], folder: Path, **arguments: Any) -> Plan:
+    return planning.plan(checkpoint.read(write(folder, **arguments)))
+
+
+def written(
+    plan: Plan, role: str, text: str, *, images: int = 0, videos: int = 0, instruction: str = ""
+) -> str:
+    template = plan.text.roles[role].template
+    assert template is not None
+    return templates.render(template, {
+        "text": text, "media": MEDIA * (images + videos), "images": images, "videos": videos,
+        "instruction": instruction or plan.text.instruction,
+    })  # fmt: skip
+
+
+def test_qwen3_vl_embedding(tmp_path: Path):
+    plan = planned(tiny.qwen3_vl_embedding, tmp_path / "Qwen3-VL-Embedding-2B")
+    begin, end = "<|im_start|>system\n", "<|im_end|>\n<|im_start|>assistant\n"
+    user = "<|im_end|>\n<|im_start|>user\n"
+    asked = f"{begin}Represent the user's input.{user}"
+    for role in ("query", "document"):
+        assert written(plan, role, "two cats") == f"{asked}two cats{end}"
+        assert written(plan, role, "") == f"{asked}NULL{end}"
+        assert written(plan, role, "two", images=1) == f"{asked}{MEDIA}two{end}"
+    assert written(plan, "query", "a", instruction=" Find it ") == f"{begin}Find it.{user}a{end}"
+    assert written(plan, "query", "a", instruction="找到它。") == f"{begin}找到它。{user}a{end}"
+    assert plan.vision is not None
+    assert plan.vision.images.patches is not None
+    assert (plan.vision.images.patches.min_pixels, plan.vision.images.patches.max_pixels) == (4096, 1843200)
+    assert plan.heads["embed"].any_dimension
+
+
+def test_qwen3_vl_reranker(tmp_path: Path):
+    plan = planned(tiny.qwen3_vl_reranker, tmp_path / "Qwen3-VL-Reranker-8B", tied=False)
+    assert (plan.tasks[0], plan.scoring) == ("classify", "cross-encoder")
+    assert plan.heads["classify"].activation == "sigmoid"
+    template = plan.files["score_template.jinja"].decode()
+
+    def pair(query: str, document: str, **variables: Any) -> str:
+        messages = [{"role": "query", "content": query}, {"role": "document", "content": document}]
+        return templates.conversation(template, messages, variables=variables)
+
+    judge = (
+        "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+        'Note that the answer can only be "yes" or "no".'
+    )
+    task = "Given a search query, retrieve relevant candidates that answer the query."
+    start, end = f"<|im_start|>system\n{judge}<|im_end|>\n<|im_start|>user\n<Instruct>: ", "<|im_end|>\n"
+    end += "<|im_start|>assistant\n"
+    assert pair("a", f"{MEDIA}b") == f"{start}{task}<Query>:a\n<Document>:{MEDIA}b{end}"
+    assert pair("a", "", instruction="Find.") == f"{start}Find.<Query>:a\n<Document>:NULL{end}"
+
+
+def test_tomoro(tmp_path: Path):
+    plan = planned(tiny.colqwen3, tmp_path / "tomoro-colqwen3-embed-4b")
+    assert (plan.tasks, plan.scoring) == (("token_embed",), "late-interaction")
+    seen = f"<|im_start|>user\n{MEDIA}Describe the "
+    for role in ("query", "document"):
+        assert written(plan, role, " what is it ") == f"what is it{FILLER}"
+        assert written(plan, role, "", images=1) == f"{seen}image.<|im_end|><|endoftext|>"
+        assert written(plan, role, " x", images=1) == f"{seen}image. x<|im_end|><|endoftext|>"
+        assert written(plan, role, "", videos=1) == f"{seen}video.<|im_end|><|endoftext|>"
+    assert plan.vision is not None
+    assert plan.vision.images.patches is not None
+    assert plan.vision.images.videos is not None
+    assert plan.vision.images.patches.max_pixels == 1280 * 32 * 32
+    assert plan.vision.images.videos.max_pixels == 2 * 1280 * 32 * 32
+
+
+def test_a_prefix_of_tomoro_s_processor_stands_before_texts_alone(tmp_path: Path):
+    folder = tiny.colqwen3(tmp_path / "tuned")
+    (folder / "processor_config.json").write_text(json.dumps({"query_prefix": 'say "it": '}))
+    plan = planning.plan(checkpoint.read(folder))
+    assert written(plan, "query", "a") == f'say "it": a{FILLER}'
+    assert written(plan, "query", "a", images=1).startswith("<|im_start|>user\n")
+
+
+def test_ops(tmp_path: Path):
+    plan = planned(tiny.ops_colqwen3, tmp_path / "Ops-Colqwen3-4B", dims=48)
+    assert plan.heads["token_embed"].dim == 48
+    assert plan.heads["token_embed"].any_dimension
+    assert written(plan, "query", "what") == f"Query: what{FILLER}"
+    end = "<|im_end|><|im_start|>assistant\n<|endoftext|>"
+    assert written(plan, "document", "", images=1) == f"<|im_start|>user\n{MEDIA}Describe the image.{end}"
+
+
+def test_nemotron(tmp_path: Path):
+    plan = planned(tiny.nemotron_colembed, tmp_path / "nemotron-colembed-vl-4b-v2")
+    begin, end = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+    assert written(plan, "query", "what") == f"{begin}Query: query: what{end}"
+    assert written(plan, "document", "", images=1) == f"{begin}{MEDIA}passage: {end}"
+    assert written(plan, "document", "a page", images=1) == f"{begin}{MEDIA}passage: a page{end}"
+    assert plan.text.roles["query"].max_tokens == 512
+    assert plan.vision is not None
+    assert plan.vision.images.videos is None
+
+
+@pytest.mark.parametrize("name", ["Qwen3-VL-Embedding-2B-tuned", "checkpoint"])
+def test_another_name_has_no_recipe(name: str, tmp_path: Path):
+    plan = planned(tiny.qwen3_vl_embedding, tmp_path / name)
+    assert plan.text.roles == {}
+    assert plan.vision is not None
+    assert plan.vision.images.patches is not None
+    assert plan.vision.images.patches.max_pixels == 1310720
