@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -102,7 +103,9 @@ def test_transparency_is_shown_on_white_as_in_transformers(name: str) -> None:
 def test_transparency_may_be_dropped(name: str) -> None:
     """As the processors of before transformers 5 and the authors of some models do it."""
     data = (FOLDER / name).read_bytes()
-    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's advice to convert a palette to RGBA first
+        pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(decode.rgb(data, background="none"), pixels)
 
 

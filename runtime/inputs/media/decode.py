@@ -136,9 +136,13 @@ def _from_image(image: Image, background: Background) -> Pixels:
 
     bands = image.getbands()
     transparent = "A" in bands or "a" in bands or image.info.get("transparency") is not None
-    if not transparent or background == "none":
+    if image.mode == "RGB" and background == "none":
+        return np.asarray(image)
+    if not transparent:
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    if background == "none":
+        return np.asarray(rgba)[:, :, :3]
     opaque = PIL.Image.new("RGB", rgba.size, (255, 255, 255))
     opaque.paste(rgba, mask=rgba.getchannel("A"))
     return np.asarray(opaque)
