@@ -1,8 +1,8 @@
 """`python -m bench.pictures`: from the bytes of a JPEG to the numbers of a vision graph, beside transformers'
 own processors, on one core. Writes bench/PICTURES.md.
 
-It needs an interpreter that has torch, torchvision, transformers and Pillow beside what poolrt needs. The
-one that POOLRT_VLLM's program runs in has them.
+It needs an interpreter that has torch, torchvision, transformers and Pillow beside what poolrt itself needs.
+The one that POOLRT_VLLM's program runs in has them.
 """
 
 from __future__ import annotations
