@@ -19,7 +19,7 @@ from poolrt.runtime.inputs.media import decode, prepared
 from poolrt.runtime.inputs.media.limits import PictureLimits
 
 from tests.pictures import CLIPS, FOLDER, _chunk, drawn, flat_png
-from tests.runtime.test_media import PATCHES
+from tests.runtime.test_media import PATCHES, TILES
 from tests.runtime.test_media_goldens import VIDEO
 
 FILES = sorted(
@@ -163,6 +163,15 @@ def test_pictures_of_phones_and_browsers_are_decoded(kind: str) -> None:
 def test_a_request_cannot_ask_for_more_pixels_than_are_prepared(most: int) -> None:
     with pytest.raises(InputError, match="at most"):
         prepared.image(PATCHES, drawn(64, 64), options={"min_pixels": most, "max_pixels": most})
+
+
+def test_a_picture_is_not_cut_into_any_number_of_tiles() -> None:
+    limits = PictureLimits(prepared_pixels=64 * 64 * 100)
+    assert (
+        len(prepared.image(TILES, drawn(640, 640), options={"do_resize": False}, limits=limits).items) == 101
+    )
+    with pytest.raises(InputError, match="at most"):
+        prepared.image(TILES, drawn(641, 640), options={"do_resize": False}, limits=limits)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,14 @@ def image(
         grids = (patches.grid(items[0], patches.facts(images).merge),)
         tokens, regions = images.token * items[0].rows, (WHOLE,)
     elif images.scheme == "tiles":
-        items, down, across = tiles.rows(images, planes, split=settings.split, resize=settings.resize)
+        items, down, across = tiles.rows(
+            images,
+            planes,
+            split=settings.split,
+            resize=settings.resize,
+            most_pixels=limits.prepared_pixels,
+            field=field,
+        )
         grids = (_square(images.tokens),) * len(items)
         tokens, regions = tiles.text(images, down, across), tiles.regions(down, across, len(items))
     else:

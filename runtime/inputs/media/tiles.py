@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from ...artifact.images import Images, Tiling
+from ...errors import InputError
 from ..items import VisionItem
 from .medium import WHOLE, Region
 from .resize import resized
@@ -18,7 +19,13 @@ MOST_SIDE = 4096
 
 
 def rows(
-    images: Images, planes: Planes, *, split: bool = True, resize: bool = True
+    images: Images,
+    planes: Planes,
+    *,
+    split: bool = True,
+    resize: bool = True,
+    most_pixels: int,
+    field: str,
 ) -> tuple[list[VisionItem], int, int]:
     """Returns the rows of a picture [3, height, width], and how many rows and columns of tiles there are.
 
@@ -27,6 +34,8 @@ def rows(
     Args:
         split: whether it may be cut; if not, it is squashed to one tile.
         resize: whether it is scaled to the tiling's longest edge first.
+        most_pixels: of all tiles together.
+        field: named by errors.
     """
     tiling = images.tiling
     assert tiling is not None, "a manifest with the scheme `tiles` says how to cut"
@@ -34,7 +43,14 @@ def rows(
         planes = _scaled(images, planes, *_longest(tiling, *planes.shape[1:]))
     if not split:
         return [fixed_row(images, _scaled(images, planes, images.height, images.width))], 0, 0
-    planes = _scaled(images, planes, *_multiple(images, *planes.shape[1:]))
+    height, width = _multiple(images, *planes.shape[1:])
+    if height * width > most_pixels:
+        raise InputError(
+            f"tiles of a picture would have {height * width} pixels, at most {most_pixels} are prepared; "
+            "scale it down",
+            field=field,
+        )
+    planes = _scaled(images, planes, height, width)
     down, across = planes.shape[1] // images.height, planes.shape[2] // images.width
     if down == across == 1:
         return [fixed_row(images, planes)], 0, 0
