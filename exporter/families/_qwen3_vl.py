@@ -47,6 +47,16 @@ PROJECTION = Layer(name="custom_text_proj", names=("embedding_proj_layer",), bia
 # The defaults of transformers' processors for what a file leaves out.
 MOST_VIDEO_PIXELS = {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768}
 MOST_PICTURE_PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
+SIDES = {
+    "patch_size": "patch_size",
+    "spatial_merge_size": "merge_size",
+    "temporal_patch_size": "temporal_patch_size",
+}
+"""Key of vision_config -> key of the processors."""
+VISION_SIDES = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
+"""The defaults of the vision model and of the video processor."""
+PICTURE_SIDES = {**VISION_SIDES, "patch_size": 14}
+"""The defaults of the picture processor."""
 UNLIKE_ROWS = ("dynamic", "longrope")
 
 
@@ -123,6 +133,7 @@ def images(files: Files) -> Images:
     settings = processor.images(files.source, files.inner)
     sizes = MOST_PICTURE_PIXELS | settings.size()
     mean, std = settings.normalisation(processor.CLIP_MEAN, processor.CLIP_STD)
+    sides = _sides(files, settings, PICTURE_SIDES)
     return Images(
         scheme="patches",
         resample=settings.resample("bicubic"),
@@ -130,9 +141,9 @@ def images(files: Files) -> Images:
         mean=mean,
         std=std,
         patches=Patches(
-            size=settings.number("patch_size", 14),
-            merge=settings.number("merge_size", 2),
-            temporal=settings.number("temporal_patch_size", 2),
+            size=sides["patch_size"],
+            merge=sides["merge_size"],
+            temporal=sides["temporal_patch_size"],
             min_pixels=settings.number("min_pixels", sizes["shortest_edge"], most=1 << 40),
             max_pixels=settings.number("max_pixels", sizes["longest_edge"], most=1 << 40),
         ),
@@ -142,10 +153,36 @@ def images(files: Files) -> Images:
     )
 
 
+def _sides(files: Files, settings: processor.Settings, defaults: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of a patch and of a feature, by the processors' keys.
+
+    Raises CheckpointError where the vision model reads others, or where a processor does something else that
+    `Images` cannot say.
+    """
+    vision = files.config.get("vision_config") or {}
+    sides = {name: settings.number(name, default) for name, default in defaults.items()}
+    for key, name in SIDES.items():
+        wanted = vision.get(key, VISION_SIDES[name])
+        if sides[name] != wanted:
+            raise CheckpointError(
+                f"{files.source}: {settings.file} says {name} {sides[name]}, config.json's vision_config "
+                f"{key} {wanted}; one of the two is of another checkpoint"
+            )
+    unusual = {"do_resize": not settings.flag("do_resize", True)}
+    unusual["cap_pixels_per_frame"] = settings.flag("cap_pixels_per_frame", False)
+    if strange := [name for name, is_unusual in unusual.items() if is_unusual]:
+        raise CheckpointError(
+            f"{files.source}: {settings.file} says {strange[0]} {settings.values[strange[0]]}, which poolrt "
+            "does not follow; remove it to export without it"
+        )
+    return sides
+
+
 def _videos(files: Files) -> Videos | None:
     settings = processor.videos(files.source, files.inner)
     if settings is None:
         return None
+    _sides(files, settings, VISION_SIDES)
     sizes = MOST_VIDEO_PIXELS | settings.size()
     fps = settings.values.get("fps")
     return Videos(

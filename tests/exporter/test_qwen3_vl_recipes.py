@@ -11,6 +11,7 @@ import pytest
 from poolrt.exporter import checkpoint
 from poolrt.exporter.heads import planning
 from poolrt.exporter.heads.planning import Plan
+from poolrt.runtime.errors import CheckpointError
 from poolrt.runtime.inputs import templates
 
 from tests.families import qwen3_vl as tiny
@@ -123,3 +124,22 @@ def test_another_name_has_no_recipe(name: str, tmp_path: Path):
     assert plan.vision is not None
     assert plan.vision.images.patches is not None
     assert plan.vision.images.patches.max_pixels == 1310720
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "message"),
+    [
+        ("preprocessor_config.json", {"patch_size": 14}, "says patch_size 14, config.json's vision_config"),
+        ("video_preprocessor_config.json", {"merge_size": 4}, "says merge_size 4"),
+        ("preprocessor_config.json", {"do_resize": False}, "says do_resize False, which poolrt"),
+        ("video_preprocessor_config.json", {"cap_pixels_per_frame": True}, "cap_pixels_per_frame True"),
+    ],
+)  # fmt: skip
+def test_processors_of_another_model_are_refused(
+    file: str, settings: dict[str, Any], message: str, tmp_path: Path
+):
+    folder = tiny.qwen3_vl_embedding(tmp_path / "embedding")
+    known = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps(known | settings), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=message):
+        planning.plan(checkpoint.read(folder))
