@@ -23,6 +23,13 @@ RUNTIME = {
         "inputs/media/video_file", "inputs/media/video_source",
     ),
     "test_media_resize test_media_goldens": ("inputs/media/native", "inputs/media/resize"),
+    "test_pictures": (
+        "inputs/multimodal/content_parts", "inputs/multimodal/contents", "inputs/multimodal/conversations",
+        "inputs/multimodal/fitting", "inputs/multimodal/given_features", "inputs/multimodal/media_pairs",
+        "inputs/multimodal/media_reading", "inputs/multimodal/placeholders",
+        "inputs/multimodal/preparation", "inputs/multimodal/prompt_forms",
+    ),
+    "test_vision_stage": ("batching/feature_cache", "batching/stages"),
     "test_llm": ("artifact/checkpoints", "artifact/overrides", "vllm/pooler_config"),
     "test_overrides": ("vllm/llm", "vllm/pooler_config"),
     "exporter/test_choices exporter/test_vllm_names": ("vllm/pooler_config",),

@@ -289,7 +289,7 @@ class MultimodalPreparation(Preparation):
     def apart(self, content: Content, name: str) -> Item:
         """The item of a picture that is embedded without a prompt. Raises InputError where there is text."""
         if len(content.text):
-            called = self.manifest.architecture.removesuffix("Model")
+            called = self.manifest.architecture.removesuffix("Model").replace("Siglip", "SigLIP")  # vLLM's
             raise InputError(
                 f"{name}: {called} accepts text-only or image-only inputs, not both! You must pass an image "
                 "with an empty token prompt.",
