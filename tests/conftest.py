@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,15 +95,16 @@ def _made(name: str, make: Callable[[Path], Path]) -> Path:
     return final
 
 
-def exported(name: str, checkpoint: Callable[[Path], Path]) -> Path:
-    """The artifact of a checkpoint that `checkpoint` writes into (or finds beside) the folder it is given."""
+def exported(name: str, checkpoint: Callable[[Path], Path], **options: Any) -> Path:
+    """The artifact of a checkpoint that `checkpoint` writes into (or finds beside) the folder it is given,
+    with the `options` of pipeline.export."""
 
     def make(workplace: Path) -> Path:
         from poolrt.exporter import pipeline
 
         source = workplace / "checkpoint"
         source.mkdir()
-        pipeline.export(str(checkpoint(source)), name=name, out=str(workplace / "artifacts"))
+        pipeline.export(str(checkpoint(source)), name=name, out=str(workplace / "artifacts"), **options)
         return workplace / "artifacts" / name
 
     return _made(name, make)

@@ -99,6 +99,11 @@ def joined(*parts: str) -> str:
     return " ~ ".join(part for part in parts if part != literal(""))
 
 
+def expression(*parts: str) -> str:
+    """A template that writes Jinja expressions, one behind the other."""
+    return f"{{{{ {joined(*parts)} }}}}"
+
+
 def template(page: str, words: str) -> str:
     """The template of a prompt: expression `page` where there are pictures, else `words`."""
     return f"{{{{ ({page}) if images else ({words}) }}}}"

@@ -105,8 +105,14 @@ def images(files: Files) -> Images:
         tokens=(vision["image_size"] // vision["patch_size"]) ** 2,
         placeholder="<image>",
         token="<image>",
+        prompt=_pages.expression("media", _pages.literal(_start(files)), "text", _pages.literal("\n")),
         most=1,
     )
+
+
+def _start(files: Files) -> str:
+    """The first token of a text."""
+    return files.text.special.get("bos_token", "")
 
 
 def roles(files: Files) -> dict[str, Role]:
@@ -116,7 +122,7 @@ def roles(files: Files) -> dict[str, Role]:
     behind a page, and has no words around a question.
     """
     settings, engine = processor.processor(files.source, files.inner).values, files.config[ENGINE]
-    begin, filler = (files.text.special.get(name, "") for name in ("bos_token", "pad_token"))
+    begin, filler = _start(files), files.text.special.get("pad_token", "")
     page = str(settings.get("visual_prompt_prefix") or "Describe the image.")
     words = "" if engine else str(settings.get("query_prefix") or "Question: ")
     end = filler * AUGMENTATION + ("" if engine else "\n")

@@ -101,6 +101,9 @@ class Images:
     """What stands for a picture in a prompt before it is expanded: `<|vision_start|><|image_pad|>...`."""
     token: str = ""
     """The token that stands once for each row of features, inside `placeholder`."""
+    prompt: str | None = None
+    """Jinja text of a prompt with pictures that no role's template writes, special tokens included, with
+    `media` and `text`; None: the placeholders stand in front of the text."""
     most: int | None = None
     """Most pictures of one prompt; None: no limit of the model's own."""
     videos: Videos | None = None

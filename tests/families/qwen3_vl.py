@@ -268,8 +268,9 @@ def ops_colqwen3(folder: Path, *, dims: int = 64, outer: str = "", bias: bool = 
     } | more)  # fmt: skip
 
 
-def nemotron_colembed(folder: Path, **more: Any) -> Path:
-    """nvidia/nemotron-colembed-vl-4b-v2: attention both ways; the last norm is stored and not applied."""
+def nemotron_colembed(folder: Path, *, videos: bool = False, **more: Any) -> Path:
+    """nvidia/nemotron-colembed-vl-4b-v2: attention both ways; the last norm is stored and not applied.
+    `videos`: with the settings of videos, which vLLM asks for."""
     qwen3_vl(folder, **{
         "name": "Qwen3VLNemotronEmbedModel", "model_type": "qwen3_vl_nemotron_embed", "seed": 7,
         "pooling": "colbert",
@@ -279,7 +280,8 @@ def nemotron_colembed(folder: Path, **more: Any) -> Path:
         "processor_class": "Qwen3VLNemotronEmbedProcessor", "q_max_length": 512, "p_max_length": 4096,
         "query_prefix": "query:", "passage_prefix": "passage:", "reserve_tokens_for_images": 100,
     })  # fmt: skip
-    (folder / "video_preprocessor_config.json").unlink()
+    if not videos:
+        (folder / "video_preprocessor_config.json").unlink()
     return folder
 
 

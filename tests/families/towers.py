@@ -145,11 +145,14 @@ def write(
     patch: int = 8,
     resample: int = 3,
     text: dict[str, Any] | None = None,
+    vision: dict[str, Any] | None = None,
+    projection: int = 20,
     **saving: Any,
 ) -> Path:
     """A checkpoint of `CLIP` or `Siglip` with random weights.
 
-    `saving`: dtype, and arguments of save_pretrained (max_shard_size).
+    `text`, `vision`: settings of the towers. `projection`: width of CLIP's space. `saving`: dtype, and
+    arguments of save_pretrained (max_shard_size).
     """
     import torch
     import transformers
@@ -157,11 +160,11 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     count = tokenizer(folder)
     sizes = {"intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": heads}
-    wide = {**sizes, "hidden_size": 24 * heads, "image_size": side, "patch_size": patch}
+    wide = {**sizes, "hidden_size": 24 * heads, "image_size": side, "patch_size": patch} | (vision or {})
     written = {**sizes, "hidden_size": 16 * heads, "vocab_size": count, **(text or {})}
     if name == "CLIP":
         written = {"eos_token_id": count - 1, "bos_token_id": count - 2, "pad_token_id": 1, **written}
-        config = {"text_config": written, "vision_config": wide, "projection_dim": 20}
+        config = {"text_config": written, "vision_config": wide, "projection_dim": projection}
     else:
         written = {"projection_size": 24 * heads, "eos_token_id": 1, "bos_token_id": 0, **written}
         config = {"text_config": written, "vision_config": wide}

@@ -187,7 +187,8 @@ def reranker() -> list[Case]:
 
 def video() -> list[Case]:
     """Frames as one address, as vLLM's clients send them."""
-    frames = ",".join(address.partition(",")[2] for address in (PAGE, RED, PAGE))
+    pictures = (url(png(painted(64, 48, seed))) for seed in (8, 9, 10))
+    frames = ",".join(address.partition(",")[2] for address in pictures)
     address = f"data:video/jpeg;base64,{frames}"
     part = {"type": "video_url", "video_url": {"url": address}}
     alone = {"type": "video_url", "video_url": {"url": PAGE.replace("image/png", "video/jpeg")}}
@@ -250,8 +251,7 @@ SERVERS: dict[str, Server] = {
         module="qwen3_vl",
         checkpoint="ops_colqwen3",
         cases=late(),
-        options={"head": {"custom_text_proj.weight": (64, 64)}},
+        options={"bias": False},
     ),
-    "nemotron_colembed": Server(module="qwen3_vl", checkpoint="nemotron_colembed", cases=late()),
 }
 """Recording -> the server that gave it."""

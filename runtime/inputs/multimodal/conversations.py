@@ -49,6 +49,8 @@ def _listed(parts: Sequence[str | Source]) -> list[dict[str, str]]:
 
 def _text(parts: Sequence[str | Source], placeholders: Placeholders, *, interleaved: bool) -> str:
     """vLLM's text of a message: a placeholder that its texts have already is not put in front."""
+    if not placeholders.written:
+        return "\n".join(part for part in parts if isinstance(part, str))
     written = [
         placeholders.texts[part.kind] if isinstance(part, Source) else part
         for part in parts

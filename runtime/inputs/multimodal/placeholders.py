@@ -16,6 +16,8 @@ class Placeholders:
     """The placeholders of one model."""
 
     def __init__(self, images: Images) -> None:
+        self.written = images.prompt is None
+        """Whether the text of a message holds them; otherwise a template puts them around it."""
         self.texts: dict[Kind, str] = {"image": images.placeholder}
         self.tokens: dict[Kind, str] = {"image": images.token}
         if images.videos is not None:

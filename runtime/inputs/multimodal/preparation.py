@@ -180,6 +180,12 @@ class MultimodalPreparation(Preparation):
         limits = self.whole(wanted.limits) if media else wanted.limits
         if not isinstance(content.text, str):
             return self._from_ids(wanted, content, media, index)
+        # Some templates hold the special tokens themselves.
+        special = wanted.add_special_tokens and (
+            template is None or wanted.plan is None or wanted.plan.add_special_tokens
+        )
+        if template is None and media and self.images.prompt is not None:
+            template, special = self.images.prompt, False
         missing = self.placeholders.missing(content, name) if media else ()
         placeholders = self.placeholders.of(in_order(missing) if template else missing)
 
@@ -187,7 +193,7 @@ class MultimodalPreparation(Preparation):
             if template is None:
                 return wanted.prefix + placeholders + text + wanted.suffix
             variables = {
-                "text": text,
+                "text": wanted.prefix + text + wanted.suffix if template is self.images.prompt else text,
                 "media": placeholders,
                 "images": content.count("image"),
                 "videos": content.count("video"),
@@ -196,10 +202,6 @@ class MultimodalPreparation(Preparation):
             return templates.render(template, variables)
 
         whole, ordered = self.placeholders.expanded(written(content.text), media, name)
-        # Some templates hold the special tokens themselves.
-        special = wanted.add_special_tokens and (
-            template is None or wanted.plan is None or wanted.plan.add_special_tokens
-        )
 
         def tokens(text: str) -> list[int]:
             again = (
