@@ -7,10 +7,17 @@ import typing
 from pathlib import Path
 
 import pytest
-from poolrt.runtime.artifact import manifest
+from poolrt.runtime.artifact import images, manifest
 
 PAGE = (Path(__file__).parents[1] / "artifacts" / "README.md").read_text(encoding="utf-8")
-RECORDS = [value for value in vars(manifest).values() if dataclasses.is_dataclass(value)]
+RECORDS = list(
+    {
+        value.__name__: value
+        for module in (manifest, images)
+        for value in vars(module).values()
+        if isinstance(value, type) and dataclasses.is_dataclass(value)
+    }.values()
+)
 CHOICES = [
     manifest.Task,
     manifest.Scoring,
@@ -19,6 +26,8 @@ CHOICES = [
     manifest.Activation,
     manifest.Backend,
     manifest.GraphRole,
+    images.Scheme,
+    images.Kernel,
 ]
 
 
@@ -28,7 +37,9 @@ def test_every_field_stands_on_the_format_page(record):
 
 
 @pytest.mark.parametrize(
-    "choice", CHOICES, ids=["task", "scoring", "precision", "pool", "activation", "backend", "role"]
+    "choice",
+    CHOICES,
+    ids=["task", "scoring", "precision", "pool", "activation", "backend", "role", "scheme", "kernel"],
 )
 def test_every_choice_stands_on_the_format_page(choice):
     assert not [name for name in typing.get_args(choice) if f"`{name}`" not in PAGE]
