@@ -322,7 +322,7 @@ def test_its_score_is_that_of_the_api(page: Page, server: Live) -> None:
     score = server.ask("/score", body)["data"][0]["score"]
     assert number(page.text("#heat-score")) == pytest.approx(score, abs=1e-3)
     assert page.text("#heat-same").startswith("The same as /score")
-    shares = [float(label.split("\n")[1]) for label in texts(page, "#heat-tokens button")[1:]]
+    shares = [number(label.split("\n")[1]) for label in texts(page, "#heat-tokens button")[1:]]
     assert sum(shares) == pytest.approx(score, abs=0.005 * len(shares))
 
 

@@ -51,7 +51,7 @@ function heatView(told, score, item) {
   let pinned = -1, cells = [];
   const everything = h("button", { type: "button", className: "everything" }, "All tokens");
   const most = Math.max(...told.best.map((best) => best.value), Number.MIN_VALUE);
-  const chips = tokens.map((token, at) => tokenView(token, { tag: "button", weight: Math.pow(clamp(told.best[at].value / most, 0, 1), 3).toFixed(3), properties: { type: "button" } }, h("small", {}, told.best[at].value.toFixed(2))));
+  const chips = tokens.map((token, at) => tokenView(token, { tag: "button", weight: Math.pow(clamp(told.best[at].value / most, 0, 1), 3).toFixed(3), properties: { type: "button" } }, h("small", {}, told.best[at].value.toFixed(2).replace("-", "−"))));
   const all = [everything, ...chips];
 
   function chosen(at) {
