@@ -57,6 +57,8 @@ class Media:
     """Modality -> settings of reading it (`num_frames`, `fps`, `rgba_background_color`)."""
     trust_request_kwargs: bool = False
     """Requests may bring such settings of their own."""
+    embeds: bool = False
+    """Clients may send vectors of pictures in place of pictures."""
     cache_bytes: int = 256 * 1024**2
     """Computed features of pictures that are kept for later requests."""
     interleave: bool = False

@@ -9,17 +9,20 @@ from typing import Any
 from starlette.requests import Request
 
 from ...runtime.artifact.images import Images
+from ...runtime.errors import InputError
 from ...runtime.inputs.media.medium import Medium
 from ...runtime.json_objects import merged
 from ...runtime.model import Model
 from ..headers import header
 from ..http.memory_budget import HELD, Budget, Hold
 from ..settings import Settings
-from . import parts
-from .parts import Part, Source
+from . import io_kwargs, parts, tensors
+from .parts import Part, Source, Vectors
 from .preparing import Preparer
-from .reading import Gathered, Reader
+from .reading import Gathered, Reader, placed
 
+MOST_ARRAYS = 8
+"""Of one part with vectors."""
 Content = tuple[str, Any]
 """Where a content stands in the body, and what it is: text, or a list of parts."""
 
@@ -56,11 +59,27 @@ class Attached:
     def _part(self, part: Part) -> dict[str, Any]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
+        if isinstance(part, Vectors):
+            with placed(part):
+                return self._named(part, {"type": "image", "image": vectors_of(part.value)})
         deferred = None if part.url is None else Deferred(self, part)
-        plain: dict[str, Any] = {"type": part.modality, part.modality: deferred}
-        if part.uuid is not None:
-            plain["uuid"] = self._owner + part.uuid
-        return plain
+        return self._named(part, {"type": part.modality, part.modality: deferred})
+
+    def _named(self, part: Source | Vectors, plain: dict[str, Any]) -> dict[str, Any]:
+        return plain if part.uuid is None else plain | {"uuid": self._owner + part.uuid}
+
+
+def vectors_of(value: Any) -> dict[str, Any]:
+    """Returns the arrays of `image_embeds`: a tensor, or an object of tensors and lists of numbers. Raises
+    InputError."""
+    if not isinstance(value, Mapping):
+        return {"image_embeds": tensors.read(value, "image_embeds")}
+    if len(value) > MOST_ARRAYS:
+        raise InputError(f"image_embeds: {len(value)} arrays, expected few", field="image_embeds")
+    return {
+        str(name): inner if isinstance(inner, list) else tensors.read(inner, str(name))
+        for name, inner in value.items()
+    }
 
 
 class Deferred:
@@ -100,22 +119,23 @@ async def attached(
         return None
     contents: dict[str, Sequence[Part]] = {}
     for prompt in prompts:
-        own: list[Source] = []
+        media: list[Source | Vectors] = []
         for place, content in prompt:
             if not parts.has_media(content):
                 continue
             if place not in contents:
-                contents[place] = parts.read(content, place)
-            own += (part for part in contents[place] if isinstance(part, Source))
-        reader.check_counts(own, limits_of(images))
+                contents[place] = parts.read(content, place, vectors=settings.media.embeds)
+            media += (part for part in contents[place] if isinstance(part, Source | Vectors))
+        reader.check_counts(media, limits_of(images))
     sources = [part for content in contents.values() for part in content if isinstance(part, Source)]
-    io_kwargs = merged(settings.media.io_kwargs, getattr(record, "media_io_kwargs", None) or {})
+    own = getattr(record, "media_io_kwargs", None)
+    kwargs = merged(settings.media.io_kwargs, io_kwargs.checked(own)) if own else settings.media.io_kwargs
     options = merged(settings.media.processor_kwargs, getattr(record, "mm_processor_kwargs", None) or {})
     gathered = await reader.gather(
-        sources, request, hold_of(request, budget), io_kwargs, settings.request_timeout_s
+        sources, request, hold_of(request, budget), kwargs, settings.request_timeout_s
     )
     share = reader.prepared.share()
-    preparer = Preparer(images, options, io_kwargs, settings.media.max_pixels, share, count)
+    preparer = Preparer(images, options, kwargs, settings.media.max_pixels, share, count)
     return Attached(reader, gathered, preparer, contents, owner_of(request))
 
 

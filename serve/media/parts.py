@@ -48,31 +48,46 @@ class Source:
     """Where it stands in the body: `messages[0].content[1]`."""
 
 
-Part = str | Source
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """A picture whose vectors the client computed."""
+
+    value: Any
+    """base64, or an object of names -> base64 or numbers."""
+    uuid: str | None
+    place: str
+    modality: Modality = "image"
+
+
+Part = str | Source | Vectors
 
 
 def has_media(content: Any) -> bool:
     """Returns whether a content has a part that is not known to be text."""
     return isinstance(content, list) and any(
-        isinstance(part, Source) or (isinstance(part, Mapping) and part.get("type") not in TEXT)
+        isinstance(part, Source | Vectors) or (isinstance(part, Mapping) and part.get("type") not in TEXT)
         for part in content
     )
 
 
-def read(content: Sequence[Any], place: str) -> list[Part]:
-    """Returns the parts of a content. Raises ApiError (400) for one that vLLM refuses too, and for sound."""
+def read(content: Sequence[Any], place: str, *, vectors: bool = False) -> list[Part]:
+    """Returns the parts of a content. Raises ApiError (400) for one that vLLM refuses too, and for sound.
+
+    Args:
+        vectors: whether clients may send vectors of pictures (--enable-mm-embeds).
+    """
     parts = []
     for index, part in enumerate(content):
-        if isinstance(part, str | Source):
+        if isinstance(part, str | Source | Vectors):
             parts.append(part)
         elif isinstance(part, Mapping):
-            parts += _read(part, f"{place}[{index}]")
+            parts += _read(part, f"{place}[{index}]", vectors)
         else:
             raise ApiError(400, f"{place}[{index}]: expected text or an object", param="type")
     return parts
 
 
-def _read(part: Mapping[str, Any], place: str) -> list[Part]:
+def _read(part: Mapping[str, Any], place: str, vectors: bool) -> list[Part]:
     kind, value = _kind(part, place)
     if kind in TEXT:
         if value is None and kind in _SKIPPED:
@@ -94,6 +109,8 @@ def _read(part: Mapping[str, Any], place: str) -> list[Part]:
                 "takes sound",
                 param="audio",
             )
+        case "image_embeds" if vectors and value is not None:
+            return [Vectors(value, _uuid(part, place), place)]
         case "image_embeds" | "video_embeds" | "prompt_embeds":
             raise ApiError(
                 400,
@@ -141,13 +158,21 @@ def _kind(part: Mapping[str, Any], place: str) -> tuple[str, Any]:
 def _source(modality: Modality, kind: str, value: Any, part: Mapping[str, Any], place: str) -> Source:
     """Returns the source that a part names. Raises ApiError."""
     url = value.get("url") if isinstance(value, Mapping) else value
-    uuid = part.get("uuid")
+    uuid = _uuid(part, place)
     if url is not None and not isinstance(url, str):
         raise ApiError(400, f"{place}: a part of type {kind!r} needs a URL, a string")
     if not url and uuid is None:
         raise ApiError(400, f"{place}: a part of type {kind!r} needs a URL")
-    if uuid is not None and (not isinstance(uuid, str | int) or len(str(uuid)) > MOST_UUID):
+    return Source(modality, url or None, uuid, place)
+
+
+def _uuid(part: Mapping[str, Any], place: str) -> str | None:
+    """Returns the uuid of a part; None: it has none. Raises ApiError."""
+    uuid = part.get("uuid")
+    if uuid is None:
+        return None
+    if not isinstance(uuid, str | int) or len(str(uuid)) > MOST_UUID:
         raise ApiError(
             400, f"{place}: uuid: expected a string of at most {MOST_UUID} characters", param="uuid"
         )
-    return Source(modality, url or None, None if uuid is None else str(uuid), place)
+    return str(uuid)

@@ -15,6 +15,7 @@ from ...runtime.errors import InputError
 from ...runtime.inputs.media import decode, prepared
 from ...runtime.inputs.media.limits import PictureLimits
 from ...runtime.inputs.media.medium import Medium
+from . import io_kwargs
 from .parts import Modality
 from .prepared_bytes import Share
 from .reading import Encoded
@@ -29,7 +30,7 @@ class Preparer:
     Args:
         images: how the model reads pictures.
         options: mm_processor_kwargs of the server and the request.
-        io_kwargs: media_io_kwargs of both, by modality.
+        kwargs: media_io_kwargs of both, by modality.
         most_pixels: decoded pixels of all media together.
         share: bytes that the prepared media take.
         count: adds a prepared item to the metrics: modality, seconds.
@@ -39,14 +40,15 @@ class Preparer:
         self,
         images: Images,
         options: Mapping[str, object],
-        io_kwargs: Mapping[str, Mapping[str, object]],
+        kwargs: Mapping[str, Mapping[str, object]],
         most_pixels: int,
         share: Share,
         count: Callable[[Modality, float], None] = lambda *_: None,
     ) -> None:
         self.images = images
         self.options = options
-        self.video_options = io_kwargs.get("video", {})
+        self.io_kwargs = kwargs
+        self.background: decode.Background = io_kwargs.background(kwargs) or images.background
         self.most_pixels = most_pixels
         self.share = share
         self._left = most_pixels
@@ -74,9 +76,7 @@ class Preparer:
     def _video(self, encoded: Encoded) -> Medium:
         options = dict(self.options)
         if not encoded.frames:
-            options |= {
-                key: self.video_options[key] for key in ("fps", "num_frames") if key in self.video_options
-            }
+            options |= self.io_kwargs.get("video", {})
             limits = replace(PictureLimits(), video_pixels=min(PictureLimits().video_pixels, self._left))
             medium = prepared.video(self.images, encoded.content, options=options, limits=limits)
             self._spend(sum(item.cost for item in medium.items) * self._patch_pixels)
@@ -87,11 +87,9 @@ class Preparer:
             frames.append(self._decoded(frame, "video_url"))
         if len({frame.shape for frame in frames}) > 1:
             raise InputError("the frames of a video differ in size; scale them to one", field="video_url")
-        fps = self.video_options.get("fps", LISTED_FPS)
-        if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= 1000:
-            raise InputError(f"fps is {fps!r}, expected a number above 0", field="media_io_kwargs")
+        fps = io_kwargs.fps(self.io_kwargs) or LISTED_FPS
         options.setdefault("do_sample_frames", False)
-        return prepared.video(self.images, np.stack(frames), fps=float(fps), options=options)
+        return prepared.video(self.images, np.stack(frames), fps=fps, options=options)
 
     def _decoded(self, content: bytes, field: str) -> NDArray[np.uint8]:
         """Returns a picture [height, width, 3]. Its header says how large it is before it is decoded."""
@@ -100,7 +98,7 @@ class Preparer:
         if spent:
             limits = replace(limits, pixels=self._left)
         try:
-            pixels = decode.rgb(content, background=self.images.background, limits=limits, field=field)
+            pixels = decode.rgb(content, background=self.background, limits=limits, field=field)
         except InputError as error:
             if spent and " pixels, at most " in str(error):
                 raise self._too_many(field) from None

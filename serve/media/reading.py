@@ -16,14 +16,11 @@ from ...runtime.errors import InputError
 from ..errors import ApiError
 from ..http.futures import LOOK_S, disconnected
 from ..settings import Media
-from . import data_urls, local_files
+from . import data_urls, io_kwargs, local_files
 from .allowance import Allowance
 from .fetching import Fetcher
-from .parts import Modality, Source
+from .parts import Modality, Source, Vectors
 from .prepared_bytes import PreparedBytes
-
-NUM_FRAMES = 32
-"""Frames of a video that are read where --media-io-kwargs says nothing, as in vLLM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ class Reader:
         self.prepared = PreparedBytes(settings.max_prepared_bytes)
         self._count = count
 
-    def check_counts(self, sources: Iterable[Source], limits: Mapping[str, int | None]) -> None:
+    def check_counts(self, sources: Iterable[Source | Vectors], limits: Mapping[str, int | None]) -> None:
         """Raises ApiError where a prompt has more items than it may have.
 
         Args:
@@ -96,7 +93,7 @@ class Reader:
         sources: Sequence[Source],
         request: Request,
         hold: Callable[[int], None],
-        io_kwargs: Mapping[str, Mapping[str, object]],
+        kwargs: Mapping[str, Mapping[str, object]],
         limit_s: float | None,
     ) -> Gathered:
         """Checks every URL, and fetches those of other servers.
@@ -105,10 +102,10 @@ class Reader:
 
         Args:
             hold: takes bytes from the budget of all requests.
-            io_kwargs: modality -> settings of reading it.
+            kwargs: modality -> settings of reading it.
             limit_s: time of the whole request; None: no limit.
         """
-        gathered = Gathered(Allowance(self.settings.max_bytes, hold), io_kwargs)
+        gathered = Gathered(Allowance(self.settings.max_bytes, hold), kwargs)
         remote: dict[str, Source] = {}
         for source in sources:
             if source.url is not None and _scheme(source) in ("http", "https"):
@@ -180,19 +177,11 @@ class Reader:
     def _from_data(self, source: Source, url: data_urls.DataUrl, gathered: Gathered) -> Encoded:
         texts = None
         if source.modality == "video":
-            texts = data_urls.frames(url, num_frames(gathered.io_kwargs))
+            texts = data_urls.frames(url, io_kwargs.num_frames(gathered.io_kwargs))
         gathered.allowance.take(sum(map(data_urls.size_of, texts or [url.text])))
         if texts is None:
             return Encoded(source.modality, source.place, data_urls.decoded(url.text))
         return Encoded("video", source.place, b"", tuple(map(data_urls.decoded, texts)))
-
-
-def num_frames(io_kwargs: Mapping[str, Mapping[str, object]]) -> int:
-    """Returns the most frames of a video that is sent as pictures. Raises InputError for no whole number."""
-    value = io_kwargs.get("video", {}).get("num_frames", NUM_FRAMES)
-    if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
-        raise InputError("num_frames must be greater than 0 or -1", field="media_io_kwargs")
-    return value
 
 
 def _scheme(source: Source) -> str:
@@ -205,7 +194,7 @@ def _scheme(source: Source) -> str:
 
 
 @contextlib.contextmanager
-def placed(source: Source) -> Iterator[None]:
+def placed(source: Source | Vectors) -> Iterator[None]:
     """Adds the place of a source to the errors raised inside."""
     try:
         yield

@@ -266,6 +266,11 @@ def _add_media(parser: Parser) -> None:
         "--trust-request-mm-kwargs",
         help="let requests bring mm_processor_kwargs and media_io_kwargs of their own",
     )
+    flag(
+        group,
+        "--enable-mm-embeds",
+        help="let requests send vectors of pictures (image_embeds) in place of pictures",
+    )
     group.add_argument(
         "--mm-processor-cache-gb",
         type=float,

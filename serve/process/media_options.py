@@ -10,6 +10,7 @@ from typing import Any
 
 from ...runtime.errors import InputError
 from ...runtime.json_objects import gathered
+from ..media import io_kwargs
 from ..settings import Media
 
 MODALITIES = ("image", "video", "audio")
@@ -27,10 +28,11 @@ def media_of(options: argparse.Namespace, environment: Mapping[str, str]) -> Med
         max_bytes=options.max_media_bytes,
         limits=limits_of(gathered(options.limit_mm_per_prompt)),
         processor_kwargs=gathered(options.mm_processor_kwargs),
-        io_kwargs=io_kwargs_of(gathered(options.media_io_kwargs)),
+        io_kwargs=io_kwargs.checked(gathered(options.media_io_kwargs), "--media-io-kwargs"),
         trust_request_kwargs=options.trust_request_mm_kwargs,
         cache_bytes=cache_bytes_of(options.mm_processor_cache_gb),
         interleave=options.interleave_mm_strings,
+        embeds=options.enable_mm_embeds,
     )
 
 
@@ -69,16 +71,6 @@ def limits_of(value: Mapping[str, Any]) -> dict[str, int]:
             )
         limits[modality] = count
     return limits
-
-
-def io_kwargs_of(value: Mapping[str, Any]) -> dict[str, dict[str, object]]:
-    """Returns modality -> settings. Raises InputError for another modality, or for no object."""
-    for modality, settings in value.items():
-        if modality not in MODALITIES or not isinstance(settings, dict):
-            raise InputError(
-                f"--media-io-kwargs: {modality}: expected one of {', '.join(MODALITIES)} with an object"
-            )
-    return dict(value)
 
 
 def cache_bytes_of(gigabytes: float) -> int:

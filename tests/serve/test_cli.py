@@ -165,7 +165,8 @@ def test_flags_about_pictures_are_those_of_vllm(tmp_path: Path, monkeypatch):
         "m --allowed-media-domains a.example b.example:8080 --limit-mm-per-prompt.image 2 "
         '--limit-mm-per-prompt {"video":{"count":1,"num_frames":8}} --mm-processor-kwargs.max_pixels 1000 '
         '--media-io-kwargs {"video":{"num_frames":40}} --trust-request-mm-kwargs --mm-processor-cache-gb 0.5 '
-        f"--interleave_mm_strings --max-media-bytes 1000 --allowed-local-media-path {tmp_path}"
+        "--enable-mm-embeds --interleave_mm_strings --max-media-bytes 1000 "
+        f"--allowed-local-media-path {tmp_path}"
     )
     asked, notes = parse(text.split())
     media = settings_of(asked).media
@@ -174,7 +175,7 @@ def test_flags_about_pictures_are_those_of_vllm(tmp_path: Path, monkeypatch):
     assert (media.limits, media.processor_kwargs) == ({"image": 2, "video": 1}, {"max_pixels": 1000})
     assert media.io_kwargs == {"video": {"num_frames": 40}}
     assert (media.trust_request_kwargs, media.interleave, media.max_bytes) == (True, True, 1000)
-    assert (media.cache_bytes, media.folder) == (2**29, tmp_path.resolve())
+    assert (media.cache_bytes, media.folder, media.embeds) == (2**29, tmp_path.resolve(), True)
     plain = settings_of(parse(["m"])[0]).media
     assert (plain.domains, plain.folder, plain.trust_request_kwargs) == ((), None, False)
     assert (plain.image_timeout_s, plain.video_timeout_s, plain.redirects) == (5, 30, True)
@@ -195,6 +196,8 @@ def test_flags_about_pictures_are_those_of_vllm(tmp_path: Path, monkeypatch):
         ("--limit-mm-per-prompt", '{"image": "many"}'),
         ("--limit-mm-per-prompt", '{"smell": 1}'),
         ("--media-io-kwargs", '{"image": 5}'),
+        ("--media-io-kwargs", '{"image": {"image_mode": null}}'),
+        ("--media-io-kwargs", '{"video": {"smell": 1}}'),
         ("--media-io-kwargs", '{"smell": {}}'),
         ("--mm-processor-cache-gb", "-1"),
         ("--allowed-local-media-path", "/no/such/folder"),
@@ -655,7 +658,7 @@ def test_a_model_is_opened_as_the_flags_say(
         "folder": folder, "engine": "auto", "threads": None, "max_batch_tokens": None,
         "max_queued_tokens": 2_000_000, "max_tokens": None,
         "scheduling_policy": "fcfs", "io_processor_plugin": None, "hf_overrides": {}, "name": "minilm_like",
-        "check": "full",
+        "check": "full", "limit_mm_per_prompt": {}, "mm_processor_kwargs": None, "mm_processor_cache_gb": 0.25,
     }  # fmt: skip
     for words, changes in [
         ("", {}), ("--engine onnxruntime", {"engine": "onnxruntime"}), ("--threads 3", {"threads": 3}),
@@ -665,6 +668,10 @@ def test_a_model_is_opened_as_the_flags_say(
         ("--scheduling-policy priority", {"scheduling_policy": "priority"}),
         ("--io-processor-plugin p", {"io_processor_plugin": "p"}), ("--served-model-name a b", {"name": "a"}),
         ("--check quick", {"check": "quick"}),
+        ("--limit-mm-per-prompt.image 2", {"limit_mm_per_prompt": {"image": 2}}),
+        ("--mm-processor-cache-gb 0.5", {"mm_processor_cache_gb": 0.5}),
+        # A model of text has no processor that the flag could set.
+        ("--mm-processor-kwargs.max_pixels 9", {"mm_processor_kwargs": None}),
         ("--hf-overrides {\"is_matryoshka\":true}", {"hf_overrides": {"is_matryoshka": True}}),
     ]:  # fmt: skip
         asked, _ = parse([str(folder), *words.split()])

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from poolrt.runtime import load
+from poolrt.runtime.inputs.media import prepared
 from poolrt.runtime.model import Model
 from poolrt.serve.media.fetching import Fetcher
 from poolrt.serve.settings import Media, Settings
@@ -29,6 +30,7 @@ from .test_fetching import Remote, ok, remote, to
 from .test_operations import until
 
 SAME = 1e-5  # unit vectors in float32, as JSON
+ROUNDED = 1e-3  # compositing may round a byte to the other side
 
 TEMPLATE = (
     "{% for message in messages %}{% if message.content is string %}{{ message.content }}{% else %}"
@@ -283,6 +285,31 @@ def test_a_uuid_stands_for_a_picture_that_was_sent_before(embedder: Live):
     assert "Cache miss for image at index 0" in error["message"]
 
 
+def test_vectors_of_a_picture_may_be_sent_in_its_place(embedder: Live, embedder_model: Model):
+    item = prepared.image(tiny.PICTURES, RED).items[0]
+    features, grid = tiny.seen(item), [1, *item.arrays["patch_positions"][0, 2:].tolist()]
+
+    def encoded(array: Any) -> str:
+        file = io.BytesIO()
+        np.save(file, np.asarray(array))
+        return base64.b64encode(file.getvalue()).decode()
+
+    value = {"image_embeds": encoded(features), "image_grid_thw": encoded(np.array([grid]))}
+    expected, tokens = vector(embedder, chat(picture(), text()))
+    with live(embedder_model, settings=Settings(media=Media(embeds=True, limits={"image": 2}))) as server:
+        for grid_of in (value["image_grid_thw"], grid, [grid]):
+            part = {"type": "image_embeds", "image_embeds": value | {"image_grid_thw": grid_of}}
+            values, count = vector(server, chat(part, text()))
+            np.testing.assert_allclose(values, expected, atol=SAME)
+            assert count == tokens
+        for broken in ("AAAA", {"image_embeds": "AAAA"}, {"image_embeds": encoded(features[:, :3])}, 5, {}):
+            bad = {"type": "image_embeds", "image_embeds": broken}
+            error = server.refused("/v1/embeddings", {"messages": chat(text(), bad)})
+            assert "image_embeds" in error["message"]
+        error = server.refused("/v1/embeddings", {"messages": chat(*[part] * 3)})
+        assert error["param"] == "image"
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG of one bit a pixel whose data says nothing: only its header is large."""
 
@@ -463,6 +490,20 @@ def test_settings_of_a_request_need_trust(embedder: Live, embedder_model: Model)
         assert "mm_processor_kwargs" in error["message"]
 
 
+def test_transparent_pictures_stand_on_a_color(embedder: Live, embedder_model: Model):
+    clear = np.dstack([NOISE, np.arange(33 * 90, dtype=np.uint8).reshape(33, 90)])
+    alpha = clear[:, :, 3:] / 255
+    for color, media in (
+        ((255, 255, 255), Media()),
+        ((0, 128, 7), Media(io_kwargs={"image": {"rgba_background_color": [0, 128, 7]}})),
+    ):
+        opaque = np.rint(NOISE * alpha + np.array(color) * (1 - alpha)).astype(np.uint8)
+        expected, _ = vector(embedder, chat(picture(url(png(opaque)))))
+        with live(embedder_model, settings=Settings(media=media)) as server:
+            values, _ = vector(server, chat(picture(url(png(clear)))))
+        np.testing.assert_allclose(values, expected, atol=ROUNDED)
+
+
 def test_files_are_read_below_the_folder_of_the_operator(embedder_model: Model, tmp_path: Path):
     (tmp_path / "red.png").write_bytes(png(RED))
     with live(embedder_model, settings=Settings(media=Media(folder=tmp_path))) as server:
@@ -494,23 +535,23 @@ def test_limits_of_a_request_are_kept(embedder_model: Model):
 
 def test_prepared_pictures_are_bounded_while_they_are_held(embedder_model: Model):
     with live(embedder_model, settings=Settings(media=Media(max_prepared_bytes=60_000))) as server:
-        prepared = server.here.workshop.media.prepared
+        everything = server.here.workshop.media.prepared
         # A picture takes 49 kB. Those of many prompts are held a few at a time, those of one together.
         small = [chat(text(), picture(url(png(np.full((4, 4, 3), shade))))) for shade in range(60)]
         assert len(server.ask("/v1/embeddings", {"messages": small})["data"]) == 60
         assert vector(server, chat(picture(), text()))
         error = server.refused("/v1/embeddings", {"messages": chat(picture(), picture(NOISE_URL))})
         assert "once they are prepared" in error["message"]
-        until(lambda: prepared.used == 0)
-        held = prepared.share()
+        until(lambda: everything.used == 0)
+        held = everything.share()
         array = np.zeros(59_000, np.uint8)
         held.take([array])
         other = np.zeros(59_000, np.uint8)
-        prepared.share().take([other])
+        everything.share().take([other])
         refusal = server.refused("/v1/embeddings", {"messages": chat(picture())}, 429)
         assert "try again" in refusal["message"]
         del array, other
-        assert prepared.used == 0
+        assert everything.used == 0
         assert vector(server, chat(picture(), text()))
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 """Formats of still pictures whose decoders run inside the process. Pillow would hand EPS to Ghostscript."""
-Background = Literal["white", "none"]
+Background = Literal["white", "none"] | tuple[int, int, int]
+WHITE = (255, 255, 255)
 Pixels = NDArray[np.uint8]
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held."""
@@ -51,7 +52,8 @@ def rgb(
     Args:
         source: an encoded picture (bytes), a Pillow image, or an array uint8 [height, width] or
             [height, width, 1, 3 or 4]. Of an animation the first frame counts.
-        background: what transparency is composited on; `none`: the alpha channel is dropped.
+        background: what transparency is composited on, `white` or a color; `none`: the alpha channel is
+            dropped.
         limits: None: the defaults.
         field: named by errors.
 
@@ -143,7 +145,7 @@ def _from_image(image: Image, background: Background) -> Pixels:
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     if background == "none":
         return np.asarray(rgba)[:, :, :3]
-    opaque = PIL.Image.new("RGB", rgba.size, (255, 255, 255))
+    opaque = PIL.Image.new("RGB", rgba.size, WHITE if background == "white" else background)
     opaque.paste(rgba, mask=rgba.getchannel("A"))
     return np.asarray(opaque)
 
@@ -178,11 +180,11 @@ def _from_array(
         return np.ascontiguousarray(pixels)
     if background == "none":
         return np.ascontiguousarray(pixels[:, :, :3])
-    return _on_white(pixels)
+    return _composited(pixels, WHITE if background == "white" else background)
 
 
-def _on_white(pixels: Pixels) -> Pixels:
+def _composited(pixels: Pixels, color: tuple[int, int, int]) -> Pixels:
     """[height, width, 4] -> [height, width, 3], rounded as Pillow's paste rounds."""
     alpha = pixels[:, :, 3:].astype(np.uint32)
-    total = pixels[:, :, :3] * alpha + 255 * (255 - alpha) + 128
+    total = pixels[:, :, :3] * alpha + np.array(color, np.uint32) * (255 - alpha) + 128
     return (((total >> 8) + total) >> 8).astype(np.uint8)
