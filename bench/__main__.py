@@ -25,7 +25,8 @@ HEAD = """# Results
 
 Written by `make bench`; not edited by hand. Every line was measured in the same run, the contenders taking turns (A B C A B C ...), so
 that whatever else the machine did met all of them. Values are medians of the rounds, with the extremes in brackets.
-Each speed stands beside its accuracy: the smallest cosine of any text to PyTorch in float32, both computed one text at a time."""  # noqa: E501
+Each speed stands beside its accuracy: the smallest cosine of any text to PyTorch in float32, both computed one text at a time.
+Pictures are measured apart: [PICTURES.md](PICTURES.md)."""  # noqa: E501
 
 
 def arguments() -> argparse.Namespace:

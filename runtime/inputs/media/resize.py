@@ -26,8 +26,10 @@ Window = tuple[int, int]
 PILLOW_BITS = 22
 SINGLE = 1 << 24
 """Integers up to it are exact in float32."""
-BLOCK = 32
-"""Outputs that one product of a pass computes together."""
+BLOCK, WIDE_BLOCK = 32, 64
+"""Outputs that one product of a pass computes together. The second is faster where a picture grows or shrinks
+by less than LITTLE."""
+LITTLE = 1.5
 STRIP = 64
 """Rows that are filtered together; 8 to 256 were measured."""
 MOST_WASTE = 4
@@ -99,13 +101,18 @@ class Bands:
     starts: NDArray[np.int64]
     """[blocks]: where the band of a block begins."""
     weights: NDArray[Any]
-    """[blocks, BLOCK, band] float32 or float64: integer weights * 2**-bits; rows of zeros
-    behind the last output."""
+    """[blocks, outputs of a block, band] float32 or float64: integer weights * 2**-bits; rows of zeros behind
+    the last output."""
     offsets: NDArray[Any]
-    """[blocks, BLOCK]: what is added to a sum, so that its floor is the output."""
+    """[blocks, outputs of a block]: what is added to a sum, so that its floor is the output."""
     outputs: int
     centre: int
     """What is taken from each byte: 128 where smaller numbers keep float32 exact, else 0."""
+
+    def place(self, block: int) -> slice:
+        """The outputs of a block."""
+        size = self.weights.shape[1]
+        return slice(block * size, min((block + 1) * size, self.outputs))
 
 
 def _bands(size: int, out: int, resample: Resample, kernel: Kernel, window: Window) -> Bands:
@@ -119,24 +126,25 @@ def _built_bands(size: int, out: int, resample: Resample, kernel: Kernel, window
     weights, bits = _integers(weights, kernel)
     first, weights = first[slice(*window)], weights[slice(*window)]
     outputs = len(first)
-    blocks = -(-outputs // BLOCK)
+    size_of_block = WIDE_BLOCK if size < LITTLE * out else BLOCK
+    blocks = -(-outputs // size_of_block)
     place = np.arange(outputs)
-    starts = first[::BLOCK]
-    ends = np.maximum.reduceat(first, np.arange(0, outputs, BLOCK)) + weights.shape[1]
+    starts = first[::size_of_block]
+    ends = np.maximum.reduceat(first, np.arange(0, outputs, size_of_block)) + weights.shape[1]
     band = min(int((ends - starts).max()), size)
     starts = np.minimum(starts, size - band)
     centre, dtype = _exact(bits, int(np.abs(weights).sum(axis=1).max()))
-    matrix = np.zeros((blocks * BLOCK, band), dtype)
-    inside = first[:, None] - starts[place // BLOCK][:, None] + np.arange(weights.shape[1])
+    matrix = np.zeros((blocks * size_of_block, band), dtype)
+    inside = first[:, None] - starts[place // size_of_block][:, None] + np.arange(weights.shape[1])
     # Weights behind the input's end are zero; they are written where the band has room.
     inside = np.minimum(inside, band - 1)
     np.add.at(matrix, (place[:, None], inside), np.ldexp(weights.astype(dtype), -bits))
-    offsets = np.zeros(blocks * BLOCK, np.float64)
+    offsets = np.zeros(blocks * size_of_block, np.float64)
     offsets[:outputs] = np.ldexp(float(centre) * weights.sum(axis=1) + (1 << (bits - 1)), -bits)
     return Bands(
         starts,
-        matrix.reshape(blocks, BLOCK, band),
-        offsets.reshape(blocks, BLOCK).astype(dtype),
+        matrix.reshape(blocks, size_of_block, band),
+        offsets.reshape(blocks, size_of_block).astype(dtype),
         outputs,
         centre,
     )
@@ -215,7 +223,7 @@ def _filtered(planes: Planes, across: Bands | None, down: Bands | None) -> Plane
         fresh = planes[:, start + kept.shape[1] : end]
         fresh = _numbers(fresh, down) if across is None else _horizontal(fresh, across, down)
         held = np.concatenate([kept, fresh], axis=1)
-        place = slice(block * BLOCK, min((block + 1) * BLOCK, down.outputs))
+        place = down.place(block)
         sums = np.matmul(down.weights[block], held)
         sums += down.offsets[block][:, None]
         np.clip(sums, 0, 255, out=sums)
@@ -236,7 +244,7 @@ def _horizontal(planes: Planes, bands: Bands, following: Bands | None = None) ->
         if following is not None:
             np.floor(sums, out=sums)
         np.clip(sums, -centre, 255 - centre, out=sums)
-        place = slice(block * BLOCK, min((block + 1) * BLOCK, bands.outputs))
+        place = bands.place(block)
         out[:, place] = sums[:, : place.stop - place.start]
     return out.reshape(channels, height, bands.outputs)
 

@@ -14,9 +14,12 @@ from .normalise import normalise
 Planes = NDArray[np.uint8]
 
 
-def fixed_row(images: Images, planes: Planes) -> VisionItem:
-    """The row of a picture or tile [3, height, width] that has the size of the graph."""
-    values = planes.astype(np.float32, order="C")
+def fixed_row(images: Images, planes: Planes, values: NDArray[np.float32] | None = None) -> VisionItem:
+    """The row of a picture or tile [3, height, width] that has the size of the graph. `values` is overwritten
+    with its numbers; None: a new array."""
+    if values is None:
+        values = np.empty(planes.shape, np.float32)
+    values[...] = planes
     normalise(values, images.mean, images.std, images.kernel, axis=0)
     return VisionItem(
         arrays={"pixel_values": values},
