@@ -56,6 +56,12 @@ RUNTIME = {
 }  # fmt: skip
 SERVE = {
     "test_access": ("http/access", "app", "headers", "settings"),
+    "test_addresses test_fetching": ("media/urls",),
+    "test_sources": ("media/allowance", "media/data_urls", "media/local_files"),
+    "test_pictures": (
+        "media/attaching", "media/io_kwargs", "media/prepared_bytes", "media/preparing", "media/reading",
+        "metrics/media", "process/media_options",
+    ),
     "test_logs": ("context", "json_logs"),
     "test_certificates": ("process/certificates", "process/server"),
     "test_cli": ("cli", "flags", "lifespan", "process/listening", "process/startup", "process/positionals",

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from poolrt.runtime import load
 from poolrt.runtime.inputs.media import prepared
@@ -27,6 +29,7 @@ from tests.runtime import picture_models as tiny
 
 from .conftest import Live, live
 from .test_fetching import Remote, ok, remote, to
+from .test_fuzz import LEAKS
 from .test_operations import until
 
 SAME = 1e-5  # unit vectors in float32, as JSON
@@ -43,6 +46,12 @@ TEMPLATE = (
 def png(array: Any, **more: Any) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.asarray(array, np.uint8)).save(file, "PNG", **more)
+    return file.getvalue()
+
+
+def written(array: Any, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(array, np.uint8)).save(file, kind)
     return file.getvalue()
 
 
@@ -142,9 +151,7 @@ def test_a_picture_may_be_written_in_many_ways(embedder: Live, part: Any):
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_pictures_of_every_usual_format_are_read(embedder: Live, kind: str):
-    file = io.BytesIO()
-    Image.fromarray(RED).save(file, kind)
-    values, _ = vector(embedder, chat(picture(url(file.getvalue())), text()))
+    values, _ = vector(embedder, chat(picture(url(written(RED, kind))), text()))
     assert abs(np.linalg.norm(values) - 1) < 1e-4
 
 
@@ -586,6 +593,102 @@ def test_nothing_of_a_picture_is_logged(embedder_model: Model, caplog: pytest.Lo
     assert "a blue page" in lines[0]
     assert "<Deferred>" in lines[0]
     assert len(lines[0]) < 500
+
+
+COMMANDS = {
+    "score": """{
+  "model": "late",
+  "data_1": "Retrieve the city of Beijing",
+  "data_2": [
+    {
+      "content": [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,<BASE64>"}},
+        {"type": "text", "text": "Describe the image."}
+      ]
+    }
+  ]
+}""",
+    "rerank": """{
+  "model": "late",
+  "query": "Retrieve the city of Beijing",
+  "documents": [
+    {
+      "content": [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,<BASE64_1>"}},
+        {"type": "text", "text": "Describe the image."}
+      ]
+    },
+    {
+      "content": [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,<BASE64_2>"}},
+        {"type": "text", "text": "Describe the image."}
+      ]
+    }
+  ],
+  "top_n": 2
+}""",
+    "v1/score": """{
+  "queries": "slm markdown",
+  "documents": [
+    {"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,<BASE64_1>"}}]},
+    {"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,<BASE64_2>"}}]}
+  ]
+}""",
+    "pooling": """{
+  "model": "late",
+  "messages": [
+    {
+      "role": "user",
+      "content": [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,<BASE64>"}},
+        {"type": "text", "text": "Describe the image."}
+      ]
+    }
+  ]
+}""",
+}
+"""Route -> a body as vLLM's documentation shows it, with a place for the picture."""
+
+
+@pytest.mark.parametrize("route", COMMANDS)
+def test_the_commands_of_vllms_documentation_are_answered(late: Live, route: str):
+    first, second = (base64.b64encode(png(array)).decode() for array in (RED, NOISE))
+    body = COMMANDS[route].replace("<BASE64>", first).replace("<BASE64_1>", first)
+    got = late.client.post(
+        f"/{route}",
+        content=body.replace("<BASE64_2>", second),
+        headers={"content-type": "application/json"},
+    )
+    assert got.status_code == 200, got.text
+    answer = got.json()
+    assert answer["usage"]["prompt_tokens"] > 0
+    assert len(answer["results" if route == "rerank" else "data"]) == body.count("<BASE64_2>") + 1
+
+
+FILES = {"PNG": png(NOISE)} | {kind: written(NOISE, kind) for kind in ("JPEG", "WEBP", "GIF", "BMP", "TIFF")}
+
+
+@given(
+    st.sampled_from(sorted(FILES)),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=6)), max_size=4),
+    st.sampled_from(["/v1/embeddings", "/v2/embed", "/tokenize", "/score"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_damaged_picture_is_a_fault_of_the_server(
+    embedder: Live, kind: str, changes: list[tuple[float, bytes]], path: str
+):
+    content = bytearray(FILES[kind])
+    for place, change in changes:
+        start = int(place * len(content))
+        content[start : start + len(change)] = change
+    part = picture(url(bytes(content)))
+    bodies: dict[str, Any] = {
+        "/v2/embed": {"images": [url(bytes(content))]},
+        "/score": {"queries": "a", "documents": {"content": [part, text()]}},
+    }
+    got = embedder.post(path, bodies.get(path, {"messages": chat(text(), part)}))
+    assert got.status_code in (200, 400), got.text
+    assert not LEAKS.search(got.text) or got.status_code == 200, got.text
 
 
 def test_a_text_model_still_reads_text_only(everything: Live):

@@ -401,7 +401,9 @@ def test_text_is_never_markup(page: Page) -> None:
     run(page, "rerank")
     assert texts(page, ".bars .what") == [hostile]
     assert (
-        page.evaluate("document.querySelectorAll('main img:not(#asking-picture), main script').length + document.title")
+        page.evaluate(
+            "document.querySelectorAll('main img:not(#asking-picture), main script').length + document.title"
+        )
         == "0poolrt playground"
     )
 
