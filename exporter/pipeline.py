@@ -282,8 +282,9 @@ def _traced(
 def _compared_with_library(
     checkpoint: Checkpoint, plan: planning.Plan, module: PoolingModel, progress: Say
 ) -> Reading:
-    """A large checkpoint cannot be loaded twice, so a shrunken twin of it is compared."""
-    if checkpoint.large:
+    """A large checkpoint cannot be loaded twice, so a shrunken twin of it is compared. Of a model that reads
+    pictures only tokens are, for which nothing is loaded."""
+    if checkpoint.large and plan.vision is None:
         reading = library_reference.against_twin(checkpoint)
     else:
         reading = library_reference.against_library(checkpoint, plan, module)

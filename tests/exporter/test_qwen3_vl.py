@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from poolrt.exporter import checkpoint, pipeline
+from poolrt.exporter.base import large
 from poolrt.runtime import load
 from poolrt.runtime.errors import CheckpointError
 from poolrt.runtime.inputs import templates
@@ -26,6 +27,7 @@ PICTURE_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 VIDEO_MARK = "<|vision_start|><|video_pad|><|vision_end|>"
 # fp32 against fp32, vectors; worst measured 1 - 3e-7 (other orders of sums, in four blocks and four layers)
 COSINE = 1 - 2e-6
+HALF = 0.9999  # products in float16; worst measured 0.999998
 SCORE = 2e-5  # of probabilities; worst measured 3e-6
 
 
@@ -156,6 +158,24 @@ def test_other_checkpoints_of_the_family(settings: dict[str, Any], tmp_path: Pat
     of, reference = pictured(folder), Reference(folder)
     rows = prompts(of)[2:7]
     close(of.answers("embed", rows), [values[-1] for values in expected(of, reference, rows)])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_too_large_for_memory_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Both graphs are traced on fake tensors; their weights are read while they are written."""
+    monkeypatch.setenv(large.SETTING, "0")
+    folder = tiny.qwen3_vl_embedding(tmp_path / "embedding", seed=8, dtype="bfloat16", shard="200KB")
+    pipeline.export(folder, out=tmp_path / "artifacts", recipe=None, precision="fp16")
+    monkeypatch.delenv(large.SETTING)
+    of, reference = pictured(folder), Reference(folder)
+    hidden = [values[-1] for values in expected(of, reference, prompts(of))]
+    with load(tmp_path / "artifacts" / "embedding") as model:
+        assert [graph.role for graph in model.manifest.graphs] == ["text", "vision"]
+        assert model.manifest.reading is not None
+        assert [agreement.what for agreement in model.manifest.reading.agreements] == ["token ids"]
+        vectors = np.asarray(model.embed([raw_prompt(prompt) for prompt in PROMPTS]))
+    cosines = (vectors * normalised(np.stack(hidden))).sum(-1)
+    assert cosines.min() > HALF, cosines.min()
 
 
 def test_an_adapter_of_both_towers_is_merged(tmp_path: Path):
