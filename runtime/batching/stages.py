@@ -210,7 +210,21 @@ class _Call:
         if self._apart:
             self._text.settle(self.call, index, rows[0].copy(), before_s=seconds)
             return
-        self._items[index].features = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        with self._changed:
+            item = self._items.get(index)
+        if item is None:  # the call is over
+            return
+        features = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        places = 0 if item.feature_places is None else len(item.feature_places)
+        if len(features) != places:  # each would stand in the place of another
+            self._failed(
+                EngineError(
+                    f"the vision graph computed {len(features)} features, and the prompt has {places} tokens "
+                    "for them; export the artifact again"
+                )
+            )
+            return
+        item.features = features
         self._text.queue(self.call, index, before_s=seconds)
 
     def _failed(self, error: PoolrtError) -> None:

@@ -101,6 +101,8 @@ def test_one_picture_is_one_prompt_and_a_batch_of_pictures_several(model: Model)
     assert len(model.embed(np.stack([RED, RED]))) == 2
     assert len(model.embed([RED, Image.fromarray(RED)])) == 2
     assert len(model.embed(np.array([[10, 11], [12, 13]]))) == 2  # token ids
+    grey = RED[..., :1].copy()
+    np.testing.assert_allclose(*np.asarray(model.embed([grey, grey.repeat(3, axis=2)])), atol=SAME)
 
 
 def test_pictures_come_as_pillow_arrays_bytes_or_files(model: Model, tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_pictures_come_as_pillow_arrays_bytes_or_files(model: Model, tmp_path: P
         image, NOISE, path, {"image": str(path)}, {"image": data.getvalue()}, {"image": image},
         {"content": [{"type": "image_url", "image_url": {"url": url}}]},
         {"content": [{"image_url": url}]},
-        {"content": [{"type": "image_pil", "image_pil": image}]},
+        {"content": [{"type": "image_pil", "image_pil": image}, {"type": "input_text", "text": ""}]},
         {"multi_modal_data": {"image": [image]}}, {"prompt": "", "multi_modal_data": {"image": image}},
         {"prompt": PLACEHOLDER, "multi_modal_data": {"image": np.stack([NOISE])}},
     ]  # fmt: skip
@@ -185,6 +187,12 @@ def test_token_ids_with_a_token_for_each_picture(model: Model) -> None:
         ({"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,=!"}}]},
          "not base64"),
         ({"video": np.zeros((3, 3), np.uint8)}, "video 0"),
+        ({"video": np.zeros((3, 8, 8, 3), np.uint8), "fps": "2"}, "fps is '2', expected frames per second"),
+        ({"video": (np.zeros((3, 8, 8, 3), np.uint8), {"fps": 0})}, "fps is 0, expected frames per second"),
+        ({"content": [{"type": "image_url", "image_url": {"url": 5}}]}, "`image_url` needs `url`, a string"),
+        ({"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64"}}]}, "has a comma"),
+        ({"content": 5}, "content must be text or a list of parts"),
+        ({"content": [5]}, "expected text or an object, found int"),
         ({"prompt_token_ids": "a", "multi_modal_data": {"image": RED}}, "text goes under 'prompt'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -343,6 +351,9 @@ def test_truncation_keeps_a_template_whole(opened: Open) -> None:
             f"<s> <|im_start|> system judge <|im_end|> <|im_start|> user {tiny.START} {tiny.IMAGE}*{rows} "
             f"{tiny.END} {words} <|im_end|> </s>"
         )
+    assert collapsed(tokens(model, prompt, limits=limits(fixed + 2, "left"), role="document")).endswith(
+        f"{tiny.END} green page <|im_end|> </s>"
+    )
     with pytest.raises(InputError, match="need"):
         tokens(model, prompt, limits=limits(fixed - 1), role="document")
     assert collapsed(tokens(model, "a red blue", limits=limits(10), role="document")).endswith(
@@ -373,6 +384,10 @@ def test_media_are_counted_before_they_are_decoded(opened: Open) -> None:
     with pytest.raises(InputError, match=r"At most 1 image\(s\)"):
         model.score("a", [{"image": [RED, RED]}])
     assert len(model.embed({"image": RED})) == 1
+    frames = np.stack([SMALL] * 4)
+    assert len(opened(options={"limit_mm_per_prompt": {"image": 0}}).embed({"video": frames})) == 1
+    with pytest.raises(InputError, match=r"At most 1 image\(s\) may be provided in one prompt\.$"):
+        opened(images=tiny.APART, options={"limit_mm_per_prompt": {"image": 5}}).embed({"image": [RED, RED]})
 
 
 @pytest.mark.parametrize(
@@ -385,6 +400,9 @@ def test_media_are_counted_before_they_are_decoded(opened: Open) -> None:
         ({"mm_processor_kwargs": {"max_pixels": "many"}}, "max_pixels is 'many'"),
         ({"mm_processor_kwargs": 3}, "mm_processor_kwargs: expected an object, found int"),
         ({"media_io_kwargs": {"image": {"mode": "L"}}}, "'mode' is not followed here"),
+        ({"media_io_kwargs": {"video": {"fps": 1, "backend": "x"}}}, "'backend' is not followed here"),
+        ({"media_io_kwargs": {"image": {"fps": 1}}}, "'fps' is not followed here"),
+        ({"media_io_kwargs": {"video": 3}}, "video: expected an object, found int"),
         ({"mm_processor_cache_gb": -1}, "mm_processor_cache_gb is -1"),
         ({"mm_processor_cache_gb": True}, "mm_processor_cache_gb is True"),
     ],
@@ -458,11 +476,15 @@ def test_features_that_the_caller_computed(model: Model) -> None:
         atol=SAME,
     )
     assert model.statistics().vision_items == before
+    batched = {"prompt": "a page", "multi_modal_data": {"image": {**given, "image_embeds": values[None]}}}
+    np.testing.assert_allclose(np.asarray(model.embed(batched)), expected, atol=SAME)
     for wrong, message in (
         ({**given, "image_embeds": values[:, 1:]}, r"expected \[rows, 8\]"),
         ({**given, "image_embeds": values[1:]}, "patches are"),
         ({"image_embeds": values}, "image_grid_thw is missing"),
         ({**given, "image_embeds": values * np.nan}, "not finite"),
+        ({**given, "image_embeds": "abc"}, r"shape \[0\]"),
+        ({**given, "image_grid_thw": [1, 2]}, r"expected \[1, rows, columns\]"),
         ({"embeds": values}, "expected a picture or"),
     ):
         with pytest.raises(InputError, match=message):
@@ -479,6 +501,7 @@ def test_features_of_repeated_pictures_are_kept(opened: Open) -> None:
     assert statistics.vision_cache_bytes == 4 * tiny.WIDTH * (features(RED) + features(NOISE))
     assert statistics.vision_slots >= statistics.vision_items
     assert model.warm_up() > 0
+    assert model.statistics().vision_items == 3  # both graphs are warmed up
 
 
 # Conversations
@@ -519,6 +542,11 @@ def test_a_conversation_becomes_a_prompt_with_its_pictures(opened: Open) -> None
     )
     assert model.tokenize(prompt, add_special_tokens=False) == outputs[0].prompt_token_ids
     assert model.chat(MESSAGES[:1]) == "<|im_start|>system judge<|im_end|>"
+    assert "multi_modal_uuids" not in prompt
+    named = model.chat([{"role": "user", "content": [{"image": RED}, {"image": SMALL, "uuid": "small"}]}])
+    assert isinstance(named, dict)
+    assert named["multi_modal_uuids"] == {"image": [None, "small"]}
+    assert len(model.embed(named)) == 1
 
 
 def test_a_template_of_strings_has_placeholders_in_front(opened: Open) -> None:

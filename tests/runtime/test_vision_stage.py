@@ -258,6 +258,14 @@ def test_a_picture_that_fails_fails_its_own_calls_only(opened: Any) -> None:
     assert (counters.queued_items, counters.queued_tokens, two.stage._flights) == (0, 0, {})
 
 
+def test_features_of_another_number_than_tokens_are_an_error(opened: Any) -> None:
+    two = opened()
+    item = prompt(picture(1, 2))
+    item.vision[0].rows = 1
+    with pytest.raises(EngineError, match="computed 1 features, and the prompt has 2 tokens"):
+        two.submit(item).result(10)
+
+
 def test_a_cancelled_call_leaves_both_queues(opened: Any) -> None:
     two = opened()
     two.eye.hold()
