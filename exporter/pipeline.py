@@ -125,7 +125,7 @@ def export(
         for file, content in plan.files.items():
             (draft.folder / file).write_bytes(content)
         manifest = _manifest(draft.final.name, checkpoint, plan, graphs, reading)
-        reference = Reference(module, graphs[0], plan.heads)
+        reference = _reference(module, pictures, plan, graphs[0])
         notes: tuple[str, ...] = ()
         if streamed:
             if lowered in ("fp16", "bf16"):
@@ -212,7 +212,8 @@ def verified(
             checkpoint = dataclasses.replace(checkpoint, large=is_large(checkpoint.parameters))
             plan = planning.plan(checkpoint)
             module = _module(checkpoint, plan)
-            reference = Reference(module, opened.manifest.graph("text"), plan.heads)
+            pictures = _pictures(checkpoint, plan, module)
+            reference = _reference(module, pictures, plan, opened.manifest.graph("text"))
         with steps(_LIBRARY):
             reading = _compared_with_library(checkpoint, plan, module, progress)
     with steps(_VERIFY):
@@ -277,6 +278,13 @@ def _traced(
         tracing.onnx_from_module(module, plan, folder / TEXT),
         tracing.onnx_from_pictures(pictures, plan, folder / VISION),
     )
+
+
+def _reference(
+    module: PoolingModel, pictures: PictureModel | None, plan: planning.Plan, graph: Graph
+) -> Reference:
+    apart = plan.vision is not None and plan.vision.images.apart
+    return Reference(module, graph, plan.heads, pictures, apart=apart)
 
 
 def _compared_with_library(

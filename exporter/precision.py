@@ -21,7 +21,7 @@ from ..runtime.engines import ort
 from ..runtime.engines.feed import Feed
 from ..runtime.errors import InputError
 from ..runtime.inputs.items import Item
-from ..runtime.inputs.preparation import Preparation
+from ..runtime.loader import prepared_for
 from . import engine
 from .base.report import Say
 from .graph import onnx_files
@@ -142,8 +142,9 @@ def _int8(
     )
     if choice == "int8" or (within and speed >= _WORTH_IT):
         _drop(folder, base)
-        others = tuple(graph for graph in manifest.graphs if graph is not base)
-        return Chosen((int8, *others), (note,) if choice == "int8" else (f"auto chose int8. {note}",))
+        notes = [note if choice == "int8" else f"auto chose int8. {note}"]
+        others, more = _int8_pictures(folder, manifest, int8, reference, items)
+        return Chosen((int8, *others), (*notes, *more))
     _drop(folder, int8)
     reason = (
         f"int8 is {speed:.2f} times as fast here, less than {_WORTH_IT}"
@@ -151,6 +152,23 @@ def _int8(
         else "int8 drifts beyond its budget"
     )
     return Chosen(manifest.graphs, (f"auto chose fp32: {reason}",))
+
+
+def _int8_pictures(
+    folder: Path, manifest: Manifest, text: Graph, reference: Reference, items: Sequence[Item]
+) -> tuple[tuple[Graph, ...], tuple[str, ...]]:
+    """The vision graph beside an int8 text graph: int8 too where prompts with pictures keep to the budget,
+    else fp32; and a note. Nothing of a model that reads text only."""
+    if manifest.images is None:
+        return (), ()
+    base = manifest.graph("vision", "fp32")
+    int8, quantised = _quantised(folder, base, keep=())
+    both = dataclasses.replace(manifest, graphs=(text, int8))
+    failed = _drift(folder, both, text, reference, [item for item in items if item.vision])
+    _drop(folder, int8 if failed else base)
+    if failed:
+        return (base,), (f"the vision graph stays fp32: {failed[0]}",)
+    return (int8,), (f"int8 of the vision graph: {len(quantised.products)} products quantised",)
 
 
 def _within_budget(
@@ -175,7 +193,8 @@ def _drift(
     folder: Path, manifest: Manifest, graph: Graph, reference: Reference, items: Sequence[Item]
 ) -> list[str]:
     """The comparisons of `graph` with PyTorch that are beyond the tolerance of int8, one line each."""
-    runner = Runner(folder, dataclasses.replace(manifest, graphs=(graph,)), graph)
+    others = tuple(other for other in manifest.graphs if other.role != graph.role)
+    runner = Runner(folder, dataclasses.replace(manifest, graphs=(graph, *others)), graph)
     try:
         comparisons = [
             evidence.compared(
@@ -263,7 +282,7 @@ def _drop(folder: Path, graph: Graph) -> None:
 
 def probes(folder: Path, manifest: Manifest) -> list[Item]:
     """What drift is measured on: everything that verification will compare."""
-    preparation = Preparation(folder, manifest)
+    preparation = prepared_for(folder, manifest)
     return [
         *texts.many(manifest, preparation),
         *(item for items in texts.cases(manifest, preparation).values() for item in items),

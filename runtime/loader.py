@@ -96,7 +96,7 @@ def load(
     choice = table.choose(manifest, engine)
     cache_bytes = _cache_bytes(mm_processor_cache_gb)
     options = media_reading.options_from(mm_processor_kwargs, media_io_kwargs)
-    prepared = _preparation(opened.folder, manifest, preparation, limit_mm_per_prompt, options)
+    prepared = prepared_for(opened.folder, manifest, preparation, limit_mm_per_prompt, options)
     # Before the engine is opened: a graph that cannot be filled is refused while nothing is held.
     feed = Feed(choice.graph.inputs, pad_id=manifest.text.pad_id)
     seen = None if manifest.images is None else table.choose(manifest, engine, "vision")
@@ -171,13 +171,14 @@ def _batch_limits(
     )
 
 
-def _preparation(
+def prepared_for(
     folder: Path,
     manifest: Manifest,
-    style: Style,
-    limit_mm_per_prompt: Mapping[str, Any] | None,
-    options: Mapping[str, object],
+    style: Style = "model",
+    limit_mm_per_prompt: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Preparation:
+    """The preparation of an artifact's prompts, with pictures where it reads them. Raises InputError."""
     most = media_reading.limits_from(limit_mm_per_prompt)
     if manifest.images is None:
         if options:

@@ -22,6 +22,7 @@ from ...runtime.artifact.manifest import Manifest, Reading
 from ...runtime.errors import VerificationError
 from ...runtime.inputs.preparation import Preparation
 from ...runtime.json_objects import merged
+from ...runtime.loader import prepared_for
 from ..files import sentence_files
 from . import library_models
 from .library_comparison import OWN_ONLY, Comparison
@@ -145,10 +146,11 @@ def _prepared(checkpoint: Checkpoint, plan: Plan) -> Iterator[Preparation]:
         tasks=plan.tasks,
         scoring=plan.scoring,
         text=plan.text,
+        images=None if plan.vision is None else plan.vision.images,
         graphs=(described(plan, "model.onnx", ()),),
         heads=plan.heads,
     )
     with tempfile.TemporaryDirectory(prefix="poolrt-") as place:
         for name, content in plan.files.items():
             (Path(place) / name).write_bytes(content)
-        yield Preparation(Path(place), manifest)
+        yield prepared_for(Path(place), manifest)

@@ -6,6 +6,7 @@ with it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +17,36 @@ from ...runtime.engines.feed import Feed
 from ...runtime.inputs.items import Item
 from ...runtime.outputs import Floats
 from ..base.refusals import in_one_sentence
+from .pictures.seen import Seen
 
 if TYPE_CHECKING:
     import torch
 
-    from ..graph.tracing import PoolingModel
+    from ..graph.tracing import PictureModel, PoolingModel
     from ..heads.planning import Plan
-
 
 # Token slots of one PyTorch batch: enough to be quick, little enough to fit beside a large model.
 _TOGETHER = 2048
 
 
 class Reference:
-    """The answers of the module that was exported, by task. Every item is computed once."""
+    """The answers of the module that was exported, by task. Every item is computed once.
 
-    def __init__(self, module: torch.nn.Module, graph: Graph, heads: dict[str, Head]) -> None:
+    Args:
+        pictures: the half that reads pictures; None: the model reads text only.
+        apart: whether a picture is embedded by that half alone.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        graph: Graph,
+        heads: dict[str, Head],
+        pictures: PictureModel | None = None,
+        *,
+        apart: bool = False,
+    ) -> None:
+        self._seen, self._apart = None if pictures is None else Seen(pictures), apart
         self._module, self._graph, self._heads = module.eval(), graph, heads
         self._feed = Feed(graph.inputs, pad_id=0)
         # By id of the item. The item is kept too, because another object may get its id after it is gone.
@@ -42,7 +57,11 @@ class Reference:
         head = self._heads[task]
         lengths: dict[int, list[Item]] = {}
         for item in items:
-            if id(item) not in self._known:
+            if id(item) in self._known:
+                continue
+            if item.vision and self._apart:
+                self._known[id(item)] = (item, {head.output: self._embedded(item)})
+            else:
                 lengths.setdefault(len(item.ids), []).append(item)
         # Longest first, because a short text changes some modules for good, and the long ones are then done.
         for length, alike in sorted(lengths.items(), reverse=True):
@@ -53,13 +72,28 @@ class Reference:
                 self._compute(alike[start : start + rows])
         return [finished(task, head, self._known[id(item)][1][head.output], item).numpy() for item in items]
 
+    def _embedded(self, item: Item) -> torch.Tensor:
+        """A picture that is embedded apart."""
+        import torch
+
+        assert self._seen is not None, "pictures need the half that reads them"
+        return torch.from_numpy(np.array(self._seen.of(item.vision[0])))
+
+    def _with_features(self, item: Item) -> Item:
+        if not item.vision:
+            return item
+        assert self._seen is not None, "pictures need the half that reads them"
+        return dataclasses.replace(
+            item, features=np.concatenate([self._seen.of(picture) for picture in item.vision])
+        )
+
     def _compute(self, items: Sequence[Item]) -> None:
         import torch
 
         from ..graph.streaming import widened
 
         # Items of one length: nothing is padded.
-        arrays = self._feed.arrays(items)
+        arrays = self._feed.arrays([self._with_features(item) for item in items])
         computing = f"PyTorch cannot compute a text of {len(items[0].ids)} tokens"
         with in_one_sentence(computing), torch.inference_mode(), widened(self._module):
             outputs = self._module(*(torch.from_numpy(arrays[tensor.name]) for tensor in self._graph.inputs))

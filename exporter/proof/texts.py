@@ -1,17 +1,22 @@
-"""The texts that an artifact is proved on: a few by shape class, and some hundred sentences for the drift of
-int8."""
+"""The texts and pictures that an artifact is proved on: a few by shape class, and some hundred sentences for
+the drift of int8."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from importlib import resources
 
 from ...runtime.artifact.manifest import Manifest
 from ...runtime.inputs.items import Item, TokenLimits
+from ...runtime.inputs.multimodal.contents import Content, Source
 from ...runtime.inputs.preparation import Preparation
+from .pictures import drawn
 
 # Beyond this, PyTorch's eager attention alone would need gigabytes and minutes for one text.
 LONGEST_TOKENS = 2048
+PICTURES = "pictures"
+"""The shape class of prompts with one picture each."""
 
 QUERY = "how do plants turn sunlight into food"
 DOCUMENTS = (
@@ -85,7 +90,53 @@ def cases(manifest: Manifest, preparation: Preparation, *, large: bool = False) 
             shapes[f"role {role}"] = preparation.singles(
                 [QUERY, *DOCUMENTS[:4], LONG], limits=limits, role=role
             )
+    return shapes | _shown(manifest, preparation, drawn.sources())
+
+
+def _shown(
+    manifest: Manifest, preparation: Preparation, sources: Mapping[str, drawn.Pixels]
+) -> dict[str, list[Item]]:
+    """Shape class -> prompts with pictures; empty for a model that reads text only."""
+    if manifest.images is None:
+        return {}
+    shapes = {PICTURES: with_pictures(manifest, preparation, sources)}
+    if not manifest.images.apart and manifest.images.most != 1:
+        first, second, *_ = sources.values()
+        shapes["two pictures"] = _prompts(manifest, preparation, [((first, second), DOCUMENTS[0])])
     return shapes
+
+
+def with_pictures(
+    manifest: Manifest, preparation: Preparation, sources: Mapping[str, drawn.Pixels]
+) -> list[Item]:
+    """One prompt for each picture."""
+    return [
+        item
+        for number, source in enumerate(sources.values())
+        for item in with_picture(manifest, preparation, source, number)
+    ]
+
+
+def with_picture(
+    manifest: Manifest, preparation: Preparation, source: drawn.Pixels, number: int
+) -> list[Item]:
+    """The prompt of the picture of this number. Every other one has a text too, unless pictures are embedded
+    apart."""
+    apart = manifest.images is not None and manifest.images.apart
+    return _prompts(manifest, preparation, [((source,), "" if apart or number % 2 else DOCUMENTS[5])])
+
+
+def _prompts(
+    manifest: Manifest, preparation: Preparation, prompts: list[tuple[tuple[drawn.Pixels, ...], str]]
+) -> list[Item]:
+    contents = [
+        Content(text, tuple(Source("image", drawn.source_of(source)) for source in pictures))
+        for pictures, text in prompts
+    ]
+    if manifest.scoring == "cross-encoder":
+        return preparation.pairs([QUERY] * len(contents), contents)
+    role = "document" if "document" in manifest.text.roles else None
+    return preparation.singles(contents, role=role)
 
 
 def _cases_of_large(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]:
@@ -96,7 +147,12 @@ def _cases_of_large(manifest: Manifest, preparation: Preparation) -> dict[str, l
         return preparation.singles(list(documents), limits=limits)
 
     short = items(QUERY, *DOCUMENTS[:4], tokens=16)
-    return {"odd batch": short, "padded rows": [*short[:2], *items(LONG, tokens=48)]}
+    few = {name: source for name, source in drawn.sources().items() if name in ("40 x 70", "transparent")}
+    return {
+        "odd batch": short,
+        "padded rows": [*short[:2], *items(LONG, tokens=48)],
+        **_shown(manifest, preparation, few),
+    }
 
 
 @functools.cache

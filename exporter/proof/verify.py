@@ -7,9 +7,12 @@ VerificationError, and no export is finished then.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import itertools
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +25,20 @@ from ...runtime.answers.params import PoolingParams
 from ...runtime.artifact import reading as artifacts
 from ...runtime.artifact.manifest import Engine, Evidence, Graph, Head, Manifest, Precision, Task
 from ...runtime.batching.plan import BatchLimits
+from ...runtime.batching.stages import Stages, VisionPart
 from ...runtime.batching.worker import Worker
 from ...runtime.engines import feed, ort, trt
 from ...runtime.engines.feed import Feed
-from ...runtime.engines.table import Session
+from ...runtime.engines.table import Choice, Session
 from ...runtime.errors import ArtifactError, VerificationError
 from ...runtime.inputs.items import Item
-from ...runtime.inputs.preparation import Preparation
+from ...runtime.loader import prepared_for
 from ...runtime.outputs import Floats
 from ..base import artifact
 from ..base.large import is_large_graph
 from . import texts
 from .evidence import compared, holds, summary
+from .pictures import drawn
 
 if TYPE_CHECKING:
     from .reference import Reference
@@ -43,49 +48,97 @@ _EVERYTHING = BatchLimits(max_tokens=1 << 30, launch_tokens=1 << 30)
 _GOLDEN_SHAPES = ("one short", "odd batch", "other languages", "role query", "role document")
 _GOLDEN_INPUTS = ("input_ids", "token_type_ids", "attention_mask", "token_kinds")
 _RANKED = ("odd batch", "role document")
+# Names in golden.npz: the names of the stored pictures, and what was prepared of them.
+_PICTURES, _PREPARED = "pictures", "prepared pictures"
 # Name in golden.npz: whether the texts are those of a large model.
 _OF_LARGE = "few"
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A graph or an engine, opened."""
+
+    name: str
+    graph: Graph
+    feed: Feed
+    session: Session
+
+
+def _opened(folder: Path, manifest: Manifest, engine: Engine | Graph) -> _Opened:
+    graph = (
+        engine
+        if isinstance(engine, Graph)
+        else next(graph for graph in manifest.graphs if graph.file == engine.graph)
+    )
+    # Before the session, so that a graph which cannot be filled is refused before an engine takes memory.
+    inputs = Feed(graph.inputs, pad_id=manifest.text.pad_id)
+    if isinstance(engine, Engine):
+        return _Opened(engine.file, graph, inputs, trt.open(folder, manifest, engine))
+    if is_large_graph(folder, engine) or engine.precision == "bf16":
+        from .sliced_graph import SlicedGraph
+
+        rounded = ", rounded to bf16" if engine.precision == "bf16" else ""
+        name = f"onnxruntime:{engine.file} (in pieces{rounded})"
+        return _Opened(name, graph, inputs, SlicedGraph(folder, engine))
+    session = ort.open(folder, manifest, engine, lanes=1)
+    return _Opened(f"onnxruntime:{engine.file}", graph, inputs, session)
+
+
+def _vision_of(manifest: Manifest, engine: Engine | Graph) -> Engine | Graph:
+    """The vision half that runs beside a text graph or engine: of the same backend and precision where there
+    is one."""
+    vision = {graph.file: graph for graph in manifest.graphs if graph.role == "vision"}
+    if isinstance(engine, Engine):
+        for other in manifest.engines:
+            same = (other.backend, other.device, other.precision)
+            if other.graph in vision and same == (engine.backend, engine.device, engine.precision):
+                return other
+    for graph in vision.values():
+        if graph.precision == engine.precision:
+            return graph
+    return manifest.graph("vision")
+
+
 class Runner:
-    """One engine of an artifact, run as the runtime runs it."""
+    """One engine of an artifact, run as the runtime runs it, with the vision half beside it where there is
+    one."""
 
     def __init__(self, folder: Path, manifest: Manifest, engine: Engine | Graph) -> None:
         self.manifest = manifest
         self.precision: Precision = engine.precision
-        graph = (
-            engine
-            if isinstance(engine, Graph)
-            else next(graph for graph in manifest.graphs if graph.file == engine.graph)
-        )
-        # Before the session, so that a graph which cannot be filled is refused before an engine takes memory.
-        inputs = Feed(graph.inputs, pad_id=manifest.text.pad_id)
-        if isinstance(engine, Engine):
-            self.name = engine.file
-            session: Session = trt.open(folder, manifest, engine)
-        elif is_large_graph(folder, engine):
-            from .sliced_graph import SlicedGraph
+        text = _opened(folder, manifest, engine)
+        self.name = self._seen_by = text.name
+        worker = Worker(text.session, feed=text.feed, limits=_EVERYTHING, name="verify")
+        self._stages = Stages(worker)
+        if manifest.images is not None:
+            seeing = _opened(folder, manifest, _vision_of(manifest, engine))
+            self._seen_by = seeing.name
+            choice, output = Choice("onnxruntime", seeing.graph), seeing.graph.outputs[0].name
+            part = VisionPart(choice, seeing.session, seeing.feed, _EVERYTHING, output, 0)
+            self._stages = Stages(worker, part.stage("verify", "fcfs"), apart=manifest.images.apart)
 
-            self.name = (
-                f"onnxruntime:{engine.file} (in "
-                f"pieces{', rounded to bf16' if engine.precision == 'bf16' else ''})"
-            )
-            session = SlicedGraph(folder, engine)
-        else:
-            self.name = f"onnxruntime:{engine.file}"
-            session = ort.open(folder, manifest, engine, lanes=1)
-        self._worker = Worker(session, feed=inputs, limits=_EVERYTHING, name="verify")
+    def name_for(self, items: Sequence[Item]) -> str:
+        """Whose answers are compared: the vision half's where the items have pictures."""
+        return self._seen_by if any(item.vision for item in items) else self.name
 
     def answers(self, task: Task, items: Sequence[Item]) -> list[Floats]:
         """All items as one batch. Returns an array per item, [dim] or [tokens, dim]; [nan] where the engine's
         output is not finite."""
         head = self.manifest.heads[task]
-        rows = self._worker.submit(items, head.output).result().rows
+        # The stages free the pixels and the features of what they computed.
+        copies = [
+            replace(
+                item,
+                vision=tuple(replace(picture, arrays=dict(picture.arrays)) for picture in item.vision),
+            )
+            for item in items
+        ]
+        rows = self._stages.submit(len(copies), [dict(enumerate(copies))], head.output).result().rows
         # Row by row, because a row that is not finite must become a failed comparison and raise nothing.
         return [_answer(task, head, row, item) for row, item in zip(rows, items, strict=True)]
 
     def close(self) -> None:
-        self._worker.close()
+        self._stages.close()
 
 
 def _answer(task: Task, head: Head, row: Floats, item: Item) -> Floats:
@@ -128,7 +181,7 @@ def against_reference(
     `many`: on some hundred sentences too, as int8 always is. Returns the evidence, and a line for every graph
     or engine that does not run on this machine.
     """
-    preparation = Preparation(folder, manifest)
+    preparation = prepared_for(folder, manifest)
     large = any(is_large_graph(folder, graph) for graph in manifest.graphs)
     cases = texts.cases(manifest, preparation, large=large)
     engines, left_out = runnable(folder, manifest)
@@ -144,7 +197,7 @@ def against_reference(
                 for shape, items in shapes.items():
                     evidence.append(
                         compared(
-                            runner.name,
+                            runner.name_for(items),
                             runner.precision,
                             task,
                             shape,
@@ -165,18 +218,26 @@ def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], li
     read.
     """
     items, expected = _read_golden(folder, manifest)
+    parts = [("", slice(0, len(items)))]
+    if shown := sum(bool(item.vision) for item in items):
+        parts = [("", slice(0, len(items) - shown)), (" pictures", slice(len(items) - shown, len(items)))]
     engines, left_out = runnable(folder, manifest)
     evidence: list[Evidence] = []
     for engine in engines:
         runner = Runner(folder, manifest, engine)
         try:
-            for task in manifest.tasks:
-                runs = [("golden together", runner.answers(task, items))]
-                if not isinstance(engine, Graph) or not is_large_graph(folder, engine):
-                    runs.append(("golden alone", [runner.answers(task, [item])[0] for item in items]))
+            alone = not isinstance(engine, Graph) or not is_large_graph(folder, engine)
+            for task, (what, part) in itertools.product(manifest.tasks, parts):
+                several = items[part]
+                runs = [(f"golden{what} together", runner.answers(task, several))]
+                if alone:
+                    runs.append(
+                        (f"golden{what} alone", [runner.answers(task, [item])[0] for item in several])
+                    )
+                name = runner.name_for(several)
                 for shape, answers in runs:
                     evidence.append(
-                        compared(runner.name, runner.precision, task, shape, answers, expected[task])
+                        compared(name, runner.precision, task, shape, answers, expected[task][part])
                     )
         finally:
             runner.close()
@@ -197,9 +258,10 @@ def enforce(evidence: Sequence[Evidence], advice: str = "") -> None:
 
 
 def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
-    """Stores the token ids of a few texts and PyTorch's answers: a proof that needs no checkpoint later."""
+    """Stores the token ids of a few texts, a few pictures, and PyTorch's answers: a proof that needs no
+    checkpoint later."""
     large = any(is_large_graph(folder, graph) for graph in manifest.graphs)
-    items = _golden_items(folder, manifest, large=large)
+    items, sources = _golden_items(folder, manifest, large=large), _golden_pictures(manifest, large=large)
     arrays: dict[str, NDArray[Any]] = {
         _OF_LARGE: np.array(large),
         "lengths": np.array([len(item.ids) for item in items], np.int64),
@@ -211,8 +273,13 @@ def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
             [np.ones(len(item.ids), np.bool_) if item.keep is None else np.array(item.keep) for item in items]
         ),
     }
+    shown = _golden_shown(folder, manifest, sources)
+    if shown:
+        arrays[_PICTURES] = np.array([*sources])
+        arrays |= {f"{_PICTURES} {number}": pixels for number, pixels in enumerate(sources.values())}
+        arrays[_PREPARED] = np.array([_digest(item) for item in shown])
     for task in manifest.tasks:
-        answers = reference.answers(task, items)
+        answers = reference.answers(task, [*items, *shown])
         arrays[task] = np.concatenate([answer.reshape(-1) for answer in answers])
         arrays[f"{task}_shapes"] = np.array(
             [[*answer.shape, *([-1] * (2 - answer.ndim))] for answer in answers], np.int64
@@ -220,8 +287,25 @@ def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
     artifact.write_golden(folder, arrays)
 
 
+def _golden_pictures(manifest: Manifest, *, large: bool) -> dict[str, drawn.Pixels]:
+    """Name -> the pictures that are stored; none for a model that reads text only."""
+    sources = drawn.sources() if manifest.images is not None else {}
+    return {name: pixels for name, pixels in sources.items() if not large or name == "40 x 70"}
+
+
+def _golden_shown(folder: Path, manifest: Manifest, sources: Mapping[str, drawn.Pixels]) -> list[Item]:
+    """A prompt for each stored picture."""
+    return texts.with_pictures(manifest, prepared_for(folder, manifest), sources) if sources else []
+
+
+def _digest(item: Item) -> str:
+    """Of a prompt's token ids and of its prepared pictures."""
+    parts = [str(item.ids).encode(), *(picture.digest for picture in item.vision)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def _golden_items(folder: Path, manifest: Manifest, *, large: bool) -> list[Item]:
-    preparation = Preparation(folder, manifest)
+    preparation = prepared_for(folder, manifest)
     cases = texts.cases(manifest, preparation, large=large)
     return [item for shape in _GOLDEN_SHAPES for item in cases.get(shape, ())]
 
@@ -249,6 +333,9 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
             for ids, types, mask, kinds, keep in zip(*columns, strict=True)
         ]
         expected = {task: _unflattened(arrays[task], arrays[f"{task}_shapes"]) for task in manifest.tasks}
+        names = [str(name) for name in arrays[_PICTURES]] if _PICTURES in arrays else []
+        stored = {name: arrays[f"{_PICTURES} {number}"] for number, name in enumerate(names)}
+        prepared = dict(zip(names, map(str, arrays[_PREPARED]), strict=True)) if names else {}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder / artifact.GOLDEN}: not readable ({error}); export it again") from None
     today = _golden_items(folder, manifest, large=_OF_LARGE in arrays and bool(arrays[_OF_LARGE]))
@@ -258,9 +345,43 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
             "golden texts; export it again"
         )
     if not has_kinds:  # an older poolrt did not store them; the same texts have the same kinds today
-        for item, prepared in zip(items, today, strict=True):
-            item.kinds = prepared.kinds
-    return items, expected
+        for item, fresh in zip(items, today, strict=True):
+            item.kinds = fresh.kinds
+    return _with_stored(folder, manifest, items, expected, stored, prepared)
+
+
+def _with_stored(
+    folder: Path,
+    manifest: Manifest,
+    items: list[Item],
+    expected: Mapping[str, list[Floats]],
+    stored: Mapping[str, drawn.Pixels],
+    prepared: Mapping[str, str],
+) -> tuple[list[Item], Mapping[str, list[Floats]]]:
+    """The items of the texts and of the stored pictures. Without Pillow those that are files are left out.
+
+    Raises VerificationError where today's preparation makes something else of a picture.
+    """
+    readable = importlib.util.find_spec("PIL") is not None
+    kept = [name for name, pixels in stored.items() if readable or pixels.ndim > 1]
+    if not kept:
+        return items, expected
+    every = dict(zip(stored, range(len(items), len(items) + len(stored)), strict=True))
+    # The text beside a picture depends on its place among all of them.
+    shown: list[Item] = []
+    for number, (name, pixels) in enumerate(stored.items()):
+        if name in kept:
+            shown += texts.with_picture(manifest, prepared_for(folder, manifest), pixels, number)
+    changed = [name for name, item in zip(kept, shown, strict=True) if _digest(item) != prepared[name]]
+    if changed:
+        raise VerificationError(
+            f"{folder}: this poolrt prepares the golden pictures {', '.join(changed)} otherwise than the one "
+            "that exported it; export it again"
+        )
+    places = [*range(len(items)), *(every[name] for name in kept)]
+    return [*items, *shown], {
+        task: [answers[place] for place in places] for task, answers in expected.items()
+    }
 
 
 def _unflattened(flat: Floats, shapes: NDArray[np.int64]) -> list[Floats]:
