@@ -121,7 +121,7 @@ def export(
                 )
             streamed, graphs = _traced(module, pictures, plan, draft.folder, large=large)
         with steps(_LIBRARY):
-            reading = _compared_with_library(checkpoint, plan, module, progress)
+            reading = _compared_with_library(checkpoint, plan, module, pictures, progress)
         for file, content in plan.files.items():
             (draft.folder / file).write_bytes(content)
         manifest = _manifest(draft.final.name, checkpoint, plan, graphs, reading)
@@ -215,7 +215,7 @@ def verified(
             pictures = _pictures(checkpoint, plan, module)
             reference = _reference(module, pictures, plan, opened.manifest.graph("text"))
         with steps(_LIBRARY):
-            reading = _compared_with_library(checkpoint, plan, module, progress)
+            reading = _compared_with_library(checkpoint, plan, module, pictures, progress)
     with steps(_VERIFY):
         evidence, left_out = verify.verified(path, reference)
         left_out += published_scores.checked(path)
@@ -288,14 +288,18 @@ def _reference(
 
 
 def _compared_with_library(
-    checkpoint: Checkpoint, plan: planning.Plan, module: PoolingModel, progress: Say
+    checkpoint: Checkpoint,
+    plan: planning.Plan,
+    module: PoolingModel,
+    pictures: PictureModel | None,
+    progress: Say,
 ) -> Reading:
     """A large checkpoint cannot be loaded twice, so a shrunken twin of it is compared. Of a model that reads
     pictures only tokens are, for which nothing is loaded."""
     if checkpoint.large and plan.vision is None:
         reading = library_reference.against_twin(checkpoint)
     else:
-        reading = library_reference.against_library(checkpoint, plan, module)
+        reading = library_reference.against_library(checkpoint, plan, module, pictures)
     progress(f"      {report.reading(reading)}")
     return reading
 

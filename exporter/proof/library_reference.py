@@ -25,12 +25,15 @@ from ...runtime.json_objects import merged
 from ...runtime.loader import prepared_for
 from ..files import sentence_files
 from . import library_models
+from .library_answers import TowersLibrary
 from .library_comparison import OWN_ONLY, Comparison
 from .library_models import Unreadable
+from .pictures import beside
+from .pictures.seen import Seen
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
-    from ..graph.tracing import PoolingModel
+    from ..graph.tracing import PictureModel, PoolingModel
     from ..heads.planning import Plan
 
 
@@ -45,7 +48,8 @@ def compare(source: str | Path, **options: Any) -> Reading:
 
     checkpoint = checkpoints.read(source, **options)
     plan = planning.plan(checkpoint)
-    return against_library(checkpoint, plan, tracing.module(checkpoint, plan))
+    module = tracing.module(checkpoint, plan)
+    return against_library(checkpoint, plan, module, tracing.picture_module(checkpoint, plan, module))
 
 
 def against_twin(checkpoint: Checkpoint) -> Reading:
@@ -78,7 +82,9 @@ def against_twin(checkpoint: Checkpoint) -> Reading:
     return dataclasses.replace(reading, twin=True, why="; ".join(why))
 
 
-def against_library(checkpoint: Checkpoint, plan: Plan, module: PoolingModel) -> Reading:
+def against_library(
+    checkpoint: Checkpoint, plan: Plan, module: PoolingModel, pictures: PictureModel | None = None
+) -> Reading:
     """Returns what agreed and with which library, or `own reading only` and why no library reads the
     checkpoint. Raises VerificationError where the two disagree."""
     with contextlib.ExitStack() as stack:
@@ -88,10 +94,36 @@ def against_library(checkpoint: Checkpoint, plan: Plan, module: PoolingModel) ->
             library = library_models.opened(checkpoint, plan, folder, config)
             preparation = stack.enter_context(_prepared(checkpoint, plan))
             reading = Comparison(checkpoint, plan, module, preparation, library).reading()
+            if pictures is not None and isinstance(library, TowersLibrary):
+                reading = _with_pictures(checkpoint, plan, pictures, library, reading)
         except Unreadable as error:
             reading = Reading(reference=OWN_ONLY, why=str(error))
         # Libraries name the folder they read; a manifest names none of the exporting machine.
         return dataclasses.replace(reading, why=reading.why.replace(str(folder), checkpoint.source))
+
+
+def _with_pictures(
+    checkpoint: Checkpoint, plan: Plan, pictures: PictureModel, library: TowersLibrary, reading: Reading
+) -> Reading:
+    """The reading, with pictures that are embedded apart. Raises VerificationError where they disagree."""
+    assert plan.vision is not None, "a model with a vision half has a plan of it"
+    unit = plan.heads["embed"].activation == "l2"
+    try:
+        agreements, processor = beside.compared(
+            checkpoint.source,
+            checkpoint.inner,
+            plan.vision.images,
+            Seen(pictures),
+            library.pictures,
+            unit=unit,
+        )
+    except beside.Missing as error:
+        return dataclasses.replace(reading, why="; ".join(filter(None, [reading.why, str(error)])))
+    return dataclasses.replace(
+        reading,
+        agreements=(*reading.agreements, *agreements),
+        why="; ".join(filter(None, [reading.why, f"pictures were prepared by {processor}"])),
+    )
 
 
 # --- the two sides

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,17 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from poolrt.exporter import checkpoint as checkpoints
+from poolrt.exporter.base import artifact as writer
 from poolrt.exporter.families.modules.towers import EndOfText
+from poolrt.exporter.graph import tracing
 from poolrt.exporter.heads import planning
 from poolrt.exporter.pipeline import export
+from poolrt.exporter.proof import verify
+from poolrt.exporter.proof.pictures import beside
+from poolrt.exporter.proof.pictures.seen import Seen
 from poolrt.runtime import load
 from poolrt.runtime.artifact import reading
-from poolrt.runtime.errors import CheckpointError
+from poolrt.runtime.errors import CheckpointError, VerificationError
 from poolrt.runtime.inputs.media import prepared
 
 from tests import pictures
@@ -161,3 +168,33 @@ def test_any_other_pooling_is_refused(checkpoint: Callable[[str], Path]) -> None
     opened = checkpoints.read(checkpoint("clip"), pooler_config={"pooling_type": "MEAN"})
     with pytest.raises(CheckpointError, match="one vector of its own"):
         planning.plan(opened)
+
+
+def test_pictures_are_proved_and_kept(artifact: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = artifact("clip")
+    manifest = reading.read(folder).manifest
+    rows = [row for row in manifest.evidence if row.shape == "pictures"]
+    assert [(row.engine, row.texts >= 6) for row in rows] == [("onnxruntime:vision.onnx", True)]
+    whats = {agreement.what for agreement in manifest.reading.agreements} if manifest.reading else set()
+    assert "embed" in whats
+    evidence, _ = verify.against_golden(folder, manifest)
+    assert {row.shape for row in evidence} >= {"golden pictures together", "golden pictures alone"}
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    arrays = writer.read_golden(changed)
+    arrays["prepared pictures"] = np.array(["0" * 64 for _ in arrays["prepared pictures"]])
+    writer.write_golden(changed, arrays)
+    with pytest.raises(VerificationError, match="prepares the golden pictures 40 x 70"):
+        verify.against_golden(changed, manifest)
+
+
+def test_a_wrong_reading_of_the_processor_is_caught(checkpoint: Callable[[str], Path]) -> None:
+    pytest.importorskip("PIL")
+    opened = checkpoints.read(checkpoint("clip"))
+    plan = planning.plan(opened)
+    module = tracing.module(opened, plan)
+    pictures = tracing.picture_module(opened, plan, module)
+    assert plan.vision is not None
+    assert pictures is not None
+    wrong = dataclasses.replace(plan.vision.images, mean=(0.5, 0.5, 0.5))
+    with pytest.raises(VerificationError, match="prepares pictures otherwise than CLIPImageProcessor"):
+        beside.compared("clip", opened.inner, wrong, Seen(pictures), lambda values: values, unit=True)
