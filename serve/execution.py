@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
@@ -25,7 +25,7 @@ from .errors import ApiError
 from .http.futures import Gone, Late, Waiting
 from .http.memory_budget import Budget
 from .http.request_body import BODY_BYTES, LIGHT_BYTES
-from .media.attaching import Attached, Content, attached
+from .media.attaching import Attached, Prompts, attached
 from .media.reading import Reader
 from .metrics.prometheus import OBSERVE, Metrics
 from .metrics.state import State
@@ -96,14 +96,11 @@ class Workshop:
         return self._waiting
 
     async def attach(
-        self, request: Request, served: Served, record: Any, prompts: Sequence[Sequence[Content]]
+        self, request: Request, served: Served, record: Any, prompts: Prompts
     ) -> Attached | None:
         """The pictures and videos of a request, fetched and not yet decoded; None where it has none, or the
-        model reads text only. Raises ApiError.
-
-        Args:
-            prompts: the contents of each prompt.
-        """
+        model reads text only. Raises ApiError and what `prompts` raises, which runs in a thread where the
+        body is large."""
         return await attached(
             request,
             record,
@@ -112,6 +109,7 @@ class Workshop:
             reader=self.media,
             budget=self.budget,
             settings=self.settings,
+            thread=self.thread,
             count=self.metrics.media.prepared,
         )
 

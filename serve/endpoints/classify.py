@@ -17,7 +17,7 @@ from .pooling import params_of, text_options
 
 
 async def answer(request: Request, context: Context, served: Served, record: Any) -> Response:
-    pictures = await context.workshop.attach(request, served, record, contents_of(record))
+    pictures = await context.workshop.attach(request, served, record, lambda: contents_of(record))
 
     def start(deadline_s: float | None) -> Any:
         prompts = inputs_of(record, served, context.settings, pictures)

@@ -66,7 +66,7 @@ async def _embed(request: Request, version: Literal["1", "2"]) -> Response:
         [(place, message.content) for message in messages]
         for place, messages in zip(places_of(record), conversations or (), strict=False)
     ]
-    pictures = await context.workshop.attach(request, served, record, contents)
+    pictures = await context.workshop.attach(request, served, record, lambda: contents)
 
     def start(deadline_s: float | None) -> Any:
         params = PoolingParams(dimensions=record.output_dimension)

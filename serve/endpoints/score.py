@@ -125,13 +125,15 @@ async def attach(
     """
     if not any(isinstance(item, vllm.Content) for side in sides for item in side.items):
         return None
-    left, right = (side.contents() for side in sides)
-    if served.manifest.scoring == "cross-encoder":
+
+    def prompts() -> list[list[Content]]:
+        left, right = (side.contents() for side in sides)
+        if served.manifest.scoring != "cross-encoder":
+            return [[content] for content in (*left, *right)]
         check_counts(left, right)
         queries = left if len(left) > 1 else left * len(right)
-        prompts = [list(pair) for pair in zip(queries, right, strict=True)]
-    else:
-        prompts = [[content] for content in (*left, *right)]
+        return [list(pair) for pair in zip(queries, right, strict=True)]
+
     return await context.workshop.attach(request, served, record, prompts)
 
 

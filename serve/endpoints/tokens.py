@@ -35,7 +35,7 @@ async def tokenize(request: Request) -> Response:
     record = await form(request, vllm.TOKENIZE, value)
     served = context.registry.find(record.model, param="model")
 
-    pictures = await context.workshop.attach(request, served, record, contents_of(record))
+    pictures = await context.workshop.attach(request, served, record, lambda: contents_of(record))
 
     def run() -> list[int]:
         if isinstance(record, vllm.TokenizeText):

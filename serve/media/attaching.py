@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -15,6 +16,7 @@ from ...runtime.json_objects import merged
 from ...runtime.model import Model
 from ..headers import header
 from ..http.memory_budget import HELD, Budget, Hold
+from ..http.request_body import BODY_BYTES, LIGHT_BYTES
 from ..settings import Settings
 from . import io_kwargs, parts, tensors
 from .parts import Part, Source, Vectors
@@ -23,6 +25,8 @@ from .reading import Gathered, Reader, placed
 
 MOST_ARRAYS = 8
 """Of one part with vectors."""
+Parts = dict[str, list[Part]]
+"""Place of a content -> its parts."""
 Content = tuple[str, Any]
 """Where a content stands in the body, and what it is: text, or a list of parts."""
 
@@ -96,37 +100,39 @@ class Deferred:
         return attached.preparer.medium(attached.reader.read(self._source, attached.gathered))
 
 
+Prompts = Callable[[], Sequence[Sequence[Content]]]
+"""Lists the contents of each prompt."""
+
+
 async def attached(
     request: Request,
     record: Any,
     model: Model,
-    prompts: Sequence[Sequence[Content]],
+    prompts: Prompts,
     *,
     reader: Reader,
     budget: Budget,
     settings: Settings,
+    thread: Callable[[Callable[[], Parts]], Awaitable[Parts]],
     count: Callable[[parts.Modality, float], None],
 ) -> Attached | None:
     """Returns the media of a request; None where it has none, or the model reads text only.
 
-    Everything is counted before anything is fetched. Raises ApiError.
+    Everything is counted before anything is fetched. Raises ApiError and what `prompts` raises.
 
     Args:
-        prompts: the contents of each prompt.
+        thread: runs a function in a thread: a large body may have many thousand contents.
     """
     images = model.manifest.images
-    if images is None or not any(parts.has_media(content) for prompt in prompts for _, content in prompt):
+    if images is None:
         return None
-    contents: dict[str, Sequence[Part]] = {}
-    for prompt in prompts:
-        media: list[Source | Vectors] = []
-        for place, content in prompt:
-            if not parts.has_media(content):
-                continue
-            if place not in contents:
-                contents[place] = parts.read(content, place, vectors=settings.media.embeds)
-            media += (part for part in contents[place] if isinstance(part, Source | Vectors))
-        reader.check_counts(media, limits_of(images))
+
+    def sort() -> Parts:
+        return with_media(prompts(), reader, limits_of(images), vectors=settings.media.embeds)
+
+    contents = sort() if request.scope[BODY_BYTES] <= LIGHT_BYTES else await thread(sort)
+    if not contents:
+        return None
     sources = [part for content in contents.values() for part in content if isinstance(part, Source)]
     own = getattr(record, "media_io_kwargs", None)
     kwargs = merged(settings.media.io_kwargs, io_kwargs.checked(own)) if own else settings.media.io_kwargs
@@ -137,6 +143,33 @@ async def attached(
     share = reader.prepared.share()
     preparer = Preparer(images, options, kwargs, settings.media.max_pixels, share, count)
     return Attached(reader, gathered, preparer, contents, owner_of(request))
+
+
+def with_media(
+    prompts: Sequence[Sequence[Content]], reader: Reader, limits: Mapping[str, int | None], *, vectors: bool
+) -> Parts:
+    """Returns the parts of the contents that have media, by their places. Raises ApiError for parts that
+    cannot be read, and for prompts with more media than `limits`.
+
+    A content of many prompts, such as the query of a ranking, is read once.
+    """
+    contents: Parts = {}
+    counts: dict[str, Counter[str]] = {}
+    for prompt in prompts:
+        total: Counter[str] = Counter()
+        for place, content in prompt:
+            if place not in counts:
+                counts[place] = Counter()
+                if parts.has_media(content):
+                    contents[place] = parts.read(content, place, vectors=vectors)
+                    counts[place].update(
+                        part.modality for part in contents[place] if isinstance(part, Source | Vectors)
+                    )
+            if counts[place]:
+                total += counts[place]
+        if total:
+            reader.check_counts(total, limits)
+    return contents
 
 
 def limits_of(images: Images) -> dict[str, int | None]:

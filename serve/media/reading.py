@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -67,16 +67,13 @@ class Reader:
         self.prepared = PreparedBytes(settings.max_prepared_bytes)
         self._count = count
 
-    def check_counts(self, sources: Iterable[Source | Vectors], limits: Mapping[str, int | None]) -> None:
+    def check_counts(self, counts: Mapping[str, int], limits: Mapping[str, int | None]) -> None:
         """Raises ApiError where a prompt has more items than it may have.
 
         Args:
-            sources: of one prompt.
+            counts: modality -> items of one prompt.
             limits: modality -> most items that the model takes; None: any number; missing: none.
         """
-        counts = {"image": 0, "video": 0}
-        for source in sources:
-            counts[source.modality] += 1
         for modality, count in counts.items():
             own = limits.get(modality, 0)
             flag = self.settings.limits.get(modality)

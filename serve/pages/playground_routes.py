@@ -88,7 +88,8 @@ async def attached(
     request: Request, context: Context, served: Served, record: schemas.PictureFacts | schemas.HeatMap
 ) -> Attached:
     """The picture of a body, not yet decoded. Raises ApiError, also for a model that reads text only."""
-    pictures = await context.workshop.attach(request, served, record, [[(PLACE, sent(record.image))]])
+    prompts = [[(PLACE, sent(record.image))]]
+    pictures = await context.workshop.attach(request, served, record, lambda: prompts)
     if pictures is None:
         raise ApiError(400, f"the model `{served.name}` reads no pictures", param="model")
     return pictures
