@@ -12,6 +12,7 @@ from ..answers import params
 from ..answers.lora_request import LoRARequest, LoRARequests
 from ..artifact.manifest import FILE
 from ..errors import InputError
+from ..inputs.multimodal.prompt_forms import prompts_from
 from ..model import Model
 from ..outputs import Outputs
 
@@ -45,7 +46,9 @@ class AdapterModels:
         """
         if not isinstance(requested, list | tuple):
             return ask(self.model(requested), prompts, pooling_params)
-        listed = self.base.preparation.prompts_from(prompts)
+        listed = prompts_from(prompts)
+        if not listed:
+            raise InputError("You must pass at least one prompt", field="input")
         if len(requested) != len(listed):
             raise InputError(
                 f"The lengths of prompts ({len(listed)}) and lora_request "
