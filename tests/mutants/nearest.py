@@ -77,6 +77,8 @@ SERVE = {
     "test_validation test_errors test_goldens": ("schema/body", "schema/vllm", "prompts"),
     "test_lora": ("models/adapters", "models/adapter_loading", "process/startup", "endpoints/lora"),
     "test_numbers test_embeddings": ("responses",),
+    "test_pdf": ("pages/pdf_drawing",),
+    "test_heat_map": ("pages/playground_routes", "schema/playground"),
     "test_openapi": ("pages/openapi", "pages/reference", "app"),
     "test_errors test_tei": ("models/abilities",),
     "test_openapi test_plain_words test_registry test_stays": ("endpoints/route", "endpoints/routes"),

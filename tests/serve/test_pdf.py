@@ -6,14 +6,17 @@ import base64
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from poolrt.runtime import cancellation
 from poolrt.runtime.errors import InputError
 from poolrt.serve.errors import ApiError
 from poolrt.serve.pages import pdf, pdf_drawing
@@ -149,6 +152,20 @@ def test_without_the_library_the_route_says_what_to_install(
     with pytest.raises(ApiError) as raised:
         pdf.drawn(made(A4), 1)
     assert (raised.value.status, "poolrt[pdf]" in str(raised.value)) == (501, True)
+
+
+def test_a_client_that_left_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    with cancellation.watched(lambda: True), pytest.raises(CancelledError):
+        pdf.drawn(made(A4, content=bomb(3 << 30)), 1)
+    assert started[0].returncode == -signal.SIGKILL
 
 
 def test_no_file_stays_open() -> None:
