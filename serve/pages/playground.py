@@ -98,14 +98,20 @@ def model(served: Served) -> dict[str, Any]:
         "tasks": list(served.model.tasks),
         "scoring": manifest.scoring,
         "max_tokens": manifest.text.max_tokens,
-        "images": None if manifest.images is None else image_facts(manifest.images),
+        "images": None if manifest.images is None else image_facts(manifest.images, manifest.text),
         "roles": roles(manifest.text),
         "heads": {task: head_facts(head) for task, head in manifest.heads.items()},
     }
 
 
-def image_facts(images: Images) -> dict[str, Any]:
-    return {"scheme": images.scheme, "apart": images.apart}
+def image_facts(images: Images, text: TextPreparation) -> dict[str, Any]:
+    """How the page asks a model that reads pictures: `sides` are the values of `input_type` that it knows."""
+    return {
+        "scheme": images.scheme,
+        "apart": images.apart,
+        "chat": text.chat_template is not None,
+        "sides": list(text.roles),
+    }
 
 
 def roles(text: TextPreparation) -> dict[str, Any] | None:

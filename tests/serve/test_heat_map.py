@@ -163,7 +163,7 @@ def test_bodies_have_the_servers_limit(server: Live) -> None:
 
 def test_facts_say_which_models_read_pictures(server: Live, embedder: Live) -> None:
     (facts,) = server.client.get("/playground.json").json()["models"]
-    assert facts["images"] == {"scheme": "patches", "apart": False}
+    assert facts["images"] == {"scheme": "patches", "apart": False, "chat": False, "sides": []}
     assert embedder.client.get("/playground.json").json()["models"][0]["images"] is None
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from poolrt.runtime.artifact.manifest import Role
 from poolrt.runtime.loader import load
 
 from tests.serve import page_model
@@ -39,6 +40,11 @@ from tests.serve.test_playground import (
 RED, BLUE = (1, 3), (7, 12)
 PAGE = page_model.page(9, 14, red=RED, blue=BLUE)
 MANY = [page_model.page(6, 6, red=(index % 6, 2)) for index in range(3)]
+CHAT = "<|im_start|>user {{ messages[0].content }}<|im_end|>"
+SIDES = {
+    "query": Role(template="query : {{ media }}{{ text }}"),
+    "document": Role(template="{{ media }}{{ text }}"),
+}
 PIXELS = 1.5  # of the screen: a box is drawn to the nearest
 
 
@@ -53,6 +59,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
                 page_model.write(tmp_path_factory.mktemp("dense"), scoring="bi-encoder", name="dense"),
                 page_model.write(tmp_path_factory.mktemp("cross"), scoring="cross-encoder", name="cross"),
                 page_model.tiny.write(tmp_path_factory.mktemp("clip"), images=apart, name="clip"),
+                page_model.tiny.write(
+                    tmp_path_factory.mktemp("sided"), name="sided", chat_template=CHAT, roles=SIDES
+                ),
+                page_model.tiny.write(tmp_path_factory.mktemp("chatty"), name="chatty", chat_template=CHAT),
             )
         ]
         yield opened.enter_context(live(*models))
@@ -244,6 +254,22 @@ def test_embedders_rank_by_cosine_and_embed_each_picture_once(page: Page, server
     assert len(texts(page, ".request")) == 5
     search(page, "blue")
     assert len(texts(page, ".request")) == 1, "the pictures' vectors are kept"
+
+
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        ("sided", {"input": "red", "input_type": "query"}),
+        ("chatty", {"messages": [{"role": "user", "content": [{"type": "text", "text": "red"}]}]}),
+        ("dense", {"input": "red"}),
+    ],
+)
+def test_words_are_prepared_as_the_model_knows_them(page: Page, model: str, body: dict[str, Any]) -> None:
+    page.choose("#model", model)
+    drop(page, PAGE)
+    search(page, "red")
+    command = texts(page, ".request pre")[-1]
+    assert json.loads(command.partition("-d '")[2].rpartition("'")[0]) == {"model": model, **body}
 
 
 def test_a_reranker_reads_the_query_beside_each_picture(page: Page, server: Live) -> None:

@@ -194,10 +194,14 @@ async function byVectors(query, candidates) {
   return vectors.map((vector) => likeness(asked, vector));
 }
 
-async function vectorOf({ words, picture }, role) {
+/** The vector of words, a picture or both. Words alone are prepared as the side of a search that they are, where the model knows one; else as
+    a message, like pictures, where it has a template for messages. */
+async function vectorOf({ words, picture }, side) {
+  const { sides, chat } = model.images;
   const content = [...(picture ? [part(picture)] : []), ...(words ? [{ type: "text", text: words }] : [])];
-  const input = picture ? { messages: [{ role: "user", content }] } : { input: words };
-  const told = await ask("v1/embeddings", { model: model.id, ...input, ...(model.roles ? { input_type: role } : {}) });
+  const known = !picture && sides.includes(side);
+  const input = picture || (chat && !known) ? { messages: [{ role: "user", content }] } : { input: words };
+  const told = await ask("v1/embeddings", { model: model.id, ...input, ...(known ? { input_type: side } : {}) });
   return told.data[0].embedding;
 }
 
