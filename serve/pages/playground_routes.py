@@ -60,8 +60,9 @@ async def heat(request: Request, context: Context, served: Served, record: schem
     def start(deadline_s: float | None) -> Pending[Mapping[str, Any]]:
         medium = prepared(pictures, record.image)
         document = {"content": [{"type": "image", "image": lambda: medium}]}
+        prepared_as = record.preparation or style(served, context.settings)["preparation"]
         pending = served.model.start_match(
-            record.query, document, deadline_s=deadline_s, **style(served, context.settings)
+            record.query, document, deadline_s=deadline_s, preparation=prepared_as
         )
         return pending.then(lambda match: shown(match, medium, served))
 

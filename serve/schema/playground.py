@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,10 @@ class HeatMap(Record):
     query: str
     image: DataUrl
     model: str | None = None
+    preparation: Annotated[
+        Literal["model", "vllm"] | None,
+        Field(description="`model`: as the model's own library; null: as /score does"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from poolrt.runtime.artifact.images import Images, Tiling
+from poolrt.runtime.artifact.manifest import Role
 from poolrt.runtime.inputs.media import prepared
 from poolrt.runtime.loader import load
 from poolrt.serve.pages import heat_map
@@ -114,6 +115,21 @@ def test_tiles_are_put_together_on_the_page(height: int, width: int) -> None:
     assert sum(
         (right - left) * (bottom - top) for left, top, right, bottom in (a["region"] for a in parts)
     ) == (pytest.approx(1 if parts else 0))
+
+
+def test_both_sides_may_be_prepared_as_the_authors_do(tmp_path) -> None:
+    roles = {"query": Role(template="query : {{ text }}"), "document": Role(template="{{ media }} passage")}
+    body = {"query": QUERY, "image": page_model.url(PAGE)}
+    folder = page_model.tiny.write(tmp_path, scoring="late-interaction", roles=roles, images=page_model.PAGES)
+    with load(folder, threads=1) as model, live(model) as server:
+        for preparation in ("model", "vllm"):
+            told = server.ask("/playground/heatmap", {**body, "preparation": preparation})
+            score = model.score(QUERY, {"image": PAGE}, preparation=preparation)[0].outputs.score
+            assert told["score"] == pytest.approx(score, abs=SAME)
+            assert ("query" in told["pieces"]) == (preparation == "model")
+        plain = server.ask("/playground/heatmap", body)
+        assert plain["score"] == told["score"], "as /score, whose preparation is vLLM's here"
+        assert server.refused("/playground/heatmap", {**body, "preparation": "mine"})["code"] == 400
 
 
 def test_a_picture_is_described_as_it_is_read(server: Live) -> None:

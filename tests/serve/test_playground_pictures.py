@@ -62,6 +62,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
                 page_model.tiny.write(
                     tmp_path_factory.mktemp("sided"), name="sided", chat_template=CHAT, roles=SIDES
                 ),
+                page_model.tiny.write(
+                    tmp_path_factory.mktemp("authors"),
+                    name="late-sided",
+                    scoring="late-interaction",
+                    roles=SIDES,
+                ),
                 page_model.tiny.write(tmp_path_factory.mktemp("chatty"), name="chatty", chat_template=CHAT),
             )
         ]
@@ -350,6 +356,19 @@ def test_its_score_is_that_of_the_api(page: Page, server: Live) -> None:
     assert page.text("#heat-same").startswith("The same as /score")
     shares = [number(label.split("\n")[1]) for label in texts(page, "#heat-tokens button")[1:]]
     assert sum(shares) == pytest.approx(score, abs=0.005 * len(shares))
+
+
+def test_it_may_be_prepared_as_the_authors_do(page: Page) -> None:
+    page.choose("#model", "late-sided")
+    drop(page, PAGE)
+    search(page, "red")
+    page.until("document.querySelector('#heat-preparation') !== null")
+    assert page.text("#heat-same").startswith("The same as /score")
+    assert "query" not in page.text("#heat-tokens")
+    page.choose("#heat-preparation", "model")
+    page.until("/query/.test(document.querySelector('#heat-tokens')?.innerText)")
+    page.until("document.activeElement.id === 'heat-preparation'")
+    assert page.text("#heat-same").startswith("/score prepares both sides its own way")
 
 
 def test_pointing_and_focus_preview_a_token_and_all_together_sum_up(page: Page) -> None:

@@ -10,13 +10,20 @@ const isWhole = (region) => region.every((edge, at) => edge === (at < 2 ? 0 : 1)
 const isWord = (token) => !token.special && /[\p{L}\p{N}]/u.test(token.text);
 
 /** Asks where a picture answers a query, and shows it in `place`; what the server says against it too. */
-async function showHeat(place, query, item) {
+async function showHeat(place, query, item, preparation = null) {
   place.replaceChildren(h("p", { className: "quiet" }, `Looking at ${item.name} …`));
   working(`Looking at ${item.name} …`);
   try {
-    const told = await ask("playground/heatmap", { model: model.id, query, image: item.url });
+    const told = await ask("playground/heatmap", { model: model.id, query, image: item.url, ...(preparation ? { preparation } : {}) });
     const score = (await ask("score", { model: model.id, data_1: query, data_2: { content: [part(item)] } })).data[0].score;
-    place.replaceChildren(...heatView(told, score, item));
+    const views = heatView(told, score, item);
+    place.replaceChildren(...views);
+    // A model whose authors write more around a text than /score does: both can be looked at.
+    if (!model.images.sides.length) return;
+    const prepared = h("select", { id: "heat-preparation" }, h("option", { value: "" }, "as /score does"), h("option", { value: "model" }, "as its authors do"));
+    prepared.value = preparation ?? "";
+    prepared.addEventListener("change", () => running(async () => { await showHeat(place, query, item, prepared.value || null); $("heat-preparation").focus(); }));
+    views[0].querySelector(".knobs").prepend(h("div", {}, h("label", { htmlFor: "heat-preparation" }, "Prepared"), prepared));
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     place.replaceChildren(h("p", { className: "refusal", role: "alert" }, problem.message));
@@ -111,7 +118,7 @@ function heatView(told, score, item) {
   return [h("div", { className: "heat" },
     h("div", { className: "side" },
       h("h3", {}, "MaxSim"), h("div", { className: "big", id: "heat-score" }, show(told.score)),
-      h("p", { className: "quiet", id: "heat-same" }, same ? `The same as /score: ${show(score)}` : `/score says ${show(score)}`),
+      h("p", { className: "quiet", id: "heat-same" }, same ? `The same as /score: ${show(score)}` : `/score prepares both sides its own way: ${show(score)}`),
       h("div", { className: "tokens pick", id: "heat-tokens", role: "group", "aria-label": "Query tokens: point at one to see what answers it, choose one to keep it" }, ...all),
       line,
       h("div", { className: "legend", id: "heat-legend" }, low, h("i", { className: "ramp", "aria-hidden": "true" }), high),
