@@ -201,13 +201,14 @@ EXPORT = Journey(
             "library_answers library_comparison library_distances library_heads library_models "
             "library_sentence_transformers library_texts texts",
         ),
-        ("runtime", "extras json_objects machine"),
+        ("runtime", "extras json_objects loader machine"),
         ("runtime/answers", "params postprocess scoring"),
         ("runtime/artifact", "manifest onnx_references reading records"),
-        ("runtime/batching", "plan queue worker"),
+        ("runtime/batching", "plan queue stages worker"),
         ("runtime/commands", "command_line inspection"),
         ("runtime/engines", "feed ort"),
         ("runtime/inputs", "encoder growth items preparation special_tokens tokenizer_file truncation"),
+        ("runtime/inputs/multimodal", "media_reading"),
         ("runtime/vllm", "pooler_config"),
     ),
 )

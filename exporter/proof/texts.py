@@ -90,15 +90,14 @@ def cases(manifest: Manifest, preparation: Preparation, *, large: bool = False) 
             shapes[f"role {role}"] = preparation.singles(
                 [QUERY, *DOCUMENTS[:4], LONG], limits=limits, role=role
             )
-    return shapes | _shown(manifest, preparation, drawn.sources())
+    return shapes | (_shown(manifest, preparation, drawn.sources()) if manifest.images is not None else {})
 
 
 def _shown(
     manifest: Manifest, preparation: Preparation, sources: Mapping[str, drawn.Pixels]
 ) -> dict[str, list[Item]]:
-    """Shape class -> prompts with pictures; empty for a model that reads text only."""
-    if manifest.images is None:
-        return {}
+    """Shape class -> prompts with pictures."""
+    assert manifest.images is not None, "the model reads pictures"
     shapes = {PICTURES: with_pictures(manifest, preparation, sources)}
     if not manifest.images.apart and manifest.images.most != 1:
         first, second, *_ = sources.values()
@@ -147,12 +146,11 @@ def _cases_of_large(manifest: Manifest, preparation: Preparation) -> dict[str, l
         return preparation.singles(list(documents), limits=limits)
 
     short = items(QUERY, *DOCUMENTS[:4], tokens=16)
+    shapes = {"odd batch": short, "padded rows": [*short[:2], *items(LONG, tokens=48)]}
+    if manifest.images is None:
+        return shapes
     few = {name: source for name, source in drawn.sources().items() if name in ("40 x 70", "transparent")}
-    return {
-        "odd batch": short,
-        "padded rows": [*short[:2], *items(LONG, tokens=48)],
-        **_shown(manifest, preparation, few),
-    }
+    return shapes | _shown(manifest, preparation, few)
 
 
 @functools.cache

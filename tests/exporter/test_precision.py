@@ -392,9 +392,9 @@ def test_auto_takes_int8_where_it_keeps_its_budget_and_is_worth_it(
     facts = Quantised(("a", "b"), ("t",), ())
     monkeypatch.setattr(precision, "_within_budget", lambda *_: (lower, facts, within))
     monkeypatch.setattr(precision, "_speedup", lambda *_: timed.append(1) or speed)
-    chosen = precision.chosen(
-        asked, tmp_path, SimpleNamespace(graph=lambda *_: base, graphs=(base,), images=None), None, (), print
-    )  # pyright: ignore[reportArgumentType]
+    manifest: Any = SimpleNamespace(graph=lambda *_: base, graphs=(base,), images=None)
+    reference: Any = None
+    chosen = precision.chosen(asked, tmp_path, manifest, reference, (), print)
     assert [graph.precision for graph in chosen.graphs] == [kept]
     assert told in chosen.notes[0]
     assert [path.name for path in tmp_path.iterdir()] == [f"{kept}.onnx"]
