@@ -232,8 +232,26 @@ RERANKER = {
     "classifier_from_token": ["no", "yes"],
     "is_original_qwen3_reranker": True,
 }
+HEADS = {"hidden_size": 64}
+"""Heads of 32, which vLLM's attention on a processor runs."""
+NARROW = {**HEADS, "projection_dim": 64}
+"""CLIP's towers repeat the width of their common space, and vLLM reads it there."""
 # vLLM leaves the biases of projections out, so the recorded checkpoints have none.
 SERVERS: dict[str, Server] = {
+    "clip": Server(
+        module="towers",
+        checkpoint="clip",
+        cases=embedder(),
+        options={"text": NARROW, "vision": NARROW, "projection": 64},
+        max_tokens=77,
+    ),
+    "siglip": Server(
+        module="towers",
+        checkpoint="siglip",
+        cases=embedder(),
+        options={"text": {**HEADS, "projection_size": 64}, "vision": HEADS},
+        max_tokens=64,
+    ),
     "colpali": Server(module="pages", checkpoint="colpali_recorded", cases=late()),
     "colmodernvbert": Server(module="pages", checkpoint="colmodernvbert_recorded", cases=late()),
     "qwen3_vl_embedding": Server(
@@ -252,6 +270,9 @@ SERVERS: dict[str, Server] = {
         checkpoint="ops_colqwen3",
         cases=late(),
         options={"bias": False},
+    ),
+    "nemotron_colembed": Server(
+        module="qwen3_vl", checkpoint="nemotron_colembed", cases=late(), options={"videos": True}
     ),
 }
 """Recording -> the server that gave it."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from poolrt.runtime import load
 from poolrt.serve.settings import Settings
@@ -102,9 +103,13 @@ def test_an_answer_equals_vllms(servers: Callable[[str], Live], name: str, case:
     if case[0] == "uuid-again" and recorded["uuid-first"]["status"] >= 500:
         return
     assert ours["status"] == golden["status"], ours
-    if case[0] in WORDS:
+    if case[0] in WORDS and "error" in golden["json"]:
         golden, ours = ({"json": {"code": got["json"]["error"]["code"]}} for got in (golden, ours))
     golden, ours = ({"json": json.loads(json.dumps(got["json"]), object_hook=part)} for got in (golden, ours))
+    if case[0] == "no-activation":  # vectors of any length, compared as the others are
+        for got in (golden, ours):
+            vector = np.array(got["json"]["data"][0]["embedding"])
+            got["json"]["data"][0]["embedding"] = (vector / np.linalg.norm(vector)).tolist()
     if case[0].startswith(NUMBERS.get(name, ("", ()))[1]):
         if case[0] == "rerank-top":
             return

@@ -27,8 +27,8 @@ class TextTower(nn.Module):
 
 
 class EndOfText(nn.Module):
-    """The mask of the token at which a text is pooled: the first `end`, or the first of the highest id where
-    `end` is None."""
+    """The mask of the token at which a text is pooled: the first `end`, else the last token; or the first of
+    the highest id where `end` is None."""
 
     def __init__(self, end: int | None) -> None:
         super().__init__()
@@ -36,8 +36,12 @@ class EndOfText(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         # int32, because engines have no argmax of int64.
-        numbers = input_ids if self.end is None else input_ids == self.end
-        place = numbers.to(torch.int32).argmax(1, keepdim=True)
+        numbers = (input_ids if self.end is None else input_ids == self.end).to(torch.int32)
+        place = numbers.argmax(1, keepdim=True)
+        if self.end is not None:
+            # A conversation is tokenised without special tokens; there the last token is pooled, as in vLLM.
+            last = attention_mask.sum(1, keepdim=True) - 1
+            place = torch.where(numbers.amax(1, keepdim=True) > 0, place, last)
         return (torch.arange(input_ids.shape[1]) == place).to(attention_mask.dtype)
 
 
