@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -35,8 +34,8 @@ ROOMS = {
 }  # fmt: skip
 MOST_FILES = 16
 """Files directly in a folder of an area beside `__init__`, families aside: more are a room to be parted."""
-# The promise of the README; measured 0.15 s for `import poolrt.runtime` with everything it names
-IMPORT_LIMIT_S = 0.5
+# README promises a quick import: 0.15 s of `import poolrt.runtime` with everything it names.
+MOST_IMPORTS = 480
 
 HEAVY = (
     "torch",
@@ -131,16 +130,13 @@ def test_help_imports_no_library_at_all():
     assert "rerank" in done.stdout
 
 
-def test_the_public_names_are_imported_quickly():
-    def seconds(code: str) -> float:
-        """Processor time of a fresh interpreter: wall time would measure what else the machine is doing."""
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = run(code, blocked=HEAVY)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    assert min(seconds("from poolrt.runtime import *\nprint(load, LLM)") for _ in range(3)) < IMPORT_LIMIT_S
+def test_the_public_names_import_few_modules():
+    """What an import takes is the modules it loads: 403 when this was written, a third of a second. They are
+    counted, because seconds would measure the machine."""
+    code = "from poolrt.runtime import *\nprint(load, LLM)\nprint(len(sys.modules))"
+    done = run("import sys\n" + code, blocked=HEAVY)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.split()[-1]) < MOST_IMPORTS
 
 
 @pytest.mark.parametrize("area", ["runtime", "exporter", "serve"])
