@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,14 +26,15 @@ class Picture(Protocol):
     def load(self) -> Any: ...
 
 
-Prompt = str | Sequence[int] | NDArray[Any] | Mapping[str, Any] | Picture
-"""Text, token ids, {"prompt": text} or {"prompt_token_ids": ids}. For models that read pictures also a
-picture, {"text": ..., "image": ..., "video": ...}, or {"prompt": ..., "multi_modal_data": ...}."""
+Prompt = str | Sequence[int] | NDArray[Any] | Mapping[str, Any] | Picture | PathLike[str]
+"""Text, token ids, {"prompt": text} or {"prompt_token_ids": ids}. For models that read pictures also
+a picture or its file, {"text": ..., "image": ..., "video": ...}, or {"prompt": ...,
+"multi_modal_data": ...}."""
 Prompts = Prompt | Sequence[Prompt]
 """One prompt, or several."""
-ScoreText = str | Mapping[str, Any] | Picture | NDArray[Any]
-"""Text, or {"content": [{"type": "text", "text": ...}, ...]}; of models that read pictures also a picture and
-{"text": ..., "image": ...}."""
+ScoreText = str | Mapping[str, Any] | Picture | NDArray[Any] | PathLike[str]
+"""Text, or {"content": [{"type": "text", "text": ...}, ...]}; of models that read pictures also a picture,
+its file, and {"text": ..., "image": ...}."""
 ScoreTexts = ScoreText | Sequence[ScoreText]
 """One side of a score: one text, or several."""
 
