@@ -93,7 +93,11 @@ class PanicException(BaseException):
     pass
 
 
-@pytest.mark.parametrize("library", [None, Wrong(), Wrong(ValueError()), Wrong(PanicException())], ids=str)
+@pytest.mark.parametrize(
+    "library",
+    [None, Wrong(), Wrong(ValueError()), Wrong(PanicException())],
+    ids=["missing", "wrong", "fails", "panics"],
+)
 def test_a_library_that_is_missing_wrong_or_fails_is_not_used(library: Any, monkeypatch: Any) -> None:
     planes = drawn(100, 80).transpose(2, 0, 1)
     expected = resized(planes, 17, 70, resample="bicubic", kernel="torchvision")
