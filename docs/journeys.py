@@ -117,7 +117,8 @@ RERANK = Journey(
         ("serve/schema", "validation"),
         ("runtime", "cancellation options outputs"),
         ("runtime/answers", "params score_request"),
-        ("runtime/batching", "pending"),
+        ("runtime/batching", "pending stages"),
+        ("runtime/inputs/multimodal", "contents"),
         ("runtime/inputs", "items special_tokens templates tokenization truncation"),
     ),
 )

@@ -1,5 +1,5 @@
 """Backbone families, one file each, which `registry` finds by scanning this folder.
 
 The code of heads does not belong here: a family states its heads as data, and exporter/heads runs them.
-It may import base, files, its own modules/ and poolrt.runtime.
+It may import base, files, files.pictures, its own modules/ and poolrt.runtime.
 """

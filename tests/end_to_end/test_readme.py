@@ -17,8 +17,18 @@ from tests.end_to_end.commands import ROOT, environment, post, run, served
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARTIFACT = "artifacts/all-MiniLM-L6-v2"
 COMMANDS = re.findall(rf"^poolrt (?:inspect|verify|embed|rerank|score) {ARTIFACT}.*$", README, re.MULTILINE)
-REQUESTS = re.findall(r"^curl http://127\.0\.0\.1:8000(\S+).*?-d '(.*?)'$", README, re.MULTILINE | re.DOTALL)
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+# What needs a picture and a model that reads it is run by tests/serve and tests/runtime.
+PICTURES = re.compile("base64,|from PIL")
+REQUESTS = [
+    request
+    for request in re.findall(
+        r"^curl http://127\.0\.0\.1:8000(\S+).*?-d '(.*?)'$", README, re.MULTILINE | re.DOTALL
+    )
+    if not PICTURES.search(request[1])
+]
+SNIPPETS = [
+    code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if not PICTURES.search(code)
+]
 
 
 @pytest.mark.parametrize("line", COMMANDS, ids=lambda line: line.split()[1])

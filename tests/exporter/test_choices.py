@@ -382,7 +382,7 @@ def test_a_plain_checkpoint_has_plain_text():
 
 def test_prompts_are_those_of_the_files_and_then_of_the_recipe():
     stored = {"query": "q: ", "document": ""}
-    recipe = SimpleNamespace(prompts={"document": "d: ", "query": "own: "})
+    recipe = SimpleNamespace(prompts={"document": "d: ", "query": "own: "}, instruction="")
     made, guesses = text_of(sentence={"prompts": stored, "default_prompt": "query"})
     assert (made.prompts, made.default_prompt, guesses) == (stored, "query", {"prompts": "query"})
     made, guesses = text_of(

@@ -123,8 +123,8 @@ def test_chains_that_the_library_or_poolrt_does_not_run(modules: list[Module], t
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ({"transformer_task": "any-to-any"},
-        "transformer_task 'any-to-any'; expected one of feature-extraction, fill-mask"),
+        ({"transformer_task": "question-answering"},
+        "transformer_task 'question-answering'; expected one of feature-extraction, fill-mask"),
         ({"modality_config": {"text": {"method": "encode", "method_output_name": "last_hidden_state"}}},
         "texts go through encode"),
         ({"modality_config": {"text": {"method": "forward", "method_output_name": "logits"}}},

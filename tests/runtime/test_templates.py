@@ -72,6 +72,14 @@ def test_every_shipped_template_is_tried():
         "vlm2vec_phi3v",
         "dse_qwen2_vl",
         "jina_reranker_v3",
+        # Of roles, with pictures: tests/exporter/test_qwen3_vl.py and test_qwen3_vl_recipes.py.
+        "colqwen3_ops_document",
+        "colqwen3_ops_query",
+        "colqwen3_tomoro",
+        "nemotron_colembed_document",
+        "nemotron_colembed_query",
+        "qwen3_vl_embedding",
+        "qwen3_vl_reranker_card",
     }
     assert {path.stem for path in SHIPPED.glob("*.jinja")} == tried
 

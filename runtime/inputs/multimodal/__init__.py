@@ -2,5 +2,5 @@
 pairs, conversations, and items whose tokens stand for features.
 
 Decoding and resizing (inputs.media) and running the vision graph (batching) do not belong here.
-It may import errors, artifact, inputs and inputs.media.
+It may import errors, cancellation, artifact, inputs and inputs.media.
 """
