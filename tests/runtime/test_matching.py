@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,10 +31,12 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("document", [{"image": PAGE, "text": "a page of text"}, {"image": PAGE}, "a page"])
-def test_similarities_are_those_of_the_tokens_vectors(model: Model, document: object) -> None:
+def test_similarities_are_those_of_the_tokens_vectors(model: Model, document: Any) -> None:
     match = model.start_match(QUERY, document).result()
-    sides = [model.preparation.singles([side], role=role)[0]
-             for side, role in ((QUERY, "query"), (document, "document"))]  # fmt: skip
+    sides = [
+        model.preparation.singles([QUERY], role="query")[0],
+        model.preparation.singles([document], role="document")[0],
+    ]
     query, page = (unit(tiny.read(item)) for item in sides)
     np.testing.assert_allclose(match.similarities, query @ page.T, atol=SAME)
     assert (match.query_ids, match.document_ids) == (sides[0].ids, sides[1].ids)
