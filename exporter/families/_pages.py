@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact.images import Images
-from ...runtime.artifact.manifest import Tensor
 from ...runtime.errors import CheckpointError
+from . import _pictures
+from .registry import Architecture, Layer, Vision
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from ..files.checkpoint_files import Files
     from ..files.pictures.processor import Settings
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 TOP = ("hidden_size", "vocab_size", "max_position_embeddings", "pad_token_id")
 """Settings of a text model that the exporter reads at the top of config.json."""
+PROJECTION = Layer(name="embedding_proj_layer", names=("custom_text_proj",), bias=None)
+"""Of the width of a token's vector, under transformers' name and colpali-engine's."""
 INPUTS = ("input_ids", "attention_mask", "features", "feature_index")
 """Inputs of a text graph that reads pictures."""
 
@@ -84,9 +88,37 @@ def square(files: Files, vision: Mapping[str, Any], settings: Settings, side: Ma
     return (pixels // patch) ** 2
 
 
-def pixels(images: Images) -> tuple[Tensor, ...]:
-    """The inputs of a vision graph of fixed size."""
-    return (Tensor(name="pixel_values", dtype="float32", axes=("batch", 3, images.height, images.width)),)
+def projected(shapes: Iterable[str]) -> bool:
+    """Whether tensors of these names hold a projection of tokens."""
+    projections = {f"{name}.weight" for name in (PROJECTION.name, *PROJECTION.names)}
+    return any(".".join(name.split(".")[-2:]) in projections for name in shapes)
+
+
+def family(*, images: Callable[[Files], Images], **facts: Any) -> Architecture:
+    """The record of a family that compares pages and questions token by token.
+
+    `images`: as in `Vision`. `facts`: the fields of the record in which the families differ.
+    """
+    return Architecture(
+        inputs=INPUTS,
+        positions=lambda config: config.get("max_position_embeddings", 8192),
+        capped_by_tokenizer=False,
+        projection=(PROJECTION,),
+        vision=Vision(
+            images=images,
+            inputs=lambda files: _pictures.pixels(images(files)),
+            load=_tower,
+            width=lambda config: int(config["hidden_size"]),
+        ),
+        late_interaction=True,
+        **facts,
+    )
+
+
+def _tower(files: Files, text: Any) -> nn.Module:
+    from .modules.features import Tower
+
+    return Tower(*text.towers)
 
 
 def literal(text: str) -> str:

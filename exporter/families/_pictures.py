@@ -32,6 +32,12 @@ def with_text(config: Config, defaults: Mapping[str, Any] | None = None) -> dict
     return {**{key: text[key] for key in TEXT_KEYS if key in text}, **config}
 
 
+def two_towers(config: Config, text: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of a model of two towers as the exporter reads it: with its text model's numbers at the
+    top. `text`, `vision`: defaults of transformers' classes."""
+    return {**with_text(config, text), "vision_config": inner(config, "vision_config", vision)}
+
+
 def fixed(files: Files, *, size: Mapping[str, int], mean: RGB, std: RGB, **facts: Any) -> Images:
     """Pictures that all become one size: squashed to `height` and `width`, or the middle of a picture whose
     shorter side was scaled to `shortest_edge`.
@@ -70,7 +76,6 @@ def fixed(files: Files, *, size: Mapping[str, int], mean: RGB, std: RGB, **facts
     )
 
 
-def fixed_inputs(files: Files) -> tuple[Tensor, ...]:
+def pixels(images: Images) -> tuple[Tensor, ...]:
     """The input of a vision graph whose pictures have one size."""
-    side = int(inner(files.config, "vision_config")["image_size"])
-    return (Tensor(name="pixel_values", dtype="float32", axes=("batch", 3, side, side)),)
+    return (Tensor(name="pixel_values", dtype="float32", axes=("batch", 3, images.height, images.width)),)

@@ -26,8 +26,7 @@ PROJECTION = 512
 
 
 def translate(config: Config) -> Config:
-    vision = _pictures.inner(config, "vision_config", VISION)
-    return {**_pictures.with_text(config, TEXT), "vision_config": vision}
+    return _pictures.two_towers(config, TEXT, VISION)
 
 
 def load(files: Files) -> nn.Module:
@@ -72,7 +71,7 @@ ARCHITECTURE = Architecture(
     projection=(Layer(name="text_projection", bias=False),),
     vision=Vision(
         images=images,
-        inputs=_pictures.fixed_inputs,
+        inputs=lambda files: _pictures.pixels(images(files)),
         load=vision,
         width=lambda config: config.get("projection_dim", PROJECTION),
     ),

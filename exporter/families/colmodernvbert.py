@@ -9,7 +9,7 @@ two tables.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...runtime.artifact.images import Images, Tiling
 from ...runtime.artifact.manifest import Role
@@ -17,7 +17,7 @@ from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
 from . import _pages
 from ._transformers import backbone
-from .registry import Architecture, Config, Layer, Vision
+from .registry import Config
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from ..files.checkpoint_files import Files
 
-PROJECTION = Layer(name="embedding_proj_layer", names=("custom_text_proj",), bias=None)
 CLASSES = ("ColModernVBertForRetrieval", "ColModernVBert")
 PREFIXES = ("base_model.model.", "vlm.", "model.")
 NAMES = (
@@ -47,10 +46,7 @@ DESCRIBE = "Describe the image."
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether config.json says ColModernVBERT, or is ModernVBERT's beside a projection of tokens."""
-    projections = {f"{name}.weight" for name in (PROJECTION.name, *PROJECTION.names)}
-    return config.get("model_type") == "colmodernvbert" or any(
-        ".".join(name.split(".")[-2:]) in projections for name in shapes
-    )
+    return config.get("model_type") == "colmodernvbert" or _pages.projected(shapes)
 
 
 def translate(config: Config) -> Config:
@@ -99,12 +95,6 @@ def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if (more := tensors.pop(MORE, None)) is not None:
         tensors[TABLE] = torch.cat((tensors[TABLE], more.to(tensors[TABLE].dtype)))
     return tensors
-
-
-def load_tower(files: Files, text: Any) -> nn.Module:
-    from .modules.features import Tower
-
-    return Tower(*text.towers)
 
 
 def images(files: Files) -> Images:
@@ -166,24 +156,14 @@ def roles(files: Files) -> dict[str, Role]:
     }
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = _pages.family(
     model_types=("colmodernvbert", "modernvbert"),
     names=CLASSES,
-    inputs=_pages.INPUTS,
     load=load,
     matches=matches,
     translate=translate,
     prefixes=PREFIXES,
     pool="cls",
-    positions=lambda config: config.get("max_position_embeddings", 8192),
-    capped_by_tokenizer=False,
-    projection=(PROJECTION,),
-    vision=Vision(
-        images=images,
-        inputs=lambda files: _pages.pixels(images(files)),
-        load=load_tower,
-        width=lambda config: int(config["hidden_size"]),
-    ),
-    late_interaction=True,
+    images=images,
     roles=roles,
 )

@@ -8,7 +8,7 @@ Residuals exceed float16's range, so lowered precisions are bfloat16.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...runtime.artifact.images import Images
 from ...runtime.artifact.manifest import Role
@@ -16,7 +16,7 @@ from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
 from . import _pages, _pictures
 from ._transformers import backbone
-from .registry import Architecture, Config, Layer, Vision
+from .registry import Config
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from ..files.checkpoint_files import Files
 
-PROJECTION = Layer(name="embedding_proj_layer", names=("custom_text_proj",), bias=None)
 CLASSES = ("ColPaliForRetrieval", "ColPaliModel", "ColPali")
 PREFIXES = ("base_model.model.", "vlm.", "model.")
 NAMES = (
@@ -43,10 +42,7 @@ AUGMENTATION = 10
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether config.json says ColPali, or is PaliGemma's beside a projection of tokens (colpali-engine)."""
-    projections = {f"{name}.weight" for name in (PROJECTION.name, *PROJECTION.names)}
-    return config.get("model_type") == "colpali" or any(
-        ".".join(name.split(".")[-2:]) in projections for name in shapes
-    )
+    return config.get("model_type") == "colpali" or _pages.projected(shapes)
 
 
 def translate(config: Config) -> Config:
@@ -85,12 +81,6 @@ def load(files: Files) -> nn.Module:
 def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors under the names of today's PaliGemmaModel."""
     return _pages.renamed(state, PREFIXES, NAMES, unused=UNUSED)
-
-
-def load_tower(files: Files, text: Any) -> nn.Module:
-    from .modules.features import Tower
-
-    return Tower(*text.towers)
 
 
 def images(files: Files) -> Images:
@@ -134,24 +124,14 @@ def roles(files: Files) -> dict[str, Role]:
     return {"query": role, "document": role}
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = _pages.family(
     model_types=("colpali", "paligemma"),
     names=CLASSES,
-    inputs=_pages.INPUTS,
     load=load,
     matches=matches,
     translate=translate,
     prefixes=PREFIXES,
     pool="last",
-    positions=lambda config: config.get("max_position_embeddings", 8192),
-    capped_by_tokenizer=False,
-    projection=(PROJECTION,),
-    vision=Vision(
-        images=images,
-        inputs=_pictures.fixed_inputs,
-        load=load_tower,
-        width=lambda config: int(config["hidden_size"]),
-    ),
-    late_interaction=True,
+    images=images,
     roles=roles,
 )

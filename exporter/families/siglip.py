@@ -26,8 +26,7 @@ VISION = {"hidden_size": 768, "image_size": 224, "patch_size": 16}
 
 
 def translate(config: Config) -> Config:
-    vision = _pictures.inner(config, "vision_config", VISION)
-    return {**_pictures.with_text(config, TEXT), "vision_config": vision}
+    return _pictures.two_towers(config, TEXT, VISION)
 
 
 def load(files: Files) -> nn.Module:
@@ -61,7 +60,7 @@ ARCHITECTURE = Architecture(
     projection=(Layer(name="text_model.head"),),
     vision=Vision(
         images=images,
-        inputs=_pictures.fixed_inputs,
+        inputs=lambda files: _pictures.pixels(images(files)),
         load=vision,
         width=lambda config: config["vision_config"]["hidden_size"],
     ),

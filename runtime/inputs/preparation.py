@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from ..artifact.manifest import Manifest, Role, RoleName
 from ..errors import InputError
@@ -12,6 +12,26 @@ from . import colbert, pairs, templates
 from .encoder import Encoder
 from .items import PLAIN, PROMPT, STATIC, Item, Steps, Style, TokenLimits
 from .prompts import checked, content_text, from_mapping, prompts_from
+
+
+class SingleOptions(TypedDict, total=False):
+    """Of `Preparation.singles`."""
+
+    limits: TokenLimits | None
+    role: RoleName | None
+    prompt_name: str | None
+    add_special_tokens: bool
+    instruction: str | None
+
+
+class PairOptions(TypedDict, total=False):
+    """Of `Preparation.pairs`."""
+
+    limits: TokenLimits | None
+    template: str | None
+    template_variables: Mapping[str, Any] | None
+    max_tokens_per_query: int
+    max_tokens_per_doc: int
 
 
 class Preparation:
@@ -28,11 +48,10 @@ class Preparation:
         self.text = manifest.text
         self.style: Style = style
         self.encoder = Encoder(folder, manifest.text)
-        type_ids = any(
+        self.type_ids = any(
             tensor.name == "token_type_ids" for graph in manifest.graphs for tensor in graph.inputs
         )
-        self.type_ids = type_ids
-        self._pairing = pairs.Pairing(self.encoder, style, type_ids)
+        self._pairing = pairs.Pairing(self.encoder, style, self.type_ids)
         self.chat_template = (
             templates.read(folder / self.text.chat_template) if self.text.chat_template else None
         )
@@ -109,26 +128,9 @@ class Preparation:
                 item.kinds = [STATIC] * len(item.ids)
         return complete
 
-    def single_steps(
-        self,
-        prompts: Sequence[Any],
-        *,
-        limits: TokenLimits | None = None,
-        role: RoleName | None = None,
-        prompt_name: str | None = None,
-        add_special_tokens: bool = True,
-        instruction: str | None = None,
-    ) -> Steps:
+    def single_steps(self, prompts: Sequence[Any], **options: Unpack[SingleOptions]) -> Steps:
         """The items of `singles` in steps; texts are all prepared in one."""
-        items = self.singles(
-            prompts,
-            limits=limits,
-            role=role,
-            prompt_name=prompt_name,
-            add_special_tokens=add_special_tokens,
-            instruction=instruction,
-        )
-        yield dict(enumerate(items))
+        yield dict(enumerate(self.singles(prompts, **options)))
 
     @property
     def takes_instruction(self) -> bool:
@@ -221,27 +223,10 @@ class Preparation:
             raise
 
     def pair_steps(
-        self,
-        queries: Sequence[Any],
-        documents: Sequence[Any],
-        *,
-        limits: TokenLimits | None = None,
-        template: str | None = None,
-        template_variables: Mapping[str, Any] | None = None,
-        max_tokens_per_query: int = 0,
-        max_tokens_per_doc: int = 0,
+        self, queries: Sequence[Any], documents: Sequence[Any], **options: Unpack[PairOptions]
     ) -> Steps:
         """The items of `pairs` in steps; texts are all prepared in one."""
-        items = self.pairs(
-            queries,
-            documents,
-            limits=limits,
-            template=template,
-            template_variables=template_variables,
-            max_tokens_per_query=max_tokens_per_query,
-            max_tokens_per_doc=max_tokens_per_doc,
-        )
-        yield dict(enumerate(items))
+        yield dict(enumerate(self.pairs(queries, documents, **options)))
 
     def listed(self, query: str, documents: Sequence[str], variables: Mapping[str, Any]) -> str:
         """The prompt of a listwise model, which holds all documents. Marker tokens are removed from the
@@ -309,24 +294,6 @@ class Preparation:
 
         `chat_template` is Jinja text; None: the tokenizer's own. Raises InputError.
         """
-        template, wanted = self._chat_template(chat_template, template_kwargs, content_format)
-        return self._conversation(
-            template,
-            templates.messages_for(messages, wanted),
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            template_kwargs=template_kwargs,
-            tools=tools,
-        )
-
-    def _chat_template(
-        self,
-        chat_template: str | None,
-        template_kwargs: Mapping[str, Any] | None,
-        content_format: Literal["auto", "string", "openai"],
-    ) -> tuple[str, templates.ContentFormat]:
-        """The template of a conversation, and how it takes the content of messages. Raises InputError where
-        there is none, or where its variables are reserved."""
         template = self.chat_template if chat_template is None else chat_template
         if template is None:
             raise InputError(
@@ -336,24 +303,22 @@ class Preparation:
         templates.check_variables(
             {key: value for key, value in (template_kwargs or {}).items() if key != "tools"}
         )
-        return template, (templates.content_format(template) if content_format == "auto" else content_format)
-
-    def _conversation(
-        self,
-        template: str,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool,
-        continue_final_message: bool,
-        template_kwargs: Mapping[str, Any] | None,
-        tools: Sequence[Mapping[str, Any]] | None,
-    ) -> str:
-        return templates.conversation(
-            template,
-            messages,
-            special_tokens=self.text.special_tokens,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            tools=tools,
-            variables=template_kwargs,
+        wanted = templates.content_format(template) if content_format == "auto" else content_format
+        plain, finish = self._messages(messages, wanted, interleaved=interleave_mm_strings)
+        return finish(
+            templates.conversation(
+                template,
+                plain,
+                special_tokens=self.text.special_tokens,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                tools=tools,
+                variables=template_kwargs,
+            )
         )
+
+    def _messages(
+        self, messages: Sequence[Mapping[str, Any]], wanted: templates.ContentFormat, *, interleaved: bool
+    ) -> tuple[list[dict[str, Any]], Callable[[str], Any]]:
+        """Messages as their template reads them, and what makes a prompt of the text that it writes."""
+        return templates.messages_for(messages, wanted), str

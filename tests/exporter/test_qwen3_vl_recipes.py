@@ -39,11 +39,11 @@ def test_qwen3_vl_embedding(tmp_path: Path):
     plan = planned(tiny.qwen3_vl_embedding, tmp_path / "Qwen3-VL-Embedding-2B")
     begin, end = "<|im_start|>system\n", "<|im_end|>\n<|im_start|>assistant\n"
     user = "<|im_end|>\n<|im_start|>user\n"
-    asked = f"{begin}Represent the user's input.{user}"
+    start = f"{begin}Represent the user's input.{user}"
     for role in ("query", "document"):
-        assert written(plan, role, "two cats") == f"{asked}two cats{end}"
-        assert written(plan, role, "") == f"{asked}NULL{end}"
-        assert written(plan, role, "two", images=1) == f"{asked}{MEDIA}two{end}"
+        assert written(plan, role, "two cats") == f"{start}two cats{end}"
+        assert written(plan, role, "") == f"{start}NULL{end}"
+        assert written(plan, role, "two", images=1) == f"{start}{MEDIA}two{end}"
     assert written(plan, "query", "a", instruction=" Find it ") == f"{begin}Find it.{user}a{end}"
     assert written(plan, "query", "a", instruction="找到它。") == f"{begin}找到它。{user}a{end}"
     assert plan.vision is not None

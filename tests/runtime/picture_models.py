@@ -230,13 +230,13 @@ def _vision_graph(images: Images) -> tuple[Any, Graph]:
 
 def tokenizer() -> Tokenizer:
     vocabulary = {word: index for index, word in enumerate((*SPECIAL, *WORDS))}
-    made = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    made.pre_tokenizer = Whitespace()
-    made.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    made.post_processor = TemplateProcessing(
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    tokenizer.post_processor = TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
     )
-    return made
+    return tokenizer
 
 
 def write(

@@ -467,24 +467,24 @@ def test_features_that_the_caller_computed(model: Model) -> None:
     [item] = model.preparation.singles([{"text": "a page", "image": RED}])
     values = np.concatenate([tiny.seen(picture) for picture in item.vision])
     grid = item.vision[0].arrays["patch_positions"][0, 2:]
-    given = {"image_embeds": values, "image_grid_thw": [1, *grid.tolist()]}
+    embeds = {"image_embeds": values, "image_grid_thw": [1, *grid.tolist()]}
     expected = vectors(model, {"text": "a page", "image": RED})
     before = model.statistics().vision_items
     np.testing.assert_allclose(
-        np.asarray(model.embed({"prompt": "a page", "multi_modal_data": {"image": given}})),
+        np.asarray(model.embed({"prompt": "a page", "multi_modal_data": {"image": embeds}})),
         expected,
         atol=SAME,
     )
     assert model.statistics().vision_items == before
-    batched = {"prompt": "a page", "multi_modal_data": {"image": {**given, "image_embeds": values[None]}}}
+    batched = {"prompt": "a page", "multi_modal_data": {"image": {**embeds, "image_embeds": values[None]}}}
     np.testing.assert_allclose(np.asarray(model.embed(batched)), expected, atol=SAME)
     for wrong, message in (
-        ({**given, "image_embeds": values[:, 1:]}, r"expected \[rows, 8\]"),
-        ({**given, "image_embeds": values[1:]}, "patches are"),
+        ({**embeds, "image_embeds": values[:, 1:]}, r"expected \[rows, 8\]"),
+        ({**embeds, "image_embeds": values[1:]}, "patches are"),
         ({"image_embeds": values}, "image_grid_thw is missing"),
-        ({**given, "image_embeds": values * np.nan}, "not finite"),
-        ({**given, "image_embeds": "abc"}, r"shape \[0\]"),
-        ({**given, "image_grid_thw": [1, 2]}, r"expected \[1, rows, columns\]"),
+        ({**embeds, "image_embeds": values * np.nan}, "not finite"),
+        ({**embeds, "image_embeds": "abc"}, r"shape \[0\]"),
+        ({**embeds, "image_grid_thw": [1, 2]}, r"expected \[1, rows, columns\]"),
         ({"embeds": values}, "expected a picture or"),
     ):
         with pytest.raises(InputError, match=message):
@@ -589,8 +589,8 @@ def test_a_bi_encoder_scores_texts_and_pictures(opened: Open) -> None:
         np.testing.assert_allclose(
             np.asarray(outputs), [cosine(query, row) for row in rows], atol=SAME, err_msg=style
         )
-    told = model.score("a", [RED], instruction="judge")
-    assert float(np.asarray(told)[0]) == pytest.approx(
+    judged = model.score("a", [RED], instruction="judge")
+    assert float(np.asarray(judged)[0]) == pytest.approx(
         cosine(
             vectors(model, "a", role="query")[0], vectors(model, RED, role="document", instruction="judge")[0]
         ),

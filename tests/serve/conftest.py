@@ -24,6 +24,8 @@ from poolrt.serve.models.registry import Registry, Served
 from poolrt.serve.process.server import Server, uvicorn_options
 from poolrt.serve.settings import Settings
 
+from tests.serve.chromium import Page, executable
+
 GRACE_S = 20.0
 
 
@@ -121,3 +123,12 @@ def everything(models: Callable[[str], Model]) -> Iterator[Live]:
     names = ("bge_m3", "minilm_like", "bert_cross_encoder", "bert_classifier", "bert_tokens", "colbert")
     with live(*(models(name) for name in names)) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    program = executable()
+    if program is None:
+        pytest.skip("no Chromium on this machine: install chromium, or name one in POOLRT_CHROMIUM")
+    with Page(program, tmp_path_factory.mktemp("profile")) as page:
+        yield page

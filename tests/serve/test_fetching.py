@@ -169,16 +169,16 @@ def test_loopback_is_refused_however_it_is_spelled(host):
 def test_a_name_that_resolves_differently_the_second_time_leads_nowhere_else():
     """DNS rebinding: the connection goes to the address that was checked, and the name is resolved once."""
     answers = [["127.0.0.1"], ["169.254.169.254"]]
-    asked: list[str] = []
+    hosts: list[str] = []
 
     async def resolve(host: str, port: int) -> list[addresses.Address]:
-        asked.append(host)
-        return [ip_address(text) for text in answers[len(asked) - 1]]
+        hosts.append(host)
+        return [ip_address(text) for text in answers[len(hosts) - 1]]
 
     with remote(lambda target: ok()) as server:
         domain = f"a.example:{server.port}"
         assert fetch(f"http://{domain}/", (domain,), resolve=resolve) == PICTURE
-    assert asked == ["a.example"]
+    assert hosts == ["a.example"]
 
 
 @pytest.mark.parametrize(

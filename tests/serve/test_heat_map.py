@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 @pytest.fixture(scope="module")
-def told(server: Live) -> dict[str, Any]:
+def answer(server: Live) -> dict[str, Any]:
     return server.ask("/playground/heatmap", {"query": QUERY, "image": page_model.url(PAGE)})
 
 
@@ -54,26 +54,26 @@ def vectors(server: Live) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return query.outputs.data, page.outputs.data, np.array(page.prompt_token_ids)
 
 
-def test_cells_are_the_dot_products_of_token_vectors(server: Live, told: dict[str, Any]) -> None:
+def test_cells_are_the_dot_products_of_token_vectors(server: Live, answer: dict[str, Any]) -> None:
     query, page, ids = vectors(server)
     pad = server.here.registry.models[0].model.preparation.encoder.tokenizer.token_to_id("<|image_pad|>")
     expected = query @ page[ids == pad].T
-    (area,) = told["areas"]
+    (area,) = answer["areas"]
     assert (area["rows"], area["columns"], area["region"]) == (9, 14, [0, 0, 1, 1])
     np.testing.assert_allclose(area["maps"], expected, atol=ROUNDED)
-    assert (told["height"], told["width"]) == PAGE.shape[:2]
+    assert (answer["height"], answer["width"]) == PAGE.shape[:2]
 
 
-def test_shares_add_up_to_the_score(server: Live, told: dict[str, Any]) -> None:
+def test_shares_add_up_to_the_score(server: Live, answer: dict[str, Any]) -> None:
     query, page, _ = vectors(server)
     best = (query @ page.T).max(axis=1)
-    np.testing.assert_allclose([share["value"] for share in told["best"]], best, atol=SAME)
+    np.testing.assert_allclose([share["value"] for share in answer["best"]], best, atol=SAME)
     served = server.here.registry.models[0].model.score(QUERY, {"image": PAGE})[0].outputs.score
-    assert told["score"] == pytest.approx(served, abs=SAME)
+    assert answer["score"] == pytest.approx(served, abs=SAME)
 
 
-def test_a_word_looks_at_the_patch_of_its_colour(told: dict[str, Any]) -> None:
-    best = dict(zip(told["pieces"], told["best"], strict=True))
+def test_a_word_looks_at_the_patch_of_its_colour(answer: dict[str, Any]) -> None:
+    best = dict(zip(answer["pieces"], answer["best"], strict=True))
     assert [best["red"][key] for key in ("area", "row", "column")] == [0, 1, 3]
     assert [best["blue"][key] for key in ("area", "row", "column")] == [0, 7, 12]
     assert best["<s>"] == {
@@ -96,11 +96,11 @@ def test_tiles_are_put_together_on_the_page(height: int, width: int) -> None:
                 y = top + (bottom - top) * (row + 0.5) / rows
                 similarities[:, places[feature]] = x, y
                 feature += 1
-    told = heat_map.content(
+    answer = heat_map.content(
         similarities, places, medium, ids=[1, 2], pieces=["x", "y"],
         document_pieces=[str(token) for token in range(similarities.shape[1])],
     )  # fmt: skip
-    for area in told["areas"]:
+    for area in answer["areas"]:
         across, down = np.asarray(area["maps"]).reshape(2, area["rows"], area["columns"])
         left, top, right, bottom = area["region"]
         assert (across[0, 0], across[0, -1]) == pytest.approx(
@@ -111,7 +111,7 @@ def test_tiles_are_put_together_on_the_page(height: int, width: int) -> None:
         )
         assert (np.ptp(across, axis=0) == 0).all()
         assert (np.ptp(down, axis=1) == 0).all()
-    parts = [area for area in told["areas"] if area["region"] != [0, 0, 1, 1]]
+    parts = [area for area in answer["areas"] if area["region"] != [0, 0, 1, 1]]
     assert sum(
         (right - left) * (bottom - top) for left, top, right, bottom in (a["region"] for a in parts)
     ) == (pytest.approx(1 if parts else 0))
@@ -123,18 +123,18 @@ def test_both_sides_may_be_prepared_as_the_authors_do(tmp_path) -> None:
     folder = page_model.tiny.write(tmp_path, scoring="late-interaction", roles=roles, images=page_model.PAGES)
     with load(folder, threads=1) as model, live(model) as server:
         for preparation in ("model", "vllm"):
-            told = server.ask("/playground/heatmap", {**body, "preparation": preparation})
+            answer = server.ask("/playground/heatmap", {**body, "preparation": preparation})
             score = model.score(QUERY, {"image": PAGE}, preparation=preparation)[0].outputs.score
-            assert told["score"] == pytest.approx(score, abs=SAME)
-            assert ("query" in told["pieces"]) == (preparation == "model")
+            assert answer["score"] == pytest.approx(score, abs=SAME)
+            assert ("query" in answer["pieces"]) == (preparation == "model")
         plain = server.ask("/playground/heatmap", body)
-        assert plain["score"] == told["score"], "as /score, whose preparation is vLLM's here"
+        assert plain["score"] == answer["score"], "as /score, whose preparation is vLLM's here"
         assert server.refused("/playground/heatmap", {**body, "preparation": "mine"})["code"] == 400
 
 
 def test_a_picture_is_described_as_it_is_read(server: Live) -> None:
-    told = server.ask("/playground/picture", {"image": page_model.url(PAGE), "model": "pages"})
-    assert told == {
+    answer = server.ask("/playground/picture", {"image": page_model.url(PAGE), "model": "pages"})
+    assert answer == {
         "height": 72, "width": 112, "tokens": 126, "apart": False, "grids": [[9, 14]],
         "regions": [[0, 0, 1, 1]],
     }  # fmt: skip
@@ -186,8 +186,8 @@ def test_facts_say_which_models_read_pictures(server: Live, embedder: Live) -> N
 def test_a_picture_of_a_model_that_keeps_them_apart_is_one_vector(tmp_path) -> None:
     images = replace(page_model.tiny.APART, shortest_edge=8)
     with load(page_model.tiny.write(tmp_path, images=images), threads=1) as model, live(model) as server:
-        told = server.ask("/playground/picture", {"image": page_model.url(PAGE)})
-        assert (told["apart"], told["grids"], len(told["regions"])) == (True, [], 1)
-        left, top, right, bottom = told["regions"][0]
+        answer = server.ask("/playground/picture", {"image": page_model.url(PAGE)})
+        assert (answer["apart"], answer["grids"], len(answer["regions"])) == (True, [], 1)
+        left, top, right, bottom = answer["regions"][0]
         assert (top, bottom) == (0, 1)
         assert 0 < left < right < 1, "the middle is cut out"

@@ -133,11 +133,11 @@ def test_png_of_rows_with_gaps_and_four_channels() -> None:
 
 def test_the_route_answers_a_page(embedder: Live) -> None:
     encoded = URL + base64.b64encode(made(A4, A4)).decode()
-    told: dict[str, Any] = embedder.ask("/playground/pdf", {"pdf": encoded, "page": 2})
-    head, _, body = told["image"].partition(",")
+    rendered: dict[str, Any] = embedder.ask("/playground/pdf", {"pdf": encoded, "page": 2})
+    head, _, body = rendered["image"].partition(",")
     assert head == "data:image/png;base64"
-    assert pixels(base64.b64decode(body)).shape == (told["height"], told["width"], 3)
-    assert told["pages"] == 2
+    assert pixels(base64.b64decode(body)).shape == (rendered["height"], rendered["width"], 3)
+    assert rendered["pages"] == 2
     assert "no page 3" in embedder.refused("/playground/pdf", {"pdf": encoded, "page": 3})["message"]
     assert embedder.refused("/playground/pdf", {"pdf": encoded, "page": 0})["code"] == 400
     assert "data" in embedder.refused("/playground/pdf", {"pdf": "file:///etc/passwd"})["message"]

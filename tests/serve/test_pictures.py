@@ -181,9 +181,9 @@ def test_a_video_may_be_sent_as_frames(embedder: Live, embedder_model: Model):
     direct = embedder_model.embed([prompt], add_special_tokens=False)
     np.testing.assert_allclose(values, np.asarray(direct)[0], atol=SAME)
     assert tokens == direct.prompt_tokens
-    one = "data:video/jpeg;base64," + base64.b64encode(frames[0]).decode()
+    frame = "data:video/jpeg;base64," + base64.b64encode(frames[0]).decode()
     error = embedder.refused(
-        "/v1/embeddings", {"messages": chat({"type": "video_url", "video_url": {"url": one}})}
+        "/v1/embeddings", {"messages": chat({"type": "video_url", "video_url": {"url": frame}})}
     )
     assert "messages[0].content[0]" in error["message"]
 

@@ -28,7 +28,7 @@ from poolrt.serve.pages import playground
 from poolrt.serve.settings import Settings
 
 from tests.end_to_end.commands import post, served
-from tests.serve.chromium import Page, executable
+from tests.serve.chromium import Page
 from tests.serve.conftest import Live, live, serving
 
 HTML = playground.PAGE.decode()
@@ -51,15 +51,6 @@ def address(artifacts: Callable[[str], Path]) -> Iterator[str]:
     names = ("minilm_like", "bert_cross_encoder", "bert_classifier", "bert_tokens", "bge_m3", "colbert")
     with served(*(artifacts(name) for name in names)) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    program = executable()
-    if program is None:
-        pytest.skip("no Chromium on this machine: install chromium, or name one in POOLRT_CHROMIUM")
-    with Page(program, tmp_path_factory.mktemp("profile")) as page:
-        yield page
 
 
 @pytest.fixture

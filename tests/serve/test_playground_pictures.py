@@ -21,7 +21,7 @@ from poolrt.runtime.artifact.manifest import Role
 from poolrt.runtime.loader import load
 
 from tests.serve import page_model
-from tests.serve.chromium import Page, executable
+from tests.serve.chromium import Page
 from tests.serve.conftest import Live, live
 from tests.serve.pdf_files import A4, pdf
 from tests.serve.test_playground import (
@@ -72,15 +72,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
             )
         ]
         yield opened.enter_context(live(*models))
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    program = executable()
-    if program is None:
-        pytest.skip("no Chromium on this machine: install chromium, or name one in POOLRT_CHROMIUM")
-    with Page(program, tmp_path_factory.mktemp("profile")) as page:
-        yield page
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Unpack
 
 from ...errors import InputError
 from .. import pairs, templates
 from ..encoder import Encoder
 from ..items import Item, Steps, TokenLimits
 from ..media.medium import Medium
+from ..preparation import PairOptions
 from . import fitting
 from .contents import Content
 from .media_reading import MediaReading
@@ -38,7 +39,9 @@ class Own(Protocol):
     def attached(self, item: Item, media: Sequence[Medium], index: int) -> Item: ...
     def check_side_limit(self, value: int, name: str) -> None: ...
     def cut_side(self, texts: Sequence[Any], max_tokens: int) -> list[Any]: ...
-    def text_pairs(self, queries: Sequence[str], documents: Sequence[str], **options: Any) -> list[Item]: ...
+    def text_pairs(
+        self, queries: Sequence[str], documents: Sequence[str], **options: Unpack[PairOptions]
+    ) -> list[Item]: ...
 
 
 def steps(
@@ -46,11 +49,11 @@ def steps(
     queries: Sequence[str | Content],
     documents: Sequence[str | Content],
     *,
-    limits: TokenLimits | None,
-    template: str | None,
-    template_variables: Mapping[str, Any] | None,
-    max_tokens_per_query: int,
-    max_tokens_per_doc: int,
+    limits: TokenLimits | None = None,
+    template: str | None = None,
+    template_variables: Mapping[str, Any] | None = None,
+    max_tokens_per_query: int = 0,
+    max_tokens_per_doc: int = 0,
 ) -> Steps:
     """One item per (query, document); a single query goes with every document. Pairs without pictures come
     first, then each of the others. Raises InputError."""

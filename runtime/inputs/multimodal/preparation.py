@@ -3,10 +3,10 @@ with the places of their features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from .. import chunks, colbert, templates, truncation
 from ..items import Item, Steps, Style, TokenLimits
 from ..media.medium import Medium
 from ..media.positions import mrope
-from ..preparation import Preparation
+from ..preparation import PairOptions, Preparation, SingleOptions
 from ..prompts import token_ids
 from . import conversations, fitting, media_pairs, prompt_forms
 from .contents import Content, Kind, in_order
@@ -83,23 +83,11 @@ class MultimodalPreparation(Preparation):
 
     # Singles
 
-    def singles(self, prompts: Sequence[Any], **options: Any) -> list[Item]:
+    def singles(self, prompts: Sequence[Any], **options: Unpack[SingleOptions]) -> list[Item]:
         """One item per prompt; see `single_steps`."""
-        items = {
-            index: item for step in self.single_steps(prompts, **options) for index, item in step.items()
-        }
-        return [items[index] for index in range(len(items))]
+        return _collected(self.single_steps(prompts, **options))
 
-    def single_steps(
-        self,
-        prompts: Sequence[Any],
-        *,
-        limits: TokenLimits | None = None,
-        role: RoleName | None = None,
-        prompt_name: str | None = None,
-        add_special_tokens: bool = True,
-        instruction: str | None = None,
-    ) -> Steps:
+    def single_steps(self, prompts: Sequence[Any], **options: Unpack[SingleOptions]) -> Steps:
         """One item per prompt, in any form of `prompt_forms`: first those without pictures, then each of the
         others. Raises InputError.
 
@@ -107,11 +95,11 @@ class MultimodalPreparation(Preparation):
         special tokens are written already, and so are prompts in vLLM's form {"prompt": ...}, unless a role
         is declared.
         """
-        limits = limits or TokenLimits()
+        role = options.get("role")
         contents = [prompt_forms.content(prompt, f"input {index}") for index, prompt in enumerate(prompts)]
         for content in contents:  # all of them before the first is decoded
             self.reading.check_counts(content)
-        wanted = self._wanted(limits, role, prompt_name, add_special_tokens, instruction)
+        wanted = self._wanted(options)
         templates = [self._template(wanted, content, role) for content in contents]
         plain = [
             index
@@ -122,14 +110,7 @@ class MultimodalPreparation(Preparation):
         ]
         if plain or not contents:
             texts = [contents[index].text for index in plain]
-            items = super().singles(
-                texts,
-                limits=limits,
-                role=role,
-                prompt_name=prompt_name,
-                add_special_tokens=add_special_tokens,
-                instruction=instruction,
-            )
+            items = super().singles(texts, **options)
             yield dict(zip(plain, items, strict=True))
         texts = {
             index: self._item(wanted, content, templates[index], index)
@@ -142,15 +123,11 @@ class MultimodalPreparation(Preparation):
             if content.media:
                 yield {index: self._item(wanted, content, templates[index], index)}
 
-    def _wanted(
-        self,
-        limits: TokenLimits,
-        role: RoleName | None,
-        prompt_name: str | None,
-        add_special_tokens: bool,
-        instruction: str | None,
-    ) -> _Wanted:
-        plan = self.role(role)
+    def _wanted(self, options: SingleOptions) -> _Wanted:
+        limits = options.get("limits") or TokenLimits()
+        prompt_name, instruction = options.get("prompt_name"), options.get("instruction")
+        add_special_tokens = options.get("add_special_tokens", True)
+        plan = self.role(options.get("role"))
         template = plan.template if plan is not None and add_special_tokens else None
         prompt = self.prompt(prompt_name)
         if instruction is None and template is not None and prompt:
@@ -330,36 +307,21 @@ class MultimodalPreparation(Preparation):
 
     # Pairs, conversations, counts
 
-    def pairs(self, queries: Sequence[Any], documents: Sequence[Any], **options: Any) -> list[Item]:
+    def pairs(
+        self, queries: Sequence[Any], documents: Sequence[Any], **options: Unpack[PairOptions]
+    ) -> list[Item]:
         """As `Preparation.pairs`; either side may be a `Content`."""
-        steps = self.pair_steps(queries, documents, **options)
-        items = {index: item for step in steps for index, item in step.items()}
-        return [items[index] for index in range(len(items))]
+        return _collected(self.pair_steps(queries, documents, **options))
 
     def pair_steps(
-        self,
-        queries: Sequence[Any],
-        documents: Sequence[Any],
-        *,
-        limits: TokenLimits | None = None,
-        template: str | None = None,
-        template_variables: Mapping[str, Any] | None = None,
-        max_tokens_per_query: int = 0,
-        max_tokens_per_doc: int = 0,
+        self, queries: Sequence[Any], documents: Sequence[Any], **options: Unpack[PairOptions]
     ) -> Steps:
         """The items of pairs in steps: first those without pictures, then each of the others."""
-        return media_pairs.steps(
-            self,
-            queries,
-            documents,
-            limits=limits,
-            template=template,
-            template_variables=template_variables,
-            max_tokens_per_query=max_tokens_per_query,
-            max_tokens_per_doc=max_tokens_per_doc,
-        )
+        return media_pairs.steps(self, queries, documents, **options)
 
-    def text_pairs(self, queries: Sequence[str], documents: Sequence[str], **options: Any) -> list[Item]:
+    def text_pairs(
+        self, queries: Sequence[str], documents: Sequence[str], **options: Unpack[PairOptions]
+    ) -> list[Item]:
         """Pairs without pictures."""
         return super().pairs(queries, documents, **options)
 
@@ -383,31 +345,15 @@ class MultimodalPreparation(Preparation):
             for text, word in zip(texts, words, strict=True)
         ]
 
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        chat_template: str | None = None,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
-        template_kwargs: Mapping[str, Any] | None = None,
-        content_format: Literal["auto", "string", "openai"] = "auto",
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        interleave_mm_strings: bool = False,
-    ) -> Any:
-        """As `Preparation.chat`. A conversation with media becomes {"prompt": text, "multi_modal_data": ...},
-        which `singles` takes."""
-        options: dict[str, Any] = {
-            "add_generation_prompt": add_generation_prompt,
-            "continue_final_message": continue_final_message,
-            "template_kwargs": template_kwargs,
-            "tools": tools,
-        }
-        template, wanted = self._chat_template(chat_template, template_kwargs, content_format)
+    def _messages(
+        self, messages: Sequence[Mapping[str, Any]], wanted: templates.ContentFormat, *, interleaved: bool
+    ) -> tuple[list[dict[str, Any]], Callable[[str], Any]]:
+        """A conversation with media becomes {"prompt": text, "multi_modal_data": ...}, which `singles`
+        takes."""
         plain, media = conversations.messages_for(
-            messages, wanted, self.placeholders, interleaved=interleave_mm_strings
+            messages, wanted, self.placeholders, interleaved=interleaved
         )
-        return conversations.prompt(self._conversation(template, plain, **options), media)
+        return plain, lambda text: conversations.prompt(text, media)
 
     def prompt_tokens(self, prompt: Any, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a prompt in any form, whatever its length, expanded picture tokens included; no role
@@ -426,3 +372,9 @@ class MultimodalPreparation(Preparation):
             add_special_tokens=add_special_tokens,
         )
         return self._item(wanted, content, None, 0).ids
+
+
+def _collected(steps: Steps) -> list[Item]:
+    """The items of all steps in their order."""
+    items = {index: item for step in steps for index, item in step.items()}
+    return [items[index] for index in range(len(items))]
