@@ -39,8 +39,7 @@ def rows(
         most_pixels: of all tiles together.
         field: named by errors.
     """
-    tiling = images.tiling
-    assert tiling is not None, "a manifest with the scheme `tiles` says how to cut"
+    tiling = facts(images)
     if resize:
         planes = _scaled(images, planes, *_longest(tiling, *planes.shape[1:]))
     if not split:
@@ -82,10 +81,14 @@ def regions(down: int, across: int, count: int) -> tuple[Region, ...]:
     return (*tiles, *[WHOLE] * (count - len(tiles)))
 
 
+def facts(images: Images) -> Tiling:
+    assert images.tiling is not None, "a manifest with the scheme `tiles` says how to cut"
+    return images.tiling
+
+
 def text(images: Images, down: int, across: int) -> str:
     """What stands for the tiles in a prompt."""
-    tiling = images.tiling
-    assert tiling is not None, "a manifest with the scheme `tiles` says how to cut"
+    tiling = facts(images)
     tokens = images.token * images.tokens
     if down == 0:
         return tiling.single_text.replace("{tokens}", tokens)
