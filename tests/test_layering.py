@@ -22,7 +22,7 @@ ROOMS = {
     ),
     "runtime": (
         "errors", "version", "cancellation", "extras", "machine", "outputs", "progress", "json_objects",
-        "artifact", "inputs", "inputs.media", "inputs.multimodal", "engines", "batching",
+        "artifact", "inputs", "inputs.tilings", "inputs.media", "inputs.multimodal", "engines", "batching",
         "answers", "plugins", "statistics", "options", "intake", "model", "loader", "vllm", "commands",
     ),
     "serve": (

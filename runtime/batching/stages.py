@@ -215,6 +215,8 @@ class _Call:
         if item is None:  # the call is over
             return
         features = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        if item.feature_order is not None and len(features) > item.feature_order.max(initial=-1):
+            features = features[item.feature_order]
         places = 0 if item.feature_places is None else len(item.feature_places)
         if len(features) != places:  # each would stand in the place of another
             self._failed(

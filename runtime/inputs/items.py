@@ -45,8 +45,10 @@ class Item:
     """[3, tokens]: positions in time, height and width (multimodal rotary). None:
     0, 1, 2, ... in all three."""
     vision: tuple[VisionItem, ...] = ()
-    """What the vision graph computes first, in the order of `features`; where a picture is embedded apart,
-    its one row is the result."""
+    """What the vision graph computes first; where a picture is embedded apart, its one row is the result."""
+    feature_order: NDArray[np.int64] | None = None
+    """[features]: the row of what `vision` computes, one behind the other, that becomes each of `features`.
+    None: all rows, in their order."""
 
     @property
     def cost(self) -> int:

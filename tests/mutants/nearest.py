@@ -17,11 +17,13 @@ RUNTIME = {
     "test_feed test_worker": ("engines/feed",),
     "test_growth": ("inputs/tokenizer_file",),
     "test_media test_media_goldens test_media_hostile": (
-        "inputs/media/decode", "inputs/media/fixed", "inputs/media/limits", "inputs/media/medium",
-        "inputs/media/normalise", "inputs/media/options", "inputs/media/patches", "inputs/media/positions",
+        "inputs/media/decode", "inputs/media/fixed", "inputs/media/limits",
+        "inputs/media/medium", "inputs/media/normalise", "inputs/media/options", "inputs/media/patches",
         "inputs/media/prepared", "inputs/media/rows", "inputs/media/tiles", "inputs/media/video",
-        "inputs/media/video_file", "inputs/media/video_source",
+        "inputs/media/video_file", "inputs/media/video_source", "inputs/multimodal/positions",
+       
     ),
+    "test_tilings": ("inputs/media/cuts", "inputs/tilings/cut", "inputs/tilings/grids"),
     "test_media_resize test_media_goldens": ("inputs/media/native", "inputs/media/resize"),
     "test_pictures": (
         "inputs/multimodal/content_parts", "inputs/multimodal/contents", "inputs/multimodal/conversations",

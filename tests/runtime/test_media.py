@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from poolrt.runtime.artifact.images import Images, Patches, Tiling
 from poolrt.runtime.errors import InputError
-from poolrt.runtime.inputs.media.positions import mrope
 from poolrt.runtime.inputs.media.prepared import image
+from poolrt.runtime.inputs.multimodal.positions import mrope
 
 HALF = (0.5, 0.5, 0.5)
 PATCHES = Images(

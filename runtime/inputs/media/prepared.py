@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ...artifact.images import Images
 from ...errors import InputError
-from . import decode, fixed, patches, tiles, video_source
+from . import cuts, decode, fixed, patches, tiles, video_source
 from . import video as videos
 from .limits import PictureLimits
 from .medium import WHOLE, Medium
@@ -44,6 +44,7 @@ def image(
     planes = pixels.transpose(2, 0, 1)
     height, width = planes.shape[1:]
     grids: tuple[tuple[int, int], ...]
+    order = None
     if images.scheme == "patches":
         items = [
             patches.row(
@@ -52,6 +53,10 @@ def image(
         ]
         grids = (patches.grid(items[0], patches.facts(images).merge),)
         tokens, regions = images.token * items[0].rows, (WHOLE,)
+    elif images.tiling is not None and images.tiling.rule in cuts.RULES:
+        cut = cuts.rows(settings, planes, most_pixels=limits.prepared_pixels, field=field)
+        items, tokens, regions, order = cut.items, cut.cut.text, cut.cut.regions, cut.cut.order
+        grids = (_square(images.tokens),) * len(items)
     elif images.scheme == "tiles":
         items, down, across = tiles.rows(
             images,
@@ -75,6 +80,7 @@ def image(
         grids=grids,
         regions=regions,
         size=(height, width),
+        order=order,
     )
 
 

@@ -14,13 +14,16 @@ from .normalise import normalise
 Planes = NDArray[np.uint8]
 
 
-def fixed_row(images: Images, planes: Planes, values: NDArray[np.float32] | None = None) -> VisionItem:
-    """The row of a picture or tile [3, height, width] that has the size of the graph. `values` is overwritten
-    with its numbers; None: a new array."""
+def fixed_row(
+    images: Images, planes: Planes | NDArray[np.float32], values: NDArray[np.float32] | None = None
+) -> VisionItem:
+    """The row of a picture or tile [3, height, width] that has the size of the graph: bytes, or numbers that
+    are normalised already. `values` is overwritten with its numbers; None: a new array."""
     if values is None:
         values = np.empty(planes.shape, np.float32)
     values[...] = planes
-    normalise(values, images.mean, images.std, images.kernel, axis=0)
+    if planes.dtype == np.uint8:
+        normalise(values, images.mean, images.std, images.kernel, axis=0)
     return VisionItem(
         arrays={"pixel_values": values},
         rows=1 if images.apart else images.tokens,
@@ -29,9 +32,11 @@ def fixed_row(images: Images, planes: Planes, values: NDArray[np.float32] | None
     )
 
 
-def digest(images: Images, pixels: Planes, kernel: Kernel) -> bytes:
+def digest(images: Images, pixels: Planes | NDArray[np.float32], kernel: Kernel) -> bytes:
     """Of the resized bytes and of what else decides the numbers that the graph reads."""
-    facts = repr((images.scheme, kernel, images.mean, images.std, images.patches, pixels.shape))
+    facts = repr(
+        (images.scheme, kernel, images.mean, images.std, images.patches, pixels.shape, pixels.dtype.str)
+    )
     hashed = hashlib.sha256(facts.encode())
     hashed.update(np.ascontiguousarray(pixels).data)
     return hashed.digest()

@@ -16,13 +16,13 @@ from ...errors import InputError
 from .. import chunks, colbert, templates, truncation
 from ..items import Item, Steps, Style, TokenLimits
 from ..media.medium import Medium
-from ..media.positions import mrope
 from ..preparation import PairOptions, Preparation, SingleOptions
 from ..prompts import token_ids
 from . import conversations, fitting, media_pairs, prompt_forms
 from .contents import Content, Kind, in_order
 from .media_reading import MediaReading
 from .placeholders import Placeholders
+from .positions import mrope
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 """Of models without one of their own, as vLLM has it for CLIP, SigLIP and ColPali."""
@@ -296,6 +296,7 @@ class MultimodalPreparation(Preparation):
             )
         item.feature_places = places
         item.vision = tuple(row for medium in media for row in medium.items)
+        item.feature_order = _order(media)
         if self._positions:
             item.positions = mrope(item.ids, places, [grid for medium in media for grid in medium.grids])
         return item
@@ -378,3 +379,16 @@ def _collected(steps: Steps) -> list[Item]:
     """The items of all steps in their order."""
     items = {index: item for step in steps for index, item in step.items()}
     return [items[index] for index in range(len(items))]
+
+
+def _order(media: Sequence[Medium]) -> NDArray[np.int64] | None:
+    """`Item.feature_order` of a prompt's media."""
+    if all(medium.order is None for medium in media):
+        return None
+    starts = np.cumsum([0, *[medium.rows for medium in media]])
+    return np.concatenate(
+        [
+            start + (np.arange(medium.rows) if medium.order is None else medium.order)
+            for start, medium in zip(starts[:-1], media, strict=True)
+        ]
+    )
