@@ -21,7 +21,6 @@ RUNTIME = {
         "inputs/media/medium", "inputs/media/normalise", "inputs/media/options", "inputs/media/patches",
         "inputs/media/prepared", "inputs/media/rows", "inputs/media/tiles", "inputs/media/video",
         "inputs/media/video_file", "inputs/media/video_source", "inputs/multimodal/positions",
-       
     ),
     "test_tilings": ("inputs/media/cuts", "inputs/tilings/cut", "inputs/tilings/grids"),
     "test_media_resize test_media_goldens": ("inputs/media/native", "inputs/media/resize"),
