@@ -210,7 +210,10 @@ def _vision_inputs(files: Files) -> tuple[Tensor, ...]:
 
 
 def _width(config: Config) -> int:
-    levels = (config.get("vision_config") or {}).get("deepstack_visual_indexes", (8, 16, 24))
+    vision = config.get("vision_config") or {}
+    indexes = vision.get("deepstack_visual_indexes", (8, 16, 24))
+    # Blocks behind the last one give nothing, as in transformers.
+    levels = {index for index in indexes if 0 <= index < vision.get("depth", 27)}
     return int(config["hidden_size"]) * (1 + len(levels))
 
 

@@ -7,6 +7,7 @@ with exporter/heads and reference.py, because they are compared with it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ POOLS: dict[Pool, Callable[[Floats], Floats]] = {
         np.float32
     ),
 }
+
+PROJECTION = re.compile(r"(?:^|\.)(?:custom_text_proj|embedding_proj_layer)\.weight$")
 
 
 def unit(rows: Floats) -> Floats:
@@ -87,6 +90,52 @@ def answers(
         if logits is not None:
             results["classify"] = logits
     return results
+
+
+def of_prompt(
+    checkpoint: Checkpoint, plan: Plan, hidden: Floats, logits: Callable[[Floats], Floats]
+) -> dict[Task, Floats]:
+    """Task -> what our finished answer to a prompt with pictures must be. Unknown heads are left out.
+
+    Args:
+        hidden: the last hidden states, [tokens, hidden].
+        logits: hidden states -> those of the language model, [tokens, vocabulary].
+    """
+    if checkpoint.family.late_interaction:
+        return {"token_embed": unit(_projected(checkpoint, hidden))}
+    results = answers(checkpoint, plan, hidden, pooled_by_library=False)
+    results.pop("classify", None)
+    tokens = _no_and_yes(checkpoint)
+    head = plan.heads.get("classify")
+    if tokens is not None and head is not None and head.activation in ("sigmoid", "identity"):
+        no, yes = logits(hidden[-1:])[0, list(tokens)].astype(np.float64)
+        score = yes - no if head.activation == "identity" else 1 / (1 + np.exp(no - yes))
+        results["classify"] = np.array([score], np.float32)
+    return results
+
+
+def _no_and_yes(checkpoint: Checkpoint) -> tuple[int, int] | None:
+    """The ids of the tokens whose logits' difference is the score; None: it has another head."""
+    words = checkpoint.config.get("classifier_from_token")
+    two = checkpoint.config.get("method") == "from_2_way_softmax" or checkpoint.config.get(
+        "is_original_qwen3_reranker"
+    )
+    if words:
+        known = (checkpoint.text.tokenizer.token_to_id(str(word)) for word in words)
+        ids = [token for token in known if token is not None]
+        return (ids[0], ids[1]) if two and len(ids) == len(words) == 2 else None
+    tokens = checkpoint.sentence.answers if checkpoint.sentence is not None else None
+    return None if tokens is None or tokens.false is None else (tokens.false, tokens.true)
+
+
+def _projected(checkpoint: Checkpoint, hidden: Floats) -> Floats:
+    """The vectors of tokens of a late interaction model: its projection, if it stores one, up to `dims`."""
+    names = [name for name in checkpoint.weights.shapes if PROJECTION.search(name)]
+    if not names:
+        return hidden
+    rows = _linear(checkpoint, names[0].removesuffix(".weight"), hidden)
+    dims = checkpoint.config.get("dims")
+    return rows[:, :dims] if isinstance(dims, int) else rows
 
 
 def splade(logits: Floats) -> Floats:

@@ -91,9 +91,8 @@ def opened(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str
     inner = folder / checkpoint.inner.relative_to(checkpoint.folder)
     lacks = []
     if plan.vision is not None and not plan.vision.images.apart:
-        library = TokenizerLibrary(_tokenizer(inner), checkpoint, plan)
-        library.lacks.append("what it computes of pictures and of the texts beside them is not compared")
-        return library
+        # Prompts with pictures are read by a class that library_reference.py opens.
+        return TokenizerLibrary(_tokenizer(inner), checkpoint, plan)
     if kind is not None:
         try:
             _check_config(checkpoint, inner)

@@ -18,23 +18,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact import manifest as contract
+from ...runtime.artifact.images import Images
 from ...runtime.artifact.manifest import Manifest, Reading
 from ...runtime.errors import VerificationError
 from ...runtime.inputs.preparation import Preparation
 from ...runtime.json_objects import merged
 from ...runtime.loader import prepared_for
 from ..files import sentence_files
-from . import library_models
+from . import library_heads, library_models
 from .library_answers import TowersLibrary
 from .library_comparison import OWN_ONLY, Comparison
 from .library_models import Unreadable
-from .pictures import beside
+from .pictures import beside, prompted
+from .pictures.qwen3_vl import Qwen3VL
 from .pictures.seen import Seen
+from .reference import Reference
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
     from ..graph.tracing import PictureModel, PoolingModel
     from ..heads.planning import Plan
+
+QWEN3_VL = ("Qwen3VLModel", "ColQwen3", "OpsColQwen3Model", "Qwen3VLNemotronEmbedModel")
+"""The first names of the families whose body is Qwen3-VL's."""
 
 
 def compare(source: str | Path, **options: Any) -> Reading:
@@ -96,6 +102,9 @@ def against_library(
             reading = Comparison(checkpoint, plan, module, preparation, library).reading()
             if pictures is not None and isinstance(library, TowersLibrary):
                 reading = _with_pictures(checkpoint, plan, pictures, library, reading)
+            elif pictures is not None:
+                inner = folder / checkpoint.inner.relative_to(checkpoint.folder)
+                reading = _with_prompts(checkpoint, plan, (module, pictures), inner, config, reading)
         except Unreadable as error:
             reading = Reading(reference=OWN_ONLY, why=str(error))
         # Libraries name the folder they read; a manifest names none of the exporting machine.
@@ -124,6 +133,62 @@ def _with_pictures(
         agreements=(*reading.agreements, *agreements),
         why="; ".join(filter(None, [reading.why, f"pictures were prepared by {processor}"])),
     )
+
+
+def _with_prompts(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    modules: tuple[PoolingModel, PictureModel],
+    folder: Path,
+    config: Mapping[str, Any],
+    reading: Reading,
+) -> Reading:
+    """The reading, with prompts that have pictures in them. Raises VerificationError where they disagree.
+
+    `folder`: of config.json. `config`: the same with overrides.
+    """
+    from ..graph.tracing import described
+
+    try:
+        reader = _reader(checkpoint, folder, config)
+        images = dataclasses.replace(_images(plan), kernel=reader.kernel)
+        answers = Reference(modules[0], described(plan, "model.onnx", ()), plan.heads, modules[1]).answers
+        with _prepared(checkpoint, plan, images) as preparation:
+            agreements = prompted.compared(
+                checkpoint.source,
+                images,
+                preparation,
+                answers,
+                reader,
+                lambda hidden: library_heads.of_prompt(checkpoint, plan, hidden, reader.logits),
+            )
+    except prompted.Missing as error:
+        return dataclasses.replace(reading, why="; ".join(filter(None, [reading.why, str(error)])))
+    return Reading(
+        reference=reader.name,
+        why=f"pictures were prepared by {reader.processor}",
+        agreements=(*reading.agreements, *agreements),
+    )
+
+
+def _reader(checkpoint: Checkpoint, folder: Path, config: Mapping[str, Any]) -> Qwen3VL:
+    """Raises Missing where no class of transformers reads the checkpoint's pictures."""
+    if checkpoint.large:
+        raise prompted.Missing("too large to be loaded twice, so its answers to pictures are not compared")
+    if not any(name in QWEN3_VL for name in checkpoint.family.names):
+        raise prompted.Missing("what it computes of pictures and of the texts beside them is not compared")
+    reader = Qwen3VL(folder, config, checkpoint.family.names[0])
+    if checkpoint.adapter is not None:
+        try:
+            reader.adapted(checkpoint.adapter.folder)
+        except Exception as error:
+            raise prompted.Missing(f"its pictures are not compared, peft cannot adapt it: {error}") from None
+    return reader
+
+
+def _images(plan: Plan) -> Images:
+    assert plan.vision is not None, "a model with a vision half has a plan of it"
+    return plan.vision.images
 
 
 # --- the two sides
@@ -166,8 +231,8 @@ def _overridden(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterator[P
 
 
 @contextlib.contextmanager
-def _prepared(checkpoint: Checkpoint, plan: Plan) -> Iterator[Preparation]:
-    """The text side as the artifact will have it."""
+def _prepared(checkpoint: Checkpoint, plan: Plan, images: Images | None = None) -> Iterator[Preparation]:
+    """The text side as the artifact will have it. `images`: how pictures are prepared; None: as planned."""
     from ..graph.tracing import described
 
     manifest = Manifest(
@@ -178,7 +243,7 @@ def _prepared(checkpoint: Checkpoint, plan: Plan) -> Iterator[Preparation]:
         tasks=plan.tasks,
         scoring=plan.scoring,
         text=plan.text,
-        images=None if plan.vision is None else plan.vision.images,
+        images=images if images is not None or plan.vision is None else plan.vision.images,
         graphs=(described(plan, "model.onnx", ()),),
         heads=plan.heads,
     )

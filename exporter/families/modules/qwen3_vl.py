@@ -8,6 +8,7 @@ features of pictures by index, and computes rotary angles of three axes from `po
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class VisionTower(nn.Module):
         self.patch_embed.bias = convolution.bias
         self.pos_embed, self.blocks = visual.pos_embed, visual.blocks
         self.merger, self.deepstack = visual.merger, visual.deepstack_merger_list
-        self.levels = [int(index) for index in visual.deepstack_visual_indexes]
+        self.indexes = [int(index) for index in visual.deepstack_visual_indexes]
         self.heads, self.merged = int(config.num_heads), int(config.spatial_merge_size) ** 2
         self.side = int(config.num_position_embeddings**0.5)
         self.frequencies = nn.Buffer(visual.rotary_pos_emb.inv_freq.float(), persistent=False)
@@ -64,8 +65,8 @@ class VisionTower(nn.Module):
         for number, block in enumerate(self.blocks):
             hidden = hidden + self.attention(block.attn, block.norm1(hidden), cosine, sine, bias)
             hidden = hidden + block.mlp(block.norm2(hidden))
-            if number in self.levels:
-                merger = self.deepstack[self.levels.index(number)]
+            if number in self.indexes:
+                merger = self.deepstack[self.indexes.index(number)]
                 deep.append(project(merger, merger.norm(self.blocked(hidden))))
         return torch.cat([project(self.merger, self.blocked(self.merger.norm(hidden))), *deep], dim=-1)
 
@@ -136,7 +137,7 @@ class TextTower(nn.Module):
         self.norm = language.norm if normed else nn.Identity()
         self.causal, self.scaling = causal, float(language.rotary_emb.attention_scaling)
         self.width = int(language.config.hidden_size)
-        self.levels = len(model.visual.deepstack_visual_indexes)
+        self.levels = levels(model.visual.deepstack_visual_indexes, len(model.visual.blocks))
         self.beside = (model.visual,)
         """The vision tower of transformers: in a tuple, so that its weights are not this module's."""
         rotary = language.rotary_emb
@@ -190,6 +191,11 @@ class TextTower(nn.Module):
         places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         order = places[None, :] <= places[:, None] if self.causal else places[None, :] >= 0
         return torch.where(allowed & order, 0.0, LOWEST).expand(-1, -1, attention_mask.shape[1], -1)
+
+
+def levels(indexes: Sequence[int], depth: int) -> int:
+    """How many of the blocks whose numbers are `indexes` give deepstack features. `depth`: blocks."""
+    return len({int(index) for index in indexes if 0 <= index < depth})
 
 
 def axes(count: int, sections: list[int]) -> torch.Tensor:

@@ -1,5 +1,6 @@
-"""The pictures that an artifact is proved on: drawn by arithmetic, and what PyTorch computes of them.
+"""The pictures that an artifact is proved on: drawn by arithmetic, and what PyTorch and transformers' own classes
+compute of them.
 
-Comparing and judging do not belong here.
+Engines are not compared here, and texts alone belong to the room above.
 It may import base, graph and poolrt.runtime.
 """

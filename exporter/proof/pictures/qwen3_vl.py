@@ -1,0 +1,123 @@
+"""transformers' Qwen3VLForConditionalGeneration as the reader of prompts with pictures.
+
+Published families on Qwen3-VL keep its tensors under other prefixes and leave the last norm or the causal
+mask out. Their own code is never run. Their bodies are this class, which takes a prefix by `key_mapping`, a
+mask of four axes as it is, and shows a hook what goes into its norm.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....runtime.artifact.images import Kernel
+from ....runtime.outputs import Floats
+from ...base.quiet import silent_transformers
+from . import drawn
+from .beside import Missing
+from .prompted import Shown
+
+KEYS = {
+    r"^(?:.*\.)?(visual|language_model)\.": r"model.\1.",
+    r"^(?:.*\.)?lm_head\.": "lm_head.",
+}
+"""Name of a tensor in any of the published layouts -> its name in the class."""
+CLASS = "Qwen3VLForConditionalGeneration"
+BOTH_WAYS = ("Qwen3VLNemotronEmbedModel",)
+"""Published classes in which every token attends to all others and the last norm is left out."""
+
+
+class Qwen3VL:
+    """The class over one checkpoint's files, in float32.
+
+    Args:
+        folder: of config.json, the weights, the tokenizer and the processor.
+        config: config.json with overrides.
+        published: the class that config.json names.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], published: str) -> None:
+        self.both_ways = published in BOTH_WAYS
+        with silent_transformers():
+            self._open(folder, config)
+        self.name = f"transformers {importlib.metadata.version('transformers')} {CLASS}"
+        self.processor = type(self._pictures).__name__
+        self.kernel: Kernel = (
+            "torchvision" if getattr(self._pictures, "backend", "") == "torchvision" else "pillow"
+        )
+        self._placeholder = str(getattr(self._tokenizer, "image_token", "<|image_pad|>"))
+        self._unnormed: Any = None
+        self._model.model.language_model.norm.register_forward_pre_hook(self._keep)
+
+    def _open(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """Raises Missing where transformers does not read the files."""
+        import torch
+        import transformers
+
+        try:
+            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+            self._pictures: Any = transformers.AutoImageProcessor.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+            settings = transformers.Qwen3VLConfig.from_dict({**config, "model_type": "qwen3_vl"})
+            read: Any = transformers.Qwen3VLForConditionalGeneration.from_pretrained
+            model, loaded = read(
+                str(folder), config=settings, local_files_only=True, dtype=torch.float32, key_mapping=KEYS,
+                output_loading_info=True,
+            )  # fmt: skip
+        except Exception as error:  # each means that the library does not read these files here
+            reason = " ".join(str(error).split())[:160]
+            raise Missing(f"its pictures are not compared, {CLASS} does not open: {reason}") from None
+        lacking = [*loaded["missing_keys"], *(str(entry[0]) for entry in loaded["mismatched_keys"])]
+        # Models without a language model's output leave it out.
+        if lacking := [name for name in sorted(lacking) if name != "lm_head.weight"]:
+            raise Missing(f"its pictures are not compared, {CLASS} finds no {', '.join(lacking[:3])}")
+        self._model: Any = model.eval()
+
+    def _keep(self, _: Any, inputs: Any) -> None:
+        self._unnormed = inputs[0]
+
+    def adapted(self, adapter: Path) -> None:
+        """Puts a LoRA adapter on the class. Raises ImportError without peft."""
+        import peft
+
+        peft.PeftModel.from_pretrained(self._model, str(adapter))
+
+    def read(self, text: str, pictures: Sequence[drawn.Pixels]) -> Shown:
+        """The prompt alone, with hidden states [tokens, width]."""
+        import torch
+        from PIL import Image
+
+        inputs: dict[str, Any] = {}
+        if pictures:
+            sources = [Image.fromarray(pixels) for pixels in pictures]
+            inputs = dict(self._pictures(images=sources, return_tensors="pt"))
+            merged = self._model.config.vision_config.spatial_merge_size**2
+            counts = iter((inputs["image_grid_thw"].prod(-1) // merged).tolist())
+            text = re.sub(re.escape(self._placeholder), lambda mark: mark[0] * next(counts), text)
+        tokens = torch.tensor([self._tokenizer(text)["input_ids"]])
+        kinds = (tokens == self._model.config.image_token_id).long()
+        inner = self._model.model
+        if self.both_ways:
+            length = tokens.shape[1]
+            places, _ = inner.get_rope_index(tokens, kinds, image_grid_thw=inputs.get("image_grid_thw"))
+            inputs |= {"attention_mask": torch.zeros(1, 1, length, length), "position_ids": places}
+        with torch.inference_mode():
+            output = inner(input_ids=tokens, mm_token_type_ids=kinds, use_cache=False, **inputs)
+        hidden = self._unnormed if self.both_ways else output.last_hidden_state
+        pixels = inputs["pixel_values"].float().numpy() if pictures else None
+        return Shown(ids=tokens[0].tolist(), pixels=pixels, hidden=hidden[0].float().numpy())
+
+    def logits(self, hidden: Floats) -> Floats:
+        """What the language model says of each token of the vocabulary, [tokens, vocabulary]."""
+        import torch
+
+        with torch.inference_mode():
+            return np.asarray(self._model.lm_head(torch.from_numpy(hidden)).float().numpy())
