@@ -15,13 +15,19 @@ from starlette.responses import Response
 
 from ..runtime.errors import DeadlineExceeded, EngineError, InputError, Overload, PluginError
 
-# Matches files of the server and its libraries, not API paths such as /v1/embeddings.
-_PATH = re.compile(
-    r"(?<![\w:/])/(?:(?:home|usr|opt|var|tmp|root|lib|mnt|srv|work|workspace|data|etc|proc)/[^\s'\"<>,;)]*|(?:[\w.@+-]+/)+[\w@+-]+\.[A-Za-z]\w{0,9}\b)"
+MOST_MESSAGE = 8192
+"""Characters of a message. A client's own words may stand in it."""
+
+# Match files of the server and its libraries, not API paths such as /v1/embeddings. The second one begins
+# where a run of path characters does, so that no run is read twice: text of a client must not cost a time
+# that grows with its square.
+_FOLDER = re.compile(
+    r"(?<![\w:/])/(?:home|usr|opt|var|tmp|root|lib|mnt|srv|work|workspace|data|etc|proc)/[^\s'\"<>,;)]*"
 )
+_FILE = re.compile(r"(?<![\w:/.@+-])(\.{0,2})/(?:[\w.@+-]+/)+[\w@+-]+\.[A-Za-z]\w{0,9}\b")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+(?=>)")
 _FRAME = re.compile(
-    r"^\s*(?:Traceback \(most recent call last\):|File \"[^\"]*\", line \d+.*)$", re.MULTILINE
+    r"^[^\S\n]*(?:Traceback \(most recent call last\):|File \"[^\"\n]*\", line \d+.*)$", re.MULTILINE
 )
 
 TYPES = {
@@ -65,8 +71,11 @@ def surprising(error: ApiError) -> bool:
 
 
 def scrub(message: str) -> str:
-    """Removes addresses, stack frames and file paths."""
-    return _PATH.sub("<path>", _FRAME.sub("", _ADDRESS.sub("", message))).strip()
+    """Removes addresses, stack frames and file paths, and what is beyond MOST_MESSAGE characters."""
+    if (beyond := len(message) - MOST_MESSAGE) > 0:
+        message = f"{message[:MOST_MESSAGE]}... ({beyond} characters more)"
+    text = _FRAME.sub("", _ADDRESS.sub("", message))
+    return _FILE.sub(r"\1<path>", _FOLDER.sub("<path>", text)).strip()
 
 
 def api_error(error: Exception) -> ApiError:

@@ -122,7 +122,8 @@ def texts(arguments: list[str], file: Path | None, images: Sequence[Path] = ()) 
 
 def prompts(values: Sequence[str | Path], model: Model) -> list[Any]:
     """Returns what the model takes for each text and file: of a model that reads pictures, a text that names
-    a file of a picture or video stands for it. Raises InputError for a picture that the model cannot read."""
+    a file of a picture or video stands for it. Raises InputError for a picture that the model cannot read,
+    and for the name of one that does not exist."""
     reads = model.manifest.images is not None
     return [_prompt(value, reads=reads) for value in values]
 
@@ -133,9 +134,22 @@ def _prompt(value: str | Path, *, reads: bool) -> Any:
         if not reads:
             raise InputError(f"--image {value}: this model reads text only", field="image")
         return {"video" if suffix in VIDEOS else "image": value}
-    if reads and suffix in (*PICTURES, *VIDEOS) and _is_file(value):
+    known = suffix in (*PICTURES, *VIDEOS)
+    if not reads or not (known or _is_path(value)):
+        return value
+    if _is_file(value):
         return {"video" if suffix in VIDEOS else "image": Path(value)}
+    if _is_path(value) or not any(map(str.isspace, value)):
+        raise InputError(
+            f"{value}: no such file. To have these words embedded, write them into a sentence", field="texts"
+        )
     return value
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text is written as the path of a file: `./page.heic`."""
+    rooted = text.startswith(("/", "./", "../", "~/"))
+    return rooted and Path(text).suffix != "" and not any(map(str.isspace, text))
 
 
 def _is_file(name: str) -> bool:

@@ -109,7 +109,9 @@ def _read(part: Mapping[str, Any], place: str, vectors: bool) -> list[Part]:
                 "takes sound",
                 param="audio",
             )
-        case "image_embeds" if vectors and value is not None:
+        case "image_embeds" if vectors:
+            if value is None:
+                raise ApiError(400, f"{place}: a part of type 'image_embeds' needs vectors", param=kind)
             return [Vectors(value, _uuid(part, place), place)]
         case "image_embeds" | "video_embeds" | "prompt_embeds":
             raise ApiError(

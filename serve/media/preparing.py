@@ -15,6 +15,7 @@ from ...runtime.errors import InputError
 from ...runtime.inputs.media import decode, prepared
 from ...runtime.inputs.media.limits import PictureLimits
 from ...runtime.inputs.media.medium import Medium
+from ..errors import ApiError
 from . import io_kwargs
 from .parts import Modality
 from .prepared_bytes import Share
@@ -66,7 +67,11 @@ class Preparer:
         except InputError as error:
             raise InputError(f"{error} ({encoded.place})", field=error.field) from None
         self._count(encoded.modality, time.perf_counter() - begun)
-        self.share.take(array for item in medium.items for array in item.arrays.values())
+        try:
+            self.share.take(array for item in medium.items for array in item.arrays.values())
+        except ApiError as error:
+            text = f"{error} ({encoded.place})"
+            raise ApiError(error.status, text, param=error.param, headers=error.headers) from None
         return medium
 
     def _image(self, encoded: Encoded) -> Medium:

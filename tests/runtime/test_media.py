@@ -137,6 +137,7 @@ def test_a_picture_that_is_not_resized_must_fit():
         {"size": 5},
         {"min_pixels": -1},
         {"backend": "x"},
+        {"backend": ["pil"]},
         {"fps": 2},
         {"min_pixels": 4096, "max_pixels": 1024},
         {"images_kwargs": 1},

@@ -18,6 +18,7 @@ from poolrt.runtime.artifact.manifest import Role
 from poolrt.runtime.commands import cli
 from poolrt.runtime.errors import InputError, UnknownOption
 from poolrt.runtime.inputs.media import prepared
+from poolrt.runtime.inputs.multimodal import media_reading
 from poolrt.runtime.model import Model
 
 from . import picture_models as tiny
@@ -170,7 +171,7 @@ def test_token_ids_with_a_token_for_each_picture(model: Model) -> None:
         ({"prompt": "a", "multi_modal_data": {"audio": RED}}, "found audio"),
         ({"prompt": "a", "multi_modal_data": RED}, "multi_modal_data: expected an object, found ndarray"),
         ({"text": 5, "image": RED}, "expected text, found int"),
-        ({"image": "nowhere.png"}, "nowhere.png: cannot be read"),
+        ({"image": "nowhere.png"}, "input 0: image 0: nowhere.png: cannot be read"),
         ({"image": b"<svg/>"}, "input 0: image 0: cannot identify image file"),
         ({"image": RED, "mm_processor_kwargs": {"pixels": 1}}, "'pixels' changes nothing here"),
         ({"image": RED, "mm_processor_kwargs": 5}, "mm_processor_kwargs: expected an object"),
@@ -463,6 +464,30 @@ def test_a_uuid_names_a_picture_that_was_sent_before(opened: Open) -> None:
         forgetful.embed(again)
 
 
+def test_uuids_of_long_prompts_are_forgotten_earlier(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = opened()
+    [longest] = [len(prepared.image(tiny.PICTURES, RED).text)]
+    monkeypatch.setattr(media_reading, "NAMED_CHARACTERS", 2 * longest + 1)
+    for name in ("first", "second", "second", "third"):
+        data = {"multi_modal_data": {"image": RED}, "multi_modal_uuids": {"image": [name]}}
+        model.embed({"prompt": "a page", **data})
+    for name in ("second", "third"):
+        model.embed({"prompt": "a page", "multi_modal_data": {}, "multi_modal_uuids": {"image": [name]}})
+    with pytest.raises(InputError, match="Cache miss"):
+        model.embed({"prompt": "a page", "multi_modal_data": {}, "multi_modal_uuids": {"image": ["first"]}})
+
+
+def test_pictures_beyond_the_longest_prompt_are_not_prepared(model: Model) -> None:
+    # The last one is broken, and is never read.
+    pictures = [RED] * 100 + [b"no picture"]
+    message = r"input 0: the first \d+ of its 101 pictures and videos need \d+ tokens, and it may have"
+    for kept in (None, -1, 20):
+        with pytest.raises(InputError, match=message):
+            model.embed({"image": pictures}, truncate_prompt_tokens=kept)
+        with pytest.raises(InputError, match=message):
+            model.score("a page", [{"image": pictures}], truncate_prompt_tokens=kept)
+
+
 def test_features_that_the_caller_computed(model: Model) -> None:
     [item] = model.preparation.singles([{"text": "a page", "image": RED}])
     values = np.concatenate([tiny.seen(picture) for picture in item.vision])
@@ -484,6 +509,16 @@ def test_features_that_the_caller_computed(model: Model) -> None:
         ({"image_embeds": values}, "image_grid_thw is missing"),
         ({**embeds, "image_embeds": values * np.nan}, "not finite"),
         ({**embeds, "image_embeds": "abc"}, r"shape \[0\]"),
+        ({**embeds, "image_embeds": [[10**400] * 8] * len(values)}, r"shape \[0\]"),
+        (
+            {**embeds, "image_grid_thw": [1, *(-grid).tolist()]},
+            "expected .* whole numbers and multiples of 2",
+        ),
+        ({**embeds, "image_grid_thw": [2, *grid.tolist()]}, r"expected \[1, rows, columns\]"),
+        ({**embeds, "image_grid_thw": [1, *(grid + 1).tolist()]}, "multiples of 2"),
+        ({**embeds, "image_grid_thw": [1, 2**70, 4]}, r"expected \[1, rows, columns\]"),
+        ({**embeds, "image_grid_thw": [[1, 2], [3]]}, r"expected \[1, rows, columns\]"),
+        ({**embeds, "image_grid_thw": list(range(9999))}, r"\.\.\.\], expected"),
         ({**embeds, "image_grid_thw": [1, 2]}, r"expected \[1, rows, columns\]"),
         ({"embeds": values}, "expected a picture or"),
     ):
@@ -825,11 +860,9 @@ def test_commands_take_files_of_pictures(capsys: pytest.CaptureFixture[str], tmp
     rows = [row["embedding"] for row in json.loads(out)["data"]]
     with load(folder, threads=1) as model:
         np.testing.assert_allclose(rows, vectors(model, RED, "a red page", NOISE), atol=SAME)
-        scores = np.asarray(model.score("a red page", [NOISE, "nowhere.png", RED]))
+        scores = np.asarray(model.score("a red page", [NOISE, "a red.png", RED]))
         best = model.rerank(RED, [NOISE, RED])[0]
-    code, out, _ = poolrt(
-        capsys, "score", folder, "a red page", noise, "nowhere.png", "--image", red, "--json"
-    )
+    code, out, _ = poolrt(capsys, "score", folder, "a red page", noise, "a red.png", "--image", red, "--json")
     assert code == 0
     np.testing.assert_allclose([row["score"] for row in json.loads(out)["data"]], scores, atol=SAME)
     code, out, _ = poolrt(capsys, "rerank", folder, red, "--image", noise, "--image", red, "--json")
@@ -858,3 +891,22 @@ def test_commands_take_files_of_pictures(capsys: pytest.CaptureFixture[str], tmp
     broken.write_bytes(b"no picture")
     code, _, err = poolrt(capsys, "embed", folder, "--image", broken)
     assert (code, "cannot identify image file" in err) == (2, True)
+
+
+def test_a_name_of_a_picture_that_does_not_exist_is_no_text(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tiny.write(tmp_path)
+    for name in ("nowhere.png", "nowhere/page.JPG", "./film.mp4", "./page.heic", f"{tmp_path}/a.svg"):
+        code, _, err = poolrt(capsys, "embed", folder, "a red page", name)
+        assert (code, err.count(name), "no such file" in err) == (2, 1, True), err
+    code, _, err = poolrt(capsys, "rerank", folder, "nowhere.png", "a")
+    assert (code, "nowhere.png: no such file" in err) == (2, True)
+    drawing = tmp_path / "a.svg"
+    drawing.write_text("<svg/>")
+    code, _, err = poolrt(capsys, "embed", folder, drawing)
+    assert (code, "cannot identify image file" in err) == (2, True)
+    for text in ("it is in page.png", "red/blue", "see /v1/score", "/v1/score", "a.b", "page.png."):
+        assert poolrt(capsys, "embed", folder, text)[0] == 0
+    words = tiny.write(tmp_path, images=None, name="words")
+    assert poolrt(capsys, "embed", words, "nowhere.png")[0] == 0

@@ -13,7 +13,15 @@ from poolrt.runtime.errors import (
     Overload,
     UnsupportedTask,
 )
-from poolrt.serve.errors import ApiError, api_error, error_body, error_response, scrub, surprising
+from poolrt.serve.errors import (
+    MOST_MESSAGE,
+    ApiError,
+    api_error,
+    error_body,
+    error_response,
+    scrub,
+    surprising,
+)
 from poolrt.serve.http.request_body import parse
 
 from tests.serve.conftest import Live
@@ -33,10 +41,21 @@ from tests.serve.conftest import Live
         ("Traceback (most recent call last):\n  File \"x.py\", line 3, in f\nValueError: no",
         "ValueError: no"),
         ("a ratio of 3/4", "a ratio of 3/4"),
+        ("see ../serve/app.py", "see ..<path>"),
+        ("\n\nFile \"x.py\", line 3\nno", "no"),
+        ("-/" * 9, "-/" * 9),
     ],
 )  # fmt: skip
 def test_messages_are_scrubbed(message, clean):
     assert scrub(message) == clean
+
+
+@pytest.mark.parametrize("words", ["-/", "\n", "/a.b", " at 0x0", "/home/", "a"])
+def test_what_a_client_wrote_is_not_sent_back_without_end(words: str):
+    # A pattern that read a run of path characters from each of them would take minutes.
+    clean = scrub("no such prompt: " + words * 1_000_000)
+    assert len(clean) < MOST_MESSAGE + 100
+    assert "characters more" in clean or words == "/home/"
 
 
 @pytest.mark.parametrize(

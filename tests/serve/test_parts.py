@@ -118,3 +118,9 @@ JSON = st.recursive(
 def test_any_content_is_read_or_refused(content: list[Any]):
     with contextlib.suppress(ApiError):
         assert all(isinstance(part, str | Source) for part in parts.read(content, "content"))
+
+
+def test_vectors_that_are_missing_are_named():
+    with pytest.raises(ApiError, match=r"messages\[2\].content\[0\].* needs vectors") as raised:
+        parts.read([{"type": "image_embeds", "image_embeds": None}], "messages[2].content", vectors=True)
+    assert (raised.value.status, raised.value.param) == (400, "image_embeds")

@@ -74,9 +74,9 @@ def _kernel(images: Images, options: Mapping[str, object]) -> Images:
     if options.get("backend") is not None:
         kernels = {"pil": "pillow", "torchvision": "torchvision"}
         backend = options["backend"]
-        if backend not in kernels:
+        if not isinstance(backend, str) or backend not in kernels:
             raise InputError(f"{FIELD}: backend is {backend!r}, expected 'pil' or 'torchvision'", field=FIELD)
-        return replace(images, kernel=kernels[str(backend)])
+        return replace(images, kernel=kernels[backend])
     if options.get("use_fast") is not None:
         return replace(images, kernel="torchvision" if _flag(options, "use_fast") else "pillow")
     return images

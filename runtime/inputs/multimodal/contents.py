@@ -76,7 +76,7 @@ def rate(fps: Any, name: str) -> float:
     return float(fps)
 
 
-def data_of(source: Source, name: str) -> Any:
+def data_of(source: Source) -> Any:
     """What `media.prepared` reads: the bytes of a file, or the source's own data. Raises InputError for a
     file that cannot be read."""
     if not isinstance(source.data, str | os.PathLike):
@@ -86,7 +86,7 @@ def data_of(source: Source, name: str) -> Any:
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{name}: {path}: cannot be read ({reason})", field="multi_modal_data") from None
+        raise InputError(f"{path}: cannot be read ({reason})", field="multi_modal_data") from None
 
 
 def in_order(media: Iterable[Source]) -> list[Source]:

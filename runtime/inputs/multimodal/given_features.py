@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,21 +59,29 @@ def _array(values: Any) -> NDArray[np.float32]:
     """The features; without their batch axis, where they have one of length 1."""
     try:
         features = np.asarray(values, np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # an integer beyond every float
         return np.empty(0, np.float32)
     return features[0] if features.ndim == 3 and len(features) == 1 else features
 
 
 def _grid(values: Any, merge: int, rows: int) -> tuple[int, int]:
+    """(rows, columns) of the features of one picture. Raises InputError."""
     try:
-        _, high, wide = np.asarray(values, np.int64).reshape(3).tolist()
-    except (TypeError, ValueError):
-        raise InputError(f"image_grid_thw: {values!r}, expected [1, rows, columns]", field=FIELD) from None
-    grid = (high // merge, wide // merge)
-    if grid[0] * grid[1] != rows:
+        grid = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        grid = np.empty(0)
+    numbers: list[int] = grid.reshape(-1).tolist() if grid.dtype.kind in "iu" and grid.size == 3 else []
+    if not numbers or numbers[0] != 1 or min(numbers) < 1 or any(side % merge for side in numbers[1:]):
         raise InputError(
-            f"image_grid_thw: {high} x {wide} patches are {grid[0] * grid[1]} features, and image_embeds "
-            f"has {rows}",
+            f"image_grid_thw: {reprlib.repr(values)}, expected [1, rows, columns], whole numbers and "
+            f"multiples of {merge}",
             field=FIELD,
         )
-    return grid
+    high, wide = numbers[1] // merge, numbers[2] // merge
+    if high * wide != rows:
+        raise InputError(
+            f"image_grid_thw: {numbers[1]} x {numbers[2]} patches are {high * wide} features, and "
+            f"image_embeds has {rows}",
+            field=FIELD,
+        )
+    return high, wide

@@ -119,14 +119,15 @@ class _Writer:
 
     def item(self, query: Content, document: Content, limits: TokenLimits, index: int) -> Item:
         own, encoder = self.own, self.own.encoder
-        media = [self._read(side, index) for side in (query, document)]
+        kept, limit = encoder.kept(limits), encoder.limit(limits)
+        room = limit if kept is None else kept
+        media = [self._read(side, index, room) for side in (query, document)]
         ordered: list[Medium] = []
 
         def tokens(text: str) -> list[int]:
             ids, ordered[:] = self._tokens(query, document, text, media, f"input {index}")
             return ids
 
-        kept, limit = encoder.kept(limits), encoder.limit(limits)
         ids = tokens(document.text)
         if kept is None and len(ids) > limit:
             raise encoder.too_long(len(ids), limit, index)
@@ -137,10 +138,10 @@ class _Writer:
         type_ids = self._type_ids(ids) if own.type_ids and self._apart() else None
         return own.attached(encoder.item(ids, index, type_ids=type_ids, truncated=truncated), ordered, index)
 
-    def _read(self, side: Content, index: int) -> list[Medium]:
+    def _read(self, side: Content, index: int, room: int) -> list[Medium]:
         """The media of a side, prepared once for all its pairs."""
         if id(side) not in self._media:
-            self._media[id(side)] = self.own.reading.read(side, f"input {index}")
+            self._media[id(side)] = self.own.reading.read(side, f"input {index}", room=room)
         return self._media[id(side)]
 
     def _apart(self) -> bool:

@@ -23,7 +23,9 @@ from . import given_features
 from .contents import Content, Kind, Source, counted, data_of
 
 NAMES = 4096
-"""Most uuids that are remembered: a few hundred bytes each, without pixels or features."""
+"""Most uuids that are remembered, without pixels or features."""
+NAMED_CHARACTERS = 8 * 1024 * 1024
+"""Of the prompts of all media that are remembered: one has a word for each feature, a video ten thousands."""
 Row = NDArray[np.float32]
 
 
@@ -60,6 +62,7 @@ class MediaReading:
             kind: limit for kind, limit in (most or {}).items() if limit < own_limit(own[_kind(kind)])
         }
         self._names: OrderedDict[str, Medium] = OrderedDict()
+        self._named_characters = 0
         self._lock = threading.Lock()
 
     def check_counts(self, content: Content) -> None:
@@ -71,17 +74,31 @@ class MediaReading:
             hint = " Set `--limit-mm-per-prompt` to increase this limit." if kind in self._raisable else ""
             raise InputError(f"At most {limit} {kind}(s) may be provided in one prompt.{hint}", field=kind)
 
-    def read(self, content: Content, name: str) -> list[Medium]:
-        """The media of a prompt, in its order. Raises InputError that calls the prompt `name`."""
+    def read(self, content: Content, name: str, *, room: int | None = None) -> list[Medium]:
+        """The media of a prompt, in its order. Raises InputError that calls the prompt `name`.
+
+        Args:
+            room: most tokens of the prompt. Media are never cut, so that the rest is not prepared where those
+                before it need more. None: any number.
+        """
         self.check_counts(content)
         options = {**self.options, **content.options}
         indices: dict[Kind, int] = {}
         media: list[Medium] = []
+        tokens = 0
         for source in content.media:
             cancellation.check()
+            if room is not None and tokens > room:
+                raise InputError(
+                    f"{name}: the first {len(media)} of its {len(content.media)} pictures and videos need "
+                    f"{tokens} tokens, and it may have {room}. Please reduce the length of the input prompt: "
+                    "send fewer or smaller pictures, or lower max_pixels in mm_processor_kwargs.",
+                    field="input_tokens",
+                )
             index = indices.get(source.kind, 0)
             indices[source.kind] = index + 1
             media.append(self._medium(source, options, name, index))
+            tokens += media[-1].tokens
         return media
 
     def _medium(self, source: Source, options: Mapping[str, object], name: str, index: int) -> Medium:
@@ -90,7 +107,7 @@ class MediaReading:
         if callable(source.data):
             return self._kept(source, cast(Callable[[], Medium], source.data)())
         try:
-            medium = self._prepared(source, options, f"{name}: {source.kind} {index}")
+            medium = self._prepared(source, options)
         except InputError as error:
             # Which of many pictures is broken.
             raise InputError(f"{name}: {source.kind} {index}: {error}", field=error.field) from None
@@ -101,8 +118,8 @@ class MediaReading:
             self._remember(source.uuid, medium)
         return medium
 
-    def _prepared(self, source: Source, options: Mapping[str, object], name: str) -> Medium:
-        data = data_of(source, name)
+    def _prepared(self, source: Source, options: Mapping[str, object]) -> Medium:
+        data = data_of(source)
         if isinstance(data, Mapping):
             return self._embedded(source.kind, data)
         if source.kind == "image":
@@ -125,10 +142,12 @@ class MediaReading:
     def _remember(self, uuid: str, medium: Medium) -> None:
         bare = tuple(VisionItem({}, item.rows, item.cost, item.digest) for item in medium.items)
         with self._lock:
-            self._names.pop(uuid, None)
+            if (before := self._names.pop(uuid, None)) is not None:
+                self._named_characters -= len(before.text)
             self._names[uuid] = replace(medium, items=bare)
-            if len(self._names) > NAMES:
-                self._names.popitem(last=False)
+            self._named_characters += len(medium.text)
+            while len(self._names) > NAMES or self._named_characters > NAMED_CHARACTERS:
+                self._named_characters -= len(self._names.popitem(last=False)[1].text)
 
     def _embedded(self, kind: Kind, data: Mapping[str, Any]) -> Medium:
         """A picture whose features the caller computed: {"image_embeds": [rows, width], "image_grid_thw"}."""

@@ -153,8 +153,9 @@ class MultimodalPreparation(Preparation):
         name = f"input {index}"
         if self.images.apart and content.media:
             return self.apart(content, name)
-        media = self.reading.read(content, name)
-        limits = self.whole(wanted.limits) if media else wanted.limits
+        limits = self.whole(wanted.limits) if content.media else wanted.limits
+        room = self.encoder.limit(limits) if wanted.kept is None else wanted.kept
+        media = self.reading.read(content, name, room=room)
         if not isinstance(content.text, str):
             return self._from_ids(wanted, content, media, index)
         # Some templates hold the special tokens themselves.
