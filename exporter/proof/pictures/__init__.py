@@ -1,5 +1,4 @@
-"""The pictures that an artifact is proved on: drawn by arithmetic, and what PyTorch and transformers' own classes
-compute of them.
+"""The pictures that an artifact is proved on, and what PyTorch and transformers' own classes compute of them.
 
 Engines are not compared here, and texts alone belong to the room above.
 It may import base, graph and poolrt.runtime.
