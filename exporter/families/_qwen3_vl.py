@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...runtime.artifact.images import Images, Patches, Videos
+from ...runtime.artifact.images import RGB, Images, Patches, Resample, Videos
 from ...runtime.artifact.manifest import Tensor
 from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
@@ -128,15 +129,18 @@ def _load_vision(files: Files, text: nn.Module) -> nn.Module:
     return VisionTower(text.visual)
 
 
-def images(files: Files) -> Images:
-    """How the processor files prepare pictures and videos. Raises CheckpointError."""
+def images(files: Files, *, videos: bool = True) -> Images:
+    """How the processor files prepare pictures and videos. Raises CheckpointError.
+
+    `videos`: whether the settings of pictures count for videos where no file has others.
+    """
     settings = processor.images(files.source, files.inner)
     sizes = MOST_PICTURE_PIXELS | settings.size()
     mean, std = settings.normalisation(processor.CLIP_MEAN, processor.CLIP_STD)
-    sides = _sides(files, settings, PICTURE_SIDES)
+    sides, resample = _sides(files, settings, PICTURE_SIDES), settings.resample("bicubic")
     return Images(
         scheme="patches",
-        resample=settings.resample("bicubic"),
+        resample=resample,
         kernel=settings.kernel(),
         mean=mean,
         std=std,
@@ -149,7 +153,7 @@ def images(files: Files) -> Images:
         ),
         placeholder=f"{START}{PICTURE}{END}",
         token=PICTURE,
-        videos=_videos(files),
+        videos=_videos(files, resample=resample, mean=mean, std=std, shared=videos),
     )
 
 
@@ -168,33 +172,53 @@ def _sides(files: Files, settings: processor.Settings, defaults: Mapping[str, in
                 f"{files.source}: {settings.file} says {name} {sides[name]}, config.json's vision_config "
                 f"{key} {wanted}; one of the two is of another checkpoint"
             )
-    unusual = {"do_resize": not settings.flag("do_resize", True)}
-    unusual["cap_pixels_per_frame"] = settings.flag("cap_pixels_per_frame", False)
-    if strange := [name for name, is_unusual in unusual.items() if is_unusual]:
-        raise CheckpointError(
-            f"{files.source}: {settings.file} says {strange[0]} {settings.values[strange[0]]}, which poolrt "
-            "does not follow; remove it to export without it"
-        )
+    _refuse(files, settings, "do_resize" if not settings.flag("do_resize", True) else None)
     return sides
 
 
-def _videos(files: Files) -> Videos | None:
-    settings = processor.videos(files.source, files.inner)
+def _refuse(files: Files, settings: processor.Settings, key: str | None) -> None:
+    """Raises CheckpointError for a setting that `Images` cannot say; None: there is none."""
+    if key is not None:
+        raise CheckpointError(
+            f"{files.source}: {settings.file} says {key} {settings.values.get(key)}, which poolrt does not "
+            "follow; remove it to export without it"
+        )
+
+
+def _videos(files: Files, *, resample: Resample, mean: RGB, std: RGB, shared: bool) -> Videos | None:
+    """`resample`, `mean`, `std`: those of pictures."""
+    settings = processor.videos(files.source, files.inner, shared=shared)
     if settings is None:
         return None
-    _sides(files, settings, VISION_SIDES)
+    sides = _sides(files, settings, VISION_SIDES)
     sizes = MOST_VIDEO_PIXELS | settings.size()
-    fps = settings.values.get("fps")
+    fps = settings.values.get("fps", 2)
+    unusual = {
+        "do_sample_frames": not settings.flag("do_sample_frames", True),
+        "num_frames": settings.values.get("num_frames") is not None,
+        "fps": isinstance(fps, bool) or not isinstance(fps, int | float) or not fps > 0,
+    }
+    _refuse(files, settings, next((key for key, is_unusual in unusual.items() if is_unusual), None))
+    capped = settings.flag("cap_pixels_per_frame", False)
+    side = sides["patch_size"] * sides["merge_size"]
+    filtered, (means, stds) = (
+        settings.resample("bicubic"),
+        settings.normalisation(processor.HALF, processor.HALF),
+    )
     return Videos(
         # The outer marks stay around the groups of frames, as transformers has it since 5.10, and vLLM.
         placeholder=f"{START}{VIDEO}{END}",
         token=VIDEO,
         frame_text=f"<{{seconds}} seconds>{START}{{tokens}}{END}",
-        fps=float(fps) if isinstance(fps, int | float) and fps > 0 else 2.0,
+        fps=float(fps),
         min_frames=settings.number("min_frames", 4),
         max_frames=settings.number("max_frames", 768),
         min_pixels=sizes["shortest_edge"],
         max_pixels=sizes["longest_edge"],
+        frame_pixels=settings.number("max_video_tokens", 768) * side**2 if capped else None,
+        resample=None if filtered == resample else filtered,
+        mean=None if means == mean else means,
+        std=None if stds == std else stds,
     )
 
 
@@ -236,9 +260,10 @@ def family(
     names: tuple[str, ...],
     causal: bool = True,
     normed: bool = True,
+    videos: bool = True,
     **more: Any,
 ) -> Architecture:
-    """The record of a family on Qwen3-VL; `more` are further fields of it."""
+    """The record of a family on Qwen3-VL; `more` are further fields of it. `videos`: as in `images`."""
     return Architecture(
         model_types=model_types,
         names=names,
@@ -250,6 +275,6 @@ def family(
         positions=_decoders.positions,
         capped_by_tokenizer=False,
         settings=("rope_scaling",),
-        vision=VISION_HALF,
+        vision=replace(VISION_HALF, images=partial(images, videos=videos)),
         **more,
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def roles(files: Files) -> dict[str, Role]:
-    """A prompt for each side. Queries are cut at the processor's limit, documents at the model's own."""
+    """A prompt for each side, each cut at the processor's limit. Of a page, what is cut is its text."""
     settings = processor.processor(files.source, files.inner)
     written = {
         side: with_setting(
@@ -33,7 +33,7 @@ def roles(files: Files) -> dict[str, Role]:
     }
     return {
         "query": Role(template=written["query"], max_tokens=settings.number("q_max_length", 512)),
-        "document": Role(template=written["document"]),
+        "document": Role(template=written["document"], max_tokens=settings.number("p_max_length", 4096)),
     }
 
 
@@ -42,6 +42,7 @@ ARCHITECTURE = family(
     names=("Qwen3VLNemotronEmbedModel",),
     causal=False,
     normed=False,
+    videos=False,
     late_interaction=True,
     roles=roles,
 )

@@ -36,12 +36,18 @@ class PublishedScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelBudget:
-    """How many pixels a picture is scaled to, where its authors' code sets other bounds than their files."""
+    """What pictures and videos are scaled to and how videos are sampled, where the authors' code sets other
+    bounds than their files."""
 
     min_pixels: int | None = None
     max_pixels: int | None = None
     video_max_pixels: int | None = None
     """Of all frames together."""
+    frame_max_pixels: int | None = None
+    """Of one frame of a video."""
+    fps: float | None = None
+    """Frames of a video that are read for each second of it."""
+    max_frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,8 +55,14 @@ def _budgeted(checkpoint: Checkpoint, images: Images) -> Images:
     bounds = {"min_pixels": budget.min_pixels, "max_pixels": budget.max_pixels}
     changed = {name: bound for name, bound in bounds.items() if bound is not None}
     videos = images.videos
-    if videos is not None and budget.video_max_pixels is not None:
-        videos = replace(videos, max_pixels=budget.video_max_pixels)
+    if videos is not None:
+        videos = replace(
+            videos,
+            max_pixels=budget.video_max_pixels or videos.max_pixels,
+            frame_pixels=budget.frame_max_pixels or videos.frame_pixels,
+            fps=budget.fps or videos.fps,
+            max_frames=budget.max_frames or videos.max_frames,
+        )
     return replace(images, patches=replace(images.patches, **changed), videos=videos)
 
 

@@ -72,6 +72,13 @@ class Videos:
     min_pixels: int
     """Of all frames together."""
     max_pixels: int
+    frame_pixels: int | None = None
+    """Most pixels of one frame, where frames share the budget evenly; None: only their sum counts."""
+    resample: Resample | None = None
+    """None: as pictures. The kernel is always torchvision's."""
+    mean: RGB | None = None
+    std: RGB | None = None
+    """None: as pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

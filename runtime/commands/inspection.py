@@ -125,9 +125,10 @@ def _pictures(images: Images) -> Iterator[str]:
         most = "" if images.most is None else f", up to {images.most} of a prompt"
         yield f"  in a prompt: {images.placeholder}{most}"
     if (videos := images.videos) is not None:
+        each = "" if videos.frame_pixels is None else f", up to {videos.frame_pixels} pixels each"
         yield (
-            f"  videos: {videos.fps:g} frames a second, {videos.min_frames} to {videos.max_frames}; in a "
-            f"prompt: {videos.placeholder}"
+            f"  videos: {videos.fps:g} frames a second, {videos.min_frames} to {videos.max_frames}{each}, up "
+            f"to {videos.max_pixels} pixels together; in a prompt: {videos.placeholder}"
         )
 
 

@@ -112,7 +112,7 @@ def test_nemotron(tmp_path: Path):
     assert written(plan, "query", "what") == f"{begin}Query: query: what{end}"
     assert written(plan, "document", "", images=1) == f"{begin}{MEDIA}passage: {end}"
     assert written(plan, "document", "a page", images=1) == f"{begin}{MEDIA}passage: a page{end}"
-    assert plan.text.roles["query"].max_tokens == 512
+    assert (plan.text.roles["query"].max_tokens, plan.text.roles["document"].max_tokens) == (512, 4096)
     assert plan.vision is not None
     assert plan.vision.images.videos is None
 
@@ -132,7 +132,9 @@ def test_another_name_has_no_recipe(name: str, tmp_path: Path):
         ("preprocessor_config.json", {"patch_size": 14}, "says patch_size 14, config.json's vision_config"),
         ("video_preprocessor_config.json", {"merge_size": 4}, "says merge_size 4"),
         ("preprocessor_config.json", {"do_resize": False}, "says do_resize False, which poolrt"),
-        ("video_preprocessor_config.json", {"cap_pixels_per_frame": True}, "cap_pixels_per_frame True"),
+        ("video_preprocessor_config.json", {"do_sample_frames": False}, "do_sample_frames False, which"),
+        ("video_preprocessor_config.json", {"num_frames": 8}, "says num_frames 8, which poolrt"),
+        ("video_preprocessor_config.json", {"fps": None}, "says fps None, which poolrt"),
     ],
 )  # fmt: skip
 def test_processors_of_another_model_are_refused(
@@ -143,3 +145,51 @@ def test_processors_of_another_model_are_refused(
     (folder / file).write_text(json.dumps(known | settings), encoding="utf-8")
     with pytest.raises(CheckpointError, match=message):
         planning.plan(checkpoint.read(folder))
+
+
+@pytest.mark.parametrize(
+    ("builder", "name"),
+    [
+        (tiny.qwen3_vl_embedding, "Qwen3-VL-Embedding-2B"),
+        (tiny.qwen3_vl_reranker, "Qwen3-VL-Reranker-8B"),
+    ],
+)
+def test_videos_are_sampled_as_the_authors_do(builder: Callable[[Path], Path], name: str, tmp_path: Path):
+    plan = planned(builder, tmp_path / name)
+    assert plan.vision is not None
+    videos = plan.vision.images.videos
+    assert videos is not None
+    assert (videos.fps, videos.min_frames, videos.max_frames) == (1.0, 4, 64)
+    # 768 tokens of 32 x 32 pixels for two frames, 7680 for all pairs of them
+    assert (videos.frame_pixels, videos.max_pixels) == (768 * 32 * 32, 2 * 7680 * 32 * 32)
+
+
+def changed(folder: Path, file: str, **settings: Any) -> planning.Plan:
+    """The plan of a checkpoint with other settings in one of its files."""
+    known = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps(known | settings), encoding="utf-8")
+    return planning.plan(checkpoint.read(folder, recipe=None))
+
+
+def test_videos_have_the_settings_of_their_own_processor(tmp_path: Path):
+    folder = tiny.qwen3_vl_embedding(tmp_path / "embedding")
+    plan = changed(
+        folder, "video_preprocessor_config.json", image_mean=[0.1, 0.2, 0.3], resample=2, fps=4,
+        cap_pixels_per_frame=True, max_video_tokens=10,
+    )  # fmt: skip
+    assert plan.vision is not None
+    images, videos = plan.vision.images, plan.vision.images.videos
+    assert videos is not None
+    assert (images.mean, images.resample) == ((0.5, 0.5, 0.5), "bicubic")
+    assert (videos.mean, videos.std, videos.resample) == ((0.1, 0.2, 0.3), None, "bilinear")
+    assert (videos.fps, videos.frame_pixels) == (4.0, 10 * 32 * 32)
+
+
+def test_without_a_file_of_their_own_videos_have_the_settings_of_pictures(tmp_path: Path):
+    """As transformers' AutoVideoProcessor reads them; Nemotron's processor has no videos."""
+    folder = tiny.qwen3_vl_embedding(tmp_path / "embedding")
+    (folder / "video_preprocessor_config.json").unlink()
+    plan = changed(folder, "preprocessor_config.json", size={"shortest_edge": 2048, "longest_edge": 65536})
+    assert plan.vision is not None
+    assert plan.vision.images.videos is not None
+    assert (plan.vision.images.videos.min_pixels, plan.vision.images.videos.max_pixels) == (2048, 65536)

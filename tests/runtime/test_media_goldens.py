@@ -145,3 +145,35 @@ def test_a_video_file_is_sampled_and_decoded_as_vllm_does_it(name: str) -> None:
     frames, read = clip.read(numbers)
     assert read.tolist() == recorded["frames_indices"]
     assert digest(np.stack(frames)) == recorded["pixels"]
+
+
+CAPPED = (
+    (9, 400, 300, 4096, 200000, (160, 128)), (64, 1080, 1920, 4096, 15728640, (352, 640)),
+    (7, 1080, 1920, 4096, 15728640, (640, 1152)), (7, 64, 96, 131072, 2000000, (128, 192)),
+    (31, 200, 900, 60000, 900000, (96, 512)), (4, 2000, 2000, 4096, 16777216, (864, 864)),
+)  # fmt: skip
+"""Frames, their height and width, least and most pixels of all -> height and width that transformers 5.24.0's
+Qwen3VLVideoProcessor scales them to with cap_pixels_per_frame, at most 768 tokens each."""
+
+
+@pytest.mark.parametrize(("frames", "height", "width", "least", "most", "expected"), CAPPED)
+def test_frames_share_a_budget_as_transformers_caps_them(
+    frames: int, height: int, width: int, least: int, most: int, expected: tuple[int, int]
+) -> None:
+    assert VIDEO.videos is not None
+    assert VIDEO.patches is not None
+    videos = replace(VIDEO.videos, min_pixels=least, max_pixels=most, frame_pixels=768 * 32 * 32)
+    assert video.target(VIDEO.patches, videos, frames, height, width, field="video_url") == expected
+
+
+def test_frames_may_have_another_resize_and_mean_than_pictures() -> None:
+    clip = clip_of_frames(90, 60, 6)
+    assert VIDEO.videos is not None
+    own = replace(VIDEO.videos, resample="bilinear", mean=(0.1, 0.2, 0.3), std=(0.4, 0.4, 0.4))
+    other = replace(VIDEO, resample="bilinear", mean=(0.1, 0.2, 0.3), std=(0.4, 0.4, 0.4))
+    first, second = (prepared.video(images, clip, fps=2.0) for images in (replace(VIDEO, videos=own), other))
+    assert [item.digest for item in first.items] == [item.digest for item in second.items]
+    for mine, theirs in zip(first.items, second.items, strict=True):
+        np.testing.assert_array_equal(mine.arrays["pixel_values"], theirs.arrays["pixel_values"])
+    still = np.zeros((64, 64, 3), np.uint8)
+    np.testing.assert_array_equal(pixel_values(replace(VIDEO, videos=own), still), pixel_values(VIDEO, still))

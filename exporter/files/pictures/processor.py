@@ -165,13 +165,16 @@ def images(source: str, folder: Path) -> Settings:
     return Settings(source=source, file=IMAGES, values=_read(folder / IMAGES))
 
 
-def videos(source: str, folder: Path) -> Settings | None:
-    """The settings of the video processor; None where no file has them. Raises CheckpointError."""
+def videos(source: str, folder: Path, *, shared: bool = False) -> Settings | None:
+    """The settings of the video processor; None where no file has them. Raises CheckpointError.
+
+    `shared`: those of the picture processor count where no file has others, as in transformers.
+    """
     nested = _read(folder / PROCESSOR).get("video_processor")
     if isinstance(nested, Mapping):
         return Settings(source=source, file=PROCESSOR, values=nested)
     if not (folder / VIDEOS).is_file():
-        return None
+        return images(source, folder) if shared else None
     return Settings(source=source, file=VIDEOS, values=_read(folder / VIDEOS))
 
 

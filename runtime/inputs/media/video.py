@@ -8,6 +8,7 @@ within it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,13 @@ def prepared(
         numbers: of the frames in the whole video, whose times they tell.
         most_pixels: of all frames together, after scaling.
     """
-    images, videos, patches = settings.images, facts(settings), pictures.facts(settings.images)
+    videos, patches = facts(settings), pictures.facts(settings.images)
+    images = replace(
+        settings.images,
+        resample=videos.resample or settings.images.resample,
+        mean=videos.mean or settings.images.mean,
+        std=videos.std or settings.images.std,
+    )
     if len(frames) < patches.temporal:
         raise InputError(
             f"a video has {len(frames)} frames, expected at least {patches.temporal}", field=field
@@ -109,10 +116,12 @@ def target(
     pictures.check_ratio(height, width, field)
     tall, wide = round(height / factor) * factor, round(width / factor) * factor
     deep = round(frames / patches.temporal) * patches.temporal
-    return pictures.fitted(
-        tall, wide, deep * tall * wide, height, width, frames * height * width, factor, videos.min_pixels,
-        videos.max_pixels,
-    )  # fmt: skip
+    most = videos.max_pixels
+    if videos.frame_pixels is not None:
+        # As in transformers, whose floor lets a long video go beyond the budget of all frames.
+        most = frames * max(min(videos.frame_pixels, most // frames), int(videos.min_pixels * 1.05))
+    volumes = deep * tall * wide, height, width, frames * height * width
+    return pictures.fitted(tall, wide, *volumes, factor, videos.min_pixels, most)
 
 
 def _seconds(numbers: Sequence[int], fps: float) -> float:
