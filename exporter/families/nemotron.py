@@ -17,7 +17,8 @@ from .registry import Architecture, Classifier, Config
 POOLS: dict[str, Pool] = {"avg": "mean", "cls": "cls", "last": "last"}
 
 
-def adapt(family: Architecture, config: Config) -> Architecture:
+def pooled(family: Architecture, config: Config) -> Architecture:
+    """The family with the pooling that config.json states."""
     pooling = config.get("pooling")
     if pooling not in POOLS:
         raise CheckpointError(
@@ -35,5 +36,5 @@ ARCHITECTURE = _decoders.family(
     model_types=("llama_bidirec",),
     stem="LlamaBidirectional",
     load=lambda files: load(files, "LlamaModel", model_type="llama", is_causal=False),
-    adapt=adapt,
+    adapt=pooled,
 )

@@ -179,6 +179,9 @@ class Architecture:
     roles: Callable[[Files], Mapping[str, Role]] | None = None
     """Files -> how the published processor prepares `query` and `document`; None: other files say it. A
     recipe's roles replace these."""
+    score_template: Callable[[Files], str] | None = None
+    """Files -> the template that writes a query and a document for its rerankers; a recipe's replaces it.
+    None: other files say it."""
     instruction: str = ""
     """The `instruction` of role templates where a request gives none."""
     pad_to: Callable[[Config], int | None] | None = None

@@ -29,6 +29,8 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
         files["chat_template.jinja"] = checkpoint.text.chat_template.encode()
     if checkpoint.family.listwise is not None:
         files["score_template.jinja"] = template(checkpoint.family.listwise.template).encode()
+    if checkpoint.family.score_template is not None and checkpoint.kind == "classify":
+        files["score_template.jinja"] = checkpoint.family.score_template(checkpoint).encode()
     if checkpoint.recipe is not None and checkpoint.recipe.score_template is not None:
         files["score_template.jinja"] = template(checkpoint.recipe.score_template).encode()
     elif (

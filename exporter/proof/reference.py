@@ -83,8 +83,9 @@ class Reference:
         if not item.vision:
             return item
         assert self._seen is not None, "pictures need the half that reads them"
+        rows = np.concatenate([self._seen.of(picture) for picture in item.vision])
         return dataclasses.replace(
-            item, features=np.concatenate([self._seen.of(picture) for picture in item.vision])
+            item, features=rows if item.feature_order is None else rows[item.feature_order]
         )
 
     def _compute(self, items: Sequence[Item]) -> None:

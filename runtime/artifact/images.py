@@ -110,6 +110,8 @@ class Images:
     """What stands for a picture in a prompt before it is expanded: `<|vision_start|><|image_pad|>...`."""
     token: str = ""
     """The token that stands once for each row of features, inside `placeholder`."""
+    expansion: str = ""
+    """What replaces `placeholder`, with `{tokens}`; empty: it itself, with its token as often as wanted."""
     prompt: str | None = None
     """Jinja text of a prompt with pictures that no role's template writes, special tokens included, with
     `media` and `text`; None: the placeholders stand in front of the text."""

@@ -140,6 +140,18 @@ def _file(family: registry.Architecture) -> str:
     raise AssertionError(f"no file reads {family.names[0]}")
 
 
+def shown(known: manifest.Manifest) -> None:
+    """Notes an exported artifact, whose answers are compared next."""
+    [file] = [
+        name
+        for name in registry.names()
+        if known.architecture
+        in importlib.import_module(f"poolrt.exporter.families.{name}").ARCHITECTURE.names
+    ]
+    note(architecture=known.architecture, file=file, tasks=list(known.tasks))
+    note(exported=True)
+
+
 def opened(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

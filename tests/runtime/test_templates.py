@@ -39,6 +39,7 @@ MXBAI = (
 LAYOUTS = {
     "nemotron-rerank": "question:what is π? \n \n passage:a <image>number\n ",
     "nemotron-vl-rerank": "<image> question:what is π? \n \n passage:a number\n ",
+    "nemotron-vl-rerank-bare": "<image> what is π? \n a number\n ",
     "bge-reranker-v2-gemma": "A: what is π?\nB: a <image>number\n \nGiven a query A and a passage B, "
     "determine whether "
     "the passage "

@@ -120,6 +120,8 @@ def video(
 
 def _written(images: Images, tokens: str) -> str:
     """The placeholder with all tokens of the features."""
+    if images.expansion:
+        return images.expansion.replace("{tokens}", tokens)
     return images.placeholder.replace(images.token, tokens, 1) if images.token else images.placeholder
 
 
