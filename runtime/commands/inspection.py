@@ -8,6 +8,8 @@ from ..artifact.images import Images
 from ..artifact.manifest import Evidence, Head, Manifest, Reading, Role
 from ..artifact.reading import Artifact
 from ..engines import table
+from ..errors import InputError
+from ..inputs import templates
 
 
 def text(opened: Artifact) -> str:
@@ -125,9 +127,9 @@ def _pictures(images: Images) -> Iterator[str]:
         most = "" if images.most is None else f", up to {images.most} of a prompt"
         yield f"  in a prompt: {images.placeholder}{most}"
     if (videos := images.videos) is not None:
-        each = "" if videos.frame_pixels is None else f", up to {videos.frame_pixels} pixels each"
+        alone = "" if videos.frame_pixels is None else f", up to {videos.frame_pixels} pixels each"
         yield (
-            f"  videos: {videos.fps:g} frames a second, {videos.min_frames} to {videos.max_frames}{each}, up "
+            f"  videos: {videos.fps:g} frames a second, {videos.min_frames} to {videos.max_frames}{alone}, up "
             f"to {videos.max_pixels} pixels together; in a prompt: {videos.placeholder}"
         )
 
@@ -135,7 +137,7 @@ def _pictures(images: Images) -> Iterator[str]:
 def _role(role: Role) -> str:
     parts = []
     if role.template is not None:
-        parts.append("template")
+        parts.append(_template(role.template))
     if role.suffix:
         parts.append(f"suffix {role.suffix!r}")
     if role.prefix:
@@ -151,6 +153,19 @@ def _role(role: Role) -> str:
     if role.skip_ids:
         parts.append(f"{len(role.skip_ids)} ids skipped")
     return ", ".join(parts) or "plain"
+
+
+def _template(template: str) -> str:
+    """What the template of a role writes for a text alone, and for a picture with a text."""
+    values = {"text": "{text}", "media": "", "images": 0, "videos": 0, "instruction": "{instruction}"}
+    try:
+        alone = templates.render(template, values)
+        pictured = templates.render(template, {**values, "media": "{picture}", "images": 1})
+    except InputError:  # it reads more than these
+        return "template"
+    if pictured.replace("{picture}", "") == alone:
+        return f"template {pictured!r}"
+    return f"template {alone!r}, or {pictured!r}"
 
 
 def _evidence(evidence: Evidence) -> str:

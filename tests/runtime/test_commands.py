@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from poolrt.runtime import errors, extras
-from poolrt.runtime.artifact.manifest import FILE, Manifest
+from poolrt.runtime.artifact.manifest import FILE, Manifest, Role
 from poolrt.runtime.artifact.records import from_plain
-from poolrt.runtime.commands import cli, model_commands
+from poolrt.runtime.commands import cli, inspection, model_commands
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = ["the cat sat on the mat", "stocks fell again", "a kitten"]
@@ -63,6 +63,19 @@ def test_inspect_reads_as_prose_and_as_json(capsys, folder):
     assert from_plain(Manifest, json.loads(out)) == from_plain(
         Manifest, json.loads((folder / FILE).read_bytes())
     )
+
+
+@pytest.mark.parametrize(
+    ("template", "line"),
+    [
+        ("<s>{{ text }}", "template '<s>{text}'"),
+        ("<s>{{ media }}{{ text }}", "template '<s>{picture}{text}'"),
+        ("{{ media ~ 'See it.' if images else text }}", "template '{text}', or '{picture}See it.'"),
+        ("{{ messages[0].content }}", "template"),
+    ],
+)
+def test_inspect_shows_what_the_template_of_a_role_writes(template: str, line: str):
+    assert inspection._role(Role(template=template)) == line
 
 
 def test_embed_prints_vectors(capsys, folder, tmp_path):
