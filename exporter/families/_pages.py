@@ -88,6 +88,30 @@ def square(files: Files, vision: Mapping[str, Any], settings: Settings, side: Ma
     return (pixels // patch) ** 2
 
 
+def placeholder(files: Files, image_id: int) -> str:
+    """The token that stands for a picture. Raises CheckpointError where config.json means another one."""
+    stated = files.text.config.get("extra_special_tokens")
+    token = stated.get("image_token") if isinstance(stated, Mapping) else None
+    token = str(token or files.text.config.get("image_token") or "<image>")
+    if files.text.tokenizer.token_to_id(token) != image_id:
+        raise CheckpointError(
+            f"{files.source}: a picture is token {image_id} in config.json, and {token} is token "
+            f"{files.text.tokenizer.token_to_id(token)} of the tokenizer; both must be alike"
+        )
+    return token
+
+
+def stated(files: Files, settings: Settings, key: str, tokens: int) -> None:
+    """Raises CheckpointError where the processor writes another number of tokens for a picture or tile than
+    the vision model has features."""
+    value = settings.values.get(key)
+    if value is not None and value != tokens:
+        raise CheckpointError(
+            f"{files.source}: {key} in {settings.file} is {value!r}, the vision model makes {tokens} "
+            "features; both must be alike"
+        )
+
+
 def projected(shapes: Iterable[str]) -> bool:
     """Whether tensors of these names hold a projection of tokens."""
     projections = {f"{name}.weight" for name in (PROJECTION.name, *PROJECTION.names)}

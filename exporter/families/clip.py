@@ -1,7 +1,8 @@
 """CLIP (https://arxiv.org/abs/2103.00020): a text tower and a vision tower whose projections share one space.
 
 A text is pooled at its end token. Files from before transformers 4.31 state 2 as the id of that token, which
-is wrong; there it is the highest id of the text, as CLIP's authors have it.
+is wrong; there it is the highest id of the text, as CLIP's authors have it. Where the tokenizer never writes
+the id that is stated, transformers pools the first token.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact.images import Images
-from ..files.pictures.processor import CLIP_MEAN, CLIP_STD
 from . import _pictures
 from ._transformers import backbone
 from .registry import Architecture, Config, Layer, Vision
@@ -32,7 +32,8 @@ def translate(config: Config) -> Config:
 def load(files: Files) -> nn.Module:
     from .modules import towers
 
-    return towers.TextTower(backbone(files, "CLIPModel"))
+    rename = towers.with_numbers("logit_scale", shape=())
+    return towers.TextTower(backbone(files, "CLIPModel", rename=rename))
 
 
 def pooled(files: Files) -> nn.Module:
@@ -42,13 +43,13 @@ def pooled(files: Files) -> nn.Module:
 
     text: Any = CLIPConfig.from_dict(dict(files.config)).text_config
     end = int(text.eos_token_id)
-    return towers.EndOfText(None if end == 2 else end)
+    if end == 2:
+        return towers.EndOfText(None)
+    return towers.EndOfText(end, ends=end in files.text.tokenizer.encode("a").ids)
 
 
 def images(files: Files) -> Images:
-    return _pictures.fixed(
-        files, size={"shortest_edge": 224}, mean=CLIP_MEAN, std=CLIP_STD, apart=True, most=1
-    )
+    return _pictures.fixed(files, "CLIP", apart=True, most=1)
 
 
 def vision(files: Files, text: nn.Module) -> nn.Module:

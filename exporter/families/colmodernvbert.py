@@ -101,15 +101,22 @@ def images(files: Files) -> Images:
     """Tiles of the tower's size. Raises CheckpointError for tiles that it has no positions for."""
     settings = processor.images(files.source, files.inner)
     vlm = files.config["vlm_config"]
-    longest = settings.size(default={"longest_edge": 1456}).get("longest_edge")
+    if settings.stem not in ("", "Idefics3"):
+        raise CheckpointError(
+            f"{files.source}: {settings.file} names {settings.kind}, whose tiles poolrt does not cut; "
+            "expected Idefics3ImageProcessor"
+        )
+    size = settings.size(default={"longest_edge": 1456})
     side = settings.size("max_image_size", {"longest_edge": 364}).get("longest_edge")
-    if not longest or not side:
+    if not side or not (set(size) == {"height", "width"} or size.get("longest_edge")):
         raise CheckpointError(
             f"{files.source}: {settings.file} has no longest_edge in size and max_image_size, which say how "
             "pictures are cut"
         )
     patches = _pages.square(files, vlm["vision_config"], settings, {"height": side, "width": side})
     tokens = patches // int(vlm.get("pixel_shuffle_factor", 4)) ** 2
+    _pages.stated(files, processor.processor(files.source, files.inner), "image_seq_len", tokens)
+    token = _pages.placeholder(files, int(vlm.get("image_token_id", 50407)))
     mean, std = settings.normalisation(processor.HALF, processor.HALF)
     around = "<fake_token_around_image>"
     whole = f"{around}<global-img>{{tokens}}{around}"
@@ -123,9 +130,11 @@ def images(files: Files) -> Images:
         std=std,
         height=side,
         width=side,
+        squashed=(size["height"], size["width"]) if "height" in size else None,
+        resize=settings.flag("do_resize", True),
         tiling=Tiling(
             rule="idefics3",
-            longest_edge=longest,
+            longest_edge=size.get("longest_edge", 0),
             split=settings.flag("do_image_splitting", True),
             tile_text=f"{around}<row_{{row}}_col_{{column}}>{{tokens}}",
             row_end="\n",
@@ -134,8 +143,8 @@ def images(files: Files) -> Images:
         ),
         tokens=tokens,
         cost=patches,
-        placeholder="<image>",
-        token="<image>",
+        placeholder=token,
+        token=token,
     )
 
 
@@ -143,7 +152,13 @@ def roles(files: Files) -> dict[str, Role]:
     """Pages are described; questions end in tokens that the model may think in; a document of text is
     plain."""
     settings = processor.processor(files.source, files.inner).values
-    before, _, after = str(settings.get("visual_prompt_prefix") or PROMPT).partition("<image>")
+    prompt = str(settings.get("visual_prompt_prefix") or PROMPT)
+    if prompt.count("<image>") != 1:
+        raise CheckpointError(
+            f"{files.source}: visual_prompt_prefix in processor_config.json is {prompt!r}; expected "
+            "one <image> in it"
+        )
+    before, _, after = prompt.partition("<image>")
     start, middle, end = after.rpartition(DESCRIBE)
     literal, joined = _pages.literal, _pages.joined
     # Text beside a picture takes the place of a page alone is asked.

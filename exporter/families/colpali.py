@@ -32,8 +32,10 @@ NAMES = (
 )
 """Beginnings of tensor names behind the prefixes: older transformers' and today's."""
 UNUSED = ("lm_head.", "language_model.lm_head.", "vision_tower.head.")
-VISION = {"image_size": 224, "patch_size": 14}
-"""Defaults of transformers' PaliGemmaConfig."""
+VISION = {"image_size": 224, "patch_size": 16}
+"""Defaults of transformers' SiglipVisionConfig, for a tower of which config.json states a part."""
+WHOLE_VISION = {**VISION, "patch_size": 14}
+"""Those of PaliGemmaConfig, for one of which it states nothing."""
 ENGINE = "published_by_colpali_engine"
 """Key of the translated settings: whether colpali-engine's processor is the published one."""
 AUGMENTATION = 10
@@ -57,7 +59,10 @@ def translate(config: Config) -> Config:
         "model_type": "colpali",
         "architectures": list(CLASSES[:1]),
         "vlm_config": inner,
-        "vision_config": _pictures.inner(inner, "vision_config", VISION),
+        "vision_config": _pictures.inner(
+            inner, "vision_config", VISION if inner.get("vision_config") else WHOLE_VISION
+        ),
+        "image_token_id": image_id,
         ENGINE: engine,
     }
 
@@ -86,15 +91,16 @@ def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def images(files: Files) -> Images:
     """A picture squashed to the tower's size. Raises CheckpointError for a size that it has no positions
     for."""
-    vision = files.config["vision_config"]
+    side, patch = _pictures.sides(files)
+    tokens = (side // patch) ** 2
+    _pages.stated(files, processor.images(files.source, files.inner), "image_seq_length", tokens)
+    token = _pages.placeholder(files, files.config["image_token_id"])
     return _pictures.fixed(
         files,
-        size={"height": 224, "width": 224},
-        mean=processor.HALF,
-        std=processor.HALF,
-        tokens=(vision["image_size"] // vision["patch_size"]) ** 2,
-        placeholder="<image>",
-        token="<image>",
+        "Siglip",
+        tokens=tokens,
+        placeholder=token,
+        token=token,
         prompt=_pages.expression("media", _pages.literal(_start(files)), "text", _pages.literal("\n")),
         most=1,
     )
@@ -113,8 +119,11 @@ def roles(files: Files) -> dict[str, Role]:
     """
     settings, engine = processor.processor(files.source, files.inner).values, files.config[ENGINE]
     begin, filler = _start(files), files.text.special.get("pad_token", "")
-    page = str(settings.get("visual_prompt_prefix") or "Describe the image.")
-    words = "" if engine else str(settings.get("query_prefix") or "Question: ")
+    page, words = (
+        default if settings.get(key) is None else str(settings[key])
+        for key, default in (("visual_prompt_prefix", "Describe the image."), ("query_prefix", "Question: "))
+    )
+    words = "" if engine else words
     end = filler * AUGMENTATION + ("" if engine else "\n")
     literal, joined = _pages.literal, _pages.joined
     start = literal(begin * (2 if engine else 1))

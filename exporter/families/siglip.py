@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact.images import Images
-from ..files.pictures.processor import HALF
+from ...runtime.errors import CheckpointError
 from . import _pictures
 from ._transformers import backbone
 from .registry import Architecture, Config, Layer, Vision
@@ -32,11 +32,18 @@ def translate(config: Config) -> Config:
 def load(files: Files) -> nn.Module:
     from .modules import towers
 
-    return towers.TextTower(backbone(files, "SiglipModel"), masked=False)
+    rename = towers.with_numbers("logit_scale", "logit_bias", shape=(1,))
+    return towers.TextTower(backbone(files, "SiglipModel", rename=rename), masked=False)
 
 
 def images(files: Files) -> Images:
-    return _pictures.fixed(files, size={"height": 224, "width": 224}, mean=HALF, std=HALF, apart=True, most=1)
+    """Raises CheckpointError also for a vision model without a head, which makes no vectors of pictures."""
+    if files.config["vision_config"].get("vision_use_head") is False:
+        raise CheckpointError(
+            f"{files.source}: vision_use_head is false in its vision_config, so transformers makes no "
+            "vectors of its pictures; expected a model with that head"
+        )
+    return _pictures.fixed(files, "Siglip", apart=True, most=1)
 
 
 def vision(files: Files, text: nn.Module) -> nn.Module:

@@ -126,7 +126,7 @@ def _read(
         why = f"{auto.name} makes none, so both sides of a pair have the model's first"
         guesses.append(Guess("token types", "none", why))
     steps = None
-    if canonical:
+    if canonical and config.get("do_lower_case") is not False:
         steps = canonical_text.completed(tokenizer, punctuation=str(auto.tokenizer.eos_token) == END)
         if steps is not None:
             raw = tokenizer.to_str().encode()

@@ -113,6 +113,7 @@ def text(
     # vLLM joins a pair to one text for language models that became classifiers.
     separates = not checkpoint.config.get("classifier_from_token")
     separated = checkpoint.config.get("use_sep_token", checkpoint.config.get("use_pad_token", separates))
+    full = None if checkpoint.family.pad_to is None else checkpoint.family.pad_to(checkpoint.config)
     return TextPreparation(
         max_tokens=limit,
         vocab_size=checkpoint.number("vocab_size"),
@@ -127,7 +128,7 @@ def text(
         if sentence is not None and sentence.static is not None
         else None,
         instruction=_instruction(checkpoint),
-        pad_to=None if checkpoint.family.pad_to is None else checkpoint.family.pad_to(checkpoint.config),
+        pad_to=None if full is None else min(full, limit),
         pad_side="left" if checkpoint.text.pads_left and checkpoint.family.pad_to is not None else "right",
         pools_prompts=pools_prompts(checkpoint),
         special_tokens=dict(checkpoint.text.special),

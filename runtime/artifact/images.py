@@ -98,6 +98,11 @@ class Images:
     """Pixels of one row of the vision graph (fixed, tiles)."""
     shortest_edge: int | None = None
     """fixed: the shorter side is scaled to it and the middle cut out; None: the picture is squashed."""
+    squashed: tuple[int, int] | None = None
+    """(height, width) to which a picture is squashed before it is cut, for processors that state both (fixed:
+    the middle is cut out; tiles: in place of `longest_edge`); None: as the scheme says."""
+    resize: bool = True
+    """Whether a picture is scaled before it is cut (fixed, tiles)."""
     tiling: Tiling | None = None
     patches: Patches | None = None
     tokens: int = 0

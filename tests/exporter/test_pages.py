@@ -172,9 +172,24 @@ def configured(folder: Path, name: str, file: str, change: Callable[[dict[str, A
         ("colmodernvbert", "preprocessor_config.json", lambda settings: settings["max_image_size"].update(
             longest_edge=32), "the vision model has positions for 64 x 64 pixels"),
         ("colmodernvbert", "preprocessor_config.json", lambda settings: settings.update(
-            size={"height": 64, "width": 64}), "has no longest_edge in size and max_image_size"),
+            size={"shortest_edge": 64}), "has no longest_edge in size and max_image_size"),
+        ("colmodernvbert", "preprocessor_config.json", lambda settings: settings.update(
+            image_processor_type="SmolVLMImageProcessor"), "whose tiles poolrt does not cut"),
+        ("colmodernvbert", "processor_config.json", lambda settings: settings.update(
+            image_seq_len=5), "image_seq_len in processor_config.json is 5, the vision model makes 4"),
+        ("colmodernvbert", "processor_config.json", lambda settings: settings.update(
+            visual_prompt_prefix="what is it"), "expected one <image> in it"),
+        ("colmodernvbert", "config.json", lambda config: config["vlm_config"].update(
+            image_token_id=7), "a picture is token 7 in config.json, and <image> is token"),
+        ("colpali_exact", "preprocessor_config.json", lambda settings: settings.update(
+            image_seq_length=9), "image_seq_length in preprocessor_config.json is 9, the vision"),
+        ("colpali_exact", "config.json", lambda config: config["vlm_config"].update(
+            image_token_index=7), "a picture is token 7 in config.json, and <image> is token 4"),
     ],
-    ids=["gemma2", "size", "tile", "no longest edge"],
+    ids=[
+        "gemma2", "size", "tile", "no longest edge", "other tiles", "tokens of a tile", "no place",
+        "token of tiles", "tokens of a picture", "token",
+    ],
 )  # fmt: skip
 def test_settings_that_no_half_can_follow_are_refused(
     tmp_path: Path, name: str, file: str, change: Callable[[dict[str, Any]], object], reason: str
@@ -212,3 +227,17 @@ def test_an_artifact_scores_pages_as_the_authors_code_does(name: str):
         for question, expected in zip(pages.QUESTIONS, golden, strict=True):
             scores = [output.outputs.score for output in model.score(question, documents)]
             np.testing.assert_allclose(scores, expected, atol=SCORE)
+
+
+def test_prompts_that_a_processor_states_are_taken_even_where_they_are_empty(tmp_path: Path):
+    folder = pages.colpali_exact(tmp_path / "checkpoint")
+    settings = {"query_prefix": "", "visual_prompt_prefix": "look"}
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text((folder / name).read_text().replace("<image>", "<picture>"))
+    both = opened(folder)
+    tokenizer = both.read.text.tokenizer
+    page, _ = both.vectors("document", page=pages.PAGES[0])
+    assert page == tokenizer.encode("<picture>" * 16 + "<bos>look\n", add_special_tokens=False).ids
+    question, _ = both.vectors("query", "red")
+    assert question == tokenizer.encode("<bos>red" + "<pad>" * 10 + "\n", add_special_tokens=False).ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,19 +27,31 @@ class TextTower(nn.Module):
         return tower(input_ids=input_ids, attention_mask=mask).last_hidden_state
 
 
-class EndOfText(nn.Module):
-    """The mask of the token at which a text is pooled: the first `end`, else the last token; or the first of
-    the highest id where `end` is None."""
+def with_numbers(
+    *names: str, shape: tuple[int, ...]
+) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """A change of tensors by name: the temperature and the bias of scores, on which no embedding depends and
+    which some files lack, are there."""
+    return lambda state: {name: torch.zeros(shape) for name in names} | state
 
-    def __init__(self, end: int | None) -> None:
+
+class EndOfText(nn.Module):
+    """The mask of the token at which a text is pooled: the first `end`, or the first of the highest id where
+    `end` is None.
+
+    `ends`: whether the tokenizer puts it behind a text. A text without it is pooled at its last token then,
+    and at its first otherwise.
+    """
+
+    def __init__(self, end: int | None, *, ends: bool = True) -> None:
         super().__init__()
-        self.end = end
+        self.end, self.ends = end, ends
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         # int32, because engines have no argmax of int64.
         numbers = (input_ids if self.end is None else input_ids == self.end).to(torch.int32)
         place = numbers.argmax(1, keepdim=True)
-        if self.end is not None:
+        if self.end is not None and self.ends:
             # A conversation is tokenised without special tokens; there the last token is pooled, as in vLLM.
             last = attention_mask.sum(1, keepdim=True) - 1
             place = torch.where(numbers.amax(1, keepdim=True) > 0, place, last)

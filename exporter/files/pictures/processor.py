@@ -7,6 +7,7 @@ it. Older files stand beside each other. Where both exist, the inner settings co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ HALF: RGB = (0.5, 0.5, 0.5)
 
 CODES: tuple[Resample, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers of its filters, in order."""
+SPELLING = re.compile("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$")
+PILLOW_ONLY: tuple[Resample, ...] = ("box", "hamming")
 MOST_PIXELS = 1 << 16
 """The longest side that a file may ask for."""
 
@@ -51,6 +54,11 @@ class Settings:
             or self.values.get("feature_extractor_type")
             or ""
         )
+
+    @property
+    def stem(self) -> str:
+        """`CLIP` of each spelling of that class; empty: none is stated."""
+        return SPELLING.sub("", self.kind)
 
     def number(self, key: str, default: int, *, least: int = 1, most: int = MOST_PIXELS) -> int:
         """A count. Raises CheckpointError for anything else, and beyond `least` and `most`."""
@@ -77,8 +85,9 @@ class Settings:
         return CODES[value]
 
     def kernel(self, default: Kernel = "torchvision") -> Kernel:
-        """Whose resize: torchvision's, which transformers takes where nothing else is stated, or Pillow's."""
-        return "pillow" if self.kind.endswith("Pil") else default
+        """Whose resize: torchvision's, which transformers takes whatever class the file names, or Pillow's
+        for the filters that torchvision lacks."""
+        return "pillow" if self.resample("bicubic") in PILLOW_ONLY else default
 
     def channels(self, key: str, default: RGB) -> RGB:
         """One number, or one for each of red, green and blue. Raises CheckpointError."""
@@ -96,28 +105,40 @@ class Settings:
     def normalisation(self, mean: RGB, std: RGB) -> tuple[RGB, RGB]:
         """Mean and standard deviation, after a division by 255. `mean`, `std`: the class's defaults.
 
-        Raises CheckpointError for other arithmetic than (value / 255 - mean) / std.
+        Another rescale_factor, or none, becomes a part of both. Raises CheckpointError.
         """
-        factor = self.values.get("rescale_factor")
-        if not self.flag("do_rescale", True) or (factor is not None and abs(factor * 255 - 1) > 1e-6):
-            raise self._refusal("rescale_factor", factor, "1/255 with do_rescale")
+        scale = 1 / 255 / self._factor()
+        scale = 1.0 if abs(scale - 1) < 1e-6 else scale
         if not self.flag("do_normalize", True):
-            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        std = self.channels("image_std", std)
+            return (0.0, 0.0, 0.0), (scale, scale, scale)
+        mean, std = self.channels("image_mean", mean), self.channels("image_std", std)
         if any(value == 0 for value in std):
             raise self._refusal("image_std", list(std), "numbers other than 0")
-        return self.channels("image_mean", mean), std
+        return _scaled(mean, scale), _scaled(std, scale)
 
-    def size(self, key: str = "size", default: Mapping[str, int] | None = None) -> dict[str, int]:
+    def _factor(self) -> float:
+        """What bytes are multiplied by."""
+        value = self.values.get("rescale_factor")
+        if not self.flag("do_rescale", True):
+            return 1.0
+        if value is None:
+            return 1 / 255
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-9 < value < 1e9:
+            raise self._refusal("rescale_factor", value, "a number above 0")
+        return float(value)
+
+    def size(
+        self, key: str = "size", default: Mapping[str, int] | None = None, *, square: bool | None = None
+    ) -> dict[str, int]:
         """A size in its own words (`height` and `width`, `shortest_edge`, `longest_edge`, `max_height`, ...).
 
-        An old file's plain number is {"shortest_edge": number}, or {"height", "width"} where `default` is of
-        that form. Raises CheckpointError.
+        `square`: whether an old file's plain number is {"height", "width"} rather than {"shortest_edge"};
+        None: where `default` is of that form. Raises CheckpointError.
         """
         value = self.values.get(key)
         if value is None:
             return dict(default or {})
-        square = default is not None and "height" in default
+        square = default is not None and "height" in default if square is None else square
         if isinstance(value, int) and not isinstance(value, bool):
             value = {"height": value, "width": value} if square else {"shortest_edge": value}
         elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
@@ -176,6 +197,11 @@ def videos(source: str, folder: Path, *, shared: bool = False) -> Settings | Non
     if not (folder / VIDEOS).is_file():
         return images(source, folder) if shared else None
     return Settings(source=source, file=VIDEOS, values=_read(folder / VIDEOS))
+
+
+def _scaled(values: RGB, scale: float) -> RGB:
+    red, green, blue = values
+    return red * scale, green * scale, blue * scale
 
 
 def _read(path: Path) -> dict[str, Any]:

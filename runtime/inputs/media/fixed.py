@@ -67,6 +67,8 @@ def _size(images: Images, height: int, width: int, *, resize: bool) -> tuple[int
     """Height and width of the scaled picture, of which the middle is cut out."""
     if not resize:
         return height, width
+    if images.squashed is not None:
+        return images.squashed
     if images.shortest_edge is None:
         return images.height, images.width
     return _scaled(height, width, images.shortest_edge)

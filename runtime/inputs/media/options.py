@@ -51,7 +51,7 @@ def applied(images: Images, options: Mapping[str, object], *, video: bool = Fals
     images = _sized(_kernel(images, options), options, video=video)
     settings = Settings(
         images=images,
-        resize=_flag(options, "do_resize"),
+        resize=_flag(options, "do_resize", images.resize),
         split=_flag(options, "do_image_splitting", images.tiling is None or images.tiling.split),
         sample=_flag(options, "do_sample_frames"),
     )
@@ -94,9 +94,10 @@ def _sized(images: Images, options: Mapping[str, object], *, video: bool) -> Ima
     if images.scheme == "tiles":
         assert images.tiling is not None, "a manifest with the scheme `tiles` says how to cut"
         _only(sides, ("longest_edge",))
-        return replace(images, tiling=replace(images.tiling, longest_edge=sides["longest_edge"]))
+        tiling = replace(images.tiling, longest_edge=sides["longest_edge"])
+        return replace(images, tiling=tiling, squashed=None)
     if set(sides) == {"shortest_edge"}:
-        return replace(images, shortest_edge=sides["shortest_edge"])
+        return replace(images, shortest_edge=sides["shortest_edge"], squashed=None)
     _only(sides, ("height", "width"))
     if (sides["height"], sides["width"]) != (images.height, images.width):
         raise InputError(
@@ -104,7 +105,7 @@ def _sized(images: Images, options: Mapping[str, object], *, video: bool) -> Ima
             f"{images.height} x {images.width} pixels; leave it out",
             field=FIELD,
         )
-    return replace(images, shortest_edge=None)
+    return replace(images, shortest_edge=None, squashed=None)
 
 
 def _budget(

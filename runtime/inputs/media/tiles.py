@@ -35,13 +35,13 @@ def rows(
 
     Args:
         split: whether it may be cut; if not, it is squashed to one tile.
-        resize: whether it is scaled to the tiling's longest edge first.
+        resize: whether it is scaled to `squashed` or to the tiling's longest edge first.
         most_pixels: of all tiles together.
         field: named by errors.
     """
     tiling = facts(images)
     if resize:
-        planes = _scaled(images, planes, *_longest(tiling, *planes.shape[1:]))
+        planes = _scaled(images, planes, *(images.squashed or _longest(tiling, *planes.shape[1:])))
     if not split:
         return [fixed_row(images, _scaled(images, planes, images.height, images.width))], 0, 0
     height, width = _multiple(images, *planes.shape[1:])
