@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ..runtime.artifact.manifest import Graph, Manifest, Precision
+from ..runtime.batching.plan import BatchLimits
 from ..runtime.engines import ort
 from ..runtime.engines.feed import Feed
 from ..runtime.errors import InputError
@@ -42,6 +43,8 @@ _KEPT_SHARES = (0.0, 0.1, 0.25, 0.5)
 # Least speed-up over fp32 for which auto takes int8 and its drift.
 _WORTH_IT = 1.2
 _PROBES = 24
+# Some hundred short texts beside one of 2048 tokens, padded to one batch, would need a hundred gigabytes.
+_BATCHES = BatchLimits(max_tokens=1 << 13, launch_tokens=1 << 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,7 @@ def _drift(
 ) -> list[str]:
     """The comparisons of `graph` with PyTorch that are beyond the tolerance of int8, one line each."""
     others = tuple(other for other in manifest.graphs if other.role != graph.role)
-    runner = Runner(folder, dataclasses.replace(manifest, graphs=(graph, *others)), graph)
+    runner = Runner(folder, dataclasses.replace(manifest, graphs=(graph, *others)), graph, _BATCHES)
     try:
         comparisons = [
             evidence.compared(

@@ -103,12 +103,18 @@ class Runner:
     """One engine of an artifact, run as the runtime runs it, with the vision half beside it where there is
     one."""
 
-    def __init__(self, folder: Path, manifest: Manifest, engine: Engine | Graph) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        engine: Engine | Graph,
+        limits: BatchLimits = _EVERYTHING,
+    ) -> None:
         self.manifest = manifest
         self.precision: Precision = engine.precision
         text = _opened(folder, manifest, engine)
         self.name = self._seen_by = text.name
-        worker = Worker(text.session, feed=text.feed, limits=_EVERYTHING, name="verify")
+        worker = Worker(text.session, feed=text.feed, limits=limits, name="verify")
         self._stages = Stages(worker)
         if manifest.images is not None:
             seeing = _opened(folder, manifest, _vision_of(manifest, engine))
@@ -122,8 +128,8 @@ class Runner:
         return self._seen_by if any(item.vision for item in items) else self.name
 
     def answers(self, task: Task, items: Sequence[Item]) -> list[Floats]:
-        """All items as one batch. Returns an array per item, [dim] or [tokens, dim]; [nan] where the engine's
-        output is not finite."""
+        """Returns an array per item, [dim] or [tokens, dim]; [nan] where the engine's output is not finite.
+        The items run as one batch, or as the limits divide them."""
         head = self.manifest.heads[task]
         # The stages free the pixels and the features of what they computed.
         copies = [

@@ -127,10 +127,10 @@ def _pictures(images: Images) -> Iterator[str]:
         most = "" if images.most is None else f", up to {images.most} of a prompt"
         yield f"  in a prompt: {images.placeholder}{most}"
     if (videos := images.videos) is not None:
-        alone = "" if videos.frame_pixels is None else f", up to {videos.frame_pixels} pixels each"
+        single = "" if videos.frame_pixels is None else f"{videos.frame_pixels} pixels each, "
         yield (
-            f"  videos: {videos.fps:g} frames a second, {videos.min_frames} to {videos.max_frames}{alone}, up "
-            f"to {videos.max_pixels} pixels together; in a prompt: {videos.placeholder}"
+            f"  videos: {videos.fps:g} frames a second, {videos.min_frames} to {videos.max_frames}, up to "
+            f"{single}{videos.max_pixels} together; in a prompt: {videos.placeholder}"
         )
 
 

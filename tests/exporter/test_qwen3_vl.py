@@ -226,6 +226,44 @@ def test_nemotron_attends_both_ways_and_leaves_the_last_norm_out(tmp_path: Path)
     close(of.answers("token_embed", rows), list(map(normalised, expected(of, reference, rows))))
 
 
+ODD: dict[str, Any] = {"num_attention_heads": 6, "num_key_value_heads": 2, "rope_theta": 1e4}
+PAGES: dict[str, dict[str, Any]] = {
+    "colqwen3": {"text": ODD, "dtype": "bfloat16", "tied": False, "dims": 24},
+    "ops_colqwen3": {"text": ODD, "dims": 40, "vision": {"deepstack_visual_indexes": [3, 1]}},
+    "nemotron_colembed": {"text": ODD, "dtype": "bfloat16", "shard": "200KB", "videos": True},
+}
+"""Tiny checkpoint of late interaction -> settings of one that no other test has."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_an_artifact_of_late_interaction_answers_as_transformers_model_does(name: str, tmp_path: Path):
+    """From raw pictures through the runtime: vectors of prompts, of both roles, and scores."""
+    folder = getattr(tiny, name)(tmp_path / name, **PAGES[name])
+    pipeline.export(folder, out=tmp_path / "artifacts", recipe=None)
+    of, both_ways = pictured(folder), name == "nemotron_colembed"
+    reference, known = Reference(folder, both_ways=both_ways), media(of)
+
+    def vectors(output: Any, names: Sequence[str]) -> Any:
+        hidden = reference.hidden(output.prompt_token_ids, [known[name] for name in names])
+        return normalised(hidden) if both_ways else reference.projected(hidden, dims=PAGES[name].get("dims"))
+
+    with load(tmp_path / "artifacts" / name) as model:
+        outputs = model.token_embed([raw_prompt(prompt) for prompt in PROMPTS])
+        close(
+            [output.outputs.data for output in outputs],
+            [vectors(output, prompt.media) for output, prompt in zip(outputs, PROMPTS, strict=True)],
+        )
+        pages = [{"image": PICTURES["wide"]}, {"image": PICTURES["tall"], "text": "mars"}]
+        [query] = model.token_embed(SENTENCES[:1], role="query")
+        documents = model.token_embed(pages, role="document")
+        sides = [vectors(query, ()), vectors(documents[0], ["wide"]), vectors(documents[1], ["tall"])]
+        close([output.outputs.data for output in (query, *documents)], sides)
+        scores = [output.outputs.score for output in model.score(SENTENCES[0], pages)]
+    expected = [(sides[0] @ side.T).max(axis=1).sum() for side in sides[1:]]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("how", ["modules", "overrides"])
 def test_a_reranker_compares_yes_with_no(tied: bool, how: str, tmp_path: Path):

@@ -19,8 +19,8 @@ from poolrt.runtime.answers.params import PoolingParams
 from poolrt.runtime.artifact import manifest
 from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.inputs.items import Item, VisionItem
-from poolrt.runtime.inputs.media import positions
 from poolrt.runtime.inputs.media.medium import Medium
+from poolrt.runtime.inputs.multimodal import positions
 from tokenizers import Tokenizer
 
 from .proof import Floats, opened
