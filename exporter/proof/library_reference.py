@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,17 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact import manifest as contract
 from ...runtime.artifact.images import Images
-from ...runtime.artifact.manifest import Manifest, Reading
+from ...runtime.artifact.manifest import Manifest, Reading, Task
 from ...runtime.errors import VerificationError
 from ...runtime.inputs.preparation import Preparation
 from ...runtime.json_objects import merged
 from ...runtime.loader import prepared_for
+from ...runtime.outputs import Floats
 from ..files import sentence_files
 from . import library_heads, library_models
 from .library_answers import TowersLibrary
 from .library_comparison import OWN_ONLY, Comparison
 from .library_models import Unreadable
-from .pictures import beside, prompted
+from .pictures import beside, pages, prompted
+from .pictures.pages import Pages
 from .pictures.qwen3_vl import Qwen3VL
 from .pictures.seen import Seen
 from .reference import Reference
@@ -154,14 +157,12 @@ def _with_prompts(
         images = dataclasses.replace(_images(plan), kernel=reader.kernel)
         answers = Reference(modules[0], described(plan, "model.onnx", ()), plan.heads, modules[1]).answers
         with _prepared(checkpoint, plan, images) as preparation:
-            agreements = prompted.compared(
-                checkpoint.source,
-                images,
-                preparation,
-                answers,
-                reader,
-                lambda hidden: library_heads.of_prompt(checkpoint, plan, hidden, reader.logits),
-            )
+            if isinstance(reader, Pages):
+                prompts, theirs = pages.prompts(preparation), reader.answers
+            else:
+                prompts = prompted.forms(images, preparation)
+                theirs = functools.partial(_of_prompt, checkpoint, plan, reader)
+            agreements = prompted.compared(checkpoint.source, prompts, answers, reader, theirs)
     except prompted.Missing as error:
         return dataclasses.replace(reading, why="; ".join(filter(None, [reading.why, str(error)])))
     return Reading(
@@ -171,13 +172,22 @@ def _with_prompts(
     )
 
 
-def _reader(checkpoint: Checkpoint, folder: Path, config: Mapping[str, Any]) -> Qwen3VL:
+def _of_prompt(checkpoint: Checkpoint, plan: Plan, reader: Qwen3VL, hidden: Floats) -> Mapping[Task, Floats]:
+    return library_heads.of_prompt(checkpoint, plan, hidden, reader.logits)
+
+
+def _reader(checkpoint: Checkpoint, folder: Path, config: Mapping[str, Any]) -> Qwen3VL | Pages:
     """Raises Missing where no class of transformers reads the checkpoint's pictures."""
     if checkpoint.large:
         raise prompted.Missing("too large to be loaded twice, so its answers to pictures are not compared")
+    published = checkpoint.family.names[0]
+    if published in pages.CLASSES:
+        if checkpoint.adapter is not None:
+            raise prompted.Missing("its pictures are not compared, transformers reads it without its adapter")
+        return Pages(folder, published)
     if not any(name in QWEN3_VL for name in checkpoint.family.names):
         raise prompted.Missing("what it computes of pictures and of the texts beside them is not compared")
-    reader = Qwen3VL(folder, config, checkpoint.family.names[0])
+    reader = Qwen3VL(folder, config, published)
     if checkpoint.adapter is not None:
         try:
             reader.adapted(checkpoint.adapter.folder)

@@ -119,7 +119,10 @@ EXPORTER = {
                       "families/_decoders", "families/gritlm", "families/internlm2",
                       "families/jina_reranker_v3", "families/jina_v5", "families/lfm2", "families/nemotron",
                       "families/voyage", "families/modules/markers"),
-    "test_prompts_with_pictures": ("proof/pictures/prompted", "proof/pictures/qwen3_vl"),
+    "test_pages_proved test_prompts_with_pictures": (
+        "proof/pictures/prompted", "proof/pictures/qwen3_vl", "proof/pictures/pages",
+    ),
+    "test_processor_settings": ("files/pictures/classes", "files/pictures/processor", "families/_pictures"),
     "test_qwen3_vl": ("families/_qwen3_vl", "families/colqwen3", "families/ops_colqwen3",
                       "families/nemotron_colembed", "families/modules/qwen3_vl"),
     "test_encoders_traps": ("families/deberta", "families/ernie", "families/jina", "families/modernbert",

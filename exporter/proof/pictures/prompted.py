@@ -33,6 +33,10 @@ FORMS: tuple[tuple[str, tuple[tuple[int, int], ...]], ...] = (
 order of its passes."""
 
 
+Prompt = tuple[str, Sequence[drawn.Pixels], Item]
+"""A text, its pictures, and what poolrt reads of both."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """One prompt as a class of transformers reads it."""
@@ -67,8 +71,7 @@ class Reader(Protocol):
 
 def compared(
     source: str,
-    images: Images,
-    preparation: Preparation,
+    prompts: Sequence[Prompt],
     ours: Callable[[Task, Sequence[Item]], Sequence[Floats]],
     reader: Reader,
     theirs: Callable[[Floats], Mapping[Task, Floats]],
@@ -76,17 +79,16 @@ def compared(
     """Returns what agrees.
 
     Args:
-        preparation: poolrt's, with the reader's resize.
+        prompts: of a preparation with the reader's resize.
         ours: (task, items) -> an answer for each item.
         theirs: what the class computes of a prompt -> finished answers by task.
 
-    Raises Missing where no prompt fits into the model, and VerificationError where the two disagree.
+    Raises Missing where there is no prompt with a picture, and VerificationError where the two disagree.
     """
     pixels: list[float] = []
     cosines: dict[Task, list[float]] = {}
     differences: dict[Task, list[float]] = {}
-    prompts = list(_prompts(images, preparation))
-    if not prompts:
+    if not any(pictures for _, pictures, _ in prompts):
         raise Missing("its pictures are not compared, none fits into a prompt")
     for text, pictures, item in prompts:
         shown = reader.read(text, pictures)
@@ -112,9 +114,13 @@ def compared(
     ]  # fmt: skip
 
 
-def _prompts(images: Images, preparation: Preparation) -> list[tuple[str, Sequence[drawn.Pixels], Item]]:
-    """Every form that fits into the model: text with placeholders, pictures and poolrt's item."""
-    prompts: list[tuple[str, Sequence[drawn.Pixels], Item]] = []
+def forms(images: Images, preparation: Preparation) -> list[Prompt]:
+    """Every form that fits into the model, with the model's placeholders.
+
+    Args:
+        preparation: poolrt's, with the reader's resize.
+    """
+    prompts: list[Prompt] = []
     for form, sizes in FORMS:
         if images.most is not None and len(sizes) > images.most:
             continue
