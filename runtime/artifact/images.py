@@ -22,11 +22,13 @@ RGB = tuple[float, float, float]
 class Tiling:
     """The cuts of the scheme `tiles`."""
 
-    rule: Literal["idefics3", "grid"]
+    rule: Literal["idefics3", "grid", "anyres"]
     longest_edge: int = 0
     """idefics3: the longer side is scaled to it before the picture is cut."""
     most_tiles: int = 0
     """grid: most tiles of a picture, the overview aside."""
+    resolutions: tuple[tuple[int, int], ...] = ()
+    """anyres: heights and widths of which the best is cut into tiles."""
     split: bool = True
     """Whether a picture is cut; otherwise it is scaled as before a cut, then squashed to one tile."""
     overview: bool = True

@@ -4,7 +4,7 @@ transformers' own classes."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ LLAMA3 = {
 }  # fmt: skip
 
 
-def _tokenizer(folder: Path) -> int:
+def llama3_bpe(folder: Path, special: Sequence[str] = SPECIAL, **config: Any) -> int:
     """Llama 3's: byte-level BPE, special tokens behind the pieces, the first in front of a text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -32,7 +32,7 @@ def _tokenizer(folder: Path) -> int:
     tokenizer = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, MERGES))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", pair=f"{BEGIN} $A {BEGIN}:1 $B:1",
         special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))],
@@ -43,8 +43,8 @@ def _tokenizer(folder: Path) -> int:
         {
             "bos_token": BEGIN, "eos_token": "<|end_of_text|>", "pad_token": PAD, "padding_side": "left",
             "model_max_length": TABLE, "tokenizer_class": "PreTrainedTokenizerFast",
-            "chat_template": "{% for message in messages %}{{ message['role'] }}{% endfor %}",
-        },
+        }
+        | config,
     )  # fmt: skip
     return tokenizer.get_vocab_size(with_added_tokens=True)
 
@@ -69,7 +69,8 @@ def _written(
     from transformers import LlamaConfig, LlamaModel, SiglipVisionConfig, SiglipVisionModel
 
     folder.mkdir(parents=True, exist_ok=True)
-    count = _tokenizer(folder)
+    unsuitable = "{% for message in messages %}{{ message['role'] }}{% endfor %}"
+    count = llama3_bpe(folder, chat_template=unsuitable)
     llama: dict[str, Any] = {
         "model_type": "llama_bidirec", "architectures": ["LlamaBidirectionalModel"], "hidden_size": HIDDEN,
         "num_hidden_layers": 2, "num_attention_heads": heads, "num_key_value_heads": 1, "head_dim": 32,

@@ -23,6 +23,7 @@ RUNTIME = {
         "inputs/media/video_file", "inputs/media/video_source", "inputs/multimodal/positions",
     ),
     "test_tilings": ("inputs/media/cuts", "inputs/tilings/cut", "inputs/tilings/grids"),
+    "test_tilings exporter/test_llava_next": ("inputs/tilings/anyres",),
     "test_media_resize test_media_goldens": ("inputs/media/native", "inputs/media/resize"),
     "test_pictures": (
         "inputs/multimodal/content_parts", "inputs/multimodal/contents", "inputs/multimodal/conversations",

@@ -77,6 +77,7 @@ def test_every_shipped_template_is_tried():
         "colqwen3_ops_document",
         "colqwen3_ops_query",
         "colqwen3_tomoro",
+        "e5_v",
         "nemotron_colembed_document",
         "nemotron_colembed_query",
         "qwen3_vl_embedding",

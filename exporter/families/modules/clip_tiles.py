@@ -1,0 +1,48 @@
+"""CLIP towers over tiles, read at an inner layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def layers_of(tower: Any, pixel_values: torch.Tensor, numbers: Sequence[int]) -> list[torch.Tensor]:
+    """The hidden states [batch, 1 + patches, width] of a CLIP vision model behind its layers of those
+    numbers, as transformers counts them: 0 are the embeddings, -1 the last layer. No later layer runs."""
+    tower = getattr(tower, "vision_model", tower)
+    count = len(tower.encoder.layers)
+    wanted = [number if number >= 0 else count + 1 + number for number in numbers]
+    states = tower.pre_layrnorm(tower.embeddings(pixel_values))
+    known = {0: states}
+    for number, layer in enumerate(tower.encoder.layers[: max(wanted)], start=1):
+        states = layer(states, None)
+        states = states[0] if isinstance(states, tuple) else states
+        known[number] = states
+    return [known[number] for number in wanted]
+
+
+class LineTower(nn.Module):
+    """Tiles -> features of LLaVA-NeXT: the patches at an inner layer, projected, and the end of a line as one
+    more row.
+
+    `model`: transformers' LlavaNextModel. `numbers`: of the layers, whose states lie behind one another.
+    """
+
+    def __init__(self, model: Any, numbers: Sequence[int]) -> None:
+        super().__init__()
+        self.tower, self.projector, self.newline = (
+            model.vision_tower,
+            model.multi_modal_projector,
+            model.image_newline,
+        )
+        self.numbers = numbers
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """[batch, channels, height, width] -> [batch, patches + 1, width]"""
+        states = torch.cat(layers_of(self.tower, pixel_values, self.numbers), dim=-1)
+        rows = self.projector(states[:, 1:])
+        end = self.newline.to(rows.dtype).expand(rows.shape[0], 1, -1)
+        return torch.cat((rows, end), dim=1)
