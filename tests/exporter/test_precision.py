@@ -4,6 +4,7 @@ batch, fp32 where it must be."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from onnx import TensorProto
 from poolrt.exporter import precision
 from poolrt.exporter.engine import Target
 from poolrt.exporter.graph.rewriting import int8_from_onnx, mixed_from_onnx
+from poolrt.exporter.proof import verify
 from poolrt.exporter.proof.texts import sentences
+from poolrt.runtime.artifact import reading
+from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.errors import InputError
 from tokenizers import Tokenizer
 
@@ -399,3 +403,33 @@ def test_auto_takes_int8_where_it_keeps_its_budget_and_is_worth_it(
     assert told in chosen.notes[0]
     assert [path.name for path in tmp_path.iterdir()] == [f"{kept}.onnx"]
     assert len(timed) == (1 if within or asked == "int8" else 0)
+
+
+def test_drift_is_measured_in_batches_that_fit_into_memory(
+    artifacts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All probes padded to the longest would take tens of gigabytes of a model with 2048 positions."""
+    opened = reading.read(artifacts("minilm_like"))
+    graph, items = opened.manifest.graph("text"), precision.probes(opened.folder, opened.manifest)
+    slots: list[int] = []
+    fill = Feed.arrays
+
+    def counted(self: Feed, *arguments: Any, **options: Any) -> dict[str, Any]:
+        arrays = fill(self, *arguments, **options)
+        slots.append(arrays["input_ids"].size)
+        return arrays
+
+    monkeypatch.setattr(Feed, "arrays", counted)
+    limits = replace(precision._BATCHES, max_tokens=512)
+    results = []
+    for runner in (
+        verify.Runner(opened.folder, opened.manifest, graph),
+        verify.Runner(opened.folder, opened.manifest, graph, limits),
+    ):
+        results.append(runner.answers("embed", items))
+        runner.close()
+    whole, *parts = slots
+    assert whole > 10 * max(parts)
+    assert max(parts) <= 512
+    for together, divided in zip(*results, strict=True):
+        np.testing.assert_allclose(together, divided, atol=1e-5)

@@ -75,7 +75,9 @@ class Reference:
     def projected(self, hidden: Floats, *, dims: int | None = None) -> Floats:
         """The late interaction's vectors of hidden states: the projection with its bias, L2-normalised."""
         named = {
-            name.rsplit(".", 1)[-1]: tensor for name, tensor in self.tensors.items() if bare(name) is None
+            name.rsplit(".", 1)[-1]: tensor
+            for name, tensor in self.tensors.items()
+            if "text_proj" in name or "proj_layer" in name
         }
         weight, bias = named["weight"].float().numpy(), named.get("bias")
         values = hidden @ weight.T
