@@ -30,7 +30,9 @@ from ..schema import vllm
 CohereRecord = vllm.CohereEmbed | vllm.CohereEmbedV1
 
 INPUT_TYPES = frozenset({"search_document", "search_query", "classification", "clustering"})
-"""Cohere's own input types."""
+"""Cohere's own input types of texts."""
+OF_IMAGES = "image"
+"""Cohere's input type of pictures, which its client sends with them."""
 TYPES = ("float", "int8", "uint8", "binary", "ubinary", "base64")
 """The order of the embedding types in the response, whatever the order of the request."""
 
@@ -173,6 +175,8 @@ def prompt_of(record: CohereRecord, served: Served, *, lenient: bool) -> str | N
     if record.input_type is None:
         return None
     prompts = served.manifest.text.prompts
+    if record.input_type == OF_IMAGES and record.texts is None and OF_IMAGES not in prompts:
+        return None
     if lenient and record.input_type in INPUT_TYPES and record.input_type not in prompts:
         return (
             stored_prompt(served.manifest.text, ROLES[record.input_type])

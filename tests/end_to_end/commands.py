@@ -45,7 +45,15 @@ def answer(*arguments: str | Path) -> Any:
 
 @contextlib.contextmanager
 def served(*artifacts: Path, flags: Sequence[str] = ()) -> Iterator[str]:
-    """The address of a server of its own, ended by SIGTERM as an operator would; it must exit with 0."""
+    """The address of a server of its own; see `running`."""
+    with running(*artifacts, flags=flags) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def running(*artifacts: Path, flags: Sequence[str] = ()) -> Iterator[tuple[str, int]]:
+    """The address and process id of a server of its own, ended by SIGTERM as an operator would; it must exit
+    with 0."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -61,7 +69,7 @@ def served(*artifacts: Path, flags: Sequence[str] = ()) -> Iterator[str]:
                 assert process.poll() is None, _read(log)
                 assert time.monotonic() < deadline, "the server did not become ready"
                 time.sleep(0.02)
-            yield url
+            yield url, process.pid
         finally:
             process.terminate()
             try:

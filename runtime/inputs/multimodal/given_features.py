@@ -70,7 +70,8 @@ def _grid(values: Any, merge: int, rows: int) -> tuple[int, int]:
         grid = np.asarray(values)
     except ValueError:  # lists of different lengths
         grid = np.empty(0)
-    numbers: list[int] = grid.reshape(-1).tolist() if grid.dtype.kind in "iu" and grid.size == 3 else []
+    whole = grid.dtype.kind in "iu" and grid.size == 3
+    numbers = [int(number) for number in grid.reshape(-1)] if whole else []
     if not numbers or numbers[0] != 1 or min(numbers) < 1 or any(side % merge for side in numbers[1:]):
         raise InputError(
             f"image_grid_thw: {reprlib.repr(values)}, expected [1, rows, columns], whole numbers and "
