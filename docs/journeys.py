@@ -82,7 +82,7 @@ RERANK = Journey(
             "runtime/inputs/encoder.py", "Encoder.item", "the item: token ids, kinds of tokens, what was cut"
         ),
         Stop("runtime/batching/worker.py", "Worker.submit", "the items join the line of all callers"),
-        Stop("runtime/batching/queue.py", "Pool.take", "(worker's thread) who is next"),
+        Stop("runtime/batching/line.py", "Line.take", "(worker's thread) who is next"),
         Stop(
             "runtime/batching/plan.py",
             "pick",
@@ -117,7 +117,7 @@ RERANK = Journey(
         ("serve/schema", "validation"),
         ("runtime", "cancellation options outputs"),
         ("runtime/answers", "params score_request"),
-        ("runtime/batching", "pending stages"),
+        ("runtime/batching", "held pending queue stages"),
         ("runtime/inputs/multimodal", "contents"),
         ("runtime/inputs", "items special_tokens templates tokenization truncation"),
     ),
@@ -205,7 +205,7 @@ EXPORT = Journey(
         ("runtime", "extras json_objects loader machine"),
         ("runtime/answers", "params postprocess scoring"),
         ("runtime/artifact", "manifest onnx_references reading records"),
-        ("runtime/batching", "plan queue stages worker"),
+        ("runtime/batching", "held line plan queue stages worker"),
         ("runtime/commands", "command_line inspection"),
         ("runtime/engines", "feed ort"),
         ("runtime/inputs", "encoder growth items preparation special_tokens tokenizer_file truncation"),

@@ -18,10 +18,10 @@ from .answers import matching, pair_scores, params, postprocess, score_request
 from .answers.params import Params, PoolingParams
 from .answers.score_request import ScoreRequest, Side
 from .artifact.manifest import Head, Manifest, Task
+from .batching.line import Policy
 from .batching.pending import Pending
 from .batching.queue import Answer
 from .batching.stages import Stages
-from .batching.worker import Policy
 from .errors import InputError, UnsupportedTask
 from .inputs import chunks
 from .inputs.items import Item, Steps, Style, filled

@@ -10,9 +10,9 @@ from typing import Any
 from .artifact import overrides, reading
 from .artifact.images import Images
 from .artifact.manifest import Manifest
+from .batching.line import Policy
 from .batching.plan import BatchLimits, bounded
 from .batching.stages import VisionPart
-from .batching.worker import Policy
 from .engines import table
 from .engines.feed import Feed
 from .errors import InputError

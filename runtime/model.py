@@ -18,10 +18,11 @@ from . import plugins
 from .answers import pair_scores, params, score_request
 from .answers.params import Params
 from .artifact.manifest import Manifest, Task
+from .batching.line import Policy
 from .batching.pending import Pending
 from .batching.plan import BatchLimits
 from .batching.stages import Stages, VisionPart
-from .batching.worker import Policy, Worker
+from .batching.worker import Worker
 from .engines import table
 from .engines.feed import Feed
 from .errors import InputError, UnsupportedTask

@@ -22,10 +22,11 @@ from ..engines.table import Choice, Session
 from ..errors import DeadlineExceeded, EngineError, PoolrtError
 from ..inputs.items import Item
 from ..inputs.media import prepared
+from .line import Policy
 from .plan import BatchLimits
 from .queue import LATE, Counters, Row, Ticket
 from .vision_stage import VisionStage, Wait
-from .worker import Policy, Worker
+from .worker import Worker
 
 AHEAD_ITEMS, AHEAD_BATCHES = 4, 4
 """How far a call's preparation runs ahead of the workers: so many items with pictures, or so many full

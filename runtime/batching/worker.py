@@ -1,20 +1,14 @@
 """The threads of a session that merge the items of all callers into batches.
 
 Batches need no timer: while some run, the next gathers. Each lane of the session is a thread that takes a
-batch, runs it and sets the results of its calls. Free lanes share what is queued.
+batch, runs it and sets the results of its calls. Free lanes share what is queued. A call that fails, is
+cancelled or comes too late affects no other call.
 
-Callers share fairly. An item's place in line is its caller's share of the work so far (self-clocked fair
-queueing, Golestani 1994), so a short request runs between the batches of a long one. Under the policy
-`priority` the line is sorted by priority, then by arrival. A call that fails, is cancelled or comes too late
-affects no other call.
-
-This file is long because queue, lanes and cancellation share one lock and are read together.
+This file is long because submission, lanes and cancellation share one lock and are read together.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
 import time
 import weakref
@@ -22,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, InvalidStateError
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
@@ -30,10 +23,11 @@ from ..engines.feed import Feed
 from ..engines.table import Session
 from ..errors import DeadlineExceeded, EngineError, Overload, PoolrtError
 from ..inputs.items import Item, VisionItem
+from .held import HeldCalls
+from .line import Line, Policy
 from .plan import BatchLimits
-from .queue import LATE, Answer, Call, Counters, Entry, Kind, Pool, Row, Ticket
+from .queue import LATE, Answer, Call, Counters, Entry, Row, Ticket
 
-Policy = Literal["fcfs", "priority"]
 SMALL_QUEUE = 4096
 """Most items of a queue that a cancelled call leaves within a millisecond."""
 # In the place of a row that is not computed yet.
@@ -61,21 +55,13 @@ class Worker:
         self._feed = feed
         self._counters = Counters()
         self._lock = threading.Condition()
-        self._pools: dict[Kind, Pool] = {}
-        self._line: list[tuple[int, float, int, Entry]] = []
-        """Heap by priority, share of work and arrival. Entries that are no longer queued are skipped."""
-        self._deadlines: list[tuple[float, int, Call]] = []
-        self._queued: set[Entry] = set()
+        self._line = Line(policy, self._counters)
+        self._held = HeldCalls()
         self._gone: deque[Call] = deque()
         """Cancelled calls whose items are still queued."""
-        self._now = 0.0
-        """Virtual time: the place in line of the last item that was taken."""
-        self._arrivals = itertools.count()
         self._speed = 0.0
         """Tokens per second of the last batches, smoothed; 0: nothing measured yet."""
         self._closing = False
-        self._held: dict[int, Call] = {}
-        """By `id`: calls with items that wait for their pictures."""
         self._idle = 0
         """Lanes that wait for work."""
         self._running: dict[int, float] = {}
@@ -108,7 +94,7 @@ class Worker:
         entries.sort(key=lambda entry: -entry.cost)
         with self._lock:
             self._admit(call.answer.tokens)
-            self._watch_deadline(call)
+            self._line.watch(call)
             call.entries = entries
             self._enqueue(entries)
         self._watch_cancelling(call)
@@ -124,7 +110,7 @@ class Worker:
         with self._lock:
             self._admit(sum(call.answer.tokens for call, _ in calls))
             for call, entries in calls:
-                self._watch_deadline(call)
+                self._line.watch(call)
                 call.entries, call.place = entries, place
                 self._enqueue(entries)
                 place = call.place
@@ -155,8 +141,8 @@ class Worker:
         call.computed = computed
         with self._lock:
             self._admit(0)
-            self._watch_deadline(call)
-            self._held[id(call)] = call
+            self._line.watch(call)
+            self._held.open(call)
         self._watch_cancelling(call)
         return call
 
@@ -173,14 +159,11 @@ class Worker:
         }
         costs = {index: entry.cost + before.get(index, 0) for index, entry in entries.items()}
         with self._lock:
-            if id(call) not in self._held:
+            if call not in self._held:
                 return False
             if call.coming == call.remaining == len(call.answer.rows):
                 self._admit(sum(costs.values()))
-            call.coming -= len(entries)
-            call.held |= entries
-            call.held_cost |= costs
-            call.answer.tokens += sum(entry.cost for entry in entries.values())
+            self._held.admit(call, entries, costs)
             return True
 
     def queue(self, call: Call, index: int, *, before_s: float = 0.0) -> None:
@@ -217,15 +200,8 @@ class Worker:
 
     def _let_go(self, call: Call, index: int, before_s: float) -> Entry | None:
         """An item is held no longer. Returns None where the call is over."""
-        entry = call.held.pop(index, None)
-        if entry is None:
-            return None
-        del call.held_cost[index]
-        call.answer.engine_s += before_s
-        if call.started is None:
-            call.submitted += before_s  # no time in the queue
-        if not call.held and not call.coming:
-            del self._held[id(call)]
+        entry = self._held.release(call, index, before_s)
+        if entry is not None and call not in self._held:
             self._lock.notify_all()  # the lanes of a closed worker wait for the last one
         return entry
 
@@ -249,24 +225,8 @@ class Worker:
 
     def _enqueue(self, entries: Sequence[Entry]) -> None:
         """Queues items of one call, under the lock."""
-        call, cost = entries[0].call, 0
-        place = max(self._now, call.place)
-        for entry in entries:
-            arrival = next(self._arrivals)
-            entry.order = (entry.cost, arrival)
-            cost += entry.cost
-            place += 0 if self.policy == "priority" else entry.cost
-            heapq.heappush(self._line, (entry.priority, place, arrival, entry))
-        call.place = place
-        self._pools.setdefault(entries[0].kind, Pool()).add(entries)
-        self._queued.update(entries)
-        self._counters.queued_items += len(entries)
-        self._counters.queued_tokens += cost
+        self._line.add(entries)
         self._lock.notify(len(entries))
-
-    def _watch_deadline(self, call: Call) -> None:
-        if call.deadline is not None:
-            heapq.heappush(self._deadlines, (call.deadline, next(self._arrivals), call))
 
     def _watch_cancelling(self, call: Call) -> None:
         # A weak reference: a call held by its own future would be a cycle, and keep its rows until the
@@ -276,8 +236,7 @@ class Worker:
 
     def _queued_tokens(self) -> int:
         """The cost of what is queued or held. Read without the lock too: the number may be a moment old."""
-        held = sum(sum(list(call.held_cost.values())) for call in list(self._held.values()))
-        return self._counters.queued_tokens + held
+        return self._counters.queued_tokens + self._held.cost
 
     def _admit(self, cost: int) -> None:
         if self._closing:
@@ -309,10 +268,9 @@ class Worker:
 
     def counters(self) -> Counters:
         with self._lock:
-            held = sum(len(call.held) for call in self._held.values())
             return replace(
                 self._counters,
-                queued_items=self._counters.queued_items + held,
+                queued_items=self._counters.queued_items + self._held.items,
                 queued_tokens=self._queued_tokens(),
             )
 
@@ -331,7 +289,7 @@ class Worker:
             return  # called by a callback of this worker's own; the threads end with the queue
         if not self._ended(timeout_s):
             with self._lock:
-                calls = {id(entry.call): entry.call for entry in self._queued} | self._held
+                calls = {id(entry.call): entry.call for entry in self._line.queued} | self._held.calls
                 self._leave(calls)
             for call in calls.values():
                 _fail(call, EngineError("the model was closed before this was computed"))
@@ -359,18 +317,21 @@ class Worker:
         while True:
             with self._lock:
                 self._idle += 1
-                while not self._queued and (self._held or not self._closing):
+                while not self._line.queued and (self._held or not self._closing):
                     self._lock.wait()
-                late = self._late()
+                now = time.monotonic()
+                late = self._line.late(now)
                 self._leave(late)
                 self._counters.expired += len(late)
-                batch = self._take()
+                # Few enough to leave work for every free lane.
+                limits = self.limits.shared(self._counters.queued_tokens, self._idle)
+                batch = self._line.take(limits, now)
                 self._idle -= 1
-                if not batch and not self._queued and self._closing and not self._held:
+                if not batch and not self._line.queued and self._closing and not self._held:
                     return
-                alone = not self._running and not self._queued
+                alone = not self._running and not self._line.queued
                 if batch:
-                    self._running[lane] = time.monotonic()
+                    self._running[lane] = now
             # Outside the lock, since a future's callbacks run the caller's code.
             for call in late.values():
                 _fail(call, DeadlineExceeded(LATE))
@@ -379,79 +340,17 @@ class Worker:
             # Otherwise a lane that waits for work would keep the rows of the last call in memory.
             batch, late = [], {}
 
-    def _late(self) -> dict[int, Call]:
-        now, late = time.monotonic(), {}
-        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].future.done()):
-            call = heapq.heappop(self._deadlines)[2]
-            if not call.future.done():
-                late[id(call)] = call
-        return late
-
-    def _take(self) -> list[Entry]:
-        """The next batch: the first item in line and its neighbours in cost, few enough to leave work for
-        every free lane."""
-        limits = self.limits.shared(self._counters.queued_tokens, self._idle)
-        while self._line:
-            _, place, _, seed = heapq.heappop(self._line)
-            if seed not in self._queued:
-                continue
-            self._now = max(self._now, place)
-            batch = self._pools[seed.kind].take(seed, limits)
-            if self.policy == "priority":
-                batch += self._less_urgent(batch, limits)
-            self._queued.difference_update(batch)
-            if not self._queued:
-                self._line.clear()  # items that were taken as neighbours are still in it
-            now = time.monotonic()
-            for entry in batch:
-                call = entry.call
-                if call.started is None:
-                    call.started = now
-                    call.answer.queue_s = now - call.submitted
-                self._counters.queue_s += now - call.submitted
-            self._counters.queued_items -= len(batch)
-            self._counters.queued_tokens -= sum(entry.cost for entry in batch)
-            self._counters.running_items += len(batch)
-            return batch
-        return []
-
-    def _less_urgent(self, batch: Sequence[Entry], limits: BatchLimits) -> list[Entry]:
-        """Items of other priorities that fit into a batch without widening it, the most urgent first."""
-        width, outputs = max(entry.cost for entry in batch), batch[0].outputs
-        rows = limits.rows(width) - len(batch)
-        padding = limits.padding(width) - sum(width - entry.cost for entry in batch)
-        taken: list[Entry] = []
-        for kind in sorted((kind for kind in self._pools if kind[0] == outputs), key=lambda kind: kind[1]):
-            more = self._pools[kind].beside(width, rows - len(taken), padding)
-            padding -= sum(width - entry.cost for entry in more)
-            taken += more
-            if not self._pools[kind].entries:
-                del self._pools[kind]  # every call may have a priority of its own
-        return taken
-
     def _leave(self, calls: dict[int, Call]) -> None:
         """Removes from the queue all items of these calls, and lets go of those that are held."""
-        for call in calls.values():
-            if self._held.pop(id(call), None) is not None:
-                call.held, call.held_cost = {}, {}
-                self._lock.notify_all()
-        gone = [entry for call in calls.values() for entry in call.entries if entry in self._queued]
-        if not gone:
-            return
-        self._queued.difference_update(gone)
-        for kind in {entry.kind for entry in gone}:
-            self._pools[kind].drop(set(calls))
-        self._counters.queued_items -= len(gone)
-        self._counters.queued_tokens -= sum(entry.cost for entry in gone)
-        if len(self._line) > 2 * len(self._queued) + 1024:
-            self._line = [place for place in self._line if place[-1] in self._queued]
-            heapq.heapify(self._line)
+        if self._held.drop(calls):
+            self._lock.notify_all()
+        self._line.drop(calls)
 
     def _cancelled(self, call: Call | None) -> None:
         if call is None:  # none of its items is queued or held any more
             return
         self._gone.append(call)
-        if len(self._queued) <= SMALL_QUEUE:
+        if len(self._line.queued) <= SMALL_QUEUE:
             self._drop_gone()
         else:
             # In a thread of its own: the caller is often an event loop, which must not wait for a walk

@@ -23,7 +23,7 @@ from ..answers import score_request
 from ..answers.params import Params
 from ..artifact import checkpoints, overrides, reading
 from ..artifact.manifest import Manifest
-from ..batching.worker import Policy
+from ..batching.line import Policy
 from ..errors import InputError
 from ..inputs import templates
 from ..inputs.items import Style

@@ -9,7 +9,8 @@ AREAS = ("runtime", "exporter", "serve")
 RUNTIME = {
     "test_artifact": ("artifact/reading", "artifact/records", "artifact/onnx_references",
     "artifact/manifest"),
-    "test_batching test_worker": ("batching/plan", "batching/queue", "batching/worker"),
+    "test_batching test_worker": ("batching/plan", "batching/held", "batching/line", "batching/queue",
+    "batching/worker"),
     "test_machine test_commands": ("commands/doctor",),
     "test_commands": ("commands/cli", "commands/model_commands", "commands/model_arguments",
     "commands/inspection", "machine", "commands/benchmark", "extras", "commands/command_line",

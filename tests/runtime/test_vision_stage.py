@@ -15,11 +15,12 @@ import pytest
 from poolrt.runtime.artifact.manifest import Profile, Tensor
 from poolrt.runtime.batching import stages as stages_module
 from poolrt.runtime.batching.feature_cache import FeatureCache
+from poolrt.runtime.batching.line import Policy
 from poolrt.runtime.batching.plan import BatchLimits
 from poolrt.runtime.batching.queue import Answer
 from poolrt.runtime.batching.stages import Stages
 from poolrt.runtime.batching.vision_stage import VisionStage
-from poolrt.runtime.batching.worker import Policy, Worker
+from poolrt.runtime.batching.worker import Worker
 from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.errors import DeadlineExceeded, EngineError, InputError, Overload
 from poolrt.runtime.inputs.items import Item, VisionItem
