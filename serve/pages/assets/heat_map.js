@@ -14,9 +14,9 @@ async function showHeat(place, query, item, preparation = null) {
   place.replaceChildren(h("p", { className: "quiet" }, `Looking at ${item.name} …`));
   working(`Looking at ${item.name} …`);
   try {
-    const told = await ask("playground/heatmap", { model: model.id, query, image: item.url, ...(preparation ? { preparation } : {}) });
+    const heat = await ask("playground/heatmap", { model: model.id, query, image: item.url, ...(preparation ? { preparation } : {}) });
     const score = (await ask("score", { model: model.id, data_1: query, data_2: { content: [part(item)] } })).data[0].score;
-    const views = heatView(told, score, item);
+    const views = heatView(heat, score, item);
     place.replaceChildren(...views);
     // A model whose authors write more around a text than /score does: both can be looked at.
     if (!model.images.sides.length) return;
@@ -31,23 +31,23 @@ async function showHeat(place, query, item, preparation = null) {
 }
 
 /** One map of a patch's value per cell, for each area: of one query token, or of several together. */
-function together(told, tokens, way) {
-  return told.areas.map((area) => {
+function together(heat, tokens, way) {
+  return heat.areas.map((area) => {
     const cells = new Float64Array(area.rows * area.columns).fill(way === "most" ? -Infinity : 0);
     for (const at of tokens) area.maps[at].forEach((value, cell) => { cells[cell] = way === "most" ? Math.max(cells[cell], value) : cells[cell] + value; });
     return cells;
   });
 }
 
-function heatView(told, score, item) {
-  const tokens = readable(told.ids, told.pieces);
+function heatView(heat, score, item) {
+  const tokens = readable(heat.ids, heat.pieces);
   const names = tokens.map((token) => `“${token.text}”`);
   // The parts of a page make up one picture; where it was cut, the model sees the whole once more, as a picture of its own.
-  const cut = told.areas.some((area) => !isWhole(area.region));
-  const pages = told.areas.map((area, at) => ({ ...area, at })).filter((area) => !cut || !isWhole(area.region));
-  const whole = cut ? told.areas.map((area, at) => ({ ...area, at })).filter((area) => isWhole(area.region)) : [];
-  const page = sheet(item, told, pages, `Page: ${item.name}. Arrow keys move from patch to patch`);
-  const small = whole.length ? sheet(item, told, whole, "The whole page as the model sees it once more, beside its tiles") : null;
+  const cut = heat.areas.some((area) => !isWhole(area.region));
+  const pages = heat.areas.map((area, at) => ({ ...area, at })).filter((area) => !cut || !isWhole(area.region));
+  const whole = cut ? heat.areas.map((area, at) => ({ ...area, at })).filter((area) => isWhole(area.region)) : [];
+  const page = sheet(item, heat, pages, `Page: ${item.name}. Arrow keys move from patch to patch`);
+  const small = whole.length ? sheet(item, heat, whole, "The whole page as the model sees it once more, beside its tiles") : null;
   const sheets = small ? [page, small] : [page];
 
   const line = h("p", { className: "line", id: "heat-line" }), patch = h("p", { className: "quiet", id: "heat-patch", role: "status" });
@@ -57,8 +57,8 @@ function heatView(told, score, item) {
   const smooth = h("input", { type: "checkbox", id: "heat-smooth" });
   let pinned = -1, cells = [];
   const everything = h("button", { type: "button", className: "everything" }, "All tokens");
-  const most = Math.max(...told.best.map((best) => best.value), Number.MIN_VALUE);
-  const chips = tokens.map((token, at) => tokenView(token, { tag: "button", weight: Math.pow(clamp(told.best[at].value / most, 0, 1), 3).toFixed(3), properties: { type: "button" } }, h("small", {}, told.best[at].value.toFixed(2).replace("-", "−"))));
+  const most = Math.max(...heat.best.map((best) => best.value), Number.MIN_VALUE);
+  const chips = tokens.map((token, at) => tokenView(token, { tag: "button", weight: Math.pow(clamp(heat.best[at].value / most, 0, 1), 3).toFixed(3), properties: { type: "button" } }, h("small", {}, heat.best[at].value.toFixed(2).replace("-", "−"))));
   const all = [everything, ...chips];
 
   function chosen(at) {
@@ -67,24 +67,24 @@ function heatView(told, score, item) {
     return way.value === "words" && words.length ? words : tokens.map((token, index) => index);
   }
   function view(at) {
-    cells = together(told, chosen(at), at < 0 && way.value === "most" ? "most" : "sum");
+    cells = together(heat, chosen(at), at < 0 && way.value === "most" ? "most" : "sum");
     let least = Infinity, largest = -Infinity;
     for (const map of cells) for (const value of map) { least = Math.min(least, value); largest = Math.max(largest, value); }
     low.textContent = least.toFixed(2).replace("-", "−");
     high.textContent = largest.toFixed(2).replace("-", "−");
     const weigh = (value) => Math.pow((value - least) / Math.max(largest - least, 1e-9), POWER);
-    for (const one of sheets) one.paint(cells, weigh, smooth.checked, at < 0 ? null : told.best[at]);
+    for (const one of sheets) one.paint(cells, weigh, smooth.checked, at < 0 ? null : heat.best[at]);
     line.textContent = at < 0 ? summary() : answered(at);
   }
   function summary() {
-    const beside = told.best.filter((best) => best.area === null);
-    const page = told.best.reduce((sum, best) => sum + (best.area === null ? 0 : best.value), 0);
-    return `${show(page)} of ${show(told.score)} comes from patches of the page${beside.length ? `; ${plural(beside.length, "token")} of ${tokens.length} found the text around it more alike` : ""}.`;
+    const beside = heat.best.filter((best) => best.area === null);
+    const page = heat.best.reduce((sum, best) => sum + (best.area === null ? 0 : best.value), 0);
+    return `${show(page)} of ${show(heat.score)} comes from patches of the page${beside.length ? `; ${plural(beside.length, "token")} of ${tokens.length} found the text around it more alike` : ""}.`;
   }
   function answered(at) {
-    const { value, area, row, column, piece } = told.best[at];
+    const { value, area, row, column, piece } = heat.best[at];
     if (area === null) return `${names[at]} is answered best by “${readable([0], [piece])[0].text}”, which stands beside the page in the prompt: ${show(value)}`;
-    const grid = told.areas[area];
+    const grid = heat.areas[area];
     return `${names[at]} is answered best ${cut ? (isWhole(grid.region) ? "in the whole page, " : `in tile ${area + 1}, `) : ""}at row ${row + 1} of ${grid.rows}, column ${column + 1} of ${grid.columns}: ${show(value)}`;
   }
   function pin(at) {
@@ -107,17 +107,17 @@ function heatView(told, score, item) {
   shade();
   for (const one of sheets) {
     one.pointed = (area, cell) => {
-      const here = area === null ? [] : told.best.map((best, at) => (best.area === area && best.row * told.areas[area].columns + best.column === cell ? at : -1)).filter((at) => at >= 0);
+      const here = area === null ? [] : heat.best.map((best, at) => (best.area === area && best.row * heat.areas[area].columns + best.column === cell ? at : -1)).filter((at) => at >= 0);
       chips.forEach((chip, at) => chip.classList.toggle("best", here.includes(at)));
-      patch.textContent = area === null ? "" : `Row ${Math.floor(cell / told.areas[area].columns) + 1}, column ${(cell % told.areas[area].columns) + 1}: ${cells[area][cell].toFixed(3).replace("-", "−")}${here.length ? `. It answers ${here.map((at) => names[at]).join(", ")}` : ""}`;
+      patch.textContent = area === null ? "" : `Row ${Math.floor(cell / heat.areas[area].columns) + 1}, column ${(cell % heat.areas[area].columns) + 1}: ${cells[area][cell].toFixed(3).replace("-", "−")}${here.length ? `. It answers ${here.map((at) => names[at]).join(", ")}` : ""}`;
     };
   }
   pin(-1);
 
-  const same = Math.abs(score - told.score) <= 1e-3 * Math.max(1, Math.abs(score));
+  const same = Math.abs(score - heat.score) <= 1e-3 * Math.max(1, Math.abs(score));
   return [h("div", { className: "heat" },
     h("div", { className: "side" },
-      h("h3", {}, "MaxSim"), h("div", { className: "big", id: "heat-score" }, show(told.score)),
+      h("h3", {}, "MaxSim"), h("div", { className: "big", id: "heat-score" }, show(heat.score)),
       h("p", { className: "quiet", id: "heat-same" }, same ? `The same as /score: ${show(score)}` : `/score prepares both sides its own way: ${show(score)}`),
       h("div", { className: "tokens pick", id: "heat-tokens", role: "group", "aria-label": "Query tokens: point at one to see what answers it, choose one to keep it" }, ...all),
       line,
@@ -131,16 +131,16 @@ function heatView(told, score, item) {
 }
 
 /** A page with maps over it. `paint` draws them; `pointed` is called with the area and cell under the pointer or the keys, or with null. */
-function sheet(item, told, areas, name) {
+function sheet(item, heat, areas, name) {
   const canvas = h("canvas", { className: "overlay", "aria-hidden": "true" });
   const best = h("i", { className: "mark", hidden: true }), cursor = h("i", { className: "mark cursor", hidden: true });
   const picture = h("img", { src: item.url, alt: item.name });
   picture.addEventListener("error", () => { picture.hidden = true; });
-  const view = h("div", { className: "sheet-of-paper", tabIndex: 0, role: "group", "aria-label": name, vars: { ratio: told.width / told.height } }, picture, canvas, best, cursor);
+  const view = h("div", { className: "sheet-of-paper", tabIndex: 0, role: "group", "aria-label": name, vars: { ratio: heat.width / heat.height } }, picture, canvas, best, cursor);
   const self = { view, pointed: () => {}, paint };
-  const scale = Math.min(1400 / told.width, 1400 / told.height);
-  canvas.width = Math.max(1, Math.round(told.width * scale));
-  canvas.height = Math.max(1, Math.round(told.height * scale));
+  const scale = Math.min(1400 / heat.width, 1400 / heat.height);
+  canvas.width = Math.max(1, Math.round(heat.width * scale));
+  canvas.height = Math.max(1, Math.round(heat.height * scale));
 
   function paint(cells, weigh, smooth, mark) {
     const pen = canvas.getContext("2d");

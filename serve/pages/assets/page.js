@@ -92,8 +92,8 @@ for (const form of document.querySelectorAll("form[role=tabpanel]")) {
     const slow = begin();
     const begun = performance.now();
     try {
-      const told = await runs[form.id]();
-      say(`${told}. ${(performance.now() - begun).toFixed(0)} milliseconds.`);
+      const summary = await runs[form.id]();
+      say(`${summary}. ${(performance.now() - begun).toFixed(0)} milliseconds.`);
     } catch (problem) {
       if (problem instanceof Problem) failed(problem);
       else if (!(problem instanceof Stale)) throw problem;

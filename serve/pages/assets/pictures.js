@@ -201,8 +201,8 @@ async function vectorOf({ words, picture }, side) {
   const content = [...(picture ? [part(picture)] : []), ...(words ? [{ type: "text", text: words }] : [])];
   const known = !picture && sides.includes(side);
   const input = picture || (chat && !known) ? { messages: [{ role: "user", content }] } : { input: words };
-  const told = await ask("v1/embeddings", { model: model.id, ...input, ...(known ? { input_type: side } : {}) });
-  return told.data[0].embedding;
+  const response = await ask("v1/embeddings", { model: model.id, ...input, ...(known ? { input_type: side } : {}) });
+  return response.data[0].embedding;
 }
 
 async function byScores(query, candidates) {
@@ -217,9 +217,9 @@ async function byScores(query, candidates) {
       if (group.length && size > GROUP_CHARACTERS) break;
       group.push(candidates[at]);
     }
-    const told = await ask("rerank", { model: model.id, query: asked, documents: group.map((item) => (item.url ? { content: [part(item)] } : item.text)) });
+    const response = await ask("rerank", { model: model.id, query: asked, documents: group.map((item) => (item.url ? { content: [part(item)] } : item.text)) });
     const found = [];
-    for (const { index, relevance_score } of told.results) found[index] = relevance_score;
+    for (const { index, relevance_score } of response.results) found[index] = relevance_score;
     scores.push(...found);
   }
   return scores;

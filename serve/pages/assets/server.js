@@ -75,8 +75,8 @@ async function ask(path, body, { steady = false } = {}) {
     $("key").focus();
     throw new Problem(401, "This server asks for its API key: enter it under “Key” and try again.");
   }
-  const told = answer?.error?.message ?? answer?.detail ?? (typeof answer?.error === "string" ? answer.error : `The server answered ${response.status}.`);
-  throw new Problem(response.status, String(told), answer?.error?.param);
+  const message = answer?.error?.message ?? answer?.detail ?? (typeof answer?.error === "string" ? answer.error : `The server answered ${response.status}.`);
+  throw new Problem(response.status, String(message), answer?.error?.param);
 }
 
 const MOST_LOGGED = 8;
@@ -159,7 +159,7 @@ function readable(ids, pieces) {
   });
 }
 
-const tokenize = async (text) => { const told = await ask("tokenize", { model: model.id, prompt: text, return_token_strs: true }); return readable(told.tokens, told.token_strs); };
+const tokenize = async (text) => { const response = await ask("tokenize", { model: model.id, prompt: text, return_token_strs: true }); return readable(response.tokens, response.token_strs); };
 
 /** The tokens whose vectors the server answers for one side: prefix, limit, marker, expansion and skip list as `role` says. */
 function prepared(tokens, role, name) {

@@ -34,7 +34,7 @@ const runs = {
     const body = (input, role) => ({ model: model.id, input, ...(role ? { input_type: role } : {}), ...(dimensions ? { dimensions } : {}) });
     const answers = roles[0] === roles[1] ? [await ask("v1/embeddings", body(texts, roles[0]))]
       : [await ask("v1/embeddings", body([texts[0]], roles[0])), await ask("v1/embeddings", body([texts[1]], roles[1]))];
-    const [a, b] = answers.flatMap((told) => told.data.map((item) => item.embedding));
+    const [a, b] = answers.flatMap((response) => response.data.map((item) => item.embedding));
     const lengths = [a, b].map((vector) => Math.sqrt(dot(vector, vector)));
     const cosine = dot(a, b) / Math.max(lengths[0] * lengths[1], Number.MIN_VALUE);
     const meter = h("div", { className: "gauge", role: "meter", "aria-label": "Cosine similarity", "aria-valuemin": -1, "aria-valuemax": 1, "aria-valuenow": cosine.toFixed(4), vars: { at: clamp(cosine, -1, 1) } });
@@ -47,17 +47,17 @@ const runs = {
   async rerank() {
     const documents = $("rerank-documents").value.split("\n").map((line) => line.trim()).filter(Boolean);
     if (!documents.length) throw new Problem(0, "Write at least one document, each on a line of its own.");
-    const told = await ask("rerank", { model: model.id, query: $("rerank-query").value, documents, top_n: Number($("rerank-top").value) || 0 });
-    const items = told.results.map((result) => ({ text: documents[result.index], score: result.relevance_score, from: `line ${result.index + 1}` }));
+    const response = await ask("rerank", { model: model.id, query: $("rerank-query").value, documents, top_n: Number($("rerank-top").value) || 0 });
+    const items = response.results.map((result) => ({ text: documents[result.index], score: result.relevance_score, from: `line ${result.index + 1}` }));
     const meaning = { "bi-encoder": "Scores are cosines.", "late-interaction": "Scores are sums over the query's tokens, so longer queries score higher.", "cross-encoder": "Scores compare documents for one query." }[model.scoring];
     answer(`${plural(items.length, "document")}, best first`, bars(items), h("p", { className: "note" }, meaning));
-    return `Best: line ${told.results[0].index + 1}, score ${told.results[0].relevance_score.toFixed(4)}`;
+    return `Best: line ${response.results[0].index + 1}, score ${response.results[0].relevance_score.toFixed(4)}`;
   },
 
   async classify() {
     const raw = $("classify-activation").value === "no";
-    const told = await ask("classify", { model: model.id, input: $("classify-text").value, ...(raw ? { use_activation: false } : {}) });
-    const { probs, label } = told.data[0];
+    const response = await ask("classify", { model: model.id, input: $("classify-text").value, ...(raw ? { use_activation: false } : {}) });
+    const { probs, label } = response.data[0];
     const names = model.heads.classify.labels;
     const items = probs.map((score, index) => ({ text: names[index] ?? `label ${index}`, score })).sort((a, b) => b.score - a.score);
     const most = items.slice(0, 12);
@@ -69,8 +69,8 @@ const runs = {
   async label() {
     const text = $("label-text").value;
     const head = model.heads.token_classify;
-    const told = await ask("pooling", { model: model.id, task: "token_classify", input: text });
-    const rows = told.data[0].data.map((row) => (Array.isArray(row) ? row : [row]));
+    const response = await ask("pooling", { model: model.id, task: "token_classify", input: text });
+    const rows = response.data[0].data.map((row) => (Array.isArray(row) ? row : [row]));
     const tokens = fitted(await tokenize(text), head, rows.length);
     const wide = (rows[0]?.length ?? 0) > 1;
     const most = Math.max(...rows.map((row) => Math.abs(row[0])), Number.MIN_VALUE);
@@ -93,8 +93,8 @@ const runs = {
     const side = {};
     for (const name of ["query", "document"]) {
       const role = plain ? null : model.roles[name];
-      const told = await ask("pooling", { model: model.id, task: "token_embed", input: texts[name], ...(plain ? {} : { input_type: name }) });
-      const vectors = told.data[0].data;
+      const response = await ask("pooling", { model: model.id, task: "token_embed", input: texts[name], ...(plain ? {} : { input_type: name }) });
+      const vectors = response.data[0].data;
       const tokens = prepared(await tokenize((role?.prefix ?? "") + texts[name]), role, name);
       side[name] = { vectors, tokens: fitted(tokens, model.heads.token_embed, vectors.length) };
     }
@@ -102,14 +102,14 @@ const runs = {
     const table = query.vectors.map((row) => doc.vectors.map((column) => dot(row, column)));
     const best = table.map((row) => row.indexOf(Math.max(...row)));
     const score = table.reduce((sum, row, index) => sum + row[best[index]], 0);
-    const told = model.scoring === "late-interaction" ? (await ask("score", { model: model.id, text_1: texts.query, text_2: texts.document })).data[0].score : null;
-    draw(query.tokens, doc.tokens, table, best, score, told);
+    const served = model.scoring === "late-interaction" ? (await ask("score", { model: model.id, text_1: texts.query, text_2: texts.document })).data[0].score : null;
+    draw(query.tokens, doc.tokens, table, best, score, served);
     return `MaxSim ${score.toFixed(4)}`;
   },
 };
 
 /** The heat map: pick a query token and the document shows where it looks; the table below shows all of them at once. */
-function draw(query, doc, table, best, score, told) {
+function draw(query, doc, table, best, score, served) {
   const values = table.flat();
   const low = values.reduce((a, b) => Math.min(a, b), 1), high = values.reduce((a, b) => Math.max(a, b), -1);
   const weight = (value) => Math.pow((value - low) / Math.max(high - low, 1e-6), 1.5).toFixed(3);  // the power leaves the crowd in the middle pale
@@ -129,9 +129,9 @@ function draw(query, doc, table, best, score, told) {
     line.textContent = text;
     return text;
   }
-  const same = told != null && Math.abs(told - score) <= 1e-3 * Math.max(1, Math.abs(score));
+  const same = served != null && Math.abs(served - score) <= 1e-3 * Math.max(1, Math.abs(score));
   answer("MaxSim", h("div", { className: "big", id: "maxsim" }, show(score)),
-    told == null ? null : h("p", { className: "quiet", id: "same" }, same ? `The same as /score: ${show(told)}` : `/score prepares both sides as plain text: ${show(told)}`),
+    served == null ? null : h("p", { className: "quiet", id: "same" }, same ? `The same as /score: ${show(served)}` : `/score prepares both sides as plain text: ${show(served)}`),
     h("h3", {}, "Query"), h("div", { className: "tokens", id: "query-tokens", role: "group", "aria-label": "Query tokens: pick one to see what answers it" }, ...buttons),
     h("h3", {}, "Document"), h("ul", { className: "tokens", id: "document-tokens" }, ...columns), line,
     h("h3", {}, "All tokens"), h("div", { className: "legend", "aria-hidden": "true" }, h("span", {}, low.toFixed(2).replace("-", "−")), h("i"), h("span", {}, high.toFixed(2)), h("span", {}, "outlined: the best of each row")),
