@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from poolrt.runtime import load
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,29 @@ def test_every_folder_of_modules_is_a_package() -> None:
     # Every folder with a module has an __init__, and so is a package.
     modules = {path.parent for area in AREAS for path in (ROOT / area).rglob("*.py")}
     assert modules == set(folders)
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "compiled"),
+    [
+        ("linux", "x86_64", True), ("linux", "aarch64", True), ("linux", "riscv64", False),
+        ("darwin", "arm64", True), ("darwin", "x86_64", True), ("win32", "AMD64", True),
+        ("win32", "ARM64", False), ("freebsd14", "amd64", False),
+    ],
+)  # fmt: skip
+def test_the_compiled_resize_is_asked_for_where_it_has_a_wheel(
+    system: str, machine: str, compiled: bool
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    environment = {
+        "sys_platform": system, "platform_machine": machine, "platform_python_implementation": "CPython",
+    }  # fmt: skip
+    names = {
+        requirement.name
+        for requirement in map(Requirement, project["optional-dependencies"]["images"])
+        if requirement.marker is None or requirement.marker.evaluate(environment)
+    }
+    assert names == {"pillow", *(["hf-processors-rs"] if compiled else [])}
 
 
 def test_a_wheel_holds_every_module_recipe_and_template(wheel):
