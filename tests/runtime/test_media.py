@@ -96,6 +96,18 @@ def test_equal_pictures_have_one_digest_and_others_another():
     assert len(set(digests)) == 3
 
 
+@pytest.mark.parametrize("side", [40, 300], ids=["smaller than its tiles", "larger"])
+def test_every_tile_has_a_digest_of_its_own_and_equal_pictures_have_equal_ones(side: int):
+    def digests(seed: int, **options: Any) -> list[bytes]:
+        return [item.digest for item in image(TILES, picture(side, side, seed), options=options).items]
+
+    first = digests(0)
+    assert digests(0) == first
+    assert len(set(first)) == len(first) > 1
+    for others in (digests(1), digests(0, backend="pil"), digests(0, size={"longest_edge": 128})):
+        assert not set(first) & set(others)
+
+
 def test_positions_of_a_picture_share_their_time_and_the_text_goes_on_behind_it():
     places = np.arange(2, 8)
     assert mrope(range(10), places, [(2, 3)]).tolist() == [

@@ -50,6 +50,29 @@ def test_what_is_no_picture_is_refused_by_name(data: bytes, message: str) -> Non
     assert error.value.field == "messages[0].image_url"
 
 
+SECRET = b"sesame-2931"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        SECRET,
+        b"P6 " + SECRET + b" 3 255\n",
+        b"P6 2 2 255\n" + SECRET,
+        _chunk(SECRET[:4], SECRET),
+        (FOLDER / "rgb.png").read_bytes()[:33] + _chunk(SECRET[:4].upper(), SECRET) * 2,
+        (FOLDER / "rgb.bmp").read_bytes()[:14] + SECRET * 9,
+    ],
+    ids=["text", "ppm header", "ppm cut off", "chunk", "png with a chunk", "bmp header"],
+)
+def test_an_error_repeats_no_bytes_of_a_file_and_says_what_to_do(data: bytes) -> None:
+    for prepare in (lambda: decode.rgb(data), lambda: prepared.video(VIDEO, data)):
+        with pytest.raises(InputError, match=r"; (save|send|scale)") as error:
+            prepare()
+        text = str(error.value).lower()
+        assert not any(word in text for word in ("sesame", "2931", "sesa", "\\x", "b'"))
+
+
 @pytest.mark.parametrize(
     ("width", "height"), [(9000, 9000), (13000, 13000), (14000, 14000), (65535, 1), (1, 40000)], ids=str
 )

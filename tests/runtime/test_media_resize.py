@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from poolrt.runtime.inputs.media import native
-from poolrt.runtime.inputs.media.resize import by_numpy, resized
+from poolrt.runtime.inputs.media.resize import PANEL, by_numpy, resized
 
 from tests.pictures import drawn
 
@@ -54,6 +54,17 @@ def test_two_passes_of_any_pillow_give_the_bytes_of_the_numpy_form(resample: str
         expected = image.resize((wide, height), code).resize((wide, tall), code)
         _, plain = both(pixels.transpose(2, 0, 1), tall, wide, resample, "pillow")
         np.testing.assert_array_equal(plain, np.asarray(expected).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("kernel", ["torchvision", "pillow"])
+def test_results_wider_than_a_panel_are_put_together_from_their_parts(kernel: Any) -> None:
+    for width, height, wide, tall in (
+        (50, 37, 2 * PANEL + 70, 33), (PANEL + 5, 90, PANEL + 5, 200), (3000, 300, PANEL + 33, 41),
+    ):  # fmt: skip
+        planes = drawn(width, height).transpose(2, 0, 1)
+        for resample in ("bicubic", "lanczos"):
+            compiled, plain = both(planes, tall, wide, resample, kernel)
+            np.testing.assert_array_equal(compiled, plain, err_msg=f"{width}x{height} to {wide}x{tall}")
 
 
 @pytest.mark.parametrize("kernel", ["torchvision", "pillow"])

@@ -26,14 +26,18 @@ Window = tuple[int, int]
 PILLOW_BITS = 22
 SINGLE = 1 << 24
 """Integers up to it are exact in float32."""
-BLOCK, WIDE_BLOCK = 32, 64
-"""Outputs that one product of a pass computes together. The second is faster where a picture grows or shrinks
-by less than LITTLE."""
-LITTLE = 1.5
+BLOCK, LOW_BLOCK = 32, 16
+"""Outputs that one product computes together, of the horizontal pass and of the vertical one. More would
+multiply more zeros."""
 STRIP = 64
 """Rows that are filtered together; 8 to 256 were measured."""
+PANEL = 1024
+"""Columns of the result that go through both passes together."""
 MOST_WASTE = 4
 """Times the pixels that are wanted, which the compiled form may compute: it knows no windows."""
+LEAST_SHRINK: dict[Kernel, int] = {"torchvision": 2, "pillow": 1}
+"""Times the pixels of a result that a picture has, from which on the compiled form is faster. The numpy form
+needs float64 for Pillow's weights."""
 SUPPORT: dict[Resample, float] = {"box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 """Half the width of a filter, in pixels of the smaller of the two pictures."""
 
@@ -59,8 +63,9 @@ def resized(
     if planes.shape[1:] == (height, width):
         return planes[:, slice(*down), slice(*across)]
     part = (down[1] - down[0]) * (across[1] - across[0])
-    # The compiled form is faster where pictures shrink; where they grow, its float32 results cost time.
-    if height * width <= min(MOST_WASTE * part, planes.shape[1] * planes.shape[2]):
+    # The compiled form is faster where pictures shrink; its float32 results cost time where they are large.
+    most = planes.shape[1] * planes.shape[2] // LEAST_SHRINK[kernel]
+    if height * width <= min(MOST_WASTE * part, most):
         whole = native.resized(planes, height, width, resample, kernel, _whole)
         if whole is not None:
             return whole[:, slice(*down), slice(*across)]
@@ -81,9 +86,9 @@ def by_numpy(
         return planes[:, lines[:, None], places]
     across = down = None
     if (wide, columns) != (width, (0, width)):
-        across = _bands(wide, width, resample, kernel, columns)
+        across = _bands(wide, width, resample, kernel, columns, BLOCK)
     if (tall, rows) != (height, (0, height)):
-        down = _bands(tall, height, resample, kernel, rows)
+        down = _bands(tall, height, resample, kernel, rows, LOW_BLOCK)
     return _filtered(planes, across, down)
 
 
@@ -103,8 +108,10 @@ class Bands:
     weights: NDArray[Any]
     """[blocks, outputs of a block, band] float32 or float64: integer weights * 2**-bits; rows of zeros behind
     the last output."""
-    offsets: NDArray[Any]
-    """[blocks, outputs of a block]: what is added to a sum, so that its floor is the output."""
+    turned: NDArray[Any]
+    """[blocks, band, outputs of a block]: the same, for products from the right."""
+    offsets: NDArray[Any] | None
+    """[blocks, outputs of a block]: what is added to a sum, so that its floor is the output. None: 0.5."""
     outputs: int
     centre: int
     """What is taken from each byte: 128 where smaller numbers keep float32 exact, else 0."""
@@ -115,18 +122,21 @@ class Bands:
         return slice(block * size, min((block + 1) * size, self.outputs))
 
 
-def _bands(size: int, out: int, resample: Resample, kernel: Kernel, window: Window) -> Bands:
+def _bands(
+    size: int, out: int, resample: Resample, kernel: Kernel, window: Window, size_of_block: int
+) -> Bands:
     """Small ones are kept for the next picture of that size; the large ones would fill memory."""
     build = _kept_bands if size <= 8192 and out <= 4096 else _built_bands
-    return build(size, out, resample, kernel, window)
+    return build(size, out, resample, kernel, window, size_of_block)
 
 
-def _built_bands(size: int, out: int, resample: Resample, kernel: Kernel, window: Window) -> Bands:
+def _built_bands(
+    size: int, out: int, resample: Resample, kernel: Kernel, window: Window, size_of_block: int
+) -> Bands:
     first, weights = _taps(size, out, resample)
     weights, bits = _integers(weights, kernel)
     first, weights = first[slice(*window)], weights[slice(*window)]
     outputs = len(first)
-    size_of_block = WIDE_BLOCK if size < LITTLE * out else BLOCK
     blocks = -(-outputs // size_of_block)
     place = np.arange(outputs)
     starts = first[::size_of_block]
@@ -139,15 +149,14 @@ def _built_bands(size: int, out: int, resample: Resample, kernel: Kernel, window
     # Weights behind the input's end are zero; they are written where the band has room.
     inside = np.minimum(inside, band - 1)
     np.add.at(matrix, (place[:, None], inside), np.ldexp(weights.astype(dtype), -bits))
-    offsets = np.zeros(blocks * size_of_block, np.float64)
-    offsets[:outputs] = np.ldexp(float(centre) * weights.sum(axis=1) + (1 << (bits - 1)), -bits)
-    return Bands(
-        starts,
-        matrix.reshape(blocks, size_of_block, band),
-        offsets.reshape(blocks, size_of_block).astype(dtype),
-        outputs,
-        centre,
-    )
+    matrix = matrix.reshape(blocks, size_of_block, band)
+    offsets = None
+    if centre:
+        offsets = np.zeros(blocks * size_of_block, dtype)
+        offsets[:outputs] = np.ldexp(float(centre) * weights.sum(axis=1) + (1 << (bits - 1)), -bits)
+        offsets = offsets.reshape(blocks, size_of_block)
+    turned = np.ascontiguousarray(matrix.transpose(0, 2, 1))
+    return Bands(starts, matrix, turned, offsets, outputs, centre)
 
 
 def _exact(bits: int, largest: int) -> tuple[int, type[np.floating[Any]]]:
@@ -206,52 +215,74 @@ def _integers(weights: NDArray[np.float64], kernel: Kernel) -> tuple[NDArray[np.
 
 
 def _filtered(planes: Planes, across: Bands | None, down: Bands | None) -> Planes:
-    """Both passes, or the one that is not None. The rows of a block of outputs go through both of them before
-    the next rows, so that what lies between stays in the processor's cache."""
+    """Both passes, or the one that is not None. What lies between the passes stays in the processor's cache:
+    a panel of columns goes through both, a strip of rows at a time."""
     height, width = planes.shape[1], planes.shape[2] if across is None else across.outputs
     out = np.empty((len(planes), height if down is None else down.outputs, width), np.uint8)
     if down is None:
         assert across is not None, "one pass is asked for"
+        blocks = slice(0, len(across.starts))
         for top in range(0, height, STRIP):
-            out[:, top : top + STRIP] = _horizontal(planes[:, top : top + STRIP], across)
+            _horizontal(planes[:, top : top + STRIP], across, blocks, out[:, top : top + STRIP])
         return out
-    held, end = np.empty((len(planes), 0, width), down.weights.dtype), 0
-    for block, start in enumerate(down.starts.tolist()):
-        # Neighbouring blocks share rows.
-        kept = held[:, held.shape[1] - max(end - start, 0) :]
-        end = start + down.weights.shape[2]
-        fresh = planes[:, start + kept.shape[1] : end]
-        fresh = _numbers(fresh, down) if across is None else _horizontal(fresh, across, down)
-        held = np.concatenate([kept, fresh], axis=1)
-        place = down.place(block)
-        sums = np.matmul(down.weights[block], held)
-        sums += down.offsets[block][:, None]
-        np.clip(sums, 0, 255, out=sums)
-        out[:, place] = sums[:, : place.stop - place.start]
+    if across is None:
+        for left in range(0, width, PANEL):
+            part = slice(left, left + PANEL)
+            _vertical(planes[:, :, part], None, slice(0), down, out[:, :, part])
+        return out
+    wide = across.weights.shape[1]
+    step = max(PANEL // wide, 1)
+    for first in range(0, len(across.starts), step):
+        blocks = slice(first, first + step)
+        _vertical(planes, across, blocks, down, out[:, :, first * wide : (first + step) * wide])
     return out
 
 
-def _horizontal(planes: Planes, bands: Bands, following: Bands | None = None) -> NDArray[Any]:
-    """[3, rows, columns] -> [3, rows, outputs]: numbers whose whole part is the byte, or for the pass that
-    follows, the byte less its centre."""
-    channels, height, width = planes.shape
-    flat = _numbers(planes, bands).reshape(channels * height, width)
-    dtype, centre = (np.uint8, 0) if following is None else (following.weights.dtype, following.centre)
-    out = np.empty((channels * height, bands.outputs), dtype)
-    for block, start in enumerate(bands.starts.tolist()):
-        sums = flat[:, start : start + bands.weights.shape[2]] @ bands.weights[block].T
-        sums += bands.offsets[block] - centre
-        if following is not None:
-            np.floor(sums, out=sums)
-        np.clip(sums, -centre, 255 - centre, out=sums)
-        place = bands.place(block)
+def _vertical(planes: Planes, across: Bands | None, blocks: slice, down: Bands, out: Planes) -> None:
+    """A panel of the result: the outputs of some blocks of the horizontal pass, filtered vertically."""
+    channels, height = planes.shape[:2]
+    size, band = down.weights.shape[1:]
+    # The rows from `top` to `end` of what the pass reads; neighbouring blocks share some of them.
+    held = np.empty((channels, band + STRIP, out.shape[2]), down.weights.dtype)
+    sums = np.empty((channels, size, out.shape[2]), down.weights.dtype)
+    top = end = 0
+    for block, start in enumerate(down.starts.tolist()):
+        if start + band > end:
+            begin, end = end, max(start + band, min(max(start, end) + STRIP, height))
+            if begin <= start:
+                top = begin = start
+            elif end - top > held.shape[1]:
+                held[:, : begin - start] = held[:, start - top : begin - top]
+                top = start
+            fresh = held[:, begin - top : end - top]
+            if across is None:
+                fresh[...] = planes[:, begin:end]
+                if down.centre:
+                    fresh -= down.centre
+            else:
+                _horizontal(planes[:, begin:end], across, blocks, fresh, down.centre)
+        np.matmul(down.weights[block], held[:, start - top : start - top + band], out=sums)
+        sums += 0.5 if down.offsets is None else down.offsets[block][:, None]
+        np.clip(sums, 0, 255, out=sums)
+        place = down.place(block)
         out[:, place] = sums[:, : place.stop - place.start]
-    return out.reshape(channels, height, bands.outputs)
 
 
-def _numbers(planes: Planes, bands: Bands) -> NDArray[Any]:
-    """Bytes less the centre in the type of the weights, contiguous."""
-    values = planes.astype(bands.weights.dtype, order="C")
+def _horizontal(planes: Planes, bands: Bands, blocks: slice, out: NDArray[Any], centre: int = 0) -> None:
+    """[3, rows, columns] -> [3, rows, outputs of some blocks]: bytes, less the centre of the pass that
+    follows."""
+    starts = bands.starts[blocks].tolist()
+    channels, height, _ = planes.shape
+    wide, band = bands.weights.shape[1:]
+    left, right = min(starts), max(starts) + band
+    flat = planes[:, :, left:right].astype(bands.weights.dtype, order="C").reshape(channels * height, -1)
     if bands.centre:
-        values -= bands.centre
-    return values
+        flat -= bands.centre
+    sums = np.empty((channels * height, len(starts), wide), flat.dtype)
+    for place, start in enumerate(starts):
+        columns = flat[:, start - left : start - left + band]
+        np.matmul(columns, bands.turned[blocks.start + place], out=sums[:, place])
+    sums += (0.5 if bands.offsets is None else bands.offsets[blocks]) - centre
+    np.floor(sums, out=sums)
+    np.clip(sums, -centre, 255 - centre, out=sums)
+    out[...] = sums.reshape(channels, height, -1)[:, :, : out.shape[2]]

@@ -5,6 +5,7 @@ The rule is Idefics3's: two or three resizes behind one another, as its processo
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from ...errors import InputError
 from ..items import VisionItem
 from .medium import WHOLE, Region
 from .resize import resized
-from .rows import Planes, fixed_row
+from .rows import Planes, digest, fixed_row
 
 MOST_SIDE = 4096
 """Pixels of the scaled picture before it is cut (Idefics3)."""
@@ -39,7 +40,7 @@ def rows(
         most_pixels: of all tiles together.
         field: named by errors.
     """
-    tiling = facts(images)
+    tiling, source = facts(images), planes
     if resize:
         planes = _scaled(images, planes, *(images.squashed or _longest(tiling, *planes.shape[1:])))
     if not split:
@@ -68,7 +69,12 @@ def rows(
         tiles.append(_scaled(images, planes, images.height, images.width))
     # One array for all of them: fresh memory is what costs time here.
     values = np.empty((len(tiles), *tiles[0].shape), np.float32)
-    return [fixed_row(images, tile, values[place]) for place, tile in enumerate(tiles)], down, across
+    keys = _keys(images, source, len(tiles), resize) if source.size < planes.size else ()
+    items = [
+        fixed_row(images, tile, values[place], keys[place] if keys else None)
+        for place, tile in enumerate(tiles)
+    ]
+    return items, down, across
 
 
 def regions(down: int, across: int, count: int) -> tuple[Region, ...]:
@@ -101,6 +107,13 @@ def text(images: Images, down: int, across: int) -> str:
     if tiling.overview:
         parts.append(tiling.overview_text.replace("{tokens}", tokens))
     return "".join(parts)
+
+
+def _keys(images: Images, source: Planes, count: int, resize: bool) -> list[bytes]:
+    """Digests of the tiles of a picture that is smaller than they are together: of its pixels, of all that
+    decides what becomes of them, and of a tile's place."""
+    whole = digest(images, source.transpose(1, 2, 0), images.kernel) + repr((images, resize)).encode()
+    return [hashlib.sha256(b"%d " % place + whole).digest() for place in range(count)]
 
 
 def _scaled(images: Images, planes: Planes, height: int, width: int) -> Planes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError, PoolrtError, reason
+from ...errors import InputError, PoolrtError
 from . import decode
 from .limits import PictureLimits
 
@@ -109,8 +109,13 @@ def _opened(data: bytes, field: str) -> Iterator[InputContainer]:
     except PoolrtError:
         raise
     # Demuxers and decoders raise errors of many types: FFmpegError, EOFError, OverflowError, MemoryError, ...
-    except Exception as error:
-        raise InputError(f"a video could not be decoded: {reason(error)}", field=field) from None
+    # Their texts are not repeated, since they may quote the file.
+    except Exception:
+        raise InputError(
+            "a video could not be decoded: the file has another format, or is cut off or damaged; send the "
+            "whole file or encode it again, as MP4 for example",
+            field=field,
+        ) from None
 
 
 def _frames(container: InputContainer, fps: float | None) -> int:
