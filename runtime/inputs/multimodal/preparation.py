@@ -4,12 +4,11 @@ with the places of their features."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...artifact.manifest import Manifest, Role, RoleName
 from ...errors import InputError
@@ -19,30 +18,17 @@ from ..media.medium import Medium
 from ..preparation import PairOptions, Preparation, SingleOptions
 from ..prompts import token_ids
 from . import conversations, fitting, media_pairs, prompt_forms
-from .contents import Content, Kind, in_order
+from .contents import Content
+from .feature_tokens import FeatureTokens, feature_order
 from .media_reading import MediaReading
 from .placeholders import Placeholders
 from .positions import mrope
+from .written_prompts import Form, WrittenPrompt
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 """Of models without one of their own, as vLLM has it for CLIP, SigLIP and ColPali."""
 PICTURE_ID = 0
 """Stands in `prompt_token_ids` for a picture that is embedded without a prompt, as in vLLM."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """How the prompts of one call are to be written."""
-
-    plan: Role | None
-    prefix: str
-    suffix: str
-    template: str | None
-    """Of the role; None: prefix, media, text, suffix."""
-    instruction: str
-    kept: int | None
-    limits: TokenLimits
-    add_special_tokens: bool
 
 
 class MultimodalPreparation(Preparation):
@@ -62,12 +48,7 @@ class MultimodalPreparation(Preparation):
         self.reading = reading
         self.images = reading.images
         self.placeholders = Placeholders(reading.images)
-        tokenizer = self.encoder.tokenizer
-        self._feature_ids: dict[Kind, int] = {}
-        for kind, token in self.placeholders.tokens.items():
-            if (number := tokenizer.token_to_id(token)) is not None:
-                self._feature_ids[kind] = number
-        self._fixed_ids = np.array(sorted(tokenizer.get_added_tokens_decoder()), np.int64)
+        self._feature_tokens = FeatureTokens(self.encoder.tokenizer, self.placeholders)
         text = manifest.graph("text")
         self._positions = any(tensor.name == "position_ids" for tensor in text.inputs)
 
@@ -99,21 +80,19 @@ class MultimodalPreparation(Preparation):
         contents = [prompt_forms.content(prompt, f"input {index}") for index, prompt in enumerate(prompts)]
         for content in contents:  # all of them before the first is decoded
             self.reading.check_counts(content)
-        wanted = self._wanted(options)
-        templates = [self._template(wanted, content, role) for content in contents]
+        form = self._form(options)
+        templates = [self._template(form, content, role) for content in contents]
         plain = [
             index
             for index, (content, template) in enumerate(zip(contents, templates, strict=True))
-            if not content.media
-            and template is None
-            and not (wanted.suffix and isinstance(content.text, str))
+            if not content.media and template is None and not (form.suffix and isinstance(content.text, str))
         ]
         if plain or not contents:
             texts = [contents[index].text for index in plain]
             items = super().singles(texts, **options)
             yield dict(zip(plain, items, strict=True))
         texts = {
-            index: self._item(wanted, content, templates[index], index)
+            index: self._item(form, content, templates[index], index)
             for index, content in enumerate(contents)
             if not content.media and index not in plain
         }
@@ -121,9 +100,9 @@ class MultimodalPreparation(Preparation):
             yield texts
         for index, content in enumerate(contents):
             if content.media:
-                yield {index: self._item(wanted, content, templates[index], index)}
+                yield {index: self._item(form, content, templates[index], index)}
 
-    def _wanted(self, options: SingleOptions) -> _Wanted:
+    def _form(self, options: SingleOptions) -> Form:
         limits = options.get("limits") or TokenLimits()
         prompt_name, instruction = options.get("prompt_name"), options.get("instruction")
         add_special_tokens = options.get("add_special_tokens", True)
@@ -132,7 +111,7 @@ class MultimodalPreparation(Preparation):
         prompt = self.prompt(prompt_name)
         if instruction is None and template is not None and prompt:
             instruction = prompt  # a stored prompt is the instruction of a template
-        return _Wanted(
+        return Form(
             plan=plan,
             prefix=prompt if prompt_name is not None else plan.prefix if plan is not None else "",
             suffix="" if plan is None else plan.suffix,
@@ -143,63 +122,58 @@ class MultimodalPreparation(Preparation):
             add_special_tokens=add_special_tokens and self.text.add_special_tokens,
         )
 
-    def _template(self, wanted: _Wanted, content: Content, role: RoleName | None) -> str | None:
+    def _template(self, form: Form, content: Content, role: RoleName | None) -> str | None:
         """The template that writes a prompt; None: it is written as it is."""
         if not isinstance(content.text, str) or (content.finished and role is None):
             return None
-        return None if self.images.apart and content.media else wanted.template
+        return None if self.images.apart and content.media else form.template
 
-    def _item(self, wanted: _Wanted, content: Content, template: str | None, index: int) -> Item:
+    def _item(self, form: Form, content: Content, template: str | None, index: int) -> Item:
+        """The item of one prompt, with its media. Raises InputError."""
         name = f"input {index}"
         if self.images.apart and content.media:
             return self.apart(content, name)
-        limits = self.whole(wanted.limits) if content.media else wanted.limits
-        room = self.encoder.limit(limits) if wanted.kept is None else wanted.kept
-        media = self.reading.read(content, name, room=room)
-        if not isinstance(content.text, str):
-            return self._from_ids(wanted, content, media, index)
-        # Some templates hold the special tokens themselves.
-        special = wanted.add_special_tokens and (
-            template is None or wanted.plan is None or wanted.plan.add_special_tokens
-        )
-        if template is None and media and self.images.prompt is not None:
-            template, special = self.images.prompt, False
-        missing = self.placeholders.missing(content, name) if media else ()
-        placeholders = self.placeholders.of(in_order(missing) if template else missing)
+        limits = self.whole(form.limits) if content.media else form.limits
+        limit = self.encoder.limit(limits)
+        media = self.reading.read(content, name, room=limit if form.kept is None else form.kept)
+        if isinstance(content.text, str):
+            prompt = WrittenPrompt(
+                form, template, content, media, images=self.images, placeholders=self.placeholders, name=name
+            )
+            ids, media = self.tokens(prompt.whole, prompt.add_special_tokens), prompt.media
+        else:
+            prompt = None
+            ids = token_ids(content.text, index, self.text.vocab_size) if len(content.text) else []
+            ids, media = self._feature_tokens.expanded(
+                ids, media, name, lambda text: self.tokens(text, False)
+            )
+        if form.kept is None and len(ids) > limit:
+            raise self.encoder.too_long(len(ids), limit, index)
+        truncated = form.kept is not None and len(ids) > form.kept
+        if form.kept is not None and truncated:
+            ids = self._cut(ids, media, prompt, content, form.kept, limits, index)
+        return self.attached(self.encoder.item(ids, index, truncated=truncated), media, index, form.plan)
 
-        def written(text: str) -> str:
-            if template is None:
-                return wanted.prefix + placeholders + text + wanted.suffix
-            variables = {
-                "text": wanted.prefix + text + wanted.suffix if template is self.images.prompt else text,
-                "media": placeholders,
-                "images": content.count("image"),
-                "videos": content.count("video"),
-                "instruction": wanted.instruction,
-            }
-            return templates.render(template, variables)
-
-        whole, ordered = self.placeholders.expanded(written(content.text), media, name)
+    def _cut(
+        self,
+        ids: list[int],
+        media: Sequence[Medium],
+        prompt: WrittenPrompt | None,
+        content: Content,
+        kept: int,
+        limits: TokenLimits,
+        index: int,
+    ) -> list[int]:
+        """The ids of a prompt that is too long: its text loses tokens inside what stands around it, or the
+        ids lose them."""
+        own = self.text.truncation_side
+        if prompt is None or not prompt.is_framed:
+            return self._feature_tokens.shortened(ids, media, kept, limits.truncation_side, own, index)
 
         def tokens(text: str) -> list[int]:
-            again = (
-                whole if text is content.text else self.placeholders.expanded(written(text), media, name)[0]
-            )
-            return self.tokens(again, special)
+            return self.tokens(prompt.around(text), prompt.add_special_tokens)
 
-        ids = tokens(content.text)
-        kept, limit = wanted.kept, self.encoder.limit(limits)
-        if kept is None and len(ids) > limit:
-            raise self.encoder.too_long(len(ids), limit, index)
-        truncated = kept is not None and len(ids) > kept
-        if kept is not None and truncated:
-            side = limits.truncation_side or self.text.truncation_side
-            inline = len(missing) < len(content.media)
-            if (template is not None or wanted.suffix) and not inline:
-                ids = fitting.fitted(self.encoder, tokens, content.text, kept, side, index)
-            else:
-                ids = self._shortened(ids, ordered, kept, limits, index)
-        return self.attached(self.encoder.item(ids, index, truncated=truncated), ordered, index, wanted.plan)
+        return fitting.fitted(self.encoder, tokens, content.text, kept, limits.truncation_side or own, index)
 
     def tokens(self, text: str, add_special_tokens: bool) -> list[int]:
         """The ids of a text. Raises InputError for one that is no valid Unicode."""
@@ -211,58 +185,6 @@ class MultimodalPreparation(Preparation):
     def whole(self, limits: TokenLimits) -> TokenLimits:
         """The limits of a prompt with pictures, which is never computed in pieces (chunks.limits)."""
         return replace(limits, max_tokens=None) if limits.max_tokens == chunks.UNLIMITED else limits
-
-    def _shortened(
-        self, ids: list[int], media: Sequence[Medium], kept: int, limits: TokenLimits, index: int
-    ) -> list[int]:
-        """The ids of a prompt as it is, cut to `kept` tokens around its pictures."""
-        side = limits.truncation_side
-        features = self._features(ids, media)
-        if side is not None:  # the list of ids is cut, special tokens too, where no picture is lost
-            sliced = slice(len(ids) - kept, None) if side == "left" else slice(kept)
-            if features[sliced].sum() == features.sum():
-                return ids[sliced]
-        fixed = features | np.isin(ids, self._fixed_ids)
-        return fitting.dropped(ids, fixed, kept, side or self.text.truncation_side, index)[0]
-
-    def _from_ids(self, wanted: _Wanted, content: Content, media: list[Medium], index: int) -> Item:
-        """Token ids in which one token stands for each medium, or all of them already."""
-        ids = token_ids(content.text, index, self.text.vocab_size) if len(content.text) else []
-        name = f"input {index}"
-        if int(self._features(ids, media).sum()) != sum(medium.tokens for medium in media):
-            ids, media = self._expanded_ids(ids, media, name)
-        limits = self.whole(wanted.limits)
-        kept, limit = wanted.kept, self.encoder.limit(limits)
-        if kept is None and len(ids) > limit:
-            raise self.encoder.too_long(len(ids), limit, index)
-        truncated = kept is not None and len(ids) > kept
-        if kept is not None and truncated:
-            ids = self._shortened(ids, media, kept, limits, index)
-        return self.attached(self.encoder.item(ids, index, truncated=truncated), media, index, wanted.plan)
-
-    def _expanded_ids(
-        self, ids: list[int], media: Sequence[Medium], name: str
-    ) -> tuple[list[int], list[Medium]]:
-        """The ids with the k-th token of a kind replaced by the tokens of the k-th medium; without such a
-        token the media come first."""
-        kinds: dict[int, Kind] = {number: kind for kind, number in self._feature_ids.items()}
-        present: dict[Kind, int] = {kind: ids.count(number) for number, kind in kinds.items()}
-        if not any(present.values()):
-            texts = "".join(medium.text for medium in media)
-            return [*self.tokens(texts, False), *ids], list(media)
-        wanted: dict[Kind, int] = {kind: sum(medium.kind == kind for medium in media) for kind in present}
-        self.placeholders.check(wanted, present, name)
-        waiting = {kind: [medium for medium in media if medium.kind == kind] for kind in present}
-        expanded: list[int] = []
-        ordered: list[Medium] = []
-        for number in ids:
-            if number not in kinds:
-                expanded.append(number)
-                continue
-            medium = waiting[kinds[number]].pop(0)
-            ordered.append(medium)
-            expanded += self.tokens(self.placeholders.core(medium), False)
-        return expanded, ordered
 
     # Items with features
 
@@ -287,7 +209,7 @@ class MultimodalPreparation(Preparation):
             item = colbert.apply(plan, item)
         if not media:
             return item
-        places = np.flatnonzero(self._features(item.ids, media)).astype(np.int64)
+        places = np.flatnonzero(self._feature_tokens.mask(item.ids, media)).astype(np.int64)
         wanted = sum(medium.tokens for medium in media)
         if len(places) != wanted:
             raise InputError(
@@ -297,15 +219,10 @@ class MultimodalPreparation(Preparation):
             )
         item.feature_places = places
         item.vision = tuple(row for medium in media for row in medium.items)
-        item.feature_order = _order(media)
+        item.feature_order = feature_order(media)
         if self._positions:
             item.positions = mrope(item.ids, places, [grid for medium in media for grid in medium.grids])
         return item
-
-    def _features(self, ids: Sequence[int], media: Sequence[Medium]) -> NDArray[np.bool_]:
-        """[tokens]: which stand for features."""
-        kinds = {medium.kind for medium in media}
-        return np.isin(ids, [number for kind, number in self._feature_ids.items() if kind in kinds])
 
     # Pairs, conversations, counts
 
@@ -363,7 +280,7 @@ class MultimodalPreparation(Preparation):
         content = prompt_forms.content(prompt, "prompt", field="prompt")
         if isinstance(content.text, str) and not content.media:
             return super().prompt_tokens(content.text, add_special_tokens=add_special_tokens)
-        wanted = _Wanted(
+        form = Form(
             plan=None,
             prefix="",
             suffix="",
@@ -373,23 +290,10 @@ class MultimodalPreparation(Preparation):
             limits=TokenLimits(max_tokens=chunks.UNLIMITED - 1),
             add_special_tokens=add_special_tokens,
         )
-        return self._item(wanted, content, None, 0).ids
+        return self._item(form, content, None, 0).ids
 
 
 def _collected(steps: Steps) -> list[Item]:
     """The items of all steps in their order."""
     items = {index: item for step in steps for index, item in step.items()}
     return [items[index] for index in range(len(items))]
-
-
-def _order(media: Sequence[Medium]) -> NDArray[np.int64] | None:
-    """`Item.feature_order` of a prompt's media."""
-    if all(medium.order is None for medium in media):
-        return None
-    starts = np.cumsum([0, *[medium.rows for medium in media]])
-    return np.concatenate(
-        [
-            start + (np.arange(medium.rows) if medium.order is None else medium.order)
-            for start, medium in zip(starts[:-1], media, strict=True)
-        ]
-    )
