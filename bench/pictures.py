@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import statistics
 import sys
 import time
@@ -30,12 +31,12 @@ LABELS = {
 }
 """Of tests/pictures.py -> as the table calls them."""
 SIZES = ((640, 480), (1280, 960), (1654, 2339), (4000, 3000))
-ROUNDS = 7
+ROUNDS = 11
 FAMILIES = {"CLIP": "clip", "Siglip": "siglip", "Qwen2VL": "qwen2_vl", "Idefics3": "idefics3"}
 HEAD = """# Pictures
 
 Written by `python -m bench.pictures`; not edited by hand. From the bytes of a JPEG to the array that a vision graph reads, decoding included, on one
-core: processor milliseconds, the median of {rounds} rounds in which the contenders take turns. Both sides give the same numbers, bit for bit
+core: processor milliseconds, the median of {rounds} rounds, in each of which the contenders run in another order. Both sides give the same numbers, bit for bit
 (tests/runtime/test_media_goldens.py), so only the time is compared. The last column is the faster one of transformers' two processors by poolrt.
 
 {facts}
@@ -107,12 +108,15 @@ def photo(width: int, height: int) -> bytes:
 
 
 def measured(functions: dict[str, Callable[[bytes], Any]], data: bytes) -> dict[str, float]:
-    """Name -> milliseconds of processor time."""
+    """Name -> milliseconds of processor time. Each round has an order of its own, since a contender finds the
+    memory that the one before it left."""
+    order, shuffle = list(functions), random.Random(0).shuffle
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(ROUNDS):
-        for name, function in functions.items():
+        shuffle(order)
+        for name in order:
             begun = time.process_time()
-            function(data)
+            functions[name](data)
             times[name].append(1000 * (time.process_time() - begun))
     return {name: statistics.median(values) for name, values in times.items()}
 

@@ -104,7 +104,7 @@ def test_every_tile_has_a_digest_of_its_own_and_equal_pictures_have_equal_ones(s
     first = digests(0)
     assert digests(0) == first
     assert len(set(first)) == len(first) > 1
-    for others in (digests(1), digests(0, backend="pil"), digests(0, size={"longest_edge": 128})):
+    for others in (digests(1), digests(0, backend="pil"), digests(0, size={"longest_edge": 192})):
         assert not set(first) & set(others)
 
 

@@ -1,4 +1,5 @@
-"""The same resize through the compiled library `hf-processors-rs` (the extra `images`), three times as fast.
+"""The same resize through the compiled library `hf-processors-rs` (the extra `images`), faster where pictures
+become small.
 
 The library is young, so its first picture of each filter is compared with the numpy form of resize.py. Where
 they differ, or where the library raises, the numpy form is used.

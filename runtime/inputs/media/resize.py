@@ -35,7 +35,7 @@ PANEL = 1024
 """Columns of the result that go through both passes together."""
 MOST_WASTE = 4
 """Times the pixels that are wanted, which the compiled form may compute: it knows no windows."""
-LEAST_SHRINK: dict[Kernel, int] = {"torchvision": 2, "pillow": 1}
+LEAST_SHRINK: dict[Kernel, int] = {"torchvision": 4, "pillow": 1}
 """Times the pixels of a result that a picture has, from which on the compiled form is faster. The numpy form
 needs float64 for Pillow's weights."""
 SUPPORT: dict[Resample, float] = {"box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0, "lanczos": 3.0}
