@@ -23,7 +23,8 @@ from . import drawn
 from .seen import Seen
 
 PIXELS = 1e-5
-"""Largest difference of a prepared value: both divide the same bytes, one by a fused mean and deviation."""
+"""Largest difference of a prepared value, beyond 1 as a share of the largest: both divide the same bytes, one
+by a fused mean and deviation."""
 COSINE = 0.99999
 """As of texts (library_comparison.py)."""
 SIZES = ((200, 100), (300, 90), (96, 96), (70, 66))
@@ -58,7 +59,7 @@ def compared(
             f"{source}: poolrt prepares pictures as {list(ours.shape[1:])}, {name} as "
             f"{list(expected.shape[1:])}; please report this checkpoint"
         )
-    apart = float(np.abs(ours - expected).max())
+    apart = distance(ours, expected)
     if not apart <= PIXELS:
         raise VerificationError(
             f"{source}: poolrt prepares pictures otherwise than {name}: values {apart:.3g} apart, at most "
@@ -100,9 +101,20 @@ def _processor(folder: Path) -> tuple[Any, Any]:
     return processor, "torchvision" if getattr(processor, "backend", "") == "torchvision" else "pillow"
 
 
+def distance(ours: Floats, theirs: Floats) -> float:
+    """The largest difference of two values at one place, measured as PIXELS says."""
+    return float(np.abs(ours - theirs).max() / max(1.0, float(np.abs(theirs).max())))
+
+
 def _prepared(processor: Any, pixels: drawn.Pixels) -> Floats:
-    """[1, 3, height, width]."""
+    """[1, 3, height, width]. Raises Missing where the processor fails: torchvision lacks some filters."""
     from PIL import Image
 
-    values = processor(images=Image.fromarray(pixels), return_tensors="np")["pixel_values"]
+    try:
+        values = processor(images=Image.fromarray(pixels), return_tensors="np")["pixel_values"]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise Missing(
+            f"its pictures are not compared, {type(processor).__name__} fails on them: {reason}"
+        ) from None
     return np.asarray(values, np.float32)

@@ -17,7 +17,7 @@ from ....runtime.inputs.multimodal.contents import Content, Source
 from ....runtime.inputs.preparation import Preparation
 from ....runtime.outputs import Floats
 from . import drawn
-from .beside import COSINE, PIXELS, Missing
+from .beside import COSINE, PIXELS, Missing, distance
 
 DIFFERENCE = 1e-4
 """Largest difference of a probability or logit, as of texts (library_comparison.py)."""
@@ -140,7 +140,7 @@ def _apart(source: str, ours: Floats, theirs: Floats, processor: str) -> float:
             f"{source}: poolrt prepares pictures as {list(ours.shape)}, {processor} as {list(theirs.shape)}; "
             "please report this checkpoint"
         )
-    apart = float(np.abs(ours - theirs).max())
+    apart = distance(ours, theirs)
     if not apart <= PIXELS:
         raise VerificationError(
             f"{source}: poolrt prepares pictures otherwise than {processor}: values {apart:.3g} apart, at "
