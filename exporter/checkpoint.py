@@ -145,7 +145,9 @@ def read(
     lora = None if adapter is None else adapters.read(adapter)
     if lora is not None:
         turned = config.get("model_type") in adapter_merge.TURNED
-        opened = adapter_merge.merged(place.name, opened, lora, family.prefixes, turned=turned)
+        opened = adapter_merge.merged(
+            place.name, opened, lora, family.prefixes, turned=turned, spelled=family.spelled
+        )
         config = _adapted_config(config, lora, opened, family, overrides, convert=convert)
         guesses.append(_adapter_guess(lora))
     sentence = _sentence_files(place.folder, inner, lora, guesses)

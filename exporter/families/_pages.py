@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact.images import Images
@@ -23,6 +23,8 @@ TOP = ("hidden_size", "vocab_size", "max_position_embeddings", "pad_token_id")
 """Settings of a text model that the exporter reads at the top of config.json."""
 PROJECTION = Layer(name="embedding_proj_layer", names=("custom_text_proj",), bias=None)
 """Of the width of a token's vector, under transformers' name and colpali-engine's."""
+PROJECTIONS = tuple((f"{name}.", f"{PROJECTION.name}.") for name in PROJECTION.names)
+"""Beginnings of its tensors' names."""
 INPUTS = ("input_ids", "attention_mask", "features", "feature_index")
 """Inputs of a text graph that reads pictures."""
 
@@ -42,8 +44,8 @@ def flat(config: Config, text: Config, *, width: int, rows: int, image_id: int) 
 
 def renamed(
     state: Mapping[str, torch.Tensor],
-    prefixes: Iterable[str],
-    names: Iterable[tuple[str, str]],
+    prefixes: Sequence[str],
+    names: Sequence[tuple[str, str]],
     *,
     unused: tuple[str, ...],
 ) -> dict[str, torch.Tensor]:
@@ -55,18 +57,19 @@ def renamed(
         names: pairs of a beginning of a name and what replaces it.
         unused: beginnings of names that are left out.
     """
-    prefixes = sorted(prefixes, key=len, reverse=True)
-    tensors: dict[str, torch.Tensor] = {}
-    for stored, tensor in state.items():
-        name = stored
-        while prefix := next((prefix for prefix in prefixes if name.startswith(prefix)), ""):
-            name = name.removeprefix(prefix)
-        for old, new in names:
-            if name.startswith(old):
-                name = new + name.removeprefix(old)
-        if not name.startswith(unused):
-            tensors[name] = tensor
-    return tensors
+    tensors = {spelled(stored, prefixes, names): tensor for stored, tensor in state.items()}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)}
+
+
+def spelled(name: str, prefixes: Iterable[str], names: Iterable[tuple[str, str]]) -> str:
+    """One name without its prefixes and under another beginning; arguments as of `renamed`."""
+    ordered = sorted(prefixes, key=len, reverse=True)
+    while prefix := next((prefix for prefix in ordered if name.startswith(prefix)), ""):
+        name = name.removeprefix(prefix)
+    for old, new in names:
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+    return name
 
 
 def square(files: Files, vision: Mapping[str, Any], settings: Settings, side: Mapping[str, int]) -> int:

@@ -178,6 +178,7 @@ ARCHITECTURE = _pages.family(
     matches=matches,
     translate=translate,
     prefixes=PREFIXES,
+    spelled=lambda name: _pages.spelled(name, PREFIXES, (*NAMES, *_pages.PROJECTIONS)),
     pool="cls",
     images=images,
     roles=roles,

@@ -147,6 +147,9 @@ class Architecture:
     """Fills in fields that depend on the translated config (inputs, prefixes, pooling)."""
     prefixes: tuple[str, ...] = ()
     """Prefixes that a model with a head puts before the backbone's tensor names (`bert.`)."""
+    spelled: Callable[[str], str] | None = None
+    """A tensor's name in any release of the family -> one name for all, by which an adapter finds the tensors
+    of a checkpoint that was saved by another release."""
     pool: Pool
     """Pooling of embeddings when no file states another (vLLM's default)."""
     positions: Callable[[Config], int | None]

@@ -149,12 +149,18 @@ class Merged(Weights):
 
 
 def merged(
-    source: str, base: Weights, adapter: LoraAdapter, prefixes: Iterable[str], *, turned: bool = False
+    source: str,
+    base: Weights,
+    adapter: LoraAdapter,
+    prefixes: Iterable[str],
+    *,
+    turned: bool = False,
+    spelled: Callable[[str], str] | None = None,
 ) -> Merged:
     """The checkpoint's tensors with the adapter in them. `source` names the checkpoint in messages.
 
     `turned`: the backbone's layers store [in, out]. PEFT too decides that by the layer's class, not by
-    fan_in_fan_out.
+    fan_in_fan_out. `spelled`: as in the family's record.
 
     Raises CheckpointError that names the tensors without a place and those that do not fit.
     """
@@ -163,7 +169,7 @@ def merged(
     brought: set[str] = set()
     changes: dict[str, tuple[Change, ...]] = {}
     problems: list[str] = []
-    unwrapped = _unwrapping(base, adapter, prefixes)
+    unwrapped = _respelling(base, _unwrapping(base, adapter, prefixes), spelled)
     for name, stored in adapter.whole.items():
         bare = unwrapped(name)
         home, shape = _home(base, bare, prefixes), adapter.weights.shapes[stored]
@@ -241,6 +247,25 @@ def _unwrapping(base: Weights, adapter: LoraAdapter, prefixes: tuple[str, ...]) 
     if len(wrapped) < len(names) or any(_home(base, name, prefixes) for name in names):
         return lambda name: name
     return lambda name: WRAPPED.sub("", name, count=1)
+
+
+def _respelling(
+    base: Weights, unwrapped: Callable[[str], str], spelled: Callable[[str], str] | None
+) -> Callable[[str], str]:
+    """`unwrapped`, whose results are the checkpoint's names of the same modules and tensors."""
+    if spelled is None:
+        return unwrapped
+    known: dict[str, str] = {}
+    for stored in base:
+        module = stored.rpartition(".")[0]
+        known |= {spelled(stored): stored, spelled(f"{module}."): f"{module}."}
+
+    def respelled(name: str) -> str:
+        bare = unwrapped(name)
+        module = known.get(spelled(f"{bare}."))
+        return known.get(spelled(bare), bare) if module is None else module.removesuffix(".")
+
+    return respelled
 
 
 def _home(base: Weights, name: str, prefixes: tuple[str, ...]) -> str | None:

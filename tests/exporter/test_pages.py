@@ -67,8 +67,8 @@ class Modules:
         return encoded.ids, torch.nn.functional.normalize(hidden, dim=-1).numpy()
 
 
-def opened(folder: Path) -> Modules:
-    read = checkpoint.read(folder, recipe=None)
+def opened(folder: Path, adapter: Path | None = None) -> Modules:
+    read = checkpoint.read(folder, recipe=None, adapter=adapter)
     plan = planning.plan(read)
     text = tracing.module(read, plan)
     assert read.family.vision is not None
@@ -241,3 +241,36 @@ def test_prompts_that_a_processor_states_are_taken_even_where_they_are_empty(tmp
     assert page == tokenizer.encode("<picture>" * 16 + "<bos>look\n", add_special_tokens=False).ids
     question, _ = both.vectors("query", "red")
     assert question == tokenizer.encode("<bos>red" + "<pad>" * 10 + "\n", add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("colpali_exact", "ColPaliForRetrieval"), ("colmodernvbert", "ColModernVBertForRetrieval")],
+)
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_an_adapter_finds_its_tensors_under_the_names_of_another_release(
+    name: str, published: str, tmp_path: Path
+):
+    """transformers names a module otherwise in memory than in its files, and adapters have the former."""
+    import transformers
+
+    peft = pytest.importorskip("peft")
+    folder = pages.ALL[name](tmp_path / name)
+    whole = getattr(transformers, published).from_pretrained(folder, dtype=torch.float32)
+    modules = r".*((language_model|text_model).*(q_proj|down_proj|Wqkv|Wo)|embedding_proj_layer)$"
+    adapted = peft.get_peft_model(whole, peft.LoraConfig(r=3, lora_alpha=7, target_modules=modules)).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        for key, parameter in adapted.named_parameters():
+            if "lora_" in key:
+                parameter.data.normal_(0, 0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    both = opened(folder, adapter=tmp_path / "adapter")
+    ids, ours = both.vectors("query", "what is the capital of france")
+    tokens = torch.tensor([ids])
+    more = {"token_type_ids": torch.zeros_like(tokens)} if "colpali" in name else {}
+    with torch.inference_mode():
+        output = adapted(input_ids=tokens, attention_mask=torch.ones_like(tokens), **more)
+    assert (ours * output.embeddings[0].numpy()).sum(-1).min() > COSINE
+    _, plain = opened(folder).vectors("query", "what is the capital of france")
+    assert (ours * plain).sum(-1).min() < 0.99
