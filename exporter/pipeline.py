@@ -83,7 +83,7 @@ def export(
     then nothing is left behind.
     """
     targets = _checked_targets(target)
-    lowered = precisions.check(precision, targets, large=True)
+    lowered = precisions.check(precision, targets)
     lowers = [_LOWER] if lowered != "fp32" else []
     titles = [_READ, _LOAD, _TRACE, _LIBRARY, *lowers, *map(_compiling, targets), _VERIFY, _FINISH]
     steps = ExportSteps(titles, progress, about=str(source))
@@ -101,7 +101,6 @@ def export(
         )
         # int8 is chosen by running the whole graph, which has to fit into memory for that.
         large = lowered in ("fp32", "fp16", "bf16") and is_large(checkpoint.parameters)
-        precisions.check(precision, targets, large=large)
         checkpoint = dataclasses.replace(checkpoint, large=large)
         plan = planning.plan(checkpoint)
     for line in plan.lines:
@@ -132,8 +131,10 @@ def export(
                 with steps(_LOWER):
                     graphs, notes = precisions.lowered_in_place(streamed, graphs, lowered)
             with steps(_WRITE):
-                written = tuple(_written(draft, *pair) for pair in zip(streamed, graphs, strict=True))
-                manifest = dataclasses.replace(manifest, graphs=written)
+                graphs = tuple(_written(draft, *pair) for pair in zip(streamed, graphs, strict=True))
+                if lowered == "bf16":
+                    graphs = (*precisions.widened(draft.folder, streamed, graphs), *graphs)
+                manifest = dataclasses.replace(manifest, graphs=graphs)
         elif lowered != "fp32":
             with steps(_LOWER):
                 probes = precisions.probes(draft.folder, manifest) if lowered in ("int8", "auto") else []

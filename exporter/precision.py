@@ -1,6 +1,7 @@
 """Which numbers the graph computes in, decided by what was measured.
 
-`fp32` is the graph as exported. `int8` is for processors, `fp16` and `bf16` are for GPUs. `auto` takes int8
+`fp32` is the graph as exported. `int8` is for processors, `fp16` and `bf16` are for GPUs. Beside a bf16 graph
+stands a form of it that computes in float32, as ONNX Runtime has no bf16 on processors. `auto` takes int8
 if that keeps to its drift budget and is faster on this machine, else fp32. A note says why.
 """
 
@@ -27,7 +28,7 @@ from . import engine
 from .base.report import Say
 from .graph import onnx_files
 from .graph.passes.signature import Quantised
-from .graph.rewriting import int8_from_onnx, lower, mixed_from_onnx
+from .graph.rewriting import int8_from_onnx, lower, mixed_from_onnx, widen
 from .proof import evidence, texts
 from .proof.reference import Reference
 from .proof.verify import Runner
@@ -45,6 +46,7 @@ _WORTH_IT = 1.2
 _PROBES = 24
 # Some hundred short texts beside one of 2048 tokens, padded to one batch, would need a hundred gigabytes.
 _BATCHES = BatchLimits(max_tokens=1 << 13, launch_tokens=1 << 9)
+_BF16 = "bf16 is for engines, which `poolrt build` compiles where the GPU is; onnxruntime computes in fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +57,14 @@ class Chosen:
     notes: tuple[str, ...]
 
 
-def check(precision: str, targets: Sequence[engine.Target], *, large: bool = False) -> Choice:
-    """Returns `precision`. Raises InputError if it does not exist, or the targets cannot compile it.
-
-    `large`: the model is too large to be held, so its engine is compiled elsewhere and bf16 needs no target.
-    """
+def check(precision: str, targets: Sequence[engine.Target]) -> Choice:
+    """Returns `precision`. Raises InputError if it does not exist, or the targets cannot compile it."""
     if precision not in CHOICES:
         raise InputError(f"precision {precision!r}: expected one of {', '.join(CHOICES)}", field="precision")
     if precision in ("int8", "auto") and targets:
         raise InputError(
             f"precision {precision} is for processors, target {targets[0]} compiles fp32, fp16 or bf16; "
             "export twice, with two --name",
-            field="precision",
-        )
-    if precision == "bf16" and not targets and not large:
-        raise InputError(
-            "precision bf16 needs a TensorRT target, as onnxruntime has no bf16 on processors; "
-            "use fp16, or add --target",
             field="precision",
         )
     return precision  # pyright: ignore[reportReturnType]
@@ -93,8 +86,7 @@ def chosen(
         mixed = tuple(_mixed(folder, base, choice) for base in manifest.graphs)
         # onnxruntime computes fp16 on processors (slowly), so one graph serves both; bf16 it cannot.
         if choice == "bf16":
-            note = "bf16 is for the engines; onnxruntime runs the fp32 graph"
-            return Chosen((*manifest.graphs, *mixed), (note,))
+            return Chosen((*manifest.graphs, *mixed), (_BF16,))
         for base in manifest.graphs:
             _drop(folder, base)
         return Chosen(mixed, ())
@@ -118,12 +110,27 @@ def lowered_in_place(
     """
     for model in models:
         lower(model, precision)
-    notes = ("the graph is bf16: it runs in engines, which `poolrt build` compiles where the GPU is",)
     mixed = tuple(
         dataclasses.replace(graph, file=f"{Path(graph.file).stem}.{precision}.onnx", precision=precision)
         for graph in graphs
     )
-    return mixed, notes if precision == "bf16" else ()
+    return mixed, (_BF16,) if precision == "bf16" else ()
+
+
+def widened(folder: Path, models: Sequence[onnx_ir.Model], graphs: Sequence[Graph]) -> tuple[Graph, ...]:
+    """Writes the form for processors of bf16 graphs whose weights were written: it reads the same files.
+
+    Returns their records. `models` take that form.
+    """
+    records = tuple(
+        dataclasses.replace(
+            graph, file=graph.file.replace(".bf16.onnx", ".onnx"), precision="fp32", weights="bf16"
+        )
+        for graph in graphs
+    )
+    for model, record in zip(models, records, strict=True):
+        widen(model, folder / record.file)
+    return records
 
 
 def _int8(

@@ -37,17 +37,13 @@ def cpu_quota(root: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")
     """Returns the processor time that the cgroup grants, in processors; None: unlimited. The smallest quota
     of the cgroup and its parents counts."""
     quotas: list[float] = []
+    for folder in _groups(root, membership):
+        limit = _text(folder / "cpu.max").split()
+        if len(limit) == 2 and limit[0] != "max":
+            quotas.append(int(limit[0]) / int(limit[1]))
     for line in _text(membership).splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers == "":  # version 2
-            group = root / path.lstrip("/")
-            for folder in (group, *group.parents):
-                limit = _text(folder / "cpu.max").split()
-                if len(limit) == 2 and limit[0] != "max":
-                    quotas.append(int(limit[0]) / int(limit[1]))
-                if folder == root:
-                    break
-        elif "cpu" in controllers.split(","):
+        if "cpu" in controllers.split(","):
             # In a container the group's own path is often mounted as the root, so both are tried.
             for folder in (root / "cpu" / path.lstrip("/"), root / "cpu"):
                 quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
@@ -56,6 +52,30 @@ def cpu_quota(root: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")
                         quotas.append(int(quota) / int(period))
                     break
     return min(quotas, default=None)
+
+
+def _groups(root: Path, membership: Path) -> list[Path]:
+    """The folders of the process's cgroup of version 2 and of its parents."""
+    paths = [line[3:] for line in _text(membership).splitlines() if line.startswith("0::")]
+    groups = [root / path.lstrip("/") for path in paths]
+    return [folder for group in groups for folder in (group, *group.parents) if folder.is_relative_to(root)]
+
+
+def free_bytes(
+    root: Path = CGROUPS,
+    membership: Path = Path("/proc/self/cgroup"),
+    meminfo: Path = Path("/proc/meminfo"),
+) -> int | None:
+    """Returns the memory that this process may still take, caches of files that the system would drop
+    included; None where the system does not say."""
+    fields = dict(line.split(":", 1) for line in _text(meminfo).splitlines() if ":" in line)
+    free = [int(fields["MemAvailable"].split()[0]) << 10] if "MemAvailable" in fields else []
+    for folder in _groups(root, membership):
+        limit, used = _text(folder / "memory.max").strip(), _text(folder / "memory.current").strip()
+        if limit.isdigit() and used.isdigit():
+            counts = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+            free.append(max(0, int(limit) - int(used) + int(counts.get("inactive_file", 0))))
+    return min(free, default=None)
 
 
 def _text(path: Path) -> str:

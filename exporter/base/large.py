@@ -33,9 +33,7 @@ def is_large_graph(folder: Path, graph: Graph) -> bool:
     fit into memory."""
     stored = sum((folder / name).stat().st_size for name in graph.external)
     return (
-        stored > 0
-        and graph.precision != "int8"
-        and is_large(stored // (4 if graph.precision == "fp32" else 2))
+        stored > 0 and graph.precision != "int8" and is_large(stored // (4 if graph.stored == "fp32" else 2))
     )
 
 

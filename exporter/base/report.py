@@ -84,7 +84,7 @@ def of_artifact(manifest: Manifest, path: str, **more: object) -> Report:
         architecture=manifest.architecture,
         tasks=manifest.tasks,
         scoring=manifest.scoring,
-        precision=manifest.graph("text").precision,
+        precision=manifest.graph("text").stored,
         engines=tuple(engine.file for engine in manifest.engines),
         sizes={name: file.size for name, file in manifest.files.items()},
         **more,  # pyright: ignore[reportArgumentType]

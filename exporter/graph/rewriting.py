@@ -1,4 +1,5 @@
-"""Rewritten forms of a graph that was exported: mixed precision, int8, and the padded form for engines."""
+"""Rewritten forms of a graph that was exported: mixed precision, the form of bf16 for processors, int8, and
+the padded form for engines."""
 
 from __future__ import annotations
 
@@ -30,6 +31,15 @@ def mixed_from_onnx(source: Path, target: Path, precision: LowPrecision) -> int:
     products = lower(model, precision)
     onnx_files.save(model, target)
     return products
+
+
+def widen(model: ir.Model, target: Path) -> None:
+    """Writes the processors' form of a bf16 graph whose weights were written, beside them. `model` takes that
+    form."""
+    import onnx_ir as ir
+
+    order.rewrite(model, "wide")
+    ir.save(model, target)
 
 
 def int8_from_onnx(source: Path, target: Path, *, keep: Collection[str] = ()) -> Quantised:

@@ -70,7 +70,7 @@ def _not_checkable(folder: Path, manifest: Manifest, recipe: Recipe) -> str | No
     stored = sum(
         manifest.files[name].size for name in (graph.file, *graph.external) if name in manifest.files
     )
-    if stored // _WIDTHS[graph.precision] < _FEWEST:
+    if stored // _WIDTHS[graph.stored] < _FEWEST:
         return f"{stored / 1e6:.1f} MB of weights are not the published model, only its name"
     widths = {head.dim for head in manifest.heads.values()}
     if (

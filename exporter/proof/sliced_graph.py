@@ -51,7 +51,7 @@ class SlicedGraph:
         }
         self._rounds = {name for name, kind in kinds.items() if kind == _BF16}
         self._outputs = [value.name for value in model.graph.output]
-        self._slices = self._cut(model.graph)
+        self._slices = self._cut(self._without_casts(model.graph))
         self._last: tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]] | None = None
 
     lanes = 1
@@ -77,10 +77,22 @@ class SlicedGraph:
     def close(self) -> None:
         self._last = None
 
-    def _cut(self, graph: onnx.GraphProto) -> list[_Slice]:
+    def _without_casts(self, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+        """The nodes, but for the casts of bf16 weights to float32, whose results become weights themselves:
+        `_weight` reads both as float32. As nodes of a slice they would hold all weights at once."""
+        nodes = []
+        for node in graph.node:
+            weight = self._weights.get(node.input[0]) if node.op_type == "Cast" else None
+            if weight is not None and weight.data_type == _BF16 and node.attribute[0].i == _FLOAT:
+                self._weights[node.output[0]] = weight
+            else:
+                nodes.append(node)
+        return nodes
+
+    def _cut(self, ordered: Sequence[onnx.NodeProto]) -> list[_Slice]:
         groups: list[list[onnx.NodeProto]] = [[]]
         weight = 0
-        for node in graph.node:
+        for node in ordered:
             weight += sum(
                 4 * int(np.prod(self._weights[name].dims)) for name in _read(node) if name in self._weights
             )

@@ -228,9 +228,17 @@ class Graph:
     outputs: tuple[Tensor, ...]
     external: tuple[str, ...] = ()
     """External-data files this graph reads, inside the folder."""
+    weights: Precision | None = None
+    """Precision of the stored weights where the graph casts them to its own (bf16 of large models); None: its
+    own."""
     packed: bool = False
     """Whether padding costs something in attention only: tokens that the mask leaves out are dropped
     everywhere else."""
+
+    @property
+    def stored(self) -> Precision:
+        """Precision of the weights as they are stored."""
+        return self.weights or self.precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

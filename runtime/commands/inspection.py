@@ -59,7 +59,8 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield "engines"
     for graph in manifest.graphs:
         role = "" if manifest.images is None else f"{graph.role}, "
-        yield f"  onnxruntime:{graph.file}  {role}{graph.precision}, opset {graph.opset}"
+        stored = "" if graph.weights is None else f" from {graph.weights} weights"
+        yield f"  onnxruntime:{graph.file}  {role}{graph.precision}{stored}, opset {graph.opset}"
     for engine in manifest.engines:
         shapes = ", ".join(f"{profile.largest[0]}x{profile.largest[1]}" for profile in engine.profiles)
         misfit = table.unfit(engine)

@@ -31,6 +31,10 @@ WIDE_SLOTS = 64
 # vectorised.
 SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
 
+# bf16 weights are widened to float32 once, when the graph is opened, where that takes at most this share of
+# the free memory. Else they stay as they are and are widened at each use (docs/decisions/bf16.md).
+WIDENED_SHARE = 0.75
+
 # The arena keeps the blocks of the largest batch that it ever held. Giving them back costs a few percent of a
 # run, so it happens only after batches of more slots than this, which is beyond the usual budget (measured in
 # docs/decisions/memory.md).
@@ -52,9 +56,11 @@ class OrtSession:
             # By default the arena doubles whenever it grows, which wastes memory where shapes vary.
             providers.insert(0, ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}))
         self.lanes = lanes
-        small = lanes > 1 and _bytes(path, graph) <= TWICE_BYTES
-        self._session: Any = _opened(ort, path, providers, threads // lanes if small else threads)
-        self._wide: Any = _opened(ort, path, providers, threads) if small else self._session
+        size = _bytes(path, graph)
+        disabled = [*SLOW_FUSIONS, *([] if _fits_widened(graph, size) else ["ConstantFolding"])]
+        small = lanes > 1 and size <= TWICE_BYTES
+        self._session: Any = _opened(ort, path, providers, threads // lanes if small else threads, disabled)
+        self._wide: Any = _opened(ort, path, providers, threads, disabled) if small else self._session
         self.providers: list[str] = self._session.get_providers()
         if device == "cuda" and self.providers[0] != "CUDAExecutionProvider":
             raise EngineError(
@@ -91,7 +97,7 @@ class OrtSession:
         self._session = self._wide = None
 
 
-def _opened(ort: Any, path: Path, providers: Sequence[Any], threads: int) -> Any:
+def _opened(ort: Any, path: Path, providers: Sequence[Any], threads: int, disabled: Sequence[str]) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -102,7 +108,7 @@ def _opened(ort: Any, path: Path, providers: Sequence[Any], threads: int) -> Any
     # Threads that spin between two runs take the processor from the tokenizer and from other models.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=SLOW_FUSIONS)
+        return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
     except Exception as error:  # the library's exceptions share no base class
         raise EngineError(
             f"{path.name}: onnxruntime {ort.__version__} cannot open the graph ({_line(error)})"
@@ -110,7 +116,15 @@ def _opened(ort: Any, path: Path, providers: Sequence[Any], threads: int) -> Any
 
 
 def _bytes(path: Path, graph: Graph) -> int:
-    return sum(path.with_name(name).stat().st_size for name in (path.name, *graph.external))
+    """The memory that the weights take."""
+    stored = sum(path.with_name(name).stat().st_size for name in (path.name, *graph.external))
+    return stored if graph.weights is None else 2 * stored
+
+
+def _fits_widened(graph: Graph, size: int) -> bool:
+    """Whether the weights may be held in the graph's own precision."""
+    free = machine.free_bytes()
+    return graph.weights is None or free is None or size <= WIDENED_SHARE * free
 
 
 def open(
@@ -130,9 +144,11 @@ def open(
         lanes: None: one per thread, up to MAX_LANES; one on a GPU.
     """
     if graph.precision == "bf16" and device == "cpu":
+        beside = any(other.role == graph.role and other.precision != "bf16" for other in manifest.graphs)
+        advice = "use engine='onnxruntime', which takes the graph beside it" if beside else "export it again"
         raise EngineError(
-            f"{graph.file}: onnxruntime has no bf16 on processors; compile an engine where the GPU is "
-            "(`poolrt build ARTIFACT --target tensorrt-rtx`), or export with --precision fp16"
+            f"{graph.file}: onnxruntime has no bf16 on processors; {advice}, or compile an engine where the "
+            "GPU is (`poolrt build ARTIFACT --target tensorrt-rtx`)"
         )
     threads = threads or machine.cpus()
     if lanes is None:

@@ -110,8 +110,9 @@ def choose(manifest: Manifest, engine: str = "auto", role: GraphRole = "text") -
         return Choice("onnxruntime", manifest.graph(role), notes=tuple(notes))
     name, _, which = engine.partition(":")
     if name in ("onnxruntime", "onnxruntime-cuda", "cpu", "cuda"):
-        graph = _graph_of_role(manifest, which, role)
-        return Choice("onnxruntime", graph, device="cuda" if "cuda" in name else "cpu")
+        device: Literal["cpu", "cuda"] = "cuda" if "cuda" in name else "cpu"
+        graph = _form(manifest, _graph_of_role(manifest, which, role), which, device)
+        return Choice("onnxruntime", graph, device=device)
     other = next((candidate for candidate in manifest.engines if candidate.file == engine), None)
     if other is not None and other not in engines:
         name = other.backend
@@ -173,6 +174,20 @@ def _graph(manifest: Manifest, which: str) -> Graph:
             return graph
     known = ", ".join(f"{graph.file} ({graph.precision})" for graph in manifest.graphs)
     raise EngineError(f"the artifact has no graph {which!r}; it has {known}")
+
+
+def _form(manifest: Manifest, graph: Graph, which: str, device: Literal["cpu", "cuda"]) -> Graph:
+    """The form of a bf16 graph that suits a device, unless `which` names a file: processors cast the weights,
+    GPUs compute with them."""
+    if graph.stored != "bf16" or which not in ("", "bf16"):
+        return graph
+    forms = [
+        form
+        for form in manifest.graphs
+        if (form.role, form.stored) == (graph.role, "bf16")
+        and (form.precision == "fp32") == (device == "cpu")
+    ]
+    return [*forms, graph][0]
 
 
 def _graph_of_role(manifest: Manifest, which: str, role: GraphRole) -> Graph:

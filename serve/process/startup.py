@@ -104,7 +104,7 @@ def base_of(argument: str, options: argparse.Namespace, served: Served, folder: 
     manifest = reading.read(folder, check="quick").manifest
     source = manifest.source
     flags = options_of(
-        {"precision": manifest.graph("text").precision, "revision": source.revision}
+        {"precision": manifest.graph("text").stored, "revision": source.revision}
         | {name: source.overrides.get(name) for name in ("convert", "hf_overrides", "pooler_config")}
     )
     # A hub id locates a checkpoint, the name of a folder does not.

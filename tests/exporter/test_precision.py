@@ -261,9 +261,8 @@ def test_int8_holds_its_promise_on_real_sentences(
         ("fp8", [], "expected one of"),
         ("int8", [Target("tensorrt-rtx", "sm89")], "for processors"),
         ("auto", [Target("tensorrt")], "for processors"),
-        ("bf16", [], "needs a TensorRT target"),
     ],
-    ids=["unknown", "int8 engine", "auto engine", "bf16 on a processor"],
+    ids=["unknown", "int8 engine", "auto engine"],
 )
 def test_a_precision_that_cannot_be_is_told_before_any_work(
     asked: str, targets: list[Target], told: str

@@ -45,6 +45,30 @@ def test_a_quota_is_the_least_of_all_groups(
 
 
 @pytest.mark.parametrize(
+    ("membership", "files", "free"),
+    [
+        ("0::/\n", {}, 3 << 20),
+        ("0::/a\n", {"a/memory.max": "max\n", "a/memory.current": "7\n"}, 3 << 20),
+        ("0::/a\n", {"a/memory.max": "1000", "a/memory.current": "400"}, 600),
+        ("0::/a\n", {"a/memory.max": "1000", "a/memory.current": "900", "a/memory.stat":
+        "anon 7\ninactive_file 300\n"}, 400),
+        ("0::/a/b\n", {"a/b/memory.max": "1000", "a/b/memory.current": "0", "a/memory.max": "500",
+        "a/memory.current": "501"}, 0),
+        ("4:memory:/a\n", {}, 3 << 20),
+    ],
+    ids=["no limit", "unlimited", "limit", "cache", "parents", "version 1"],
+)  # fmt: skip
+def test_free_memory_is_the_least_of_the_machine_and_all_groups(
+    tmp_path: Path, membership: str, files: dict[str, str], free: int
+):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:    3072 kB\nHugePages_Total:  0\n")
+    group(tmp_path, membership, files)
+    assert machine.free_bytes(tmp_path, tmp_path / "membership", meminfo) == free
+    assert machine.free_bytes(tmp_path, tmp_path / "none", tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
     ("quota", "allowed", "used"), [(None, 8, 8), (1.5, 8, 2), (2.0, 8, 2), (0.1, 8, 1), (16.0, 8, 8)]
 )
 def test_threads_are_those_that_may_run(

@@ -7,12 +7,14 @@
 | mixed | unpacking, nan_guard, mixed |
 | int8 | nan_guard, int8 |
 | engine | unpacking |
+| wide | widen |
 
 - fp32: a graph that was just traced, for ONNX Runtime.
 - large: a graph that was just traced, whose weights are not in memory (streaming.py); mixed follows.
 - mixed: from fp32 or large; fp16 for ONNX Runtime, fp16 and bf16 for TensorRT and TensorRT-RTX.
 - int8: from fp32, for ONNX Runtime on processors.
 - engine: from any graph, while TensorRT or TensorRT-RTX compiles it; not kept.
+- wide: from a bf16 graph that was written, for ONNX Runtime on processors; it reads the same weights.
 
 Why this order:
 
@@ -28,13 +30,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from . import biases, empty_rows, int8, mixed, nan_guard, packing, simplify, strip, unpacking
+from . import biases, empty_rows, int8, mixed, nan_guard, packing, simplify, strip, unpacking, widen
 from .signature import Pass, PassOptions, PassResult
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Form = Literal["fp32", "large", "mixed", "int8", "engine"]
+Form = Literal["fp32", "large", "mixed", "int8", "engine", "wide"]
 
 ORDER: dict[Form, tuple[Pass, ...]] = {
     "fp32": (strip, empty_rows, nan_guard, simplify, biases, packing),
@@ -42,6 +44,7 @@ ORDER: dict[Form, tuple[Pass, ...]] = {
     "mixed": (unpacking, nan_guard, mixed),
     "int8": (nan_guard, int8),
     "engine": (unpacking,),
+    "wide": (widen,),
 }  # fmt: skip
 
 
