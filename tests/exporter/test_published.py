@@ -104,9 +104,7 @@ def test_a_relative_tolerance_is_a_share_of_the_score():
 
 
 def manifest(size: int, precision: str, dim: int, external: int = 0) -> Any:
-    graph = SimpleNamespace(
-        file="model.onnx", external=("model.data",) if external else (), precision=precision
-    )
+    graph = SimpleNamespace(file="model.onnx", external=("model.data",) if external else (), stored=precision)
     files = {"model.onnx": SimpleNamespace(size=size), "model.data": SimpleNamespace(size=external)}
     heads = {"embed": SimpleNamespace(dim=dim)}
     return SimpleNamespace(graph=lambda *_: graph, files=files, heads=heads)

@@ -219,4 +219,4 @@ def test_weights_are_cast_and_nothing_else_stays_bf16(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     [scores] = session.run(["scores"], {"ids": ids})
     expected = np.tanh(weights["table"][ids] @ weights["matrix"] + weights["bias"]) @ weights["table"].T
-    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(scores), expected, rtol=1e-4, atol=1e-4)
