@@ -74,6 +74,8 @@ class Recipe:
     """Added to the files' prompts."""
     role_template: str | None = None
     """File in recipes/templates: the template of both roles."""
+    role_templates: dict[str, str] = field(default_factory=dict)
+    """Role -> file in recipes/templates, where the roles differ."""
     instruction: str = ""
     """The `instruction` of role templates where a request gives none; empty: the family's."""
     score_template: str | None = None
@@ -84,10 +86,9 @@ class Recipe:
 
     def sides(self) -> dict[str, Role]:
         """The roles that replace those of the files."""
-        if self.role_template is None:
-            return dict(self.roles)
-        written = Role(template=template(self.role_template))
-        return {"query": written, "document": written, **self.roles}
+        files = dict.fromkeys(("query", "document"), self.role_template) | self.role_templates
+        written = {role: Role(template=template(file)) for role, file in files.items() if file is not None}
+        return {**written, **self.roles}
 
 
 TASKS: dict[str, tuple[str, ...]] = {

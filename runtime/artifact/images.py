@@ -22,17 +22,19 @@ RGB = tuple[float, float, float]
 class Tiling:
     """The cuts of the scheme `tiles`."""
 
-    rule: Literal["idefics3", "grid", "anyres"]
+    rule: Literal["idefics3", "grid", "anyres", "hd"]
     longest_edge: int = 0
     """idefics3: the longer side is scaled to it before the picture is cut."""
     most_tiles: int = 0
-    """grid: most tiles of a picture, the overview aside."""
+    """grid, hd: most tiles of a picture, the overview aside."""
     resolutions: tuple[tuple[int, int], ...] = ()
     """anyres: heights and widths of which the best is cut into tiles."""
     split: bool = True
     """Whether a picture is cut; otherwise it is scaled as before a cut, then squashed to one tile."""
     overview: bool = True
     """Whether the whole picture, scaled to one tile, follows the tiles of a picture that was cut."""
+    overview_first: bool = False
+    """hd: whether the features of the whole picture come before those of its tiles in a prompt."""
     tile_text: str = ""
     """What stands for one tile in a prompt, with `{row}`, `{column}` (from 1) and `{tokens}`."""
     row_end: str = ""
@@ -114,7 +116,8 @@ class Images:
     apart: bool = False
     """Whether a picture is embedded by the vision graph alone (CLIP), never beside text in one prompt."""
     placeholder: str = ""
-    """What stands for a picture in a prompt before it is expanded: `<|vision_start|><|image_pad|>...`."""
+    """What stands for a picture in a prompt before it is expanded: `<|vision_start|><|image_pad|>...`. With
+    `{number}`, pictures are numbered from 1 (`<|image_{number}|>`)."""
     token: str = ""
     """The token that stands once for each row of features, inside `placeholder`."""
     expansion: str = ""

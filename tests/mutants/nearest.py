@@ -25,6 +25,7 @@ RUNTIME = {
     ),
     "test_tilings": ("inputs/media/cuts", "inputs/tilings/cut", "inputs/tilings/grids"),
     "test_tilings exporter/test_llava_next": ("inputs/tilings/anyres",),
+    "test_tilings exporter/test_phi3_v": ("inputs/tilings/hd",),
     "test_media_resize test_media_goldens": ("inputs/media/native", "inputs/media/resize"),
     "test_pictures": (
         "inputs/multimodal/content_parts", "inputs/multimodal/contents", "inputs/multimodal/conversations",

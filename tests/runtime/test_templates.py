@@ -77,7 +77,10 @@ def test_every_shipped_template_is_tried():
         "colqwen3_ops_document",
         "colqwen3_ops_query",
         "colqwen3_tomoro",
+        # tests/exporter/test_llava_next.py and test_phi3_v.py.
         "e5_v",
+        "vlm2vec_query",
+        "vlm2vec_document",
         "nemotron_colembed_document",
         "nemotron_colembed_query",
         "qwen3_vl_embedding",

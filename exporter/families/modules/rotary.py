@@ -24,12 +24,15 @@ class RowFrequencies(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> Any:
+    def get_input_embeddings(self) -> Any:
+        model: Any = self.model
+        return model.get_input_embeddings()
+
+    def forward(self, *, attention_mask: torch.Tensor, **inputs: Any) -> Any:
+        """`inputs`: input_ids or inputs_embeds, and what else the decoder takes."""
         # Padding is masked, so it may have any position below the largest of its row.
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device) * attention_mask
-        return self.model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **inputs
-        )
+        positions = torch.arange(attention_mask.shape[1], device=attention_mask.device) * attention_mask
+        return self.model(attention_mask=attention_mask, position_ids=positions, **inputs)
 
 
 def by_row(model: nn.Module) -> nn.Module:

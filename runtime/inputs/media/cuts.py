@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..items import VisionItem
-from ..tilings import anyres, grids
+from ..tilings import anyres, grids, hd
 from ..tilings.cut import Cut, Kit, Planes, Rule
 from . import tiles
 from .normalise import normalise
@@ -17,7 +17,7 @@ from .options import Settings
 from .resize import resized
 from .rows import fixed_row
 
-RULES: dict[str, Rule] = {"grid": grids.cut, "anyres": anyres.cut}
+RULES: dict[str, Rule] = {"grid": grids.cut, "anyres": anyres.cut, "hd": hd.cut}
 """Rule of `Tiling` -> its function. `idefics3` stands in `tiles`."""
 
 

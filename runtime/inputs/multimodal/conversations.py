@@ -33,9 +33,13 @@ def messages_for(
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise InputError(f"message {index}: expected an object with a `role`", field="messages")
         parts = parts_of(message.get("content"), f"message {index}")
+        before = len(media)
         media += [part for part in parts if isinstance(part, Source)]
+        names = placeholders.named([source.kind for source in media])[before:]
         content = (
-            _text(parts, placeholders, interleaved=interleaved) if wanted == "string" else _listed(parts)
+            _text(parts, names, placeholders, interleaved=interleaved)
+            if wanted == "string"
+            else _listed(parts)
         )
         plain.append({**message, "content": content})
     return plain, media
@@ -47,24 +51,26 @@ def _listed(parts: Sequence[str | Source]) -> list[dict[str, str]]:
     ]
 
 
-def _text(parts: Sequence[str | Source], placeholders: Placeholders, *, interleaved: bool) -> str:
-    """vLLM's text of a message: a placeholder that its texts have already is not put in front."""
+def _text(
+    parts: Sequence[str | Source], names: Sequence[str], placeholders: Placeholders, *, interleaved: bool
+) -> str:
+    """vLLM's text of a message: a placeholder that its texts have already is not put in front.
+
+    `names`: the placeholders of its media, in their order.
+    """
     if not placeholders.written:
         return "\n".join(part for part in parts if isinstance(part, str))
-    written = [
-        placeholders.texts[part.kind] if isinstance(part, Source) else part
-        for part in parts
-        if interleaved or isinstance(part, str)
-    ]
+    waiting = iter(names)
+    written: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            written.append(part)
+        elif interleaved:
+            written.append(next(waiting))
     text = "\n".join(written)
     missing: list[str] = []
-    for placeholder in dict.fromkeys(
-        placeholders.texts[part.kind] for part in parts if isinstance(part, Source)
-    ):
-        wanted = sum(
-            isinstance(part, Source) and placeholders.texts[part.kind] == placeholder for part in parts
-        )
-        over = text.count(placeholder) - wanted if placeholder else 0
+    for placeholder in dict.fromkeys(names):
+        over = text.count(placeholder) - names.count(placeholder) if placeholder else 0
         if over > 0:
             raise InputError(
                 f"Found more '{placeholder}' placeholders in input prompt than actual multimodal data items.",

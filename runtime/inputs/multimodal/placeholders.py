@@ -11,6 +11,9 @@ from ...errors import InputError
 from ..media.medium import Medium
 from .contents import Content, Kind, Source
 
+NUMBER = "{number}"
+"""In a placeholder: the number of its medium among those of its kind, from 1."""
+
 
 class Placeholders:
     """The placeholders of one model."""
@@ -28,18 +31,39 @@ class Placeholders:
         for kind, text in self.texts.items():
             self._kinds |= {word: kind for word in (text, self.tokens[kind]) if word}
         longest = sorted(self._kinds, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest))) if longest else None
+        words = "|".join(map(re.escape, longest)).replace(re.escape(NUMBER), "[0-9]{1,4}")
+        self._pattern = re.compile(words) if words else None
+        self._numbered: dict[Kind, list[str]] = {
+            kind: text.split(NUMBER) for kind, text in self.texts.items() if NUMBER in text
+        }
+
+    def named(self, kinds: Sequence[Kind]) -> list[str]:
+        """The placeholders of media of those kinds, in their order."""
+        return [
+            self.texts[kind].replace(NUMBER, str(kinds[: place + 1].count(kind)))
+            for place, kind in enumerate(kinds)
+        ]
 
     def of(self, media: Sequence[Source]) -> str:
         """The placeholders of media, one behind the other."""
-        return "".join(self.texts[source.kind] for source in media)
+        return "".join(self.named([source.kind for source in media]))
+
+    def _read(self, word: str) -> tuple[Kind, int | None]:
+        """The kind of a word that the pattern has found, and its number where it has one."""
+        if word in self._kinds:
+            return self._kinds[word], None
+        for kind, (before, after) in self._numbered.items():
+            number = word.removeprefix(before).removesuffix(after)
+            if word == before + number + after:
+                return kind, int(number)
+        raise AssertionError(f"the pattern finds placeholders only, not {word!r}")
 
     def counts(self, text: str) -> dict[Kind, int]:
         """How many placeholders of each kind are in a text."""
         counts: dict[Kind, int] = dict.fromkeys(self.texts, 0)
         if self._pattern is not None:
             for match in self._pattern.finditer(text):
-                counts[self._kinds[match.group()]] += 1
+                counts[self._read(match.group())[0]] += 1
         return counts
 
     def missing(self, content: Content, name: str) -> tuple[Source, ...]:
@@ -58,7 +82,7 @@ class Placeholders:
             number = present.get(kind, 0)
             if number == count:
                 continue
-            placeholder = self.texts[kind]
+            placeholder = self.texts[kind].replace(NUMBER, "1")
             if number > count:
                 raise InputError(
                     f"{name}: Found more '{placeholder}' placeholders in input prompt than actual multimodal "
@@ -82,13 +106,22 @@ class Placeholders:
             waiting[medium.kind].append(medium)
         self.check({kind: len(several) for kind, several in waiting.items()}, self.counts(text), name)
         ordered: list[Medium] = []
+        numbered: dict[Kind, dict[int, Medium]] = {
+            kind: dict(enumerate(several, start=1)) for kind, several in waiting.items()
+        }
 
         def replaced(match: re.Match[str]) -> str:
             word = match.group()
-            kind = self._kinds[word]
-            medium = waiting[kind].pop(0)
+            kind, number = self._read(word)
+            if number is None:
+                medium = waiting[kind].pop(0)
+            elif (medium := numbered[kind].pop(number, None)) is None:
+                raise InputError(
+                    f"{name}: found {word} twice or beyond the number of its {kind}s; number them from 1",
+                    field="prompt",
+                )
             ordered.append(medium)
-            return medium.text if word == self.texts[kind] else self.core(medium)
+            return self.core(medium) if word == self.tokens[kind] != self.texts[kind] else medium.text
 
         return self._pattern.sub(replaced, text), ordered
 
