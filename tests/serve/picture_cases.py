@@ -6,6 +6,7 @@ A case is (name, method, path, body). They run in order on one server: `uuid` na
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -276,3 +277,16 @@ SERVERS: dict[str, Server] = {
     ),
 }
 """Recording -> the server that gave it."""
+
+
+def artifact(name: str) -> Path:
+    """The artifact of a recording's checkpoint."""
+    from tests.conftest import exported
+
+    server = SERVERS[name]
+    write = getattr(importlib.import_module(f"tests.families.{server.module}"), server.checkpoint)
+    return exported(
+        f"pictures-{name}",
+        lambda folder: write(folder / name, **server.options),
+        hf_overrides=server.overrides,
+    )

@@ -3,7 +3,6 @@ keys, order, types, numbers."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +13,10 @@ import pytest
 from poolrt.runtime import load
 from poolrt.serve.settings import Settings
 
-from tests.conftest import exported
 from tests.goldens.record_http import answer, send
 from tests.serve.cases import Case
 from tests.serve.conftest import Live, live
-from tests.serve.picture_cases import SERVERS, TEMPLATES
+from tests.serve.picture_cases import SERVERS, TEMPLATES, artifact
 from tests.serve.test_goldens import same
 
 FOLDER = Path(__file__).parent.parent / "goldens" / "http_pictures"
@@ -78,16 +76,6 @@ def servers() -> Iterator[Callable[[str], Live]]:
     for holder, _, model in opened.values():
         holder.__exit__(None, None, None)
         model.close()
-
-
-def artifact(name: str) -> Path:
-    server = SERVERS[name]
-    write = getattr(importlib.import_module(f"tests.families.{server.module}"), server.checkpoint)
-    return exported(
-        f"pictures-{name}",
-        lambda folder: write(folder / name, **server.options),
-        hf_overrides=server.overrides,
-    )
 
 
 @pytest.mark.parametrize(("name", "case"), ALL)
