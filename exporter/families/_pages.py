@@ -121,20 +121,30 @@ def projected(shapes: Iterable[str]) -> bool:
     return any(".".join(name.split(".")[-2:]) in projections for name in shapes)
 
 
-def family(*, images: Callable[[Files], Images], **facts: Any) -> Architecture:
+def family(
+    *,
+    images: Callable[[Files], Images],
+    projection: tuple[Layer, ...] = (PROJECTION,),
+    load_vision: Callable[[Files, Any], nn.Module] | None = None,
+    **facts: Any,
+) -> Architecture:
     """The record of a family that compares pages and questions token by token.
 
-    `images`: as in `Vision`. `facts`: the fields of the record in which the families differ.
+    Args:
+        images: as in `Vision`.
+        projection: applied to every token.
+        load_vision: `load` of `Vision`; None: the towers beside the text model.
+        facts: the fields of the record in which the families differ.
     """
     return Architecture(
         inputs=INPUTS,
         positions=lambda config: config.get("max_position_embeddings", 8192),
         capped_by_tokenizer=False,
-        projection=(PROJECTION,),
+        projection=projection,
         vision=Vision(
             images=images,
             inputs=lambda files: _pictures.pixels(images(files)),
-            load=_tower,
+            load=load_vision or _tower,
             width=lambda config: int(config["hidden_size"]),
         ),
         late_interaction=True,

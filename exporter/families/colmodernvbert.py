@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ...runtime.artifact.images import Images, Tiling
-from ...runtime.artifact.manifest import Role
+from ...runtime.artifact.images import Images
 from ...runtime.errors import CheckpointError
-from ..files.pictures import processor
-from . import _pages
+from . import _idefics3, _pages
 from ._transformers import backbone
 from .registry import Config
 
@@ -37,11 +35,8 @@ TABLE, MORE = (f"text_model.embeddings.tok_embeddings.{name}weight" for name in 
 """The vocabulary, and its last rows where a file keeps them apart."""
 SPELLINGS = {"embed_dim": "hidden_size"}
 """Keys of the oldest vision settings -> today's."""
-AUGMENTATION = "<end_of_utterance>" * 10
-"""Behind a query, attended to."""
 PROMPT = "<|begin_of_text|>User:<image>Describe the image.<end_of_utterance>\nAssistant:"
 """Around a page."""
-DESCRIBE = "Describe the image."
 
 
 def matches(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -99,76 +94,15 @@ def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def images(files: Files) -> Images:
     """Tiles of the tower's size. Raises CheckpointError for tiles that it has no positions for."""
-    settings = processor.images(files.source, files.inner)
-    vlm = files.config["vlm_config"]
-    if settings.stem not in ("", "Idefics3"):
-        raise CheckpointError(
-            f"{files.source}: {settings.file} names {settings.kind}, whose tiles poolrt does not cut; "
-            "expected Idefics3ImageProcessor"
-        )
-    size = settings.size(default={"longest_edge": 1456})
-    side = settings.size("max_image_size", {"longest_edge": 364}).get("longest_edge")
-    if not side or not (set(size) == {"height", "width"} or size.get("longest_edge")):
-        raise CheckpointError(
-            f"{files.source}: {settings.file} has no longest_edge in size and max_image_size, which say how "
-            "pictures are cut"
-        )
-    patches = _pages.square(files, vlm["vision_config"], settings, {"height": side, "width": side})
-    tokens = patches // int(vlm.get("pixel_shuffle_factor", 4)) ** 2
-    _pages.stated(files, processor.processor(files.source, files.inner), "image_seq_len", tokens)
-    token = _pages.placeholder(files, int(vlm.get("image_token_id", 50407)))
-    mean, std = settings.normalisation(processor.HALF, processor.HALF)
-    around = "<fake_token_around_image>"
-    whole = f"{around}<global-img>{{tokens}}{around}"
-    return Images(
-        scheme="tiles",
-        resample=settings.resample("lanczos"),
-        kernel=settings.kernel(),
+    vlm, settings, side = files.config["vlm_config"], _idefics3.settings(files), _idefics3.side(files)
+    return _idefics3.images(
+        files,
+        patches=_pages.square(files, vlm["vision_config"], settings, {"height": side, "width": side}),
+        factor=int(vlm.get("pixel_shuffle_factor", 4)),
+        image_id=int(vlm.get("image_token_id", 50407)),
         # The published processor drops transparency before anything else.
         background="none",
-        mean=mean,
-        std=std,
-        height=side,
-        width=side,
-        squashed=(size["height"], size["width"]) if "height" in size else None,
-        resize=settings.flag("do_resize", True),
-        tiling=Tiling(
-            rule="idefics3",
-            longest_edge=size.get("longest_edge", 0),
-            split=settings.flag("do_image_splitting", True),
-            tile_text=f"{around}<row_{{row}}_col_{{column}}>{{tokens}}",
-            row_end="\n",
-            overview_text=f"\n{whole}",
-            single_text=whole,
-        ),
-        tokens=tokens,
-        cost=patches,
-        placeholder=token,
-        token=token,
     )
-
-
-def roles(files: Files) -> dict[str, Role]:
-    """Pages are described; questions end in tokens that the model may think in; a document of text is
-    plain."""
-    settings = processor.processor(files.source, files.inner).values
-    prompt = str(settings.get("visual_prompt_prefix") or PROMPT)
-    if prompt.count("<image>") != 1:
-        raise CheckpointError(
-            f"{files.source}: visual_prompt_prefix in processor_config.json is {prompt!r}; expected "
-            "one <image> in it"
-        )
-    before, _, after = prompt.partition("<image>")
-    start, middle, end = after.rpartition(DESCRIBE)
-    literal, joined = _pages.literal, _pages.joined
-    # Text beside a picture takes the place of a page alone is asked.
-    words = f"(text or {literal(middle)})" if middle else "text"
-    described = joined(literal(before), "media", literal(start), words, literal(end))
-    question = joined(literal(str(settings.get("query_prefix") or "")), "text", literal(AUGMENTATION))
-    return {
-        "query": Role(template=_pages.template(described, question)),
-        "document": Role(template=_pages.template(described, "text")),
-    }
 
 
 ARCHITECTURE = _pages.family(
@@ -181,5 +115,5 @@ ARCHITECTURE = _pages.family(
     spelled=lambda name: _pages.spelled(name, PREFIXES, (*NAMES, *_pages.PROJECTIONS)),
     pool="cls",
     images=images,
-    roles=roles,
+    roles=lambda files: _idefics3.roles(files, PROMPT),
 )

@@ -1,4 +1,5 @@
-"""ColPali and ColModernVBERT: pages and questions as transformers' classes and colpali-engine's read them."""
+"""ColPali, ColModernVBERT and ColSmolVLM: pages and questions as transformers' classes and colpali-engine's
+read them."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from poolrt.runtime.errors import CheckpointError
 from poolrt.runtime.inputs.media import prepared
 
 from tests.conftest import exported
-from tests.families import pages
+from tests.families import idefics, pages, proof
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "pages"
 COSINE = 1 - 1e-6  # float32 on both sides; worst measured 1 - 3e-7
@@ -81,7 +82,8 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Modules
 
     def find(name: str) -> Modules:
         if name not in known:
-            known[name] = opened(pages.ALL[name](tmp_path_factory.mktemp("pages") / name))
+            write = {**pages.ALL, **idefics.LATE}[name]
+            known[name] = opened(write(tmp_path_factory.mktemp("pages") / name))
         return known[name]
 
     return find
@@ -97,7 +99,7 @@ def native(name: str, folder: Path) -> Any:
     return module
 
 
-RECORDED = ("colpali", "colpali_engine", "colmodernvbert", "colmodernvbert_merged")
+RECORDED = ("colpali", "colpali_engine", "colmodernvbert", "colmodernvbert_merged", "col_smol")
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -218,12 +220,13 @@ def test_a_picture_is_not_cut_where_the_processor_says_so(tmp_path: Path):
     assert len(again.items) == 7
 
 
-@pytest.mark.parametrize("name", ["colpali", "colmodernvbert"])
+@pytest.mark.parametrize("name", ["colpali", "colmodernvbert", "col_smol"])
 def test_an_artifact_scores_pages_as_the_authors_code_does(name: str):
-    golden = np.load(GOLDENS / f"{name}.npz")["scores"]
-    documents: Any = list(pages.PAGES)
-    with load(exported(f"pages-{name}", lambda folder: pages.ALL[name](folder / name))) as model:
+    golden, write = np.load(GOLDENS / f"{name}.npz")["scores"], {**pages.ALL, **idefics.LATE}[name]
+    documents: Any = list(pages.PAGES[: golden.shape[1]])
+    with load(exported(f"pages-{name}", lambda folder: write(folder / name))) as model:
         assert model.manifest.scoring == "late-interaction"
+        proof.shown(model.manifest)
         for question, expected in zip(pages.QUESTIONS, golden, strict=True):
             scores = [output.outputs.score for output in model.score(question, documents)]
             np.testing.assert_allclose(scores, expected, atol=SCORE)

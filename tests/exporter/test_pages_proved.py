@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from poolrt.exporter.families import colmodernvbert, colpali
+from poolrt.exporter.families import _idefics3, colpali
 from poolrt.exporter.families.modules import features
 from poolrt.exporter.files.pictures import processor
 from poolrt.exporter.proof import library_reference
@@ -56,7 +56,7 @@ def _half(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(colpali, "AUGMENTATION", 9)
-    monkeypatch.setattr(colmodernvbert, "AUGMENTATION", "<end_of_utterance>" * 9)
+    monkeypatch.setattr(_idefics3, "AUGMENTATION", "<end_of_utterance>" * 9)
 
 
 @pytest.mark.parametrize("name", ["colpali_exact", "colmodernvbert"])

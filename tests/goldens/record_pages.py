@@ -1,5 +1,5 @@
 """Records what transformers and colpali-engine make of pages and questions on the checkpoints of
-tests/families/pages.py: token ids, vectors of tokens, and scores.
+tests/families/pages.py and idefics.py: token ids, vectors of tokens, and scores.
 
 Run it with a Python that has transformers, torchvision and colpali-engine; poolrt is not imported.
 """
@@ -19,13 +19,15 @@ sys.path.insert(0, str(ROOT))
 
 
 def main() -> None:
+    from tests.families.idefics import LATE
     from tests.families.pages import ALL, PAGES, QUESTIONS
 
+    writers = {**ALL, **LATE}
     for name in sys.argv[1:] or list(RECORDED):
         kinds, library, pages = RECORDED[name]
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            place = ALL[name](Path(folder) / name)
+            place = writers[name](Path(folder) / name)
             arrays = recorded(
                 *loaded(place, kinds, library), PAGES[:pages], QUESTIONS, white=name == "colpali"
             )
@@ -40,6 +42,7 @@ RECORDED: dict[str, tuple[tuple[str, str], str, int]] = {
     "colpali_engine": (("ColPali", "ColPaliProcessor"), "colpali_engine.models", 3),
     "colmodernvbert": (("ColModernVBertForRetrieval", "ColModernVBertProcessor"), "transformers", 6),
     "colmodernvbert_merged": (("ColModernVBert", "ColModernVBertProcessor"), "colpali_engine.models", 3),
+    "col_smol": (("ColIdefics3", "ColIdefics3Processor"), "colpali_engine.models", 3),
 }
 """Checkpoint -> (class of the model, class of its processor), the library that has them, and how many pages
 it reads. colpali-engine's vectors are long, and its ColPali drops transparency."""

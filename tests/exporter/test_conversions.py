@@ -1,0 +1,99 @@
+"""Models that write words about pictures, made embedders and classifiers: prompts and numbers beside
+transformers' classes and their Pillow processors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from poolrt.exporter import checkpoint
+from poolrt.exporter.heads import planning
+from poolrt.runtime import PoolingParams, load
+from poolrt.runtime.errors import CheckpointError
+
+from tests.conftest import exported
+from tests.families import idefics, proof
+from tests.families.converted import Reference
+from tests.families.natives import tensors
+from tests.families.pages import PAGES
+
+COSINE = 1 - 1e-6  # float32 on both sides
+PIL = {"backend": "pil"}
+LOGITS = PoolingParams(use_activation=False)
+PROMPTS: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("what is the capital of france", ()),
+    ("red", ()),
+    *(("red <image> paris", (page,)) for page in PAGES),
+    ("<image> what is this <image>", PAGES[:2]),
+)
+EMBEDDERS: dict[str, tuple[Callable[[Path], Path], dict[str, str]]] = {
+    "smolvlm": (idefics.smolvlm, {"name": "SmolVLM", "processor": "Idefics3"}),
+}
+"""Name -> how the checkpoint is written, and arguments of its reference."""
+CLASSIFIERS: dict[str, tuple[Callable[[Path], Path], dict[str, str]]] = {
+    "idefics3": (idefics.idefics3, {"name": "Idefics3"}),
+}
+
+
+def asked(text: str, pages: tuple[Any, ...]) -> Any:
+    """A prompt of the runtime."""
+    return {"prompt": text, "multi_modal_data": {"image": list(pages)}} if pages else text
+
+
+@pytest.mark.parametrize("name", EMBEDDERS)
+def test_pictures_and_words_become_the_vectors_of_transformers(name: str, tmp_path: Path) -> None:
+    write, facts = EMBEDDERS[name]
+    theirs = Reference(write(tmp_path / name), **facts)
+    artifact = exported(f"converted-{name}", lambda folder: write(folder / name), convert="embed")
+    with load(artifact, mm_processor_kwargs=PIL) as model:
+        proof.shown(model.manifest)
+        assert model.manifest.heads["embed"].pool == "last"
+        ours, expected = [], []
+        for text, pages in PROMPTS:
+            ids, vector = theirs.last(text, *pages)
+            [answer] = model.embed([asked(text, pages)])
+            assert answer.prompt_token_ids == ids
+            ours.append(np.asarray(answer.outputs.embedding))
+            expected.append(vector)
+        assert proof.cosines(ours, expected).min() > COSINE
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_head_behind_the_last_token_gives_the_logits_of_its_labels(name: str, tmp_path: Path) -> None:
+    write, facts = CLASSIFIERS[name]
+    folder = write(tmp_path / name)
+    theirs, weight = Reference(folder, **facts), tensors(folder)["score.weight"].float().numpy()
+    artifact = exported(f"converted-{name}", lambda place: write(place / name), convert="classify")
+    with load(artifact, mm_processor_kwargs=PIL) as model:
+        proof.shown(model.manifest)
+        assert model.manifest.heads["classify"].labels == ("page", "photo", "chart")
+        ours, expected = [], []
+        for text, pages in PROMPTS:
+            ids, vector = theirs.last(text, *pages)
+            [answer] = model.classify([asked(text, pages)], pooling_params=LOGITS)
+            assert answer.prompt_token_ids == ids
+            ours.append(np.asarray(answer.outputs.probs, np.float32))
+            expected.append(weight @ vector)
+        assert proof.differences(ours, expected) < proof.DIFFERENCE
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"image_processor_type": "Idefics2ImageProcessor"}, "whose tiles poolrt does not cut"),
+        ({"max_image_size": {"longest_edge": 49}}, "have 7 patches of 7 a side, of which 2 become one"),
+    ],
+    ids=["class", "size"],
+)
+def test_processors_that_are_not_known_are_refused(
+    tmp_path: Path, settings: dict[str, Any], reason: str
+) -> None:
+    folder = idefics.smolvlm(tmp_path / "strange")
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(CheckpointError, match=reason):
+        planning.plan(checkpoint.read(folder, recipe=None, convert="embed"))
