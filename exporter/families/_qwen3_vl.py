@@ -172,11 +172,11 @@ def _sides(files: Files, settings: processor.Settings, defaults: Mapping[str, in
                 f"{files.source}: {settings.file} says {name} {sides[name]}, config.json's vision_config "
                 f"{key} {wanted}; one of the two is of another checkpoint"
             )
-    _refuse(files, settings, "do_resize" if not settings.flag("do_resize", True) else None)
+    refuse(files, settings, "do_resize" if not settings.flag("do_resize", True) else None)
     return sides
 
 
-def _refuse(files: Files, settings: processor.Settings, key: str | None) -> None:
+def refuse(files: Files, settings: processor.Settings, key: str | None) -> None:
     """Raises CheckpointError for a setting that `Images` cannot say; None: there is none."""
     if key is not None:
         raise CheckpointError(
@@ -198,7 +198,7 @@ def _videos(files: Files, *, resample: Resample, mean: RGB, std: RGB, shared: bo
         "num_frames": settings.values.get("num_frames") is not None,
         "fps": isinstance(fps, bool) or not isinstance(fps, int | float) or not fps > 0,
     }
-    _refuse(files, settings, next((key for key, is_unusual in unusual.items() if is_unusual), None))
+    refuse(files, settings, next((key for key, is_unusual in unusual.items() if is_unusual), None))
     capped = settings.flag("cap_pixels_per_frame", False)
     side = sides["patch_size"] * sides["merge_size"]
     filtered, (means, stds) = (

@@ -64,6 +64,8 @@ class Classifier:
     """Applied to the pooled vector."""
     tokens: tuple[Layer, ...]
     """Applied to every token by vLLM's token_classify."""
+    mean: float | None = None
+    """Subtracted from the logits."""
     sigma_key: str | None = None
     """Key of config.json whose value divides the logits (`temperature`)."""
     assumed: bool = False
@@ -185,6 +187,8 @@ class Architecture:
     score_template: Callable[[Files], str] | None = None
     """Files -> the template that writes a query and a document for its rerankers; a recipe's replaces it.
     None: other files say it."""
+    pair_end: int | None = None
+    """Token that its rerankers put behind every pair, whose state is scored; None: they put none."""
     instruction: str = ""
     """The `instruction` of role templates where a request gives none."""
     pad_to: Callable[[Config], int | None] | None = None

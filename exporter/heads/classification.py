@@ -31,12 +31,14 @@ def classify(checkpoint: Checkpoint, guesses: list[Guess]) -> TaskPlan:
     if published is not None:
         return _published_classify(checkpoint, guesses, published)
     hidden = layers.hidden_size(checkpoint)
+    mean: float | None = None
     sigma: float | None = None
     if answers is not None:
         pool, why = "last", "rows of the language model's output in the place of a classifier"
         guesses.append(Guess("classifier", *yes_no.described(checkpoint), "--hf-overrides"))
         after, dim = tokens, _ = answers
     elif known is not None and _has_sequence_head(checkpoint, known):
+        mean = known.mean
         sigma = float(checkpoint.config.get(known.sigma_key, 1.0)) if known.sigma_key else None
         pool = precedence.known_pool(
             checkpoint,
@@ -57,7 +59,7 @@ def classify(checkpoint: Checkpoint, guesses: list[Guess]) -> TaskPlan:
     labels = precedence.labels_of(checkpoint, dim)
     part = TaskHead(task="classify", pools=(pool,), after=after, dim=dim)
     return _labelled(
-        checkpoint, guesses, part, tokens, labels, precedence.activations(checkpoint, dim), sigma
+        checkpoint, guesses, part, tokens, labels, precedence.activations(checkpoint, dim), (mean, sigma)
     )
 
 
@@ -86,7 +88,13 @@ def modular(checkpoint: Checkpoint, guesses: list[Guess]) -> TaskPlan:
     part = TaskHead(task="classify", pools=pools, before=(*source, *before), after=after, dim=dim)
     tokens = (*part.before, *after) if len(pools) == 1 else None
     return _labelled(
-        checkpoint, guesses, part, tokens, labels, precedence.modular_activations(checkpoint, dim), None
+        checkpoint,
+        guesses,
+        part,
+        tokens,
+        labels,
+        precedence.modular_activations(checkpoint, dim),
+        (None, None),
     )
 
 
@@ -97,7 +105,7 @@ def _labelled(
     tokens: Steps | None,
     labels: tuple[str, ...],
     activations: tuple[dict[str, Any], str],
-    sigma: float | None,
+    scale: tuple[float | None, float | None],
 ) -> TaskPlan:
     """Returns the plan of a classifier of texts.
 
@@ -105,16 +113,15 @@ def _labelled(
         part: what the graph computes for `classify`.
         tokens: the steps on every token for `token_classify`; None: the model has no such task.
         activations: fields of the head, and the reason.
-        sigma: the family's logit_sigma, unless the pooler config has one.
+        scale: the family's logit_mean and logit_sigma, unless the pooler config has them.
     """
     dim, (chosen, why) = part.dim, activations
     guesses.append(Guess("labels", ", ".join(labels) if dim > 1 else f"{dim}, a score", "config.json"))
     override = '--hf-overrides \'{"problem_type": "..."}\', or use_activation of a request'
     guesses.append(Guess("activation", chosen["activation"], why, override))
-    mean, sigma = (
-        checkpoint.pooler.mean,
-        sigma if checkpoint.pooler.logit_sigma is None else checkpoint.pooler.logit_sigma,
-    )
+    mean, sigma = scale
+    mean = mean if checkpoint.pooler.mean is None else checkpoint.pooler.mean
+    sigma = sigma if checkpoint.pooler.logit_sigma is None else checkpoint.pooler.logit_sigma
     pool = part.pools[0] if part.pools else checkpoint.family.pool
     head = Head(
         output="out_classify", dim=dim, pool=pool, labels=labels, logit_mean=mean, logit_sigma=sigma, **chosen
@@ -151,7 +158,7 @@ def _published_classify(checkpoint: Checkpoint, guesses: list[Guess], name: str)
     dim = _published_class.labels(checkpoint, name)
     part = TaskHead(task="classify", pools=(), published=name, dim=dim)
     labels, activations = precedence.labels_of(checkpoint, dim), precedence.activations(checkpoint, dim)
-    return _labelled(checkpoint, guesses, part, None, labels, activations, None)
+    return _labelled(checkpoint, guesses, part, None, labels, activations, (None, None))
 
 
 def token_classify(checkpoint: Checkpoint, guesses: list[Guess]) -> TaskPlan:

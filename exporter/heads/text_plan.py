@@ -121,6 +121,7 @@ def text(
         split_special_tokens=checkpoint.text.splits_special,
         truncation_side="left" if checkpoint.text.cut_left else "right",
         pair="separator" if separated else "concatenate",
+        pair_end=checkpoint.family.pair_end if checkpoint.kind == "classify" else None,
         roles=roles,
         prompts=prompts,
         default_prompt=default,

@@ -31,9 +31,9 @@ from . import library_heads, library_models
 from .library_answers import TowersLibrary
 from .library_comparison import OWN_ONLY, Comparison
 from .library_models import Unreadable
-from .pictures import beside, pages, prompted
+from .pictures import beside, pages, prompted, qwen_vl
 from .pictures.pages import Pages
-from .pictures.qwen3_vl import Qwen3VL
+from .pictures.qwen_vl import QwenVL
 from .pictures.seen import Seen
 from .reference import Reference
 
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
     from ..graph.tracing import PictureModel, PoolingModel
     from ..heads.planning import Plan
-
-QWEN3_VL = ("Qwen3VLModel", "ColQwen3", "OpsColQwen3Model", "Qwen3VLNemotronEmbedModel")
-"""The first names of the families whose body is Qwen3-VL's."""
 
 
 def compare(source: str | Path, **options: Any) -> Reading:
@@ -172,11 +169,11 @@ def _with_prompts(
     )
 
 
-def _of_prompt(checkpoint: Checkpoint, plan: Plan, reader: Qwen3VL, hidden: Floats) -> Mapping[Task, Floats]:
+def _of_prompt(checkpoint: Checkpoint, plan: Plan, reader: QwenVL, hidden: Floats) -> Mapping[Task, Floats]:
     return library_heads.of_prompt(checkpoint, plan, hidden, reader.logits)
 
 
-def _reader(checkpoint: Checkpoint, folder: Path, config: Mapping[str, Any]) -> Qwen3VL | Pages:
+def _reader(checkpoint: Checkpoint, folder: Path, config: Mapping[str, Any]) -> QwenVL | Pages:
     """Raises Missing where no class of transformers reads the checkpoint's pictures."""
     if checkpoint.large:
         raise prompted.Missing("too large to be loaded twice, so its answers to pictures are not compared")
@@ -185,9 +182,9 @@ def _reader(checkpoint: Checkpoint, folder: Path, config: Mapping[str, Any]) -> 
         if checkpoint.adapter is not None:
             raise prompted.Missing("its pictures are not compared, transformers reads it without its adapter")
         return Pages(folder, published)
-    if not any(name in QWEN3_VL for name in checkpoint.family.names):
+    if published not in qwen_vl.BODIES:
         raise prompted.Missing("what it computes of pictures and of the texts beside them is not compared")
-    reader = Qwen3VL(folder, config, published)
+    reader = QwenVL(folder, config, published)
     if checkpoint.adapter is not None:
         try:
             reader.adapted(checkpoint.adapter.folder)

@@ -73,11 +73,21 @@ class Videos:
     """Frames per second that are sampled."""
     min_frames: int
     max_frames: int
+    sampling: Literal["ends", "steps"] = "ends"
+    """Which frames are chosen. `ends`: evenly, the first and the last among them. `steps`: the first of as
+    many equal parts, full groups only (Qwen2-VL)."""
     min_pixels: int
-    """Of all frames together."""
+    """Of all frames together, or of one frame where `per_frame`."""
     max_pixels: int
+    per_frame: bool = False
+    """Whether `min_pixels` and `max_pixels` count the pixels of one frame (Qwen2-VL)."""
     frame_pixels: int | None = None
     """Most pixels of one frame, where frames share the budget evenly; None: only their sum counts."""
+    total_pixels: int | None = None
+    """per_frame: most pixels of all groups of frames together, shared evenly; None: no such bound."""
+    ticks: float | None = None
+    """Steps in time per second, where the groups of frames stand in a prompt without text between them
+    (Qwen2.5-VL); 0: one step for each group (Qwen2-VL). None: time is told by `frame_text`."""
     resample: Resample | None = None
     """None: as pictures. The kernel is always torchvision's."""
     mean: RGB | None = None

@@ -125,6 +125,9 @@ class TextPreparation:
     pair: Literal["separator", "concatenate"] = "separator"
     """Cross-encoders: the tokenizer's own pair encoding, or plain concatenation
     (vLLM's use_sep_token false)."""
+    pair_end: int | None = None
+    """Cross-encoders whose score is the state of a token of its own: its id, put behind every pair after
+    tokenising and cutting (jina-reranker-m0). Their score template is a part of the model."""
     roles: dict[str, Role] = field(default_factory=dict)
     """`query` and `document` as the model's own library prepares them; empty: both plain."""
     prompts: dict[str, str] = field(default_factory=dict)

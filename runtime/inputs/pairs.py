@@ -10,7 +10,7 @@ This file is long because the three ways to write a pair share what cuts its two
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenizers import Encoding
@@ -83,6 +83,7 @@ def items(
     """One item per (query, document), of lists of equal length. Raises InputError as `Preparation.pairs`
     does."""
     encoder = pairing.encoder
+    limits = before_end(encoder, limits)
     kept = encoder.kept(limits)
     templates.check_variables(variables)
     whole = list(zip(queries, documents, strict=True))
@@ -98,7 +99,22 @@ def items(
         pairs = _from_sides(pairing, queries, documents, kept, limits, bool(max_tokens_per_doc))
     for item, before, after in zip(pairs, whole, zip(queries, documents, strict=True), strict=True):
         item.truncated = item.truncated or before != after
+        if encoder.text.pair_end is not None:
+            item.ids.append(encoder.text.pair_end)
+            item.prompt_tokens += 1
     return pairs
+
+
+def before_end(encoder: Encoder, limits: TokenLimits) -> TokenLimits:
+    """The limits of what stands in front of the token that ends every pair, where the model has one."""
+    if encoder.text.pair_end is None:
+        return limits
+    kept = encoder.kept(limits)
+    return replace(
+        limits,
+        max_tokens=encoder.limit(limits) - 1,
+        truncate_prompt_tokens=None if kept is None else max(kept - 1, 0),
+    )
 
 
 # The tokenizer's pair encoding
@@ -214,7 +230,9 @@ def _from_template(
 
     protect = limits.cut_document or (pairing.style == "model" and limits.truncation_side is None)
     items = _from_texts(encoder, rendered, queries, documents, kept, limits, protect=protect)
-    if not protect or limits.cut_document or not any(item.truncated for item in items):
+    # A prompt in front of a token of its own ends with the query: what was cut is the document already.
+    fitted = limits.cut_document or encoder.text.pair_end is not None
+    if not protect or fitted or not any(item.truncated for item in items):
         return items
     # The end of a template holds the question that the model answers, so a score without it means nothing.
     # Sentence Transformers cuts the text at its limit and then writes the template's end over the last

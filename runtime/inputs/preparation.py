@@ -56,8 +56,9 @@ class Preparation:
             templates.read(folder / self.text.chat_template) if self.text.chat_template else None
         )
         # vLLM applies only a score template that the user names; the artifact's comes from the model's card.
-        # A listwise prompt is the model's own in both styles.
-        own = self.text.score_template if style == "model" or manifest.scoring == "listwise" else None
+        # A listwise prompt, and one in front of a token of its own, are the model's in both styles.
+        fixed = manifest.scoring == "listwise" or self.text.pair_end is not None
+        own = self.text.score_template if style == "model" or fixed else None
         self.score_template = templates.read(folder / own) if own else None
         kept = [token for head in manifest.heads.values() for token in head.keep_ids]
         self.marks = [

@@ -101,7 +101,7 @@ def test_a_class_that_finds_no_weights_is_no_reference(tmp_path: Path):
     """The export goes on; the manifest says what was not compared."""
     folder = tiny.qwen3_vl_embedding(tmp_path / "embedding")
     (folder / "preprocessor_config.json").write_text('{"image_processor_type": "Unknown"}', encoding="utf-8")
-    from poolrt.exporter.proof.pictures import beside, qwen3_vl
+    from poolrt.exporter.proof.pictures import beside, qwen_vl
 
     with pytest.raises(beside.Missing, match="Qwen3VLForConditionalGeneration does not open"):
-        qwen3_vl.Qwen3VL(folder, {}, "Qwen3VLModel")
+        qwen_vl.QwenVL(folder, {}, "Qwen3VLModel")

@@ -61,10 +61,10 @@ class Pictured:
             if prompt.media
             else np.zeros(0, np.int64)
         )
-        grids = [grid for medium in prompt.media for grid in medium.grids]
+        runs = [run for medium in prompt.media for run in medium.runs]
         item = Item(ids=ids)
         item.feature_places = places
-        item.positions = positions.mrope(ids, places, grids)
+        item.positions = positions.mrope(ids, places, runs)
         return item
 
     def features(self, rows: Sequence[VisionItem]) -> list[Floats]:

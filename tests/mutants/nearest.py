@@ -123,7 +123,7 @@ EXPORTER = {
                       "families/jina_reranker_v3", "families/jina_v5", "families/lfm2", "families/nemotron",
                       "families/voyage", "families/modules/markers"),
     "test_pages_proved test_prompts_with_pictures": (
-        "proof/pictures/prompted", "proof/pictures/qwen3_vl", "proof/pictures/pages",
+        "proof/pictures/prompted", "proof/pictures/qwen_vl", "proof/pictures/pages",
     ),
     "test_processor_settings": ("files/pictures/classes", "files/pictures/processor", "families/_pictures"),
     "test_qwen3_vl": ("families/_qwen3_vl", "families/colqwen3", "families/ops_colqwen3",

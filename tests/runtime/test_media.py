@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from poolrt.runtime.artifact.images import Images, Patches, Tiling
 from poolrt.runtime.errors import InputError
+from poolrt.runtime.inputs.media.medium import Run
 from poolrt.runtime.inputs.media.prepared import image
 from poolrt.runtime.inputs.multimodal.positions import mrope
 
@@ -110,12 +111,22 @@ def test_every_tile_has_a_digest_of_its_own_and_equal_pictures_have_equal_ones(s
 
 def test_positions_of_a_picture_share_their_time_and_the_text_goes_on_behind_it():
     places = np.arange(2, 8)
-    assert mrope(range(10), places, [(2, 3)]).tolist() == [
+    assert mrope(range(10), places, [Run(2, 3)]).tolist() == [
         [0, 1, 2, 2, 2, 2, 2, 2, 5, 6],
         [0, 1, 2, 2, 2, 3, 3, 3, 5, 6],
         [0, 1, 2, 3, 4, 2, 3, 4, 5, 6],
     ]
     assert mrope([1, 2, 3], None, []).tolist() == [[0, 1, 2]] * 3
+
+
+def test_positions_of_a_video_advance_in_time_and_the_text_goes_on_behind_the_latest():
+    """Of vLLM 0.32's Qwen2VLForConditionalGeneration. transformers 5 goes on behind the longer side."""
+    places = np.arange(1, 9)
+    assert mrope(range(10), places, [Run(1, 2, (0, 1, 2, 5))]).tolist() == [
+        [0, 1, 1, 2, 2, 3, 3, 6, 6, 7],
+        [0, 1, 1, 1, 1, 1, 1, 1, 1, 7],
+        [0, 1, 2, 1, 2, 1, 2, 1, 2, 7],
+    ]
 
 
 def size(options: dict[str, Any]) -> tuple[int, int]:

@@ -63,7 +63,8 @@ class VisionTower(nn.Module):
         bias = torch.where(patch_mask[:, None, None, :] != 0, 0.0, LOWEST)
         deep: list[torch.Tensor] = []
         for number, block in enumerate(self.blocks):
-            hidden = hidden + self.attention(block.attn, block.norm1(hidden), cosine, sine, bias)
+            normed = block.norm1(hidden)
+            hidden = hidden + attended(block.attn, self.heads, normed, cosine, sine, bias)
             hidden = hidden + block.mlp(block.norm2(hidden))
             if number in self.indexes:
                 merger = self.deepstack[self.indexes.index(number)]
@@ -93,31 +94,6 @@ class VisionTower(nn.Module):
                 total = weighted if total is None else total + weighted
         assert total is not None
         return total
-
-    def attention(
-        self,
-        layer: Any,
-        hidden: torch.Tensor,
-        cosine: torch.Tensor,
-        sine: torch.Tensor,
-        bias: torch.Tensor,
-    ) -> torch.Tensor:
-        """Full attention within a row, a few heads at a time.
-
-        Args:
-            hidden: [batch, patches, width].
-            cosine, sine: [batch, patches, 1, head width].
-            bias: [batch, 1, 1, patches], added to the scores.
-        """
-        query, key, value = layer.qkv(hidden).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        query, key = rotated(query, cosine, sine) * layer.scaling, rotated(key, cosine, sine)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        results = []
-        for first in range(0, self.heads, GROUP):
-            few = slice(first, first + GROUP)
-            scores = torch.matmul(query[:, few], key[:, few].transpose(-1, -2)) + bias
-            results.append(torch.matmul(torch.softmax(scores, dim=-1), value[:, few]))
-        return layer.proj(torch.cat(results, dim=1).transpose(1, 2).flatten(2))
 
 
 class TextTower(nn.Module):
@@ -207,6 +183,28 @@ def axes(count: int, sections: list[int]) -> torch.Tensor:
     for number in (1, 2):
         axis[number : sections[number] * 3 : 3] = number
     return axis
+
+
+def attended(
+    layer: Any, heads: int, hidden: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Attention of patches within a row, a few heads at a time.
+
+    Args:
+        layer: the block's, with its `qkv` and `proj`.
+        hidden: [batch, patches, width].
+        cosine, sine: [batch, patches, 1, head width].
+        bias: [batch, 1, 1 or patches, patches], added to the scores.
+    """
+    query, key, value = layer.qkv(hidden).unflatten(-1, (3, heads, -1)).unbind(2)
+    query, key = rotated(query, cosine, sine) * layer.scaling, rotated(key, cosine, sine)
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    results = []
+    for first in range(0, heads, GROUP):
+        few = slice(first, first + GROUP)
+        scores = torch.matmul(query[:, few], key[:, few].transpose(-1, -2)) + bias
+        results.append(torch.matmul(torch.softmax(scores, dim=-1), value[:, few]))
+    return layer.proj(torch.cat(results, dim=1).transpose(1, 2).flatten(2))
 
 
 def rotated(value: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:

@@ -114,7 +114,13 @@ def video(
     clip = video_source.opened(source, fps, limits, field)
     frames, numbers = clip.read(videos.sampled(settings, clip, field=field))
     return videos.prepared(
-        settings, frames, numbers, clip.fps, most_pixels=limits.prepared_video_pixels, field=field
+        settings,
+        frames,
+        numbers,
+        clip.fps,
+        total=clip.frames,
+        most_pixels=limits.prepared_video_pixels,
+        field=field,
     )
 
 

@@ -1,12 +1,13 @@
-"""A video becomes groups of frames, each with its time in the prompt, as Qwen3-VL's processor does it.
+"""A video becomes groups of frames, as the processors of Qwen2-VL and Qwen3-VL do it.
 
-Frames are sampled evenly, scaled together into one budget of pixels and grouped; the last one is repeated
-where the last group is not full. A group is a row of the vision graph of its own, since attention stays
-within it.
+Frames are sampled evenly, scaled into a budget of pixels and grouped; the last one is repeated where the last
+group is not full. A group is a row of the vision graph of its own, since attention stays within it. Its time
+stands in the prompt (Qwen3-VL), or in the positions of its tokens (Qwen2-VL).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -36,10 +37,17 @@ def sampled(settings: Settings, clip: Clip, *, field: str) -> NDArray[np.int64]:
     elif count is None:
         wanted = int(clip.frames / (clip.fps or UNKNOWN_FPS) * (settings.fps or videos.fps))
         count = min(max(wanted, videos.min_frames), videos.max_frames, clip.frames)
+        if videos.sampling == "steps":
+            count -= count % pictures.facts(settings.images).temporal
     if count > videos.max_frames:
         raise InputError(
             f"a video gives {count} frames, at most {videos.max_frames} are read; sample fewer", field=field
         )
+    if videos.sampling == "steps":
+        # As transformers' torch.arange: in float32, and with a number too many where a division rounds so.
+        step = clip.frames / max(count, 1)
+        steps = (np.arange(math.ceil(clip.frames / step)) * step).astype(np.float32)
+        return np.minimum(steps.astype(np.int64), clip.frames - 1)
     return np.linspace(0, clip.frames - 1, count).round().astype(np.int64)
 
 
@@ -54,6 +62,7 @@ def prepared(
     numbers: NDArray[np.int64],
     fps: float | None,
     *,
+    total: int,
     most_pixels: int,
     field: str,
 ) -> Medium:
@@ -62,6 +71,7 @@ def prepared(
     Args:
         frames: each [height, width, 3], all of one size.
         numbers: of the frames in the whole video, whose times they tell.
+        total: frames of the whole video.
         most_pixels: of all frames together, after scaling.
     """
     videos, patches = facts(settings), pictures.facts(settings.images)
@@ -90,6 +100,8 @@ def prepared(
     missing = -len(scaled) % patches.temporal
     scaled += scaled[-1:] * missing
     times = [*numbers.tolist(), *[int(numbers[-1])] * missing]
+    # Frames of the sampled video per second.
+    rate = (fps or UNKNOWN_FPS) * len(frames) / total
     items, texts = [], []
     for first in range(0, len(scaled), patches.temporal):
         group = slice(first, first + patches.temporal)
@@ -101,6 +113,7 @@ def prepared(
         items=tuple(items),
         text=videos.placeholder.replace(videos.token, "".join(texts), 1),
         grids=tuple(pictures.grid(item, patches.merge) for item in items),
+        times=_steps(videos, len(items), patches.temporal / rate),
     )
 
 
@@ -108,8 +121,15 @@ def target(
     patches: Patches, videos: Videos, frames: int, height: int, width: int, *, field: str
 ) -> tuple[int, int]:
     """Returns the height and width that frames are scaled to. Unlike pictures, frames smaller than a feature
-    are scaled up to it first."""
+    are scaled up to it first, unless each frame has its own budget."""
     factor = patches.size * patches.merge
+    if videos.per_frame:
+        most = videos.max_pixels
+        if videos.total_pixels is not None:
+            share = videos.total_pixels * patches.temporal // frames
+            most = max(min(most, share), int(videos.min_pixels * 1.05))
+        budget = replace(patches, min_pixels=videos.min_pixels, max_pixels=most)
+        return pictures.target(budget, height, width, field=field)
     if min(height, width) < factor:
         grow = max(factor / height, factor / width)
         height, width = int(height * grow), int(width * grow)
@@ -122,6 +142,17 @@ def target(
         most = frames * max(min(videos.frame_pixels, most // frames), int(videos.min_pixels * 1.05))
     volumes = deep * tall * wide, height, width, frames * height * width
     return pictures.fitted(tall, wide, *volumes, factor, videos.min_pixels, most)
+
+
+def _steps(videos: Videos, groups: int, seconds: float) -> tuple[int, ...]:
+    """The steps in time of groups of frames that are `seconds` apart; empty: the prompt tells their times."""
+    if videos.ticks is None:
+        return ()
+    if not videos.ticks:
+        return tuple(range(groups))
+    # In float32, as transformers' tensors.
+    steps = np.arange(groups) * (np.float32(seconds) * np.float32(videos.ticks))
+    return tuple(int(step) for step in steps.astype(np.float32))
 
 
 def _seconds(numbers: Sequence[int], fps: float) -> float:

@@ -119,6 +119,7 @@ class _Writer:
 
     def item(self, query: Content, document: Content, limits: TokenLimits, index: int) -> Item:
         own, encoder = self.own, self.own.encoder
+        limits = pairs.before_end(encoder, limits)
         kept, limit = encoder.kept(limits), encoder.limit(limits)
         room = limit if kept is None else kept
         media = [self._read(side, index, room) for side in (query, document)]
@@ -136,6 +137,8 @@ class _Writer:
             side = limits.truncation_side or encoder.text.truncation_side
             ids = fitting.fitted(encoder, tokens, document.text, kept, side, index)
         type_ids = self._type_ids(ids) if own.type_ids and self._apart() else None
+        if encoder.text.pair_end is not None:
+            ids = [*ids, encoder.text.pair_end]
         return own.attached(encoder.item(ids, index, type_ids=type_ids, truncated=truncated), ordered, index)
 
     def _read(self, side: Content, index: int, room: int) -> list[Medium]:

@@ -221,7 +221,7 @@ class MultimodalPreparation(Preparation):
         item.vision = tuple(row for medium in media for row in medium.items)
         item.feature_order = feature_order(media)
         if self._positions:
-            item.positions = mrope(item.ids, places, [grid for medium in media for grid in medium.grids])
+            item.positions = mrope(item.ids, places, [run for medium in media for run in medium.runs])
         return item
 
     # Pairs, conversations, counts

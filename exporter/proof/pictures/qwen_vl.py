@@ -1,4 +1,4 @@
-"""transformers' Qwen3VLForConditionalGeneration as the reader of prompts with pictures.
+"""transformers' classes for Qwen2-VL, Qwen2.5-VL and Qwen3-VL as readers of prompts with pictures.
 
 Published families on Qwen3-VL keep its tensors under other prefixes and leave the last norm or the causal
 mask out. Their own code is never run. Their bodies are this class, which takes a prefix by `key_mapping`, a
@@ -23,29 +23,40 @@ from .beside import Missing
 from .prompted import Shown
 
 KEYS = {
+    r"^(?:.*\.)?model\.(layers|embed_tokens|norm)\.": r"model.language_model.\1.",
     r"^(?:.*\.)?(visual|language_model)\.": r"model.\1.",
     r"^(?:.*\.)?lm_head\.": "lm_head.",
 }
 """Name of a tensor in any of the published layouts -> its name in the class."""
-CLASS = "Qwen3VLForConditionalGeneration"
+BODIES = {
+    "Qwen2VLModel": "Qwen2VL",
+    "JinaVLForSequenceClassification": "Qwen2VL",
+    "Qwen2_5_VLModel": "Qwen2_5_VL",
+    "Qwen3VLModel": "Qwen3VL",
+    "ColQwen3": "Qwen3VL",
+    "OpsColQwen3Model": "Qwen3VL",
+    "Qwen3VLNemotronEmbedModel": "Qwen3VL",
+}
+"""First name of a family -> what the names of transformers' classes start with."""
 BOTH_WAYS = ("Qwen3VLNemotronEmbedModel",)
 """Published classes in which every token attends to all others and the last norm is left out."""
 
 
-class Qwen3VL:
-    """The class over one checkpoint's files, in float32.
+class QwenVL:
+    """One of the classes over one checkpoint's files, in float32.
 
     Args:
         folder: of config.json, the weights, the tokenizer and the processor.
         config: config.json with overrides.
-        published: the class that config.json names.
+        published: the first name of its family.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], published: str) -> None:
         self.both_ways = published in BOTH_WAYS
+        self._class = f"{BODIES[published]}ForConditionalGeneration"
         with silent_transformers():
             self._open(folder, config)
-        self.name = f"transformers {importlib.metadata.version('transformers')} {CLASS}"
+        self.name = f"transformers {importlib.metadata.version('transformers')} {self._class}"
         self.processor = type(self._pictures).__name__
         self.kernel: Kernel = (
             "torchvision" if getattr(self._pictures, "backend", "") == "torchvision" else "pillow"
@@ -66,19 +77,20 @@ class Qwen3VL:
             self._pictures: Any = transformers.AutoImageProcessor.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
-            settings = transformers.Qwen3VLConfig.from_dict({**config, "model_type": "qwen3_vl"})
-            read: Any = transformers.Qwen3VLForConditionalGeneration.from_pretrained
+            kind: Any = getattr(transformers, self._class)
+            settings = kind.config_class.from_dict({**config, "model_type": kind.config_class.model_type})
+            read: Any = kind.from_pretrained
             model, loaded = read(
                 str(folder), config=settings, local_files_only=True, dtype=torch.float32, key_mapping=KEYS,
                 output_loading_info=True,
             )  # fmt: skip
         except Exception as error:  # each means that the library does not read these files here
             reason = " ".join(str(error).split())[:160]
-            raise Missing(f"its pictures are not compared, {CLASS} does not open: {reason}") from None
+            raise Missing(f"its pictures are not compared, {self._class} does not open: {reason}") from None
         lacking = [*loaded["missing_keys"], *(str(entry[0]) for entry in loaded["mismatched_keys"])]
         # Models without a language model's output leave it out.
         if lacking := [name for name in sorted(lacking) if name != "lm_head.weight"]:
-            raise Missing(f"its pictures are not compared, {CLASS} finds no {', '.join(lacking[:3])}")
+            raise Missing(f"its pictures are not compared, {self._class} finds no {', '.join(lacking[:3])}")
         self._model: Any = model.eval()
 
     def _keep(self, _: Any, inputs: Any) -> None:

@@ -1,0 +1,115 @@
+"""The families on Qwen2-VL and Qwen2.5-VL beside transformers' own classes, through exported artifacts, from
+raw pictures and videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from poolrt.runtime import load
+from poolrt.runtime.inputs.media import prepared
+
+from tests.conftest import exported
+from tests.families import proof
+from tests.families import qwen2_vl as tiny
+from tests.families.qwen2_vl import Reference
+from tests.painted import painted
+
+COSINE = 1 - 1e-6  # float32 on both sides
+SCORE = 1e-5  # of probabilities
+SIZES = [(70, 40), (200, 100), (33, 500), (1, 1)]
+PAGES: list[Any] = [painted(*size, seed) for seed, size in enumerate(SIZES)]
+CLIP = np.random.default_rng(5).integers(0, 256, (7, 64, 96, 3), dtype=np.uint8)
+CLIP_FPS = 4.0
+SECONDS = 2 / (CLIP_FPS * 4 / 7)
+"""Between groups of two frames: of 7 frames, 4 are read."""
+PICTURE, VIDEO = "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"
+BODIES: dict[str, dict[str, Any]] = {
+    "qwen2_vl": {},
+    "qwen2_5_vl_modern": {"newer": True, "modern": True, "dtype": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_prompts_become_the_vectors_of_transformers_classes(name: str, tmp_path: Path):
+    def write(folder: Path) -> Path:
+        return tiny.qwen2_vl(folder / name, **BODIES[name])
+
+    artifact = exported(f"qwen2-vl-{name}", write)
+    reference = Reference(write(tmp_path))
+    with load(artifact) as model:
+        images = model.manifest.images
+        assert images is not None
+        proof.shown(model.manifest)
+        pages = [prepared.image(images, page) for page in PAGES]
+        clip = prepared.video(images, CLIP, fps=CLIP_FPS)
+        rows: list[tuple[dict[str, Any], list[Any]]] = [
+            ({"prompt": "the red planet!"}, []),
+            *(
+                ({"prompt": f"{PICTURE}what is this", "multi_modal_data": {"image": page}}, [medium])
+                for page, medium in zip(PAGES, pages, strict=True)
+            ),
+            (
+                {"prompt": f"{PICTURE} is not {PICTURE}", "multi_modal_data": {"image": PAGES[:2]}},
+                pages[:2],
+            ),
+            (
+                {"prompt": f"{VIDEO}mars", "multi_modal_data": {"video": [(CLIP, {"fps": CLIP_FPS})]}},
+                [clip],
+            ),
+        ]
+        outputs = model.embed([prompt for prompt, _ in rows])
+        theirs = [
+            reference.hidden(output.prompt_token_ids, media, seconds=SECONDS)[-1]
+            for output, (_, media) in zip(outputs, rows, strict=True)
+        ]
+        ours = [np.asarray(output.outputs.embedding) for output in outputs]
+        assert proof.cosines(ours, theirs).min() > COSINE
+
+
+RERANKERS: dict[str, dict[str, Any]] = {
+    "jina_m0": {},
+    "jina_m0_modern": {"modern": True, "name": "JinaVLForSequenceClassification", "seed": 9},
+}
+SIDES: list[tuple[Any, Any]] = [
+    ("the red planet", "mars"),
+    ("the red planet", {"image": PAGES[0]}),
+    ("the red planet", {"image": PAGES[2], "text": "mars"}),
+    ({"image": PAGES[1]}, "mars"),
+    ({"image": PAGES[1]}, {"image": PAGES[0]}),
+    ("", {"image": PAGES[3]}),
+]
+
+
+@pytest.mark.parametrize("name", RERANKERS)
+def test_pairs_become_the_scores_of_transformers_model_and_two_layers(name: str, tmp_path: Path):
+    artifact = exported(f"qwen2-vl-{name}", lambda folder: tiny.jina_m0(folder / name, **RERANKERS[name]))
+    folder = tiny.jina_m0(tmp_path / name, **RERANKERS[name])
+    reference = tiny.JinaReference(folder)
+    with load(artifact) as model:
+        images = model.manifest.images
+        assert images is not None
+        assert images.videos is None
+        proof.shown(model.manifest)
+        for query, document in SIDES:
+            [answer] = model.score(query, [document])
+            ids, media = reference.prompt(images, query, document)
+            assert answer.prompt_token_ids == ids
+            expected = reference.score(ids, media)
+            assert proof.differences([np.array([answer.outputs.score])], [np.array([expected])]) < SCORE
+        # Whatever the style, as the prompt is a part of the model.
+        [plain] = model.score("the red planet", ["mars"], preparation="vllm")
+        assert plain.prompt_token_ids == reference.prompt(images, *SIDES[0])[0]
+
+
+def test_a_pair_that_is_cut_keeps_its_last_token(tmp_path: Path):
+    artifact = exported("qwen2-vl-jina_m0", lambda folder: tiny.jina_m0(folder / "jina_m0"))
+    with load(artifact) as model:
+        for document in ("mars " * 40, {"image": PAGES[0], "text": "mars " * 40}):
+            [whole] = model.score("the red planet", [document])
+            [cut] = model.score("the red planet", [document], truncate_prompt_tokens=48)
+            assert len(whole.prompt_token_ids) > len(cut.prompt_token_ids) == 48
+            assert cut.prompt_token_ids[-12:] == whole.prompt_token_ids[-12:]
+            assert cut.prompt_token_ids[-1] == tiny.SCORE_TOKEN
