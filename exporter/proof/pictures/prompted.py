@@ -26,7 +26,7 @@ FORMS: tuple[tuple[str, tuple[tuple[int, int], ...]], ...] = (
     (TEXT, ()),
     ("{}" + TEXT, ((200, 100),)),
     ("{}", ((70, 66),)),
-    (TEXT + "{} and {}.", ((40, 70), (300, 90))),
+    (TEXT + "{} and {}.", ((40, 70), (300, 100))),
     ("{}{}", ((96, 96), (1, 1))),
 )
 """Prompts with `{}` for a picture, and (width, height) of each. None is so tall that Pillow 13 turns the
