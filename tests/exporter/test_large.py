@@ -1,5 +1,5 @@
-"""A 4B and a 7B model, random but of published sizes, exported within a fraction of 24 GB.
-Minutes, and 35 GB of disk each.
+"""Models of 4B to 8B, random but of published sizes, two of them with pictures, exported within a fraction of
+24 GB. Minutes, and 35 GB of disk each.
 
 `pytest -m slow tests/exporter/test_large.py -s` prints the lines of docs/large-checkpoints.md.
 """
@@ -18,7 +18,7 @@ import pytest
 from tests.families import large
 
 ROOT = Path(__file__).parents[2]
-MEMORY = 8e9
+MEMORY = 12e9
 """Bytes a process may hold besides mapped files; the worst measured is in docs/large-checkpoints.md."""
 DISK = 40e9
 EXPORT = """
@@ -41,7 +41,10 @@ def held(process: int) -> tuple[int, int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize(("name", "precision"), [("qwen3_4b", "bf16"), ("e5_mistral_7b", "fp16")])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("qwen3_4b", "bf16"), ("e5_mistral_7b", "fp16"), ("colqwen3_4b", "bf16"), ("e5_v_8b", "bf16")],
+)
 def test_a_large_checkpoint_exports_within_memory(
     name: str, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -61,7 +64,8 @@ def test_a_large_checkpoint_exports_within_memory(
         assert process.returncode == 0
         assert private < MEMORY
         assert sum(report["sizes"].values()) > 1.9 * 4e9
-        assert {one["task"] for one in report["evidence"]} == {"embed", "token_embed"}
+        tasks = {"token_embed"} if name == "colqwen3_4b" else {"embed", "token_embed"}
+        assert {one["task"] for one in report["evidence"]} == tasks
         with capsys.disabled():
             steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in report["seconds"].items())
             print(

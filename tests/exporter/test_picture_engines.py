@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from poolrt.runtime.artifact.manifest import Graph, Precision
 from poolrt.runtime.artifact.reading import read
 
 from tests.conftest import exported
-from tests.families import pages, qwen3_vl
+from tests.families import llava, nemotron_vl, pages, phi3v, qwen3_vl
 from tests.families.pictured import pictured
 from tests.serve import picture_cases
 
@@ -24,6 +24,20 @@ TOKENS, PATCHES = 128, 128
 """Longest texts and largest pictures of the quick runs: the first two profiles."""
 RECORDED = ("clip", "siglip", "qwen3_vl_embedding", "qwen3_vl_reranker", "colqwen3", "colpali")
 """Exported anyway, for the answers that vLLM gave."""
+TILED: dict[str, Callable[[], Path]] = {
+    "colmodernvbert": lambda: exported(
+        "pages-colmodernvbert", lambda folder: pages.colmodernvbert(folder / "colmodernvbert")
+    ),
+    "llama_nemotron_vl": lambda: exported(
+        "nemotron-vl-embedder", lambda folder: nemotron_vl.embedder(folder / "embedder")
+    ),
+    "llama_nemotron_vl_rerank": lambda: exported(
+        "nemotron-vl-reranker", lambda folder: nemotron_vl.reranker(folder / "reranker")
+    ),
+    "llava_next": lambda: exported("llava-e5_v", lambda folder: llava.e5_v(folder / "e5_v")),
+    "phi3_v": lambda: exported("phi3v-vlm2vec", lambda folder: phi3v.vlm2vec(folder / "vlm2vec")),
+}
+"""Exported anyway, for the comparison with other libraries."""
 RARE = ("ops_colqwen3", "nemotron_colembed")
 """Qwen3-VL's graphs with another head or mask, which no quick run exports: traced for this."""
 
@@ -36,8 +50,8 @@ def _compiler() -> None:
 
 
 def artifact(name: str) -> Path:
-    if name == "colmodernvbert":
-        return exported(f"pages-{name}", lambda folder: pages.ALL[name](folder / name))
+    if name in TILED:
+        return TILED[name]()
     return picture_cases.artifact(name)
 
 
@@ -86,7 +100,7 @@ def compiled(
 
 
 @pytest.mark.parametrize(
-    "name", [*RECORDED, "colmodernvbert", *(pytest.param(name, marks=pytest.mark.slow) for name in RARE)]
+    "name", [*RECORDED, *TILED, *(pytest.param(name, marks=pytest.mark.slow) for name in RARE)]
 )
 def test_both_graphs_of_a_family_compile(name: str, tmp_path: Path) -> None:
     folder, graphs, tokens, images = opened(name, tmp_path)
@@ -99,7 +113,7 @@ def test_both_graphs_of_a_family_compile(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("name", [*RECORDED, "colmodernvbert", *RARE])
+@pytest.mark.parametrize("name", [*RECORDED, *TILED, *RARE])
 def test_every_profile_of_a_family_compiles_in_every_precision(
     name: str, precision: Precision, tmp_path: Path
 ) -> None:
