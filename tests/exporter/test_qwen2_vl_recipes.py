@@ -1,0 +1,109 @@
+"""Prompts and pixel budgets of the published checkpoints on Qwen2-VL, by their names, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from poolrt.exporter import checkpoint
+from poolrt.exporter.heads import planning
+from poolrt.runtime.errors import CheckpointError
+
+from tests.checkpoints import configure, rewrite_weights
+from tests.families import qwen2_vl as tiny
+from tests.families.pictured import Prompt, pictured
+
+from .test_qwen3_vl_recipes import MEDIA, planned, written
+
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+END = "<|im_end|>\n<|im_start|>assistant\n<|endoftext|>"
+
+
+def pixels(plan: planning.Plan) -> tuple[int, int]:
+    assert plan.vision is not None
+    assert plan.vision.images.patches is not None
+    return plan.vision.images.patches.min_pixels, plan.vision.images.patches.max_pixels
+
+
+def test_gme(tmp_path: Path):
+    plan = planned(tiny.qwen2_vl, tmp_path / "gme-Qwen2-VL-2B-Instruct")
+    for role in ("query", "document"):
+        assert written(plan, role, "a car") == f"{SYSTEM}a car{END}"
+        assert written(plan, role, "a car", images=1) == f"{SYSTEM}{MEDIA}a car{END}"
+    assert written(plan, "query", "a car", instruction="Find it.").startswith(
+        "<|im_start|>system\nFind it.<|im_end|>\n"
+    )
+    assert pixels(plan) == (256 * 28 * 28, 1280 * 28 * 28)
+    assert plan.tasks[0] == "embed"
+
+
+def test_dse(tmp_path: Path):
+    plan = planned(tiny.qwen2_vl, tmp_path / "dse-qwen2-2b-mrl-v1")
+    assert written(plan, "query", "a car", images=1) == f"{SYSTEM}{MEDIA}Query: a car{END}"
+    assert written(plan, "document", "", images=1) == f"{SYSTEM}{MEDIA}What is shown in this image?{END}"
+    assert written(plan, "document", "a", images=1) == f"{SYSTEM}{MEDIA}Document: a{END}"
+    assert pixels(plan) == (28 * 28, 2560 * 28 * 28)
+    assert plan.heads["embed"].any_dimension
+
+
+def test_vlm2vec(tmp_path: Path):
+    plan = planned(tiny.qwen2_vl, tmp_path / "VLM2Vec-Qwen2VL-2B")
+    page = "<|image_pad|> Represent the given image"
+    asked = f"{page} with the following question: what is it"
+    for role in ("query", "document"):
+        assert written(plan, role, "what is it", images=1) == asked
+        assert written(plan, role, "", images=1) == f"{page}."
+    caption = "Find me an everyday image that matches the given caption: "
+    assert written(plan, "query", "a car") == f"{caption}a car"
+    assert written(plan, "document", "a car") == "a car"
+
+
+@pytest.mark.parametrize("how", ["convert", "named"])
+def test_a_classifier_scores_the_last_token(how: str, tmp_path: Path):
+    """As vLLM converts a language model: one layer `score`."""
+    named = "Qwen2_5_VLForSequenceClassification" if how == "named" else ""
+    head: dict[str, tuple[int, ...]] = {"score.weight": (3, 128)}
+    folder = tiny.qwen2_vl(
+        tmp_path / "judge",
+        newer=True,
+        name=named,
+        head=head,
+        id2label={str(row): "abc"[row] for row in range(3)},
+    )
+    of = pictured(folder, **({"convert": "classify"} if how == "convert" else {}))
+    reference = tiny.Reference(folder)
+    rows = [Prompt("the red planet!", ()), Prompt("a", ())]
+    weight = tiny.tensors(folder)["score.weight"].numpy()
+    logits = np.stack([weight @ reference.hidden(of.item(row).ids)[-1] for row in rows])
+    chances = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(np.stack(of.answers("classify", rows)), chances, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "config", "message"),
+    [
+        ({"patch_size": 16}, {}, "says patch_size 16, config.json's vision_config patch_size 14"),
+        ({"do_resize": False}, {}, "says do_resize False, which poolrt"),
+        ({"num_frames": 8}, {}, "says num_frames 8, which poolrt"),
+        ({"fps": 0}, {}, "says fps 0, which poolrt"),
+        ({}, {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rotary positions of type 'dynamic'"),
+    ],
+    ids=["patch", "resize", "frames", "rate", "rotary"],
+)
+def test_settings_that_are_not_known_are_refused(
+    pictures: dict[str, Any], config: dict[str, Any], message: str, tmp_path: Path
+):
+    folder = tiny.qwen2_vl(tmp_path / "strange", pictures=pictures)
+    configure(folder, **config)
+    with pytest.raises(CheckpointError, match=message):
+        pictured(folder)
+
+
+def test_tensors_without_a_place_are_refused(tmp_path: Path):
+    folder = tiny.qwen2_vl(tmp_path / "more")
+    rewrite_weights(folder, lambda name: name.replace("visual.merger", "tower.merger"))
+    read = checkpoint.read(folder, recipe=None)
+    with pytest.raises(CheckpointError, match=r"no place for: tower\.merger"):
+        read.family.load(read)
