@@ -3,6 +3,7 @@ raw pictures and videos."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from poolrt.runtime.inputs.media import prepared
 from tests.conftest import exported
 from tests.families import proof
 from tests.families import qwen2_vl as tiny
+from tests.families.pictured import Prompt, pictured
 from tests.families.qwen2_vl import Reference
 from tests.painted import painted
 
@@ -69,10 +71,6 @@ def test_prompts_become_the_vectors_of_transformers_classes(name: str, tmp_path:
         assert proof.cosines(ours, theirs).min() > COSINE
 
 
-RERANKERS: dict[str, dict[str, Any]] = {
-    "jina_m0": {},
-    "jina_m0_modern": {"modern": True, "name": "JinaVLForSequenceClassification", "seed": 9},
-}
 SIDES: list[tuple[Any, Any]] = [
     ("the red planet", "mars"),
     ("the red planet", {"image": PAGES[0]}),
@@ -83,11 +81,9 @@ SIDES: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("name", RERANKERS)
-def test_pairs_become_the_scores_of_transformers_model_and_two_layers(name: str, tmp_path: Path):
-    artifact = exported(f"qwen2-vl-{name}", lambda folder: tiny.jina_m0(folder / name, **RERANKERS[name]))
-    folder = tiny.jina_m0(tmp_path / name, **RERANKERS[name])
-    reference = tiny.JinaReference(folder)
+def test_pairs_become_the_scores_of_transformers_model_and_two_layers(tmp_path: Path):
+    artifact = exported("qwen2-vl-jina_m0", lambda folder: tiny.jina_m0(folder / "jina_m0"))
+    reference = tiny.JinaReference(tiny.jina_m0(tmp_path / "jina_m0"))
     with load(artifact) as model:
         images = model.manifest.images
         assert images is not None
@@ -113,3 +109,65 @@ def test_a_pair_that_is_cut_keeps_its_last_token(tmp_path: Path):
             assert len(whole.prompt_token_ids) > len(cut.prompt_token_ids) == 48
             assert cut.prompt_token_ids[-12:] == whole.prompt_token_ids[-12:]
             assert cut.prompt_token_ids[-1] == tiny.SCORE_TOKEN
+
+
+LATE: dict[str, dict[str, Any]] = {
+    "colqwen2": {"engine": False},
+    "colqwen2_5": {"newer": True, "rename": lambda name: re.sub(r"^model\.", "language_model.", name)},
+}
+QUESTION = "what is this"
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_pages_and_questions_become_the_vectors_of_transformers_model_and_a_projection(
+    name: str, tmp_path: Path
+):
+    artifact = exported(f"qwen2-vl-{name}", lambda folder: tiny.colqwen2(folder / name, **LATE[name]))
+    reference = Reference(tiny.colqwen2(tmp_path / name, **LATE[name]))
+    weights = tiny.tensors(reference.folder)
+    stored = "embedding_proj_layer" if name == "colqwen2" else "custom_text_proj"
+    weight, bias = (weights[f"{stored}.{end}"].numpy() for end in ("weight", "bias"))
+    filler = "<|endoftext|>" * 10
+    question = f"Query: {QUESTION}{filler}\n" if name == "colqwen2" else QUESTION + filler
+    with load(artifact) as model:
+        images = model.manifest.images
+        assert images is not None
+        proof.shown(model.manifest)
+        [query] = model.token_embed([QUESTION], role="query")
+        pages = model.token_embed([{"image": page} for page in PAGES], role="document")
+        media = [prepared.image(images, page) for page in PAGES]
+        tokenizer = model.preparation.encoder.tokenizer
+        assert query.prompt_token_ids == tokenizer.encode(question).ids
+        for page, medium in zip(pages, media, strict=True):
+            text = f"<|im_start|>user\n{medium.text}Describe the image.<|im_end|><|endoftext|>"
+            assert page.prompt_token_ids == tokenizer.encode(text).ids
+        hidden = [reference.hidden(query.prompt_token_ids)] + [
+            reference.hidden(page.prompt_token_ids, [medium])
+            for page, medium in zip(pages, media, strict=True)
+        ]
+        theirs = [tiny.normalised(values @ weight.T + bias) for values in hidden]
+        ours = [np.asarray(output.outputs.data) for output in (query, *pages)]
+        assert proof.cosines(ours, theirs).min() > COSINE
+        scores = [
+            output.outputs.score for output in model.score(QUESTION, [{"image": page} for page in PAGES])
+        ]
+        expected = [(theirs[0] @ page.T).max(axis=1).sum() for page in theirs[1:]]
+        np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "newer names, older body": {"modern": True, "dtype": "bfloat16", "text": {"num_key_value_heads": 1}},
+    "older names, newer body": {"newer": True, "vision": {"window_size": 56, "fullatt_block_indexes": [0]}},
+    "sliding": {"text": {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_read_as_transformers_reads_it(layout: str, tmp_path: Path):
+    folder = tiny.qwen2_vl(tmp_path / "layout", **LAYOUTS[layout])
+    of, reference = pictured(folder), Reference(folder)
+    assert of.plan.vision is not None
+    [first, second] = [prepared.image(of.plan.vision.images, page) for page in PAGES[1:3]]
+    rows = [Prompt("the red planet!", ()), Prompt("{}{}what is this", (first, second))]
+    theirs = [reference.hidden(of.item(row).ids, row.media)[-1] for row in rows]
+    assert proof.cosines(of.answers("embed", rows), theirs).min() > COSINE

@@ -10,6 +10,7 @@ import pytest
 from poolrt.exporter import checkpoint
 from poolrt.exporter.heads import planning
 from poolrt.runtime.errors import CheckpointError
+from poolrt.runtime.inputs import templates
 
 from tests.checkpoints import configure, rewrite_weights
 from tests.families import qwen2_vl as tiny
@@ -60,6 +61,27 @@ def test_vlm2vec(tmp_path: Path):
     assert written(plan, "document", "a car") == "a car"
 
 
+def test_jina_reranker_m0(tmp_path: Path):
+    """In the layout of transformers 5, under the name that vLLM has for it."""
+    more: dict[str, Any] = {"modern": True, "name": "JinaVLForSequenceClassification"}
+    plan = planned(tiny.jina_m0, tmp_path / "jina-reranker-m0", **more)
+    assert (plan.tasks[0], plan.scoring) == ("classify", "cross-encoder")
+    head = plan.heads["classify"]
+    assert (head.activation, head.logit_mean, head.pool, plan.text.pair_end) == ("sigmoid", 2.65, "last", 100)
+    assert plan.vision is not None
+    assert plan.vision.images.videos is None
+    messages = [{"role": "query", "content": "a"}, {"role": "document", "content": f"{MEDIA}b"}]
+    template = plan.files["score_template.jinja"].decode()
+    assert templates.conversation(template, messages) == f"**Document**:\n{MEDIA}b\n**Query**:\na"
+
+
+def test_a_page_prompt_without_a_picture_is_refused(tmp_path: Path):
+    folder = tiny.colqwen2(tmp_path / "pages")
+    (folder / "processor_config.json").write_text('{"visual_prompt_prefix": "Describe."}', encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"visual_prompt_prefix 'Describe\.'; expected <\|vision_start"):
+        planning.plan(checkpoint.read(folder))
+
+
 @pytest.mark.parametrize("how", ["convert", "named"])
 def test_a_classifier_scores_the_last_token(how: str, tmp_path: Path):
     """As vLLM converts a language model: one layer `score`."""
@@ -72,7 +94,7 @@ def test_a_classifier_scores_the_last_token(how: str, tmp_path: Path):
         head=head,
         id2label={str(row): "abc"[row] for row in range(3)},
     )
-    of = pictured(folder, **({"convert": "classify"} if how == "convert" else {}))
+    of = pictured(folder, convert="classify" if how == "convert" else "auto")
     reference = tiny.Reference(folder)
     rows = [Prompt("the red planet!", ()), Prompt("a", ())]
     weight = tiny.tensors(folder)["score.weight"].numpy()

@@ -137,18 +137,23 @@ class Reference:
     """transformers' own model of a folder in eager float32, as it reads the files."""
 
     folder: Path
-    kind: str = ""
-    """The model_type to read it as; empty: config.json's."""
 
     def __post_init__(self) -> None:
         import torch
         import transformers
 
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        stem = "Qwen2_5_VL" if "2_5" in (self.kind or config["model_type"]) else "Qwen2VL"
-        read: Any = getattr(transformers, f"{stem}ForConditionalGeneration").from_pretrained
-        model, loaded = read(
-            str(self.folder), attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+        config = config.get("vlm_config", config)
+        kind: Any = transformers.Qwen2_5_VLForConditionalGeneration
+        kind = kind if "2_5" in config["model_type"] else transformers.Qwen2VLForConditionalGeneration
+        inside = any(name.startswith("vlm.") for name in tensors(self.folder))
+        model, loaded = kind.from_pretrained(
+            str(self.folder),
+            config=kind.config_class.from_dict(config),
+            attn_implementation="eager",
+            dtype=torch.float32,
+            output_loading_info=True,
+            key_mapping={r"^vlm\.": ""} if inside else None,
         )
         assert not set(loaded["missing_keys"]) - {"lm_head.weight"}
         self.model: Any = model.model.eval()
@@ -181,6 +186,22 @@ class Reference:
                     inputs["second_per_grid_ts"] = torch.tensor([seconds] * len(chosen))
         with torch.inference_mode():
             return self.model(**inputs).last_hidden_state[0].numpy()
+
+
+def colqwen2(folder: Path, *, engine: bool = True, newer: bool = False, dims: int = 40, **more: Any) -> Path:
+    """vidore/colqwen2-v1.0-hf, or `engine`: merged weights as colpali-engine saves them."""
+    projection = "custom_text_proj" if engine else "embedding_proj_layer"
+    head: dict[str, tuple[int, ...]] = {f"{projection}.weight": (dims, 128), f"{projection}.bias": (dims,)}
+    if engine:
+        own: dict[str, Any] = {"name": "ColQwen2_5" if newer else "ColQwen2"}
+    else:
+        own = {"modern": True, "rename": lambda name: f"vlm.{name}"}
+    folder = qwen2_vl(folder, **{"head": head, "newer": newer, "seed": 6, **own} | more)
+    if not engine:
+        inner = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        outer = {"architectures": ["ColQwen2ForRetrieval"], "embedding_dim": dims, "model_type": "colqwen2"}
+        _json(folder / "config.json", {**outer, "vlm_config": inner})
+    return folder
 
 
 SCORE_TOKEN = 100

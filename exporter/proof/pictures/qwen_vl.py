@@ -31,6 +31,8 @@ KEYS = {
 BODIES = {
     "Qwen2VLModel": "Qwen2VL",
     "JinaVLForSequenceClassification": "Qwen2VL",
+    "ColQwen2ForRetrieval": "Qwen2VL",
+    "ColQwen2_5": "Qwen2_5_VL",
     "Qwen2_5_VLModel": "Qwen2_5_VL",
     "Qwen3VLModel": "Qwen3VL",
     "ColQwen3": "Qwen3VL",
@@ -78,7 +80,9 @@ class QwenVL:
                 str(folder), local_files_only=True, trust_remote_code=False
             )
             kind: Any = getattr(transformers, self._class)
-            settings = kind.config_class.from_dict({**config, "model_type": kind.config_class.model_type})
+            # transformers' ColQwen2 has the settings of its body inside its own.
+            inner = config.get("vlm_config") or config
+            settings = kind.config_class.from_dict({**inner, "model_type": kind.config_class.model_type})
             read: Any = kind.from_pretrained
             model, loaded = read(
                 str(folder), config=settings, local_files_only=True, dtype=torch.float32, key_mapping=KEYS,
