@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ class Reference:
         settings.pop("image_processor_type")
         settings.pop("processor_class", None)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        whole = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
-        whole.pop("processor_class")
+        # A processor may change the tokenizer it has; text alone is read as without one.
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        path = folder / "processor_config.json"
+        whole = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        whole.pop("processor_class", None)
         kind = getattr(transformers, f"{processor or name}Processor")
         self.processor = kind(getattr(module, f"{stem}ImageProcessorPil")(**settings), tokenizer, **whole)
 
@@ -48,9 +52,19 @@ class Reference:
         from PIL import Image
 
         pictures = [Image.fromarray(page[..., 0] if page.shape[-1] == 1 else page) for page in pages]
-        more: dict[str, Any] = {"images": [pictures]} if pictures else {}
-        with pillow_12():
-            return dict(self.processor(text=[prompt], return_tensors="pt", **more))
+        if not pictures:
+            # PaliGemma's processor reads no text alone. A prompt is a prefix, whose tokens are of type 0.
+            inputs = self.tokenizer([prompt], return_tensors="pt")
+            more = "token_type_ids" in self.processor.model_input_names
+            return dict(inputs) | (
+                {"token_type_ids": self.torch.zeros_like(inputs["input_ids"])} if more else {}
+            )
+        with pillow_12(), warnings.catch_warnings():
+            # PaliGemma's processor makes numpy's arrays of tensors in a way that numpy 2 warns of.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            inputs = dict(self.processor(text=[prompt], images=[pictures], return_tensors="pt"))
+        inputs.pop("labels", None)
+        return inputs
 
     def last(self, prompt: str, *pages: Any) -> tuple[list[int], Any]:
         """Token ids, and the last hidden state of the last token [hidden]."""

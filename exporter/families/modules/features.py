@@ -38,12 +38,16 @@ class FeatureText(nn.Module):
         Returns:
             transformers' output, whose last_hidden_state is [batch, tokens, width].
         """
+        embedded = self.embedded(input_ids, features, feature_index)
+        return self.model(inputs_embeds=embedded, attention_mask=attention_mask, return_dict=return_dict)
+
+    def embedded(
+        self, input_ids: torch.Tensor, features: torch.Tensor, feature_index: torch.Tensor
+    ) -> torch.Tensor:
+        """What the first layer reads, [batch, tokens, width]."""
         # The token of a picture may lie behind the table. No feature replaces it where text spells it out.
         known = torch.where(input_ids < self.rows, input_ids, torch.zeros_like(input_ids))
-        embedded = torch.where(
-            (feature_index > 0).unsqueeze(-1), features[feature_index], self.embedding(known)
-        )
-        return self.model(inputs_embeds=embedded, attention_mask=attention_mask, return_dict=return_dict)
+        return torch.where((feature_index > 0).unsqueeze(-1), features[feature_index], self.embedding(known))
 
 
 class Tower(nn.Module):

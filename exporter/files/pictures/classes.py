@@ -40,5 +40,6 @@ FIXED: dict[str, Defaults] = {
         crop=SQUARE,
     ),
     "Siglip": Defaults(size=SQUARE, resample="bicubic", mean=HALF, std=HALF),
+    "Gemma3": Defaults(size=SQUARE, resample="bilinear", mean=HALF, std=HALF),
     "ViT": Defaults(size=SQUARE, resample="bilinear", mean=HALF, std=HALF, square=True),
 }
