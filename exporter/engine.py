@@ -158,7 +158,8 @@ def shapes_of(graph: Graph, max_tokens: int, images: Images | None) -> tuple[Pro
     merged, size = images.patches.merge**2, images.patches.size**2
     pixels = images.patches.max_pixels
     if images.videos is not None:
-        pixels = max(pixels, images.videos.max_pixels // images.videos.min_frames)
+        frames = 1 if images.videos.per_frame else images.videos.min_frames
+        pixels = max(pixels, images.videos.max_pixels // frames)
     most = -(-pixels // (size * merged)) * merged
     return tuple(
         dataclasses.replace(shape, best=_whole(shape.best, merged), largest=_whole(shape.largest, merged))

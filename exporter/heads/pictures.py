@@ -56,10 +56,13 @@ def _budgeted(checkpoint: Checkpoint, images: Images) -> Images:
     changed = {name: bound for name, bound in bounds.items() if bound is not None}
     videos = images.videos
     if videos is not None:
+        total, frame = budget.video_max_pixels, budget.frame_max_pixels
+        most, share = (frame, None) if videos.per_frame else (total, frame)
         videos = replace(
             videos,
-            max_pixels=budget.video_max_pixels or videos.max_pixels,
-            frame_pixels=budget.frame_max_pixels or videos.frame_pixels,
+            max_pixels=most or videos.max_pixels,
+            frame_pixels=share or videos.frame_pixels,
+            total_pixels=(total if videos.per_frame else None) or videos.total_pixels,
             fps=budget.fps or videos.fps,
             max_frames=budget.max_frames or videos.max_frames,
         )

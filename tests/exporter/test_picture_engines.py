@@ -15,7 +15,7 @@ from poolrt.runtime.artifact.manifest import Graph, Precision
 from poolrt.runtime.artifact.reading import read
 
 from tests.conftest import exported
-from tests.families import llava, nemotron_vl, pages, phi3v, qwen3_vl
+from tests.families import llava, nemotron_vl, pages, phi3v, qwen2_vl, qwen3_vl
 from tests.families.pictured import pictured
 from tests.serve import picture_cases
 
@@ -35,6 +35,11 @@ TILED: dict[str, Callable[[], Path]] = {
         "nemotron-vl-reranker", lambda folder: nemotron_vl.reranker(folder / "reranker")
     ),
     "llava_next": lambda: exported("llava-e5_v", lambda folder: llava.e5_v(folder / "e5_v")),
+    "qwen2_5_vl": lambda: exported(
+        "qwen2-vl-qwen2_5_vl",
+        lambda folder: qwen2_vl.qwen2_vl(folder / "qwen2_5_vl", newer=True),
+    ),
+    "jina_m0": lambda: exported("qwen2-vl-jina_m0", lambda folder: qwen2_vl.jina_m0(folder / "jina_m0")),
     "phi3_v": lambda: exported("phi3v-vlm2vec", lambda folder: phi3v.vlm2vec(folder / "vlm2vec")),
 }
 """Exported anyway, for the comparison with other libraries."""
@@ -73,10 +78,11 @@ def smaller(images: Images) -> Images:
         return images
     pixels = PATCHES * images.patches.size**2
     videos = images.videos
+    frames = 1 if videos is None or videos.per_frame else videos.min_frames
     return dataclasses.replace(
         images,
         patches=dataclasses.replace(images.patches, max_pixels=pixels),
-        videos=videos and dataclasses.replace(videos, max_pixels=pixels * videos.min_frames),
+        videos=videos and dataclasses.replace(videos, max_pixels=pixels * frames),
     )
 
 

@@ -17,6 +17,10 @@ from tests.families import proof
 from tests.families import qwen2_vl as tiny
 from tests.families.pictured import Prompt, pictured
 from tests.families.qwen2_vl import Reference
+from tests.families.qwen3_vl_prompts import CLIP as RECORDED_CLIP
+from tests.families.qwen3_vl_prompts import CLIP_FPS as RECORDED_FPS
+from tests.families.qwen3_vl_prompts import PICTURES, PROMPTS
+from tests.goldens import record_qwen2_vl
 from tests.painted import painted
 
 COSINE = 1 - 1e-6  # float32 on both sides
@@ -27,10 +31,10 @@ CLIP = np.random.default_rng(5).integers(0, 256, (7, 64, 96, 3), dtype=np.uint8)
 CLIP_FPS = 4.0
 SECONDS = 2 / (CLIP_FPS * 4 / 7)
 """Between groups of two frames: of 7 frames, 4 are read."""
-PICTURE, VIDEO = "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"
+MARK, VIDEO = "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"
 BODIES: dict[str, dict[str, Any]] = {
     "qwen2_vl": {},
-    "qwen2_5_vl_modern": {"newer": True, "modern": True, "dtype": "bfloat16"},
+    "qwen2_5_vl": {"newer": True},
 }
 
 
@@ -50,11 +54,11 @@ def test_prompts_become_the_vectors_of_transformers_classes(name: str, tmp_path:
         rows: list[tuple[dict[str, Any], list[Any]]] = [
             ({"prompt": "the red planet!"}, []),
             *(
-                ({"prompt": f"{PICTURE}what is this", "multi_modal_data": {"image": page}}, [medium])
+                ({"prompt": f"{MARK}what is this", "multi_modal_data": {"image": page}}, [medium])
                 for page, medium in zip(PAGES, pages, strict=True)
             ),
             (
-                {"prompt": f"{PICTURE} is not {PICTURE}", "multi_modal_data": {"image": PAGES[:2]}},
+                {"prompt": f"{MARK} is not {MARK}", "multi_modal_data": {"image": PAGES[:2]}},
                 pages[:2],
             ),
             (
@@ -111,6 +115,39 @@ def test_a_pair_that_is_cut_keeps_its_last_token(tmp_path: Path):
             assert cut.prompt_token_ids[-1] == tiny.SCORE_TOKEN
 
 
+def test_scores_of_pairs_are_those_of_vllm():
+    artifact = exported("qwen2-vl-jina_m0", lambda folder: tiny.jina_m0(folder / "jina_m0"))
+    recorded = np.load(record_qwen2_vl.FOLDER / "jina_m0.npz")
+
+    def side(value: str) -> Any:
+        return {"image": PICTURES[value.removesuffix(".png")]} if value.endswith(".png") else value
+
+    with load(artifact) as model:
+        for index, (query, document) in enumerate(record_qwen2_vl.PAIRS):
+            [answer] = model.score(side(query), [side(document)])
+            assert list(answer.prompt_token_ids) == recorded[f"ids_{index}"].tolist()
+            assert abs(answer.outputs.score - recorded[f"score_{index}"]) < SCORE
+
+
+@pytest.mark.parametrize("name", record_qwen2_vl.EMBEDDERS)
+def test_vectors_of_prompts_are_those_of_vllm(name: str, tmp_path: Path):
+    """It reads all frames of an array. Text goes on behind the last of them."""
+    of = pictured(tiny.qwen2_vl(tmp_path / name, **record_qwen2_vl.EMBEDDERS[name]))
+    assert of.plan.vision is not None
+    images = of.plan.vision.images
+    media = {key: prepared.image(images, picture) for key, picture in PICTURES.items()}
+    media["clip"] = prepared.video(
+        images, RECORDED_CLIP, fps=RECORDED_FPS, options={"do_sample_frames": False}
+    )
+    assert media["clip"].times == ((0, 2, 4, 6) if name == "qwen2_5_vl" else (0, 1, 2, 3))
+    rows = [Prompt(prompt.text, tuple(media[key] for key in prompt.media)) for prompt in PROMPTS]
+    recorded = np.load(record_qwen2_vl.FOLDER / f"{name}.npz")
+    for index, row in enumerate(rows):
+        assert of.item(row).ids == recorded[f"ids_{index}"].tolist()
+    theirs = [recorded[f"embed_{index}"] for index in range(len(rows))]
+    assert proof.cosines(of.answers("embed", rows), theirs).min() > COSINE
+
+
 LATE: dict[str, dict[str, Any]] = {
     "colqwen2": {"engine": False},
     "colqwen2_5": {"newer": True, "rename": lambda name: re.sub(r"^model\.", "language_model.", name)},
@@ -156,6 +193,7 @@ def test_pages_and_questions_become_the_vectors_of_transformers_model_and_a_proj
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {
+    "newer names, newer body": {"newer": True, "modern": True, "dtype": "bfloat16"},
     "newer names, older body": {"modern": True, "dtype": "bfloat16", "text": {"num_key_value_heads": 1}},
     "older names, newer body": {"newer": True, "vision": {"window_size": 56, "fullatt_block_indexes": [0]}},
     "sliding": {"text": {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}},

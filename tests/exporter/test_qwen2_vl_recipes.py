@@ -37,6 +37,9 @@ def test_gme(tmp_path: Path):
         "<|im_start|>system\nFind it.<|im_end|>\n"
     )
     assert pixels(plan) == (256 * 28 * 28, 1280 * 28 * 28)
+    assert plan.vision is not None
+    assert plan.vision.images.videos is not None
+    assert plan.vision.images.videos.max_pixels == 1280 * 28 * 28
     assert plan.tasks[0] == "embed"
 
 
