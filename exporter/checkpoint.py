@@ -139,6 +139,8 @@ def read(
             config = dict(family.translate(config))
         if family.adapt is not None:
             family = family.adapt(family, config)
+    if family.guesses is not None:
+        guesses += family.guesses(place.name, config)
     stated = {**(recipe.hf_overrides if recipe else {}), **overrides}
     unread.refuse_remote(place.name, config, family, overrides=stated, convert=conversion)
     unread.check(place.name, config, family)

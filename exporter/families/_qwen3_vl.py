@@ -39,8 +39,9 @@ PREFIXES = tuple(
     for outer, inner in itertools.product(("", "base_model.model.", "vlm."), ("", "model."))
     if outer or inner or tower
 )
-HEADS = ("lm_head", "custom_text_proj", "embedding_proj_layer", "score", "classifier")
-"""First parts of names that belong to heads. A language model's output is left out where no head needs it."""
+HEADS = ("lm_head", "custom_text_proj", "embedding_proj_layer", "score", "classifier", "mtp")
+"""First parts of names that belong to heads. A language model's output is left out where no head needs it,
+and layers that guess several words ahead (`mtp`) always are."""
 START, END = "<|vision_start|>", "<|vision_end|>"
 PICTURE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 PROJECTION = Layer(name="custom_text_proj", names=("embedding_proj_layer",), bias=None)
@@ -70,38 +71,43 @@ def translate(config: Config) -> Config:
     return {**text, **whole}
 
 
-def nested(config: Config) -> dict[str, Any]:
-    """The settings as transformers' class reads them."""
+def nested(config: Config, model_type: str = "qwen3_vl") -> dict[str, Any]:
+    """The settings as transformers' class of `model_type` reads them."""
     own = ("text_config", "vision_config", "tie_word_embeddings")
     settings = {key: config[key] for key in own if key in config}
     tokens = {key: value for key, value in config.items() if key.endswith("_token_id")}
     vision = dict(settings.get("vision_config") or {})
     # Files of 4.57 and their copies name the tower by the whole model or by its class.
-    vision["model_type"] = "qwen3_vl_vision"
-    text = {**(settings.get("text_config") or {}), "model_type": "qwen3_vl_text"}
-    return {**tokens, **settings, "model_type": "qwen3_vl", "text_config": text, "vision_config": vision}
+    vision["model_type"] = f"{model_type}_vision"
+    text = {**(settings.get("text_config") or {}), "model_type": f"{model_type}_text"}
+    return {**tokens, **settings, "model_type": model_type, "text_config": text, "vision_config": vision}
 
 
 def load(files: Files, *, causal: bool, normed: bool) -> TextTower:
     """The text tower, and beside it the vision tower. Raises CheckpointError for tensors without a place."""
     from .modules.qwen3_vl import TextTower
 
+    return TextTower(both_towers(files, "Qwen3VLModel", "qwen3_vl"), causal=causal, normed=normed)
+
+
+def both_towers(files: Files, name: str, model_type: str) -> Any:
+    """transformers' class `name` with the weights of both towers. Raises CheckpointError for tensors without
+    a place."""
     kind = _decoders.rope(files.config).get("rope_type", "default")
     if kind in UNLIKE_ROWS:
         raise CheckpointError(
             f"{files.source}: rotary positions of type {kind!r}, which depend on the length of a text; "
-            "Qwen3-VL is known with default and yarn"
+            f"{name} is known with default and yarn"
         )
-    model = backbone(
+    return backbone(
         files,
-        "Qwen3VLModel",
-        config=nested(files.config),
-        rename=partial(_inner, files.source),
+        name,
+        config=nested(files.config, model_type),
+        rename=partial(_inner, files.source, name.removesuffix("Model")),
     )
-    return TextTower(model, causal=causal, normed=normed)
 
 
-def _inner(source: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _inner(source: str, family: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of both towers without prefixes. Raises CheckpointError for names that nobody knows."""
     inside: dict[str, torch.Tensor] = {}
     strange: list[str] = []
@@ -117,7 +123,7 @@ def _inner(source: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     if strange:
         more = f" and {len(strange) - MOST_NAMES} more" if len(strange) > MOST_NAMES else ""
         raise CheckpointError(
-            f"{source}: tensors that Qwen3-VL has no place for: "
+            f"{source}: tensors that {family} has no place for: "
             f"{', '.join(sorted(strange)[:MOST_NAMES])}{more}; expected {VISION}, {TEXT} and a head"
         )
     return inside

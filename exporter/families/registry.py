@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...runtime.artifact.images import Images
 from ...runtime.artifact.manifest import Pool, Role, Tensor
 from ...runtime.errors import UnknownArchitecture
+from ..base.guess import Guess
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,6 +146,8 @@ class Architecture:
     do not, and files without `model_types` (which read whatever transformers reads) last."""
     translate: Callable[[Config], Config] | None = None
     """config.json -> the same settings under transformers' names, for families published with others."""
+    guesses: Callable[[str, Config], tuple[Guess, ...]] | None = None
+    """(source, config) -> what the family assumes where config.json leaves it open; None: nothing."""
     adapt: Callable[[Architecture, Config], Architecture] | None = None
     """Fills in fields that depend on the translated config (inputs, prefixes, pooling)."""
     prefixes: tuple[str, ...] = ()

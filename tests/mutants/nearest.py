@@ -128,6 +128,7 @@ EXPORTER = {
     "test_processor_settings": ("files/pictures/classes", "files/pictures/processor", "families/_pictures"),
     "test_qwen3_vl": ("families/_qwen3_vl", "families/colqwen3", "families/ops_colqwen3",
                       "families/nemotron_colembed", "families/modules/qwen3_vl"),
+    "test_qwen3_5": ("families/qwen3_5", "families/colqwen3_5", "families/modules/delta_net"),
     "test_encoders_traps": ("families/deberta", "families/ernie", "families/jina", "families/modernbert",
                             "families/mpnet", "families/nomic", "families/roberta", "families/bert"),
     "test_evidence": ("proof/evidence",),

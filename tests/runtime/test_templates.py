@@ -73,7 +73,10 @@ def test_every_shipped_template_is_tried():
         "vlm2vec_phi3v",
         "dse_qwen2_vl",
         "jina_reranker_v3",
-        # Of roles, with pictures: tests/exporter/test_qwen3_vl.py and test_qwen3_vl_recipes.py.
+        # Of roles, with pictures: tests/exporter/test_qwen3_vl.py, test_qwen3_vl_recipes.py and
+        # test_qwen3_5.py.
+        "colqwen3_5_document",
+        "colqwen3_5_query",
         "colqwen3_ops_document",
         "colqwen3_ops_query",
         "colqwen3_tomoro",

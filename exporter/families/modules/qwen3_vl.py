@@ -27,7 +27,7 @@ class VisionTower(nn.Module):
     """
 
     def __init__(self, visual: Any) -> None:
-        """`visual`: transformers' Qwen3VLVisionModel, whose weights are shared."""
+        """`visual`: transformers' Qwen3VLVisionModel or Qwen3_5VisionModel, whose weights are shared."""
         super().__init__()
         config = visual.config
         convolution = visual.patch_embed.proj
@@ -36,8 +36,9 @@ class VisionTower(nn.Module):
         self.patch_embed.weight = nn.Parameter(convolution.weight.detach().flatten(1), requires_grad=False)
         self.patch_embed.bias = convolution.bias
         self.pos_embed, self.blocks = visual.pos_embed, visual.blocks
-        self.merger, self.deepstack = visual.merger, visual.deepstack_merger_list
-        self.indexes = [int(index) for index in visual.deepstack_visual_indexes]
+        self.merger = visual.merger
+        self.indexes = deepstack(visual)
+        self.deepstack: Any = visual.deepstack_merger_list if self.indexes else ()
         self.heads, self.merged = int(config.num_heads), int(config.spatial_merge_size) ** 2
         self.side = int(config.num_position_embeddings**0.5)
         self.frequencies = nn.Buffer(visual.rotary_pos_emb.inv_freq.float(), persistent=False)
@@ -103,7 +104,7 @@ class TextTower(nn.Module):
         """Takes over transformers' model.
 
         Args:
-            model: Qwen3VLModel.
+            model: Qwen3VLModel or Qwen3_5Model.
             causal: whether a token attends to earlier ones only.
             normed: whether hidden states go through the last norm.
         """
@@ -113,7 +114,7 @@ class TextTower(nn.Module):
         self.norm = language.norm if normed else nn.Identity()
         self.causal, self.scaling = causal, float(language.rotary_emb.attention_scaling)
         self.width = int(language.config.hidden_size)
-        self.levels = levels(model.visual.deepstack_visual_indexes, len(model.visual.blocks))
+        self.levels = levels(deepstack(model.visual), len(model.visual.blocks))
         self.beside = (model.visual,)
         """The vision tower of transformers: in a tuple, so that its weights are not this module's."""
         rotary = language.rotary_emb
@@ -122,7 +123,7 @@ class TextTower(nn.Module):
 
     @property
     def visual(self) -> Any:
-        """Transformers' Qwen3VLVisionModel."""
+        """Transformers' vision model."""
         return self.beside[0]
 
     def forward(
@@ -155,11 +156,23 @@ class TextTower(nn.Module):
         )
         mask = self.mask(attention_mask)
         for number, layer in enumerate(self.layers):
-            hidden = layer(hidden, position_embeddings=(cosine, sine), attention_mask=mask)
+            hidden = self.layer(layer, hidden, (cosine, sine), mask, attention_mask)
             if number < self.levels:
                 start = self.width * (number + 1)
                 hidden = hidden + gathered[..., start : start + self.width]
         return self.norm(hidden)
+
+    def layer(
+        self,
+        layer: Any,
+        hidden: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
+        attention_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """[batch, tokens, hidden] behind one layer. `mask`: what is added to scores; `attention_mask`: of
+        tokens."""
+        return layer(hidden, position_embeddings=angles, attention_mask=mask)
 
     def mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
         """[batch, 1, tokens, tokens], added to the scores."""
@@ -167,6 +180,11 @@ class TextTower(nn.Module):
         places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         order = places[None, :] <= places[:, None] if self.causal else places[None, :] >= 0
         return torch.where(allowed & order, 0.0, LOWEST).expand(-1, -1, attention_mask.shape[1], -1)
+
+
+def deepstack(visual: Any) -> list[int]:
+    """Numbers of the blocks whose output is a deepstack level. Qwen3.5's tower has none."""
+    return [int(index) for index in getattr(visual, "deepstack_visual_indexes", ())]
 
 
 def levels(indexes: Sequence[int], depth: int) -> int:

@@ -1,9 +1,9 @@
 """fp16 and bf16 graphs for strongly typed engines: products in 16 bits, all that sums or compares in fp32.
 
 Products, their biases and the activations between them are in low precision. Norms, softmax with its mask,
-residual sums, rotary angles, pooling and heads compute in fp32. So does every elementwise node with an fp32
-input, because only a product lowers precision again. As a result no mask constant is written in 16 bits, and
-residual sums cannot overflow. Inputs and outputs of the graph keep their types.
+residual sums, rotary angles, recurrences, pooling and heads compute in fp32. So does every elementwise node
+with an fp32 input, because only a product lowers precision again. As a result no mask constant is written in
+16 bits, and residual sums cannot overflow. Inputs and outputs of the graph keep their types.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from .signature import PassOptions, PassResult
-from .surgery import PRODUCTS, Surgeon, heads, norm_inputs
+from .surgery import PRODUCTS, Surgeon, heads, norm_inputs, recurrent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -83,6 +83,7 @@ class _Lowering:
         for value in (value for node in model.graph for value in norm_inputs(node)):
             if (producer := value.producer()) is not None:
                 self._high.add(producer)
+        self._high |= recurrent(model.graph)
         self._low: set[ir.Value] = set()
         self._casts: dict[tuple[ir.Value, bool], ir.Value] = {}
 

@@ -114,6 +114,15 @@ def norm_inputs(node: ir.Node) -> Iterable[ir.Value]:
             yield from (value for value in square.inputs[:1] if value is not None)
 
 
+def recurrent(graph: ir.Graph) -> set[ir.Node]:
+    """Returns what computes the inputs of scans, back to the products with weights it begins with. A state
+    sums over a whole text, and so would an error of 16 bits."""
+    scanned = [value for node in graph if node.op_type == "Scan" for value in node.inputs]
+    return _backwards(
+        [value for value in scanned if value is not None and not _is_product(value)], _is_product
+    )
+
+
 def producer_of(value: ir.Value | None, kind: str) -> ir.Node | None:
     """Returns the node that computes the value, if it is an operation of that kind."""
     node = value.producer() if value is not None else None
