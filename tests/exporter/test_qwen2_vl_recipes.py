@@ -11,14 +11,18 @@ from poolrt.exporter import checkpoint
 from poolrt.exporter.heads import planning
 from poolrt.runtime.errors import CheckpointError
 from poolrt.runtime.inputs import templates
+from poolrt.runtime.inputs.media import prepared
 
 from tests.checkpoints import configure, rewrite_weights
+from tests.families import proof
 from tests.families import qwen2_vl as tiny
 from tests.families.pictured import Prompt, pictured
+from tests.painted import painted
 
 from .test_qwen3_vl_recipes import MEDIA, planned, written
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+PAGES: list[Any] = [painted(70, 40, 0), painted(200, 100, 1)]
 END = "<|im_end|>\n<|im_start|>assistant\n<|endoftext|>"
 
 
@@ -62,6 +66,44 @@ def test_vlm2vec(tmp_path: Path):
     caption = "Find me an everyday image that matches the given caption: "
     assert written(plan, "query", "a car") == f"{caption}a car"
     assert written(plan, "document", "a car") == "a car"
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "code", "text-matching"])
+def test_jina_embeddings_v4(kind: str, tmp_path: Path):
+    folder = tiny.qwen2_vl(tmp_path / f"jina-embeddings-v4-vllm-{kind}", newer=True)
+    plan = planning.plan(checkpoint.read(folder))
+    passage = "Query" if kind == "text-matching" else "Passage"
+    assert written(plan, "query", "a car") == "Query: a car"
+    assert written(plan, "document", "a car") == f"{passage}: a car"
+    page = f"<|im_start|>user\n{MEDIA}Describe the image.<|im_end|>\n"
+    assert {written(plan, role, "", images=1) for role in ("query", "document")} == {page}
+    assert plan.heads["embed"].pool == "mean"
+
+
+def test_jina_embeddings_v4_takes_the_mean_of_a_text_or_of_a_pictures_own_tokens(tmp_path: Path):
+    folder = tiny.qwen2_vl(tmp_path / "v4", newer=True, single_vector_pool_strategy="mean")
+    of, reference = pictured(folder), tiny.Reference(folder)
+    assert of.plan.vision is not None
+    first, second = (prepared.image(of.plan.vision.images, page) for page in PAGES[:2])
+    rows = [
+        Prompt("Query: the red planet", ()), Prompt("a {}b", (first,)), Prompt("{}", (second,)),
+        Prompt("{}{}c", (second, first)), Prompt("<|vision_end|>a", ()), Prompt("a<|vision_start|>", ()),
+    ]  # fmt: skip
+    expected = []
+    for row in rows:
+        ids = of.item(row).ids
+        hidden = reference.hidden(ids, row.media)
+        if row.media:
+            pieces = [of.tokenizer.id_to_token(token) for token in ids]
+            hidden = hidden[pieces.index("<|vision_start|>") : pieces.index("<|vision_end|>") + 1]
+        expected.append(hidden.mean(0))
+    assert proof.cosines(of.answers("embed", rows), expected).min() > 1 - 1e-6
+
+
+def test_another_strategy_of_jina_embeddings_v4_is_refused(tmp_path: Path):
+    folder = tiny.qwen2_vl(tmp_path / "v4", newer=True, single_vector_pool_strategy="max")
+    with pytest.raises(CheckpointError, match="single_vector_pool_strategy 'max'"):
+        checkpoint.read(folder)
 
 
 def test_jina_reranker_m0(tmp_path: Path):

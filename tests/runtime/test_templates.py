@@ -40,6 +40,7 @@ LAYOUTS = {
     "nemotron-rerank": "question:what is π? \n \n passage:a <image>number\n ",
     "nemotron-vl-rerank": "<image> question:what is π? \n \n passage:a number\n ",
     "nemotron-vl-rerank-bare": "<image> what is π? \n a number\n ",
+    "jina_reranker_m0": "**Document**:\na <image>number\n \n**Query**:\nwhat is π?",
     "bge-reranker-v2-gemma": "A: what is π?\nB: a <image>number\n \nGiven a query A and a passage B, "
     "determine whether "
     "the passage "
@@ -84,6 +85,14 @@ def test_every_shipped_template_is_tried():
         "e5_v",
         "vlm2vec_query",
         "vlm2vec_document",
+        # tests/exporter/test_qwen2_vl_recipes.py.
+        "dse_qwen2_vl_query",
+        "dse_qwen2_vl_document",
+        "gme_qwen2_vl",
+        "jina_v4_query",
+        "jina_v4_document",
+        "vlm2vec_qwen2vl_query",
+        "vlm2vec_qwen2vl_document",
         "nemotron_colembed_document",
         "nemotron_colembed_query",
         "qwen3_vl_embedding",

@@ -1,4 +1,4 @@
-"""Pooling of the part of a text behind a marker, whose token ids the graph searches for."""
+"""Pooling of a part of a text, told by its tokens: behind a marker, or of a picture."""
 
 from __future__ import annotations
 
@@ -35,6 +35,24 @@ class AfterMarker(nn.Module):
         if self.bos is not None:
             start = torch.where(ids[:, 0] == self.bos, start, 0)
         kept = mask * (position >= start.unsqueeze(-1)).to(mask.dtype)
+        return torch.where(kept.amax(1, keepdim=True) > 0, kept, mask)
+
+
+class OfPicture(nn.Module):
+    """Ids and mask [batch, tokens] -> mask [batch, tokens] of the first picture's tokens, its two marks
+    included. The mask is returned unchanged for a text without a picture."""
+
+    def __init__(self, start: int, end: int) -> None:
+        super().__init__()
+        self.start, self.end = start, end
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        position = torch.arange(ids.shape[1], device=ids.device)
+        first = torch.where(ids == self.start, position, ids.shape[1]).amin(1, keepdim=True)
+        behind = (ids == self.end) & (position > first)
+        last = torch.where(behind, position, ids.shape[1]).amin(1, keepdim=True)
+        inside = (position >= first) & (position <= last) & (last < ids.shape[1])
+        kept = mask * inside.to(mask.dtype)
         return torch.where(kept.amax(1, keepdim=True) > 0, kept, mask)
 
 
