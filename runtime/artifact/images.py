@@ -57,6 +57,9 @@ class Patches:
     """Frames of a patch. A picture is repeated as often; a video has its frames grouped so."""
     min_pixels: int
     max_pixels: int
+    fit: Literal["pixels", "count"] = "pixels"
+    """`pixels`: sides are rounded, and scaled where the bounds ask for it (Qwen2-VL). `count`: a picture is
+    scaled to as many patches as `max_pixels` holds, its sides rounded up (SigLIP 2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

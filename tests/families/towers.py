@@ -209,6 +209,22 @@ def siglip2(folder: Path, **options: Any) -> Path:
     return write(folder, "Siglip", _gemma_tokenizer, resample=2, **options)
 
 
+def naflex(folder: Path, **options: Any) -> Path:
+    """google/siglip2-base-patch16-naflex: pictures in their own shape, of at most 20 patches."""
+    write(folder, "Siglip2", _gemma_tokenizer, seed=4, vision={"num_patches": 9}, **options)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["vision_config"].pop("image_size", None)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    settings = {
+        "do_convert_rgb": None, "do_normalize": True, "do_rescale": True, "do_resize": True,
+        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255, "resample": 2,
+        "image_processor_type": "Siglip2ImageProcessor", "processor_class": "Siglip2Processor",
+        "max_num_patches": 20, "patch_size": 8,
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
 ALL: dict[str, Callable[[Path], Path]] = {
     "clip": clip,
     "clip_legacy": clip_legacy,

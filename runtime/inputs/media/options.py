@@ -16,6 +16,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "patches": ("size", "min_pixels", "max_pixels", "max_num_visual_tokens"),
 }
 """Scheme -> options that it reads beside `EVERY`."""
+COUNT = ("max_num_patches",)
+"""Of a model that counts patches (SigLIP 2)."""
 VIDEO = ("fps", "num_frames", "min_frames", "max_frames", "do_sample_frames")
 SCOPES = {"images_kwargs": False, "videos_kwargs": True}
 """Options of one kind of media only, as an object of their own -> whether they are those of videos."""
@@ -41,7 +43,12 @@ def applied(images: Images, options: Mapping[str, object], *, video: bool = Fals
     Raises InputError for an option that this model does not know, or of another kind.
     """
     options = _scoped(options, video=video)
-    known = (*EVERY, *KNOWN[images.scheme], *(VIDEO if images.videos is not None else ()))
+    counts = images.patches is not None and images.patches.fit == "count"
+    known = (
+        *EVERY,
+        *(COUNT if counts else KNOWN[images.scheme]),
+        *(VIDEO if images.videos is not None else ()),
+    )
     if unknown := [key for key in options if key not in known]:
         raise InputError(
             f"{FIELD}: {', '.join(map(repr, unknown))} changes nothing here, this model knows "
@@ -116,6 +123,9 @@ def _budget(
     assert patches is not None, "a manifest with the scheme `patches` says their sizes"
     if set(sides) - {"shortest_edge", "longest_edge"}:
         _only(sides, ("shortest_edge", "longest_edge"))
+    if options.get("max_num_patches") is not None:
+        count = _number("max_num_patches", options["max_num_patches"])
+        return replace(images, patches=replace(patches, max_pixels=count * patches.size**2))
     least, most = sides.get("shortest_edge"), sides.get("longest_edge")
     if options.get("min_pixels") is not None:
         least = _number("min_pixels", options["min_pixels"])

@@ -1,8 +1,8 @@
 """The scheme `patches`: a picture becomes as many patches as its size asks for, within a budget of pixels.
 
-Four things follow Qwen2-VL's processor: sides are multiples of a feature's side, the patches of one feature
-lie behind one another, a picture stands for as many equal frames as a patch has, and a picture more than 200
-times as long as wide is refused.
+SigLIP 2 counts patches instead (`Patches.fit`). For all others, four things follow Qwen2-VL's processor:
+sides are multiples of a feature's side, the patches of one feature lie behind one another, a picture stands
+for as many equal frames as a patch has, and a picture more than 200 times as long as wide is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from .rows import Planes, digest
 
 MOST_RATIO = 200
 """Longer side to shorter side (Qwen2-VL)."""
+NEAR = 1e-5
+SCALES = (NEAR / 10, 100.0)
+"""Between which SigLIP 2's processor searches, until it is as near."""
 
 
 def row(images: Images, planes: Planes, *, resize: bool = True, most_pixels: int, field: str) -> VisionItem:
@@ -49,11 +52,34 @@ def facts(images: Images) -> Patches:
 def target(patches: Patches, height: int, width: int, *, field: str) -> tuple[int, int]:
     """Returns the height and width that a picture is scaled to, multiples of a feature's side."""
     factor = patches.size * patches.merge
+    if patches.fit == "count":
+        return counted(height, width, factor, patches.max_pixels // factor**2)
     check_ratio(height, width, field)
     tall, wide = round(height / factor) * factor, round(width / factor) * factor
     return fitted(
         tall, wide, tall * wide, height, width, height * width, factor, patches.min_pixels, patches.max_pixels
     )
+
+
+def counted(height: int, width: int, factor: int, most: int) -> tuple[int, int]:
+    """Returns the sides with the largest scale at which there are at most `most` patches.
+
+    The scale is searched by halves, and a side is rounded up to a multiple of `factor`, as SigLIP 2's
+    processor does both: the last steps decide which size it is.
+    """
+    low, high = SCALES
+    while high - low >= NEAR:
+        scale = (low + high) / 2
+        tall, wide = (_scaled(scale, side, factor) for side in (height, width))
+        if (tall // factor) * (wide // factor) <= most:
+            low = scale
+        else:
+            high = scale
+    return _scaled(low, height, factor), _scaled(low, width, factor)
+
+
+def _scaled(scale: float, side: int, factor: int) -> int:
+    return max(math.ceil(side * scale / factor) * factor, factor)
 
 
 def fitted(
@@ -121,7 +147,7 @@ def group_row(images: Images, frames: Planes, kernel: Kernel) -> VisionItem:
             "pixel_values": cut(images, frames, kernel),
             "patch_positions": positions(rows, columns, patches.merge),
         },
-        rows=rows * columns // patches.merge**2,
+        rows=1 if images.apart else rows * columns // patches.merge**2,
         cost=rows * columns,
         digest=digest(images, frames, kernel),
     )

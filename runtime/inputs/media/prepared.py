@@ -51,7 +51,7 @@ def image(
                 images, planes, resize=settings.resize, most_pixels=limits.prepared_pixels, field=field
             )
         ]
-        grids = (patches.grid(items[0], patches.facts(images).merge),)
+        grids = () if images.apart else (patches.grid(items[0], patches.facts(images).merge),)
         tokens, regions = images.token * items[0].rows, (WHOLE,)
     elif images.tiling is not None and images.tiling.rule in cuts.RULES:
         cut = cuts.rows(settings, planes, most_pixels=limits.prepared_pixels, field=field)
