@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.checkpoints import HIDDEN, MERGES, TABLE, _json, randomise
+from tests.checkpoints import HIDDEN, MERGES, TABLE, _json, configure, randomise
 
 from .natives import tensors
 from .pages import SIGLIP, _sharded
@@ -78,6 +78,8 @@ def _written(
         "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "rope_scaling": LLAMA3, "pooling": "avg",
         "temperature": temperature, "pad_token_id": count - 4, "bos_token_id": count - 6,
     }  # fmt: skip
+    if score:
+        llama["num_labels"] = 1
     vision: dict[str, Any] = SIGLIP | {"image_size": side, "patch_size": patch}
     plain = {key: value for key, value in llama.items() if key not in ("model_type", "architectures")}
     language = randomise(LlamaModel(LlamaConfig(**plain)), seed)
@@ -143,6 +145,43 @@ def embedder_other(folder: Path) -> Path:
     }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     return _sharded(folder)
+
+
+CONFIGURATION = """from transformers import LlamaConfig, PretrainedConfig, SiglipVisionConfig
+
+
+class {name}Config(PretrainedConfig):
+    model_type = "{kind}"
+    sub_configs = {{"vision_config": SiglipVisionConfig, "llm_config": LlamaConfig}}
+
+    def __init__(self, vision_config=None, llm_config=None, **more):
+        self.vision_config = SiglipVisionConfig(**(vision_config or {{}}))
+        self.llm_config = LlamaConfig(**(llm_config or {{}}))
+        super().__init__(**more)
+
+    def get_text_config(self, *args, **more):
+        return self.llm_config
+"""
+"""Settings as the published repositories bring them in Python, which vLLM runs and poolrt does not."""
+
+
+def _recorded(folder: Path, score: bool) -> Path:
+    """With the settings' class, which vLLM needs."""
+    write = reranker if score else embedder
+    write(folder)
+    kind = "llama_nemotron_vl_rerank" if score else "llama_nemotron_vl"
+    text = CONFIGURATION.format(name="LlamaNemotronVL", kind=kind)
+    (folder / "configuration_nemotron.py").write_text(text, encoding="utf-8")
+    configure(folder, auto_map={"AutoConfig": "configuration_nemotron.LlamaNemotronVLConfig"})
+    return folder
+
+
+def embedder_recorded(folder: Path) -> Path:
+    return _recorded(folder, score=False)
+
+
+def reranker_recorded(folder: Path) -> Path:
+    return _recorded(folder, score=True)
 
 
 ALL: Mapping[str, Callable[[Path], Path]] = {

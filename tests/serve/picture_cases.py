@@ -217,11 +217,15 @@ class Server:
     """vLLM's --hf-overrides."""
     template: str | None = None
     """File of recipes/templates for --chat-template."""
+    trusted: bool = False
+    """Whether vLLM runs Python of the checkpoint."""
 
     @property
     def flags(self) -> list[str]:
         """vLLM's."""
         flags = ["--max-model-len", str(self.max_tokens)]
+        if self.trusted:
+            flags.append("--trust-remote-code")
         if self.overrides is not None:
             flags += ["--hf-overrides", json.dumps(self.overrides)]
         return flags if self.template is None else [*flags, "--chat-template", str(TEMPLATES / self.template)]
@@ -272,6 +276,32 @@ SERVERS: dict[str, Server] = {
         cases=late(),
         options={"bias": False},
     ),
+    "llama_nemotron_vl": Server(
+        module="nemotron_vl",
+        checkpoint="embedder_recorded",
+        cases=[
+            *embedder(),
+            *(
+                (
+                    f"role-{role}",
+                    "POST",
+                    "/v1/embeddings",
+                    {"messages": chat(words(TEXT), image(PAGE), role=role)},
+                )
+                for role in ("query", "document", "user")
+            ),
+        ],
+        template="nemotron_embed_vl.jinja",
+        trusted=True,
+    ),
+    "llama_nemotron_vl_rerank": Server(
+        module="nemotron_vl",
+        checkpoint="reranker_recorded",
+        cases=reranker(),
+        template="nemotron-vl-rerank.jinja",
+        trusted=True,
+    ),
+    "e5_v": Server(module="llava", checkpoint="e5_v", cases=embedder()),
     "nemotron_colembed": Server(
         module="qwen3_vl", checkpoint="nemotron_colembed", cases=late(), options={"videos": True}
     ),

@@ -24,6 +24,9 @@ WORDS = {
     **dict.fromkeys(
         ("bare-object", "no-address", "unknown-part"), "vLLM lists every form of a part and what each misses"
     ),
+    **dict.fromkeys(
+        ("system", "two-messages"), "a template refuses them; poolrt says that it was the template"
+    ),
     "video": "vLLM fails inside numpy, and names no parameter",
     "truncated-prompt": "vLLM counts tokens before they are expanded",
 }
