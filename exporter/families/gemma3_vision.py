@@ -47,7 +47,7 @@ def translate(config: Config) -> Config:
 
 
 def load(files: Files) -> nn.Module:
-    from .modules.gemma3 import BlockText
+    from .modules.features import BlockText
 
     config = files.config
     text = dict(config.get("text_config") or {})

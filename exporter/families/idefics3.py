@@ -64,7 +64,7 @@ def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def load_vision(files: Files, text: Any) -> nn.Module:
-    from .modules.idefics3 import Idefics3Tower
+    from .modules.tiles import Idefics3Tower
 
     tower, connector = text.towers
     return Idefics3Tower(tower, connector, side(files))
