@@ -15,7 +15,7 @@ from poolrt.runtime.artifact.manifest import Graph, Precision
 from poolrt.runtime.artifact.reading import read
 
 from tests.conftest import exported
-from tests.families import llava, nemotron_vl, pages, phi3v, qwen2_vl, qwen3_vl
+from tests.families import llava, nemotron_vl, pages, phi3v, qwen2_vl, qwen3_5, qwen3_vl
 from tests.families.pictured import pictured
 from tests.serve import picture_cases
 
@@ -40,6 +40,7 @@ TILED: dict[str, Callable[[], Path]] = {
         lambda folder: qwen2_vl.qwen2_vl(folder / "qwen2_5_vl", newer=True),
     ),
     "jina_m0": lambda: exported("qwen2-vl-jina_m0", lambda folder: qwen2_vl.jina_m0(folder / "jina_m0")),
+    "colqwen3_5": lambda: exported("colqwen3_5", lambda folder: qwen3_5.short(folder / "colqwen3_5")),
     "phi3_v": lambda: exported("phi3v-vlm2vec", lambda folder: phi3v.vlm2vec(folder / "vlm2vec")),
 }
 """Exported anyway, for the comparison with other libraries."""
@@ -112,7 +113,7 @@ def test_both_graphs_of_a_family_compile(name: str, tmp_path: Path) -> None:
     folder, graphs, tokens, images = opened(name, tmp_path)
     images = smaller(images)
     # Engines of the families that are published in bf16 are bf16
-    precision: Precision = "bf16" if name in ("qwen3_vl_embedding", "colpali") else "fp32"
+    precision: Precision = "bf16" if name in ("qwen3_vl_embedding", "colqwen3_5", "colpali") else "fp32"
     counts = compiled(folder, graphs, tmp_path, precision, min(TOKENS, tokens), images)
     assert counts == {"text": 2, "vision": 1 if images.patches is None else 2}
 

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.exporter import checkpoint, engine
+from poolrt.exporter import checkpoint, engine, pipeline
+from poolrt.exporter.base import large
 from poolrt.exporter.families.modules import delta_net
 from poolrt.exporter.graph import rewriting, tracing
 from poolrt.exporter.heads import planning
+from poolrt.exporter.proof import library_reference
 from poolrt.runtime import load
-from poolrt.runtime.artifact.manifest import RoleName
+from poolrt.runtime.artifact.manifest import GraphRole, RoleName
 from poolrt.runtime.artifact.reading import read
-from poolrt.runtime.errors import CheckpointError
+from poolrt.runtime.errors import CheckpointError, VerificationError
 from poolrt.runtime.inputs.media import prepared
 from poolrt.runtime.inputs.media.medium import Medium
 from tokenizers import Tokenizer
@@ -37,6 +39,7 @@ EXACT = 2e-6  # largest difference to the recurrence over one token after the ot
 INT8 = 0.9  # random weights drift more than trained ones; this catches a broken graph
 HALF = 0.999  # products in float16, the recurrence in float32; worst measured 0.99999
 SCORE = 2e-5  # of probabilities
+ROLES: tuple[GraphRole, ...] = ("text", "vision")
 KINDS = {"alike": 0.999, "random": 0.0, "the same": 1.0}
 """How much of a token's key is that of all tokens. Blank patches and fillers have nearly one key."""
 recurrence = partial(theirs.torch_recurrent_gated_delta_rule, use_qk_l2norm_in_kernel=True)
@@ -211,21 +214,38 @@ def test_a_chat_model_is_converted(convert: Any, tmp_path: Path) -> None:
         assert proof.differences(of.answers("classify", rows), expected) < SCORE
 
 
+@pytest.mark.parametrize("contract", ["causal", "bidirectional"])
+def test_an_export_compares_pages_with_transformers(contract: str, tmp_path: Path) -> None:
+    folder = tiny.colqwen3_5(tmp_path / "col", contract=contract)
+    reading = library_reference.compare(folder, recipe=None)
+    assert reading.reference.endswith("Qwen3_5ForConditionalGeneration")
+    counts = {agreement.what: agreement.texts for agreement in reading.agreements}
+    assert counts["prepared pictures"] == 4
+    assert counts["token_embed of prompts with pictures"] == 5
+
+
+def test_an_export_that_attends_the_other_way_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.colqwen3_5(tmp_path / "col", contract="bidirectional")
+    plain = delta_net.HybridTower.__init__
+
+    def wrong(self: delta_net.HybridTower, model: Any, *, causal: bool) -> None:
+        plain(self, model, causal=not causal)
+
+    monkeypatch.setattr(delta_net.HybridTower, "__init__", wrong)
+    with pytest.raises(VerificationError, match="token_embed of pictures otherwise"):
+        library_reference.compare(folder, recipe=None)
+
+
 # --- exported
-
-
-SHORT: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
-
-
-def written(folder: Path) -> Path:
-    return tiny.colqwen3_5(folder, contract="bidirectional", text=SHORT, vision={"depth": 1}, seed=11)
 
 
 @pytest.fixture(scope="module")
 def col(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint and its artifact."""
-    artifact = exported("colqwen3_5", lambda folder: written(folder / "colqwen3_5"))
-    return written(tmp_path_factory.mktemp("col") / "colqwen3_5"), artifact
+    artifact = exported("colqwen3_5", lambda folder: tiny.short(folder / "colqwen3_5"))
+    return tiny.short(tmp_path_factory.mktemp("col") / "colqwen3_5"), artifact
 
 
 PAGES: dict[str, Any] = {
@@ -336,3 +356,54 @@ def test_the_graph_compiles_and_lowers(col: tuple[Path, Path], tmp_path: Path) -
     )
     proof.note(compiled=compiled.device, version=compiled.version)
     assert (tmp_path / compiled.file).stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_checkpoint_too_large_for_memory_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {
+        "text": tiny.SHORT,
+        "vision": {"depth": 1},
+        "dtype": "bfloat16",
+        "shard": "200KB",
+    }
+    folder = tiny.colqwen3_5(tmp_path / "col", contract="bidirectional", seed=8, **settings)
+    monkeypatch.setenv(large.SETTING, "0")
+    pipeline.export(folder, out=tmp_path / "artifacts", recipe=None, precision="fp16")
+    monkeypatch.delenv(large.SETTING)
+    of, reference = pictured(folder), tiny.HybridReference(folder, both_ways=True)
+    rows = prompts(of)
+    expected = [reference.projected(reference.hidden(of.item(row).ids, row.media)) for row in rows]
+    manifest = read(tmp_path / "artifacts" / "col").manifest
+    files = [manifest.graph(role, "fp16").file for role in ROLES]
+    of.sessions = tuple(proof.opened(tmp_path / "artifacts" / "col" / file) for file in files)
+    assert proof.cosines(of.answers("token_embed", rows), expected, of="").min() > HALF
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("convert", ["embed", "classify"])
+def test_a_converted_chat_model_is_exported_in_int8(convert: Any, tmp_path: Path) -> None:
+    """From raw pictures through the runtime, beside transformers."""
+    more: dict[str, Any] = (
+        {"head": {"score.weight": (3, 64)}, "num_labels": 3} if convert == "classify" else {}
+    )
+    folder = tiny.published(tmp_path / "qwen", text=tiny.SHORT, vision={"depth": 1}, **more)
+    pipeline.export(folder, out=tmp_path / "artifacts", recipe=None, convert=convert, precision="int8")
+    of, reference = pictured(folder, convert=convert), tiny.HybridReference(folder)
+    row = Prompt(SEEN.format("<|image_pad|>") + "mars", (media(of)["wide"],))
+    with load(tmp_path / "artifacts" / "qwen") as model:
+        proof.shown(model.manifest)
+        assert model.manifest.reading is not None
+        assert model.manifest.reading.reference.endswith("Qwen3_5ForConditionalGeneration")
+        prompt: Any = {"prompt": row.text, "multi_modal_data": {"image": PICTURES["wide"]}}
+        if convert == "embed":
+            [output] = model.embed([prompt])
+            answer = output.outputs.embedding
+        else:
+            [output] = model.classify([prompt])
+            answer = output.outputs.probs
+        last = reference.hidden(output.prompt_token_ids, row.media)[-1]
+    if convert == "embed":
+        assert proof.cosines([np.asarray(answer)], [last], of="int8").min() > INT8
+    else:
+        logits = torch.from_numpy(last) @ reference.tensors["score.weight"].T
+        np.testing.assert_allclose(answer, torch.softmax(logits, dim=-1).numpy(), atol=0.05)

@@ -123,6 +123,14 @@ def colqwen3_5(
     return qwen3_5(folder, **settings | more)
 
 
+SHORT: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+
+
+def short(folder: Path) -> Path:
+    """What is exported: with one layer of each kind."""
+    return colqwen3_5(folder, contract="bidirectional", text=SHORT, vision={"depth": 1}, seed=11)
+
+
 @dataclass
 class HybridReference(Reference):
     """Qwen3_5Model in eager float32. `both_ways`: of the layers with full attention."""

@@ -1,4 +1,4 @@
-"""transformers' classes for Qwen2-VL, Qwen2.5-VL and Qwen3-VL as readers of prompts with pictures.
+"""transformers' classes for Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5 as readers of prompts with pictures.
 
 Published families on Qwen3-VL keep its tensors under other prefixes and leave the last norm or the causal
 mask out. Their own code is never run. Their bodies are this class, which takes a prefix by `key_mapping`, a
@@ -18,6 +18,7 @@ import numpy as np
 from ....runtime.artifact.images import Kernel
 from ....runtime.outputs import Floats
 from ...base.quiet import silent_transformers
+from ...families import qwen3_5
 from . import drawn
 from .beside import Missing
 from .prompted import Shown
@@ -38,6 +39,8 @@ BODIES = {
     "ColQwen3": "Qwen3VL",
     "OpsColQwen3Model": "Qwen3VL",
     "Qwen3VLNemotronEmbedModel": "Qwen3VL",
+    "Qwen3_5Model": "Qwen3_5",
+    "ColQwen3_5": "Qwen3_5",
 }
 """First name of a family -> what the names of transformers' classes start with."""
 BOTH_WAYS = ("Qwen3VLNemotronEmbedModel",)
@@ -83,6 +86,8 @@ class QwenVL:
             # transformers' ColQwen2 has the settings of its body inside its own.
             inner = config.get("vlm_config") or config
             settings = kind.config_class.from_dict({**inner, "model_type": kind.config_class.model_type})
+            if kind.config_class.model_type == "qwen3_5":
+                settings.text_config.is_causal = qwen3_5.causal(folder.name, config)
             read: Any = kind.from_pretrained
             model, loaded = read(
                 str(folder), config=settings, local_files_only=True, dtype=torch.float32, key_mapping=KEYS,
