@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from poolrt.exporter import checkpoint
 from poolrt.exporter.files import recipe
 from poolrt.exporter.graph import tracing
 from poolrt.exporter.heads import planning
-from poolrt.runtime import load
+from poolrt.runtime import PoolingParams, load
 from poolrt.runtime.errors import CheckpointError
 from poolrt.runtime.inputs import templates
 from poolrt.runtime.inputs.media import prepared
 
-from tests.checkpoints import configure
+from tests.checkpoints import HIDDEN, configure, rewrite_weights
 from tests.conftest import exported
 from tests.families import llava, proof
+from tests.families.natives import tensors
 from tests.painted import painted
 
 COSINE = 1 - 1e-6  # float32 on both sides
@@ -105,3 +107,26 @@ def test_e5_v_sums_its_input_up_in_one_word(text: str, media: str, asked: str) -
         assert side.template is not None
         written = templates.render(side.template, {"text": text, "media": media})
         assert written == f"{user}{asked}<|eot_id|>{assistant} \n"
+
+
+def test_a_converted_classifier_gives_the_logits_of_its_labels(tmp_path: Path) -> None:
+    def write(folder: Path) -> Path:
+        weight = torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(1)) / 4
+        rewrite_weights(llava.e5_v(folder), lambda name: name, add={"score.weight": weight})
+        configure(folder, id2label={"0": "page", "1": "photo", "2": "chart"})
+        return folder
+
+    theirs = llava.Reference(llava.e5_v(tmp_path / "scored"))
+    weight = tensors(write(tmp_path / "scored"))["score.weight"].numpy()
+    artifact = exported("llava-scored", lambda folder: write(folder / "scored"), convert="classify")
+    with load(artifact, mm_processor_kwargs={"backend": "pil"}) as model:
+        proof.shown(model.manifest)
+        assert model.manifest.heads["classify"].labels == ("page", "photo", "chart")
+        ours, expected = [], []
+        for page in (None, *PAGES[:2]):
+            prompt: Any = {"prompt": "red <image> paris", "multi_modal_data": {"image": page}}
+            prompt = "red" if page is None else prompt
+            [answer] = model.classify([prompt], pooling_params=PoolingParams(use_activation=False))
+            ours.append(np.asarray(answer.outputs.probs, np.float32))
+            expected.append(weight @ theirs.last(list(answer.prompt_token_ids), page).numpy())
+        assert proof.differences(ours, expected) < proof.DIFFERENCE
