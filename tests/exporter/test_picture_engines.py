@@ -15,7 +15,17 @@ from poolrt.runtime.artifact.manifest import Graph, Precision
 from poolrt.runtime.artifact.reading import read
 
 from tests.conftest import exported
-from tests.families import llava, nemotron_vl, pages, phi3v, qwen2_vl, qwen3_5, qwen3_vl
+from tests.families import (
+    gemmas,
+    llava,
+    nemotron_vl,
+    pages,
+    phi3v,
+    qwen2_vl,
+    qwen3_5,
+    qwen3_vl,
+    towers,
+)
 from tests.families.pictured import pictured
 from tests.serve import picture_cases
 
@@ -42,6 +52,10 @@ TILED: dict[str, Callable[[], Path]] = {
     "jina_m0": lambda: exported("qwen2-vl-jina_m0", lambda folder: qwen2_vl.jina_m0(folder / "jina_m0")),
     "colqwen3_5": lambda: exported("colqwen3_5", lambda folder: qwen3_5.short(folder / "colqwen3_5")),
     "phi3_v": lambda: exported("phi3v-vlm2vec", lambda folder: phi3v.vlm2vec(folder / "vlm2vec")),
+    "gemma3": lambda: exported(
+        "converted-gemma3", lambda folder: gemmas.gemma3(folder / "gemma3"), convert="embed"
+    ),
+    "siglip2": lambda: exported("naflex", lambda folder: towers.naflex(folder / "naflex")),
 }
 """Exported anyway, for the comparison with other libraries."""
 RARE = ("ops_colqwen3", "nemotron_colembed")
