@@ -150,7 +150,7 @@ def _with_prompts(
     from ..graph.tracing import described
 
     try:
-        reader = _reader(checkpoint, folder, config)
+        reader = _reader(checkpoint, plan, folder, config)
         images = dataclasses.replace(_images(plan), kernel=reader.kernel)
         answers = Reference(modules[0], described(plan, "model.onnx", ()), plan.heads, modules[1]).answers
         with _prepared(checkpoint, plan, images) as preparation:
@@ -173,7 +173,7 @@ def _of_prompt(checkpoint: Checkpoint, plan: Plan, reader: QwenVL, hidden: Float
     return library_heads.of_prompt(checkpoint, plan, hidden, reader.logits)
 
 
-def _reader(checkpoint: Checkpoint, folder: Path, config: Mapping[str, Any]) -> QwenVL | Pages:
+def _reader(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str, Any]) -> QwenVL | Pages:
     """Raises Missing where no class of transformers reads the checkpoint's pictures."""
     if checkpoint.large:
         raise prompted.Missing("too large to be loaded twice, so its answers to pictures are not compared")
@@ -184,7 +184,10 @@ def _reader(checkpoint: Checkpoint, folder: Path, config: Mapping[str, Any]) -> 
         return Pages(folder, published)
     if published not in qwen_vl.BODIES:
         raise prompted.Missing("what it computes of pictures and of the texts beside them is not compared")
-    reader = QwenVL(folder, config, published)
+    # The library knows the files' bounds, and nothing of those of a recipe.
+    recipe = checkpoint.recipe
+    bounds = _images(plan).patches if recipe is not None and recipe.pixels is not None else None
+    reader = QwenVL(folder, config, published, bounds)
     if checkpoint.adapter is not None:
         try:
             reader.adapted(checkpoint.adapter.folder)

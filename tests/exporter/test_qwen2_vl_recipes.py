@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from poolrt.exporter import checkpoint
 from poolrt.exporter.heads import planning
+from poolrt.exporter.proof import library_reference
 from poolrt.runtime.errors import CheckpointError
 from poolrt.runtime.inputs import templates
 from poolrt.runtime.inputs.media import prepared
@@ -66,6 +67,13 @@ def test_vlm2vec(tmp_path: Path):
     caption = "Find me an everyday image that matches the given caption: "
     assert written(plan, "query", "a car") == f"{caption}a car"
     assert written(plan, "document", "a car") == "a car"
+
+
+@pytest.mark.parametrize("name", ["gme-Qwen2-VL-2B-Instruct", "dse-qwen2-2b-mrl-v1"])
+def test_the_export_compares_pictures_in_the_bounds_of_a_recipe(name: str, tmp_path: Path):
+    reading = library_reference.compare(tiny.qwen2_vl(tmp_path / name))
+    compared = {agreement.what: agreement.worst_cosine for agreement in reading.agreements}
+    assert (compared["embed of prompts with pictures"] or 0.0) > 1 - 1e-6
 
 
 @pytest.mark.parametrize("kind", ["retrieval", "code", "text-matching"])

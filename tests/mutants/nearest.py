@@ -17,6 +17,7 @@ RUNTIME = {
     "commands/vector_file"),
     "test_feed test_worker": ("engines/feed",),
     "test_growth": ("inputs/tokenizer_file",),
+    "test_qwen2_videos": ("inputs/media/video", "inputs/media/medium"),
     "test_media test_media_goldens test_media_hostile": (
         "inputs/media/decode", "inputs/media/fixed", "inputs/media/limits",
         "inputs/media/medium", "inputs/media/normalise", "inputs/media/options", "inputs/media/patches",
@@ -126,6 +127,10 @@ EXPORTER = {
         "proof/pictures/prompted", "proof/pictures/qwen_vl", "proof/pictures/pages",
     ),
     "test_processor_settings": ("files/pictures/classes", "files/pictures/processor", "families/_pictures"),
+    "test_qwen2_vl test_qwen2_vl_recipes": (
+        "families/_qwen2_vl", "families/qwen2_5_vl", "families/modules/qwen2_vl", "families/jina_vl",
+        "families/_colqwen2", "families/colqwen2", "families/colqwen2_5", "families/modules/markers",
+    ),
     "test_qwen3_vl": ("families/_qwen3_vl", "families/colqwen3", "families/ops_colqwen3",
                       "families/nemotron_colembed", "families/modules/qwen3_vl"),
     "test_qwen3_5": ("families/qwen3_5", "families/colqwen3_5", "families/modules/delta_net"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ....runtime.artifact.images import Kernel
+from ....runtime.artifact.images import Kernel, Patches
 from ....runtime.outputs import Floats
 from ...base.quiet import silent_transformers
 from ...families import qwen3_5
@@ -54,10 +54,18 @@ class QwenVL:
         folder: of config.json, the weights, the tokenizer and the processor.
         config: config.json with overrides.
         published: the first name of its family.
+        bounds: of the pixels of a picture, in place of those that the files state.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], published: str) -> None:
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], published: str, bounds: Patches | None = None
+    ) -> None:
         self.both_ways = published in BOTH_WAYS
+        self._size = (
+            {}
+            if bounds is None
+            else {"size": {"shortest_edge": bounds.min_pixels, "longest_edge": bounds.max_pixels}}
+        )
         self._class = f"{BODIES[published]}ForConditionalGeneration"
         with silent_transformers():
             self._open(folder, config)
@@ -119,7 +127,7 @@ class QwenVL:
         inputs: dict[str, Any] = {}
         if pictures:
             sources = [Image.fromarray(pixels) for pixels in pictures]
-            inputs = dict(self._pictures(images=sources, return_tensors="pt"))
+            inputs = dict(self._pictures(images=sources, return_tensors="pt", **self._size))
             merged = self._model.config.vision_config.spatial_merge_size**2
             counts = iter((inputs["image_grid_thw"].prod(-1) // merged).tolist())
             text = re.sub(re.escape(self._placeholder), lambda mark: mark[0] * next(counts), text)
