@@ -276,6 +276,10 @@ SERVERS: dict[str, Server] = {
         cases=late(),
         options={"bias": False},
     ),
+    # Code of its own is not there, so config.json names none.
+    "jina_reranker_m0": Server(
+        module="qwen2_vl", checkpoint="jina_m0", cases=reranker(), options={"auto_map": {}}
+    ),
     "llama_nemotron_vl": Server(
         module="nemotron_vl",
         checkpoint="embedder_recorded",

@@ -16,7 +16,7 @@ from poolrt.serve.settings import Settings
 from tests.goldens.record_http import answer, send
 from tests.serve.cases import Case
 from tests.serve.conftest import Live, live
-from tests.serve.picture_cases import SERVERS, TEMPLATES, artifact
+from tests.serve.picture_cases import PAGE, RED, SERVERS, TEMPLATES, TEXT, artifact, image, side
 from tests.serve.test_goldens import same
 
 FOLDER = Path(__file__).parent.parent / "goldens" / "http_pictures"
@@ -43,6 +43,10 @@ NUMBERS = {
         "vLLM's Gemma attends to the left alone on a processor; its pages have two first tokens",
         ("",),
     ),
+    "jina_reranker_m0": (
+        "vLLM swaps two pictures of one side",
+        ("two-pictures", "score-two-pictures", "rerank-pages"),
+    ),
     "nemotron_colembed": ("vLLM applies the last norm and attends to the left alone", ("",)),
     "siglip": (
         "vLLM leaves out the padding that SigLIP's texts are trained with",
@@ -50,7 +54,7 @@ NUMBERS = {
     ),
 }
 """Recording -> why numbers are not compared (vectors, scores, counts of tokens), and in which cases."""
-SLOW = ("colmodernvbert", "nemotron_colembed", "ops_colqwen3")
+SLOW = ("colmodernvbert", "nemotron_colembed", "ops_colqwen3", "llama_nemotron_vl_rerank", "jina_reranker_m0")
 """Recordings whose code others reach: each takes an export."""
 ALL = [
     pytest.param(name, case, id=f"{name}-{case[0]}", marks=[pytest.mark.slow] if name in SLOW else [])
@@ -138,3 +142,12 @@ def without_numbers(value: Any, *, counts: bool) -> Any:
 def test_every_case_was_recorded(name: str) -> None:
     recorded = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))["answers"]
     assert list(recorded) == [case[0] for case in SERVERS[name].cases], "make goldens"
+
+
+@pytest.mark.slow
+def test_vllm_swaps_two_pictures_of_a_document(servers: Callable[[str], Live]) -> None:
+    golden = json.loads((FOLDER / "jina_reranker_m0.json").read_text(encoding="utf-8"))["answers"]
+    [score] = golden["score-two-pictures"]["json"]["data"]
+    swapped = {"data_1": TEXT, "data_2": side(image(RED), image(PAGE))}
+    ours = answer(send(servers("jina_reranker_m0").client, "POST", "/score", swapped))
+    assert ours["json"]["data"][0]["score"] == pytest.approx(score["score"], abs=1e-5)
