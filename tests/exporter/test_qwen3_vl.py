@@ -17,6 +17,7 @@ from poolrt.runtime.inputs.media import prepared
 from poolrt.runtime.inputs.media.medium import Medium
 
 from tests import adapters
+from tests.families import proof
 from tests.families import qwen3_vl as tiny
 from tests.families.pictured import Pictured, Prompt, pictured
 from tests.families.qwen3_vl_prompts import CLIP, CLIP_FPS, PICTURES, PROMPTS, SENTENCES
@@ -54,10 +55,7 @@ def expected(of: Pictured, reference: Reference, rows: Sequence[Prompt]) -> list
 
 
 def close(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.shape == other.shape
-        cosines = (normalised(np.atleast_2d(one)) * normalised(np.atleast_2d(other))).sum(-1)
-        assert cosines.min() > COSINE, cosines.min()
+    assert proof.cosines(ours, theirs).min() > COSINE
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +73,7 @@ def test_an_artifact_embeds_as_transformers_model_does(embedding: tuple[Path, Pa
     rows = prompts(of)
     hidden = expected(of, reference, rows)
     with load(artifact) as model:
+        proof.shown(model.manifest)
         raw = [raw_prompt(prompt) for prompt in PROMPTS]
         together = np.asarray(model.embed(raw))
         close(list(together), [values[-1] for values in hidden])
@@ -264,6 +263,7 @@ def test_an_artifact_of_late_interaction_answers_as_transformers_model_does(name
         return normalised(hidden) if both_ways else reference.projected(hidden, dims=PAGES[name].get("dims"))
 
     with load(tmp_path / "artifacts" / name) as model:
+        proof.shown(model.manifest)
         outputs = model.token_embed([raw_prompt(prompt) for prompt in PROMPTS])
         close(
             [output.outputs.data for output in outputs],
@@ -291,7 +291,7 @@ def test_a_reranker_compares_yes_with_no(tied: bool, how: str, tmp_path: Path):
     yes, no = (reference.tensors[table][of.tokenizer.token_to_id(word)].numpy() for word in ("yes", "no"))
     logits = np.stack([hidden @ no, hidden @ yes], axis=-1)
     chances = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(np.concatenate(of.answers("classify", rows)), chances[:, 1], atol=SCORE)
+    assert proof.differences([np.concatenate(of.answers("classify", rows))], [chances[:, 1]]) < SCORE
 
 
 @pytest.mark.parametrize("name", record_qwen3_vl.WANTED)

@@ -29,7 +29,7 @@ from poolrt.runtime.errors import CheckpointError, VerificationError
 from poolrt.runtime.inputs.media import prepared
 
 from tests import pictures
-from tests.families import towers
+from tests.families import proof, towers
 
 Floats = NDArray[np.float32]
 SAME = 3e-6
@@ -98,12 +98,15 @@ def pictures_of(artifact: Path, model: Any) -> Floats:
 def compared(folder: Path, artifact: Path) -> None:
     reference = theirs(folder)
     with load(artifact) as model:
+        proof.shown(model.manifest)
         texts = np.asarray(model.embed(list(TEXTS), truncate_prompt_tokens=-1))
         seen = np.asarray(model.embed([{"image": picture} for picture in PICTURES]))
         alone = np.asarray(model.embed([TEXTS[2]]))
-    np.testing.assert_allclose(texts, texts_of(folder, reference), atol=SAME)
-    np.testing.assert_allclose(seen, pictures_of(artifact, reference), atol=SAME)
+    expected = np.concatenate([texts_of(folder, reference), pictures_of(artifact, reference)])
+    ours = np.concatenate([texts, seen])
+    np.testing.assert_allclose(ours, expected, atol=SAME)
     np.testing.assert_allclose(alone[0], texts[2], atol=SAME)
+    assert proof.cosines(list(ours), list(expected)).min() > proof.COSINE
 
 
 @pytest.mark.parametrize(

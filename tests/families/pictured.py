@@ -23,7 +23,8 @@ from poolrt.runtime.inputs.media.medium import Medium
 from poolrt.runtime.inputs.multimodal import positions
 from tokenizers import Tokenizer
 
-from .proof import Floats, opened
+from .evidence import note
+from .proof import Floats, file_of, opened
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def pictured(folder: Path, out: Path | None = None, **asked: Any) -> Pictured:
     text = tracing.module(read, plan)
     vision = tracing.picture_module(read, plan, text)
     assert vision is not None
+    note(architecture=read.architecture, file=file_of(read.family), tasks=plan.tasks)
     tokenizer = Tokenizer.from_str(plan.files["tokenizer.json"].decode())
     if out is None:
         return Pictured(plan, text, vision, tokenizer)
@@ -117,5 +119,6 @@ def pictured(folder: Path, out: Path | None = None, **asked: Any) -> Pictured:
         tracing.onnx_from_module(text, plan, out / "model.onnx"),
         tracing.onnx_from_pictures(vision, plan, out / "vision.onnx"),
     )
+    note(exported=True)
     sessions = tuple(opened(out / graph.file) for graph in graphs)
     return Pictured(plan, text, vision, tokenizer, sessions, graphs)

@@ -123,7 +123,7 @@ def prove(folder: Path, out: Path | None = None, **asked: Any) -> Proved:
     plan = planning.plan(read)
     module = graph.module(read, plan)
     tokenizer = Tokenizer.from_str(plan.files["tokenizer.json"].decode())
-    note(architecture=read.architecture, file=_file(read.family), tasks=plan.tasks)
+    note(architecture=read.architecture, file=file_of(read.family), tasks=plan.tasks)
     if out is None:
         return Proved(folder, read, plan, module, None, None, tokenizer)
     described = graph.onnx_from_module(module, plan, out / "model.onnx")
@@ -131,7 +131,7 @@ def prove(folder: Path, out: Path | None = None, **asked: Any) -> Proved:
     return Proved(out, read, plan, module, described, opened(out / "model.onnx"), tokenizer)
 
 
-def _file(family: registry.Architecture) -> str:
+def file_of(family: registry.Architecture) -> str:
     """The file of exporter/families that reads it: what a family adapts to a
     config, its loader is its own."""
     for name in registry.names():
