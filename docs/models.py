@@ -29,11 +29,13 @@ COLUMNS = (
 # What a test file says of where its expected numbers come from; the first in a function wins
 # over those of its file.
 SOURCES = {
+    "transformers, colpali-engine": r"\"goldens\" / \"pages\"",
     "vLLM": r"goldens|recorded",
     "Sentence Transformers": r"sentence_transformers|SentenceTransformer|(Cross|Sparse|MultiVector)Encoder",
     "PyLate": r"pylate",
     "own numpy": r"in_numpy|numpy_|_numpy\.",
-    "transformers": r"_native|natives|\bbuild\(|transformers\.|from transformers|import transformers",
+    "transformers": r"_native|natives|\bbuild\(|transformers\.|from transformers|import transformers"
+    r"|import nemotron_vl|import phi3v",
 }
 INTRODUCTION = """\
 # Models
