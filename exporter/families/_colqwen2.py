@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...runtime.artifact.manifest import Role
 from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
-from . import _pages, _qwen2_vl
+from . import _pages, _qwen2_vl, _qwen3_vl
 from ._qwen3_vl import END, PICTURE, START
 from .registry import Architecture, Config
 
@@ -42,7 +42,7 @@ def family(*, body: str, names: tuple[str, ...]) -> Architecture:
         names=names,
         matches=matches,
         translate=_translation(body, names[0]),
-        projection=(_qwen2_vl.PROJECTION,),
+        projection=(_qwen3_vl.PROJECTION,),
         late_interaction=True,
         roles=roles,
     )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact.images import Images
 from ...runtime.errors import CheckpointError
-from . import _pictures
+from . import _decoders, _pictures
+from ._decoders import SCORE, SEQUENCE
 from .registry import Architecture, Layer, Vision
 
 if TYPE_CHECKING:
@@ -141,21 +142,51 @@ def family(
         positions=lambda config: config.get("max_position_embeddings", 8192),
         capped_by_tokenizer=False,
         projection=projection,
-        vision=Vision(
-            images=images,
-            inputs=lambda files: _pictures.pixels(images(files)),
-            load=load_vision or _tower,
-            width=lambda config: int(config["hidden_size"]),
-        ),
+        vision=vision(images, load_vision or tower),
         late_interaction=True,
         **facts,
     )
 
 
-def _tower(files: Files, text: Any) -> nn.Module:
+def language_model(
+    *,
+    images: Callable[[Files], Images],
+    load_vision: Callable[[Files, Any], nn.Module] | None = None,
+    **facts: Any,
+) -> Architecture:
+    """The record of a language model that reads pictures of one size, or tiles of it, whose last token
+    becomes a vector or scores. Arguments as of `family`."""
+    return Architecture(
+        inputs=INPUTS,
+        pool="last",
+        capped_by_tokenizer=False,
+        sequence=SEQUENCE,
+        tokens=SCORE,
+        vision=vision(images, load_vision or tower),
+        **facts,
+    )
+
+
+def vision(images: Callable[[Files], Images], load: Callable[[Files, Any], nn.Module]) -> Vision:
+    """The half of a family that reads pictures of one size, or tiles of it; arguments as in `Vision`."""
+    return Vision(
+        images=images,
+        inputs=lambda files: _pictures.pixels(images(files)),
+        load=load,
+        width=lambda config: int(config["hidden_size"]),
+    )
+
+
+def tower(files: Files, text: Any) -> nn.Module:
+    """The tower and the projection beside a text model."""
     from .modules.features import Tower
 
     return Tower(*text.towers)
+
+
+def positions(config: Config) -> int | None:
+    """`_decoders.positions` where config.json states a length."""
+    return _decoders.positions(config) if config.get("max_position_embeddings") else None
 
 
 def literal(text: str) -> str:

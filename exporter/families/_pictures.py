@@ -35,6 +35,12 @@ def with_text(config: Config, defaults: Mapping[str, Any] | None = None) -> dict
     return {**{key: text[key] for key in TEXT_KEYS if key in text}, **config}
 
 
+def in_front(config: Config, text: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with the settings of its language model in front, as the rest of the exporter reads them.
+    What it states itself counts before `text`."""
+    return {**text, **{key: value for key, value in config.items() if value is not None}}
+
+
 def two_towers(config: Config, text: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[str, Any]:
     """config.json of a model of two towers as the exporter reads it: with its text model's numbers at the
     top. `text`, `vision`: defaults of transformers' classes."""
@@ -113,6 +119,15 @@ def sides(files: Files) -> tuple[int, int]:
             f"{values[0]} pixels in patches of {values[1]}; expected 3, and one number for each"
         )
     return values
+
+
+def patches(values: int) -> tuple[Tensor, ...]:
+    """The inputs of a vision graph whose pictures are patches of so many values."""
+    return (
+        Tensor(name="pixel_values", dtype="float32", axes=("batch", "patches", values)),
+        Tensor(name="patch_positions", dtype="int64", axes=("batch", "patches", 4)),
+        Tensor(name="patch_mask", dtype="int64", axes=("batch", "patches")),
+    )
 
 
 def pixels(images: Images) -> tuple[Tensor, ...]:

@@ -4,58 +4,43 @@ tensors, the two graphs, how pictures and videos are prepared.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact.images import RGB, Images, Patches, Resample, Videos
-from ...runtime.artifact.manifest import Tensor
-from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
 from . import _decoders
-from ._qwen3_vl import END, INPUTS, PICTURE, START, UNLIKE_ROWS, VIDEO, refuse
-from ._transformers import MOST_NAMES, backbone
-from .registry import Architecture, Config, Layer, Vision
+from ._qwen3_vl import (
+    END,
+    INPUTS,
+    PICTURE,
+    PREFIXES,
+    START,
+    VIDEO,
+    agreed,
+    apart,
+    both_towers,
+    rate,
+    translate,
+    vision_inputs,
+)
+from .registry import Architecture, Config, Vision
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from ..files.checkpoint_files import Files
     from .modules.qwen2_vl import TextTower
 
-OUTER = ("base_model.model.", "vlm.", "model.")
-TEXT, VISION = "language_model", "visual"
 INSIDE = ("layers", "embed_tokens", "norm")
 """First parts of the language model's names where files of transformers 4 put `model.` alone in front."""
 HEADS = ("lm_head", "score", "classifier", "custom_text_proj", "embedding_proj_layer")
-PREFIXES = tuple(
-    outer + inner + tower
-    for tower in ("", f"{TEXT}.")
-    for outer, inner in itertools.product(("", "base_model.model.", "vlm."), ("", "model."))
-    if outer or inner or tower
-)
-SIDES = {
-    "patch_size": "patch_size",
-    "merge_size": "spatial_merge_size",
-    "temporal_patch_size": "temporal_patch_size",
-}
-"""Key of a processor -> key of vision_config."""
 DEFAULTS = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
 PICTURE_PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
 VIDEO_PIXELS = {"shortest_edge": 128 * 28 * 28, "longest_edge": 28 * 28 * 768}
 FPS = 2.0
 """Frames of a video that vLLM reads for each second of it. transformers' processor states no number."""
-PROJECTION = Layer(name="custom_text_proj", names=("embedding_proj_layer",), bias=None)
-"""Of the ColQwen2 models, under their two names."""
-
-
-def translate(config: Config) -> Config:
-    """The text model's settings in front, as the rest of the exporter reads them."""
-    text = config.get("text_config")
-    text = dict(text) if isinstance(text, Mapping) else {}
-    return {**text, **{key: value for key, value in config.items() if value is not None}}
 
 
 def nested(config: Config, model_type: str) -> dict[str, Any]:
@@ -77,39 +62,9 @@ def load(files: Files, *, model_type: str) -> TextTower:
     """The text tower, and beside it the vision tower. Raises CheckpointError for tensors without a place."""
     from .modules.qwen2_vl import TextTower
 
-    kind = _decoders.rope(files.config).get("rope_type", "default")
-    if kind in UNLIKE_ROWS:
-        raise CheckpointError(
-            f"{files.source}: rotary positions of type {kind!r}, which depend on the length of a text; "
-            "Qwen2-VL is known with default and yarn"
-        )
     name = "Qwen2VLModel" if model_type == "qwen2_vl" else "Qwen2_5_VLModel"
     settings = nested(files.config, model_type)
-    return TextTower(backbone(files, name, config=settings, rename=partial(_inner, files.source)))
-
-
-def _inner(source: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of both towers under today's names. Raises CheckpointError for names that nobody knows."""
-    inside: dict[str, torch.Tensor] = {}
-    strange: list[str] = []
-    for name, tensor in state.items():
-        bare = name
-        while prefix := next((prefix for prefix in OUTER if bare.startswith(prefix)), ""):
-            bare = bare.removeprefix(prefix)
-        first = bare.split(".", 1)[0]
-        if first in INSIDE:
-            inside[f"{TEXT}.{bare}"] = tensor
-        elif first in (TEXT, VISION):
-            inside[bare] = tensor
-        elif first not in HEADS:
-            strange.append(name)
-    if strange:
-        more = f" and {len(strange) - MOST_NAMES} more" if len(strange) > MOST_NAMES else ""
-        raise CheckpointError(
-            f"{source}: tensors that Qwen2-VL has no place for: "
-            f"{', '.join(sorted(strange)[:MOST_NAMES])}{more}; expected {VISION}, {TEXT} and a head"
-        )
-    return inside
+    return TextTower(both_towers(files, name, settings, heads=HEADS, inside=INSIDE))
 
 
 def _load_vision(files: Files, text: nn.Module) -> nn.Module:
@@ -126,7 +81,7 @@ def images(files: Files, *, videos: bool = True, timed: bool) -> Images:
     settings = processor.images(files.source, files.inner)
     sizes = PICTURE_PIXELS | settings.size()
     mean, std = settings.normalisation(processor.CLIP_MEAN, processor.CLIP_STD)
-    sides, resample = _sides(files, settings), settings.resample("bicubic")
+    sides, resample = agreed(files, settings, DEFAULTS, DEFAULTS), settings.resample("bicubic")
     return Images(
         scheme="patches",
         resample=resample,
@@ -151,45 +106,24 @@ def _pixels(settings: processor.Settings, key: str, default: int) -> int:
     return default if settings.values.get(key) is None else settings.number(key, default, most=1 << 40)
 
 
-def _sides(files: Files, settings: processor.Settings) -> dict[str, int]:
-    """The sizes of a patch and of a feature, by the processors' keys. Raises CheckpointError where the vision
-    model reads others, or where the processor leaves pictures unscaled."""
-    vision = files.config.get("vision_config") or {}
-    sides = {name: settings.number(name, default) for name, default in DEFAULTS.items()}
-    for name, key in SIDES.items():
-        wanted = vision.get(key, DEFAULTS[name])
-        if sides[name] != wanted:
-            raise CheckpointError(
-                f"{files.source}: {settings.file} says {name} {sides[name]}, config.json's vision_config "
-                f"{key} {wanted}; one of the two is of another checkpoint"
-            )
-    refuse(files, settings, "do_resize" if not settings.flag("do_resize", True) else None)
-    return sides
-
-
 def _videos(files: Files, *, resample: Resample, mean: RGB, std: RGB, timed: bool) -> Videos:
     """`resample`, `mean`, `std`: those of pictures, whose file holds for videos where there is no other."""
     settings = processor.videos(files.source, files.inner, shared=True)
     assert settings is not None, "the settings of pictures are shared"
-    sides = _sides(files, settings)
+    sides = agreed(files, settings, DEFAULTS, DEFAULTS)
     sizes = VIDEO_PIXELS | settings.size()
-    fps = FPS if settings.values.get("fps") is None else settings.values["fps"]
-    unusual = {
-        "num_frames": settings.values.get("num_frames") is not None,
-        "fps": isinstance(fps, bool) or not isinstance(fps, int | float) or not fps > 0,
-    }
-    refuse(files, settings, next((key for key, is_unusual in unusual.items() if is_unusual), None))
+    stated = settings.values.get("fps")
+    fps = rate(files, settings, FPS if stated is None else stated)
     vision = files.config.get("vision_config") or {}
     feature = (sides["patch_size"] * sides["merge_size"]) ** 2
     tokens = settings.number("max_video_tokens", 128000, most=1 << 30)
     capped = settings.flag("cap_pixels_per_frame", False)
-    filtered = settings.resample("bicubic")
-    means, stds = settings.normalisation(processor.CLIP_MEAN, processor.CLIP_STD)
+    usual = processor.CLIP_MEAN, processor.CLIP_STD
     return Videos(
         placeholder=f"{START}{VIDEO}{END}",
         token=VIDEO,
         frame_text="{tokens}",
-        fps=float(fps),
+        fps=fps,
         min_frames=settings.number("min_frames", 4),
         max_frames=settings.number("max_frames", 768),
         sampling="steps",
@@ -199,21 +133,7 @@ def _videos(files: Files, *, resample: Resample, mean: RGB, std: RGB, timed: boo
         # Of the tokens of a conversation, transformers leaves a tenth to the text.
         total_pixels=int(tokens * feature * 0.9) if capped else None,
         ticks=float(vision.get("tokens_per_second", 4)) if timed else 0.0,
-        resample=None if filtered == resample else filtered,
-        mean=None if means == mean else means,
-        std=None if stds == std else stds,
-    )
-
-
-def _vision_inputs(files: Files) -> tuple[Tensor, ...]:
-    vision = files.config.get("vision_config") or {}
-    side, frames = int(vision.get("patch_size", 14)), int(vision.get("temporal_patch_size", 2))
-    # Files of transformers 4 have `in_chans` beside it, which no class reads.
-    values = int(vision.get("in_channels", 3)) * frames * side * side
-    return (
-        Tensor(name="pixel_values", dtype="float32", axes=("batch", "patches", values)),
-        Tensor(name="patch_positions", dtype="int64", axes=("batch", "patches", 4)),
-        Tensor(name="patch_mask", dtype="int64", axes=("batch", "patches")),
+        **apart(settings, usual, resample=resample, mean=mean, std=std),
     )
 
 
@@ -231,7 +151,8 @@ def family(*, body: str, videos: bool = True, **more: Any) -> Architecture:
         "settings": ("rope_scaling",),
         "vision": Vision(
             images=partial(images, videos=videos, timed=body == "qwen2_5_vl"),
-            inputs=_vision_inputs,
+            # Files of transformers 4 have `in_chans` beside in_channels, which no class reads.
+            inputs=partial(vision_inputs, patch=DEFAULTS["patch_size"]),
             load=_load_vision,
             width=lambda config: int(config["hidden_size"]),
         ),

@@ -18,8 +18,8 @@ from ...runtime.artifact.images import RGB, Images, Patches, Resample, Videos
 from ...runtime.artifact.manifest import Tensor
 from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
-from . import _decoders
-from ._transformers import MOST_NAMES, backbone
+from . import _decoders, _pages, _pictures
+from ._transformers import backbone, refuse_strange
 from .registry import Architecture, Config, Layer, Vision
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ and layers that guess several words ahead (`mtp`) always are."""
 START, END = "<|vision_start|>", "<|vision_end|>"
 PICTURE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 PROJECTION = Layer(name="custom_text_proj", names=("embedding_proj_layer",), bias=None)
-"""Of the ColQwen3 models, under their two names."""
+"""Of the ColQwen2 and ColQwen3 models, under its two names."""
 # The defaults of transformers' processors for what a file leaves out.
 MOST_VIDEO_PIXELS = {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768}
 MOST_PICTURE_PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
@@ -67,8 +67,7 @@ def translate(config: Config) -> Config:
     `vision_config` stay as they are."""
     text = config.get("text_config")
     text = dict(text) if isinstance(text, Mapping) else {}
-    whole = {key: value for key, value in config.items() if value is not None}
-    return {**text, **whole}
+    return _pictures.in_front(config, text)
 
 
 def nested(config: Config, model_type: str = "qwen3_vl") -> dict[str, Any]:
@@ -87,12 +86,26 @@ def load(files: Files, *, causal: bool, normed: bool) -> TextTower:
     """The text tower, and beside it the vision tower. Raises CheckpointError for tensors without a place."""
     from .modules.qwen3_vl import TextTower
 
-    return TextTower(both_towers(files, "Qwen3VLModel", "qwen3_vl"), causal=causal, normed=normed)
+    model = both_towers(files, "Qwen3VLModel", nested(files.config))
+    return TextTower(model, causal=causal, normed=normed)
 
 
-def both_towers(files: Files, name: str, model_type: str) -> Any:
+def both_towers(
+    files: Files,
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    heads: tuple[str, ...] = HEADS,
+    inside: tuple[str, ...] = (),
+) -> Any:
     """transformers' class `name` with the weights of both towers. Raises CheckpointError for tensors without
-    a place."""
+    a place.
+
+    Args:
+        settings: those of config.json as the class reads them.
+        heads: first parts of names that belong to heads.
+        inside: first parts of the language model's names where files leave out TEXT in front.
+    """
     kind = _decoders.rope(files.config).get("rope_type", "default")
     if kind in UNLIKE_ROWS:
         raise CheckpointError(
@@ -102,31 +115,33 @@ def both_towers(files: Files, name: str, model_type: str) -> Any:
     return backbone(
         files,
         name,
-        config=nested(files.config, model_type),
-        rename=partial(_inner, files.source, name.removesuffix("Model")),
+        config=settings,
+        rename=partial(_inner, files.source, name.removesuffix("Model"), heads=heads, inside=inside),
     )
 
 
-def _inner(source: str, family: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _inner(
+    source: str,
+    family: str,
+    state: dict[str, torch.Tensor],
+    *,
+    heads: tuple[str, ...],
+    inside: tuple[str, ...],
+) -> dict[str, torch.Tensor]:
     """The tensors of both towers without prefixes. Raises CheckpointError for names that nobody knows."""
-    inside: dict[str, torch.Tensor] = {}
+    placed: dict[str, torch.Tensor] = {}
     strange: list[str] = []
     for name, tensor in state.items():
-        bare = name
-        while prefix := next((prefix for prefix in OUTER if bare.startswith(prefix)), ""):
-            bare = bare.removeprefix(prefix)
+        bare = _pages.spelled(name, OUTER, ())
         first = bare.split(".", 1)[0]
-        if first in (TEXT, VISION):
-            inside[bare] = tensor
-        elif first not in HEADS:
+        if first in inside:
+            placed[f"{TEXT}.{bare}"] = tensor
+        elif first in (TEXT, VISION):
+            placed[bare] = tensor
+        elif first not in heads:
             strange.append(name)
-    if strange:
-        more = f" and {len(strange) - MOST_NAMES} more" if len(strange) > MOST_NAMES else ""
-        raise CheckpointError(
-            f"{source}: tensors that {family} has no place for: "
-            f"{', '.join(sorted(strange)[:MOST_NAMES])}{more}; expected {VISION}, {TEXT} and a head"
-        )
-    return inside
+    refuse_strange(source, family, strange, f"{VISION}, {TEXT} and a head")
+    return placed
 
 
 def _load_vision(files: Files, text: nn.Module) -> nn.Module:
@@ -143,7 +158,7 @@ def images(files: Files, *, videos: bool = True) -> Images:
     settings = processor.images(files.source, files.inner)
     sizes = MOST_PICTURE_PIXELS | settings.size()
     mean, std = settings.normalisation(processor.CLIP_MEAN, processor.CLIP_STD)
-    sides, resample = _sides(files, settings, PICTURE_SIDES), settings.resample("bicubic")
+    sides, resample = agreed(files, settings, PICTURE_SIDES), settings.resample("bicubic")
     return Images(
         scheme="patches",
         resample=resample,
@@ -163,8 +178,14 @@ def images(files: Files, *, videos: bool = True) -> Images:
     )
 
 
-def _sides(files: Files, settings: processor.Settings, defaults: Mapping[str, int]) -> dict[str, int]:
-    """The sizes of a patch and of a feature, by the processors' keys.
+def agreed(
+    files: Files,
+    settings: processor.Settings,
+    defaults: Mapping[str, int],
+    seen: Mapping[str, int] = VISION_SIDES,
+) -> dict[str, int]:
+    """The sizes of a patch and of a feature, by the processors' keys. `defaults`: those of the processor;
+    `seen`: those of the vision model.
 
     Raises CheckpointError where the vision model reads others, or where a processor does something else that
     `Images` cannot say.
@@ -172,7 +193,7 @@ def _sides(files: Files, settings: processor.Settings, defaults: Mapping[str, in
     vision = files.config.get("vision_config") or {}
     sides = {name: settings.number(name, default) for name, default in defaults.items()}
     for key, name in SIDES.items():
-        wanted = vision.get(key, VISION_SIDES[name])
+        wanted = vision.get(key, seen[name])
         if sides[name] != wanted:
             raise CheckpointError(
                 f"{files.source}: {settings.file} says {name} {sides[name]}, config.json's vision_config "
@@ -196,47 +217,61 @@ def _videos(files: Files, *, resample: Resample, mean: RGB, std: RGB, shared: bo
     settings = processor.videos(files.source, files.inner, shared=shared)
     if settings is None:
         return None
-    sides = _sides(files, settings, VISION_SIDES)
+    sides = agreed(files, settings, VISION_SIDES)
     sizes = MOST_VIDEO_PIXELS | settings.size()
-    fps = settings.values.get("fps", 2)
-    unusual = {
-        "do_sample_frames": not settings.flag("do_sample_frames", True),
-        "num_frames": settings.values.get("num_frames") is not None,
-        "fps": isinstance(fps, bool) or not isinstance(fps, int | float) or not fps > 0,
-    }
-    refuse(files, settings, next((key for key, is_unusual in unusual.items() if is_unusual), None))
+    sampled = "do_sample_frames" if not settings.flag("do_sample_frames", True) else None
+    refuse(files, settings, sampled)
+    fps = rate(files, settings, settings.values.get("fps", 2))
     capped = settings.flag("cap_pixels_per_frame", False)
     side = sides["patch_size"] * sides["merge_size"]
-    filtered, (means, stds) = (
-        settings.resample("bicubic"),
-        settings.normalisation(processor.HALF, processor.HALF),
-    )
     return Videos(
         # The outer marks stay around the groups of frames, as transformers has it since 5.10, and vLLM.
         placeholder=f"{START}{VIDEO}{END}",
         token=VIDEO,
         frame_text=f"<{{seconds}} seconds>{START}{{tokens}}{END}",
-        fps=float(fps),
+        fps=fps,
         min_frames=settings.number("min_frames", 4),
         max_frames=settings.number("max_frames", 768),
         min_pixels=sizes["shortest_edge"],
         max_pixels=sizes["longest_edge"],
         frame_pixels=settings.number("max_video_tokens", 768) * side**2 if capped else None,
-        resample=None if filtered == resample else filtered,
-        mean=None if means == mean else means,
-        std=None if stds == std else stds,
+        **apart(settings, (processor.HALF, processor.HALF), resample=resample, mean=mean, std=std),
     )
 
 
-def _vision_inputs(files: Files) -> tuple[Tensor, ...]:
+def rate(files: Files, settings: processor.Settings, fps: object) -> float:
+    """`fps`, the frames of a video that are read for each second. Raises CheckpointError for anything but a
+    number above 0, and for a count of frames beside it."""
+    refuse(files, settings, "num_frames" if settings.values.get("num_frames") is not None else None)
+    number = fps if isinstance(fps, int | float) and not isinstance(fps, bool) and fps > 0 else None
+    refuse(files, settings, "fps" if number is None else None)
+    assert number is not None, "any other value is refused"
+    return float(number)
+
+
+def apart(
+    settings: processor.Settings, usual: tuple[RGB, RGB], *, resample: Resample, mean: RGB, std: RGB
+) -> dict[str, Any]:
+    """The fields of `Videos` in which videos are prepared otherwise than pictures; None: alike.
+
+    Args:
+        settings: of the video processor.
+        usual: mean and standard deviation of its class.
+        resample, mean, std: those of pictures.
+    """
+    filtered, (means, stds) = settings.resample("bicubic"), settings.normalisation(*usual)
+    return {
+        "resample": None if filtered == resample else filtered,
+        "mean": None if means == mean else means,
+        "std": None if stds == std else stds,
+    }
+
+
+def vision_inputs(files: Files, patch: int = VISION_SIDES["patch_size"]) -> tuple[Tensor, ...]:
+    """The inputs of the vision graph. `patch`: the class's size of a patch where no file states one."""
     vision = files.config.get("vision_config") or {}
-    side, frames = int(vision.get("patch_size", 16)), int(vision.get("temporal_patch_size", 2))
-    values = int(vision.get("in_channels", 3)) * frames * side * side
-    return (
-        Tensor(name="pixel_values", dtype="float32", axes=("batch", "patches", values)),
-        Tensor(name="patch_positions", dtype="int64", axes=("batch", "patches", 4)),
-        Tensor(name="patch_mask", dtype="int64", axes=("batch", "patches")),
-    )
+    side, frames = int(vision.get("patch_size", patch)), int(vision.get("temporal_patch_size", 2))
+    return _pictures.patches(int(vision.get("in_channels", 3)) * frames * side * side)
 
 
 def _width(config: Config) -> int:
@@ -257,7 +292,7 @@ def with_setting(files: Files, template: str, name: str, *, stored: str, default
     return f"{{%- set {name} = {json.dumps(default if value is None else str(value))} -%}}" + template
 
 
-VISION_HALF = Vision(images=images, inputs=_vision_inputs, load=_load_vision, width=_width)
+VISION_HALF = Vision(images=images, inputs=vision_inputs, load=_load_vision, width=_width)
 
 
 def family(

@@ -156,6 +156,18 @@ def _adapt(
         )
 
 
+def refuse_strange(source: str, family: str, strange: Iterable[str], expected: str = "") -> None:
+    """Raises CheckpointError for tensors that no part of a model has a place for; nothing where there are
+    none. `expected`: what the weights should hold."""
+    names = sorted(strange)
+    if names:
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        wanted = f"; expected {expected}" if expected else ""
+        raise CheckpointError(
+            f"{source}: tensors that {family} has no place for: {', '.join(names[:MOST_NAMES])}{more}{wanted}"
+        )
+
+
 def _check(files: Files, name: str, module: Any, info: Mapping[str, Any]) -> None:
     problems = [f"missing {key}" for key in sorted(info["missing_keys"])]
     problems += [

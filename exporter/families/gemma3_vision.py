@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...runtime.artifact.images import Images
 from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
 from . import _pages, _pictures, colpali
-from ._decoders import SCORE, SEQUENCE
 from ._transformers import backbone
-from .registry import Architecture, Config, Vision
+from .registry import Config
 
 if TYPE_CHECKING:
     import torch
@@ -38,9 +37,8 @@ def translate(config: Config) -> Config:
     """The language model's settings in front. `text_config` and `vision_config` stay as they are."""
     text = _pictures.inner(config, "text_config")
     image_id = int(config.get("image_token_index", config.get("image_token_id", IMAGE_ID)))
-    merged = {**text, **{key: value for key, value in config.items() if value is not None}}
     return {
-        **_pages.flat(merged, text, width=2304, rows=262208, image_id=image_id),
+        **_pages.flat(_pictures.in_front(config, text), text, width=2304, rows=262208, image_id=image_id),
         "vision_config": _pictures.inner(config, "vision_config", TOWER) | {"vision_use_head": False},
         "image_token_index": image_id,
     }
@@ -66,12 +64,6 @@ def load(files: Files) -> nn.Module:
 def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors under the names of today's Gemma3Model."""
     return _pages.renamed(state, PREFIXES, colpali.NAMES, unused=UNUSED)
-
-
-def load_vision(files: Files, text: Any) -> nn.Module:
-    from .modules.features import Tower
-
-    return Tower(*text.towers)
 
 
 def images(files: Files) -> Images:
@@ -119,22 +111,12 @@ def _special(files: Files, name: str, usual: str, usual_id: int) -> str:
     return token
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = _pages.language_model(
     model_types=("gemma3",),
     names=("Gemma3ForConditionalGeneration",),
-    inputs=_pages.INPUTS,
     load=load,
     translate=translate,
     prefixes=(*PREFIXES, "language_model.", "model.language_model."),
-    pool="last",
     positions=lambda config: int(config.get("max_position_embeddings", 131072)),
-    capped_by_tokenizer=False,
-    sequence=SEQUENCE,
-    tokens=SCORE,
-    vision=Vision(
-        images=images,
-        inputs=lambda files: _pictures.pixels(images(files)),
-        load=load_vision,
-        width=lambda config: int(config["hidden_size"]),
-    ),
+    images=images,
 )

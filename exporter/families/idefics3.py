@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact.images import Images
 from ...runtime.errors import CheckpointError
-from . import _decoders, _idefics3, _pages, _pictures
-from ._decoders import SCORE, SEQUENCE
+from . import _idefics3, _pages, _pictures
 from ._transformers import backbone
-from .registry import Architecture, Config, Vision
+from .registry import Config
 
 if TYPE_CHECKING:
     import torch
@@ -38,9 +37,8 @@ def translate(config: Config) -> Config:
     text = _pictures.inner(config, "text_config")
     kind = str(config.get("model_type") or "idefics3")
     image_id = int(config.get("image_token_id", IMAGE_ID))
-    merged = {**text, **{key: value for key, value in config.items() if value is not None}}
     return {
-        **_pages.flat(merged, text, width=4096, rows=128256, image_id=image_id),
+        **_pages.flat(_pictures.in_front(config, text), text, width=4096, rows=128256, image_id=image_id),
         "model_type": kind,
         "image_token_id": image_id,
         "vision_config": _pictures.inner(config, "vision_config", TOWER),
@@ -94,11 +92,7 @@ def images(files: Files, **facts: Any) -> Images:
     )
 
 
-def positions(config: Config) -> int | None:
-    return _decoders.positions(config) if config.get("max_position_embeddings") else None
-
-
-ARCHITECTURE = Architecture(
+ARCHITECTURE = _pages.language_model(
     model_types=tuple(KINDS),
     names=(
         "Idefics3Model",
@@ -106,19 +100,10 @@ ARCHITECTURE = Architecture(
         "SmolVLMModel",
         "SmolVLMForConditionalGeneration",
     ),
-    inputs=_pages.INPUTS,
     load=load,
     translate=translate,
     prefixes=(*PREFIXES, "text_model.", "model.text_model."),
-    pool="last",
-    positions=positions,
-    capped_by_tokenizer=False,
-    sequence=SEQUENCE,
-    tokens=SCORE,
-    vision=Vision(
-        images=images,
-        inputs=lambda files: _pictures.pixels(images(files)),
-        load=load_vision,
-        width=lambda config: int(config["hidden_size"]),
-    ),
+    positions=_pages.positions,
+    images=images,
+    load_vision=load_vision,
 )

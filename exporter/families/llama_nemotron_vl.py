@@ -17,9 +17,9 @@ from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
 from ..files.recipe import template
 from . import _decoders, _pages, _pictures
-from ._transformers import backbone
+from ._transformers import backbone, refuse_strange
 from .nemotron import pooled
-from .registry import Architecture, Config, Vision
+from .registry import Architecture, Config
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +45,10 @@ def translate(config: Config) -> Config:
     """The language model's settings in front. `llm_config` stays as it is."""
     text = config.get("llm_config")
     text = dict(text) if isinstance(text, Mapping) else {}
-    whole = {key: value for key, value in config.items() if value is not None}
-    return {**text, **whole, "vision_config": _pictures.inner(config, "vision_config", TOWER)}
+    return {
+        **_pictures.in_front(config, text),
+        "vision_config": _pictures.inner(config, "vision_config", TOWER),
+    }
 
 
 def load(files: Files) -> nn.Module:
@@ -73,17 +75,12 @@ def _part(source: str, state: Mapping[str, torch.Tensor], first: str) -> dict[st
             inside[name.removeprefix(first)] = tensor
         elif not name.startswith((TEXT, VISION, PROJECTION, *HEADS)):
             strange.append(stored)
-    if strange:
-        raise CheckpointError(
-            f"{source}: tensors that Llama-Nemotron-VL has no place for: {', '.join(sorted(strange)[:8])}"
-        )
+    refuse_strange(source, "Llama-Nemotron-VL", strange)
     return inside
 
 
 def _bare(name: str) -> str:
-    while prefix := next((prefix for prefix in OUTER if name.startswith(prefix)), ""):
-        name = name.removeprefix(prefix)
-    return name
+    return _pages.spelled(name, OUTER, ())
 
 
 def _load_vision(files: Files, text: nn.Module) -> nn.Module:
@@ -195,10 +192,5 @@ ARCHITECTURE = Architecture(
     capped_by_tokenizer=False,
     roles=roles,
     score_template=score_template,
-    vision=Vision(
-        images=images,
-        inputs=lambda files: _pictures.pixels(images(files)),
-        load=_load_vision,
-        width=lambda config: int(config["hidden_size"]),
-    ),
+    vision=_pages.vision(images, _load_vision),
 )

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ...runtime.artifact.images import Images, Tiling
 from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
-from . import _decoders, _pages, _pictures
-from ._decoders import SCORE, SEQUENCE
+from . import _pages, _pictures
 from ._transformers import backbone
-from .registry import Architecture, Config, Vision
+from .registry import Config
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +30,6 @@ TOWER = {"image_size": 336, "patch_size": 14, "hidden_size": 1024}
 """For what vision_config leaves out."""
 RESOLUTIONS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 """Heights and widths, where no file has them."""
-STRATEGIES = ("default", "full")
 PICTURE = "<image>"
 
 
@@ -39,9 +37,8 @@ def translate(config: Config) -> Config:
     """The language model's settings in front. `text_config` and `vision_config` stay as they are."""
     text = _pictures.inner(config, "text_config")
     image_id = config.get("image_token_index", config.get("image_token_id", 32000))
-    merged = {**text, **{key: value for key, value in config.items() if value is not None}}
     return {
-        **_pages.flat(merged, text, width=4096, rows=32064, image_id=int(image_id)),
+        **_pages.flat(_pictures.in_front(config, text), text, width=4096, rows=32064, image_id=int(image_id)),
         "vision_config": _pictures.inner(config, "vision_config", TOWER),
     }
 
@@ -127,26 +124,13 @@ def _resolutions(files: Files, settings: processor.Settings, side: int) -> tuple
     return tuple((int(height), int(width)) for height, width in pairs)
 
 
-def positions(config: Config) -> int | None:
-    return _decoders.positions(config) if config.get("max_position_embeddings") else None
-
-
-ARCHITECTURE = Architecture(
+ARCHITECTURE = _pages.language_model(
     model_types=("llava_next",),
     names=("LlavaNextModel", "LlavaNextForConditionalGeneration", "LlavaNextForSequenceClassification"),
-    inputs=_pages.INPUTS,
     load=load,
     translate=translate,
     prefixes=(*PREFIXES, "language_model.", "model.language_model."),
-    pool="last",
-    positions=positions,
-    capped_by_tokenizer=False,
-    sequence=SEQUENCE,
-    tokens=SCORE,
-    vision=Vision(
-        images=images,
-        inputs=lambda files: _pictures.pixels(images(files)),
-        load=_load_vision,
-        width=lambda config: int(config["hidden_size"]),
-    ),
+    positions=_pages.positions,
+    images=images,
+    load_vision=_load_vision,
 )

@@ -7,15 +7,14 @@ lifts Gemma 2's windows as well.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...runtime.artifact.images import Images
 from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
 from . import _pages, _pictures, colpali
-from ._decoders import SCORE, SEQUENCE
 from ._transformers import backbone
-from .registry import Architecture, Config, Vision
+from .registry import Config
 
 if TYPE_CHECKING:
     import torch
@@ -35,9 +34,8 @@ def translate(config: Config) -> Config:
     text = {"model_type": "gemma"} | _pictures.inner(config, "text_config")
     vision = colpali.VISION if config.get("vision_config") else colpali.WHOLE_VISION
     image_id = int(config.get("image_token_index", config.get("image_token_id", IMAGE_ID)))
-    merged = {**text, **{key: value for key, value in config.items() if value is not None}}
     return {
-        **_pages.flat(merged, text, width=2048, rows=257152, image_id=image_id),
+        **_pages.flat(_pictures.in_front(config, text), text, width=2048, rows=257152, image_id=image_id),
         "text_config": text,
         "vision_config": _pictures.inner(config, "vision_config", vision) | {"vision_use_head": False},
         "image_token_index": image_id,
@@ -69,12 +67,6 @@ def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return _pages.renamed(state, PREFIXES, colpali.NAMES, unused=UNUSED)
 
 
-def load_vision(files: Files, text: Any) -> nn.Module:
-    from .modules.features import Tower
-
-    return Tower(*text.towers)
-
-
 def images(files: Files) -> Images:
     """A picture squashed to the tower's size. Raises CheckpointError for a size that it has no positions
     for.
@@ -99,23 +91,13 @@ def images(files: Files) -> Images:
     )
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = _pages.language_model(
     model_types=("paligemma",),
     names=("PaliGemmaModel", "PaliGemmaForConditionalGeneration"),
-    inputs=_pages.INPUTS,
     load=load,
     translate=translate,
     prefixes=(*PREFIXES, "language_model.", "model.language_model."),
-    pool="last",
     positions=lambda config: int(config.get("max_position_embeddings", 8192)),
-    capped_by_tokenizer=False,
-    sequence=SEQUENCE,
-    tokens=SCORE,
     settings=("use_bidirectional_attention", "attn_logit_softcapping"),
-    vision=Vision(
-        images=images,
-        inputs=lambda files: _pictures.pixels(images(files)),
-        load=load_vision,
-        width=lambda config: int(config["hidden_size"]),
-    ),
+    images=images,
 )

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ...runtime.artifact.images import Images, Tiling
 from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
-from . import _decoders, _pages, _pictures
-from ._decoders import SCORE, SEQUENCE
+from . import _decoders, _pages
 from ._transformers import backbone
-from .registry import Architecture, Config, Vision
+from .registry import Config
 
 if TYPE_CHECKING:
     import torch
@@ -83,9 +82,7 @@ def _text(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _name(stored: str) -> str:
     """A tensor's name without the prefixes in front of it."""
-    while prefix := next((prefix for prefix in OUTER if stored.startswith(prefix)), ""):
-        stored = stored.removeprefix(prefix)
-    return stored
+    return _pages.spelled(stored, OUTER, ())
 
 
 def _shapes(files: Files) -> dict[str, tuple[int, ...]]:
@@ -188,23 +185,14 @@ def _mark(files: Files) -> str:
     return mark
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = _pages.language_model(
     model_types=("phi3_v",),
     names=("Phi3VModel", "Phi3VForCausalLM", "Phi3VForSequenceClassification"),
-    inputs=_pages.INPUTS,
     load=load,
     translate=translate,
     prefixes=OUTER,
-    pool="last",
     positions=_decoders.positions,
-    capped_by_tokenizer=False,
     settings=("rope_scaling",),
-    sequence=SEQUENCE,
-    tokens=SCORE,
-    vision=Vision(
-        images=images,
-        inputs=lambda files: _pictures.pixels(images(files)),
-        load=_load_vision,
-        width=lambda config: int(config["hidden_size"]),
-    ),
+    images=images,
+    load_vision=_load_vision,
 )

@@ -48,7 +48,7 @@ def causal(source: str, config: Config) -> bool:
 def load(files: Files) -> nn.Module:
     from .modules.delta_net import HybridTower
 
-    model = _qwen3_vl.both_towers(files, "Qwen3_5Model", "qwen3_5")
+    model = _qwen3_vl.both_towers(files, "Qwen3_5Model", _qwen3_vl.nested(files.config, "qwen3_5"))
     return HybridTower(model, causal=causal(files.source, files.config))
 
 

@@ -7,9 +7,11 @@ which usually is padding. SigLIP 2 has the same classes at fixed resolutions, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact.images import Images
+from ...runtime.artifact.manifest import Tensor
 from ...runtime.errors import CheckpointError
 from . import _pictures
 from ._transformers import backbone
@@ -29,21 +31,27 @@ def translate(config: Config) -> Config:
     return _pictures.two_towers(config, TEXT, VISION)
 
 
-def load(files: Files) -> nn.Module:
+def load(files: Files, name: str = "SiglipModel") -> nn.Module:
+    """`name`: of transformers' class."""
     from .modules import towers
 
     rename = towers.with_numbers("logit_scale", "logit_bias", shape=(1,))
-    return towers.TextTower(backbone(files, "SiglipModel", rename=rename), masked=False)
+    return towers.TextTower(backbone(files, name, rename=rename), masked=False)
 
 
 def images(files: Files) -> Images:
-    """Raises CheckpointError also for a vision model without a head, which makes no vectors of pictures."""
+    """Raises CheckpointError also for a vision model without a head."""
+    check_head(files)
+    return _pictures.fixed(files, "Siglip", apart=True, most=1)
+
+
+def check_head(files: Files) -> None:
+    """Raises CheckpointError for a vision model without a head, which makes no vectors of pictures."""
     if files.config["vision_config"].get("vision_use_head") is False:
         raise CheckpointError(
             f"{files.source}: vision_use_head is false in its vision_config, so transformers makes no "
             "vectors of its pictures; expected a model with that head"
         )
-    return _pictures.fixed(files, "Siglip", apart=True, most=1)
 
 
 def vision(files: Files, text: nn.Module) -> nn.Module:
@@ -53,22 +61,38 @@ def vision(files: Files, text: nn.Module) -> nn.Module:
     return towers.VisionTower(whole.model)
 
 
-ARCHITECTURE = Architecture(
+def family(
+    *,
+    images: Callable[[Files], Images],
+    inputs: Callable[[Files], tuple[Tensor, ...]],
+    load_vision: Callable[[Files, nn.Module], nn.Module],
+    **facts: Any,
+) -> Architecture:
+    """The record of a family of two towers: as in `Vision`, and further fields of the record."""
+    return Architecture(
+        inputs=("input_ids", "attention_mask"),
+        pool="last",
+        own_pooling=True,
+        positions=lambda config: config["max_position_embeddings"],
+        pad_to=lambda config: config["max_position_embeddings"],
+        canonical_text=True,
+        projection=(Layer(name="text_model.head"),),
+        vision=Vision(
+            images=images,
+            inputs=inputs,
+            load=load_vision,
+            width=lambda config: config["vision_config"]["hidden_size"],
+        ),
+        **facts,
+    )
+
+
+ARCHITECTURE = family(
     model_types=("siglip",),
     names=("SiglipModel", "SiglipEmbeddingModel"),
-    inputs=("input_ids", "attention_mask"),
     load=load,
     translate=translate,
-    pool="last",
-    own_pooling=True,
-    positions=lambda config: config["max_position_embeddings"],
-    pad_to=lambda config: config["max_position_embeddings"],
-    canonical_text=True,
-    projection=(Layer(name="text_model.head"),),
-    vision=Vision(
-        images=images,
-        inputs=lambda files: _pictures.pixels(images(files)),
-        load=vision,
-        width=lambda config: config["vision_config"]["hidden_size"],
-    ),
+    images=images,
+    inputs=lambda files: _pictures.pixels(images(files)),
+    load_vision=vision,
 )

@@ -7,6 +7,7 @@ SigLIP 2 at fixed resolutions has SigLIP's classes and is read by siglip.py.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact.images import Images, Patches
@@ -14,8 +15,7 @@ from ...runtime.artifact.manifest import Tensor
 from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
 from . import _pictures, siglip
-from ._transformers import backbone
-from .registry import Architecture, Config, Layer, Vision
+from .registry import Config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,13 +28,6 @@ VISION = {"hidden_size": 768, "patch_size": 16, "num_patches": 256}
 
 def translate(config: Config) -> Config:
     return _pictures.two_towers(config, siglip.TEXT, VISION)
-
-
-def load(files: Files) -> nn.Module:
-    from .modules import towers
-
-    rename = towers.with_numbers("logit_scale", "logit_bias", shape=(1,))
-    return towers.TextTower(backbone(files, "Siglip2Model", rename=rename), masked=False)
 
 
 def load_vision(files: Files, text: Any) -> nn.Module:
@@ -52,11 +45,7 @@ def images(files: Files) -> Images:
             f"{files.source}: {settings.file} names {settings.kind}, which makes no patches of pictures in "
             "their own shape; expected Siglip2ImageProcessor"
         )
-    if vision.get("vision_use_head") is False:
-        raise CheckpointError(
-            f"{files.source}: vision_use_head is false in its vision_config, so transformers makes no "
-            "vectors of its pictures; expected a model with that head"
-        )
+    siglip.check_head(files)
     size, table = settings.number("patch_size", 16), int(vision["num_patches"])
     if size != vision["patch_size"] or vision.get("num_channels", 3) != 3 or math.isqrt(table) ** 2 != table:
         raise CheckpointError(
@@ -86,30 +75,15 @@ def images(files: Files) -> Images:
 
 
 def inputs(files: Files) -> tuple[Tensor, ...]:
-    values = 3 * int(files.config["vision_config"]["patch_size"]) ** 2
-    return (
-        Tensor(name="pixel_values", dtype="float32", axes=("batch", "patches", values)),
-        Tensor(name="patch_positions", dtype="int64", axes=("batch", "patches", 4)),
-        Tensor(name="patch_mask", dtype="int64", axes=("batch", "patches")),
-    )
+    return _pictures.patches(3 * int(files.config["vision_config"]["patch_size"]) ** 2)
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = siglip.family(
     model_types=("siglip2",),
     names=("Siglip2Model",),
-    inputs=("input_ids", "attention_mask"),
-    load=load,
+    load=partial(siglip.load, name="Siglip2Model"),
     translate=translate,
-    pool="last",
-    own_pooling=True,
-    positions=lambda config: config["max_position_embeddings"],
-    pad_to=lambda config: config["max_position_embeddings"],
-    canonical_text=True,
-    projection=(Layer(name="text_model.head"),),
-    vision=Vision(
-        images=images,
-        inputs=inputs,
-        load=load_vision,
-        width=lambda config: config["vision_config"]["hidden_size"],
-    ),
+    images=images,
+    inputs=inputs,
+    load_vision=load_vision,
 )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .qwen3_vl import LOWEST, attended
+from .qwen3_vl import LOWEST, attended, product, turns
 
 
 class VisionTower(nn.Module):
@@ -23,10 +23,7 @@ class VisionTower(nn.Module):
         Qwen2_5_VisionTransformerPretrainedModel, whose weights are shared."""
         super().__init__()
         config = visual.config
-        convolution = visual.patch_embed.proj
-        # A kernel as large as its stride, over patches that are cut already: one product.
-        self.patch_embed = nn.Linear(convolution.weight[0].numel(), convolution.out_channels, bias=False)
-        self.patch_embed.weight = nn.Parameter(convolution.weight.detach().flatten(1), requires_grad=False)
+        self.patch_embed = product(visual.patch_embed.proj)
         self.blocks, self.merger = visual.blocks, visual.merger
         self.heads, self.merged = int(config.num_heads), int(config.spatial_merge_size) ** 2
         window = getattr(config, "window_size", None)
@@ -48,10 +45,7 @@ class VisionTower(nn.Module):
             [batch, patches / merged, width].
         """
         hidden = self.patch_embed(pixel_values)
-        angles = (patch_positions[..., :2].float()[..., None] * self.frequencies).flatten(2)
-        cosine, sine = (
-            torch.cat((value, value), dim=-1).unsqueeze(2) for value in (angles.cos(), angles.sin())
-        )
+        cosine, sine = turns(patch_positions, self.frequencies)
         kept = patch_mask[:, None, None, :] != 0
         everywhere = torch.where(kept, 0.0, LOWEST)
         nearby = everywhere if self.window is None else windowed(patch_positions, kept, self.window)

@@ -30,11 +30,7 @@ class VisionTower(nn.Module):
         """`visual`: transformers' Qwen3VLVisionModel or Qwen3_5VisionModel, whose weights are shared."""
         super().__init__()
         config = visual.config
-        convolution = visual.patch_embed.proj
-        # A kernel as large as its stride, over patches that are cut already: one product.
-        self.patch_embed = nn.Linear(convolution.weight[0].numel(), convolution.out_channels)
-        self.patch_embed.weight = nn.Parameter(convolution.weight.detach().flatten(1), requires_grad=False)
-        self.patch_embed.bias = convolution.bias
+        self.patch_embed = product(visual.patch_embed.proj)
         self.pos_embed, self.blocks = visual.pos_embed, visual.blocks
         self.merger = visual.merger
         self.indexes = deepstack(visual)
@@ -57,10 +53,7 @@ class VisionTower(nn.Module):
             [batch, patches / merged, width].
         """
         hidden = self.patch_embed(pixel_values) + self.positions(patch_positions)
-        angles = (patch_positions[..., :2].float()[..., None] * self.frequencies).flatten(2)
-        cosine, sine = (
-            torch.cat((value, value), dim=-1).unsqueeze(2) for value in (angles.cos(), angles.sin())
-        )
+        cosine, sine = turns(patch_positions, self.frequencies)
         bias = torch.where(patch_mask[:, None, None, :] != 0, 0.0, LOWEST)
         deep: list[torch.Tensor] = []
         for number, block in enumerate(self.blocks):
@@ -201,6 +194,20 @@ def axes(count: int, sections: list[int]) -> torch.Tensor:
     for number in (1, 2):
         axis[number : sections[number] * 3 : 3] = number
     return axis
+
+
+def product(convolution: Any) -> nn.Linear:
+    """A convolution whose kernel is as large as its stride, over patches that are cut already."""
+    linear = nn.Linear(convolution.weight[0].numel(), convolution.out_channels, convolution.bias is not None)
+    linear.weight = nn.Parameter(convolution.weight.detach().flatten(1), requires_grad=False)
+    linear.bias = convolution.bias
+    return linear
+
+
+def turns(places: torch.Tensor, frequencies: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Cosine and sine [batch, patches, 1, head width] of patches at the rows and columns `places`."""
+    angles = (places[..., :2].float()[..., None] * frequencies).flatten(2)
+    return tuple(torch.cat((value, value), dim=-1).unsqueeze(2) for value in (angles.cos(), angles.sin()))
 
 
 def attended(
