@@ -1,4 +1,4 @@
-"""Pictures cut by the rules of `tilings`: their tiles as rows of the vision graph."""
+"""The scheme `tiles`: pictures cut by the rules of `tilings`, as rows of the vision graph."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
 from ..items import VisionItem
 from ..tilings import anyres, grids, hd
-from ..tilings.cut import Cut, Kit, Planes, Rule
+from ..tilings.cut import Kit, Planes, Region, Rule
 from . import tiles
 from .normalise import normalise
 from .options import Settings
@@ -18,15 +17,17 @@ from .resize import resized
 from .rows import fixed_row
 
 RULES: dict[str, Rule] = {"grid": grids.cut, "anyres": anyres.cut, "hd": hd.cut}
-"""Rule of `Tiling` -> its function. `idefics3` stands in `tiles`."""
+"""Rule of `Tiling` -> its function. `idefics3`, which scales several times, stands in `tiles`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiles:
-    """The rows of a picture that was cut, and what stands for them in a prompt."""
+    """The rows of a picture that was cut, and what stands for them in a prompt; fields as of `Cut`."""
 
     items: list[VisionItem]
-    cut: Cut
+    text: str
+    regions: tuple[Region, ...]
+    order: NDArray[np.int64] | None = None
 
 
 def rows(settings: Settings, planes: Planes, *, most_pixels: int, field: str) -> Tiles:
@@ -37,14 +38,17 @@ def rows(settings: Settings, planes: Planes, *, most_pixels: int, field: str) ->
         field: named by errors.
     """
     images, tiling = settings.images, tiles.facts(settings.images)
-
-    def check(pixels: int) -> None:
-        if pixels > most_pixels:
-            raise InputError(
-                f"tiles of a picture would have {pixels} pixels, at most {most_pixels} are prepared; "
-                "scale it down",
-                field=field,
-            )
+    if tiling.rule not in RULES:
+        items, down, across = tiles.rows(
+            images,
+            planes,
+            split=settings.split,
+            resize=settings.resize,
+            most_pixels=most_pixels,
+            field=field,
+        )
+        regions = tiles.regions(down, across, len(items))
+        return Tiles(items=items, text=tiles.text(images, down, across), regions=regions)
 
     def normalised(part: Planes) -> NDArray[np.float32]:
         values = part.astype(np.float32)
@@ -58,9 +62,9 @@ def rows(settings: Settings, planes: Planes, *, most_pixels: int, field: str) ->
             part, height, width, resample=images.resample, kernel=images.kernel
         ),
         normalised=normalised,
-        check=check,
+        check=lambda pixels: tiles.check_pixels(pixels, most_pixels, field),
     )
     cut = RULES[tiling.rule](kit, planes)
     values = np.empty((len(cut.tiles), *cut.tiles[0].shape), np.float32)
     items = [fixed_row(images, tile, values[place]) for place, tile in enumerate(cut.tiles)]
-    return Tiles(items=items, cut=cut)
+    return Tiles(items=items, text=cut.text, regions=cut.regions, order=cut.order)

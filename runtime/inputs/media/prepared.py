@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ...artifact.images import Images
 from ...errors import InputError
-from . import cuts, decode, fixed, patches, tiles, video_source
+from . import cuts, decode, fixed, patches, video_source
 from . import video as videos
 from .limits import PictureLimits
 from .medium import WHOLE, Medium
@@ -53,21 +53,10 @@ def image(
         ]
         grids = () if images.apart else (patches.grid(items[0], patches.facts(images).merge),)
         tokens, regions = images.token * items[0].rows, (WHOLE,)
-    elif images.tiling is not None and images.tiling.rule in cuts.RULES:
-        cut = cuts.rows(settings, planes, most_pixels=limits.prepared_pixels, field=field)
-        items, tokens, regions, order = cut.items, cut.cut.text, cut.cut.regions, cut.cut.order
-        grids = (_square(images.tokens),) * len(items)
     elif images.scheme == "tiles":
-        items, down, across = tiles.rows(
-            images,
-            planes,
-            split=settings.split,
-            resize=settings.resize,
-            most_pixels=limits.prepared_pixels,
-            field=field,
-        )
+        cut = cuts.rows(settings, planes, most_pixels=limits.prepared_pixels, field=field)
+        items, tokens, regions, order = cut.items, cut.text, cut.regions, cut.order
         grids = (_square(images.tokens),) * len(items)
-        tokens, regions = tiles.text(images, down, across), tiles.regions(down, across, len(items))
     else:
         items = [fixed.row(images, planes, resize=settings.resize, field=field)]
         grids = () if images.apart else (_square(images.tokens),)

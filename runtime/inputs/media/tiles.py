@@ -13,7 +13,7 @@ import numpy as np
 from ...artifact.images import Images, Tiling
 from ...errors import InputError
 from ..items import VisionItem
-from .medium import WHOLE, Region
+from ..tilings.cut import WHOLE, Region, parts, pieces
 from .resize import resized
 from .rows import Planes, digest, fixed_row
 
@@ -46,25 +46,12 @@ def rows(
     if not split:
         return [fixed_row(images, _scaled(images, planes, images.height, images.width))], 0, 0
     height, width = _multiple(images, *planes.shape[1:])
-    if height * width > most_pixels:
-        raise InputError(
-            f"tiles of a picture would have {height * width} pixels, at most {most_pixels} are prepared; "
-            "scale it down",
-            field=field,
-        )
+    check_pixels(height * width, most_pixels, field)
     planes = _scaled(images, planes, height, width)
     down, across = planes.shape[1] // images.height, planes.shape[2] // images.width
     if down == across == 1:
         return [fixed_row(images, planes)], 0, 0
-    tiles = [
-        planes[
-            :,
-            row * images.height : (row + 1) * images.height,
-            column * images.width : (column + 1) * images.width,
-        ]
-        for row in range(down)
-        for column in range(across)
-    ]
+    tiles = pieces(planes, images.height, images.width)
     if tiling.overview:
         tiles.append(_scaled(images, planes, images.height, images.width))
     # One array for all of them: fresh memory is what costs time here.
@@ -79,12 +66,17 @@ def rows(
 
 def regions(down: int, across: int, count: int) -> tuple[Region, ...]:
     """What each of `count` rows shows of the picture: a tile its part, any other the whole."""
-    tiles = [
-        (column / across, row / down, (column + 1) / across, (row + 1) / down)
-        for row in range(down)
-        for column in range(across)
-    ]
+    tiles = parts(down, across)
     return (*tiles, *[WHOLE] * (count - len(tiles)))
+
+
+def check_pixels(pixels: int, most: int, field: str) -> None:
+    """Raises InputError for so many pixels of all tiles together, where they are more than `most`."""
+    if pixels > most:
+        raise InputError(
+            f"tiles of a picture would have {pixels} pixels, at most {most} are prepared; scale it down",
+            field=field,
+        )
 
 
 def facts(images: Images) -> Tiling:

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .cut import WHOLE, Cut, Kit, Planes, Region
+from .cut import WHOLE, Cut, Kit, Planes, Region, pieces
 
 DIGITS = 7
 """To which the authors round a size in features before they cut it down to a whole number."""
@@ -28,11 +28,6 @@ def cut(kit: Kit, planes: Planes) -> Cut:
     padded = np.zeros((3, *canvas), np.uint8)
     top, left = (canvas[0] - tall) // 2, (canvas[1] - wide) // 2
     padded[:, top : top + tall, left : left + wide] = kit.scaled(planes, tall, wide)
-    places = [(row, column) for row in range(down) for column in range(across)]
-    tiles = [
-        padded[:, row * side[0] : (row + 1) * side[0], column * side[1] : (column + 1) * side[1]]
-        for row, column in places
-    ]
     regions: list[Region] = [
         (
             (column * side[1] - left) / wide,
@@ -40,11 +35,12 @@ def cut(kit: Kit, planes: Planes) -> Cut:
             ((column + 1) * side[1] - left) / wide,
             ((row + 1) * side[0] - top) / tall,
         )
-        for row, column in places
+        for row in range(down)
+        for column in range(across)
     ]
     order = features(kit.images.tokens, (down, across), size)
     return Cut(
-        tiles=[kit.scaled(planes, *side), *tiles],
+        tiles=[kit.scaled(planes, *side), *pieces(padded, *side)],
         text=kit.images.token * len(order),
         regions=(WHOLE, *regions),
         order=order,

@@ -50,3 +50,21 @@ class Cut:
 
 
 Rule = Callable[[Kit, Planes], Cut]
+
+
+def pieces(canvas: Planes, height: int, width: int) -> list[Planes]:
+    """The tiles of a picture whose sides are multiples of theirs, by rows."""
+    return [
+        canvas[:, top : top + height, left : left + width]
+        for top in range(0, canvas.shape[1], height)
+        for left in range(0, canvas.shape[2], width)
+    ]
+
+
+def parts(down: int, across: int) -> list[Region]:
+    """What each of `down` * `across` tiles shows of a picture that fills them."""
+    return [
+        (column / across, row / down, (column + 1) / across, (row + 1) / down)
+        for row in range(down)
+        for column in range(across)
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from .cut import WHOLE, Cut, Kit, Planes, Region
+from .cut import WHOLE, Cut, Kit, Planes, parts, pieces
 
 ENOUGH = 0.6
 """Of a picture's area: a grid that has it is not preferred for having more."""
@@ -21,14 +21,7 @@ def cut(kit: Kit, planes: Planes) -> Cut:
     several = down * across > 1
     kit.check((down * across + several) * side[0] * side[1])
     whole = kit.scaled(planes, down * side[0], across * side[1])
-    places = [(row, column) for row in range(down) for column in range(across)]
-    tiles = [
-        whole[:, row * side[0] : (row + 1) * side[0], column * side[1] : (column + 1) * side[1]]
-        for row, column in places
-    ]
-    regions: list[Region] = [
-        (column / across, row / down, (column + 1) / across, (row + 1) / down) for row, column in places
-    ]
+    tiles, regions = pieces(whole, *side), parts(down, across)
     if several and kit.tiling.overview:
         tiles.append(kit.scaled(planes, *side))
         regions.append(WHOLE)

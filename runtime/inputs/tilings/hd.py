@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .cut import WHOLE, Cut, Kit, Planes, Region
+from .cut import WHOLE, Cut, Kit, Planes, Region, pieces
 
 SHARPNESS = np.float32(-0.75)
 """The coefficient of torch's bicubic kernel."""
@@ -31,14 +31,9 @@ def cut(kit: Kit, planes: Planes) -> Cut:
     canvas[:, top : top + tall] = kit.scaled(planes, tall, across * side)
     if turned:
         canvas, (down, across) = canvas.swapaxes(1, 2), (across, down)
-    tiles = [
-        canvas[:, row * side : (row + 1) * side, column * side : (column + 1) * side]
-        for row in range(down)
-        for column in range(across)
-    ]
     order = features(kit.images.tokens, (down, across), overview_first=kit.tiling.overview_first)
     return Cut(
-        tiles=[smaller(kit.normalised(canvas), side), *tiles],
+        tiles=[smaller(kit.normalised(canvas), side), *pieces(canvas, side, side)],
         text=kit.images.token * len(order),
         regions=(WHOLE, *_regions(down, across, side, top, tall, turned=turned)),
         order=order,
