@@ -22,8 +22,9 @@ ROOMS = {
     ),
     "runtime": (
         "errors", "version", "cancellation", "extras", "machine", "outputs", "progress", "json_objects",
-        "artifact", "inputs", "inputs.tilings", "inputs.media", "inputs.multimodal", "engines", "batching",
-        "answers", "plugins", "statistics", "options", "intake", "model", "loader", "vllm", "commands",
+        "artifact", "inputs", "inputs.tilings", "inputs.videos", "inputs.media", "inputs.multimodal",
+        "engines", "batching", "answers", "plugins", "statistics", "options", "intake", "model", "loader",
+        "vllm", "commands",
     ),
     "serve": (
         "settings", "headers", "errors", "flags", "json_logs", "logs", "schema", "models",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact.images import Images
 from ...runtime.errors import CheckpointError
-from . import _idefics3, _pages, _pictures
+from . import _idefics3, _pages, _pictures, _smolvlm
 from ._transformers import backbone
 from .registry import Config
 
@@ -92,6 +92,12 @@ def images(files: Files, **facts: Any) -> Images:
     )
 
 
+def _pictures_and_videos(files: Files) -> Images:
+    """`images`, and of SmolVLM videos. Raises CheckpointError."""
+    prepared = images(files)
+    return _smolvlm.with_videos(files, prepared) if files.config["model_type"] == "smolvlm" else prepared
+
+
 ARCHITECTURE = _pages.language_model(
     model_types=tuple(KINDS),
     names=(
@@ -104,6 +110,6 @@ ARCHITECTURE = _pages.language_model(
     translate=translate,
     prefixes=(*PREFIXES, "text_model.", "model.text_model."),
     positions=_pages.positions,
-    images=images,
+    images=_pictures_and_videos,
     load_vision=load_vision,
 )

@@ -64,24 +64,35 @@ class Patches:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Videos:
-    """How frames are chosen and written into a prompt (scheme `patches`)."""
+    """How frames are chosen, prepared and written into a prompt (schemes `patches` and `tiles`)."""
 
     placeholder: str
     """What stands for a video in a prompt before it is expanded."""
     token: str
     """Stands once for each row of features."""
     frame_text: str
-    """What stands for one group of frames, with `{seconds}` (one decimal) and `{tokens}`."""
+    """What stands for one group of frames, with its time as `{seconds}` (one decimal) or `{clock}` (MM:SS),
+    and `{tokens}`."""
+    expansion: str = ""
+    """What replaces `placeholder`, with `{frames}`, their `{count}` in English words and the video's
+    `{duration}` (H:MM:SS). Empty: it itself, with the groups of frames in the place of its token."""
+    conversation: str = ""
+    """Jinja text of conversations with videos; empty: the model's own template writes them too."""
     fps: float
     """Frames per second that are sampled."""
     min_frames: int
     max_frames: int
-    sampling: Literal["ends", "steps"] = "ends"
+    sampling: Literal["ends", "steps", "middle"] = "ends"
     """Which frames are chosen. `ends`: evenly, the first and the last among them. `steps`: the first of as
-    many equal parts, full groups only (Qwen2-VL)."""
-    min_pixels: int
-    """Of all frames together, or of one frame where `per_frame`."""
-    max_pixels: int
+    many equal parts, full groups only (Qwen2-VL). `middle`: evenly, of a long video without its first and
+    last second (SmolVLM)."""
+    longest_edge: int = 0
+    """tiles: a frame's longer side is scaled to it, then the frame is squashed to one tile."""
+    squashed: tuple[int, int] | None = None
+    """tiles: (height, width) to which a frame is squashed in place of `longest_edge`."""
+    min_pixels: int = 0
+    """patches: of all frames together, or of one frame where `per_frame`."""
+    max_pixels: int = 0
     per_frame: bool = False
     """Whether `min_pixels` and `max_pixels` count the pixels of one frame (Qwen2-VL)."""
     frame_pixels: int | None = None

@@ -129,9 +129,12 @@ def _pictures(images: Images) -> Iterator[str]:
         yield f"  in a prompt: {images.placeholder}{most}"
     if (videos := images.videos) is not None:
         single = "" if videos.frame_pixels is None else f"{videos.frame_pixels} pixels each, "
+        size = f"up to {single}{videos.max_pixels} together"
+        if images.scheme == "tiles":
+            size = f"{images.width} x {images.height} pixels, {images.tokens} tokens each"
         yield (
-            f"  videos: {videos.fps:g} frames a second, {videos.min_frames} to {videos.max_frames}, up to "
-            f"{single}{videos.max_pixels} together; in a prompt: {videos.placeholder}"
+            f"  videos: {videos.fps:g} frames a second, {videos.min_frames} to {videos.max_frames}, {size}; "
+            f"in a prompt: {videos.placeholder}"
         )
 
 

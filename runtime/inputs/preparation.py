@@ -295,7 +295,7 @@ class Preparation:
 
         `chat_template` is Jinja text; None: the tokenizer's own. Raises InputError.
         """
-        template = self.chat_template if chat_template is None else chat_template
+        template = self._chat_template(messages) if chat_template is None else chat_template
         if template is None:
             raise InputError(
                 "this model has no chat template; pass one as chat_template, or send plain text",
@@ -317,6 +317,10 @@ class Preparation:
                 variables=template_kwargs,
             )
         )
+
+    def _chat_template(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """The model's own template of a conversation; None: it has none."""
+        return self.chat_template
 
     def _messages(
         self, messages: Sequence[Mapping[str, Any]], wanted: templates.ContentFormat, *, interleaved: bool

@@ -84,7 +84,7 @@ class Preparer:
             options |= self.io_kwargs.get("video", {})
             limits = replace(PictureLimits(), video_pixels=min(PictureLimits().video_pixels, self._left))
             medium = prepared.video(self.images, encoded.content, options=options, limits=limits)
-            self._spend(sum(item.cost for item in medium.items) * self._patch_pixels)
+            self._spend(int(sum(item.cost for item in medium.items) * self._patch_pixels))
             return medium
         frames = []
         for frame in encoded.frames:
@@ -112,9 +112,12 @@ class Preparer:
         return pixels
 
     @property
-    def _patch_pixels(self) -> int:
+    def _patch_pixels(self) -> float:
+        """Pixels of a unit of a row's cost."""
         patches = self.images.patches
-        return 1 if patches is None else patches.size**2 * patches.temporal
+        if patches is None:
+            return self.images.height * self.images.width / max(self.images.cost, 1)
+        return patches.size**2 * patches.temporal
 
     def _spend(self, pixels: int) -> None:
         self._left = max(self._left - pixels, 0)

@@ -3,6 +3,7 @@ repositories."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ CHAT = (
     "{% elif line['type'] == 'image' %}<image>{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+
+
+VIDEO_SAMPLING = {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 42}}
 
 
 def _module(
@@ -74,8 +78,11 @@ def _module(
 
 
 def smolvlm(folder: Path, **more: Any) -> Path:
-    """HuggingFaceTB/SmolVLM2-256M-Video-Instruct."""
+    """HuggingFaceTB/SmolVLM2-256M-Video-Instruct, whose settings of videos stand among those of pictures."""
     _module(folder, "SmolVLM", **{"seed": 60, **more}).save_pretrained(folder)
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"video_sampling": dict(VIDEO_SAMPLING)}
+    path.write_text(json.dumps(settings), encoding="utf-8")
     return folder
 
 

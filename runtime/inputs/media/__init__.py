@@ -2,6 +2,6 @@
 decoding, resizing, normalising, cutting.
 
 Fetching from URLs, prompts as a whole and running the graph do not belong here.
-It may import errors, artifact, inputs and inputs.tilings. Pillow and PyAV are imported inside functions
-only.
+It may import errors, cancellation, artifact, inputs, inputs.tilings and inputs.videos. Pillow and PyAV are
+imported inside functions only.
 """

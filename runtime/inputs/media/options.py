@@ -101,6 +101,9 @@ def _sized(images: Images, options: Mapping[str, object], *, video: bool) -> Ima
     if images.scheme == "tiles":
         assert images.tiling is not None, "a manifest with the scheme `tiles` says how to cut"
         _only(sides, ("longest_edge",))
+        if video and images.videos is not None:
+            own = replace(images.videos, longest_edge=sides["longest_edge"], squashed=None)
+            return replace(images, videos=own)
         tiling = replace(images.tiling, longest_edge=sides["longest_edge"])
         return replace(images, tiling=tiling, squashed=None)
     if set(sides) == {"shortest_edge"}:
@@ -153,7 +156,8 @@ def _sampled(settings: Settings, options: Mapping[str, object]) -> Settings:
     videos = settings.images.videos
     assert videos is not None, "a model that reads videos says how"
     fps, frames = options.get("fps"), options.get("num_frames")
-    if fps is not None and frames is not None:
+    # SmolVLM's num_frames is a bound of what fps asks for.
+    if fps is not None and frames is not None and videos.sampling != "middle":
         raise InputError(f"{FIELD}: fps and num_frames exclude one another; leave one out", field=FIELD)
     if fps is not None:
         if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= 1000:

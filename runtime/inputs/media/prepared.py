@@ -5,7 +5,6 @@ Both are pure and thread-safe, and spend their time in Pillow and numpy with the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from ...artifact.images import Images
@@ -15,6 +14,7 @@ from . import video as videos
 from .limits import PictureLimits
 from .medium import WHOLE, Medium
 from .options import applied
+from .rows import square
 
 
 def image(
@@ -56,10 +56,10 @@ def image(
     elif images.scheme == "tiles":
         cut = cuts.rows(settings, planes, most_pixels=limits.prepared_pixels, field=field)
         items, tokens, regions, order = cut.items, cut.text, cut.regions, cut.order
-        grids = (_square(images.tokens),) * len(items)
+        grids = (square(images.tokens),) * len(items)
     else:
         items = [fixed.row(images, planes, resize=settings.resize, field=field)]
-        grids = () if images.apart else (_square(images.tokens),)
+        grids = () if images.apart else (square(images.tokens),)
         tokens = images.token * images.tokens
         regions = (fixed.region(images, height, width, resize=settings.resize),)
     return Medium(
@@ -118,9 +118,3 @@ def _written(images: Images, tokens: str) -> str:
     if images.expansion:
         return images.expansion.replace("{tokens}", tokens)
     return images.placeholder.replace(images.token, tokens, 1) if images.token else images.placeholder
-
-
-def _square(tokens: int) -> tuple[int, int]:
-    """(rows, columns) of the features of a row of fixed size."""
-    side = math.isqrt(tokens)
-    return (side, side) if side * side == tokens else (1, tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,3 +55,9 @@ def digest(images: Images, pixels: Planes | NDArray[np.float32], kernel: Kernel)
     hashed = hashlib.sha256(facts.encode())
     hashed.update(np.ascontiguousarray(pixels).data)
     return hashed.digest()
+
+
+def square(tokens: int) -> tuple[int, int]:
+    """(rows, columns) of the features of a row of fixed size."""
+    side = math.isqrt(tokens)
+    return (side, side) if side * side == tokens else (1, tokens)

@@ -41,10 +41,10 @@ def rows(
         field: named by errors.
     """
     tiling, source = facts(images), planes
-    if resize:
-        planes = _scaled(images, planes, *(images.squashed or _longest(tiling, *planes.shape[1:])))
     if not split:
-        return [fixed_row(images, _scaled(images, planes, images.height, images.width))], 0, 0
+        return [fixed_row(images, single(images, planes, resize=resize))], 0, 0
+    if resize:
+        planes = _first(images, planes)
     height, width = _multiple(images, *planes.shape[1:])
     check_pixels(height * width, most_pixels, field)
     planes = _scaled(images, planes, height, width)
@@ -62,6 +62,17 @@ def rows(
         for place, tile in enumerate(tiles)
     ]
     return items, down, across
+
+
+def single(images: Images, planes: Planes, *, resize: bool = True) -> Planes:
+    """A picture [3, height, width] that is squashed to one tile; arguments as of `rows`."""
+    whole = _first(images, planes) if resize else planes
+    return _scaled(images, whole, images.height, images.width)
+
+
+def _first(images: Images, planes: Planes) -> Planes:
+    """The picture as it is scaled before it is cut."""
+    return _scaled(images, planes, *(images.squashed or _longest(facts(images), *planes.shape[1:])))
 
 
 def regions(down: int, across: int, count: int) -> tuple[Region, ...]:

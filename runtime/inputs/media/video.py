@@ -1,29 +1,36 @@
-"""A video becomes groups of frames, as the processors of Qwen2-VL and Qwen3-VL do it.
+"""A video becomes groups of frames, as the processors of Qwen2-VL and Qwen3-VL do it, or single frames, as
+that of SmolVLM does it.
 
 Frames are sampled evenly, scaled into a budget of pixels and grouped; the last one is repeated where the last
 group is not full. A group is a row of the vision graph of its own, since attention stays within it. Its time
-stands in the prompt (Qwen3-VL), or in the positions of its tokens (Qwen2-VL).
+stands in the prompt (Qwen3-VL), or in the positions of its tokens (Qwen2-VL). With the scheme `tiles`, each
+frame is one tile, whose time stands in the prompt.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...artifact.images import Patches, Videos
+from ... import cancellation
+from ...artifact.images import Images, Patches, Videos
 from ...errors import InputError
+from ..videos import sampling, wording
+from ..videos.sampling import UNKNOWN_FPS
 from . import patches as pictures
+from . import tiles
 from .medium import Medium
 from .options import Settings
 from .resize import resized
+from .rows import fixed_row, square
 from .video_source import Clip, Listed
 
-UNKNOWN_FPS = 24.0
-"""Frames per second of a video that does not say it (transformers)."""
+Frames = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+MOST_SECONDS = 10**9
+"""Of a video whose length stands in the prompt: 30 years."""
 
 
 def sampled(settings: Settings, clip: Clip, *, field: str) -> NDArray[np.int64]:
@@ -31,24 +38,45 @@ def sampled(settings: Settings, clip: Clip, *, field: str) -> NDArray[np.int64]:
     videos, count = facts(settings), settings.frames
     if clip.frames < 1:
         raise InputError("a video has no frames", field=field)
+    _check_length(videos, clip, field)
     # The sender of a list has chosen its frames.
     if not settings.sample or (isinstance(clip, Listed) and count is None and settings.fps is None):
         count = clip.frames
+    elif videos.sampling == "middle":
+        numbers = sampling.middle(
+            clip.frames,
+            clip.fps or UNKNOWN_FPS,
+            fps=settings.fps or videos.fps,
+            most=count or videos.max_frames,
+        )
+        _check_count(videos, len(numbers), field)
+        return numbers
     elif count is None:
         wanted = int(clip.frames / (clip.fps or UNKNOWN_FPS) * (settings.fps or videos.fps))
         count = min(max(wanted, videos.min_frames), videos.max_frames, clip.frames)
         if videos.sampling == "steps":
             count -= count % pictures.facts(settings.images).temporal
+    _check_count(videos, count, field)
+    choose = sampling.steps if videos.sampling == "steps" else sampling.ends
+    return choose(clip.frames, count)
+
+
+def _check_count(videos: Videos, count: int, field: str) -> None:
     if count > videos.max_frames:
         raise InputError(
             f"a video gives {count} frames, at most {videos.max_frames} are read; sample fewer", field=field
         )
-    if videos.sampling == "steps":
-        # As transformers' torch.arange: in float32, and with a number too many where a division rounds so.
-        step = clip.frames / max(count, 1)
-        steps = (np.arange(math.ceil(clip.frames / step)) * step).astype(np.float32)
-        return np.minimum(steps.astype(np.int64), clip.frames - 1)
-    return np.linspace(0, clip.frames - 1, count).round().astype(np.int64)
+
+
+def _check_length(videos: Videos, clip: Clip, field: str) -> None:
+    """Raises InputError for a length that no prompt can hold."""
+    rate = clip.fps or UNKNOWN_FPS
+    if (videos.expansion or videos.sampling == "middle") and clip.frames > MOST_SECONDS * rate:
+        raise InputError(
+            f"a video has {clip.frames} frames and shows {rate:g} in a second, which is longer than "
+            f"{MOST_SECONDS} seconds; state its fps",
+            field=field,
+        )
 
 
 def facts(settings: Settings) -> Videos:
@@ -58,7 +86,7 @@ def facts(settings: Settings) -> Videos:
 
 def prepared(
     settings: Settings,
-    frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    frames: Frames,
     numbers: NDArray[np.int64],
     fps: float | None,
     *,
@@ -74,13 +102,20 @@ def prepared(
         total: frames of the whole video.
         most_pixels: of all frames together, after scaling.
     """
-    videos, patches = facts(settings), pictures.facts(settings.images)
+    videos = facts(settings)
     images = replace(
         settings.images,
         resample=videos.resample or settings.images.resample,
         mean=videos.mean or settings.images.mean,
         std=videos.std or settings.images.std,
+        # transformers has no Pillow form of these processors, whatever their pictures are resized with.
+        kernel="torchvision",
     )
+    if images.scheme == "tiles":
+        return _tiles(
+            settings, images, frames, numbers, fps, total=total, most_pixels=most_pixels, field=field
+        )
+    patches = pictures.facts(settings.images)
     if len(frames) < patches.temporal:
         raise InputError(
             f"a video has {len(frames)} frames, expected at least {patches.temporal}", field=field
@@ -92,9 +127,8 @@ def prepared(
         else pictures.whole(patches, height, width, field)
     )
     pictures.check_budget(len(frames) * tall * wide, most_pixels, field)
-    # transformers has no Pillow form of this processor, whatever its pictures are resized with.
     scaled = [
-        resized(frame.transpose(2, 0, 1), tall, wide, resample=images.resample, kernel="torchvision")
+        resized(frame.transpose(2, 0, 1), tall, wide, resample=images.resample, kernel=images.kernel)
         for frame in frames
     ]
     missing = -len(scaled) % patches.temporal
@@ -105,15 +139,57 @@ def prepared(
     items, texts = [], []
     for first in range(0, len(scaled), patches.temporal):
         group = slice(first, first + patches.temporal)
-        item = pictures.group_row(images, np.stack(scaled[group], axis=1), "torchvision")
+        item = pictures.group_row(images, np.stack(scaled[group], axis=1), images.kernel)
         items.append(item)
-        texts.append(_text(videos, _seconds(times[group], fps or UNKNOWN_FPS), item.rows))
+        texts.append(wording.frame(videos, _seconds(times[group], fps or UNKNOWN_FPS), item.rows))
     return Medium(
         kind="video",
         items=tuple(items),
-        text=videos.placeholder.replace(videos.token, "".join(texts), 1),
+        text=wording.whole(videos, texts, total / (fps or UNKNOWN_FPS)),
         grids=tuple(pictures.grid(item, patches.merge) for item in items),
         times=_steps(videos, len(items), patches.temporal / rate),
+    )
+
+
+def _tiles(
+    settings: Settings,
+    images: Images,
+    frames: Frames,
+    numbers: NDArray[np.int64],
+    fps: float | None,
+    *,
+    total: int,
+    most_pixels: int,
+    field: str,
+) -> Medium:
+    """Each frame as one tile; arguments as of `prepared`, `images` with what holds for videos."""
+    videos, rate = facts(settings), fps or UNKNOWN_FPS
+    if not len(frames):
+        raise InputError("a video has no frames", field=field)
+    height, width = frames[0].shape[:2]
+    if not settings.resize and (height, width) != (images.height, images.width):
+        raise InputError(
+            f"a video has {width} x {height} pixels and do_resize is off, expected {images.width} x "
+            f"{images.height}",
+            field=field,
+        )
+    pictures.check_budget(len(frames) * images.height * images.width, most_pixels, field)
+    tiling = replace(tiles.facts(images), longest_edge=videos.longest_edge)
+    images = replace(images, tiling=tiling, squashed=videos.squashed)
+    values = np.empty((len(frames), 3, images.height, images.width), np.float32)
+    items, texts = [], []
+    for number, frame, out in zip(numbers.tolist(), frames, values, strict=True):
+        cancellation.check()
+        tile = tiles.single(images, frame.transpose(2, 0, 1), resize=settings.resize)
+        items.append(fixed_row(images, tile, out))
+        texts.append(wording.frame(videos, number / rate, images.tokens))
+    # transformers takes the time of the last frame for the length of a video that does not say its rate.
+    duration = int(numbers[-1]) / rate if fps is None else total / rate
+    return Medium(
+        kind="video",
+        items=tuple(items),
+        text=wording.whole(videos, texts, duration),
+        grids=(square(images.tokens),) * len(items),
     )
 
 
@@ -158,8 +234,3 @@ def _steps(videos: Videos, groups: int, seconds: float) -> tuple[int, ...]:
 def _seconds(numbers: Sequence[int], fps: float) -> float:
     """The middle between the first and the last frame of a group."""
     return (numbers[0] / fps + numbers[-1] / fps) / 2
-
-
-def _text(videos: Videos, seconds: float, tokens: int) -> str:
-    text = videos.frame_text.replace("{seconds}", f"{seconds:.1f}")
-    return text.replace("{tokens}", videos.token * tokens)

@@ -54,16 +54,30 @@ def parts_of(content: Any, name: str) -> list[Part]:
     return [_part(part, f"{name}: part {index}") for index, part in enumerate(content)]
 
 
+def has_video(messages: Sequence[Any]) -> bool:
+    """Whether a part of a message is a video. Nothing is decoded, and what cannot be read is none."""
+    return any(
+        isinstance(part, Mapping) and MEDIA.get(str(_kind_of(part)), ("",))[0] == "video"
+        for message in messages
+        if isinstance(message, Mapping) and isinstance(message.get("content"), list | tuple)
+        for part in message["content"]
+    )
+
+
+def _kind_of(part: Mapping[str, Any]) -> Any:
+    """The type that a part states. As in vLLM, it may be known by its key; None: it is not."""
+    kind = part.get("type")
+    return next((key for key in part if key in SUPPORTED), None) if kind is None else kind
+
+
 def _part(part: Any, name: str) -> Part:
     if isinstance(part, str):
         return part
     if not isinstance(part, Mapping):
         raise InputError(f"{name}: expected text or an object, found {type(part).__name__}", field="messages")
-    kind = part.get("type")
-    if kind is None:  # as in vLLM, a part may be known by its key
-        kind = next((key for key in part if key in SUPPORTED), None)
-        if kind is None:
-            raise InputError(f"{name}: Missing 'type' field in multimodal part.", field="type")
+    kind = _kind_of(part)
+    if kind is None:
+        raise InputError(f"{name}: Missing 'type' field in multimodal part.", field="type")
     if kind in TEXTS:
         text = part.get(TEXTS[kind])
         if not isinstance(text, str):

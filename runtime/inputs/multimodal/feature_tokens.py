@@ -44,11 +44,13 @@ class FeatureTokens:
         """
         if int(self.mask(ids, media).sum()) == sum(medium.tokens for medium in media):
             return ids, list(media)
-        kinds: dict[int, Kind] = {number: kind for kind, number in self._ids.items()}
+        kinds: dict[int, Kind] = {}
+        for kind, number in self._ids.items():  # a token of both kinds is a picture
+            kinds.setdefault(number, kind)
         present: dict[Kind, int] = {kind: ids.count(number) for number, kind in kinds.items()}
         if not any(present.values()):
             return [*tokens("".join(medium.text for medium in media)), *ids], list(media)
-        wanted: dict[Kind, int] = {kind: sum(medium.kind == kind for medium in media) for kind in present}
+        wanted: dict[Kind, int] = {kind: sum(medium.kind == kind for medium in media) for kind in self._ids}
         self._placeholders.check(wanted, present, name)
         waiting = {kind: [medium for medium in media if medium.kind == kind] for kind in present}
         expanded: list[int] = []

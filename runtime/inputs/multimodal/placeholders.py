@@ -26,10 +26,12 @@ class Placeholders:
         if images.videos is not None:
             self.texts["video"] = images.videos.placeholder
             self.tokens["video"] = images.videos.token
-        # A prompt may have the bare token in place of the whole placeholder.
+        # A prompt may have the bare token in place of the whole placeholder. The token of a picture may stand
+        # for the features of a video too (SmolVLM); in a prompt it is a picture.
         self._kinds: dict[str, Kind] = {}
         for kind, text in self.texts.items():
-            self._kinds |= {word: kind for word in (text, self.tokens[kind]) if word}
+            for word in filter(None, (text, self.tokens[kind])):
+                self._kinds.setdefault(word, kind)
         longest = sorted(self._kinds, key=len, reverse=True)
         words = "|".join(map(re.escape, longest)).replace(re.escape(NUMBER), "[0-9]{1,4}")
         self._pattern = re.compile(words) if words else None

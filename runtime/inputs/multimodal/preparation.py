@@ -17,7 +17,7 @@ from ..items import Item, Steps, Style, TokenLimits
 from ..media.medium import Medium
 from ..preparation import PairOptions, Preparation, SingleOptions
 from ..prompts import token_ids
-from . import conversations, fitting, media_pairs, prompt_forms
+from . import content_parts, conversations, fitting, media_pairs, prompt_forms
 from .contents import Content
 from .feature_tokens import FeatureTokens, feature_order
 from .media_reading import MediaReading
@@ -263,6 +263,12 @@ class MultimodalPreparation(Preparation):
             replace(text, text=word) if isinstance(text, Content) else word
             for text, word in zip(texts, words, strict=True)
         ]
+
+    def _chat_template(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        videos = self.images.videos
+        if videos is not None and videos.conversation and content_parts.has_video(messages):
+            return videos.conversation
+        return super()._chat_template(messages)
 
     def _messages(
         self, messages: Sequence[Mapping[str, Any]], wanted: templates.ContentFormat, *, interleaved: bool
