@@ -35,7 +35,7 @@ SOURCES = {
     "PyLate": r"pylate",
     "own numpy": r"in_numpy|numpy_|_numpy\.",
     "transformers": r"_native|natives|\bbuild\(|transformers\.|from transformers|import transformers"
-    r"|import nemotron_vl|import phi3v",
+    r"|import nemotron_vl|import phi3v|import jina_v4",
 }
 INTRODUCTION = """\
 # Models

@@ -49,7 +49,9 @@ class Checkpoint(Files):
     recipe: recipes.Recipe | None
     guesses: tuple[Guess, ...]
     adapter: adapters.LoraAdapter | None = None
-    """Merged into `weights` already."""
+    """The user's, merged into `weights` already."""
+    built_in: adapters.LoraAdapter | None = None
+    """The checkpoint's own, merged into `weights` already."""
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -63,7 +65,9 @@ class Checkpoint(Files):
         folders = self.sentence.weight_folders if self.sentence else ()
         heads += [self.beside / folder / name for folder in folders for name in weights.SINGLES]
         own = () if self.adapter is None else self.adapter.files
-        return tuple(path for path in (*self.weights.files, *heads) if path not in own and path.is_file())
+        settings = () if self.built_in is None else self.built_in.files[:1]
+        files = (*self.weights.files, *settings, *heads)
+        return tuple(path for path in files if path not in own and path.is_file())
 
     @property
     def beside(self) -> Path:
@@ -144,7 +148,15 @@ def read(
     stated = {**(recipe.hf_overrides if recipe else {}), **overrides}
     unread.refuse_remote(place.name, config, family, overrides=stated, convert=conversion)
     unread.check(place.name, config, family)
+    built_in = None if family.built_in is None else family.built_in(inner, config)
+    if built_in is not None:
+        opened = adapter_merge.merged(place.name, opened, built_in, family.prefixes, spelled=family.spelled)
     lora = None if adapter is None else adapters.read(adapter)
+    if lora is not None and built_in is not None:
+        raise CheckpointError(
+            f"{place.name}: its own adapter ({built_in.folder.name}) is a part of the model, and poolrt "
+            f"merges no second one into it; merge {lora.name} into the checkpoint's weights first"
+        )
     if lora is not None:
         turned = config.get("model_type") in adapter_merge.TURNED
         opened = adapter_merge.merged(
@@ -180,6 +192,7 @@ def read(
         recipe=recipe,
         guesses=(*guesses, *text.guesses, *detected.guesses),
         adapter=lora,
+        built_in=built_in,
     )
 
 

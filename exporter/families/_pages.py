@@ -26,6 +26,8 @@ PROJECTION = Layer(name="embedding_proj_layer", names=("custom_text_proj",), bia
 """Of the width of a token's vector, under transformers' name and colpali-engine's."""
 PROJECTIONS = tuple((f"{name}.", f"{PROJECTION.name}.") for name in PROJECTION.names)
 """Beginnings of its tensors' names."""
+INSIDE = ("layers", "embed_tokens", "norm")
+"""First parts of a language model's own names."""
 INPUTS = ("input_ids", "attention_mask", "features", "feature_index")
 """Inputs of a text graph that reads pictures."""
 
@@ -71,6 +73,25 @@ def spelled(name: str, prefixes: Iterable[str], names: Iterable[tuple[str, str]]
         if name.startswith(old):
             name = new + name.removeprefix(old)
     return name
+
+
+def speller(
+    prefixes: Iterable[str], names: Iterable[tuple[str, str]], *, inside: str = "language_model"
+) -> Callable[[str], str]:
+    """`Architecture.spelled` of a model with a language model inside.
+
+    Args:
+        prefixes: as of `renamed`.
+        names: likewise.
+        inside: first part of the language model's names, which its own class and old files leave out.
+    """
+    prefixes, names = tuple(prefixes), (*names, *PROJECTIONS)
+
+    def respelled(name: str) -> str:
+        bare = spelled(name, prefixes, names)
+        return f"{inside}.{bare}" if bare.split(".", 1)[0] in INSIDE else bare
+
+    return respelled
 
 
 def square(files: Files, vision: Mapping[str, Any], settings: Settings, side: Mapping[str, int]) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.artifact.images import RGB, Images, Patches, Resample, Videos
 from ..files.pictures import processor
-from . import _decoders
+from . import _decoders, _pages
 from ._qwen3_vl import (
     END,
     INPUTS,
@@ -22,6 +22,7 @@ from ._qwen3_vl import (
     apart,
     both_towers,
     rate,
+    spelled,
     translate,
     vision_inputs,
 )
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from ..files.checkpoint_files import Files
     from .modules.qwen2_vl import TextTower
 
-INSIDE = ("layers", "embed_tokens", "norm")
-"""First parts of the language model's names where files of transformers 4 put `model.` alone in front."""
 HEADS = ("lm_head", "score", "classifier", "custom_text_proj", "embedding_proj_layer")
 DEFAULTS = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
 PICTURE_PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
@@ -58,13 +57,16 @@ def nested(config: Config, model_type: str) -> dict[str, Any]:
     return {**settings, "model_type": model_type, "text_config": text, "vision_config": vision}
 
 
-def load(files: Files, *, model_type: str) -> TextTower:
-    """The text tower, and beside it the vision tower. Raises CheckpointError for tensors without a place."""
+def load(files: Files, *, model_type: str, heads: tuple[str, ...] = HEADS) -> TextTower:
+    """The text tower, and beside it the vision tower. Raises CheckpointError for tensors without a place.
+
+    `heads`: first parts of names that belong to heads.
+    """
     from .modules.qwen2_vl import TextTower
 
     name = "Qwen2VLModel" if model_type == "qwen2_vl" else "Qwen2_5_VLModel"
     settings = nested(files.config, model_type)
-    return TextTower(both_towers(files, name, settings, heads=HEADS, inside=INSIDE))
+    return TextTower(both_towers(files, name, settings, heads=heads, inside=_pages.INSIDE))
 
 
 def _load_vision(files: Files, text: nn.Module) -> nn.Module:
@@ -145,6 +147,7 @@ def family(*, body: str, videos: bool = True, **more: Any) -> Architecture:
         "load": partial(load, model_type=body),
         "translate": translate,
         "prefixes": PREFIXES,
+        "spelled": spelled,
         "pool": "last",
         "positions": _decoders.positions,
         "capped_by_tokenizer": False,

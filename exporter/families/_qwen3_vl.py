@@ -60,6 +60,9 @@ VISION_SIDES = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
 PICTURE_SIDES = {**VISION_SIDES, "patch_size": 14}
 """The defaults of the picture processor."""
 UNLIKE_ROWS = ("dynamic", "longrope")
+spelled = _pages.speller(OUTER, ((f"{TEXT}.model.", f"{TEXT}."), (f"{TEXT}.lm_head.", "lm_head.")))
+"""`Architecture.spelled`: `model.layers` and `visual` before transformers 4.52, since then
+`language_model.layers`, with or without `model.`."""
 
 
 def translate(config: Config) -> Config:
@@ -128,7 +131,7 @@ def _inner(
     heads: tuple[str, ...],
     inside: tuple[str, ...],
 ) -> dict[str, torch.Tensor]:
-    """The tensors of both towers without prefixes. Raises CheckpointError for names that nobody knows."""
+    """The tensors without prefixes. Raises CheckpointError for names that nobody knows."""
     placed: dict[str, torch.Tensor] = {}
     strange: list[str] = []
     for name, tensor in state.items():
@@ -136,9 +139,10 @@ def _inner(
         first = bare.split(".", 1)[0]
         if first in inside:
             placed[f"{TEXT}.{bare}"] = tensor
-        elif first in (TEXT, VISION):
+        elif first in (TEXT, VISION, *heads):
+            # The class has no place for a head, and reports it, so that an adapter may change one.
             placed[bare] = tensor
-        elif first not in heads:
+        else:
             strange.append(name)
     refuse_strange(source, family, strange, f"{VISION}, {TEXT} and a head")
     return placed
@@ -312,6 +316,7 @@ def family(
         load=partial(load, causal=causal, normed=normed),
         translate=translate,
         prefixes=PREFIXES,
+        spelled=spelled,
         pool="last",
         positions=_decoders.positions,
         capped_by_tokenizer=False,

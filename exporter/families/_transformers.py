@@ -86,7 +86,10 @@ def backbone(
     if dtype != torch.float32:
         with silent_transformers():
             module = _framed(module, kind.config_class.from_dict(settings), attention, arguments)
-    _adapt(files, module, changes, info["unexpected_keys"])
+    names = {tensor.data_ptr(): name for name, tensor in state.items()}
+    unexpected = set(info["unexpected_keys"])
+    heads = {name for address, (name, _) in changes.items() if names.get(address) in unexpected}
+    _adapt(files, module, changes, unexpected | heads)
     experts.dense(files.source, module)
     return _batched(str(settings.get("model_type")), module).eval().requires_grad_(False)
 

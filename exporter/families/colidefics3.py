@@ -28,7 +28,7 @@ ARCHITECTURE = _pages.family(
     matches=matches,
     translate=lambda config: {**idefics3.translate(config), "architectures": list(CLASSES)},
     prefixes=idefics3.PREFIXES,
-    spelled=lambda name: _pages.spelled(name, idefics3.PREFIXES, idefics3.NAMES),
+    spelled=idefics3.spelled,
     pool="last",
     # colpali-engine drops transparency before anything else.
     images=lambda files: idefics3.images(files, background="none"),

@@ -112,7 +112,7 @@ ARCHITECTURE = _pages.family(
     matches=matches,
     translate=translate,
     prefixes=PREFIXES,
-    spelled=lambda name: _pages.spelled(name, PREFIXES, (*NAMES, *_pages.PROJECTIONS)),
+    spelled=_pages.speller(PREFIXES, NAMES, inside="text_model"),
     pool="cls",
     images=images,
     roles=lambda files: _idefics3.roles(files, PROMPT),

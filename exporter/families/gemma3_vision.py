@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..files.checkpoint_files import Files
 
 PREFIXES = ("base_model.model.", "model.")
-UNUSED = (*colpali.UNUSED, "score.")
 TOWER = {"image_size": 224, "patch_size": 16}
 """For what vision_config leaves out."""
 IMAGE_ID, BEGIN_ID, END_ID = 262144, 255999, 256000
@@ -63,7 +62,7 @@ def load(files: Files) -> nn.Module:
 
 def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors under the names of today's Gemma3Model."""
-    return _pages.renamed(state, PREFIXES, colpali.NAMES, unused=UNUSED)
+    return _pages.renamed(state, PREFIXES, colpali.NAMES, unused=colpali.UNUSED)
 
 
 def images(files: Files) -> Images:
@@ -117,6 +116,7 @@ ARCHITECTURE = _pages.language_model(
     load=load,
     translate=translate,
     prefixes=(*PREFIXES, "language_model.", "model.language_model."),
+    spelled=_pages.speller(PREFIXES, colpali.NAMES),
     positions=lambda config: int(config.get("max_position_embeddings", 131072)),
     images=images,
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PREFIXES = ("base_model.model.", "model.")
 NAMES = (("vision_model.vision_model.", "vision_model."),)
-UNUSED = ("lm_head.", "score.", "linear.")
+UNUSED = ("lm_head.",)
 KINDS = {"idefics3": "Idefics3Model", "smolvlm": "SmolVLMModel"}
 """model_type -> transformers' class. Their layers are alike."""
 TOWER = {"image_size": 224, "patch_size": 32}
@@ -43,6 +43,10 @@ def translate(config: Config) -> Config:
         "image_token_id": image_id,
         "vision_config": _pictures.inner(config, "vision_config", TOWER),
     }
+
+
+spelled = _pages.speller(PREFIXES, NAMES, inside="text_model")
+"""`Architecture.spelled`."""
 
 
 def load(files: Files) -> nn.Module:
@@ -109,6 +113,7 @@ ARCHITECTURE = _pages.language_model(
     load=load,
     translate=translate,
     prefixes=(*PREFIXES, "text_model.", "model.text_model."),
+    spelled=spelled,
     positions=_pages.positions,
     images=_pictures_and_videos,
     load_vision=load_vision,

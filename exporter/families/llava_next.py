@@ -25,7 +25,7 @@ NAMES = (
     ("vision_tower.vision_model.", "vision_tower."),
 )
 """Beginnings of tensor names behind the prefixes: of files of transformers 4 and of today's."""
-UNUSED = ("lm_head.", "language_model.lm_head.", "score.")
+UNUSED = ("lm_head.", "language_model.lm_head.")
 TOWER = {"image_size": 336, "patch_size": 14, "hidden_size": 1024}
 """For what vision_config leaves out."""
 RESOLUTIONS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
@@ -130,6 +130,7 @@ ARCHITECTURE = _pages.language_model(
     load=load,
     translate=translate,
     prefixes=(*PREFIXES, "language_model.", "model.language_model."),
+    spelled=_pages.speller(PREFIXES, NAMES),
     positions=_pages.positions,
     images=images,
     load_vision=_load_vision,

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ..files.checkpoint_files import Files
 
 PREFIXES = ("base_model.model.", "model.")
-UNUSED = (*colpali.UNUSED, "score.")
 TEXTS = ("gemma", "gemma2")
 IMAGE_ID = 256000
 """transformers' default."""
@@ -64,7 +63,7 @@ def load(files: Files) -> nn.Module:
 
 def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors under the names of today's PaliGemmaModel."""
-    return _pages.renamed(state, PREFIXES, colpali.NAMES, unused=UNUSED)
+    return _pages.renamed(state, PREFIXES, colpali.NAMES, unused=colpali.UNUSED)
 
 
 def images(files: Files) -> Images:
@@ -97,6 +96,7 @@ ARCHITECTURE = _pages.language_model(
     load=load,
     translate=translate,
     prefixes=(*PREFIXES, "language_model.", "model.language_model."),
+    spelled=_pages.speller(PREFIXES, colpali.NAMES),
     positions=lambda config: int(config.get("max_position_embeddings", 8192)),
     settings=("use_bidirectional_attention", "attn_logit_softcapping"),
     images=images,

@@ -1,8 +1,8 @@
 """Qwen2.5-VL (https://arxiv.org/abs/2502.13923) as vLLM converts it: --convert embed, whose last token is the
 embedding, and --convert classify.
 
-jina-embeddings-v4 takes the mean: of all tokens of a text, and of a picture's own tokens
-(`single_vector_pool_strategy`, https://arxiv.org/abs/2506.18902).
+The merged models of jina-embeddings-v4 take the mean: of all tokens of a text, and of a picture's own tokens
+(`single_vector_pool_strategy`). Its original repository is read by jina_v4.py.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ def adapt(family: Architecture, config: Config) -> Architecture:
         return family
     if strategy != "mean":
         raise CheckpointError(f"config.json: {STRATEGY} {strategy!r} of jina-embeddings-v4; expected 'mean'")
-    return replace(family, pool="mean", pooled=_picture)
+    return replace(family, pool="mean", pooled=of_picture)
 
 
-def _picture(files: Files) -> nn.Module:
-    """Raises CheckpointError where the tokenizer does not have the marks around a picture."""
+def of_picture(files: Files) -> nn.Module:
+    """`Architecture.pooled`: the tokens of a text, or those of its picture alone.
+
+    Raises CheckpointError where the tokenizer does not have the marks around a picture.
+    """
     from .modules.markers import OfPicture
 
     start, end = (files.text.id(mark) for mark in (START, END))

@@ -24,6 +24,7 @@ from ..base.guess import Guess
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..files.adapter import LoraAdapter
     from ..files.checkpoint_files import Files
 
 Config = Mapping[str, Any]
@@ -172,6 +173,11 @@ class Architecture:
     """Published class name -> its head (*RewardModel)."""
     projection: tuple[Layer, ...] = ()
     """Layers of every embedding of this family, in front of Sentence Transformers' Dense modules."""
+    token_projection: tuple[Layer, ...] = ()
+    """Layers of every vector of a token, in the place of `projection`, where vectors of texts have others."""
+    built_in: Callable[[Path, Config], LoraAdapter] | None = None
+    """(folder of config.json, config) -> the adapter beside the weights that is a part of the model, merged
+    into them; None: the weights are the whole model."""
     pooled: Callable[[Files], nn.Module] | None = None
     """Files -> module (input_ids, attention_mask) -> mask [batch, tokens] of the tokens that are pooled;
     None: all attended tokens are."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ NUMBERS = {"r": COUNT, "lora_alpha": "a number above 0"}
 PART = re.compile(
     r"(?P<module>.+)\.lora_(?:(?P<table>embedding_)?(?P<side>[AB])|(?P<magnitude>magnitude_vector))(?:\.default)?(?:\.(?P<last>weight|bias))?"
 )
+# jina-embeddings-v4 keeps an adapter for each of several tasks in one file.
+OF_TASK = re.compile(r"(?P<module>.+\.lora_[AB])(?:\.default)?\.(?P<task>[^.]+)(?P<last>\.(?:weight|bias))")
 TOKENS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
 # The prefix of PEFT, behind that of torch's parallel wrappers (`module.`).
 OUTER = re.compile(r"^(?:module\.)?(?:base_model\.model\.)?")
@@ -93,10 +95,12 @@ class LoraAdapter:
     def rank(self, module: str) -> int:
         return int(self._setting("rank_pattern", module, self.settings["r"]))
 
+    def alpha(self, module: str) -> float:
+        return float(self._setting("alpha_pattern", module, self.settings["lora_alpha"]))
+
     def scale(self, module: str) -> float:
         """The factor of B·A: alpha / rank, or alpha / √rank with use_rslora."""
-        alpha = float(self._setting("alpha_pattern", module, self.settings["lora_alpha"]))
-        rank = self.rank(module)
+        alpha, rank = self.alpha(module), self.rank(module)
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
     def _setting(self, key: str, module: str, default: Any) -> Any:
@@ -127,8 +131,13 @@ class LoraAdapter:
         return Described(name=self.name, revision=self.revision, rank=largest, files=dict(digests))
 
 
-def read(location: str | Path) -> LoraAdapter:
+def read(location: str | Path, *, task: str | None = None, tasks: Collection[str] = ()) -> LoraAdapter:
     """Opens the adapter in a local folder or under a hub id.
+
+    Args:
+        location: folder or hub id.
+        task: of `tasks`, the one whose adapter is meant.
+        tasks: of which the file holds an adapter each; empty: it holds one adapter.
 
     Raises CheckpointError where there is no adapter, or one that cannot be merged into weights.
     """
@@ -154,8 +163,8 @@ def read(location: str | Path) -> LoraAdapter:
     whole: dict[str, str] = {}
     tokens: dict[str, str] = {}
     for stored in opened:
-        name = OUTER.sub("", stored)
-        if TWIN.search(name):
+        name = _of_task(OUTER.sub("", stored), task, tasks)
+        if name is None or TWIN.search(name):
             continue
         if (table := TOKENS.fullmatch(name)) is not None:
             tokens[table["module"]] = stored
@@ -182,6 +191,14 @@ def read(location: str | Path) -> LoraAdapter:
         tokens=tokens,
         sentence=sentence_files.read(place.folder),
     )
+
+
+def _of_task(name: str, task: str | None, tasks: Collection[str]) -> str | None:
+    """The name without the task in it; None: the tensor is another task's."""
+    part = OF_TASK.fullmatch(name)
+    if part is None or part["task"] not in tasks:
+        return name
+    return part["module"] + part["last"] if part["task"] == task else None
 
 
 def _is_number(value: Any, kind: str) -> bool:

@@ -43,13 +43,17 @@ def embed(checkpoint: Checkpoint, guesses: list[Guess]) -> TaskPlan:
     normed = checkpoint.recipe is not None and checkpoint.recipe.norm_before_cut
     # Token embeddings go through the same layers, which fits only where the input is not several poolings.
     tokens, token_dim = ((*before, *after), dim) if len(pools) == 1 and not coded else (before, width)
+    own = checkpoint.family.token_projection
+    if own:
+        tokens, token_dim = layers.steps(checkpoint, own, width)
+        guesses.append(Guess("vectors of tokens", f"{width} → {token_dim}", f"{own[0].name} of the weights"))
     heads = {
         "token_embed": Head(
             output="out_token_embed",
             dim=token_dim,
             pool="tokens",
             activation=activation,
-            **(cuts if token_dim == dim else {}),
+            **(cuts if token_dim == dim and not own else {}),
         )
     }
     shortest = (

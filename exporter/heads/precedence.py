@@ -214,6 +214,14 @@ def matryoshka(checkpoint: Checkpoint, dim: int) -> dict[str, Any]:
     default = checkpoint.pooler.dimensions
     if default is not None and default > dim:
         raise CheckpointError(f"pooler config: dimensions {default} is wider than the model's {dim}")
+    if default is None and checkpoint.kind == "embed" and checkpoint.config.get("truncate_dim") is not None:
+        # Jina's models cut a vector before they normalise it.
+        default = checkpoint.number("truncate_dim")
+        if default > dim or (widths is not None and default not in widths):
+            raise CheckpointError(
+                f"{checkpoint.source}: truncate_dim of config.json is {default}; expected one of "
+                f"{', '.join(map(str, widths or [dim]))}"
+            )
     if widths is not None:
         wrong = [width for width in widths if not isinstance(width, int) or not 1 <= width <= dim]
         if wrong:

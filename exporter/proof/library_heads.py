@@ -105,6 +105,8 @@ def of_prompt(
         return {"token_embed": unit(_projected(checkpoint, hidden))}
     results = answers(checkpoint, plan, hidden, pooled_by_library=False)
     results.pop("classify", None)
+    for layer in checkpoint.family.token_projection:
+        results["token_embed"] = unit(_linear(checkpoint, layer.name, hidden))
     tokens = _no_and_yes(checkpoint)
     head = plan.heads.get("classify")
     if tokens is not None and head is not None and head.activation in ("sigmoid", "identity"):

@@ -188,11 +188,9 @@ def _reader(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[st
     recipe = checkpoint.recipe
     bounds = _images(plan).patches if recipe is not None and recipe.pixels is not None else None
     reader = QwenVL(folder, config, published, bounds)
-    if checkpoint.adapter is not None:
-        try:
-            reader.adapted(checkpoint.adapter.folder)
-        except Exception as error:
-            raise prompted.Missing(f"its pictures are not compared, peft cannot adapt it: {error}") from None
+    adapter = checkpoint.adapter or checkpoint.built_in
+    if adapter is not None and checkpoint.family.spelled is not None:
+        reader.adapted(adapter, checkpoint.family.spelled)
     return reader
 
 

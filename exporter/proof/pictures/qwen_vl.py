@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from ....runtime.artifact.images import Kernel, Patches
 from ....runtime.outputs import Floats
 from ...base.quiet import silent_transformers
 from ...families import qwen3_5
-from . import drawn
+from ...files.adapter import LoraAdapter
+from . import adapted, drawn
 from .beside import Missing
 from .prompted import Shown
 
@@ -32,6 +33,7 @@ KEYS = {
 BODIES = {
     "Qwen2VLModel": "Qwen2VL",
     "JinaVLForSequenceClassification": "Qwen2VL",
+    "JinaEmbeddingsV4Model": "Qwen2_5_VL",
     "ColQwen2ForRetrieval": "Qwen2VL",
     "ColQwen2_5": "Qwen2_5_VL",
     "Qwen2_5_VLModel": "Qwen2_5_VL",
@@ -113,11 +115,13 @@ class QwenVL:
     def _keep(self, _: Any, inputs: Any) -> None:
         self._unnormed = inputs[0]
 
-    def adapted(self, adapter: Path) -> None:
-        """Puts a LoRA adapter on the class. Raises ImportError without peft."""
-        import peft
+    def adapted(self, adapter: LoraAdapter, spelled: Callable[[str], str]) -> None:
+        """Lets PEFT put a LoRA adapter on the class. What it changes of a head stays with the head.
 
-        peft.PeftModel.from_pretrained(self._model, str(adapter))
+        `spelled`: as in the family's record; adapters have the names of their time. Raises Missing where
+        PEFT cannot do it, or is not installed.
+        """
+        adapted.put_on(self._model, adapter, spelled)
 
     def read(self, text: str, pictures: Sequence[drawn.Pixels]) -> Shown:
         """The prompt alone, with hidden states [tokens, width]."""
