@@ -38,6 +38,8 @@ class Checkpoint(Files):
     """The files, and what was decided about them."""
 
     revision: str | None
+    subfolder: str | None
+    """Where `folder` lies inside the repository; None: it is the repository."""
     overrides: Mapping[str, Any]
     """The user's options that change what is read, as the manifest records them."""
     architecture: str
@@ -82,6 +84,7 @@ class Checkpoint(Files):
         return Source(
             checkpoint=self.source,
             revision=self.revision,
+            subfolder=self.subfolder,
             weights=dict(digest),
             overrides=dict(self.overrides),
             adapter=None if self.adapter is None else self.adapter.described(adapter),
@@ -93,6 +96,7 @@ def read(
     location: str | Path,
     *,
     revision: str | None = None,
+    subfolder: str | None = None,
     hf_overrides: Mapping[str, Any] | None = None,
     runner: Runner = "auto",
     convert: Convert = "auto",
@@ -102,6 +106,7 @@ def read(
 ) -> Checkpoint:
     """Opens the checkpoint in a local folder or under a hub id.
 
+    `subfolder`: the folder of it that holds the checkpoint, for repositories that keep several.
     `recipe`: "auto" looks one up by name, None uses none. `adapter`: folder or hub id of a LoRA adapter to
     merge.
 
@@ -116,7 +121,7 @@ def read(
     requested = {key: value for key, value in requested.items() if value}
     if convert not in ("auto", "none"):
         requested["convert"] = convert
-    place = source.find(str(location), revision)
+    place = source.find(str(location), revision, subfolder)
     if isinstance(recipe, str):
         recipe = recipes.find(place.name)
     guesses: list[Guess] = []
@@ -129,7 +134,7 @@ def read(
     if not (inner / config_json.FILE).is_file():
         # A chain without a transformer is refused with the name of its first module.
         sentence_files.read(place.folder)
-    config = config_json.read(inner)
+    config = config_json.read(inner, str(location))
     _refuse_part(place.folder)
     if "auto_map" in config:
         why = "config.json has an auto_map; poolrt reads the weights with its own classes"
@@ -183,6 +188,7 @@ def read(
         classifies=detected.kind == "classify",
         inner=inner,
         revision=place.revision,
+        subfolder=place.subfolder,
         overrides=requested,
         architecture=detected.architecture,
         kind=detected.kind,

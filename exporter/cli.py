@@ -87,6 +87,11 @@ def export(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument(
+        "--subfolder",
+        metavar="FOLDER",
+        help="folder of the checkpoint inside a repository or folder that holds several",
+    )
+    parser.add_argument(
         "--no-recipe", action="store_true", help="do not use the recipe that poolrt has for this model"
     )
     parser.add_argument(
@@ -115,6 +120,7 @@ def export(arguments: Sequence[str]) -> int:
             runner=options.runner,
             pooler_config=options.pooler_config,
             revision=options.revision,
+            subfolder=options.subfolder,
             recipe=None if options.no_recipe else "auto",
             lora=options.lora,
             progress=say,

@@ -71,13 +71,15 @@ def export(
     runner: Runner = "auto",
     pooler_config: Mapping[str, object] | None = None,
     revision: str | None = None,
+    subfolder: str | None = None,
     recipe: Any = "auto",
     lora: str | Path | None = None,
     progress: Say = report.silent,
 ) -> Report:
     """Makes a verified artifact of a checkpoint and puts it into `out`/`name`, replacing one of that name.
 
-    `lora`: folder or hub id of an adapter, which is merged into the weights.
+    `lora`: folder or hub id of an adapter, which is merged into the weights. `subfolder`: the folder of the
+    checkpoint inside `source`, for repositories that keep several.
 
     Raises InputError and CheckpointError before any work, EngineError, and VerificationError;
     then nothing is left behind.
@@ -92,6 +94,7 @@ def export(
         checkpoint = checkpoints.read(
             source,
             revision=revision,
+            subfolder=subfolder,
             hf_overrides=hf_overrides,
             runner=runner,
             convert=convert,
@@ -207,8 +210,10 @@ def verified(
     if against is not None:
         with steps(_LOAD):
             progress(_IMPORTING)
-            overrides = opened.manifest.source.overrides
-            checkpoint = checkpoints.read(against, adapter=lora, **overrides)  # pyright: ignore[reportArgumentType]
+            overrides, inside = opened.manifest.source.overrides, opened.manifest.source.subfolder
+            if inside is not None and Path(against).is_dir() and not (Path(against) / inside).is_dir():
+                inside = None  # the checkpoint's own folder
+            checkpoint = checkpoints.read(against, subfolder=inside, adapter=lora, **overrides)  # pyright: ignore[reportArgumentType]
             _check_weights(checkpoint, opened.manifest)
             checkpoint = dataclasses.replace(checkpoint, large=is_large(checkpoint.parameters))
             plan = planning.plan(checkpoint)
@@ -365,7 +370,9 @@ def _link(source: Path, target: Path) -> None:
 
 def _default_name(checkpoint: Checkpoint) -> str:
     sources = [checkpoint.source, *([] if checkpoint.adapter is None else [checkpoint.adapter.name])]
-    return "-".join(source.rstrip("/").rsplit("/", 1)[-1] for source in sources)
+    names = [source.rstrip("/").rsplit("/", 1)[-1] for source in sources]
+    inside = [] if checkpoint.subfolder is None else checkpoint.subfolder.split("/")
+    return "-".join([names[0], *inside, *names[1:]])
 
 
 def _manifest(

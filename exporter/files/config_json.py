@@ -10,13 +10,16 @@ from ...runtime.artifact import other_formats
 from ...runtime.errors import CheckpointError
 from ..base.json_file import json_file
 from ..base.refusals import shortened
-from . import adapter, plausible
+from . import adapter, plausible, source
 
 FILE = "config.json"
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The file in `folder`. Raises CheckpointError that says what the folder holds instead."""
+def read(folder: Path, location: str = "") -> dict[str, Any]:
+    """The file in `folder`. Raises CheckpointError that says what the folder holds instead.
+
+    `location`: as the user named the checkpoint; empty: as a folder.
+    """
     path = folder / FILE
     if path.is_file():
         return _decoded(json_file(path, dict))
@@ -25,6 +28,11 @@ def read(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: a LoRA adapter, not a checkpoint; give what it was trained on: poolrt export "
             f"{trained} --lora {folder}"
+        )
+    if inner := source.checkpoints_in(folder):
+        raise CheckpointError(
+            f"{location or folder}: no config.json, but checkpoints in folders of their own; give "
+            f"--subfolder {' or '.join(inner[: source.NAMED])}"
         )
     present = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else []
     content = other_formats.of_folder(folder) or f"it holds {', '.join(present) or 'nothing'}"

@@ -60,10 +60,11 @@ def artifact_of(argument: str, options: Sequence[str], *, cache: Path | None = N
     path = Path(argument)
     if is_artifact(path):
         return path
-    if path.is_dir() and not (path / "config.json").is_file() and not (path / "modules.json").is_file():
+    inner = path / options[options.index("--subfolder") + 1] if "--subfolder" in options else path
+    if inner.is_dir() and not any((inner / name).is_file() for name in ("config.json", "modules.json")):
         raise ArtifactError(
             f"{argument}: neither an artifact ({FILE} is missing) nor a checkpoint (config.json is "
-            f"missing); {_present(path)}"
+            f"missing); {_present(inner)}"
         )
     if path.is_file():
         contents = other_formats.of_file(path) or "a file; give the folder of an artifact or of a checkpoint"
@@ -80,6 +81,8 @@ def _present(folder: Path) -> str:
             "it holds a LoRA adapter; serve what it was trained on, with --enable-lora "
             "--lora-modules NAME=FOLDER"
         )
+    if inside := sorted(path.parent.name for path in folder.glob("*/config.json")):
+        return f"folders inside it hold one; give --subfolder {' or '.join(inside[:5])}"
     names = sorted(entry.name for entry in folder.iterdir())[:5]
     return other_formats.of_folder(folder) or f"it holds {', '.join(names) or 'nothing'}"
 

@@ -56,6 +56,8 @@ class Source:
     checkpoint: str
     """Hub id (`BAAI/bge-m3`) or the folder's own name; never a path of the exporting machine."""
     revision: str | None = None
+    subfolder: str | None = None
+    """Folder of the checkpoint inside the repository; None: the repository itself."""
     weights: dict[str, str] = field(default_factory=dict)
     """Weight file inside the checkpoint -> sha256."""
     overrides: dict[str, object] = field(default_factory=dict)

@@ -19,9 +19,8 @@ def text(opened: Artifact) -> str:
 
 def _lines(manifest: Manifest) -> Iterator[str]:
     size = sum(file.size for file in manifest.files.values())
-    source = manifest.source.checkpoint + (
-        f" @ {manifest.source.revision}" if manifest.source.revision else ""
-    )
+    source = "/".join(filter(None, (manifest.source.checkpoint, manifest.source.subfolder)))
+    source += f" @ {manifest.source.revision}" if manifest.source.revision else ""
     adapter = (
         f" with the LoRA adapter {manifest.source.adapter.name}"
         if manifest.source.adapter is not None

@@ -115,7 +115,7 @@ def _add_models(parser: Parser) -> None:
 
 def _add_export(parser: Parser) -> None:
     group = parser.add_argument_group("exporting a checkpoint first (vLLM's spellings)")
-    for name in ("--runner", "--convert", "--revision", "--precision", "--target"):
+    for name in ("--runner", "--convert", "--revision", "--subfolder", "--precision", "--target"):
         group.add_argument(name)
     group.add_argument("--task", choices=CONVERSIONS, default="auto", help="older word for --convert")
     for name in ("--tokenizer", "--tokenizer-revision", "--quantization"):

@@ -104,7 +104,11 @@ def base_of(argument: str, options: argparse.Namespace, served: Served, folder: 
     manifest = reading.read(folder, check="quick").manifest
     source = manifest.source
     flags = options_of(
-        {"precision": manifest.graph("text").stored, "revision": source.revision}
+        {
+            "precision": manifest.graph("text").stored,
+            "revision": source.revision,
+            "subfolder": source.subfolder,
+        }
         | {name: source.overrides.get(name) for name in ("convert", "hf_overrides", "pooler_config")}
     )
     # A hub id locates a checkpoint, the name of a folder does not.
@@ -196,9 +200,9 @@ def refuse_other_exports(folder: Path, options: argparse.Namespace) -> None:
         overrides.undone(manifest, hf_overrides, options.convert or CONVERSIONS[options.task], pooler_config)
     )
     flags += [f"--runner {options.runner}"] if options.runner not in (None, "auto", "pooling") else []
-    flags += (
-        [f"--revision {options.revision}"] if options.revision not in (None, manifest.source.revision) else []
-    )
+    for flag in ("revision", "subfolder"):
+        wanted = getattr(options, flag)
+        flags += [f"--{flag} {wanted}"] if wanted not in (None, getattr(manifest.source, flag)) else []
     if flags:
         raise InputError(
             f"{folder.name} is a finished artifact, exported without {', '.join(flags)}: export it "
@@ -209,7 +213,9 @@ def refuse_other_exports(folder: Path, options: argparse.Namespace) -> None:
 
 def export_options(options: argparse.Namespace) -> list[str]:
     """The flags of `poolrt export` for a checkpoint on this command line."""
-    values = {name: getattr(options, name) for name in ("runner", "revision", "precision", "target")}
+    values = {
+        name: getattr(options, name) for name in ("runner", "revision", "subfolder", "precision", "target")
+    }
     values["convert"] = options.convert or CONVERSIONS[options.task]
     return options_of(
         values | {name: gathered(getattr(options, name)) for name in ("hf_overrides", "pooler_config")}

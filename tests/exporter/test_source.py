@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from poolrt.exporter import checkpoint
+from poolrt.exporter import checkpoint, pipeline
 from poolrt.exporter.files import source
 from poolrt.runtime.errors import CheckpointError
+
+from tests.families import qwen3_5
 
 Paths = Callable[[str], Path]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -100,32 +102,125 @@ def test_only_a_snapshot_of_the_hubs_cache_is_called_by_its_id(tmp_path: Path, p
     assert source.find(str(tmp_path / path)).name == name
 
 
+class Hub:
+    """Stands in for the hub: a repository with these files, of which those that match are fetched."""
+
+    def __init__(self, folder: Path, files: dict[str, str]) -> None:
+        self.folder, self.files = folder / "snapshots" / COMMIT, files
+        self.calls: list[dict[str, Any]] = []
+
+    def snapshot_download(self, hub_id: str, **options: Any) -> str:
+        from huggingface_hub.utils import filter_repo_objects
+
+        self.calls.append({"hub_id": hub_id, **options})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        patterns = {key: options[key] for key in ("allow_patterns", "ignore_patterns")}
+        for name in filter_repo_objects(list(self.files), **patterns):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(self.files[name])
+        return str(self.folder)
+
+    @property
+    def fetched(self) -> set[str]:
+        return {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Hub]:
+    def put(files: dict[str, str]) -> Hub:
+        hub = Hub(tmp_path, files)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        return hub
+
+    return put
+
+
+MODEL = '{"model_type": "bert"}'
+
+
 @pytest.mark.parametrize("revision", [None, "v1"])
 @pytest.mark.parametrize("held", ["model.safetensors", "0_Transformer/model.safetensors", None])
 def test_pickles_are_fetched_only_where_there_is_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str | None, revision: str | None
+    hub: Callable[[dict[str, str]], Hub], held: str | None, revision: str | None
 ):
-    asked: list[dict[str, object]] = []
-    folder = tmp_path / "snapshots" / COMMIT
+    files = {"config.json": MODEL, "pytorch_model.bin": "", "0_Transformer/pytorch_model.bin": "", "a.h5": ""}
+    repository = hub(files | ({} if held is None else {held: ""}))
+    place = source.find("org/m", revision)
+    assert (place.name, place.folder, place.revision) == ("org/m", repository.folder, revision or COMMIT)
+    pickles = {"pytorch_model.bin", "0_Transformer/pytorch_model.bin"}
+    assert repository.fetched == {"config.json"} | (pickles if held is None else {held})
+    assert {(call["hub_id"], call["revision"]) for call in repository.calls} == {("org/m", revision)}
 
-    def snapshot_download(hub_id: str, **options: object) -> str:
-        asked.append({"hub_id": hub_id, **options})
-        (folder / "0_Transformer").mkdir(parents=True, exist_ok=True)
-        if held is not None:
-            (folder / held).touch()
-        return str(folder)
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    found = source.find("org/m", revision)
-    assert (found.name, found.folder, found.revision) == ("org/m", folder, revision or COMMIT)
-    assert len(asked) == (1 if held else 2)
-    for call in asked:
-        assert (call["hub_id"], call["revision"], call["ignore_patterns"]) == (
-            "org/m",
-            revision,
-            list(source.LEFT_OUT),
-        )
-    allowed: list[Any] = [call["allow_patterns"] for call in asked]
-    assert all("*.safetensors" in patterns and "*.json" in patterns for patterns in allowed)
-    assert not any("config.json" in patterns for patterns in allowed)
-    assert ["pytorch_model*.bin" in patterns for patterns in allowed] == [False, True][: len(asked)]
+VERSIONS = {
+    **{f"{folder}{name}": text for folder in ("", "v1/", "old/v2/") for name, text in (
+        ("config.json", MODEL), ("model.safetensors", ""), ("tokenizer.json", "{}"), ("onnx/model.onnx", ""),
+    )},
+    "1_Pooling/config.json": '{"pooling_mode_cls_token": true}', "2_Dense/model.safetensors": "",
+}  # fmt: skip
+
+
+def test_weights_of_other_checkpoints_in_a_repository_are_not_fetched(hub: Callable[[dict[str, str]], Hub]):
+    repository = hub(VERSIONS)
+    assert source.find("org/m").subfolder is None
+    weights = {name for name in repository.fetched if not name.endswith(".json")}
+    assert weights == {"model.safetensors", "2_Dense/model.safetensors"}
+
+
+@pytest.mark.parametrize("inside", ["v1", "old/v2", "./v1/"])
+def test_one_checkpoint_of_a_repository_is_fetched_alone(hub: Callable[[dict[str, str]], Hub], inside: str):
+    repository = hub(VERSIONS)
+    place = source.find("org/m", "main", inside)
+    clean = inside.strip("./")
+    assert (place.name, place.folder, place.revision, place.subfolder) == (
+        "org/m", repository.folder / clean, "main", clean,
+    )  # fmt: skip
+    names = ("config.json", "model.safetensors", "tokenizer.json")
+    assert repository.fetched == {f"{clean}/{name}" for name in names}
+
+
+def test_a_repository_of_several_checkpoints_names_them(hub: Callable[[dict[str, str]], Hub]):
+    inner = {name: text for name, text in VERSIONS.items() if name.startswith(("v1", "old"))}
+    repository = hub(inner)
+    with pytest.raises(CheckpointError, match=r"^org/m: no config.json, but .* --subfolder old/v2 or v1$"):
+        checkpoint.read("org/m")
+    assert not any(name.endswith(".safetensors") for name in repository.fetched)
+    with pytest.raises(CheckpointError, match=r"^org/m: no config.json in its folder v3; .*: old/v2, v1$"):
+        checkpoint.read("org/m", subfolder="v3")
+
+
+def test_a_folder_of_the_cache_is_read_offline(cached: Callable[[str, str], Path], checkpoints: Paths):
+    folder = cached("minilm_like", "somebody/tiny")
+    shutil.copytree(checkpoints("bert_plain"), folder / "v1")
+    read = checkpoint.read("somebody/tiny", subfolder="v1")
+    assert (read.source, read.folder, read.subfolder) == ("somebody/tiny", folder / "v1", "v1")
+    assert (read.described({}, {}).checkpoint, read.described({}, {}).subfolder) == ("somebody/tiny", "v1")
+    assert pipeline._default_name(read) == "tiny-v1"
+    with pytest.raises(CheckpointError, match=r"in its folder v2 of the local cache \(offline.*: v1$"):
+        checkpoint.read("somebody/tiny", subfolder="v2")
+
+
+def test_a_local_folder_of_several_checkpoints(tmp_path: Path):
+    qwen3_5.colqwen3_5(tmp_path / "colqwen3.5-4.5B-v3" / "v1")
+    outer = tmp_path / "colqwen3.5-4.5B-v3"
+    with pytest.raises(CheckpointError, match=f"^{outer}: no config.json, but .*; give --subfolder v1$"):
+        checkpoint.read(outer)
+    for read in (checkpoint.read(outer, subfolder="v1"), checkpoint.read(outer / "v1")):
+        assert (read.architecture, read.folder) == ("ColQwen3_5", outer / "v1")
+    read = checkpoint.read(outer, subfolder="v1")
+    assert (read.source, pipeline._default_name(read)) == (outer.name, f"{outer.name}-v1")
+    # A version in a folder is prepared as the repository's recipe says.
+    assert read.recipe is not None
+    assert read.recipe.name == "colqwen3.5"
+
+
+@pytest.mark.parametrize("inside", ["", ".", "..", "../v1", "/v1", "a\\b", "v*", "[v]"])
+def test_a_folder_outside_the_repository_is_refused(inside: str):
+    with pytest.raises(CheckpointError, match="is no folder inside the repository; give a path such as v1"):
+        source.find("org/m", None, inside)
+
+
+def test_a_folder_behind_a_hub_id_is_told_how_to_be_given():
+    with pytest.raises(CheckpointError, match=r"; for a folder of a repository: org/m --subfolder v1/b$"):
+        source.find("org/m/v1/b")

@@ -98,6 +98,14 @@ def test_an_artifact_is_returned_and_what_is_neither_refused(checkpoint: Path, t
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArtifactError, match=r"neither an artifact .* nor a checkpoint"):
         checkpoints.artifact_of(str(tmp_path / "empty"), [], cache=tmp_path, run=run)
+    inner = tmp_path / "empty" / "v1"
+    inner.mkdir()
+    (inner / "config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"folders inside it hold one; give --subfolder v1$"):
+        checkpoints.artifact_of(str(tmp_path / "empty"), [], cache=tmp_path, run=run)
+    options = ["--subfolder", "v1"]
+    assert checkpoints.artifact_of(str(tmp_path / "empty"), options, cache=tmp_path / "c", run=run).is_dir()
+    assert run.programs.pop()[-2:] == options
     for name in ("./nowhere", "/nowhere", "~/nowhere", "a/b/c"):
         with pytest.raises(ArtifactError, match="no such folder"):
             checkpoints.artifact_of(name, [], cache=tmp_path, run=run)

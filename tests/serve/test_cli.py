@@ -310,6 +310,8 @@ def test_flags_that_repeat_what_holds_are_taken():
     asked, notes = parse(["m", "--tokenizer", "m", "--revision", "v2", "--tokenizer-revision", "v2"])
     assert not notes
     assert export_options(asked) == ["--revision", "v2"]
+    asked, _ = parse(["m", "--subfolder", "v1"])
+    assert export_options(asked) == ["--subfolder", "v1"]
 
 
 @pytest.mark.parametrize(
@@ -723,6 +725,7 @@ def test_the_most_adapters_are_the_larger_of_both_limits():
     [
         ("--runner generate", "--runner generate"),
         ("--revision v9", "--revision v9"),
+        ("--subfolder v1", "--subfolder v1"),
         ("--runner auto", None),
         ("--runner pooling", None),
     ],
