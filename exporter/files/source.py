@@ -78,19 +78,19 @@ def find(source: str, revision: str | None = None, subfolder: str | None = None)
     place = _place(source, subfolder, settings="config.json")
     inside = _inside(source, subfolder)
     if place is not None:
-        found = _local(source, place, revision)
+        root = _local(source, place, revision)
     else:
         folder = _download(source, revision, inside, SMALL, SAFE_WEIGHTS, PICKLED_WEIGHTS)
-        found = _from_hub(source, folder, revision)
+        root = _from_hub(source, folder, revision)
     if not inside:
-        return found
-    folder = found.folder / inside
+        return root
+    folder = root.folder / inside
     if not any((folder / name).is_file() for name in SETTINGS):
-        root = found.folder if place is not None else _download(source, revision, "", SMALL[:1], (), ())
+        whole = root.folder if place is not None else _download(source, revision, "", SMALL[:1], (), ())
         raise CheckpointError(
-            f"{source}: no {SETTINGS[0]} in its folder {inside}{'' if place else _cached()}{_choice(root)}"
+            f"{source}: no {SETTINGS[0]} in its folder {inside}{'' if place else _cached()}{_choice(whole)}"
         )
-    return replace(found, folder=folder, subfolder=inside)
+    return replace(root, folder=folder, subfolder=inside)
 
 
 def find_adapter(source: str) -> Source:
