@@ -8,6 +8,7 @@ from .errors import EngineError
 
 MODULES: dict[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
+    "openvino": ("openvino",),
     "images": ("PIL",),
     "video": ("av", "PIL"),
     "pdf": ("pypdfium2",),

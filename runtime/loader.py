@@ -13,7 +13,7 @@ from .artifact.manifest import Manifest
 from .batching.line import Policy
 from .batching.plan import BatchLimits, bounded
 from .batching.stages import VisionPart
-from .engines import table
+from .engines import measured, table
 from .engines.feed import Feed
 from .errors import InputError
 from .inputs.items import Style
@@ -93,13 +93,14 @@ def load(
     _check_counts(threads=threads, max_batch_tokens=max_batch_tokens, max_queued_tokens=max_queued_tokens)
     opened = reading.read(path, check=check)
     manifest = _changed(opened.manifest, max_tokens, name, hf_overrides)
-    choice = table.choose(manifest, engine)
+    engine = measured.stated(engine)
+    choice = measured.choose(opened.folder, manifest, engine, threads=threads)
     cache_bytes = _cache_bytes(mm_processor_cache_gb)
     options = media_reading.options_from(mm_processor_kwargs, media_io_kwargs)
     prepared = prepared_for(opened.folder, manifest, preparation, limit_mm_per_prompt, options)
     # Before the engine is opened: a graph that cannot be filled is refused while nothing is held.
     feed = Feed(choice.graph.inputs, pad_id=manifest.text.pad_id)
-    seen = None if manifest.images is None else table.choose(manifest, engine, "vision")
+    seen = None if manifest.images is None else table.choose(manifest, engine.removesuffix(":any"), "vision")
     vision_feed = None if seen is None else Feed(seen.graph.inputs)
     session = table.open(opened.folder, manifest, choice, threads=threads)
     limits = _batch_limits(manifest, choice, session, max_batch_tokens)
@@ -166,7 +167,9 @@ def _batch_limits(
     return BatchLimits(
         max_tokens=max_batch_tokens or bounded(tokens, manifest.heads.values(), logits),
         launch_tokens=CPU_LAUNCH if on_cpu else GPU_LAUNCH,
-        packed_width=PACKED_WIDTH if on_cpu and choice.graph.packed else None,
+        packed_width=PACKED_WIDTH
+        if choice.backend == "onnxruntime" and on_cpu and choice.graph.packed
+        else None,
         profiles=tuple(session.profiles),
     )
 

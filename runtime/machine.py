@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import math
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,19 @@ class Gpu:
     device: str
     """`sm89`: the manifest's spelling of a compute capability."""
     memory_bytes: int
+
+
+@functools.cache
+def processor() -> tuple[str, tuple[str, ...]]:
+    """Returns the processor's name and the instruction sets that the system names."""
+    name, flags = platform.processor() or platform.machine(), set()
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            name = value.strip()
+        elif key.strip() in ("flags", "Features"):
+            flags.update(value.split())
+    return name, tuple(sorted(flags))
 
 
 def cpus() -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from .. import machine
@@ -89,7 +87,7 @@ class Diagnosis:
 
 def look() -> Diagnosis:
     """Examines this machine and the libraries of this environment."""
-    name, flags = _processor()
+    name, present = machine.processor()
     versions = {
         backend: machine.version(*distributions) for backend, (_, distributions, _) in table.TABLE.items()
     }
@@ -97,7 +95,7 @@ def look() -> Diagnosis:
         python=platform.python_version(),
         system=platform.platform(),
         processor=name,
-        flags=flags,
+        flags=tuple(flag for flag in _FLAGS if flag in present),
         processors=os.cpu_count() or 1,
         affinity=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         quota=machine.cpu_quota(),
@@ -107,18 +105,6 @@ def look() -> Diagnosis:
         backends=versions,
         advice=tuple(_advice(versions)),
     )
-
-
-def _processor() -> tuple[str, tuple[str, ...]]:
-    name, present = platform.processor() or platform.machine(), set()
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                name = value.strip()
-            elif key.strip() in ("flags", "Features"):
-                present.update(value.split())
-    return name, tuple(flag for flag in _FLAGS if flag in present)
 
 
 def _advice(versions: dict[str, str | None]) -> list[str]:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import machine
-from ..artifact.manifest import Backend, Engine, Graph, GraphRole, Manifest, Profile
+from ..artifact.manifest import Backend, Engine, Graph, GraphRole, Manifest, Precision, Profile
 from ..errors import EngineError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -65,20 +65,24 @@ class Choice(NamedTuple):
     backend: Backend
     graph: Graph
     engine: Engine | None = None
-    """None: the graph itself, by ONNX Runtime."""
+    """None: the graph itself, by ONNX Runtime or OpenVINO."""
     device: Literal["cpu", "cuda"] = "cpu"
+    precision: Precision | None = None
+    """Of the products, where the backend computes a graph in another precision than its own."""
     notes: tuple[str, ...] = ()
-    """Why compiled engines of the artifact were passed over."""
+    """Why compiled engines of the artifact were passed over, and what was measured."""
 
     @property
     def name(self) -> str:
         """Its name in the manifest's evidence."""
-        return self.engine.file if self.engine else f"onnxruntime:{self.graph.file}"
+        computed = "" if self.precision is None else f":{self.precision}"
+        return self.engine.file if self.engine else f"{self.backend}:{self.graph.file}{computed}"
 
 
 # backend -> (module, distributions of which one must be installed, extra of poolrt that installs it)
 TABLE: dict[Backend, tuple[str, tuple[str, ...], str]] = {
     "onnxruntime": (".ort", ("onnxruntime", "onnxruntime-gpu"), "cpu"),
+    "openvino": (".openvino", ("openvino",), "openvino"),
     "tensorrt-rtx": (
         ".trt",
         ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
@@ -96,8 +100,8 @@ def choose(manifest: Manifest, engine: str = "auto", role: GraphRole = "text") -
 
     Args:
         engine: `auto` (a compiled engine that fits this machine's GPU, else ONNX Runtime), a backend
-        (`onnxruntime`, `onnxruntime-cuda`, `tensorrt-rtx`, ...), a backend with `:FILE` or `:PRECISION`
-        behind it, or the file of an engine.
+        (`onnxruntime`, `onnxruntime-cuda`, `openvino`, `tensorrt-rtx`, ...), a backend with `:FILE` or
+        `:PRECISION` behind it, or the file of an engine. `openvino:bf16` computes the fp32 graph in bf16.
     """
     engines = [candidate for candidate in manifest.engines if _graph(manifest, candidate.graph).role == role]
     if engine == "auto":
@@ -113,6 +117,9 @@ def choose(manifest: Manifest, engine: str = "auto", role: GraphRole = "text") -
         device: Literal["cpu", "cuda"] = "cuda" if "cuda" in name else "cpu"
         graph = _form(manifest, _graph_of_role(manifest, which, role), which, device)
         return Choice("onnxruntime", graph, device=device)
+    if name == "openvino":
+        graph, computed = _openvino(manifest, which, role)
+        return Choice("openvino", graph, precision=computed)
     other = next((candidate for candidate in manifest.engines if candidate.file == engine), None)
     if other is not None and other not in engines:
         name = other.backend
@@ -125,6 +132,7 @@ def choose(manifest: Manifest, engine: str = "auto", role: GraphRole = "text") -
         return Choice("onnxruntime", manifest.graph(role))
     if not named:
         offered = [f"onnxruntime:{graph.file}" for graph in manifest.graphs]
+        offered += ["openvino"]
         offered += [candidate.file for candidate in manifest.engines]
         raise EngineError(
             f"the artifact has no engine {engine!r}; it has {', '.join(offered)}; "
@@ -165,7 +173,8 @@ def open(folder: Path, manifest: Manifest, choice: Choice, *, threads: int | Non
     module = importlib.import_module(TABLE[choice.backend][0], __package__)
     if choice.engine is not None:
         return module.open(folder, manifest, choice.engine)
-    return module.open(folder, manifest, choice.graph, threads=threads, device=choice.device)
+    computed = {} if choice.precision is None else {"precision": choice.precision}
+    return module.open(folder, manifest, choice.graph, threads=threads, device=choice.device, **computed)
 
 
 def _graph(manifest: Manifest, which: str) -> Graph:
@@ -174,6 +183,20 @@ def _graph(manifest: Manifest, which: str) -> Graph:
             return graph
     known = ", ".join(f"{graph.file} ({graph.precision})" for graph in manifest.graphs)
     raise EngineError(f"the artifact has no graph {which!r}; it has {known}")
+
+
+def _openvino(manifest: Manifest, which: str, role: GraphRole) -> tuple[Graph, Precision]:
+    """The graph that OpenVINO runs, and the precision it computes in, as a precision or a file names them."""
+    computed = next((precision for precision in get_args(Precision) if precision == which), None)
+    stated = {graph.precision for graph in manifest.graphs if graph.file == which}
+    if which and computed is None:
+        return _graph_of_role(manifest, which, role), "int8" if "int8" in stated else "fp32"
+    own = "int8" if computed == "int8" else "fp32"
+    graphs = [graph for graph in manifest.graphs if (graph.role, graph.precision) == (role, own)]
+    if not graphs:
+        known = ", ".join(f"{graph.file} ({graph.precision})" for graph in manifest.graphs)
+        raise EngineError(f"openvino:{which or 'fp32'} takes the {own} graph; the artifact has {known}")
+    return graphs[0], computed or "fp32"
 
 
 def _form(manifest: Manifest, graph: Graph, which: str, device: Literal["cpu", "cuda"]) -> Graph:

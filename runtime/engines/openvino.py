@@ -1,0 +1,270 @@
+"""OpenVINO: runs the artifact's ONNX graph on the processor, in float32, bf16 or fp16.
+
+A graph that is packed is unpacked here: OpenVINO prepares its kernels anew for every shape, and the number of
+packed rows has no end of values. For the same reason rows are padded to a multiple of `STEP`
+(docs/decisions/openvino.md).
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import machine
+from ..artifact.manifest import Graph, Manifest, Precision, Profile, Tensor
+from ..errors import EngineError
+from . import blobs
+from .table import Arrays
+
+HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""Precision of the products -> OpenVINO's name."""
+CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+"""Precision of the products -> what OpenVINO calls a processor's ability to compute in it."""
+
+MAX_LANES = 8
+"""Batches at once; each holds its own activations."""
+TWICE_BYTES = 256 << 20
+"""Graphs up to this size are opened twice: in a stream per lane, and with all threads for a batch that is
+alone."""
+WIDE_SLOTS = 64
+"""A batch that is alone gets all threads from this many slots (rows x tokens) on."""
+STEP = 8
+"""Rows are padded to a multiple of this many tokens, so that few shapes exist."""
+SHAPES = 1000
+"""Prepared kernels that are kept, for each stream. They take a few hundred kB each where shapes vary."""
+VARIABLE = ("tokens", "patches")
+
+
+class OpenVinoSession:
+    """A graph opened by OpenVINO. See `table.Session`."""
+
+    def __init__(
+        self, path: Path, graph: Graph, precision: Precision, *, digest: str, threads: int, lanes: int
+    ) -> None:
+        self.graph, self.precision, self.threads, self.lanes = graph, precision, threads, lanes
+        self._inputs = {tensor.name: tensor for tensor in graph.inputs}
+        self._variable = {tensor.name: _variable(tensor) for tensor in graph.outputs}
+        compiled, blob = _compiled(path, graph, precision, digest, streams=lanes, threads=threads)
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(lanes):
+            self._requests.put(compiled.create_infer_request())
+        small = (
+            lanes > 1 and sum(path.with_name(name).stat().st_size for name in _files(graph)) <= TWICE_BYTES
+        )
+        self._wide: Any = None
+        self._mapped = [blob]
+        """The library reads weights from these and does not hold them."""
+        if small:
+            compiled, blob = _compiled(path, graph, precision, digest, streams=1, threads=threads)
+            self._wide = compiled.create_infer_request()
+            self._mapped.append(blob)
+
+    @property
+    def backend(self) -> str:
+        return "openvino"
+
+    @property
+    def profiles(self) -> Sequence[Profile]:
+        return ()
+
+    def run(
+        self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False
+    ) -> list[NDArray[np.float32]]:
+        widths = [
+            array.shape[axis]
+            for name, array in inputs.items()
+            if (axis := _variable(self._inputs[name])) is not None
+        ]
+        width = max(widths, default=0)
+        padded = {name: self._padded(name, array) for name, array in inputs.items()}
+        slots = max((array.size for array in inputs.values()), default=0)
+        if alone and self._wide is not None and slots >= WIDE_SLOTS:
+            return self._infer(self._wide, padded, outputs, width)
+        request = self._requests.get()
+        try:
+            return self._infer(request, padded, outputs, width)
+        finally:
+            self._requests.put(request)
+
+    def close(self) -> None:
+        self._wide = None
+        while not self._requests.empty():
+            self._requests.get()
+        self._mapped.clear()
+
+    def _infer(
+        self, request: Any, inputs: Arrays, outputs: Sequence[str], width: int
+    ) -> list[NDArray[np.float32]]:
+        try:
+            request.infer(inputs, share_inputs=True)
+            return [self._output(request, name, width) for name in outputs]
+        except Exception as error:
+            raise EngineError(f"{self.graph.file}: openvino failed on a batch ({_line(error)})") from error
+
+    def _output(self, request: Any, name: str, width: int) -> NDArray[np.float32]:
+        array = request.get_tensor(name).data
+        # A copy, because the request's next batch is written into the same memory.
+        cut = array[:, :width] if self._variable[name] is not None and array.shape[1] > width else array
+        return np.array(cut, np.float32)
+
+    def _padded(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        axis = _variable(self._inputs[name])
+        missing = 0 if axis is None else -array.shape[axis] % STEP
+        if not missing:
+            return np.ascontiguousarray(array)
+        return np.pad(array, [(0, missing if place == axis else 0) for place in range(array.ndim)])
+
+
+def _variable(tensor: Tensor) -> int | None:
+    """The axis of a row's length; None where all rows have one size."""
+    return next((place for place, axis in enumerate(tensor.axes) if axis in VARIABLE), None)
+
+
+def _files(graph: Graph) -> tuple[str, ...]:
+    return graph.file, *graph.external
+
+
+def _compiled(
+    path: Path, graph: Graph, precision: Precision, digest: str, *, streams: int, threads: int
+) -> tuple[Any, Any]:
+    """The compiled graph, and the memory that it is mapped to if it was compiled here before."""
+    core = _core()
+    settings: Mapping[str, Any] = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": threads,
+        "CPU_RUNTIME_CACHE_CAPACITY": SHAPES,
+        # Several models and the server's own threads share the processors.
+        "ENABLE_CPU_PINNING": False,
+    }
+    # Neither streams nor threads are part of what is compiled.
+    key = blobs.key("openvino", version(), graph.file, digest, precision)
+    kept = blobs.find(key)
+    try:
+        if kept is not None:
+            tensor = _library().Tensor(kept, shared_memory=True)
+            return core.import_model(tensor, "CPU", settings), (tensor, kept)
+    except Exception:  # of another build, or cut short: it is made again
+        blobs.remove(key)
+    try:
+        model = core.read_model(str(path))
+        _unpack(model)
+        compiled = core.compile_model(model, "CPU", settings)
+    except Exception as error:
+        raise EngineError(
+            f"{path.name}: openvino {version()} cannot open the graph ({_line(error)}); use "
+            "engine='onnxruntime'"
+        ) from None
+    blobs.keep(key, compiled.export_model)
+    return compiled, None
+
+
+def _unpack(model: Any) -> None:
+    """Takes out the nodes that drop padding and put it back; the graph is then the padded one."""
+    changes = 0
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Gather" or not _is_packing(node):
+            continue
+        source = node.input_value(0)
+        before = source.get_node()
+        if before.get_type_name() == "Reshape" and _is_packing(before):
+            source = before.input_value(0)
+        gathered = node.output(0)
+        results = [use.get_node() for use in gathered.get_target_inputs()]
+        names = gathered.get_names()
+        gathered.replace(source)
+        if any(user.get_type_name() == "Result" for user in results):
+            source.get_tensor().set_names(names)
+        changes += 1
+    if changes:
+        model.validate_nodes_and_infer_types()
+
+
+def _is_packing(node: Any) -> bool:
+    return node.get_friendly_name().startswith("packed/")
+
+
+def open(
+    folder: Path,
+    manifest: Manifest,
+    graph: Graph,
+    *,
+    precision: Precision | None = None,
+    threads: int | None = None,
+    lanes: int | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> OpenVinoSession:
+    """Opens a graph of an artifact that was checked. Raises EngineError where the library is missing, the
+    processor cannot compute in that precision, or the graph cannot be read.
+
+    Args:
+        precision: of the products; None: float32.
+        threads: None: as many as affinity and cgroup grant this process.
+        lanes: None: one per thread, up to MAX_LANES.
+    """
+    precision = precision or "fp32"
+    if (problem := unable(graph, precision)) is not None:
+        raise EngineError(f"{graph.file}: {problem}")
+    threads = threads or machine.cpus()
+    digest = "".join(manifest.files[name].sha256 for name in _files(graph))
+    return OpenVinoSession(
+        folder / graph.file,
+        graph,
+        precision,
+        digest=digest,
+        threads=threads,
+        lanes=lanes or min(threads, MAX_LANES),
+    )
+
+
+def unable(graph: Graph, precision: Precision) -> str | None:
+    """Why this machine's OpenVINO cannot run a graph in a precision; None where it can. Raises EngineError
+    where OpenVINO is not installed."""
+    if graph.precision == "int8":
+        return (
+            "openvino does not run products whose activations are quantised while they run; use "
+            "engine='onnxruntime:int8'"
+        )
+    if graph.precision != "fp32":
+        return f"openvino takes the fp32 graph, and computes in {graph.precision} if it is told so; name that"
+    if precision not in HINTS:
+        return f"openvino computes a fp32 graph in {', '.join(HINTS)}, not in {precision}"
+    if not able(precision):
+        return f"this processor has no {precision} products; use openvino:fp32"
+    return None
+
+
+def able(precision: Precision) -> bool:
+    """Whether this processor has products in a precision."""
+    return CAPABILITIES.get(precision) in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def version() -> str:
+    """OpenVINO's version with the number of its build."""
+    return str(_library().get_version())
+
+
+@cache
+def _core() -> Any:
+    return _library().Core()
+
+
+def _library() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineError(
+            f"openvino cannot be imported ({_line(error)}); pip install 'poolrt[openvino]'"
+        ) from None
+    return openvino
+
+
+def _line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
