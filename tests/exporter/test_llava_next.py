@@ -28,7 +28,7 @@ SIZES = [(70, 40), (200, 100), (33, 120), (64, 48), (1, 1), (28, 28), (61, 59), 
 PAGES = [painted(*size, seed) for seed, size in enumerate(SIZES)]
 
 
-@pytest.mark.parametrize("name", llava.ALL)
+@pytest.mark.parametrize("name", ["e5_v", pytest.param("llava_next_new", marks=pytest.mark.slow)])
 def test_pages_and_words_become_the_vectors_of_the_authors_class(name: str, tmp_path: Path) -> None:
     theirs = llava.Reference(llava.ALL[name](tmp_path / name))
     artifact = exported(f"llava-{name}", lambda folder: llava.ALL[name](folder / name))
@@ -109,6 +109,7 @@ def test_e5_v_sums_its_input_up_in_one_word(text: str, media: str, asked: str) -
         assert written == f"{user}{asked}<|eot_id|>{assistant} \n"
 
 
+@pytest.mark.slow
 def test_a_converted_classifier_gives_the_logits_of_its_labels(tmp_path: Path) -> None:
     def write(folder: Path) -> Path:
         weight = torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(1)) / 4

@@ -49,7 +49,7 @@ def tiles(model: Model, page: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("name", ["embedder", "embedder_other"])
+@pytest.mark.parametrize("name", ["embedder", pytest.param("embedder_other", marks=pytest.mark.slow)])
 def test_pages_and_words_become_the_vectors_of_the_authors_classes(name: str, tmp_path: Path) -> None:
     model, parts, tokenizer = opened(name, tmp_path)
     images = model.manifest.images

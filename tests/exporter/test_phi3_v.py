@@ -31,7 +31,7 @@ TEXTS = (
 )
 
 
-@pytest.mark.parametrize("name", phi3v.ALL)
+@pytest.mark.parametrize("name", ["vlm2vec", pytest.param("phi3v_other", marks=pytest.mark.slow)])
 def test_pages_and_words_become_the_vectors_of_the_authors_classes(name: str, tmp_path: Path) -> None:
     theirs = phi3v.Reference(phi3v.ALL[name](tmp_path / name))
     artifact = exported(f"phi3v-{name}", lambda folder: phi3v.ALL[name](folder / name))

@@ -17,6 +17,7 @@ from poolrt.runtime.inputs.media import prepared
 from poolrt.runtime.inputs.media.medium import Medium
 
 from tests import adapters
+from tests.conftest import exported
 from tests.families import proof
 from tests.families import qwen3_vl as tiny
 from tests.families.pictured import Pictured, Prompt, pictured
@@ -61,10 +62,12 @@ def close(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
 @pytest.fixture(scope="module")
 def embedding(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint with Sentence Transformers' files, and its artifact."""
-    place = tmp_path_factory.mktemp("qwen3_vl")
-    folder = tiny.qwen3_vl_embedding(place / "embedding", sentence=True)
-    pipeline.export(folder, out=place / "artifacts", recipe=None)
-    return folder, place / "artifacts" / "embedding"
+
+    def write(place: Path) -> Path:
+        return tiny.qwen3_vl_embedding(place / "embedding", sentence=True)
+
+    artifact = exported("qwen3_vl-sentence", write, recipe=None)
+    return write(tmp_path_factory.mktemp("qwen3_vl")), artifact
 
 
 def test_an_artifact_embeds_as_transformers_model_does(embedding: tuple[Path, Path]):

@@ -29,7 +29,10 @@ from poolrt.runtime.errors import CheckpointError, VerificationError
 from poolrt.runtime.inputs.media import prepared
 
 from tests import pictures
+from tests.conftest import exported
 from tests.families import proof, towers
+from tests.serve.picture_cases import SERVERS
+from tests.serve.picture_cases import artifact as shared
 
 Floats = NDArray[np.float32]
 SAME = 3e-6
@@ -46,22 +49,21 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
     @functools.cache
     def folder(name: str) -> Path:
-        return towers.ALL[name](home / name)
+        # Those that vLLM's answers were recorded of are exported anyway.
+        options = SERVERS[name].options if name in SERVERS else {}
+        return towers.ALL[name](home / name, **options)
 
     return folder
 
 
 @pytest.fixture(scope="module")
-def artifact(
-    checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
+def artifact() -> Callable[[str], Path]:
     """`artifact("clip")`: its artifact."""
-    home = tmp_path_factory.mktemp("artifacts")
 
-    @functools.cache
     def folder(name: str) -> Path:
-        export(checkpoint(name), name=name, out=home)
-        return home / name
+        if name in SERVERS:
+            return shared(name)
+        return exported(f"towers-{name}", lambda place: towers.ALL[name](place / name))
 
     return folder
 

@@ -225,7 +225,7 @@ def naflex(folder: Path, **options: Any) -> Path:
     return folder
 
 
-ALL: dict[str, Callable[[Path], Path]] = {
+ALL: dict[str, Callable[..., Path]] = {
     "clip": clip,
     "clip_legacy": clip_legacy,
     "siglip": siglip,
