@@ -13,6 +13,57 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+ROWS = """
+BertForSequenceClassification
+GemmaForSequenceClassification
+GteNewForSequenceClassification
+LlamaBidirectionalForSequenceClassification
+Qwen2ForSequenceClassification
+Qwen3ForSequenceClassification
+RobertaForSequenceClassification
+XLMRobertaForSequenceClassification
+JinaVLForSequenceClassification
+LlamaNemotronVLForSequenceClassification
+Qwen3VLForSequenceClassification
+ColBERTLfm2Model
+ColBERTModernBertModel
+ColBERTJinaRobertaModel
+HF_ColBERT
+ColModernVBertForRetrieval
+ColPaliForRetrieval
+ColQwen3
+ColQwen3_5
+OpsColQwen3Model
+Qwen3VLNemotronEmbedModel
+BertModel
+BertSpladeSparseEmbeddingModel
+ErnieModel
+Gemma2Model
+Gemma3TextModel
+GritLM
+GteModel
+GteNewModel
+LlamaBidirectionalModel
+LlamaModel LlamaForCausalLM MistralModel
+ModernBertModel
+NomicBertModel
+Qwen2Model Qwen2ForCausalLM
+Qwen3Model Qwen3ForCausalLM
+RobertaModel RobertaForMaskedLM
+VoyageQwen3BidirectionalEmbedModel
+XLMRobertaModel
+BgeM3EmbeddingModel
+CLIPModel
+LlamaNemotronVLModel
+LlavaNextForConditionalGeneration
+Phi3VForCausalLM
+Qwen3VLForConditionalGeneration
+SiglipModel
+"""
+"""Architectures that vLLM's pages on pooling models list, a line for each row: the names it stands for. Rows
+like `*ForConditionalGeneration` name none."""
+
+
 @pytest.fixture(scope="module")
 def models() -> ModuleType:
     spec = importlib.util.spec_from_file_location("models_page", ROOT / "docs" / "models.py")
@@ -32,6 +83,23 @@ def test_the_committed_page_has_every_family_and_column(models: ModuleType):
     for file, names in models.families().items():
         section = text.split(f"## {file}\n", 1)[1].split("\n## ", 1)[0]
         assert all(f"`{name}`" in section for name in names), f"{file}: run `make models`"
+
+
+@pytest.mark.parametrize("row", ROWS.strip().splitlines(), ids=lambda row: row.split()[0])
+def test_every_architecture_that_vllm_lists_has_a_measured_line(models: ModuleType, row: str):
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in models.PAGE.read_text(encoding="utf-8").splitlines()
+    ]
+    measured = []
+    for line in lines:
+        cells = dict(zip(models.COLUMNS, line, strict=False))
+        if cells["Architecture"].strip("`") in row.split():
+            numbers = (cells["Least cosine"], cells["Largest difference"])
+            measured.append(
+                cells["Compared with"] != "-" and cells["Exports"] == "yes" and numbers != ("-", "-")
+            )
+    assert any(measured), "run `make models`"
 
 
 def test_checks_are_found_by_what_they_use(models: ModuleType):

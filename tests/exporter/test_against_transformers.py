@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from tests.exporter.graphs import COSINE, DIFFERENCE, Artifact, torch_of, worst_cosine
+from tests.exporter import graphs
+from tests.exporter.graphs import COSINE, DIFFERENCE, Artifact, torch_of
+from tests.families import proof
 
 Paths = Callable[[str], Path]
+Opened = Callable[[str], Artifact]
 POOLED = (
     "minilm_like", "bert_sharded", "bert_dense", "bert_cls", "bert_max", "bert_mean_sqrt_len",
     "bert_weightedmean", "bert_lasttoken",
@@ -29,6 +33,30 @@ SEQUENCES = (
     "xlmr_reranker",
 )
 TOKENS = ("bert_tokens", "roberta_tokens", "xlmr_tokens")
+
+
+def worst_cosine(found: NDArray[Any], expected: NDArray[Any], mask: NDArray[Any] | None = None) -> float:
+    """Noted for docs/models.md."""
+    worst = graphs.worst_cosine(found, expected, mask)
+    proof.note(cosine=worst)
+    return worst
+
+
+def close(found: NDArray[Any], expected: NDArray[Any], shape: str) -> None:
+    """Asserts that logits are the same."""
+    proof.note(difference=float(np.abs(found - expected).max()))
+    np.testing.assert_allclose(found, expected, atol=DIFFERENCE, rtol=0, err_msg=shape)
+
+
+@pytest.fixture
+def opened(artifacts: Paths, checkpoints: Paths) -> Opened:
+    """`opened("minilm_like")`: that tiny checkpoint's artifact."""
+
+    def find(name: str) -> Artifact:
+        proof.read_from(checkpoints(name))
+        return Artifact(artifacts(name))
+
+    return find
 
 
 def answer(model: Any, artifact: Artifact, batch: dict[str, Any]) -> Any:
@@ -45,11 +73,11 @@ def silent_transformers() -> Any:
 
 
 @pytest.mark.parametrize("name", POOLED)
-def test_text_embeddings_are_those_of_sentence_transformers(name: str, artifacts: Paths, checkpoints: Paths):
+def test_text_embeddings_are_those_of_sentence_transformers(name: str, opened: Opened, checkpoints: Paths):
     from sentence_transformers import SentenceTransformer
 
     artifact, model = (
-        Artifact(artifacts(name)),
+        opened(name),
         SentenceTransformer(str(checkpoints(name)), device="cpu").eval(),
     )
     normalised = artifact.manifest["heads"]["embed"]["activation"] == "l2"
@@ -67,8 +95,8 @@ def test_text_embeddings_are_those_of_sentence_transformers(name: str, artifacts
 @pytest.mark.parametrize(
     "name", ["minilm_like", "bert_plain", "bert_vocab_txt", "roberta_embedder", "xlmr_embedder"]
 )
-def test_token_embeddings_are_the_last_hidden_states(name: str, artifacts: Paths, checkpoints: Paths):
-    artifact = Artifact(artifacts(name))
+def test_token_embeddings_are_the_last_hidden_states(name: str, opened: Opened, checkpoints: Paths):
+    artifact = opened(name)
     model = transformers.AutoModel.from_pretrained(checkpoints(name), attn_implementation="eager").eval()
     for shape, batch in artifact.batches().items():
         expected = answer(model, artifact, batch).last_hidden_state.numpy()
@@ -79,9 +107,9 @@ def test_token_embeddings_are_the_last_hidden_states(name: str, artifacts: Paths
 
 @pytest.mark.parametrize("name", ["bert_plain", "bert_vocab_txt"])
 def test_without_sentence_transformers_files_bert_embeds_its_first_token(
-    name: str, artifacts: Paths, checkpoints: Paths
+    name: str, opened: Opened, checkpoints: Paths
 ):
-    artifact = Artifact(artifacts(name))
+    artifact = opened(name)
     model = transformers.AutoModel.from_pretrained(checkpoints(name), attn_implementation="eager").eval()
     assert artifact.manifest["heads"]["embed"]["activation"] == "l2"
     for shape, batch in artifact.batches().items():
@@ -90,34 +118,30 @@ def test_without_sentence_transformers_files_bert_embeds_its_first_token(
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-def test_logits_are_those_of_the_sequence_classifier(name: str, artifacts: Paths, checkpoints: Paths):
-    artifact = Artifact(artifacts(name))
+def test_logits_are_those_of_the_sequence_classifier(name: str, opened: Opened, checkpoints: Paths):
+    artifact = opened(name)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         checkpoints(name), attn_implementation="eager"
     ).eval()
     for shape, batch in artifact.batches().items():
         expected = answer(model, artifact, batch).logits.numpy()
-        np.testing.assert_allclose(
-            artifact.run("classify", batch), expected, atol=DIFFERENCE, rtol=0, err_msg=shape
-        )
+        close(artifact.run("classify", batch), expected, shape)
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_logits_are_those_of_the_token_classifier(name: str, artifacts: Paths, checkpoints: Paths):
-    artifact = Artifact(artifacts(name))
+def test_logits_are_those_of_the_token_classifier(name: str, opened: Opened, checkpoints: Paths):
+    artifact = opened(name)
     model = transformers.AutoModelForTokenClassification.from_pretrained(
         checkpoints(name), attn_implementation="eager"
     ).eval()
     for shape, batch in artifact.batches().items():
         attended = batch["attention_mask"] == 1
         expected = answer(model, artifact, batch).logits.numpy()[attended]
-        np.testing.assert_allclose(
-            artifact.run("token_classify", batch)[attended], expected, atol=DIFFERENCE, rtol=0, err_msg=shape
-        )
+        close(artifact.run("token_classify", batch)[attended], expected, shape)
 
 
-def test_colbert_projects_every_hidden_state_of_bert(artifacts: Paths, checkpoints: Paths):
-    artifact, folder = Artifact(artifacts("colbert")), checkpoints("colbert")
+def test_colbert_projects_every_hidden_state_of_bert(opened: Opened, checkpoints: Paths):
+    artifact, folder = opened("colbert"), checkpoints("colbert")
     tensors = load_file(folder / "model.safetensors")
     model = transformers.BertModel(transformers.BertConfig.from_pretrained(folder))
     model.load_state_dict(
@@ -132,8 +156,8 @@ def test_colbert_projects_every_hidden_state_of_bert(artifacts: Paths, checkpoin
         ), shape
 
 
-def test_bge_m3_computes_its_three_heads_from_one_pass(artifacts: Paths, checkpoints: Paths):
-    artifact, folder = Artifact(artifacts("bge_m3")), checkpoints("bge_m3")
+def test_bge_m3_computes_its_three_heads_from_one_pass(opened: Opened, checkpoints: Paths):
+    artifact, folder = opened("bge_m3"), checkpoints("bge_m3")
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     sparse, colbert = (
         torch.load(folder / f"{name}_linear.pt", weights_only=True) for name in ("sparse", "colbert")
@@ -147,9 +171,7 @@ def test_bge_m3_computes_its_three_heads_from_one_pass(artifacts: Paths, checkpo
         assert worst_cosine(artifact.run("token_embed", batch), vectors, batch["attention_mask"]) >= COSINE, (
             shape
         )
-        np.testing.assert_allclose(
-            artifact.run("token_classify", batch)[attended], weights, atol=DIFFERENCE, rtol=0, err_msg=shape
-        )
+        close(artifact.run("token_classify", batch)[attended], weights, shape)
 
 
 @pytest.mark.parametrize("name", ["minilm_like", "xlmr_reranker", "bge_m3"])

@@ -11,6 +11,7 @@ import pytest
 
 from tests.families import find
 from tests.families.proof import COSINE, compiles_and_lowers, cosines, prove
+from tests.goldens.record_decoders import WANTED
 
 FAMILIES = [
     "qwen3_embedding", "gte_qwen2", "e5_mistral", "llama3_causal", "gemma2_embedder", "embedding_gemma",
@@ -24,6 +25,13 @@ FAMILIES = [
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_compiles_and_lowers(name: str, tmp_path: Path):
     compiles_and_lowers(prove(find(name)(tmp_path / name), tmp_path / "out"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3_reranker", "mxbai_rerank", "bge_gemma", "qwen2_apeach"])
+def test_a_family_compiles_and_lowers_with_its_overrides(name: str, tmp_path: Path):
+    overrides = WANTED[name][1] or None
+    compiles_and_lowers(prove(find(name)(tmp_path / name), tmp_path / "out", hf_overrides=overrides))
 
 
 @pytest.mark.slow

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.families import TEXTS, find, plain
-from tests.families.proof import COSINE, cosines, prove
+from tests.families.proof import COSINE, DIFFERENCE, cosines, differences, prove
 
 SHORT = TEXTS[:4]
 PREFIXES = {"mgte_embedder": "new.", "mgte_reranker": "new."}
@@ -27,3 +28,19 @@ def test_hidden_states_equal_plain_numpy(name: str, tmp_path: Path):
     assert cosines(proved.raw("token_embed", SHORT), expected).min() > COSINE
     pooled = [hidden.mean(0) if name.startswith("nomic") else hidden[0] for hidden in expected]
     assert cosines(proved.raw("embed", SHORT), pooled).min() > COSINE
+
+
+def test_logits_of_the_reranker_equal_plain_numpy(tmp_path: Path):
+    folder = find("mgte_reranker")(tmp_path / "checkpoint")
+    proved = prove(folder)
+    config = json.loads((folder / "config.json").read_text())
+    known = plain.tensors(folder, prefix=PREFIXES["mgte_reranker"])
+
+    def layer(name: str, values: np.ndarray) -> np.ndarray:
+        return known[f"{name}.weight"] @ values + known[f"{name}.bias"]
+
+    expected = [
+        layer("classifier", np.tanh(layer("pooler.dense", plain.gte(known, config, ids)[0])))
+        for ids in proved.ids(SHORT)
+    ]
+    assert differences(proved.raw("classify", SHORT), expected) < DIFFERENCE

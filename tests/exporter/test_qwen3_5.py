@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from poolrt.exporter import checkpoint, engine, pipeline
+from poolrt.exporter import checkpoint, pipeline
 from poolrt.exporter.base import large
 from poolrt.exporter.families.modules import delta_net
 from poolrt.exporter.graph import rewriting, tracing
@@ -334,7 +334,7 @@ def test_padding_in_front_changes_no_token_of_the_graph(col: tuple[Path, Path]) 
         np.testing.assert_allclose(together[row, -text.size :], alone, atol=1e-5)
 
 
-def test_the_graph_compiles_and_lowers(col: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_graph_lowers(col: tuple[Path, Path], tmp_path: Path) -> None:
     """The recurrence stays in float32, which fp16 and int8 leave alone."""
     folder, artifact = col
     opened = read(artifact)
@@ -342,20 +342,13 @@ def test_the_graph_compiles_and_lowers(col: tuple[Path, Path], tmp_path: Path) -
     exact, graph = pictured(folder), opened.manifest.graph("text")
     rows = prompts(exact)
     expected = exact.answers("token_embed", rows)
-    rewriting.mixed_from_onnx(artifact / graph.file, tmp_path / "half.onnx", "fp16")
+    rewriting.mixed_from_onnx(artifact / graph.file, tmp_path / "fp16.onnx", "fp16")
     rewriting.int8_from_onnx(artifact / graph.file, tmp_path / "int8.onnx")
     vision = proof.opened(artifact / opened.manifest.graph("vision").file)
-    for name, least in (("half", HALF), ("int8", INT8)):
+    for name, least in (("fp16", HALF), ("int8", INT8)):
         exact.sessions = (proof.opened(tmp_path / f"{name}.onnx"), vision)
         answers = exact.answers("token_embed", rows)
         assert np.median(proof.cosines(answers, expected, of=name)) > least
-    target = engine.Target("tensorrt-rtx", "sm89")
-    (tmp_path / graph.file).write_bytes((artifact / graph.file).read_bytes())
-    compiled = engine.engine_from_onnx(
-        tmp_path, graph, target, max_tokens=opened.manifest.text.max_tokens, images=opened.manifest.images
-    )
-    proof.note(compiled=compiled.device, version=compiled.version)
-    assert (tmp_path / compiled.file).stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -383,10 +376,12 @@ def test_a_checkpoint_too_large_for_memory_streams(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("convert", ["embed", "classify"])
 def test_a_converted_chat_model_is_exported_in_int8(convert: Any, tmp_path: Path) -> None:
     """From raw pictures through the runtime, beside transformers."""
-    more: dict[str, Any] = (
-        {"head": {"score.weight": (3, 64)}, "num_labels": 3} if convert == "classify" else {}
-    )
+    more = {"num_labels": 3} if convert == "classify" else {}
     folder = tiny.published(tmp_path / "qwen", text=tiny.SHORT, vision={"depth": 1}, **more)
+    if convert == "classify":
+        # Labels that random weights are less sure of: probabilities near 0 and 1 change places in int8
+        weight = torch.randn(3, 64, generator=torch.Generator().manual_seed(1)) * 0.05
+        rewrite_weights(folder, lambda name: name, add={"score.weight": weight})
     pipeline.export(folder, out=tmp_path / "artifacts", recipe=None, convert=convert, precision="int8")
     of, reference = pictured(folder, convert=convert), tiny.HybridReference(folder)
     row = Prompt(SEEN.format("<|image_pad|>") + "mars", (media(of)["wide"],))

@@ -14,7 +14,7 @@ from poolrt.runtime.errors import CheckpointError
 
 from tests.checkpoints import configure
 from tests.exporter import swept
-from tests.families import TEXTS, find
+from tests.families import TEXTS, find, proof
 from tests.families.proof import prove
 
 SCALED = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
@@ -56,19 +56,26 @@ def silent_transformers() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+def compare(folder: Path, kind: swept.Kind, built: Any) -> None:
+    proof.read_from(folder)
+    worst = swept.worst_difference(folder, kind, built)
+    proof.note(difference=worst)
+    assert worst < swept.DIFFERENCE
+
+
 @pytest.mark.parametrize(("kind", "model_type", "settings"), QUICK.values(), ids=QUICK)
 def test_a_text_of_a_batch_is_what_the_class_computes_for_it_alone(
     kind: swept.Kind, model_type: str, settings: dict[str, Any], tmp_path: Path
 ):
     built = swept.model(tmp_path, kind, model_type, **settings)
-    assert swept.worst_difference(tmp_path, kind, built) < swept.DIFFERENCE
+    compare(tmp_path, kind, built)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "model_type", "settings"), SLOW.values(), ids=SLOW)
 def test_the_same_of_others(kind: swept.Kind, model_type: str, settings: dict[str, Any], tmp_path: Path):
     built = swept.model(tmp_path, kind, model_type, **settings)
-    assert swept.worst_difference(tmp_path, kind, built) < swept.DIFFERENCE
+    compare(tmp_path, kind, built)
 
 
 HEADED = [table for kind, table in swept.TABLES.items() if kind != "hidden"]
@@ -128,7 +135,7 @@ def t5(folder: Path, model_type: str, name: str) -> Any:
 )
 def test_the_encoder_of_a_t5_is_read_from_either_class(model_type: str, name: str, tmp_path: Path):
     built = t5(tmp_path, model_type, name)
-    assert swept.worst_difference(tmp_path, "hidden", built.get_encoder()) < swept.DIFFERENCE
+    compare(tmp_path, "hidden", built.get_encoder())
 
 
 def test_a_classifier_of_t5_is_refused_by_name(tmp_path: Path):

@@ -5,6 +5,7 @@ The graph runs under ONNX Runtime on one padded batch; the runtime's own arithme
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ Floats = npt.NDArray[np.float32]
 
 COSINE = 1 - 1e-6  # fp32 against fp32: worst measured over all families 1 - 2e-7 (a sum in another order)
 DIFFERENCE = 1e-5  # of logits and probabilities, likewise; worst measured 5e-6
+LOWERED = {"fp16": (0.999, 0.05), "bf16": (0.99, 0.2), "int8": (0.9, 0.5)}
+"""Precision -> least cosine of a median text, and largest difference of a score, as a share of one beyond 1.
+Random weights drift more than trained ones; these catch a broken graph."""
 
 
 @dataclass
@@ -152,6 +156,13 @@ def shown(known: manifest.Manifest) -> None:
     note(exported=True)
 
 
+def read_from(folder: Path) -> None:
+    """Notes a checkpoint whose exported graph is compared next."""
+    read = checkpoint.read(folder, recipe=None)
+    note(architecture=read.architecture, file=file_of(read.family), tasks=planning.plan(read).tasks)
+    note(exported=True)
+
+
 def opened(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -183,11 +194,26 @@ def differences(ours: Sequence[Floats], theirs: Sequence[Any]) -> float:
     return worst
 
 
+def answers_lower(precision: str, ours: Sequence[Floats], exact: Sequence[Floats], *, scores: bool) -> None:
+    """Asserts that a lowered graph's answers are near the float32 one's, and notes how far they are."""
+    cosine, difference = LOWERED[precision]
+    if not scores:
+        assert np.median(cosines(ours, exact, of=precision)) > cosine, precision
+        return
+    worst = max(  # of some texts no token is scored
+        float((np.abs(np.float64(one) - other) / np.maximum(1.0, np.abs(other))).max(initial=0.0))
+        for one, other in zip(ours, exact, strict=True)
+    )
+    note(**{f"{precision}_difference": worst})
+    assert worst < difference, precision
+
+
 def compiles_and_lowers(proved: Proved) -> None:
-    """A TensorRT-RTX engine for SM89 from the graph, and fp16 and int8 graphs that still answer the
-    same under ONNX Runtime."""
+    """A TensorRT-RTX engine for SM89 from the graph, and fp16, bf16 and int8 graphs that still answer the
+    same. bf16 is computed in pieces."""
     from poolrt.exporter import engine
     from poolrt.exporter.graph import rewriting
+    from poolrt.exporter.proof.sliced_graph import SlicedGraph
 
     assert proved.graph is not None
     target = engine.Target("tensorrt-rtx", "sm89")
@@ -197,15 +223,37 @@ def compiles_and_lowers(proved: Proved) -> None:
     assert (proved.folder / made.file).stat().st_size > 0
     note(compiled=made.device, version=made.version)
     source = proved.folder / proved.graph.file
-    rewriting.mixed_from_onnx(source, proved.folder / "half.onnx", "fp16")
+    for precision in ("fp16", "bf16"):
+        rewriting.mixed_from_onnx(source, proved.folder / f"{precision}.onnx", precision)
     rewriting.int8_from_onnx(source, proved.folder / "int8.onnx")
     # Some tokenizers make nothing of an empty text
     items = [item for text in TEXTS if (item := proved.item(text)).ids]
     exact = proved.rows(items)
-    # Random weights drift more than trained ones; these catch a broken graph
-    for name, cosine in (("half", 0.999), ("int8", 0.9)):
-        found = proved.rows(items, opened(proved.folder / f"{name}.onnx"))
-        for output in exact[0]:
-            if exact[0][output].shape[-1] > 8:
-                got = cosines([row[output] for row in found], [row[output] for row in exact], of=name)
-                assert np.median(got) > cosine, f"{name} {output}: {got}"
+    for precision in LOWERED:
+        session: Any
+        if precision == "bf16":
+            graph = dataclasses.replace(proved.graph, file="bf16.onnx", precision="bf16", packed=False)
+            session = _InPieces(SlicedGraph(proved.folder, graph))
+        else:
+            session = opened(proved.folder / f"{precision}.onnx")
+        found = proved.rows(items, session)
+        for task in proved.plan.tasks:
+            head = proved.plan.heads[task]
+            ours, theirs = ([row[head.output] for row in rows] for rows in (found, exact))
+            scores = "classify" in task
+            if scores:
+                params = [PoolingParams()] * len(items)
+                ours, theirs = (
+                    postprocess.answers(task, head, rows, items, params) for rows in (ours, theirs)
+                )
+            answers_lower(precision, ours, theirs, scores=scores)
+
+
+@dataclass
+class _InPieces:
+    """A graph that runs in pieces, with the arguments of ONNX Runtime's sessions."""
+
+    graph: Any
+
+    def run(self, names: Sequence[str], feed: dict[str, Any]) -> list[Floats]:
+        return self.graph.run(feed, names)

@@ -204,6 +204,13 @@ def colqwen2(folder: Path, *, engine: bool = True, newer: bool = False, dims: in
     return folder
 
 
+LATE: Mapping[str, Callable[[Path], Path]] = {
+    "colqwen2": lambda folder: colqwen2(folder, engine=False),
+    "colqwen2_5": lambda folder: colqwen2(
+        folder, newer=True, rename=lambda name: re.sub(r"^model\.", "language_model.", name)
+    ),
+}
+"""Models of late interaction that are exported."""
 SCORE_TOKEN = 100
 
 
