@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.artifact.images import Images
 from ...runtime.artifact.manifest import Role
 from ...runtime.errors import CheckpointError
 from ..files.pictures import processor
@@ -35,7 +37,7 @@ def family(*, body: str, names: tuple[str, ...]) -> Architecture:
             return str((inner or {}).get("model_type", "qwen2_vl")) == body
         return bool(set(names) & set(config.get("architectures") or ())) or _pages.projected(shapes)
 
-    return _qwen2_vl.family(
+    record = _qwen2_vl.family(
         body=body,
         videos=False,
         model_types=(RETRIEVAL, body),
@@ -46,6 +48,17 @@ def family(*, body: str, names: tuple[str, ...]) -> Architecture:
         late_interaction=True,
         roles=roles,
     )
+    assert record.vision is not None, "a family of Qwen2-VL reads pictures"
+    return replace(record, vision=replace(record.vision, images=_images(record.vision.images)))
+
+
+def _images(of_body: Callable[[Files], Images]) -> Callable[[Files], Images]:
+    def images(files: Files) -> Images:
+        # colpali-engine drops transparency before anything else.
+        background = "none" if files.config[ENGINE] else "white"
+        return replace(of_body(files), background=background)
+
+    return images
 
 
 def _translation(body: str, name: str) -> Callable[[Config], Config]:

@@ -198,6 +198,9 @@ class Architecture:
     None: other files say it."""
     pair_end: int | None = None
     """Token that its rerankers put behind every pair, whose state is scored; None: they put none."""
+    pair_document_tokens: int | None = None
+    """Tokens to which its rerankers cut the text of a document before they write the pair; None: they do
+    not."""
     instruction: str = ""
     """The `instruction` of role templates where a request gives none."""
     pad_to: Callable[[Config], int | None] | None = None

@@ -122,6 +122,9 @@ def text(
         truncation_side="left" if checkpoint.text.cut_left else "right",
         pair="separator" if separated else "concatenate",
         pair_end=checkpoint.family.pair_end if checkpoint.kind == "classify" else None,
+        pair_document_tokens=checkpoint.family.pair_document_tokens
+        if checkpoint.kind == "classify"
+        else None,
         roles=roles,
         prompts=prompts,
         default_prompt=default,

@@ -69,7 +69,7 @@ def _joint(
         template=request.template,
         template_variables=request.variables,
         max_tokens_per_query=request.max_tokens_per_query,
-        max_tokens_per_doc=request.max_tokens_per_doc,
+        max_tokens_per_doc=request.max_tokens_per_doc or preparation.document_tokens,
     )
     head = manifest.heads["classify"]
     raw = replace(request.params, use_activation=False)

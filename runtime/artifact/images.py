@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Rule = Literal["idefics3", "grid", "anyres", "hd"]
+"""How a picture is cut into tiles."""
 Scheme = Literal["fixed", "tiles", "patches"]
 Resample = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Kernel = Literal["torchvision", "pillow"]
@@ -22,7 +24,7 @@ RGB = tuple[float, float, float]
 class Tiling:
     """The cuts of the scheme `tiles`."""
 
-    rule: Literal["idefics3", "grid", "anyres", "hd"]
+    rule: Rule
     longest_edge: int = 0
     """idefics3: the longer side is scaled to it before the picture is cut."""
     most_tiles: int = 0

@@ -130,6 +130,9 @@ class TextPreparation:
     pair_end: int | None = None
     """Cross-encoders whose score is the state of a token of its own: its id, put behind every pair after
     tokenising and cutting (jina-reranker-m0). Their score template is a part of the model."""
+    pair_document_tokens: int | None = None
+    """Cross-encoders whose own library cuts the text of a document to so many tokens before it writes the
+    pair; None: it cuts none, or the whole pair."""
     roles: dict[str, Role] = field(default_factory=dict)
     """`query` and `document` as the model's own library prepares them; empty: both plain."""
     prompts: dict[str, str] = field(default_factory=dict)

@@ -248,6 +248,12 @@ class Preparation:
         }
         return templates.render(self.score_template, values)
 
+    @property
+    def document_tokens(self) -> int:
+        """Tokens to which the model's own library cuts the document of a pair; 0: it does not."""
+        most = self.text.pair_document_tokens
+        return 0 if most is None or self.style == "vllm" or most >= self.encoder.max_tokens else most
+
     def check_side_limit(self, value: int, name: str) -> None:
         """Raises InputError that names the parameter for a number that is not in [0, the model's limit)."""
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:

@@ -13,6 +13,7 @@ from poolrt.exporter.files import recipe
 from poolrt.exporter.graph import tracing
 from poolrt.exporter.heads import planning
 from poolrt.runtime import load
+from poolrt.runtime.artifact.images import Images
 from poolrt.runtime.errors import CheckpointError, InputError
 from poolrt.runtime.inputs import templates
 from poolrt.runtime.inputs.media import prepared
@@ -61,6 +62,18 @@ def test_pages_and_words_become_the_vectors_of_the_authors_classes(name: str, tm
             compare("<|image_1|> Represent the given image.", page)
         compare("red <|image_2|> or <|image_1|>", PAGES[0], PAGES[1])
         assert proof.cosines(ours, expected).min() > COSINE
+        compare_crops(images, theirs)
+
+
+def compare_crops(images: Images, theirs: phi3v.Reference) -> None:
+    """vLLM's example of VLM2Vec-Full sets the number of tiles."""
+    for crops in (1, 9):
+        theirs.crops = crops
+        for page in PAGES[:4]:
+            tiles, _, _ = theirs.pixels(page)
+            first, *rest = prepared.image(images, page, options={"num_crops": crops}).items
+            np.testing.assert_allclose(first.arrays["pixel_values"], tiles[0], atol=BICUBIC)
+            np.testing.assert_array_equal(np.stack([item.arrays["pixel_values"] for item in rest]), tiles[1:])
 
 
 def test_pictures_are_numbered(tmp_path: Path) -> None:

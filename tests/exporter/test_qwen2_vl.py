@@ -3,13 +3,19 @@ raw pictures and videos."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime import load
+from poolrt.runtime import PoolingParams, load
+from poolrt.runtime.answers import pair_scores
+from poolrt.runtime.answers.score_request import ScoreRequest
+from poolrt.runtime.inputs.items import TokenLimits
 from poolrt.runtime.inputs.media import prepared
+from poolrt.runtime.inputs.multimodal.media_reading import MediaReading
+from poolrt.runtime.inputs.multimodal.preparation import MultimodalPreparation
 
 from tests.conftest import exported
 from tests.families import proof
@@ -114,6 +120,31 @@ def test_a_pair_that_is_cut_keeps_its_last_token(tmp_path: Path):
             assert cut.prompt_token_ids[-1] == tiny.SCORE_TOKEN
 
 
+def test_the_text_of_a_document_is_cut_before_its_pair_is_written():
+    """As by the authors' code: 512 tokens less than a pair has, whatever the query needs."""
+    artifact = exported("qwen2-vl-jina_m0", lambda folder: tiny.jina_m0(folder / "jina_m0"))
+    request = ScoreRequest(limits=TokenLimits(), params=PoolingParams())
+    with load(artifact) as model:
+        assert model.manifest.images is not None
+        reading = MediaReading(model.manifest.images)
+        manifest = replace(model.manifest, text=replace(model.manifest.text, pair_document_tokens=9))
+        cut = MultimodalPreparation(artifact, manifest, reading)
+        words = "mars is the red planet and it is far away from here"
+        first = model.preparation.encoder.tokenizer.encode(words, add_special_tokens=False)
+        for query in ("red", "red " * 40):
+            for document in (words, {"image": PAGES[0], "text": words}):
+                sides = [cut.side(side, "side") for side in (query, document)]
+                prepared = pair_scores.prepare(model.manifest, cut, sides[:1], sides[1:], request)
+                [item] = [item for step in prepared.steps for item in step.values()]
+                written = document if isinstance(document, str) else document["text"]
+                shorter = words[: first.offsets[8][1]]
+                same = shorter if written is document else {"image": PAGES[0], "text": shorter}
+                [expected] = model.score(query, [same])
+                assert (item.ids, item.truncated) == (list(expected.prompt_token_ids), True)
+        # vLLM cuts none.
+        assert (cut.document_tokens, cut.in_style("vllm").document_tokens) == (9, 0)
+
+
 def test_scores_of_pairs_are_those_of_vllm():
     artifact = exported("qwen2-vl-jina_m0", lambda folder: tiny.jina_m0(folder / "jina_m0"))
     recorded = np.load(record_qwen2_vl.FOLDER / "jina_m0.npz")
@@ -167,6 +198,7 @@ def test_pages_and_questions_become_the_vectors_of_transformers_model_and_a_proj
         images = model.manifest.images
         assert images is not None
         proof.shown(model.manifest)
+        assert images.background == ("white" if name == "colqwen2" else "none")
         [query] = model.token_embed([QUESTION], role="query")
         pages = model.token_embed([{"image": page} for page in PAGES], role="document")
         media = [prepared.image(images, page) for page in PAGES]

@@ -53,7 +53,7 @@ def test_dse(tmp_path: Path):
     assert written(plan, "query", "a car", images=1) == f"{SYSTEM}{MEDIA}Query: a car{END}"
     assert written(plan, "document", "", images=1) == f"{SYSTEM}{MEDIA}What is shown in this image?{END}"
     assert written(plan, "document", "a", images=1) == f"{SYSTEM}{MEDIA}Document: a{END}"
-    assert pixels(plan) == (28 * 28, 2560 * 28 * 28)
+    assert pixels(plan) == (4 * 28 * 28, 2560 * 28 * 28)
     assert plan.heads["embed"].any_dimension
 
 
@@ -121,6 +121,7 @@ def test_jina_reranker_m0(tmp_path: Path):
     assert (plan.tasks[0], plan.scoring) == ("classify", "cross-encoder")
     head = plan.heads["classify"]
     assert (head.activation, head.logit_mean, head.pool, plan.text.pair_end) == ("sigmoid", 2.65, "last", 100)
+    assert plan.text.pair_document_tokens == 9728
     assert plan.vision is not None
     assert plan.vision.images.videos is None
     messages = [{"role": "query", "content": "a"}, {"role": "document", "content": f"{MEDIA}b"}]

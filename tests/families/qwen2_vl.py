@@ -211,6 +211,14 @@ LATE: Mapping[str, Callable[[Path], Path]] = {
     ),
 }
 """Models of late interaction that are exported."""
+
+
+def classifier(folder: Path, **more: Any) -> Path:
+    """A head `score` of three labels, where vLLM has it: inside the language model."""
+    labels = {"0": "page", "1": "photo", "2": "chart"}
+    return qwen2_vl(folder, head={"language_model.score.weight": (3, 128)}, id2label=labels, seed=9, **more)
+
+
 SCORE_TOKEN = 100
 
 

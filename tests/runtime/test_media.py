@@ -144,7 +144,6 @@ def test_a_budget_of_pixels_can_be_said_in_five_ways():
     ):
         assert size(options) == (8, 12), options
     assert size({"min_pixels": 1000000, "max_pixels": 2000000}) == (26, 39)
-    assert size({"videos_kwargs": {"max_pixels": 4096}}) == (19, 28)
 
 
 def test_a_picture_that_is_not_resized_must_fit():

@@ -201,6 +201,19 @@ def video() -> list[Case]:
     ]  # fmt: skip
 
 
+def converted(path: str) -> list[Case]:
+    """What a model that writes words makes of prompts when it is converted: numbers, and little else."""
+    task = "classify" if path == "/classify" else "embed"
+    names = {"text-part", "text-and-picture", "picture-and-text", "two-pictures", "string", "video"}
+    return [
+        *(case for case in chats(path) if case[0] in names or case[0].startswith("shape-")),
+        ("text", "POST", path, {"input": [TEXT, "red"]}),
+        ("pooling-page", "POST", "/pooling", {"messages": chat(image(PAGE)), "task": task}),
+        ("pooling-tokens", "POST", "/pooling", {"messages": chat(image(PAGE)), "task": f"token_{task}"}),
+        *tokenised(),
+    ]  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Server:
     """One vLLM that was asked."""
@@ -219,6 +232,10 @@ class Server:
     """File of recipes/templates for --chat-template."""
     trusted: bool = False
     """Whether vLLM runs Python of the checkpoint."""
+    convert: str | None = None
+    """vLLM's --convert and poolrt's."""
+    shared: str | None = None
+    """Name under which other tests export the same checkpoint."""
 
     @property
     def flags(self) -> list[str]:
@@ -226,6 +243,8 @@ class Server:
         flags = ["--max-model-len", str(self.max_tokens)]
         if self.trusted:
             flags.append("--trust-remote-code")
+        if self.convert is not None:
+            flags += ["--convert", self.convert]
         if self.overrides is not None:
             flags += ["--hf-overrides", json.dumps(self.overrides)]
         return flags if self.template is None else [*flags, "--chat-template", str(TEMPLATES / self.template)]
@@ -309,6 +328,23 @@ SERVERS: dict[str, Server] = {
     "nemotron_colembed": Server(
         module="qwen3_vl", checkpoint="nemotron_colembed", cases=late(), options={"videos": True}
     ),
+    **{
+        f"{name}_classify": Server(
+            module="qwen2_vl",
+            checkpoint="classifier",
+            cases=converted("/classify"),
+            options={"newer": name != "qwen2_vl"},
+            convert="classify",
+        )
+        for name in ("qwen2_vl", "qwen2_5_vl")
+    },
+    "smolvlm": Server(
+        module="idefics",
+        checkpoint="smolvlm",
+        cases=converted("/v1/embeddings"),
+        convert="embed",
+        shared="converted-smolvlm",
+    ),
 }
 """Recording -> the server that gave it."""
 
@@ -335,8 +371,10 @@ def artifact(name: str) -> Path:
         write = getattr(importlib.import_module(f"tests.families.{module}"), function)
         return exported(shared, lambda folder: write(folder / function))
     write = getattr(importlib.import_module(f"tests.families.{server.module}"), server.checkpoint)
+    more = {} if server.convert is None else {"convert": server.convert}
     return exported(
-        f"pictures-{name}",
+        server.shared or f"pictures-{name}",
         lambda folder: write(folder / name, **server.options),
         hf_overrides=server.overrides,
+        **more,
     )

@@ -54,7 +54,10 @@ NUMBERS = {
     ),
 }
 """Recording -> why numbers are not compared (vectors, scores, counts of tokens), and in which cases."""
-SLOW = ("colmodernvbert", "nemotron_colembed", "ops_colqwen3", "llama_nemotron_vl_rerank", "jina_reranker_m0")
+SLOW = (
+    "colmodernvbert", "nemotron_colembed", "ops_colqwen3", "llama_nemotron_vl_rerank", "jina_reranker_m0",
+    "qwen2_5_vl_classify",
+)  # fmt: skip
 """Recordings whose code others reach: each takes an export."""
 ALL = [
     pytest.param(name, case, id=f"{name}-{case[0]}", marks=[pytest.mark.slow] if name in SLOW else [])

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 from ...artifact.images import Images
 from ...errors import InputError
+from ..tilings import changes
+from ..tilings.option_values import FIELD, flag, number, only
 
-FIELD = "mm_processor_kwargs"
-EVERY = ("do_resize", "use_fast", "backend")
+EVERY = ("do_resize", *changes.EVERY)
 KNOWN: dict[str, tuple[str, ...]] = {
     "fixed": ("size",),
-    "tiles": ("size", "do_image_splitting"),
     "patches": ("size", "min_pixels", "max_pixels", "max_num_visual_tokens"),
 }
-"""Scheme -> options that it reads beside `EVERY`."""
+"""Scheme -> options that it reads beside `EVERY`; those of tiles are their rule's."""
 COUNT = ("max_num_patches",)
 """Of a model that counts patches (SigLIP 2)."""
 VIDEO = ("fps", "num_frames", "min_frames", "max_frames", "do_sample_frames")
@@ -42,13 +42,8 @@ def applied(images: Images, options: Mapping[str, object], *, video: bool = Fals
 
     Raises InputError for an option that this model does not know, or of another kind.
     """
-    options = _scoped(options, video=video)
-    counts = images.patches is not None and images.patches.fit == "count"
-    known = (
-        *EVERY,
-        *(COUNT if counts else KNOWN[images.scheme]),
-        *(VIDEO if images.videos is not None else ()),
-    )
+    known = _keys(images)
+    options = _scoped(images, options, video=video)
     if unknown := [key for key in options if key not in known]:
         raise InputError(
             f"{FIELD}: {', '.join(map(repr, unknown))} changes nothing here, this model knows "
@@ -56,17 +51,29 @@ def applied(images: Images, options: Mapping[str, object], *, video: bool = Fals
             field=FIELD,
         )
     images = _sized(_kernel(images, options), options, video=video)
+    split = images.tiling is None or images.tiling.split
     settings = Settings(
         images=images,
-        resize=_flag(options, "do_resize", images.resize),
-        split=_flag(options, "do_image_splitting", images.tiling is None or images.tiling.split),
-        sample=_flag(options, "do_sample_frames"),
+        resize=flag("do_resize", options.get("do_resize"), images.resize),
+        split=flag("do_image_splitting", options.get("do_image_splitting"), split),
+        sample=flag("do_sample_frames", options.get("do_sample_frames")),
     )
     return _sampled(settings, options) if video else settings
 
 
-def _scoped(options: Mapping[str, object], *, video: bool) -> dict[str, object]:
+def _keys(images: Images) -> tuple[str, ...]:
+    """Options that change something, or may, for a model's pictures and videos."""
+    videos = VIDEO if images.videos is not None else ()
+    if images.tiling is not None:
+        return (*changes.KEYS[images.tiling.rule], *videos)
+    counts = images.patches is not None and images.patches.fit == "count"
+    return (*EVERY, *(COUNT if counts else KNOWN[images.scheme]), *videos)
+
+
+def _scoped(images: Images, options: Mapping[str, object], *, video: bool) -> dict[str, object]:
     """The options for all media, and over them those for this kind."""
+    if "videos_kwargs" in options and images.videos is None:
+        raise InputError(f"{FIELD}: videos_kwargs changes nothing, this model reads no videos", field=FIELD)
     flat = {key: value for key, value in options.items() if key not in SCOPES}
     for scope, videos in SCOPES.items():
         inside = options.get(scope)
@@ -85,7 +92,7 @@ def _kernel(images: Images, options: Mapping[str, object]) -> Images:
             raise InputError(f"{FIELD}: backend is {backend!r}, expected 'pil' or 'torchvision'", field=FIELD)
         return replace(images, kernel=kernels[backend])
     if options.get("use_fast") is not None:
-        return replace(images, kernel="torchvision" if _flag(options, "use_fast") else "pillow")
+        return replace(images, kernel="torchvision" if flag("use_fast", options["use_fast"]) else "pillow")
     return images
 
 
@@ -93,22 +100,16 @@ def _sized(images: Images, options: Mapping[str, object], *, video: bool) -> Ima
     size = options.get("size")
     if size is not None and not isinstance(size, Mapping):
         raise InputError(f"{FIELD}: size is {size!r}, expected an object", field=FIELD)
-    sides = {str(key): _number(f"size.{key}", value) for key, value in (size or {}).items()}
+    sides = {str(key): number(f"size.{key}", value) for key, value in (size or {}).items()}
     if images.scheme == "patches":
         return _budget(images, sides, options, video=video)
+    if images.scheme == "tiles":
+        return changes.changed(images, sides, options, video=video)
     if not sides:
         return images
-    if images.scheme == "tiles":
-        assert images.tiling is not None, "a manifest with the scheme `tiles` says how to cut"
-        _only(sides, ("longest_edge",))
-        if video and images.videos is not None:
-            own = replace(images.videos, longest_edge=sides["longest_edge"], squashed=None)
-            return replace(images, videos=own)
-        tiling = replace(images.tiling, longest_edge=sides["longest_edge"])
-        return replace(images, tiling=tiling, squashed=None)
     if set(sides) == {"shortest_edge"}:
         return replace(images, shortest_edge=sides["shortest_edge"], squashed=None)
-    _only(sides, ("height", "width"))
+    only(sides, ("height", "width"))
     if (sides["height"], sides["width"]) != (images.height, images.width):
         raise InputError(
             f"{FIELD}: size is {sides['height']} x {sides['width']}, this model's pictures have "
@@ -125,17 +126,17 @@ def _budget(
     patches, videos = images.patches, images.videos
     assert patches is not None, "a manifest with the scheme `patches` says their sizes"
     if set(sides) - {"shortest_edge", "longest_edge"}:
-        _only(sides, ("shortest_edge", "longest_edge"))
+        only(sides, ("shortest_edge", "longest_edge"))
     if options.get("max_num_patches") is not None:
-        count = _number("max_num_patches", options["max_num_patches"])
+        count = number("max_num_patches", options["max_num_patches"])
         return replace(images, patches=replace(patches, max_pixels=count * patches.size**2))
     least, most = sides.get("shortest_edge"), sides.get("longest_edge")
     if options.get("min_pixels") is not None:
-        least = _number("min_pixels", options["min_pixels"])
+        least = number("min_pixels", options["min_pixels"])
     if options.get("max_pixels") is not None:
-        most = _number("max_pixels", options["max_pixels"])
+        most = number("max_pixels", options["max_pixels"])
     if options.get("max_num_visual_tokens") is not None:
-        tokens = _number("max_num_visual_tokens", options["max_num_visual_tokens"])
+        tokens = number("max_num_visual_tokens", options["max_num_visual_tokens"])
         # Tomoro's ColQwen3: a video may have twice the tokens of a picture.
         most = tokens * (patches.size * patches.merge) ** 2 * (2 if video else 1)
     before = videos if video and videos is not None else patches
@@ -164,11 +165,9 @@ def _sampled(settings: Settings, options: Mapping[str, object]) -> Settings:
             raise InputError(f"{FIELD}: fps is {fps!r}, expected a number above 0, up to 1000", field=FIELD)
         settings = replace(settings, fps=float(fps))
     if frames is not None:
-        settings = replace(settings, frames=_number("num_frames", frames))
+        settings = replace(settings, frames=number("num_frames", frames))
     bounds = {
-        key: _number(key, options[key])
-        for key in ("min_frames", "max_frames")
-        if options.get(key) is not None
+        key: number(key, options[key]) for key in ("min_frames", "max_frames") if options.get(key) is not None
     }
     changed = replace(videos, **bounds)
     if not changed.min_frames <= changed.max_frames <= videos.max_frames:
@@ -178,25 +177,3 @@ def _sampled(settings: Settings, options: Mapping[str, object]) -> Settings:
             field=FIELD,
         )
     return replace(settings, images=replace(settings.images, videos=changed))
-
-
-def _only(sides: Mapping[str, int], wanted: tuple[str, ...]) -> None:
-    if set(sides) != set(wanted):
-        raise InputError(
-            f"{FIELD}: size has {', '.join(sides)}, this model takes {' and '.join(wanted)}", field=FIELD
-        )
-
-
-def _number(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
-        raise InputError(f"{FIELD}: {name} is {value!r}, expected a whole number above 0", field=FIELD)
-    return value
-
-
-def _flag(options: Mapping[str, object], name: str, default: bool = True) -> bool:
-    value = options.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise InputError(f"{FIELD}: {name} is {value!r}, expected true or false", field=FIELD)
-    return value

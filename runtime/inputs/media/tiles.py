@@ -42,9 +42,13 @@ def rows(
     """
     tiling, source = facts(images), planes
     if not split:
-        return [fixed_row(images, single(images, planes, resize=resize))], 0, 0
+        return (
+            [fixed_row(images, single(images, planes, resize=resize, most_pixels=most_pixels, field=field))],
+            0,
+            0,
+        )
     if resize:
-        planes = _first(images, planes)
+        planes = _first(images, planes, most_pixels, field)
     height, width = _multiple(images, *planes.shape[1:])
     check_pixels(height * width, most_pixels, field)
     planes = _scaled(images, planes, height, width)
@@ -64,15 +68,17 @@ def rows(
     return items, down, across
 
 
-def single(images: Images, planes: Planes, *, resize: bool = True) -> Planes:
+def single(images: Images, planes: Planes, *, resize: bool = True, most_pixels: int, field: str) -> Planes:
     """A picture [3, height, width] that is squashed to one tile; arguments as of `rows`."""
-    whole = _first(images, planes) if resize else planes
+    whole = _first(images, planes, most_pixels, field) if resize else planes
     return _scaled(images, whole, images.height, images.width)
 
 
-def _first(images: Images, planes: Planes) -> Planes:
+def _first(images: Images, planes: Planes, most_pixels: int, field: str) -> Planes:
     """The picture as it is scaled before it is cut."""
-    return _scaled(images, planes, *(images.squashed or _longest(facts(images), *planes.shape[1:])))
+    height, width = images.squashed or _longest(facts(images), *planes.shape[1:])
+    check_pixels(height * width, most_pixels, field)
+    return _scaled(images, planes, height, width)
 
 
 def regions(down: int, across: int, count: int) -> tuple[Region, ...]:

@@ -180,7 +180,13 @@ def _tiles(
     items, texts = [], []
     for number, frame, out in zip(numbers.tolist(), frames, values, strict=True):
         cancellation.check()
-        tile = tiles.single(images, frame.transpose(2, 0, 1), resize=settings.resize)
+        tile = tiles.single(
+            images,
+            frame.transpose(2, 0, 1),
+            resize=settings.resize,
+            most_pixels=most_pixels,
+            field=field,
+        )
         items.append(fixed_row(images, tile, out))
         texts.append(wording.frame(videos, number / rate, images.tokens))
     # transformers takes the time of the last frame for the length of a video that does not say its rate.

@@ -52,7 +52,8 @@ class MediaReading:
         self.width = width
         self.features_of: Callable[[bytes], Row | None] = lambda digest: None
         """Features that are kept of a picture's digest."""
-        media_options.applied(images, self.options)
+        for video in (False, True) if images.videos else (False,):
+            media_options.applied(images, self.options, video=video)
         own: dict[Kind, int | None] = {"image": images.most, "video": None if images.videos else 0}
         self._most = {
             kind: limit if most is None or kind not in most else min(most[kind], own_limit(limit))
