@@ -97,7 +97,7 @@ ARCHITECTURE = _pages.language_model(
     translate=translate,
     prefixes=(*PREFIXES, "language_model.", "model.language_model."),
     spelled=_pages.speller(PREFIXES, colpali.NAMES),
-    positions=lambda config: int(config.get("max_position_embeddings", 8192)),
+    positions=lambda config: _pages.positions(config) or 8192,
     settings=("use_bidirectional_attention", "attn_logit_softcapping"),
     images=images,
 )

@@ -84,6 +84,10 @@ class Pictured:
             if prompt.media:
                 own = [next(computed) for medium in prompt.media for _ in medium.items]
                 item.features = np.concatenate(own)
+        return self.answered(task, items, **params)
+
+    def answered(self, task: manifest.Task, items: Sequence[Item], **params: Any) -> list[Floats]:
+        """What the runtime returns for items with their features, computed as one batch."""
         arrays = Feed(self.plan.tensors, pad_id=self.plan.text.pad_id).arrays(items)
         head = self.plan.heads[task]
         names = [self.plan.heads[name].output for name in self.plan.tasks]
@@ -92,7 +96,7 @@ class Pictured:
             result[place, : len(item.ids)] if result.ndim == 3 else result[place]
             for place, item in enumerate(items)
         ]
-        return postprocess.answers(task, head, own, items, [PoolingParams(**params)] * len(items))
+        return postprocess.answers(task, head, own, list(items), [PoolingParams(**params)] * len(items))
 
     def _run(
         self, which: int, module: torch.nn.Module, arrays: dict[str, Any], names: list[str]

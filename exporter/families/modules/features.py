@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .rotary import RowFrequencies
+
 LOWEST = -1e30
 """Added to scores that do not count. Finite, so that no row of a softmax is empty."""
 
@@ -69,9 +71,10 @@ class BlockText(FeatureText):
     ) -> Any:
         """As of FeatureText."""
         masks = self.masks(attention_mask, feature_index > 0)
-        return self.model(
-            inputs_embeds=self.embedded(input_ids, features, feature_index), attention_mask=masks
-        )
+        embedded = self.embedded(input_ids, features, feature_index)
+        if isinstance(self.model, RowFrequencies):
+            return self.model(inputs_embeds=embedded, attention_mask=attention_mask, masks=masks)
+        return self.model(inputs_embeds=embedded, attention_mask=masks)
 
     def masks(self, attention_mask: torch.Tensor, pictured: torch.Tensor) -> dict[str, torch.Tensor]:
         """Type of a layer -> what is added to its scores, [batch, 1, tokens, tokens].

@@ -17,22 +17,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class RowFrequencies(nn.Module):
-    """Passes explicit positions to a decoder, from which each rotary module computes the length of a row."""
+INNER = ("language_model", "text_model")
+"""Names of the decoder inside a model that reads pictures too."""
+FIRST = {"PaliGemmaModel": 1}
+"""Class of such a model -> position of a text's first token, where that is not 0."""
 
-    def __init__(self, model: nn.Module) -> None:
+
+class RowFrequencies(nn.Module):
+    """Passes explicit positions to a decoder, from which each rotary module computes the length of a row.
+
+    `first`: position of the first token.
+    """
+
+    def __init__(self, model: nn.Module, first: int = 0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.first = model, first
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
 
     def get_input_embeddings(self) -> Any:
         model: Any = self.model
         return model.get_input_embeddings()
 
-    def forward(self, *, attention_mask: torch.Tensor, **inputs: Any) -> Any:
-        """`inputs`: input_ids or inputs_embeds, and what else the decoder takes."""
+    def forward(self, *, attention_mask: torch.Tensor, masks: Any = None, **inputs: Any) -> Any:
+        """Args:
+        attention_mask: [batch, tokens].
+        masks: what the decoder takes in its place; None: it itself.
+        inputs: input_ids or inputs_embeds, and what else the decoder takes.
+        """
         # Padding is masked, so it may have any position below the largest of its row.
-        positions = torch.arange(attention_mask.shape[1], device=attention_mask.device) * attention_mask
-        return self.model(attention_mask=attention_mask, position_ids=positions, **inputs)
+        places = torch.arange(attention_mask.shape[1], device=attention_mask.device) + self.first
+        masks = attention_mask if masks is None else masks
+        return self.model(attention_mask=masks, position_ids=places * attention_mask, **inputs)
 
 
 def by_row(model: nn.Module) -> nn.Module:
@@ -40,7 +58,15 @@ def by_row(model: nn.Module) -> nn.Module:
     changed = [part for part in model.modules() if any(True for _ in _depending(part))]
     for part in changed:
         _change(part)
-    return RowFrequencies(model) if changed else model
+    if not changed:
+        return model
+    for path, part in model.named_modules():
+        owner, _, name = path.rpartition(".")
+        if name in INNER and any(inner in changed for inner in part.modules()):
+            outer = model.get_submodule(owner)
+            setattr(outer, name, RowFrequencies(part, FIRST.get(type(outer).__name__, 0)))
+            return model
+    return RowFrequencies(model)
 
 
 def _depending(part: Any) -> Iterator[tuple[str | None, str]]:
