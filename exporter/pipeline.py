@@ -300,12 +300,15 @@ def _compared_with_library(
     pictures: PictureModel | None,
     progress: Say,
 ) -> Reading:
-    """A large checkpoint cannot be loaded twice, so a shrunken twin of it is compared. Of a model that reads
-    pictures only tokens are, for which nothing is loaded."""
-    if checkpoint.large and plan.vision is None:
+    """A large checkpoint cannot be loaded twice, so a shrunken twin of it is compared. Where a model that
+    reads pictures has none, tokens are compared, for which nothing is loaded."""
+    if checkpoint.large:
         reading = library_reference.against_twin(checkpoint)
     else:
         reading = library_reference.against_library(checkpoint, plan, module, pictures)
+    if checkpoint.large and not reading.twin and plan.vision is not None and not plan.vision.images.apart:
+        tokens = library_reference.against_library(checkpoint, plan, module, pictures)
+        reading = dataclasses.replace(tokens, why="; ".join(filter(None, [reading.why, tokens.why])))
     progress(f"      {report.reading(reading)}")
     return reading
 

@@ -226,12 +226,12 @@ class TowersLibrary(TransformersLibrary):
             read=read_features(features), hidden=None, answers={"embed": self._finished(output)[0]}
         )
 
-    def pictures(self, pixel_values: Floats) -> Floats:
-        """Embeddings of prepared pictures, [pictures, width]."""
+    def pictures(self, inputs: Mapping[str, torch.Tensor]) -> Floats:
+        """Embeddings of what a processor prepared of pictures, [pictures, width]."""
         import torch
 
         with torch.inference_mode():
-            return self._finished(self.model.get_image_features(pixel_values=torch.from_numpy(pixel_values)))
+            return self._finished(self.model.get_image_features(**inputs))
 
     def _finished(self, output: Any) -> Floats:
         vectors = floats(getattr(output, "pooler_output", output))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +32,19 @@ POOLS: dict[Pool, Callable[[Floats], Floats]] = {
     ),
 }
 
-PROJECTION = re.compile(r"(?:^|\.)(?:custom_text_proj|embedding_proj_layer)\.weight$")
+PROJECTION = re.compile(
+    r"(?:^|\.)(?:custom_text_proj|embedding_proj_layer)\.weight$|^(?:base_model\.model\.|model\.)*linear\.weight$"
+)
+
+
+TWO_LAYERS = ("score.0.weight", "score.2.weight")
+"""Of jina-reranker-m0, with a ReLU between them."""
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "identity": lambda logits: logits,
+    "sigmoid": lambda logits: 1 / (1 + np.exp(-logits)),
+    "softmax": lambda logits: np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum(),
+}
+"""Of the logits of one prompt."""
 
 
 def unit(rows: Floats) -> Floats:
@@ -104,11 +116,14 @@ def of_prompt(
     if checkpoint.family.late_interaction:
         return {"token_embed": unit(_projected(checkpoint, hidden))}
     results = answers(checkpoint, plan, hidden, pooled_by_library=False)
-    results.pop("classify", None)
+    raw = results.pop("classify", None)
     for layer in checkpoint.family.token_projection:
         results["token_embed"] = unit(_linear(checkpoint, layer.name, hidden))
     tokens = _no_and_yes(checkpoint)
     head = plan.heads.get("classify")
+    if raw is not None and tokens is None and head is not None and head.activation in ACTIVATIONS:
+        scores = (raw.astype(np.float64) - (head.logit_mean or 0.0)) / (head.logit_sigma or 1.0)
+        results["classify"] = ACTIVATIONS[head.activation](scores).astype(np.float32)
     if tokens is not None and head is not None and head.activation in ("sigmoid", "identity"):
         no, yes = logits(hidden[-1:])[0, list(tokens)].astype(np.float64)
         score = yes - no if head.activation == "identity" else 1 / (1 + np.exp(no - yes))
@@ -166,6 +181,8 @@ def _classifier(checkpoint: Checkpoint, plan: Plan, pooled: Floats) -> Floats | 
         )
         return (logits[1:2] - logits[0:1] if two else logits).astype(np.float32)
     part = next(part for part in plan.parts if part.task == "classify")
+    if [step.weight for step in part.after if isinstance(step, LayerStep)] == list(TWO_LAYERS):
+        return _linear(checkpoint, "score.2", np.maximum(_linear(checkpoint, "score.0", pooled), 0))
     [*others, last] = part.after or [None]
     if not others and isinstance(last, LayerStep) and checkpoint.weights.find("score.weight") == last.weight:
         return _linear(checkpoint, "score", pooled)

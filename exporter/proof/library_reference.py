@@ -31,8 +31,12 @@ from . import library_heads, library_models
 from .library_answers import TowersLibrary
 from .library_comparison import OWN_ONLY, Comparison
 from .library_models import Unreadable
-from .pictures import beside, pages, prompted, qwen_vl
+from .pictures import beside, conditional, pages, prompted, qwen_vl
+from .pictures.assembled import Assembled
+from .pictures.conditional import Conditional
+from .pictures.nemotron_vl import NemotronVL
 from .pictures.pages import Pages
+from .pictures.phi3_v import Phi3Vision
 from .pictures.qwen_vl import QwenVL
 from .pictures.seen import Seen
 from .reference import Reference
@@ -41,6 +45,9 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
     from ..graph.tracing import PictureModel, PoolingModel
     from ..heads.planning import Plan
+
+ASSEMBLED: dict[str, type[Assembled]] = {"LlamaNemotronVLModel": NemotronVL, "Phi3VModel": Phi3Vision}
+"""First name of a family that transformers has no class of -> its parts."""
 
 
 def compare(source: str | Path, **options: Any) -> Reading:
@@ -169,11 +176,15 @@ def _with_prompts(
     )
 
 
-def _of_prompt(checkpoint: Checkpoint, plan: Plan, reader: QwenVL, hidden: Floats) -> Mapping[Task, Floats]:
+def _of_prompt(
+    checkpoint: Checkpoint, plan: Plan, reader: QwenVL | Conditional | Assembled, hidden: Floats
+) -> Mapping[Task, Floats]:
     return library_heads.of_prompt(checkpoint, plan, hidden, reader.logits)
 
 
-def _reader(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str, Any]) -> QwenVL | Pages:
+def _reader(
+    checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[str, Any]
+) -> QwenVL | Conditional | Assembled | Pages:
     """Raises Missing where no class of transformers reads the checkpoint's pictures."""
     if checkpoint.large:
         raise prompted.Missing("too large to be loaded twice, so its answers to pictures are not compared")
@@ -182,14 +193,25 @@ def _reader(checkpoint: Checkpoint, plan: Plan, folder: Path, config: Mapping[st
         if checkpoint.adapter is not None:
             raise prompted.Missing("its pictures are not compared, transformers reads it without its adapter")
         return Pages(folder, published)
-    if published not in qwen_vl.BODIES:
+    if published in ASSEMBLED:
+        if checkpoint.adapter is not None:
+            raise prompted.Missing("its pictures are not compared, its parts are read without its adapter")
+        return ASSEMBLED[published](folder, config)
+    if published in conditional.FAMILIES:
+        reader = Conditional(folder, config)
+    elif published in qwen_vl.BODIES:
+        # The library knows the files' bounds, and nothing of those of a recipe.
+        recipe = checkpoint.recipe
+        bounds = _images(plan).patches if recipe is not None and recipe.pixels is not None else None
+        reader = QwenVL(folder, config, published, bounds)
+    else:
         raise prompted.Missing("what it computes of pictures and of the texts beside them is not compared")
-    # The library knows the files' bounds, and nothing of those of a recipe.
-    recipe = checkpoint.recipe
-    bounds = _images(plan).patches if recipe is not None and recipe.pixels is not None else None
-    reader = QwenVL(folder, config, published, bounds)
     adapter = checkpoint.adapter or checkpoint.built_in
-    if adapter is not None and checkpoint.family.spelled is not None:
+    if adapter is not None:
+        if checkpoint.family.spelled is None:
+            raise prompted.Missing(
+                "its pictures are not compared, the adapter's tensors have no common names"
+            )
         reader.adapted(adapter, checkpoint.family.spelled)
     return reader
 

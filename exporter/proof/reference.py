@@ -49,18 +49,17 @@ class Reference:
         self._seen, self._apart = None if pictures is None else Seen(pictures), apart
         self._module, self._graph, self._heads = module.eval(), graph, heads
         self._feed = Feed(graph.inputs, pad_id=0)
-        # By id of the item. The item is kept too, because another object may get its id after it is gone.
-        self._known: dict[int, tuple[Item, dict[str, torch.Tensor]]] = {}
+        self._known: dict[tuple[bytes, ...], dict[str, torch.Tensor]] = {}
 
     def answers(self, task: Task, items: Sequence[Item]) -> list[Floats]:
         """Returns an array per item, [dim] or [tokens, dim]. Raises CheckpointError where PyTorch fails."""
         head = self._heads[task]
         lengths: dict[int, list[Item]] = {}
         for item in items:
-            if id(item) in self._known:
+            if self._key(item) in self._known:
                 continue
             if item.vision and self._apart:
-                self._known[id(item)] = (item, {head.output: self._embedded(item)})
+                self._known[self._key(item)] = {head.output: self._embedded(item)}
             else:
                 lengths.setdefault(len(item.ids), []).append(item)
         # Longest first, because a short text changes some modules for good, and the long ones are then done.
@@ -70,7 +69,9 @@ class Reference:
             rows = max(1, _TOGETHER // length)
             for start in range(0, len(alike), rows):
                 self._compute(alike[start : start + rows])
-        return [finished(task, head, self._known[id(item)][1][head.output], item).numpy() for item in items]
+        return [
+            finished(task, head, self._known[self._key(item)][head.output], item).numpy() for item in items
+        ]
 
     def _embedded(self, item: Item) -> torch.Tensor:
         """A picture that is embedded apart."""
@@ -103,7 +104,14 @@ class Reference:
             tensor.name: value.float() for tensor, value in zip(self._graph.outputs, outputs, strict=True)
         }
         for row, item in enumerate(items):
-            self._known[id(item)] = (item, {name: value[row] for name, value in named.items()})
+            self._known[self._key(item)] = {name: value[row] for name, value in named.items()}
+
+    def _key(self, item: Item) -> tuple[bytes, ...]:
+        """All that the module reads of an item, so that the same prompt is computed once."""
+        arrays = self._feed.arrays([dataclasses.replace(item, features=None) if item.vision else item])
+        pictures = (picture.digest for picture in item.vision)
+        order = b"" if item.feature_order is None else item.feature_order.tobytes()
+        return (*(array.tobytes() for array in arrays.values()), order, *pictures)
 
 
 def finished(task: Task, head: Head, raw: torch.Tensor, item: Item) -> torch.Tensor:

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
+
+import numpy as np
 
 from ...runtime.artifact.manifest import Manifest
 from ...runtime.inputs.items import Item, TokenLimits
@@ -15,6 +18,8 @@ from .pictures import drawn
 
 # Beyond this, PyTorch's eager attention alone would need gigabytes and minutes for one text.
 LONGEST_TOKENS = 2048
+MOST_OF_LARGE = 96
+"""Tokens of a large model's prompt with a picture."""
 PICTURES = "pictures"
 """The shape class of prompts with one picture each."""
 
@@ -60,7 +65,8 @@ def cases(manifest: Manifest, preparation: Preparation, *, large: bool = False) 
     """Shape class -> the items that run as one batch.
 
     Cross-encoders read pairs, the others single texts, ColBERT both of its roles. A `large` model takes a
-    minute for a pass, so it reads a few short texts together, and two of them beside a longer one.
+    minute for a pass, so it reads a few short texts together, two of them beside a longer one, and both ends
+    of a prompt with a picture.
     """
     if large:
         return _cases_of_large(manifest, preparation)
@@ -106,23 +112,57 @@ def _shown(
 
 
 def with_pictures(
-    manifest: Manifest, preparation: Preparation, sources: Mapping[str, drawn.Pixels]
+    manifest: Manifest,
+    preparation: Preparation,
+    sources: Mapping[str, drawn.Pixels],
+    *,
+    large: bool = False,
 ) -> list[Item]:
     """One prompt for each picture."""
     return [
         item
         for number, source in enumerate(sources.values())
-        for item in with_picture(manifest, preparation, source, number)
+        for item in with_picture(manifest, preparation, source, number, large=large)
     ]
 
 
 def with_picture(
-    manifest: Manifest, preparation: Preparation, source: drawn.Pixels, number: int
+    manifest: Manifest, preparation: Preparation, source: drawn.Pixels, number: int, *, large: bool = False
 ) -> list[Item]:
     """The prompt of the picture of this number. Every other one has a text too, unless pictures are embedded
-    apart."""
+    apart. Of a `large` model's prompt the ends."""
     apart = manifest.images is not None and manifest.images.apart
-    return _prompts(manifest, preparation, [((source,), "" if apart or number % 2 else DOCUMENTS[5])])
+    items = _prompts(manifest, preparation, [((source,), "" if apart or number % 2 else DOCUMENTS[5])])
+    return [_ends(item) for item in items] if large and not apart else items
+
+
+def _ends(item: Item) -> Item:
+    """The first and the last tokens of a prompt with the features that belong to them, at their positions.
+
+    The whole picture goes through the vision half, whose rows all depend on one another.
+    """
+    count, half = len(item.ids), MOST_OF_LARGE // 2
+    if count <= MOST_OF_LARGE or item.feature_places is None:
+        return item
+    kept = np.r_[:half, count - half : count]
+    places = item.feature_places
+    order = np.arange(len(places)) if item.feature_order is None else item.feature_order
+    stays = np.isin(places, kept)
+
+    def of(numbers: list[int] | None) -> list[int] | None:
+        return None if numbers is None else [numbers[place] for place in kept]
+
+    return replace(
+        item,
+        ids=[item.ids[place] for place in kept],
+        type_ids=of(item.type_ids),
+        attention=of(item.attention),
+        kinds=of(item.kinds),
+        keep=None if item.keep is None else item.keep[kept],
+        feature_places=np.searchsorted(kept, places[stays]),
+        feature_order=order[stays],
+        positions=None if item.positions is None else item.positions[:, kept],
+    )
 
 
 def _prompts(
@@ -149,8 +189,7 @@ def _cases_of_large(manifest: Manifest, preparation: Preparation) -> dict[str, l
     shapes = {"odd batch": short, "padded rows": [*short[:2], *items(LONG, tokens=48)]}
     if manifest.images is None:
         return shapes
-    few = {name: source for name, source in drawn.sources().items() if name in ("40 x 70", "transparent")}
-    return shapes | _shown(manifest, preparation, few)
+    return shapes | {PICTURES: with_pictures(manifest, preparation, drawn.strip(), large=True)}
 
 
 @functools.cache

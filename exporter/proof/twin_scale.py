@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.errors import CheckpointError
+from .pictures import twin_tower
+from .pictures.twin_tower import Tower
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
@@ -65,7 +67,14 @@ PERIODS = (
 )
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
 EXPERT = re.compile(r"\.experts\.(\d+)\.")
+LINEAR = ".linear_attn."
 MULTIPLES = (1, 2, 3, 4)
+SECTIONS = "mrope_section"
+OUTER, TEXT = ("vlm_config",), ("text_config", "llm_config")
+"""Keys of config.json under which models that read pictures have their own settings, and those of their text
+model."""
+WHOLE_WIDTHS = (*WIDTH, *WIDTHS, "projection_dim", "embed_dim", "dims", "image_dim_out")
+"""Widths beside those of the text model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +84,7 @@ class Scale:
     config: dict[str, Any]
     """config.json of the twin."""
     layers: int
+    tower: Tower | None
     experts: int | None
     sizes: dict[int, int]
     """Axis of a tensor -> axis in the twin; what is not here stays."""
@@ -83,10 +93,17 @@ class Scale:
     def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         kept = (
             {0}
-            if re.search(r"position|wpe|rel_embeddings|token_type|task_type|lora_A|lora_embedding_A", name)
+            if re.search(
+                r"position|pos_embed|wpe|rel_embeddings|token_type|task_type|lora_A|lora_embedding_A", name
+            )
             else set()
         )
         kept |= {1} if re.search(r"lora_B|lora_embedding_B", name) else set()
+        kept |= {*range(1, len(shape))} if twin_tower.PATCH.search(name) else set()
+        if LINEAR in name:  # of a gated delta net only the width of the model shrinks
+            kept |= {*range(len(shape))} - (
+                {1} if ".in_proj" in name else {0} if ".out_proj" in name else set()
+            )
         if "relative_attention_bias" in name:
             return tuple(
                 self.heads[1] if size == self.heads[0] and axis else size for axis, size in enumerate(shape)
@@ -102,12 +119,15 @@ class Scale:
 
     @property
     def config_vocabulary(self) -> int | None:
-        return self.config.get("vocab_size") or (self.config.get("text_config") or {}).get("vocab_size")
+        *_, text = _nested(self.config)
+        return text.get("vocab_size") or self.config.get("vocab_size")
 
     def has(self, name: str) -> bool:
         """Whether the twin has this tensor: of the first layers and experts."""
         layer, expert = LAYER.search(name), EXPERT.search(name)
-        return (layer is None or int(layer[1]) < self.layers) and (
+        pictured = self.tower is not None and twin_tower.NAME.search(name) is not None
+        layers = self.tower.kept if self.tower is not None and pictured else self.layers
+        return (layer is None or int(layer[1]) < layers) and (
             expert is None or int(expert[1]) < (self.experts or 0)
         )
 
@@ -118,9 +138,10 @@ def scaled(checkpoint: Checkpoint, raw: Mapping[str, Any]) -> Scale:
 
     Raises CheckpointError where config.json names no sizes, or no number divides them.
     """
-    text = raw.get("text_config")
-    inner = dict(text) if isinstance(text, Mapping) else dict(raw)
+    *places, inner = _nested(raw)
     facts = {**checkpoint.config, **inner}
+    facts.pop(twin_tower.PART, None)
+    tower = twin_tower.tower(checkpoint)
     width, heads = (
         _first(checkpoint, facts, WIDTH, "width"),
         _first(checkpoint, facts, HEADS, "number of heads"),
@@ -128,17 +149,8 @@ def scaled(checkpoint: Checkpoint, raw: Mapping[str, Any]) -> Scale:
     keys = next((facts[name] for name in KEY_HEADS if isinstance(facts.get(name), int)), heads)
     head = next((facts[name] for name in HEAD if isinstance(facts.get(name), int)), width // heads)
     layers = _first(checkpoint, facts, LAYERS, "number of layers")
-    narrower = head // HEAD_WIDTH if head % HEAD_WIDTH == 0 else 1
-    fewer = max(
-        n
-        for n in range(1, heads + 1)
-        if math.gcd(heads, keys) % n == 0 and heads // n >= min(2, heads) and width % (narrower * n) == 0
-    )
+    narrower, fewer = _divisors(checkpoint, (width, heads, keys, head), _sections(facts), tower)
     by = narrower * fewer
-    if width % by:
-        raise CheckpointError(
-            f"{checkpoint.source}: no twin: a width of {width} and heads of {head} have no common divisor"
-        )
     experts = next(
         (facts[name] for name in EXPERTS if isinstance(facts.get(name), int) and facts[name] > 0), None
     )
@@ -163,8 +175,80 @@ def scaled(checkpoint: Checkpoint, raw: Mapping[str, Any]) -> Scale:
         sizes.setdefault(experts, some)
     count = _fewest_layers(facts, layers)
     rules = _Rules(narrower, fewer, by, layers, count, some)
-    config = {**raw, "text_config": rules.config(inner)} if isinstance(text, Mapping) else rules.config(inner)
-    return Scale(config=config, layers=count, experts=some, sizes=sizes, heads=(heads, heads // fewer))
+    if tower is not None:
+        sizes = tower.sizes(by) | sizes
+    config = rules.config(inner)
+    for outer, key in reversed(places):
+        config = {
+            name: sizes.get(value, value) if name in WHOLE_WIDTHS and isinstance(value, int) else value
+            for name, value in outer.items()
+        } | {key: config}
+        config = _with_tower(config, tower, by, sizes)
+    if not places:
+        config = _with_tower(config, tower, by, sizes)
+    return Scale(
+        config=config, layers=count, tower=tower, experts=some, sizes=sizes, heads=(heads, heads // fewer)
+    )
+
+
+def _nested(raw: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The settings around those of the text model, each with the key that leads inwards, and the text
+    model's."""
+    places: list[tuple[Mapping[str, Any], str]] = []
+    for names in (OUTER, TEXT):
+        key = next((name for name in names if isinstance(raw.get(name), Mapping)), None)
+        if key is not None:
+            places.append((raw, key))
+            raw = raw[key]
+    return (*places, raw)
+
+
+def _with_tower(
+    config: dict[str, Any], tower: Tower | None, by: int, sizes: Mapping[int, int]
+) -> dict[str, Any]:
+    old = config.get(twin_tower.PART)
+    if tower is None or not isinstance(old, Mapping):
+        return config
+    return config | {twin_tower.PART: tower.config(old, by, sizes)}
+
+
+def _sections(facts: Mapping[str, Any]) -> list[int]:
+    """Of a head's pairs, those of time, height and width."""
+    known = (facts.get(name) for name in ("rope_scaling", "rope_parameters"))
+    return [part for value in known if isinstance(value, Mapping) for part in value.get(SECTIONS) or ()]
+
+
+def _divisors(
+    checkpoint: Checkpoint, sizes: tuple[int, int, int, int], sections: list[int], tower: Tower | None
+) -> tuple[int, int]:
+    """By what the width of a head and the number of heads are divided.
+
+    `sizes`: width, heads, key heads, width of a head. Raises CheckpointError where nothing divides them.
+    """
+    width, heads, keys, head = sizes
+    narrowest = head // HEAD_WIDTH if head % HEAD_WIDTH == 0 else 1
+    narrower = [narrowest]
+    if tower is not None or sections:
+        narrower = [
+            by
+            for by in range(narrowest, 0, -1)
+            if head % by == 0 and all(part % by == 0 for part in sections)
+        ]
+    pairs = [
+        (by, fewer)
+        for by in narrower
+        for fewer in range(1, heads + 1)
+        if math.gcd(heads, keys) % fewer == 0
+        and heads // fewer >= min(2, heads)
+        and width % (by * fewer) == 0
+    ]
+    if tower is not None:
+        pairs = [pair for pair in pairs if tower.fewer(pair[0] * pair[1]) is not None]
+    if not pairs:
+        raise CheckpointError(
+            f"{checkpoint.source}: no twin: a width of {width} and heads of {head} have no common divisor"
+        )
+    return max(pairs, key=lambda pair: (pair[0] * pair[1], pair[0]))
 
 
 def _head_widths(facts: Mapping[str, Any]) -> set[int]:
@@ -210,7 +294,9 @@ class _Rules:
     def config(self, old: Mapping[str, Any]) -> dict[str, Any]:
         new: dict[str, Any] = {}
         for key, value in old.items():
-            if isinstance(value, bool) or not isinstance(value, int):
+            if key == twin_tower.PART:
+                new[key] = value
+            elif isinstance(value, bool) or not isinstance(value, int):
                 new[key] = self._list(key, value)
             elif key in WIDTH or key in INNER or key in WIDTHS or key in RANKS:
                 new[key] = max(1, -(-value // self.by)) if value > 1 else value
@@ -234,6 +320,8 @@ class _Rules:
         return new
 
     def _list(self, key: str, value: Any) -> Any:
+        if key == SECTIONS and isinstance(value, list):
+            return [part // self.narrower for part in value]
         if isinstance(value, list) and len(value) == self.layers:
             return value[: self.kept]
         if key == "full_attn_idxs" and value:

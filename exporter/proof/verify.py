@@ -201,19 +201,19 @@ def against_reference(
             if many or runner.precision == "int8":
                 everything = texts.many(manifest, preparation)
                 shapes[f"{len(everything)} sentences"] = everything
-            for task in manifest.tasks:
-                for shape, items in shapes.items():
-                    evidence.append(
-                        compared(
-                            runner.name_for(items),
-                            runner.precision,
-                            task,
-                            shape,
-                            runner.answers(task, items),
-                            reference.answers(task, items),
-                            ranks=shape in _RANKED,
-                        )
+            # All tasks of a shape class in a row: a graph in pieces computes them together, once.
+            for (shape, items), task in itertools.product(shapes.items(), manifest.tasks):
+                evidence.append(
+                    compared(
+                        runner.name_for(items),
+                        runner.precision,
+                        task,
+                        shape,
+                        runner.answers(task, items),
+                        reference.answers(task, items),
+                        ranks=shape in _RANKED,
                     )
+                )
         finally:
             runner.close()
     return evidence, left_out
@@ -235,7 +235,7 @@ def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], li
         runner = Runner(folder, manifest, engine)
         try:
             alone = not isinstance(engine, Graph) or not is_large_graph(folder, engine)
-            for task, (what, part) in itertools.product(manifest.tasks, parts):
+            for (what, part), task in itertools.product(parts, manifest.tasks):
                 several = items[part]
                 runs = [(f"golden{what} together", runner.answers(task, several))]
                 if alone:
@@ -281,7 +281,7 @@ def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
             [np.ones(len(item.ids), np.bool_) if item.keep is None else np.array(item.keep) for item in items]
         ),
     }
-    shown = _golden_shown(folder, manifest, sources)
+    shown = _golden_shown(folder, manifest, sources, large=large)
     if shown:
         arrays[_PICTURES] = np.array([*sources])
         arrays |= {f"{_PICTURES} {number}": pixels for number, pixels in enumerate(sources.values())}
@@ -297,13 +297,17 @@ def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
 
 def _golden_pictures(manifest: Manifest, *, large: bool) -> dict[str, drawn.Pixels]:
     """Name -> the pictures that are stored; none for a model that reads text only."""
-    sources = drawn.sources() if manifest.images is not None else {}
-    return {name: pixels for name, pixels in sources.items() if not large or name == "40 x 70"}
+    if manifest.images is None:
+        return {}
+    return drawn.strip() if large else drawn.sources()
 
 
-def _golden_shown(folder: Path, manifest: Manifest, sources: Mapping[str, drawn.Pixels]) -> list[Item]:
+def _golden_shown(
+    folder: Path, manifest: Manifest, sources: Mapping[str, drawn.Pixels], *, large: bool
+) -> list[Item]:
     """A prompt for each stored picture."""
-    return texts.with_pictures(manifest, prepared_for(folder, manifest), sources) if sources else []
+    preparation = prepared_for(folder, manifest)
+    return texts.with_pictures(manifest, preparation, sources, large=large) if sources else []
 
 
 def _digest(item: Item) -> str:
@@ -346,7 +350,8 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
         prepared = dict(zip(names, map(str, arrays[_PREPARED]), strict=True)) if names else {}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder / artifact.GOLDEN}: not readable ({error}); export it again") from None
-    today = _golden_items(folder, manifest, large=_OF_LARGE in arrays and bool(arrays[_OF_LARGE]))
+    large = _OF_LARGE in arrays and bool(arrays[_OF_LARGE])
+    today = _golden_items(folder, manifest, large=large)
     if [item.ids for item in today] != [item.ids for item in items]:
         raise VerificationError(
             f"{folder}: this poolrt or its tokenizers library makes other token ids of the "
@@ -355,7 +360,7 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
     if not has_kinds:  # an older poolrt did not store them; the same texts have the same kinds today
         for item, fresh in zip(items, today, strict=True):
             item.kinds = fresh.kinds
-    return _with_stored(folder, manifest, items, expected, stored, prepared)
+    return _with_stored(folder, manifest, items, expected, stored, prepared, large=large)
 
 
 def _with_stored(
@@ -365,6 +370,8 @@ def _with_stored(
     expected: Mapping[str, list[Floats]],
     stored: Mapping[str, drawn.Pixels],
     prepared: Mapping[str, str],
+    *,
+    large: bool,
 ) -> tuple[list[Item], Mapping[str, list[Floats]]]:
     """The items of the texts and of the stored pictures. Without Pillow those that are files are left out.
 
@@ -377,9 +384,10 @@ def _with_stored(
     every = dict(zip(stored, range(len(items), len(items) + len(stored)), strict=True))
     # The text beside a picture depends on its place among all of them.
     shown: list[Item] = []
+    preparation = prepared_for(folder, manifest)
     for number, (name, pixels) in enumerate(stored.items()):
         if name in kept:
-            shown += texts.with_picture(manifest, prepared_for(folder, manifest), pixels, number)
+            shown += texts.with_picture(manifest, preparation, pixels, number, large=large)
     changed = [name for name, item in zip(kept, shown, strict=True) if _digest(item) != prepared[name]]
     if changed:
         raise VerificationError(

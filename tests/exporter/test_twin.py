@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from poolrt.exporter import checkpoint
+from poolrt.exporter.families.modules import tiles
 from poolrt.exporter.files import recipe as recipes
 from poolrt.exporter.files import weights
 from poolrt.exporter.heads import head_modules
@@ -18,7 +19,20 @@ from poolrt.exporter.proof import library_reference, twin, twin_scale
 from poolrt.runtime.artifact.manifest import Reading
 from poolrt.runtime.errors import CheckpointError, VerificationError
 
-from tests.families import decoders, find
+from tests.families import (
+    decoders,
+    find,
+    gemmas,
+    idefics,
+    large,
+    llava,
+    nemotron_vl,
+    pages,
+    phi3v,
+    qwen2_vl,
+    qwen3_5,
+    towers,
+)
 from tests.families.large import qwen3
 
 
@@ -144,6 +158,59 @@ def test_a_twin_of_published_sizes_reads_headers_only(tmp_path: Path):
         or len(opened.shapes) < 30
     )
     agreed(library_reference.against_twin(original), "embed")
+
+
+PICTURED: dict[str, Callable[[Path], Path]] = {
+    "nemotron_rerank": nemotron_vl.reranker,
+    "phi3_v": phi3v.vlm2vec,
+    "jina_m0": qwen2_vl.jina_m0,
+    "naflex": towers.naflex,
+    "colpali": pages.ALL["colpali"],
+    "e5_v": llava.e5_v,
+    "smolvlm": idefics.smolvlm,
+    "paligemma2": gemmas.paligemma2,
+    "gemma3": gemmas.gemma3,
+    "colqwen2": qwen2_vl.colqwen2,
+    "colqwen3_5": qwen3_5.colqwen3_5,
+}
+QUICK = ("nemotron_rerank", "phi3_v", "jina_m0")
+
+
+def shown(reading: Reading) -> None:
+    assert reading.twin
+    whats = {agreement.what for agreement in reading.agreements}
+    assert "prepared pictures" in whats, reading.why
+    assert [
+        what for what in whats if what.endswith("of prompts with pictures") or what == "embed of pictures"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in PICTURED]
+)
+def test_twins_of_models_that_read_pictures_are_shown_some(name: str, tmp_path: Path):
+    shown(library_reference.against_twin(read(PICTURED[name](tmp_path / name))))
+
+
+@pytest.mark.parametrize("name", ["colqwen3_4b", pytest.param("e5_v_8b", marks=pytest.mark.slow)])
+def test_both_halves_of_published_sizes_shrink(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(large, "_shard", large.hollow)
+    (tmp_path / name).mkdir()
+    original = read(large.LARGE[name](tmp_path / name))
+    folder = twin.write(original, tmp_path / "twin")
+    shapes = weights.open_folder(folder).shapes
+    rows = original.config["vocab_size"]
+    others = [math.prod(shape) for shape in shapes.values() if shape[0] < rows]
+    assert max(others) < 200_000
+    shown(library_reference.against_twin(original))
+
+
+def test_a_wrong_reading_of_pictures_shows_on_the_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    original = read(nemotron_vl.reranker(tmp_path / "model"))
+    plain = tiles.shuffled
+    monkeypatch.setattr(tiles, "shuffled", lambda states, factor: plain(states, factor).flip(-1))
+    with pytest.raises(VerificationError, match="classify of pictures otherwise"):
+        library_reference.against_twin(original)
 
 
 @pytest.mark.slow

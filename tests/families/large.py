@@ -94,7 +94,8 @@ def _weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     _json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": places})
 
 
-def _shard(path: Path, shapes: Mapping[str, tuple[int, ...]], noise: Any, *, seed: int) -> None:
+def _header(shapes: Mapping[str, tuple[int, ...]]) -> tuple[bytes, int]:
+    """What stands in front of the tensors of a file, and how many bytes they take."""
     import torch
 
     header, end = {}, 0
@@ -103,9 +104,24 @@ def _shard(path: Path, shapes: Mapping[str, tuple[int, ...]], noise: Any, *, see
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, end
+
+
+def hollow(path: Path, shapes: Mapping[str, tuple[int, ...]], noise: Any, *, seed: int) -> None:
+    """In the place of `_shard`: a file whose tensors are holes, which takes no room on a disk."""
+    front, size = _header(shapes)
+    with path.open("wb") as file:
+        file.write(front)
+        file.truncate(len(front) + size)
+
+
+def _shard(path: Path, shapes: Mapping[str, tuple[int, ...]], noise: Any, *, seed: int) -> None:
+    import torch
+
+    front, _ = _header(shapes)
     scaled: dict[tuple[float, float], Any] = {}
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(front)
         for index, shape in enumerate(shapes.values()):
             # Norms are near 1; matrices keep the size of what goes through them, as trained ones do.
             width = torch.Size(shape[1:]).numel()

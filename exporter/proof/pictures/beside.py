@@ -7,7 +7,7 @@ resize is compared.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ....runtime.errors import VerificationError
 from ....runtime.inputs.media import prepared
 from ....runtime.outputs import Floats
 from ...base.quiet import silent_transformers
-from . import drawn
+from . import drawn, passes
 from .seen import Seen
 
 PIXELS = 1e-5
@@ -28,7 +28,9 @@ by a fused mean and deviation."""
 COSINE = 0.99999
 """As of texts (library_comparison.py)."""
 SIZES = ((200, 100), (300, 90), (96, 96), (70, 66))
-"""(width, height): none is so tall that Pillow 13 turns the order of its passes."""
+"""(width, height) of the pictures."""
+Inputs = Mapping[str, Any]
+"""Names of a class's inputs -> tensors."""
 
 
 class Missing(Exception):
@@ -36,32 +38,32 @@ class Missing(Exception):
 
 
 def compared(
-    source: str, folder: Path, images: Images, seen: Seen, theirs: Callable[[Floats], Floats], *, unit: bool
+    source: str, folder: Path, images: Images, seen: Seen, theirs: Callable[[Inputs], Floats], *, unit: bool
 ) -> tuple[list[Agreement], str]:
     """What agrees, and with which processor.
 
     Args:
         folder: of the processor's files.
-        theirs: prepared pictures [pictures, 3, height, width] -> transformers' vectors [pictures, width].
+        theirs: what the processor prepared of a picture -> transformers' vector of it [1, width].
         unit: whether those are normalised.
 
     Raises Missing, and VerificationError where the two disagree.
     """
     processor, kernel = _processor(folder)
-    if images.patches is not None:
-        raise Missing("its pictures are not compared, they become patches of their own number")
     images = dataclasses.replace(images, kernel=kernel)
     sources = [drawn.pattern(*size) for size in SIZES]
     items = [prepared.image(images, pixels).items[0] for pixels in sources]
-    ours = np.stack([item.arrays["pixel_values"] for item in items])
-    expected = np.concatenate([_prepared(processor, pixels) for pixels in sources])
+    inputs = [_prepared(processor, pixels) for pixels in sources]
+    ours = [item.arrays["pixel_values"] for item in items]
+    expected = [_pixels(images, values) for values in inputs]
     name = type(processor).__name__
-    if ours.shape != expected.shape:
-        raise VerificationError(
-            f"{source}: poolrt prepares pictures as {list(ours.shape[1:])}, {name} as "
-            f"{list(expected.shape[1:])}; please report this checkpoint"
-        )
-    apart = distance(ours, expected)
+    for own, wanted in zip(ours, expected, strict=True):
+        if own.shape != wanted.shape:
+            raise VerificationError(
+                f"{source}: poolrt prepares pictures as {list(own.shape)}, {name} as {list(wanted.shape)}; "
+                "please report this checkpoint"
+            )
+    apart = max(map(distance, ours, expected))
     if not apart <= PIXELS:
         raise VerificationError(
             f"{source}: poolrt prepares pictures otherwise than {name}: values {apart:.3g} apart, at most "
@@ -70,7 +72,7 @@ def compared(
     vectors = np.stack([seen.of(item) for item in items]).astype(np.float64)
     if unit:
         vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-    others = theirs(expected).astype(np.float64)
+    others = np.concatenate([theirs(values) for values in inputs]).astype(np.float64)
     lengths = np.linalg.norm(vectors, axis=-1) * np.linalg.norm(others, axis=-1)
     cosine = float(((vectors * others).sum(axis=-1) / np.maximum(lengths, 1e-12)).min())
     if not cosine >= COSINE:
@@ -108,15 +110,25 @@ def distance(ours: Floats, theirs: Floats) -> float:
     return float(np.abs(ours - theirs).max() / max(1.0, float(np.abs(theirs).max())))
 
 
-def _prepared(processor: Any, pixels: drawn.Pixels) -> Floats:
-    """[1, 3, height, width]. Raises Missing where the processor fails: torchvision lacks some filters."""
+def _prepared(processor: Any, pixels: drawn.Pixels) -> Inputs:
+    """Tensors of one picture. Raises Missing where the processor fails: torchvision lacks some filters."""
     from PIL import Image
 
     try:
-        values = processor(images=Image.fromarray(pixels), return_tensors="np")["pixel_values"]
+        with passes.horizontal_first():
+            return dict(processor(images=[Image.fromarray(pixels)], return_tensors="pt"))
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise Missing(
             f"its pictures are not compared, {type(processor).__name__} fails on them: {reason}"
         ) from None
-    return np.asarray(values, np.float32)
+
+
+def _pixels(images: Images, inputs: Inputs) -> Floats:
+    """Prepared values as our vision graph reads them: [3, height, width], or patches [patches, values] with a
+    plane of each colour."""
+    values = inputs["pixel_values"][0].float().numpy()
+    if images.patches is None:
+        return values
+    count, size = int(inputs["spatial_shapes"][0].prod()), images.patches.size
+    return values[:count].reshape(count, size * size, 3).transpose(0, 2, 1).reshape(count, -1)

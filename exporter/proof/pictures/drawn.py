@@ -42,6 +42,11 @@ def sources() -> dict[str, Pixels]:
     return {**drawings, **{name: np.frombuffer(data, np.uint8) for name, data in files.items()}}
 
 
+def strip() -> dict[str, Pixels]:
+    """One picture that large models read as few tiles or patches, because it is long and low."""
+    return {"120 x 8": pattern(120, 8)}
+
+
 def source_of(stored: Pixels) -> Pixels | bytes:
     """What the runtime's preparation takes: an array as it is, a file as bytes."""
     return stored.tobytes() if stored.ndim == 1 else stored

@@ -86,7 +86,7 @@ class Pages:
         pixels = None
         if pictures:
             values = inputs["pixel_values"].float().numpy()
-            pixels = values.reshape(-1, *values.shape[-2:])
+            pixels = values.reshape(-1, *values.shape[-3:])
         return Shown(ids=inputs["input_ids"][0].tolist(), pixels=pixels, hidden=np.asarray(vectors))
 
     def _inputs(self, text: str, pictures: Sequence[drawn.Pixels]) -> dict[str, Any]:

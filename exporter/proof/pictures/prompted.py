@@ -14,6 +14,7 @@ from ....runtime.artifact.manifest import Agreement, Task
 from ....runtime.errors import InputError, VerificationError
 from ....runtime.inputs.items import Item
 from ....runtime.inputs.multimodal.contents import Content, Source
+from ....runtime.inputs.multimodal.placeholders import NUMBER
 from ....runtime.inputs.preparation import Preparation
 from ....runtime.outputs import Floats
 from . import drawn
@@ -43,7 +44,8 @@ class Shown:
 
     ids: list[int]
     pixels: Floats | None
-    """What its processor prepared of all pictures, one behind the other; None: there are none."""
+    """What its processor prepared of all pictures, one behind the other: [pictures or tiles, 3, height,
+    width], or [patches, values]. None: there are none."""
     hidden: Floats
     """What the class computes, [tokens, width]."""
 
@@ -98,12 +100,15 @@ def compared(
                 f"{reader.name} otherwise, as {len(shown.ids)}; please report this checkpoint"
             )
         if shown.pixels is not None:
-            prepared = np.concatenate([picture.arrays["pixel_values"] for picture in item.vision])
+            values = [picture.arrays["pixel_values"] for picture in item.vision]
+            prepared = np.stack(values) if values[0].ndim == 3 else np.concatenate(values)
             pixels.append(_apart(source, prepared, shown.pixels, reader.processor))
         for task, expected in theirs(shown.hidden).items():
             [answer] = ours(task, [item])
             cosines.setdefault(task, []).append(_cosine(answer, expected))
             differences.setdefault(task, []).append(_difference(answer, expected))
+    if not cosines:
+        raise Missing("its pictures are not compared, no answer of it can be computed from hidden states")
     return [
         Agreement(what="token ids of prompts with pictures", texts=len(prompts)),
         Agreement(
@@ -124,7 +129,8 @@ def forms(images: Images, preparation: Preparation) -> list[Prompt]:
     for form, sizes in FORMS:
         if images.most is not None and len(sizes) > images.most:
             continue
-        text = form.format(*(images.placeholder for _ in sizes))
+        marks = (images.placeholder.replace(NUMBER, str(place)) for place, _ in enumerate(sizes, start=1))
+        text = form.format(*marks)
         pictures = [drawn.pattern(*size) for size in sizes]
         media = tuple(Source("image", picture) for picture in pictures)
         with contextlib.suppress(InputError):  # longer than a tiny model's limit
