@@ -91,8 +91,8 @@ def tower(checkpoint: Checkpoint) -> Tower | None:
     are unknown."""
     if checkpoint.family.vision is None:
         return None
-    stated = checkpoint.config.get(PART)
-    stated = stated if isinstance(stated, Mapping) else _of_tensors(checkpoint)
+    part = checkpoint.config.get(PART)
+    stated: Mapping[str, Any] = part if isinstance(part, Mapping) else _of_tensors(checkpoint)
     width, heads, depth = (
         next((stated[name] for name in names if isinstance(stated.get(name), int)), None)
         for names in (WIDTH, HEADS, DEPTH)
