@@ -4,6 +4,7 @@ repositories."""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,8 @@ def _older(name: str) -> str | None:
     if name.startswith("lm_head"):
         return None
     name = name.removeprefix("model.").replace("vision_tower.", "vision_tower.vision_model.")
-    return name.replace("vision_model.vision_model.", "vision_model.").replace(
-        "language_model.", "language_model.model."
-    )
+    name = name.replace("vision_model.vision_model.", "vision_model.")
+    return re.sub(r"^language_model\.(?!model\.)", "language_model.model.", name)
 
 
 def paligemma(folder: Path) -> Path:
