@@ -18,11 +18,13 @@ from poolrt.exporter.families import registry
 from poolrt.exporter.files import adapter as adapters
 from poolrt.exporter.files import adapter_merge, weights
 from poolrt.exporter.files.adapted_parameter import Adapted
+from poolrt.exporter.heads import planning
 from poolrt.exporter.proof import library_reference
 from poolrt.runtime.errors import CheckpointError
 from poolrt.runtime.inputs.media import prepared
 from safetensors.torch import load_file, save_file
 
+from tests.checkpoints import _json
 from tests.families import gemmas, idefics, llava, pages, proof, qwen2_vl, qwen3_vl
 from tests.families.pictured import Prompt, pictured
 from tests.painted import painted
@@ -213,6 +215,48 @@ def test_colqwen2(newer: bool, tmp_path: Path):
     reading = library_reference.compare(folder, adapter=adapter, recipe=None)
     compared = {agreement.what: agreement.worst_cosine for agreement in reading.agreements}
     assert (compared["token_embed of prompts with pictures"] or 0.0) > COSINE
+
+
+def _as_sentence_transformers(adapter: Path, **mask: Any) -> None:
+    """Files of version 6 beside an adapter: texts go through the chat template, and the projection is a Dense
+    module of its own."""
+    stem = "sentence_transformers."
+    kinds = {
+        "": "base.modules.transformer.Transformer", "1_Dense": "base.modules.dense.Dense",
+        "2_Normalize": "sentence_transformer.modules.normalize.Normalize",
+        "3_MultiVectorMask": "multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask",
+    }  # fmt: skip
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": stem + kind}
+        for index, (path, kind) in enumerate(kinds.items())
+    ]
+    method = {"method": "forward", "method_output_name": "last_hidden_state"}
+    tokens = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+    dense = {"in_features": 128, "out_features": 40, "activation_function": "torch.nn.Identity", **tokens}
+    text = {
+        "modality_config": {"text": method, "image": method, "message": {**method, "format": "structured"}}
+    }
+    for file, content in {
+        "modules.json": modules,
+        "config_sentence_transformers.json": {"model_type": "MultiVectorEncoder"},
+        "sentence_bert_config.json": text,
+        "1_Dense/config.json": dense,
+        "3_MultiVectorMask/config.json": {"skiplist_words": [], "keep_only_token_ids": None, **mask},
+    }.items():
+        _json(adapter / file, content)
+    (adapter / "2_Normalize").mkdir(exist_ok=True)
+
+
+def test_an_adapter_with_the_files_of_sentence_transformers_keeps_the_prompts_of_pages(tmp_path: Path):
+    folder = qwen2_vl.colqwen2(tmp_path / "base")
+    adapter = published(tmp_path / "adapter", folder, "model.", tower="model.", head="custom_text_proj")
+    plain = planning.plan(checkpoint.read(folder, adapter=adapter, recipe=None))
+    _as_sentence_transformers(adapter)
+    plan = planning.plan(checkpoint.read(folder, adapter=adapter, recipe=None))
+    assert (plan.text.roles, plan.heads) == (plain.text.roles, plain.heads)
+    _as_sentence_transformers(adapter, keep_only_token_ids=[7])
+    with pytest.raises(CheckpointError, match="drops vectors of tokens by keep_only_token_ids"):
+        planning.plan(checkpoint.read(folder, adapter=adapter, recipe=None))
 
 
 def test_a_streamed_model_takes_an_adapter_of_its_projection(tmp_path: Path):

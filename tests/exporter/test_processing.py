@@ -15,7 +15,7 @@ from poolrt.runtime.errors import CheckpointError
 
 def read(buckets: Any = None, *, kind: str = "embed", model: str = "SentenceTransformer", **more: Any) -> Any:
     text = {} if buckets is None else {"processing_kwargs": buckets}
-    family = SimpleNamespace(vision=more.pop("vision", None))
+    family = SimpleNamespace(vision=more.pop("vision", None), late_interaction=False, roles=None)
     sentence = {"by_messages": False, "kind": model, "prompts": {}, "default_prompt": None} | more
     return SimpleNamespace(
         source="folder",

@@ -28,7 +28,16 @@ def check(checkpoint: Checkpoint) -> None:
     sentence = checkpoint.sentence
     if sentence is None:
         return
-    conversing = checkpoint.kind == "embed" and checkpoint.family.vision is not None
+    # The prompts of a page model are its published processor's, which the library's chat template repeats.
+    prompted = checkpoint.family.late_interaction and checkpoint.family.roles is not None
+    conversing = checkpoint.family.vision is not None and (checkpoint.kind == "embed" or prompted)
+    mask = sentence.mask if prompted else None
+    left_out = [key for key in ("keep_only_token_ids", "skiplist_words") if (mask or {}).get(key)]
+    if left_out:
+        raise CheckpointError(
+            f"{checkpoint.source}: its MultiVectorMask module drops vectors of tokens by "
+            f"{' and '.join(left_out)}, which poolrt keeps for models of pages; empty them there"
+        )
     if sentence.by_messages and checkpoint.kind in EMBEDS and not conversing:
         raise CheckpointError(
             f"{checkpoint.source}: sentence_bert_config.json sends every text through the chat template "
