@@ -17,13 +17,13 @@ from poolrt.runtime.inputs.media import prepared
 from poolrt.runtime.inputs.media.medium import Medium
 
 from tests import adapters
-from tests.conftest import exported
 from tests.families import proof
 from tests.families import qwen3_vl as tiny
 from tests.families.pictured import Pictured, Prompt, pictured
 from tests.families.qwen3_vl_prompts import CLIP, CLIP_FPS, PICTURES, PROMPTS, SENTENCES
 from tests.families.qwen3_vl_reference import Reference, normalised
 from tests.goldens import record_qwen3_vl
+from tests.serve.picture_cases import artifact
 
 PICTURE_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 VIDEO_MARK = "<|vision_start|><|video_pad|><|vision_end|>"
@@ -63,11 +63,7 @@ def close(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
 def embedding(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint with Sentence Transformers' files, and its artifact."""
 
-    def write(place: Path) -> Path:
-        return tiny.qwen3_vl_embedding(place / "embedding", sentence=True)
-
-    artifact = exported("qwen3_vl-sentence", write, recipe=None)
-    return write(tmp_path_factory.mktemp("qwen3_vl")), artifact
+    return tiny.qwen3_vl_sentence(tmp_path_factory.mktemp("qwen3_vl")), artifact("qwen3_vl_embedding")
 
 
 def test_an_artifact_embeds_as_transformers_model_does(embedding: tuple[Path, Path]):

@@ -175,6 +175,11 @@ def qwen3_vl_embedding(folder: Path, *, sentence: bool = False, **more: Any) -> 
     return folder
 
 
+def qwen3_vl_sentence(folder: Path) -> Path:
+    """The same with files of Sentence Transformers."""
+    return qwen3_vl_embedding(folder, sentence=True)
+
+
 RERANKER: dict[str, Any] = {
     "architectures": ["Qwen3VLForSequenceClassification"], "classifier_from_token": ["no", "yes"],
     "is_original_qwen3_reranker": True,
