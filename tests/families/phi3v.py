@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.checkpoints import HIDDEN, TABLE, _json, configure, randomise
+from tests.checkpoints import HIDDEN, TABLE, _json, randomise
 
 from .decoder_tokens import sentencepiece_bpe
 from .llava import CLIP_MEAN, CLIP_STD, pillow_12
@@ -23,7 +21,6 @@ from .pages import _sharded
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<|endoftext|>", "<|image|>")
 SIDE, PATCH, WIDTH = 56, 14, 64
-INNER = 48
 
 
 def _written(
@@ -36,8 +33,6 @@ def _written(
     window: int | None = 262144,
     original: int = 32,
     prefix: str = "model.",
-    side: int = SIDE,
-    width: int = WIDTH,
 ) -> Path:
     import torch
     from safetensors.torch import save_file
@@ -74,12 +69,12 @@ def _written(
         Phi3Model(Phi3Config.from_dict(text | {"rope_scaling": {"type": "longrope", **scaling}})), seed
     )
     vision = {
-        "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": width // WIDTH,
-        "intermediate_size": INNER, "image_size": side, "patch_size": PATCH, "hidden_act": "quick_gelu",
+        "hidden_size": WIDTH, "num_hidden_layers": layers, "num_attention_heads": 1, "intermediate_size": 48,
+        "image_size": SIDE, "patch_size": PATCH, "hidden_act": "quick_gelu",
     }  # fmt: skip
     tower = randomise(CLIPVisionModel(CLIPVisionConfig(**vision)), seed + 1)
     projection = randomise(
-        nn.Sequential(nn.Linear(4 * width, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN)), seed + 2
+        nn.Sequential(nn.Linear(4 * WIDTH, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN)), seed + 2
     )
     noise = torch.Generator().manual_seed(seed + 3)
     pictures = f"{prefix}vision_embed_tokens."
@@ -90,8 +85,8 @@ def _written(
     }
     state |= {f"{pictures}img_projection.{key}": value for key, value in projection.state_dict().items()}
     state |= {
-        f"{pictures}glb_GN": torch.randn(1, 1, 4 * width, generator=noise),
-        f"{pictures}sub_GN": torch.randn(1, 1, 1, 4 * width, generator=noise),
+        f"{pictures}glb_GN": torch.randn(1, 1, 4 * WIDTH, generator=noise),
+        f"{pictures}sub_GN": torch.randn(1, 1, 1, 4 * WIDTH, generator=noise),
         f"{pictures}wte.weight": state[f"{prefix}embed_tokens.weight"].clone(),
         "lm_head.weight": torch.randn(count, HIDDEN, generator=noise),
     }
@@ -112,8 +107,8 @@ def _written(
                 "use_hd_transform": True, "with_learnable_separator": True,
             },
             "img_processor": {
-                "image_dim_out": width, "model_name": "openai/clip-vit-large-patch14-336",
-                "name": "clip_vision_model", "num_img_tokens": (side // PATCH) ** 2 // 4, "layer_idx": -2,
+                "image_dim_out": WIDTH, "model_name": "openai/clip-vit-large-patch14-336",
+                "name": "clip_vision_model", "num_img_tokens": (SIDE // PATCH) ** 2 // 4, "layer_idx": -2,
                 "type_feature": "patch",
             },
         },
@@ -123,7 +118,7 @@ def _written(
         {
             "auto_map": {"AutoImageProcessor": "processing_phi3_v.Phi3VImageProcessor"}, "num_crops": crops,
             "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "image_processor_type": "Phi3VImageProcessor",
-            "num_img_tokens": (side // PATCH) ** 2 // 4, "do_convert_rgb": True,
+            "num_img_tokens": (SIDE // PATCH) ** 2 // 4, "do_convert_rgb": True,
         },
     )  # fmt: skip
     return folder
@@ -145,41 +140,6 @@ def phi3v_other(folder: Path) -> Path:
     }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     return _sharded(folder)
-
-
-CONFIGURATION = """
-from transformers import PretrainedConfig
-from vllm.model_executor.models import phi3v
-
-phi3v._IMAGE_TOKEN_ID = 4
-phi3v.CLIP_VIT_LARGE_PATCH14_336_CONFIG.num_hidden_layers = 3
-phi3v.CLIP_VIT_LARGE_PATCH14_336_CONFIG.intermediate_size = 48
-
-
-class Phi3VConfig(PretrainedConfig):
-    model_type = "phi3_v"
-"""
-"""Of vLLM, which does not read the tower's sizes and the token of pictures from the files."""
-PUBLISHED = ("processing_phi3_v.py", "image_processing_phi3_v.py")
-"""Files of TIGER-AI-Lab/VLM2Vec (src/model/baseline_backbone/phi3_v) that prepare pictures for vLLM. The
-environment variable POOLRT_PHI3V names a folder that has them, only while answers are recorded."""
-
-
-def vlm2vec_recorded(folder: Path) -> Path:
-    """With tiles of 336 pixels and a tower as wide as the published one, which vLLM insists on."""
-    _written(folder, side=336, width=1024, original=4096)
-    configure(folder, max_position_embeddings=4096)
-    path = folder / "preprocessor_config.json"
-    automatic = {
-        "AutoImageProcessor": "image_processing_phi3_v.Phi3VImageProcessor",
-        "AutoProcessor": "processing_phi3_v.Phi3VProcessor",
-    }
-    _json(path, json.loads(path.read_text(encoding="utf-8")) | {"auto_map": automatic})
-    (folder / "configuration_phi3_v.py").write_text(CONFIGURATION, encoding="utf-8")
-    if source := os.environ.get("POOLRT_PHI3V"):
-        for name in PUBLISHED:
-            shutil.copy(Path(source) / name, folder / name)
-    return folder
 
 
 ALL: Mapping[str, Callable[[Path], Path]] = {write.__name__: write for write in (vlm2vec, phi3v_other)}

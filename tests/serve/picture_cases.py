@@ -204,7 +204,7 @@ def video() -> list[Case]:
 def converted(path: str) -> list[Case]:
     """What a model that writes words makes of prompts when it is converted: numbers, and little else."""
     task = "classify" if path == "/classify" else "embed"
-    names = {"text-part", "text-and-picture", "picture-and-text", "two-pictures", "string", "video"}
+    names = {"text-part", "text-and-picture", "picture-and-text", "two-pictures", "string"}
     return [
         *(case for case in chats(path) if case[0] in names or case[0].startswith("shape-")),
         ("text", "POST", path, {"input": [TEXT, "red"]}),
