@@ -248,6 +248,7 @@ class Intake:
             *outputs,
             deadline_s=options.get("deadline_s"),
             priority=options.get("priority", 0),
+            salt=options.get("cache_salt") or "",
         )
         with self._lock:
             self._calls += 1

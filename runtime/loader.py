@@ -53,6 +53,7 @@ def load(
     mm_processor_kwargs: Mapping[str, Any] | None = None,
     mm_processor_cache_gb: float = CACHE_GB,
     media_io_kwargs: Mapping[str, Any] | None = None,
+    response_cache_mb: float = 0,
 ) -> Model:
     """Opens an artifact folder. Raises ArtifactError for a folder that is incomplete or changed, EngineError
     when no engine can be opened, InputError for an argument that cannot be followed.
@@ -79,6 +80,7 @@ def load(
         mm_processor_kwargs: how pictures are prepared where a prompt says nothing else: `max_pixels`, ...
         mm_processor_cache_gb: gigabytes of features of pictures that are kept for later prompts; 0: none.
         media_io_kwargs: how many frames of a video are read, as {"video": {"num_frames": 16}}.
+        response_cache_mb: megabytes of computed rows that are kept, and returned for equal texts; 0: none.
 
     >>> with load("artifacts/all-MiniLM-L6-v2", max_tokens=128) as model:
     ...     print(model.max_tokens, model.embed("a first text"))
@@ -95,7 +97,8 @@ def load(
     manifest = _changed(opened.manifest, max_tokens, name, hf_overrides)
     engine = measured.stated(engine)
     choice = measured.choose(opened.folder, manifest, engine, threads=threads)
-    cache_bytes = _cache_bytes(mm_processor_cache_gb)
+    cache_bytes = _bytes("mm_processor_cache_gb", mm_processor_cache_gb, 1e9)
+    kept_bytes = _bytes("response_cache_mb", response_cache_mb, 1e6)
     options = media_reading.options_from(mm_processor_kwargs, media_io_kwargs)
     prepared = prepared_for(opened.folder, manifest, preparation, limit_mm_per_prompt, options)
     # Before the engine is opened: a graph that cannot be filled is refused while nothing is held.
@@ -126,6 +129,7 @@ def load(
         scheduling_policy,
         io_processor_plugin,
         vision,
+        kept_bytes,
     )
     if io_processor_plugin is not None:
         try:
@@ -214,13 +218,12 @@ def _vision_limits(images: Images, choice: table.Choice, session: table.Session)
     )
 
 
-def _cache_bytes(gigabytes: float) -> int:
-    if isinstance(gigabytes, bool) or not isinstance(gigabytes, int | float) or not 0 <= gigabytes < 1e6:
-        raise InputError(
-            f"mm_processor_cache_gb is {gigabytes!r}, expected gigabytes from 0",
-            field="mm_processor_cache_gb",
-        )
-    return int(gigabytes * 1e9)
+def _bytes(name: str, size: float, unit: float) -> int:
+    """The bytes of an argument in gigabytes (unit 1e9) or megabytes (1e6). Raises InputError."""
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 <= size * unit < 1e15:
+        what = "gigabytes" if unit == 1e9 else "megabytes"
+        raise InputError(f"{name} is {size!r}, expected {what} from 0", field=name)
+    return int(size * unit)
 
 
 def _check_types(path: object, engine: object) -> None:

@@ -91,6 +91,7 @@ class Model:
         policy: Policy = "fcfs",
         plugin: str | None = None,
         vision: VisionPart | None = None,
+        kept_bytes: int = 0,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -111,6 +112,7 @@ class Model:
             max_queued_tokens=max_queued_tokens,
             policy=policy,
             name=manifest.name,
+            kept_bytes=kept_bytes,
         )
         self.vision_engine = None if vision is None else vision.choice
         apart = manifest.images is not None and manifest.images.apart
@@ -358,6 +360,7 @@ class Model:
             tokenize_s=tokenize_s,
             padding=counters.padding,
             stalled_s=self.stalled_s(),
+            cache_bytes=self.worker.rows.bytes,
             vision_items=vision.items,
             vision_slots=vision.slots,
             vision_batches=vision.batches,

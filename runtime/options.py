@@ -30,6 +30,8 @@ class CallOptions(TypedDict, total=False):
     """Seconds from now until DeadlineExceeded is raised; None: no end."""
     priority: int
     """Lower is sooner; other than 0 only for a model loaded with scheduling_policy="priority"."""
+    cache_salt: str | None
+    """What is kept of this call (`response_cache_mb`) is found only by calls with the same salt."""
 
 
 class PromptOptions(CallOptions, total=False):

@@ -30,6 +30,12 @@ class Statistics:
     queued_tokens: int
     running_items: int
     stalled_s: float
+    shared_items: int = 0
+    """Texts that were not computed, because an equal one of the same call or batch was."""
+    cached_items: int = 0
+    """Texts that were not computed, because the answer to an equal one was kept."""
+    cache_bytes: int = 0
+    """Of the answers that are kept."""
     vision_items: int = 0
     """Pictures, tiles and frames that the vision graph computed."""
     vision_slots: int = 0

@@ -58,6 +58,10 @@ class Counters:
     queued_tokens: int = 0
     """The cost of the queued items."""
     running_items: int = 0
+    shared_items: int = 0
+    """Items that were not computed, because an equal one of the same call or batch was."""
+    cached_items: int = 0
+    """Items that were not computed, because the rows of an equal one were kept."""
 
     @property
     def padding(self) -> float:
@@ -88,6 +92,8 @@ class Call:
     """Called in the worker's thread with the index of each item that was computed."""
     outputs: tuple[str, ...] = ()
     priority: int = 0
+    salt: str = ""
+    """Rows that are kept are shared with calls of the same salt only."""
     coming: int = 0
     """Items that are not prepared yet."""
     held: dict[int, Entry] = field(default_factory=dict)
@@ -110,6 +116,15 @@ class Entry:
     """Lower is sooner. 0 for all under the policy `fcfs`."""
     order: tuple[int, int] = (0, 0)
     """(cost, arrival), by which the items of a kind are sorted."""
+    key: bytes | None = None
+    """`Item.key`: entries of one batch that have the same are computed once."""
+    twins: list[int] = field(default_factory=list)
+    """Indices of the call's other items with the same key, which are computed with this one."""
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Of all items of the call that it computes."""
+        return self.index, *self.twins
 
     @property
     def kind(self) -> Kind:

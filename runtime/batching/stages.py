@@ -74,6 +74,7 @@ class Stages:
         *outputs: str,
         deadline_s: float | None = None,
         priority: int = 0,
+        salt: str = "",
     ) -> Ticket:
         """Queues the items of one call as `Worker.submit` does, each behind its pictures. Raises what
         preparing them raises, and Overload where the queue is full: patches of pictures that are not known
@@ -94,7 +95,7 @@ class Stages:
             plain |= step
         if self.vision is None or seen is None:
             items = [plain[index] for index in range(count)]
-            return self.text.submit(items, *outputs, deadline_s=deadline_s, priority=priority)
+            return self.text.submit(items, *outputs, deadline_s=deadline_s, priority=priority, salt=salt)
         call = _Call(self, self.vision, count, outputs, deadline_s, priority, apart=self._apart)
         try:
             call.add({**plain, **seen})

@@ -18,8 +18,8 @@ import numpy as np
 
 from ..errors import DeadlineExceeded, PoolrtError
 from ..inputs.items import VisionItem
-from .feature_cache import FeatureCache
 from .queue import Answer, Row, Ticket
+from .row_cache import RowCache
 from .worker import Worker
 
 # In the place of a row that is not computed yet, or was handed over.
@@ -87,7 +87,7 @@ class VisionStage:
     def __init__(self, worker: Worker, output: str, cache_bytes: int) -> None:
         self.worker = worker
         self.output = output
-        self.cache = FeatureCache(cache_bytes)
+        self.cache = RowCache(cache_bytes)
         self.shared = 0
         """Pictures that were not computed because they were being computed already."""
         self._flights: dict[bytes, _Flight] = {}

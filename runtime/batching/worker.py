@@ -9,6 +9,7 @@ This file is long because submission, lanes and cancellation share one lock and 
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 import weakref
@@ -27,6 +28,7 @@ from .held import HeldCalls
 from .line import Line, Policy
 from .plan import BatchLimits
 from .queue import LATE, Answer, Call, Counters, Entry, Row, Ticket
+from .row_cache import RowCache
 
 SMALL_QUEUE = 4096
 """Most items of a queue that a cancelled call leaves within a millisecond."""
@@ -47,8 +49,11 @@ class Worker:
         max_queued_tokens: int | None = None,
         policy: Policy = "fcfs",
         name: str = "model",
+        kept_bytes: int = 0,
     ) -> None:
         self.session = session
+        self.rows = RowCache(kept_bytes)
+        """Rows of the outputs of items that were computed before."""
         self.limits = limits
         self.max_queued_tokens = max_queued_tokens
         self.policy: Policy = policy
@@ -79,21 +84,23 @@ class Worker:
         *outputs: str,
         deadline_s: float | None = None,
         priority: int = 0,
+        salt: str = "",
     ) -> Ticket:
         """Queues the items of one call. One pass computes all these graph outputs. `priority` counts under
-        the policy of that name only.
+        the policy of that name only. Equal items are computed once, and not at all where the rows of an equal
+        one, of a call with the same `salt`, are kept.
 
         The future raises DeadlineExceeded, CancelledError, or EngineError where an item fails even alone in
         its batch. `submit` itself raises Overload where the queue is full; an empty queue admits any call.
         """
-        call, entries = self._call(items, outputs, deadline_s, priority)
-        if not items:
+        call, entries = self._call(items, outputs, deadline_s, priority, salt)
+        if not entries:
             call.future.set_result(call.answer)
             return call.future
         # Dearest first, so that the pool shrinks from one end and the rest stays close in cost.
         entries.sort(key=lambda entry: -entry.cost)
         with self._lock:
-            self._admit(call.answer.tokens)
+            self._admit(sum(entry.cost for entry in entries))
             self._line.watch(call)
             call.entries = entries
             self._enqueue(entries)
@@ -108,7 +115,7 @@ class Worker:
         calls = [self._call([item], (output,), deadline_s, priority) for item in items]
         place = 0.0
         with self._lock:
-            self._admit(sum(call.answer.tokens for call, _ in calls))
+            self._admit(sum(entry.cost for _, entries in calls for entry in entries))
             for call, entries in calls:
                 self._line.watch(call)
                 call.entries, call.place = entries, place
@@ -213,15 +220,55 @@ class Worker:
         outputs: tuple[str, ...],
         deadline_s: float | None,
         priority: int,
+        salt: str = "",
     ) -> tuple[Call, list[Entry]]:
-        """A call and an entry for each of its items."""
+        """A call, and the entries that compute its items."""
         now = time.monotonic()
         rows, *others = ([_NOTHING] * len(items) for _ in outputs)
         answer = Answer(rows, sum(item.cost for item in items), tuple(others))
         call = Call(Ticket(), answer, len(items), now, None if deadline_s is None else now + deadline_s)
-        call.outputs = outputs
+        call.outputs, call.salt = outputs, salt
         call.priority = level = priority if self.policy == "priority" else 0
-        return call, [Entry(call, index, item, item.cost, outputs, level) for index, item in enumerate(items)]
+        return call, self._entries(call, items, level)
+
+    def _entries(
+        self, call: Call, items: Sequence[Item] | Sequence[VisionItem], priority: int
+    ) -> list[Entry]:
+        """An entry for each item that no other of the call equals, and that is not kept."""
+        entries: list[Entry] = []
+        firsts: dict[bytes, Entry] = {}
+        kept = 0
+        for index, item in enumerate(items):
+            key = item.key
+            if key is not None:
+                if (first := firsts.get(key)) is not None:
+                    first.twins.append(index)
+                    continue
+                if self._kept(call, index, key):
+                    kept += 1
+                    continue
+            entry = Entry(call, index, item, item.cost, call.outputs, priority, key=key)
+            entries.append(entry)
+            if key is not None:
+                firsts[key] = entry
+        if kept:
+            with self._lock:
+                self._counters.cached_items += kept
+        return entries
+
+    def _kept(self, call: Call, index: int, key: bytes) -> bool:
+        """Whether the rows of an equal item are kept. If so, the item has them."""
+        if not self.rows.most_bytes:
+            return False
+        rows = [self.rows.get(_name(key, output, call.salt)) for output in call.outputs]
+        known = [row for row in rows if row is not None]
+        if len(known) < len(rows):
+            return False
+        for row, column in zip(known, (call.answer.rows, *call.answer.others), strict=True):
+            column[index] = row.copy()  # the caller may change it
+        call.remaining -= 1
+        call.future.done_items += 1
+        return True
 
     def _enqueue(self, entries: Sequence[Entry]) -> None:
         """Queues items of one call, under the lock."""
@@ -367,9 +414,12 @@ class Worker:
             self._leave(calls)
 
     def _run(self, batch: list[Entry], *, alone: bool) -> None:
-        cost = sum(entry.cost for entry in batch)
-        items = [entry.item for entry in batch]
-        rows, width = self.limits.shape(len(batch), max(map(self._feed.length, items)))
+        places: dict[object, int] = {}
+        """Key of an entry -> the row that is computed for it. An entry without a key has a row of its own."""
+        rows_of = [places.setdefault(entry.key or id(entry), len(places)) for entry in batch]
+        items = [batch[rows_of.index(row)].item for row in range(len(places))]
+        cost = sum(item.cost for item in items)
+        rows, width = self.limits.shape(len(items), max(map(self._feed.length, items)))
         begun = time.monotonic()
         try:
             arrays = self.session.run(
@@ -382,19 +432,24 @@ class Worker:
             self._split(batch, error)
             return
         spent = time.monotonic() - begun
-        for place, entry in enumerate(batch):
-            for array, kept in zip(arrays, (entry.call.answer.rows, *entry.call.answer.others), strict=True):
-                # A copy, since a view would keep the whole batch in memory.
-                kept[entry.index] = (
-                    array[place, : entry.item.rows] if array.ndim == 3 else array[place]
-                ).copy()
+        for place, entry in zip(rows_of, batch, strict=True):
+            columns = (entry.call.answer.rows, *entry.call.answer.others)
+            for array, output, column in zip(arrays, entry.outputs, columns, strict=True):
+                row = array[place, : entry.item.rows] if array.ndim == 3 else array[place]
+                for index in entry.indices:
+                    # A copy, since a view would keep the whole batch in memory.
+                    column[index] = row.copy()
+                if entry.key is not None and self.rows.most_bytes:
+                    self.rows.put(_name(entry.key, output, entry.call.salt), row.copy())
             if (computed := entry.call.computed) is not None:
                 computed(entry.index)
         calls: dict[int, Call] = {}
         with self._lock:
             self._left(len(batch))
             counters = self._counters
-            counters.items += len(batch)
+            count = sum(len(entry.indices) for entry in batch)
+            counters.items += count
+            counters.shared_items += count - len(items)
             counters.tokens += cost
             counters.slots += rows * width
             counters.batches += 1
@@ -405,9 +460,9 @@ class Worker:
                 self._speed = speed if not self._speed else 0.8 * self._speed + 0.2 * speed
             for entry in batch:
                 call = entry.call
-                call.answer.slots += width
-                call.remaining -= 1
-                call.future.done_items += 1
+                call.answer.slots += width * len(entry.indices)
+                call.remaining -= len(entry.indices)
+                call.future.done_items += len(entry.indices)
                 calls[id(call)] = call
             for call in calls.values():
                 call.answer.engine_s += spent
@@ -444,6 +499,11 @@ class Worker:
             else EngineError(f"the engine failed ({type(error).__name__})"),
             error,
         )
+
+
+def _name(key: bytes, output: str, salt: str) -> bytes:
+    """The name under which a row is kept. Where a caller gave a salt, only those who know it find the row."""
+    return hashlib.blake2b(b"\0".join((key, output.encode(), salt.encode())), digest_size=32).digest()
 
 
 def _answer(call: Call) -> None:

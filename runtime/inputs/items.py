@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -60,6 +61,15 @@ class Item:
         """Rows that belong to it in an output with one row per token."""
         return len(self.ids)
 
+    @property
+    def key(self) -> bytes | None:
+        """The same for two items exactly if a graph computes the same of both; None for an item with
+        pictures."""
+        if self.vision or self.features is not None:
+            return None
+        columns = (self.ids, self.type_ids, self.attention, self.kinds)
+        return b"|".join(b"" if column is None else array("q", column).tobytes() for column in columns)
+
 
 @dataclass(slots=True)
 class VisionItem:
@@ -76,6 +86,11 @@ class VisionItem:
     """Of everything that decides its features; the key of the cache of features."""
     features: NDArray[np.float32] | None = None
     """[rows, width]: known already, so that the graph need not run. None: to be computed."""
+
+    @property
+    def key(self) -> bytes | None:
+        """None: equal pictures are found by their digest, before they are queued."""
+        return None
 
 
 Steps = Iterable[Mapping[int, Item]]

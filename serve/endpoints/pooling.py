@@ -119,6 +119,7 @@ def text_options(record: Any) -> dict[str, Any]:
         "truncation_side": record.truncation_side,
         "add_special_tokens": record.add_special_tokens,
         "priority": record.priority,
+        "cache_salt": getattr(record, "cache_salt", None),
     }
 
 

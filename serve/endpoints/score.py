@@ -179,6 +179,7 @@ def options(record: Any, served: Served, settings: Settings) -> dict[str, Any]:
         "truncate_prompt_tokens": record.truncate_prompt_tokens,
         "truncation_side": record.truncation_side,
         "priority": record.priority,
+        "cache_salt": getattr(record, "cache_salt", None),
     }
     if record.truncate_documents:
         values["cut_document"] = True

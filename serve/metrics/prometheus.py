@@ -267,6 +267,13 @@ class Engines:
         yield gauge("poolrt_queued_tokens", "Tokens in the queue.", "queued_tokens")
         yield counter("poolrt_batches", "Batches computed.", "batches")
         yield counter("poolrt_batch_tokens", "Tokens in them.", "tokens")
+        yield counter(
+            "poolrt_shared_items", "Texts computed with an equal one of their batch.", "shared_items"
+        )
+        yield counter(
+            "poolrt_cached_items", "Texts whose answer was kept (--response-cache-mb).", "cached_items"
+        )
+        yield gauge("poolrt_response_cache_bytes", "Answers that are kept.", "cache_bytes")
         yield counter("poolrt_batch_slots", "Token slots computed, padding included.", "slots")
         yield counter("poolrt_engine_seconds", "Time in the engine.", "engine_s")
         yield counter("poolrt_queue_seconds", "Time in the queue, summed over prompts.", "queue_s")

@@ -79,6 +79,13 @@ def _add_models(parser: Parser) -> None:
         "--max-num-batched-tokens", type=positive, help="token slots per batch, padding included"
     )
     group.add_argument(
+        "--response-cache-mb",
+        type=float,
+        default=0,
+        metavar="MB",
+        help="megabytes of answers kept per model, for equal texts asked again (default: none)",
+    )
+    group.add_argument(
         "--preparation",
         choices=("model", "vllm"),
         default="vllm",

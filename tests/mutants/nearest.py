@@ -34,7 +34,7 @@ RUNTIME = {
         "inputs/multimodal/media_reading", "inputs/multimodal/placeholders",
         "inputs/multimodal/preparation", "inputs/multimodal/prompt_forms",
     ),
-    "test_vision_stage": ("batching/feature_cache", "batching/stages"),
+    "test_vision_stage": ("batching/row_cache", "batching/stages"),
     "test_llm": ("artifact/checkpoints", "artifact/overrides", "vllm/pooler_config"),
     "test_overrides": ("vllm/llm", "vllm/pooler_config"),
     "exporter/test_choices exporter/test_vllm_names": ("vllm/pooler_config",),

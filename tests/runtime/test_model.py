@@ -506,18 +506,23 @@ def test_a_classifier_embeds_nothing(models):
         models("bert_classifier").embed("a")
 
 
+def distinct(count: int) -> list[list[int]]:
+    """Texts of 60 tokens, no two alike."""
+    return [[5 + number % 90, 5 + number // 90, *[5] * 58] for number in range(count)]
+
+
 def test_overload_deadline_and_close_reach_the_caller(artifacts):
     path = artifacts("minilm_like")
     with load(path, threads=1, max_queued_tokens=1) as model:
-        pending = [model.start([[5] * 60] * 200, pooling_task="embed")]
+        pending = [model.start(distinct(200), pooling_task="embed")]
         # The first call may be in the engine wholly by now; the second then waits, and the
         # third is one too many.
         with pytest.raises(Overload):  # noqa: PT012
             for _ in range(100):
-                pending.append(model.start([[5] * 60] * 200, pooling_task="embed"))
+                pending.append(model.start(distinct(200), pooling_task="embed"))
         assert all(len(one.result()) == 200 for one in pending)
         with pytest.raises(DeadlineExceeded):
-            model.embed([[5] * 60] * 2000, deadline_s=0.0)
+            model.embed(distinct(2000), deadline_s=0.0)
         assert len(model.embed("a", deadline_s=60)) == 1
     with pytest.raises(EngineError, match="closed"):
         model.embed("a")
@@ -525,7 +530,7 @@ def test_overload_deadline_and_close_reach_the_caller(artifacts):
 
 def test_a_started_call_can_be_cancelled(models):
     model = models("minilm_like")
-    waiting = model.start([[5] * 60] * 3000, pooling_task="embed")
+    waiting = model.start(distinct(3000), pooling_task="embed")
     last = model.start(["a"], pooling_task="embed")
     assert waiting.cancel()
     assert len(last.result()) == 1

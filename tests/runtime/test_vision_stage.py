@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from poolrt.runtime.artifact.manifest import Profile, Tensor
 from poolrt.runtime.batching import stages as stages_module
-from poolrt.runtime.batching.feature_cache import FeatureCache
 from poolrt.runtime.batching.line import Policy
 from poolrt.runtime.batching.plan import BatchLimits
 from poolrt.runtime.batching.queue import Answer
+from poolrt.runtime.batching.row_cache import RowCache
 from poolrt.runtime.batching.stages import Stages
 from poolrt.runtime.batching.vision_stage import VisionStage
 from poolrt.runtime.batching.worker import Worker
@@ -225,13 +225,13 @@ def test_features_are_kept_within_the_bound(opened: Any) -> None:
 
 
 def test_a_row_larger_than_the_cache_is_not_kept() -> None:
-    cache = FeatureCache(8)
+    cache = RowCache(8)
     cache.put(b"a", np.ones(2, np.float32))
     cache.put(b"b", np.ones(3, np.float32))
     assert (b"a" in cache, b"b" in cache, cache.bytes) == (True, False, 8)
     cache.put(b"a", np.ones(1, np.float32))
     assert cache.bytes == 4
-    assert FeatureCache(0).get(b"a") is None
+    assert RowCache(0).get(b"a") is None
 
 
 def test_given_features_are_not_computed(opened: Any) -> None:

@@ -16,6 +16,12 @@ TEXTS = ["what is the capital of france", "paris", "mars is known as the red pla
 CHAT = [{"role": "user", "content": "paris is the capital"}]
 LONG = "planet " * 300
 
+
+def distinct(count: int) -> list[str]:
+    """Texts of which no two are alike: equal ones are computed once."""
+    return [f"{TEXT} {chr(97 + number % 26)}{chr(97 + number // 26)}" for number in range(count)]
+
+
 COMMON: list[Case] = [
     ("models", "GET", "/v1/models", None),
     ("health", "GET", "/health", None),

@@ -245,7 +245,7 @@ def test_connections_beyond_the_limit_make_the_idle_ones_go(models: Callable[[st
 
 
 def test_an_answer_that_is_not_taken_is_given_up(quick: Live):
-    body = json.dumps({"input": ["paris"] * 2000}).encode()
+    body = json.dumps({"input": [f"paris {number}" for number in range(2000)]}).encode()
     head = (
         b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: "
         b"application/json\r\nContent-Length: %d\r\n\r\n"

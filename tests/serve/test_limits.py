@@ -35,7 +35,7 @@ from poolrt.serve.schema.vllm import EMBEDDINGS, RERANK, EmbeddingText
 from poolrt.serve.settings import Settings
 from starlette.requests import Request
 
-from tests.serve.cases import TEXT
+from tests.serve.cases import TEXT, distinct
 from tests.serve.conftest import Live, live
 from tests.serve.test_connections import connect, rest, statuses, until
 from tests.serve.test_operations import SOON_S, held
@@ -124,7 +124,7 @@ def test_what_a_thread_prepares_for_somebody_who_left_is_not_queued(
             return start(*arguments, **options)
 
         monkeypatch.setattr(model, "start", slow)
-        body = json.dumps({"input": [TEXT] * 200}).encode()
+        body = json.dumps({"input": distinct(200)}).encode()
         assert len(body) > 2048
         with connect(server) as leaver:
             head = (
@@ -264,7 +264,7 @@ def test_a_full_queue_refuses_before_the_body_comes(artifacts: Callable[[str], P
         model = server.here.registry.models[0].model
         asked = [threads.submit(server.post, "/v1/embeddings", {"input": TEXT})]
         assert gate.entered.wait(SOON_S)
-        asked.append(threads.submit(server.post, "/v1/embeddings", {"input": [TEXT] * 30}))
+        asked.append(threads.submit(server.post, "/v1/embeddings", {"input": distinct(30)}))
         until(lambda: model.statistics().queued_tokens >= 60)
         model.worker._speed = model.statistics().queued_tokens / 7.0
         for route in ("/v1/embeddings", "/rerank", "/embed", "/pooling", "/invocations"):
@@ -297,7 +297,7 @@ def test_what_is_being_prepared_counts_as_queued(artifacts: Callable[[str], Path
         assert server.post("/v1/embeddings", {"input": TEXT}).status_code == 429
         server.here.workshop.preparing_tokens = 0
         gate.go.set()
-        assert server.post("/v1/embeddings", {"input": [TEXT] * 200}).status_code == 200
+        assert server.post("/v1/embeddings", {"input": distinct(200)}).status_code == 200
         assert server.here.workshop.preparing_tokens == 0
 
 
@@ -506,7 +506,7 @@ def test_a_long_queue_is_left_in_another_thread(
         )
         first = threads.submit(server.post, "/v1/embeddings", {"input": TEXT})
         assert gate.entered.wait(SOON_S)
-        body = json.dumps({"input": [TEXT] * 30}).encode()
+        body = json.dumps({"input": distinct(30)}).encode()
         with connect(server) as leaver:
             head = (
                 "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: "

@@ -26,7 +26,7 @@ from poolrt.serve.responses import Times
 from poolrt.serve.settings import Settings
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.serve.cases import TEXT, TEXTS
+from tests.serve.cases import TEXT, TEXTS, distinct
 from tests.serve.conftest import Live, live
 
 SOON_S = 10.0
@@ -331,8 +331,8 @@ def test_too_much_queued_is_refused_alike_for_one_and_many(artifacts: Callable[[
         first = threads.submit(server.post, "/v1/embeddings", {"input": TEXT})
         assert gate.entered.wait(SOON_S)
         waiting = [threads.submit(server.post, "/v1/embeddings", {"input": TEXTS + TEXTS}) for _ in range(1)]
-        until(lambda: model.statistics().queued_tokens == 40)
-        for body in ({"input": [TEXT] * 3}, {"input": "planet " * 30}):
+        until(lambda: model.statistics().queued_tokens == 20)
+        for body in ({"input": distinct(6)}, {"input": "planet " * 45}):
             refused = server.post("/v1/embeddings", body)
             assert refused.status_code == 429
             assert int(refused.headers["retry-after"]) >= 1

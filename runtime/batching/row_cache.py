@@ -1,4 +1,5 @@
-"""Features of pictures that were computed before, by the digest of what they are computed from."""
+"""Rows that were computed before, features of pictures and outputs of texts, by the digest of what decides
+them."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections import OrderedDict
 from .queue import Row
 
 
-class FeatureCache:
+class RowCache:
     """Keeps the rows that were used last, up to a number of bytes. Safe to use from many threads.
 
     Args:
