@@ -75,6 +75,8 @@ OUTER, TEXT = ("vlm_config",), ("text_config", "llm_config")
 model."""
 WHOLE_WIDTHS = (*WIDTH, *WIDTHS, "projection_dim", "embed_dim", "dims", "image_dim_out")
 """Widths beside those of the text model."""
+CUTS = ("matryoshka_dimensions", "matryoshka_dims", "truncate_dim")
+"""Widths that vectors of the original are cut to, which the twin's are narrower than."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +184,7 @@ def scaled(checkpoint: Checkpoint, raw: Mapping[str, Any]) -> Scale:
         config = {
             name: sizes.get(value, value) if name in WHOLE_WIDTHS and isinstance(value, int) else value
             for name, value in outer.items()
+            if name not in CUTS
         } | {key: config}
         config = _with_tower(config, tower, by, sizes)
     if not places:
@@ -316,8 +319,7 @@ class _Rules:
                 new[key] = min(value, self.kept)
             else:
                 new[key] = value
-        new.pop("matryoshka_dimensions", None)  # widths of the original
-        return new
+        return {key: value for key, value in new.items() if key not in CUTS}
 
     def _list(self, key: str, value: Any) -> Any:
         if key == SECTIONS and isinstance(value, list):

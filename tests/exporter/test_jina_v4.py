@@ -55,7 +55,7 @@ def test_texts_and_pictures_become_one_vector_and_many(folder: Path, monkeypatch
     """Streamed: the adapters' changes reach weights that stay in their files, and the projection."""
     monkeypatch.setenv(large.SETTING, "0")
     asked: dict[str, Any] = {"hf_overrides": {"jina_task": "code"}, "pooler_config": {"task": "token_embed"}}
-    artifact = exported("jina-v4-code", lambda place: jina_v4(place / "v4"), recipe=None, **asked)
+    artifact = exported("jina-v4-of-code", lambda place: jina_v4(place / "v4"), recipe=None, **asked)
     reference = tiny.JinaV4(folder, "code")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     with load(artifact) as model:
@@ -63,6 +63,8 @@ def test_texts_and_pictures_become_one_vector_and_many(folder: Path, monkeypatch
         assert images is not None
         assert images.videos is None
         assert set(model.manifest.source.weights) == FILES
+        assert model.manifest.reading is not None
+        assert model.manifest.reading.twin
         proof.shown(model.manifest)
         media: list[list[Medium]] = [[], [], *([prepared.image(images, page)] for page in PAGES)]
         prompts = [*(f"Passage: {text}" for text in TEXTS)]
