@@ -135,14 +135,19 @@ def _is_fake(tensor: Any) -> bool:
 
 # --- computing
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 @contextmanager
 def widened(module: nn.Module) -> Iterator[None]:
     """While open, the module computes in float32 whatever type its parameters are stored in.
 
-    A hook widens the parameters of each layer for its own call.
+    A hook widens the parameters of each layer for its own call. Those of convolutions are few, and models
+    look at their type before they call them (CLIP and SigLIP, to choose that of the pixels): they are wide
+    all the time.
     """
-    handles = []
+    handles: list[Any] = []
+    narrow: list[tuple[nn.Module, dict[str, Any]]] = []
     for layer in module.modules():
         parameters = [parameter for parameter in layer._parameters.values() if parameter is not None]
         adapted = any(isinstance(parameter, Adapted) for parameter in parameters)
@@ -153,12 +158,12 @@ def widened(module: nn.Module) -> Iterator[None]:
             handles.append(layer.register_forward_hook(lambda layer, inputs, output: output.float()))
             continue
         stored = dict(layer._parameters)
+        if isinstance(layer, CONVOLUTIONS):
+            narrow.append((layer, stored))
+            continue
 
         def widen(layer: nn.Module, inputs: Any, stored: dict[str, Any] = stored) -> None:
-            for name, parameter in stored.items():
-                layer._parameters[name] = (
-                    None if parameter is None else nn.Parameter(whole(parameter), requires_grad=False)
-                )
+            _widen(layer, stored)
 
         def restore(layer: nn.Module, inputs: Any, output: Any, stored: dict[str, Any] = stored) -> None:
             layer._parameters.update(stored)
@@ -166,7 +171,19 @@ def widened(module: nn.Module) -> Iterator[None]:
         handles.append(layer.register_forward_pre_hook(widen))
         handles.append(layer.register_forward_hook(restore, always_call=True))
     try:
+        for layer, stored in narrow:
+            _widen(layer, stored)
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for layer, stored in narrow:
+            layer._parameters.update(stored)
+
+
+def _widen(layer: nn.Module, stored: dict[str, Any]) -> None:
+    """Replaces the parameters of a layer, which are `stored`, by float32 ones."""
+    for name, parameter in stored.items():
+        layer._parameters[name] = (
+            None if parameter is None else nn.Parameter(whole(parameter), requires_grad=False)
+        )

@@ -18,14 +18,17 @@ from poolrt.exporter.base import large
 from poolrt.exporter.graph import onnx_files, streaming, tracing
 from poolrt.exporter.heads import planning
 from poolrt.exporter.proof import verify
+from poolrt.exporter.proof.pictures.seen import Seen
 from poolrt.exporter.proof.sliced_graph import SlicedGraph
 from poolrt.runtime.artifact import reading
 from poolrt.runtime.engines import ort
 from poolrt.runtime.errors import VerificationError
+from poolrt.runtime.inputs.media import prepared
 from safetensors.torch import load_file, save_file
 
 from tests import checkpoints as tiny
-from tests.families import decoders
+from tests.families import decoders, idefics, llava, nemotron_vl, phi3v
+from tests.painted import painted
 
 # fp32 against fp32, of the largest value: the same sums in another order; worst seen 4e-6 (Gemma,
 # whose residuals are large)
@@ -109,6 +112,31 @@ def test_a_streamed_model_answers_as_one_that_is_held(name: str, tmp_path: Path)
             np.testing.assert_allclose(
                 one[mask], other[mask], atol=SAME * max(1.0, float(np.abs(other[mask]).max())), rtol=0
             )
+
+
+PICTURED = {
+    "llava_next": llava.llava_next_new,
+    "idefics3": idefics.idefics3,
+    "phi3_v": phi3v.phi3v_other,
+    "nemotron_embed": nemotron_vl.embedder_other,
+}
+
+
+@pytest.mark.parametrize("name", PICTURED)
+def test_a_streamed_vision_half_computes_as_one_that_is_held(name: str, tmp_path: Path) -> None:
+    """Of bfloat16 weights, whose type transformers' towers ask for to choose that of the pixels."""
+    read = checkpoint.read(PICTURED[name](tmp_path / name), recipe=None)
+    plan = planning.plan(read)
+    assert plan.vision is not None
+    item = prepared.image(plan.vision.images, painted(60, 40, 3)).items[0]
+    rows: list[NDArray[np.float32]] = []
+    for state in (dataclasses.replace(read, large=True), read):
+        pictures = tracing.picture_module(state, plan, tracing.module(state, plan))
+        assert pictures is not None
+        rows.append(Seen(pictures).of(item))
+        narrow = torch.bfloat16 in {parameter.dtype for parameter in pictures.parameters()}
+        assert narrow == state.large, "what streams keeps its type, before and after it computes"
+    np.testing.assert_allclose(*rows, atol=SAME * max(1.0, float(np.abs(rows[1]).max())), rtol=0)
 
 
 @pytest.fixture(scope="module")
