@@ -205,7 +205,7 @@ EXPORT = Journey(
         ("runtime", "extras json_objects loader machine"),
         ("runtime/answers", "params postprocess scoring"),
         ("runtime/artifact", "manifest onnx_references reading records"),
-        ("runtime/batching", "held line plan queue stages worker"),
+        ("runtime/batching", "held line plan queue row_cache stages worker"),
         ("runtime/commands", "command_line inspection"),
         ("runtime/engines", "feed ort"),
         ("runtime/inputs", "encoder growth items preparation special_tokens tokenizer_file truncation"),
