@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,20 @@ def test_beyond_the_cap_graphs_are_released_and_answers_stay_right(built: Artifa
     assert session.graphs.released == 3
     np.testing.assert_array_equal(session.run(batch(1, 8), ["out_embed"])[0], first)
     session.close()
+
+
+def test_callers_at_once_get_their_own_answers(built: Artifact, opened: trt.Session) -> None:
+    """Copies of one batch beside the computation of another, in both sets of buffers."""
+    exact = ort.open(built.folder, built.manifest, built.manifest.graph("text"))
+    feeds = [
+        batch(rows, tokens, rows) for rows, tokens in ((1, 8), (7, 33), (64, 64), (300, 5), (33, 60))
+    ] * 8
+    with ThreadPoolExecutor(opened.lanes + 1) as threads:
+        results = list(threads.map(lambda feed: opened.run(feed, ["out_embed"]), feeds))
+    for feed, result in zip(feeds, results, strict=True):
+        expected = exact.run(feed, ["out_embed"])
+        agree(result, expected, feed["attention_mask"], TOLERANCES["fp32"].cosine)
+    exact.close()
 
 
 def test_memory_is_flat_however_shapes_vary(opened: trt.Session) -> None:

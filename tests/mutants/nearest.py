@@ -52,7 +52,7 @@ RUNTIME = {
     "test_preparation test_truncation test_pairs": ("inputs/truncation", "inputs/library_tokenizer"),
     "test_pending test_worker": ("batching/pending", "cancellation"),
     "test_cuda_graphs test_trt_session": ("engines/cuda_graphs", "engines/cuda", "engines/trt",
-    "engines/trt_library"),
+    "engines/trt_library", "engines/trt_buffers"),
     "test_plugins": ("plugins/bge_m3", "plugins/colbert", "plugins/model_facts", "plugins/finding",
     "plugins/request_fields",
     "plugins/plugin"),

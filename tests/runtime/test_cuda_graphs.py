@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from poolrt.exporter.engine import profiles
 from poolrt.runtime.artifact.manifest import Engine
 from poolrt.runtime.engines.cuda_graphs import LeastRecent, bucket, choose
-from poolrt.runtime.engines.trt import fill
+from poolrt.runtime.engines.trt_buffers import fill
 from poolrt.runtime.engines.trt_library import mismatch
 
 SHAPES = profiles(8192)

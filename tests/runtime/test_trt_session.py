@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ from numpy.typing import NDArray
 from poolrt.exporter.engine import profiles
 from poolrt.runtime.artifact.manifest import Engine, Graph, GraphRole, Profile
 from poolrt.runtime.artifact.reading import Artifact, read
+from poolrt.runtime.batching.plan import BatchLimits
+from poolrt.runtime.batching.worker import Worker
 from poolrt.runtime.engines import ort, trt
 from poolrt.runtime.engines.cuda import Cuda
+from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.errors import EngineError
+from poolrt.runtime.inputs.items import Item
 
 from . import picture_models, simulated_gpu
 
@@ -25,9 +31,13 @@ SHAPES = (
 SUMS = 1e-5  # the padded batch adds the same numbers in another order
 
 
+INWARD, COMPUTE, OUTWARD = STREAMS = (7, 8, 9)
+"""As the simulated device names them, in the order in which a session opens them."""
+
+
 class Gpu(Cuda):
-    def __init__(self) -> None:
-        self.api = simulated_gpu.Cuda()
+    def __init__(self, seed: int = 0, first: tuple[int, ...] = ()) -> None:
+        self.api = simulated_gpu.Cuda(seed, first)
 
 
 @pytest.fixture
@@ -75,7 +85,7 @@ def batch(rows: int, tokens: int, seed: int = 0) -> dict[str, NDArray[np.int64]]
 
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (3, 7), (16, 16), (2, 17), (5, 60), (33, 9)], ids=str)
 def test_padding_capture_and_splitting_change_no_number(artifact: Artifact, rows: int, tokens: int) -> None:
-    gpu = Gpu()
+    gpu = Gpu(seed=rows)
     session = opened(artifact, gpu)
     exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graph("text"))
     names = ["out_token_embed", "out_embed"]
@@ -194,7 +204,7 @@ def test_what_cannot_be_captured_is_launched_each_time(
         feed = batch(3, 8, seed)
         (found,), (expected,) = session.run(feed, ["out_embed"]), exact.run(feed, ["out_embed"])
         np.testing.assert_allclose(found, expected, atol=SUMS)
-    assert (asked, gpu.api.launched, gpu.api.graphs) == ([7], 0, {})
+    assert (asked, gpu.api.launched, gpu.api.graphs) == ([COMPUTE], 0, {})
     session.close()
     exact.close()
 
@@ -214,7 +224,7 @@ def test_closing_gives_everything_back(artifact: Artifact) -> None:
     session = opened(artifact, gpu)
     session.run(batch(2, 8), ["out_embed"])
     session.close()
-    assert (gpu.api.memory, gpu.api.graphs, gpu.api.streams) == ({}, {}, set())
+    assert (gpu.api.memory, gpu.api.graphs, gpu.api.streams, gpu.api.events) == ({}, {}, {}, {})
     session.close()
 
 
@@ -246,3 +256,174 @@ def test_an_engine_the_library_does_not_open_is_told(artifact: Artifact) -> None
     graph = Graph(file="model.onnx", precision="fp32", opset=20, inputs=(), outputs=())
     with pytest.raises(EngineError, match=r"a\.engine: tensorrt-rtx does not open it"):
         trt.Session(simulated_gpu.library(gpu.api), gpu, b"", engine, graph, pad_id=0)
+
+
+# Copies beside computation: two sets of buffers, three streams
+
+
+@pytest.mark.parametrize("first", [(), (INWARD,), (COMPUTE,), (OUTWARD,), (INWARD, OUTWARD)], ids=str)
+def test_no_order_that_events_allow_changes_a_number(artifact: Artifact, first: tuple[int, ...]) -> None:
+    """Whichever stream is ahead: a batch in four parts through two sets of buffers, and others behind it."""
+    names = ["out_embed", "out_token_embed"]
+    exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graph("text"))
+    session = opened(artifact, Gpu(seed=len(first), first=first))
+    for seed, rows in enumerate((14, 3, 14)):
+        feed = batch(rows, 33, seed)
+        for result, expected in zip(session.run(feed, names), exact.run(feed, names), strict=True):
+            attended = feed["attention_mask"] == 1 if result.ndim == 3 else slice(None)
+            np.testing.assert_allclose(result[attended], expected[attended], atol=SUMS)
+    session.close()
+    exact.close()
+
+
+def test_the_next_batch_is_copied_while_this_one_computes(artifact: Artifact) -> None:
+    gpu = Gpu(first=(INWARD, OUTWARD))
+    session = opened(artifact, gpu)
+    feed = batch(8, 33)  # two parts of 4
+    session.run(feed, ["out_embed"])
+    gpu.api.log.clear()
+    gpu.api.done.clear()
+    session.run(feed, ["out_embed"])
+    sent = [f"copy in in {INWARD}"] * len(feed)
+    part = [
+        *sent, f"record {{}} in {INWARD}", f"await {{}} in {COMPUTE}", f"compute in {COMPUTE}",
+        f"record {{}} in {COMPUTE}", f"await {{}} in {OUTWARD}", f"copy out in {OUTWARD}",
+        f"record {{}} in {OUTWARD}",
+    ]  # fmt: skip
+    events = [(100, 100, 101, 101, 102), (103, 103, 104, 104, 105)]
+    expected: list[str] = []
+    for numbers in events:
+        left = iter(numbers)
+        expected += [step.format(next(left)) if "{}" in step else step for step in part]
+    # Both parts are on their way before the host waits for the first.
+    assert gpu.api.log == [*expected, "wait for event 102", "wait for event 105"]
+    # The device copied the second part's inputs before it computed the first.
+    assert gpu.api.done[: 2 * len(feed) + 2].count(sent[0]) == 2 * len(feed)
+    session.close()
+
+
+def test_two_callers_overlap_and_get_their_own_answers(artifact: Artifact) -> None:
+    """While one waits for its batch, the other puts the next one into the streams."""
+    gpu = Gpu()
+    session = opened(artifact, gpu)
+    exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graph("text"))
+    assert session.lanes == 2
+    feeds = [batch(2, 8, 1), batch(3, 8, 2)]
+    expected = [exact.run(feed, ["out_embed"])[0] for feed in feeds]
+    both = threading.Barrier(2, timeout=60)
+
+    class Waiting(type(gpu)):
+        def __call__(self, function: str, *arguments: Any) -> Any:
+            if function == "cudaEventSynchronize":
+                both.wait()  # the batches of both callers are in the streams
+            return super().__call__(function, *arguments)
+
+    gpu.__class__ = Waiting
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda feed: session.run(feed, ["out_embed"])[0], feeds))
+    for result, right in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, right, atol=SUMS)
+    session.close()
+    exact.close()
+
+
+def test_one_caller_alone_stays_in_the_first_set(artifact: Artifact) -> None:
+    gpu = Gpu()
+    session = opened(artifact, gpu)
+    for seed in range(3):
+        session.run(batch(2, 8, seed), ["out_embed"])
+    assert (len(session.graphs), len(gpu.api.graphs)) == (1, 1)
+    session.close()
+
+
+def test_a_graph_that_is_running_is_not_released(artifact: Artifact) -> None:
+    """The second part has another shape, and there is room for one graph."""
+    session = opened(artifact, Gpu(), graphs=1)
+    exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graph("text"))
+    feed = batch(5, 33)
+    np.testing.assert_allclose(
+        session.run(feed, ["out_embed"])[0], exact.run(feed, ["out_embed"])[0], atol=SUMS
+    )
+    assert session.graphs.released == 1
+    session.close()
+    exact.close()
+
+
+def test_many_callers_of_split_batches_do_not_wait_for_each_other(artifact: Artifact) -> None:
+    session = opened(artifact, Gpu(), graphs=2)  # graphs are released while others run
+    exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graph("text"))
+    feeds = [batch(rows, tokens, rows) for rows, tokens in ((9, 33), (5, 60), (13, 20), (2, 8), (17, 16))]
+    with ThreadPoolExecutor(5) as threads:
+        results = list(threads.map(lambda feed: session.run(feed, ["out_embed"])[0], feeds * 2, timeout=120))
+    for result, feed in zip(results, feeds * 2, strict=True):
+        np.testing.assert_allclose(result, exact.run(feed, ["out_embed"])[0], atol=SUMS)
+    session.close()
+    exact.close()
+
+
+FAILING = {
+    "cudaMemcpyAsync": (0, 2, 4),
+    "cudaEventRecord": (0, 2, 3),
+    "cudaStreamWaitEvent": (0, 3),
+    "cudaGraphLaunch": (0, 1),
+    "cudaEventSynchronize": (0, 1),
+    "cudaGraphInstantiate": (0,),
+    "cudaStreamEndCapture": (0,),
+}
+"""Function -> how many of its calls succeed before one fails."""
+
+
+@pytest.mark.parametrize(
+    ("function", "succeed"),
+    [(function, number) for function, numbers in FAILING.items() for number in numbers],
+    ids=str,
+)
+def test_a_failure_leaves_the_session_usable(artifact: Artifact, function: str, succeed: int) -> None:
+    """Both sets of buffers are free again, and nothing that is on its way touches them."""
+    gpu = Gpu()
+    session = opened(artifact, gpu)
+    feed = batch(8, 33)  # two parts
+    gpu.api.refused[function] = succeed
+    with pytest.raises(EngineError, match=f"{function}: cudaErrorInvalidValue"):
+        session.run(feed, ["out_embed"])
+    assert not gpu.api.refused, "the call failed"
+    assert not any(gpu.api.streams.values())
+    exact = ort.open(artifact.folder, artifact.manifest, artifact.manifest.graph("text"))
+    for seed in (1, 2):
+        feed = batch(8, 33, seed)
+        np.testing.assert_allclose(
+            session.run(feed, ["out_embed"])[0], exact.run(feed, ["out_embed"])[0], atol=SUMS
+        )
+    assert session._free.qsize() == 2
+    session.close()
+    exact.close()
+
+
+def test_large_buffers_are_held_once(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    for bound in (1 << 30, 1 << 10):
+        monkeypatch.setattr(trt, "DOUBLE_BYTES", bound)
+        gpu = Gpu()
+        session = opened(artifact, gpu)
+        sizes.append(len(gpu.api.memory))
+        (result,) = session.run(batch(9, 33), ["out_embed"])
+        assert result.shape[0] == 9
+        session.close()
+    tensors = 5
+    assert sizes == [1 + 2 * 2 * tensors, 1 + 2 * tensors]
+
+
+def test_a_worker_has_a_lane_for_each_set(artifact: Artifact) -> None:
+    session = opened(artifact, Gpu())
+    graph = artifact.manifest.graph("text")
+    limits = BatchLimits(max_tokens=64, launch_tokens=8, profiles=SHAPES)
+    worker = Worker(session, feed=Feed(graph.inputs), limits=limits)
+    exact = ort.open(artifact.folder, artifact.manifest, graph)
+    items = [Item(ids=list(range(5, 5 + length))) for length in range(1, 40)]
+    tickets = [worker.submit(items[start::4], "out_embed") for start in range(4)]
+    for start, ticket in enumerate(tickets):
+        for row, item in zip(ticket.result(timeout=120).rows, items[start::4], strict=True):
+            alone = exact.run(Feed(graph.inputs).arrays([item]), ["out_embed"])[0][0]
+            np.testing.assert_allclose(row, alone, atol=SUMS)
+    worker.close()
+    exact.close()
