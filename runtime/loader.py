@@ -103,7 +103,11 @@ def load(
     prepared = prepared_for(opened.folder, manifest, preparation, limit_mm_per_prompt, options)
     # Before the engine is opened: a graph that cannot be filled is refused while nothing is held.
     feed = Feed(choice.graph.inputs, pad_id=manifest.text.pad_id)
-    seen = None if manifest.images is None else table.choose(manifest, engine.removesuffix(":any"), "vision")
+    seen = (
+        None
+        if manifest.images is None
+        else measured.choose(opened.folder, manifest, engine, "vision", threads=threads)
+    )
     vision_feed = None if seen is None else Feed(seen.graph.inputs)
     session = table.open(opened.folder, manifest, choice, threads=threads)
     limits = _batch_limits(manifest, choice, session, max_batch_tokens)

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 from poolrt.runtime import load, machine
 from poolrt.runtime.artifact import reading
-from poolrt.runtime.engines import blobs, measured, openvino, table
+from poolrt.runtime.engines import blobs, measured, openvino, table, trial
 from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.errors import EngineError
 from poolrt.runtime.inputs.items import Item
 
 import tests.checkpoints as tiny
+
+from . import picture_models
 
 FP32 = 1e-6  # 1 - cosine; the same sums in another order
 LOGIT = 5e-5  # the tolerance of fp32 at export (exporter/proof/evidence.py)
@@ -54,7 +57,7 @@ def outputs_of(folder: Path, engine: str, items) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", sorted(tiny.ALL))
 def test_every_tiny_model_gives_the_proven_graphs_answers(artifacts, name):
     folder = artifacts(name)
-    manifest, items = reading.read(folder).manifest, measured.golden(artifacts(name))
+    manifest, items = reading.read(folder).manifest, trial.golden(artifacts(name))
     ours, theirs = (outputs_of(folder, engine, items) for engine in ("openvino:fp32", "onnxruntime"))
     assert items
     assert ours.keys() == theirs.keys() == {head.output for head in manifest.heads.values()}
@@ -70,10 +73,10 @@ def test_every_tiny_model_gives_the_proven_graphs_answers(artifacts, name):
 def test_the_real_minilm_gives_pytorchs_answers(minilm):
     stored = np.load(minilm / "golden.npz")
     expected = stored["embed"].reshape(len(stored["lengths"]), -1)
-    answers = outputs_of(minilm, "openvino:fp32", measured.golden(minilm))["out_embed"]
+    answers = outputs_of(minilm, "openvino:fp32", trial.golden(minilm))["out_embed"]
     assert 1 - (answers * expected).sum(1).min() < FP32
     if openvino.able("bf16"):
-        answers = outputs_of(minilm, "openvino:bf16", measured.golden(minilm))["out_embed"]
+        answers = outputs_of(minilm, "openvino:bf16", trial.golden(minilm))["out_embed"]
         assert 1 - (answers * expected).sum(1).min() < BF16
 
 
@@ -207,7 +210,7 @@ def test_auto_takes_the_fastest_within_its_bounds_and_remembers_it(
 
     monkeypatch.setattr(openvino, "able", lambda precision: precision in ("fp32", "bf16"))
     monkeypatch.setattr(table, "open", simulated)
-    monkeypatch.setattr(measured.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: clock.now)
     choice = measured.choose(folder, manifest)
     assert choice.name == chosen
     assert f"{chosen} is taken" in choice.notes[-1]
@@ -229,9 +232,52 @@ def test_auto_is_what_the_environment_says(artifacts, monkeypatch):
         assert model.engine.name == "onnxruntime:model.onnx"
 
 
-def test_an_artifact_in_int8_alone_and_one_that_reads_pictures_are_not_measured(artifacts, monkeypatch):
+def test_an_artifact_in_int8_alone_is_not_measured(artifacts, monkeypatch):
     monkeypatch.setattr(measured, "_measured", lambda *_: pytest.fail("measured"))
     manifest = reading.read(artifacts("minilm_like")).manifest
     graph = dataclasses.replace(manifest.graphs[0], precision="int8")
     choice = measured.choose(Path("."), dataclasses.replace(manifest, graphs=(graph,)))
     assert choice == table.Choice("onnxruntime", graph)
+
+
+@pytest.fixture(scope="module")
+def page_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return picture_models.write(tmp_path_factory.mktemp("seeing"))
+
+
+def test_pictures_are_computed_as_by_onnxruntime(page_model):
+    page = np.random.default_rng(2).integers(0, 255, (40, 70, 3), dtype=np.uint8)
+    prompts = [page, "a red page", {"text": "a blue page", "image": page[:20]}]
+    answers = []
+    for engine in ("openvino:fp32", "onnxruntime"):
+        with load(page_model, engine, threads=1) as model:
+            assert model.vision_engine is not None
+            assert model.vision_engine.backend == engine.partition(":")[0]
+            answers.append(np.asarray(model.embed(prompts)))
+    np.testing.assert_allclose(*answers, atol=1e-6)
+
+
+def test_the_vision_graph_is_chosen_by_the_pictures_of_the_artifact(page_model, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(page_model, folder)
+    pixels = np.random.default_rng(2).integers(0, 255, (40, 70, 3), dtype=np.uint8)
+    np.savez(folder / "golden.npz", **{"pictures 0": pixels})
+    manifest = reading.read(page_model).manifest
+    assert manifest.images is not None
+    assert len(trial.pictures(folder, manifest.images)) == 1
+    monkeypatch.setattr(openvino, "able", lambda precision: precision == "fp32")
+    choice = measured.choose(folder, manifest, "auto", "vision")
+    assert choice.graph.role == "vision"
+    assert "openvino:vision.onnx:fp32 is" in choice.notes[-1]
+    # Without golden pictures nothing is measured.
+    assert "nothing to measure" in measured.choose(page_model, manifest, "auto:any", "vision").notes[-1]
+
+
+def test_another_order_of_texts_is_beyond_the_bounds():
+    expected = [
+        [np.eye(32, dtype=np.float32)[0]],
+        *([row] for row in np.float32([[0.9] + [0] * 31, [0.5] * 32])),
+    ]
+    swapped = [expected[0], expected[2], expected[1]]
+    assert trial._same_order(expected, expected)
+    assert not trial._same_order(expected, swapped)
