@@ -152,6 +152,7 @@ def images(files: Files) -> Images:
             f"{files.source}: hd_transform_order {order!r}; expected one of {', '.join(ORDERS)}"
         )
     mean, std = settings.normalisation(processor.CLIP_MEAN, processor.CLIP_STD)
+    first = files.text.special.get("bos_token", "")
     return Images(
         scheme="tiles",
         resample="bilinear",
@@ -172,7 +173,8 @@ def images(files: Files) -> Images:
         placeholder="<|image_{number}|>",
         token=_mark(files),
         # The published processor tokenises the text on either side by itself, from its first token on.
-        expansion=f"{{tokens}}{files.text.special.get('bos_token', '')}",
+        expansion=f"{{tokens}}{first}",
+        opening=first,
     )
 
 

@@ -148,6 +148,8 @@ class Images:
     """The token that stands once for each row of features, inside `placeholder`."""
     expansion: str = ""
     """What replaces `placeholder`, with `{tokens}`; empty: it itself, with its token as often as wanted."""
+    opening: str = ""
+    """The special token that a prompt with pictures begins with, a conversation too (Phi-3-Vision)."""
     prompt: str | None = None
     """Jinja text of a prompt with pictures that no role's template writes, special tokens included, with
     `media` and `text`; None: the placeholders stand in front of the text."""

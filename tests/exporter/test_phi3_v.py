@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.painted import painted
 
 COSINE = 1 - 1e-6  # float32 on both sides
 BICUBIC = 2e-6  # of normalised values up to 3: torch adds the four taps in another order
+ONE_BY_ONE = 1e-5  # of features up to 10: CLIP sees the tiles one by one, and adds in another order
 SIZES = [(70, 40), (200, 100), (33, 120), (64, 48), (1, 1), (56, 56), (61, 59), (77, 200)]
 PAGES = [painted(*size, seed) for seed, size in enumerate(SIZES)]
 TEXTS = (
@@ -62,7 +64,47 @@ def test_pages_and_words_become_the_vectors_of_the_authors_classes(name: str, tm
             compare("<|image_1|> Represent the given image.", page)
         compare("red <|image_2|> or <|image_1|>", PAGES[0], PAGES[1])
         assert proof.cosines(ours, expected).min() > COSINE
+        compare_places(theirs, PAGES[7])
         compare_crops(images, theirs)
+
+
+def compare_places(theirs: phi3v.Reference, page: Any) -> None:
+    """Every token is where the authors' classes put it: each square of four patches is looked up by its place
+    in the scaled picture, and no array is turned round."""
+    torch, side = theirs.torch, theirs.side
+    canvas, (whole, *_) = theirs.canvas(page), theirs.pixels(page)[0]
+    tower = theirs.tower.config
+    edge = side // tower.patch_size
+
+    def square(pixels: Any, row: int, column: int) -> Any:
+        """What CLIP's last layer but one says of four patches, in reading order; its first row is of none."""
+        states = seen(pixels)
+        places = [(2 * row + down) * edge + 2 * column + across for down in (0, 1) for across in (0, 1)]
+        return torch.cat([states[1 + place] for place in places])
+
+    @functools.cache
+    def seen(pixels: Any) -> Any:
+        return theirs.tower(pixels[None], output_hidden_states=True).hidden_states[-2][0]
+
+    def read(tiles: list[list[Any]]) -> list[Any]:
+        """The lines of a picture cut into rows of tiles, an end behind each."""
+        half, rows = edge // 2, []
+        for line in range(half * len(tiles)):
+            for place in range(half * len(tiles[0])):
+                rows.append(square(tiles[line // half][place // half], line % half, place % half))
+            rows.append(theirs.line.flatten())
+        return rows
+
+    tiles = [
+        [canvas[:, top : top + side, left : left + side] for left in range(0, canvas.shape[2], side)]
+        for top in range(0, canvas.shape[1], side)
+    ]
+    with torch.inference_mode():
+        views = [read(tiles), [theirs.border.flatten()], read([[whole]])]
+        if theirs.config["embd_layer"]["hd_transform_order"] == "glb_sub":
+            views.reverse()
+        rows = theirs.projection(torch.stack([row for view in views for row in view]))
+        np.testing.assert_allclose(theirs.features(page), rows, atol=ONE_BY_ONE)
 
 
 def compare_crops(images: Images, theirs: phi3v.Reference) -> None:
@@ -83,6 +125,10 @@ def test_pictures_are_numbered(tmp_path: Path) -> None:
         [numbered] = model.embed([{"prompt": "<|image_1|><|image_2|>red", "multi_modal_data": two}])
         [bare] = model.embed([{"prompt": "red", "multi_modal_data": two}])
         assert bare.prompt_token_ids == numbered.prompt_token_ids
+        [talk] = model.embed(
+            [{"prompt": "<|image_1|><|image_2|>red", "multi_modal_data": two}], add_special_tokens=False
+        )
+        assert talk.prompt_token_ids == numbered.prompt_token_ids  # a conversation too begins with its token
         for prompt in ("<|image_1|><|image_1|>", "<|image_1|><|image_3|>"):
             with pytest.raises(InputError, match="twice or beyond the number of its images"):
                 model.embed([{"prompt": prompt, "multi_modal_data": two}])

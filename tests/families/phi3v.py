@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.checkpoints import HIDDEN, TABLE, _json, randomise
+from tests.checkpoints import HIDDEN, TABLE, _json, configure, randomise
 
 from .decoder_tokens import sentencepiece_bpe
 from .llava import CLIP_MEAN, CLIP_STD, pillow_12
@@ -20,7 +22,9 @@ from .natives import tensors
 from .pages import _sharded
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<|endoftext|>", "<|image|>")
-SIDE, PATCH, WIDTH = 56, 14, 64
+SIDE, PATCH, WIDTH, INNER = 56, 14, 64, 48
+HEAD = 64
+"""Width of a head of CLIP."""
 
 
 def _written(
@@ -33,6 +37,8 @@ def _written(
     window: int | None = 262144,
     original: int = 32,
     prefix: str = "model.",
+    side: int = SIDE,
+    width: int = WIDTH,
 ) -> Path:
     import torch
     from safetensors.torch import save_file
@@ -50,6 +56,7 @@ def _written(
         folder, special=SPECIAL, roles=roles, template="<s> $A", prepend=True, max_tokens=10**9,
         padding_side="right",
     )  # fmt: skip
+    _strip(folder / "tokenizer.json")
     heads, generator = 2, np.random.default_rng(seed)
     short, long = (
         np.sort(generator.uniform(low, high, 16)).round(4).tolist() for low, high in ((1, 2), (2, 40))
@@ -69,12 +76,12 @@ def _written(
         Phi3Model(Phi3Config.from_dict(text | {"rope_scaling": {"type": "longrope", **scaling}})), seed
     )
     vision = {
-        "hidden_size": WIDTH, "num_hidden_layers": layers, "num_attention_heads": 1, "intermediate_size": 48,
-        "image_size": SIDE, "patch_size": PATCH, "hidden_act": "quick_gelu",
+        "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": width // HEAD,
+        "intermediate_size": INNER, "image_size": side, "patch_size": PATCH, "hidden_act": "quick_gelu",
     }  # fmt: skip
     tower = randomise(CLIPVisionModel(CLIPVisionConfig(**vision)), seed + 1)
     projection = randomise(
-        nn.Sequential(nn.Linear(4 * WIDTH, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN)), seed + 2
+        nn.Sequential(nn.Linear(4 * width, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN)), seed + 2
     )
     noise = torch.Generator().manual_seed(seed + 3)
     pictures = f"{prefix}vision_embed_tokens."
@@ -85,8 +92,8 @@ def _written(
     }
     state |= {f"{pictures}img_projection.{key}": value for key, value in projection.state_dict().items()}
     state |= {
-        f"{pictures}glb_GN": torch.randn(1, 1, 4 * WIDTH, generator=noise),
-        f"{pictures}sub_GN": torch.randn(1, 1, 1, 4 * WIDTH, generator=noise),
+        f"{pictures}glb_GN": torch.randn(1, 1, 4 * width, generator=noise),
+        f"{pictures}sub_GN": torch.randn(1, 1, 1, 4 * width, generator=noise),
         f"{pictures}wte.weight": state[f"{prefix}embed_tokens.weight"].clone(),
         "lm_head.weight": torch.randn(count, HIDDEN, generator=noise),
     }
@@ -107,8 +114,8 @@ def _written(
                 "use_hd_transform": True, "with_learnable_separator": True,
             },
             "img_processor": {
-                "image_dim_out": WIDTH, "model_name": "openai/clip-vit-large-patch14-336",
-                "name": "clip_vision_model", "num_img_tokens": (SIDE // PATCH) ** 2 // 4, "layer_idx": -2,
+                "image_dim_out": width, "model_name": "openai/clip-vit-large-patch14-336",
+                "name": "clip_vision_model", "num_img_tokens": (side // PATCH) ** 2 // 4, "layer_idx": -2,
                 "type_feature": "patch",
             },
         },
@@ -118,10 +125,20 @@ def _written(
         {
             "auto_map": {"AutoImageProcessor": "processing_phi3_v.Phi3VImageProcessor"}, "num_crops": crops,
             "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "image_processor_type": "Phi3VImageProcessor",
-            "num_img_tokens": (SIDE // PATCH) ** 2 // 4, "do_convert_rgb": True,
+            "num_img_tokens": (side // PATCH) ** 2 // 4, "do_convert_rgb": True,
         },
     )  # fmt: skip
     return folder
+
+
+def _strip(path: Path) -> None:
+    """The space that the tokenizer puts before a text is gone again from what it decodes, as in Llama's.
+    vLLM decodes a prompt with pictures and tokenises it again."""
+    from tokenizers import Tokenizer, decoders
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.decoder = decoders.Sequence([tokenizer.decoder, decoders.Strip(" ", 1, 0)])
+    tokenizer.save(str(path))
 
 
 def vlm2vec(folder: Path, **more: Any) -> Path:
@@ -140,6 +157,44 @@ def phi3v_other(folder: Path) -> Path:
     }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     return _sharded(folder)
+
+
+LAYERS = 2
+"""Of CLIP in the recorded checkpoint; the last one's output is not read."""
+CONFIGURATION = f"""
+from transformers import PretrainedConfig
+from vllm.model_executor.models import phi3v
+
+phi3v._IMAGE_TOKEN_ID = {SPECIAL.index("<|image|>")}
+phi3v.CLIP_VIT_LARGE_PATCH14_336_CONFIG.num_hidden_layers = {LAYERS}
+phi3v.CLIP_VIT_LARGE_PATCH14_336_CONFIG.intermediate_size = {INNER}
+
+
+class Phi3VConfig(PretrainedConfig):
+    model_type = "phi3_v"
+"""
+"""Only read by vLLM, which knows the tower's sizes and the token of pictures by heart."""
+PUBLISHED = ("processing_phi3_v.py", "image_processing_phi3_v.py")
+"""Files of TIGER-AI-Lab/VLM2Vec (src/model/baseline_backbone/phi3_v) that prepare pictures for vLLM. The
+environment variable POOLRT_PHI3V names a folder that has them, only while answers are recorded."""
+
+
+def vlm2vec_recorded(folder: Path) -> Path:
+    """With tiles of 336 pixels and a tower as wide as the published one, which vLLM insists on, and a table
+    of positions that ends where the short factors do."""
+    _written(folder, side=336, width=1024, layers=LAYERS, original=4096)
+    configure(folder, max_position_embeddings=4096)
+    if source := os.environ.get("POOLRT_PHI3V"):
+        for name in PUBLISHED:
+            shutil.copy(Path(source) / name, folder / name)
+        (folder / "configuration_phi3_v.py").write_text(CONFIGURATION, encoding="utf-8")
+        path = folder / "preprocessor_config.json"
+        automatic = {
+            "AutoImageProcessor": "image_processing_phi3_v.Phi3VImageProcessor",
+            "AutoProcessor": "processing_phi3_v.Phi3VProcessor",
+        }
+        _json(path, json.loads(path.read_text(encoding="utf-8")) | {"auto_map": automatic})
+    return folder
 
 
 ALL: Mapping[str, Callable[[Path], Path]] = {write.__name__: write for write in (vlm2vec, phi3v_other)}
@@ -168,18 +223,23 @@ class Reference:
         self.language = Phi3Model._from_config(
             Phi3Config.from_dict(plain | {"rope_scaling": scaling}), attn_implementation="eager"
         ).float()  # pyright: ignore[reportAttributeAccessIssue]
+        clip = "vision_embed_tokens.img_processor.vision_model."
+        width, _, patch, _ = state[f"{clip}embeddings.patch_embedding.weight"].shape
+        places = len(state[f"{clip}embeddings.position_embedding.weight"]) - 1
+        self.side, self.width = math.isqrt(places) * patch, width
         depth = 1 + max(
             int(name.split("layers.")[1].split(".")[0]) for name in state if "encoder.layers" in name
         )
         self.tower: Any = CLIPVisionModel(
             CLIPVisionConfig(
-                hidden_size=WIDTH, num_hidden_layers=depth, num_attention_heads=1, intermediate_size=48,
-                image_size=SIDE, patch_size=PATCH, hidden_act="quick_gelu",
+                hidden_size=width, num_hidden_layers=depth, num_attention_heads=width // HEAD,
+                intermediate_size=len(state[f"{clip}encoder.layers.0.mlp.fc1.bias"]),
+                image_size=self.side, patch_size=patch, hidden_act="quick_gelu",
             )
         )  # fmt: skip
-        self.projection = nn.Sequential(nn.Linear(4 * WIDTH, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
+        self.projection = nn.Sequential(nn.Linear(4 * width, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
         nested = any(name.startswith("vision_model.") for name in self.tower.state_dict())
-        clip = "vision_embed_tokens.img_processor." + ("" if nested else "vision_model.")
+        clip = clip.removesuffix("vision_model.") if nested else clip
         for module, prefix in ((self.tower, clip), (self.projection, "vision_embed_tokens.img_projection.")):
             module.load_state_dict(
                 {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -195,11 +255,11 @@ class Reference:
             module.eval()
         self.line, self.border = (state[f"vision_embed_tokens.{name}"] for name in ("sub_GN", "glb_GN"))
 
-    def pixels(self, page: Any) -> tuple[Any, int, int]:
-        """[1 + tiles, 3, side, side], the whole picture first, and how many rows and columns there are."""
+    def canvas(self, page: Any) -> Any:
+        """[3, rows * side, columns * side], normalised: the picture scaled and padded to whole tiles."""
         from PIL import Image, ImageOps
 
-        torch = self.torch
+        torch, side = self.torch, self.side
         picture = Image.fromarray(page)
         turned = picture.width < picture.height
         if turned:
@@ -208,20 +268,24 @@ class Reference:
         while scale * np.ceil(scale / ratio) <= self.crops:
             scale += 1
         scale -= 1
-        width, height = int(scale * SIDE), int(scale * SIDE / ratio)
+        width, height = int(scale * side), int(scale * side / ratio)
         with pillow_12():
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        target = int(np.ceil(height / SIDE) * SIDE)
+        target = int(np.ceil(height / side) * side)
         top = int((target - height) / 2)
         picture = ImageOps.expand(picture, (0, top, 0, target - height - top), fill=(255, 255, 255))
         if turned:
             picture = picture.transpose(Image.Transpose.TRANSPOSE)
         values = torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(torch.float32) / 255
         mean, std = (torch.tensor(numbers).reshape(3, 1, 1) for numbers in (CLIP_MEAN, CLIP_STD))
-        values = (values - mean) / std
-        whole = torch.nn.functional.interpolate(values[None], size=(SIDE, SIDE), mode="bicubic")
-        rows, columns = values.shape[1] // SIDE, values.shape[2] // SIDE
-        tiles = values.reshape(3, rows, SIDE, columns, SIDE).permute(1, 3, 0, 2, 4).reshape(-1, 3, SIDE, SIDE)
+        return (values - mean) / std
+
+    def pixels(self, page: Any) -> tuple[Any, int, int]:
+        """[1 + tiles, 3, side, side], the whole picture first, and how many rows and columns there are."""
+        torch, side, values = self.torch, self.side, self.canvas(page)
+        whole = torch.nn.functional.interpolate(values[None], size=(side, side), mode="bicubic")
+        rows, columns = values.shape[1] // side, values.shape[2] // side
+        tiles = values.reshape(3, rows, side, columns, side).permute(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
         return torch.cat((whole, tiles)), rows, columns
 
     def features(self, page: Any) -> Any:
@@ -230,8 +294,8 @@ class Reference:
         pixels, rows, columns = self.pixels(page)
         hidden = self.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
         half = math.isqrt(hidden.shape[1]) // 2
-        cells = hidden.reshape(len(hidden), half, 2, half, 2, WIDTH).permute(0, 1, 3, 2, 4, 5)
-        cells = cells.reshape(len(hidden), half, half, 4 * WIDTH)
+        cells = hidden.reshape(len(hidden), half, 2, half, 2, self.width).permute(0, 1, 3, 2, 4, 5)
+        cells = cells.reshape(len(hidden), half, half, 4 * self.width)
 
         def lines(grid: Any) -> Any:
             end = self.line.reshape(1, 1, -1).expand(grid.shape[0], 1, -1)

@@ -325,6 +325,14 @@ SERVERS: dict[str, Server] = {
         trusted=True,
     ),
     "e5_v": Server(module="llava", checkpoint="e5_v", cases=embedder()),
+    "vlm2vec": Server(
+        module="phi3v",
+        checkpoint="vlm2vec_recorded",
+        cases=converted("/v1/embeddings"),
+        max_tokens=4096,
+        template="vlm2vec_phi3v.jinja",
+        trusted=True,
+    ),
     "nemotron_colembed": Server(
         module="qwen3_vl", checkpoint="nemotron_colembed", cases=late(), options={"videos": True}
     ),

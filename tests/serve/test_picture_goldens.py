@@ -56,7 +56,7 @@ NUMBERS = {
 """Recording -> why numbers are not compared (vectors, scores, counts of tokens), and in which cases."""
 SLOW = (
     "colmodernvbert", "nemotron_colembed", "ops_colqwen3", "llama_nemotron_vl_rerank", "jina_reranker_m0",
-    "qwen2_5_vl_classify",
+    "qwen2_5_vl_classify", "vlm2vec",
 )  # fmt: skip
 """Recordings whose code others reach: each takes an export."""
 ALL = [

@@ -61,6 +61,7 @@ class WrittenPrompt:
         missing = placeholders.missing(content, name) if media else ()
         self._form, self._template, self._content = form, template, content
         self._unordered, self._name, self._placeholders = media, name, placeholders
+        self._opening = images.opening if media and not self.add_special_tokens else ""
         self._in_front = placeholders.of(in_order(missing) if template else missing)
         self.is_framed = (template is not None or bool(form.suffix)) and len(missing) == len(content.media)
         """Whether something stands around the text that is no part of it, pictures included."""
@@ -72,7 +73,9 @@ class WrittenPrompt:
         return self.whole if text is self._content.text else self._expanded(text)[0]
 
     def _expanded(self, text: str) -> tuple[str, list[Medium]]:
-        return self._placeholders.expanded(self._written(text), self._unordered, self._name)
+        written = self._written(text)
+        whole = written if written.startswith(self._opening) else self._opening + written
+        return self._placeholders.expanded(whole, self._unordered, self._name)
 
     def _written(self, text: str) -> str:
         form = self._form
