@@ -144,7 +144,7 @@ def opened(
     """The model of an artifact, opened with the options of the command line."""
     model = load(
         folder,
-        options.engine,
+        engine_of(folder, options),
         threads=options.threads,
         max_batch_tokens=options.max_num_batched_tokens,
         max_queued_tokens=settings.max_queued_tokens,
@@ -166,6 +166,15 @@ def opened(
     if model.plugin is not None:
         log.info("%s: IO processor %s", model.name, model.plugin.name)
     return model
+
+
+def engine_of(folder: Path, options: argparse.Namespace) -> str:
+    """The name of the engine. For a finished artifact --precision is what its engine computes in: one
+    precision, or with `auto` whichever is fastest, int8 included."""
+    finished = any(Path(argument) == folder for argument in options.artifacts)
+    if options.engine != "auto" or options.precision is None or not finished:
+        return options.engine
+    return f"auto:{'any' if options.precision == 'auto' else options.precision}"
 
 
 def processor_kwargs(folder: Path, settings: Settings) -> dict[str, object] | None:

@@ -708,6 +708,23 @@ def test_an_artifact_whose_manifest_names_nothing_is_called_as_its_folder(tmp_pa
         assert startup.default_name(str(tmp_path), tmp_path) == name
 
 
+@pytest.mark.parametrize(
+    ("flags", "engine"),
+    [
+        ([], "auto"),
+        (["--precision", "bf16"], "auto:bf16"),
+        (["--precision", "auto"], "auto:any"),
+        (["--precision", "bf16", "--engine", "onnxruntime"], "onnxruntime"),
+    ],
+)
+def test_the_precision_of_a_finished_artifact_is_that_of_its_engine(
+    tmp_path: Path, flags: list[str], engine: str
+):
+    options, _ = parse([str(tmp_path), *flags])
+    assert startup.engine_of(tmp_path, options) == engine
+    assert startup.engine_of(tmp_path / "exported", options) == options.engine
+
+
 def test_the_most_adapters_are_the_larger_of_both_limits():
     for words, most in (
         ("", None),
