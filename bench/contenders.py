@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,40 +12,69 @@ from pathlib import Path
 from . import conditions, prepare
 from .in_process import Peer
 from .servers import Server
+from .works import Work
 
 REFERENCE = "sentence-transformers"
+CAUSAL = ("decoder", "reranker")
+"""Shapes whose beginnings vLLM can keep."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What every contender runs on."""
 
+    work: Work
     source: Path
     artifacts: Mapping[str, Path]
     """Precision -> artifact."""
+    engines: Sequence[str]
+    """Of poolrt, for the fp32 artifact: `onnxruntime`, `openvino:bf16`, `auto`, ..."""
+    dtypes: Sequence[str]
+    """Of sentence-transformers, behind float32."""
     texts: Path
     threads: int
     scratch: Path
     say: Callable[[str], None]
 
+    @property
+    def rows(self) -> list[tuple[str, Path, str]]:
+        """(label, artifact, engine) of poolrt."""
+        rows: list[tuple[str, Path, str]] = []
+        for precision, path in self.artifacts.items():
+            for engine in self.engines if precision == "fp32" else ("onnxruntime",):
+                label = precision if engine == "onnxruntime" else engine
+                rows.append((f"poolrt {label}", path, engine))
+        return rows
+
 
 def reference(setup: Setup) -> Peer:
+    return _torch(setup, REFERENCE, "float32")
+
+
+def _torch(setup: Setup, label: str, dtype: str) -> Peer:
     return Peer(
-        REFERENCE, "sentence-transformers", path=setup.source, texts=setup.texts, threads=setup.threads
+        label,
+        "sentence-transformers",
+        path=setup.source,
+        texts=setup.texts,
+        threads=setup.threads,
+        dtype=dtype,
     )
 
 
 def libraries(setup: Setup) -> list[Peer]:
     """All but the reference, each opened and warm."""
-    peers = []
-    if _is_installed("fastembed"):
+    peers = [_torch(setup, f"{REFERENCE} {dtype}", dtype) for dtype in setup.dtypes]
+    if setup.work.shape is not None:
+        setup.say("      fastembed runs MiniLM only")
+    elif _is_installed("fastembed"):
         plain = prepare.plain_onnx(setup.source, Path("build/bench/plain"))
         peers.append(Peer("fastembed", "fastembed", path=plain, texts=setup.texts, threads=setup.threads))
     else:
         setup.say("      fastembed is left out: pip install fastembed")
-    for precision, path in setup.artifacts.items():
+    for label, path, engine in setup.rows:
         peers.append(
-            Peer(f"poolrt {precision}", "poolrt", path=path, texts=setup.texts, threads=setup.threads)
+            Peer(label, "poolrt", path=path, texts=setup.texts, threads=setup.threads, engine=engine)
         )
     return peers
 
@@ -53,7 +83,7 @@ def servers(
     setup: Setup, *, vllm: str | None, vllm_dtypes: Sequence[str], infinity: str | None
 ) -> list[Server]:
     """None of them started."""
-    contenders = [_poolrt(setup, precision, path) for precision, path in setup.artifacts.items()]
+    contenders = [_poolrt(setup, label, path, engine) for label, path, engine in setup.rows]
     if vllm is None:
         setup.say(
             "      vLLM is left out: set POOLRT_VLLM to the vllm command of an environment that "
@@ -66,12 +96,12 @@ def servers(
             "      Infinity is left out: set POOLRT_INFINITY to the infinity_emb command of "
             "an environment that has it"
         )
-    else:
+    elif setup.work.shape is None:
         contenders.append(_infinity(setup, infinity))
     return contenders
 
 
-def _poolrt(setup: Setup, precision: str, path: Path) -> Server:
+def _poolrt(setup: Setup, label: str, path: Path, engine: str) -> Server:
     command = [
         str(prepare.POOLRT),
         "serve",
@@ -81,13 +111,16 @@ def _poolrt(setup: Setup, precision: str, path: Path) -> Server:
         "--threads",
         str(setup.threads),
         "--disable-uvicorn-access-log",
+        "--engine",
+        engine,
+        *_template(setup.work),
     ]
     return Server(
-        f"poolrt {precision}",
+        label,
         command,
         model=path.name,
         version=f"poolrt {importlib.metadata.version('poolrt')}",
-        log=setup.scratch / f"{precision}.log",
+        log=setup.scratch / f"{label.replace(' ', '-').replace(':', '-')}.log",
         variables=conditions.environment(setup.threads),
         ready="/ready",
     )
@@ -104,7 +137,14 @@ def _vllm(setup: Setup, program: str, dtype: str) -> Server:
         dtype,
         "--served-model-name",
         prepare.MODEL,
+        "--max-model-len",
+        str(setup.work.tokens),
+        *_template(setup.work),
     ]
+    if setup.work.overrides is not None:
+        command += ["--hf-overrides", json.dumps(setup.work.overrides)]
+    if setup.work.shape in CAUSAL:
+        command += ["--enable-prefix-caching"]
     command += ["--host", "127.0.0.1", "--port", "{port}", "--disable-uvicorn-access-log"]
     # Unless nothing is bound, its worker takes one core of two. The KV cache is for generation and only takes
     # memory.
@@ -117,6 +157,10 @@ def _vllm(setup: Setup, program: str, dtype: str) -> Server:
         log=setup.scratch / f"vllm-{dtype}.log",
         variables=conditions.environment(setup.threads) | own,
     )
+
+
+def _template(work: Work) -> list[str]:
+    return [] if work.template is None else ["--chat-template", str(work.template)]
 
 
 def _infinity(setup: Setup, program: str) -> Server:

@@ -22,7 +22,10 @@ class Case:
     mix: str
     one_by_one: bool
     texts: int
+    """In one round."""
     says: str
+    start: int = 0
+    """Of the first round's texts in the mix."""
 
 
 @dataclass(slots=True)
@@ -35,9 +38,12 @@ class Measured:
 class Peer:
     """A library in a process of its own (bench/peers.py)."""
 
-    def __init__(self, label: str, kind: str, *, path: Path, texts: Path, threads: int) -> None:
+    def __init__(
+        self, label: str, kind: str, *, path: Path, texts: Path, threads: int, **more: str | None
+    ) -> None:
         self.label = label
-        settings = json.dumps({"path": str(path), "texts": str(texts), "threads": threads})
+        chosen = {name: value for name, value in more.items() if value is not None}
+        settings = json.dumps({"path": str(path), "texts": str(texts), "threads": threads, **chosen})
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.peers", kind, settings],
             stdin=subprocess.PIPE,
@@ -64,8 +70,9 @@ class Peer:
         self.process.stdin.flush()
         return self._answer()
 
-    def vectors(self, mix: str, file: Path) -> NDArray[np.float32]:
-        self.ask(mix=mix, vectors=str(file))
+    def vectors(self, mix: str, count: int, file: Path) -> NDArray[np.float32]:
+        """Of the first `count` texts of a mix, each by itself."""
+        self.ask(mix=mix, start=0, count=count, vectors=str(file))
         return np.load(file)
 
     def close(self) -> None:
@@ -76,12 +83,17 @@ def run(
     peers: Sequence[Peer], cases: Sequence[Case], *, rounds: int, say: Callable[[str], None]
 ) -> Mapping[tuple[str, int], Measured]:
     """Label and index of the case -> what was measured in `rounds` rounds. One more round before them warms
-    up and is not counted."""
+    up and is not counted. Each round has texts of its own."""
     measured = {(peer.label, index): Measured() for peer in peers for index in range(len(cases))}
     for number in range(rounds + 1):
         for index, case in enumerate(cases):
             for peer in peers:
-                answer = peer.ask(mix=case.mix, one_by_one=case.one_by_one)
+                answer = peer.ask(
+                    mix=case.mix,
+                    one_by_one=case.one_by_one,
+                    start=case.start + number * case.texts,
+                    count=case.texts,
+                )
                 if number == 0:
                     continue
                 values = measured[peer.label, index]

@@ -1,13 +1,14 @@
 """A small closed-loop HTTP client: `python -m bench.load SETTINGS` holds C requests in flight and times each.
 
 It speaks just enough HTTP/1.1 to cost little beside what it measures, and reports its own CPU time. Requests
-are bytes made beforehand. An answer is read to its end and not parsed: bench.over_http has checked one
-before.
+are bytes made beforehand, and none is sent twice: the measurement ends early where they run out. An answer is
+read to its end and not parsed: bench.over_http has checked one before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import sys
@@ -27,6 +28,8 @@ class Load:
     requests: list[bytes]
     port: int
     at: int = 0
+    """Of the next request."""
+    exhausted: asyncio.Event = field(default_factory=asyncio.Event)
     measuring: bool = False
     stopping: bool = False
     latencies_s: list[float] = field(default_factory=list)
@@ -34,9 +37,13 @@ class Load:
     answered: int = 0
     problem: str = ""
 
-    def next(self) -> bytes:
-        self.at = (self.at + 1) % len(self.requests)
-        return self.requests[self.at]
+    def next(self) -> bytes | None:
+        """None: all were sent."""
+        if self.at == len(self.requests):
+            self.exhausted.set()
+            return None
+        self.at += 1
+        return self.requests[self.at - 1]
 
 
 class Connection(asyncio.Protocol):
@@ -56,8 +63,10 @@ class Connection(asyncio.Protocol):
     def send(self) -> None:
         self.buffer.clear()
         self.missing = -1
-        self.sent = time.perf_counter()
-        self.transport.write(self.load.next())
+        request = self.load.next()
+        if request is not None:
+            self.sent = time.perf_counter()
+            self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -96,12 +105,18 @@ async def drive(
         await loop.create_connection(lambda: Connection(load), "127.0.0.1", load.port)
         for _ in range(connections)
     ]
-    await asyncio.sleep(warm_s)
+    await _until(load.exhausted, warm_s)
+    assert not load.exhausted.is_set(), f"{len(load.requests)} requests do not last for the warm-up"
     before, own, started = cpu_seconds(pid), time.process_time(), time.perf_counter()
     load.measuring = True
-    await asyncio.sleep(seconds)
-    while len(load.latencies_s) < 2 * connections and time.perf_counter() - started < PATIENCE * seconds:
-        await asyncio.sleep(seconds / 10)  # a percentile of less than every connection's answers says nothing
+    await _until(load.exhausted, seconds)
+    # A percentile of less than every connection's answers says nothing.
+    while (
+        len(load.latencies_s) < 2 * connections
+        and not load.exhausted.is_set()
+        and time.perf_counter() - started < PATIENCE * seconds
+    ):
+        await _until(load.exhausted, seconds / 10)
     load.measuring = False
     took = time.perf_counter() - started
     used, own = cpu_seconds(pid) - before, time.process_time() - own
@@ -119,6 +134,11 @@ async def drive(
         "client_cpu_s": own,
         "latencies_s": latencies,
     }
+
+
+async def _until(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 def main() -> None:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .servers import Server, resident_mib
-from .texts import MIXES, texts, twenty_words
+from .texts import Source
+from .works import Case
 
 QUERY = "why does mars look red"
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    says: str
-    connections: int
-    texts: int
-    """Per request, for throughput in texts."""
-    route: str
-    inputs: tuple[tuple[str, ...], ...]
-    """The texts of each request."""
+MOST_TOKENS_PER_S = 100_000
+"""More than any server of one processor computes; texts of that many are made for each measurement."""
 
 
 @dataclass(slots=True)
@@ -42,39 +38,48 @@ class Measured:
     resident_mib: float = 0.0
 
 
-def cases() -> list[Case]:
-    short = tuple((text,) for text in twenty_words(512))
-    mixed = texts(MIXES[-1])
-    batches = tuple(tuple(mixed[start : start + 32]) for start in range(0, len(mixed), 32))
-    documents = tuple(tuple(texts(MIXES[-1], seed=seed)[:100]) for seed in range(1, 5))
-    return [
-        Case("1 text of 20 words, concurrency 1", 1, 1, "embeddings", short),
-        Case("1 text of 20 words, concurrency 16", 16, 1, "embeddings", short),
-        Case("1 text of 20 words, concurrency 64", 64, 1, "embeddings", short),
-        Case("32 texts of mixed length, concurrency 2", 2, 32, "embeddings", batches),
-        Case("rerank of 100 documents of mixed length, concurrency 2", 2, 100, "rerank", documents),
-    ]
+def bodies(server: Server, case: Case, requests: Sequence[Sequence[str]]) -> list[str]:
+    return [request_body(server, case, texts) for texts in requests]
 
 
-def request_body(server: Server, case: Case, inputs: Sequence[str]) -> str:
+def requests(source: Source, case: Case, seconds: float) -> list[list[str]]:
+    """The texts of as many requests as `seconds` can need, all new. Every server gets the same ones."""
+    tokens = math.sqrt(case.mix.shortest * case.mix.longest) * case.texts
+    count = math.ceil(MOST_TOKENS_PER_S * seconds / tokens) + 3 * case.connections
+    return [source.texts(case.mix, case.texts) for _ in range(count)]
+
+
+def request_body(server: Server, case: Case, texts: Sequence[str]) -> str:
     if case.route == "rerank":
-        return json.dumps({"model": server.model, "query": QUERY, "documents": list(inputs)})
-    return json.dumps({"model": server.model, "input": inputs[0] if case.texts == 1 else list(inputs)})
+        return json.dumps({"model": server.model, "query": QUERY, "documents": list(texts)})
+    return json.dumps({"model": server.model, "input": texts[0] if case.texts == 1 else list(texts)})
 
 
-def vectors(server: Server, inputs: Sequence[str]) -> NDArray[np.float32]:
+def vectors(server: Server, texts: Sequence[str]) -> NDArray[np.float32]:
     """[texts, dim], as this server answers them."""
-    body = json.dumps({"model": server.model, "input": list(inputs)}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}{server.embeddings}",
-        body,
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        rows = json.load(answer)["data"]
+    rows = _post(server, server.embeddings, {"model": server.model, "input": list(texts)})["data"]
     return np.array(
         [row["embedding"] for row in sorted(rows, key=lambda row: row["index"])], dtype=np.float32
     )
+
+
+def scores(server: Server, texts: Sequence[str]) -> NDArray[np.float64] | None:
+    """[texts], of the query and each of them; None: this server has no rerank."""
+    if server.rerank is None:
+        return None
+    body = {"model": server.model, "query": QUERY, "documents": list(texts)}
+    rows = _post(server, server.rerank, body)["results"]
+    return np.array([row["relevance_score"] for row in sorted(rows, key=lambda row: row["index"])])
+
+
+def _post(server: Server, path: str, body: dict[str, object]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}{path}",
+        json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        return json.load(answer)
 
 
 def run(
@@ -84,30 +89,42 @@ def run(
     rounds: int,
     seconds: float,
     warm_s: float,
+    source: Source,
     say: Callable[[str], None],
 ) -> Mapping[tuple[str, int], Measured]:
     """Label and index of the case -> what was measured in each round. Servers are frozen before and
-    afterwards."""
+    afterwards. No server gets a text twice."""
     measured = {(server.label, index): Measured() for server in servers for index in range(len(chosen))}
     for number in range(rounds):
         for index, case in enumerate(chosen):
+            texts = requests(source, case, seconds + warm_s)
             for server in servers:
                 if getattr(server, case.route) is None:
                     continue
                 server.thaw()
                 try:
-                    _measure(server, case, measured[server.label, index], seconds=seconds, warm_s=warm_s)
+                    _measure(
+                        server, case, texts, measured[server.label, index], seconds=seconds, warm_s=warm_s
+                    )
                 finally:
                     server.freeze()
             say(f"round {number + 1} of {rounds}: {case.says}")
     return measured
 
 
-def _measure(server: Server, case: Case, measured: Measured, *, seconds: float, warm_s: float) -> None:
+def _measure(
+    server: Server,
+    case: Case,
+    texts: Sequence[Sequence[str]],
+    measured: Measured,
+    *,
+    seconds: float,
+    warm_s: float,
+) -> None:
     settings = {
         "path": getattr(server, case.route),
         "port": server.port,
-        "bodies": [request_body(server, case, inputs) for inputs in case.inputs],
+        "bodies": bodies(server, case, texts),
         "connections": case.connections,
         "warm_s": warm_s,
         "seconds": seconds,

@@ -2,8 +2,8 @@
 it encodes.
 
 Two engines in one process would disturb each other's thread pools. A peer that has no request sleeps in a
-read. The texts are read from a file once. What is timed is one call with a list of strings that ends with
-float32 vectors in numpy.
+read. The texts are read from a file once, and a request names a stretch of them. What is timed is one call
+with a list of strings that ends with float32 vectors in numpy.
 """
 
 from __future__ import annotations
@@ -21,28 +21,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
-BATCH = 32
-"""Rows per batch where a library asks for a number: its own default in sentence-transformers."""
+Settings = dict[str, Any]
+BATCH = {"cpu": 32, "cuda": 128}
+"""Rows per batch where a library asks for a number: on processors sentence-transformers' own default."""
 
 
-def poolrt(path: str, threads: int) -> tuple[Encode, str]:
+def poolrt(settings: Settings) -> tuple[Encode, str]:
+    """`engine`: as `load` takes it."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import conftest  # noqa: F401  (makes a bare checkout importable)
+
     runtime = importlib.import_module("poolrt.runtime")
-    model = runtime.load(path, threads=threads)
-    return (lambda texts: np.asarray(model.embed(list(texts)))), "onnxruntime " + version("onnxruntime")
+    model = runtime.load(settings["path"], threads=settings["threads"], engine=settings.get("engine", "auto"))
+    return (lambda texts: np.asarray(model.embed(list(texts)))), f"poolrt with {model.engine.name}"
 
 
-def sentence_transformers(path: str, threads: int) -> tuple[Encode, str]:
+def sentence_transformers(settings: Settings) -> tuple[Encode, str]:
+    """`dtype`, `device` and `attention` as transformers takes them."""
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings["threads"])
     library: Any = importlib.import_module("sentence_transformers")
-    model = library.SentenceTransformer(path, device="cpu")
+    chosen = {"dtype": getattr(torch, settings.get("dtype", "float32"))}
+    if "attention" in settings:
+        chosen["attn_implementation"] = settings["attention"]
+    device = settings.get("device", "cpu")
+    model = library.SentenceTransformer(settings["path"], device=device, model_kwargs=chosen)
     said = f"sentence-transformers {version('sentence-transformers')}, torch {version('torch')}"
-    return (lambda texts: model.encode(list(texts), batch_size=BATCH, show_progress_bar=False)), said
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        tensor = model.encode(
+            list(texts), batch_size=BATCH[device], show_progress_bar=False, convert_to_tensor=True
+        )
+        return tensor.float().cpu().numpy()  # numpy has no bf16
+
+    return encode, said
 
 
-def fastembed(path: str, threads: int) -> tuple[Encode, str]:
-    """`path` holds model.onnx (the plain transformer) and the tokenizer's files;
+def fastembed(settings: Settings) -> tuple[Encode, str]:
+    """The path holds model.onnx (the plain transformer) and the tokenizer's files;
     pooling is fastembed's own."""
     library: Any = importlib.import_module("fastembed")
     description: Any = importlib.import_module("fastembed.common.model_description")
@@ -54,13 +71,19 @@ def fastembed(path: str, threads: int) -> tuple[Encode, str]:
         model_file="model.onnx",
         sources=description.ModelSource(hf="bench/minilm"),
     )
-    model = library.TextEmbedding("bench/minilm", specific_model_path=path, threads=threads)
+    model = library.TextEmbedding(
+        "bench/minilm", specific_model_path=settings["path"], threads=settings["threads"]
+    )
     return (
-        lambda texts: np.stack(list(model.embed(list(texts), batch_size=BATCH)))
+        lambda texts: np.stack(list(model.embed(list(texts), batch_size=BATCH["cpu"])))
     ), f"fastembed {version('fastembed')}"
 
 
-OPEN = {"poolrt": poolrt, "sentence-transformers": sentence_transformers, "fastembed": fastembed}
+OPEN: dict[str, Callable[[Settings], tuple[Encode, str]]] = {
+    "poolrt": poolrt,
+    "sentence-transformers": sentence_transformers,
+    "fastembed": fastembed,
+}
 
 
 def version(name: str) -> str:
@@ -86,12 +109,12 @@ def main() -> None:
 
     mixes = json.loads(Path(settings["texts"]).read_text(encoding="utf-8"))
     started = time.perf_counter()
-    encode, said = OPEN[name](settings["path"], settings["threads"])
+    encode, said = OPEN[name](settings)
     encode(["warm"])
     answer(ready_s=time.perf_counter() - started, version=said)
     for line in sys.stdin:
         request = json.loads(line)
-        texts = mixes[request["mix"]]
+        texts = mixes[request["mix"]][request["start"] : request["start"] + request["count"]]
         if "vectors" in request:
             # One text at a time, so that no library's batching is in the reference or hidden by it.
             np.save(

@@ -8,10 +8,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .texts import MIXES, texts
+from .texts import Mix, Source
 
 MODEL = "all-MiniLM-L6-v2"
 OPSET = 20
@@ -29,10 +30,18 @@ def checkpoint() -> Path:
     return Path(package.submodule_search_locations[0]) / "model"
 
 
-def artifact(source: Path, precision: str, folder: Path) -> Path:
+def artifact(
+    source: Path,
+    precision: str,
+    folder: Path,
+    *,
+    name: str = MODEL,
+    overrides: Mapping[str, object] | None = None,
+    more: Sequence[str] = (),
+) -> Path:
     """Exports with the user's command. An artifact of an earlier run is removed, so that this checkout is
     measured."""
-    name = f"{MODEL}-{precision}"
+    name = f"{name}-{precision}"
     shutil.rmtree(folder / name, ignore_errors=True)
     command = [
         str(POOLRT),
@@ -44,7 +53,10 @@ def artifact(source: Path, precision: str, folder: Path) -> Path:
         precision,
         "--out",
         str(folder),
+        *more,
     ]
+    if overrides is not None:
+        command += ["--hf-overrides", json.dumps(overrides)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"bench: {' '.join(command)} ended with {done.returncode}:\n{done.stdout}")
@@ -94,10 +106,8 @@ def plain_onnx(source: Path, folder: Path) -> Path:
     return folder
 
 
-def text_file(folder: Path, *, share: int = 1) -> Path:
-    """`share` 4: a quarter of the texts."""
-    path = folder / "texts.json"
-    path.write_text(
-        json.dumps({mix.name: texts(mix, count=mix.count // share) for mix in MIXES}), encoding="utf-8"
-    )
+def text_file(path: Path, source: Source, mixes: Sequence[Mix], *, times: int, share: int = 1) -> Path:
+    """Texts of each mix for so many measurements, no two equal. `share` 4: a quarter of the texts."""
+    drawn = {mix.name: source.texts(mix, max(1, mix.count // share) * times) for mix in mixes}
+    path.write_text(json.dumps(drawn), encoding="utf-8")
     return path

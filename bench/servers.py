@@ -78,8 +78,8 @@ class Server:
     ready: str = "/health"
     port: int = field(default_factory=free_port)
     ready_s: float = 0.0
-    worst_cosine: float = 0.0
-    """To PyTorch, of the vectors it answered before the measurement."""
+    accuracy: str = ""
+    """Of what it answered before the measurement."""
 
     def start(self) -> None:
         command = [part.replace("{port}", str(self.port)) for part in self.command]

@@ -114,13 +114,13 @@ def check(target: Target) -> Target:
         if not gpus:
             raise EngineError(
                 "target tensorrt-rtx: no GPU here to compile for; name a family, as in "
-                f"tensorrt-rtx:{_families(trt)[-1]}"
+                f"tensorrt-rtx:{families(trt)[-1]}"
             )
         return dataclasses.replace(target, device=gpus[0].device)
-    if target.device not in _families(trt) and target.device not in {gpu.device for gpu in gpus}:
+    if target.device not in families(trt) and target.device not in {gpu.device for gpu in gpus}:
         raise EngineError(
             f"target {target}: tensorrt-rtx {trt.__version__} compiles for "
-            f"{', '.join(_families(trt))}, not {target.device}"
+            f"{', '.join(families(trt))}, not {target.device}"
         )
     return target
 
@@ -201,7 +201,7 @@ def engine_from_onnx(
             profile.set_shape(tensor.name, *(shape_of(tensor.axes, size) for size in sizes))
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(f"{target.backend} refuses the profile {shape}: {_last(log)}")
-    if target.backend == "tensorrt-rtx" and target.device in _families(trt):
+    if target.backend == "tensorrt-rtx" and target.device in families(trt):
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, target.device.upper()), 0)
     plan = builder.build_serialized_network(network, config)
@@ -239,7 +239,7 @@ def _padded(folder: Path, graph: Graph) -> Iterator[Path]:
         yield path
 
 
-def _families(trt: ModuleType) -> list[str]:
+def families(trt: ModuleType) -> list[str]:
     """Returns `sm75`, ... `sm120`: the GPU families that the library compiles for without having one."""
     known = getattr(trt, "ComputeCapability", None)
     names = known.__members__ if known is not None else ()

@@ -4,29 +4,48 @@ accuracy that is not flattered."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as Tree
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench import in_process, load, report, servers
-from bench.texts import MIXES, texts, twenty_words
+from bench import chart, in_process, load, over_http, prepare, report, servers, tables, works
+from bench.texts import MIXES, Mix, Source
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnext"
 REFUSAL = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\n{}"
 
 
 def test_texts_are_the_same_every_time():
-    assert texts(MIXES[0]) == texts(MIXES[0])
-    assert texts(MIXES[0], seed=1) != texts(MIXES[0])
-    assert texts(MIXES[2], count=5) == texts(MIXES[2])[:5]
-    assert {len(text.split()) for text in twenty_words(30)} == {20}
+    assert Source().texts(MIXES[0]) == Source().texts(MIXES[0])
+    assert Source(1).texts(MIXES[0]) != Source().texts(MIXES[0])
+    assert Source().texts(MIXES[2], 5) == Source().texts(MIXES[2])[:5]
+    assert {len(text.split()) for text in Source().texts(works.TWENTY, 30)} == {20}
+
+
+def test_no_text_comes_twice(tmp_path):
+    """Equal texts may be computed once: neither one request nor any later one has a text that came before."""
+    source = Source()
+    file = prepare.text_file(tmp_path / "texts.json", source, MIXES, times=4)
+    drawn = [text for mix in json.loads(file.read_text()).values() for text in mix]
+    for case in works.WORKS["minilm"].cases:
+        drawn += [text for request in over_http.requests(source, case, seconds=0.2) for text in request]
+    assert len(drawn) == len(set(drawn)) > 4 * sum(mix.count for mix in MIXES)
+
+
+def test_texts_that_run_out_are_told():
+    source = Source()
+    with pytest.raises(ValueError, match="no text of 1 words is left"):
+        source.texts(Mix("words", 10_000, 1, 1, ""))
 
 
 def test_mixes_have_the_lengths_they_claim():
-    words = {mix.name: [len(text.split()) for text in texts(mix)] for mix in MIXES}
+    words = {mix.name: [len(text.split()) for text in Source().texts(mix)] for mix in MIXES}
     assert max(words["queries"]) < min(words["passages"])
     assert min(words["mixed"]) < 10
     assert max(words["mixed"]) > 150
@@ -83,7 +102,8 @@ def test_client_counts_answers_and_failures(reply, good, pieces):
     async def measure() -> dict:
         server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0)
         async with server:
-            drive = load.Load([b"POST / HTTP/1.1\r\n\r\n"], server.sockets[0].getsockname()[1])
+            requests = [b"POST / HTTP/1.1\r\n\r\n"] * 100_000
+            drive = load.Load(requests, server.sockets[0].getsockname()[1])
             found = await load.drive(drive, connections=2, warm_s=0, seconds=0.1, pid=os.getpid())
             for _ in range(2):
                 await gone.acquire()
@@ -93,3 +113,75 @@ def test_client_counts_answers_and_failures(reply, good, pieces):
     assert found["failures" if good else "answered"] == 0
     assert found["answered" if good else "failures"] == len(found["latencies_s"]) > 0
     assert bool(found["problem"]) != good
+
+
+def test_a_measurement_ends_where_its_requests_do():
+    """No request is sent twice, however long it was to last."""
+    received: list[bytes] = []
+
+    class Server(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            self.transport = transport
+
+        def data_received(self, data):
+            received.append(data)
+            self.transport.write(ANSWER)
+
+        def connection_lost(self, exc):
+            gone.release()
+
+    gone = asyncio.Semaphore(0)
+    requests = [b"POST /%d HTTP/1.1\r\n\r\n" % number for number in range(50)]
+
+    async def measure() -> dict:
+        server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0)
+        async with server:
+            drive = load.Load(requests, server.sockets[0].getsockname()[1])
+            result = await load.drive(drive, connections=2, warm_s=0, seconds=3600, pid=os.getpid())
+            for _ in range(2):
+                await gone.acquire()
+        return result
+
+    result = asyncio.run(measure())
+    assert sorted(received) == sorted(requests)
+    assert 0 < result["answered"] <= 50
+
+
+def test_works_are_named():
+    assert [work.name for work in works.chosen("base,long,decoder")] == [
+        "base",
+        "long",
+        "decoder",
+        "reranker",
+    ]
+    assert [work.name for work in works.chosen("all")] == list(works.WORKS)
+    with pytest.raises(SystemExit, match="no work bert; it has all, minilm"):
+        works.chosen("base,bert")
+
+
+def test_the_basis_is_vllm_in_bf16():
+    labels = ("poolrt fp32", "vLLM float32", "vLLM bfloat16")
+    listed = [servers.Server(label, (), "model", "", Path()) for label in labels]
+    case = works.Case("a request", 1, 1, works.TWENTY)
+    measured = {
+        (label, 0): over_http.Measured(texts_per_s=[rate])
+        for label, rate in zip(labels, (30.0, 10.0, 20.0), strict=True)
+    }
+    assert tables.ratios(listed, [case], measured) == [
+        ("a request", "poolrt fp32", 1.5),
+        ("a request", "vLLM float32", 0.5),
+        ("a request", "vLLM bfloat16", 1.0),
+    ]
+
+
+def test_the_chart_has_a_bar_for_each_ratio():
+    bars = [chart.Bar("1 text", "poolrt <fp32>", 2.0), chart.Bar("1 text", "vLLM", 1.0)]
+    picture = Tree.fromstring(chart.drawn("ratios", [("BERT-base", bars)]))
+    boxes = [box for box in picture.iter("{http://www.w3.org/2000/svg}rect") if box.get("y")]
+    widths = [float(box.attrib["width"]) for box in boxes]
+    assert widths[0] == pytest.approx(2 * widths[1])
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"poolrt <fp32>", "2.00×", "1.00×", "BERT-base", "ratios"} <= set(texts)
+    (line,) = picture.iter("{http://www.w3.org/2000/svg}line")
+    assert float(line.attrib["x1"]) == pytest.approx(chart.LEFT + widths[1])

@@ -1,0 +1,1 @@
+"""The bench's half for a machine with an NVIDIA GPU: what `make gpu` runs."""
