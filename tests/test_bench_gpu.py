@@ -116,6 +116,12 @@ def test_the_page_says_what_ran_what_failed_and_what_did_not_run(tmp_path: Path)
     assert "export-long" not in not_run
 
 
+def test_the_page_is_there_before_the_first_run() -> None:
+    page = results.written({}, {}, pieces.names())
+    assert page.startswith("# Results on a GPU")
+    assert page.endswith("Not run yet: no GPU was at hand.\n")
+
+
 def test_a_piece_that_takes_too_long_is_stopped_with_all_that_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,8 @@ def written(results: Mapping[str, Mapping[str, Any]], ended: Mapping[str, str], 
         ended: piece -> why it has no result (too long, an error); pieces that were not run are in neither.
         pieces: the names of all.
     """
+    if not results and not ended:
+        return f"{HEAD}\n\nNot run yet: no GPU was at hand.\n"
     lines = results.get("facts", {}).get("lines", {})
     parts = [HEAD, "\n".join(f"- {name}: {value}" for name, value in lines.items())]
     missing = [piece for piece in pieces if piece not in results and piece not in ended]
