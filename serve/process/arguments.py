@@ -63,8 +63,8 @@ def _add_models(parser: Parser) -> None:
     group.add_argument(
         "--engine",
         default="auto",
-        help="auto, onnxruntime, openvino, openvino:bf16, tensorrt-rtx, tensorrt, ... (default: auto, what fits "
-        "this machine; with --precision in that precision, with --precision auto in int8 too)",
+        help="auto, onnxruntime, openvino, openvino:bf16, tensorrt-rtx, tensorrt, ... (default: auto, what "
+        "fits this machine; with --precision in that precision, with --precision auto in int8 too)",
     )
     group.add_argument(
         "--threads",

@@ -158,7 +158,7 @@ def opened(
         check=options.check,
         limit_mm_per_prompt=settings.media.limits,
         mm_processor_kwargs=processor_kwargs(folder, settings),
-        mm_processor_cache_gb=settings.media.cache_bytes / 1e9,
+        mm_processor_cache_gb=settings.media.cache_bytes / 1024**3,
         response_cache_mb=options.response_cache_mb,
     )
     # The first access makes the plugin, also one that only the checkpoint names. So a missing one is reported

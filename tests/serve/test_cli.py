@@ -662,6 +662,7 @@ def test_a_model_is_opened_as_the_flags_say(
         "scheduling_policy": "fcfs", "io_processor_plugin": None, "hf_overrides": {}, "name": "minilm_like",
         "check": "full",
         "limit_mm_per_prompt": {}, "mm_processor_kwargs": None, "mm_processor_cache_gb": 0.25,
+        "response_cache_mb": 0,
     }  # fmt: skip
     for words, changes in [
         ("", {}), ("--engine onnxruntime", {"engine": "onnxruntime"}), ("--threads 3", {"threads": 3}),
@@ -672,6 +673,7 @@ def test_a_model_is_opened_as_the_flags_say(
         ("--io-processor-plugin p", {"io_processor_plugin": "p"}), ("--served-model-name a b", {"name": "a"}),
         ("--check quick", {"check": "quick"}),
         ("--limit-mm-per-prompt.image 2", {"limit_mm_per_prompt": {"image": 2}}),
+        ("--response-cache-mb 8", {"response_cache_mb": 8.0}), ("--precision bf16", {"engine": "auto:bf16"}),
         ("--mm-processor-cache-gb 0.5", {"mm_processor_cache_gb": 0.5}),
         # A model of text has no processor that the flag could set.
         ("--mm-processor-kwargs.max_pixels 9", {"mm_processor_kwargs": None}),
