@@ -196,6 +196,9 @@ def test_wheels_are_installed_in_front_of_the_machines_own_packages(
         [sys.executable, "-c", code], env=gpu.environment(site), capture_output=True, text=True, check=True
     )
     assert printed.stdout == "from the wheel\n"
+    (site / "nvidia/cudnn/lib").mkdir(parents=True)
+    found = gpu.environment(site)["LD_LIBRARY_PATH"].split(os.pathsep)
+    assert found[0] == str(site / "nvidia/cudnn/lib")
     assert not gpu.installed(tmp_path / "source", site), "a folder without wheels"
 
 
@@ -204,5 +207,5 @@ def test_what_is_downloaded_fits_beside_each_other() -> None:
     names = [name for group in wheels.GROUPS.values() for name in group]
     assert not any(name.split(">")[0] == "onnxruntime" for name in names)
     command = wheels.command("tensorrt", Path("wheels"), python="3.12")
-    assert "--no-deps" in command
+    assert "--no-deps" in command, "its metapackage asks for packages that build themselves"
     assert command[-2:] == ["tensorrt-cu13-bindings", "tensorrt-cu13-libs"]

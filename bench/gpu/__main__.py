@@ -48,9 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def environment(site: Path) -> dict[str, str]:
-    """Of the pieces: the wheels' packages first, then this checkout, then the machine's own."""
+    """Of the pieces: the wheels' packages first, then this checkout, then the machine's own. ONNX Runtime
+    looks for CUDA's libraries where the system does, so those that Python packages brought are named."""
     path = [str(site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    brought = [
+        str(folder)
+        for place in dict.fromkeys((str(site), *filter(None, sys.path)))
+        for folder in sorted(Path(place).glob("nvidia/*/lib"))
+    ]
+    libraries = [*brought, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path),
+        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def installed(folder: Path, site: Path) -> bool:

@@ -27,6 +27,7 @@ MANY: dict[str, tuple[Mix, ...]] = {
     "long": (Mix("long", 16, 1900, 2000, "about 2 048 tokens"),),
     "decoder": (Mix("passages", 64, 110, 130, "passages, about 120 tokens"),),
 }
+REFERENCE = "torch sdpa fp32"
 COMPARED = 16
 """Texts whose vectors are compared."""
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "flash-attn", "onnxruntime-gpu")
@@ -157,10 +158,10 @@ def measure(work: str, folder: Path) -> Result:
                 peers.append(
                     in_process.Peer(label, kind, path=path, texts=texts, threads=os.cpu_count() or 1, **more)
                 )
-            except SystemExit as error:
-                notes.append(f"{label}: {error}")
-        if not peers:
-            return {"notes": notes}
+            except SystemExit:
+                notes.append(f"{label} does not open; build/gpu/measure-{work}.log says why.")
+        if not peers or peers[0].label != REFERENCE:
+            return {"notes": [*notes, "Without the reference nothing is measured."]}
         counts = {mix.name: min(COMPARED, mix.count) for mix in mixes}
         scratch = folder / "vectors.npy"
         known = {mix: peers[0].vectors(mix, count, scratch) for mix, count in counts.items()}
@@ -193,6 +194,7 @@ def contenders(work: str, folder: Path, notes: list[str]) -> list[Contender]:
         (f"torch sdpa {precision}", torch, source, {"device": "cuda", "dtype": dtype, "attention": "sdpa"})
         for precision, dtype in (("fp32", "float32"), (half, TORCH[half]))
     ]
+    assert rows[0][0] == REFERENCE, "the first is the reference"
     if _version("flash-attn") == "not installed":
         notes.append("flash-attn is not installed: torch takes its own flash kernel through sdpa.")
     else:

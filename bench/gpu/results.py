@@ -36,7 +36,7 @@ def written(results: Mapping[str, Mapping[str, Any]], ended: Mapping[str, str], 
     missing = [piece for piece in pieces if piece not in results and piece not in ended]
     if missing:
         parts.append(f"Not run: {', '.join(missing)}.")
-    parts.append("## tests/gpu\n\n" + _part("tests", results, ended))
+    parts.append("## tests/gpu\n\n" + (_part("tests", results, ended) or "Not run."))
     for work, title in TITLES.items():
         own = [piece for piece in pieces if piece.endswith(f"-{work}")]
         texts = [_part(piece, results, ended) for piece in own]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 GROUPS: dict[str, tuple[str, ...]] = {
     # Not onnxruntime: it and onnxruntime-gpu overwrite each other's files.
-    "onnxruntime-gpu": ("onnxruntime-gpu>=1.22",),
+    "onnxruntime-gpu": ("onnxruntime-gpu[cuda,cudnn]>=1.22",),
     "tensorrt": ("tensorrt-cu13-bindings", "tensorrt-cu13-libs"),
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings>=1.7", "tensorrt-rtx-cu13-libs>=1.7"),
     "torch": ("torch", "transformers>=5.10", "sentence-transformers>=6"),
@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     # Compiled for one torch and one CUDA; where the index has no wheel, lay the fitting one into the folder.
     "flash-attn": ("flash-attn",),
 }  # fmt: skip
-BARE = ("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "flash-attn")
+BARE = ("tensorrt", "tensorrt-rtx", "flash-attn")
 """Downloaded without what they need, which other groups bring or the machine has."""
 NVIDIA = "https://pypi.nvidia.com"
 PLATFORMS = (
