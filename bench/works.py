@@ -51,8 +51,9 @@ class Work:
     """Factor of the measured time, for requests that take long."""
 
     def checkpoint(self, folder: Path, *, tiny: bool = False) -> Path:
-        real = prepare.checkpoint()
-        return real if self.shape is None else shapes.write(self.shape, folder, tokenizer=real, tiny=tiny)
+        if self.shape is None:
+            return prepare.checkpoint()
+        return shapes.write(self.shape, folder, tokenizer=prepare.minilm(), tiny=tiny)
 
 
 def words(count: int, most: int | None = None) -> Mix:

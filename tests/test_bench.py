@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
-from bench import chart, in_process, load, over_http, prepare, report, servers, tables, works
+from bench import chart, in_process, load, over_http, prepare, report, servers, shapes, tables, works
 from bench.texts import MIXES, Mix, Source
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnext"
@@ -146,6 +147,31 @@ def test_a_measurement_ends_where_its_requests_do():
     result = asyncio.run(measure())
     assert sorted(received) == sorted(requests)
     assert 0 < result["answered"] <= 50
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("base", "[SEP]"),
+        ("long", "[SEP]"),
+        ("large", "</s>"),
+        ("decoder", "<|endoftext|>"),
+        ("reranker", None),
+    ],
+)
+def test_shapes_have_their_family_s_tokens(tmp_path, name, ends):
+    """Also where BERT's own vocabulary is not at hand."""
+    place = shapes.write(name, tmp_path, tokenizer=None, tiny=True)
+    config = json.loads((place / "config.json").read_text())
+    tokens = Tokenizer.from_file(str(place / "tokenizer.json")).encode("Mars looks red, yes or no").tokens
+    assert (tokens[-1] == ends) if ends else tokens[-1].endswith("no")
+    assert len(tokens) < 20
+    assert config["num_hidden_layers"] == 2
+    assert config["vocab_size"] == shapes.SHAPES[name].settings.get("vocab_size", config["vocab_size"])
+    assert (place / "modules.json").exists() == (name != "reranker")
+    stamp = (place / "config.json").stat().st_mtime_ns
+    assert shapes.write(name, tmp_path, tokenizer=None, tiny=True) == place
+    assert (place / "config.json").stat().st_mtime_ns == stamp, "it is not written again"
 
 
 def test_works_are_named():
