@@ -75,7 +75,7 @@ def write(name: str, folder: Path, *, tokenizer: Path | None, tiny: bool = False
     """Writes a checkpoint of the shape `name`, or leaves the one that is there, and returns its folder.
 
     Args:
-        tokenizer: a checkpoint with BERT's own vocabulary, whose files the shape of BERT has. None: it learns a
+        tokenizer: a checkpoint with BERT's own vocabulary, whose files BERT's shape has. None: it learns a
             vocabulary, as the others do.
         tiny: two narrow layers instead, to see that everything works.
     """
