@@ -76,11 +76,14 @@ def paligemma(folder: Path) -> Path:
     return _sharded(folder)
 
 
-def paligemma2(folder: Path) -> Path:
-    """google/paligemma2-3b-mix-224: Gemma 2 with a window shorter than a prompt, and a cap."""
+def paligemma2(folder: Path, *, older: bool = False) -> Path:
+    """google/paligemma2-3b-mix-224: Gemma 2 with a window shorter than a prompt, and a cap. With `older`, the
+    tensors have the names that transformers 4 gave them."""
     more = {"sliding_window": 8, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 32}
     module = _paligemma(folder, seed=71, kind="gemma2", **more)
     module.save_pretrained(folder)
+    if older:
+        rewrite_weights(folder, _older)
     return folder
 
 

@@ -86,12 +86,12 @@ def smolvlm(folder: Path, **more: Any) -> Path:
     return folder
 
 
-def idefics3(folder: Path) -> Path:
+def idefics3(folder: Path, table: int = 70) -> Path:
     """HuggingFaceM4/Idefics3-8B-Llama3 and a head `score` of three labels: several bfloat16 files, and tiles
     of another size than the table of positions, whose places fall into its buckets."""
     import torch
 
-    _module(folder, "Idefics3", seed=61, table=70, factor=3).to(torch.bfloat16).save_pretrained(folder)
+    _module(folder, "Idefics3", seed=61, table=table, factor=3).to(torch.bfloat16).save_pretrained(folder)
     weight = torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(1)) / 4
     rewrite_weights(folder, lambda name: name, add={"score.weight": weight.to(torch.bfloat16)})
     configure(folder, id2label={"0": "page", "1": "photo", "2": "chart"})

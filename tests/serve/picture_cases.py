@@ -201,12 +201,20 @@ def video() -> list[Case]:
     ]  # fmt: skip
 
 
-def converted(path: str) -> list[Case]:
-    """What a model that writes words makes of prompts when it is converted: numbers, and little else."""
+def converted(path: str, *, without: str = "") -> list[Case]:
+    """What a model that writes words makes of prompts when it is converted: numbers, and little else.
+
+    Args:
+        without: name of a case that is left out.
+    """
     task = "classify" if path == "/classify" else "embed"
     names = {"text-part", "text-and-picture", "picture-and-text", "two-pictures", "string"}
     return [
-        *(case for case in chats(path) if case[0] in names or case[0].startswith("shape-")),
+        *(
+            case
+            for case in chats(path)
+            if case[0] != without and (case[0] in names or case[0].startswith("shape-"))
+        ),
         ("text", "POST", path, {"input": [TEXT, "red"]}),
         ("pooling-page", "POST", "/pooling", {"messages": chat(image(PAGE)), "task": task}),
         ("pooling-tokens", "POST", "/pooling", {"messages": chat(image(PAGE)), "task": f"token_{task}"}),
@@ -352,6 +360,24 @@ SERVERS: dict[str, Server] = {
         cases=converted("/v1/embeddings"),
         convert="embed",
         shared="converted-smolvlm",
+    ),
+    # vLLM wants tiles as large as the picture that the table of positions is for. It counts the tiles of the
+    # grey picture by a helper of transformers, one row less than transformers' processor cuts.
+    "idefics3": Server(
+        module="idefics",
+        checkpoint="idefics3",
+        cases=converted("/classify", without="shape-grey"),
+        options={"table": 42},
+        convert="classify",
+    ),
+    # vLLM takes one picture, and only transformers 4's names of tensors.
+    "paligemma2": Server(
+        module="gemmas",
+        checkpoint="paligemma2",
+        cases=converted("/v1/embeddings", without="two-pictures"),
+        options={"older": True},
+        convert="embed",
+        shared="converted-paligemma2",
     ),
 }
 """Recording -> the server that gave it."""

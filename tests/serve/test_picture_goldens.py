@@ -48,6 +48,7 @@ NUMBERS = {
         ("two-pictures", "score-two-pictures", "rerank-pages"),
     ),
     "nemotron_colembed": ("vLLM applies the last norm and attends to the left alone", ("",)),
+    "paligemma2": ("vLLM's Gemma attends to the left alone on a processor", ("",)),
     "siglip": (
         "vLLM leaves out the padding that SigLIP's texts are trained with",
         ("text", "score", "rerank", "string", "cohere-inputs", "cohere-texts"),
@@ -56,7 +57,7 @@ NUMBERS = {
 """Recording -> why numbers are not compared (vectors, scores, counts of tokens), and in which cases."""
 SLOW = (
     "colmodernvbert", "nemotron_colembed", "ops_colqwen3", "llama_nemotron_vl_rerank", "jina_reranker_m0",
-    "qwen2_5_vl_classify", "vlm2vec",
+    "qwen2_5_vl_classify", "vlm2vec", "idefics3",
 )  # fmt: skip
 """Recordings whose code others reach: each takes an export."""
 ALL = [
