@@ -22,6 +22,7 @@ from .works import Case
 QUERY = "why does mars look red"
 
 
+QUERY_WORDS = 8
 MOST_TOKENS_PER_S = 100_000
 """More than any server of one processor computes; texts of that many are made for each measurement."""
 
@@ -43,15 +44,21 @@ def bodies(server: Server, case: Case, requests: Sequence[Sequence[str]]) -> lis
 
 
 def requests(source: Source, case: Case, seconds: float) -> list[list[str]]:
-    """The texts of as many requests as `seconds` can need, all new. Every server gets the same ones."""
+    """The texts of as many requests as `seconds` can need, all new; of a rerank the query first. Every server
+    gets the same ones."""
     tokens = math.sqrt(case.mix.shortest * case.mix.longest) * case.texts
     count = math.ceil(MOST_TOKENS_PER_S * seconds / tokens) + 3 * case.connections
-    return [source.texts(case.mix, case.texts) for _ in range(count)]
+    queries = 1 if case.route == "rerank" else 0
+    return [
+        [*(source.words(QUERY_WORDS) for _ in range(queries)), *source.texts(case.mix, case.texts)]
+        for _ in range(count)
+    ]
 
 
 def request_body(server: Server, case: Case, texts: Sequence[str]) -> str:
     if case.route == "rerank":
-        return json.dumps({"model": server.model, "query": QUERY, "documents": list(texts)})
+        query, *documents = texts
+        return json.dumps({"model": server.model, "query": query, "documents": documents})
     return json.dumps({"model": server.model, "input": texts[0] if case.texts == 1 else list(texts)})
 
 

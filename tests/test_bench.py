@@ -39,6 +39,16 @@ def test_no_text_comes_twice(tmp_path):
     assert len(drawn) == len(set(drawn)) > 4 * sum(mix.count for mix in MIXES)
 
 
+def test_a_rerank_has_a_query_of_its_own():
+    """The same one again would find its beginning computed."""
+    server = servers.Server("a server", (), "model", "", Path())
+    case = works.Case("a rerank", 1, 3, works.PASSAGES, "rerank")
+    bodies = over_http.bodies(server, case, over_http.requests(Source(), case, seconds=0.01))
+    read = [json.loads(body) for body in bodies]
+    assert len({body["query"] for body in read}) == len(read) > 1
+    assert all(len(body["documents"]) == 3 and len(body["query"].split()) == 8 for body in read)
+
+
 def test_texts_that_run_out_are_told():
     source = Source()
     with pytest.raises(ValueError, match="no text of 1 words is left"):
