@@ -186,6 +186,7 @@ def engine_from_onnx(
     network = builder.create_network(_flags(trt))
     parser = trt.OnnxParser(network, log)
     with _padded(folder, graph) as path:
+        graph = graph.whole()
         parsed = parser.parse_from_file(str(path))
     if not parsed:
         raise EngineError(
@@ -229,8 +230,9 @@ def _full(shape: tuple[int, int]) -> Shape:
 
 @contextlib.contextmanager
 def _padded(folder: Path, graph: Graph) -> Iterator[Path]:
-    """Yields the path of the graph without packing: no profile knows how many tokens a mask has."""
-    if not graph.packed:
+    """Yields the path of the graph without packing and prefixes: no profile knows how many tokens a mask
+    has."""
+    if not graph.packed and graph.past is None:
         yield folder / graph.file
         return
     with tempfile.TemporaryDirectory(dir=folder) as scratch:

@@ -97,7 +97,7 @@ def _mixed(folder: Path, base: Graph, precision: Literal["fp16", "bf16"]) -> Gra
     """Writes the mixed form of a graph."""
     path = folder / f"{Path(base.file).stem}.{precision}.onnx"
     mixed_from_onnx(folder / base.file, path, precision)
-    return _described(dataclasses.replace(base, packed=False), path, precision)
+    return _described(dataclasses.replace(base.whole(), packed=False), path, precision)
 
 
 def lowered_in_place(

@@ -94,7 +94,12 @@ class Intake:
                 arrays = chunks.joined(arrays, pieces)
             requests = tuple(
                 PoolingRequestOutput(
-                    PoolingOutput(array), item.ids, item.prompt_tokens, item.truncated, str(index)
+                    PoolingOutput(array),
+                    item.ids,
+                    item.prompt_tokens,
+                    item.truncated,
+                    str(index),
+                    item.cached,
                 )
                 for index, (array, item) in enumerate(zip(arrays, items, strict=True))
             )

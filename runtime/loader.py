@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from .inputs.multimodal.preparation import MultimodalPreparation
 from .inputs.preparation import Preparation
 from .model import Model
 
+log = logging.getLogger("poolrt")
+
 # Token slots of a batch, and what a launch costs, in tokens of work (docs/decisions/batching.md).
 CPU_TOKENS, CPU_LAUNCH = 512, 16
 PACKED_WIDTH = 200
@@ -30,6 +33,8 @@ GPU_TOKENS, GPU_LAUNCH = 16384, 1024
 CACHE_GB = 0.25
 """Features of pictures that are kept. A page takes 41 MB in a 2B model with deepstack, a CLIP picture 2 kB:
 so the last six pages, or 100 000 pictures. vLLM's default of 4 is for servers with a GPU."""
+PREFIX_MB = 512.0
+"""Keys and values of prefixes: 2 300 tokens of Qwen3-0.6B, which is 25 queries with their instruction."""
 # What the logits of a SPLADE batch may take, several times over while they are pooled
 # (docs/decisions/memory.md).
 CPU_LOGITS, GPU_LOGITS = 64 << 20, 1 << 30
@@ -54,6 +59,8 @@ def load(
     mm_processor_cache_gb: float = CACHE_GB,
     media_io_kwargs: Mapping[str, Any] | None = None,
     response_cache_mb: float = 0,
+    enable_prefix_caching: bool | None = None,
+    prefix_cache_mb: float = PREFIX_MB,
 ) -> Model:
     """Opens an artifact folder. Raises ArtifactError for a folder that is incomplete or changed, EngineError
     when no engine can be opened, InputError for an argument that cannot be followed.
@@ -81,6 +88,9 @@ def load(
         mm_processor_cache_gb: gigabytes of features of pictures that are kept for later prompts; 0: none.
         media_io_kwargs: how many frames of a video are read, as {"video": {"num_frames": 16}}.
         response_cache_mb: megabytes of computed rows that are kept, and returned for equal texts; 0: none.
+        enable_prefix_caching: whether what texts begin with alike is computed once; None: where the model
+            can. True for another model changes nothing, and is noted in the log.
+        prefix_cache_mb: megabytes of keys and values of such beginnings that are kept.
 
     >>> with load("artifacts/all-MiniLM-L6-v2", max_tokens=128) as model:
     ...     print(model.max_tokens, model.embed("a first text"))
@@ -102,7 +112,11 @@ def load(
     options = media_reading.options_from(mm_processor_kwargs, media_io_kwargs)
     prepared = prepared_for(opened.folder, manifest, preparation, limit_mm_per_prompt, options)
     # Before the engine is opened: a graph that cannot be filled is refused while nothing is held.
-    feed = Feed(choice.graph.inputs, pad_id=manifest.text.pad_id)
+    graph = choice.graph if choice.engine is None else choice.graph.whole()
+    feed = Feed(graph.inputs, pad_id=manifest.text.pad_id)
+    prefix_bytes = _bytes("prefix_cache_mb", prefix_cache_mb, 1e6)
+    if enable_prefix_caching is False or not _has_prefixes(manifest, choice, enable_prefix_caching):
+        prefix_bytes = 0
     seen = (
         None
         if manifest.images is None
@@ -134,6 +148,7 @@ def load(
         io_processor_plugin,
         vision,
         kept_bytes,
+        prefix_bytes,
     )
     if io_processor_plugin is not None:
         try:
@@ -165,6 +180,16 @@ def _changed(
             )
         manifest = overrides.widened(manifest, hf_overrides)
     return manifest
+
+
+def _has_prefixes(manifest: Manifest, choice: table.Choice, wanted: bool | None) -> bool:
+    """Whether texts can be computed behind a prefix: not without that in the graph, and not on a GPU, where
+    each batch would copy the prefix."""
+    able = choice.engine is None and choice.device == "cpu" and choice.graph.past is not None
+    if wanted and not able:
+        why = "its graph takes none" if choice.graph.past is None else f"{choice.name} takes none"
+        log.warning("%s: no prefix is cached: %s", manifest.name, why)
+    return able
 
 
 def _batch_limits(

@@ -21,6 +21,7 @@ from .artifact.manifest import Manifest, Task
 from .batching.line import Policy
 from .batching.pending import Pending
 from .batching.plan import BatchLimits
+from .batching.prefix_stage import PrefixStage
 from .batching.stages import Stages, VisionPart
 from .batching.worker import Worker
 from .engines import table
@@ -92,6 +93,7 @@ class Model:
         plugin: str | None = None,
         vision: VisionPart | None = None,
         kept_bytes: int = 0,
+        prefix_bytes: int = 0,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -119,7 +121,11 @@ class Model:
         stage = None if vision is None else vision.stage(manifest.name, policy)
         if stage is not None and isinstance(preparation, MultimodalPreparation):
             preparation.reading.features_of = stage.cache.get
-        self._stages = Stages(self.worker, stage, apart=apart)
+        prefixes = None
+        if prefix_bytes:
+            last = {head.output for head in manifest.heads.values() if head.pool == "last"}
+            prefixes = PrefixStage(self.worker, last, prefix_bytes)
+        self._stages = Stages(self.worker, stage, apart=apart, prefixes=prefixes)
         self._intake = Intake(manifest, preparation, self._stages, policy)
         # Also runs at interpreter exit, when a model was never closed.
         self._finalizer = weakref.finalize(self, self._stages.close, 5.0)
@@ -354,13 +360,17 @@ class Model:
         """
         counters, vision = self.worker.counters(), self._stages.vision_counters()
         requests, tokenize_s = self._intake.counters()
-        stage = self._stages.vision
+        stage, prefixes = self._stages.vision, self._stages.prefixes
         return Statistics(
             requests=requests,
             tokenize_s=tokenize_s,
             padding=counters.padding,
             stalled_s=self.stalled_s(),
             cache_bytes=self.worker.rows.bytes,
+            prefix_caching=prefixes is not None,
+            prefix_queries=0 if prefixes is None else prefixes.queries,
+            prefix_hits=0 if prefixes is None else prefixes.hits,
+            prefix_bytes=0 if prefixes is None else prefixes.cache.bytes,
             vision_items=vision.items,
             vision_slots=vision.slots,
             vision_batches=vision.batches,

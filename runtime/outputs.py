@@ -100,6 +100,7 @@ class RequestOutput(Generic[Result]):
     truncated: bool = False
     request_id: str = ""
     num_cached_tokens: int = 0
+    """Tokens that were not computed for it, because other prompts begin with them too."""
     finished: bool = True
 
     def __repr__(self) -> str:
@@ -241,6 +242,7 @@ def mapped(
             request.prompt_tokens,
             request.truncated,
             request.request_id,
+            request.num_cached_tokens,
         )
         for request in outputs.requests
     )

@@ -36,6 +36,14 @@ class Statistics:
     """Texts that were not computed, because the answer to an equal one was kept."""
     cache_bytes: int = 0
     """Of the answers that are kept."""
+    prefix_caching: bool = False
+    """Whether texts are computed behind what they share."""
+    prefix_queries: int = 0
+    """Tokens of texts whose beginning was compared with those of others."""
+    prefix_hits: int = 0
+    """Those that were not computed, because another text begins with them too."""
+    prefix_bytes: int = 0
+    """Of the keys and values that are kept."""
     vision_items: int = 0
     """Pictures, tiles and frames that the vision graph computed."""
     vision_slots: int = 0

@@ -34,7 +34,7 @@ IGNORED: dict[str, int] = {
     "enable-offline-docs": 0, "log-error-stack": 0, "api-server-count": 1, "enable-flash-late-interaction": 0,
     "no-enable-flash-late-interaction": 0, "mm-processor-cache-type": 1, "mm-encoder-tp-mode": 1,
     "skip-mm-profiling": 0, "no-skip-mm-profiling": 0, "max-num-seqs": 1, "enable-chunked-prefill": 0,
-    "no-enable-chunked-prefill": 0, "enable-prefix-caching": 0, "no-enable-prefix-caching": 0,
+    "no-enable-chunked-prefill": 0,
     "gpu-memory-utilization": 1, "tensor-parallel-size": 1, "pipeline-parallel-size": 1,
     "data-parallel-size": 1, "lora-dtype": 1, "fully-sharded-loras": 0, "swap-space": 1, "kv-cache-dtype": 1,
     "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0, "compilation-config": 1,

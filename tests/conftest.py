@@ -112,6 +112,13 @@ def exported(name: str, checkpoint: Callable[[Path], Path], **options: Any) -> P
     return _made(name, make)
 
 
+def prefixed_reranker() -> Path:
+    """The artifact of a causal reranker whose prompt begins with what all its documents share."""
+    from tests.families.decoders import qwen3_reranker_card
+
+    return exported("prefixed-reranker", qwen3_reranker_card)
+
+
 @pytest.fixture(scope="session")
 def checkpoints() -> Callable[[str], Path]:
     """`checkpoints("minilm_like")`: that tiny checkpoint's folder, read-only by agreement."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._transformers import backbone
-from .registry import Architecture, Classifier, Config, Layer
+from .registry import Architecture, Classifier, Config, Layer, Past
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +46,31 @@ def positions(config: Config) -> int:
 def rope(config: Config) -> Mapping[str, Any]:
     """The rotary settings, under today's key or the older one."""
     return config.get("rope_parameters") or config.get("rope_scaling") or {}
+
+
+def past(config: Config) -> Past | None:
+    """The keys and values of a decoder whose tokens attend to all earlier ones and to no later one, in every
+    layer. None for any other, and where rotary frequencies depend on the length of the text."""
+    kinds = set(config.get("layer_types") or ["full_attention"])
+    both_ways = config.get("is_causal") is False or config.get("use_bidirectional_attention")
+    scaling = rope(config)
+    stretched = scaling.get("rope_type", scaling.get("type", "default")) in ("dynamic", "longrope", "su")
+    if both_ways or stretched or windowed(config) or kinds != {"full_attention"}:
+        return None
+    heads = int(config["num_attention_heads"])
+    return Past(
+        layers=int(config["num_hidden_layers"]),
+        heads=int(config.get("num_key_value_heads") or heads),
+        width=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
+    )
+
+
+def windowed(config: Config) -> bool:
+    """Whether tokens attend to their neighbours only. Mistral's class takes a window where config.json states
+    none; Qwen's take one only where it says so."""
+    if config.get("model_type") == "mistral":
+        return config.get("sliding_window", "a default") is not None
+    return bool(config.get("use_sliding_window"))
 
 
 def family(

@@ -4,6 +4,6 @@ width.
 Residuals exceed float16's range, so lowered precisions are bfloat16.
 """
 
-from ._decoders import family
+from ._decoders import family, past
 
-ARCHITECTURE = family(model_types=("gemma",), stem="Gemma")
+ARCHITECTURE = family(model_types=("gemma",), stem="Gemma", past=past)

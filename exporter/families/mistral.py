@@ -1,5 +1,5 @@
 """Mistral (https://arxiv.org/abs/2310.06825): Llama with a sliding window (4096 tokens in e5-mistral)."""
 
-from ._decoders import family
+from ._decoders import family, past
 
-ARCHITECTURE = family(model_types=("mistral",), stem="Mistral")
+ARCHITECTURE = family(model_types=("mistral",), stem="Mistral", past=past)

@@ -4,7 +4,7 @@ gte-Qwen2 states `is_causal` false, and so has attention both ways. The reward m
 every token, or every step of a proof.
 """
 
-from ._decoders import family
+from ._decoders import family, past
 from .registry import Layer, Reward
 
 JUDGE = (Layer(name="score.0", activation="relu"), Layer(name="score.2"))
@@ -14,4 +14,4 @@ REWARDS = {
     "Qwen2ForProcessRewardModel": Reward(layers=JUDGE, raw=False, step_tag_id=151651),
 }
 
-ARCHITECTURE = family(model_types=("qwen2",), stem="Qwen2", names=tuple(REWARDS), rewards=REWARDS)
+ARCHITECTURE = family(model_types=("qwen2",), stem="Qwen2", names=tuple(REWARDS), rewards=REWARDS, past=past)

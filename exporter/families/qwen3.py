@@ -4,6 +4,6 @@ hidden / heads.
 Qwen3-Embedding is stored without the `model.` prefix, rerankers with it. Both are read.
 """
 
-from ._decoders import family
+from ._decoders import family, past
 
-ARCHITECTURE = family(model_types=("qwen3",), stem="Qwen3")
+ARCHITECTURE = family(model_types=("qwen3",), stem="Qwen3", past=past)

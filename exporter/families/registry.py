@@ -14,7 +14,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...runtime.artifact.images import Images
 from ...runtime.artifact.manifest import Pool, Role, Tensor
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from ..files.checkpoint_files import Files
 
 Config = Mapping[str, Any]
+
+
+class Past(NamedTuple):
+    """Keys and values of one token, as `past` of the text graph holds them."""
+
+    layers: int
+    heads: int
+    width: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +224,9 @@ class Architecture:
     """For models that read a query and all its documents as one text."""
     attends_filler: bool = False
     """Whether ColBERT queries of this family attend to their filler tokens, against their settings."""
+    past: Callable[[Config], Past | None] | None = None
+    """Config -> the keys and values of a prefix that its graph takes. None, or a result of None: texts are
+    computed whole, as they must be where a token attends to later ones."""
     sample_tokens: int = 24
     """Length of the text traced at export, enough for every derived dimension (windows, chunks) to exceed
     1."""

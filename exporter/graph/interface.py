@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ...runtime.artifact.images import Images
-from ...runtime.artifact.manifest import GraphRole, Tensor
+from ...runtime.artifact.manifest import KEPT, PAST, PRESENT, GraphRole, Tensor
 from ...runtime.inputs.items import PROMPT
 from ..heads.planning import Plan
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 OPSET = 20
 ROWS = 3
 """Rows of the batch that is traced."""
+PAST_TOKENS, KEPT_TOKENS = 5, 11
+"""Tokens of the prefix that is traced, and how many tokens return their keys and values."""
 FEATURES = 7
 """Rows of features of the batch that is traced; no other size of it is the same."""
 
@@ -58,9 +60,16 @@ def text(plan: Plan, tokens: int | None = None) -> Interface:
         )
         for part in plan.parts
     )
+    inputs = plan.tensors
+    if plan.past is not None:
+        layers, heads, width = plan.past
+        past = Tensor(name=PAST, dtype="float32", axes=(2 * layers, heads, "past", width))
+        inputs = (*inputs, past, Tensor(name=KEPT, dtype="int64", axes=("kept",)))
+        present = Tensor(name=PRESENT, dtype="float32", axes=("batch", 2 * layers, heads, "kept", width))
+        outputs = (*outputs, present)
     return Interface(
         role="text",
-        inputs=plan.tensors,
+        inputs=inputs,
         outputs=outputs,
         vocabulary=plan.text.vocab_size,
         pad_id=plan.text.pad_id,
@@ -139,6 +148,15 @@ def _position_ids(interface: Interface, tensor: Tensor) -> torch.Tensor:
     return torch.arange(interface.tokens).repeat(ROWS, 3, 1)
 
 
+def _past(interface: Interface, tensor: Tensor) -> torch.Tensor:
+    shape = (axis if isinstance(axis, int) else PAST_TOKENS for axis in tensor.axes)
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def _kept(interface: Interface, tensor: Tensor) -> torch.Tensor:
+    return torch.arange(KEPT_TOKENS)
+
+
 def grids(images: Images) -> tuple[tuple[int, int], ...]:
     """(rows, columns) of patches, one grid for each traced row."""
     assert images.patches is not None, "only the scheme `patches` has grids"
@@ -195,6 +213,8 @@ SAMPLES: dict[str, Any] = {
     "features": _features,
     "feature_index": _feature_index,
     "position_ids": _position_ids,
+    PAST: _past,
+    KEPT: _kept,
     "pixel_values": _pixel_values,
     "patch_positions": _patch_positions,
     "patch_mask": _patch_mask,
@@ -207,7 +227,7 @@ def free_axes(interface: Interface, *, bounded: bool = False) -> tuple[dict[int,
 
     `bounded`: torch may assume that a text has at most `longest` tokens. Patches come in whole features.
     """
-    dims: dict[str, Any] = {name: name for name in ("batch", "tokens", "patches", "features")}
+    dims: dict[str, Any] = {name: name for name in ("batch", "tokens", "patches", "features", "past", "kept")}
     images = interface.images
     if interface.role == "vision" and images is not None and images.patches is not None:
         rows = torch.export.Dim("rows")
@@ -217,6 +237,8 @@ def free_axes(interface: Interface, *, bounded: bool = False) -> tuple[dict[int,
             "batch": torch.export.Dim("batch"),
             "tokens": torch.export.Dim("tokens", max=interface.longest),
             "features": torch.export.Dim("features"),
+            "past": torch.export.Dim("past"),
+            "kept": torch.export.Dim("kept"),
         }
     return tuple(
         {place: dims[axis] for place, axis in enumerate(tensor.axes) if isinstance(axis, str)}

@@ -25,6 +25,7 @@ from . import interface, onnx_files
 from .interface import OPSET, Interface
 from .passes import order, packing
 from .passes.signature import PassOptions
+from .prefix import BehindPrefix, check_exact
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -132,7 +133,13 @@ def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.G
     Its axes [batch, tokens] are free. Raises CheckpointError where torch cannot trace the module, or traces
     it with other inputs and outputs than the plan's.
     """
-    return _written(module, interface.text(plan, module.sample_tokens), path, _options(plan))
+    shape = interface.text(plan, module.sample_tokens)
+    if plan.past is None:
+        return _written(module, shape, path, _options(plan))
+    behind = BehindPrefix(module.backbone, module.heads, module.names)
+    with in_one_sentence(f"{_class_of(module)} cannot be computed behind a prefix"):
+        check_exact(behind, shape)
+    return _written(behind, shape, path, _options(plan))
 
 
 def onnx_from_pictures(module: PictureModel, plan: Plan, path: Path) -> manifest.Graph:

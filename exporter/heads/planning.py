@@ -5,7 +5,7 @@ No torch here: the modules that compute a plan are in head_modules.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...runtime.artifact.manifest import Head, Role, Scoring, Task, Tensor, TextPreparation
@@ -14,8 +14,9 @@ from ..base.guess import Guess
 from ..base.refusals import refuses
 from ..checkpoint import Checkpoint
 from ..detection import Kind
+from ..families.registry import Past
 from . import checks, classification, embedding, pictures, static_words, text_plan
-from .layers import LayerStep
+from .layers import LayerStep, Operation
 from .tasks import TaskHead, TaskPlan, scoring_of
 from .texts import colbert, processing
 
@@ -25,6 +26,12 @@ SHOWN = (
     "max_position_embeddings",
     "io_processor_plugin", "classifier_from_token", "method", "is_original_qwen3_reranker", "lora_task",
 )  # fmt: skip
+
+
+MIXING = ("word_weights", "layer_mix", "convolve")
+"""Operations in front of a pooling that read more than the last hidden state of one token."""
+ENOUGH = ("input_ids", "attention_mask")
+"""The inputs of a text graph that can take a prefix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +48,8 @@ class Plan:
     """In the order of `tasks`; one graph output each, named by its head."""
     tensors: tuple[Tensor, ...]
     """Inputs of the text graph, in order."""
+    past: Past | None = None
+    """What the text graph takes of a prefix; None: texts are computed whole."""
     vision: pictures.VisionPlan | None = None
     """None: the model reads text only."""
     published: str | None = None
@@ -135,6 +144,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
         heads={task: heads[task] for task in tasks},
         parts=tuple(parts_by_task[task] for task in tasks),
         tensors=pictures.tensors(checkpoint, inputs),
+        past=_past(checkpoint, parts, inputs),
         vision=vision,
         published=parts[0].published,
         chunked=checkpoint.pooler.enable_chunked_processing,
@@ -143,6 +153,17 @@ def plan(checkpoint: Checkpoint) -> Plan:
         files=files,
         guesses=tuple(guesses),
     )
+
+
+def _past(checkpoint: Checkpoint, parts: Sequence[TaskHead], inputs: Sequence[str]) -> Past | None:
+    """What the text graph takes of a prefix: where a head reads the last token alone, and nothing else in the
+    model reads tokens of a prefix."""
+    family = checkpoint.family
+    last = any(part.pools == ("last",) for part in parts)
+    mixes = any(isinstance(step, Operation) and step.kind in MIXING for part in parts for step in part.before)
+    if family.past is None or checkpoint.large or not last or mixes or tuple(inputs) != ENOUGH:
+        return None
+    return None if parts[0].published is not None else family.past(checkpoint.config)
 
 
 KINDS: dict[Kind, Callable[[Checkpoint, list[Guess]], TaskPlan]] = {

@@ -47,8 +47,8 @@ class Reference:
         apart: bool = False,
     ) -> None:
         self._seen, self._apart = None if pictures is None else Seen(pictures), apart
-        self._module, self._graph, self._heads = module.eval(), graph, heads
-        self._feed = Feed(graph.inputs, pad_id=0)
+        self._module, self._graph, self._heads = module.eval(), graph.whole(), heads
+        self._feed = Feed(self._graph.inputs, pad_id=0)
         self._known: dict[tuple[bytes, ...], dict[str, torch.Tensor]] = {}
 
     def answers(self, task: Task, items: Sequence[Item]) -> list[Floats]:
@@ -156,7 +156,7 @@ def outputs_together(module: PoolingModel, plan: Plan, items: Sequence[Item]) ->
 
     if not items:
         return []
-    inputs = described(plan, "model.onnx", ()).inputs
+    inputs = described(plan, "model.onnx", ()).whole().inputs
     arrays = Feed(inputs, pad_id=plan.text.pad_id).arrays(items)
     hidden: list[Any] = []
     handle = module.backbone.register_forward_hook(lambda backbone, arguments, output: hidden.append(output))

@@ -88,7 +88,8 @@ def _joint(
             for params in (request.params, raw)
         )
         ids, counts = [item.ids for item in items], [item.prompt_tokens for item in items]
-        return _outputs(scores, ids, counts, [item.truncated for item in items], answer, logits=logits)
+        truncated, cached = [item.truncated for item in items], [item.cached for item in items]
+        return _outputs(scores, ids, counts, truncated, answer, logits=logits, cached=cached)
 
     return PreparedScore("classify", len(items), filled(items, steps), finish)
 
@@ -128,6 +129,7 @@ def _apart(
             [query.prompt_tokens + len(pad) + document.prompt_tokens for query, document in pairs],
             [query.truncated or document.truncated for query, document in pairs],
             answer,
+            cached=[query.cached + document.cached for query, document in pairs],
         )
 
     return PreparedScore(task, len(items), steps, finish)
@@ -246,12 +248,14 @@ def _outputs(
     answer: Answer,
     *,
     logits: Floats | None = None,
+    cached: Sequence[int] | None = None,
 ) -> Outputs[ScoringOutput]:
+    known = cached or [0] * len(scores)
     before = [None] * len(scores) if logits is None else logits.tolist()
     requests = tuple(
-        ScoringRequestOutput(ScoringOutput(score, logit), item_ids, count, cut, str(index))
-        for index, (score, logit, item_ids, count, cut) in enumerate(
-            zip(scores.tolist(), before, ids, prompt_tokens, truncated, strict=True)
+        ScoringRequestOutput(ScoringOutput(score, logit), item_ids, count, cut, str(index), tokens)
+        for index, (score, logit, item_ids, count, cut, tokens) in enumerate(
+            zip(scores.tolist(), before, ids, prompt_tokens, truncated, known, strict=True)
         )
     )
     return Outputs(requests, answer.slots / max(answer.tokens, 1) - 1)

@@ -9,7 +9,7 @@ This file is long because it holds one contract, record after record.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..errors import ArtifactError
@@ -33,6 +33,8 @@ RoleName = Literal["query", "document"]
 GraphRole = Literal["text", "vision"]
 """What a graph computes: `text` the result of prompts, `vision` features of pictures, which the text graph
 reads (or their embeddings, where `Images.apart`)."""
+PAST, KEPT, PRESENT = "past", "kept", "present"
+"""Inputs and output of a graph that computes tokens behind a prefix (docs/decisions/prefix-caching.md)."""
 Backend = Literal["onnxruntime", "tensorrt-rtx", "tensorrt", "openvino"]
 
 
@@ -215,7 +217,8 @@ class Tensor:
     name: str
     dtype: Literal["int64", "int32", "float32", "float16", "bool"]
     axes: tuple[str | int, ...]
-    """Names of dynamic axes (`batch`, `tokens`, `patches`, `features`), numbers for fixed ones."""
+    """Names of dynamic axes (`batch`, `tokens`, `patches`, `features`, `past`, `kept`), numbers for fixed
+    ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,8 +235,11 @@ class Graph:
     int64 [batch, tokens] (row of a token's features; 0: it has none), position_ids int64 [batch, 3,
     tokens]. Vision: pixel_values float32 [batch, ...], and with patches [batch, patches, values]:
     patch_positions int64 [batch, patches, 4] (row, column, rows, columns of the picture's patches),
-    patch_mask int64 [batch, patches]."""
+    patch_mask int64 [batch, patches]. With a prefix: past float32 [2 x layers, heads, past, width] (keys and
+    values, of each layer one behind the other, of tokens that stand in front of every row), kept int64 [kept]
+    (the tokens whose own keys and values are returned)."""
     outputs: tuple[Tensor, ...]
+    """Of each head. With a prefix also present float32 [batch, 2 x layers, heads, kept, width]."""
     external: tuple[str, ...] = ()
     """External-data files this graph reads, inside the folder."""
     weights: Precision | None = None
@@ -247,6 +253,19 @@ class Graph:
     def stored(self) -> Precision:
         """Precision of the weights as they are stored."""
         return self.weights or self.precision
+
+    @property
+    def past(self) -> Tensor | None:
+        """The input for keys and values of a prefix; None: texts are computed whole."""
+        return next((tensor for tensor in self.inputs if tensor.name == PAST), None)
+
+    def whole(self) -> Graph:
+        """The record of the same graph without prefixes."""
+        return replace(
+            self,
+            inputs=tuple(tensor for tensor in self.inputs if tensor.name not in (PAST, KEPT)),
+            outputs=tuple(tensor for tensor in self.outputs if tensor.name != PRESENT),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

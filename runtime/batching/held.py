@@ -1,8 +1,9 @@
-"""Calls whose items come one by one, when they are prepared and their pictures are computed."""
+"""Calls whose items come one by one, when they are prepared and their pictures are computed, or together when
+their prefix is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .queue import Call, Entry
 
@@ -34,6 +35,18 @@ class HeldCalls:
     def open(self, call: Call) -> None:
         """Waits for all items of a call."""
         self.calls[id(call)] = call
+
+    def wait(self, call: Call, entries: Sequence[Entry]) -> None:
+        """Holds all items of a call, until `take`."""
+        self.calls[id(call)] = call
+        call.held = {entry.index: entry for entry in entries}
+        call.held_cost = {entry.index: entry.cost for entry in entries}
+
+    def take(self, call: Call) -> list[Entry]:
+        """The items of a call of `wait` are held no longer. Returns them; none where the call is over."""
+        entries = list(call.held.values()) if call in self else []
+        self.drop({id(call): call})
+        return entries
 
     def admit(self, call: Call, entries: Mapping[int, Entry], costs: Mapping[int, int]) -> None:
         """Holds items of an open call.

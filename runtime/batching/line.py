@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from .plan import BatchLimits
@@ -76,7 +77,11 @@ class Line:
             if seed not in self.queued:
                 continue
             self._now = max(self._now, place)
+            if (prefix := seed.prefix) is not None:
+                limits = replace(limits, prefix=prefix.tokens)
             batch = self._pools[seed.kind].take(seed, limits)
+            if prefix is not None:
+                self._forget([seed.kind])
             if self.policy == "priority":
                 batch += self._less_urgent(batch, limits)
             self.queued.difference_update(batch)
@@ -100,13 +105,20 @@ class Line:
         rows = limits.rows(width) - len(batch)
         padding = limits.padding(width) - sum(width - entry.cost for entry in batch)
         taken: list[Entry] = []
-        for kind in sorted((kind for kind in self._pools if kind[0] == outputs), key=lambda kind: kind[1]):
+        prefix = batch[0].kind[2]
+        alike = [kind for kind in self._pools if (kind[0], kind[2]) == (outputs, prefix)]
+        for kind in sorted(alike, key=lambda kind: kind[1]):
             more = self._pools[kind].beside(width, rows - len(taken), padding)
             padding -= sum(width - entry.cost for entry in more)
             taken += more
-            if not self._pools[kind].entries:
-                del self._pools[kind]  # every call may have a priority of its own
+            self._forget([kind])  # every call may have a priority of its own
         return taken
+
+    def _forget(self, kinds: Iterable[Kind]) -> None:
+        """Removes pools that are empty."""
+        for kind in kinds:
+            if kind in self._pools and not self._pools[kind].entries:
+                del self._pools[kind]
 
     def drop(self, calls: Mapping[int, Call]) -> None:
         """Removes all items of these calls, by `id`."""
@@ -114,8 +126,10 @@ class Line:
         if not gone:
             return
         self.queued.difference_update(gone)
-        for kind in {entry.kind for entry in gone}:
+        kinds = {entry.kind for entry in gone}
+        for kind in kinds:
             self._pools[kind].drop(set(calls))
+        self._forget(kinds)
         self._counters.queued_items -= len(gone)
         self._counters.queued_tokens -= sum(entry.cost for entry in gone)
         if len(self._places) > 2 * len(self.queued) + 1024:

@@ -16,6 +16,10 @@ from ..artifact.manifest import Head, Profile
 WORTH_LAUNCHES = 2
 """A free lane gets a batch of its own only if that batch is worth this many launches."""
 
+PREFIX_SLOTS = 8
+"""A batch attends to so many times `max_tokens` keys, prefixes repeated: what its keys and values take beside
+its activations."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
@@ -32,6 +36,8 @@ class BatchLimits:
     max_rows: int = 1024
     profiles: tuple[Profile, ...] = ()
     """Shapes the engine accepts; empty: any."""
+    prefix: int = 0
+    """Tokens in front of every row, whose keys and values are repeated for each."""
 
     def padding(self, width: int) -> int:
         """Most slots of padding in one batch with rows of this width, which are those that cost one
@@ -45,6 +51,8 @@ class BatchLimits:
     def rows(self, width: int) -> int:
         """Most rows of this width, at least 1."""
         rows = min(self.max_rows, self.max_tokens // max(width, 1))
+        if self.prefix:
+            rows = min(rows, PREFIX_SLOTS * self.max_tokens // (self.prefix + width))
         if self.profiles:
             rows = min(
                 rows,

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs.items import Item, VisionItem
+from ..inputs.items import Item, Prefix, VisionItem
 from .plan import BatchLimits, pick
 
 LATE = "not computed in the time that was given; try again later, or give more"
 """The text of a DeadlineExceeded."""
 Row = NDArray[np.float32]
-Kind = tuple[tuple[str, ...], int]
-"""Names of the graph outputs to compute, and the priority."""
+Kind = tuple[tuple[str, ...], int, int]
+"""Names of the graph outputs to compute, the priority, and the `id` of the prefix (0: none)."""
 
 
 @dataclass(slots=True)
@@ -128,7 +128,12 @@ class Entry:
 
     @property
     def kind(self) -> Kind:
-        return self.outputs, self.priority
+        return self.outputs, self.priority, 0 if self.prefix is None else id(self.prefix)
+
+    @property
+    def prefix(self) -> Prefix | None:
+        """The tokens in front of it that are computed already."""
+        return self.item.prefix if isinstance(self.item, Item) else None
 
 
 _ORDER = operator.attrgetter("order")

@@ -24,6 +24,7 @@ from ..inputs.items import Item
 from ..inputs.media import prepared
 from .line import Policy
 from .plan import BatchLimits
+from .prefix_stage import PrefixStage
 from .queue import LATE, Counters, Row, Ticket
 from .vision_stage import VisionStage, Wait
 from .worker import Worker
@@ -60,11 +61,20 @@ class Stages:
     Args:
         vision: None for a model that reads text only.
         apart: whether the row of a picture is the result itself (`Images.apart`).
+        prefixes: of the text worker; None: every text is computed whole.
     """
 
-    def __init__(self, text: Worker, vision: VisionStage | None = None, *, apart: bool = False) -> None:
+    def __init__(
+        self,
+        text: Worker,
+        vision: VisionStage | None = None,
+        *,
+        apart: bool = False,
+        prefixes: PrefixStage | None = None,
+    ) -> None:
         self.text = text
         self.vision = vision
+        self.prefixes = prefixes
         self._apart = apart
 
     def submit(
@@ -95,7 +105,8 @@ class Stages:
             plain |= step
         if self.vision is None or seen is None:
             items = [plain[index] for index in range(count)]
-            return self.text.submit(items, *outputs, deadline_s=deadline_s, priority=priority, salt=salt)
+            queue = self.text if self.prefixes is None else self.prefixes
+            return queue.submit(items, *outputs, deadline_s=deadline_s, priority=priority, salt=salt)
         call = _Call(self, self.vision, count, outputs, deadline_s, priority, apart=self._apart)
         try:
             call.add({**plain, **seen})

@@ -85,10 +85,16 @@ class Worker:
         deadline_s: float | None = None,
         priority: int = 0,
         salt: str = "",
+        behind: Ticket | None = None,
+        admitted: bool = False,
     ) -> Ticket:
         """Queues the items of one call. One pass computes all these graph outputs. `priority` counts under
         the policy of that name only. Equal items are computed once, and not at all where the rows of an equal
         one, of a call with the same `salt`, are kept.
+
+        Args:
+            behind: of the prefix of all items; they are queued when it is done, whole where it failed.
+            admitted: whether they are a part of a call that the queue has admitted.
 
         The future raises DeadlineExceeded, CancelledError, or EngineError where an item fails even alone in
         its batch. `submit` itself raises Overload where the queue is full; an empty queue admits any call.
@@ -100,12 +106,31 @@ class Worker:
         # Dearest first, so that the pool shrinks from one end and the rest stays close in cost.
         entries.sort(key=lambda entry: -entry.cost)
         with self._lock:
-            self._admit(sum(entry.cost for entry in entries))
+            self._admit(sum(entry.cost for entry in entries), always=admitted)
             self._line.watch(call)
+            if behind is None:
+                call.entries = entries
+                self._enqueue(entries)
+            else:
+                self._held.wait(call, entries)
+        self._watch_cancelling(call)
+        if behind is not None:
+            behind.add_done_callback(lambda _: self._queue_held(call))
+        return call.future
+
+    def _queue_held(self, call: Call) -> None:
+        """Queues the items that waited for their prefix."""
+        with self._lock:
+            entries = self._held.take(call)
+            if not entries:
+                return
+            for entry in entries:
+                item = entry.item
+                if isinstance(item, Item) and item.prefix is not None and item.prefix.past is None:
+                    item.prefix, item.cached = None, 0
+                entry.cost = item.cost
             call.entries = entries
             self._enqueue(entries)
-        self._watch_cancelling(call)
-        return call.future
 
     def submit_apart(
         self, items: Sequence[VisionItem], output: str, *, deadline_s: float | None = None, priority: int = 0
@@ -285,11 +310,11 @@ class Worker:
         """The cost of what is queued or held. Read without the lock too: the number may be a moment old."""
         return self._counters.queued_tokens + self._held.cost
 
-    def _admit(self, cost: int) -> None:
+    def _admit(self, cost: int, *, always: bool = False) -> None:
         if self._closing:
             raise EngineError("the model was closed")
         queued, most = self._queued_tokens(), self.max_queued_tokens
-        if most is not None and queued and queued + cost > most:
+        if not always and most is not None and queued and queued + cost > most:
             raise self._refusal(queued)
 
     def _refusal(self, queued: int) -> Overload:
@@ -435,7 +460,7 @@ class Worker:
         for place, entry in zip(rows_of, batch, strict=True):
             columns = (entry.call.answer.rows, *entry.call.answer.others)
             for array, output, column in zip(arrays, entry.outputs, columns, strict=True):
-                row = array[place, : entry.item.rows] if array.ndim == 3 else array[place]
+                row = _own(array[place], entry.item)
                 for index in entry.indices:
                     # A copy, since a view would keep the whole batch in memory.
                     column[index] = row.copy()
@@ -447,8 +472,9 @@ class Worker:
         with self._lock:
             self._left(len(batch))
             counters = self._counters
+            prefixes = sum(isinstance(item, Item) and item.returns_past for item in items)
             count = sum(len(entry.indices) for entry in batch)
-            counters.items += count
+            counters.items += count - prefixes
             counters.shared_items += count - len(items)
             counters.tokens += cost
             counters.slots += rows * width
@@ -504,6 +530,14 @@ class Worker:
 def _name(key: bytes, output: str, salt: str) -> bytes:
     """The name under which a row is kept. Where a caller gave a salt, only those who know it find the row."""
     return hashlib.blake2b(b"\0".join((key, output.encode(), salt.encode())), digest_size=32).digest()
+
+
+def _own(array: Row, item: Item | VisionItem) -> Row:
+    """An item's part of a row of an output, without padding: [dim], [tokens, dim], or keys and values
+    [2 x layers, heads, tokens, width]."""
+    if array.ndim == 4:
+        return array[:, :, : item.cost]
+    return array[: item.rows] if array.ndim == 2 else array
 
 
 def _answer(call: Call) -> None:

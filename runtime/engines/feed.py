@@ -1,9 +1,9 @@
 """Fills a graph's inputs from items, by the axes that the manifest names.
 
 `batch` is one row per item. Along `tokens` or `patches` a row is as long as its item and padded behind it.
-`features` is an axis of the whole batch: the features of all its pictures, behind a row of zeros. What is
-particular to an input is in `VALUES`, `FILLERS` or an item's own arrays, so a new kind of input is one more
-row there.
+`features` is an axis of the whole batch: the features of all its pictures, behind a row of zeros. So are
+`past`, the tokens of its prefix, and `kept`, those whose keys and values it returns. What is particular to an
+input is in `VALUES`, `FILLERS` or an item's own arrays, so a new kind of input is one more row there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact.manifest import Tensor
+from ..artifact.manifest import KEPT, PAST, Tensor
 from ..errors import ArtifactError
 from ..inputs.items import Item, VisionItem
 
@@ -70,12 +70,30 @@ def _position_ids(tensor: Tensor, items: Sequence[Item], shape: tuple[int, int])
     return positions
 
 
+def _past(tensor: Tensor, items: Sequence[Item], shape: tuple[int, int]) -> Array:
+    """[2 x layers, heads, past, width]: of the prefix that all items have; of no tokens where they have
+    none."""
+    prefix = items[0].prefix
+    assert all(item.prefix is prefix for item in items), "a batch has one prefix"
+    if prefix is None:
+        return np.zeros([axis if isinstance(axis, int) else 0 for axis in tensor.axes], tensor.dtype)
+    assert prefix.past is not None, "the prefix is not computed yet"
+    return prefix.past
+
+
+def _kept(tensor: Tensor, items: Sequence[Item], shape: tuple[int, int]) -> Array:
+    """[kept]: all tokens of items that are prefixes themselves."""
+    return np.arange(shape[1] if items[0].returns_past else 0, dtype=tensor.dtype)
+
+
 FILLERS: dict[str, Callable[[Tensor, Sequence[Item], tuple[int, int]], Array]] = {
     "features": _features,
     "feature_index": _feature_index,
     "position_ids": _position_ids,
+    PAST: _past,
+    KEPT: _kept,
 }
-"""Inputs of a text graph that reads pictures: (input, items, (rows, width)) -> array."""
+"""Inputs of a text graph that reads pictures or has prefixes: (input, items, (rows, width)) -> array."""
 
 
 def _pictures(tensor: Tensor, items: Sequence[VisionItem], shape: tuple[int, int]) -> Array:
@@ -106,7 +124,7 @@ PICTURES: dict[str, Callable[[Tensor, Sequence[VisionItem], tuple[int, int]], Ar
 """Inputs of a vision graph: (input, items, (rows, width)) -> array."""
 
 LENGTHS: dict[str, Callable[[Any], int]] = {
-    "tokens": lambda item: len(item.ids),
+    "tokens": lambda item: len(item.ids) - item.start,
     "patches": lambda item: len(item.arrays["pixel_values"]),
 }
 """Axis -> the length of an item along it."""
@@ -116,6 +134,8 @@ LAYOUTS: dict[str, tuple[str | int | None, ...]] = {
     "position_ids": (BATCH, 3, "tokens"),
     "patch_positions": (BATCH, "patches", 4),
     "patch_mask": (BATCH, "patches"),
+    PAST: (None, None, PAST, None),
+    KEPT: (KEPT,),
 }
 """Input -> its axes; None: any fixed size. `pixel_values` is [batch, ...] or [batch, patches, ...]."""
 
@@ -161,7 +181,7 @@ class Feed:
         for row, (item, length) in enumerate(zip(items, lengths, strict=True)):
             numbers = value.of(item)
             if numbers is not None:
-                array[row, :length] = numbers
+                array[row, :length] = numbers[item.start :]
             elif value.absent != padding:
                 array[row, :length] = value.absent
         if value.filler:
@@ -182,7 +202,7 @@ def _check(tensor: Tensor) -> None:
         for axis, wanted in zip(tensor.axes, layout, strict=True)
     )
     if not fits or not all(
-        isinstance(axis, int) or axis in (*LENGTHS, BATCH, FEATURES) for axis in layout if axis
+        isinstance(axis, int) or axis in (*LENGTHS, BATCH, FEATURES, PAST, KEPT) for axis in layout if axis
     ):
         expected = ", ".join("a size" if axis is None else str(axis) for axis in layout)
         raise ArtifactError(
@@ -192,7 +212,8 @@ def _check(tensor: Tensor) -> None:
 
 
 def values(name: str, item: Item) -> Sequence[int]:
-    """What an item gives to the graph input of this name: one number per token, without padding."""
+    """What an item gives to the graph input of this name: one number per token, without padding, those of a
+    prefix included."""
     value = VALUES[name]
     numbers = value.of(item)
     return [value.absent] * len(item.ids) if numbers is None else numbers

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import machine
-from ..artifact.manifest import Graph, Manifest, Precision, Profile, Tensor
+from ..artifact.manifest import PAST, Graph, Manifest, Precision, Profile, Tensor
 from ..errors import EngineError
 from . import blobs
 from .table import Arrays
@@ -83,7 +83,7 @@ class OpenVinoSession:
         ]
         width = max(widths, default=0)
         padded = {name: self._padded(name, array) for name, array in inputs.items()}
-        slots = max((array.size for array in inputs.values()), default=0)
+        slots = max((array.size for name, array in inputs.items() if name != PAST), default=0)
         if alone and self._wide is not None and slots >= WIDE_SLOTS:
             return self._infer(self._wide, padded, outputs, width)
         request = self._requests.get()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import machine
-from ..artifact.manifest import Graph, Manifest, Profile
+from ..artifact.manifest import PAST, Graph, Manifest, Profile
 from ..errors import EngineError
 from .table import Arrays
 
@@ -85,7 +85,7 @@ class OrtSession:
     def run(
         self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False
     ) -> list[NDArray[np.float32]]:
-        slots = max((array.size for array in inputs.values()), default=0)
+        slots = max((array.size for name, array in inputs.items() if name != PAST), default=0)
         options = self._shrinking if slots > SHRINK_SLOTS else self._plain
         session = self._wide if alone and slots >= WIDE_SLOTS else self._session
         try:

@@ -20,11 +20,22 @@ Style = Literal["model", "vllm"]
 PLAIN, PROMPT, STATIC = 0, 1, 2
 
 
+@dataclass(slots=True, eq=False)
+class Prefix:
+    """Tokens in front of several items, computed once for all of them."""
+
+    tokens: int
+    """How many."""
+    past: NDArray[np.float32] | None = None
+    """[2 x layers, heads, tokens, width]: their keys and values. None: not computed yet."""
+
+
 @dataclass(slots=True)
 class Item:
     """One tokenised input, not padded."""
 
     ids: list[int]
+    """All of them, those of a prefix included."""
     type_ids: list[int] | None = None
     """None: zeros."""
     attention: list[int] | None = None
@@ -50,11 +61,22 @@ class Item:
     feature_order: NDArray[np.int64] | None = None
     """[features]: the row of what `vision` computes, one behind the other, that becomes each of `features`.
     None: all rows, in their order."""
+    prefix: Prefix | None = None
+    """The first of its tokens, which are not computed again. None: it is computed whole."""
+    cached: int = 0
+    """Tokens that were not computed for it."""
+    returns_past: bool = False
+    """Whether it is itself a prefix, whose keys and values are the result."""
+
+    @property
+    def start(self) -> int:
+        """The first token that is computed."""
+        return 0 if self.prefix is None else self.prefix.tokens
 
     @property
     def cost(self) -> int:
         """The work of computing it, in tokens. The queue admits, orders and batches items by it."""
-        return len(self.ids)
+        return len(self.ids) - self.start
 
     @property
     def rows(self) -> int:
@@ -64,8 +86,8 @@ class Item:
     @property
     def key(self) -> bytes | None:
         """The same for two items exactly if a graph computes the same of both; None for an item with
-        pictures."""
-        if self.vision or self.features is not None:
+        pictures, and for a prefix."""
+        if self.vision or self.features is not None or self.returns_past:
             return None
         columns = (self.ids, self.type_ids, self.attention, self.kinds)
         return b"|".join(b"" if column is None else array("q", column).tobytes() for column in columns)

@@ -43,7 +43,7 @@ _HARMLESS = frozenset({
     "attention_config", "block_size", "code_revision", "compilation_config", "config_format",
     "cpu_offload_gb", "data_parallel_size", "device", "disable_cascade_attn", "disable_custom_all_reduce",
     "disable_log_stats", "distributed_executor_backend", "download_dir", "enable_chunked_prefill",
-    "enable_mm_embeds", "enable_prefix_caching", "enforce_eager", "fully_sharded_loras",
+    "enable_mm_embeds", "enforce_eager", "fully_sharded_loras",
     "gpu_memory_utilization", "hf_token", "kv_cache_dtype", "kv_cache_memory_bytes", "load_format",
     "logits_processors", "lora_dtype", "max_cpu_loras", "max_lora_rank", "max_loras",
     "max_num_batched_tokens", "max_num_seqs", "max_seq_len_to_capture", "mm_encoder_tp_mode",
@@ -79,6 +79,8 @@ class LLM:
         mm_processor_kwargs: how pictures are prepared where a prompt says nothing else.
         mm_processor_cache_gb: gigabytes of features of pictures that are kept for later prompts; 0: none.
         media_io_kwargs: how many frames of a video are read: {"video": {"num_frames": 16}}.
+        enable_prefix_caching: whether what prompts begin with alike is computed once; None: where the model
+            can.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class LLM:
         mm_processor_kwargs: Mapping[str, Any] | None = None,
         mm_processor_cache_gb: float = CACHE_GB,
         media_io_kwargs: Mapping[str, Any] | None = None,
+        enable_prefix_caching: bool | None = None,
         **keywords: Any,
     ) -> None:
         pooler = {**_pooler(override_pooler_config), **_pooler(pooler_config)}
@@ -129,6 +132,7 @@ class LLM:
             mm_processor_kwargs=mm_processor_kwargs,
             mm_processor_cache_gb=mm_processor_cache_gb,
             media_io_kwargs=media_io_kwargs,
+            enable_prefix_caching=enable_prefix_caching,
         )
         self.model: Model = opened(folder, io_processor_plugin=io_processor_plugin)
         self._chat_template = template

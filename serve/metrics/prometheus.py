@@ -233,17 +233,17 @@ class Engines:
             reasons.add_metric((model, "0", "capacity"), float(statistics.queued_items))
             cache.add_metric((model, "0"), 0.0)
             sources.add_metric((model, "0", "local_compute"), float(statistics.tokens))
+            sources.add_metric((model, "0", "local_cache_hit"), float(statistics.prefix_hits))
         yield reasons
         yield cache
         yield sources
-        for name in (
-            "prompt_tokens_cached",
-            "generation_tokens",
-            "num_preemptions",
-            "prefix_cache_queries",
-            "prefix_cache_hits",
-        ):
+        for name in ("generation_tokens", "num_preemptions"):
             yield zero(f"vllm:{name}", "Always 0 for pooling.")
+        yield counter(
+            "vllm:prompt_tokens_cached", "Prompt tokens that were not computed again.", "prefix_hits"
+        )
+        yield counter("vllm:prefix_cache_queries", "Tokens looked for in prefixes.", "prefix_queries")
+        yield counter("vllm:prefix_cache_hits", "Tokens found in prefixes.", "prefix_hits")
         queries = CounterMetricFamily(
             "vllm:mm_cache_queries", "Pictures whose features were looked for.", labels=names
         )
@@ -261,8 +261,9 @@ class Engines:
         )
         yield gauge("poolrt_vision_queued_items", "Pictures in the queue.", "vision_queued_items")
         yield gauge("poolrt_vision_cache_bytes", "Features of pictures that are kept.", "vision_cache_bytes")
-        info = InfoMetricFamily("vllm:cache_config", "Pooling keeps no cache.", labels=("engine",))
-        info.add_metric(("0",), {"enable_prefix_caching": "False"})
+        info = InfoMetricFamily("vllm:cache_config", "What is kept of prompts.", labels=("engine",))
+        caching = any(statistics.prefix_caching for _, statistics in counted)
+        info.add_metric(("0",), {"enable_prefix_caching": str(caching)})
         yield info
         yield gauge("poolrt_queued_tokens", "Tokens in the queue.", "queued_tokens")
         yield counter("poolrt_batches", "Batches computed.", "batches")
@@ -273,6 +274,7 @@ class Engines:
         yield counter(
             "poolrt_cached_items", "Texts whose answer was kept (--response-cache-mb).", "cached_items"
         )
+        yield gauge("poolrt_prefix_cache_bytes", "Keys and values of prefixes that are kept.", "prefix_bytes")
         yield gauge("poolrt_response_cache_bytes", "Answers that are kept.", "cache_bytes")
         yield counter("poolrt_batch_slots", "Token slots computed, padding included.", "slots")
         yield counter("poolrt_engine_seconds", "Time in the engine.", "engine_s")

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...runtime.artifact.checkpoints import CONVERSIONS
 from ...runtime.commands.command_line import Parser, length_or_auto, natural, positive
+from ...runtime.loader import PREFIX_MB
 from ..flags import END_OF_VALUES, IGNORED
 from ..settings import TLS_CIPHERS, Media
 
@@ -85,6 +86,18 @@ def _add_models(parser: Parser) -> None:
         default=0,
         metavar="MB",
         help="megabytes of answers kept per model, for equal texts asked again (default: none)",
+    )
+    group.add_argument(
+        "--enable-prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        help="compute what texts begin with alike once (default: where the model can)",
+    )
+    group.add_argument(
+        "--prefix-cache-mb",
+        type=float,
+        default=PREFIX_MB,
+        metavar="MB",
+        help=f"megabytes of such beginnings kept per model (default: {PREFIX_MB:.0f})",
     )
     group.add_argument(
         "--preparation",

@@ -160,6 +160,8 @@ def opened(
         mm_processor_kwargs=processor_kwargs(folder, settings),
         mm_processor_cache_gb=settings.media.cache_bytes / 1024**3,
         response_cache_mb=options.response_cache_mb,
+        enable_prefix_caching=options.enable_prefix_caching,
+        prefix_cache_mb=options.prefix_cache_mb,
     )
     # The first access makes the plugin, also one that only the checkpoint names. So a missing one is reported
     # at the start.

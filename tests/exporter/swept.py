@@ -20,6 +20,8 @@ from poolrt.exporter.heads import planning
 from poolrt.runtime.artifact import manifest
 from transformers.models.auto import modeling_auto as auto
 
+from tests.families.proof import no_prefix
+
 Kind = Literal["hidden", "classify", "token_classify", "splade"]
 DIFFERENCE = 1e-5  # of the largest value; worst measured 2e-6 over all families
 VOCABULARY = 128
@@ -196,7 +198,8 @@ def worst_difference(folder: Path, kind: Kind, built: Any) -> float:
         mask = (np.arange(shape[1]) < np.array(lengths)[:, None]).astype(np.int64)
         ids = np.where(mask == 1, rng.integers(9, 100, shape), plan.text.pad_id)
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        found = np.asarray(session.run([output], {name: feed[name] for name in plan.inputs})[0])
+        arrays = {name: feed[name] for name in plan.inputs} | no_prefix(session)
+        found = np.asarray(session.run([output], arrays)[0])
         for row, length in enumerate(lengths):
             expected = answer(built, kind, torch.from_numpy(ids[row : row + 1, :length]))
             ours = found[row] if kind in ("classify", "splade") else found[row, :length]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from tests.families.decoders import qwen3_reranker
+from tests.conftest import prefixed_reranker
+from tests.families.decoders import qwen3_reranker, qwen3_reranker_card
 from tests.families.natives import build
 from tests.families.proof import DIFFERENCE
 
@@ -29,12 +30,7 @@ TOLD = "Given a web search query, retrieve relevant passages that answer the que
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint called like the repository, and its artifact: no override, no template given."""
-    from poolrt.exporter import pipeline
-
-    home = tmp_path_factory.mktemp("rerankers")
-    folder = qwen3_reranker(home / "Qwen3-Reranker-0.6B", max_position_embeddings=1024)
-    pipeline.export(str(folder), name="reranker", out=str(home / "artifacts"))
-    return folder, home / "artifacts" / "reranker"
+    return qwen3_reranker_card(tmp_path_factory.mktemp("rerankers")), prefixed_reranker()
 
 
 def test_scores_are_those_of_the_prompt_on_the_model_card(places: tuple[Path, Path]):

@@ -26,6 +26,7 @@ from poolrt.runtime.artifact.manifest import Graph
 from transformers import AutoModel
 
 from tests.families import find
+from tests.families.proof import no_prefix
 
 # A bidirectional encoder, rotary positions with a window, a decoder.
 FAMILIES = ("distilbert_embedder", "modernbert_masked", "qwen3_embedding")
@@ -61,7 +62,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def batch(described: Graph, mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     ids = np.random.default_rng(0).integers(10, 60, mask.shape) * mask
     given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-    return {tensor.name: given[tensor.name] for tensor in described.inputs}
+    return {tensor.name: given[tensor.name] for tensor in described.whole().inputs}
 
 
 def ragged(described: Graph, lengths: tuple[int, ...] = LENGTHS) -> dict[str, NDArray[np.int64]]:
@@ -69,7 +70,8 @@ def ragged(described: Graph, lengths: tuple[int, ...] = LENGTHS) -> dict[str, ND
 
 
 def ask(path: Path, feed: dict[str, Any], *outputs: str) -> list[Any]:
-    return list(onnxruntime.InferenceSession(path).run(list(outputs), feed))
+    session = onnxruntime.InferenceSession(path)
+    return list(session.run(list(outputs), feed | no_prefix(session)))
 
 
 def nodes(path: Path) -> list[tuple[str, list[str | None], list[str | None], list[str]]]:

@@ -100,6 +100,11 @@ def qwen3_reranker(folder: Path, **more: Any) -> Path:
     return folder
 
 
+def qwen3_reranker_card(folder: Path) -> Path:
+    """The same in a folder that is called like the repository, with room for the prompt of its card."""
+    return qwen3_reranker(folder / "Qwen3-Reranker-0.6B", max_position_embeddings=1024)
+
+
 def qwen3_seq_cls(folder: Path, **more: Any) -> Path:
     """tomaarsen/Qwen3-Reranker-0.6B-seq-cls."""
     _hf(folder, "Qwen3ForSequenceClassification", **qwen(folder, num_labels=1, **WIDE | more))

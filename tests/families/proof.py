@@ -24,6 +24,7 @@ from poolrt.exporter.heads import planning
 from poolrt.runtime.answers import postprocess
 from poolrt.runtime.answers.params import PoolingParams
 from poolrt.runtime.artifact import manifest
+from poolrt.runtime.artifact.manifest import KEPT, PAST
 from poolrt.runtime.inputs import colbert
 from poolrt.runtime.inputs.items import Item
 from tokenizers import Tokenizer
@@ -89,7 +90,7 @@ class Proved:
                     for array in self.module(*(torch.from_numpy(feed[name]) for name in self.plan.inputs))
                 ]
         else:
-            found = [np.asarray(array) for array in session.run(names, feed)]
+            found = [np.asarray(array) for array in session.run(names, feed | no_prefix(session))]
         return [
             {
                 name: (array[row, : len(item.ids)] if array.ndim == 3 else array[row])
@@ -173,6 +174,20 @@ def opened(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+def no_prefix(session: Any) -> dict[str, Any]:
+    """The inputs that say that nothing stands in front of the texts, of a graph that has them."""
+    if not isinstance(session, onnxruntime.InferenceSession):
+        return {}
+    return {
+        value.name: np.zeros(
+            [size if isinstance(size, int) else 0 for size in value.shape],
+            np.float32 if value.name == PAST else np.int64,
+        )
+        for value in session.get_inputs()
+        if value.name in (PAST, KEPT)
+    }
+
+
 def cosines(ours: Sequence[Floats], theirs: Sequence[Any], *, of: str = "cosine") -> Floats:
     """Worst cosine per text; token arrays are compared row by row. `of`: what is measured, for
     docs/models.md; "" for comparisons that are meant to differ."""
@@ -235,7 +250,8 @@ def compiles_and_lowers(proved: Proved) -> None:
     for precision in LOWERED:
         session: Any
         if precision == "bf16":
-            graph = dataclasses.replace(proved.graph, file="bf16.onnx", precision="bf16", packed=False)
+            whole = proved.graph.whole()
+            graph = dataclasses.replace(whole, file="bf16.onnx", precision="bf16", packed=False)
             session = _InPieces(SlicedGraph(proved.folder, graph))
         else:
             session = opened(proved.folder / f"{precision}.onnx")

@@ -157,3 +157,9 @@ def test_the_logits_of_a_splade_batch_are_bounded():
 )
 def test_free_lanes_get_equal_shares_but_none_below_two_launches(queued, lanes, slots):
     assert BatchLimits(max_tokens=1024, launch_tokens=16).shared(queued, lanes).max_tokens == slots
+
+
+@pytest.mark.parametrize(("prefix", "rows"), [(0, 51), (80, 45), (1000, 4), (9000, 1)])
+def test_rows_are_fewer_behind_a_long_prefix(prefix: int, rows: int):
+    limits = BatchLimits(max_tokens=512, launch_tokens=16, prefix=prefix)
+    assert limits.rows(10) == rows

@@ -85,7 +85,7 @@ WITHOUT_MEANING = """
 --renderer-num-workers 2 --model-impl auto --config-format auto --enable-offline-docs --log-error-stack --api-server-count 1
 --enable-flash-late-interaction --no-enable-flash-late-interaction --mm-processor-cache-type lru --mm-encoder-tp-mode data
 --skip-mm-profiling --no-skip-mm-profiling --max-num-seqs 8
---enable-chunked-prefill --no-enable-chunked-prefill --enable-prefix-caching --no-enable-prefix-caching --gpu-memory-utilization 0.9
+--enable-chunked-prefill --no-enable-chunked-prefill --gpu-memory-utilization 0.9
 --tensor-parallel-size 1 --pipeline-parallel-size 1 --data-parallel-size 1 --lora-dtype auto --fully-sharded-loras --kv-cache-dtype auto
 --block-size 16 --compilation-config {} --optimization-level 2
 --swap-space 4 --max-num-partial-prefills 1 --disable-log-requests --disable-frontend-multiprocessing
@@ -662,7 +662,7 @@ def test_a_model_is_opened_as_the_flags_say(
         "scheduling_policy": "fcfs", "io_processor_plugin": None, "hf_overrides": {}, "name": "minilm_like",
         "check": "full",
         "limit_mm_per_prompt": {}, "mm_processor_kwargs": None, "mm_processor_cache_gb": 0.25,
-        "response_cache_mb": 0,
+        "response_cache_mb": 0, "enable_prefix_caching": None, "prefix_cache_mb": 512.0,
     }  # fmt: skip
     for words, changes in [
         ("", {}), ("--engine onnxruntime", {"engine": "onnxruntime"}), ("--threads 3", {"threads": 3}),
@@ -673,6 +673,9 @@ def test_a_model_is_opened_as_the_flags_say(
         ("--io-processor-plugin p", {"io_processor_plugin": "p"}), ("--served-model-name a b", {"name": "a"}),
         ("--check quick", {"check": "quick"}),
         ("--limit-mm-per-prompt.image 2", {"limit_mm_per_prompt": {"image": 2}}),
+        ("--no-enable-prefix-caching", {"enable_prefix_caching": False}),
+        ("--enable-prefix-caching", {"enable_prefix_caching": True}),
+        ("--prefix-cache-mb 64", {"prefix_cache_mb": 64.0}),
         ("--response-cache-mb 8", {"response_cache_mb": 8.0}), ("--precision bf16", {"engine": "auto:bf16"}),
         ("--mm-processor-cache-gb 0.5", {"mm_processor_cache_gb": 0.5}),
         # A model of text has no processor that the flag could set.

@@ -4,9 +4,9 @@
 |---|---|
 | fp32 | strip, empty_rows, nan_guard, simplify, biases, packing |
 | large | strip, empty_rows, nan_guard, simplify |
-| mixed | unpacking, nan_guard, mixed |
+| mixed | unpacking, without_past, nan_guard, mixed |
 | int8 | nan_guard, int8 |
-| engine | unpacking |
+| engine | unpacking, without_past |
 | wide | widen |
 
 - fp32: a graph that was just traced, for ONNX Runtime.
@@ -23,6 +23,7 @@ Why this order:
 - `biases` and `packing` compute with weights, so they do not run where weights are not in memory.
 - `packing` is last, because the others look for [batch, tokens, width], which it flattens.
 - `unpacking` comes before `mixed`, because engines need shapes that do not depend on the mask.
+- `without_past` comes before `mixed`, which would give a prefix another type.
 - `nan_guard` runs again before `mixed` and `int8`: a graph from elsewhere may still have the guard.
 """
 
@@ -30,7 +31,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from . import biases, empty_rows, int8, mixed, nan_guard, packing, simplify, strip, unpacking, widen
+from . import (
+    biases,
+    empty_rows,
+    int8,
+    mixed,
+    nan_guard,
+    packing,
+    simplify,
+    strip,
+    unpacking,
+    widen,
+    without_past,
+)
 from .signature import Pass, PassOptions, PassResult
 
 if TYPE_CHECKING:
@@ -41,9 +54,9 @@ Form = Literal["fp32", "large", "mixed", "int8", "engine", "wide"]
 ORDER: dict[Form, tuple[Pass, ...]] = {
     "fp32": (strip, empty_rows, nan_guard, simplify, biases, packing),
     "large": (strip, empty_rows, nan_guard, simplify),
-    "mixed": (unpacking, nan_guard, mixed),
+    "mixed": (unpacking, without_past, nan_guard, mixed),
     "int8": (nan_guard, int8),
-    "engine": (unpacking,),
+    "engine": (unpacking, without_past),
     "wide": (widen,),
 }  # fmt: skip
 
