@@ -36,6 +36,8 @@ class Measured:
     client_cpu_s_per_1000: list[float] = field(default_factory=list)
     """Per 1000 requests."""
     failures: int = 0
+    problem: str = ""
+    """The last failure, in one line."""
     resident_mib: float = 0.0
 
 
@@ -155,4 +157,5 @@ def _measure(
     measured.cpu_s_per_1000.append(answer["server_cpu_s"] / done * 1000)
     measured.client_cpu_s_per_1000.append(answer["client_cpu_s"] / answer["answered"] * 1000)
     measured.failures += answer["failures"]
+    measured.problem = " ".join(answer["problem"].split())[:120] or measured.problem
     measured.resident_mib = resident_mib(server.pid)

@@ -81,9 +81,10 @@ def outside(
         all_cases = [measured[server.label, index] for index in range(len(cases))]
         largest = max(values.resident_mib for values in all_cases)
         failures = sum(values.failures for values in all_cases)
+        problems = [values.problem for values in all_cases if values.failures and values.problem]
         versions[server.label] = (
             f"{server.version}; ready in {server.ready_s:.1f} s; {largest:.0f} MiB; "
-            f"{failures} failed requests"
+            f"{failures} failed requests" + (f" (the last: {problems[-1]})" if problems else "")
         )
     return f"### Over HTTP\n\n{report.lines(versions)}\n\n{report.table(header, rows)}"
 

@@ -31,7 +31,7 @@ class Mix:
 MIXES = (
     Mix("queries", 256, 7, 13, "short queries, about 12 tokens"),
     Mix("passages", 64, 158, 205, "passages, about 180 tokens"),
-    Mix("mixed", 128, 6, 240, "8 to 250 tokens, short ones more frequent"),
+    Mix("mixed", 128, 6, 220, "8 to 250 tokens, short ones more frequent"),
 )
 
 

@@ -62,6 +62,15 @@ def test_mixes_have_the_lengths_they_claim():
     assert max(words["mixed"]) > 150
 
 
+def test_no_text_is_longer_than_the_model_takes():
+    """256 tokens: a server refuses a longer one."""
+    tokenizer = Tokenizer.from_file(str(prepare.checkpoint() / "tokenizer.json"))
+    tokenizer.no_truncation()
+    source = Source()
+    texts = [source.text(mix) for mix in MIXES for _ in range(1000)]
+    assert 200 < max(len(encoding.ids) for encoding in tokenizer.encode_batch(texts)) <= 256
+
+
 def test_cosine_is_of_each_text():
     reference = np.eye(3, 4, dtype=np.float32)
     other = reference.copy()
