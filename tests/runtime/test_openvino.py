@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from poolrt.exporter.base.artifact import write_golden
 from poolrt.runtime import load, machine
 from poolrt.runtime.artifact import reading
 from poolrt.runtime.engines import blobs, measured, openvino, table, trial
@@ -261,7 +262,7 @@ def test_the_vision_graph_is_chosen_by_the_pictures_of_the_artifact(page_model, 
     folder = tmp_path / "copy"
     shutil.copytree(page_model, folder)
     pixels = np.random.default_rng(2).integers(0, 255, (40, 70, 3), dtype=np.uint8)
-    np.savez(folder / "golden.npz", **{"pictures 0": pixels})
+    write_golden(folder, {"pictures 0": pixels})
     manifest = reading.read(page_model).manifest
     assert manifest.images is not None
     assert len(trial.pictures(folder, manifest.images)) == 1
@@ -274,10 +275,8 @@ def test_the_vision_graph_is_chosen_by_the_pictures_of_the_artifact(page_model, 
 
 
 def test_another_order_of_texts_is_beyond_the_bounds():
-    expected = [
-        [np.eye(32, dtype=np.float32)[0]],
-        *([row] for row in np.float32([[0.9] + [0] * 31, [0.5] * 32])),
-    ]
-    swapped = [expected[0], expected[2], expected[1]]
+    first, near, far = np.eye(32, dtype=np.float32)[:3]
+    near, far = first + near, first + 3 * far
+    expected = [[row] for row in (first, near, far)]
     assert trial._same_order(expected, expected)
-    assert not trial._same_order(expected, swapped)
+    assert not trial._same_order(expected, [expected[0], expected[2], expected[1]])
