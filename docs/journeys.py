@@ -195,7 +195,7 @@ EXPORT = Journey(
         ("exporter/graph", "interface rewriting streaming"),
         (
             "exporter/graph/passes",
-            "biases empty_rows mixed nan_guard order packing simplify strip surgery unpacking",
+            "biases empty_rows mixed nan_guard order packing simplify strip surgery unpacking without_past",
         ),
         (
             "exporter/proof",

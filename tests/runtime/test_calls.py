@@ -79,4 +79,4 @@ def test_padding_is_a_share_of_the_tokens_asked_for():
     assert Counters(tokens=10, slots=15).padding == 0.5
     assert Counters().padding == -1.0
     entry = entries(3)[0]
-    assert entry.kind == (("pooled",), 0)
+    assert entry.kind == (("pooled",), 0, 0)
