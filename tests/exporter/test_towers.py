@@ -202,4 +202,6 @@ def test_a_wrong_reading_of_the_processor_is_caught(checkpoint: Callable[[str], 
     assert pictures is not None
     wrong = dataclasses.replace(plan.vision.images, mean=(0.5, 0.5, 0.5))
     with pytest.raises(VerificationError, match="prepares pictures otherwise than CLIPImageProcessor"):
-        beside.compared("clip", opened.inner, wrong, Seen(pictures), lambda values: values, unit=True)
+        beside.compared(
+            "clip", opened.inner, wrong, Seen(pictures), lambda values: values["pixel_values"], unit=True
+        )

@@ -105,7 +105,9 @@ def tower(checkpoint: Checkpoint) -> Tower | None:
     inner = stated.get("intermediate_size")
     if inner is None and isinstance(ratio := stated.get("mlp_ratio"), int | float):
         inner = int(width * ratio)
-    return Tower(width=width, heads=heads, inner=inner, depth=depth, levels=len(stated.get(LEVELS) or ()))
+    levels = stated.get(LEVELS)
+    count = len(levels) if isinstance(levels, list | tuple) else 0
+    return Tower(width=width, heads=heads, inner=inner, depth=depth, levels=count)
 
 
 def _of_tensors(checkpoint: Checkpoint) -> dict[str, int]:
