@@ -68,19 +68,19 @@ def environment(site: Path) -> dict[str, str]:
 
 def installed(folder: Path, site: Path) -> bool:
     """Installs a folder's wheels, as they are, into `site`, once for each set of wheels."""
-    found = wheels.joined(folder, FOLDER / "joined")
-    if not found:
+    files = wheels.joined(folder, FOLDER / "joined")
+    if not files:
         print(
             f"{folder}: no wheels; fill it with `make gpu-wheels` on a machine with network", file=sys.stderr
         )
         return False
-    names = "\n".join(sorted(wheel.name for wheel in found))
+    names = "\n".join(sorted(wheel.name for wheel in files))
     stamp = site / ".wheels"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == names:
         return True
     command = [
         sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile",
-        "--upgrade", "--target", str(site), *map(str, found),
+        "--upgrade", "--target", str(site), *map(str, files),
     ]  # fmt: skip
     if subprocess.run(command, check=False).returncode:
         return False

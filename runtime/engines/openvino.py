@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import machine
-from ..artifact.manifest import PAST, Graph, Manifest, Precision, Profile, Tensor
+from ..artifact.manifest import Graph, Manifest, Precision, Profile, Tensor
 from ..errors import EngineError
 from . import blobs
+from .lanes import MAX_LANES, TWICE_BYTES, WIDE_SLOTS, slots, stored_bytes
 from .table import Arrays
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -27,13 +28,6 @@ HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 """Precision of the products -> what OpenVINO calls a processor's ability to compute in it."""
 
-MAX_LANES = 8
-"""Batches at once; each holds its own activations."""
-TWICE_BYTES = 256 << 20
-"""Graphs up to this size are opened twice: in a stream per lane, and with all threads for a batch that is
-alone."""
-WIDE_SLOTS = 64
-"""A batch that is alone gets all threads from this many slots (rows x tokens) on."""
 STEP = 8
 """Rows are padded to a multiple of this many tokens, so that few shapes exist."""
 SHAPES = 1000
@@ -54,13 +48,10 @@ class OpenVinoSession:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(lanes):
             self._requests.put(compiled.create_infer_request())
-        small = (
-            lanes > 1 and sum(path.with_name(name).stat().st_size for name in _files(graph)) <= TWICE_BYTES
-        )
         self._wide: Any = None
         self._mapped = [blob]
         """The library reads weights from these and does not hold them."""
-        if small:
+        if lanes > 1 and stored_bytes(path, graph) <= TWICE_BYTES:
             compiled, blob = _compiled(path, graph, precision, digest, streams=1, threads=threads)
             self._wide = compiled.create_infer_request()
             self._mapped.append(blob)
@@ -83,8 +74,7 @@ class OpenVinoSession:
         ]
         width = max(widths, default=0)
         padded = {name: self._padded(name, array) for name, array in inputs.items()}
-        slots = max((array.size for name, array in inputs.items() if name != PAST), default=0)
-        if alone and self._wide is not None and slots >= WIDE_SLOTS:
+        if alone and self._wide is not None and slots(inputs) >= WIDE_SLOTS:
             return self._infer(self._wide, padded, outputs, width)
         request = self._requests.get()
         try:
@@ -124,10 +114,6 @@ class OpenVinoSession:
 def _variable(tensor: Tensor) -> int | None:
     """The axis of a row's length; None where all rows have one size."""
     return next((place for place, axis in enumerate(tensor.axes) if axis in VARIABLE), None)
-
-
-def _files(graph: Graph) -> tuple[str, ...]:
-    return graph.file, *graph.external
 
 
 def _compiled(
@@ -212,7 +198,7 @@ def open(
     if (problem := unable(graph, precision)) is not None:
         raise EngineError(f"{graph.file}: {problem}")
     threads = threads or machine.cpus()
-    digest = "".join(manifest.files[name].sha256 for name in _files(graph))
+    digest = "".join(manifest.files[name].sha256 for name in (graph.file, *graph.external))
     return OpenVinoSession(
         folder / graph.file,
         graph,

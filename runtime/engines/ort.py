@@ -10,22 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import machine
-from ..artifact.manifest import PAST, Graph, Manifest, Profile
+from ..artifact.manifest import Graph, Manifest, Profile
 from ..errors import EngineError
+from .lanes import MAX_LANES, TWICE_BYTES, WIDE_SLOTS, slots, stored_bytes
 from .table import Arrays
 
 Device = Literal["cpu", "cuda"]
-
-# Lanes compute batches side by side, ideally one thread each. Threads that share a batch wait for the slowest
-# of them at the end of every node (measured in docs/decisions/lanes.md). The number is limited because each
-# lane holds the activations of its batch.
-MAX_LANES = 8
-# Graphs up to this size are opened twice: with few threads for the lanes, and with all threads for a batch
-# that runs alone.
-TWICE_BYTES = 256 << 20
-# A batch that runs alone gets all threads if it has at least this many slots (rows x tokens). A single short
-# text is computed as fast by one thread, for less.
-WIDE_SLOTS = 64
 
 # Fusions whose kernels are slow on processors: LayerNormalization and Gelu, which they replace, are
 # vectorised.
@@ -85,9 +75,9 @@ class OrtSession:
     def run(
         self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False
     ) -> list[NDArray[np.float32]]:
-        slots = max((array.size for name, array in inputs.items() if name != PAST), default=0)
-        options = self._shrinking if slots > SHRINK_SLOTS else self._plain
-        session = self._wide if alone and slots >= WIDE_SLOTS else self._session
+        size = slots(inputs)
+        options = self._shrinking if size > SHRINK_SLOTS else self._plain
+        session = self._wide if alone and size >= WIDE_SLOTS else self._session
         try:
             return session.run(list(outputs), dict(inputs), options)
         except Exception as error:
@@ -117,8 +107,7 @@ def _opened(ort: Any, path: Path, providers: Sequence[Any], threads: int, disabl
 
 def _bytes(path: Path, graph: Graph) -> int:
     """The memory that the weights take."""
-    stored = sum(path.with_name(name).stat().st_size for name in (path.name, *graph.external))
-    return stored if graph.weights is None else 2 * stored
+    return stored_bytes(path, graph) * (1 if graph.weights is None else 2)
 
 
 def _fits_widened(graph: Graph, size: int) -> bool:

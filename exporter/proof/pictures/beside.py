@@ -7,13 +7,13 @@ resize is compared.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ....runtime.artifact.images import Images
+from ....runtime.artifact.images import Images, Kernel
 from ....runtime.artifact.manifest import Agreement
 from ....runtime.errors import VerificationError
 from ....runtime.inputs.media import prepared
@@ -35,6 +35,23 @@ Inputs = Mapping[str, Any]
 
 class Missing(Exception):
     """The pictures cannot be compared; the message says why."""
+
+
+def refuse_lacking(name: str, loaded: Mapping[str, Any], *, optional: Collection[str] = ()) -> None:
+    """Raises Missing for a class that did not find all of its tensors.
+
+    Args:
+        loaded: what `from_pretrained` says with `output_loading_info`.
+        optional: tensors that files may leave out.
+    """
+    lacking = {*loaded["missing_keys"], *(str(entry[0]) for entry in loaded["mismatched_keys"])}
+    if names := sorted(lacking - set(optional)):
+        raise Missing(f"its pictures are not compared, {name} finds no {', '.join(names[:3])}")
+
+
+def kernel_of(processor: Any) -> Kernel:
+    """The resize that a processor of transformers does."""
+    return "torchvision" if getattr(processor, "backend", "") == "torchvision" else "pillow"
 
 
 def compared(
@@ -102,7 +119,7 @@ def _processor(folder: Path) -> tuple[Any, Any]:
             raise Missing(
                 f"its pictures are not compared, AutoImageProcessor does not open: {reason}"
             ) from None
-    return processor, "torchvision" if getattr(processor, "backend", "") == "torchvision" else "pillow"
+    return processor, kernel_of(processor)
 
 
 def distance(ours: Floats, theirs: Floats) -> float:

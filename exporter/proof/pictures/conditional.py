@@ -16,7 +16,7 @@ from ....runtime.outputs import Floats
 from ...base.quiet import silent_transformers
 from ...files.adapter import LoraAdapter
 from . import adapted, drawn, passes
-from .beside import Missing
+from .beside import Missing, kernel_of, refuse_lacking
 from .prompted import Shown
 
 STEMS = {
@@ -55,7 +55,7 @@ class Conditional:
         pictures = self._processor.image_processor
         self.name = f"transformers {importlib.metadata.version('transformers')} {self._class}"
         self.processor = type(pictures).__name__
-        self.kernel: Kernel = "torchvision" if pictures.backend == "torchvision" else "pillow"
+        self.kernel: Kernel = kernel_of(pictures)
 
     def _open(self, folder: Path, config: Mapping[str, Any], processor: str) -> None:
         """Raises Missing where transformers does not read the files."""
@@ -77,10 +77,8 @@ class Conditional:
         except Exception as error:  # each means that the library does not read these files here
             reason = " ".join(str(error).split())[:160]
             raise Missing(f"its pictures are not compared, {self._class} does not open: {reason}") from None
-        lacking = [*loaded["missing_keys"], *(str(entry[0]) for entry in loaded["mismatched_keys"])]
         # Models without a language model's output leave it out.
-        if lacking := [name for name in sorted(lacking) if name != "lm_head.weight"]:
-            raise Missing(f"its pictures are not compared, {self._class} finds no {', '.join(lacking[:3])}")
+        refuse_lacking(self._class, loaded, optional=("lm_head.weight",))
         self._model: Any = model.eval()
 
     def adapted(self, adapter: LoraAdapter, spelled: Callable[[str], str]) -> None:

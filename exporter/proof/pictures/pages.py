@@ -21,7 +21,7 @@ from ....runtime.inputs.preparation import Preparation
 from ....runtime.outputs import Floats
 from ...base.quiet import silent_transformers
 from . import drawn
-from .beside import Missing
+from .beside import Missing, kernel_of, refuse_lacking
 from .prompted import TEXT, Prompt, Shown
 
 CLASSES = ("ColPaliForRetrieval", "ColModernVBertForRetrieval")
@@ -45,7 +45,7 @@ class Pages:
         self.name = f"transformers {importlib.metadata.version('transformers')} {published}"
         pictures = self._processor.image_processor
         self.processor = type(pictures).__name__
-        self.kernel: Kernel = "torchvision" if pictures.backend == "torchvision" else "pillow"
+        self.kernel: Kernel = kernel_of(pictures)
 
     def _open(self, folder: Path, published: str) -> None:
         """Raises Missing where transformers does not read the files."""
@@ -62,9 +62,7 @@ class Pages:
         except Exception as error:  # each means that the library does not read these files here
             reason = " ".join(str(error).split())[:160]
             raise Missing(f"its pictures are not compared, {published} does not open: {reason}") from None
-        lacking = [*loaded["missing_keys"], *(str(entry[0]) for entry in loaded["mismatched_keys"])]
-        if lacking:
-            raise Missing(f"its pictures are not compared, {published} finds no {', '.join(lacking[:3])}")
+        refuse_lacking(published, loaded)
         if not (hasattr(self._processor, "process_images") and hasattr(self._processor, "process_queries")):
             raise Missing("its pictures are not compared, its files name no processor of pages and questions")
         self._model: Any = model.eval()

@@ -21,7 +21,7 @@ from ...base.quiet import silent_transformers
 from ...families import qwen3_5
 from ...files.adapter import LoraAdapter
 from . import adapted, drawn
-from .beside import Missing
+from .beside import Missing, kernel_of, refuse_lacking
 from .prompted import Shown
 
 KEYS = {
@@ -73,9 +73,7 @@ class QwenVL:
             self._open(folder, config)
         self.name = f"transformers {importlib.metadata.version('transformers')} {self._class}"
         self.processor = type(self._pictures).__name__
-        self.kernel: Kernel = (
-            "torchvision" if getattr(self._pictures, "backend", "") == "torchvision" else "pillow"
-        )
+        self.kernel: Kernel = kernel_of(self._pictures)
         self._placeholder = str(getattr(self._tokenizer, "image_token", "<|image_pad|>"))
         self._unnormed: Any = None
         self._model.model.language_model.norm.register_forward_pre_hook(self._keep)
@@ -106,10 +104,8 @@ class QwenVL:
         except Exception as error:  # each means that the library does not read these files here
             reason = " ".join(str(error).split())[:160]
             raise Missing(f"its pictures are not compared, {self._class} does not open: {reason}") from None
-        lacking = [*loaded["missing_keys"], *(str(entry[0]) for entry in loaded["mismatched_keys"])]
         # Models without a language model's output leave it out.
-        if lacking := [name for name in sorted(lacking) if name != "lm_head.weight"]:
-            raise Missing(f"its pictures are not compared, {self._class} finds no {', '.join(lacking[:3])}")
+        refuse_lacking(self._class, loaded, optional=("lm_head.weight",))
         self._model: Any = model.eval()
 
     def _keep(self, _: Any, inputs: Any) -> None:
