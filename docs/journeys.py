@@ -170,7 +170,7 @@ EXPORT = Journey(
             "against_library",
             "the same texts through the checkpoint's own library",
         ),
-        Stop("exporter/precision.py", "chosen", "the graph in the precision that was asked for"),
+        Stop("exporter/precision/choice.py", "chosen", "the graph in the precision that was asked for"),
         Stop("exporter/proof/verify.py", "against_reference", "the artifact in the runtime, beside PyTorch"),
         Stop("exporter/proof/reference.py", "Reference.answers", "PyTorch's side"),
         Stop(
@@ -198,6 +198,7 @@ EXPORT = Journey(
             "exporter/graph/passes",
             "biases empty_rows mixed nan_guard order packing simplify strip surgery unpacking without_past",
         ),
+        ("exporter/precision", "mixed trials"),
         (
             "exporter/proof",
             "library_answers library_comparison library_distances library_heads library_models "

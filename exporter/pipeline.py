@@ -22,7 +22,6 @@ from ..runtime.artifact.manifest import Graph, GraphRole, Manifest, Reading
 from ..runtime.errors import CheckpointError, InputError
 from . import checkpoint as checkpoints
 from . import engine
-from . import precision as precisions
 from .base import artifact, report
 from .base.large import is_large
 from .base.report import ExportSteps, Report, Say
@@ -30,6 +29,7 @@ from .checkpoint import Checkpoint
 from .detection import Convert, Runner
 from .graph import onnx_files
 from .heads import planning
+from .precision import choice, mixed, trials
 from .proof import library_reference, published_scores, verify
 from .proof.reference import Reference
 
@@ -85,7 +85,7 @@ def export(
     then nothing is left behind.
     """
     targets = _checked_targets(target)
-    lowered = precisions.check(precision, targets)
+    lowered = choice.check(precision, targets)
     lowers = [_LOWER] if lowered != "fp32" else []
     titles = [_READ, _LOAD, _TRACE, _LIBRARY, *lowers, *map(_compiling, targets), _VERIFY, _FINISH]
     steps = ExportSteps(titles, progress, about=str(source))
@@ -132,16 +132,16 @@ def export(
         if streamed:
             if lowered in ("fp16", "bf16"):
                 with steps(_LOWER):
-                    graphs, notes = precisions.lowered_in_place(streamed, graphs, lowered)
+                    graphs, notes = mixed.lowered_in_place(streamed, graphs, lowered)
             with steps(_WRITE):
                 graphs = tuple(_written(draft, *pair) for pair in zip(streamed, graphs, strict=True))
                 if lowered == "bf16":
-                    graphs = (*precisions.widened(draft.folder, streamed, graphs), *graphs)
+                    graphs = (*mixed.widened(draft.folder, streamed, graphs), *graphs)
                 manifest = dataclasses.replace(manifest, graphs=graphs)
         elif lowered != "fp32":
             with steps(_LOWER):
-                probes = precisions.probes(draft.folder, manifest) if lowered in ("int8", "auto") else []
-                chosen = precisions.chosen(lowered, draft.folder, manifest, reference, probes, progress)
+                probes = trials.probes(draft.folder, manifest) if lowered in choice.MEASURED else []
+                chosen = choice.chosen(lowered, draft.folder, manifest, reference, probes, progress)
                 manifest, notes = dataclasses.replace(manifest, graphs=chosen.graphs), chosen.notes
         manifest = _compiled(draft.folder, manifest, targets, steps)
         with steps(_VERIFY):

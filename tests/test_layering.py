@@ -18,7 +18,7 @@ ROOMS = {
     "exporter": (
         "base", "files.pictures", "files", "families.modules", "families", "detection", "unread",
         "checkpoint", "heads.texts", "heads", "graph.onnx_files", "graph.passes",
-        "graph", "engine", "proof.pictures", "proof", "precision", "pipeline", "cli",
+        "graph.quantisation", "graph", "engine", "proof.pictures", "proof", "precision", "pipeline", "cli",
     ),
     "runtime": (
         "errors", "version", "cancellation", "extras", "machine", "outputs", "progress", "json_objects",

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import onnx_files
-from .passes import int8, mixed, order
-from .passes.signature import LowPrecision, PassOptions, Quantised
+from .passes import mixed, order
+from .passes.signature import LowPrecision, PassOptions
+from .quantisation import dynamic
+from .quantisation.quantised import Quantised
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -43,7 +45,7 @@ def widen(model: ir.Model, target: Path) -> None:
 
 
 def int8_from_onnx(source: Path, target: Path, *, keep: Collection[str] = ()) -> Quantised:
-    """Writes the int8 form of an fp32 graph.
+    """Writes the int8 form of an fp32 graph, whose activations are quantised per row while it runs.
 
     Args:
         keep: names of products and tables, as in `Quantised`, that stay fp32.
@@ -51,8 +53,8 @@ def int8_from_onnx(source: Path, target: Path, *, keep: Collection[str] = ()) ->
     import onnx_ir as ir
 
     model = ir.load(source)
-    quantised = order.rewrite(model, "int8", PassOptions(keep=keep))[int8].quantised
-    assert quantised is not None
+    order.rewrite(model, "quantised")
+    quantised = dynamic.quantise(model, keep)
     onnx_files.save(model, target)
     return quantised
 

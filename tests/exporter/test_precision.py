@@ -14,9 +14,10 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
-from poolrt.exporter import precision
 from poolrt.exporter.engine import Target
+from poolrt.exporter.graph.quantisation.quantised import Quantised
 from poolrt.exporter.graph.rewriting import int8_from_onnx, mixed_from_onnx
+from poolrt.exporter.precision import choice, dynamic, trials
 from poolrt.exporter.proof import verify
 from poolrt.exporter.proof.texts import sentences
 from poolrt.runtime.artifact import reading
@@ -268,7 +269,7 @@ def test_a_precision_that_cannot_be_is_told_before_any_work(
     asked: str, targets: list[Target], told: str
 ) -> None:
     with pytest.raises(InputError, match=told):
-        precision.check(asked, targets)
+        choice.check(asked, targets)
 
 
 def gelu_mlp(path: Path, weights: dict[str, NDArray[np.float32]]) -> None:
@@ -382,7 +383,6 @@ def test_auto_takes_int8_where_it_keeps_its_budget_and_is_worth_it(
 ) -> None:
     from types import SimpleNamespace
 
-    from poolrt.exporter.graph.passes.signature import Quantised
     from poolrt.runtime.artifact.manifest import Graph
 
     base, lower = (
@@ -393,11 +393,11 @@ def test_auto_takes_int8_where_it_keeps_its_budget_and_is_worth_it(
         (tmp_path / graph.file).write_bytes(b"x")
     timed: list[object] = []
     facts = Quantised(("a", "b"), ("t",), ())
-    monkeypatch.setattr(precision, "_within_budget", lambda *_: (lower, facts, within))
-    monkeypatch.setattr(precision, "_speedup", lambda *_: timed.append(1) or speed)
+    monkeypatch.setattr(dynamic, "_within_budget", lambda *_: (lower, facts, within))
+    monkeypatch.setattr(trials.Trials, "speedup", lambda *_: timed.append(1) or speed)
     manifest: Any = SimpleNamespace(graph=lambda *_: base, graphs=(base,), images=None)
     reference: Any = None
-    chosen = precision.chosen(asked, tmp_path, manifest, reference, (), print)
+    chosen = choice.chosen(asked, tmp_path, manifest, reference, (), print)
     assert [graph.precision for graph in chosen.graphs] == [kept]
     assert told in chosen.notes[0]
     assert [path.name for path in tmp_path.iterdir()] == [f"{kept}.onnx"]
@@ -409,7 +409,7 @@ def test_drift_is_measured_in_batches_that_fit_into_memory(
 ) -> None:
     """All probes padded to the longest would take tens of gigabytes of a model with 2048 positions."""
     opened = reading.read(artifacts("minilm_like"))
-    graph, items = opened.manifest.graph("text"), precision.probes(opened.folder, opened.manifest)
+    graph, items = opened.manifest.graph("text"), trials.probes(opened.folder, opened.manifest)
     slots: list[int] = []
     fill = Feed.arrays
 
@@ -419,7 +419,7 @@ def test_drift_is_measured_in_batches_that_fit_into_memory(
         return arrays
 
     monkeypatch.setattr(Feed, "arrays", counted)
-    limits = replace(precision._BATCHES, max_tokens=512)
+    limits = replace(trials.BATCHES, max_tokens=512)
     results = []
     for runner in (
         verify.Runner(opened.folder, opened.manifest, graph),

@@ -150,8 +150,9 @@ EXPORTER = {
         "files/module_chain", "heads/sentence_modules", "heads/operations", "heads/tasks", "heads/embedding",
     ),
     "test_routers": ("files/routers", "heads/static_words", "heads/operations"),
-    "test_precision": ("graph/passes/rows", "graph/passes/surgery", "graph/passes/int8",
-    "graph/passes/mixed", "graph/passes/nan_guard", "graph/rewriting"),
+    "test_precision": ("graph/quantisation/rows", "graph/passes/surgery",
+    "graph/quantisation/dynamic", "graph/passes/mixed", "graph/passes/nan_guard", "graph/rewriting",
+    "precision/choice", "precision/dynamic", "precision/trials", "precision/mixed"),
     "test_published": ("files/recipe", "families/_published_class"),
     "test_plausible test_refusals": ("base/json_file", "files/plausible", "base/refusals", "unread"),
     "test_reshaped": (

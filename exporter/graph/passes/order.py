@@ -5,14 +5,14 @@
 | fp32 | strip, empty_rows, nan_guard, simplify, biases, packing |
 | large | strip, empty_rows, nan_guard, simplify |
 | mixed | unpacking, without_past, nan_guard, mixed |
-| int8 | nan_guard, int8 |
+| quantised | nan_guard |
 | engine | unpacking, without_past |
 | wide | widen |
 
 - fp32: a graph that was just traced, for ONNX Runtime.
 - large: a graph that was just traced, whose weights are not in memory (streaming.py); mixed follows.
 - mixed: from fp32 or large; fp16 for ONNX Runtime, fp16 and bf16 for TensorRT and TensorRT-RTX.
-- int8: from fp32, for ONNX Runtime on processors.
+- quantised: from fp32, before a quantisation (exporter/graph/quantisation) makes integers of it.
 - engine: from any graph, while TensorRT or TensorRT-RTX compiles it; not kept.
 - wide: from a bf16 graph that was written, for ONNX Runtime on processors; it reads the same weights.
 
@@ -24,7 +24,7 @@ Why this order:
 - `packing` is last, because the others look for [batch, tokens, width], which it flattens.
 - `unpacking` comes before `mixed`, because engines need shapes that do not depend on the mask.
 - `without_past` comes before `mixed`, which would give a prefix another type.
-- `nan_guard` runs again before `mixed` and `int8`: a graph from elsewhere may still have the guard.
+- `nan_guard` runs again before `mixed` and quantisations: a graph from elsewhere may still have the guard.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Literal
 from . import (
     biases,
     empty_rows,
-    int8,
     mixed,
     nan_guard,
     packing,
@@ -49,13 +48,13 @@ from .signature import Pass, PassOptions, PassResult
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Form = Literal["fp32", "large", "mixed", "int8", "engine", "wide"]
+Form = Literal["fp32", "large", "mixed", "quantised", "engine", "wide"]
 
 ORDER: dict[Form, tuple[Pass, ...]] = {
     "fp32": (strip, empty_rows, nan_guard, simplify, biases, packing),
     "large": (strip, empty_rows, nan_guard, simplify),
     "mixed": (unpacking, without_past, nan_guard, mixed),
-    "int8": (nan_guard, int8),
+    "quantised": (nan_guard,),
     "engine": (unpacking, without_past),
     "wide": (widen,),
 }  # fmt: skip

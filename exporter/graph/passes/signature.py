@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -20,20 +19,6 @@ class PassOptions:
     """Whether every row that the graph returns attends to at least one key."""
     low: LowPrecision | None = None
     """Precision of the products that the mixed pass lowers; required by that pass only."""
-    keep: Collection[str] = ()
-    """Products and tables, by their names in `Quantised`, that the int8 pass leaves in fp32."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quantised:
-    """What the int8 pass did, by names of nodes."""
-
-    products: tuple[str, ...]
-    """Products whose weights became int8."""
-    tables: tuple[str, ...]
-    """Embedding tables whose rows became int8."""
-    kept: tuple[str, ...]
-    """Products with weights that stay fp32: small ones, heads and those in `PassOptions.keep`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +27,6 @@ class PassResult:
 
     changes: int
     """Places that were rewritten; 0: the graph is as it was."""
-    quantised: Quantised | None = None
-    """From the int8 pass only."""
 
 
 class Pass(Protocol):

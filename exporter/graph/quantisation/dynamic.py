@@ -7,15 +7,16 @@ com.microsoft.MatMulIntegerToFloat, so the result is for ONNX Runtime only.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..passes.surgery import Surgeon, constant_of, heads
+from .quantised import Quantised
 from .rows import Flats
-from .signature import PassOptions, PassResult, Quantised
-from .surgery import Surgeon, constant_of, heads
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,15 +33,15 @@ _GELU_MINIMUM = 0.17001
 _TINY = np.float32(1e-12)
 
 
-def run(model: ir.Model, options: PassOptions) -> PassResult:
-    """Gives an fp32 graph its int8 form; what `options.keep` names stays fp32."""
+def quantise(model: ir.Model, keep: Collection[str] = ()) -> Quantised:
+    """Gives an fp32 graph its int8 form, in place; what `keep` names stays fp32."""
     model.opset_imports["com.microsoft"] = 1
     surgeon, head_nodes = Surgeon(model, "int8"), heads(model.graph)
     products, tables, kept = [], [], []
     chosen: dict[ir.Node, NDArray[np.float32]] = {}
     for node in model.graph:
         if node.op_type == "MatMul" and (weights := _weights(node)) is not None:
-            if node in head_nodes or _name(node) in options.keep or min(weights.shape) < _SMALLEST_SIDE:
+            if node in head_nodes or _name(node) in keep or min(weights.shape) < _SMALLEST_SIDE:
                 kept.append(_name(node))
             else:
                 chosen[node] = weights
@@ -54,15 +55,10 @@ def run(model: ir.Model, options: PassOptions) -> PassResult:
                 rows[x] = _rows(surgeon, flats, node, x, weights.shape[0])
             _product(surgeon, flats, node, rows[x], weights, name)
             products.append(name)
-        elif (
-            node.op_type == "Gather"
-            and (table := _table(node)) is not None
-            and _name(node) not in options.keep
-        ):
+        elif node.op_type == "Gather" and (table := _table(node)) is not None and _name(node) not in keep:
             tables.append(_name(node))
             _lookup(surgeon, node, table)
-    quantised = Quantised(tuple(products), tuple(tables), tuple(kept))
-    return PassResult(len(products) + len(tables), quantised)
+    return Quantised(tuple(products), tuple(tables), tuple(kept))
 
 
 @dataclass(frozen=True, slots=True)

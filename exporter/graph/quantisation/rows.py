@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .surgery import Surgeon, constant_of
+from ..passes.surgery import Surgeon, constant_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -1,0 +1,51 @@
+"""Writes the graph of the precision that was asked for.
+
+`fp32` is the graph as exported. `int8` is for processors, `fp16` and `bf16` are for GPUs. Beside a bf16 graph
+stands a form of it that computes in float32, as ONNX Runtime has no bf16 on processors. `auto` takes int8
+if that keeps to its drift budget and is faster on this machine, else fp32. A note says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ...runtime.artifact.manifest import Manifest
+from ...runtime.errors import InputError
+from ...runtime.inputs.items import Item
+from .. import engine
+from ..base.report import Say
+from ..proof.reference import Reference
+from . import dynamic, mixed, trials
+from .trials import Chosen
+
+Choice = Literal["fp32", "fp16", "bf16", "int8", "auto"]
+CHOICES: tuple[Choice, ...] = ("fp32", "fp16", "bf16", "int8", "auto")
+MEASURED: tuple[Choice, ...] = ("int8", "auto")
+"""What is chosen by running graphs on `trials.probes`."""
+
+
+def check(precision: str, targets: Sequence[engine.Target]) -> Choice:
+    """Returns `precision`. Raises InputError if it does not exist, or the targets cannot compile it."""
+    if precision not in CHOICES:
+        raise InputError(f"precision {precision!r}: expected one of {', '.join(CHOICES)}", field="precision")
+    if precision in ("int8", "auto") and targets:
+        raise InputError(
+            f"precision {precision} is for processors, target {targets[0]} compiles fp32, fp16 or bf16; "
+            "export twice, with two --name",
+            field="precision",
+        )
+    return precision  # pyright: ignore[reportReturnType]
+
+
+def chosen(
+    choice: Choice, folder: Path, manifest: Manifest, reference: Reference, items: Sequence[Item], say: Say
+) -> Chosen:
+    """Writes the graph that `choice` means beside the fp32 one, which `manifest` names, and removes from
+    `folder` the one that is not needed."""
+    if choice == "fp32":
+        return Chosen(manifest.graphs, ())
+    if choice in ("fp16", "bf16"):
+        return mixed.chosen(choice, folder, manifest)
+    return dynamic.chosen(choice, trials.Trials(folder, manifest, reference, items, say))
