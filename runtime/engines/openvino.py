@@ -20,7 +20,7 @@ from .. import machine
 from ..artifact.manifest import Graph, Manifest, Precision, Profile, Tensor
 from ..errors import EngineError
 from . import blobs
-from .lanes import MAX_LANES, TWICE_BYTES, WIDE_SLOTS, slots, stored_bytes
+from .lanes import MAX_LANES, stored_bytes
 from .table import Arrays
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -33,6 +33,12 @@ STEP = 8
 SHAPES = 1000
 """Prepared kernels that are kept, for each stream. They take a few hundred kB each where shapes vary."""
 VARIABLE = ("tokens", "patches")
+
+TWICE_BYTES = 512 << 20
+"""Graphs up to this size are compiled twice: a stream of one thread per lane, and one of all threads for a
+batch that runs alone."""
+STREAM_THREADS = 4
+"""Of a larger graph, whose streams serve both."""
 
 
 class OpenVinoSession:
@@ -74,7 +80,7 @@ class OpenVinoSession:
         ]
         width = max(widths, default=0)
         padded = {name: self._padded(name, array) for name, array in inputs.items()}
-        if alone and self._wide is not None and slots(inputs) >= WIDE_SLOTS:
+        if alone and self._wide is not None:
             return self._infer(self._wide, padded, outputs, width)
         request = self._requests.get()
         try:
@@ -192,21 +198,18 @@ def open(
     Args:
         precision: of the products; None: float32.
         threads: None: as many as affinity and cgroup grant this process.
-        lanes: None: one per thread, up to MAX_LANES.
+        lanes: None: one per thread, up to MAX_LANES; of a large graph one per STREAM_THREADS threads.
     """
     precision = precision or "fp32"
     if (problem := unable(graph, precision)) is not None:
         raise EngineError(f"{graph.file}: {problem}")
     threads = threads or machine.cpus()
+    path = folder / graph.file
+    if lanes is None:
+        small = stored_bytes(path, graph) <= TWICE_BYTES
+        lanes = min(MAX_LANES, threads if small else -(-threads // STREAM_THREADS))
     digest = "".join(manifest.files[name].sha256 for name in (graph.file, *graph.external))
-    return OpenVinoSession(
-        folder / graph.file,
-        graph,
-        precision,
-        digest=digest,
-        threads=threads,
-        lanes=lanes or min(threads, MAX_LANES),
-    )
+    return OpenVinoSession(path, graph, precision, digest=digest, threads=threads, lanes=lanes)
 
 
 def unable(graph: Graph, precision: Precision) -> str | None:
