@@ -196,7 +196,8 @@ EXPORT = Journey(
         ("exporter/graph", "interface rewriting streaming"),
         (
             "exporter/graph/passes",
-            "biases empty_rows mixed nan_guard order packing simplify strip surgery unpacking without_past",
+            "biases empty_rows mixed nan_guard order packing simplify slices strip surgery unpacking "
+            "without_past",
         ),
         ("exporter/precision", "mixed trials"),
         (
@@ -254,6 +255,11 @@ WEIGHT = Journey(
             "exporter/graph/passes/biases.py",
             "run",
             "biases of keys and values are moved to where they cost nothing",
+        ),
+        Stop(
+            "exporter/graph/passes/slices.py",
+            "run",
+            "vocabulary logits of a SPLADE head would be cut into slices here",
         ),
         Stop(
             "exporter/graph/passes/packing.py", "run", "rows of padding are dropped in front of the product"

@@ -269,7 +269,8 @@ def _traced(
 
     if pictures is None:
         if large:
-            return [tracing.streamed_from_module(module, plan)], (tracing.described(plan, TEXT_ALONE, ()),)
+            model = tracing.streamed_from_module(module, plan)
+            return [model], (tracing.described(plan, TEXT_ALONE, (), model=model),)
         return [], (tracing.onnx_from_module(module, plan, folder / TEXT_ALONE),)
     if large:
         streamed = [

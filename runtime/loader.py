@@ -35,8 +35,8 @@ CACHE_GB = 0.25
 so the last six pages, or 100 000 pictures. vLLM's default of 4 is for servers with a GPU."""
 PREFIX_MB = 512.0
 """Keys and values of prefixes: 2 300 tokens of Qwen3-0.6B, which is 25 queries with their instruction."""
-# What the logits of a SPLADE batch may take, several times over while they are pooled
-# (docs/decisions/memory.md).
+# What the logits of a SPLADE batch may take, several times over while they are pooled, where the graph does
+# not pool them in slices (docs/decisions/memory.md).
 CPU_LOGITS, GPU_LOGITS = 64 << 20, 1 << 30
 
 
@@ -198,7 +198,8 @@ def _batch_limits(
     on_cpu = choice.engine is None and choice.device == "cpu"
     tokens, logits = (CPU_TOKENS, CPU_LOGITS) if on_cpu else (GPU_TOKENS, GPU_LOGITS)
     return BatchLimits(
-        max_tokens=max_batch_tokens or bounded(tokens, manifest.heads.values(), logits),
+        max_tokens=max_batch_tokens
+        or (tokens if choice.graph.sliced else bounded(tokens, manifest.heads.values(), logits)),
         launch_tokens=CPU_LAUNCH if on_cpu else GPU_LAUNCH,
         packed_width=PACKED_WIDTH
         if choice.backend == "onnxruntime" and on_cpu and choice.graph.packed

@@ -51,6 +51,12 @@ class Weight(ir.LazyTensor):
         """Returns the same weight in another type."""
         return Weight(self.source, name=name, dtype=dtype, order=self.order)
 
+    def columns(self, first: int, last: int, name: str) -> Weight:
+        """Returns the columns `first` to `last` of a matrix as a weight of its own."""
+        source = whole(self.source) if isinstance(self.source, Adapted) else self.source
+        part = source.narrow(self.order[-1], first, last - first)
+        return Weight(part, name=name, dtype=self.dtype, order=self.order)
+
     def largest(self) -> float:
         """Returns the largest magnitude; not finite where an element is not."""
         return float(self._changed().abs().max()) if self.source.numel() else 0.0

@@ -23,7 +23,7 @@ from ..heads.head_modules import HeadsModule
 from ..heads.planning import Plan
 from . import interface, onnx_files
 from .interface import OPSET, Interface
-from .passes import order, packing
+from .passes import order, packing, slices
 from .passes.signature import PassOptions
 from .prefix import BehindPrefix, check_exact
 
@@ -159,7 +159,8 @@ def _written(module: nn.Module, shape: Interface, path: Path, options: PassOptio
         interface.check(program.model, shape)
     path.parent.mkdir(parents=True, exist_ok=True)
     external = onnx_files.save(program.model, path)
-    return recorded(shape, path.name, tuple(external), packed=packed)
+    sliced = slices.in_slices(program.model)
+    return recorded(shape, path.name, tuple(external), packed=packed, sliced=sliced)
 
 
 def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
@@ -198,13 +199,22 @@ def _options(plan: Plan) -> PassOptions:
     return PassOptions(attends_all=attends)
 
 
-def described(plan: Plan, file: str, external: tuple[str, ...], *, packed: bool = False) -> manifest.Graph:
-    """Returns the manifest's record of a float32 text graph."""
-    return recorded(interface.text(plan), file, external, packed=packed)
+def described(
+    plan: Plan, file: str, external: tuple[str, ...], *, model: onnx_ir.Model | None = None
+) -> manifest.Graph:
+    """Returns the manifest's record of a float32 text graph, `model`, if it was traced already."""
+    return recorded(
+        interface.text(plan), file, external, sliced=model is not None and slices.in_slices(model)
+    )
 
 
 def recorded(
-    shape: Interface, file: str, external: tuple[str, ...] = (), *, packed: bool = False
+    shape: Interface,
+    file: str,
+    external: tuple[str, ...] = (),
+    *,
+    packed: bool = False,
+    sliced: bool = False,
 ) -> manifest.Graph:
     """Returns the manifest's record of a float32 graph."""
     return manifest.Graph(
@@ -216,6 +226,7 @@ def recorded(
         outputs=shape.outputs,
         external=external,
         packed=packed,
+        sliced=sliced,
     )
 
 

@@ -248,6 +248,9 @@ class Graph:
     packed: bool = False
     """Whether padding costs something in attention only: tokens that the mask leaves out are dropped
     everywhere else."""
+    sliced: bool = False
+    """Whether vocabulary logits are pooled slice by slice, so that a batch never holds all of them. False of
+    SPLADE in older artifacts, whose batches are bounded."""
 
     @property
     def stored(self) -> Precision:

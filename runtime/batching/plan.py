@@ -82,8 +82,9 @@ class BatchLimits:
 
 
 def bounded(slots: int, heads: Iterable[Head], largest_bytes: int) -> int:
-    """The most slots, up to `slots`, for which no head's own buffer passes `largest_bytes`. SPLADE pools
-    float32 logits of [batch, tokens, vocabulary], a hundred times what a token takes elsewhere."""
+    """The most slots, up to `slots`, for which no head's own buffer passes `largest_bytes`. SPLADE
+    without slices pools float32 logits of [batch, tokens, vocabulary], a hundred times what a token takes
+    elsewhere."""
     widest = max((head.dim for head in heads if head.pool in ("splade", "splade_sum")), default=0)
     return max(1, min(slots, largest_bytes // (4 * widest))) if widest else slots
 

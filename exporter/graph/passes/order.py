@@ -2,8 +2,8 @@
 
 | form | passes, in order |
 |---|---|
-| fp32 | strip, empty_rows, nan_guard, simplify, biases, packing |
-| large | strip, empty_rows, nan_guard, simplify |
+| fp32 | strip, empty_rows, nan_guard, simplify, biases, slices, packing |
+| large | strip, empty_rows, nan_guard, simplify, slices |
 | mixed | unpacking, without_past, nan_guard, mixed |
 | quantised | nan_guard |
 | engine | unpacking, without_past |
@@ -21,6 +21,7 @@ Why this order:
 - `strip` is first, so that no other pass copies a note that names files of the exporting machine.
 - `empty_rows` finds the rows by torch's NaN guard, which `nan_guard` removes.
 - `biases` and `packing` compute with weights, so they do not run where weights are not in memory.
+- `slices` comes after `simplify`, which removes what stands between a product and its pooling.
 - `packing` is last, because the others look for [batch, tokens, width], which it flattens.
 - `unpacking` comes before `mixed`, because engines need shapes that do not depend on the mask.
 - `without_past` comes before `mixed`, which would give a prefix another type.
@@ -38,6 +39,7 @@ from . import (
     nan_guard,
     packing,
     simplify,
+    slices,
     strip,
     unpacking,
     widen,
@@ -51,8 +53,8 @@ if TYPE_CHECKING:
 Form = Literal["fp32", "large", "mixed", "quantised", "engine", "wide"]
 
 ORDER: dict[Form, tuple[Pass, ...]] = {
-    "fp32": (strip, empty_rows, nan_guard, simplify, biases, packing),
-    "large": (strip, empty_rows, nan_guard, simplify),
+    "fp32": (strip, empty_rows, nan_guard, simplify, biases, slices, packing),
+    "large": (strip, empty_rows, nan_guard, simplify, slices),
     "mixed": (unpacking, without_past, nan_guard, mixed),
     "quantised": (nan_guard,),
     "engine": (unpacking, without_past),
