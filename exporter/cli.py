@@ -58,7 +58,11 @@ def export(arguments: Sequence[str]) -> int:
         metavar="fp32|fp16|bf16|int8|auto",
         help="auto: int8 if it is faster here and keeps its drift budget",
     )
-    _add_target(parser, "also compile an engine; repeat or list several (onnx is always made)")
+    _add_target(
+        parser,
+        "also compile an engine, or prove and prepare OpenVINO here; repeat or list several "
+        "(onnx is always made)",
+    )
     parser.add_argument(
         "--hf-overrides",
         type=_object,
@@ -235,7 +239,7 @@ def _add_target(parser: argparse.ArgumentParser, text: str, *, required: bool = 
         action="append",
         required=required,
         default=None if required else [],
-        metavar="onnx|tensorrt-rtx[:sm89,...]|tensorrt",
+        metavar="onnx|openvino|tensorrt-rtx[:sm89,...]|tensorrt",
         help=text,
     )
 

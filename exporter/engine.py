@@ -26,7 +26,7 @@ from ..runtime.artifact.manifest import (
     Precision,
     Profile,
 )
-from ..runtime.engines import trt_library
+from ..runtime.engines import openvino, trt_library
 from ..runtime.engines.cuda_graphs import Shape, shape_of
 from ..runtime.errors import EngineError, InputError
 from .graph import rewriting
@@ -44,10 +44,15 @@ _CEILINGS = (32, 128, 512, 2048, 8192, 32768, 131072)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to compile for: a backend and, for TensorRT-RTX, a GPU family (None: this machine's)."""
+    """What to prepare for: a backend and, for TensorRT-RTX, a GPU family (None: this machine's)."""
 
     backend: Backend
     device: str | None = None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the artifact gets an engine. OpenVINO compiles the graph where it is opened."""
+        return self.backend != "openvino"
 
     def __str__(self) -> str:
         return self.backend if self.device is None else f"{self.backend}:{self.device}"
@@ -64,15 +69,15 @@ def compilable(manifest: Manifest, role: GraphRole = "text") -> Graph:
 
 
 def targets(texts: Sequence[str]) -> list[Target]:
-    """Reads `onnx`, `tensorrt-rtx`, `tensorrt-rtx:sm89,sm120` and `tensorrt`; `onnx` adds no target, because
-    every artifact has its graph. Raises InputError."""
+    """Reads `onnx`, `openvino`, `tensorrt-rtx`, `tensorrt-rtx:sm89,sm120` and `tensorrt`; `onnx` adds no
+    target, because every artifact has its graph. Raises InputError."""
     parsed: list[Target] = []
     for text in texts:
         name, _, devices = text.partition(":")
         if name == "onnx" and not devices:
             continue
-        if name == "tensorrt" and not devices:
-            parsed.append(Target("tensorrt"))
+        if name in ("openvino", "tensorrt") and not devices:
+            parsed.append(Target("openvino" if name == "openvino" else "tensorrt"))
         elif name == "tensorrt-rtx":
             names = (
                 [device.strip().lower().replace("sm_", "sm") for device in devices.split(",")]
@@ -89,7 +94,8 @@ def targets(texts: Sequence[str]) -> list[Target]:
             parsed += [Target("tensorrt-rtx", device) for device in names]
         else:
             raise InputError(
-                f"target {text!r}: expected onnx, tensorrt-rtx, tensorrt-rtx:sm89,sm120 or tensorrt",
+                f"target {text!r}: expected onnx, openvino, tensorrt-rtx, tensorrt-rtx:sm89,sm120 "
+                "or tensorrt",
                 field="target",
             )
     return list(dict.fromkeys(parsed))
@@ -100,6 +106,9 @@ def check(target: Target) -> Target:
 
     Raises EngineError, before any work is done, if it cannot be compiled on this machine.
     """
+    if target.backend == "openvino":
+        openvino.version()
+        return target
     gpus = machine.gpus()
     if target.backend == "tensorrt" and not gpus:
         raise EngineError(

@@ -19,6 +19,8 @@ from ..runtime import machine
 from ..runtime.artifact import manifest as contract
 from ..runtime.artifact import reading as artifacts
 from ..runtime.artifact.manifest import Graph, GraphRole, Manifest, Reading
+from ..runtime.engines import measured
+from ..runtime.engines.table import Choice
 from ..runtime.errors import CheckpointError, InputError
 from . import checkpoint as checkpoints
 from . import engine
@@ -30,6 +32,7 @@ from .detection import Convert, Runner
 from .graph import onnx_files
 from .heads import planning
 from .precision import choice, mixed, trials
+from .proof import evidence as proofs
 from .proof import library_reference, published_scores, verify
 from .proof.reference import Reference
 
@@ -87,7 +90,7 @@ def export(
     targets = _checked_targets(target)
     lowered = choice.check(precision, targets)
     lowers = [_LOWER] if lowered != "fp32" else []
-    titles = [_READ, _LOAD, _TRACE, _LIBRARY, *lowers, *map(_compiling, targets), _VERIFY, _FINISH]
+    titles = [_READ, _LOAD, _TRACE, _LIBRARY, *lowers, *_last_steps(targets)]
     steps = ExportSteps(titles, progress, about=str(source))
 
     with steps(_READ):
@@ -145,12 +148,15 @@ def export(
                 manifest, notes = dataclasses.replace(manifest, graphs=chosen.graphs), chosen.notes
         manifest = _compiled(draft.folder, manifest, targets, steps)
         with steps(_VERIFY):
-            evidence, left_out = verify.against_reference(draft.folder, manifest, reference)
+            also = _openvino(draft.folder, manifest, targets)
+            compared, left_out = verify.against_reference(draft.folder, manifest, reference, also=also)
+            evidence, too_far = proofs.divided(compared)
             verify.enforce(evidence, _REFUSED)
             verify.golden(draft.folder, manifest, reference)
         with steps(_FINISH):
             path = draft.commit(dataclasses.replace(manifest, evidence=tuple(evidence)))
-    return _reported(path, steps, guesses=plan.lines, notes=(*notes, *left_out))
+    taken = _prepared(path, targets, steps)
+    return _reported(path, steps, guesses=plan.lines, notes=(*notes, *left_out, *too_far, *taken))
 
 
 def build(path: str | Path, *, target: Sequence[str], progress: Say = report.silent) -> Report:
@@ -162,11 +168,12 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
     targets = _checked_targets(target)
     if not targets:
         raise InputError("nothing to build: name a --target such as tensorrt-rtx:sm89", field="target")
-    steps = ExportSteps([_OPEN, *map(_compiling, targets), _VERIFY, _FINISH], progress)
+    steps = ExportSteps([_OPEN, *_last_steps(targets)], progress)
 
     with steps(_OPEN):
         opened = artifacts.read(path)
-        if any(graph.precision == "int8" for graph in opened.manifest.graphs):
+        compiled = any(target.compiled for target in targets)
+        if compiled and any(graph.precision == "int8" for graph in opened.manifest.graphs):
             raise InputError(
                 f"{path}: its graph is int8, which is for processors; export the checkpoint again with "
                 "--precision fp16 and --target"
@@ -176,7 +183,9 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
         _take_over(draft, opened)
         manifest = _compiled(draft.folder, opened.manifest, targets, steps)
         with steps(_VERIFY):
-            evidence, left_out = verify.against_golden(draft.folder, manifest)
+            also = _openvino(draft.folder, manifest, targets)
+            compared, left_out = verify.against_golden(draft.folder, manifest, also=also)
+            evidence, too_far = proofs.divided(compared)
             verify.enforce(evidence, "the artifact was left as it was")
             # What was compared with PyTorch at export says more than the golden answers do.
             proved = {row.engine for row in opened.manifest.evidence}
@@ -184,7 +193,8 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
         with steps(_FINISH):
             kept = (*opened.manifest.evidence, *fresh)
             final = draft.commit(dataclasses.replace(manifest, evidence=kept, name=opened.manifest.name))
-    return _reported(final, steps, notes=tuple(left_out))
+    taken = _prepared(final, targets, steps)
+    return _reported(final, steps, notes=(*left_out, *too_far, *taken))
 
 
 def verified(
@@ -245,7 +255,32 @@ def _checked_targets(spellings: Sequence[str]) -> list[engine.Target]:
 
 
 def _compiling(target: engine.Target) -> str:
-    return f"compile for {target}"
+    return f"compile for {target}" if target.compiled else f"measure {target} here"
+
+
+def _last_steps(targets: Sequence[engine.Target]) -> list[str]:
+    before = [_compiling(target) for target in targets if target.compiled]
+    after = [_compiling(target) for target in targets if not target.compiled]
+    return [*before, _VERIFY, _FINISH, *after]
+
+
+def _openvino(folder: Path, manifest: Manifest, targets: Sequence[engine.Target]) -> list[Choice]:
+    return verify.in_openvino(folder, manifest) if engine.Target("openvino") in targets else []
+
+
+def _prepared(path: Path, targets: Sequence[engine.Target], steps: ExportSteps) -> list[str]:
+    """Measures what `engine="auto"` takes of a finished artifact, for its first start here, and compiles it
+    into the cache, where a target asks for it; returns a note per graph."""
+    notes: list[str] = []
+    for target in targets:
+        if not target.compiled:
+            with steps(_compiling(target)):
+                opened = artifacts.read(path, check="quick")
+                roles: dict[GraphRole, None] = dict.fromkeys(graph.role for graph in opened.manifest.graphs)
+                for role in roles:
+                    taken = measured.choose(opened.folder, opened.manifest, measured.stated("auto"), role)
+                    notes.append(taken.notes[-1] if taken.notes else f"{taken.name} is taken here")
+    return notes
 
 
 def _module(checkpoint: Checkpoint, plan: planning.Plan) -> PoolingModel:
@@ -328,6 +363,8 @@ def _compiled(
     compiled: list[contract.Engine] = []
     roles: dict[GraphRole, None] = dict.fromkeys(graph.role for graph in manifest.graphs)
     for target in targets:
+        if not target.compiled:
+            continue
         with steps(_compiling(target)):
             compiled += [
                 engine.engine_from_onnx(

@@ -30,9 +30,10 @@ def check(precision: str, targets: Sequence[engine.Target]) -> Choice:
     """Returns `precision`. Raises InputError if it does not exist, or the targets cannot compile it."""
     if precision not in CHOICES:
         raise InputError(f"precision {precision!r}: expected one of {', '.join(CHOICES)}", field="precision")
-    if precision in ("int8", "auto") and targets:
+    compiled = [target for target in targets if target.compiled]
+    if precision in ("int8", "auto") and compiled:
         raise InputError(
-            f"precision {precision} is for processors, target {targets[0]} compiles fp32, fp16 or bf16; "
+            f"precision {precision} is for processors, target {compiled[0]} compiles fp32, fp16 or bf16; "
             "export twice, with two --name",
             field="precision",
         )

@@ -84,6 +84,18 @@ def holds(evidence: Evidence) -> bool:
     return evidence.worst_difference <= evidence.tolerance
 
 
+def divided(evidence: Sequence[Evidence]) -> tuple[list[Evidence], list[str]]:
+    """Returns the evidence without a lower precision of OpenVINO that is too far from PyTorch somewhere, and
+    a note for each of those. They refuse no export, because `engine="auto"` measures before it takes one."""
+    failed = {
+        row.engine: summary(row)
+        for row in evidence
+        if row.engine.startswith("openvino:") and not row.engine.endswith(":fp32") and not holds(row)
+    }
+    kept = [row for row in evidence if row.engine not in failed]
+    return kept, [f"not for this model: {line}" for line in failed.values()]
+
+
 def summary(evidence: Evidence) -> str:
     """One line: where it was measured, what came out and what is allowed."""
     measured = (

@@ -27,7 +27,7 @@ from ...runtime.artifact.manifest import Engine, Evidence, Graph, Head, Manifest
 from ...runtime.batching.plan import BatchLimits
 from ...runtime.batching.stages import Stages, VisionPart
 from ...runtime.batching.worker import Worker
-from ...runtime.engines import feed, ort, trt
+from ...runtime.engines import feed, measured, ort, table, trt
 from ...runtime.engines.feed import Feed
 from ...runtime.engines.table import Choice, Session
 from ...runtime.errors import ArtifactError, VerificationError
@@ -50,6 +50,7 @@ _GOLDEN_INPUTS = ("input_ids", "token_type_ids", "attention_mask", "token_kinds"
 _RANKED = ("odd batch", "role document")
 # Names in golden.npz: the names of the stored pictures, and what was prepared of them.
 _PICTURES, _PREPARED = "pictures", "prepared pictures"
+_IN_OPENVINO: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 # Name in golden.npz: whether the texts are those of a large model.
 _OF_LARGE = "few"
 
@@ -64,7 +65,14 @@ class _Opened:
     session: Session
 
 
-def _opened(folder: Path, manifest: Manifest, engine: Engine | Graph) -> _Opened:
+Way = Engine | Graph | Choice
+"""An engine of the artifact, a graph in ONNX Runtime, or a graph in OpenVINO."""
+
+
+def _opened(folder: Path, manifest: Manifest, engine: Way) -> _Opened:
+    if isinstance(engine, Choice):
+        inputs = Feed(engine.graph.inputs, pad_id=manifest.text.pad_id)
+        return _Opened(engine.name, engine.graph, inputs, table.open(folder, manifest, engine))
     graph = (
         engine
         if isinstance(engine, Graph)
@@ -85,9 +93,11 @@ def _opened(folder: Path, manifest: Manifest, engine: Engine | Graph) -> _Opened
     return _Opened(f"onnxruntime:{engine.file}", graph, inputs, session)
 
 
-def _vision_of(manifest: Manifest, engine: Engine | Graph) -> Engine | Graph:
+def _vision_of(manifest: Manifest, engine: Way) -> Way:
     """The vision half that runs beside a text graph or engine: of the same backend and precision where there
     is one."""
+    if isinstance(engine, Choice):
+        return engine._replace(graph=manifest.graph("vision", engine.graph.precision))
     vision = {graph.file: graph for graph in manifest.graphs if graph.role == "vision"}
     if isinstance(engine, Engine):
         for other in manifest.engines:
@@ -108,11 +118,11 @@ class Runner:
         self,
         folder: Path,
         manifest: Manifest,
-        engine: Engine | Graph,
+        engine: Way,
         limits: BatchLimits = _EVERYTHING,
     ) -> None:
         self.manifest = manifest
-        self.precision: Precision = engine.stored if isinstance(engine, Graph) else engine.precision
+        self.precision: Precision = _precision(engine)
         text = _opened(folder, manifest, engine)
         self.name = self._seen_by = text.name
         worker = Worker(text.session, feed=text.feed, limits=limits, name="verify")
@@ -155,9 +165,15 @@ def _answer(task: Task, head: Head, row: Floats, item: Item) -> Floats:
     return postprocess.answers(task, replace(head, keep_ids=()), [row], [item], [PoolingParams()])[0]
 
 
-def runnable(folder: Path, manifest: Manifest) -> tuple[list[Engine | Graph], list[str]]:
+def _precision(engine: Way) -> Precision:
+    if isinstance(engine, Choice):
+        return engine.precision or engine.graph.stored
+    return engine.stored if isinstance(engine, Graph) else engine.precision
+
+
+def runnable(folder: Path, manifest: Manifest) -> tuple[list[Way], list[str]]:
     """Returns the graphs and engines that this machine can run, and a line for every other one."""
-    engines: list[Engine | Graph] = []
+    engines: list[Way] = []
     left_out = []
     for graph in manifest.graphs:
         if graph.role != "text":
@@ -183,9 +199,9 @@ def runnable(folder: Path, manifest: Manifest) -> tuple[list[Engine | Graph], li
 
 
 def against_reference(
-    folder: Path, manifest: Manifest, reference: Reference, *, many: bool = False
+    folder: Path, manifest: Manifest, reference: Reference, *, many: bool = False, also: Sequence[Choice] = ()
 ) -> tuple[list[Evidence], list[str]]:
-    """Compares every runnable engine with PyTorch.
+    """Compares every runnable engine with PyTorch, and `also` those.
 
     `many`: on some hundred sentences too, as int8 always is. Returns the evidence, and a line for every graph
     or engine that does not run on this machine.
@@ -195,7 +211,7 @@ def against_reference(
     cases = texts.cases(manifest, preparation, large=large)
     engines, left_out = runnable(folder, manifest)
     evidence: list[Evidence] = []
-    for engine in engines:
+    for engine in (*engines, *also):
         runner = Runner(folder, manifest, engine)
         try:
             shapes = dict(cases)
@@ -220,8 +236,11 @@ def against_reference(
     return evidence, left_out
 
 
-def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], list[str]]:
-    """Compares every runnable engine with the answers stored at export: all texts together, and one by one.
+def against_golden(
+    folder: Path, manifest: Manifest, *, also: Sequence[Choice] = ()
+) -> tuple[list[Evidence], list[str]]:
+    """Compares every runnable engine, and `also` those, with the answers stored at export: all texts
+    together, and one by one.
 
     Returns as `against_reference`. Raises ArtifactError and VerificationError for golden texts that cannot be
     read.
@@ -232,7 +251,7 @@ def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], li
         parts = [("", slice(0, len(items) - shown)), (" pictures", slice(len(items) - shown, len(items)))]
     engines, left_out = runnable(folder, manifest)
     evidence: list[Evidence] = []
-    for engine in engines:
+    for engine in (*engines, *also):
         runner = Runner(folder, manifest, engine)
         try:
             alone = not isinstance(engine, Graph) or not is_large_graph(folder, engine)
@@ -251,6 +270,18 @@ def against_golden(folder: Path, manifest: Manifest) -> tuple[list[Evidence], li
         finally:
             runner.close()
     return evidence, left_out
+
+
+def in_openvino(folder: Path, manifest: Manifest) -> list[Choice]:
+    """Returns the text graph in each precision that OpenVINO computes fast here; none for a graph that is
+    opened in pieces, because OpenVINO holds all of it. Raises EngineError where OpenVINO is missing."""
+    return [
+        Choice("openvino", graph, precision=precision)
+        for graph in manifest.graphs
+        if graph.role == "text" and graph.precision == "fp32" and not is_large_graph(folder, graph)
+        for precision in _IN_OPENVINO
+        if measured.gains(precision)
+    ]
 
 
 def enforce(evidence: Sequence[Evidence], advice: str = "") -> None:
@@ -414,8 +445,10 @@ def verified(path: str | Path, reference: Reference | None) -> tuple[list[Eviden
     Returns as `against_reference`. Raises ArtifactError and VerificationError.
     """
     opened = artifacts.read(path)
-    evidence, left_out = against_golden(opened.folder, opened.manifest)
+    taken = measured.choose(opened.folder, opened.manifest, measured.stated("auto"))
+    also = [taken] if taken.backend == "openvino" else []
+    evidence, left_out = against_golden(opened.folder, opened.manifest, also=also)
     if reference is not None:
-        evidence += against_reference(opened.folder, opened.manifest, reference)[0]
+        evidence += against_reference(opened.folder, opened.manifest, reference, also=also)[0]
     enforce(evidence, "do not serve this artifact; export it again")
     return evidence, left_out

@@ -96,12 +96,14 @@ def _candidates(manifest: Manifest, usual: Choice, name: str, which: str) -> Ite
         if precision == "int8":
             if "int8" in graphs:
                 yield Choice("onnxruntime", graphs["int8"], notes=usual.notes)
-        elif installed and _able(precision) and not (name == "openvino" and precision == "fp32"):
+        elif installed and gains(precision) and not (name == "openvino" and precision == "fp32"):
             yield Choice("openvino", graph, precision=precision, notes=usual.notes)
 
 
-def _able(precision: Precision) -> bool:
-    """Whether this processor gains from a precision. On x86, fp16 is slower than float32."""
+def gains(precision: Precision) -> bool:
+    """Whether OpenVINO computes in a precision here, and is not slower than in float32, as fp16 is on x86.
+
+    Raises EngineError where it is missing."""
     from .openvino import able
 
     return able(precision) and (precision != "fp16" or platform.machine() in ("aarch64", "arm64"))

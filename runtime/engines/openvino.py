@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import machine
+from ..artifact import reading
 from ..artifact.manifest import Graph, Manifest, Precision, Profile, Tensor
 from ..errors import EngineError
 from . import blobs
@@ -208,8 +209,13 @@ def open(
     if lanes is None:
         small = stored_bytes(path, graph) <= TWICE_BYTES
         lanes = min(MAX_LANES, threads if small else -(-threads // STREAM_THREADS))
-    digest = "".join(manifest.files[name].sha256 for name in (graph.file, *graph.external))
+    digest = "".join(_sha256(folder, manifest, name) for name in (graph.file, *graph.external))
     return OpenVinoSession(path, graph, precision, digest=digest, threads=threads, lanes=lanes)
+
+
+def _sha256(folder: Path, manifest: Manifest, name: str) -> str:
+    """Of a graph's file; an artifact that is being exported has no record of it yet."""
+    return manifest.files[name].sha256 if name in manifest.files else reading.sha256(folder / name)
 
 
 def unable(graph: Graph, precision: Precision) -> str | None:

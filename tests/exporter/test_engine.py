@@ -100,6 +100,7 @@ def test_profiles_take_every_length_and_no_more(max_tokens: int) -> None:
         (["onnx", "tensorrt-rtx:sm89,SM_120"], [SM89, Target("tensorrt-rtx", "sm120")]),
         (["tensorrt-rtx"], [Target("tensorrt-rtx")]),
         (["tensorrt", "tensorrt"], [Target("tensorrt")]),
+        (["openvino", "onnx"], [Target("openvino")]),
     ],
     ids=str,
 )
@@ -108,7 +109,9 @@ def test_targets_are_read(asked: list[str], found: list[Target]) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", ["", "trt", "tensorrt:sm89", "tensorrt-rtx:ada", "tensorrt-rtx:", "onnx:sm89"], ids=repr
+    "asked",
+    ["", "trt", "tensorrt:sm89", "tensorrt-rtx:ada", "tensorrt-rtx:", "onnx:sm89", "openvino:bf16"],
+    ids=repr,
 )
 def test_a_target_that_does_not_exist_is_told(asked: str) -> None:
     if asked == "tensorrt-rtx:":
