@@ -196,8 +196,8 @@ EXPORT = Journey(
         ("exporter/graph", "interface rewriting streaming"),
         (
             "exporter/graph/passes",
-            "biases empty_rows mixed nan_guard order packing simplify slices strip surgery unpacking "
-            "without_past",
+            "biases blocks empty_rows mixed nan_guard order packing simplify slices strip surgery "
+            "unpacking without_past",
         ),
         ("exporter/precision", "mixed trials"),
         (

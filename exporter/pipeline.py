@@ -139,7 +139,9 @@ def export(
             with steps(_WRITE):
                 graphs = tuple(_written(draft, *pair) for pair in zip(streamed, graphs, strict=True))
                 if lowered == "bf16":
-                    graphs = (*mixed.widened(draft.folder, streamed, graphs), *graphs)
+                    longest = plan.text.max_tokens
+                    wide = mixed.widened(draft.folder, streamed, graphs, longest=longest)
+                    graphs = (*wide, *graphs)
                 manifest = dataclasses.replace(manifest, graphs=graphs)
         elif lowered != "fp32":
             with steps(_LOWER):

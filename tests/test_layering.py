@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     "exporter": (
         "base", "files.pictures", "files", "families.modules", "families", "detection", "unread",
-        "checkpoint", "heads.texts", "heads", "graph.onnx_files", "graph.passes",
+        "checkpoint", "heads.texts", "heads", "graph.onnx_files", "graph.attention", "graph.passes",
         "graph.quantisation", "graph", "engine", "proof.pictures", "proof", "precision", "pipeline", "cli",
     ),
     "runtime": (

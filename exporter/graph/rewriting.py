@@ -35,12 +35,12 @@ def mixed_from_onnx(source: Path, target: Path, precision: LowPrecision) -> int:
     return products
 
 
-def widen(model: ir.Model, target: Path) -> None:
+def widen(model: ir.Model, target: Path, *, longest: int = 0) -> None:
     """Writes the processors' form of a bf16 graph whose weights were written, beside them. `model` takes that
-    form."""
+    form. `longest`: the most tokens of a text; 0: not known."""
     import onnx_ir as ir
 
-    order.rewrite(model, "wide")
+    order.rewrite(model, "wide", PassOptions(longest=longest))
     ir.save(model, target)
 
 

@@ -193,10 +193,9 @@ def _streamed(module: nn.Module, shape: Interface, options: PassOptions) -> onnx
 
 
 def _options(plan: Plan) -> PassOptions:
-    """Whether every row that the graph returns attends to a key. ColBERT's expansion tokens are returned, and
-    may be masked."""
+    """What passes must know of the plan. ColBERT's expansion tokens are returned, and may be masked."""
     attends = all(role.expand_id is None or role.attend_expansion for role in plan.text.roles.values())
-    return PassOptions(attends_all=attends)
+    return PassOptions(attends_all=attends, longest=plan.text.max_tokens)
 
 
 def described(

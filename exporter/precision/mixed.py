@@ -51,10 +51,12 @@ def lowered_in_place(
     return mixed, (_BF16,) if precision == "bf16" else ()
 
 
-def widened(folder: Path, models: Sequence[onnx_ir.Model], graphs: Sequence[Graph]) -> tuple[Graph, ...]:
+def widened(
+    folder: Path, models: Sequence[onnx_ir.Model], graphs: Sequence[Graph], *, longest: int
+) -> tuple[Graph, ...]:
     """Writes the form for processors of bf16 graphs whose weights were written: it reads the same files.
 
-    Returns their records. `models` take that form.
+    Returns their records. `models` take that form. `longest`: the most tokens of a text.
     """
     records = tuple(
         dataclasses.replace(
@@ -63,5 +65,5 @@ def widened(folder: Path, models: Sequence[onnx_ir.Model], graphs: Sequence[Grap
         for graph in graphs
     )
     for model, record in zip(models, records, strict=True):
-        widen(model, folder / record.file)
+        widen(model, folder / record.file, longest=longest)
     return records

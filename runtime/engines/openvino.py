@@ -159,9 +159,15 @@ def _compiled(
 
 
 def _unpack(model: Any) -> None:
-    """Takes out the nodes that drop padding and put it back; the graph is then the padded one."""
+    """Takes out the nodes that drop padding and put it back; the graph is then the padded one. Attention of
+    all texts takes the form of short ones, which the library fuses by itself."""
     changes = 0
     for node in model.get_ordered_ops():
+        if node.get_type_name() == "If" and node.get_friendly_name().startswith("blocks/"):
+            never = _library().opset13.constant(np.array(False))
+            node.input(0).replace_source_output(never.output(0))
+            changes += 1
+            continue
         if node.get_type_name() != "Gather" or not _is_packing(node):
             continue
         source = node.input_value(0)

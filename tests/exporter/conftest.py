@@ -9,6 +9,7 @@ import pytest
 
 import tests.checkpoints as tiny
 from tests import families
+from tests.exporter.graphs import Exported
 
 
 @pytest.fixture
@@ -21,3 +22,9 @@ def written(tmp_path: Path) -> Callable[[str], Path]:
         return (tiny.ALL.get(name) or families.find(name))(folder)
 
     return write
+
+
+@pytest.fixture(scope="session", params=["distilbert_embedder", "modernbert_masked", "qwen3_embedding"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A bidirectional encoder; rotary positions with a window; a decoder."""
+    return Exported(tmp_path_factory.mktemp("exported"), request.param)

@@ -9,13 +9,37 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
 from numpy.typing import NDArray
+from poolrt.exporter import checkpoint
+from poolrt.exporter.graph import tracing
+from poolrt.exporter.graph.passes import packing
+from poolrt.exporter.graph.passes.signature import PassResult
+from poolrt.exporter.heads import planning
+
+from tests.families import find
 
 COSINE = 0.999999  # fp32 against fp32; worst measured 1 - 2e-7
 DIFFERENCE = 1e-5  # of logits of size 1 to 10; worst measured 4e-6
 
 Arrays = dict[str, NDArray[Any]]
 SHAPES: Mapping[str, Sequence[int]] = {"one short": (2,), "odd batch": (6,) * 7, "padded rows": (9, 3, 17, 5)}
+
+
+class Exported:
+    """The graph of a tiny checkpoint, packed and plain."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        (folder / "checkpoint").mkdir()
+        self.checkpoint = find(name)(folder / "checkpoint")
+        read = checkpoint.read(self.checkpoint)
+        plan = planning.plan(read)
+        module = tracing.module(read, plan)
+        self.folder, self.path, self.plain = folder, folder / "model.onnx", folder / "plain.onnx"
+        self.described = tracing.onnx_from_module(module, plan, self.path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(packing, "run", lambda model, options: PassResult(0))
+            tracing.onnx_from_module(module, plan, self.plain)
 
 
 class Artifact:

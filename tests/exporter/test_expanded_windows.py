@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from poolrt.exporter.graph import rewriting
+from poolrt.exporter.graph.passes import blocks
+from poolrt.exporter.graph.passes.signature import PassOptions
 from poolrt.runtime.answers import scoring
 
 from tests.checkpoints import _hf, configure
@@ -60,8 +63,11 @@ def encoded(library: Any, role: str) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("write", CHECKPOINTS)
-def test_rows_without_a_key_are_the_librarys(write: Callable[[Path], Path], tmp_path: Path):
-    """All queries run as one batch, padded to the longest of them, and alone."""
+def test_rows_without_a_key_are_the_librarys(
+    write: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """All queries run as one batch, padded to the longest of them, and alone; in lower precision; and in
+    blocks as if they were long."""
     from sentence_transformers import MultiVectorEncoder
 
     folder = write(tmp_path / "checkpoint")
@@ -81,6 +87,11 @@ def test_rows_without_a_key_are_the_librarys(write: Callable[[Path], Path], tmp_
     rewriting.int8_from_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
     items = [proved.item(text, "query") for text in TEXTS]
     exact = [row["out_token_embed"] for row in proved.rows(items)]
-    for name, least in (("half", 0.999), ("int8", 0.9)):
+    for name, number in (("LONG", 12), ("QUERIES", 8), ("NEAR_QUERIES", 5)):
+        monkeypatch.setattr(blocks, name, number)
+    model = ir.load(tmp_path / "model.onnx")
+    assert blocks.run(model, PassOptions(attends_all=False, longest=10_000)).changes
+    ir.save(model, tmp_path / "cut.onnx")
+    for name, least in (("half", 0.999), ("int8", 0.9), ("cut", COSINE)):
         rows = proved.rows(items, opened(tmp_path / f"{name}.onnx"))
         assert cosines([row["out_token_embed"] for row in rows], exact, of=name).min() > least

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from poolrt.exporter import checkpoint
 from poolrt.exporter.engine import _padded
 from poolrt.exporter.graph import tracing
-from poolrt.exporter.graph.passes import packing, unpacking
-from poolrt.exporter.graph.passes.signature import PassOptions, PassResult
+from poolrt.exporter.graph.passes import unpacking
+from poolrt.exporter.graph.passes.signature import PassOptions
 from poolrt.exporter.graph.passes.surgery import constant_of
 from poolrt.exporter.graph.passes.surgery import heads as final
 from poolrt.exporter.graph.rewriting import mixed_from_onnx
@@ -25,38 +25,18 @@ from poolrt.exporter.heads import planning
 from poolrt.runtime.artifact.manifest import Graph
 from transformers import AutoModel
 
+from tests.exporter.graphs import Exported
 from tests.families import find
 from tests.families.proof import no_prefix
 
-# A bidirectional encoder, rotary positions with a window, a decoder.
-FAMILIES = ("distilbert_embedder", "modernbert_masked", "qwen3_embedding")
 # float32 products summed in another order, through a few layers of values around 1.
 ROUNDING = 2e-5
 LENGTHS = (5, 9, 1, 7)
 
 
-class Exported:
-    def __init__(self, folder: Path, name: str) -> None:
-        (folder / "checkpoint").mkdir()
-        self.checkpoint = find(name)(folder / "checkpoint")
-        read = checkpoint.read(self.checkpoint)
-        plan = planning.plan(read)
-        module = tracing.module(read, plan)
-        self.folder, self.path, self.plain = folder, folder / "model.onnx", folder / "plain.onnx"
-        self.described = tracing.onnx_from_module(module, plan, self.path)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(packing, "run", lambda model, options: PassResult(0))
-            tracing.onnx_from_module(module, plan, self.plain)
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return Exported(tmp_path_factory.mktemp("packing"), request.param)
-
-
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return Exported(tmp_path_factory.mktemp("encoder"), FAMILIES[0])
+    return Exported(tmp_path_factory.mktemp("encoder"), "distilbert_embedder")
 
 
 def batch(described: Graph, mask: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:

@@ -166,6 +166,8 @@ EXPORTER = {
     "proof/sliced_graph", "graph/streaming", "graph/passes/simplify", "graph/rewriting"),
     "test_graph": ("graph/passes/strip",),
     "test_packing": ("graph/passes/unpacking",),
+    "test_blocks": ("graph/passes/unpacking", "graph/attention/body", "graph/attention/regions",
+    "graph/attention/scopes", "graph/attention/windows"),
     "test_passes": ("graph/passes/order", "graph/passes/signature"),
     "test_verify test_pipeline": ("graph/onnx_files", "pipeline", "proof/reference", "proof/texts",
     "proof/verify"),

@@ -2,5 +2,5 @@
 
 A pass is a module with `run(model, options)` (signature.py). `surgery` is what passes share.
 Nothing here knows torch, a checkpoint, a head or a file.
-It may import base and itself.
+It may import base, attention and itself.
 """

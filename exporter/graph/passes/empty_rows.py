@@ -38,6 +38,9 @@ def run(model: ir.Model, options: PassOptions) -> PassResult:
             number = surgeon.node(node, "Cast", mask, to=int(ir.DataType.FLOAT))
             admits[mask] = surgeon.node(node, "ReduceMax", number, last, keepdims=1)
             number.type = admits[mask].type = ir.TensorType(ir.DataType.FLOAT)
+            if mask.shape is not None:
+                number.shape = mask.shape
+                admits[mask].shape = ir.Shape([*list(mask.shape)[:-1], 1])
         for attend in [use.node for use in node.outputs[0].uses()]:
             attended = attend.outputs[0]
             readers = list(attended.uses())

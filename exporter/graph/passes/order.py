@@ -2,12 +2,12 @@
 
 | form | passes, in order |
 |---|---|
-| fp32 | strip, empty_rows, nan_guard, simplify, biases, slices, packing |
+| fp32 | strip, empty_rows, nan_guard, simplify, biases, slices, packing, blocks |
 | large | strip, empty_rows, nan_guard, simplify, slices |
 | mixed | unpacking, without_past, nan_guard, mixed |
 | quantised | nan_guard |
 | engine | unpacking, without_past |
-| wide | widen |
+| wide | widen, blocks |
 
 - fp32: a graph that was just traced, for ONNX Runtime.
 - large: a graph that was just traced, whose weights are not in memory (streaming.py); mixed follows.
@@ -22,8 +22,10 @@ Why this order:
 - `empty_rows` finds the rows by torch's NaN guard, which `nan_guard` removes.
 - `biases` and `packing` compute with weights, so they do not run where weights are not in memory.
 - `slices` comes after `simplify`, which removes what stands between a product and its pooling.
-- `packing` is last, because the others look for [batch, tokens, width], which it flattens.
-- `unpacking` comes before `mixed`, because engines need shapes that do not depend on the mask.
+- `packing` is behind those that look for [batch, tokens, width], which it flattens.
+- `blocks` is last, because no other pass looks into the branches of an If.
+- `unpacking` comes before `mixed`, because engines need shapes that do not depend on the mask, and attention
+  as their own fusions know it. It undoes `packing` and `blocks`.
 - `without_past` comes before `mixed`, which would give a prefix another type.
 - `nan_guard` runs again before `mixed` and quantisations: a graph from elsewhere may still have the guard.
 """
@@ -34,6 +36,7 @@ from typing import TYPE_CHECKING, Literal
 
 from . import (
     biases,
+    blocks,
     empty_rows,
     mixed,
     nan_guard,
@@ -53,12 +56,12 @@ if TYPE_CHECKING:
 Form = Literal["fp32", "large", "mixed", "quantised", "engine", "wide"]
 
 ORDER: dict[Form, tuple[Pass, ...]] = {
-    "fp32": (strip, empty_rows, nan_guard, simplify, biases, slices, packing),
+    "fp32": (strip, empty_rows, nan_guard, simplify, biases, slices, packing, blocks),
     "large": (strip, empty_rows, nan_guard, simplify, slices),
     "mixed": (unpacking, without_past, nan_guard, mixed),
     "quantised": (nan_guard,),
     "engine": (unpacking, without_past),
-    "wide": (widen,),
+    "wide": (widen, blocks),
 }  # fmt: skip
 
 

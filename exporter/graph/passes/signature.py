@@ -17,6 +17,8 @@ class PassOptions:
 
     attends_all: bool = True
     """Whether every row that the graph returns attends to at least one key."""
+    longest: int = 0
+    """The most tokens of a text; 0: not known, and no form for long texts is wanted."""
     low: LowPrecision | None = None
     """Precision of the products that the mixed pass lowers; required by that pass only."""
 

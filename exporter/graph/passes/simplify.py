@@ -1,7 +1,9 @@
-"""Transposes the keys of attention in one step, where torch.onnx takes several.
+"""Transposes the keys of attention in one step, where torch.onnx takes several, and counts the last axis of a
+Split from the end.
 
 A short text costs more in nodes than in arithmetic: the launch of a node takes microseconds, and attention
-has a dozen nodes that only change shapes. No number changes, and every engine reads the result.
+has a dozen nodes that only change shapes. packing.py drops padding in front of what works along the last
+axis, and changes the number of axes. No number changes, and every engine reads the result.
 """
 
 from __future__ import annotations
@@ -21,11 +23,16 @@ _RANK = 4  # [batch, heads, tokens, width]
 
 
 def run(model: ir.Model, options: PassOptions) -> PassResult:
-    """Replaces each reshape, transpose, reshape of keys by one transpose."""
+    """Replaces each reshape, transpose, reshape of keys by one transpose, and the last axis of a Split by
+    -1."""
+    import onnx_ir as ir
     import onnx_ir.passes.common as passes
 
     surgeon, changes = Surgeon(model, "tidy"), 0
     for node in list(model.graph):
+        if node.op_type == "Split" and _splits_width(node):
+            node.attributes["axis"] = ir.AttrInt64("axis", -1)
+            changes += 1
         if (keys := _transposed(node)) is not None:
             y = surgeon.node(node, "Transpose", keys, perm=[0, 1, 3, 2])
             if keys.shape is not None:
@@ -34,6 +41,12 @@ def run(model: ir.Model, options: PassOptions) -> PassResult:
             changes += 1
     passes.RemoveUnusedNodesPass()(model)
     return PassResult(changes)
+
+
+def _splits_width(node: ir.Node) -> bool:
+    """Whether a Split along the last axis counts it from the front."""
+    axis, x = node.attributes.get("axis"), node.inputs[0]
+    return axis is not None and x is not None and x.shape is not None and axis.as_int() == len(x.shape) - 1
 
 
 def _transposed(node: ir.Node) -> ir.Value | None:

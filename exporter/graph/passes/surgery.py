@@ -95,7 +95,8 @@ def heads(graph: ir.Graph) -> set[ir.Node]:
     roots = {value for node in graph for value in norm_inputs(node)}
     for output in graph.outputs:
         reached = _backwards([output], roots.__contains__)
-        if any(node.op_type in ("Softmax", "Attention") for node in reached):
+        # The only If of a graph is that of long texts (blocks.py), which has the softmax in its branches.
+        if any(node.op_type in ("Softmax", "Attention", "If") for node in reached):
             reached = _backwards([output], _is_product)
         nodes |= reached
     return nodes
@@ -147,5 +148,17 @@ def _backwards(values: Iterable[ir.Value], stop: Callable[[ir.Value], bool]) -> 
         if node is None or node in reached:
             continue
         reached.add(node)
-        queue += [source for source in node.inputs if source is not None and not stop(source)]
+        queue += [source for source in sources(node) if not stop(source)]
     return reached
+
+
+def sources(node: ir.Node) -> Iterable[ir.Value]:
+    """Yields what a node reads, and what the graphs inside it read of the graph around them."""
+    import onnx_ir as ir
+
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            inner = attribute.as_graph()
+            own = {*inner.inputs, *(output for inside in inner for output in inside.outputs)}
+            yield from (value for inside in inner for value in sources(inside) if value not in own)
