@@ -6,9 +6,10 @@ What they answer means nothing; how fast, and how near to PyTorch, does not depe
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,10 @@ from .texts import SENTENCES
 
 Words = Literal["bert", "roberta", "modernbert", "qwen"]
 PIECES = 4000
-"""Most pieces of a vocabulary that is learned from the sentences; embedding tables are as published."""
+"""Most pieces of a vocabulary that is learned from the sentences. Others follow that no sentence contains, up
+to the published size, because a tokenizer of 150 000 pieces takes a while to open."""
+SPARE = 16
+"""Ids that are left free behind the pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ def write(name: str, folder: Path, *, tokenizer: Path | None, tiny: bool = False
             if (tokenizer / file).exists():
                 shutil.copy(tokenizer / file, place / file)
     else:
-        _words(place, shape)
+        _words(place, shape, config.vocab_size)
     if shape.pooling is not None:
         _sentence_transformers(place, shape, config.hidden_size)
     (place / "complete").touch()
@@ -121,7 +125,7 @@ AROUND: dict[Words, tuple[str, str]] = {
 }
 
 
-def _words(place: Path, shape: Shape) -> None:
+def _words(place: Path, shape: Shape, size: int) -> None:
     """A byte-level BPE that is learned from the sentences, with the special tokens of its family."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -140,6 +144,7 @@ def _words(place: Path, shape: Shape) -> None:
         vocab_size=PIECES, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(corpus * 3, learn)
+    tokenizer = _filled(tokenizer, size - SPARE)
     tokenizer.add_tokens(["yes", "no"] if shape.pooling is None else [])
     if shape.pooling is not None:
         single, pair = AROUND[shape.words]
@@ -152,6 +157,22 @@ def _words(place: Path, shape: Shape) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     _json(place / "tokenizer_config.json", settings)
+
+
+def _filled(tokenizer: Any, size: int) -> Any:
+    """The tokenizer with `size` pieces, the new ones of bytes beyond ASCII only."""
+    described = json.loads(tokenizer.to_str())
+    pieces, merges = described["model"]["vocab"], described["model"]["merges"]
+    letters = [piece for piece in pieces if len(piece) == 1 and ord(piece) > ord("~")]
+    longer = (head + letter for head in itertools.chain(letters, _pairs(letters)) for letter in letters)
+    for piece in itertools.islice(longer, max(0, size - len(pieces))):
+        pieces[piece] = len(pieces)
+        merges.append([piece[:-1], piece[-1]])
+    return type(tokenizer).from_str(json.dumps(described))
+
+
+def _pairs(letters: Sequence[str]) -> Iterator[str]:
+    return (first + second for first in letters for second in letters)
 
 
 def _sentence_transformers(place: Path, shape: Shape, width: int) -> None:

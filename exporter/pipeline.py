@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime import machine
+from ..runtime.artifact import digests
 from ..runtime.artifact import manifest as contract
 from ..runtime.artifact import reading as artifacts
 from ..runtime.artifact.manifest import Graph, GraphRole, Manifest, Reading
@@ -448,7 +449,7 @@ def _manifest(
 
 def _digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     """Path inside `folder` -> sha256."""
-    return {path.relative_to(folder).as_posix(): artifacts.sha256(path) for path in files}
+    return {path.relative_to(folder).as_posix(): digests.sha256(path) for path in files}
 
 
 def _check_adapter(
@@ -471,7 +472,7 @@ def _check_weights(checkpoint: Checkpoint, manifest: Manifest) -> None:
     """Raises CheckpointError unless the artifact was made of these very files."""
     for file, expected in manifest.source.weights.items():
         path = checkpoint.folder / file
-        if not path.is_file() or artifacts.sha256(path) != expected:
+        if not path.is_file() or digests.sha256(path) != expected:
             raise CheckpointError(
                 f"{path}: not the weights that this artifact was made of "
                 f"({manifest.source.checkpoint}); give that checkpoint"
@@ -479,7 +480,7 @@ def _check_weights(checkpoint: Checkpoint, manifest: Manifest) -> None:
     merged, adapter = manifest.source.adapter, checkpoint.adapter
     if merged is not None and adapter is not None:
         for path in adapter.files:
-            if artifacts.sha256(path) != merged.files.get(path.relative_to(adapter.folder).as_posix()):
+            if digests.sha256(path) != merged.files.get(path.relative_to(adapter.folder).as_posix()):
                 raise CheckpointError(
                     f"{path}: not the adapter that was merged into this artifact "
                     f"({merged.name}); give that one"

@@ -63,6 +63,10 @@ from .progress import bar
 from .statistics import Statistics
 
 Waited = TypeVar("Waited")
+WARM_TOKENS = (1, 64)
+"""Lengths of the texts that warm a model up."""
+WARM_S = 0.02
+"""The longer one follows if the shorter one took no longer than this."""
 
 
 class Model:
@@ -392,16 +396,24 @@ class Model:
         return self._stages.stalled_s()
 
     def warm_up(self) -> float:
-        """Runs a short and a long input through every output of the graph; returns the seconds it took.
+        """Runs a short input through every output of the graph, of a quick model also a longer one; returns
+        the seconds it took.
 
         >>> load("artifacts/all-MiniLM-L6-v2").warm_up() > 0
         True
         """
         begun = time.monotonic()
-        # Any ids run the same kernels; the pad id is in every vocabulary.
-        for output in {head.output for task, head in self.manifest.heads.items() if task in self.tasks}:
-            for length in (1, min(self.max_tokens, 512)):
+        for output in sorted(
+            {head.output for task, head in self.manifest.heads.items() if task in self.tasks}
+        ):
+            for length in WARM_TOKENS:
+                if length > self.max_tokens:
+                    break
+                started = time.monotonic()
+                # Any ids run the same kernels; the pad id is in every vocabulary.
                 self.worker.submit([Item(ids=[self.manifest.text.pad_id] * length)], output).result()
+                if time.monotonic() - started > WARM_S:
+                    break
         self._stages.warm_up(self.manifest.images)
         return time.monotonic() - begun
 

@@ -52,12 +52,14 @@ def serve(arguments: Sequence[str]) -> int:
             )
         # Imported late: `poolrt serve --help` needs no server, and a refused flag is reported at once.
         from .process.listening import listening
-        from .process.server import run
         from .process.startup import models_of
 
         with contextlib.ExitStack() as held:
             sockets = [held.enter_context(sock) for sock in listening(settings)]
             models = models_of(options, settings)
+            models.registry.begin()
+            from .process.server import run  # takes as long as a small model takes to open
+
             return run(models.registry, settings, adapters=models.adapters, sockets=sockets, as_json=as_json)
     except PoolrtError as error:
         print(f"poolrt serve: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from ..runtime.errors import ArtifactError, PoolrtError
 from .context import Context
+from .schema.body import build_validators
 
 log = logging.getLogger("poolrt.serve")
 
@@ -20,7 +21,8 @@ log = logging.getLogger("poolrt.serve")
 @contextlib.asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     context: Context = app.state.context
-    opening = None if context.registry.ready.is_set() else asyncio.create_task(_open(app))
+    is_open = context.registry.ready.is_set() and not context.registry.begun
+    opening = None if is_open else asyncio.create_task(_open(app))
     try:
         yield
     finally:
@@ -65,3 +67,4 @@ async def _open(app: Starlette) -> None:
     names = ", ".join(served.name for served in context.registry)
     log.info("ready in %.2f s: %s", time.monotonic() - begun, names)
     app.state.announce()
+    await asyncio.to_thread(build_validators)

@@ -24,6 +24,8 @@ KEPT_KEYS = 2
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tests compare numbers to the last bits; which library is fastest on a machine is no part of them.
 os.environ["POOLRT_ENGINE"] = "onnxruntime"
+# Nor is what an earlier run left there.
+os.environ["POOLRT_ENGINE_CACHE"] = ""
 
 
 @functools.cache

@@ -21,10 +21,10 @@ ROOMS = {
         "graph.quantisation", "graph", "engine", "proof.pictures", "proof", "precision", "pipeline", "cli",
     ),
     "runtime": (
-        "errors", "version", "cancellation", "extras", "machine", "outputs", "progress", "json_objects",
-        "artifact", "inputs", "inputs.tilings", "inputs.videos", "inputs.media", "inputs.multimodal",
-        "engines", "batching", "answers", "plugins", "statistics", "options", "intake", "model", "loader",
-        "vllm", "commands",
+        "errors", "version", "cancellation", "extras", "machine", "cache_folder", "outputs", "progress",
+        "json_objects", "artifact", "inputs", "inputs.tilings", "inputs.videos", "inputs.media",
+        "inputs.multimodal", "engines", "batching", "answers", "plugins", "statistics", "options", "intake",
+        "model", "loader", "vllm", "commands",
     ),
     "serve": (
         "settings", "headers", "errors", "flags", "json_logs", "logs", "schema", "models",

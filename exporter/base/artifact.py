@@ -25,8 +25,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ...runtime.artifact import manifest as contract
+from ...runtime.artifact.digests import sha256
 from ...runtime.artifact.manifest import File, Manifest
-from ...runtime.artifact.reading import sealed, sha256
+from ...runtime.artifact.reading import sealed
 from ...runtime.errors import InputError
 
 GOLDEN = "golden.npz"

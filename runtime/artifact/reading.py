@@ -20,11 +20,14 @@ from typing import Literal
 from .. import machine
 from ..errors import ArtifactError
 from . import manifest as contract
+from .digests import Digests, sha256
 from .manifest import Manifest
 from .onnx_references import MalformedGraph, is_address, references
 from .records import RecordError, from_plain, to_plain
 
-Check = Literal["full", "quick"]
+Check = Literal["full", "once", "quick"]
+"""How contents are compared: the sha256 of every file, of files that changed since they were compared last,
+or the sizes only."""
 
 _MAX_MANIFEST_BYTES = 16 << 20
 _UNSEALED = "0" * 64
@@ -48,8 +51,7 @@ def sealed(manifest: Manifest) -> bytes:
 
 
 def read(path: str | Path, *, check: Check = "full") -> Artifact:
-    """Reads and checks the artifact at `path`. `quick` compares the sizes of files instead of their contents.
-    Raises ArtifactError."""
+    """Reads and checks the artifact at `path`. Raises ArtifactError."""
     folder = Path(path)
     manifest = _manifest(folder)
     problems = [*_inconsistencies(manifest), *_files(folder, manifest, check)]
@@ -162,13 +164,20 @@ def _files(folder: Path, manifest: Manifest, check: Check) -> list[str]:
         engine.file for engine in manifest.engines
     }
 
+    digests = Digests(folder) if check == "once" else None
+
     def problem(item: tuple[str, contract.File]) -> str | None:
         name, expected = item
-        return _misplaced(folder, name, alone=name in alone) or _changed(folder / name, name, expected, check)
+        return _misplaced(folder, name, alone=name in alone) or _changed(
+            folder, name, expected, check, digests
+        )
 
     # hashlib releases the GIL, so large artifacts are read as fast as the disk and the processors allow.
     with ThreadPoolExecutor(machine.cpus()) as threads:
-        return [line for line in threads.map(problem, manifest.files.items()) if line]
+        problems = [line for line in threads.map(problem, manifest.files.items()) if line]
+    if digests is not None and not problems:
+        digests.keep()
+    return problems
 
 
 def _misplaced(folder: Path, name: str, *, alone: bool) -> str | None:
@@ -205,22 +214,22 @@ def _is_inside(name: str) -> bool:
     return plain and not path.is_absolute() and ".." not in path.parts and str(path) == name
 
 
-def _changed(path: Path, name: str, expected: contract.File, check: Check) -> str | None:
+def _changed(
+    folder: Path, name: str, expected: contract.File, check: Check, digests: Digests | None
+) -> str | None:
+    path = folder / name
     try:
         size = path.stat().st_size
         if size != expected.size:
             return f"{name}: {size} bytes, expected {expected.size}"
-        if check == "full" and sha256(path) != expected.sha256:
+        if check == "quick":
+            return None
+        digest = sha256(path) if digests is None else digests.of(name)
+        if digest != expected.sha256:
             return f"{name}: changed since it was exported (sha256 differs)"
     except OSError as error:
         return f"{name}: not readable ({error.strerror})"
     return None
-
-
-def sha256(path: Path) -> str:
-    """The digest of a file, in hexadecimal digits; reads it in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _external(folder: Path, manifest: Manifest) -> Iterable[str]:

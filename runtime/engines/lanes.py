@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from ..artifact.manifest import PAST, Graph
+from ..errors import EngineError
 from .table import Arrays
+
+log = logging.getLogger("poolrt.engines")
+
+Opened = TypeVar("Opened")
 
 # Lanes compute batches side by side, ideally one thread each. Threads that share a batch wait for the slowest
 # of them at the end of every node (measured in docs/decisions/lanes.md). The number is limited because each
@@ -27,3 +36,49 @@ def stored_bytes(path: Path, graph: Graph) -> int:
 def slots(inputs: Arrays) -> int:
     """Of a batch; its prefix does not count."""
     return max((array.size for name, array in inputs.items() if name != PAST), default=0)
+
+
+AFTER = 8
+"""Batches that ran alone before a second session is opened for them. Those that warm a model up, and all that
+a short process computes, do not share the processor with its opening."""
+
+
+class Later(Generic[Opened]):
+    """A session that a model can do without at first: a thread of its own opens it."""
+
+    def __init__(self, open: Callable[[], Opened], *, after: int = AFTER, at_once: bool = False) -> None:
+        """`after` is how often `get` returns None before the opening begins. `at_once` opens it here and now,
+        and raises what `open` raises."""
+        self._open = open
+        self._after = after
+        self._lock = threading.Lock()
+        self._missed = 0
+        self._closed = False
+        self._opened: Opened | None = open() if at_once else None
+
+    def get(self) -> Opened | None:
+        """None while it is not open."""
+        if self._opened is None and self._missed <= self._after:
+            with self._lock:
+                self._missed += 1
+                begins = self._missed == self._after + 1 and not self._closed
+            if begins:
+                # Not a daemon, as the worker's threads are: Python would end it inside the library, which
+                # aborts the process.
+                threading.Thread(target=self._run, name="poolrt-later", daemon=False).start()
+        return self._opened
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._opened = None
+
+    def _run(self) -> None:
+        try:
+            opened = self._open()
+        except EngineError as error:
+            log.warning("batches are computed more slowly, by the session that is open: %s", error)
+            return
+        with self._lock:
+            if not self._closed:
+                self._opened = opened

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from .. import machine
+from .. import cache_folder, machine
 from ..artifact.manifest import GraphRole, Manifest, Precision
 from ..errors import EngineError
 from . import blobs, table, trial
@@ -65,7 +65,12 @@ def choose(
     usual = table.choose(manifest, "auto" if name == "auto" else engine, role)
     if usual.engine is not None or usual.device != "cpu" or not (name == "auto" or engine == "openvino"):
         return usual
-    candidates = list(_candidates(manifest, usual, name, which))
+    possible = list(_candidates(manifest, usual, name, which))
+    key = _key(manifest, possible, engine, threads)
+    if len(possible) > 1 and (known := _remembered(manifest, possible, key)) is not None:
+        return known
+    # Asking what this processor has loads OpenVINO.
+    candidates = [choice for choice in possible if choice.precision is None or gains(choice.precision)]
     if len(candidates) < 2:
         if not candidates and which:
             raise EngineError(
@@ -73,11 +78,15 @@ def choose(
                 f"--precision {which}, or pip install 'poolrt[openvino]' on a processor that has it"
             )
         return candidates[0] if candidates else usual
-    return _remembered(folder, manifest, candidates, engine, threads)
+    index, why = _measured(folder, manifest, candidates, threads)
+    taken = candidates[index]
+    cache_folder.remember(key, {"artifact": manifest.name, "engine": taken.name, "why": why})
+    return _noted(manifest, taken, why)
 
 
 def _candidates(manifest: Manifest, usual: Choice, name: str, which: str) -> Iterator[Choice]:
-    """Ways to compute the artifact here, the reference first, then those most likely to be fastest."""
+    """Ways to compute the artifact on some processor, the reference first, then those most likely to be
+    fastest."""
     graphs = {graph.precision: graph for graph in reversed(manifest.graphs) if graph.role == usual.graph.role}
     if (graph := graphs.get("fp32")) is None or (usual.graph.precision != "fp32" and not which):
         if which in ("", ANY, usual.graph.precision):
@@ -96,7 +105,7 @@ def _candidates(manifest: Manifest, usual: Choice, name: str, which: str) -> Ite
         if precision == "int8":
             if "int8" in graphs:
                 yield Choice("onnxruntime", graphs["int8"], notes=usual.notes)
-        elif installed and gains(precision) and not (name == "openvino" and precision == "fp32"):
+        elif installed and not (name == "openvino" and precision == "fp32"):
             yield Choice("openvino", graph, precision=precision, notes=usual.notes)
 
 
@@ -109,20 +118,23 @@ def gains(precision: Precision) -> bool:
     return able(precision) and (precision != "fp16" or platform.machine() in ("aarch64", "arm64"))
 
 
-def _remembered(
-    folder: Path, manifest: Manifest, candidates: Sequence[Choice], engine: str, threads: int | None
-) -> Choice:
+def _key(manifest: Manifest, possible: Sequence[Choice], engine: str, threads: int | None) -> str:
+    """The name of the record of a choice among these."""
     versions = [machine.version(name) for name in ("poolrt", "onnxruntime", "onnxruntime-gpu", "openvino")]
-    digests = [manifest.files[choice.graph.file].sha256 for choice in candidates]
-    names = [choice.name for choice in candidates]
-    key = blobs.key("choice", engine, threads or machine.cpus(), *versions, *digests, *names)
-    record = blobs.recall(key) or {}
-    index, why = record.get("index"), record.get("why")
-    if not isinstance(index, int) or not 0 <= index < len(candidates) or not isinstance(why, str):
-        index, why = _measured(folder, manifest, candidates, threads)
-        blobs.remember(key, {"artifact": manifest.name, "engine": names[index], "index": index, "why": why})
+    digests = [manifest.files[choice.graph.file].sha256 for choice in possible]
+    names = [choice.name for choice in possible]
+    return blobs.key("choice", engine, threads or machine.cpus(), *versions, *digests, *names)
+
+
+def _remembered(manifest: Manifest, possible: Sequence[Choice], key: str) -> Choice | None:
+    record = cache_folder.recall(key) or {}
+    name, why = record.get("engine"), record.get("why")
+    taken = next((choice for choice in possible if choice.name == name), None)
+    return _noted(manifest, taken, why) if taken is not None and isinstance(why, str) else None
+
+
+def _noted(manifest: Manifest, choice: Choice, why: str) -> Choice:
     log.info("%s: %s", manifest.name, why)
-    choice = candidates[index]
     return choice._replace(notes=(*choice.notes, why))
 
 
@@ -135,7 +147,10 @@ def _measured(
         return 0, f"{candidates[0].name} is taken: the artifact has nothing to measure others with"
     first = trial.run(folder, manifest, candidates[0], probe, threads)
     best, index, lines = first, 0, list[str]()
+    compiled: list[str] = []
     for place, choice in enumerate(candidates[1:], 1):
+        if (name := _blob(folder, manifest, choice)) is not None and blobs.find(name) is None:
+            compiled.append(name)
         try:
             result = trial.run(folder, manifest, choice, probe, threads)
         except EngineError as error:
@@ -148,4 +163,16 @@ def _measured(
             best, index = result, place
             if gain >= ENOUGH:
                 break
+    for name in compiled:
+        if name != _blob(folder, manifest, candidates[index]):
+            blobs.remove(name)
     return index, f"{candidates[index].name} is taken: beside {candidates[0].name}, {'; '.join(lines)}"
+
+
+def _blob(folder: Path, manifest: Manifest, choice: Choice) -> str | None:
+    """The name of what a trial compiles and keeps."""
+    from . import openvino
+
+    if choice.backend != "openvino":
+        return None
+    return openvino.blob(folder, manifest, choice.graph, choice.precision)

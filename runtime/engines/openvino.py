@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import machine
-from ..artifact import reading
+from ..artifact import digests
 from ..artifact.manifest import Graph, Manifest, Precision, Profile, Tensor
 from ..errors import EngineError
 from . import blobs
-from .lanes import MAX_LANES, stored_bytes
+from .lanes import MAX_LANES, Later, stored_bytes
 from .table import Arrays
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -46,7 +46,15 @@ class OpenVinoSession:
     """A graph opened by OpenVINO. See `table.Session`."""
 
     def __init__(
-        self, path: Path, graph: Graph, precision: Precision, *, digest: str, threads: int, lanes: int
+        self,
+        path: Path,
+        graph: Graph,
+        precision: Precision,
+        *,
+        digest: str,
+        threads: int,
+        lanes: int,
+        at_once: bool,
     ) -> None:
         self.graph, self.precision, self.threads, self.lanes = graph, precision, threads, lanes
         self._inputs = {tensor.name: tensor for tensor in graph.inputs}
@@ -55,13 +63,17 @@ class OpenVinoSession:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(lanes):
             self._requests.put(compiled.create_infer_request())
-        self._wide: Any = None
         self._mapped = [blob]
         """The library reads weights from these and does not hold them."""
+        self._wide: Later[Any] | None = None
         if lanes > 1 and stored_bytes(path, graph) <= TWICE_BYTES:
-            compiled, blob = _compiled(path, graph, precision, digest, streams=1, threads=threads)
-            self._wide = compiled.create_infer_request()
-            self._mapped.append(blob)
+
+            def wide() -> Any:
+                compiled, blob = _compiled(path, graph, precision, digest, streams=1, threads=threads)
+                self._mapped.append(blob)
+                return compiled.create_infer_request()
+
+            self._wide = Later(wide, at_once=at_once)
 
     @property
     def backend(self) -> str:
@@ -81,8 +93,9 @@ class OpenVinoSession:
         ]
         width = max(widths, default=0)
         padded = {name: self._padded(name, array) for name, array in inputs.items()}
-        if alone and self._wide is not None:
-            return self._infer(self._wide, padded, outputs, width)
+        wide = self._wide.get() if alone and self._wide is not None else None
+        if wide is not None:
+            return self._infer(wide, padded, outputs, width)
         request = self._requests.get()
         try:
             return self._infer(request, padded, outputs, width)
@@ -90,7 +103,8 @@ class OpenVinoSession:
             self._requests.put(request)
 
     def close(self) -> None:
-        self._wide = None
+        if self._wide is not None:
+            self._wide.close()
         while not self._requests.empty():
             self._requests.get()
         self._mapped.clear()
@@ -136,8 +150,7 @@ def _compiled(
         # Several models and the server's own threads share the processors.
         "ENABLE_CPU_PINNING": False,
     }
-    # Neither streams nor threads are part of what is compiled.
-    key = blobs.key("openvino", version(), graph.file, digest, precision)
+    key = _key(graph, precision, digest)
     kept = blobs.find(key)
     try:
         if kept is not None:
@@ -156,6 +169,21 @@ def _compiled(
         ) from None
     blobs.keep(key, compiled.export_model)
     return compiled, None
+
+
+def _key(graph: Graph, precision: Precision, digest: str) -> str:
+    """The name of a compiled graph among the blobs. Neither streams nor threads are part of what is
+    compiled."""
+    return blobs.key("openvino", version(), graph.file, digest, precision)
+
+
+def blob(folder: Path, manifest: Manifest, graph: Graph, precision: Precision | None) -> str:
+    """The name under which `open` keeps a compiled graph among the blobs."""
+    return _key(graph, precision or "fp32", _digest(folder, manifest, graph))
+
+
+def _digest(folder: Path, manifest: Manifest, graph: Graph) -> str:
+    return "".join(_sha256(folder, manifest, name) for name in (graph.file, *graph.external))
 
 
 def _unpack(model: Any) -> None:
@@ -198,6 +226,7 @@ def open(
     threads: int | None = None,
     lanes: int | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
+    at_once: bool = False,
 ) -> OpenVinoSession:
     """Opens a graph of an artifact that was checked. Raises EngineError where the library is missing, the
     processor cannot compute in that precision, or the graph cannot be read.
@@ -206,6 +235,7 @@ def open(
         precision: of the products; None: float32.
         threads: None: as many as affinity and cgroup grant this process.
         lanes: None: one per thread, up to MAX_LANES; of a large graph one per STREAM_THREADS threads.
+        at_once: opens the session of batches that run alone too, not after the first of them.
     """
     precision = precision or "fp32"
     if (problem := unable(graph, precision)) is not None:
@@ -215,13 +245,15 @@ def open(
     if lanes is None:
         small = stored_bytes(path, graph) <= TWICE_BYTES
         lanes = min(MAX_LANES, threads if small else -(-threads // STREAM_THREADS))
-    digest = "".join(_sha256(folder, manifest, name) for name in (graph.file, *graph.external))
-    return OpenVinoSession(path, graph, precision, digest=digest, threads=threads, lanes=lanes)
+    digest = _digest(folder, manifest, graph)
+    return OpenVinoSession(
+        path, graph, precision, digest=digest, threads=threads, lanes=lanes, at_once=at_once
+    )
 
 
 def _sha256(folder: Path, manifest: Manifest, name: str) -> str:
     """Of a graph's file; an artifact that is being exported has no record of it yet."""
-    return manifest.files[name].sha256 if name in manifest.files else reading.sha256(folder / name)
+    return manifest.files[name].sha256 if name in manifest.files else digests.sha256(folder / name)
 
 
 def unable(graph: Graph, precision: Precision) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import machine
 from ..artifact.manifest import Graph, Manifest, Profile
 from ..errors import EngineError
-from .lanes import MAX_LANES, TWICE_BYTES, WIDE_SLOTS, slots, stored_bytes
+from .lanes import MAX_LANES, TWICE_BYTES, WIDE_SLOTS, Later, slots, stored_bytes
 from .table import Arrays
 
 Device = Literal["cpu", "cuda"]
@@ -31,10 +31,19 @@ WIDENED_SHARE = 0.75
 SHRINK_SLOTS = 4096
 
 
+# Weights beyond this size are at first used as they lie in their file. To arrange them for the processor
+# takes a second per GB, so a session that does it is opened behind the first batch, and takes over
+# (docs/decisions/cold-start.md).
+ARRANGED_BYTES = 512 << 20
+PLAIN = {"session.disable_prepacking": "1"}
+
+
 class OrtSession:
     """A graph opened by ONNX Runtime. See `table.Session`."""
 
-    def __init__(self, path: Path, graph: Graph, *, device: Device, threads: int, lanes: int) -> None:
+    def __init__(
+        self, path: Path, graph: Graph, *, device: Device, threads: int, lanes: int, at_once: bool
+    ) -> None:
         ort = _library()
         providers: list[Any] = ["CPUExecutionProvider"]
         if device == "cuda":
@@ -49,8 +58,15 @@ class OrtSession:
         size = _bytes(path, graph)
         disabled = [*SLOW_FUSIONS, *([] if _fits_widened(graph, size) else ["ConstantFolding"])]
         small = lanes > 1 and size <= TWICE_BYTES
-        self._session: Any = _opened(ort, path, providers, threads // lanes if small else threads, disabled)
-        self._wide: Any = _opened(ort, path, providers, threads, disabled) if small else self._session
+        share = threads // lanes if small else threads
+        is_plain = not at_once and device == "cpu" and graph.stored == "fp32" and size > ARRANGED_BYTES
+        self._session: Any = _opened(ort, path, providers, share, disabled, PLAIN if is_plain else {})
+        self._arranged: Later[Any] | None = None
+        if is_plain:
+            self._arranged = Later(lambda: _opened(ort, path, providers, share, disabled), after=1)
+        self._wide: Later[Any] | None = None
+        if small:
+            self._wide = Later(lambda: _opened(ort, path, providers, threads, disabled), at_once=at_once)
         self.providers: list[str] = self._session.get_providers()
         if device == "cuda" and self.providers[0] != "CUDAExecutionProvider":
             raise EngineError(
@@ -77,17 +93,31 @@ class OrtSession:
     ) -> list[NDArray[np.float32]]:
         size = slots(inputs)
         options = self._shrinking if size > SHRINK_SLOTS else self._plain
-        session = self._wide if alone and size >= WIDE_SLOTS else self._session
+        if self._arranged is not None and (arranged := self._arranged.get()) is not None:
+            self._session, self._arranged = arranged, None
+        session = self._session
+        if alone and self._wide is not None and size >= WIDE_SLOTS:
+            session = self._wide.get() or session
         try:
             return session.run(list(outputs), dict(inputs), options)
         except Exception as error:
             raise EngineError(f"{self.graph.file}: onnxruntime failed on a batch ({_line(error)})") from error
 
     def close(self) -> None:
-        self._session = self._wide = None
+        for later in (self._arranged, self._wide):
+            if later is not None:
+                later.close()
+        self._session = self._arranged = self._wide = None
 
 
-def _opened(ort: Any, path: Path, providers: Sequence[Any], threads: int, disabled: Sequence[str]) -> Any:
+def _opened(
+    ort: Any,
+    path: Path,
+    providers: Sequence[Any],
+    threads: int,
+    disabled: Sequence[str],
+    entries: Mapping[str, str] = {},
+) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -97,6 +127,8 @@ def _opened(ort: Any, path: Path, providers: Sequence[Any], threads: int, disabl
     options.log_severity_level = 3
     # Threads that spin between two runs take the processor from the tokenizer and from other models.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
     try:
         return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
     except Exception as error:  # the library's exceptions share no base class
@@ -124,6 +156,7 @@ def open(
     threads: int | None = None,
     device: Device = "cpu",
     lanes: int | None = None,
+    at_once: bool = False,
 ) -> OrtSession:
     """Opens a graph of an artifact that was checked. Raises EngineError where the library is missing or
     cannot read the graph.
@@ -131,6 +164,7 @@ def open(
     Args:
         threads: None: as many as affinity and cgroup grant this process.
         lanes: None: one per thread, up to MAX_LANES; one on a GPU.
+        at_once: opens everything now: the session of batches that run alone, and arranged weights.
     """
     if graph.precision == "bf16" and device == "cpu":
         beside = any(other.role == graph.role and other.precision != "bf16" for other in manifest.graphs)
@@ -142,7 +176,9 @@ def open(
     threads = threads or machine.cpus()
     if lanes is None:
         lanes = min(threads, MAX_LANES) if device == "cpu" else 1
-    return OrtSession(folder / graph.file, graph, device=device, threads=threads, lanes=lanes)
+    return OrtSession(
+        folder / graph.file, graph, device=device, threads=threads, lanes=lanes, at_once=at_once
+    )
 
 
 def _library() -> Any:

@@ -2,8 +2,8 @@
 
 To add a backend, name it in `Backend` (artifact/manifest.py), write a file in this folder whose `open`
 returns a `Session`, and add its row to `TABLE`. `open` gets (folder, manifest, engine) for a compiled engine,
-and (folder, manifest, graph, threads=..., device=...) for a graph. A backend's file imports its library
-inside functions only, since most machines have one of these libraries at most.
+and (folder, manifest, graph, threads=..., device=..., at_once=...) for a graph. A backend's file imports its
+library inside functions only, since most machines have one of these libraries at most.
 """
 
 from __future__ import annotations
@@ -168,13 +168,21 @@ def unfit(engine: Engine) -> str | None:
     return None
 
 
-def open(folder: Path, manifest: Manifest, choice: Choice, *, threads: int | None = None) -> Session:
-    """Opens the chosen graph or engine. Raises EngineError."""
+def open(
+    folder: Path, manifest: Manifest, choice: Choice, *, threads: int | None = None, at_once: bool = False
+) -> Session:
+    """Opens the chosen graph or engine. Raises EngineError.
+
+    Args:
+        at_once: opens too what would otherwise be opened when it is first needed.
+    """
     module = importlib.import_module(TABLE[choice.backend][0], __package__)
     if choice.engine is not None:
         return module.open(folder, manifest, choice.engine)
-    computed = {} if choice.precision is None else {"precision": choice.precision}
-    return module.open(folder, manifest, choice.graph, threads=threads, device=choice.device, **computed)
+    more: dict[str, object] = {"at_once": at_once, "threads": threads, "device": choice.device}
+    if choice.precision is not None:
+        more["precision"] = choice.precision
+    return module.open(folder, manifest, choice.graph, **more)
 
 
 def _graph(manifest: Manifest, which: str) -> Graph:

@@ -79,7 +79,7 @@ def probe(folder: Path, manifest: Manifest, choice: Choice) -> Probe:
 
 
 def run(folder: Path, manifest: Manifest, choice: Choice, probe: Probe, threads: int | None) -> Result:
-    session = table.open(folder, manifest, choice, threads=threads)
+    session = table.open(folder, manifest, choice, threads=threads, at_once=True)
     try:
         feed = Feed(choice.graph.inputs, pad_id=manifest.text.pad_id)
         batches = [probe.items] if probe.batched else [[item] for item in probe.items]

@@ -33,7 +33,7 @@ class Encoder:
             # Some tokenizers have more ids than the model has rows. Only then the ids of texts are checked
             # too.
             self.may_exceed_table = max(vocabulary.values(), default=0) >= text.vocab_size
-            self.boundaries = Boundaries(self.tokenizer)
+            self.boundaries = Boundaries(self.tokenizer, vocabulary)
             self.before, self.after = around(self.tokenizer, text.tokenizer)
             self.joint = Joint.of(self.tokenizer)
         except ArtifactError:

@@ -14,7 +14,7 @@ Of a long text only the beginning (or end) is tokenised, such that the tokens ar
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -61,9 +61,10 @@ class Content(NamedTuple):
 class Boundaries:
     """Where texts may be cut without changing their tokens, as far as one tokenizer allows."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, pieces: Iterable[str]) -> None:
+        """`pieces`: the tokenizer's vocabulary, added tokens included."""
         # A piece with a space inside can cover the end of one word and the start of the next.
-        self.usable = not any(_covers_words(piece) for piece in tokenizer.get_vocab(with_added_tokens=True))
+        self.usable = not any(_covers_words(piece) for piece in pieces)
         # A tokenizer that puts a space in front of every text gives " cd" one more space than it has in "ab
         # cd".
         whole, head, tail = _ids(tokenizer, ["ab cd", "ab", " cd"])

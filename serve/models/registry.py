@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ...runtime.artifact.manifest import Manifest
@@ -59,12 +60,29 @@ class Registry:
         self.check_names = check_names
         self.ready = threading.Event()
         self._by_name: dict[str, Served] = {}
+        self._opening: Future[None] | None = None
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self.models)
 
+    def begin(self) -> None:
+        """Opens the models in a thread, so that `open` only waits for it. A server imports its modules
+        meanwhile."""
+        thread = ThreadPoolExecutor(1)
+        self._opening = thread.submit(self._open)
+        thread.shutdown(wait=False)
+
+    @property
+    def begun(self) -> bool:
+        """Whether `begin` was called, so that somebody waits to hear how it ended."""
+        return self._opening is not None
+
     def open(self) -> None:
-        """Opens and warms every model: seconds each, minutes where an engine is built first."""
+        """Opens and warms every model: seconds each, minutes where an engine is built first. Raises what
+        `load` raises."""
+        self._open() if self._opening is None else self._opening.result()
+
+    def _open(self) -> None:
         for served in self.models:
             served.model = served.open()
             served.model.warm_up()

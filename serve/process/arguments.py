@@ -128,9 +128,10 @@ def _add_models(parser: Parser) -> None:
     )
     group.add_argument(
         "--check",
-        choices=("full", "quick"),
-        default="full",
-        help="compare sha256 of every file, or only sizes",
+        choices=("full", "once", "quick"),
+        default="once",
+        help="compare sha256 of every file, of those that changed since they were compared last on this "
+        "machine (default), or only sizes",
     )
 
 

@@ -22,6 +22,9 @@ PADDED = (
 )
 """vLLM pads for models of images. A text model's results would change with the padding."""
 
+_FORMS: list[type[Record]] = []
+"""Of all bodies."""
+
 UNTRUSTED_SETTINGS = {"mm_processor_kwargs": "preprocessing", "media_io_kwargs": "media loading"}
 """Settings of how pictures are read -> what they change, in vLLM's words."""
 
@@ -149,8 +152,14 @@ def body(
     removed: bool = False,
     task: bool = False,
 ) -> Body:
-    """Returns the body of these forms, with their validators built: a request would wait 5 ms for each."""
-    for _, form in forms:
-        validator(form)
+    """Returns the body of these forms."""
+    _FORMS.extend(form for _, form in forms)
     order = tuple(preferred) if preferred is not None else tuple(range(len(forms)))
     return Body(tuple((tuple(keys), form) for keys, form in forms), order, removed, task)
+
+
+def build_validators() -> None:
+    """Builds the validators of all bodies, 5 ms each, which otherwise the first request of a form waits
+    for."""
+    for form in _FORMS:
+        validator(form)

@@ -12,10 +12,10 @@ from poolrt.exporter import pipeline
 from poolrt.exporter.engine import Target
 from poolrt.exporter.precision import choice
 from poolrt.exporter.proof.evidence import TOLERANCES, divided
-from poolrt.runtime import load
+from poolrt.runtime import cache_folder, load
 from poolrt.runtime.artifact import reading
 from poolrt.runtime.artifact.manifest import Evidence
-from poolrt.runtime.engines import blobs, measured
+from poolrt.runtime.engines import measured
 from poolrt.runtime.errors import VerificationError
 
 
@@ -24,7 +24,7 @@ def copied(
     artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Path]:
     """An artifact that a test may change, and a cache of the test's own."""
-    monkeypatch.setenv(blobs.FOLDER, str(tmp_path / "engines"))
+    monkeypatch.setenv(cache_folder.FOLDER, str(tmp_path / "engines"))
     monkeypatch.delenv(measured.VARIABLE, raising=False)
 
     def copy(name: str) -> Path:

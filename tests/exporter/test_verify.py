@@ -13,8 +13,9 @@ import pytest
 from onnx import numpy_helper
 from poolrt.exporter import pipeline
 from poolrt.exporter.proof import evidence, verify
+from poolrt.runtime.artifact.digests import sha256
 from poolrt.runtime.artifact.manifest import Evidence, File, Manifest
-from poolrt.runtime.artifact.reading import read, sealed, sha256
+from poolrt.runtime.artifact.reading import read, sealed
 from poolrt.runtime.errors import ArtifactError, CheckpointError, VerificationError
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from poolrt.exporter.base.artifact import write_golden
-from poolrt.runtime import load, machine
+from poolrt.runtime import cache_folder, load, machine
 from poolrt.runtime.artifact import reading
 from poolrt.runtime.engines import blobs, measured, openvino, table, trial
 from poolrt.runtime.engines.feed import Feed
@@ -33,7 +33,7 @@ GROWTH_BYTES = 64 << 20  # 300 shapes behind a first 300: measured 10 MB, withou
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """Compiled graphs and choices of a test, in a folder of its own."""
-    monkeypatch.setenv(blobs.FOLDER, str(tmp_path / "engines"))
+    monkeypatch.setenv(cache_folder.FOLDER, str(tmp_path / "engines"))
     monkeypatch.delenv(measured.VARIABLE, raising=False)
     return tmp_path / "engines"
 
@@ -124,12 +124,12 @@ def test_a_second_start_takes_the_compiled_graph(artifacts, cache, monkeypatch):
     monkeypatch.setattr(openvino, "_unpack", lambda model: pytest.fail("the graph was read again"))
     np.testing.assert_array_equal(outputs_of(folder, "openvino:fp32", items)["out_embed"], first)
     monkeypatch.undo()
-    monkeypatch.setenv(blobs.FOLDER, str(cache))
+    monkeypatch.setenv(cache_folder.FOLDER, str(cache))
     blob.chmod(0o600)
     blob.write_bytes(b"not what was kept")
     np.testing.assert_array_equal(outputs_of(folder, "openvino:fp32", items)["out_embed"], first)
     assert blob.stat().st_size > 1000
-    monkeypatch.setenv(blobs.FOLDER, "")
+    monkeypatch.setenv(cache_folder.FOLDER, "")
     np.testing.assert_array_equal(outputs_of(folder, "openvino:fp32", items)["out_embed"], first)
 
 
@@ -204,9 +204,14 @@ def test_auto_takes_the_fastest_within_its_bounds_and_remembers_it(
     manifest = reading.read(folder).manifest
     opened = []
 
-    def simulated(folder, manifest, choice, *, threads=None):
+    def simulated(folder, manifest, choice, *, threads=None, at_once=False):
         kind = choice.precision or choice.backend
         opened.append(kind)
+        if choice.backend == "openvino":
+            blobs.keep(
+                openvino.blob(folder, manifest, choice.graph, choice.precision),
+                lambda: io.BytesIO(b"compiled"),
+            )
         return Simulated(seconds[kind], drift.get(kind, 0.0))
 
     monkeypatch.setattr(openvino, "able", lambda precision: precision in ("fp32", "bf16"))
@@ -215,8 +220,14 @@ def test_auto_takes_the_fastest_within_its_bounds_and_remembers_it(
     choice = measured.choose(folder, manifest)
     assert choice.name == chosen
     assert f"{chosen} is taken" in choice.notes[-1]
+    kept = [path.stem for path in cache.glob("*.blob")]
+    assert kept == (
+        [openvino.blob(folder, manifest, choice.graph, choice.precision)] if choice.precision else []
+    )
     count = len(opened)
-    assert measured.choose(folder, manifest) == choice
+    with monkeypatch.context() as known:
+        known.setattr(openvino, "able", lambda precision: pytest.fail("the library was opened"))
+        assert measured.choose(folder, manifest) == choice
     assert len(opened) == count
     (record,) = cache.glob("*.json")
     assert json.loads(record.read_text())["engine"] == chosen

@@ -99,7 +99,7 @@ def test_part_of_a_text_gives_the_tokens_of_all_of_it(tokenizer, side, monkeypat
     monkeypatch.setattr(truncation, "CHARACTERS_PER_TOKEN", 1)
     monkeypatch.setattr(truncation, "WHOLE", 1)
     monkeypatch.setattr(truncation, "_SLICE", 200)
-    boundaries = truncation.Boundaries(tokenizer)
+    boundaries = truncation.Boundaries(tokenizer, tokenizer.get_vocab())
     partial = 0
 
     @settings(max_examples=400, deadline=None, derandomize=True)
@@ -154,7 +154,9 @@ def test_part_of_a_text_gives_the_tokens_of_all_of_it(tokenizer, side, monkeypat
 def test_a_long_text_gives_the_same_first_tokens(tokenizer, unit, side):
     text = unit * (60_000 // len(unit)) + CORPUS[0]
     whole = tokenizer.encode(text, add_special_tokens=False).ids
-    found = truncation.content(tokenizer, text, 65, truncation.Boundaries(tokenizer), side)
+    found = truncation.content(
+        tokenizer, text, 65, truncation.Boundaries(tokenizer, tokenizer.get_vocab()), side
+    )
     if side == "right":
         assert found.ids[:65] == whole[:65]
     else:
@@ -166,7 +168,7 @@ def test_a_long_text_gives_the_same_first_tokens(tokenizer, unit, side):
     "unit", ["the quick brown fox ", "北京是中国的首都，东京是日本的首都"], ids=["words", "chinese"]
 )
 def test_what_is_thrown_away_costs_nothing(tokenizer, unit, side):
-    boundaries = truncation.Boundaries(tokenizer)
+    boundaries = truncation.Boundaries(tokenizer, tokenizer.get_vocab())
 
     def seconds(characters: int) -> float:
         text = unit * (characters // len(unit))

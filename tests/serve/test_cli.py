@@ -660,7 +660,7 @@ def test_a_model_is_opened_as_the_flags_say(
         "folder": folder, "engine": "auto", "threads": None, "max_batch_tokens": None,
         "max_queued_tokens": 2_000_000, "max_tokens": None,
         "scheduling_policy": "fcfs", "io_processor_plugin": None, "hf_overrides": {}, "name": "minilm_like",
-        "check": "full",
+        "check": "once",
         "limit_mm_per_prompt": {}, "mm_processor_kwargs": None, "mm_processor_cache_gb": 0.25,
         "response_cache_mb": 0, "enable_prefix_caching": None, "prefix_cache_mb": 512.0,
     }  # fmt: skip

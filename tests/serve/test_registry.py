@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from poolrt.runtime.errors import ArtifactError
 from poolrt.serve.endpoints.routes import absent
 from poolrt.serve.errors import ApiError
 from poolrt.serve.models.registry import Registry, Served
@@ -46,6 +47,26 @@ def test_a_model_is_found_by_its_names_its_artifacts_and_its_checkpoints():
     assert (first.model.events, first.name, first.told_name) == (["warm"], "a", "a")  # pyright: ignore[reportAttributeAccessIssue]
     models.close()
     assert second.model.events == ["warm", "closed"]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_models_are_opened_meanwhile_and_what_fails_is_raised_later():
+    models = Registry([served("a")])
+    assert not models.begun
+    models.begin()
+    models.open()
+    assert models.begun
+    assert models.ready.is_set()
+    assert models.find("a").model.events == ["warm"]  # pyright: ignore[reportAttributeAccessIssue]
+
+    def broken() -> Any:
+        raise ArtifactError("no such folder")
+
+    refused = Registry([Served(names=("a",), open=broken)])
+    refused.begin()
+    with pytest.raises(ArtifactError, match="no such folder"):
+        refused.open()
+    assert not refused.ready.is_set()
+    refused.close()
 
 
 def test_given_names_win_over_aliases_and_the_first_over_later_ones():
