@@ -39,6 +39,11 @@ def processor() -> tuple[str, tuple[str, ...]]:
     return name, tuple(sorted(flags))
 
 
+def is_arm() -> bool:
+    """Whether the processor is a 64-bit ARM."""
+    return platform.machine() in ("aarch64", "arm64")
+
+
 def cpus() -> int:
     """Returns how many processors this process may keep busy: those of its affinity mask, at most its
     cgroup's quota, at least 1."""

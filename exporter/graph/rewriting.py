@@ -3,18 +3,21 @@ the padded form for engines."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import onnx_files
 from .passes import mixed, order
 from .passes.signature import LowPrecision, PassOptions
-from .quantisation import dynamic
+from .quantisation import dynamic, static
+from .quantisation.activations import Activation
 from .quantisation.quantised import Quantised
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
 
 def lower(model: ir.Model, precision: LowPrecision) -> int:
@@ -55,6 +58,39 @@ def int8_from_onnx(source: Path, target: Path, *, keep: Collection[str] = ()) ->
     model = ir.load(source)
     order.rewrite(model, "quantised")
     quantised = dynamic.quantise(model, keep)
+    onnx_files.save(model, target)
+    return quantised
+
+
+def observed_from_onnx(source: Path, target: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Writes an fp32 graph whose outputs are also the activations that products read.
+
+    Returns the name of each -> the products that read it, with their weights [width, columns].
+    """
+    import onnx_ir as ir
+
+    model = ir.load(source)
+    order.rewrite(model, "quantised")
+    readers = static.readers(model)
+    static.observe(model)
+    onnx_files.save(model, target)
+    return readers
+
+
+def static_int8_from_onnx(
+    source: Path, target: Path, activations: Mapping[str, Activation], *, keep: Collection[str] = ()
+) -> Quantised:
+    """Writes the int8 form of an fp32 graph whose activations have constant scales.
+
+    Args:
+        activations: by the names of `observed_from_onnx`. Products that read others stay fp32.
+        keep: names of products and tables, as in `Quantised`, that stay fp32.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(source)
+    order.rewrite(model, "quantised")
+    quantised = static.quantise(model, activations, keep)
     onnx_files.save(model, target)
     return quantised
 

@@ -17,8 +17,8 @@ from ...runtime.inputs.items import Item
 from .. import engine
 from ..base.report import Say
 from ..proof.reference import Reference
-from . import dynamic, mixed, trials
-from .trials import Chosen
+from . import int8, mixed
+from .trials import Chosen, Trials
 
 Choice = Literal["fp32", "fp16", "bf16", "int8", "auto"]
 CHOICES: tuple[Choice, ...] = ("fp32", "fp16", "bf16", "int8", "auto")
@@ -49,4 +49,4 @@ def chosen(
         return Chosen(manifest.graphs, ())
     if choice in ("fp16", "bf16"):
         return mixed.chosen(choice, folder, manifest)
-    return dynamic.chosen(choice, trials.Trials(folder, manifest, reference, items, say))
+    return int8.chosen(choice, Trials(folder, manifest, reference, items, say))

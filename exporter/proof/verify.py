@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import itertools
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +97,10 @@ def _vision_of(manifest: Manifest, engine: Way) -> Way:
     """The vision half that runs beside a text graph or engine: of the same backend and precision where there
     is one."""
     if isinstance(engine, Choice):
-        return engine._replace(graph=manifest.graph("vision", engine.graph.precision))
+        graphs = {graph.precision: graph for graph in manifest.graphs if graph.role == "vision"}
+        if engine.graph.precision in graphs:
+            return engine._replace(graph=graphs[engine.graph.precision])
+        return engine._replace(graph=manifest.graph("vision", "fp32"), precision="fp32")
     vision = {graph.file: graph for graph in manifest.graphs if graph.role == "vision"}
     if isinstance(engine, Engine):
         for other in manifest.engines:
@@ -120,18 +123,26 @@ class Runner:
         manifest: Manifest,
         engine: Way,
         limits: BatchLimits = _EVERYTHING,
+        *,
+        through: Callable[[Graph, Session], Session] | None = None,
     ) -> None:
+        """
+        Args:
+            through: what listens to the session of a graph in its place.
+        """
         self.manifest = manifest
         self.precision: Precision = _precision(engine)
         text = _opened(folder, manifest, engine)
         self.name = self._seen_by = text.name
-        worker = Worker(text.session, feed=text.feed, limits=limits, name="verify")
+        session = text.session if through is None else through(text.graph, text.session)
+        worker = Worker(session, feed=text.feed, limits=limits, name="verify")
         self._stages = Stages(worker)
         if manifest.images is not None:
             seeing = _opened(folder, manifest, _vision_of(manifest, engine))
             self._seen_by = seeing.name
             choice, output = Choice("onnxruntime", seeing.graph), seeing.graph.outputs[0].name
-            part = VisionPart(choice, seeing.session, seeing.feed, _EVERYTHING, output, 0)
+            session = seeing.session if through is None else through(seeing.graph, seeing.session)
+            part = VisionPart(choice, session, seeing.feed, _EVERYTHING, output, 0)
             self._stages = Stages(worker, part.stage("verify", "fcfs"), apart=manifest.images.apart)
 
     def name_for(self, items: Sequence[Item]) -> str:
@@ -275,7 +286,12 @@ def against_golden(
 def in_openvino(folder: Path, manifest: Manifest) -> list[Choice]:
     """Returns the text graph in each precision that OpenVINO computes fast here; none for a graph that is
     opened in pieces, because OpenVINO holds all of it. Raises EngineError where OpenVINO is missing."""
-    return [
+    integers = [
+        Choice("openvino", graph, precision="int8")
+        for graph in manifest.graphs
+        if graph.role == "text" and graph.static_scales
+    ]
+    return integers + [
         Choice("openvino", graph, precision=precision)
         for graph in manifest.graphs
         if graph.role == "text" and graph.precision == "fp32" and not is_large_graph(folder, graph)

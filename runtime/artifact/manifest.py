@@ -251,6 +251,9 @@ class Graph:
     sliced: bool = False
     """Whether vocabulary logits are pooled slice by slice, so that a batch never holds all of them. False of
     SPLADE in older artifacts, whose batches are bounded."""
+    static_scales: bool = False
+    """int8: whether the scales of activations are constants of the graph, which then consists of standard
+    operators. False: they are taken of each row while it runs, in operators of ONNX Runtime alone."""
 
     @property
     def stored(self) -> Precision:

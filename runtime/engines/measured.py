@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
 from .. import cache_folder, machine
-from ..artifact.manifest import GraphRole, Manifest, Precision
+from ..artifact.manifest import Graph, GraphRole, Manifest, Precision
 from ..errors import EngineError
 from . import blobs, table, trial
 from .table import Choice
@@ -88,9 +87,13 @@ def _candidates(manifest: Manifest, usual: Choice, name: str, which: str) -> Ite
     """Ways to compute the artifact on some processor, the reference first, then those most likely to be
     fastest."""
     graphs = {graph.precision: graph for graph in reversed(manifest.graphs) if graph.role == usual.graph.role}
+    if which == "int8" and "int8" not in graphs and usual.graph.role == "vision":
+        which = ""  # the text graph alone holds in int8
     if (graph := graphs.get("fp32")) is None or (usual.graph.precision != "fp32" and not which):
         if which in ("", ANY, usual.graph.precision):
             yield usual
+            if name == "auto" and usual.graph.precision == "int8":
+                yield from _openvino_int8(usual.graph, usual)
         return
     wanted: dict[str, tuple[Precision, ...]] = {"": _EXACT, ANY: _ALL}
     precisions = wanted.get(which, tuple(precision for precision in _ALL if precision == which))
@@ -104,9 +107,16 @@ def _candidates(manifest: Manifest, usual: Choice, name: str, which: str) -> Ite
     for precision in precisions:
         if precision == "int8":
             if "int8" in graphs:
-                yield Choice("onnxruntime", graphs["int8"], notes=usual.notes)
+                if name == "auto":
+                    yield Choice("onnxruntime", graphs["int8"], notes=usual.notes)
+                yield from _openvino_int8(graphs["int8"], usual)
         elif installed and not (name == "openvino" and precision == "fp32"):
             yield Choice("openvino", graph, precision=precision, notes=usual.notes)
+
+
+def _openvino_int8(graph: Graph, usual: Choice) -> Iterator[Choice]:
+    if graph.static_scales and find_spec("openvino") is not None:
+        yield Choice("openvino", graph, precision="int8", notes=usual.notes)
 
 
 def gains(precision: Precision) -> bool:
@@ -115,7 +125,7 @@ def gains(precision: Precision) -> bool:
     Raises EngineError where it is missing."""
     from .openvino import able
 
-    return able(precision) and (precision != "fp16" or platform.machine() in ("aarch64", "arm64"))
+    return able(precision) and (precision != "fp16" or machine.is_arm())
 
 
 def _key(manifest: Manifest, possible: Sequence[Choice], engine: str, threads: int | None) -> str:

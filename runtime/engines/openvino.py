@@ -25,8 +25,9 @@ from .lanes import MAX_LANES, Later, stored_bytes
 from .table import Arrays
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-"""Precision of the products -> OpenVINO's name."""
-CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+"""Precision of the products -> OpenVINO's name. What an int8 graph leaves in float32 is computed in the least
+that the processor has."""
+CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 """Precision of the products -> what OpenVINO calls a processor's ability to compute in it."""
 
 STEP = 8
@@ -143,7 +144,7 @@ def _compiled(
     """The compiled graph, and the memory that it is mapped to if it was compiled here before."""
     core = _core()
     settings: Mapping[str, Any] = {
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "INFERENCE_PRECISION_HINT": HINTS[_rest() if precision == "int8" else precision],
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": threads,
         "CPU_RUNTIME_CACHE_CAPACITY": SHAPES,
@@ -259,11 +260,13 @@ def _sha256(folder: Path, manifest: Manifest, name: str) -> str:
 def unable(graph: Graph, precision: Precision) -> str | None:
     """Why this machine's OpenVINO cannot run a graph in a precision; None where it can. Raises EngineError
     where OpenVINO is not installed."""
-    if graph.precision == "int8":
+    if graph.precision == "int8" and not graph.static_scales:
         return (
             "openvino does not run products whose activations are quantised while they run; use "
             "engine='onnxruntime:int8'"
         )
+    if graph.precision == "int8":
+        return None if precision == "int8" else f"openvino computes an int8 graph in int8, not in {precision}"
     if graph.precision != "fp32":
         return f"openvino takes the fp32 graph, and computes in {graph.precision} if it is told so; name that"
     if precision not in HINTS:
@@ -271,6 +274,13 @@ def unable(graph: Graph, precision: Precision) -> str | None:
     if not able(precision):
         return f"this processor has no {precision} products; use openvino:fp32"
     return None
+
+
+def _rest() -> Precision:
+    """What is beside the integers of an int8 graph."""
+    if able("bf16"):
+        return "bf16"
+    return "fp16" if able("fp16") and machine.is_arm() else "fp32"
 
 
 def able(precision: Precision) -> bool:

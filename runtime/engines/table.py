@@ -101,7 +101,8 @@ def choose(manifest: Manifest, engine: str = "auto", role: GraphRole = "text") -
     Args:
         engine: `auto` (a compiled engine that fits this machine's GPU, else ONNX Runtime), a backend
         (`onnxruntime`, `onnxruntime-cuda`, `openvino`, `tensorrt-rtx`, ...), a backend with `:FILE` or
-        `:PRECISION` behind it, or the file of an engine. `openvino:bf16` computes the fp32 graph in bf16.
+        `:PRECISION` behind it, or the file of an engine. `openvino:bf16` computes the fp32 graph in bf16,
+        `openvino:int8` the int8 graph.
     """
     engines = [candidate for candidate in manifest.engines if _graph(manifest, candidate.graph).role == role]
     if engine == "auto":
@@ -196,15 +197,19 @@ def _graph(manifest: Manifest, which: str) -> Graph:
 def _openvino(manifest: Manifest, which: str, role: GraphRole) -> tuple[Graph, Precision]:
     """The graph that OpenVINO runs, and the precision it computes in, as a precision or a file names them."""
     computed = next((precision for precision in get_args(Precision) if precision == which), None)
-    stated = {graph.precision for graph in manifest.graphs if graph.file == which}
     if which and computed is None:
-        return _graph_of_role(manifest, which, role), "int8" if "int8" in stated else "fp32"
+        graph = _graph_of_role(manifest, which, role)
+        return graph, "int8" if graph.precision == "int8" else "fp32"
+    graphs = {graph.precision: graph for graph in reversed(manifest.graphs) if graph.role == role}
+    if computed == "int8" and "int8" not in graphs and role == "vision":
+        computed = "fp32"  # the text graph alone holds in int8
+    if not which and "fp32" not in graphs and "int8" in graphs:
+        computed = "int8"
     own = "int8" if computed == "int8" else "fp32"
-    graphs = [graph for graph in manifest.graphs if (graph.role, graph.precision) == (role, own)]
-    if not graphs:
+    if own not in graphs:
         known = ", ".join(f"{graph.file} ({graph.precision})" for graph in manifest.graphs)
         raise EngineError(f"openvino:{which or 'fp32'} takes the {own} graph; the artifact has {known}")
-    return graphs[0], computed or "fp32"
+    return graphs[own], computed or "fp32"
 
 
 def _form(manifest: Manifest, graph: Graph, which: str, device: Literal["cpu", "cuda"]) -> Graph:

@@ -17,7 +17,7 @@ from onnx import TensorProto
 from poolrt.exporter.engine import Target
 from poolrt.exporter.graph.quantisation.quantised import Quantised
 from poolrt.exporter.graph.rewriting import int8_from_onnx, mixed_from_onnx
-from poolrt.exporter.precision import choice, dynamic, trials
+from poolrt.exporter.precision import choice, int8, trials
 from poolrt.exporter.proof import verify
 from poolrt.exporter.proof.texts import sentences
 from poolrt.runtime.artifact import reading
@@ -364,7 +364,7 @@ def test_weights_of_int8_use_seven_bits(tmp_path: Path, weights: str) -> None:
     ("asked", "within", "speed", "kept", "told"),
     [
         ("auto", True, 2.0, "int8",
-        "auto chose int8. int8: 2 products and 1 tables quantised; 2.00 times the speed of fp32 here"),
+        "auto chose int8. int8: 2 products and 1 tables quantised; static scales; 2.00 times"),
         ("auto", True, 1.2, "int8", "auto chose int8."),
         ("auto", True, 1.19, "fp32", "auto chose fp32: int8 is 1.19 times as fast here"),
         ("auto", False, 9.0, "fp32", "auto chose fp32: int8 drifts beyond its budget"),
@@ -389,11 +389,12 @@ def test_auto_takes_int8_where_it_keeps_its_budget_and_is_worth_it(
         Graph(file=f"{name}.onnx", precision=name, opset=20, inputs=(), outputs=())
         for name in ("fp32", "int8")
     )
+    lower = replace(lower, static_scales=True)
     for graph in (base, lower):
         (tmp_path / graph.file).write_bytes(b"x")
     timed: list[object] = []
     facts = Quantised(("a", "b"), ("t",), ())
-    monkeypatch.setattr(dynamic, "_within_budget", lambda *_: (lower, facts, within))
+    monkeypatch.setattr(int8, "_text", lambda _: int8._Attempt(lower, facts, within))
     monkeypatch.setattr(trials.Trials, "speedup", lambda *_: timed.append(1) or speed)
     manifest: Any = SimpleNamespace(graph=lambda *_: base, graphs=(base,), images=None)
     reference: Any = None

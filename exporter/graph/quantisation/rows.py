@@ -37,7 +37,7 @@ class Flats:
 
     def of(self, node: ir.Node, x: ir.Value, width: int) -> ir.Value:
         """Returns `x` as [rows, width], computed in front of `node`."""
-        if _is_flat(x):
+        if is_flat(x):
             return x
         self._axes(node, x)
         chain = self._chain(x)
@@ -60,7 +60,7 @@ class Flats:
 
         Where all readers of `replaced` reshape it, they read `y` as it is.
         """
-        if _is_flat(source):
+        if is_flat(source):
             y.shape, y.type = replaced.shape, replaced.type
             replaced.replace_all_uses_with(y)
             return
@@ -160,7 +160,8 @@ class Flats:
         return self._surgeon.node(before, link.op_type, *inputs, domain=link.domain, **attributes)
 
 
-def _is_flat(value: ir.Value) -> bool:
+def is_flat(value: ir.Value) -> bool:
+    """Whether it is [rows, width]."""
     return value.shape is not None and len(value.shape) == 2
 
 

@@ -1,0 +1,107 @@
+"""What may be quantised in a graph, and what all kinds of quantisation do alike: weights to 7 bits, tables to
+8 bits a row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..passes.surgery import Surgeon, constant_of, heads
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# Weights use 7 bits: without VNNI, x86 adds two u8 x s8 products in 16 bits, where 2 * 255 * 64 is the most
+# that fits.
+WEIGHT_LIMIT = 63
+# Smaller products are not quantised: the passes over their activations cost what the integer product saves.
+_SMALLEST_SIDE = 16
+# Smaller tables (positions, token types) are not quantised: they save too little for their error.
+_SMALLEST_TABLE = 1 << 18
+TINY = np.float32(1e-12)
+
+
+def products(
+    graph: ir.Graph, keep: Collection[str] = ()
+) -> tuple[dict[ir.Node, NDArray[np.float32]], tuple[str, ...]]:
+    """Returns the products to quantise, in the order of the graph, with their weights [inputs, columns]; and
+    the names of those that stay fp32: small ones, heads and `keep`."""
+    head_nodes = heads(graph)
+    chosen: dict[ir.Node, NDArray[np.float32]] = {}
+    kept: list[str] = []
+    for node in graph:
+        if node.op_type == "MatMul" and (weights := _weights(node)) is not None:
+            if node in head_nodes or name_of(node) in keep or min(weights.shape) < _SMALLEST_SIDE:
+                kept.append(name_of(node))
+            else:
+                chosen[node] = weights
+    return chosen, tuple(kept)
+
+
+def name_of(node: ir.Node) -> str:
+    """Returns the name of a product or table for people."""
+    position = 1 if node.op_type == "MatMul" else 0
+    value = node.inputs[position]
+    assert value is not None
+    # The value of a folded transpose has an invented name, so the name of the node comes first.
+    return node.name or value.name or "unnamed"
+
+
+def columns(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Returns the weights in -63..63, and the scale of each column."""
+    scales = np.maximum(np.abs(weights).max(axis=0), TINY).astype(np.float32) / np.float32(WEIGHT_LIMIT)
+    return np.clip(np.rint(weights / scales), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8), scales
+
+
+def bias_of(node: ir.Node) -> tuple[NDArray[np.float32] | None, ir.Node | None]:
+    """Returns the constant vector added to the product, and the node that adds it; None twice where something
+    else reads the bare product."""
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or node.outputs[0].is_graph_output() or uses[0].node.op_type != "Add":
+        return None, None
+    add = uses[0].node
+    bias = constant_of(add.inputs[1 - uses[0].idx])
+    if bias is None or bias.ndim != 1 or add.outputs[0].is_graph_output():
+        return None, None
+    return bias.astype(np.float32), add
+
+
+def lower_tables(surgeon: Surgeon, keep: Collection[str] = ()) -> tuple[str, ...]:
+    """Replaces large embedding tables by int8 rows, each with its own scale; returns their names."""
+    names: list[str] = []
+    for node in list(surgeon.graph):
+        table = _table(node) if node.op_type == "Gather" else None
+        if table is not None and name_of(node) not in keep:
+            names.append(name_of(node))
+            _lookup(surgeon, node, table)
+    return tuple(names)
+
+
+def _weights(node: ir.Node) -> NDArray[np.float32] | None:
+    weights = constant_of(node.inputs[1])
+    return weights if weights is not None and weights.ndim == 2 and weights.dtype == np.float32 else None
+
+
+def _table(node: ir.Node) -> NDArray[np.float32] | None:
+    table = constant_of(node.inputs[0])
+    axis = node.attributes.get("axis")
+    if table is None or table.ndim != 2 or table.dtype != np.float32 or table.size < _SMALLEST_TABLE:
+        return None
+    return table if axis is None or axis.as_int() == 0 else None
+
+
+def _lookup(surgeon: Surgeon, node: ir.Node, table: NDArray[np.float32]) -> None:
+    import onnx_ir as ir
+
+    name = name_of(node)
+    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True), TINY).astype(np.float32) / np.float32(127)
+    whole = np.rint(table / scales).astype(np.int8)
+    row = surgeon.node(node, "Gather", surgeon.constant(f"{name}/rows", whole), node.inputs[1])
+    scale = surgeon.node(node, "Gather", surgeon.constant(f"{name}/scales", scales), node.inputs[1])
+    y = surgeon.node(node, "Mul", surgeon.node(node, "Cast", row, to=int(ir.DataType.FLOAT)), scale)
+    y.shape, y.type = node.outputs[0].shape, node.outputs[0].type
+    node.outputs[0].replace_all_uses_with(y)
+    surgeon.graph.remove(node, safe=True)
