@@ -196,8 +196,7 @@ EXPORT = Journey(
         ("exporter/graph", "interface rewriting streaming"),
         (
             "exporter/graph/passes",
-            "biases blocks empty_rows mixed nan_guard order packing simplify slices strip surgery "
-            "unpacking without_past",
+            "biases blocks empty_rows mixed nan_guard order packing simplify slices strip surgery unpacking",
         ),
         ("exporter/precision", "mixed trials"),
         (

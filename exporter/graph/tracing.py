@@ -134,12 +134,19 @@ def onnx_from_module(module: PoolingModel, plan: Plan, path: Path) -> manifest.G
     it with other inputs and outputs than the plan's.
     """
     shape = interface.text(plan, module.sample_tokens)
+    return _written(_behind_prefix(module, plan, shape), shape, path, _options(plan))
+
+
+def _behind_prefix(module: PoolingModel, plan: Plan, shape: Interface) -> nn.Module:
+    """The module that is traced: where the plan has prefixes, the one that computes tokens behind them."""
     if plan.past is None:
-        return _written(module, shape, path, _options(plan))
+        return module
+    from .streaming import widened
+
     behind = BehindPrefix(module.backbone, module.heads, module.names)
-    with in_one_sentence(f"{_class_of(module)} cannot be computed behind a prefix"):
+    with in_one_sentence(f"{_class_of(module)} cannot be computed behind a prefix"), widened(behind):
         check_exact(behind, shape)
-    return _written(behind, shape, path, _options(plan))
+    return behind
 
 
 def onnx_from_pictures(module: PictureModel, plan: Plan, path: Path) -> manifest.Graph:
@@ -166,7 +173,8 @@ def _written(module: nn.Module, shape: Interface, path: Path, options: PassOptio
 def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
     """Returns the same graph, not yet written, whose weights are read from the checkpoint's files when they
     are needed (streaming.py)."""
-    return _streamed(module, interface.text(plan, module.sample_tokens), _options(plan))
+    shape = interface.text(plan, module.sample_tokens)
+    return _streamed(_behind_prefix(module, plan, shape), shape, _options(plan))
 
 
 def streamed_from_pictures(module: PictureModel, plan: Plan) -> onnx_ir.Model:

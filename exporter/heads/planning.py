@@ -161,7 +161,7 @@ def _past(checkpoint: Checkpoint, parts: Sequence[TaskHead], inputs: Sequence[st
     family = checkpoint.family
     last = any(part.pools == ("last",) for part in parts)
     mixes = any(isinstance(step, Operation) and step.kind in MIXING for part in parts for step in part.before)
-    if family.past is None or checkpoint.large or not last or mixes or tuple(inputs) != ENOUGH:
+    if family.past is None or not last or mixes or tuple(inputs) != ENOUGH:
         return None
     return None if parts[0].published is not None else family.past(checkpoint.config)
 

@@ -31,7 +31,7 @@ def chosen(precision: Literal["fp16", "bf16"], folder: Path, manifest: Manifest)
 def _mixed(folder: Path, base: Graph, precision: Literal["fp16", "bf16"]) -> Graph:
     path = folder / f"{Path(base.file).stem}.{precision}.onnx"
     mixed_from_onnx(folder / base.file, path, precision)
-    return described(dataclasses.replace(base.whole(), packed=False), path, precision)
+    return described(dataclasses.replace(base, packed=False), path, precision)
 
 
 def lowered_in_place(

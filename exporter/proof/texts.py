@@ -180,11 +180,15 @@ def _prompts(
 
 def _cases_of_large(manifest: Manifest, preparation: Preparation) -> dict[str, list[Item]]:
     def items(*documents: str, tokens: int) -> list[Item]:
-        limits = TokenLimits(truncate_prompt_tokens=-1, max_tokens=min(manifest.text.max_tokens, tokens))
+        most = min(manifest.text.max_tokens, around + tokens)
+        limits = TokenLimits(truncate_prompt_tokens=-1, max_tokens=most)
         if manifest.scoring == "cross-encoder":
             return preparation.pairs([QUERY] * len(documents), list(documents), limits=limits)
         return preparation.singles(list(documents), limits=limits)
 
+    # A prompt stays whole, whatever is cut off the document in it.
+    prompted = manifest.scoring == "cross-encoder" and manifest.text.score_template is not None
+    around = len(preparation.pairs([QUERY], [""])[0].ids) if prompted else 0
     short = items(QUERY, *DOCUMENTS[:4], tokens=16)
     shapes = {"odd batch": short, "padded rows": [*short[:2], *items(LONG, tokens=48)]}
     if manifest.images is None:

@@ -20,7 +20,7 @@ from .. import machine
 from ..artifact import digests
 from ..artifact.manifest import Graph, Manifest, Precision, Profile, Tensor
 from ..errors import EngineError
-from . import blobs
+from . import blobs, openvino_heads
 from .lanes import MAX_LANES, Later, stored_bytes
 from .table import Arrays
 
@@ -35,6 +35,8 @@ STEP = 8
 SHAPES = 1000
 """Prepared kernels that are kept, for each stream. They take a few hundred kB each where shapes vary."""
 VARIABLE = ("tokens", "patches")
+FORM = 2
+"""Raised whenever the same graph is compiled in another form."""
 
 TWICE_BYTES = 512 << 20
 """Graphs up to this size are compiled twice: a stream of one thread per lane, and one of all threads for a
@@ -162,6 +164,7 @@ def _compiled(
     try:
         model = core.read_model(str(path))
         _unpack(model)
+        openvino_heads.group(model, _library(), HINTS[precision])
         compiled = core.compile_model(model, "CPU", settings)
     except Exception as error:
         raise EngineError(
@@ -175,7 +178,7 @@ def _compiled(
 def _key(graph: Graph, precision: Precision, digest: str) -> str:
     """The name of a compiled graph among the blobs. Neither streams nor threads are part of what is
     compiled."""
-    return blobs.key("openvino", version(), graph.file, digest, precision)
+    return blobs.key("openvino", FORM, version(), graph.file, digest, precision)
 
 
 def blob(folder: Path, manifest: Manifest, graph: Graph, precision: Precision | None) -> str:
@@ -193,10 +196,9 @@ def _unpack(model: Any) -> None:
     changes = 0
     for node in model.get_ordered_ops():
         if node.get_type_name() == "If" and node.get_friendly_name().startswith("blocks/"):
-            never = _library().opset13.constant(np.array(False))
-            node.input(0).replace_source_output(never.output(0))
+            _inline(node)
             changes += 1
-            continue
+    for node in model.get_ordered_ops():
         if node.get_type_name() != "Gather" or not _is_packing(node):
             continue
         source = node.input_value(0)
@@ -212,6 +214,18 @@ def _unpack(model: Any) -> None:
         changes += 1
     if changes:
         model.validate_nodes_and_infer_types()
+
+
+def _inline(choice: Any) -> None:
+    """Puts the nodes of an If's second branch in the place of the If."""
+    branch, number = choice.get_else_body(), 1
+    parameters, results = branch.get_parameters(), branch.get_results()
+    for described in choice.get_input_descriptions(number):
+        source = choice.input_value(described.input_index)
+        parameters[described.body_parameter_index].output(0).replace(source)
+    for described in choice.get_output_descriptions(number):
+        value = results[described.body_value_index].input_value(0)
+        choice.output(described.output_index).replace(value)
 
 
 def _is_packing(node: Any) -> bool:

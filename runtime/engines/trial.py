@@ -46,11 +46,12 @@ class Bound:
     """Similarities that differ by less have no order."""
 
 
-# Embeddings in bf16 are at 0.99998 for MiniLM. A score that moves by 0.02 is what bf16 in PyTorch does too.
+# Embeddings in bf16 are at 0.99998 for MiniLM. The logits of Qwen3-0.6B's shape, of 653 tokens, move by up to
+# 0.041 in OpenVINO and 0.045 in PyTorch, both in bf16.
 BOUNDS: dict[Precision, Bound] = {
     "fp32": Bound(0.999999, 1e-4),
-    "bf16": Bound(0.9999, 0.02),
-    "fp16": Bound(0.9999, 0.02),
+    "bf16": Bound(0.9999, 0.05),
+    "fp16": Bound(0.9999, 0.05),
     "int8": Bound(0.98, 0.1, alike=0.05),
 }
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from poolrt.exporter import checkpoint
 from poolrt.exporter.engine import _padded
 from poolrt.exporter.families import _decoders
 from poolrt.exporter.families.registry import Past
-from poolrt.exporter.graph import tracing
+from poolrt.exporter.graph import onnx_files, rewriting, tracing
+from poolrt.exporter.graph.passes.signature import LowPrecision
 from poolrt.exporter.heads import planning
 from poolrt.runtime.artifact import reading
+from poolrt.runtime.artifact.manifest import KEPT, PAST, PRESENT
 from poolrt.runtime.errors import CheckpointError
 
 from tests.conftest import prefixed_reranker
@@ -40,6 +44,8 @@ def test_models_that_read_texts_otherwise_take_none(name: str, tmp_path: Path) -
     assert planned(name, tmp_path).past is None
 
 
+HALF = 2e-3
+"""Logits of size 1 of products in 16 bits, by kernels of several shapes."""
 ROUNDING = 2e-6
 """Logits of size 1; padding is computed in one form and dropped in the other."""
 DECODER = {"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 64, "head_dim": 32}
@@ -68,6 +74,34 @@ def test_a_model_that_attends_both_ways_is_refused_even_if_it_is_planned(tmp_pat
     plan = replace(planning.plan(read), past=Past(2, 1, 32))
     with pytest.raises(CheckpointError, match="tokens of this model attend to later ones"):
         tracing.onnx_from_module(tracing.module(read, plan), plan, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(("form", "close"), [("fp16", HALF), ("bf16", ROUNDING)], ids=["fp16", "wide"])
+def test_lowered_graphs_compute_behind_a_prefix(form: LowPrecision, close: float, tmp_path: Path) -> None:
+    folder = prefixed_reranker()
+    graph = reading.read(folder).manifest.graph("text")
+    model, path = ir.load(folder / graph.file), tmp_path / "model.onnx"
+    rewriting.lower(model, form)
+    onnx_files.save(model, path)
+    if form == "bf16":
+        rewriting.widen(model, path)
+    session = onnxruntime.InferenceSession(path)
+    output = reading.read(folder).manifest.heads["classify"].output
+    nothing = no_prefix(session)
+    ids = np.random.default_rng(1).integers(5, 60, (3, 31))
+    ids[:, :12] = ids[0, :12]
+
+    def run(columns: slice, outputs: list[str], more: dict[str, Any]) -> list[np.ndarray]:
+        part = ids[:, columns]
+        feeds = {"input_ids": part, "attention_mask": np.ones_like(part)} | more
+        return [np.asarray(value) for value in session.run(outputs, feeds)]
+
+    (expected,) = run(slice(None), [output], nothing)
+    (prefix,) = run(slice(12), [PRESENT], nothing | {KEPT: np.arange(12)})
+    (behind,) = run(slice(12, None), [output], nothing | {PAST: prefix[0]})
+    assert prefix.shape[3] == 12
+    np.testing.assert_allclose(behind, expected, atol=close, rtol=close)
+    assert np.abs(run(slice(12, None), [output], nothing)[0] - expected).max() > 10 * close
 
 
 def test_the_graph_for_engines_is_that_without_a_prefix() -> None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from poolrt.runtime import Model, load
 from poolrt.runtime.answers.scoring import activate
 from poolrt.runtime.artifact import reading
-from poolrt.runtime.artifact.manifest import PRESENT
-from poolrt.runtime.engines import ort
+from poolrt.runtime.artifact.manifest import PRESENT, Precision
+from poolrt.runtime.engines import openvino, ort
 from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.errors import DeadlineExceeded, EngineError
 from poolrt.runtime.inputs.items import Item, Prefix
@@ -26,6 +26,10 @@ from tests.conftest import prefixed_reranker
 
 EXACT = 1e-6
 """Of a score. Nearly all are equal to the last bit; a batch of one token takes another kernel (1.6e-7)."""
+LOGIT = 5e-6
+"""Of a logit by OpenVINO in float32, whose kernels sum in another order for each shape (2.1e-6 of 600)."""
+BF16 = 0.02
+"""Of a logit in bf16: sums that differ are rounded to 8 bits (0.0065 of 600)."""
 QUERY = "what is mars"
 DOCUMENTS = ("a red planet", "the capital of france is paris", "", "planets go around a star", "a red apple")
 
@@ -58,10 +62,14 @@ def scores(model: Model, *, query: str = QUERY, documents: Any = DOCUMENTS, **op
 class Graph:
     """The artifact's graph on token ids, by its own feed."""
 
-    def __init__(self, artifact: Path) -> None:
+    def __init__(self, artifact: Path, precision: Precision | None = None) -> None:
         manifest = reading.read(artifact).manifest
         graph = manifest.graph("text")
-        self.session = ort.open(artifact, manifest, graph, threads=1, lanes=1)
+        self.session = (
+            ort.open(artifact, manifest, graph, threads=1, lanes=1)
+            if precision is None
+            else openvino.open(artifact, manifest, graph, precision=precision, threads=1)
+        )
         self.feed = Feed(graph.inputs)
         self.output = manifest.heads["classify"].output
         self.vocabulary = manifest.text.vocab_size
@@ -102,7 +110,37 @@ def test_any_split_has_the_scores_of_whole_texts(
     np.testing.assert_allclose(behind, expected, rtol=EXACT, atol=EXACT)
 
 
+@pytest.mark.parametrize(("precision", "close"), [("fp32", LOGIT), ("bf16", BF16)], ids=["fp32", "bf16"])
+def test_openvino_computes_any_split_as_whole_texts(
+    artifact: Path, precision: Precision, close: float
+) -> None:
+    """Of lengths that are padded to its steps, and of those that are not."""
+    if not openvino.able(precision):
+        pytest.skip(f"this processor has no {precision} products")
+    graph, random = Graph(artifact, precision), np.random.default_rng(5)
+    for count in (1, 8, 16, 37, 61):
+        shared = random.integers(0, graph.vocabulary, count).tolist()
+        rows = [shared + random.integers(0, graph.vocabulary, length).tolist() for length in (1, 7, 24)]
+        prefix = graph.prefix(shared, graph.prefix(shared[: count // 2]) if count > 1 else None)
+        behind, expected = (
+            graph.run([Item(row, prefix=first) for row in rows], graph.output) for first in (prefix, None)
+        )
+        np.testing.assert_allclose(behind, expected, rtol=close, atol=close)
+    graph.session.close()
+
+
 # --- models
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_openvino_serves_prefixes(artifact: Path, whole: Model, precision: Precision) -> None:
+    if not openvino.able(precision):
+        pytest.skip(f"this processor has no {precision} products")
+    close = EXACT if precision == "fp32" else BF16
+    with load(artifact, engine=f"openvino:{precision}", threads=1) as model:
+        for _ in range(2):
+            np.testing.assert_allclose(scores(model), scores(whole), rtol=close, atol=close)
+        assert model.score(QUERY, list(DOCUMENTS))[0].num_cached_tokens > 0
 
 
 def test_scores_are_those_of_whole_texts_first_and_again(model: Model, whole: Model) -> None:

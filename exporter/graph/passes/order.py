@@ -4,7 +4,7 @@
 |---|---|
 | fp32 | strip, empty_rows, nan_guard, simplify, biases, slices, packing, blocks |
 | large | strip, empty_rows, nan_guard, simplify, slices |
-| mixed | unpacking, without_past, nan_guard, mixed |
+| mixed | unpacking, nan_guard, mixed |
 | quantised | nan_guard |
 | engine | unpacking, without_past |
 | wide | widen, blocks |
@@ -26,7 +26,6 @@ Why this order:
 - `blocks` is last, because no other pass looks into the branches of an If.
 - `unpacking` comes before `mixed`, because engines need shapes that do not depend on the mask, and attention
   as their own fusions know it. It undoes `packing` and `blocks`.
-- `without_past` comes before `mixed`, which would give a prefix another type.
 - `nan_guard` runs again before `mixed` and quantisations: a graph from elsewhere may still have the guard.
 """
 
@@ -58,7 +57,7 @@ Form = Literal["fp32", "large", "mixed", "quantised", "engine", "wide"]
 ORDER: dict[Form, tuple[Pass, ...]] = {
     "fp32": (strip, empty_rows, nan_guard, simplify, biases, slices, packing, blocks),
     "large": (strip, empty_rows, nan_guard, simplify, slices),
-    "mixed": (unpacking, without_past, nan_guard, mixed),
+    "mixed": (unpacking, nan_guard, mixed),
     "quantised": (nan_guard,),
     "engine": (unpacking, without_past),
     "wide": (widen, blocks),

@@ -1,5 +1,5 @@
 """Takes the prefix out of a graph that computes tokens behind one (exporter/graph/prefix.py), for engines
-whose profiles have no such axis and for lowered precisions.
+whose profiles have no such axis.
 
 What is left computes what the graph computes behind a prefix of no tokens.
 """
