@@ -145,8 +145,9 @@ def _compiled(
 ) -> tuple[Any, Any]:
     """The compiled graph, and the memory that it is mapped to if it was compiled here before."""
     core = _core()
+    products = HINTS[_rest() if precision == "int8" else precision]
     settings: Mapping[str, Any] = {
-        "INFERENCE_PRECISION_HINT": HINTS[_rest() if precision == "int8" else precision],
+        "INFERENCE_PRECISION_HINT": products,
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": threads,
         "CPU_RUNTIME_CACHE_CAPACITY": SHAPES,
@@ -164,7 +165,7 @@ def _compiled(
     try:
         model = core.read_model(str(path))
         _unpack(model)
-        openvino_heads.group(model, _library(), HINTS[precision])
+        openvino_heads.group(model, _library(), products)
         compiled = core.compile_model(model, "CPU", settings)
     except Exception as error:
         raise EngineError(
