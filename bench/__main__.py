@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,20 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import chart, conditions, contenders, in_process, over_http, prepare, report, tables, works
+from . import chart, conditions, contenders, in_process, over_http, prepare, report, stored, tables, works
 from .in_process import Peer
 from .servers import Server
 from .texts import Source
 from .works import Work
 
 QUICK_SHARE = 8
-HEAD = """# Results
-
-Written by `make bench`; not edited by hand. Every line was measured in the same run, the contenders taking turns (A B C A B C ...), so
-that whatever else the machine did met all of them. Values are medians of the rounds, with the extremes in brackets.
-Each speed stands beside its accuracy: the smallest cosine of any text to PyTorch in float32, both computed one text at a time.
-No text is measured twice: equal texts may be computed once. Random weights answer nothing, and compute as fast as others.
-Pictures are measured apart: [PICTURES.md](PICTURES.md)."""  # noqa: E501
 VECTORS = 32
 """Most texts whose vectors are compared."""
 FEW = 4
@@ -49,12 +43,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--engines",
-        default="onnxruntime,openvino:bf16,auto",
+        default="onnxruntime,auto",
         help="of poolrt's fp32 artifact, one row each",
     )
-    parser.add_argument(
-        "--precisions", default="fp32,int8", help="of poolrt's artifacts (default fp32,int8; reranker: fp32)"
-    )
+    parser.add_argument("--precisions", default="fp32,int8", help="of poolrt's artifacts (default fp32,int8)")
     parser.add_argument(
         "--dtypes", default="bfloat16", help="of sentence-transformers, beside float32 (default bfloat16)"
     )
@@ -81,13 +73,29 @@ def arguments() -> argparse.Namespace:
         default=os.environ.get("POOLRT_VLLM"),
         help="path of the vllm command to compare with (or POOLRT_VLLM)",
     )
-    parser.add_argument(
-        "--vllm-dtypes", default="float32,bfloat16", help="one server each (default float32,bfloat16)"
-    )
+    parser.add_argument("--vllm-dtypes", default="bfloat16", help="one server each (default bfloat16)")
     parser.add_argument(
         "--infinity",
         default=os.environ.get("POOLRT_INFINITY"),
         help="path of the infinity_emb command (or POOLRT_INFINITY)",
+    )
+    parser.add_argument(
+        "--peers",
+        default=os.environ.get("POOLRT_PEERS"),
+        help="a Python that has sentence-transformers with optimum-onnx and optimum-intel, and fastembed "
+        "(or POOLRT_PEERS)",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(os.environ.get("POOLRT_BENCH") or "build/bench"),
+        help="of checkpoints, artifacts and results (or POOLRT_BENCH; default build/bench)",
+    )
+    parser.add_argument(
+        "--prepare", action="store_true", help="write what is missing or stale there, and measure nothing"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep works that were measured to their end before"
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("RESULTS.md"))
     options = parser.parse_args()
@@ -103,42 +111,79 @@ def say(text: str) -> None:
 
 def main() -> None:
     options = arguments()
-    folder = Path("build/bench")
+    folder: Path = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [HEAD + conditions.warning(), report.lines(_facts(options)), tables.HTTP_NOTE]
-    sections: list[tuple[str, list[chart.Bar]]] = []
+    kept = folder / ("results-tiny" if options.tiny else "results")
+    failed: list[str] = []
     for number, work in enumerate(options.works, 1):
         say(f"[{number}/{len(options.works)}] {work.title}")
-        with tempfile.TemporaryDirectory(prefix="poolrt-bench-") as scratch:
-            parts.append(f"## {work.title}\n\n{work.says[0].upper()}{work.says[1:]}.")
-            for part, bars in _measured(options, work, folder, Path(scratch)):
-                parts.append(part)
-                if bars:
-                    sections.append((work.title, bars))
-                _write(options.out, parts, sections)
-    say(f"written: {options.out}")
+        before = stored.read(kept, work.name)
+        if options.resume and before is not None and before.is_complete:
+            say("      measured before")
+            continue
+        try:
+            _work(options, work, folder, kept)
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            failed.append(work.name)
+            say(f"      failed: {error}")
+        if not options.prepare:
+            pieces = [stored.read(kept, name) for name in works.WORKS]
+            stored.write(options.out, [piece for piece in pieces if piece is not None])
+    if not options.prepare:
+        say(f"written: {options.out}")
+    if failed:
+        raise SystemExit(f"bench: these works failed, their messages stand above: {', '.join(failed)}")
+
+
+def _work(options: argparse.Namespace, work: Work, folder: Path, kept: Path) -> None:
+    """Prepares a work, and measures it. Each section is kept as soon as it is there."""
+    checkpoint = work.checkpoint(folder / "checkpoints", tiny=options.tiny)
+    piece = stored.Piece(work.name, work.title, work.says, _facts(options))
+    name = prepare.MODEL if checkpoint == prepare.minilm() else checkpoint.name
+    artifacts: dict[str, Path] = {}
+    for precision in options.precisions.split(","):
+        say(f"      the artifact in {precision}")
+        try:
+            artifacts[precision] = prepare.artifact(
+                checkpoint, precision, folder, name=name, overrides=work.overrides
+            )
+        except RuntimeError as error:
+            piece.missing.append(f"poolrt {precision} ({' '.join(str(error).split())[-300:]})")
+    if options.prepare and work.mixes and work.tower is None and options.peers is not None:
+        for backend in contenders.BACKENDS:
+            say(f"      sentence-transformers' export for {backend}")
+            try:
+                prepare.library_folder(checkpoint, backend, folder, name=name, python=options.peers)
+            except RuntimeError as error:
+                say(f"      {error}")
+    if options.prepare:
+        return
+    with tempfile.TemporaryDirectory(prefix="poolrt-bench-") as scratch:
+        for part, bars in _measured(options, work, checkpoint, artifacts, Path(scratch), piece.missing):
+            piece.parts.append(part)
+            piece.bars += bars
+            piece.keep(kept)
+    piece.is_complete = True
+    piece.keep(kept)
 
 
 def _measured(
-    options: argparse.Namespace, work: Work, folder: Path, scratch: Path
+    options: argparse.Namespace,
+    work: Work,
+    checkpoint: Path,
+    artifacts: Mapping[str, Path],
+    scratch: Path,
+    missing: list[str],
 ) -> Iterator[tuple[str, list[chart.Bar]]]:
     """The sections of one work, as they are measured, and the bars of what was asked over HTTP."""
     share, source = QUICK_SHARE if options.quick else 1, Source()
-    checkpoint = work.checkpoint(folder / "checkpoints", tiny=options.tiny)
-    name = prepare.MODEL if work.shape is None else checkpoint.name
-    wanted = options.precisions.split(",") if work.overrides is None else ["fp32"]
-    say(f"      exporting in {' and '.join(wanted)}")
-    artifacts = {
-        precision: prepare.artifact(checkpoint, precision, folder, name=name, overrides=work.overrides)
-        for precision in wanted
-    }
     # One more round warms up, and short queries are asked one by one as well.
     file = prepare.text_file(
         scratch / "texts.json", source, work.mixes, times=2 * (options.rounds + 1), share=share
     )
     setup = contenders.Setup(
         work, checkpoint, artifacts, options.engines.split(","), options.dtypes.split(","), file,
-        options.threads, scratch, say,
+        options.threads, scratch, options.folder.absolute(), options.peers, say, missing,
     )  # fmt: skip
     vectors: NDArray[np.float32] | None = None
     if work.mixes:
@@ -155,18 +200,9 @@ def _measured(
                 yield _inside(options, setup, torch, known, share=share), []
         finally:
             torch.close()
-    if options.only != "in-process":
+    if options.only != "in-process" and work.cases:
         say("      over HTTP")
         yield _outside(options, setup, source, vectors)
-
-
-def _write(out: Path, parts: list[str], sections: list[tuple[str, list[chart.Bar]]]) -> None:
-    picture: list[str] = []
-    if sections:
-        title = "Texts per second over HTTP, of those of the server at 1.00×"
-        out.with_suffix(".svg").write_text(chart.drawn(title, sections), encoding="utf-8")
-        picture = [f"![{title}]({out.with_suffix('.svg').name})"]
-    out.write_text("\n\n".join([*parts[:3], *picture, *parts[3:]]) + "\n", encoding="utf-8")
 
 
 def _facts(options: argparse.Namespace) -> dict[str, str]:
@@ -178,7 +214,7 @@ def _facts(options: argparse.Namespace) -> dict[str, str]:
             f"{conditions.instructions()}"
         ),
         "threads": f"{options.threads} for every contender",
-        "load average before the run": f"{conditions.load_average():.2f}",
+        "load average before": f"{conditions.load_average():.2f}{conditions.warning()}",
         "rounds": f"{options.rounds}, over HTTP {options.seconds:.0f} s each",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "models": "the same weights for all" + (", of toy size" if options.tiny else ""),
@@ -197,16 +233,16 @@ def _inside(
     mixes = setup.work.mixes
     try:
         peers += contenders.libraries(setup)
-        worst = {
-            (peer.label, mix.name): float(
-                in_process.cosines(
-                    peer.vectors(mix.name, len(vectors[mix.name]), setup.scratch / "vectors.npy"),
-                    vectors[mix.name],
-                ).min()
-            )
-            for peer in peers
-            for mix in mixes
-        }
+        opened = list(peers)
+        worst: dict[tuple[str, str], float] = {}
+        for peer in opened:
+            try:
+                for mix in mixes:
+                    rows = peer.vectors(mix.name, len(vectors[mix.name]), setup.scratch / "vectors.npy")
+                    worst[peer.label, mix.name] = float(in_process.cosines(rows, vectors[mix.name]).min())
+            except (RuntimeError, OSError) as error:
+                setup.missing.append(f"{peer.label} failed on its first texts ({error})")
+                peers.remove(peer)
         counts = {mix.name: max(1, mix.count // share) for mix in mixes}
         cases = [in_process.Case(mix.name, False, counts[mix.name], mix.says) for mix in mixes]
         if mixes[0].name == "queries":
@@ -214,7 +250,13 @@ def _inside(
             cases.append(
                 in_process.Case("queries", True, counts["queries"], "short queries, one call each", behind)
             )
-        measured = in_process.run(peers, cases, rounds=options.rounds, say=lambda text: say("      " + text))
+        measured = in_process.run(
+            peers,
+            cases,
+            rounds=options.rounds,
+            say=lambda text: say("      " + text),
+            missing=setup.missing,
+        )
     finally:
         for peer in peers[1:]:
             peer.close()
@@ -225,27 +267,31 @@ def _outside(
     options: argparse.Namespace, setup: contenders.Setup, source: Source, vectors: NDArray[np.float32] | None
 ) -> tuple[str, list[chart.Bar]]:
     work = setup.work
-    listed = contenders.servers(
-        setup, vllm=options.vllm, vllm_dtypes=options.vllm_dtypes.split(","), infinity=options.infinity
-    )
     started: list[Server] = []
     compared = [source.text(case.mix) for case in work.cases[:1] for _ in range(FEW)]
     if vectors is not None:
         texts = json.loads(setup.texts.read_text(encoding="utf-8"))[work.mixes[-1].name]
         compared = texts[: len(vectors)]
     base: NDArray[np.float64] | None = None
+    listed = contenders.servers(
+        setup, vllm=options.vllm, vllm_dtypes=options.vllm_dtypes.split(","), infinity=options.infinity
+    )
     try:
         for server in listed:
             say(f"      starting {server.label}")
-            server.start()
-            started.append(server)
-            if vectors is not None:
-                cosines = in_process.cosines(over_http.vectors(server, compared), vectors)
-                server.accuracy = report.cosine(float(cosines.min()))
-            elif (scores := over_http.scores(server, compared)) is not None:
-                base = scores if base is None else base
-                server.accuracy = f"{float(np.abs(scores - base).max()):.1e}"
-            server.freeze()
+            try:
+                _start(server)
+                if vectors is not None:
+                    cosines = in_process.cosines(over_http.vectors(server, compared), vectors)
+                    server.accuracy = report.cosine(float(cosines.min()))
+                elif (scores := over_http.scores(server, compared)) is not None:
+                    base = scores if base is None else base
+                    server.accuracy = f"{float(np.abs(scores - base).max()):.1e}"
+                server.freeze()
+                started.append(server)
+            except (RuntimeError, OSError, ValueError) as error:
+                setup.missing.append(f"{server.label} ({' '.join(str(error).split())[-300:]})")
+                server.stop()
         seconds = options.seconds * (1 if options.quick else work.seconds)
         measured = over_http.run(
             started,
@@ -255,11 +301,23 @@ def _outside(
             warm_s=seconds / 4,
             source=source,
             say=lambda text: say("      " + text),
+            missing=setup.missing,
         )
     finally:
         for server in started:
             server.stop()
+    if not started:
+        raise RuntimeError("no server started")
     return tables.outside(started, work.cases, measured), tables.ratios(started, work.cases, measured)
+
+
+def _start(server: Server) -> None:
+    """Starts it; poolrt twice, because the first start of an artifact chooses an engine and compiles."""
+    server.start()
+    if server.label.startswith("poolrt"):
+        server.first_ready_s = server.ready_s
+        server.stop()
+        server.start()
 
 
 if __name__ == "__main__":

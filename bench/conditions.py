@@ -47,14 +47,13 @@ def load_average() -> float:
 
 
 def warning() -> str:
-    """A sentence to stand before the numbers of a busy machine; empty on a quiet one."""
+    """What the load says of a busy machine; empty on a quiet one."""
     load, cores = load_average(), len(os.sched_getaffinity(0))
     if load <= cores / 4:
         return ""
     return (
-        f"\n\n**The machine was busy: load average {load:.1f} on {cores} cores before the run. Speeds "
-        "are too low, and ratios flatter "
-        "whoever needs fewer processes at a time. Accuracy and CPU seconds are what to read.**"
+        f" on {cores} cores: **the machine was busy. Speeds are too low, and ratios flatter whoever needs "
+        "fewer processes at a time. Accuracy and CPU seconds are what to read**"
     )
 
 

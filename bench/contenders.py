@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import conditions, prepare
 from .in_process import Peer
@@ -15,6 +16,8 @@ from .servers import Server
 from .works import Work
 
 REFERENCE = "sentence-transformers"
+BACKENDS = ("onnx", "openvino")
+"""Of sentence-transformers, beside torch."""
 CAUSAL = ("decoder", "reranker")
 """Shapes whose beginnings vLLM can keep."""
 
@@ -34,27 +37,38 @@ class Setup:
     texts: Path
     threads: int
     scratch: Path
+    folder: Path
+    """Of what was exported before."""
+    peers: str | None
+    """The interpreter that has sentence-transformers' other backends and fastembed."""
     say: Callable[[str], None]
+    missing: list[str]
+    """A sentence for each contender that is left out."""
 
     @property
     def rows(self) -> list[tuple[str, Path, str]]:
         """(label, artifact, engine) of poolrt."""
         rows: list[tuple[str, Path, str]] = []
         for precision, path in self.artifacts.items():
-            for engine in self.engines if precision == "fp32" else ("onnxruntime",):
-                label = precision if engine == "onnxruntime" else engine
+            for engine in self.engines if precision == "fp32" else (f"auto:{precision}",):
+                label = precision if engine in ("onnxruntime", f"auto:{precision}") else engine
                 rows.append((f"poolrt {label}", path, engine))
         return rows
 
 
+def library(work: Work) -> str:
+    """What computes the reference."""
+    return REFERENCE if work.tower is None else "transformers"
+
+
 def reference(setup: Setup) -> Peer:
-    return _torch(setup, REFERENCE, "float32")
+    return _torch(setup, library(setup.work), "float32")
 
 
 def _torch(setup: Setup, label: str, dtype: str) -> Peer:
     return Peer(
         label,
-        "sentence-transformers",
+        "sentence-transformers" if setup.work.tower is None else "transformers-tower",
         path=setup.source,
         texts=setup.texts,
         threads=setup.threads,
@@ -63,20 +77,58 @@ def _torch(setup: Setup, label: str, dtype: str) -> Peer:
 
 
 def libraries(setup: Setup) -> list[Peer]:
-    """All but the reference, each opened and warm."""
-    peers = [_torch(setup, f"{REFERENCE} {dtype}", dtype) for dtype in setup.dtypes]
-    if setup.work.shape is not None:
-        setup.say("      fastembed runs MiniLM only")
-    elif _is_installed("fastembed"):
-        plain = prepare.plain_onnx(setup.source, Path("build/bench/plain"))
-        peers.append(Peer("fastembed", "fastembed", path=plain, texts=setup.texts, threads=setup.threads))
-    else:
-        setup.say("      fastembed is left out: pip install fastembed")
+    """All but the reference, each opened and warm. Those that cannot be are among `setup.missing`."""
+    peers: list[Peer] = []
+
+    def tried(label: str, open: Callable[[], Peer]) -> None:
+        setup.say(f"      opening {label}")
+        try:
+            peers.append(open())
+        except (RuntimeError, OSError) as error:
+            setup.missing.append(f"{label} ({' '.join(str(error).split())[:300]})")
+
+    for dtype in setup.dtypes:
+        label = f"{library(setup.work)} {dtype}"
+        tried(label, lambda label=label, dtype=dtype: _torch(setup, label, dtype))
+    for backend in BACKENDS if setup.work.tower is None else ():
+        label = f"{REFERENCE} {backend}"
+        tried(label, lambda label=label, backend=backend: _backend(setup, label, backend))
+    if setup.work.shape is None and setup.work.tower is None:
+        tried("fastembed", lambda: _fastembed(setup))
+    kind = "poolrt" if setup.work.tower is None else "poolrt-tower"
     for label, path, engine in setup.rows:
-        peers.append(
-            Peer(label, "poolrt", path=path, texts=setup.texts, threads=setup.threads, engine=engine)
-        )
+        more = {"path": path, "texts": setup.texts, "threads": setup.threads, "engine": engine}
+        tried(label, lambda label=label, more=more: _twice(label, kind, more))
     return peers
+
+
+def _twice(label: str, kind: str, more: dict[str, Any]) -> Peer:
+    """Started twice, because the first start of an artifact chooses an engine and compiles."""
+    first = Peer(label, kind, **more)
+    first.close()
+    peer = Peer(label, kind, **more)
+    peer.first_ready_s = first.ready_s
+    return peer
+
+
+def _backend(setup: Setup, label: str, backend: str) -> Peer:
+    if setup.peers is None:
+        raise RuntimeError("set POOLRT_PEERS to an interpreter that has it, see CONTRIBUTING.md")
+    place = prepare.library_folder(
+        setup.source, backend, setup.folder, name=setup.source.name, python=setup.peers
+    )
+    return Peer(
+        label, "sentence-transformers", path=place, texts=setup.texts, threads=setup.threads,
+        python=setup.peers, backend=backend,
+    )  # fmt: skip
+
+
+def _fastembed(setup: Setup) -> Peer:
+    python = {} if _is_installed("fastembed") or setup.peers is None else {"python": setup.peers}
+    if not python and not _is_installed("fastembed"):
+        raise RuntimeError("pip install fastembed, or set POOLRT_PEERS")
+    plain = prepare.plain_onnx(setup.source, setup.folder / "plain")
+    return Peer("fastembed", "fastembed", path=plain, texts=setup.texts, threads=setup.threads, **python)
 
 
 def servers(
@@ -85,16 +137,12 @@ def servers(
     """None of them started."""
     contenders = [_poolrt(setup, label, path, engine) for label, path, engine in setup.rows]
     if vllm is None:
-        setup.say(
-            "      vLLM is left out: set POOLRT_VLLM to the vllm command of an environment that "
-            "has it (CONTRIBUTING.md)"
-        )
+        setup.missing.append("vLLM (set POOLRT_VLLM to the vllm command of an environment that has it)")
     else:
         contenders += [_vllm(setup, vllm, dtype) for dtype in vllm_dtypes]
     if infinity is None:
-        setup.say(
-            "      Infinity is left out: set POOLRT_INFINITY to the infinity_emb command of "
-            "an environment that has it"
+        setup.missing.append(
+            "Infinity (set POOLRT_INFINITY to the infinity_emb command of such an environment)"
         )
     elif setup.work.shape is None:
         contenders.append(_infinity(setup, infinity))
@@ -115,13 +163,17 @@ def _poolrt(setup: Setup, label: str, path: Path, engine: str) -> Server:
         engine,
         *_template(setup.work),
     ]
+    file = label.replace(" ", "-").replace(":", "-")
     return Server(
         label,
         command,
         model=path.name,
         version=f"poolrt {importlib.metadata.version('poolrt')}",
         log=setup.scratch / f"{label.replace(' ', '-').replace(':', '-')}.log",
-        variables=conditions.environment(setup.threads),
+        variables=conditions.environment(setup.threads)
+        | {
+            "POOLRT_ENGINE_CACHE": str(setup.scratch / f"engines-{label.replace(' ', '-').replace(':', '-')}")
+        },
         ready="/ready",
     )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,29 +41,46 @@ class Peer:
     """A library in a process of its own (bench/peers.py)."""
 
     def __init__(
-        self, label: str, kind: str, *, path: Path, texts: Path, threads: int, **more: str | None
+        self,
+        label: str,
+        kind: str,
+        *,
+        path: Path,
+        texts: Path,
+        threads: int,
+        python: str = sys.executable,
+        **more: str | None,
     ) -> None:
+        """Raises RuntimeError where it does not start.
+
+        Args:
+            python: the interpreter that has the library.
+        """
         self.label = label
         chosen = {name: value for name, value in more.items() if value is not None}
         settings = json.dumps({"path": str(path), "texts": str(texts), "threads": threads, **chosen})
+        started = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.peers", kind, settings],
+            [python, "-m", "bench.peers", kind, settings],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(threads),
+            # Beside the texts, so that what an earlier run worked out is not found.
+            env={**environment(threads), "POOLRT_ENGINE_CACHE": str(texts.parent / "engines")},
         )
         ready = self._answer()
         self.version: str = ready["version"]
-        self.ready_s: float = ready["ready_s"]
+        self.import_s: float = ready["import_s"]
+        self.first_ready_s: float | None = None
+        """Of a first start, where that one works something out that later ones find."""
+        self.ready_s = time.perf_counter() - started
+        """From the start of its process to the first answer."""
 
     def _answer(self) -> dict:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(
-                f"bench: {self.label} ended with exit code {self.process.wait()}; its messages stand above"
-            )
+            raise RuntimeError(f"it ended with exit code {self.process.wait()}")
         return json.loads(line)
 
     def ask(self, **request: object) -> dict:
@@ -76,24 +95,31 @@ class Peer:
         return np.load(file)
 
     def close(self) -> None:
-        self.process.communicate()
+        with contextlib.suppress(OSError):
+            self.process.communicate()
 
 
 def run(
-    peers: Sequence[Peer], cases: Sequence[Case], *, rounds: int, say: Callable[[str], None]
+    peers: list[Peer], cases: Sequence[Case], *, rounds: int, say: Callable[[str], None], missing: list[str]
 ) -> Mapping[tuple[str, int], Measured]:
     """Label and index of the case -> what was measured in `rounds` rounds. One more round before them warms
-    up and is not counted. Each round has texts of its own."""
+    up and is not counted. Each round has texts of its own. A peer that fails leaves `peers`, and a sentence
+    in `missing`."""
     measured = {(peer.label, index): Measured() for peer in peers for index in range(len(cases))}
     for number in range(rounds + 1):
         for index, case in enumerate(cases):
-            for peer in peers:
-                answer = peer.ask(
-                    mix=case.mix,
-                    one_by_one=case.one_by_one,
-                    start=case.start + number * case.texts,
-                    count=case.texts,
-                )
+            for peer in list(peers):
+                try:
+                    answer = peer.ask(
+                        mix=case.mix,
+                        one_by_one=case.one_by_one,
+                        start=case.start + number * case.texts,
+                        count=case.texts,
+                    )
+                except (RuntimeError, OSError) as error:
+                    missing.append(f"{peer.label} failed while it was measured ({error})")
+                    peers.remove(peer)
+                    continue
                 if number == 0:
                     continue
                 values = measured[peer.label, index]

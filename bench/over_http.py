@@ -92,7 +92,7 @@ def _post(server: Server, path: str, body: dict[str, object]) -> dict[str, Any]:
 
 
 def run(
-    servers: Sequence[Server],
+    servers: list[Server],
     chosen: Sequence[Case],
     *,
     rounds: int,
@@ -100,14 +100,15 @@ def run(
     warm_s: float,
     source: Source,
     say: Callable[[str], None],
+    missing: list[str],
 ) -> Mapping[tuple[str, int], Measured]:
     """Label and index of the case -> what was measured in each round. Servers are frozen before and
-    afterwards. No server gets a text twice."""
+    afterwards. No server gets a text twice. One that fails leaves `servers`, and a sentence in `missing`."""
     measured = {(server.label, index): Measured() for server in servers for index in range(len(chosen))}
     for number in range(rounds):
         for index, case in enumerate(chosen):
             texts = requests(source, case, seconds + warm_s)
-            for server in servers:
+            for server in list(servers):
                 if getattr(server, case.route) is None:
                     continue
                 server.thaw()
@@ -115,8 +116,12 @@ def run(
                     _measure(
                         server, case, texts, measured[server.label, index], seconds=seconds, warm_s=warm_s
                     )
-                finally:
-                    server.freeze()
+                except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+                    missing.append(f"{server.label} failed while it was measured ({error})")
+                    servers.remove(server)
+                    server.stop()
+                    continue
+                server.freeze()
             say(f"round {number + 1} of {rounds}: {case.says}")
     return measured
 

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import towers
+
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 Settings = dict[str, Any]
 BATCH = {"cpu": 32, "cuda": 128}
@@ -31,17 +33,22 @@ def poolrt(settings: Settings) -> tuple[Encode, str]:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import conftest  # noqa: F401  (makes a bare checkout importable)
 
-    runtime = importlib.import_module("poolrt.runtime")
-    model = runtime.load(settings["path"], threads=settings["threads"], engine=settings.get("engine", "auto"))
+    load = importlib.import_module("poolrt.runtime.loader").load
+    imported()
+    model = load(settings["path"], threads=settings["threads"], engine=settings.get("engine", "auto"))
     return (lambda texts: np.asarray(model.embed(list(texts)))), f"poolrt with {model.engine.name}"
 
 
 def sentence_transformers(settings: Settings) -> tuple[Encode, str]:
-    """`dtype`, `device` and `attention` as transformers takes them."""
+    """`dtype`, `device` and `attention` as transformers takes them; `backend` as sentence-transformers does,
+    whose path then holds what the library exported for it."""
     import torch
 
     torch.set_num_threads(settings["threads"])
     library: Any = importlib.import_module("sentence_transformers")
+    imported()
+    if "backend" in settings:
+        return _exported(library, settings)
     chosen = {"dtype": getattr(torch, settings.get("dtype", "float32"))}
     if "attention" in settings:
         chosen["attn_implementation"] = settings["attention"]
@@ -58,11 +65,27 @@ def sentence_transformers(settings: Settings) -> tuple[Encode, str]:
     return encode, said
 
 
+def _exported(library: Any, settings: Settings) -> tuple[Encode, str]:
+    backend = settings["backend"]
+    chosen: dict[str, Any] = {"provider": "CPUExecutionProvider"}
+    if backend == "openvino":
+        chosen = {"ov_config": {"INFERENCE_NUM_THREADS": settings["threads"]}}
+    model = library.SentenceTransformer(settings["path"], backend=backend, device="cpu", model_kwargs=chosen)
+    name = {"onnx": "optimum-onnx", "openvino": "optimum-intel"}[backend]
+    said = f"sentence-transformers {version('sentence-transformers')}, {name} {version(name)}"
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.asarray(model.encode(list(texts), batch_size=BATCH["cpu"], show_progress_bar=False))
+
+    return encode, said
+
+
 def fastembed(settings: Settings) -> tuple[Encode, str]:
     """The path holds model.onnx (the plain transformer) and the tokenizer's files;
     pooling is fastembed's own."""
     library: Any = importlib.import_module("fastembed")
     description: Any = importlib.import_module("fastembed.common.model_description")
+    imported()
     library.TextEmbedding.add_custom_model(
         model="bench/minilm",
         pooling=description.PoolingType.MEAN,
@@ -79,7 +102,19 @@ def fastembed(settings: Settings) -> tuple[Encode, str]:
     ), f"fastembed {version('fastembed')}"
 
 
-OPEN: dict[str, Callable[[Settings], tuple[Encode, str]]] = {
+_STARTED = time.perf_counter()
+_imported_s = 0.0
+
+
+def imported() -> None:
+    """Called when a library's modules are there."""
+    global _imported_s
+    _imported_s = time.perf_counter() - _STARTED
+
+
+OPEN: dict[str, Callable[[Settings], tuple[Callable[[Any], NDArray[np.float32]], str]]] = {
+    "poolrt-tower": lambda settings: towers.poolrt(settings, imported),
+    "transformers-tower": lambda settings: towers.transformers(settings, imported),
     "poolrt": poolrt,
     "sentence-transformers": sentence_transformers,
     "fastembed": fastembed,
@@ -108,13 +143,14 @@ def main() -> None:
         answers.flush()
 
     mixes = json.loads(Path(settings["texts"]).read_text(encoding="utf-8"))
-    started = time.perf_counter()
     encode, said = OPEN[name](settings)
-    encode(["warm"])
-    answer(ready_s=time.perf_counter() - started, version=said)
+    read: Callable[[str], Any] = towers.picture if name.endswith("-tower") else str
+    encode([read("0")])
+    answer(import_s=_imported_s, version=said)
     for line in sys.stdin:
         request = json.loads(line)
-        texts = mixes[request["mix"]][request["start"] : request["start"] + request["count"]]
+        drawn = mixes[request["mix"]][request["start"] : request["start"] + request["count"]]
+        texts = [read(text) for text in drawn]
         if "vectors" in request:
             # One text at a time, so that no library's batching is in the reference or hidden by it.
             np.save(

@@ -77,7 +77,10 @@ class Server:
     """None: this server has no rerank for an embedding model."""
     ready: str = "/health"
     port: int = field(default_factory=free_port)
+    first_ready_s: float | None = None
+    """Of a first start, where that one works something out that later ones find."""
     ready_s: float = 0.0
+    """From the command to readiness, of the start that is measured."""
     accuracy: str = ""
     """Of what it answered before the measurement."""
 

@@ -45,7 +45,11 @@ def inside(
                 ]
             )
     header = ["texts", "library", "texts/s", f"of {base}", "CPU s per 1000", "MiB", "worst cosine"]
-    versions = {peer.label: f"{peer.version}; ready in {peer.ready_s:.1f} s" for peer in peers}
+    versions = {
+        peer.label: f"{peer.version}; first answer {peer.ready_s:.1f} s after its start{_first(peer)}, "
+        f"of which its modules take {peer.import_s:.1f} s"
+        for peer in peers
+    }
     return f"### In one process\n\n{report.lines(versions)}\n\n{report.table(header, rows)}"
 
 
@@ -83,10 +87,14 @@ def outside(
         failures = sum(values.failures for values in all_cases)
         problems = [values.problem for values in all_cases if values.failures and values.problem]
         versions[server.label] = (
-            f"{server.version}; ready in {server.ready_s:.1f} s; {largest:.0f} MiB; "
+            f"{server.version}; ready in {server.ready_s:.1f} s{_first(server)}; {largest:.0f} MiB; "
             f"{failures} failed requests" + (f" (the last: {problems[-1]})" if problems else "")
         )
     return f"### Over HTTP\n\n{report.lines(versions)}\n\n{report.table(header, rows)}"
+
+
+def _first(started: Server | Peer) -> str:
+    return "" if started.first_ready_s is None else f" (the first time {started.first_ready_s:.1f} s)"
 
 
 def basis(servers: Sequence[Server]) -> Server:
@@ -116,7 +124,7 @@ def _row(
     measured: Mapping[tuple[str, int], over_http.Measured], server: Server, base: Server, index: int
 ) -> list[str]:
     values, base_values = measured[server.label, index], measured[base.label, index]
-    if not values.texts_per_s:
+    if not values.texts_per_s or not base_values.texts_per_s:
         return ["not offered", *[""] * 6]
     ratio = report.middle(values.texts_per_s) / report.middle(base_values.texts_per_s)
     return [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import prepare, shapes
+from . import prepare, shapes, towers
 from .texts import MIXES, Mix
 
 QWEN3_RERANKER = {
@@ -47,10 +47,14 @@ class Work:
     overrides: dict[str, object] | None = None
     template: Path | None = None
     """Of the prompt in which query and document are put."""
+    tower: towers.Tower | None = None
+    """A vision tower, in one process alone; `mixes` are then of pictures."""
     seconds: float = 1.0
     """Factor of the measured time, for requests that take long."""
 
     def checkpoint(self, folder: Path, *, tiny: bool = False) -> Path:
+        if self.tower is not None:
+            return towers.write(self.tower, folder, tiny=tiny)
         if self.shape is None:
             return prepare.checkpoint()
         return shapes.write(self.shape, folder, tokenizer=prepare.minilm(), tiny=tiny)
@@ -145,6 +149,22 @@ WORKS = {
             overrides=QWEN3_RERANKER,
             template=TEMPLATE,
             seconds=6,
+        ),
+        Work(
+            "siglip",
+            "SigLIP's vision tower",
+            "the size of siglip-base-patch16-224 (93 million parameters), random weights",
+            (),
+            (Mix("pictures", 16, 0, 0, "pictures of 640 x 480"),),
+            tower="siglip",
+        ),
+        Work(
+            "qwen3-vl",
+            "Qwen3-VL-2B's vision tower",
+            "its published sizes, random weights; 300 features of a picture",
+            (),
+            (Mix("pictures", 2, 0, 0, "pictures of 640 x 480"),),
+            tower="qwen3-vl",
         ),
     )
 }

@@ -10,12 +10,26 @@ import subprocess
 import sys
 import xml.etree.ElementTree as Tree
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from bench import chart, in_process, load, over_http, prepare, report, servers, shapes, tables, works
+from bench import (
+    chart,
+    in_process,
+    load,
+    over_http,
+    prepare,
+    report,
+    servers,
+    shapes,
+    stored,
+    tables,
+    towers,
+    works,
+)  # fmt: skip
 from bench.texts import MIXES, Mix, Source
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnext"
@@ -218,6 +232,94 @@ def test_the_basis_is_vllm_in_bf16():
         ("a request", "vLLM float32", 0.5),
         ("a request", "vLLM bfloat16", 1.0),
     ]
+
+
+def piece(name: str, **more: Any) -> stored.Piece:
+    facts = {"date": "today", "load": f"of {name}"}
+    return stored.Piece(name, f"Title of {name}", f"what {name} is", facts, ["| a table |"], **more)
+
+
+def test_the_report_is_made_of_what_was_kept(tmp_path):
+    whole = piece("base", bars=[chart.Bar("1 text", "poolrt auto", 2.0)], is_complete=True)
+    broken = piece("large", missing=["vLLM (it ended)"])
+    for kept in (whole, broken):
+        kept.keep(tmp_path)
+    assert stored.read(tmp_path, "base") == whole
+    assert stored.read(tmp_path, "long") is None
+    out = tmp_path / "RESULTS.md"
+    stored.write(out, [whole, broken])
+    text = out.read_text()
+    assert text.count("- date: today") == 1
+    assert text.index("- load: of base") < text.index("Title of large") < text.index("- load: of large")
+    assert "Left out: vLLM (it ended)." in text
+    assert text.count("was not measured to its end") == 1
+    assert "2.00×" in out.with_suffix(".svg").read_text()
+
+
+def test_an_artifact_is_exported_again_where_the_exporter_or_the_checkpoint_changed(tmp_path, monkeypatch):
+    exports: list[list[str]] = []
+
+    def export(command: list[str], **_: object) -> Any:
+        exports.append(command)
+        place = tmp_path / "out" / command[command.index("--name") + 1]
+        place.mkdir(parents=True)
+        (place / "manifest.json").touch()
+        return subprocess.CompletedProcess(command, 0, stdout="")
+
+    monkeypatch.setattr(prepare.subprocess, "run", export)
+    monkeypatch.setattr(prepare, "ROOT", tmp_path)
+    source, code = tmp_path / "checkpoint", tmp_path / "exporter" / "x.py"
+    for path in (source / "config.json", source / "tokenizer.json", code):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("first")
+    for _ in range(2):
+        assert prepare.artifact(source, "int8", tmp_path / "out", name="m") == tmp_path / "out/m-int8"
+    assert len(exports) == 1
+    for path in (code, source / "config.json"):
+        path.write_text("second")
+        prepare.artifact(source, "int8", tmp_path / "out", name="m")
+    assert len(exports) == 3
+    monkeypatch.setattr(
+        prepare.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 3, stdout="no")
+    )
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        prepare.artifact(source, "fp32", tmp_path / "out", name="m")
+
+
+def test_a_peer_that_fails_costs_only_itself():
+    class Simulated(in_process.Peer):
+        def __init__(self, label: str, *, fails: bool) -> None:
+            self.label, self.fails = label, fails
+
+        def ask(self, **request: object) -> dict[str, float]:
+            if self.fails:
+                raise RuntimeError("it ended")
+            return {"seconds": 1.0, "cpu_s": 0.5, "resident_mib": 7.0}
+
+    peers: list[in_process.Peer] = [Simulated("a", fails=False), Simulated("b", fails=True)]
+    missing: list[str] = []
+    cases = [in_process.Case("mix", False, 2, "texts")]
+    measured = in_process.run(peers, cases, rounds=2, say=lambda _: None, missing=missing)
+    assert [peer.label for peer in peers] == ["a"]
+    assert measured["a", 0].seconds == [1.0, 1.0]
+    assert missing == ["b failed while it was measured (it ended)"]
+
+
+def test_pictures_differ_and_their_tower_has_a_published_size():
+    first, second = towers.picture("1"), towers.picture("2")
+    assert first.shape == (towers.HEIGHT, towers.WIDTH, 3)
+    assert (first != second).any()
+    np.testing.assert_array_equal(first, towers.picture("1"))
+    assert {work.tower for work in works.WORKS.values()} == {None, "siglip", "qwen3-vl"}
+
+
+def test_vocabularies_have_the_published_size(tmp_path):
+    shapes._words(tmp_path, shapes.SHAPES["decoder"], 5000)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == 5000 - shapes.SPARE
+    text = "Mars looks red because of its dust"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert max(tokenizer.encode(text).ids) < shapes.PIECES
 
 
 def test_the_chart_has_a_bar_for_each_ratio():

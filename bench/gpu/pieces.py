@@ -158,7 +158,7 @@ def measure(work: str, folder: Path) -> Result:
                 peers.append(
                     in_process.Peer(label, kind, path=path, texts=texts, threads=os.cpu_count() or 1, **more)
                 )
-            except SystemExit:
+            except RuntimeError:
                 notes.append(f"{label} does not open; build/gpu/measure-{work}.log says why.")
         if not peers or peers[0].label != REFERENCE:
             return {"notes": [*notes, "Without the reference nothing is measured."]}
@@ -174,7 +174,9 @@ def measure(work: str, folder: Path) -> Result:
         first = mixes[0]
         alone = f"{first.says}, one call each"
         cases.append(in_process.Case(first.name, True, first.count, alone, first.count * (ROUNDS + 1)))
-        measured = in_process.run(peers, cases, rounds=ROUNDS, say=lambda text: print(text, flush=True))
+        measured = in_process.run(
+            peers, cases, rounds=ROUNDS, say=lambda text: print(text, flush=True), missing=notes
+        )
     finally:
         for peer in peers:
             peer.close()
