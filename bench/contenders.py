@@ -169,11 +169,9 @@ def _poolrt(setup: Setup, label: str, path: Path, engine: str) -> Server:
         command,
         model=path.name,
         version=f"poolrt {importlib.metadata.version('poolrt')}",
-        log=setup.scratch / f"{label.replace(' ', '-').replace(':', '-')}.log",
+        log=setup.scratch / f"{file}.log",
         variables=conditions.environment(setup.threads)
-        | {
-            "POOLRT_ENGINE_CACHE": str(setup.scratch / f"engines-{label.replace(' ', '-').replace(':', '-')}")
-        },
+        | {"POOLRT_ENGINE_CACHE": str(setup.scratch / f"engines-{file}")},
         ready="/ready",
     )
 

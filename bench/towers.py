@@ -95,7 +95,7 @@ def poolrt(settings: dict[str, Any], imported: Callable[[], None]) -> tuple[Enco
 
     def encode(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         items = [item for pixels in pictures for item in prepared.image(model.manifest.images, pixels).items]
-        rows = stage.worker.submit(items, stage.output).result()
+        rows = stage.worker.submit(items, stage.output).result().rows
         return np.stack([np.asarray(row, dtype=np.float32).reshape(-1) for row in rows])
 
     assert model.vision_engine is not None

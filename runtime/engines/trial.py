@@ -161,7 +161,8 @@ def _similarities(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def pictures(folder: Path, images: Images) -> list[VisionItem]:
-    """What the vision graph reads of the pictures that the artifact keeps; none where they cannot be read."""
+    """What the vision graph reads of the pictures that the artifact keeps as pixels; none where they cannot
+    be read. Those that it keeps as files are left out: they show how files are decoded."""
     try:
         with np.load(folder / GOLDEN, allow_pickle=False) as stored:
             arrays = [stored[name] for name in stored.files if name.startswith("pictures ")]
@@ -170,7 +171,7 @@ def pictures(folder: Path, images: Images) -> list[VisionItem]:
     return [
         item
         for pixels in arrays
-        if pixels.size <= 3 * PIXELS
+        if pixels.ndim > 1 and pixels.size <= 3 * PIXELS
         for item in prepared.image(images, pixels).items
     ]
 

@@ -273,7 +273,7 @@ def test_the_vision_graph_is_chosen_by_the_pictures_of_the_artifact(page_model, 
     folder = tmp_path / "copy"
     shutil.copytree(page_model, folder)
     pixels = np.random.default_rng(2).integers(0, 255, (40, 70, 3), dtype=np.uint8)
-    write_golden(folder, {"pictures 0": pixels})
+    write_golden(folder, {"pictures 0": pixels, "pictures 1": np.zeros(900, np.uint8)})
     manifest = reading.read(page_model).manifest
     assert manifest.images is not None
     assert len(trial.pictures(folder, manifest.images)) == 1
