@@ -28,6 +28,9 @@ log = logging.getLogger("poolrt")
 
 # Token slots of a batch, and what a launch costs, in tokens of work (docs/decisions/batching.md).
 CPU_TOKENS, CPU_LAUNCH = 512, 16
+LOW_LAUNCH, LOW_BYTES = 96, 512 << 20
+"""What a launch costs where products are of 16 bits, and from which size of graph on: a token is several
+times cheaper there, and reading all weights is not (docs/decisions/batching.md)."""
 PACKED_WIDTH = 200
 """Measured: docs/decisions/packing.md."""
 GPU_TOKENS, GPU_LAUNCH = 16384, 1024
@@ -220,12 +223,18 @@ def _batch_limits(
     return BatchLimits(
         max_tokens=max_batch_tokens
         or (tokens if choice.graph.sliced else bounded(tokens, manifest.heads.values(), logits)),
-        launch_tokens=CPU_LAUNCH if on_cpu else GPU_LAUNCH,
+        launch_tokens=_launch_tokens(manifest, choice) if on_cpu else GPU_LAUNCH,
         packed_width=PACKED_WIDTH
         if choice.backend == "onnxruntime" and on_cpu and choice.graph.packed
         else None,
         profiles=tuple(session.profiles),
     )
+
+
+def _launch_tokens(manifest: Manifest, choice: table.Choice) -> int:
+    """What a launch on a processor costs, in tokens of work."""
+    size = sum(manifest.files[name].size for name in (choice.graph.file, *choice.graph.external))
+    return LOW_LAUNCH if choice.precision in ("bf16", "fp16") and size > LOW_BYTES else CPU_LAUNCH
 
 
 def prepared_for(

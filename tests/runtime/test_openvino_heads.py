@@ -1,17 +1,19 @@
-"""Attention of grouped heads in OpenVINO's form of a graph."""
+"""Attention of grouped heads in OpenVINO's form of a graph, and what a launch of it costs."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino
 import pytest
+from poolrt.runtime import loader
 from poolrt.runtime.artifact import reading
-from poolrt.runtime.artifact.manifest import Manifest
+from poolrt.runtime.artifact.manifest import Manifest, Precision
 from poolrt.runtime.engines import openvino as engine
-from poolrt.runtime.engines import openvino_heads
+from poolrt.runtime.engines import openvino_heads, table
 from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.inputs.items import Item, Prefix
 
@@ -61,3 +63,22 @@ def test_other_attention_stays_as_it_is(artifacts: Any) -> None:
     before = len(model.get_ordered_ops())
     assert openvino_heads.group(model, openvino, "f32") == 0
     assert len(model.get_ordered_ops()) == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "size", "tokens"),
+    [
+        ("bf16", 1 << 30, loader.LOW_LAUNCH),
+        ("fp32", 1 << 30, loader.CPU_LAUNCH),
+        ("bf16", 1 << 20, loader.CPU_LAUNCH),
+    ],
+    ids=["large in bf16", "large in fp32", "small in bf16"],
+)
+def test_a_launch_of_a_large_model_in_16_bits_is_worth_more_tokens(
+    precision: Precision, size: int, tokens: int
+) -> None:
+    manifest = reading.read(prefixed_reranker()).manifest
+    graph = manifest.graph("text")
+    files = {**manifest.files, graph.file: replace(manifest.files[graph.file], size=size)}
+    choice = table.Choice("openvino", graph, precision=precision)
+    assert loader._launch_tokens(replace(manifest, files=files), choice) == tokens
