@@ -66,7 +66,11 @@ class Body:
             return self._attend(self.scope, bounds, sides)
         inner = Scope(f"{self._name}/head")
         head = inner.add("Reshape", inner.turn, self._vector(1, "one"))
-        bounds["heads"] = (head, inner.add("Add", head, self._vector(1, "one")))
+        bounds["heads"] = shared = (head, inner.add("Add", head, self._vector(1, "one")))
+        if self._attention.sharing > 1:
+            head = inner.add("Div", head, self._vector(self._attention.sharing))
+            shared = (head, inner.add("Add", head, self._vector(1, "one")))
+        bounds["shared heads"] = shared
         y = self._attend(inner, bounds, sides)
         heads = self._constant("heads", np.array(self._attention.heads, np.int64))
         true = self._constant("true", np.array(True))
@@ -88,11 +92,11 @@ class Body:
         assert left is not None
         assert right is not None
         assert values is not None
-        queries, keys = self._known.get(left, left), self._known.get(right, right)
+        queries, keys, read = (self._known.get(value, value) for value in (left, right, values))
         known: dict[ir.Value, ir.Value] = {
             left: _cut(scope, self._constant, queries, bounds, {1: "heads", 2: "queries"}),
-            right: _cut(scope, self._constant, keys, bounds, {1: "heads", 3: "keys"}),
-            values: _cut(scope, self._constant, values, bounds, {1: "heads", 2: "keys"}),
+            right: _cut(scope, self._constant, keys, bounds, {1: "shared heads", 3: "keys"}),
+            values: _cut(scope, self._constant, read, bounds, {1: "shared heads", 2: "keys"}),
         }
         for value, side in sides.items():
             sizes = axes(value)

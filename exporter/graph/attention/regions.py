@@ -3,6 +3,7 @@ between."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,11 @@ _RANK = 4  # [batch, heads, tokens, width]
 class Attention:
     """softmax(q k + what is added) v, whose every intermediate value is read by the next node only."""
 
+    repeated: Mapping[ir.Value, ir.Value]
+    """Keys and values with a head for each head of queries -> those that several of these share; empty where
+    none are shared."""
+    repeats: tuple[ir.Node, ...]
+    """The nodes that compute the former from the latter, in order."""
     before: tuple[ir.Node, ...]
     """Scalings of queries and keys and the transpose of keys, in order; nothing else reads their results."""
     scores: ir.Node
@@ -37,12 +43,14 @@ class Attention:
     sides: tuple[ir.Value, ...]
     """Computed values that `between` and `zeroed` read beside the scores: masks, biases."""
     heads: int
+    sharing: int
+    """Heads of queries that share one head of keys and values."""
     window: Window
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
         last = () if self.zeroed is None else (self.zeroed,)
-        return (*self.before, self.scores, *self.between, self.softmax, self.weighted, *last)
+        return (*self.repeats, *self.before, self.scores, *self.between, self.softmax, self.weighted, *last)
 
     @property
     def result(self) -> ir.Value:
@@ -76,7 +84,14 @@ def find(softmax: ir.Node) -> Attention | None:
     if not all(value.const_value is not None and value.const_value.size == 1 for value in constant):
         return None
     window = of_added(softmax.inputs[0])
+    repeats = [_repeat(value) for value in (inputs[1], weighted.inputs[1])]
+    known = [repeat for repeat in repeats if repeat is not None]
+    numbers = {axes(chain[0].inputs[0])[1] for chain in known}
+    if len(known) < len(repeats) or len(numbers) != 1:
+        known = []
     return Attention(
+        repeated={chain[-1].outputs[0]: _first(chain[0]) for chain in known},
+        repeats=tuple(node for chain in known for node in chain),
         before=tuple(before),
         scores=scores,
         between=tuple(between),
@@ -85,6 +100,7 @@ def find(softmax: ir.Node) -> Attention | None:
         zeroed=zeroed,
         sides=tuple(computed),
         heads=heads,
+        sharing=heads // int(numbers.pop()) if known else 1,
         window=window if window.around else EVERYTHING,
     )
 
@@ -210,6 +226,34 @@ def _heads(queries: ir.Value, values: ir.Value | None, keys: ir.Value) -> int | 
         return None
     (number,) = heads
     return int(number) if number.isdigit() else None
+
+
+def _repeat(value: ir.Value | None) -> list[ir.Node] | None:
+    """Returns the nodes, in order, that repeat each head of [batch, heads, keys, width] several times; None
+    for others."""
+    chain: list[ir.Node] = []
+    for kind in ("Reshape", "Expand", "Unsqueeze"):
+        node = value.producer() if value is not None and len(list(value.uses())) == 1 else None
+        if node is None or node.op_type != kind:
+            return None
+        chain.append(node)
+        value = node.inputs[0]
+    reshape, expand, unsqueeze = chain
+    shared, wide, spread, whole = (
+        axes(value)
+        for value in (_first(unsqueeze), unsqueeze.outputs[0], expand.outputs[0], reshape.outputs[0])
+    )
+    if len(shared) != _RANK or len(whole) != _RANK or not shared[1].isdigit() or not whole[1].isdigit():
+        return None
+    times = str(int(whole[1]) // int(shared[1]))
+    same = wide == [*shared[:2], "1", *shared[2:]] and spread == [*shared[:2], times, *shared[2:]]
+    return chain[::-1] if same and whole[2:] == shared[2:] else None
+
+
+def _first(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None, f"{node.name} reads nothing"
+    return value
 
 
 def _zeroing(attended: ir.Value) -> ir.Node | None:

@@ -148,8 +148,8 @@ class _Cutting:
         )  # fmt: skip
         queries = NEAR_QUERIES if near else QUERIES
         outer = Scope(f"{name}/blocks")
-        known: dict[ir.Value, ir.Value] = {}
-        for node in attention.before:
+        known = {} if near else dict(attention.repeated)
+        for node in (*attention.repeats, *attention.before) if near else attention.before:
             known[node.outputs[0]] = outer.copy(node, known)
         size = self._vector(queries)
         tokens = self._lengths.tokens
