@@ -58,6 +58,13 @@ def arguments() -> argparse.Namespace:
         "--seconds", type=float, default=5.0, help="measured time of one HTTP case in one round (default 5)"
     )
     parser.add_argument(
+        "--share",
+        type=int,
+        default=1,
+        metavar="N",
+        help="measure every Nth text in process alone, for a shorter run (default 1: all)",
+    )
+    parser.add_argument(
         "--quick",
         action="store_true",
         help="few texts, 2 rounds of 2 seconds: to see that everything works",
@@ -101,7 +108,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     options.works = works.chosen(options.works)
     if options.quick:
-        options.rounds, options.seconds = 2, 2.0
+        options.rounds, options.seconds, options.share = 2, 2.0, QUICK_SHARE
     return options
 
 
@@ -176,7 +183,7 @@ def _measured(
     missing: list[str],
 ) -> Iterator[tuple[str, list[chart.Bar]]]:
     """The sections of one work, as they are measured, and the bars of what was asked over HTTP."""
-    share, source = QUICK_SHARE if options.quick else 1, Source()
+    share, source = options.share, Source()
     # One more round warms up, and short queries are asked one by one as well.
     file = prepare.text_file(
         scratch / "texts.json", source, work.mixes, times=2 * (options.rounds + 1), share=share

@@ -44,7 +44,7 @@ def inside(
                     report.cosine(worst[peer.label, case.mix]),
                 ]
             )
-    header = ["texts", "library", "texts/s", f"of {base}", "CPU s per 1000", "MiB", "worst cosine"]
+    header = ["inputs", "library", "per s", f"of {base}", "CPU s per 1000", "MiB", "worst cosine"]
     versions = {
         peer.label: f"{peer.version}; first answer {peer.ready_s:.1f} s after its start{_first(peer)}, "
         f"of which its modules take {peer.import_s:.1f} s"
