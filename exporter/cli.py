@@ -55,8 +55,9 @@ def export(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--precision",
         default="fp32",
-        metavar="fp32|fp16|bf16|int8|auto",
-        help="auto: int8 if it is faster here and keeps its drift budget",
+        metavar="fp32|fp16|bf16|int8|int8-weights|int4-weights|auto",
+        help="int8-weights, int4-weights: smaller weights only, for decoders on processors (also w8a16, "
+        "w4a16, ...); auto: int8 if it is faster here and keeps its drift budget",
     )
     _add_target(
         parser,

@@ -19,7 +19,7 @@ from ..runtime import machine
 from ..runtime.artifact import digests
 from ..runtime.artifact import manifest as contract
 from ..runtime.artifact import reading as artifacts
-from ..runtime.artifact.manifest import Graph, GraphRole, Manifest, Reading
+from ..runtime.artifact.manifest import INTEGERS, Graph, GraphRole, Manifest, Reading
 from ..runtime.engines import measured
 from ..runtime.engines.table import Choice
 from ..runtime.errors import CheckpointError, InputError
@@ -32,7 +32,7 @@ from .checkpoint import Checkpoint
 from .detection import Convert, Runner
 from .graph import onnx_files
 from .heads import planning
-from .precision import choice, mixed, trials
+from .precision import choice, mixed, trials, weight_only
 from .proof import evidence as proofs
 from .proof import library_reference, published_scores, verify
 from .proof.reference import Reference
@@ -107,7 +107,7 @@ def export(
             adapter=lora,
         )
         # int8 is chosen by running the whole graph, which has to fit into memory for that.
-        large = lowered in ("fp32", "fp16", "bf16") and is_large(checkpoint.parameters)
+        large = lowered in choice.STREAMED and is_large(checkpoint.parameters)
         checkpoint = dataclasses.replace(checkpoint, large=large)
         plan = planning.plan(checkpoint)
     for line in plan.lines:
@@ -137,6 +137,9 @@ def export(
             if lowered in ("fp16", "bf16"):
                 with steps(_LOWER):
                     graphs, notes = mixed.lowered_in_place(streamed, graphs, lowered)
+            elif lowered in ("int8-weights", "int4-weights"):
+                with steps(_LOWER):
+                    graphs = weight_only.quantised_in_place(streamed, graphs, lowered)
             with steps(_WRITE):
                 graphs = tuple(_written(draft, *pair) for pair in zip(streamed, graphs, strict=True))
                 if lowered == "bf16":
@@ -176,10 +179,11 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
     with steps(_OPEN):
         opened = artifacts.read(path)
         compiled = any(target.compiled for target in targets)
-        if compiled and any(graph.precision == "int8" for graph in opened.manifest.graphs):
+        integers = [graph.stored for graph in opened.manifest.graphs if graph.stored in INTEGERS]
+        if compiled and integers:
             raise InputError(
-                f"{path}: its graph is int8, which is for processors; export the checkpoint again with "
-                "--precision fp16 and --target"
+                f"{path}: its graph is {integers[0]}, which is for processors; export the checkpoint "
+                "again with --precision fp16 and --target"
             )
     place = opened.folder.resolve()
     with artifact.draft(place.parent, place.name) as draft:

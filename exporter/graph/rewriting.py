@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from . import onnx_files
 from .passes import mixed, order
 from .passes.signature import LowPrecision, PassOptions
-from .quantisation import dynamic, static
+from .quantisation import dynamic, static, weight_only
 from .quantisation.activations import Activation
 from .quantisation.quantised import Quantised
+from .quantisation.weight_only import Options, WeightOnly
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +94,28 @@ def static_int8_from_onnx(
     quantised = static.quantise(model, activations, keep)
     onnx_files.save(model, target)
     return quantised
+
+
+def weights_from_onnx(source: Path, target: Path, options: Options) -> WeightOnly:
+    """Writes the form of an fp32 graph whose weights are integers of 8 or 4 bits."""
+    import onnx_ir as ir
+
+    model = ir.load(source)
+    order.rewrite(model, "quantised")
+    done = weight_only.quantise(model, options)
+    onnx_files.save(model, target)
+    return done
+
+
+def observing_from_onnx(source: Path, target: Path) -> dict[str, str]:
+    """Writes an fp32 graph, beside it and with its weights where they are, that also returns what products
+    read; returns product -> output (quantisation/weight_only.py)."""
+    import onnx_ir as ir
+
+    model = ir.load(source)
+    outputs = weight_only.observed(model)
+    ir.save(model, target)
+    return outputs
 
 
 def padded_from_onnx(source: Path, target: Path) -> None:

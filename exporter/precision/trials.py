@@ -94,13 +94,13 @@ class Trials:
         """All outputs of a text graph on one batch."""
         session = ort.open(self.folder, self.manifest, graph, lanes=1)
         try:
-            return session.run(self._batch(), [tensor.name for tensor in graph.outputs])
+            return session.run(self.batch(), [tensor.name for tensor in graph.outputs])
         finally:
             session.close()
 
     def speedup(self, graph: Graph) -> float:
         """fp32 seconds over the graph's on the same batch, interleaved, medians of several runs."""
-        arrays = self._batch()
+        arrays = self.batch()
         names = [self.manifest.heads[self.manifest.tasks[0]].output]
         sessions = [ort.open(self.folder, self.manifest, form, lanes=1) for form in (self.base, graph)]
         seconds: list[list[float]] = [[], []]
@@ -114,7 +114,8 @@ class Trials:
         # The first run of each allocates.
         return median(seconds[0][1:]) / median(seconds[1][1:])
 
-    def _batch(self) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
+    def batch(self) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
+        """Inputs of a text graph for the first PROBES items."""
         return Feed(self.base.inputs, pad_id=self.manifest.text.pad_id).arrays(self.items[:PROBES])
 
 

@@ -27,12 +27,14 @@ class Tolerance:
 # probability; 1e-5 of such a logit is 2.5e-5 of its sigmoid.
 # fp16 and bf16 keep 11 and 8 bits. Norms, softmax, pooling and heads stay fp32, so errors do not build up
 # along the depth.
-# int8: 0.98 is the promise, and a score may move by a tenth of its range.
+# int8 and weights of 8 or 4 bits: 0.98 is the promise, and a score may move by a tenth of its range.
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(cosine=0.999999, token_cosine=0.999999, difference=5e-5),
     "fp16": Tolerance(cosine=0.9995, token_cosine=0.999, difference=0.01),
     "bf16": Tolerance(cosine=0.995, token_cosine=0.99, difference=0.05),
     "int8": Tolerance(cosine=0.98, token_cosine=0.97, difference=0.1),
+    "int8-weights": Tolerance(cosine=0.98, token_cosine=0.97, difference=0.1),
+    "int4-weights": Tolerance(cosine=0.98, token_cosine=0.97, difference=0.1),
 }
 _TINY = 1e-12
 

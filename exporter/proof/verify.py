@@ -23,7 +23,17 @@ from ...runtime import machine
 from ...runtime.answers import postprocess
 from ...runtime.answers.params import PoolingParams
 from ...runtime.artifact import reading as artifacts
-from ...runtime.artifact.manifest import Engine, Evidence, Graph, Head, Manifest, Precision, Task
+from ...runtime.artifact.manifest import (
+    INTEGERS,
+    WEIGHT_ONLY,
+    Engine,
+    Evidence,
+    Graph,
+    Head,
+    Manifest,
+    Precision,
+    Task,
+)
 from ...runtime.batching.plan import BatchLimits
 from ...runtime.batching.stages import Stages, VisionPart
 from ...runtime.batching.worker import Worker
@@ -178,7 +188,8 @@ def _answer(task: Task, head: Head, row: Floats, item: Item) -> Floats:
 
 def _precision(engine: Way) -> Precision:
     if isinstance(engine, Choice):
-        return engine.precision or engine.graph.stored
+        stored = engine.graph.stored
+        return stored if stored in WEIGHT_ONLY else engine.precision or stored
     return engine.stored if isinstance(engine, Graph) else engine.precision
 
 
@@ -226,7 +237,7 @@ def against_reference(
         runner = Runner(folder, manifest, engine)
         try:
             shapes = dict(cases)
-            if many or runner.precision == "int8":
+            if many or runner.precision in INTEGERS:
                 everything = texts.many(manifest, preparation)
                 shapes[f"{len(everything)} sentences"] = everything
             # All tasks of a shape class in a row: a graph in pieces computes them together, once.

@@ -23,7 +23,11 @@ FILE = "manifest.json"
 
 Task = Literal["embed", "token_embed", "classify", "token_classify"]
 Scoring = Literal["bi-encoder", "late-interaction", "cross-encoder", "listwise"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights", "int4-weights"]
+"""Of a graph. The last two are precisions of stored weights alone, whose products compute in another."""
+WEIGHT_ONLY: tuple[Precision, ...] = ("int8-weights", "int4-weights")
+INTEGERS: tuple[Precision, ...] = ("int8", *WEIGHT_ONLY)
+"""Stored as integers, for processors only."""
 Pool = Literal[
     "cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last", "tokens", "step", "splade", "splade_sum"
 ]
@@ -243,8 +247,8 @@ class Graph:
     external: tuple[str, ...] = ()
     """External-data files this graph reads, inside the folder."""
     weights: Precision | None = None
-    """Precision of the stored weights where the graph casts them to its own (bf16 of large models); None: its
-    own."""
+    """Precision of the stored weights where the graph casts them to its own (bf16 of large models, integers
+    in groups); None: its own."""
     packed: bool = False
     """Whether padding costs something in attention only: tokens that the mask leaves out are dropped
     everywhere else."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import get_args
 
 from .. import cache_folder, machine
-from ..artifact.manifest import Graph, GraphRole, Manifest, Precision
+from ..artifact import spellings
+from ..artifact.manifest import WEIGHT_ONLY, Graph, GraphRole, Manifest, Precision
 from ..errors import EngineError
 from . import blobs, table, trial
 from .table import Choice
@@ -57,6 +58,8 @@ def choose(
         threads: of the session that will be opened.
     """
     name, _, which = engine.partition(":")
+    which = spellings.precision(which)
+    engine = f"{name}:{which}" if which else name
     if name == "auto" and which not in ("", ANY, *get_args(Precision)):
         raise EngineError(
             f"engine {engine!r}: behind auto: expected {ANY} or {', '.join(get_args(Precision))}"
@@ -95,6 +98,9 @@ def _candidates(manifest: Manifest, usual: Choice, name: str, which: str) -> Ite
             if name == "auto" and usual.graph.precision == "int8":
                 yield from _openvino_int8(usual.graph, usual)
         return
+    # How weights are stored says nothing about the products.
+    if which in WEIGHT_ONLY:
+        which = "" if which == graph.stored else which
     wanted: dict[str, tuple[Precision, ...]] = {"": _EXACT, ANY: _ALL}
     precisions = wanted.get(which, tuple(precision for precision in _ALL if precision == which))
     installed = find_spec("openvino") is not None

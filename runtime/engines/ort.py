@@ -139,13 +139,13 @@ def _opened(
 
 def _bytes(path: Path, graph: Graph) -> int:
     """The memory that the weights take."""
-    return stored_bytes(path, graph) * (1 if graph.weights is None else 2)
+    return stored_bytes(path, graph) * (2 if graph.weights == "bf16" else 1)
 
 
 def _fits_widened(graph: Graph, size: int) -> bool:
     """Whether the weights may be held in the graph's own precision."""
     free = machine.free_bytes()
-    return graph.weights is None or free is None or size <= WIDENED_SHARE * free
+    return graph.weights != "bf16" or free is None or size <= WIDENED_SHARE * free
 
 
 def open(

@@ -17,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import machine
-from ..artifact.manifest import Backend, Engine, Graph, GraphRole, Manifest, Precision, Profile
+from ..artifact.manifest import (
+    WEIGHT_ONLY,
+    Backend,
+    Engine,
+    Graph,
+    GraphRole,
+    Manifest,
+    Precision,
+    Profile,
+)
 from ..errors import EngineError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -188,14 +197,16 @@ def open(
 
 def _graph(manifest: Manifest, which: str) -> Graph:
     for graph in manifest.graphs:
-        if which in (graph.file, graph.precision):
+        if which in (graph.file, graph.precision, graph.stored):
             return graph
-    known = ", ".join(f"{graph.file} ({graph.precision})" for graph in manifest.graphs)
+    known = ", ".join(f"{graph.file} ({graph.stored})" for graph in manifest.graphs)
     raise EngineError(f"the artifact has no graph {which!r}; it has {known}")
 
 
 def _openvino(manifest: Manifest, which: str, role: GraphRole) -> tuple[Graph, Precision]:
     """The graph that OpenVINO runs, and the precision it computes in, as a precision or a file names them."""
+    if which in WEIGHT_ONLY:
+        return _graph_of_role(manifest, which, role), "fp32"
     computed = next((precision for precision in get_args(Precision) if precision == which), None)
     if which and computed is None:
         graph = _graph_of_role(manifest, which, role)

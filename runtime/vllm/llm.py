@@ -21,8 +21,8 @@ from typing import Any, Unpack
 
 from ..answers import score_request
 from ..answers.params import Params
-from ..artifact import checkpoints, overrides, reading
-from ..artifact.manifest import Manifest
+from ..artifact import checkpoints, overrides, reading, spellings
+from ..artifact.manifest import WEIGHT_ONLY, Manifest
 from ..batching.line import Policy
 from ..errors import InputError
 from ..inputs import templates
@@ -296,8 +296,8 @@ def _unheeded(keywords: Mapping[str, Any], model: str, revision: str | None) -> 
             yield f"{name}: not a keyword that poolrt knows{suggestion(name, _KEYWORDS)}"
     if keywords.get("quantization") not in _NEUTRAL:
         yield (
-            f"quantization={keywords['quantization']!r} changes the answers: give precision='int8', or an "
-            "artifact of --precision int8"
+            f"quantization={keywords['quantization']!r} changes the answers: give precision='int8' (or "
+            "'int8-weights', 'int4-weights'), or an artifact of that --precision"
         )
 
 
@@ -313,7 +313,9 @@ def _undone(wanted: _Wanted, keywords: Mapping[str, Any], manifest: Manifest) ->
         )
     dtype = keywords.get("dtype")
     precision = wanted.precision or (None if dtype in _NEUTRAL else _PRECISIONS.get(str(dtype), str(dtype)))
-    if precision is not None and precision not in [graph.precision for graph in manifest.graphs]:
+    precision = None if precision is None else spellings.precision(precision)
+    known = {graph.stored if graph.stored in WEIGHT_ONLY else graph.precision for graph in manifest.graphs}
+    if precision is not None and precision not in known:
         yield f"precision {precision} changes the answers: export the artifact with --precision {precision}"
     task = keywords.get("task")
     if task not in _NEUTRAL:

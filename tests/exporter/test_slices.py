@@ -97,7 +97,7 @@ def pooled_logits(columns: int, *, returned: bool = False) -> ir.Model:
         ir.Value(
             name=tensor.name,
             type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tensor.numpy().shape),
             const_value=tensor,
         )
         for tensor in (table, axes)

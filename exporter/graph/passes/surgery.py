@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,8 +84,8 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
     return None
 
 
-def heads(graph: ir.Graph) -> set[ir.Node]:
-    """Returns the nodes after the last norm: pooling, projections, classifiers.
+def heads(graph: ir.Graph, *, without: Collection[str] = ()) -> set[ir.Node]:
+    """Returns the nodes after the last norm: pooling, projections, classifiers, of all outputs but `without`.
 
     The search goes from the outputs backwards, up to the inputs of norms. Where it reaches the attention of a
     layer, there is no norm in front of the head, and the search stops at the nearest products instead. So the
@@ -94,6 +94,8 @@ def heads(graph: ir.Graph) -> set[ir.Node]:
     nodes: set[ir.Node] = set()
     roots = {value for node in graph for value in norm_inputs(node)}
     for output in graph.outputs:
+        if output.name in without:
+            continue
         reached = _backwards([output], roots.__contains__)
         # The only If of a graph is that of long texts (blocks.py), which has the softmax in its branches.
         if any(node.op_type in ("Softmax", "Attention", "If") for node in reached):

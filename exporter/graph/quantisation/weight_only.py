@@ -1,0 +1,238 @@
+"""Products whose weights are integers of 8 or 4 bits in groups, and whose activations stay float32.
+
+The pass writes com.microsoft.MatMulNBits, which ONNX Runtime and OpenVINO both read, and which neither of
+them widens in memory. Weights of a model too large for memory are quantised one by one while they are written
+(docs/decisions/weight-only.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....runtime.artifact.manifest import PRESENT
+from ..passes.surgery import Surgeon, constant_of, heads
+from . import groups
+from .groups import Bits, Groups
+from .quantised import Quantised
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+PREFIX = "weights"
+"""Of the names of nodes that are added."""
+# Smaller products stay fp32: they save too little for their error.
+_SMALLEST_SIDE = 16
+_SMALLEST_TABLE = 1 << 18
+_TINY = np.float32(1e-12)
+# ONNX Runtime's kernels round activations to int8 in groups of their own, where the processor gains by it.
+_ACCURACY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    bits: Bits
+    keep: Collection[str] = ()
+    """Products and tables, by their names in `Quantised`, that stay fp32."""
+    finer: Collection[str] = ()
+    """Products that get 8 bits where the others have 4."""
+    importance: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Product -> the mean square of each of its inputs, as `observed` names them."""
+
+
+@dataclass(slots=True)
+class WeightOnly:
+    """What was done to a graph."""
+
+    quantised: Quantised
+    errors: dict[str, float]
+    """Product -> `Groups.error`, once the graph is written."""
+
+
+def quantise(model: ir.Model, options: Options) -> WeightOnly:
+    """Quantises the weights of an fp32 graph in place. The numbers are computed when they are written."""
+    model.opset_imports["com.microsoft"] = 1
+    # Keys and values of a prefix are returned as they are projected, which makes no head of the projections.
+    surgeon, head_nodes = Surgeon(model, PREFIX), heads(model.graph, without=[PRESENT])
+    done = WeightOnly(Quantised((), (), ()), {})
+    products, tables, kept = [], [], []
+    for node in list(model.graph):
+        if node.op_type == "MatMul" and (matrix := _matrix(node.inputs[1])) is not None:
+            name = name_of(node)
+            bits: Bits = 8 if name in options.finer else options.bits
+            size = groups.size_of(matrix.shape[0], bits)
+            if node in head_nodes or name in options.keep or min(matrix.shape) < _SMALLEST_SIDE or not size:
+                kept.append(name)
+                continue
+            _product(surgeon, node, _Source(matrix, name, bits, size, options, done.errors))
+            products.append(name)
+        elif (
+            node.op_type == "Gather"
+            and (table := _table(node)) is not None
+            and name_of(node) not in options.keep
+        ):
+            _lookup(surgeon, node, table)
+            tables.append(name_of(node))
+    done.quantised = Quantised(tuple(products), tuple(tables), tuple(kept))
+    return done
+
+
+def observed(model: ir.Model) -> dict[str, str]:
+    """Adds an output for each activation that products read: the sum of squares of each of its columns,
+    [columns]. Returns product -> output."""
+    import onnx_ir as ir
+
+    surgeon = Surgeon(model, "observed")
+    axis = surgeon.constant("rows", np.array([0], np.int64))
+    sums: dict[ir.Value, str] = {}
+    outputs: dict[str, str] = {}
+    for node in list(model.graph):
+        if node.op_type != "MatMul" or (matrix := _matrix(node.inputs[1])) is None:
+            continue
+        x = node.inputs[0]
+        assert x is not None
+        if x not in sums:
+            shape = surgeon.constant(f"rows of {matrix.shape[0]}", np.array([-1, matrix.shape[0]], np.int64))
+            flat = surgeon.node(None, "Reshape", x, shape)
+            total = surgeon.node(None, "ReduceSumSquare", flat, axis, keepdims=0)
+            total.type, total.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([matrix.shape[0]])
+            model.graph.outputs.append(total)
+            sums[x] = str(total.name)
+        outputs[name_of(node)] = sums[x]
+    return outputs
+
+
+def name_of(node: ir.Node) -> str:
+    """Returns the name of a product or table for people."""
+    value = node.inputs[1 if node.op_type == "MatMul" else 0]
+    # The value of a folded transpose has an invented name, so the name of the node comes first.
+    return str(node.name or (value and value.name))
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """A constant matrix that is read when it is needed."""
+
+    shape: tuple[int, int]
+    read: Callable[[], NDArray[np.float32]]
+
+
+def _matrix(value: ir.Value | None) -> _Matrix | None:
+    """Returns a float32 matrix without reading it, if it is an initialiser."""
+    import onnx_ir as ir
+
+    tensor = None if value is None else value.const_value
+    if tensor is not None:
+        if tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2:
+            return None
+        return _Matrix(tuple(map(int, tensor.shape)), tensor.numpy)  # pyright: ignore[reportArgumentType]
+    array = constant_of(value)
+    if array is None or array.ndim != 2 or array.dtype != np.float32:
+        return None
+    return _Matrix(array.shape, lambda: array)
+
+
+def _table(node: ir.Node) -> _Matrix | None:
+    axis = node.attributes.get("axis")
+    table = _matrix(node.inputs[0])
+    if table is None or table.shape[0] * table.shape[1] < _SMALLEST_TABLE:
+        return None
+    return table if axis is None or axis.as_int() == 0 else None
+
+
+@dataclass(slots=True)
+class _Source:
+    """The weights of a product, quantised when the first of their tensors is written, and forgotten behind
+    the last of them."""
+
+    matrix: _Matrix
+    name: str
+    bits: Bits
+    size: int
+    options: Options
+    errors: dict[str, float]
+    _groups: Groups | None = None
+
+    def part(self, name: Literal["values", "scales", "zeros"]) -> NDArray[Any]:
+        if self._groups is None:
+            importance = self.options.importance.get(self.name)
+            self._groups = groups.quantised(self.matrix.read(), self.bits, self.size, importance)
+            self.errors[self.name] = self._groups.error
+        array = getattr(self._groups, name)
+        if name == ("scales" if self.bits == 8 else "zeros"):
+            self._groups = None
+        return array
+
+
+def _product(surgeon: Surgeon, node: ir.Node, source: _Source) -> None:
+    """Replaces a product by one with groups."""
+    inputs, columns = source.matrix.shape
+    count, size = inputs // source.size, source.size * source.bits // 8
+    name = source.name
+    operands = [
+        _later(surgeon, f"{name}/values", lambda: source.part("values"), np.uint8, (columns, count, size)),
+        _later(surgeon, f"{name}/scales", lambda: source.part("scales"), np.float32, (columns, count)),
+    ]
+    if source.bits == 4:
+        shape = columns, (count + 1) // 2
+        operands.append(_later(surgeon, f"{name}/zeros", lambda: source.part("zeros"), np.uint8, shape))
+    sizes = {"K": inputs, "N": columns, "bits": source.bits, "block_size": source.size}
+    y = surgeon.node(
+        node,
+        "MatMulNBits",
+        node.inputs[0],
+        *operands,
+        domain="com.microsoft",
+        accuracy_level=_ACCURACY,
+        **sizes,
+    )
+    _replace(surgeon, node, y)
+
+
+def _lookup(surgeon: Surgeon, node: ir.Node, table: _Matrix) -> None:
+    """Replaces an embedding table by int8 rows, each with its own scale."""
+    import onnx_ir as ir
+
+    name = name_of(node)
+    rows = _later(surgeon, f"{name}/rows", lambda: _rows(table.read())[0], np.int8, table.shape)
+    scales = _later(
+        surgeon, f"{name}/scales", lambda: _rows(table.read())[1], np.float32, (table.shape[0], 1)
+    )
+    row = surgeon.node(node, "Gather", rows, node.inputs[1])
+    scale = surgeon.node(node, "Gather", scales, node.inputs[1])
+    y = surgeon.node(node, "Mul", surgeon.node(node, "Cast", row, to=int(ir.DataType.FLOAT)), scale)
+    _replace(surgeon, node, y)
+
+
+def _rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Returns the table in -127..127, and the scale of each row."""
+    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True), _TINY).astype(np.float32) / np.float32(127)
+    return np.rint(table / scales).astype(np.int8), scales
+
+
+def _later(
+    surgeon: Surgeon,
+    name: str,
+    read: Callable[[], NDArray[Any]],
+    kind: type[np.generic],
+    shape: tuple[int, ...],
+) -> ir.Value:
+    """Returns an initialiser whose numbers are computed whenever they are read."""
+    import onnx_ir as ir
+
+    dtype = ir.DataType.from_numpy(np.dtype(kind))
+    name = f"{PREFIX}/{name}"
+    return surgeon.attach(ir.LazyTensor(lambda: ir.tensor(read()), dtype, ir.Shape(shape), name=name))
+
+
+def _replace(surgeon: Surgeon, node: ir.Node, y: ir.Value) -> None:
+    old = node.outputs[0]
+    y.shape, y.type = old.shape, old.type
+    if old.is_graph_output():
+        old.name, y.name = y.name, old.name
+    old.replace_all_uses_with(y, replace_graph_outputs=True)
+    surgeon.graph.remove(node, safe=True)
