@@ -46,7 +46,11 @@ def arguments() -> argparse.Namespace:
         default="onnxruntime,auto",
         help="of poolrt's fp32 artifact, one row each",
     )
-    parser.add_argument("--precisions", default="fp32,int8", help="of poolrt's artifacts (default fp32,int8)")
+    parser.add_argument(
+        "--precisions",
+        default="",
+        help="of poolrt's artifacts (default: those of the work in bench/works.py)",
+    )
     parser.add_argument(
         "--dtypes", default="bfloat16", help="of sentence-transformers, beside float32 (default bfloat16)"
     )
@@ -148,7 +152,7 @@ def _work(options: argparse.Namespace, work: Work, folder: Path, kept: Path) -> 
     piece = stored.Piece(work.name, work.title, work.says, _facts(options))
     name = prepare.MODEL if checkpoint == prepare.minilm() else checkpoint.name
     artifacts: dict[str, Path] = {}
-    for precision in options.precisions.split(","):
+    for precision in options.precisions.split(",") if options.precisions else work.precisions:
         say(f"      the artifact in {precision}")
         try:
             artifacts[precision] = prepare.artifact(

@@ -47,6 +47,8 @@ class Work:
     overrides: dict[str, object] | None = None
     template: Path | None = None
     """Of the prompt in which query and document are put."""
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    """Of poolrt's artifacts."""
     tower: towers.Tower | None = None
     """A vision tower, in one process alone; `mixes` are then of pictures."""
     seconds: float = 1.0
@@ -136,6 +138,7 @@ WORKS = {
             ),
             (Mix("passages", 8, 110, 130, "passages, about 120 tokens"),),
             shape="decoder",
+            precisions=("fp32", "int8-weights"),
             tokens=2048,
             seconds=4,
         ),
@@ -145,6 +148,7 @@ WORKS = {
             "the size of Qwen3-Reranker-0.6B, random weights, in the prompt of its authors",
             (Case("rerank of 20 documents of 20 to 50 words, concurrency 1", 1, 20, PASSAGES, "rerank"),),
             shape="reranker",
+            precisions=("fp32", "int8-weights"),
             tokens=2048,
             overrides=QWEN3_RERANKER,
             template=TEMPLATE,
@@ -156,6 +160,7 @@ WORKS = {
             "the size of siglip-base-patch16-224 (93 million parameters), random weights",
             (),
             (Mix("pictures", 16, 0, 0, "pictures of 640 x 480"),),
+            precisions=("fp32",),
             tower="siglip",
         ),
         Work(
@@ -164,6 +169,7 @@ WORKS = {
             "its published sizes, random weights; 300 features of a picture",
             (),
             (Mix("pictures", 2, 0, 0, "pictures of 640 x 480"),),
+            precisions=("fp32",),
             tower="qwen3-vl",
         ),
     )
