@@ -98,13 +98,17 @@ class _Listener:
 
     def run(self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False) -> list[Floats]:
         mask = next((inputs[name] for name in _MASKS if name in inputs), None)
+        asked: list[Floats] = []
         for names in self._slices(inputs):
-            for name, values in zip(names, self._session.run(inputs, names, alone=alone), strict=True):
-                rows = _rows(values, mask)
+            wanted = [] if asked else list(outputs)
+            values = self._session.run(inputs, [*names, *wanted], alone=alone)
+            asked = asked or values[len(names) :]
+            for name, activation in zip(names, values, strict=False):
+                rows = _rows(activation, mask)
                 if len(rows):
                     seen = self.samples.get(name)
                     self.samples[name] = activations.add(seen, rows, self._rng, _ROWS)
-        return self._session.run(inputs, outputs, alone=alone)
+        return asked or self._session.run(inputs, outputs, alone=alone)
 
     def close(self) -> None:
         self._session.close()

@@ -46,9 +46,10 @@ def chosen(choice: Literal["int8", "auto"], trials: Trials) -> Chosen:
         f"{scales}; {speed:.2f} times the speed of fp32 here"
     )
     if choice == "int8" or (within and speed >= _WORTH_IT):
-        drop(folder, base)
         notes = [note if choice == "int8" else f"auto chose int8. {note}"]
+        # The vision graph is calibrated beside the fp32 text graph.
         others, more = _pictures(trials, int8)
+        drop(folder, base)
         return Chosen((int8, *others), (*notes, *more))
     drop(folder, int8)
     reason = (

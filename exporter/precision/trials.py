@@ -19,6 +19,7 @@ from ...runtime.batching.plan import BatchLimits
 from ...runtime.engines import ort
 from ...runtime.engines.feed import Feed
 from ...runtime.engines.table import Choice
+from ...runtime.errors import EngineError
 from ...runtime.inputs.items import Item
 from ...runtime.loader import prepared_for
 from ..base.report import Say
@@ -79,7 +80,13 @@ class Trials:
         manifest = dataclasses.replace(self.manifest, graphs=graphs)
         failed: list[str] = []
         for way in _ways(graphs):
-            runner = Runner(self.folder, manifest, way, BATCHES)
+            try:
+                runner = Runner(self.folder, manifest, way, BATCHES)
+            except EngineError as error:
+                if isinstance(way, Graph):
+                    raise
+                self.say(f"      not measured in OpenVINO: {error}")
+                continue
             try:
                 for task in manifest.tasks:
                     answers, expected = runner.answers(task, items), self.reference.answers(task, items)

@@ -341,9 +341,14 @@ def test_scales_per_row_are_the_fallback_and_the_report_says_so(
     )
     monkeypatch.setattr(trials.Trials, "outputs", lambda *_: [np.ones(1, np.float32)])
     monkeypatch.setattr(trials.Trials, "speedup", lambda *_: 2.0)
+    present: list[bool] = []
+    monkeypatch.setattr(
+        int8, "_pictures", lambda *_: present.append((tmp_path / base.file).exists()) or ((), ())
+    )
     manifest: Any = SimpleNamespace(graph=lambda *_: base, graphs=(base,), images=None)
     reference: Any = None
     chosen = int8.chosen("int8", trials.Trials(tmp_path, manifest, reference, (), lambda line: None))
+    assert present == [True], "pictures are calibrated beside the fp32 text graph"
     assert [graph.static_scales for graph in chosen.graphs] == [holds]
     assert (
         "static scales;" if holds else "a scale per row, because static scales drift too far"
