@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ....runtime.artifact.manifest import PRESENT
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -84,8 +86,9 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
     return None
 
 
-def heads(graph: ir.Graph, *, without: Collection[str] = ()) -> set[ir.Node]:
-    """Returns the nodes after the last norm: pooling, projections, classifiers, of all outputs but `without`.
+def heads(graph: ir.Graph) -> set[ir.Node]:
+    """Returns the nodes after the last norm: pooling, projections, classifiers. Keys and values of a prefix are
+    an output of the layers, so what computes them is none.
 
     The search goes from the outputs backwards, up to the inputs of norms. Where it reaches the attention of a
     layer, there is no norm in front of the head, and the search stops at the nearest products instead. So the
@@ -94,7 +97,7 @@ def heads(graph: ir.Graph, *, without: Collection[str] = ()) -> set[ir.Node]:
     nodes: set[ir.Node] = set()
     roots = {value for node in graph for value in norm_inputs(node)}
     for output in graph.outputs:
-        if output.name in without:
+        if output.name == PRESENT:
             continue
         reached = _backwards([output], roots.__contains__)
         # The only If of a graph is that of long texts (blocks.py), which has the softmax in its branches.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ....runtime.artifact.manifest import PRESENT
 from ..passes.surgery import Surgeon, constant_of, heads
 from . import groups
 from .groups import Bits, Groups
@@ -57,7 +56,7 @@ def quantise(model: ir.Model, options: Options) -> WeightOnly:
     """Quantises the weights of an fp32 graph in place. The numbers are computed when they are written."""
     model.opset_imports["com.microsoft"] = 1
     # Keys and values of a prefix are returned as they are projected, which makes no head of the projections.
-    surgeon, head_nodes = Surgeon(model, PREFIX), heads(model.graph, without=[PRESENT])
+    surgeon, head_nodes = Surgeon(model, PREFIX), heads(model.graph)
     done = WeightOnly(Quantised((), (), ()), {})
     products, tables, kept = [], [], []
     for node in list(model.graph):
