@@ -206,7 +206,7 @@ EXPORT = Journey(
         ),
         ("runtime", "extras json_objects loader machine"),
         ("runtime/answers", "params postprocess scoring"),
-        ("runtime/artifact", "manifest onnx_references reading records spellings"),
+        ("runtime/artifact", "digests manifest onnx_references reading records spellings"),
         ("runtime/batching", "held line plan queue row_cache stages worker"),
         ("runtime/commands", "command_line inspection"),
         ("runtime/engines", "feed lanes ort"),

@@ -77,7 +77,7 @@ def _seen(trials: Trials, base: Graph, graph: Graph, widths: Mapping[str, int]) 
 
 
 class _Listener:
-    """A session that keeps samples of activations beside what it is asked for. See `table.Session`."""
+    """A session that keeps samples of activations beside what is computed. See `table.Session`."""
 
     def __init__(self, session: Session, widths: Mapping[str, int]) -> None:
         self._session, self._widths = session, widths
@@ -98,17 +98,17 @@ class _Listener:
 
     def run(self, inputs: Arrays, outputs: Sequence[str], *, alone: bool = False) -> list[Floats]:
         mask = next((inputs[name] for name in _MASKS if name in inputs), None)
-        asked: list[Floats] = []
+        answers: list[Floats] = []
         for names in self._slices(inputs):
-            wanted = [] if asked else list(outputs)
+            wanted = [] if answers else list(outputs)
             values = self._session.run(inputs, [*names, *wanted], alone=alone)
-            asked = asked or values[len(names) :]
+            answers = answers or values[len(names) :]
             for name, activation in zip(names, values, strict=False):
                 rows = _rows(activation, mask)
                 if len(rows):
                     seen = self.samples.get(name)
                     self.samples[name] = activations.add(seen, rows, self._rng, _ROWS)
-        return asked or self._session.run(inputs, outputs, alone=alone)
+        return answers or self._session.run(inputs, outputs, alone=alone)
 
     def close(self) -> None:
         self._session.close()

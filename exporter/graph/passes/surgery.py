@@ -87,8 +87,8 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 def heads(graph: ir.Graph) -> set[ir.Node]:
-    """Returns the nodes after the last norm: pooling, projections, classifiers. Keys and values of a prefix are
-    an output of the layers, so what computes them is none.
+    """Returns the nodes after the last norm: pooling, projections, classifiers. Keys and values of a prefix
+    are an output of the layers, so what computes them is none.
 
     The search goes from the outputs backwards, up to the inputs of norms. Where it reaches the attention of a
     layer, there is no norm in front of the head, and the search stops at the nearest products instead. So the
