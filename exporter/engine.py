@@ -17,29 +17,15 @@ from typing import Any
 
 from ..runtime import machine
 from ..runtime.artifact.images import Images
-from ..runtime.artifact.manifest import (
-    Backend,
-    Engine,
-    Graph,
-    GraphRole,
-    Manifest,
-    Precision,
-    Profile,
-)
+from ..runtime.artifact.manifest import Backend, Engine, Graph, GraphRole, Manifest, Precision
 from ..runtime.engines import openvino, trt_library
-from ..runtime.engines.cuda_graphs import Shape, shape_of
+from ..runtime.engines.cuda_graphs import shape_of
 from ..runtime.errors import EngineError, InputError
 from .graph import rewriting
+from .profiles import longest_prefix, shapes_of, sizes
 
-# Tokens of the largest batch of a profile. The runtime's token budget is not larger, so no batch is split.
-BATCH_TOKENS = 16384
-FEATURE_TOKENS = 8192
-"""Of a text graph that reads features."""
-MOST_ROWS = 256
 # Precisions of the graph that engines are compiled from, where an artifact has one of them beside fp32.
 _LOWERED: tuple[Precision, ...] = ("bf16", "fp16")
-# Most tokens of each profile. A kernel tuned for 128 tokens runs 33..128 well, and five profiles cover 8192.
-_CEILINGS = (32, 128, 512, 2048, 8192, 32768, 131072)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,53 +120,6 @@ def check(target: Target) -> Target:
     return target
 
 
-def profiles(longest: int, *, least: int = 1, together: int = BATCH_TOKENS) -> tuple[Profile, ...]:
-    """Returns shapes for texts of up to `longest` tokens, or pictures of so many patches: many rows of short
-    ones, few rows of long ones.
-
-    `least`: the shortest, `together`: tokens of the largest batch.
-    """
-    shapes: list[Profile] = []
-    longest = min(longest, _CEILINGS[-1])
-    for ceiling in _CEILINGS:
-        width = min(ceiling, longest)
-        if width < least:
-            continue
-        rows = max(1, min(MOST_ROWS, together // width))
-        shapes.append(Profile(smallest=(1, least), best=(max(1, rows // 4), width), largest=(rows, width)))
-        if width == longest:
-            break
-    return tuple(shapes)
-
-
-def shapes_of(graph: Graph, max_tokens: int, images: Images | None) -> tuple[Profile, ...]:
-    """Returns the shapes that the engine of a graph accepts."""
-    if graph.role == "text":
-        reads = any(tensor.name == "features" for tensor in graph.inputs)
-        # A batch's features are as wide as several hidden states, for as many tokens as a batch may have.
-        return profiles(max_tokens, together=FEATURE_TOKENS if reads else BATCH_TOKENS)
-    assert images is not None, "a vision graph has pictures"
-    if images.patches is None:
-        rows = max(1, min(MOST_ROWS, BATCH_TOKENS // max(1, images.cost)))
-        sizes = ((1, images.cost), (max(1, rows // 4), images.cost), (rows, images.cost))
-        return (Profile(smallest=sizes[0], best=sizes[1], largest=sizes[2]),)
-    merged, size = images.patches.merge**2, images.patches.size**2
-    pixels = images.patches.max_pixels
-    if images.videos is not None:
-        frames = 1 if images.videos.per_frame else images.videos.min_frames
-        pixels = max(pixels, images.videos.max_pixels // frames)
-    most = -(-pixels // (size * merged)) * merged
-    return tuple(
-        dataclasses.replace(shape, best=_whole(shape.best, merged), largest=_whole(shape.largest, merged))
-        for shape in profiles(most, least=merged)
-    )
-
-
-def _whole(shape: tuple[int, int], merged: int) -> tuple[int, int]:
-    """A shape whose patches are whole features."""
-    return shape[0], -(-shape[1] // merged) * merged
-
-
 def engine_from_onnx(
     folder: Path, graph: Graph, target: Target, *, max_tokens: int, images: Images | None = None
 ) -> Engine:
@@ -194,8 +133,9 @@ def engine_from_onnx(
     builder = trt.Builder(log)
     network = builder.create_network(_flags(trt))
     parser = trt.OnnxParser(network, log)
-    with _padded(folder, graph) as path:
-        graph = graph.whole()
+    prefixes = longest_prefix(graph, max_tokens) > 0
+    with _padded(folder, graph, prefixes=prefixes) as path:
+        graph = graph if prefixes else graph.whole()
         parsed = parser.parse_from_file(str(path))
     if not parsed:
         raise EngineError(
@@ -207,8 +147,7 @@ def engine_from_onnx(
     for shape in shapes:
         profile = builder.create_optimization_profile()
         for tensor in graph.inputs:
-            sizes = (Shape(1, shape.smallest[1], 1), _full(shape.best), _full(shape.largest))
-            profile.set_shape(tensor.name, *(shape_of(tensor.axes, size) for size in sizes))
+            profile.set_shape(tensor.name, *(shape_of(tensor.axes, size) for size in sizes(shape)))
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(f"{target.backend} refuses the profile {shape}: {_last(log)}")
     if target.backend == "tensorrt-rtx" and target.device in families(trt):
@@ -232,21 +171,16 @@ def engine_from_onnx(
     )
 
 
-def _full(shape: tuple[int, int]) -> Shape:
-    """A batch of this shape whose tokens all stand for features."""
-    return Shape(*shape, features=shape[0] * shape[1] + 1)
-
-
 @contextlib.contextmanager
-def _padded(folder: Path, graph: Graph) -> Iterator[Path]:
-    """Yields the path of the graph without packing and prefixes: no profile knows how many tokens a mask
-    has."""
-    if not graph.packed and graph.past is None:
+def _padded(folder: Path, graph: Graph, *, prefixes: bool = False) -> Iterator[Path]:
+    """Yields the path of the graph without packing, since no profile knows how many tokens a mask has, and
+    with or without the inputs and the output of prefixes."""
+    if not graph.packed and (prefixes or graph.past is None):
         yield folder / graph.file
         return
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = Path(scratch) / graph.file
-        rewriting.padded_from_onnx(folder / graph.file, path)
+        rewriting.padded_from_onnx(folder / graph.file, path, prefixes=prefixes)
         yield path
 
 

@@ -116,7 +116,7 @@ def load(
     kept_bytes = _bytes("response_cache_mb", response_cache_mb, 1e6)
     options = media_reading.options_from(mm_processor_kwargs, media_io_kwargs)
     # Before the engine is opened: a graph that cannot be filled is refused while nothing is held.
-    graph = choice.graph if choice.engine is None else choice.graph.whole()
+    graph = choice.graph if choice.engine is None else choice.engine.reads(choice.graph)
     feed = Feed(graph.inputs, pad_id=manifest.text.pad_id)
     prefix_bytes = _bytes("prefix_cache_mb", prefix_cache_mb, 1e6)
     if enable_prefix_caching is False or not _has_prefixes(manifest, choice, enable_prefix_caching):
@@ -206,9 +206,10 @@ def _changed(
 
 
 def _has_prefixes(manifest: Manifest, choice: table.Choice, wanted: bool | None) -> bool:
-    """Whether texts can be computed behind a prefix: not without that in the graph, and not on a GPU, where
-    each batch would copy the prefix."""
-    able = choice.engine is None and choice.device == "cpu" and choice.graph.past is not None
+    """Whether texts can be computed behind a prefix: not without that in the graph or the engine's profiles,
+    and not by ONNX Runtime on a GPU, where each batch would copy the prefix."""
+    takes = choice.device == "cpu" if choice.engine is None else choice.engine.past > 0
+    able = takes and choice.graph.past is not None
     if wanted and not able:
         why = "its graph takes none" if choice.graph.past is None else f"{choice.name} takes none"
         log.warning("%s: no prefix is cached: %s", manifest.name, why)

@@ -128,7 +128,17 @@ class Model:
         prefixes = None
         if prefix_bytes:
             last = {head.output for head in manifest.heads.values() if head.pool == "last"}
-            prefixes = PrefixStage(self.worker, last, prefix_bytes)
+            prefixes = (
+                PrefixStage(self.worker, last, prefix_bytes)
+                if choice.engine is None
+                else PrefixStage(
+                    self.worker,
+                    last,
+                    prefix_bytes,
+                    most_tokens=choice.engine.past,
+                    worth=limits.launch_tokens,  # the call waits for one launch
+                )
+            )
         self._stages = Stages(self.worker, stage, apart=apart, prefixes=prefixes)
         self._intake = Intake(manifest, preparation, self._stages, policy)
         # Also runs at interpreter exit, when a model was never closed.

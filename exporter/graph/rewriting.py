@@ -118,10 +118,11 @@ def observing_from_onnx(source: Path, target: Path) -> dict[str, str]:
     return outputs
 
 
-def padded_from_onnx(source: Path, target: Path) -> None:
-    """Writes the form of a graph that engines compile, without packing."""
+def padded_from_onnx(source: Path, target: Path, *, prefixes: bool = False) -> None:
+    """Writes the form of a graph that engines compile, without packing. `prefixes`: it still computes texts
+    behind one."""
     import onnx_ir as ir
 
     model = ir.load(source)
-    order.rewrite(model, "engine")
+    order.rewrite(model, "engine" if prefixes else "whole")
     onnx_files.save(model, target)

@@ -89,7 +89,7 @@ def _opened(folder: Path, manifest: Manifest, engine: Way) -> _Opened:
         else next(graph for graph in manifest.graphs if graph.file == engine.graph)
     )
     # Before the session, so that a graph which cannot be filled is refused before an engine takes memory.
-    graph = graph.whole() if isinstance(engine, Engine) else graph
+    graph = engine.reads(graph) if isinstance(engine, Engine) else graph
     inputs = Feed(graph.inputs, pad_id=manifest.text.pad_id)
     if isinstance(engine, Engine):
         return _Opened(engine.file, graph, inputs, trt.open(folder, manifest, engine))

@@ -285,6 +285,11 @@ class Profile:
     smallest: tuple[int, int]
     best: tuple[int, int]
     largest: tuple[int, int]
+    past: int = 0
+    """Most tokens of the prefix in front of every row. There may be none."""
+    returns_past: bool = False
+    """Whether it computes prefixes: the keys and values of all its tokens, which no other profile
+    returns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +306,15 @@ class Engine:
     """Of the library that compiled it."""
     precision: Precision
     profiles: tuple[Profile, ...]
+
+    @property
+    def past(self) -> int:
+        """Most tokens of a prefix that it computes and reads; 0: texts are computed whole."""
+        return max((profile.past for profile in self.profiles if profile.returns_past), default=0)
+
+    def reads(self, graph: Graph) -> Graph:
+        """The record of its graph as it was compiled."""
+        return graph if self.past else graph.whole()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

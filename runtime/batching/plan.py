@@ -57,7 +57,11 @@ class BatchLimits:
             rows = min(
                 rows,
                 max(
-                    (profile.largest[0] for profile in self.profiles if profile.largest[1] >= width),
+                    (
+                        profile.largest[0]
+                        for profile in self.profiles
+                        if profile.largest[1] >= width and profile.past >= self.prefix
+                    ),
                     default=1,
                 ),
             )

@@ -44,14 +44,26 @@ class PrefixStage:
     Args:
         outputs: graph outputs that are computed of the last token alone.
         most_bytes: of the prefixes that are kept.
+        most_tokens: of a prefix, for an engine. Its prefixes are multiples of LEAST tokens, since it prepares
+            a graph for each length. None: any.
+        worth: tokens that a new prefix must save in the call that computes it.
     """
 
-    def __init__(self, worker: Worker, outputs: Collection[str], most_bytes: int) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        outputs: Collection[str],
+        most_bytes: int,
+        *,
+        most_tokens: int | None = None,
+        worth: int = WORTH,
+    ) -> None:
         self.worker = worker
         self.cache = PrefixCache(most_bytes)
         self.queries = self.hits = 0
         """Tokens of the items that could have a prefix, and how many of them were not computed."""
         self._outputs = frozenset(outputs)
+        self._most_tokens, self._worth = most_tokens, worth
         self._flying: dict[tuple[str, bytes], tuple[Prefix, Ticket]] = {}
         """Salt and tokens -> a prefix that is being computed, or about to be."""
         self._lock = threading.Lock()
@@ -95,13 +107,16 @@ class PrefixStage:
         """The prefix of a call; None where it has none."""
         different = {tuple(item.ids) for item in items}
         ids = beginning([item.ids for item in items])
+        # Where a text alone ends to be like another says nothing of the next text.
+        step = 1 if len(different) > 1 else LEAST
+        if self._most_tokens is not None:
+            ids, step = ids[: min(len(ids), self._most_tokens) // LEAST * LEAST], LEAST
         if len(ids) < LEAST:
             return None
-        # Where a text alone ends to be like another says nothing of the next text.
-        known = self.cache.longest(ids, salt, step=1 if len(different) > 1 else LEAST)
+        known = self.cache.longest(ids, salt, step=step)
         cached = 0 if known is None else known.tokens
         left = len(ids) - cached
-        if left < LEAST or left * (len(different) - 1) < WORTH:
+        if left < LEAST or left * (len(different) - 1) < self._worth:
             return None if known is None else _Plan(known, cached)
         key = salt, ids.tobytes()
         with self._lock:

@@ -61,11 +61,16 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         stored = "" if graph.weights is None else f" from {graph.weights} weights"
         yield f"  onnxruntime:{graph.file}  {role}{graph.precision}{stored}, opset {graph.opset}"
     for engine in manifest.engines:
-        shapes = ", ".join(f"{profile.largest[0]}x{profile.largest[1]}" for profile in engine.profiles)
+        shapes = ", ".join(
+            f"{profile.largest[0]}x{profile.largest[1]}"
+            for profile in engine.profiles
+            if not profile.returns_past
+        )
+        behind = f", prefixes of up to {engine.past}" if engine.past else ""
         misfit = table.unfit(engine)
         yield (
             f"  {engine.file}  {engine.backend} {engine.version}, {engine.device}, "
-            f"{engine.precision}, up to {shapes}"
+            f"{engine.precision}, up to {shapes}{behind}"
         )
         yield f"    {'runs here' if misfit is None else f'does not run here: {misfit}'}"
     if manifest.reading is not None:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from ..artifact.manifest import Profile
+from ..artifact.manifest import KEPT, PAST, Profile
 
 # Steps between two powers of two. Beyond 64 tokens at most 1/8 of a row is padding.
 _STEPS_PER_OCTAVE = 8
@@ -31,6 +31,10 @@ class Shape(NamedTuple):
     """Rows of features of the whole batch, the row of zeros included; 0: the graph reads none."""
     merged: int = 1
     """Patches of one row of features."""
+    past: int = 0
+    """Tokens of the prefix in front of every row."""
+    kept: int = 0
+    """Tokens whose keys and values are returned."""
 
 
 def shape_of(axes: Sequence[str | int], shape: Shape) -> tuple[int, ...]:
@@ -41,15 +45,28 @@ def shape_of(axes: Sequence[str | int], shape: Shape) -> tuple[int, ...]:
         "patches": shape.width,
         "rows": shape.width // shape.merged,
         "features": shape.features,
+        PAST: shape.past,
+        KEPT: shape.kept,
     }
     return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)
 
 
-def bucket(rows: int, width: int, profile: Profile, *, features: int = 0, merged: int = 1) -> Shape:
+def bucket(
+    rows: int,
+    width: int,
+    profile: Profile,
+    *,
+    features: int = 0,
+    merged: int = 1,
+    past: int = 0,
+    returns: bool = False,
+) -> Shape:
     """The shape that a batch is padded to, inside the profile that was chosen for it.
 
     Rows and features go to powers of two, the width to eighths of a power of two (multiples of 8 below 64,
     and of whole features), so a text model of 512 tokens meets at most 8 + 8 * 3 token counts.
+    A prefix keeps its length, since no mask leaves a part of it out. A batch that `returns` keys and values
+    returns those of its padding too.
     """
     step = max(_SMALLEST_STEP, _power_of_two(width) // (2 * _STEPS_PER_OCTAVE))
     step = -(-step // merged) * merged
@@ -59,13 +76,22 @@ def bucket(rows: int, width: int, profile: Profile, *, features: int = 0, merged
     padded_width = min(max(padded_width, least[1]), most[1])
     # A token has one feature at most, and the row of zeros stands before all.
     held = min(_power_of_two(features), padded_rows * padded_width + 1) if features else 0
-    return Shape(padded_rows, padded_width, held, merged)
+    return Shape(padded_rows, padded_width, held, merged, past, padded_width if returns else 0)
 
 
-def choose(rows: int, tokens: int, profiles: Sequence[Profile]) -> int | None:
-    """Index of the narrowest profile that accepts rows of `tokens`, preferably all `rows` at once; None: no
-    profile is wide enough."""
-    fitting = [index for index, profile in enumerate(profiles) if profile.largest[1] >= tokens]
+def choose(
+    rows: int, tokens: int, profiles: Sequence[Profile], *, past: int = 0, returns: bool = False
+) -> int | None:
+    """Index of the narrowest profile that accepts rows of `tokens` behind a prefix of `past`, preferably all
+    `rows` at once; None: no profile is wide enough.
+
+    `returns`: keys and values are returned, as one profile does alone.
+    """
+    fitting = [
+        index
+        for index, profile in enumerate(profiles)
+        if profile.largest[1] >= tokens and profile.past >= past and profile.returns_past == returns
+    ]
     if not fitting:
         return None
     return min(
@@ -73,6 +99,7 @@ def choose(rows: int, tokens: int, profiles: Sequence[Profile]) -> int | None:
         key=lambda index: (
             profiles[index].largest[0] < rows,
             profiles[index].largest[1],
+            profiles[index].past,
             profiles[index].largest[0],
         ),
     )

@@ -29,7 +29,7 @@ from . import trt_library
 from .cuda import Cuda
 from .cuda_graphs import LeastRecent, Shape, bucket, choose, shape_of
 from .table import Arrays
-from .trt_buffers import FEATURES, Buffers, Memory, Place, Streams, extent, part, quietly
+from .trt_buffers import FEATURES, Buffers, Memory, Place, Streams, extent, part, prefix_of, quietly
 
 GRAPHS = 128
 """Most captured CUDA graphs per session, of both sets of buffers. Each holds a context of a few MB on the
@@ -159,8 +159,14 @@ class Session:
                 f"{', '.join(self._outputs)}"
             )
         rows, width = extent(inputs, self._axes)
-        chosen = choose(rows, width, self.profiles)
+        past, kept = prefix_of(inputs)
+        chosen = choose(rows, width, self.profiles, past=past, returns=kept > 0)
         if chosen is None:
+            if past > self._facts.past:
+                raise EngineError(
+                    f"{self._facts.file}: compiled for prefixes of up to {self._facts.past} tokens, "
+                    f"found {past}"
+                )
             longest = max(profile.largest[1] for profile in self.profiles)
             what = "patches" if any("patches" in axes for axes in self._axes.values()) else "tokens"
             raise EngineError(f"{self._facts.file}: compiled for up to {longest} {what}, found {width}")
@@ -210,7 +216,16 @@ class Session:
         """Puts a batch into the streams."""
         rows, width = extent(inputs, self._axes)
         features = len(inputs[FEATURES]) if FEATURES in inputs else 0
-        shape = bucket(rows, width, self.profiles[index], features=features, merged=self._merged)
+        past, kept = prefix_of(inputs)
+        shape = bucket(
+            rows,
+            width,
+            self.profiles[index],
+            features=features,
+            merged=self._merged,
+            past=past,
+            returns=kept > 0,
+        )
         buffers.fill(inputs, shape, self._pad_id)
         with self._order:
             buffers.send(shape)
@@ -222,7 +237,7 @@ class Session:
             else:
                 self._enqueue(held.context)
             buffers.fetch(outputs, shape)
-        return _Flight(buffers, shape, shape._replace(rows=rows, width=width))
+        return _Flight(buffers, shape, shape._replace(rows=rows, width=width, kept=kept))
 
     def _land(self, flight: _Flight, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
         return flight.buffers.answer(outputs, flight.shape, flight.kept)
@@ -311,7 +326,17 @@ class Session:
         if recorded is None:
             raise EngineError(f"{self._facts.file}: it has a tensor {name!r} that its graph has not")
         largest = max(
-            math.prod(shape_of(recorded.axes, Shape(*profile.largest, math.prod(profile.largest) + 1)))
+            math.prod(
+                shape_of(
+                    recorded.axes,
+                    Shape(
+                        *profile.largest,
+                        features=math.prod(profile.largest) + 1,
+                        past=profile.past,
+                        kept=profile.largest[1] if profile.returns_past else 0,
+                    ),
+                )
+            )
             for profile in self._facts.profiles
         )
         is_input = self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT

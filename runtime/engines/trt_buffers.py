@@ -9,6 +9,7 @@ too, hence a copy stream for each direction.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..artifact.manifest import KEPT, PAST
 from ..errors import EngineError
 from .cuda import Cuda, host_array
 from .cuda_graphs import Shape, shape_of
@@ -23,6 +25,7 @@ from .table import Arrays
 
 FEATURES = "features"
 """The input whose rows belong to the whole batch."""
+_NO_HOST = np.empty(0, np.uint8)
 _ALIGNMENT = 256
 
 
@@ -115,7 +118,7 @@ class Tensor:
     device: int
     """Its address on the device, which captured graphs keep."""
     host: NDArray[np.uint8]
-    """Pinned."""
+    """Pinned; empty for a prefix, which is copied from where it is kept."""
 
     def view(self, of: Shape) -> NDArray[Any]:
         """The pinned memory as an array of this batch's shape."""
@@ -135,14 +138,28 @@ class Buffers:
     ) -> None:
         self.number = number
         self._cuda, self._streams = cuda, streams
-        tensors = [Tensor(place, memory.device(place.bytes), memory.pinned(place.bytes)) for place in places]
+        tensors = [
+            Tensor(
+                place,
+                memory.device(place.bytes),
+                _NO_HOST if place.name == PAST else memory.pinned(place.bytes),
+            )
+            for place in places
+        ]
         self.inputs = {tensor.place.name: tensor for tensor in tensors if tensor.place.is_input}
         self.outputs = {tensor.place.name: tensor for tensor in tensors if not tensor.place.is_input}
         self._filled, self._computed, self._done = (streams.event() for _ in range(3))
+        self._past: NDArray[Any] | None = None
+        """The prefix of the batch, until it is computed."""
+        self._sent: weakref.ref[NDArray[Any]] | None = None
+        """The prefix that the device has, if it cannot change."""
 
     def fill(self, inputs: Arrays, shape: Shape, pad_id: int) -> None:
         """Writes a batch into the pinned memory, padded to `shape`. No copy may be on its way."""
         for name, tensor in self.inputs.items():
+            if name == PAST:
+                self._past = np.ascontiguousarray(inputs[PAST], tensor.place.dtype)
+                continue
             fill(
                 tensor.view(shape),
                 inputs[name],
@@ -153,9 +170,22 @@ class Buffers:
     def send(self, shape: Shape) -> None:
         """Copies the inputs to the device. What is computed from now on waits for them."""
         for tensor in self.inputs.values():
+            if self._past is not None and tensor.place.name == PAST:
+                self._send_past(self._past, tensor.device)
+                continue
             view = tensor.view(shape)
             self._copy(tensor.device, view.ctypes.data, view.nbytes, "HostToDevice", self._streams.inward)
         self._streams.then(self._streams.inward, self._filled, self._streams.compute)
+
+    def _send_past(self, past: NDArray[Any], device: int) -> None:
+        """Copies a prefix to the device, unless it is there since the last batch. An empty one replaces
+        none."""
+        if not past.size or (self._sent is not None and self._sent() is past):
+            return
+        self._sent = None
+        self._copy(device, past.ctypes.data, past.nbytes, "HostToDevice", self._streams.inward)
+        if not past.flags.writeable:
+            self._sent = weakref.ref(past)
 
     def fetch(self, outputs: Sequence[str], shape: Shape) -> None:
         """Copies outputs back when what is being computed has ended."""
@@ -169,6 +199,7 @@ class Buffers:
     def answer(self, outputs: Sequence[str], shape: Shape, kept: Shape) -> list[NDArray[np.float32]]:
         """Waits for the outputs, and returns them without the padding around `kept`."""
         self._cuda("cudaEventSynchronize", self._done)
+        self._past = None
         arrays: list[NDArray[np.float32]] = []
         for name in outputs:
             tensor = self.outputs[name]
@@ -178,6 +209,8 @@ class Buffers:
         return arrays
 
     def _copy(self, target: int, source: int, size: int, way: str, stream: Any) -> None:
+        if not size:
+            return
         kind = getattr(self._cuda.api.cudaMemcpyKind, f"cudaMemcpy{way}")
         self._cuda("cudaMemcpyAsync", target, source, size, kind, stream)
 
@@ -193,9 +226,20 @@ def extent(inputs: Arrays, axes: Mapping[str, Sequence[str | int]]) -> tuple[int
     return rows, width
 
 
+def prefix_of(inputs: Arrays) -> tuple[int, int]:
+    """(past, kept): the tokens of a batch's prefix, and those whose keys and values it returns."""
+    past = inputs[PAST].shape[2] if PAST in inputs else 0
+    return past, len(inputs[KEPT]) if KEPT in inputs else 0
+
+
 def part(inputs: Arrays, start: int, most: int) -> Arrays:
-    """`most` rows of a batch from `start` on, with the features that they read and their own index."""
-    rows = {name: array[start : start + most] for name, array in inputs.items() if name != FEATURES}
+    """`most` rows of a batch from `start` on, with the features that they read and their own index, and with
+    the whole prefix."""
+    rows = {
+        name: array if name in (PAST, KEPT) else array[start : start + most]
+        for name, array in inputs.items()
+        if name != FEATURES
+    }
     if FEATURES not in inputs:
         return rows
     index, features = rows["feature_index"], inputs[FEATURES]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import pytest
@@ -12,13 +13,25 @@ from onnx import TensorProto, helper
 from poolrt.exporter import engine
 from poolrt.exporter.engine import Target
 from poolrt.exporter.graph.rewriting import mixed_from_onnx
+from poolrt.exporter.profiles import (
+    BATCH_KEYS,
+    BATCH_TOKENS,
+    PREFIX_TOKENS,
+    behind_prefixes,
+    longest_prefix,
+    profiles,
+    shapes_of,
+    sizes,
+)
 from poolrt.runtime import machine
-from poolrt.runtime.artifact.manifest import Graph, Tensor
+from poolrt.runtime.artifact.manifest import KEPT, PAST, PRESENT, Graph, Tensor
 from poolrt.runtime.artifact.reading import read
 from poolrt.runtime.engines import trt_library
+from poolrt.runtime.engines.cuda_graphs import shape_of
 from poolrt.runtime.errors import ArtifactError, EngineError, InputError
 
 from tests import checkpoints as tiny
+from tests.conftest import prefixed_reranker
 from tests.runtime import picture_models
 
 SM89 = Target("tensorrt-rtx", "sm89")
@@ -80,7 +93,7 @@ def test_of_two_graphs_the_lowered_one_is_compiled(artifacts: Callable[[str], Pa
 
 @pytest.mark.parametrize("max_tokens", [1, 32, 33, 128, 256, 512, 514, 8192, 131072])
 def test_profiles_take_every_length_and_no_more(max_tokens: int) -> None:
-    shapes = engine.profiles(max_tokens)
+    shapes = profiles(max_tokens)
     assert shapes[-1].largest[1] == max_tokens
     assert [shape.largest[1] for shape in shapes] == sorted({shape.largest[1] for shape in shapes})
     for shape in shapes:
@@ -89,7 +102,82 @@ def test_profiles_take_every_length_and_no_more(max_tokens: int) -> None:
             least <= best <= most
             for least, best, most in zip(shape.smallest, shape.best, shape.largest, strict=True)
         )
-        assert shape.largest[0] * shape.largest[1] <= max(engine.BATCH_TOKENS, max_tokens)
+        assert shape.largest[0] * shape.largest[1] <= max(BATCH_TOKENS, max_tokens)
+
+
+def _decoder(layers: int = 28, heads: int = 8, width: int = 128) -> Graph:
+    """The record of a causal decoder's graph, of Qwen3-0.6B's shape."""
+    tokens = (Tensor(name="input_ids", dtype="int64", axes=("batch", "tokens")),)
+    past = Tensor(name=PAST, dtype="float32", axes=(2 * layers, heads, PAST, width))
+    kept = Tensor(name=KEPT, dtype="int64", axes=(KEPT,))
+    present = Tensor(name=PRESENT, dtype="float32", axes=("batch", 2 * layers, heads, KEPT, width))
+    return Graph(
+        file="model.onnx", precision="fp32", opset=20, inputs=(*tokens, past, kept), outputs=(present,)
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_causal_decoder_compiles_with_its_prefix(
+    tmp_path: Path, precision: Literal["fp32", "bf16"]
+) -> None:
+    folder = prefixed_reranker()
+    graph = dataclasses.replace(read(folder).manifest.graph("text"), precision=precision)
+    if precision == "fp32":
+        (tmp_path / graph.file).write_bytes((folder / graph.file).read_bytes())
+    else:
+        mixed_from_onnx(folder / graph.file, tmp_path / graph.file, precision)
+        graph = dataclasses.replace(graph, packed=False)
+    compiled = engine.engine_from_onnx(tmp_path, graph, engine.check(SM89), max_tokens=1024)
+    assert (tmp_path / compiled.file).stat().st_size > 10_000
+    assert compiled.past == 1008, "a text has a token of its own, and prefixes are multiples of 16 tokens"
+    assert compiled.reads(graph) == graph
+    if precision == "bf16":
+        short = engine.engine_from_onnx(tmp_path, graph, engine.check(SM89), max_tokens=16)
+        assert (short.past, short.reads(graph)) == (0, graph.whole())
+
+
+def test_profiles_behind_prefixes_are_bounded() -> None:
+    graph = _decoder()
+    plain, shapes = profiles(32768), shapes_of(graph, 32768, None)
+    whole = [shape for shape in shapes if not shape.past]
+    *behind, prefix = [shape for shape in shapes if shape.past]
+    assert [shape.largest[1] for shape in behind] == [shape.largest[1] for shape in plain]
+    assert {shape.past for shape in (*behind, prefix)} == {1168}
+    assert whole == list(plain[: len(whole)]), "rows of short texts are as many as without prefixes"
+    assert all(
+        shape.largest == other.largest for shape, other in list(zip(behind, plain, strict=True))[len(whole) :]
+    )
+    for shape in behind:
+        rows, width = shape.largest
+        assert rows == 1 or rows * (shape.past + width) <= BATCH_KEYS
+        assert 1 <= shape.best[0] <= rows
+    assert (prefix.returns_past, prefix.largest) == (True, (1, 1168))
+    assert not any(shape.returns_past for shape in shapes[:-1])
+    (present,) = graph.outputs
+    for shape in shapes:
+        for size in sizes(shape):
+            assert shape_of(present.axes, size)[3] == (size.width if shape.returns_past else 0)
+        assert [size.past for size in sizes(shape)] == [0, min(256, shape.past), shape.past]
+    assert behind_prefixes(plain, 0) == plain
+
+
+@pytest.mark.parametrize(
+    ("graph", "max_tokens", "longest"),
+    [
+        (_decoder(), 40960, 1168),
+        (_decoder(layers=36), 40960, 896),
+        (_decoder(layers=18, heads=1, width=256), 8192, PREFIX_TOKENS),
+        (_decoder(), 512, 496),
+        (_decoder(), 17, 16),
+        (_decoder(), 16, 0),
+        (_decoder().whole(), 8192, 0),
+    ],
+    ids=["0.6B", "4B", "narrow", "short", "least", "shorter", "whole"],
+)
+def test_the_longest_prefix_is_bounded_in_tokens_and_bytes(
+    graph: Graph, max_tokens: int, longest: int
+) -> None:
+    assert longest_prefix(graph, max_tokens) == longest
 
 
 @pytest.mark.parametrize(

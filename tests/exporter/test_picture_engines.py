@@ -12,6 +12,7 @@ import pytest
 from poolrt.exporter import engine
 from poolrt.exporter.engine import Target
 from poolrt.exporter.graph import onnx_files, rewriting
+from poolrt.exporter.profiles import profiles
 from poolrt.exporter.proof import texts
 from poolrt.exporter.proof.verify import Runner
 from poolrt.runtime.artifact.images import Images
@@ -183,7 +184,7 @@ def test_every_profile_of_a_family_compiles_in_every_precision(
 ) -> None:
     folder, graphs, tokens, images = opened(name, tmp_path)
     counts = compiled(folder, graphs, tmp_path, precision, tokens, images)
-    assert counts["text"] == len(engine.profiles(tokens))
+    assert counts["text"] == len(profiles(tokens))
 
 
 SHAPES = ("one short", "odd batch", "other languages", "role query", texts.PICTURES, "two pictures")

@@ -104,7 +104,7 @@ def test_lowered_graphs_compute_behind_a_prefix(form: LowPrecision, close: float
     assert np.abs(run(slice(12, None), [output], nothing)[0] - expected).max() > 10 * close
 
 
-def test_the_graph_for_engines_is_that_without_a_prefix() -> None:
+def test_the_graph_of_engines_that_take_none_is_that_without_a_prefix() -> None:
     folder = prefixed_reranker()
     graph = reading.read(folder).manifest.graph("text")
     session = onnxruntime.InferenceSession(folder / graph.file)
@@ -120,3 +120,30 @@ def test_the_graph_for_engines_is_that_without_a_prefix() -> None:
     for result, value, name in zip(results, expected, names, strict=True):
         kept = mask == 1 if "token" in name else slice(None)
         np.testing.assert_allclose(result[kept], value[kept], atol=ROUNDING, rtol=ROUNDING)
+
+
+def test_the_graph_of_engines_has_the_prefix_and_no_packing() -> None:
+    folder = prefixed_reranker()
+    graph = reading.read(folder).manifest.graph("text")
+    assert graph.packed
+    with _padded(folder, graph, prefixes=True) as path:
+        kinds = {node.op_type for node in ir.load(path).graph}
+        assert not kinds & {"If", "NonZero", "ScatterND"}, "shapes depend on the mask, or on the batch"
+        padded = onnxruntime.InferenceSession(path)
+        assert [value.name for value in padded.get_inputs()] == [tensor.name for tensor in graph.inputs]
+    packed = onnxruntime.InferenceSession(folder / graph.file)
+    output = reading.read(folder).manifest.heads["classify"].output
+    mask = (np.arange(20) < np.array([[20], [9], [1]])).astype(np.int64)
+    random = np.random.default_rng(0)
+    feed = {
+        "input_ids": random.integers(5, 60, mask.shape),
+        "attention_mask": mask,
+        PAST: random.normal(size=(4, 2, 16, 32)).astype(np.float32),
+        KEPT: np.arange(20),
+    }
+    (score, present), (expected, keys) = (
+        [np.asarray(value) for value in session.run([output, PRESENT], feed)] for session in (padded, packed)
+    )
+    np.testing.assert_allclose(score, expected, atol=ROUNDING, rtol=ROUNDING)
+    own = np.broadcast_to(mask[:, None, None, :, None] == 1, keys.shape)
+    np.testing.assert_allclose(present[own], keys[own], atol=ROUNDING, rtol=ROUNDING)

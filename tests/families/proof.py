@@ -24,7 +24,7 @@ from poolrt.exporter.heads import planning
 from poolrt.runtime.answers import postprocess
 from poolrt.runtime.answers.params import PoolingParams
 from poolrt.runtime.artifact import manifest
-from poolrt.runtime.artifact.manifest import KEPT, PAST
+from poolrt.runtime.artifact.manifest import KEPT, PAST, Graph
 from poolrt.runtime.inputs import colbert
 from poolrt.runtime.inputs.items import Item
 from tokenizers import Tokenizer
@@ -250,9 +250,8 @@ def compiles_and_lowers(proved: Proved) -> None:
     for precision in LOWERED:
         session: Any
         if precision == "bf16":
-            whole = proved.graph.whole()
-            graph = dataclasses.replace(whole, file="bf16.onnx", precision="bf16", packed=False)
-            session = _InPieces(SlicedGraph(proved.folder, graph))
+            graph = dataclasses.replace(proved.graph, file="bf16.onnx", precision="bf16", packed=False)
+            session = _InPieces(SlicedGraph(proved.folder, graph), graph)
         else:
             session = opened(proved.folder / f"{precision}.onnx")
         found = proved.rows(items, session)
@@ -272,7 +271,15 @@ def compiles_and_lowers(proved: Proved) -> None:
 class _InPieces:
     """A graph that runs in pieces, with the arguments of ONNX Runtime's sessions."""
 
-    graph: Any
+    pieces: Any
+    graph: Graph
 
     def run(self, names: Sequence[str], feed: dict[str, Any]) -> list[Floats]:
-        return self.graph.run(feed, names)
+        nothing = {
+            tensor.name: np.zeros(
+                [axis if isinstance(axis, int) else 0 for axis in tensor.axes], tensor.dtype
+            )
+            for tensor in self.graph.inputs
+            if tensor.name in (PAST, KEPT)
+        }
+        return self.pieces.run(feed | nothing, names)

@@ -15,11 +15,13 @@ import pytest
 from numpy.typing import NDArray
 from poolrt.exporter import pipeline
 from poolrt.exporter.proof.evidence import TOLERANCES
-from poolrt.runtime import machine
+from poolrt.runtime import load, machine
 from poolrt.runtime.artifact.reading import Artifact, read
 from poolrt.runtime.engines import ort, trt, trt_library
 from poolrt.runtime.engines.cuda import Cuda
 from poolrt.runtime.errors import EngineError
+
+from tests.conftest import prefixed_reranker
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not machine.gpus(), reason="no NVIDIA GPU")]
 
@@ -168,3 +170,24 @@ def test_more_tokens_than_it_was_compiled_for_are_told(opened: trt.Session) -> N
 def test_an_unknown_output_is_told(opened: trt.Session) -> None:
     with pytest.raises(EngineError, match="no output 'out_nothing'"):
         opened.run(batch(1, 8), ["out_nothing"])
+
+
+def test_texts_behind_a_prefix_have_the_scores_of_whole_texts(tmp_path: Path, backend: str) -> None:
+    """First asked, and from what was kept; a session copies one prefix for several batches."""
+    folder = shutil.copytree(prefixed_reranker(), tmp_path / "reranker")
+    pipeline.build(folder, target=[backend])
+    (engine,) = read(folder).manifest.engines
+    assert engine.past == 1008
+    colors = ("red", "a", "the", "green", "in")
+    documents = [
+        f"{color} {what}" for color in colors for what in ("planet", "apple", "moon", "star", "paris")
+    ]
+    with load(folder, engine="onnxruntime", enable_prefix_caching=False) as exact:
+        expected = [output.outputs.score for output in exact.score("what is mars", documents)]
+    with load(folder, engine=engine.file) as model:
+        for place in (1, 0):
+            outputs = model.score("what is mars", documents)
+            scores = [output.outputs.score for output in outputs]
+            np.testing.assert_allclose(scores, expected, atol=TOLERANCES["fp32"].difference)
+            assert outputs[place].num_cached_tokens >= 48
+            assert outputs[place].num_cached_tokens % 16 == 0

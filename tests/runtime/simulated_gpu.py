@@ -71,6 +71,8 @@ class Cuda:
         self.launched = 0
         self.log: list[str] = []
         """What was put into streams and what the host waited for, in order."""
+        self.copied: list[int] = []
+        """Bytes of each copy to the device."""
         self.done: list[str] = []
         """What streams did, in order."""
         self.refused: dict[str, int] = {}
@@ -183,12 +185,16 @@ class Cuda:
         return not work.what.startswith("await") or self.events[work.event][1] >= work.recording
 
     def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> Any:
-        for address in (to, source):
+        inward = kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice
+        # Memory of the host that is not pinned may be copied from, and must live until it was.
+        for address in (to,) if inward else (to, source):
             assert any(
                 start <= address and address + size <= start + len(block)
                 for start, block in self.memory.items()
             ), "outside of any memory"
-        what = "copy in" if kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice else "copy out"
+        if inward:
+            self.copied.append(size)
+        what = "copy in" if inward else "copy out"
         self.put(stream, Work(what, lambda: void(ctypes.memmove(to, source, size))))
         return (OK,)
 

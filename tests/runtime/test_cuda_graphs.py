@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from poolrt.exporter.engine import profiles
+from poolrt.exporter.profiles import profiles
 from poolrt.runtime.artifact.manifest import Engine
 from poolrt.runtime.engines.cuda_graphs import LeastRecent, bucket, choose
 from poolrt.runtime.engines.trt_buffers import fill

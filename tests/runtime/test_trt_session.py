@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from poolrt.exporter.engine import profiles
+from poolrt.exporter.profiles import profiles
 from poolrt.runtime.artifact.manifest import Engine, Graph, GraphRole, Profile
 from poolrt.runtime.artifact.reading import Artifact, read
 from poolrt.runtime.batching.plan import BatchLimits

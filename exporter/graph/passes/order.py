@@ -6,7 +6,8 @@
 | large | strip, empty_rows, nan_guard, simplify, slices |
 | mixed | unpacking, nan_guard, mixed |
 | quantised | nan_guard |
-| engine | unpacking, without_past |
+| engine | unpacking |
+| whole | unpacking, without_past |
 | wide | widen, blocks |
 
 - fp32: a graph that was just traced, for ONNX Runtime.
@@ -14,6 +15,7 @@
 - mixed: from fp32 or large; fp16 for ONNX Runtime, fp16 and bf16 for TensorRT and TensorRT-RTX.
 - quantised: from fp32, before a quantisation (exporter/graph/quantisation) makes integers of it.
 - engine: from any graph, while TensorRT or TensorRT-RTX compiles it; not kept.
+- whole: the same for an engine that computes no text behind a prefix.
 - wide: from a bf16 graph that was written, for ONNX Runtime on processors; it reads the same weights.
 
 Why this order:
@@ -52,14 +54,15 @@ from .signature import Pass, PassOptions, PassResult
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Form = Literal["fp32", "large", "mixed", "quantised", "engine", "wide"]
+Form = Literal["fp32", "large", "mixed", "quantised", "engine", "whole", "wide"]
 
 ORDER: dict[Form, tuple[Pass, ...]] = {
     "fp32": (strip, empty_rows, nan_guard, simplify, biases, slices, packing, blocks),
     "large": (strip, empty_rows, nan_guard, simplify, slices),
     "mixed": (unpacking, nan_guard, mixed),
     "quantised": (nan_guard,),
-    "engine": (unpacking, without_past),
+    "engine": (unpacking,),
+    "whole": (unpacking, without_past),
     "wide": (widen, blocks),
 }  # fmt: skip
 
