@@ -13,7 +13,7 @@ VECTORS = [RNG.standard_normal(64).astype(np.float32) for _ in range(3)]
 TOKENS = [RNG.standard_normal((length, 64)).astype(np.float32) for length in (3, 1, 7)]
 PROMISED: dict[Precision, tuple[float, float, float]] = {
     "fp32": (0.999999, 0.999999, 5e-5), "fp16": (0.9995, 0.999, 0.01), "bf16": (0.995, 0.99, 0.05),
-    "int8": (0.98, 0.97, 0.1),
+    "int8": (0.98, 0.97, 0.1), "int8-weights": (0.98, 0.97, 0.1), "int4-weights": (0.98, 0.97, 0.1),
 }  # fmt: skip
 
 

@@ -219,7 +219,7 @@ def lower(folder: Path, graph: Graph, precision: Precision) -> Graph:
     if precision == "int8":
         rewriting.int8_from_onnx(folder / graph.file, path)
     else:
-        assert precision != "fp32"
+        assert precision in ("fp16", "bf16")
         rewriting.mixed_from_onnx(folder / graph.file, path, precision)
     packed = graph.packed and precision == "int8"
     return dataclasses.replace(

@@ -610,7 +610,7 @@ def test_an_offline_script_ports_by_its_constructor(artifacts):
         ({"override_pooler_config": {"pooling_type": "CLS"}}, "--pooler-config '{"),
         ({"convert": "classify"}, "--convert classify"),
         ({"dtype": "half"}, "--precision fp16"),
-        ({"quantization": "fp8"}, "--precision int8"),
+        ({"quantization": "fp8"}, "give precision='int8'"),
         ({"tokenizer": "other"}, "export a checkpoint that has this tokenizer"),
         ({"task": "classify"}, "this artifact has embed, token_embed"),
         ({"runner": "generate"}, "pooling tasks only"),
