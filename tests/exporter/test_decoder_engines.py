@@ -51,4 +51,4 @@ def test_places_for_32k_tokens_store_no_table(name: str, tmp_path: Path):
     with_graph = long.raw("token_embed", ids)
     long.session = None
     assert cosines(with_graph, long.raw("token_embed", ids)).min() > COSINE
-    assert short.plan.text.max_tokens == 1024
+    assert short.plan.text.max_tokens <= 1024
