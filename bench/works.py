@@ -89,6 +89,7 @@ WORKS = {
                 Case("rerank of 100 documents of mixed length, concurrency 2", 2, 100, MIXES[-1], "rerank"),
             ),
             MIXES,
+            tokens=256,
         ),
         Work(
             "base",
