@@ -3,9 +3,9 @@ the padded form for engines."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from . import onnx_files
 from .passes import mixed, order
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 
 def lower(model: ir.Model, precision: LowPrecision) -> int:
@@ -54,13 +56,7 @@ def int8_from_onnx(source: Path, target: Path, *, keep: Collection[str] = ()) ->
     Args:
         keep: names of products and tables, as in `Quantised`, that stay fp32.
     """
-    import onnx_ir as ir
-
-    model = ir.load(source)
-    order.rewrite(model, "quantised")
-    quantised = dynamic.quantise(model, keep)
-    onnx_files.save(model, target)
-    return quantised
+    return _quantised(source, target, lambda model: dynamic.quantise(model, keep))
 
 
 def observed_from_onnx(source: Path, target: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
@@ -68,14 +64,13 @@ def observed_from_onnx(source: Path, target: Path) -> dict[str, dict[str, NDArra
 
     Returns the name of each -> the products that read it, with their weights [width, columns].
     """
-    import onnx_ir as ir
 
-    model = ir.load(source)
-    order.rewrite(model, "quantised")
-    readers = static.readers(model)
-    static.observe(model)
-    onnx_files.save(model, target)
-    return readers
+    def change(model: ir.Model) -> dict[str, dict[str, NDArray[np.float32]]]:
+        readers = static.readers(model)
+        static.observe(model)
+        return readers
+
+    return _quantised(source, target, change)
 
 
 def static_int8_from_onnx(
@@ -87,22 +82,21 @@ def static_int8_from_onnx(
         activations: by the names of `observed_from_onnx`. Products that read others stay fp32.
         keep: names of products and tables, as in `Quantised`, that stay fp32.
     """
-    import onnx_ir as ir
-
-    model = ir.load(source)
-    order.rewrite(model, "quantised")
-    quantised = static.quantise(model, activations, keep)
-    onnx_files.save(model, target)
-    return quantised
+    return _quantised(source, target, lambda model: static.quantise(model, activations, keep))
 
 
 def weights_from_onnx(source: Path, target: Path, options: Options) -> WeightOnly:
     """Writes the form of an fp32 graph whose weights are integers of 8 or 4 bits."""
+    return _quantised(source, target, lambda model: weight_only.quantise(model, options))
+
+
+def _quantised(source: Path, target: Path, change: Callable[[ir.Model], T]) -> T:
+    """Writes what `change` makes of a graph in place; returns what it returns."""
     import onnx_ir as ir
 
     model = ir.load(source)
     order.rewrite(model, "quantised")
-    done = weight_only.quantise(model, options)
+    done = change(model)
     onnx_files.save(model, target)
     return done
 

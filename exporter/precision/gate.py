@@ -31,10 +31,10 @@ def failures(name: str, task: Task, answers: Sequence[Floats], expected: Sequenc
     if lines:
         return lines
     if task == "embed":
-        cosine = float(np.mean([_cosine(*pair) for pair in zip(answers, expected, strict=True)]))
-        if cosine < MEAN_COSINE:
+        mean = float(np.mean([evidence.cosine(*pair) for pair in zip(answers, expected, strict=True)]))
+        if mean < MEAN_COSINE:
             lines.append(
-                f"{name}, {task}, {shape}: mean cosine {cosine:.4f}, at least {MEAN_COSINE} is allowed"
+                f"{name}, {task}, {shape}: mean cosine {mean:.4f}, at least {MEAN_COSINE} is allowed"
             )
     elif task == "classify" and all(answer.size == 1 for answer in expected):
         share = same_order(np.concatenate(answers), np.concatenate(expected))
@@ -52,8 +52,3 @@ def same_order(scores: Floats, expected: Floats) -> float:
     apart = expected[:, None] - expected[None] > NOISE
     kept = (scores[:, None] > scores[None]) & apart
     return float(kept.sum() / apart.sum()) if apart.any() else 1.0
-
-
-def _cosine(answer: Floats, expected: Floats) -> float:
-    size = float(np.linalg.norm(answer) * np.linalg.norm(expected))
-    return float(answer @ expected) / size if size else float(not answer.any() and not expected.any())

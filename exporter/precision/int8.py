@@ -7,6 +7,7 @@ measured in ONNX Runtime, and in OpenVINO where that is installed, because eithe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 from ...runtime.artifact.manifest import Graph
 from ..graph.quantisation.quantised import Quantised
 from . import dynamic, static
-from .trials import Chosen, Trials, Writer, drop
+from .trials import Chosen, Trials, Writer, drop, pictures
 
 # Shares of the products, the most sensitive first, that stay fp32; the next is tried where the one before
 # drifts too far.
@@ -48,7 +49,7 @@ def chosen(choice: Literal["int8", "auto"], trials: Trials) -> Chosen:
     if choice == "int8" or (within and speed >= _WORTH_IT):
         notes = [note if choice == "int8" else f"auto chose int8. {note}"]
         # The vision graph is calibrated beside the fp32 text graph.
-        others, more = _pictures(trials, int8)
+        others, more = pictures(trials, int8, "int8", _vision(trials))
         drop(folder, base)
         return Chosen((int8, *others), (*notes, *more))
     drop(folder, int8)
@@ -69,22 +70,11 @@ def _text(trials: Trials) -> _Attempt:
     return attempt
 
 
-def _pictures(trials: Trials, text: Graph) -> tuple[tuple[Graph, ...], tuple[str, ...]]:
-    """The vision graph beside an int8 text graph: int8 too where prompts with pictures keep to the budget,
-    else fp32; and a note. Nothing of a model that reads text only."""
-    if trials.manifest.images is None:
-        return (), ()
+def _vision(trials: Trials) -> Iterator[tuple[Graph, Quantised]]:
+    """int8 forms of the vision graph, written one after another."""
     base = trials.manifest.graph("vision", "fp32")
-    shown = [item for item in trials.items if item.vision]
-    failed: list[str] = []
     for kind in (static, dynamic):
-        int8, quantised = kind.writer(trials, base)((), None)
-        failed = trials.drift(text, shown, beside=(int8,))
-        if not failed:
-            drop(trials.folder, base)
-            return (int8,), (f"int8 of the vision graph: {len(quantised.products)} products quantised",)
-        drop(trials.folder, int8)
-    return (base,), (f"the vision graph stays fp32: {failed[0]}",)
+        yield kind.writer(trials, base)((), None)
 
 
 def _within_budget(trials: Trials, write: Writer) -> _Attempt:

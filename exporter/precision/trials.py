@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,6 +124,30 @@ class Trials:
     def batch(self) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
         """Inputs of a text graph for the first PROBES items."""
         return Feed(self.base.inputs, pad_id=self.manifest.text.pad_id).arrays(self.items[:PROBES])
+
+
+def pictures(
+    trials: Trials, text: Graph, what: str, attempts: Iterable[tuple[Graph, Quantised]]
+) -> tuple[tuple[Graph, ...], tuple[str, ...]]:
+    """The vision graph beside a quantised text graph: the first attempt with which prompts with pictures keep
+    to the budget, else fp32, and a note. Nothing of a model that reads text only.
+
+    Args:
+        what: the precision, for the note.
+        attempts: written one after another, and what was quantised in each. The fp32 graph is dropped where
+            one is kept.
+    """
+    if trials.manifest.images is None:
+        return (), ()
+    base = trials.manifest.graph("vision", "fp32")
+    shown = [item for item in trials.items if item.vision]
+    failed: list[str] = []
+    for graph, quantised in attempts:
+        failed = trials.drift(text, shown, beside=(graph,))
+        drop(trials.folder, graph if failed else base)
+        if not failed:
+            return (graph,), (f"{what} of the vision graph: {len(quantised.products)} products quantised",)
+    return (base,), (f"the vision graph stays fp32: {failed[0]}",)
 
 
 def _ways(graphs: Sequence[Graph]) -> tuple[Graph | Choice, ...]:

@@ -8,7 +8,7 @@ its budget, the products with the largest errors get 8 bits, or with 8 bits stay
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,9 +20,10 @@ from ...runtime.engines import ort
 from ..graph import onnx_files
 from ..graph.quantisation import weight_only
 from ..graph.quantisation.groups import Bits
+from ..graph.quantisation.quantised import Quantised
 from ..graph.quantisation.weight_only import Options, WeightOnly
 from ..graph.rewriting import observing_from_onnx, weights_from_onnx
-from .trials import Chosen, Trials, drop
+from .trials import Chosen, Trials, drop, pictures
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -54,7 +55,7 @@ def chosen(choice: Choice, trials: Trials) -> Chosen:
     assert done is not None
     note = _note(choice, done, trials, graph)
     drop(trials.folder, base)
-    others, more = _pictures(choice, trials, graph)
+    others, more = pictures(trials, graph, choice, _vision(choice, trials))
     return Chosen((graph, *others), (note, *more))
 
 
@@ -72,18 +73,9 @@ def quantised_in_place(
     )
 
 
-def _pictures(choice: Choice, trials: Trials, text: Graph) -> tuple[tuple[Graph, ...], tuple[str, ...]]:
-    """The vision graph beside a text graph with integer weights: likewise where prompts with pictures keep to
-    the budget, else fp32; and a note. Nothing of a model that reads text only."""
-    if trials.manifest.images is None:
-        return (), ()
-    base = trials.manifest.graph("vision", "fp32")
-    graph, done = _written(trials.folder, base, choice, (), {})
-    failed = trials.drift(text, [item for item in trials.items if item.vision], beside=(graph,))
-    drop(trials.folder, graph if failed else base)
-    if failed:
-        return (base,), (f"the vision graph stays fp32: {failed[0]}",)
-    return (graph,), (f"{choice} of the vision graph: {len(done.quantised.products)} products quantised",)
+def _vision(choice: Choice, trials: Trials) -> Iterator[tuple[Graph, Quantised]]:
+    graph, done = _written(trials.folder, trials.manifest.graph("vision", "fp32"), choice, (), {})
+    yield graph, done.quantised
 
 
 def _written(

@@ -60,16 +60,16 @@ def compared(
     agreement = None
     if ranks and len(answers) > 2:
         agreement = _agreement(_scores(task, answers), _scores(task, expected))
-    cosine, bound = None, allowed.difference
+    worst, bound = None, allowed.difference
     if task in ("embed", "token_embed"):
-        cosine = min(_cosine(*pair) for pair in zip(answers, expected, strict=True))
+        worst = min(cosine(*pair) for pair in zip(answers, expected, strict=True))
         bound = allowed.cosine if task == "embed" else allowed.token_cosine
     return Evidence(
         engine=engine,
         task=task,
         shape=shape,
         texts=len(answers),
-        worst_cosine=cosine,
+        worst_cosine=worst,
         worst_difference=max(_difference(*pair) for pair in zip(answers, expected, strict=True)),
         rank_agreement=agreement,
         tolerance=bound,
@@ -108,7 +108,7 @@ def summary(evidence: Evidence) -> str:
     return f"{evidence.engine}, {evidence.task}, {evidence.shape}: {measured}"
 
 
-def _cosine(answer: Floats, expected: Floats) -> float:
+def cosine(answer: Floats, expected: Floats) -> float:
     """Of [dim], or the mean over the rows of [tokens, dim]. -1 where the shapes differ or a number is not
     finite."""
     if answer.shape != expected.shape or not np.isfinite(answer).all():

@@ -343,7 +343,7 @@ def test_scales_per_row_are_the_fallback_and_the_report_says_so(
     monkeypatch.setattr(trials.Trials, "speedup", lambda *_: 2.0)
     present: list[bool] = []
     monkeypatch.setattr(
-        int8, "_pictures", lambda *_: present.append((tmp_path / base.file).exists()) or ((), ())
+        int8, "pictures", lambda *_: present.append((tmp_path / base.file).exists()) or ((), ())
     )
     manifest: Any = SimpleNamespace(graph=lambda *_: base, graphs=(base,), images=None)
     reference: Any = None

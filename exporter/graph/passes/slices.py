@@ -112,12 +112,7 @@ def _slice(surgeon: Surgeon, chain: list[ir.Node], pool: ir.Node) -> None:
             copy = surgeon.node(pool, node.op_type, *inputs, **attributes)
             copies[node.outputs[0]] = _like(copy, node.outputs[0], last - first)
         parts.append(copies[pool.outputs[0]])
-    pooled = pool.outputs[0]
-    joined = _like(surgeon.node(pool, "Concat", *parts, axis=-1), pooled, columns)
-    if pooled.is_graph_output():
-        pooled.name, joined.name = joined.name, pooled.name
-    pooled.replace_all_uses_with(joined, replace_graph_outputs=True)
-    surgeon.graph.remove(pool, safe=True)
+    surgeon.replace(pool, surgeon.node(pool, "Concat", *parts, axis=-1))
 
 
 def _cut(surgeon: Surgeon, value: ir.Value, first: int, last: int, columns: int) -> ir.Value:

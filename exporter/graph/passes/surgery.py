@@ -67,6 +67,16 @@ class Surgeon:
             self.graph.insert_before(before, node)
         return node.outputs[0]
 
+    def replace(self, node: ir.Node, y: ir.Value) -> None:
+        """Puts `y` in the place of the only output of `node`, with its type and shape, and its name where
+        it is an output of the graph; removes `node`."""
+        old = node.outputs[0]
+        y.shape, y.type = old.shape, old.type
+        if old.is_graph_output():
+            old.name, y.name = y.name, old.name
+        old.replace_all_uses_with(y, replace_graph_outputs=True)
+        self.graph.remove(node, safe=True)
+
 
 def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
     """Returns the array of an initialiser, or of its Transpose; None if the value is computed.

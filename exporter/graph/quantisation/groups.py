@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .products import TINY
+
 Bits = Literal[8, 4]
 
 SIZES: dict[Bits, tuple[int, ...]] = {8: (128, 64, 32, 16), 4: (64, 32, 16)}
@@ -21,7 +23,6 @@ _RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.72)
 """Shares of a group's range that are tried in 4 bits."""
 _COLUMNS = 256
 """Columns that are searched at a time, so that what is computed stays in the processor's cache."""
-_TINY = np.float32(1e-12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def quantised(
         importance: [inputs], the mean square of each input; None: all alike.
     """
     inputs, columns = weights.shape
-    shares = np.ones(inputs, np.float32) if importance is None else importance.astype(np.float32) + _TINY
+    shares = np.ones(inputs, np.float32) if importance is None else importance.astype(np.float32) + TINY
     shares = (shares / shares.mean()).reshape(-1, size)
     values = np.empty((columns, inputs // size, size), np.uint8)
     scales = np.empty(values.shape[:2], np.float32)
@@ -88,7 +89,7 @@ _Quantised = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]
 
 def _symmetric(rows: NDArray[np.float32], shares: NDArray[np.float32]) -> _Quantised:
     """[columns, groups, size] in 8 bits around 128."""
-    scales = np.maximum(np.abs(rows).max(axis=-1), _TINY) / np.float32(127)
+    scales = np.maximum(np.abs(rows).max(axis=-1), TINY) / np.float32(127)
     values = (np.rint(rows / scales[..., None]) + 128).astype(np.uint8)
     return values, scales, np.full(scales.shape, 128, np.uint8)
 
@@ -100,7 +101,7 @@ def _searched(rows: NDArray[np.float32], shares: NDArray[np.float32]) -> _Quanti
     least = np.full(lowest.shape, np.inf, np.float32)
     for ratio in _RATIOS:
         low, high = lowest * np.float32(ratio), highest * np.float32(ratio)
-        scales = np.maximum(high - low, _TINY) / np.float32(15)
+        scales = np.maximum(high - low, TINY) / np.float32(15)
         zeros = np.rint(-low / scales)
         values = np.clip(np.rint(rows / scales[..., None]) + zeros[..., None], 0, 15)
         off = (values - zeros[..., None]) * scales[..., None] - rows

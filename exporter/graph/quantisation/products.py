@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 # that fits.
 WEIGHT_LIMIT = 63
 # Smaller products are not quantised: the passes over their activations cost what the integer product saves.
-_SMALLEST_SIDE = 16
+SMALLEST_SIDE = 16
 # Smaller tables (positions, token types) are not quantised: they save too little for their error.
-_SMALLEST_TABLE = 1 << 18
+SMALLEST_TABLE = 1 << 18
 TINY = np.float32(1e-12)
 
 
@@ -34,7 +34,7 @@ def products(
     kept: list[str] = []
     for node in graph:
         if node.op_type == "MatMul" and (weights := _weights(node)) is not None:
-            if node in head_nodes or name_of(node) in keep or min(weights.shape) < _SMALLEST_SIDE:
+            if node in head_nodes or name_of(node) in keep or min(weights.shape) < SMALLEST_SIDE:
                 kept.append(name_of(node))
             else:
                 chosen[node] = weights
@@ -75,9 +75,32 @@ def lower_tables(surgeon: Surgeon, keep: Collection[str] = ()) -> tuple[str, ...
     for node in list(surgeon.graph):
         table = _table(node) if node.op_type == "Gather" else None
         if table is not None and name_of(node) not in keep:
-            names.append(name_of(node))
-            _lookup(surgeon, node, table)
+            name = name_of(node)
+            names.append(name)
+            whole, scales = rows(table)
+            look_up(
+                surgeon,
+                node,
+                surgeon.constant(f"{name}/rows", whole),
+                surgeon.constant(f"{name}/scales", scales),
+            )
     return tuple(names)
+
+
+def rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Returns an embedding table in -127..127, and the scale of each row, [rows, 1]."""
+    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True), TINY).astype(np.float32) / np.float32(127)
+    return np.rint(table / scales).astype(np.int8), scales
+
+
+def look_up(surgeon: Surgeon, node: ir.Node, whole: ir.Value, scales: ir.Value) -> None:
+    """Replaces the Gather of an embedding table by one of its int8 rows and one of their scales."""
+    import onnx_ir as ir
+
+    row = surgeon.node(node, "Gather", whole, node.inputs[1])
+    scale = surgeon.node(node, "Gather", scales, node.inputs[1])
+    number = surgeon.node(node, "Cast", row, to=int(ir.DataType.FLOAT))
+    surgeon.replace(node, surgeon.node(node, "Mul", number, scale))
 
 
 def _weights(node: ir.Node) -> NDArray[np.float32] | None:
@@ -88,20 +111,6 @@ def _weights(node: ir.Node) -> NDArray[np.float32] | None:
 def _table(node: ir.Node) -> NDArray[np.float32] | None:
     table = constant_of(node.inputs[0])
     axis = node.attributes.get("axis")
-    if table is None or table.ndim != 2 or table.dtype != np.float32 or table.size < _SMALLEST_TABLE:
+    if table is None or table.ndim != 2 or table.dtype != np.float32 or table.size < SMALLEST_TABLE:
         return None
     return table if axis is None or axis.as_int() == 0 else None
-
-
-def _lookup(surgeon: Surgeon, node: ir.Node, table: NDArray[np.float32]) -> None:
-    import onnx_ir as ir
-
-    name = name_of(node)
-    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True), TINY).astype(np.float32) / np.float32(127)
-    whole = np.rint(table / scales).astype(np.int8)
-    row = surgeon.node(node, "Gather", surgeon.constant(f"{name}/rows", whole), node.inputs[1])
-    scale = surgeon.node(node, "Gather", surgeon.constant(f"{name}/scales", scales), node.inputs[1])
-    y = surgeon.node(node, "Mul", surgeon.node(node, "Cast", row, to=int(ir.DataType.FLOAT)), scale)
-    y.shape, y.type = node.outputs[0].shape, node.outputs[0].type
-    node.outputs[0].replace_all_uses_with(y)
-    surgeon.graph.remove(node, safe=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..passes.surgery import Surgeon, constant_of, heads
 from . import groups
 from .groups import Bits, Groups
+from .products import SMALLEST_SIDE, SMALLEST_TABLE, look_up, name_of, rows
 from .quantised import Quantised
 
 if TYPE_CHECKING:
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
 
 PREFIX = "weights"
 """Of the names of nodes that are added."""
-# Smaller products stay fp32: they save too little for their error.
-_SMALLEST_SIDE = 16
-_SMALLEST_TABLE = 1 << 18
-_TINY = np.float32(1e-12)
 # ONNX Runtime's kernels round activations to int8 in groups of their own, where the processor gains by it.
 _ACCURACY = 4
 
@@ -64,7 +61,7 @@ def quantise(model: ir.Model, options: Options) -> WeightOnly:
             name = name_of(node)
             bits: Bits = 8 if name in options.finer else options.bits
             size = groups.size_of(matrix.shape[0], bits)
-            if node in head_nodes or name in options.keep or min(matrix.shape) < _SMALLEST_SIDE or not size:
+            if node in head_nodes or name in options.keep or min(matrix.shape) < SMALLEST_SIDE or not size:
                 kept.append(name)
                 continue
             _product(surgeon, node, _Source(matrix, name, bits, size, options, done.errors))
@@ -105,13 +102,6 @@ def observed(model: ir.Model) -> dict[str, str]:
     return outputs
 
 
-def name_of(node: ir.Node) -> str:
-    """Returns the name of a product or table for people."""
-    value = node.inputs[1 if node.op_type == "MatMul" else 0]
-    # The value of a folded transpose has an invented name, so the name of the node comes first.
-    return str(node.name or (value and value.name))
-
-
 @dataclass(frozen=True, slots=True)
 class _Matrix:
     """A constant matrix that is read when it is needed."""
@@ -138,7 +128,7 @@ def _matrix(value: ir.Value | None) -> _Matrix | None:
 def _table(node: ir.Node) -> _Matrix | None:
     axis = node.attributes.get("axis")
     table = _matrix(node.inputs[0])
-    if table is None or table.shape[0] * table.shape[1] < _SMALLEST_TABLE:
+    if table is None or table.shape[0] * table.shape[1] < SMALLEST_TABLE:
         return None
     return table if axis is None or axis.as_int() == 0 else None
 
@@ -189,28 +179,15 @@ def _product(surgeon: Surgeon, node: ir.Node, source: _Source) -> None:
         accuracy_level=_ACCURACY,
         **sizes,
     )
-    _replace(surgeon, node, y)
+    surgeon.replace(node, y)
 
 
 def _lookup(surgeon: Surgeon, node: ir.Node, table: _Matrix) -> None:
     """Replaces an embedding table by int8 rows, each with its own scale."""
-    import onnx_ir as ir
-
     name = name_of(node)
-    rows = _later(surgeon, f"{name}/rows", lambda: _rows(table.read())[0], np.int8, table.shape)
-    scales = _later(
-        surgeon, f"{name}/scales", lambda: _rows(table.read())[1], np.float32, (table.shape[0], 1)
-    )
-    row = surgeon.node(node, "Gather", rows, node.inputs[1])
-    scale = surgeon.node(node, "Gather", scales, node.inputs[1])
-    y = surgeon.node(node, "Mul", surgeon.node(node, "Cast", row, to=int(ir.DataType.FLOAT)), scale)
-    _replace(surgeon, node, y)
-
-
-def _rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Returns the table in -127..127, and the scale of each row."""
-    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True), _TINY).astype(np.float32) / np.float32(127)
-    return np.rint(table / scales).astype(np.int8), scales
+    whole = _later(surgeon, f"{name}/rows", lambda: rows(table.read())[0], np.int8, table.shape)
+    scales = _later(surgeon, f"{name}/scales", lambda: rows(table.read())[1], np.float32, (table.shape[0], 1))
+    look_up(surgeon, node, whole, scales)
 
 
 def _later(
@@ -226,12 +203,3 @@ def _later(
     dtype = ir.DataType.from_numpy(np.dtype(kind))
     name = f"{PREFIX}/{name}"
     return surgeon.attach(ir.LazyTensor(lambda: ir.tensor(read()), dtype, ir.Shape(shape), name=name))
-
-
-def _replace(surgeon: Surgeon, node: ir.Node, y: ir.Value) -> None:
-    old = node.outputs[0]
-    y.shape, y.type = old.shape, old.type
-    if old.is_graph_output():
-        old.name, y.name = y.name, old.name
-    old.replace_all_uses_with(y, replace_graph_outputs=True)
-    surgeon.graph.remove(node, safe=True)
