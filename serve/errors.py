@@ -131,3 +131,17 @@ def tei_response(error: ApiError) -> Response:
     return Response(
         orjson.dumps(content), status_code=status, headers=error.headers, media_type="application/json"
     )
+
+
+def ollama_response(error: ApiError) -> Response:
+    """Returns the error in Ollama's form, whose `error` is the text, with the flat keys of every other route
+    beside it."""
+    text = scrub(str(error))
+    content = {"error": text, "object": "error", "message": text, "type": error.kind}
+    content |= {"param": error.param, "code": error.status}
+    return Response(
+        orjson.dumps(content),
+        status_code=error.status,
+        headers=error.headers,
+        media_type="application/json",
+    )

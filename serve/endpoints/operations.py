@@ -69,6 +69,15 @@ async def models(request: Request) -> Response:
     )
 
 
+async def model(request: Request) -> Response:
+    """One entry of the list. Raises ApiError (404)."""
+    context = context_of(request)
+    context.opened()
+    name = request.path_params["model"]
+    served = context.registry.find(name, param="model")
+    return Json(card(name if name in served.names else served.name, served))
+
+
 def card(name: str, served: Served) -> dict[str, Any]:
     now = int(time.time())
     permission = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..http.request_body import Wire
 from ..models.registry import Registry
+from ..schema import ollama as schemas_ollama
 from ..schema import tei as schemas_tei
 from ..schema import vllm
 from ..settings import Settings
@@ -13,6 +14,7 @@ from . import (
     embeddings,
     invocations,
     lora,
+    ollama,
     operations,
     pooling,
     score,
@@ -92,6 +94,22 @@ ROUTES: tuple[Route, ...] = (
           is_on=_lora_is_on, is_queued=False, about="Stop serving an adapter, after its last request"),
     Route(path="/v1/models", endpoint=operations.models, methods=("GET",), about="The models served here"),
     Route(path="/models", endpoint=operations.models, methods=("GET",), about="The same as /v1/models"),
+    Route(path="/v1/models/{model:path}", endpoint=operations.model, methods=("GET",),
+          failures={404: "Unknown model"}, about="One of the models served here"),
+    Route(path="/models/{model:path}", endpoint=operations.model, methods=("GET",),
+          failures={404: "Unknown model"}, about="The same as /v1/models/{model}"),
+    Route(path="/api/embed", endpoint=ollama.embed, bodies=(schemas_ollama.EMBED,),
+          about="Ollama: embeddings of texts"),
+    Route(path="/api/embeddings", endpoint=ollama.embeddings, bodies=(schemas_ollama.EMBEDDING,),
+          about="Ollama: the embedding of one text"),
+    Route(path="/api/tags", endpoint=ollama.tags, methods=("GET",), about="Ollama: the models served here"),
+    Route(path="/api/ps", endpoint=ollama.running, methods=("GET",), about="Ollama: the same models"),
+    Route(path="/api/show", endpoint=ollama.show, bodies=(schemas_ollama.MODEL,), is_queued=False,
+          about="Ollama: what a model is"),
+    Route(path="/api/pull", endpoint=ollama.pull, bodies=(schemas_ollama.MODEL,), is_queued=False,
+          about="Ollama: whether a model is served; nothing is fetched"),
+    Route(path="/api/version", endpoint=ollama.show_version, methods=("GET",), is_counted=False,
+          about="Ollama: the version of poolrt"),
     Route(path="/info", endpoint=tei_tokens.info, methods=("GET",), about="TEI: what the first model is"),
     Route(path="/tokenizer_info", endpoint=tokens.tokenizer_info, methods=("GET",),
           failures={404: "Not switched on"},

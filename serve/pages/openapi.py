@@ -3,6 +3,7 @@ the server."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ...runtime.version import version
@@ -11,6 +12,8 @@ from ..endpoints.routes import ROUTES
 from ..schema.validation import json_schema
 from ..settings import Settings
 
+TYPED = re.compile(r":\w+}")
+"""The type of a path's parameter, with the brace behind it."""
 ERROR = {"$ref": "#/components/schemas/Error"}
 
 NUMBERS = {"type": "array", "items": {"type": "number"}}
@@ -172,7 +175,10 @@ ANSWERS: dict[str, dict[str, Any]] = {
 def document(settings: Settings) -> dict[str, Any]:
     """The document for the routes that are on with these settings."""
     definitions: dict[str, Any] = dict(ANSWERS)
-    paths = {route.path: path_item(route, definitions) for route in ROUTES if route.is_on(settings)}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        if route.is_on(settings):
+            paths.setdefault(plain_path(route.path), {}).update(path_item(route, definitions))
     content: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -213,9 +219,18 @@ def path_item(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
+def plain_path(path: str) -> str:
+    """The path without the types of its parameters (`{model:path}`), which are Starlette's own."""
+    return TYPED.sub("}", path)
+
+
 def operation(route: Route, responses: dict[str, Any]) -> dict[str, Any]:
-    name = route.path.strip("/").replace("/", "_")
-    return {"operationId": name, "summary": route.about, "responses": responses}
+    path = plain_path(route.path)
+    content: dict[str, Any] = {"operationId": re.sub(r"\W+", "_", path).strip("_"), "summary": route.about}
+    if names := re.findall(r"{(\w+)}", path):
+        text = {"in": "path", "required": True, "schema": {"type": "string"}}
+        content["parameters"] = [{"name": name} | text for name in names]
+    return content | {"responses": responses}
 
 
 def get(route: Route) -> dict[str, Any]:

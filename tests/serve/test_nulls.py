@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from poolrt.serve.endpoints.routes import ROUTES as TABLE
-from poolrt.serve.schema import tei, vllm
+from poolrt.serve.schema import ollama, tei, vllm
 from poolrt.serve.schema.body import Body
 from poolrt.serve.settings import Settings
 
@@ -49,6 +49,10 @@ ROUTES: dict[str, tuple[str, Body, list[dict[str, Any]]]] = {
         [{"inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}}],
     ),
     "/decode": (EMBEDDER, tei.DECODE, [{"ids": [7, 8]}]),
+    "/api/embed": (EMBEDDER, ollama.EMBED, [{"input": TEXTS}]),
+    "/api/embeddings": (EMBEDDER, ollama.EMBEDDING, [{"prompt": QUERY}]),
+    "/api/show": (EMBEDDER, ollama.MODEL, [{}]),
+    "/api/pull": (EMBEDDER, ollama.MODEL, [{}]),
 }
 MORE = [
     (RERANKER, "/rerank", tei.RERANK, TEI_RANKING),
@@ -93,7 +97,7 @@ def test_nulls_change_no_answer(everything: Live, model: str, path: str, body: B
 
 def without_moment(answer: Any) -> Any:
     return (
-        {key: value for key, value in answer.items() if key not in ("id", "created")}
+        {key: value for key, value in answer.items() if key not in ("id", "created", "total_duration")}
         if isinstance(answer, dict)
         else answer
     )

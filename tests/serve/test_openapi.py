@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from poolrt.serve.app import routes
 from poolrt.serve.pages import playground_routes
-from poolrt.serve.pages.openapi import document
+from poolrt.serve.pages.openapi import document, plain_path
 from poolrt.serve.settings import Settings
 
 from tests.serve.cases import TEXT, TEXTS
@@ -22,7 +22,7 @@ DOCUMENT = document(Settings())
 
 def test_every_route_is_documented():
     served = {
-        (route.path, method)
+        (plain_path(route.path), method)
         for route in routes(Settings())
         for method in route.methods or ()
         if method != "HEAD"
@@ -35,6 +35,14 @@ def test_the_page_of_the_wire_names_every_route():
     page = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-8")
     paths = document(Settings(runtime_lora=True))["paths"]
     assert not [path for path in paths if f"`{path}`" not in page]
+
+
+def test_parameters_of_paths_are_declared():
+    operation = DOCUMENT["paths"]["/v1/models/{model}"]["get"]
+    assert operation["parameters"] == [
+        {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    ]
+    assert re.fullmatch(r"\w+", operation["operationId"])
 
 
 def test_references_lead_somewhere():
@@ -246,6 +254,7 @@ def test_probes_tell_when_they_fail():
         if "get" in methods
     }
     assert {path: told for path, told in failing.items() if told} == {
+        "/v1/models/{model}": {"404"}, "/models/{model}": {"404"},
         "/tokenizer_info": {"404"}, "/health": {"503"}, "/live": {"503"}, "/ready": {"503"}, "/ping": {"503"},
     }  # fmt: skip
 

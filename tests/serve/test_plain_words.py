@@ -156,5 +156,6 @@ def test_requests_without_a_key_are_counted(models):
 
 def test_every_route_of_the_models_is_claimed():
     others = {"/tokenize", "/detokenize", "/invocations", "/decode"}
+    others |= {"/api/embed", "/api/embeddings", "/api/show", "/api/pull"}
     assert {route.path for route in MODELS} | others == set(POSTED)
     assert {route.path for route in MODELS} <= {route.path for route in routes(Settings())}
