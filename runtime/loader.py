@@ -11,7 +11,7 @@ from typing import Any
 
 from .artifact import overrides, reading
 from .artifact.images import Images
-from .artifact.manifest import Manifest
+from .artifact.manifest import Manifest, Precision
 from .batching.line import Policy
 from .batching.plan import BatchLimits, bounded
 from .batching.stages import VisionPart
@@ -28,9 +28,17 @@ log = logging.getLogger("poolrt")
 
 # Token slots of a batch, and what a launch costs, in tokens of work (docs/decisions/batching.md).
 CPU_TOKENS, CPU_LAUNCH = 512, 16
-LOW_LAUNCH, LOW_BYTES = 96, 512 << 20
-"""What a launch costs where products are of 16 bits, and from which size of graph on: a token is several
-times cheaper there, and reading all weights is not (docs/decisions/batching.md)."""
+LARGE_BYTES = 50 << 20
+"""Weights, as they are read in a launch, from which on reading them counts: less stays in the processor's
+caches."""
+LARGE_LAUNCH: dict[tuple[table.Backend, Precision], int] = {
+    ("openvino", "bf16"): 96,
+    ("openvino", "fp16"): 96,
+    ("openvino", "int8"): 72,
+    ("onnxruntime", "int8"): 40,
+}
+"""What a launch of such a graph costs. A token is several times cheaper there than in float32, and reading
+all weights is not."""
 PACKED_WIDTH = 200
 """Measured: docs/decisions/packing.md."""
 GPU_TOKENS, GPU_LAUNCH = 16384, 1024
@@ -234,8 +242,11 @@ def _batch_limits(
 
 def _launch_tokens(manifest: Manifest, choice: table.Choice) -> int:
     """What a launch on a processor costs, in tokens of work."""
-    size = sum(manifest.files[name].size for name in (choice.graph.file, *choice.graph.external))
-    return LOW_LAUNCH if choice.precision in ("bf16", "fp16") and size > LOW_BYTES else CPU_LAUNCH
+    graph, precision = choice.graph, choice.precision or choice.graph.precision
+    size = sum(manifest.files[name].size for name in (graph.file, *graph.external))
+    if graph.precision == "fp32" and precision in ("bf16", "fp16"):
+        size //= 2  # of what is read; the file holds float32
+    return LARGE_LAUNCH.get((choice.backend, precision), CPU_LAUNCH) if size > LARGE_BYTES else CPU_LAUNCH
 
 
 def prepared_for(

@@ -1,8 +1,8 @@
 """The threads of a session that merge the items of all callers into batches.
 
-Batches need no timer: while some run, the next gathers. Each lane of the session is a thread that takes a
-batch, runs it and sets the results of its calls. Free lanes share what is queued. A call that fails, is
-cancelled or comes too late affects no other call.
+While some batches run, the next gathers (returning.py says when a lane waits). Each lane of the session is a
+thread that takes a batch, runs it and sets the results of its calls. Free lanes share what is queued. A call
+that fails, is cancelled or comes too late affects no other call.
 
 This file is long because submission, lanes and cancellation share one lock and are read together.
 """
@@ -26,8 +26,9 @@ from ..errors import DeadlineExceeded, EngineError, Overload, PoolrtError
 from ..inputs.items import Item, VisionItem
 from .held import HeldCalls
 from .line import Line, Policy
-from .plan import BatchLimits
+from .plan import WORTH_LAUNCHES, BatchLimits
 from .queue import LATE, Answer, Call, Counters, Entry, Row, Ticket
+from .returning import Returning
 from .row_cache import RowCache
 
 SMALL_QUEUE = 4096
@@ -67,6 +68,8 @@ class Worker:
         self._speed = 0.0
         """Tokens per second of the last batches, smoothed; 0: nothing measured yet."""
         self._closing = False
+        self._calls = 0
+        """That were queued so far."""
         self._idle = 0
         """Lanes that wait for work."""
         self._running: dict[int, float] = {}
@@ -298,6 +301,7 @@ class Worker:
     def _enqueue(self, entries: Sequence[Entry]) -> None:
         """Queues items of one call, under the lock."""
         self._line.add(entries)
+        self._calls += 1
         self._lock.notify(len(entries))
 
     def _watch_cancelling(self, call: Call) -> None:
@@ -386,11 +390,13 @@ class Worker:
 
     def _serve(self) -> None:
         lane = threading.get_ident()
+        returning = Returning()
         while True:
             with self._lock:
                 self._idle += 1
                 while not self._line.queued and (self._held or not self._closing):
                     self._lock.wait()
+                self._await(returning)
                 now = time.monotonic()
                 late = self._line.late(now)
                 self._leave(late)
@@ -408,9 +414,22 @@ class Worker:
             for call in late.values():
                 _fail(call, DeadlineExceeded(LATE))
             if batch:
-                self._run(batch, alone=alone)
+                self._run(batch, returning, alone=alone)
             # Otherwise a lane that waits for work would keep the rows of the last call in memory.
             batch, late = [], {}
+
+    def _await(self, returning: Returning) -> None:
+        """Waits, under the lock, for callers who were just answered, while all other lanes compute and little
+        is queued."""
+        enough = WORTH_LAUNCHES * self.limits.launch_tokens
+        while (
+            self._running
+            and self._idle == 1
+            and not self._closing
+            and self._counters.queued_tokens < enough
+            and (patience_s := returning.patience_s(self._calls, time.monotonic()))
+        ):
+            self._lock.wait(patience_s)
 
     def _leave(self, calls: dict[int, Call]) -> None:
         """Removes from the queue all items of these calls, and lets go of those that are held."""
@@ -438,7 +457,7 @@ class Worker:
             self._counters.cancelled += len(calls)
             self._leave(calls)
 
-    def _run(self, batch: list[Entry], *, alone: bool) -> None:
+    def _run(self, batch: list[Entry], returning: Returning, *, alone: bool) -> None:
         places: dict[object, int] = {}
         """Key of an entry -> the row that is computed for it. An entry without a key has a row of its own."""
         rows_of = [places.setdefault(entry.key or id(entry), len(places)) for entry in batch]
@@ -454,7 +473,7 @@ class Worker:
                 f"the engine answered {[len(array) for array in arrays]} rows of {rows}"
             )
         except Exception as error:
-            self._split(batch, error)
+            self._split(batch, returning, error)
             return
         spent = time.monotonic() - begun
         for place, entry in zip(rows_of, batch, strict=True):
@@ -495,6 +514,8 @@ class Worker:
                 if not call.remaining:
                     call.entries = []
             done = [call for call in calls.values() if not call.remaining]
+            launch = self.limits.launch_tokens
+            returning.answered(len(done), self._calls, begun + spent, spent * launch / (cost + launch))
         for call in done:
             _answer(call)
 
@@ -503,7 +524,7 @@ class Worker:
         self._counters.running_items -= items
         self._running.pop(threading.get_ident(), None)
 
-    def _split(self, batch: list[Entry], error: Exception) -> None:
+    def _split(self, batch: list[Entry], returning: Returning, error: Exception) -> None:
         """Tries a failed batch again in halves, down to single items: there may be memory for fewer, or a
         single item may be the cause."""
         if len(batch) > 1:
@@ -511,7 +532,7 @@ class Worker:
             for half in (batch[:middle], batch[middle:]):
                 with self._lock:
                     self._running[threading.get_ident()] = time.monotonic()
-                self._run(half, alone=False)
+                self._run(half, returning, alone=False)
             return
         call = batch[0].call
         with self._lock:

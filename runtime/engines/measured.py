@@ -139,7 +139,10 @@ def _key(manifest: Manifest, possible: Sequence[Choice], engine: str, threads: i
     versions = [machine.version(name) for name in ("poolrt", "onnxruntime", "onnxruntime-gpu", "openvino")]
     digests = [manifest.files[choice.graph.file].sha256 for choice in possible]
     names = [choice.name for choice in possible]
-    return blobs.key("choice", engine, threads or machine.cpus(), *versions, *digests, *names, trial.BOUNDS)
+    timed = (trial.TEXTS, trial.LONG_TEXTS, trial.LONG_TOKENS)
+    return blobs.key(
+        "choice", engine, threads or machine.cpus(), *versions, *digests, *names, trial.BOUNDS, timed
+    )
 
 
 def _remembered(manifest: Manifest, possible: Sequence[Choice], key: str) -> Choice | None:

@@ -159,15 +159,16 @@ def test_what_cannot_be_computed_is_refused_in_a_sentence(artifacts, monkeypatch
 
 
 class Simulated:
-    """A session whose answers and whose seconds are given."""
+    """A session whose answers and whose seconds are given, of short and of longer rows."""
 
     profiles, lanes, backend = (), 1, "simulated"
 
-    def __init__(self, seconds: float, drift: float) -> None:
-        self.seconds, self.drift = seconds, drift
+    def __init__(self, seconds: float | tuple[float, float], drift: float) -> None:
+        self.seconds = seconds if isinstance(seconds, tuple) else (seconds, seconds)
+        self.drift = drift
 
     def run(self, inputs, outputs, *, alone=False):
-        clock.now += self.seconds
+        clock.now += self.seconds[inputs["input_ids"].shape[1] >= 32]
         rng = np.random.default_rng(0)
         rows = rng.normal(size=(len(inputs["input_ids"]), 64)).astype(np.float32)
         noise = np.random.default_rng(1).normal(size=rows.shape).astype(np.float32)
@@ -190,6 +191,7 @@ class clock:  # noqa: N801
         ({"onnxruntime": 1.0, "bf16": 0.3, "fp32": 0.8}, {"bf16": 0.1}, "openvino:model.onnx:fp32"),
         ({"onnxruntime": 1.0, "bf16": 0.8, "fp32": 0.7}, {}, "openvino:model.onnx:fp32"),
         ({"onnxruntime": 1.0, "bf16": 0.95, "fp32": 0.96}, {}, "onnxruntime:model.onnx"),
+        ({"onnxruntime": (0.2, 1.0), "bf16": 0.3, "fp32": 0.3}, {}, "openvino:model.onnx:bf16"),
         (
             {"onnxruntime": 1.0, "bf16": 0.3, "fp32": 0.3},
             {"bf16": np.nan, "fp32": np.nan},

@@ -11,7 +11,9 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import numpy as np
 import pytest
 from poolrt.runtime.artifact.manifest import Profile, Tensor
+from poolrt.runtime.batching import worker as worker_module
 from poolrt.runtime.batching.plan import BatchLimits
+from poolrt.runtime.batching.returning import MOST_S, Returning
 from poolrt.runtime.batching.worker import Worker
 from poolrt.runtime.engines.feed import Feed
 from poolrt.runtime.errors import DeadlineExceeded, EngineError, Overload
@@ -143,13 +145,14 @@ def test_the_queue_counts_what_items_cost_and_not_how_long_they_are(engine):
 
 def test_many_threads_get_their_own_answers(worker):
     generator = np.random.default_rng(0)
-    calls = [
-        [item(*generator.integers(1, 600, generator.integers(1, 30)).tolist()) for _ in range(5)]
+    calls = [  # of two tokens or more: no two are equal, which would be computed once
+        [item(*generator.integers(1, 600, generator.integers(2, 30)).tolist()) for _ in range(5)]
         for _ in range(200)
     ]
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(lambda items: pooled(worker.submit(items, "pooled")), calls))
     assert found == [[float(sum(one.ids)) for one in items] for items in calls]
+    assert len({tuple(one.ids) for items in calls for one in items}) == 1000
     counters = worker.counters()
     assert counters.items == 1000
     assert (counters.queued_items, counters.queued_tokens, counters.running_items) == (0, 0, 0)
@@ -530,6 +533,69 @@ def test_free_lanes_share_what_is_queued(lanes):
     # 48 tokens for two lanes, or all of them for the one that came first: never less
     # than two launches' worth.
     assert all(rows * width >= 16 for rows, width in engine.batches if width > 1)
+
+
+class Gates(Lanes):
+    """Batches that begin with 1 or 2 wait for a gate of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = {1: threading.Event(), 2: threading.Event()}
+
+    def run(self, inputs, outputs, *, alone=False):
+        if (gate := self.gates.get(int(inputs["input_ids"][0, 0]))) is not None:
+            self.entered.set()
+            assert gate.wait(10)
+        return super().run(inputs, outputs, alone=alone)
+
+
+class Patient(Returning):
+    """Waits for a minute."""
+
+    def answered(self, callers, calls, now, launch_s):
+        super().answered(callers, calls, now + 60.0, launch_s)
+
+
+def test_a_lane_lets_the_callers_that_it_answered_come_back(monkeypatch):
+    monkeypatch.setattr(worker_module, "Returning", Patient)
+    engine = Gates()
+    worker = Worker(engine, feed=FEED, limits=LIMITS)
+    try:
+        busy = worker.submit([item(1)], "pooled")
+        soon(engine.entered.is_set)
+        engine.entered.clear()
+        caller = worker.submit([item(2)], "pooled")
+        soon(engine.entered.is_set)
+        queued = worker.submit([item(5)], "pooled")
+        engine.gates[2].set()
+        assert pooled(caller) == [2.0]
+        time.sleep(0.05)  # a lane without patience computes what is queued
+        assert engine.batches == [(1, 1)]
+        again = worker.submit([item(6)], "pooled")
+        assert (pooled(queued), pooled(again)) == ([5.0], [6.0])
+        assert engine.batches == [(1, 1), (2, 1)]
+        # That one answered two callers. With a launch's worth or two in the queue nobody is waited for.
+        much = worker.submit([item(*[7] * 8), item(*[8] * 8)], "pooled")
+        assert pooled(much) == [56.0, 64.0]
+        # Nor where no other lane computes.
+        lone = worker.submit([item(9)], "pooled")
+        engine.gates[1].set()
+        assert (pooled(busy), pooled(lone)) == ([1.0], [9.0])
+    finally:
+        engine.gates[1].set()
+        worker.close(10)
+
+
+def test_patience_lasts_a_launch_and_ends_with_the_last_caller():
+    returning = Returning()
+    assert returning.patience_s(3, now=10.0) == 0.0
+    returning.answered(2, calls=5, now=10.0, launch_s=0.010)
+    assert returning.patience_s(5, now=10.004) == pytest.approx(0.006)
+    assert returning.patience_s(6, now=10.004) == pytest.approx(0.006)
+    assert returning.patience_s(7, now=10.004) == 0.0
+    assert returning.patience_s(6, now=10.011) == 0.0
+    returning.answered(2, calls=5, now=10.0, launch_s=9.0)
+    assert returning.patience_s(5, now=10.0) == pytest.approx(MOST_S)
 
 
 def test_many_threads_get_their_own_answers_from_several_lanes(lanes):
