@@ -8,6 +8,8 @@ from .errors import EngineError
 
 MODULES: dict[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
+    "dataset": ("pyarrow", "filelock"),
+    "ray": ("ray", "pyarrow", "filelock"),
     "openvino": ("openvino",),
     "images": ("PIL",),
     "video": ("av", "PIL"),

@@ -25,7 +25,7 @@ ROOMS = {
         "errors", "version", "cancellation", "extras", "machine", "cache_folder", "outputs", "progress",
         "json_objects", "artifact", "inputs", "inputs.tilings", "inputs.videos", "inputs.media",
         "inputs.multimodal", "engines", "batching", "answers", "plugins", "statistics", "options", "intake",
-        "model", "loader", "vllm", "commands",
+        "model", "loader", "vllm", "dataset", "commands",
     ),
     "serve": (
         "settings", "headers", "errors", "flags", "json_logs", "logs", "schema", "models",

@@ -25,6 +25,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "verify": ("prove an artifact's numbers again", "exporter.cli:verify", "export"),
     "inspect": ("show what an artifact is and can do", "runtime.commands.model_commands:inspect", "cpu"),
     "embed": ("embed texts", "runtime.commands.model_commands:embed", "cpu"),
+    "embed-dataset": (
+        "embed every row of a dataset into Parquet, resumably",
+        "runtime.commands.dataset_command:embed_dataset",
+        "dataset",
+    ),
     "score": ("score a query against documents", "runtime.commands.model_commands:score", "cpu"),
     "rerank": ("sort documents by their score", "runtime.commands.model_commands:rerank", "cpu"),
     "bench": ("measure an artifact on this machine", "runtime.commands.model_commands:bench", "cpu"),

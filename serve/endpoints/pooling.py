@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ...runtime.answers.params import PoolingParams
-from ...runtime.answers.postprocess import without_ends
-from ...runtime.artifact.manifest import Head
-from ...runtime.inputs.encoder import Encoder
+from ...runtime.answers.sparse import token_weights
 from ...runtime.outputs import Outputs
 from ..context import Context
-from ..encodings import Floats
 from ..errors import ApiError
 from ..models.registry import Served
 from ..prompts import contents_of, inputs_of, refuse_foreign, side_of
@@ -131,26 +126,3 @@ def sparse(index: int, output: Any, record: Any, served: Served) -> dict[str, An
     weights = token_weights(output, head, encoder)
     pieces = encoder.pieces(list(weights)) if record.return_tokens else map(str, weights)
     return {"index": index, "object": "pooling", "data": dict(zip(pieces, weights.values(), strict=True))}
-
-
-def token_weights(output: Any, head: Head, encoder: Encoder) -> dict[int, float]:
-    """Token id -> weight of one output of a sparse head, special tokens left out."""
-    ids = output.prompt_token_ids
-    kept = ids[without_ends(head, ids)] if head.flat else ids
-    return sparse_weights(output.outputs.data, kept, frozenset([*encoder.before, *encoder.after]))
-
-
-def sparse_weights(array: Floats, ids: Sequence[int], special: frozenset[int]) -> dict[int, float]:
-    """Token id -> weight of a sparse head.
-
-    Of [tokens] weights (bge-m3) the largest of each token id, special tokens left out. Of a [vocabulary]
-    vector (SPLADE) the positive ones.
-    """
-    if len(array) == len(ids):
-        best: dict[int, float] = {}
-        for token, weight in zip(ids, array.tolist(), strict=True):
-            if weight > 0 and token not in special and weight > best.get(token, 0.0):
-                best[token] = weight
-        return best
-    present: NDArray[np.int64] = np.flatnonzero(array > 0)
-    return dict(zip(present.tolist(), array[present].tolist(), strict=True))

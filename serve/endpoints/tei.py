@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from ...runtime.answers.params import PoolingParams
 from ...runtime.answers.scoring import activate
+from ...runtime.answers.sparse import token_weights
 from ...runtime.outputs import Outputs, Ranking
 from ..context import context_of
 from ..errors import ApiError
@@ -27,7 +28,6 @@ from ..http.request_body import form, read
 from ..models.registry import Served
 from ..responses import Json, Times
 from ..schema import tei
-from .pooling import token_weights
 from .score import style
 from .tei_wire import cut, endpoint, wire
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from poolrt.runtime.answers.sparse import sparse_weights
 from poolrt.serve.encodings import WidthError, bfloat16, convert, int8, packed, to_bytes
-from poolrt.serve.endpoints.pooling import sparse_weights
 
 TORCH = {
     "bfloat16": torch.bfloat16,
