@@ -15,6 +15,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "video": ("av", "PIL"),
     "pdf": ("pypdfium2",),
     "serve": ("starlette", "uvicorn", "orjson", "prometheus_client", "httptools", "yaml", "pydantic"),
+    "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
     "export": (
         "torch",
         "transformers",
@@ -26,13 +27,25 @@ MODULES: dict[str, tuple[str, ...]] = {
         "filelock",
     ),
 }
-"""extra -> top-level modules that its commands need."""
+"""extra -> modules that its commands need."""
 
 
 def require(extra: str) -> None:
     """Raises EngineError that names the missing libraries of an extra, before any work is done."""
-    if missing := [name for name in MODULES[extra] if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in MODULES[extra] if not _is_installed(name)]:
         raise _missing(missing, extra)
+
+
+def has(extra: str) -> bool:
+    """Whether all libraries of an extra are installed."""
+    return all(map(_is_installed, MODULES[extra]))
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it
+        return False
 
 
 def missing(error: ModuleNotFoundError, extra: str) -> EngineError | None:
@@ -45,7 +58,11 @@ def missing(error: ModuleNotFoundError, extra: str) -> EngineError | None:
     name = (error.name or "").partition(".")[0]
     if name in ("", "poolrt"):
         return None
-    own = [known for known, modules in MODULES.items() if name in modules]
+    own = [
+        known
+        for known, modules in MODULES.items()
+        if name in {module.partition(".")[0] for module in modules}
+    ]
     return _missing([name], extra if extra in own or not own else own[0])
 
 

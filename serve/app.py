@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.applications import Starlette
@@ -21,12 +21,14 @@ from ..runtime.errors import InputError, PoolrtError
 from .context import Context
 from .endpoints import tei
 from .endpoints.routes import MODELS, PROBES, ROUTES, UNCOUNTED, UNQUEUED, absent
-from .errors import ApiError, api_error, error_body, error_response, surprising
+from .errors import REASON, ApiError, api_error, error_body, error_response, surprising
 from .execution import Workshop
-from .headers import header
+from .headers import header, identified
 from .http import middleware
 from .http.access import Gate
+from .http.observation import Observation
 from .lifespan import lifespan
+from .logs import plain
 from .metrics.prometheus import Metrics
 from .metrics.state import State
 from .models.adapter_loading import Loader
@@ -34,31 +36,52 @@ from .models.adapters import AdapterExporter
 from .models.registry import Registry
 from .pages import playground, playground_routes, reference
 from .settings import Settings
+from .tracing import provider as trace_provider
+
+if TYPE_CHECKING:
+    from .tracing.spans import Tracing
 
 log = logging.getLogger("poolrt.serve")
 
 MODEL_PATHS = frozenset(route.path for route in MODELS)
 
 
-def create_app(registry: Registry, settings: Settings, adapters: AdapterExporter | None = None) -> Starlette:
+def create_app(
+    registry: Registry,
+    settings: Settings,
+    adapters: AdapterExporter | None = None,
+    *,
+    tracing: Tracing | None = None,
+) -> Starlette:
     """The ASGI application. Its lifespan opens the registry's models; open them first to serve at once.
 
-    Raises InputError for a --middleware that cannot be made.
+    Raises InputError for a --middleware that cannot be made, EngineError where traces are asked for without
+    OpenTelemetry.
 
     Args:
         adapters: makes models of LoRA adapters; None: LoRA is off.
+        tracing: traces requests; None: what the settings say.
     """
+    if tracing is None and settings.traces:
+        tracing = trace_provider.opened(settings.traces_endpoint)
     state = State()
     metrics = Metrics(registry, state, engine=settings.engine_metrics, uncounted=UNCOUNTED)
     loader = None
     if settings.runtime_lora and adapters is not None:
         loader = Loader(registry, adapters, drain_s=settings.shutdown_timeout_s)
-    workshop = Workshop(settings, metrics, state, registry, unqueued=UNQUEUED | playground_routes.UNQUEUED)
-    context = Context(settings, registry, state, metrics, workshop, loader)
+    workshop = Workshop(
+        settings,
+        metrics,
+        state,
+        registry,
+        unqueued=UNQUEUED | playground_routes.UNQUEUED,
+        tracing=tracing,
+    )
+    context = Context(settings, registry, state, metrics, workshop, loader, tracing)
     table = routes(settings)
     app = Starlette(
         routes=table,
-        middleware=layers(settings, metrics, state, table),
+        middleware=layers(settings, metrics, state, table, tracing),
         exception_handlers=handlers(),
         lifespan=lifespan,
     )
@@ -137,10 +160,21 @@ async def home(request: Request) -> Response:
     return await (tei.root(request) if request.method == "POST" else playground.page(request))
 
 
-def layers(settings: Settings, metrics: Metrics, state: State, table: Sequence[Route]) -> list[Middleware]:
+def layers(
+    settings: Settings,
+    metrics: Metrics,
+    state: State,
+    table: Sequence[Route],
+    tracing: Tracing | None,
+) -> list[Middleware]:
     cors = settings.cors
+    log = settings.access_log and settings.log_format == "json"
+    observation = Middleware(
+        Observation, tracing=tracing, log=log, untraced=PROBES | UNCOUNTED, root=settings.root_path
+    )
     return [
         *middleware.layers(settings.middleware),
+        *([observation] if log or tracing is not None else []),
         Middleware(
             Gate,
             settings=settings,
@@ -168,7 +202,14 @@ def handlers() -> Mapping[Any, Callable[[Request, Exception], Any]]:
 
 def log_error(error: Exception, request: Request) -> None:
     """Logs the error with its stack, which the client never sees."""
-    log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
+    log.error(
+        "%s %s failed: %s",
+        request.method,
+        request.url.path,
+        type(error).__name__,
+        exc_info=error,
+        extra={"request_id": plain(identified(request.scope))},
+    )
 
 
 def answer(request: Request, error: Exception) -> Response:
@@ -182,6 +223,7 @@ def answer(request: Request, error: Exception) -> Response:
             content |= error_body(refusal)
         return Response(orjson.dumps(content), error.status_code, error.headers, "application/json")
     refusal = api_error(error)
+    request.scope[REASON] = refusal.reason
     if surprising(refusal):
         request.app.state.log(error, request)
     return error_response(refusal)

@@ -24,6 +24,7 @@ from .process.arguments import parser_of
 from .process.media_options import media_of
 from .process.positionals import give_back
 from .settings import Cors, Settings, Tls
+from .tracing.provider import overlooked, traced
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 log = logging.getLogger("poolrt.serve")
@@ -32,6 +33,7 @@ log = logging.getLogger("poolrt.serve")
 def serve(arguments: Sequence[str]) -> int:
     """The command. Returns its exit code."""
     as_json = "--json" in arguments
+    log_format = None
     try:
         options, notes = parse(arguments)
         extras.require("serve")
@@ -40,10 +42,12 @@ def serve(arguments: Sequence[str]) -> int:
             settings,
             file=options.log_config_file,
             quiet=options.disable_access_log_for_endpoints,
-            as_json=as_json,
         )
+        log_format = options.log_format
         for note in notes:
             log.info("%s", note)
+        if (variable := overlooked(settings.traces, os.environ)) is not None:
+            log.warning("%s is set: no traces are written without pip install 'poolrt[otel]'", variable)
         check_exposure(settings, insecure=options.insecure_no_auth)
         if settings.runtime_lora and not settings.api_keys:
             log.warning(
@@ -62,7 +66,10 @@ def serve(arguments: Sequence[str]) -> int:
 
             return run(models.registry, settings, adapters=models.adapters, sockets=sockets, as_json=as_json)
     except PoolrtError as error:
-        print(f"poolrt serve: {error}", file=sys.stderr)
+        if log_format == "json":  # whatever collects the log reads JSON only
+            log.critical("%s", error)
+        else:
+            print(f"poolrt serve: {error}", file=sys.stderr)
         if as_json:
             print(json_error(error, error.exit_code), flush=True)
         return error.exit_code
@@ -183,6 +190,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
         access_log=not options.disable_uvicorn_access_log,
         log_requests=options.enable_log_requests,
         max_log_length=options.max_log_len,
+        log_format=options.log_format or ("json" if options.json else "text"),
+        traces=traced(options.otlp_traces_endpoint, environment),
+        traces_endpoint=options.otlp_traces_endpoint,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,6 +20,9 @@ from .models.registry import Registry, Served
 from .responses import answer_id
 from .settings import Settings
 
+if TYPE_CHECKING:
+    from .tracing.spans import Tracing
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -30,6 +33,8 @@ class Context:
     workshop: Workshop
     loader: Loader | None = None
     """Loads LoRA adapters; None: requests may not load any."""
+    tracing: Tracing | None = None
+    """Traces requests; None: they are not traced."""
 
     def require(self, ability: str) -> None:
         """Raises HTTPException 404 for a route that no served model can answer: vLLM does not register such a

@@ -38,6 +38,16 @@ TYPES = {
 }  # fmt: skip
 TEI_TYPES = {413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy"}
 
+REASONS = {
+    400: "invalid", 401: "unauthorized", 404: "not_found", 405: "invalid", 408: "slow_client",
+    413: "too_large", 415: "invalid", 422: "invalid", 429: "queue_full", 431: "too_large",
+    499: "client_left", 503: "loading", 504: "deadline", 505: "invalid",
+}  # fmt: skip
+"""Status -> why a request was refused, in /metrics and in the log. Other statuses are no refusals: a failure
+of ours, or of another server."""
+REASON = "poolrt.reason"
+"""Scope key of the reason of a request's refusal, where its status alone does not tell it."""
+
 REPORTED_PARAMS = frozenset({"input_text", "input_tokens", "task", "type", "model"})
 """Parameters that vLLM names in `param`; others are named in the message only."""
 
@@ -56,9 +66,11 @@ class ApiError(Exception):
         param: str | None = None,
         kind: str | None = None,
         headers: dict[str, str] | None = None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.reason = reason or REASONS.get(status)
         self.param = param
         self.kind = kind or TYPES.get(status) or HTTPStatus(status).phrase
         self.headers = headers or {}

@@ -8,11 +8,13 @@ and for TEI's timing headers.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,9 +31,13 @@ from .media.attaching import Attached, Prompts, attached
 from .media.reading import Reader
 from .metrics.prometheus import OBSERVE, Metrics
 from .metrics.state import State
+from .metrics.times import TIMES, Times
 from .models.registry import Registry, Served
-from .responses import Times, heavy, response_headers
+from .responses import heavy, response_headers
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .tracing.spans import Tracing
 
 Result = TypeVar("Result")
 
@@ -71,13 +77,15 @@ class Workshop:
         registry: Registry,
         *,
         unqueued: frozenset[str] = frozenset(),
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
         self.state = state
         self.registry = registry
         self.budget = Budget(settings.max_pending_bytes)
-        self.media = Reader(settings.media, count=metrics.media.read)
+        self.media = Reader(settings.media, count=metrics.media.read, tracing=tracing)
+        self.is_traced = tracing is not None
         self.preparing_tokens = 0
         """Tokens of texts that are on their way to a queue; estimated."""
         self.unqueued = unqueued
@@ -123,6 +131,7 @@ class Workshop:
 
     async def thread(self, step: Callable[[], Result]) -> Result:
         """`step` in one of the threads. Raises what it raises."""
+        step = self._carried(step)
         return await asyncio.get_running_loop().run_in_executor(self.threads, step)
 
     async def reading(self, request: Request, step: Callable[[], Result]) -> Result:
@@ -142,7 +151,7 @@ class Workshop:
                 cancellation.check()
                 return step()
 
-        future = threads.submit(run)
+        future = threads.submit(self._carried(run))
         try:
             return await self.waiting().result(
                 future, request.receive, limit_s=self.settings.request_timeout_s
@@ -212,7 +221,7 @@ class Workshop:
         in_thread: bool,
         pictures: Attached | None,
     ) -> tuple[Result, Times]:
-        times = Times(time.perf_counter())
+        times = request.scope[TIMES] = Times(time.perf_counter(), served.name)
         limit = self.settings.request_timeout_s
         # Tokenising a short text takes less time than waking a thread.
         light = request.scope[BODY_BYTES] <= LIGHT_BYTES and not in_thread
@@ -222,6 +231,7 @@ class Workshop:
             else await self._prepared(request, pictures, lambda: start(deadline_s=limit))
         )
         times.tokenise_s = time.perf_counter() - times.started
+        times.prompts = pending.count
         try:
             answer: Answer = await self.waiting().result(pending.future, request.receive, limit_s=limit)
         except (Gone, Late) as stopped:
@@ -230,6 +240,7 @@ class Workshop:
             if isinstance(stopped, Gone):
                 raise ApiError(499, "the client closed the connection") from None
             raise DeadlineExceeded(LATE) from None
+        times.answered_s = time.perf_counter() - times.started
         times.queue_s, times.engine_s, times.tokens = answer.queue_s, answer.engine_s, answer.tokens
         if pending.count >= HEAVY_ITEMS:
             result = await self.thread(lambda: pending.finish(answer))
@@ -269,6 +280,12 @@ class Workshop:
             return await self.watched(threads, request, step)
         finally:
             self.preparing_tokens -= tokens
+
+    def _carried(self, step: Callable[[], Result]) -> Callable[[], Result]:
+        """`step` with the current span, which another thread would not have. Without traces it is `step`."""
+        if not self.is_traced:
+            return step
+        return functools.partial(contextvars.copy_context().run, step)
 
     def close(self) -> None:
         self._reader.shutdown(wait=False, cancel_futures=True)

@@ -38,7 +38,7 @@ IGNORED: dict[str, int] = {
     "gpu-memory-utilization": 1, "tensor-parallel-size": 1, "pipeline-parallel-size": 1,
     "data-parallel-size": 1, "lora-dtype": 1, "fully-sharded-loras": 0, "swap-space": 1, "kv-cache-dtype": 1,
     "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0, "compilation-config": 1,
-    "optimization-level": 1, "disable-frontend-multiprocessing": 0,
+    "optimization-level": 1, "disable-frontend-multiprocessing": 0, "collect-detailed-traces": 1,
 }  # fmt: skip
 
 RENAMED = {"override-pooler-config": "pooler-config"}

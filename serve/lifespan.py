@@ -34,6 +34,8 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         context.workshop.close()
         if context.loader is not None:
             context.loader.close()
+        if context.tracing is not None:
+            await asyncio.to_thread(context.tracing.close)
         if app.state.owns_models:
             await asyncio.to_thread(context.registry.close)
 

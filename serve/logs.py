@@ -77,13 +77,12 @@ class Quiet(logging.Filter):
         return str(path).partition("?")[0] not in self.paths
 
 
-def configure(settings: Settings, *, file: Path | None, quiet: str, as_json: bool = False) -> None:
+def configure(settings: Settings, *, file: Path | None, quiet: str) -> None:
     """Sets up the loggers of the process.
 
     Args:
         file: settings for logging.config.dictConfig (`--log-config-file`); None: those of the flags.
         quiet: paths, joined by commas, whose requests are kept out of the access log.
-        as_json: log lines are JSON objects.
 
     Raises InputError for a file that dictConfig does not take.
     """
@@ -91,7 +90,9 @@ def configure(settings: Settings, *, file: Path | None, quiet: str, as_json: boo
         _configure_from(file)
     else:
         handler = logging.StreamHandler(sys.stderr)
+        as_json = settings.log_format == "json"
         handler.setFormatter(JsonLines() if as_json else Indented("%(levelname).1s %(asctime)s %(message)s"))
+        logging.captureWarnings(as_json)
         logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
         logging.getLogger("uvicorn.access").setLevel("INFO" if settings.access_log else "WARNING")
         logging.getLogger("uvicorn.error").setLevel("WARNING")

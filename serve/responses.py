@@ -7,10 +7,9 @@ from __future__ import annotations
 import asyncio
 import binascii
 import json
-import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,10 @@ from starlette.responses import Response
 from ..runtime.outputs import Outputs, Ranking, ScoringOutput
 from .encodings import INTEGERS, Floats, WidthError, convert, to_bytes
 from .errors import ApiError
-from .headers import header
+from .headers import identified
+from .metrics.times import Times
 from .models.registry import Served
 from .schema import vllm
-
-MAX_REQUEST_ID = 256
-_ANSWER_ID = "poolrt.answer_id"
 
 MANY = 64
 """A list of this many items is serialised item by item."""
@@ -89,36 +86,20 @@ def _joined(parts: Iterable[bytes]) -> orjson.Fragment:
     return orjson.Fragment(b"[" + b",".join(parts) + b"]")
 
 
-@dataclass(slots=True)
-class Times:
-    """How long the steps of one request took, in seconds, for its headers and the metrics."""
-
-    started: float
-    """Reading of `time.perf_counter` when the request began."""
-    tokenise_s: float = 0.0
-    queue_s: float = 0.0
-    engine_s: float = 0.0
-    tokens: int = 0
-    """Computed tokens."""
-    total_s: float = 0.0
-    """From the start to the result."""
-    serialise_s: float | None = None
-    """Making the response; None: no response was made."""
-
-    def headers(self) -> dict[str, str]:
-        """TEI's timing headers, in milliseconds."""
-        return {
-            "x-total-time": f"{(time.perf_counter() - self.started) * 1e3:.1f}",
-            "x-tokenization-time": f"{self.tokenise_s * 1e3:.1f}",
-            "x-queue-time": f"{self.queue_s * 1e3:.1f}",
-            "x-inference-time": f"{self.engine_s * 1e3:.1f}",
-            "x-compute-tokens": str(self.tokens),
-        }
+def timing_headers(times: Times) -> dict[str, str]:
+    """TEI's timing headers, in milliseconds."""
+    return {
+        "x-total-time": f"{(time.perf_counter() - times.started) * 1e3:.1f}",
+        "x-tokenization-time": f"{times.tokenise_s * 1e3:.1f}",
+        "x-queue-time": f"{times.queue_s * 1e3:.1f}",
+        "x-inference-time": f"{times.engine_s * 1e3:.1f}",
+        "x-compute-tokens": str(times.tokens),
+    }
 
 
 def response_headers(times: Times, result: Outputs[Any] | Ranking, *, timing: bool) -> dict[str, str]:
     """The headers of a model's response; with `timing` also TEI's timing headers."""
-    headers = times.headers() if timing else {}
+    headers = timing_headers(times) if timing else {}
     if result.truncated:
         headers["x-truncated"] = str(result.truncated)
     return headers
@@ -136,12 +117,7 @@ def heavy(result: Outputs[Any] | Ranking) -> bool:
 def answer_id(prefix: str, request: Request, record: object) -> str:
     """The header X-Request-Id, else the body's request_id, else a random id, which stays the same for the
     request."""
-    request_id = header(request.scope, b"x-request-id") or getattr(record, "request_id", "")
-    if request_id:
-        return f"{prefix}-{request_id[:MAX_REQUEST_ID]}"
-    if (random_id := request.scope.get(_ANSWER_ID)) is None:
-        random_id = request.scope[_ANSWER_ID] = f"{random.getrandbits(64):016x}"
-    return f"{prefix}-{random_id}"
+    return f"{prefix}-{identified(request.scope, getattr(record, 'request_id', ''))}"
 
 
 def usage(tokens: int) -> dict[str, Any]:

@@ -131,8 +131,15 @@ class Settings:
     """Threads that tokenise texts and shape responses."""
     # Logs
     log_level: str = "info"
+    log_format: Literal["text", "json"] = "text"
+    """`json`: a JSON object a line, and of each request its id, model, route, status, duration and tokens."""
     access_log: bool = True
     log_requests: bool = False
     """Log the prompts of each request."""
     max_log_length: int | None = None
     """Characters or token ids of a prompt that are logged; None: all of them."""
+    # Traces
+    traces: bool = False
+    """Requests are traced by OpenTelemetry."""
+    traces_endpoint: str | None = None
+    """Address of the collector; None: that of the OTEL_* variables."""

@@ -10,9 +10,10 @@ from starlette.responses import Response
 
 from ...runtime.outputs import Outputs
 from ..context import Context
+from ..metrics.times import Times
 from ..models.registry import Served
 from ..prompts import contents_of, inputs_of, refuse_foreign
-from ..responses import Json, Times, answer_id, listed
+from ..responses import Json, answer_id, listed
 from .pooling import params_of, text_options
 
 

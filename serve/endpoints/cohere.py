@@ -22,9 +22,10 @@ from ..encodings import WidthError, convert, to_bytes
 from ..errors import ApiError
 from ..http.request_body import read
 from ..media.parts import Source
+from ..metrics.times import Times
 from ..models.registry import Served
 from ..prompts import ROLES, render, stored_prompt
-from ..responses import Json, Times, answer_id, base64_text
+from ..responses import Json, answer_id, base64_text
 from ..schema import vllm
 
 CohereRecord = vllm.CohereEmbed | vllm.CohereEmbedV1

@@ -10,9 +10,10 @@ from starlette.responses import Response
 
 from ...runtime.outputs import Outputs
 from ..context import Context
+from ..metrics.times import Times
 from ..models.registry import Served
 from ..prompts import contents_of, inputs_of, refuse_foreign, side_of
-from ..responses import Times, answer_id, vectors
+from ..responses import answer_id, vectors
 from .pooling import params_of, text_options
 
 

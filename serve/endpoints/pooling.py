@@ -13,9 +13,10 @@ from ...runtime.answers.sparse import token_weights
 from ...runtime.outputs import Outputs
 from ..context import Context
 from ..errors import ApiError
+from ..metrics.times import Times
 from ..models.registry import Served
 from ..prompts import contents_of, inputs_of, refuse_foreign, side_of
-from ..responses import Json, Times, answer_id, listed, vectors
+from ..responses import Json, answer_id, listed, vectors
 from ..schema import vllm
 from . import plugin
 

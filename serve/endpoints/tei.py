@@ -25,8 +25,9 @@ from ...runtime.outputs import Outputs, Ranking
 from ..context import context_of
 from ..errors import ApiError
 from ..http.request_body import form, read
+from ..metrics.times import Times
 from ..models.registry import Served
-from ..responses import Json, Times
+from ..responses import Json
 from ..schema import tei
 from .score import style
 from .tei_wire import cut, endpoint, wire

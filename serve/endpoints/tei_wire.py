@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import api_error, surprising, tei_response
+from ..errors import REASON, api_error, surprising, tei_response
 from ..http.request_body import read_json
 from ..schema import tei
 
@@ -34,6 +34,7 @@ def wire(
             raise
         except Exception as error:
             refusal = api_error(error)
+            request.scope[REASON] = refusal.reason
             if surprising(refusal):
                 request.app.state.log(error, request)
             return tei_response(refusal)

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import hmac
 import time
-import uuid
 from collections.abc import Container
 
 import orjson
@@ -18,23 +17,24 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import ApiError, error_response
-from ..headers import declared_bytes, header
+from ..errors import REASON, REASONS, ApiError, error_response
+from ..headers import declared_bytes, header, identified
 from ..metrics.prometheus import OBSERVE, Metrics
 from ..metrics.state import State
 from ..settings import Settings
 from .memory_budget import HELD
 from .protocol import too_large, too_many
 
-MOST_REQUEST_ID = 256
-"""Characters of a client's request id that are kept."""
 PAGES = frozenset({"/", "/docs", "/redoc"})
 """Pages that people open in a browser."""
 
 
 def stopping() -> ApiError:
     return ApiError(
-        503, "the server is shutting down; try again", headers={"Connection": "close", "Retry-After": "5"}
+        503,
+        "the server is shutting down; try again",
+        headers={"Connection": "close", "Retry-After": "5"},
+        reason="stopping",
     )
 
 
@@ -91,6 +91,7 @@ class Gate:
             await self._refusing(self._unauthorized(path, scope), path, scope, receive, send)
             return
         if self.state.draining and path not in self.probes:
+            scope[REASON] = "stopping"
             await self._refusing(error_response(stopping()), path, scope, receive, send)
             return
         await self._measured(path, scope, receive, send)
@@ -138,11 +139,9 @@ class Gate:
         return Response(orjson.dumps({"error": "Unauthorized"}), 401, headers, "application/json")
 
     def _with_request_id(self, scope: Scope, send: Send) -> Send:
-        request_id = (header(scope, b"x-request-id") or uuid.uuid4().hex)[:MOST_REQUEST_ID]
-
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                MutableHeaders(scope=message)["X-Request-Id"] = identified(scope)
             await send(message)
 
         return sending
@@ -152,6 +151,7 @@ class Gate:
     ) -> None:
         """Sends a refusal in place of the application's response, and measures it like any response."""
         started = time.perf_counter()
+        self._count_refusal(path, refusal.status_code, scope)
         await refusal(scope, receive, send)
         handler = path if path in self.paths else "none"
         seconds, sent = time.perf_counter() - started, len(refusal.body)
@@ -177,6 +177,7 @@ class Gate:
             # At the end of its time to shut down the server cancels the requests that are left.
             if not self.state.draining or status is not None:
                 raise
+            scope[REASON] = "stopping"
             await error_response(stopping())(scope, receive, sending)
         finally:
             self.state.in_flight -= 1
@@ -186,6 +187,8 @@ class Gate:
                 observe()
             route = scope.get("route")
             handler = route.path if route is not None else "none"
+            if status is not None and status >= 400:
+                self._count_refusal(path, status, scope)
             self.metrics.http(
                 scope["method"],
                 handler,
@@ -194,3 +197,9 @@ class Gate:
                 declared_bytes(scope),
                 sent,
             )
+
+    def _count_refusal(self, path: str, status: int, scope: Scope) -> None:
+        """Counts a refusal by its reason. A probe that reports that the server is not ready is none."""
+        reason = scope.get(REASON, REASONS.get(status))
+        if reason is not None and path not in self.probes:
+            self.metrics.refused(reason)

@@ -59,7 +59,7 @@ class Hold:
 
 def refused(most: int) -> ApiError:
     text = f"the bodies of the requests at hand take more than {most} bytes (--max-pending-bytes); try again"
-    return ApiError(429, text, headers={"Retry-After": "1"})
+    return ApiError(429, text, headers={"Retry-After": "1"}, reason="memory")
 
 
 def values_of(content: bytes | bytearray) -> tuple[int, int]:

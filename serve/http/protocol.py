@@ -102,9 +102,17 @@ class Flow(FlowControl):
             super().resume_reading()
 
 
+def uncounted(reason: str) -> None:
+    """Counts no refusal: of a protocol that serves no metrics."""
+
+
 class Protocol(HttpToolsProtocol):
     limits = ConnectionLimits()
     clock = Clock(limits)
+    logs_requests = True
+    """Requests have uvicorn's line in the access log."""
+    refused: Callable[[str], None] = staticmethod(uncounted)
+    """Counts a request that never reaches the application, by the reason of its refusal."""
 
     state = HEAD
     since = 0.0
@@ -274,16 +282,17 @@ class Protocol(HttpToolsProtocol):
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
-            access_log=self.access_log,
+            access_log=self.access_log and self.logs_requests,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        app: Any = (
-            crowded if self.clock.full and self.scope["path"] not in self.limits.open_paths else self.app
-        )
+        app: Any = self.app
+        if self.clock.full and self.scope["path"] not in self.limits.open_paths:
+            app = crowded
+            self.refused("connections")
         if before is None or before.response_complete:
             self._enter(BODY)
             self._start_asgi_task(cycle, app)
@@ -377,6 +386,8 @@ class Protocol(HttpToolsProtocol):
         Responses to earlier requests come first."""
         if self.transport.is_closing():
             return
+        if error.reason is not None:
+            self.refused(error.reason)
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             if not self._in_body:
@@ -452,6 +463,22 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def protocol(limits: ConnectionLimits) -> Callable[..., Any]:
-    """Returns the class of which uvicorn makes an instance for each connection of a server."""
-    return type("Protocol", (Protocol,), {"limits": limits, "clock": Clock(limits)})
+def protocol(
+    limits: ConnectionLimits,
+    *,
+    logs_requests: bool = True,
+    refused: Callable[[str], None] = uncounted,
+) -> Callable[..., Any]:
+    """Returns the class of which uvicorn makes an instance for each connection of a server.
+
+    Args:
+        logs_requests: requests have uvicorn's line in the access log.
+        refused: counts a request that never reaches the application, by the reason of its refusal.
+    """
+    attributes = {
+        "limits": limits,
+        "clock": Clock(limits),
+        "logs_requests": logs_requests,
+        "refused": staticmethod(refused),
+    }
+    return type("Protocol", (Protocol,), attributes)

@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import h11
 
@@ -21,6 +22,9 @@ from . import addresses, urls
 from .addresses import Address
 from .allowance import Allowance
 from .urls import Url, UrlError
+
+if TYPE_CHECKING:
+    from ..tracing.spans import Tracing
 
 MOST_REDIRECTS = 3
 MOST_AT_ONCE = 32
@@ -48,6 +52,7 @@ class Fetcher:
         resolve: host and port -> addresses; another one in tests only.
         refuse: address -> why it is refused; another one in tests only.
         tls: of https; None: the system's certificates.
+        tracing: traces requests to other servers; None: they are not traced.
     """
 
     def __init__(
@@ -58,7 +63,9 @@ class Fetcher:
         resolve: Resolve = resolved,
         refuse: Refuse = addresses.refusal,
         tls: ssl.SSLContext | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self.domains = domains
         self.most_redirects = MOST_REDIRECTS if redirects else 0
         self._resolve = resolve
@@ -138,9 +145,20 @@ class Fetcher:
 
     async def _exchanged(self, url: Url, allowance: Allowance) -> tuple[int, str | None, bytes]:
         """Returns status, place of a redirect, and body of the response to one request."""
+        if self._tracing is None:
+            return await self._asked(url, allowance, {})
+        bare = f"{url.scheme}://{url.authority}{url.target.partition('?')[0]}"
+        with self._tracing.fetching(url.host, url.port, bare) as fetch:
+            status, location, content = await self._asked(url, allowance, fetch.headers)
+            fetch.responded(status)
+            return status, location, content
+
+    async def _asked(
+        self, url: Url, allowance: Allowance, more: Mapping[str, str]
+    ) -> tuple[int, str | None, bytes]:
         reader, writer = await self._connected(url)
         try:
-            return await self._response(url, reader, writer, allowance)
+            return await self._response(url, reader, writer, allowance, more)
         except (OSError, h11.RemoteProtocolError, asyncio.IncompleteReadError) as error:
             why = "broke the connection" if isinstance(error, OSError) else "sent no valid HTTP response"
             raise ApiError(502, f"Failed to fetch media from URL: {url.host} {why}") from None
@@ -166,7 +184,12 @@ class Fetcher:
         raise ApiError(502, f"Failed to fetch media from URL: no connection to {url.host}")
 
     async def _response(
-        self, url: Url, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, allowance: Allowance
+        self,
+        url: Url,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        allowance: Allowance,
+        more: Mapping[str, str],
     ) -> tuple[int, str | None, bytes]:
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEADER_BYTES)
         headers = [
@@ -175,6 +198,7 @@ class Fetcher:
             ("Accept", "image/*, video/*, */*;q=0.5"),
             ("Accept-Encoding", "identity"),
             ("Connection", "close"),
+            *more.items(),
         ]
         request = h11.Request(method="GET", target=url.target, headers=headers)
         for event in (request, h11.EndOfMessage()):

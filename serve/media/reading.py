@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
@@ -21,6 +22,9 @@ from .allowance import Allowance
 from .fetching import Fetcher
 from .parts import Modality, Source, Vectors
 from .prepared_bytes import PreparedBytes
+
+if TYPE_CHECKING:
+    from ..tracing.spans import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class Reader:
 
     Args:
         count: adds a read item to the metrics: modality, where it came from, bytes, seconds.
+        tracing: traces fetches; None: they are not traced.
     """
 
     def __init__(
@@ -61,9 +66,10 @@ class Reader:
         settings: Media,
         fetcher: Fetcher | None = None,
         count: Callable[[Modality, str, int, float], None] = lambda *_: None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
-        self.fetcher = fetcher or Fetcher(settings.domains, redirects=settings.redirects)
+        self.fetcher = fetcher or Fetcher(settings.domains, redirects=settings.redirects, tracing=tracing)
         self.prepared = PreparedBytes(settings.max_prepared_bytes)
         self._count = count
 

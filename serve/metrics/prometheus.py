@@ -10,10 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Container, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
+from ..errors import REASONS
 from ..models.registry import Registry
+from .build import Build
 from .histogram import BYTES, SECONDS, TOKENS, Counters, Histograms, Series
 from .media import MediaMetrics
 from .state import State
@@ -21,6 +23,8 @@ from .state import State
 OBSERVE = "poolrt.observe"
 """Scope key of a function that adds a request's work to the metrics. The gate calls it when the response has
 been sent."""
+REFUSALS = sorted({*REASONS.values(), "connections", "memory", "stopping"})
+"""Values of `reason`: those of statuses, and those that share a status with another."""
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 GROUPS = ("1xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 """Label of a status by its hundreds."""
@@ -68,9 +72,13 @@ class Metrics:
         self._all_seconds = Histograms(
             "http_request_duration_highr_seconds", "Latency of all requests.", (), SECONDS
         )
+        self._refused = Counters("poolrt_http_refused", "Requests that were refused, by reason.", ("reason",))
+        for reason in REFUSALS:
+            self._refused.add(0, reason)  # a rate needs a first value
         self.media = MediaMetrics()
         collectors: list[Any] = [self._requests, self._received, self._sent, self._seconds, self._all_seconds]
-        collectors.append(self.media)
+        collectors += [self._refused, self.media, Build(registry)]
+        ProcessCollector(registry=self.collectors)
         self._handlers: dict[tuple[str, str], tuple[Series, ...]] = {}
         self._models: dict[str, Observed] = {}
         self._writing = asyncio.Lock()
@@ -122,6 +130,10 @@ class Metrics:
             )
         for histogram, value in zip(series, (received, sent, seconds, seconds), strict=True):
             histogram.observe(value)
+
+    def refused(self, reason: str) -> None:
+        """Counts a request that was refused (errors.REASONS)."""
+        self._refused.add(1, reason)
 
     def of(self, model: str) -> Observed | None:
         """Returns the series of requests to one model; None when engine metrics are off."""

@@ -215,6 +215,18 @@ def _add_server(parser: Parser) -> None:
         help="comma-separated, e.g. /health,/metrics",
     )
     group.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        help="json: each line is an object, and each request has one with its id, model, route, status, "
+        "duration and tokens (default: text; json with --json)",
+    )
+    group.add_argument(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        help="where OpenTelemetry traces of requests are sent, http://HOST:4318 or grpc://HOST:4317 "
+        "(default: none, or that of OTEL_EXPORTER_OTLP_ENDPOINT); needs poolrt[otel]",
+    )
+    group.add_argument(
         "--log-config-file",
         type=Path,
         metavar="FILE",

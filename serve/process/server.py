@@ -11,7 +11,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..app import create_app
 from ..context import Context
 from ..endpoints.routes import PROBES
 from ..http.connections import ConnectionLimits, affordable
-from ..http.protocol import protocol
+from ..http.protocol import protocol, uncounted
 from ..json_logs import json_error
 from ..models.adapters import AdapterExporter
 from ..models.registry import Registry
@@ -117,7 +117,8 @@ def run(
         settings = dataclasses.replace(settings, port=sockets[0].getsockname()[1])
     app = create_app(registry, settings, adapters)
     context: Context = app.state.context
-    server = Server(uvicorn.Config(app, **uvicorn_options(settings)), context)
+    options = uvicorn_options(settings, refused=context.metrics.refused)
+    server = Server(uvicorn.Config(app, **options), context)
 
     def stop() -> None:
         server.should_exit = True
@@ -169,10 +170,15 @@ def limits_of(settings: Settings) -> ConnectionLimits:
     )
 
 
-def uvicorn_options(settings: Settings) -> dict[str, Any]:
-    """The keyword arguments of uvicorn.Config besides the application."""
+def uvicorn_options(settings: Settings, *, refused: Callable[[str], None] = uncounted) -> dict[str, Any]:
+    """The keyword arguments of uvicorn.Config besides the application.
+
+    Args:
+        refused: counts requests that never reach the application (Metrics.refused).
+    """
     options: dict[str, Any] = {
-        "http": protocol(limits_of(settings)),
+        # In JSON the application writes these lines, with what uvicorn does not know.
+        "http": protocol(limits_of(settings), logs_requests=settings.log_format == "text", refused=refused),
         "log_config": None,
         "access_log": settings.access_log,
         "server_header": False,

@@ -54,7 +54,9 @@ class Live:
 
 
 @contextmanager
-def live(*models: Model, settings: Settings | None = None, names: tuple[str, ...] = ()) -> Iterator[Live]:
+def live(
+    *models: Model, settings: Settings | None = None, names: tuple[str, ...] = (), tracing: Any = None
+) -> Iterator[Live]:
     """Serves opened models; they are not closed with it."""
     settings = settings or Settings()
     given = names or tuple(model.name for model in models)
@@ -66,7 +68,7 @@ def live(*models: Model, settings: Settings | None = None, names: tuple[str, ...
         check_names=settings.check_model_name,
     )
     registry.open()
-    with serving(registry, settings) as made:
+    with serving(registry, settings, tracing=tracing) as made:
         yield made
 
 
@@ -77,14 +79,16 @@ def serving(
     *,
     adapters: AdapterExporter | None = None,
     owns_models: bool = False,
+    tracing: Any = None,
 ) -> Iterator[Live]:
     """Serves what a registry holds, opened or not."""
-    app = create_app(registry, settings, adapters)
+    app = create_app(registry, settings, adapters, tracing=tracing)
     app.state.owns_models = owns_models
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
-        server = Server(uvicorn.Config(app, **uvicorn_options(settings)), app.state.context)
+        options = uvicorn_options(settings, refused=app.state.context.metrics.refused)
+        server = Server(uvicorn.Config(app, **options), app.state.context)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         with httpx.Client(base_url=f"http://127.0.0.1:{port}{settings.root_path}", timeout=60) as client:

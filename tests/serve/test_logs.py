@@ -3,14 +3,17 @@ the operator's file says."""
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from poolrt.runtime.errors import EXIT_INPUT, InputError
 from poolrt.runtime.model import Model
@@ -239,3 +242,100 @@ def test_every_module_writes_to_a_logger_that_is_configured():
     )
     assert len(names) > 5
     assert set(names) <= set(LOGGERS)
+
+
+def json_lines(stream: io.StringIO, count: int) -> list[dict[str, Any]]:
+    """The lines of the access log, of which there are `count`: a client has its answer before its line."""
+    for _ in range(1000):
+        if stream.getvalue().count("\n") >= count:
+            break
+        threading.Event().wait(0.005)
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+@pytest.fixture
+def access() -> Iterator[io.StringIO]:
+    """What the access log writes in JSON."""
+    logger = logging.getLogger("uvicorn.access")
+    handler = logging.StreamHandler(stream := io.StringIO())
+    handler.setFormatter(JsonLines())
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield stream
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def test_each_request_has_a_line_with_its_id_model_and_duration(
+    models: Callable[[str], Model], access: io.StringIO
+):
+    settings = Settings(log_format="json", request_id_headers=True)
+    with live(models("minilm_like"), settings=settings) as server:
+        answer = server.ask("/v1/embeddings?api=1", {"input": [TEXT, "mars"]}, headers={"X-Request-Id": "a"})
+        got = server.post("/v1/embeddings", {"input": "mars"})
+        server.refused("/v1/embeddings", {"input": []})
+        server.post("/nothing", {})
+        first, second, empty, absent = json_lines(access, 4)
+    assert list(first) == [
+        "time", "level", "logger", "message", "request_id", "client", "method", "path", "route", "status",
+        "duration_s", "model", "prompts", "tokens", "tokenise_s", "queue_s", "engine_s",
+    ]  # fmt: skip
+    assert (first["request_id"], first["method"], first["path"], first["route"], first["status"]) == (
+        "a", "POST", "/v1/embeddings", "/v1/embeddings", 200,
+    )  # fmt: skip
+    assert (first["model"], first["prompts"], first["tokens"]) == (
+        "minilm_like", 2, answer["usage"]["total_tokens"],
+    )  # fmt: skip
+    assert first["message"].endswith('"POST /v1/embeddings?api=1 HTTP/1.1" 200')
+    assert 0 < first["engine_s"] < first["duration_s"] < 60
+    # The same id stands in the answer, its header and the log.
+    assert second["request_id"] == got.headers["x-request-id"]
+    assert got.json()["id"] == f"embd-{second['request_id']}"
+    assert (empty["status"], empty["reason"], empty["model"]) == (400, "invalid", "minilm_like")
+    assert (absent["status"], absent["reason"]) == (404, "not_found")
+    assert "route" not in absent
+    assert "model" not in absent
+
+
+def test_no_client_forges_a_line_in_json(models: Callable[[str], Model], access: io.StringIO):
+    with live(models("minilm_like"), settings=Settings(log_format="json")) as server:
+        server.client.get("/no%0Athing%1b", headers={"X-Request-Id": "a\tb"})
+        (line,) = json_lines(access, 1)
+    assert line["path"] == "/no\\nthing\\x1b"
+    assert line["request_id"] == "a\\tb"
+    assert "\n" not in line["message"]
+
+
+def test_a_process_logs_json_lines_and_nothing_else(artifacts: Callable[[str], Path], tmp_path: Path):
+    process, url = started(
+        str(artifacts("minilm_like")), "--log-format", "json", "--seed", "1",
+        "--disable-access-log-for-endpoints", "/ready",
+    )  # fmt: skip
+    try:
+        wait_until_ready(process, url)
+        httpx.post(f"{url}/v1/embeddings", json={"input": TEXT}, headers={"X-Request-Id": "mine"})
+        httpx.get(f"{url}/ready")
+        process.terminate()
+        _, err = process.communicate(timeout=SOON_S)
+    finally:
+        process.kill()
+    entries = [json.loads(line) for line in err.splitlines()]
+    assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, entries))
+    (request,) = [entry for entry in entries if entry.get("path") == "/v1/embeddings"]
+    assert (request["request_id"], request["status"]) == ("mine", 200)
+    assert not [entry for entry in entries if entry.get("path") == "/ready"]
+    assert any(entry["message"].startswith("--seed has no effect here") for entry in entries)
+
+
+def test_an_error_at_the_start_is_a_line_of_json_too(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, []
+    try:
+        assert serve([str(tmp_path / "absent"), "--log-format", "json", "--port", "0"]) == EXIT_INPUT
+    finally:
+        root.handlers = handlers
+        logging.captureWarnings(False)
+    lines_of_error = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert lines_of_error[-1]["level"] == "critical"
+    assert "absent" in lines_of_error[-1]["message"]

@@ -21,8 +21,8 @@ from poolrt.runtime.loader import load
 from poolrt.runtime.model import Model
 from poolrt.serve.app import create_app
 from poolrt.serve.http.request_body import check_queues
+from poolrt.serve.metrics.times import Times
 from poolrt.serve.models.registry import Registry, Served
-from poolrt.serve.responses import Times
 from poolrt.serve.settings import Settings
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -44,7 +44,8 @@ FAMILIES = {
     "poolrt_queued_tokens",
     "poolrt_batches", "poolrt_padding_ratio", "poolrt_tokenise_seconds", "poolrt_serialise_seconds",
     "poolrt_engine_seconds",
-    "poolrt_queue_seconds", "poolrt_refused_requests",
+    "poolrt_queue_seconds", "poolrt_refused_requests", "poolrt_http_refused", "poolrt_build_info",
+    "poolrt_model_info", "process_resident_memory_bytes",
 }  # fmt: skip
 
 
