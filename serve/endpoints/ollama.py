@@ -21,8 +21,9 @@ from ...runtime.version import version
 from ..context import context_of
 from ..errors import ApiError, api_error, ollama_response, surprising
 from ..http.request_body import read
+from ..metrics.times import Times
 from ..models.registry import Registry, Served
-from ..responses import Json, Times
+from ..responses import Json
 from ..schema import ollama as schemas
 
 TAG = ":latest"
