@@ -212,6 +212,7 @@ EXPORT = Journey(
         ("runtime/engines", "feed lanes ort"),
         ("runtime/inputs", "encoder growth items preparation special_tokens tokenizer_file truncation"),
         ("runtime/inputs/multimodal", "media_reading"),
+        ("runtime/store", "locking placing"),
         ("runtime/vllm", "pooler_config"),
     ),
 )

@@ -13,7 +13,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime import extras, json_objects
@@ -138,7 +137,9 @@ def build(arguments: Sequence[str]) -> int:
     parser = _parser(
         "build", "Compiles engines for an artifact, from its own ONNX graph, and adds them to it."
     )
-    parser.add_argument("artifact", metavar="ARTIFACT", type=Path)
+    parser.add_argument(
+        "artifact", metavar="ARTIFACT", help="folder of an artifact, its name in the store, or its address"
+    )
     _add_target(parser, "what to compile for; repeat or list several", required=True)
 
     def run(options: argparse.Namespace, say: Say) -> Report:
@@ -153,7 +154,9 @@ def verify(arguments: Sequence[str]) -> int:
     parser = _parser(
         "verify", "Proves an artifact again: every file, every engine that runs here, every task."
     )
-    parser.add_argument("artifact", metavar="ARTIFACT", type=Path)
+    parser.add_argument(
+        "artifact", metavar="ARTIFACT", help="folder of an artifact, its name in the store, or its address"
+    )
     parser.add_argument(
         "--against",
         metavar="CHECKPOINT",

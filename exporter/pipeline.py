@@ -23,6 +23,7 @@ from ..runtime.artifact.manifest import INTEGERS, Graph, GraphRole, Manifest, Re
 from ..runtime.engines import measured
 from ..runtime.engines.table import Choice
 from ..runtime.errors import CheckpointError, InputError
+from ..runtime.store import resolving
 from . import checkpoint as checkpoints
 from . import engine
 from .base import artifact, report
@@ -171,7 +172,7 @@ def build(path: str | Path, *, target: Sequence[str], progress: Say = report.sil
     Every engine that runs on this machine is compared with the golden answers first. Raises InputError,
     ArtifactError, EngineError and VerificationError; then the artifact is left as it was.
     """
-    targets = _checked_targets(target)
+    path, targets = resolving.artifact(path), _checked_targets(target)
     if not targets:
         raise InputError("nothing to build: name a --target such as tensorrt-rtx:sm89", field="target")
     steps = ExportSteps([_OPEN, *_last_steps(targets)], progress)
@@ -217,6 +218,7 @@ def verified(
     checkpoint `against` (into which the adapter `lora` is merged), where there is one. Raises InputError,
     ArtifactError, CheckpointError and VerificationError.
     """
+    path = resolving.artifact(path)
     titles = [_OPEN, *([_LOAD, _LIBRARY] if against is not None else []), _VERIFY]
     steps = ExportSteps(titles, progress, about=None if against is None else str(against))
 

@@ -16,6 +16,10 @@ from typing import Any
 
 FOLDER = "POOLRT_ENGINE_CACHE"
 """Environment variable: another folder; "": keep nothing."""
+ABOUT = "/"
+"""Key of a record that belongs to one folder: that folder's path. No file has this name."""
+OF = "of-"
+"""Begins the name of the record that says to which artifact's folder a compiled graph belongs."""
 MOST_RECORDS = 1000
 """Those that were written longest ago go when there are more."""
 

@@ -14,6 +14,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "images": ("PIL",),
     "video": ("av", "PIL"),
     "pdf": ("pypdfium2",),
+    "hub": ("huggingface_hub", "fsspec", "filelock"),
+    "s3": ("s3fs",),
     "serve": ("starlette", "uvicorn", "orjson", "prometheus_client", "httptools", "yaml", "pydantic"),
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
     "export": (

@@ -23,6 +23,7 @@ from .inputs.multimodal import media_reading
 from .inputs.multimodal.preparation import MultimodalPreparation
 from .inputs.preparation import Preparation
 from .model import Model
+from .store import resolving
 
 log = logging.getLogger("poolrt")
 
@@ -74,10 +75,12 @@ def load(
     enable_prefix_caching: bool | None = None,
     prefix_cache_mb: float = PREFIX_MB,
 ) -> Model:
-    """Opens an artifact folder. Raises ArtifactError for a folder that is incomplete or changed, EngineError
-    when no engine can be opened, InputError for an argument that cannot be followed.
+    """Opens an artifact. Raises ArtifactError for one that is incomplete or changed, EngineError when no
+    engine can be opened, InputError for an argument that cannot be followed.
 
     Args:
+        path: folder of an artifact, its name in the store (`poolrt list`), or an address (`hf://owner/name`,
+            `s3://bucket/folder`, ...), which is pulled into the store where it is not there yet.
         engine: `auto` takes a compiled engine that fits this machine, else ONNX Runtime;
             `engines.table.choose` lists the names.
         preparation: `model` prepares the texts of `score` and of roles, and compares sparse vectors, as the
@@ -116,7 +119,7 @@ def load(
         check=(check, ("full", "once", "quick")),
     )
     _check_counts(threads=threads, max_batch_tokens=max_batch_tokens, max_queued_tokens=max_queued_tokens)
-    opened = reading.read(path, check=check)
+    opened = reading.read(resolving.artifact(path), check=check)
     manifest = _changed(opened.manifest, max_tokens, name, hf_overrides)
     engine = measured.stated(engine)
     choice = measured.choose(opened.folder, manifest, engine, threads=threads)

@@ -26,6 +26,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["POOLRT_ENGINE"] = "onnxruntime"
 # Nor is what an earlier run left there.
 os.environ["POOLRT_ENGINE_CACHE"] = ""
+# Nor are the artifacts of whoever runs the tests.
+os.environ["POOLRT_HOME"] = str(Path(tempfile.gettempdir()) / f"poolrt-tests-{os.getuid()}-no-store")
 
 
 @functools.cache

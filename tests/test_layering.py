@@ -23,7 +23,7 @@ ROOMS = {
     ),
     "runtime": (
         "errors", "version", "cancellation", "extras", "machine", "cache_folder", "outputs", "progress",
-        "json_objects", "artifact", "inputs", "inputs.tilings", "inputs.videos", "inputs.media",
+        "json_objects", "artifact", "store", "inputs", "inputs.tilings", "inputs.videos", "inputs.media",
         "inputs.multimodal", "engines", "batching", "answers", "plugins", "statistics", "options", "intake",
         "model", "loader", "vllm", "dataset", "commands",
     ),

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ...runtime.artifact import other_formats
 from ...runtime.errors import CheckpointError
+from ...runtime.store.addresses import HUB_ID
+from ...runtime.store.hub import LEFT_OUT, PICKLED_WEIGHTS, SAFE_WEIGHTS, SMALL
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# Everything a pooling model may need, except weights. Code is not listed, since none is run.
-SMALL = (
-    "*.json",
-    "*.txt",
-    "*.model",
-    "*.jinja",
-    "*.metadata",
-    "*_Dense/*",
-    "sparse_linear.pt",
-    "colbert_linear.pt",
-)
-SAFE_WEIGHTS = ("*.safetensors",)
-PICKLED_WEIGHTS = ("pytorch_model*.bin", "0_*/pytorch_model*.bin")
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 # Settings of an adapter, and Sentence Transformers' files where it saved the adapted model.
 BESIDE_ADAPTERS = (
@@ -35,20 +22,6 @@ BESIDE_ADAPTERS = (
     "[1-9]_*/config.json",
     "*_Dense/*",
 )
-# Other formats of the weights that repositories carry.
-LEFT_OUT = (
-    "onnx/*",
-    "openvino/*",
-    "coreml/*",
-    "gguf/*",
-    "original/*",
-    "*/onnx/*",
-    "*.msgpack",
-    "*.h5",
-    "*.ot",
-    "consolidated*",
-)
-
 
 SETTINGS = ("config.json", "modules.json")
 """Files of which a folder with a checkpoint holds one."""

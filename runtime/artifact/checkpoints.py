@@ -6,6 +6,7 @@ never enter this one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -100,18 +101,23 @@ def exported(source: str, options: Sequence[str], *, cache: Path | None = None, 
     folder = cache / name
     if is_artifact(folder):
         log.info("%s: exported before", source)
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # `poolrt prune` removes what was not used for long
         return folder
     check_exporter(source)
     what = "is a checkpoint" if adapter is None else f"with the adapter {adapter}"
     log.info("%s %s: exporting it once, to use it from then on", source, what)
-    # A fresh interpreter imports the same poolrt, installed or not.
-    program = [sys.executable, "-c", BOOTSTRAP, str(Path(__file__).parents[2])]
-    code, reason = run([*program, "export", source, "--name", name, "--out", str(cache), *options])
+    code, reason = run([*program(), "export", source, "--name", name, "--out", str(cache), *options])
     if code != 0 or not is_artifact(folder):
         error = CheckpointError(f"{source}: exporting it failed (exit code {code}): {reason}")
         error.exit_code = code or error.exit_code
         raise error
     return folder
+
+
+def program() -> list[str]:
+    """The `poolrt` command in a fresh interpreter, which imports the same poolrt, installed or not."""
+    return [sys.executable, "-c", BOOTSTRAP, str(Path(__file__).parents[2])]
 
 
 def default_cache() -> Path:

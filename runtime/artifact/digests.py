@@ -56,7 +56,8 @@ class Digests:
     def keep(self) -> None:
         """Remembers what was computed."""
         if self._new and REMEMBERS:
-            cache_folder.remember(self._name, {**self._known, **self._new})
+            about = {cache_folder.ABOUT: str(self._folder.resolve())}
+            cache_folder.remember(self._name, {**self._known, **self._new, **about})
 
 
 def _state(path: Path) -> list[int]:

@@ -29,7 +29,7 @@ Check = Literal["full", "once", "quick"]
 """How contents are compared: the sha256 of every file, of files that changed since they were compared last,
 or the sizes only."""
 
-_MAX_MANIFEST_BYTES = 16 << 20
+MOST_MANIFEST_BYTES = 16 << 20
 _UNSEALED = "0" * 64
 _DIGEST = re.compile(rb'"digest": "([0-9a-f]{64})"\n?\s*}\s*\Z')
 _AGAIN = "export it again"
@@ -62,7 +62,7 @@ def read(path: str | Path, *, check: Check = "full") -> Artifact:
     return Artifact(folder, manifest)
 
 
-def _message(path: Path, problems: list[str]) -> str:
+def _message(path: str | Path, problems: list[str]) -> str:
     if len(problems) == 1:
         return f"{path}: {problems[0]}; copy the folder again or {_AGAIN}"
     summary = f"{path}: {len(problems)} problems; copy the folder again or {_AGAIN}"
@@ -87,9 +87,17 @@ def _manifest(folder: Path) -> Manifest:
         raise ArtifactError(f"{folder}: no {contract.FILE}, so not a finished artifact; {hint}")
     if path.is_symlink():
         raise ArtifactError(f"{path}: a symbolic link; copy the artifact as plain files")
-    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+    if path.stat().st_size > MOST_MANIFEST_BYTES:
         raise ArtifactError(f"{path}: {path.stat().st_size} bytes, more than any manifest has; {_AGAIN}")
-    text = path.read_bytes()
+    return described(path, path.read_bytes())
+
+
+def described(path: str | Path, text: bytes) -> Manifest:
+    """The manifest of a manifest.json's bytes, checked by its own sha256. Raises ArtifactError.
+
+    Args:
+        path: where the bytes came from, for errors.
+    """
     try:
         plain = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -111,7 +119,7 @@ def _manifest(folder: Path) -> Manifest:
         raise ArtifactError(_message(path, list(error.problems))) from None
 
 
-def _check_seal(path: Path, text: bytes) -> None:
+def _check_seal(path: str | Path, text: bytes) -> None:
     seal = _DIGEST.search(text)
     if seal is None:
         raise ArtifactError(
@@ -182,7 +190,7 @@ def _files(folder: Path, manifest: Manifest, check: Check) -> list[str]:
 
 def _misplaced(folder: Path, name: str, *, alone: bool) -> str | None:
     path = PurePosixPath(name)
-    if not _is_inside(name):
+    if not is_inside(name):
         return f"{name!r}: the path leaves the folder"
     parent = folder
     for part in path.parts[:-1]:
@@ -206,7 +214,7 @@ def _misplaced(folder: Path, name: str, *, alone: bool) -> str | None:
     return None
 
 
-def _is_inside(name: str) -> bool:
+def is_inside(name: str) -> bool:
     """Whether a path stays inside the folder on every system, without `..`, drive letters, backslashes or a
     root."""
     path = PurePosixPath(name)
@@ -255,7 +263,7 @@ def _external(folder: Path, manifest: Manifest) -> Iterable[str]:
                     f"{graph.file}: external data at {reference.location!r}, which ONNX Runtime "
                     "reads as an address in memory"
                 )
-            elif not _is_inside(reference.location):
+            elif not is_inside(reference.location):
                 yield f"{graph.file}: external data at {reference.location!r} leaves the folder"
             elif name not in listed:
                 yield f"{graph.file}: external data at {reference.location!r} is not listed for this graph"

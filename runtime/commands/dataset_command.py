@@ -13,6 +13,7 @@ from typing import Any
 from .. import errors, extras
 from ..errors import InputError
 from .command_line import Parser, positive
+from .model_arguments import HELP
 
 EXAMPLES = """examples:
   poolrt embed-dataset texts.parquet --model artifacts/all-MiniLM-L6-v2 --out vectors
@@ -50,9 +51,10 @@ def embed_dataset(arguments: Sequence[str]) -> int:
     workers: Any = None
     if options.ray is not None:
         from ..dataset.ray_data import RayWorkers
+        from ..store import resolving
 
         workers = RayWorkers(
-            Path(options.model).absolute(),
+            resolving.artifact(options.model).absolute(),
             address=options.ray or None,
             workers=options.ray_workers,
             cpus=options.ray_cpus,
@@ -89,7 +91,7 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("input", metavar="INPUT", help="Parquet, JSONL, CSV, Lance or pictures: a file, a folder or a glob")
-    add("--model", default=os.environ.get("POOLRT_MODEL"), metavar="ARTIFACT", help="artifact folder")
+    add("--model", default=os.environ.get("POOLRT_MODEL"), metavar="ARTIFACT", help=HELP)
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the shards")
     add("--column", help="of the texts (default: text); of pictures the column for their paths (path)")
     add("--keep", metavar="A,B", help="columns of the input to keep (default: all)")

@@ -14,7 +14,7 @@ from .command_line import Parser
 if TYPE_CHECKING:
     from ..model import Model
 
-HELP = "artifact folder, as `poolrt export` made it"
+HELP = "folder of an artifact, its name in the store (poolrt list), or its address (hf://..., s3://...)"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
 

@@ -22,12 +22,14 @@ def inspect(arguments: Sequence[str]) -> int:
     """poolrt inspect: checks the folder and shows its manifest."""
     from ..artifact import reading
     from ..artifact.records import to_plain
+    from ..store import resolving
     from . import inspection
 
     command = parser("inspect", "Checks every file of an artifact and shows what it is.")
     command.add_argument("--quick", action="store_true", help="compare file sizes only, not their sha256")
     options = command.parse_args(arguments)
-    opened = reading.read(options.artifact, check="quick" if options.quick else "full")
+    folder = resolving.artifact(options.artifact)
+    opened = reading.read(folder, check="quick" if options.quick else "full")
     print(
         json.dumps(to_plain(opened.manifest), indent=1, ensure_ascii=False)
         if options.json

@@ -3,5 +3,5 @@ and a job that was killed goes on where it stopped (docs/datasets.md).
 
 How a text becomes a vector belongs to the model, and flags belong to commands.
 pyarrow, filelock, lance and ray are imported inside functions.
-It may import errors, extras, outputs, artifact, inputs, answers and loader.
+It may import errors, extras, outputs, artifact, store, inputs, answers and loader.
 """

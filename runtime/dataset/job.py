@@ -14,6 +14,7 @@ from typing import Any, Protocol, TextIO
 from .. import extras
 from ..artifact import reading
 from ..errors import InputError
+from ..store import resolving
 from . import plan as plans
 from . import shard as shards
 from .inputs import listed
@@ -101,7 +102,7 @@ def embed_dataset(
 
     Args:
         pattern: a file, a folder or a glob of Parquet, JSONL, CSV, Lance or pictures.
-        artifact: the folder of the model.
+        artifact: folder, stored name or address of the model.
         settings: None: the defaults, with `path` as the column of pictures.
         workers: what computes; None: this process, with one model.
         overwrite: begin anew in a folder that has another job.
@@ -109,6 +110,7 @@ def embed_dataset(
         threads: of the engine in this process.
     """
     extras.require("dataset")
+    artifact = resolving.artifact(artifact)
     folder, opened = Path(out), reading.read(artifact, check="once")
     digest = opened.manifest.digest
     if settings is None:

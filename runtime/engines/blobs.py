@@ -43,14 +43,17 @@ def find(name: str) -> NDArray[np.uint8] | None:
         return None
 
 
-def keep(name: str, export: Callable[[], Any]) -> None:
-    """Keeps a compiled graph, if there is room."""
+def keep(name: str, export: Callable[[], Any], folder: Path | None = None) -> None:
+    """Keeps a compiled graph, if there is room. `poolrt prune` removes it when its artifact's `folder` is
+    gone."""
     home = cache_folder.folder()
     if home is None:
         return
     with contextlib.suppress(OSError, MemoryError):
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         cache_folder.write(home / f"{name}.blob", export().getbuffer())
+        if folder is not None:
+            cache_folder.remember(f"{cache_folder.OF}{name}", {cache_folder.ABOUT: str(folder.resolve())})
         _bound(home)
 
 

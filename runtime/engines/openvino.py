@@ -172,7 +172,7 @@ def _compiled(
             f"{path.name}: openvino {version()} cannot open the graph ({_line(error)}); use "
             "engine='onnxruntime'"
         ) from None
-    blobs.keep(key, compiled.export_model)
+    blobs.keep(key, compiled.export_model, path.parent)
     return compiled, None
 
 

@@ -34,6 +34,7 @@ from ..model import Model
 from ..options import ClassifyOptions, EmbedOptions, EncodeOptions, ScoreOptions, check, suggestion
 from ..outputs import ClassificationOutput, EmbeddingOutput, Outputs, PoolingOutput, Result, ScoringOutput
 from ..plugins.model_facts import Config, ModelConfig
+from ..store import resolving
 from .lora import AdapterModels
 from .pooler_config import PoolerConfig
 
@@ -109,14 +110,15 @@ class LLM:
     ) -> None:
         pooler = {**_pooler(override_pooler_config), **_pooler(pooler_config)}
         wanted = _Wanted(dict(_overrides(hf_overrides)), convert, pooler, revision, precision)
-        name, finished = str(model), checkpoints.is_artifact(model)
-        problems = list(_unheeded(keywords, name, revision))
+        name, place = resolving.artifact_or_checkpoint(str(model))
+        finished = checkpoints.is_artifact(name)
+        problems = list(_unheeded(keywords, str(model), revision))
         if finished and not problems:
-            problems = list(_undone(wanted, keywords, reading.read(model, check="quick").manifest))
+            problems = list(_undone(wanted, keywords, reading.read(name, check="quick").manifest))
         if problems:
             raise InputError(f"LLM(model={name!r}): " + "; ".join(problems))
         template = None if chat_template is None else templates.named(chat_template, "chat_template")
-        options = [] if finished else wanted.options(keywords.get("task"))
+        options = [] if finished else [*wanted.options(keywords.get("task")), *place]
         folder = checkpoints.artifact_of(name, options)
         # The export of a checkpoint holds its overrides already.
         widths = {

@@ -17,6 +17,7 @@ import pytest
 from poolrt.exporter.base import artifact
 from poolrt.runtime.artifact import reading as reader
 from poolrt.runtime.errors import ArtifactError, InputError
+from poolrt.runtime.store import placing
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +57,7 @@ def test_an_artifact_is_replaced_as_a_whole(whole: Path, tmp_path: Path) -> None
 def test_it_is_replaced_where_the_system_cannot_exchange(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(placing, "_exchange", lambda one, other: False)
     written_again(whole, tmp_path)
     written_again(whole, tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["copy"]
@@ -127,6 +128,7 @@ sys.path.insert(0, {root!r})
 import conftest
 from pathlib import Path
 from poolrt.exporter.base import artifact
+from poolrt.runtime.store import placing
 from tests.exporter.test_artifact_writer import written_again
 
 def dying(function, after=False):
@@ -142,8 +144,8 @@ written_again(Path({whole!r}), Path({out!r}))
 MOMENTS = {
     "while hashing": "artifact.sha256 = dying(artifact.sha256)",
     "before the manifest": "artifact.sealed = dying(artifact.sealed)",
-    "after the manifest": "artifact._put_in_place = dying(artifact._put_in_place)",
-    "after the exchange": "artifact._exchange = dying(artifact._exchange, after=True)",
+    "after the manifest": "artifact.put_in_place = dying(artifact.put_in_place)",
+    "after the exchange": "placing._exchange = dying(placing._exchange, after=True)",
     "while removing the old one": "shutil.rmtree = dying(shutil.rmtree)",
 }
 

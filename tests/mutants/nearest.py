@@ -16,6 +16,10 @@ RUNTIME = {
     "commands/inspection", "machine", "commands/benchmark", "extras", "commands/command_line",
     "commands/vector_file"),
     "test_feed test_worker": ("engines/feed",),
+    "test_pulling": ("store/addresses", "store/arriving", "store/hub", "store/locking", "store/pulling",
+    "store/pushing", "store/sources"),
+    "test_store": ("store/home", "store/pruning", "store/resolving", "store/stored"),
+    "test_pulling exporter/test_artifact_writer": ("store/placing",),
     "test_growth": ("inputs/tokenizer_file",),
     "test_qwen2_videos": ("inputs/media/video", "inputs/media/medium"),
     "test_media test_media_goldens test_media_hostile": (
