@@ -29,7 +29,7 @@ help:
 	@echo 'make mutants    plant faults in what changed since main, or in PATHS="...": do the tests notice?'
 	@echo 'make bench      poolrt beside sentence-transformers, fastembed and vLLM: bench/RESULTS.md'
 	@echo 'make gpu-wheels what make gpu installs, downloaded into WHEELS on a machine with network'
-	@echo 'make clients    other people'"'"'s client libraries against a running server'
+	@echo 'make clients    other people'"'"'s clients against a running server, and poolrt inside their libraries'
 	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=path of its vllm command)'
 	@echo 'make models     run the family checks and write docs/models.md (slow)'
 	@echo 'make map        write docs/map.md: every file in one line'
@@ -68,9 +68,10 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
-# Every client library of docs/clients.md, and schemathesis, against a running server.
+# Every client library of docs/clients.md, and schemathesis, against a running server; the libraries of integrations/ with poolrt inside.
 clients: $(VENV)/.clients
-	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/clients $(PYTEST_ARGS)
+	@echo 'basedpyright integrations' && $(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python integrations
+	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/clients tests/integrations $(PYTEST_ARGS)
 
 check: lint layering
 

@@ -33,6 +33,7 @@ ROOMS = {
         "responses", "execution", "context", "prompts", "endpoints", "pages", "lifespan", "app", "process",
         "cli",
     ),
+    "integrations": ("opening", "chroma", "haystack", "langchain", "llama_index", "qdrant"),
 }  # fmt: skip
 MOST_FILES = 16
 """Files directly in a folder of an area beside `__init__`, families aside: more are a room to be parted."""
@@ -143,7 +144,14 @@ def test_the_public_names_import_few_modules():
     assert int(done.stdout.split()[-1]) < MOST_IMPORTS
 
 
-@pytest.mark.parametrize("area", ["runtime", "exporter", "serve"])
+def test_integrations_share_nothing_but_how_a_model_is_opened():
+    """A module of a library imports no other library's."""
+    for module, others in imports("integrations").items():
+        assert others <= {"opening"}, module
+    imported(["poolrt.integrations.opening"], blocked=(*HEAVY, *WEB, *ENGINES, *MEDIA, "pydantic"))
+
+
+@pytest.mark.parametrize("area", ["runtime", "exporter", "serve", "integrations"])
 def test_areas_import_each_other_relatively(area):
     """`import poolrt...` inside an area would work only where the package is installed, and could load
     a second copy of a class."""
@@ -160,14 +168,23 @@ def test_areas_import_each_other_relatively(area):
             wrong += [
                 f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
                 for name in names
-                if name.split(".")[0] in ("poolrt", "runtime", "exporter", "serve")
+                if name.split(".")[0] in ("poolrt", "runtime", "exporter", "serve", "integrations")
             ]
     assert not wrong
 
 
 @pytest.mark.parametrize(
     ("area", "other"),
-    [("exporter", "serve"), ("serve", "exporter"), ("runtime", "exporter"), ("runtime", "serve")],
+    [
+        ("exporter", "serve"),
+        ("serve", "exporter"),
+        ("runtime", "exporter"),
+        ("runtime", "serve"),
+        ("integrations", "exporter"),
+        ("integrations", "serve"),
+        ("runtime", "integrations"),
+        ("serve", "integrations"),
+    ],
 )
 def test_no_area_reaches_into_another_that_it_must_not_know(area, other):
     wrong = []

@@ -19,8 +19,8 @@ from packaging.requirements import Requirement
 from poolrt.runtime import load
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ("package", "runtime", "exporter", "serve", "recipes", "pyproject.toml", "README.md", "LICENSE")
-AREAS = ("runtime", "exporter", "serve", "recipes")
+AREAS = ("runtime", "exporter", "serve", "integrations", "recipes")
+SHIPPED = ("package", *AREAS, "pyproject.toml", "README.md", "LICENSE")
 MAX_INSTALLED_MIB = 250
 SAME = 1e-6
 """Between two installations on one machine: the same engine, possibly another patch release of it."""

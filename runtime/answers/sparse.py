@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact.manifest import Head
+from ..artifact.manifest import Head, Manifest, Task
 from ..inputs.encoder import Encoder
 from ..outputs import Floats
 from .postprocess import without_ends
+
+
+def sparse_task(manifest: Manifest) -> Task | None:
+    """The task whose head is sparse; None for a model without one."""
+    return next((task for task in manifest.tasks if manifest.heads[task].sparse), None)
 
 
 def token_weights(output: Any, head: Head, encoder: Encoder) -> dict[int, float]:

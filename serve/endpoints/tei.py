@@ -20,13 +20,12 @@ from starlette.responses import Response
 
 from ...runtime.answers.params import PoolingParams
 from ...runtime.answers.scoring import activate
-from ...runtime.answers.sparse import token_weights
+from ...runtime.answers.sparse import sparse_task, token_weights
 from ...runtime.outputs import Outputs, Ranking
 from ..context import context_of
 from ..errors import ApiError
 from ..http.request_body import form, read
 from ..metrics.times import Times
-from ..models.registry import Served
 from ..responses import Json
 from ..schema import tei
 from .score import style
@@ -70,7 +69,7 @@ async def embed_sparse(request: Request) -> Response:
     context.require("sparse")
     record: tei.TeiEmbed = await read(request, tei.EMBED)
     served = context.registry.able(record.model, "sparse", "sparse embedding")
-    task = sparse_task(served)
+    task = sparse_task(served.manifest)
     assert task is not None
     head, encoder = served.manifest.heads[task], served.model.preparation.encoder
     inputs = batched(record.inputs)
@@ -96,12 +95,6 @@ async def embed_sparse(request: Request) -> Response:
         return Json(data, headers=headers)
 
     return await context.workshop.answer(request, served, start, shape)
-
-
-def sparse_task(served: Served) -> str | None:
-    return next(
-        (task for task, head in served.manifest.heads.items() if head.sparse and served.can(task)), None
-    )
 
 
 @wire
