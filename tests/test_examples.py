@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from poolrt.runtime import LLM, PoolingParams
 from poolrt.runtime.artifact import checkpoints
-from poolrt.serve.cli import parse, settings_of, template_of
+from poolrt.serve.cli import parse, settings_of
 from poolrt.serve.process.startup import models_of
-from poolrt.serve.settings import Settings
+from poolrt.serve.settings import Settings, template_of
 
 from tests.conftest import exported
 from tests.end_to_end.commands import environment

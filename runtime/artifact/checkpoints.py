@@ -25,12 +25,13 @@ from .manifest import FILE, FORMAT
 
 log = logging.getLogger("poolrt.checkpoints")
 
+# The flags say all that matters: variables and files of flags are the caller's, who has read them.
 BOOTSTRAP = """
 import sys, types
 home = sys.argv.pop(1)
 sys.modules.setdefault("poolrt", types.ModuleType("poolrt")).__path__ = [home]
 from poolrt.runtime.commands.cli import main
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:], environment={}))
 """
 ADAPTER = "adapter_config.json"
 CONVERSIONS = {

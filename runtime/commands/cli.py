@@ -1,5 +1,4 @@
-"""The `poolrt` command: finds the subcommand, runs it, prints an error in one line. The list of subcommands
-runs none of their code."""
+"""The `poolrt` command: finds the subcommand and runs it. The list of subcommands runs none of their code."""
 
 from __future__ import annotations
 
@@ -7,14 +6,22 @@ import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
-from .. import errors, extras
+import click
+from click.shell_completion import CompletionItem, shell_complete
+
+from .. import errors
+from ..command_line.command import Command, finished
+from ..command_line.spelling import choose
 from ..version import version
 
 GROUP = "poolrt.commands"
+COMPLETE = "_POOLRT_COMPLETE"
+"""The variable of click's completion protocol: `eval "$(_POOLRT_COMPLETE=bash_source poolrt)"`."""
 
-# command -> (what it does, module:function inside the package, extra that installs the libraries it needs)
+# command -> (what it does, module:object inside the package, extra that installs the libraries it needs)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "export": (
         "make a verified artifact of a checkpoint (folder or hub id)",
@@ -43,74 +50,70 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+class Commands(click.Group):
+    """`poolrt` for click's completion: its subcommands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_places())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _places():
+            return None
+        command = _command(cmd_name)
+        return command if isinstance(command, click.Command) else click.Command(cmd_name)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        return [
+            CompletionItem(name, help=about)
+            for name, about in _abouts().items()
+            if name.startswith(incomplete)
+        ]
+
+
+def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
     """Runs one command and returns its exit code (see `errors`). It raises only under POOLRT_DEBUG=1.
 
     Args:
         arguments: the command and its own arguments; None: those of the process.
+        environment: variables of flags; None: those of the process.
     """
+    if arguments is None and (instruction := os.environ.get(COMPLETE)):
+        return shell_complete(Commands("poolrt"), {}, "poolrt", COMPLETE, instruction)
     remaining = list(sys.argv[1:] if arguments is None else arguments)
     if remaining[:1] == ["help"] and len(remaining) > 1:
         remaining = [*remaining[1:], "--help"]
     if not remaining or remaining[0] in ("-h", "--help", "help"):
-        print(_usage())
-        return errors.EXIT_OK
+        return finished("", lambda: print(_usage()), extra=None)
     if remaining[0] in ("-V", "--version"):
         print(f"poolrt {version()}")
         return errors.EXIT_OK
     name = remaining.pop(0)
-    try:
+    extra = COMMANDS[name][2] if name in COMMANDS else None
+
+    def run() -> object:
         command = _command(name)
-        return _finished(command(remaining))
-    except errors.PoolrtError as error:
-        return _reported(name, error)
-    except ModuleNotFoundError as error:
-        known = extras.missing(error, COMMANDS[name][2]) if name in COMMANDS else None
-        return _faulty(name, error) if known is None else _reported(name, known)
-    except KeyboardInterrupt:
-        _print_error(f"poolrt {name}: interrupted")
-        return errors.EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone (`poolrt embed ... | head`). Python flushes stdout once more at
-        # exit, so the rest of the output needs a place to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return errors.EXIT_INTERNAL
-    except Exception as error:
-        return _faulty(name, error)
+        if isinstance(command, Command):
+            return command(remaining, environment)
+        if isinstance(command, click.Command):  # of another distribution
+            return command.main(remaining, prog_name=f"poolrt {name}", standalone_mode=False)
+        return command(remaining)
+
+    return finished(name, run, extra=extra)
 
 
-def _reported(name: str, error: errors.PoolrtError) -> int:
-    _print_error(f"poolrt {name}: {error}")
-    return error.exit_code
-
-
-def _faulty(name: str, error: Exception) -> int:
-    if os.environ.get("POOLRT_DEBUG") == "1":
-        raise error
-    _print_error(f"poolrt {name}: internal error, {type(error).__name__}: {error}")
-    _print_error(
-        "this is a fault of poolrt: please report it with the output of the same command under "
-        "POOLRT_DEBUG=1 and of `poolrt doctor`"
-    )
-    return errors.EXIT_INTERNAL
-
-
-def _finished(code: object) -> int:
-    # Writing the buffered output can fail too, and must fail where `main` reports it.
-    sys.stdout.flush()
-    return code if isinstance(code, int) else errors.EXIT_OK
-
-
-def _command(name: str) -> Callable[[list[str]], object]:
+def _command(name: str) -> click.Command | Callable[[list[str]], object]:
+    """The object that an entry point names: a click command, or a function that takes the remaining arguments
+    and returns an exit code. Raises InputError."""
     places = _places()
     if name not in places:
-        raise errors.InputError(f"no such command; the commands are {', '.join(places)}")
-    module, _, function = places[name].partition(":")
-    return getattr(importlib.import_module(module), function)
+        listed = f"the commands are {', '.join(places)}"
+        raise errors.InputError(f"no such command{choose(name, places)}; {listed}")
+    module, _, attribute = places[name].partition(":")
+    return cast("click.Command", getattr(importlib.import_module(module), attribute))
 
 
 def _places() -> dict[str, str]:
-    """Command -> `module:function`: our own, and those that installed distributions add."""
+    """Command -> `module:object`: our own, and those that installed distributions add."""
     package = (__package__ or "poolrt.runtime.commands").rsplit(".", 2)[0]
     places = {name: f"{package}.{place}" for name, (_, place, _) in COMMANDS.items()}
     for entry in importlib.metadata.entry_points(group=GROUP):
@@ -118,29 +121,14 @@ def _places() -> dict[str, str]:
     return places
 
 
+def _abouts() -> dict[str, str]:
+    return {
+        name: COMMANDS[name][0] if name in COMMANDS else f"added by {place.partition(':')[0]}"
+        for name, place in _places().items()
+    }
+
+
 def _usage() -> str:
-    lines = [
-        "usage: poolrt COMMAND [...]",
-        "",
-        "Pooling models: export with the head, verify, compile, serve behind vLLM's API.",
-        "",
-    ]
-    places = _places()
-    width = max(map(len, places))
-    for name, place in places.items():
-        about = COMMANDS[name][0] if name in COMMANDS else f"added by {place.partition(':')[0]}"
-        lines.append(f"  {name:<{width}}  {about}")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            (
-                "poolrt COMMAND --help, or poolrt help COMMAND, says more; every command takes --json. "
-                "--version shows the version."
-            ),
-        ]
-    )
+    from ..command_line.help import of_commands
 
-
-def _print_error(line: str) -> None:
-    print(line, file=sys.stderr)
+    return of_commands(_abouts())

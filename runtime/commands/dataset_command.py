@@ -2,135 +2,157 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
+import json as json_text
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from .. import errors, extras
+from .. import extras
+from ..command_line.command import command
+from ..command_line.flags import Argument, Flag
+from ..dataset.settings import Number, OnError, Task
 from ..errors import InputError
-from .command_line import Parser, positive
-from .model_arguments import HELP
+from .model_arguments import HELP, Json
 
-EXAMPLES = """examples:
-  poolrt embed-dataset texts.parquet --model artifacts/all-MiniLM-L6-v2 --out vectors
-  poolrt embed-dataset 'logs/**/*.jsonl' --model ARTIFACT --column message --keep id,time --out vectors
-  poolrt embed-dataset photos/ --model artifacts/clip --fixed-size-list --dtype float16 --out vectors
-  poolrt embed-dataset texts.parquet --model ARTIFACT --out vectors --ray   # the same job on a cluster
-Killed at any moment, the same command goes on where it stopped."""
+MODEL, OUTPUT, RAY = "model", "output", "Ray"
 
 
-def embed_dataset(arguments: Sequence[str]) -> int:
-    """poolrt embed-dataset: every row of a dataset, into shards of Parquet."""
-    options = _parser().parse_args(arguments)
-    extras.require("ray" if options.ray is not None else "dataset")
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which columns are read and written, and how."""
+
+    column: Annotated[
+        str | None,
+        Flag("of the texts (default: text); of pictures the column for their paths (path)", OUTPUT),
+    ] = None
+    keep: Annotated[str | None, Flag("columns of the input to keep", OUTPUT, "A,B", default="all")] = None
+    dtype: Annotated[Number, Flag("of the numbers", OUTPUT, own=True)] = "float32"
+    fixed_size_list: Annotated[bool, Flag("vectors as fixed-size lists instead of lists", OUTPUT)] = False
+    on_error: Annotated[
+        OnError,
+        Flag("a row that is null, no text or refused ends the job, is left out, or has no vector", OUTPUT),
+    ] = "fail"
+    rows_per_shard: Annotated[
+        int | None, Flag("most rows that a kill can cost", OUTPUT, "N", at_least=1, default="10000")
+    ] = None
+    overwrite: Annotated[
+        bool, Flag("begin anew in a folder that has another job's shards", OUTPUT, own=True)
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Ray Data's workers."""
+
+    ray: Annotated[
+        str | None,
+        Flag(
+            "compute with Ray Data, on the cluster at ADDRESS (without one: this machine)",
+            RAY,
+            "ADDRESS",
+            bare="",
+        ),
+    ] = None
+    ray_workers: Annotated[
+        int | None, Flag("models side by side", RAY, "N", at_least=1, default="what the cluster fits")
+    ] = None
+    ray_cpus: Annotated[float, Flag("processors of each worker", RAY, "N")] = 1.0
+    ray_gpus: Annotated[float, Flag("GPUs of each worker", RAY, "N")] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Computing:
+    """The model and what it computes."""
+
+    model: Annotated[str | None, Flag(HELP, MODEL, "ARTIFACT")] = None
+    task: Annotated[Task, Flag("what is computed of a row", MODEL, own=True)] = "embed"
+    no_truncate: Annotated[bool, Flag("refuse texts beyond the model's limit", MODEL)] = False
+    dimensions: Annotated[
+        int | None, Flag("width of the vectors, for Matryoshka models", MODEL, "N", at_least=1)
+    ] = None
+    role: Annotated[
+        Literal["query", "document"] | None, Flag("prepare texts as this side of a comparison", MODEL)
+    ] = None
+    prompt_name: Annotated[str | None, Flag("stored prompt to put in front of each text", MODEL)] = None
+    engine: Annotated[str, Flag("auto, onnxruntime, openvino, tensorrt-rtx, ...", MODEL)] = "auto"
+    threads: Annotated[
+        int | None,
+        Flag("threads of the engine", MODEL, "N", at_least=1, default="what this process may use"),
+    ] = None
+
+
+@command(
+    extra="dataset",
+    examples=[
+        "poolrt embed-dataset texts.parquet --model artifacts/all-MiniLM-L6-v2 --out vectors",
+        "poolrt embed-dataset 'logs/*.jsonl' --model ARTIFACT --column message --keep id,time --out vectors",
+        "poolrt embed-dataset photos/ --model artifacts/clip --fixed-size-list --dtype float16 --out vectors",
+        "poolrt embed-dataset texts.parquet --model ARTIFACT --out vectors --ray",
+    ],
+    notes="Killed at any moment, the same command goes on where it stopped. More in docs/datasets.md.",
+)
+def embed_dataset(
+    input: Annotated[
+        str,
+        Argument(
+            "INPUT", "Parquet, JSONL, CSV, Lance or pictures: a file, a folder or a glob", complete="file"
+        ),
+    ],
+    *,
+    out: Annotated[Path, Flag("folder of the shards", OUTPUT, "DIR", own=True)],
+    computing: Computing,
+    rows: Rows,
+    cluster: Cluster,
+    json: Json = False,
+) -> None:
+    """Computes every row of a dataset into shards of Parquet."""
+    extras.require("ray" if cluster.ray is not None else "dataset")
     from ..dataset import job
     from ..dataset.inputs import listed
     from ..dataset.settings import Settings
 
-    if options.model is None:
+    if computing.model is None:
         raise InputError("no model given: --model ARTIFACT, or POOLRT_MODEL", field="model")
-    column = options.column or ("path" if listed(options.input)[0] == "pictures" else "text")
     settings = Settings(
-        column=column,
-        keep=None if options.keep is None else tuple(filter(None, options.keep.split(","))),
-        task=options.task,
-        numbers=options.dtype,
-        fixed_size=options.fixed_size_list,
-        on_error=options.on_error,
-        truncate=not options.no_truncate,
-        dimensions=options.dimensions,
-        role=options.role,
-        prompt_name=options.prompt_name,
-        engine=options.engine,
-        rows_per_shard=job.rows_per_shard(options.out, options.rows_per_shard),
+        column=rows.column or ("path" if listed(input)[0] == "pictures" else "text"),
+        keep=None if rows.keep is None else tuple(filter(None, rows.keep.split(","))),
+        task=computing.task,
+        numbers=rows.dtype,
+        fixed_size=rows.fixed_size_list,
+        on_error=rows.on_error,
+        truncate=not computing.no_truncate,
+        dimensions=computing.dimensions,
+        role=computing.role,
+        prompt_name=computing.prompt_name,
+        engine=computing.engine,
+        rows_per_shard=job.rows_per_shard(out, rows.rows_per_shard),
     )
     workers: Any = None
-    if options.ray is not None:
+    if cluster.ray is not None:
         from ..dataset.ray_data import RayWorkers
         from ..store import resolving
 
         workers = RayWorkers(
-            resolving.artifact(options.model).absolute(),
-            address=options.ray or None,
-            workers=options.ray_workers,
-            cpus=options.ray_cpus,
-            gpus=options.ray_gpus,
-            threads=options.threads,
+            resolving.artifact(computing.model).absolute(),
+            address=cluster.ray or None,
+            workers=cluster.ray_workers,
+            cpus=cluster.ray_cpus,
+            gpus=cluster.ray_gpus,
+            threads=computing.threads,
         )
     try:
         summary = job.embed_dataset(
-            options.input,
-            options.model,
-            options.out,
+            input,
+            computing.model,
+            out,
             settings,
             workers=workers,
-            overwrite=options.overwrite,
-            progress=None if options.json and not sys.stderr.isatty() else sys.stderr,
-            threads=options.threads,
+            overwrite=rows.overwrite,
+            progress=None if json and not sys.stderr.isatty() else sys.stderr,
+            threads=computing.threads,
         )
     except KeyboardInterrupt:
-        print(
-            f"\ninterrupted: finished shards are in {options.out}; the same command goes on with the rest",
-            file=sys.stderr,
-        )
-        return errors.EXIT_INTERRUPTED
-    print(json.dumps(summary.plain(), ensure_ascii=False) if options.json else summary.text())
-    return errors.EXIT_OK
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="poolrt embed-dataset",
-        description="Computes every row of a dataset into shards of Parquet (docs/datasets.md).",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("input", metavar="INPUT", help="Parquet, JSONL, CSV, Lance or pictures: a file, a folder or a glob")
-    add("--model", default=os.environ.get("POOLRT_MODEL"), metavar="ARTIFACT", help=HELP)
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the shards")
-    add("--column", help="of the texts (default: text); of pictures the column for their paths (path)")
-    add("--keep", metavar="A,B", help="columns of the input to keep (default: all)")
-    add("--task", choices=("embed", "token_embed", "sparse", "classify", "token_classify"), default="embed")
-    add(
-        "--dtype", choices=("float32", "float16"), default="float32", help="of the numbers (default: float32)"
-    )
-    add("--fixed-size-list", action="store_true", help="vectors as fixed-size lists instead of lists")
-    add(
-        "--on-error",
-        choices=("fail", "skip", "null"),
-        default="fail",
-        help="a row that is null, no text or refused ends the job, is left out, or has no vector "
-        "(default: fail)",
-    )
-    add("--no-truncate", action="store_true", help="refuse texts beyond the model's limit")
-    add("--dimensions", type=positive, help="width of the vectors, for Matryoshka models")
-    add("--role", choices=("query", "document"), help="prepare texts as this side of a comparison")
-    add("--prompt-name", help="stored prompt to put in front of each text")
-    add("--engine", default="auto", help="auto, onnxruntime, openvino, tensorrt-rtx, ...")
-    add("--threads", type=positive, help="threads of the engine; default: what this process may use")
-    add(
-        "--rows-per-shard", type=positive, metavar="N", help="most rows that a kill can cost (default: 10000)"
-    )
-    add("--overwrite", action="store_true", help="begin anew in a folder that has another job's shards")
-    add(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="compute with Ray Data, on the cluster at ADDRESS (without one: this machine)",
-    )
-    add(
-        "--ray-workers",
-        type=positive,
-        metavar="N",
-        help="models side by side (default: what the cluster fits)",
-    )
-    add("--ray-cpus", type=float, default=1.0, metavar="N", help="processors of each worker (default: 1)")
-    add("--ray-gpus", type=float, default=0.0, metavar="N", help="GPUs of each worker (default: 0)")
-    add("--json", action="store_true", help="print the summary for machines")
-    return parser
+        kept = f"finished shards are in {out}; the same command goes on with the rest"
+        raise KeyboardInterrupt(kept) from None
+    print(json_text.dumps(summary.plain(), ensure_ascii=False) if json else summary.text())

@@ -2,97 +2,80 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from ..command_line.flags import Argument, Flag
 from ..errors import InputError
-from .command_line import Parser
 
 if TYPE_CHECKING:
     from ..model import Model
 
-HELP = "folder of an artifact, its name in the store (poolrt list), or its address (hf://..., s3://...)"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
 
-
-def parser(name: str, description: str, *, texts: str | None = None) -> Parser:
-    """Returns the parser of a command on one artifact.
-
-    Args:
-        texts: how the help names the texts of the command; None: it takes none.
-    """
-    parser = Parser(prog=f"poolrt {name}", description=description)
-    parser.add_argument("artifact", help=HELP)
-    if name == "inspect":
-        parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
-        return parser
-    parser.add_argument(
-        "--engine",
-        default="auto",
-        help="auto, onnxruntime, tensorrt-rtx, ... or an engine file of the artifact",
-    )
-    parser.add_argument("--json", action="store_true", help="print for machines")
-    if texts is not None:
-        _add_texts(parser, texts)
-    return parser
+HELP = "folder of an artifact, its name in the store (poolrt list), or its address (hf://..., s3://...)"
+ArtifactFolder = Annotated[str, Argument("ARTIFACT", HELP, complete="artifact")]
+EngineName = Annotated[
+    str,
+    Flag("auto, onnxruntime, openvino, tensorrt-rtx, ... or an engine file of the artifact", group="model"),
+]
+Json = Annotated[bool, Flag("print one JSON object for machines")]
+Query = Annotated[str, Argument("QUERY", "the query: text, or the file of a picture")]
+_FILE = Flag("UTF-8 file with one text per line", group="texts", own=True)
+_IMAGE = Flag(
+    "a picture or video, behind the texts (several times for several); for a model that reads pictures a "
+    "text that names such a file is one too",
+    group="texts",
+    name="image",
+    metavar="FILE",
+    own=True,
+)
+_NO_TRUNCATE = Flag("refuse texts beyond the model's limit instead of cutting them", group="texts")
+_BEHIND = "none: read lines from --file or stdin"
 
 
-def scorer(name: str, description: str) -> Parser:
-    """Returns the parser of a command that compares a query with documents."""
-    result = parser(name, description)
-    result.add_argument("query", help="the query: text, or the file of a picture")
-    _add_texts(result, "DOCUMENT")
-    result.add_argument("--instruction", help="for score templates that take one")
-    result.add_argument(
-        "--preparation",
-        choices=("model", "vllm"),
-        default="model",
-        help="as the model's own library (default) or as vLLM",
-    )
-    return result
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a command embeds."""
+
+    texts: Annotated[tuple[str, ...], Argument("TEXT", _BEHIND)] = ()
+    file: Annotated[Path | None, _FILE] = None
+    images: Annotated[tuple[Path, ...], _IMAGE] = ()
+    no_truncate: Annotated[bool, _NO_TRUNCATE] = False
+
+    def read(self) -> list[str | Path]:
+        return texts(self.texts, self.file, self.images)
 
 
-def _add_texts(parser: Parser, name: str) -> None:
-    parser.add_argument(
-        "texts", nargs="*", default=[], metavar=name, help="none: read lines from --file or stdin"
-    )
-    parser.add_argument("--file", type=Path, help="UTF-8 file with one text per line")
-    parser.add_argument(
-        "--image",
-        type=Path,
-        action="append",
-        default=[],
-        dest="images",
-        metavar="FILE",
-        help="a picture or video, behind the texts (several times for several); for a model that reads "
-        f"pictures a {name} that names such a file is one too",
-    )
-    parser.add_argument(
-        "--no-truncate",
-        action="store_true",
-        help="refuse texts beyond the model's limit instead of cutting them",
-    )
+@dataclass(frozen=True, slots=True)
+class Documents(Texts):
+    """What a command compares with a query, and how."""
+
+    texts: Annotated[tuple[str, ...], Argument("DOCUMENT", _BEHIND)] = ()
+    instruction: Annotated[str | None, Flag("for score templates that take one", group="scores")] = None
+    preparation: Annotated[
+        Literal["model", "vllm"], Flag("as the model's own library, or as vLLM", group="scores")
+    ] = "model"
+
+    def options(self) -> dict[str, Any]:
+        """Returns the keywords of `Model.score` and `Model.rerank`."""
+        return {
+            "truncate_prompt_tokens": truncation(self),
+            "instruction": self.instruction,
+            "preparation": self.preparation,
+        }
 
 
-def score_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the keywords of `Model.score` and `Model.rerank`."""
-    return {
-        "truncate_prompt_tokens": truncation(options),
-        "instruction": options.instruction,
-        "preparation": options.preparation,
-    }
-
-
-def truncation(options: argparse.Namespace) -> int | None:
+def truncation(texts: Texts) -> int | None:
     """Returns the `truncate_prompt_tokens` of a call."""
-    return None if options.no_truncate else -1
+    return None if texts.no_truncate else -1
 
 
-def texts(arguments: list[str], file: Path | None, images: Sequence[Path] = ()) -> list[str | Path]:
+def texts(arguments: Sequence[str], file: Path | None, images: Sequence[Path] = ()) -> list[str | Path]:
     """Returns one text per argument, without arguments one per line of the file, without a file the lines of
     stdin unless there are pictures, blank lines left out; then the pictures. Raises InputError for a file
     that cannot be read, and where there is no text."""

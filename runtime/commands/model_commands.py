@@ -2,69 +2,99 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from .. import errors
+from ..command_line.command import command
+from ..command_line.flags import Flag
 from ..errors import InputError
-from .command_line import Parser
-from .model_arguments import PICTURES, VIDEOS, parser, prompts, score_options, scorer, texts, truncation
+from .model_arguments import (
+    PICTURES,
+    VIDEOS,
+    ArtifactFolder,
+    Documents,
+    EngineName,
+    Json,
+    Query,
+    Texts,
+    prompts,
+    truncation,
+)
 
 PIECE = 1024
 """Texts that `embed --out` computes before it writes their vectors."""
 
 
-def inspect(arguments: Sequence[str]) -> int:
-    """poolrt inspect: checks the folder and shows its manifest."""
+@command(examples=["poolrt inspect artifacts/all-MiniLM-L6-v2", "poolrt inspect ARTIFACT --json | jq .tasks"])
+def inspect(
+    artifact: ArtifactFolder,
+    *,
+    quick: Annotated[bool, Flag("compare file sizes only, not their sha256")] = False,
+    json: Json = False,
+) -> None:
+    """Checks every file of an artifact and shows what it is."""
     from ..artifact import reading
     from ..artifact.records import to_plain
     from ..store import resolving
     from . import inspection
 
-    command = parser("inspect", "Checks every file of an artifact and shows what it is.")
-    command.add_argument("--quick", action="store_true", help="compare file sizes only, not their sha256")
-    options = command.parse_args(arguments)
-    folder = resolving.artifact(options.artifact)
-    opened = reading.read(folder, check="quick" if options.quick else "full")
-    print(
-        json.dumps(to_plain(opened.manifest), indent=1, ensure_ascii=False)
-        if options.json
-        else inspection.text(opened)
-    )
-    return errors.EXIT_OK
+    opened = reading.read(resolving.artifact(artifact), check="quick" if quick else "full")
+    if json:
+        _print_json(to_plain(opened.manifest))
+    else:
+        print(inspection.text(opened))
 
 
-def embed(arguments: Sequence[str]) -> int:
-    """poolrt embed: one vector per text or picture."""
-    command = parser(
-        "embed",
-        "Embeds texts and pictures: from the command line, --file, or stdin with one text per line.",
-        texts="TEXT",
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """How texts become vectors, and where the vectors go."""
+
+    dimensions: Annotated[int | None, Flag("width of the vectors, for Matryoshka models", group="model")] = (
+        None
     )
-    command.add_argument("--dimensions", type=int, help="width of the vectors, for Matryoshka models")
-    command.add_argument("--prompt-name", help="stored prompt to put in front of each text")
-    command.add_argument(
-        "--role", choices=("query", "document"), help="prepare the texts as this side of a comparison"
+    prompt_name: Annotated[str | None, Flag("stored prompt to put in front of each text", group="model")] = (
+        None
     )
-    command.add_argument(
-        "--out", type=Path, help="write the vectors to this .npy file instead of printing them"
-    )
-    command.add_argument(
-        "--resume",
-        action="store_true",
-        help="with --out: go on where an interrupted run of the same texts stopped",
-    )
-    options = command.parse_args(arguments)
-    if options.resume and options.out is None:
+    role: Annotated[
+        Literal["query", "document"] | None,
+        Flag("prepare the texts as this side of a comparison", group="model"),
+    ] = None
+    out: Annotated[
+        Path | None,
+        Flag("write the vectors to this .npy file instead of printing them", metavar="FILE", own=True),
+    ] = None
+    resume: Annotated[
+        bool, Flag("with --out: go on where an interrupted run of the same texts stopped", own=True)
+    ] = False
+
+
+@command(
+    examples=[
+        'poolrt embed artifacts/all-MiniLM-L6-v2 "a cat" "a kitten"',
+        "poolrt embed ARTIFACT --file lines.txt --out vectors.npy",
+        "cat lines.txt | poolrt embed ARTIFACT --json",
+    ]
+)
+def embed(
+    artifact: ArtifactFolder,
+    source: Texts,
+    *,
+    engine: EngineName = "auto",
+    embedding: Embedding,
+    json: Json = False,
+) -> int:
+    """Embeds texts and pictures: from the command line, --file, or stdin with one text per line."""
+    if embedding.resume and embedding.out is None:
         raise InputError("--resume goes with --out FILE, the file to go on with", field="resume")
-    return _embedded(options, texts(options.texts, options.file, options.images))
+    return _embedded(artifact, engine, source, embedding, as_json=json)
 
 
-def _embedded(options: argparse.Namespace, texts: list[str | Path]) -> int:
+def _embedded(artifact: str, engine: str, source: Texts, embedding: Embedding, *, as_json: bool) -> int:
     """Embeds the texts, in pieces where the vectors go to a file: it then has the vectors of
     every finished piece."""
     import numpy as np
@@ -72,28 +102,35 @@ def _embedded(options: argparse.Namespace, texts: list[str | Path]) -> int:
     from ..progress import bar
     from .vector_file import VectorFile
 
-    file = None if options.out is None else VectorFile(options.out, resume=options.resume)
+    texts = source.read()
+    options = {
+        "pooling_params": _params(dimensions=embedding.dimensions),
+        "truncate_prompt_tokens": truncation(source),
+        "role": embedding.role,
+        "prompt_name": embedding.prompt_name,
+    }
+    file = None if embedding.out is None else VectorFile(embedding.out, resume=embedding.resume)
     begin = 0 if file is None else file.rows
     if begin > len(texts):
         raise InputError(
-            f"--resume: {options.out} has {begin} vectors, and there are {len(texts)} texts", field="resume"
+            f"--resume: {embedding.out} has {begin} vectors, and there are {len(texts)} texts", field="resume"
         )
     piece = PIECE if file is not None else max(len(texts), 1)
     rows: list[dict[str, Any]] = []
     tokens, padded, vectors = 0, 0.0, np.empty((0, 0), dtype=np.float32)
     try:
-        with _model(options) as model, bar(_bar(options), len(texts) - begin) as progress:
+        with _model(artifact, engine) as model, bar(_bar(as_json), len(texts) - begin) as progress:
 
             def embedded(several: list[str | Path]) -> Any:
                 return model.embed(
                     prompts(several, model),
                     use_tqdm=False if progress is None else _Shared(progress),
-                    **_embed_options(options),
+                    **options,
                 )
 
             if file is not None and begin:
                 [last] = prompts(texts[begin - 1 : begin], model)
-                file.check(np.asarray(model.embed(last, **_embed_options(options)))[0])
+                file.check(np.asarray(model.embed(last, **options))[0])
             for start in range(begin, len(texts), piece):
                 several = texts[start : start + piece]
                 outputs = embedded(several)
@@ -103,7 +140,7 @@ def _embedded(options: argparse.Namespace, texts: list[str | Path]) -> int:
                 tokens += outputs.prompt_tokens
                 padded += outputs.padding * outputs.prompt_tokens
                 for index, (output, text) in enumerate(zip(outputs, several, strict=True), start):
-                    if options.json:
+                    if as_json:
                         vector = {} if file is not None else {"embedding": output.outputs.data.tolist()}
                         rows.append(
                             {
@@ -125,9 +162,8 @@ def _embedded(options: argparse.Namespace, texts: list[str | Path]) -> int:
             f"{file.rows} of {len(texts)} vectors are in {file.path}; the same command with "
             "--resume goes on from there"
         )
-        print(f"poolrt embed: interrupted: {kept if file.rows else 'nothing was written'}", file=sys.stderr)
-        return errors.EXIT_INTERRUPTED
-    if options.json:
+        raise KeyboardInterrupt(kept if file.rows else "nothing was written") from None
+    if as_json:
         _print_json(
             {
                 "model": name,
@@ -137,19 +173,10 @@ def _embedded(options: argparse.Namespace, texts: list[str | Path]) -> int:
             }
         )
     elif file is not None:
-        print(f"{file.rows} vectors of {file.dim} dims -> {options.out}")
+        print(f"{file.rows} vectors of {file.dim} dims -> {embedding.out}")
     elif len(texts) == 2:
         print(f"cosine {_cosine(vectors):.4f}")
     return errors.EXIT_OK
-
-
-def _embed_options(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "pooling_params": _params(dimensions=options.dimensions),
-        "truncate_prompt_tokens": truncation(options),
-        "role": options.role,
-        "prompt_name": options.prompt_name,
-    }
 
 
 class _Shared:
@@ -168,19 +195,22 @@ class _Shared:
         pass
 
 
-def score(arguments: Sequence[str]) -> int:
-    """poolrt score: a query against documents, in their order."""
-    command = scorer(
-        "score",
-        "Scores a query against documents: from the command line, --file, or stdin "
-        "with one document per line.",
-    )
-    options = command.parse_args(arguments)
-    documents = texts(options.texts, options.file, options.images)
-    with _model(options) as model:
-        query, *others = prompts([options.query, *documents], model)
-        outputs = model.score(query, others, use_tqdm=_bar(options), **score_options(options))
-    if options.json:
+@command(examples=['poolrt score artifacts/bge-reranker-base "capital of France" "Paris" "Mars"'])
+def score(
+    artifact: ArtifactFolder,
+    query: Query,
+    source: Documents,
+    *,
+    engine: EngineName = "auto",
+    json: Json = False,
+) -> None:
+    """Scores a query against documents: from the command line, --file, or stdin with one document per
+    line."""
+    documents = source.read()
+    with _model(artifact, engine) as model:
+        first, *others = prompts([query, *documents], model)
+        outputs = model.score(first, others, use_tqdm=_bar(json), **source.options())
+    if json:
         data = [
             {"index": index, "score": output.outputs.score, "truncated": output.truncated}
             for index, output in enumerate(outputs)
@@ -189,24 +219,29 @@ def score(arguments: Sequence[str]) -> int:
     else:
         for output, document in zip(outputs, documents, strict=True):
             print(f"{output.outputs.score:10.5f}{_cut(output.truncated)}  {_short(document)}")
-    return errors.EXIT_OK
 
 
-def rerank(arguments: Sequence[str]) -> int:
-    """poolrt rerank: documents by falling score."""
-    command = scorer(
-        "rerank",
-        "Sorts documents by their score: from the command line, --file, or stdin with one document per line.",
-    )
-    command.add_argument("--top-n", type=int, default=0, help="how many to show; 0: all")
-    options = command.parse_args(arguments)
-    documents = texts(options.texts, options.file, options.images)
-    with _model(options) as model:
-        query, *others = prompts([options.query, *documents], model)
-        ranking = model.rerank(
-            query, others, top_n=options.top_n, use_tqdm=_bar(options), **score_options(options)
-        )
-    if options.json:
+@command(
+    examples=[
+        'poolrt rerank artifacts/bge-reranker-base "capital of France" "Paris" "Mars" --top-n 1',
+        'poolrt rerank ARTIFACT "capital of France" --file documents.txt --json',
+    ]
+)
+def rerank(
+    artifact: ArtifactFolder,
+    query: Query,
+    source: Documents,
+    *,
+    top_n: Annotated[int, Flag("how many to show; 0: all", group="scores")] = 0,
+    engine: EngineName = "auto",
+    json: Json = False,
+) -> None:
+    """Sorts documents by their score: from the command line, --file, or stdin with one document per line."""
+    documents = source.read()
+    with _model(artifact, engine) as model:
+        first, *others = prompts([query, *documents], model)
+        ranking = model.rerank(first, others, top_n=top_n, use_tqdm=_bar(json), **source.options())
+    if json:
         results = [
             {"index": ranked.index, "relevance_score": ranked.score, "document": _document(ranked.document)}
             for ranked in ranking
@@ -215,59 +250,52 @@ def rerank(arguments: Sequence[str]) -> int:
     else:
         for place, ranked in enumerate(ranking, start=1):
             print(f"{place:3}. {ranked.score:10.5f}  {_short(documents[ranked.index])}")
-    return errors.EXIT_OK
 
 
-def bench(arguments: Sequence[str]) -> int:
-    """poolrt bench: texts per second at several lengths."""
+@command(examples=["poolrt bench artifacts/all-MiniLM-L6-v2 --seconds 5 --threads 2"])
+def bench(
+    artifact: ArtifactFolder,
+    *,
+    engine: EngineName = "auto",
+    threads: Annotated[
+        int | None, Flag("threads of the engine", group="model", default="what this process may use")
+    ] = None,
+    seconds: Annotated[float, Flag("how long each line is measured", above=0)] = 2.0,
+    json: Json = False,
+) -> None:
+    """Measures one artifact in this process: texts and tokens per second at several lengths."""
     from . import benchmark
 
-    command = parser(
-        "bench", "Measures one artifact in this process: texts and tokens per second at several lengths."
-    )
-    command.add_argument(
-        "--seconds", type=float, default=2.0, help="how long each line is measured (default 2)"
-    )
-    command.add_argument(
-        "--threads", type=int, help="threads of the engine; default: what this process may use"
-    )
-    options = command.parse_args(arguments)
-    if options.seconds <= 0:
-        raise InputError(f"--seconds is {options.seconds}, expected more than 0", field="seconds")
-    with _model(options) as model:
+    with _model(artifact, engine, threads=threads) as model:
         lines = []
-        if not options.json:
+        if not json:
             print(benchmark.HEADER)
-        for line in benchmark.measure(model, options.seconds):
+        for line in benchmark.measure(model, seconds):
             lines.append(line)
-            if not options.json:
+            if not json:
                 print(line.text(), flush=True)
-    if options.json:
+    if json:
         _print_json(
             {"model": model.name, "engine": model.engine.name, "lines": [line.plain() for line in lines]}
         )
-    return errors.EXIT_OK
 
 
-def doctor(arguments: Sequence[str]) -> int:
-    """poolrt doctor: what this machine offers."""
+@command(examples=["poolrt doctor", "poolrt doctor --json | jq .backends"])
+def doctor(*, json: Json = False) -> None:
+    """Says what this machine offers and what is missing."""
     from . import doctor
 
-    command = Parser(prog="poolrt doctor", description="Says what this machine offers and what is missing.")
-    command.add_argument("--json", action="store_true", help="print for machines")
-    options = command.parse_args(arguments)
     diagnosis = doctor.look()
-    if options.json:
+    if json:
         _print_json(diagnosis.plain())
     else:
         print(diagnosis.text())
-    return errors.EXIT_OK
 
 
-def _model(options: argparse.Namespace) -> Any:
+def _model(artifact: str, engine: str, *, threads: int | None = None) -> Any:
     from ..loader import load
 
-    return load(options.artifact, options.engine, threads=getattr(options, "threads", None))
+    return load(artifact, engine, threads=threads)
 
 
 def _params(*, dimensions: int | None) -> Any:
@@ -276,8 +304,13 @@ def _params(*, dimensions: int | None) -> Any:
     return PoolingParams(dimensions=dimensions)
 
 
-def _bar(options: argparse.Namespace) -> bool:
-    return not options.json and sys.stderr.isatty()
+def _bar(as_json: bool) -> Any:
+    """What draws the progress on a terminal; False elsewhere."""
+    if as_json or not sys.stderr.isatty():
+        return False
+    from ..command_line import terminal
+
+    return terminal.bar
 
 
 def _cosine(vectors: Any) -> float:

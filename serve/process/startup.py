@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import logging
@@ -14,12 +13,12 @@ from ...runtime.artifact import checkpoints, overrides, reading
 from ...runtime.artifact.checkpoints import CONVERSIONS, exported, is_artifact, options_of
 from ...runtime.artifact.manifest import FILE
 from ...runtime.errors import InputError
-from ...runtime.json_objects import gathered
 from ...runtime.loader import load
 from ...runtime.model import Model
 from ..models.adapters import AdapterExporter, Base, named_adapter
 from ..models.registry import Registry, Served
 from ..settings import Settings
+from .options import Options
 
 log = logging.getLogger("poolrt.serve")
 
@@ -33,7 +32,7 @@ class Models:
     """Makes models of LoRA adapters; None: LoRA is off."""
 
 
-def models_of(options: argparse.Namespace, settings: Settings) -> Models:
+def models_of(options: Options, settings: Settings) -> Models:
     """Every artifact of the command line under its names. Exports checkpoints, which takes minutes, and opens
     no model yet. Raises InputError and what an export raises."""
     own = [name for name in options.served_model_name if "=" not in name]
@@ -72,7 +71,7 @@ def models_of(options: argparse.Namespace, settings: Settings) -> Models:
 
 
 def adapters_of(
-    options: argparse.Namespace, settings: Settings, served: Sequence[Served], folders: Sequence[Path]
+    options: Options, settings: Settings, served: Sequence[Served], folders: Sequence[Path]
 ) -> AdapterExporter:
     """What makes models of LoRA adapters for the served models. Raises InputError."""
     if not options.enable_lora:
@@ -97,7 +96,7 @@ def adapters_of(
     )
 
 
-def base_of(argument: str, options: argparse.Namespace, served: Served, folder: Path) -> Base:
+def base_of(argument: str, options: Options, served: Served, folder: Path) -> Base:
     """A served model and where its checkpoint is: the argument itself, or the hub id in its artifact."""
     if folder != Path(argument):
         return Base(served=served, folder=folder, source=argument, options=export_options(options))
@@ -120,7 +119,7 @@ def base_of(argument: str, options: argparse.Namespace, served: Served, folder: 
     )
 
 
-def plugins_of(options: argparse.Namespace) -> dict[str, str]:
+def plugins_of(options: Options) -> dict[str, str]:
     """Artifact -> its IO processor. Raises InputError."""
     pairs = [
         (artifact or options.artifacts[0], name)
@@ -135,7 +134,7 @@ def plugins_of(options: argparse.Namespace) -> dict[str, str]:
 
 def opened(
     folder: Path,
-    options: argparse.Namespace,
+    options: Options,
     settings: Settings,
     plugin: str | None = None,
     *,
@@ -151,9 +150,7 @@ def opened(
         max_tokens=options.max_model_len,
         scheduling_policy=settings.scheduling_policy,
         io_processor_plugin=plugin,
-        hf_overrides=gathered(options.hf_overrides)
-        if str(folder) in map(str, map(Path, options.artifacts))
-        else None,
+        hf_overrides=options.hf_overrides if str(folder) in map(str, map(Path, options.artifacts)) else None,
         name=name,
         check=options.check,
         limit_mm_per_prompt=settings.media.limits,
@@ -170,7 +167,7 @@ def opened(
     return model
 
 
-def engine_of(folder: Path, options: argparse.Namespace) -> str:
+def engine_of(folder: Path, options: Options) -> str:
     """The name of the engine. For a finished artifact --precision is what its engine computes in: one
     precision, or with `auto` whichever is fastest, int8 included."""
     finished = any(Path(argument) == folder for argument in options.artifacts)
@@ -197,17 +194,17 @@ def default_name(argument: str, folder: Path) -> str:
         return folder.name  # opening it reports what is wrong
 
 
-def artifact_of(argument: str, options: argparse.Namespace) -> Path:
+def artifact_of(argument: str, options: Options) -> Path:
     """The folder of the artifact; a checkpoint is exported first."""
     if is_artifact(argument):
         refuse_other_exports(Path(argument), options)
     return checkpoints.artifact_of(argument, export_options(options), cache=options.cache)
 
 
-def refuse_other_exports(folder: Path, options: argparse.Namespace) -> None:
+def refuse_other_exports(folder: Path, options: Options) -> None:
     """Raises InputError for export flags that differ from those of a finished artifact."""
     manifest = reading.read(folder, check="quick").manifest
-    hf_overrides, pooler_config = gathered(options.hf_overrides), gathered(options.pooler_config)
+    hf_overrides, pooler_config = options.hf_overrides, options.pooler_config
     flags = list(
         overrides.undone(manifest, hf_overrides, options.convert or CONVERSIONS[options.task], pooler_config)
     )
@@ -223,12 +220,9 @@ def refuse_other_exports(folder: Path, options: argparse.Namespace) -> None:
     overrides.widened(manifest, hf_overrides)
 
 
-def export_options(options: argparse.Namespace) -> list[str]:
+def export_options(options: Options) -> list[str]:
     """The flags of `poolrt export` for a checkpoint on this command line."""
-    values = {
-        name: getattr(options, name) for name in ("runner", "revision", "subfolder", "precision", "target")
-    }
+    values = {name: getattr(options, name) for name in ("runner", "revision", "subfolder", "precision")}
+    values["target"] = ",".join(options.target) or None
     values["convert"] = options.convert or CONVERSIONS[options.task]
-    return options_of(
-        values | {name: gathered(getattr(options, name)) for name in ("hf_overrides", "pooler_config")}
-    )
+    return options_of(values | {name: getattr(options, name) for name in ("hf_overrides", "pooler_config")})

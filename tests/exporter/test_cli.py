@@ -238,7 +238,9 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.recipes([]) == errors.EXIT_OK
     assert "MiniLM" in capsys.readouterr().out
     assert cli.recipes(["--json", "MiniLM"]) == errors.EXIT_OK
-    assert all("minilm" in json.dumps(each).lower() for each in json.loads(capsys.readouterr().out))
+    assert all(
+        "minilm" in json.dumps(each).lower() for each in json.loads(capsys.readouterr().out)["recipes"]
+    )
     assert cli.recipes(["no such model"]) == errors.EXIT_OK
     assert "no recipe matches" in capsys.readouterr().out
 

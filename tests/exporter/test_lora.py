@@ -492,5 +492,5 @@ def test_wrong_input_costs_one_line(
     arguments = [source, "--out", str(tmp_path / "out"), *([] if adapter is None else ["--lora", adapter])]
     assert cli.export(arguments) == EXIT_INPUT
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("poolrt: ")
+    assert last.startswith("poolrt export: ")
     assert re.search(told, last), last

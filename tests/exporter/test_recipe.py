@@ -82,7 +82,7 @@ def test_recipes_are_listed_with_tasks_and_sizes(capsys: pytest.CaptureFixture[s
     from poolrt.exporter import cli
 
     assert cli.recipes(["MiniLM-L6", "--json"]) == 0
-    told = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    told = {each["name"]: each for each in json.loads(capsys.readouterr().out)["recipes"]}
     assert told["all-MiniLM-L6-v2"]["tasks"] == ["embed", "token_embed", "score"]
     assert told["all-MiniLM-L6-v2"]["dimensions"] == 384
     assert cli.recipes(["MiniLM-L6"]) == 0

@@ -395,7 +395,7 @@ def test_the_command_ends_in_one_sentence_and_code_2(
     folder = copy("bert_plain")
     configure(folder, hidden_act="sorcery", num_hidden_layers=2)
     assert cli.export([str(folder), "--out", str(tmp_path / "out")]) == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("poolrt: ")]
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("poolrt export: ")]
     assert len(told) == 1
     assert "sorcery" in told[0]
 

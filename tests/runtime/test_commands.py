@@ -16,6 +16,8 @@ import pytest
 from poolrt.runtime import errors, extras
 from poolrt.runtime.artifact.manifest import FILE, Manifest, Role
 from poolrt.runtime.artifact.records import from_plain
+from poolrt.runtime.command_line.command import Command
+from poolrt.runtime.command_line.flags import Flag
 from poolrt.runtime.commands import cli, inspection, model_commands
 
 ROOT = Path(__file__).parent.parent.parent
@@ -245,7 +247,9 @@ def test_extras_name_modules_that_they_install():
         names = {
             re.split(r"[>=;\[ ]", requirement)[0].replace("-", "_").lower() for requirement in declared[extra]
         }
-        assert {{"yaml": "pyyaml", "PIL": "pillow"}.get(module, module) for module in modules} <= names
+        assert {
+            {"yaml": "pyyaml", "PIL": "pillow"}.get(module, module.replace(".", "_")) for module in modules
+        } <= names
 
 
 def test_score_and_rerank_agree(capsys, folder):
@@ -359,3 +363,26 @@ def test_a_reader_that_leaves_is_no_fault():
         process.stdout.close()
         assert process.stderr is not None
         assert process.stderr.read() == b""
+
+
+def test_a_variable_means_the_same_to_every_command():
+    """`POOLRT_ENGINE` of a container is read by all commands in it."""
+    read: dict[str, set[tuple[str, tuple[str, ...]]]] = {}
+    for name in cli.COMMANDS:
+        command = cli._command(name)
+        assert isinstance(command, Command)
+        assert command.name == name
+        for value in command.values:
+            if isinstance(value.declaration, Flag) and not value.declaration.own:
+                for variable in value.variables(name)[1:]:
+                    read.setdefault(variable, set()).add((value.kind, value.choices))
+    assert {variable: kinds for variable, kinds in read.items() if len(kinds) > 1} == {}
+
+
+def test_every_command_takes_json_and_says_examples():
+    for name in cli.COMMANDS:
+        command = cli._command(name)
+        assert isinstance(command, Command)
+        assert {"json", "config"} <= {value.key for value in command.values}, name
+        assert command.examples, name
+        assert all(f"poolrt {name}" in example for example in command.examples)

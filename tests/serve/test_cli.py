@@ -21,6 +21,8 @@ from typing import Any
 import httpx
 import pytest
 from poolrt.runtime.artifact.checkpoints import default_cache
+from poolrt.runtime.command_line import spelling
+from poolrt.runtime.command_line.flags import Flag
 from poolrt.runtime.errors import (
     EXIT_INPUT,
     EXIT_INTERRUPTED,
@@ -30,15 +32,15 @@ from poolrt.runtime.errors import (
     PoolrtError,
 )
 from poolrt.runtime.json_objects import merged
-from poolrt.serve.cli import parse, serve, settings_of, template_of
-from poolrt.serve.flags import IGNORED, normalised
+from poolrt.serve.cli import flags as every_flag
+from poolrt.serve.cli import parse, serve, settings_of
 from poolrt.serve.process import startup
-from poolrt.serve.process.arguments import parser_of
 from poolrt.serve.process.listening import listening
+from poolrt.serve.process.options import IGNORED
 from poolrt.serve.process.positionals import FLAGS
 from poolrt.serve.process.server import limits_of, url_of, uvicorn_options
 from poolrt.serve.process.startup import artifact_of, export_options, models_of
-from poolrt.serve.settings import TLS_CIPHERS, Cors, Settings, Tls
+from poolrt.serve.settings import TLS_CIPHERS, Cors, Settings, Tls, template_of
 
 from tests.serve.conftest import serving
 
@@ -127,7 +129,7 @@ def test_an_artifact_may_follow_any_flag_of_one_value():
 )
 def test_no_flag_eats_the_artifact(arguments, field, values):
     asked, _ = parse(arguments.split())
-    assert (asked.artifacts, getattr(asked, field)) == (["A"], values)
+    assert (asked.artifacts, asked.values[field]) == (["A"], values)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +154,15 @@ def test_values_that_cannot_be_the_flags_and_the_last_ones_are_artifacts(
     arguments: str, artifacts: list[str], field: str, values: list[str]
 ):
     asked, _ = parse(arguments.split())
-    assert (asked.artifacts, getattr(asked, field)) == (artifacts, values)
+    assert (asked.artifacts, asked.values[field]) == (artifacts, values)
 
 
 def test_every_flag_of_several_values_gives_back_what_it_ate():
-    several = [action.option_strings[0][2:] for action in parser_of()._actions if action.nargs == "+"]
+    several = [
+        value.name
+        for value in every_flag()
+        if isinstance(value.declaration, Flag) and value.declaration.words
+    ]
     assert sorted(several) == sorted(FLAGS)
 
 
@@ -218,7 +224,7 @@ def test_flags_may_stand_between_artifacts(artifacts: Callable[[str], Path]):
     assert parse([first, "--port", "1", second])[0].artifacts == [first, second]
     # What is an artifact on this disk is no key.
     asked, _ = parse([first, "--api-key", "k1", second])
-    assert (asked.artifacts, asked.api_key) == ([first, second], ["k1"])
+    assert (asked.artifacts, asked.values["api_key"]) == ([first, second], ["k1"])
 
 
 @pytest.mark.parametrize(
@@ -356,7 +362,7 @@ def test_a_file_holds_flags(tmp_path, name, text):
     asked, _ = parse(["--config", str(path), "--port", "100"])
     settings = settings_of(asked)
     assert (asked.artifacts, asked.served_model_name, settings.port) == (["m"], ["a", "b"], 100)
-    assert (settings.request_id_headers, asked.hf_overrides) == (True, [{"x": 1}])
+    assert (settings.request_id_headers, asked.hf_overrides) == (True, {"x": 1})
 
 
 NESTED = """
@@ -381,15 +387,16 @@ def test_a_file_of_nested_yaml_is_read_as_yaml_is(tmp_path):
     (tmp_path / "c.yaml").write_text(NESTED)
     for arguments in (["--config", "FILE"], ["--config", "FILE", "--port", "1"]):
         asked, _ = parse([str(tmp_path / "c.yaml") if part == "FILE" else part for part in arguments])
-        assert (asked.artifacts, asked.served_model_name, asked.api_key, asked.max_model_len) == (
+        keys = asked.values["api_key"]
+        assert (asked.artifacts, asked.served_model_name, keys, asked.max_model_len) == (
             ["m"],
             ["a # b", "c"],
             ["k#1"],
             1000,
         )
-        assert asked.hf_overrides == [{"architectures": ["X"], "text_config": {"layers": 2}}]
-        assert asked.pooler_config == [{"pooling_type": "MEAN"}]
-        assert asked.chat_template == "{{ messages[0].content }}\n# not a comment\n"
+        assert asked.hf_overrides == {"architectures": ["X"], "text_config": {"layers": 2}}
+        assert asked.pooler_config == {"pooling_type": "MEAN"}
+        assert asked.values["chat_template"] == "{{ messages[0].content }}\n# not a comment\n"
 
 
 @pytest.mark.parametrize(
@@ -415,7 +422,7 @@ def test_a_yaml_file_without_pyyaml_says_what_to_install(tmp_path: Path, monkeyp
 def test_an_artifact_behind_a_files_list_is_none_of_its_values(tmp_path):
     (tmp_path / "c.yaml").write_text("api-key: [k1, k2]\n")
     asked, _ = parse(["--config", str(tmp_path / "c.yaml"), "m"])
-    assert (asked.artifacts, asked.api_key) == (["m"], ["k1", "k2"])
+    assert (asked.artifacts, asked.values["api_key"]) == (["m"], ["k1", "k2"])
 
 
 @pytest.mark.parametrize(
@@ -455,11 +462,11 @@ def test_keys_come_from_the_environment_too(monkeypatch):
 
 
 def test_underscores_and_dots_are_one_spelling():
-    assert normalised(["--max_num_seqs", "1", "--hf_overrides.a.b=2", "a_b"]) == [
-        "--max-num-seqs",
-        "1",
-        "--hf-overrides",
-        '{"a": {"b": 2}}',
+    words = ["--max_num_seqs", "1", "--hf_overrides.a.b=2", "a_b"]
+    assert spelling.normalised(words, every_flag(), see="").arguments() == [
+        "--max-num-seqs=1",
+        '--hf-overrides={"a": {"b": 2}}',
+        "--",
         "a_b",
     ]
 
@@ -468,7 +475,6 @@ def test_a_template_is_a_file_or_text(tmp_path):
     (tmp_path / "t.jinja").write_text("{{ a }}\n\n")
     assert template_of(str(tmp_path / "t.jinja")) == "{{ a }}\n\n"
     assert template_of("{{ b }}") == "{{ b }}"
-    assert template_of(None) is None
 
 
 def test_what_is_neither_artifact_nor_checkpoint_is_told(tmp_path):
@@ -682,7 +688,7 @@ def test_a_model_is_opened_as_the_flags_say(
         ("--mm-processor-kwargs.max_pixels 9", {"mm_processor_kwargs": None}),
         ("--hf-overrides {\"is_matryoshka\":true}", {"hf_overrides": {"is_matryoshka": True}}),
     ]:  # fmt: skip
-        asked, _ = parse([str(folder), *words.split()])
+        asked, _ = parse([str(folder), *words.split()], environment={})
         (served,) = models_of(asked, settings_of(asked)).registry
         with pytest.raises(InputError, match="enough"):
             served.open()
@@ -725,7 +731,7 @@ def test_an_artifact_whose_manifest_names_nothing_is_called_as_its_folder(tmp_pa
 def test_the_precision_of_a_finished_artifact_is_that_of_its_engine(
     tmp_path: Path, flags: list[str], engine: str
 ):
-    options, _ = parse([str(tmp_path), *flags])
+    options, _ = parse([str(tmp_path), *flags], environment={})
     assert startup.engine_of(tmp_path, options) == engine
     assert startup.engine_of(tmp_path / "exported", options) == options.engine
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from poolrt.runtime import load
 from poolrt.runtime.inputs import templates
-from poolrt.runtime.json_objects import gathered
 from poolrt.serve.cli import parse, settings_of
 from poolrt.serve.settings import Settings
 
@@ -154,7 +153,7 @@ def test_a_command_line_is_read(line: str, tmp_path: Path, monkeypatch: pytest.M
     assert notes == [
         "--trust-remote-code has no effect here: an artifact fixes it, or poolrt does without"
     ] * ("--trust-remote-code" in line)
-    assert (gathered(options.hf_overrides) or None) == overrides
+    assert (options.hf_overrides or None) == overrides
     text = settings_of(options).chat_template
     assert (text is None) == (template is None)
     if template is not None:
