@@ -23,7 +23,7 @@ from ..heads.head_modules import HeadsModule
 from ..heads.planning import Plan
 from . import interface, onnx_files
 from .interface import OPSET, Interface
-from .passes import order, packing, slices
+from .passes import blocks, order, packing, slices
 from .passes.signature import PassOptions
 from .prefix import BehindPrefix, check_exact
 
@@ -167,7 +167,8 @@ def _written(module: nn.Module, shape: Interface, path: Path, options: PassOptio
     path.parent.mkdir(parents=True, exist_ok=True)
     external = onnx_files.save(program.model, path)
     sliced = slices.in_slices(program.model)
-    return recorded(shape, path.name, tuple(external), packed=packed, sliced=sliced)
+    window = blocks.widest(program.model)
+    return recorded(shape, path.name, tuple(external), packed=packed, sliced=sliced, window=window)
 
 
 def streamed_from_module(module: PoolingModel, plan: Plan) -> onnx_ir.Model:
@@ -210,9 +211,11 @@ def described(
     plan: Plan, file: str, external: tuple[str, ...], *, model: onnx_ir.Model | None = None
 ) -> manifest.Graph:
     """Returns the manifest's record of a float32 text graph, `model`, if it was traced already."""
-    return recorded(
-        interface.text(plan), file, external, sliced=model is not None and slices.in_slices(model)
-    )
+    shape = interface.text(plan)
+    if model is None:
+        return recorded(shape, file, external)
+    window = blocks.widest(model)
+    return recorded(shape, file, external, sliced=slices.in_slices(model), window=window)
 
 
 def recorded(
@@ -222,6 +225,7 @@ def recorded(
     *,
     packed: bool = False,
     sliced: bool = False,
+    window: int = 0,
 ) -> manifest.Graph:
     """Returns the manifest's record of a float32 graph."""
     return manifest.Graph(
@@ -234,6 +238,7 @@ def recorded(
         external=external,
         packed=packed,
         sliced=sliced,
+        window=window,
     )
 
 

@@ -255,6 +255,9 @@ class Graph:
     sliced: bool = False
     """Whether vocabulary logits are pooled slice by slice, so that a batch never holds all of them. False of
     SPLADE in older artifacts, whose batches are bounded."""
+    window: int = 0
+    """Keys of the widest window of attention of at most 512; bounds stand in the names of nodes. 0: none, and
+    in older artifacts."""
     static_scales: bool = False
     """int8: whether the scales of activations are constants of the graph, which then consists of standard
     operators. False: they are taken of each row while it runs, in operators of ONNX Runtime alone."""

@@ -56,12 +56,12 @@ class Later(Generic[Opened]):
         self._closed = False
         self._opened: Opened | None = open() if at_once else None
 
-    def get(self) -> Opened | None:
-        """None while it is not open."""
+    def get(self, weight: int = 1) -> Opened | None:
+        """None while it is not open. `weight`: of a call that counts as several."""
         if self._opened is None and self._missed <= self._after:
             with self._lock:
-                self._missed += 1
-                begins = self._missed == self._after + 1 and not self._closed
+                begins = self._missed <= self._after < self._missed + weight and not self._closed
+                self._missed += weight
             if begins:
                 # Not a daemon, as the worker's threads are: Python would end it inside the library, which
                 # aborts the process.

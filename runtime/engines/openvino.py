@@ -8,6 +8,7 @@ packed rows has no end of values. For the same reason rows are padded to a multi
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,8 +21,8 @@ from .. import machine
 from ..artifact import digests
 from ..artifact.manifest import Graph, Manifest, Precision, Profile, Tensor
 from ..errors import EngineError
-from . import blobs, openvino_heads
-from .lanes import MAX_LANES, Later, stored_bytes
+from . import blobs, openvino_heads, openvino_windows
+from .lanes import MAX_LANES, Later, slots, stored_bytes
 from .table import Arrays
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -43,6 +44,9 @@ TWICE_BYTES = 512 << 20
 batch that runs alone."""
 STREAM_THREADS = 4
 """Of a larger graph, whose streams serve both."""
+WEIGHT_SLOTS = 256
+"""A batch that runs alone counts once more for each of these slots towards opening the session of all
+threads: one text of 2048 tokens takes longer than eight short ones."""
 
 
 class OpenVinoSession:
@@ -68,15 +72,23 @@ class OpenVinoSession:
             self._requests.put(compiled.create_infer_request())
         self._mapped = [blob]
         """The library reads weights from these and does not hold them."""
+
+        def whole(windows: bool) -> Any:
+            compiled, blob = _compiled(
+                path, graph, precision, digest, streams=1, threads=threads, windows=windows
+            )
+            self._mapped.append(blob)
+            return compiled.create_infer_request()
+
         self._wide: Later[Any] | None = None
         if lanes > 1 and stored_bytes(path, graph) <= TWICE_BYTES:
-
-            def wide() -> Any:
-                compiled, blob = _compiled(path, graph, precision, digest, streams=1, threads=threads)
-                self._mapped.append(blob)
-                return compiled.create_infer_request()
-
-            self._wide = Later(wide, at_once=at_once)
+            self._wide = Later(lambda: whole(windows=False), at_once=at_once)
+        self._long: Later[Any] | None = None
+        """For texts much longer than the windows of attention."""
+        self._long_tokens = openvino_windows.LONG_WINDOWS * graph.window
+        self._long_lock = threading.Lock()
+        if graph.window and graph.past is None:
+            self._long = Later(lambda: whole(windows=True), after=0)
 
     @property
     def backend(self) -> str:
@@ -96,7 +108,10 @@ class OpenVinoSession:
         ]
         width = max(widths, default=0)
         padded = {name: self._padded(name, array) for name, array in inputs.items()}
-        wide = self._wide.get() if alone and self._wide is not None else None
+        if self._long is not None and width > self._long_tokens and (long := self._long.get()) is not None:
+            with self._long_lock:
+                return self._infer(long, padded, outputs, width)
+        wide = self._wide.get(1 + slots(inputs) // WEIGHT_SLOTS) if alone and self._wide is not None else None
         if wide is not None:
             return self._infer(wide, padded, outputs, width)
         request = self._requests.get()
@@ -106,8 +121,9 @@ class OpenVinoSession:
             self._requests.put(request)
 
     def close(self) -> None:
-        if self._wide is not None:
-            self._wide.close()
+        for later in (self._wide, self._long):
+            if later is not None:
+                later.close()
         while not self._requests.empty():
             self._requests.get()
         self._mapped.clear()
@@ -141,9 +157,20 @@ def _variable(tensor: Tensor) -> int | None:
 
 
 def _compiled(
-    path: Path, graph: Graph, precision: Precision, digest: str, *, streams: int, threads: int
+    path: Path,
+    graph: Graph,
+    precision: Precision,
+    digest: str,
+    *,
+    streams: int,
+    threads: int,
+    windows: bool = False,
 ) -> tuple[Any, Any]:
-    """The compiled graph, and the memory that it is mapped to if it was compiled here before."""
+    """The compiled graph, and the memory that it is mapped to if it was compiled here before.
+
+    Args:
+        windows: whether attention within a window is cut to it.
+    """
     core = _core()
     products = HINTS[_rest() if precision == "int8" else precision]
     settings: Mapping[str, Any] = {
@@ -154,7 +181,7 @@ def _compiled(
         # Several models and the server's own threads share the processors.
         "ENABLE_CPU_PINNING": False,
     }
-    key = _key(graph, precision, digest)
+    key = _key(graph, precision, digest, *(["windows"] if windows else []))
     kept = blobs.find(key)
     try:
         if kept is not None:
@@ -164,7 +191,9 @@ def _compiled(
         blobs.remove(key)
     try:
         model = core.read_model(str(path))
-        _unpack(model)
+        names = _unpack(model)
+        if windows:
+            openvino_windows.cut(model, _library(), names)
         openvino_heads.group(model, _library(), products)
         compiled = core.compile_model(model, "CPU", settings)
     except Exception as error:
@@ -176,10 +205,10 @@ def _compiled(
     return compiled, None
 
 
-def _key(graph: Graph, precision: Precision, digest: str) -> str:
+def _key(graph: Graph, precision: Precision, digest: str, *form: str) -> str:
     """The name of a compiled graph among the blobs. Neither streams nor threads are part of what is
     compiled."""
-    return blobs.key("openvino", FORM, version(), graph.file, digest, precision)
+    return blobs.key("openvino", FORM, version(), graph.file, digest, precision, *form)
 
 
 def blob(folder: Path, manifest: Manifest, graph: Graph, precision: Precision | None) -> str:
@@ -191,12 +220,16 @@ def _digest(folder: Path, manifest: Manifest, graph: Graph) -> str:
     return "".join(_sha256(folder, manifest, name) for name in (graph.file, *graph.external))
 
 
-def _unpack(model: Any) -> None:
+def _unpack(model: Any) -> dict[str, tuple[int, int]]:
     """Takes out the nodes that drop padding and put it back; the graph is then the padded one. Attention of
-    all texts takes the form of short ones, which the library fuses by itself."""
-    changes = 0
+    all texts takes the form of short ones, which the library fuses by itself. Returns the windows of
+    attention by the names of their softmaxes."""
+    changes, windows = 0, dict[str, tuple[int, int]]()
     for node in model.get_ordered_ops():
         if node.get_type_name() == "If" and node.get_friendly_name().startswith("blocks/"):
+            if (window := openvino_windows.of_name(node.get_friendly_name())) is not None:
+                ops = node.get_else_body().get_ordered_ops()
+                windows |= {op.get_friendly_name(): window for op in ops if op.get_type_name() == "Softmax"}
             _inline(node)
             changes += 1
     for node in model.get_ordered_ops():
@@ -215,6 +248,7 @@ def _unpack(model: Any) -> None:
         changes += 1
     if changes:
         model.validate_nodes_and_infer_types()
+    return windows
 
 
 def _inline(choice: Any) -> None:

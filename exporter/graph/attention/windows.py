@@ -44,6 +44,12 @@ class Window:
         """Whether every query reaches its own key, so that no query is left without keys at the edges."""
         return (self.first is None or self.first <= 0) and (self.last is None or self.last >= 0)
 
+    @property
+    def label(self) -> str:
+        """What stands behind the name of an attention with bounds on both sides, for engines that compute the
+        window alone (runtime/engines/openvino_windows.py). Empty for others."""
+        return "" if self.first is None or self.last is None else f" (keys {self.first} to {self.last})"
+
 
 EVERYTHING = Window()
 

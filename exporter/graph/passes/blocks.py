@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....runtime.artifact.manifest import PAST
+from ....runtime.engines import openvino_windows
 from ..attention.body import Body, Lengths
 from ..attention.regions import Attention, can_be_cut, find, square_cone
 from ..attention.scopes import Scope
@@ -65,6 +66,12 @@ def run(model: ir.Model, options: PassOptions) -> PassResult:
     return PassResult(len(attentions))
 
 
+def widest(model: ir.Model) -> int:
+    """Returns the keys of the widest window that openvino_windows.py cuts; 0: there is none."""
+    windows = (openvino_windows.of_name(node.name or "") for node in model.graph if node.op_type == "If")
+    return max((sum(window) for window in windows if window is not None), default=0)
+
+
 class _Cutting:
     """The rewriting of one graph."""
 
@@ -91,7 +98,7 @@ class _Cutting:
         name = f"{PREFIX}/{self._number}"
         blocks = self._blocks(attention, name)
         sides = {value: self._side(_reader(attention, value), value) for value in attention.sides}
-        condition = ir.node("If", [self._long], num_outputs=1, name=name)
+        condition = ir.node("If", [self._long], num_outputs=1, name=name + attention.window.label)
         (chosen,) = condition.outputs
         chosen.name, chosen.type, chosen.shape = f"{name}/y", result.type, result.shape
         graph.insert_after(attention.nodes[-1], condition)
