@@ -20,7 +20,7 @@ PYTEST := $(SINGLE) $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format layering mutants clients bench gpu gpu-wheels goldens models map clean
+.PHONY: help demo test test-all check lint format layering mutants clients deploy-check bench gpu gpu-wheels goldens models map clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -30,6 +30,7 @@ help:
 	@echo 'make bench      poolrt beside sentence-transformers, fastembed and vLLM: bench/RESULTS.md'
 	@echo 'make gpu-wheels what make gpu installs, downloaded into WHEELS on a machine with network'
 	@echo 'make clients    other people'"'"'s clients against a running server, and poolrt inside their libraries'
+	@echo 'make deploy-check examples/deploy through hadolint, Helm and the schemas of Kubernetes'
 	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=path of its vllm command)'
 	@echo 'make models     run the family checks and write docs/models.md (slow)'
 	@echo 'make map        write docs/map.md: every file in one line'
@@ -72,6 +73,14 @@ format: $(VENV)/.dev
 clients: $(VENV)/.clients
 	@echo 'basedpyright integrations' && $(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python integrations
 	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/clients tests/integrations $(PYTEST_ARGS)
+
+# examples/deploy through hadolint, Helm and the schemas of Kubernetes (Helm needs Python 3.12), promtool and systemd-analyze where they
+# are installed.
+$(VENV)/.deploy: pyproject.toml
+	@.ci/venv $@ cpu,serve,export,dev,deploy
+
+deploy-check: $(VENV)/.deploy
+	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/deploy $(PYTEST_ARGS)
 
 check: lint layering
 
