@@ -67,7 +67,7 @@ def run(model: ir.Model, options: PassOptions) -> PassResult:
 
 
 def widest(model: ir.Model) -> int:
-    """Returns the keys of the widest window that openvino_windows.py cuts; 0: there is none."""
+    """Returns the keys of the widest window that runtime/engines/openvino_windows.py cuts; 0: none."""
     windows = (openvino_windows.of_name(node.name or "") for node in model.graph if node.op_type == "If")
     return max((sum(window) for window in windows if window is not None), default=0)
 
