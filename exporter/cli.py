@@ -18,6 +18,7 @@ from ..runtime.artifact.records import to_plain
 from ..runtime.command_line import terminal as screen
 from ..runtime.command_line.command import command
 from ..runtime.command_line.flags import Argument, Flag
+from ..runtime.commands.artifact_names import artifact_names
 from ..runtime.errors import CheckpointError, PoolrtError
 from .base import terminal
 from .base.quiet import own_stdout
@@ -34,7 +35,9 @@ _TARGETS = "onnx|openvino|tensorrt-rtx[:sm89,...]|tensorrt"
 Json = Annotated[bool, Flag("print the report as JSON on stdout; progress goes to stderr either way")]
 Artifact = Annotated[
     str,
-    Argument("ARTIFACT", "folder of an artifact, its name in the store, or its address", complete="artifact"),
+    Argument(
+        "ARTIFACT", "folder of an artifact, its name in the store, or its address", complete=artifact_names
+    ),
 ]
 
 
@@ -98,7 +101,7 @@ def export(
         Argument(
             "CHECKPOINT",
             "folder with config.json and weights, or a hub id such as BAAI/bge-m3",
-            complete="folder",
+            complete="dir",
         ),
     ],
     reading: Reading,

@@ -69,13 +69,20 @@ def _message(path: str | Path, problems: list[str]) -> str:
     return "\n  ".join([summary, *problems])
 
 
+def _meant(folder: Path) -> str:
+    """The artifact beside it whose name is nearest, as the end of an error's text."""
+    from ..command_line.spelling import choose  # only an error needs it
+
+    names = {path.parent.name: path for path in folder.parent.glob(f"*/{contract.FILE}")}
+    beside = choose(folder.name, names, fold=False)
+    return beside.replace("mean ", f"mean {folder.parent}/") if len(folder.parts) > 1 else beside
+
+
 def _manifest(folder: Path) -> Manifest:
     path = folder / contract.FILE
     if not folder.is_dir():
-        raise ArtifactError(
-            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; an artifact is "
-            "what `poolrt export` writes"
-        )
+        what = "not a folder" if folder.exists() else f"no such folder{_meant(folder)}"
+        raise ArtifactError(f"{folder}: {what}; an artifact is what `poolrt export` writes")
     if folder.resolve().name.endswith(".partial"):
         raise ArtifactError(f"{folder}: an export that was not finished; {_AGAIN}")
     if not path.is_file():

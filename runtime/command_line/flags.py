@@ -14,7 +14,7 @@ import dataclasses
 import inspect
 import json
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -72,8 +72,8 @@ class Argument:
     """Names under which a `--config` file may hold it."""
     variable: str = ""
     """Environment variable that is read where the command line has none."""
-    complete: Literal["", "artifact", "file", "folder"] = ""
-    """What a shell completes it to."""
+    complete: Literal["", "file", "dir"] | Callable[[], Iterable[str]] = ""
+    """What a shell completes it to: a file, a folder, or a folder or one of the words of a function."""
 
 
 @dataclass(frozen=True, slots=True)

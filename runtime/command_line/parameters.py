@@ -71,21 +71,11 @@ class Positional(click.Argument):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         assert isinstance(self.value.declaration, Argument)
-        match self.value.declaration.complete:
-            case "":
-                return []
-            case "artifact":
-                return [*_artifacts(incomplete), CompletionItem(incomplete, type="dir")]
-            case "folder":
-                return [CompletionItem(incomplete, type="dir")]
-            case "file":
-                return [CompletionItem(incomplete, type="file")]
-
-
-def _artifacts(incomplete: str) -> list[CompletionItem]:
-    """The artifacts in the folder where `poolrt export` puts them."""
-    folders = sorted(path.parent for path in Path("artifacts").glob("*/manifest.json"))
-    return [CompletionItem(str(folder)) for folder in folders if str(folder).startswith(incomplete)]
+        complete = self.value.declaration.complete
+        if callable(complete):
+            words = [CompletionItem(word) for word in complete() if word.startswith(incomplete)]
+            return [*words, CompletionItem(incomplete, type="dir")]
+        return [CompletionItem(incomplete, type=complete)] if complete else []
 
 
 def _resolved(
@@ -110,11 +100,11 @@ def resolve(value: Value, written: Any, ctx: click.Context) -> tuple[Any, Parame
         written: what the parser of the command line has: a text, a tuple of texts, a boolean; None: nothing.
     """
     invocation = ctx.find_root().obj or Invocation()
-    command = ctx.info_name or ""
+    command, see = ctx.info_name or "", f"{ctx.command_path} --help"
     collected: list[tuple[ParameterSource, str, list[str] | bool]] = []
     if (texts := _texts(value, written)) is not None:
         collected.append((ParameterSource.COMMANDLINE, f"argument {_label(value)}", texts))
-    collected += _from_environment(value, command, invocation.environment)
+    collected += from_environment(value, command, invocation.environment)
     if value.key in invocation.config:
         where = f"--config {invocation.config_name}: {value.key}"
         content = config_file.texts_of(value, invocation.config[value.key], where)
@@ -124,23 +114,23 @@ def resolve(value: Value, written: Any, ctx: click.Context) -> tuple[Any, Parame
     source = collected[0][0]
     if value.kind == "object":
         parts = [
-            _read(value, text, where, ctx) for _, where, texts in reversed(collected) for text in _list(texts)
+            read(value, text, where, see) for _, where, texts in reversed(collected) for text in _list(texts)
         ]
         return _finished(value, gathered(parts), collected[0][1]), source
     if isinstance(value.declaration, Argument) and value.kind == "several":
         # Artifacts of a file stand beside those of the command line.
         collected = [*collected[:0:-1], collected[0]]
         return [
-            _read(value, text, where, ctx) for _, where, texts in collected for text in _list(texts)
+            read(value, text, where, see) for _, where, texts in collected for text in _list(texts)
         ], source
     strongest = [entry for entry in collected if entry[0] == source]
     if value.kind == "several":
-        read = [_read(value, text, where, ctx) for _, where, texts in strongest for text in _list(texts)]
-        return _finished(value, read, strongest[0][1]), source
+        several = [read(value, text, where, see) for _, where, texts in strongest for text in _list(texts)]
+        return _finished(value, several, strongest[0][1]), source
     _, where, texts = strongest[0]
     if isinstance(texts, bool):
         return texts, source
-    return _read(value, texts[-1], where, ctx), source
+    return read(value, texts[-1], where, see), source
 
 
 def _flag(value: Value) -> Flag:
@@ -167,7 +157,7 @@ def _texts(value: Value, written: Any) -> list[str] | bool | None:
     return [written] if isinstance(written, str) else None
 
 
-def _from_environment(
+def from_environment(
     value: Value, command: str, environment: Mapping[str, str]
 ) -> list[tuple[ParameterSource, str, list[str] | bool]]:
     """The strongest variable of poolrt, and those of other programs."""
@@ -196,14 +186,15 @@ def _named(read: Callable[[str], Any], text: str, name: str) -> Any:
         raise InputError(f"{name}: {error}", field=name) from None
 
 
-def _read(value: Value, text: str, where: str, ctx: click.Context) -> Any:
+def read(value: Value, text: str, where: str, see: str = "") -> Any:
+    """The value of a text. Raises InputError that says where the text comes from."""
     try:
         return value.read(text)
     except InputError:
         raise
     except ValueError as error:
-        see = f"; see {ctx.command_path} --help" if where.startswith("argument ") else ""
-        raise InputError(f"{where}: {error}{see}", field=value.name) from None
+        end = f"; see {see}" if where.startswith("argument ") else ""
+        raise InputError(f"{where}: {error}{end}", field=value.name) from None
 
 
 def _finished(value: Value, content: Any, where: str) -> Any:

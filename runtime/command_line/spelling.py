@@ -99,9 +99,16 @@ def meant(written: str, known: Iterable[str], *, dashes: str = "--") -> str:
     return f"; did you mean {dashes}{close[0]}?" if close else ""
 
 
-def choose(word: str, known: Mapping[str, object]) -> str:
-    """`meant` for a word without dashes."""
-    return meant(word, known, dashes="")
+def choose(word: str, known: Mapping[str, object], *, fold: bool = True) -> str:
+    """`meant` for a word without dashes.
+
+    Args:
+        fold: underscores of the word are dashes.
+    """
+    if fold:
+        return meant(word, known, dashes="")
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _takes_words(value: Value) -> bool:

@@ -56,6 +56,21 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
     print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
+def facts(lines: Sequence[str], *, problem: str = "not used: ") -> None:
+    """Prints lines that begin with what they are about, in bold on a terminal, and problems in red."""
+    from rich.text import Text
+
+    out = console()
+    for line in lines:
+        name, _, _ = line.partition(" ")
+        text = Text(line)
+        text.stylize("bold cyan", 0, len(name))
+        text.highlight_words([problem], "bold red")
+        if name == "advice":
+            text.stylize("yellow", len(name))
+        out.print(text, soft_wrap=True)
+
+
 def bar(*, total: int, desc: str) -> Any:
     """A progress bar on stderr, with the part of tqdm that `progress.bar` uses."""
     return _Bar(total=total, desc=desc)

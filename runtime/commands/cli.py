@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -99,6 +100,16 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         return command(remaining)
 
     return finished(name, run, extra=extra)
+
+
+def loaded() -> list[Command]:
+    """Every command that declares its flags, those left out whose libraries are missing."""
+    commands: list[Command] = []
+    for name in _places():
+        with contextlib.suppress(ImportError):
+            command = _command(name)
+            commands += [command] if isinstance(command, Command) else []
+    return commands
 
 
 def _command(name: str) -> click.Command | Callable[[list[str]], object]:

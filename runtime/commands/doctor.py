@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from .. import machine
+from .. import version as own
 from ..engines import table
+from .environment import ConfigFile, Variable
 
 # Instructions that decide the speed of int8 and float kernels, as /proc/cpuinfo spells them.
 _FLAGS = (
@@ -30,6 +33,8 @@ _LIBRARIES = (
     "numpy",
     "tokenizers",
     "jinja2",
+    "click",
+    "rich",
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
@@ -43,6 +48,8 @@ _LIBRARIES = (
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
+    poolrt: str
+    """Its version."""
     python: str
     system: str
     processor: str
@@ -59,6 +66,10 @@ class Diagnosis:
     libraries: dict[str, str]
     backends: dict[str, str | None]
     """Backend -> installed version."""
+    environment: tuple[Variable, ...]
+    """Variables that act on poolrt, and those that do not and look as if they should."""
+    config: tuple[ConfigFile, ...]
+    """Files of flags that variables name."""
     advice: tuple[str, ...]
 
     def plain(self) -> dict[str, Any]:
@@ -67,6 +78,7 @@ class Diagnosis:
     def text(self) -> str:
         quota = "no quota" if self.quota is None else f"a quota of {self.quota:g}"
         lines = [
+            f"poolrt      {self.poolrt}",
             f"python      {self.python} on {self.system}",
             f"processor   {self.processor}; {' '.join(self.flags) or 'no vector instructions known to us'}",
             (
@@ -80,18 +92,29 @@ class Diagnosis:
             *(["gpu         none that an NVIDIA driver shows"] if not self.gpus else []),
             *(f"engine      {name} {version or 'not installed'}" for name, version in self.backends.items()),
             f"libraries   {', '.join(f'{name} {version}' for name, version in self.libraries.items())}",
+            *(f"variable    {variable.line()}" for variable in self.environment),
+            *(["variable    none that acts"] if not self.environment else []),
+            *(f"config      {file.line()}" for file in self.config),
+            *(
+                ["config      no file: --config, or POOLRT_SERVE_CONFIG and the like"]
+                if not self.config
+                else []
+            ),
             *(f"advice      {line}" for line in self.advice),
         ]
         return "\n".join(lines)
 
 
-def look() -> Diagnosis:
+def look(environment: Sequence[Variable] = (), config: Sequence[ConfigFile] = ()) -> Diagnosis:
     """Examines this machine and the libraries of this environment."""
     name, present = machine.processor()
     versions = {
         backend: machine.version(*distributions) for backend, (_, distributions, _) in table.TABLE.items()
     }
     return Diagnosis(
+        poolrt=own.version(),
+        environment=tuple(environment),
+        config=tuple(config),
         python=platform.python_version(),
         system=platform.platform(),
         processor=name,

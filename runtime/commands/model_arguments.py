@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..command_line.flags import Argument, Flag
 from ..errors import InputError
+from .artifact_names import artifact_names
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -18,7 +19,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
 
 HELP = "folder of an artifact, its name in the store (poolrt list), or its address (hf://..., s3://...)"
-ArtifactFolder = Annotated[str, Argument("ARTIFACT", HELP, complete="artifact")]
+ArtifactFolder = Annotated[str, Argument("ARTIFACT", HELP, complete=artifact_names)]
 EngineName = Annotated[
     str,
     Flag("auto, onnxruntime, openvino, tensorrt-rtx, ... or an engine file of the artifact", group="model"),

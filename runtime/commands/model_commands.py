@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -282,14 +283,18 @@ def bench(
 
 @command(examples=["poolrt doctor", "poolrt doctor --json | jq .backends"])
 def doctor(*, json: Json = False) -> None:
-    """Says what this machine offers and what is missing."""
-    from . import doctor
+    """Says what this machine offers and what is missing, and which variables and files set flags."""
+    from ..command_line import terminal
+    from . import cli, doctor, environment
 
-    diagnosis = doctor.look()
+    commands = cli.loaded()
+    diagnosis = doctor.look(
+        environment.variables(commands, os.environ), environment.files(commands, os.environ)
+    )
     if json:
         _print_json(diagnosis.plain())
     else:
-        print(diagnosis.text())
+        terminal.facts(diagnosis.text().splitlines())
 
 
 def _model(artifact: str, engine: str, *, threads: int | None = None) -> Any:

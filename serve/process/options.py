@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from ...runtime.command_line.flags import Argument, Flag, Value
 from ...runtime.command_line.values import length_or_auto
+from ...runtime.commands.artifact_names import artifact_names
 from ...runtime.loader import PREFIX_MB
 from ..settings import LOGS, SERVER
 
@@ -50,7 +51,7 @@ class Options:
             "artifact folder; or a checkpoint folder or hub id, which is exported first",
             config=("model", "artifacts"),
             variable="POOLRT_ARTIFACTS",
-            complete="artifact",
+            complete=artifact_names,
         ),
     ] = field(default_factory=list)
     served_model_name: Annotated[

@@ -85,7 +85,7 @@ calls: list[dict[str, Any]] = []
 
 @command(examples=["poolrt example folder a b --top-n 2"], notes="Good to know.")
 def example(
-    folder: Annotated[Path, Argument("FOLDER", "where", complete="folder")],
+    folder: Annotated[Path, Argument("FOLDER", "where", complete="dir")],
     texts: Annotated[tuple[str, ...], Argument("TEXT", config=("texts",))],
     shared: Shared,
     *,

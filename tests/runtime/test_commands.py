@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.shell_completion import BashComplete
 from poolrt.runtime import errors, extras
 from poolrt.runtime.artifact.manifest import FILE, Manifest, Role
 from poolrt.runtime.artifact.records import from_plain
@@ -297,6 +298,7 @@ def test_what_is_wrong_is_told_in_one_line(capsys, folder, tmp_path):
     for arguments, told in [
         (("nonsense",), "no such command"),
         (("embed", tmp_path / "nowhere", "a"), "no such folder"),
+        (("embed", folder.with_name("minilm_likes"), "a"), f"did you mean {folder}?"),
         (("embed", tmp_path, "a"), "no manifest.json"),
         (("embed", folder, "--file", tmp_path / "latin.txt"), "byte 1 is not valid UTF-8"),
         (("embed", folder, "--file", tmp_path / "empty.txt"), "no line with text"),
@@ -386,3 +388,106 @@ def test_every_command_takes_json_and_says_examples():
         assert {"json", "config"} <= {value.key for value in command.values}, name
         assert command.examples, name
         assert all(f"poolrt {name}" in example for example in command.examples)
+
+
+def test_doctor_says_which_variables_and_files_act(capsys, monkeypatch, tmp_path):
+    (tmp_path / "good.yaml").write_text("port: 80\nmodel: m\n")
+    (tmp_path / "bad.yaml").write_text("port: 80x\n")
+    for name, text in {
+        "POOLRT_PORT": "1k0", "POOLRT_MAX_ITMES": "3", "POOLRT_API_KEY": "secret", "POOLRT_HOME": "/h",
+        "POOLRT_SERVE_CONFIG": str(tmp_path / "good.yaml"), "POOLRT_EMBED_CONFIG": str(tmp_path / "bad.yaml"),
+        "POOLRT_THREADS": "2", "VLLM_API_KEY": "theirs", "POOLRT_JSON": "",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, text)
+    code, out, _ = poolrt(capsys, "doctor", "--json")
+    report = json.loads(out)
+    acts = {variable["name"]: variable for variable in report["environment"]}
+    assert code == 0
+    assert "secret" not in out
+    assert acts["POOLRT_PORT"]["problem"].startswith("POOLRT_PORT: expected a whole number")
+    assert acts["POOLRT_MAX_ITMES"]["problem"].endswith("did you mean POOLRT_MAX_ITEMS?")
+    assert acts["POOLRT_API_KEY"]["value"] == "(6 characters)"
+    assert (acts["VLLM_API_KEY"]["sets"], acts["VLLM_API_KEY"]["problem"]) == ("--api-key of serve", "")
+    assert acts["POOLRT_THREADS"]["sets"].startswith("--threads of ")
+    assert {"bench", "serve"} <= set(re.split(r"[ ,]+", acts["POOLRT_THREADS"]["sets"]))
+    assert acts["POOLRT_HOME"]["sets"] == "folder of stored artifacts"
+    assert "POOLRT_JSON" not in acts
+    good, bad = sorted(report["config"], key=lambda file: file["command"], reverse=True)
+    assert (good["command"], good["sets"], good["problem"]) == ("serve", ["port", "artifacts"], "")
+    assert bad["problem"].endswith("bad.yaml: port is no flag")
+    _, out, _ = poolrt(capsys, "doctor")
+    assert re.search(r"^variable +POOLRT_PORT=1k0 +not used: ", out, re.MULTILINE)
+
+
+def completed(words: str, incomplete: str) -> list[str]:
+    """What click's protocol has of a shell for the last word of a line."""
+    shell = BashComplete(cli.Commands("poolrt"), {}, "poolrt", cli.COMPLETE)
+    return [item.value for item in shell.get_completions(words.split(), incomplete)]
+
+
+def test_a_shell_completes_commands_flags_choices_and_artifacts(folder, monkeypatch, tmp_path):
+    assert completed("", "re") == ["rerank", "recipes"]
+    assert completed("serve", "--max-m") == ["--max-model-len", "--max-media-bytes"]
+    assert completed("serve --scheduling-policy", "") == ["fcfs", "priority"]
+    assert completed("embed --role", "q") == ["query"]
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "mine").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POOLRT_HOME", str(tmp_path))
+    for words in ("inspect", "serve --port 1", "verify"):
+        assert completed(words, "artifacts/m")[:1] == ["artifacts/mine"]
+        assert completed(words, "mi")[:1] == ["mine"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_answers_every_shell(shell: str):
+    """As the line of README does it, in processes of their own."""
+
+    def run(**variables: str) -> str:
+        code = "import conftest, sys; from poolrt.runtime.commands.cli import main; sys.exit(main())"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=os.environ | variables
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert f"_POOLRT_COMPLETE={shell}_complete" in run(_POOLRT_COMPLETE=f"{shell}_source")
+    words = {"COMP_WORDS": "poolrt doc", "COMP_CWORD": "1" if shell != "fish" else "doc"}
+    assert "doctor" in run(_POOLRT_COMPLETE=f"{shell}_complete", **words)
+
+
+def test_a_terminal_has_colours_and_a_pipe_has_none(folder):
+    """In a pseudo-terminal, as people see it."""
+    pty = pytest.importorskip("pty")
+    code = "import conftest, sys; from poolrt.runtime.commands.cli import main; sys.exit(main(sys.argv[1:]))"
+
+    def shown(*arguments: str, **variables: str) -> str:
+        ours, theirs = pty.openpty()
+        environment = {key: text for key, text in os.environ.items() if key != "NO_COLOR"}
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT,
+            env=environment | {"TERM": "xterm-256color"} | variables,
+        )  # fmt: skip
+        os.close(theirs)
+        text = b""
+        while True:
+            try:
+                data = os.read(ours, 4096)
+            except OSError:  # the end, on Linux
+                break
+            if not data:
+                break
+            text += data
+        process.wait()
+        os.close(ours)
+        return text.decode()
+
+    assert "\x1b[1;36mserve" in shown("--help")
+    assert "\x1b[1;31mpoolrt embed: " in shown("embed", "nowhere/at/all", "a")
+    assert "\x1b[3" not in shown("--help", NO_COLOR="1")
+    drawn = shown("embed", str(folder), "a", "b")
+    assert re.search(r"2/2", drawn)
+    assert "cosine" in drawn
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, cwd=ROOT, check=True)
+    assert b"\x1b" not in done.stdout + done.stderr
