@@ -56,6 +56,7 @@ SHAPES: dict[str, Shape] = {
             "intermediate_size": 4096,
             "vocab_size": 250002, "max_position_embeddings": 8194, "type_vocab_size": 1, "bos_token_id": 0,
             "pad_token_id": 1, "eos_token_id": 2, "layer_norm_eps": 1e-5,
+            "position_embedding_type": "absolute",  # of the published file; vLLM reads it
         },
         "roberta", "cls", "float32", 8192,
     ),
