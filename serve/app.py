@@ -18,6 +18,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..runtime.errors import InputError, PoolrtError
+from .batches.asking import Asking
+from .batches.batches import Batches
+from .batches.running import Runner
+from .batches.store import Store
 from .context import Context
 from .endpoints import tei
 from .endpoints.routes import MODELS, PROBES, ROUTES, UNCOUNTED, UNQUEUED, absent
@@ -77,13 +81,15 @@ def create_app(
         unqueued=UNQUEUED | playground_routes.UNQUEUED,
         tracing=tracing,
     )
-    context = Context(settings, registry, state, metrics, workshop, loader, tracing)
     table = routes(settings)
     app = Starlette(
         routes=table,
         middleware=layers(settings, metrics, state, table, tracing),
         exception_handlers=handlers(),
         lifespan=lifespan,
+    )
+    context = Context(
+        settings, registry, state, metrics, workshop, loader, tracing, batches_of(settings, app, table)
     )
     if settings.middleware:
         app.middleware_stack = stacked(app)
@@ -93,6 +99,17 @@ def create_app(
     app.state.owns_models = True
     app.state.announce = app.state.stop = lambda: None
     return app
+
+
+def batches_of(settings: Settings, app: Starlette, table: Sequence[Route]) -> Batches | None:
+    """Batch files, whose requests go to the endpoints as those of clients do, behind the key and the limits
+    of connections. None without --batch-folder. Raises InputError for a folder that cannot be written."""
+    if settings.batch_folder is None:
+        return None
+    store = Store(settings.batch_folder, settings.max_batch_bytes)
+    posted = {route.path: route for route in table if route.path in MODEL_PATHS}
+    asking = Asking(Direct(app.router, routes=posted), app)
+    return Batches(store, Runner(store, asking), frozenset(posted))
 
 
 def stacked(app: Starlette) -> ASGIApp:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from .batches.batches import Batches
 from .errors import ApiError
 from .execution import Workshop
 from .logs import log_inputs
@@ -35,6 +36,8 @@ class Context:
     """Loads LoRA adapters; None: requests may not load any."""
     tracing: Tracing | None = None
     """Traces requests; None: they are not traced."""
+    batches: Batches | None = None
+    """Batch files; None: there are none."""
 
     def require(self, ability: str) -> None:
         """Raises HTTPException 404 for a route that no served model can answer: vLLM does not register such a

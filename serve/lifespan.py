@@ -23,10 +23,15 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     context: Context = app.state.context
     is_open = context.registry.ready.is_set() and not context.registry.begun
     opening = None if is_open else asyncio.create_task(_open(app))
+    running = None if context.batches is None else asyncio.create_task(_run_batches(context, opening))
     try:
         yield
     finally:
         context.state.draining = True
+        if running is not None:  # the next start goes on with what is not done
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
         if opening is not None:
             opening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -38,6 +43,14 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
             await asyncio.to_thread(context.tracing.close)
         if app.state.owns_models:
             await asyncio.to_thread(context.registry.close)
+
+
+async def _run_batches(context: Context, opening: asyncio.Task[None] | None) -> None:
+    """Works batches off once the models are open."""
+    assert context.batches is not None
+    if opening is not None:
+        await asyncio.wait([opening])
+    await context.batches.runner.run()
 
 
 async def _open(app: Starlette) -> None:

@@ -335,6 +335,18 @@ class Settings:
         ),
     ] = False
     """Requests may load and unload adapters, from folders of the server's disk."""
+    batch_folder: Annotated[
+        Path | None,
+        Flag(
+            "open /v1/files and /v1/batches, whose files are kept there; every client sees all of them",
+            HTTP,
+            "FOLDER",
+        ),
+    ] = None
+    """Batch files are kept there; None: there are none."""
+    max_batch_bytes: Annotated[
+        int, Flag("bytes of all batch files together", LIMITS, "BYTES", at_least=1)
+    ] = 4 * 1024**3
     check_foreign_tokens: Annotated[
         bool,
         Flag(

@@ -29,9 +29,9 @@ ROOMS = {
     ),
     "serve": (
         "settings", "headers", "errors", "json_logs", "logs", "schema", "models",
-        "metrics", "tracing", "http", "media", "encodings",
-        "responses", "execution", "context", "prompts", "endpoints", "pages", "lifespan", "app", "process",
-        "cli",
+        "metrics", "tracing", "http", "batches", "media", "encodings",
+        "responses", "execution", "context", "prompts", "endpoints.batches", "endpoints", "pages", "lifespan",
+        "app", "process", "cli",
     ),
     "integrations": ("opening", "chroma", "haystack", "langchain", "llama_index", "qdrant"),
 }  # fmt: skip

@@ -19,6 +19,7 @@ from ..settings import Settings
 Endpoint = Callable[[Request], Awaitable[Response]]
 Answer = Callable[[Request, Context, Served, Any], Awaitable[Response]]
 JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
+FORM = "multipart/form-data"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +27,12 @@ class Route:
     path: str
     about: str
     """Its summary in the OpenAPI document."""
-    methods: tuple[Literal["GET", "POST"], ...] = ("POST",)
+    methods: tuple[Literal["GET", "POST", "DELETE"], ...] = ("POST",)
     ability: str | None = None
     """The route is there where a served model can do this (models/abilities.py); None: always."""
     bodies: tuple[Body, ...] = ()
+    takes: str = JSON
+    """The type of its bodies."""
     response: str | None = None
     """Schema of a JSON response, by its name in the OpenAPI document; None: anything."""
     media: tuple[str, ...] = (JSON,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..http.request_body import Wire
 from ..models.registry import Registry
+from ..schema import batch as schemas_batch
 from ..schema import ollama as schemas_ollama
 from ..schema import tei as schemas_tei
 from ..schema import vllm
@@ -22,12 +23,18 @@ from . import (
     tei_tokens,
     tokens,
 )
-from .route import BYTES, JSON, TEXT, Route
+from .batches import batches, files
+from .route import BYTES, FORM, JSON, TEXT, Route
 
 
 def _lora_is_on(settings: Settings) -> bool:
     """Whether requests may load and unload adapters."""
     return settings.runtime_lora
+
+
+def _has_batches(settings: Settings) -> bool:
+    """Whether the operator gave batch files a folder."""
+    return settings.batch_folder is not None
 
 
 TEI_RERANK = (Wire("texts", ("documents",)), tei.rerank)
@@ -111,6 +118,24 @@ ROUTES: tuple[Route, ...] = (
     Route(path="/api/version", endpoint=ollama.show_version, methods=("GET",), is_counted=False,
           about="Ollama: the version of poolrt"),
     Route(path="/info", endpoint=tei_tokens.info, methods=("GET",), about="TEI: what the first model is"),
+    Route(path="/v1/files", endpoint=files.upload, takes=FORM, is_on=_has_batches, is_queued=False,
+          about="Upload a file of requests (needs --batch-folder)"),
+    Route(path="/v1/files", endpoint=files.show_all, methods=("GET",), is_on=_has_batches,
+          about="The files that are kept"),
+    Route(path="/v1/files/{file_id}", endpoint=files.show, methods=("GET",), is_on=_has_batches,
+          failures={404: "No such file"}, about="One file's name, size and age"),
+    Route(path="/v1/files/{file_id}", endpoint=files.delete, methods=("DELETE",), is_on=_has_batches,
+          failures={400: "A batch reads it", 404: "No such file"}, about="Delete a file"),
+    Route(path="/v1/files/{file_id}/content", endpoint=files.content, methods=("GET",), media=(BYTES,),
+          is_on=_has_batches, failures={404: "No such file"}, about="What a file holds"),
+    Route(path="/v1/batches", endpoint=batches.create, bodies=(schemas_batch.BATCH,), is_on=_has_batches,
+          is_queued=False, about="Have the requests of a file answered"),
+    Route(path="/v1/batches", endpoint=batches.show_all, methods=("GET",), is_on=_has_batches,
+          about="The batches, the newest first"),
+    Route(path="/v1/batches/{batch_id}", endpoint=batches.show, methods=("GET",), is_on=_has_batches,
+          failures={404: "No such batch"}, about="How far a batch is"),
+    Route(path="/v1/batches/{batch_id}/cancel", endpoint=batches.cancel, is_on=_has_batches,
+          is_queued=False, about="End a batch early; what is done is kept"),
     Route(path="/tokenizer_info", endpoint=tokens.tokenizer_info, methods=("GET",),
           failures={404: "Not switched on"},
           about="The tokenizer's settings (needs --enable-tokenizer-info-endpoint)"),

@@ -210,9 +210,11 @@ def document(settings: Settings) -> dict[str, Any]:
 
 def path_item(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
     """The path item of one route. Adds the schemas of the records inside its bodies to `definitions`."""
-    if "GET" not in route.methods:
+    if route.methods == ("POST",):
         return {"post": post(route, definitions)}
     operation_get = get(route)
+    if route.methods == ("DELETE",):
+        return {"delete": operation_get | {"operationId": f"{operation_get['operationId']}_delete"}}
     item = {"get": operation_get | {"security": []} if route.is_probe else operation_get}
     if "POST" in route.methods:
         item["post"] = item["get"] | {"operationId": f"{operation_get['operationId']}_post"}
@@ -264,6 +266,9 @@ def post(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
         "503": {"description": "Loading or stopping", **failed},
         "504": {"description": "Not computed within --request-timeout", **failed},
     }
-    return operation(route, responses) | {
-        "requestBody": {"required": True, "content": {JSON: {"schema": schema}}}
-    }
+    described = operation(route, responses)
+    if any(other.path == route.path and other is not route for other in ROUTES):
+        described["operationId"] += "_post"
+    if not route.bodies and route.takes == JSON and "{" in route.path:
+        return described  # everything is in the path
+    return described | {"requestBody": {"required": True, "content": {route.takes: {"schema": schema}}}}

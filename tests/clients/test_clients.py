@@ -70,9 +70,10 @@ def artifacts_by_name(artifacts: Callable[[str], Path]) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def address(artifacts_by_name: dict[str, Path]) -> Iterator[str]:
+def address(artifacts_by_name: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     names = [f"{name}={folder}" for name, folder in artifacts_by_name.items()]
-    with served(*artifacts_by_name.values(), flags=["--served-model-name", *names]) as url:
+    flags = ["--served-model-name", *names, "--batch-folder", str(tmp_path_factory.mktemp("batches"))]
+    with served(*artifacts_by_name.values(), flags=flags) as url:
         yield url
 
 
@@ -155,7 +156,7 @@ def pair(one: Any, documents: list[str]) -> tuple[int, float]:
 
 def test_page_tells_the_versions_that_were_tried() -> None:
     rows = re.findall(r"`([a-z_-]+)` \| ([\d., ]+) \|", PAGE.read_text())
-    assert len(rows) == len({package for package, _ in rows}) == 10
+    assert len(rows) == len({package for package, _ in rows}) == 13
     for package, versions in rows:
         assert all(re.fullmatch(r"\d+(\.\d+)+", version) for version in versions.split(", ")), package
 
