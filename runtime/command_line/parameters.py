@@ -157,13 +157,21 @@ def _texts(value: Value, written: Any) -> list[str] | bool | None:
     return [written] if isinstance(written, str) else None
 
 
+def is_link(name: str, text: str) -> bool:
+    """Whether Kubernetes set a variable: of a service called poolrt it tells pods `POOLRT_PORT=tcp://ADDRESS`,
+    `POOLRT_SERVICE_HOST` and the like."""
+    return name.startswith(("POOLRT_SERVICE_", "POOLRT_PORT_")) or text.startswith(
+        ("tcp://", "udp://", "sctp://")
+    )
+
+
 def from_environment(
     value: Value, command: str, environment: Mapping[str, str]
 ) -> list[tuple[ParameterSource, str, list[str] | bool]]:
     """The strongest variable of poolrt, and those of other programs."""
     collected: list[tuple[ParameterSource, str, list[str] | bool]] = []
     for name in value.variables(command):
-        if not (text := environment.get(name)):
+        if not (text := environment.get(name)) or is_link(name, text):
             continue
         if name.startswith("POOLRT_") and collected:
             continue

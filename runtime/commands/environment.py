@@ -9,7 +9,7 @@ from pathlib import Path
 from ..command_line import config_file
 from ..command_line.command import CONFIG, Command
 from ..command_line.flags import Flag, Value
-from ..command_line.parameters import from_environment, read
+from ..command_line.parameters import from_environment, is_link, read
 from ..command_line.spelling import choose
 from ..errors import InputError
 
@@ -78,6 +78,8 @@ def variables(commands: Iterable[Command], environment: Mapping[str, str]) -> li
     result: list[Variable] = []
     for name, text in sorted(environment.items()):
         shown = f"({len(text)} characters)" if any(part in name for part in SECRET) else text
+        if name.startswith("POOLRT_") and is_link(name, text):
+            continue
         if not text and name != "POOLRT_ENGINE_CACHE":
             continue
         if name in flags:

@@ -396,7 +396,7 @@ def test_doctor_says_which_variables_and_files_act(capsys, monkeypatch, tmp_path
     for name, text in {
         "POOLRT_PORT": "1k0", "POOLRT_MAX_ITMES": "3", "POOLRT_API_KEY": "secret", "POOLRT_HOME": "/h",
         "POOLRT_SERVE_CONFIG": str(tmp_path / "good.yaml"), "POOLRT_EMBED_CONFIG": str(tmp_path / "bad.yaml"),
-        "POOLRT_THREADS": "2", "VLLM_API_KEY": "theirs", "POOLRT_JSON": "",
+        "POOLRT_THREADS": "2", "POOLRT_SERVICE_HOST": "10.0.0.1", "VLLM_API_KEY": "theirs", "POOLRT_JSON": "",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, text)
     code, out, _ = poolrt(capsys, "doctor", "--json")
@@ -411,7 +411,7 @@ def test_doctor_says_which_variables_and_files_act(capsys, monkeypatch, tmp_path
     assert acts["POOLRT_THREADS"]["sets"].startswith("--threads of ")
     assert {"bench", "serve"} <= set(re.split(r"[ ,]+", acts["POOLRT_THREADS"]["sets"]))
     assert acts["POOLRT_HOME"]["sets"] == "folder of stored artifacts"
-    assert "POOLRT_JSON" not in acts
+    assert not {"POOLRT_JSON", "POOLRT_SERVICE_HOST"} & acts.keys()
     good, bad = sorted(report["config"], key=lambda file: file["command"], reverse=True)
     assert (good["command"], good["sets"], good["problem"]) == ("serve", ["port", "artifacts"], "")
     assert bad["problem"].endswith("bad.yaml: port is no flag")

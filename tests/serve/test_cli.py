@@ -461,6 +461,45 @@ def test_keys_come_from_the_environment_too(monkeypatch):
     assert settings_of(parse(["m", "--api-key", "other"])[0]).api_keys == ("other",)
 
 
+def test_a_service_of_kubernetes_is_no_port():
+    """Pods of a namespace with a service called poolrt have these variables."""
+    linked = {"POOLRT_PORT": "tcp://10.0.0.1:8000", "POOLRT_SERVICE_HOST": "10.0.0.1"}
+    assert settings_of(parse(["m"], linked)[0]).port == 8000
+
+
+def test_every_setting_has_a_variable_and_a_name_in_files(tmp_path: Path):
+    environment = {
+        "POOLRT_ARTIFACTS": "m n", "POOLRT_PORT": "1", "POOLRT_SERVE_HOST": "::1", "POOLRT_API_KEY": "k",
+        "POOLRT_MAX_MODEL_LEN": "1k", "POOLRT_HF_OVERRIDES": '{"a": 1}', "POOLRT_ENABLE_LORA": "yes",
+        "POOLRT_ALLOWED_ORIGINS": '["https://a"]', "POOLRT_LOG_LEVEL": "warning", "POOLRT_LOG_FORMAT": "json",
+        "POOLRT_MEDIA_URL_ALLOW_REDIRECTS": "0", "POOLRT_MIDDLEWARE": "",
+    }  # fmt: skip
+    asked, _ = parse([], environment)
+    settings = settings_of(asked)
+    assert (asked.artifacts, asked.max_model_len, asked.hf_overrides) == (["m", "n"], 1000, {"a": 1})
+    assert (settings.port, settings.host, settings.api_keys) == (1, "::1", ("k",))
+    assert (settings.cors.origins, settings.log_level, settings.log_format) == (
+        ("https://a",),
+        "warning",
+        "json",
+    )
+    assert (asked.enable_lora, settings.media.redirects) == (True, False)
+    for value in every_flag():
+        if isinstance(value.declaration, Flag) and not value.declaration.ignored:
+            assert value.variable("serve") == f"POOLRT_{value.key.upper()}"
+    with pytest.raises(InputError, match=r"^POOLRT_PORT: expected 0 to 65535, found 70000$"):
+        parse(["m"], {"POOLRT_PORT": "70000"})
+    (tmp_path / "c.yaml").write_text(
+        "allowed-origins: [a]\nlimit_mm_per_prompt: {image: 2}\nno-allow-credentials: true\n"
+    )
+    settings = settings_of(parse(["m", "--config", str(tmp_path / "c.yaml")], {})[0])
+    assert (settings.cors.origins, settings.media.limits, settings.cors.credentials) == (
+        ("a",),
+        {"image": 2},
+        False,
+    )
+
+
 def test_underscores_and_dots_are_one_spelling():
     words = ["--max_num_seqs", "1", "--hf_overrides.a.b=2", "a_b"]
     assert spelling.normalised(words, every_flag(), see="").arguments() == [
