@@ -10,20 +10,26 @@ import contextlib
 import dataclasses
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
 
-from ..runtime import extras
+from ..runtime import extras, machine
 from ..runtime.command_line.command import PLACES, Command
 from ..runtime.command_line.flags import MISSING, Flag, Value, build, declared
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, PoolrtError
+from .json_logs import json_error
 from .logs import configure
 from .process.options import IGNORED, Options, ignored
+from .process.placement import gpu_of, places
 from .process.positionals import give_back
 from .settings import LOGS, Settings, Tls
 from .tracing.provider import overlooked, traced
+
+if TYPE_CHECKING:
+    from .process.worker import Worker
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 log = logging.getLogger("poolrt.serve")
@@ -103,6 +109,10 @@ def _serve(options: Options, notes: Sequence[str]) -> int:
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING without a key: whoever reaches this server may have "
             "it read folders of this machine"
         )
+    if settings.processes > 1:
+        return supervised(options, settings)
+    if (gpu := gpu_of(options.device)) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     # Imported late: `poolrt serve --help` needs no server, and a refused flag is reported at once.
     from .process.listening import listening
     from .process.startup import models_of
@@ -114,6 +124,75 @@ def _serve(options: Options, notes: Sequence[str]) -> int:
         from .process.server import run  # takes as long as a small model takes to open
 
         return run(models.registry, settings, adapters=models.adapters, sockets=sockets, as_json=as_json)
+
+
+def processes_of(options: Options) -> int:
+    """How many processes serve. Each is an API server with an engine, so the larger of both flags counts."""
+    return max(options.api_server_count or 1, options.data_parallel_size)
+
+
+def supervised(options: Options, settings: Settings) -> int:
+    """Serves with several processes. Returns the exit code."""
+    from .process.listening import listening
+    from .process.startup import models_of
+    from .process.supervisor import Supervisor, shares_port
+
+    if settings.uds is not None:
+        raise InputError("--uds: a unix socket goes with one process; give --host and --port", field="uds")
+    where = places(
+        settings.processes,
+        options.data_parallel_size,
+        options.device,
+        options.threads,
+        cpus=machine.cpus(),
+        gpus=0 if options.device == "cpu" else len(machine.gpus()),
+    )
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(sock) for sock in listening(settings, shared=shares_port())]
+        models_of(options, settings)  # exports what the workers will open
+        port = sockets[0].getsockname()[1]
+        timeout_s = settings.shutdown_timeout_s
+        return Supervisor(
+            serve_worker, options, where, port, () if shares_port() else sockets, timeout_s
+        ).run()
+
+
+def serve_worker(options: Options, worker: Worker, sockets: Sequence[socket.socket]) -> int:
+    """One process of several. Returns its exit code."""
+    as_json = bool(options.values["json"])
+    options.threads = worker.threads
+    settings = dataclasses.replace(settings_of(options), port=worker.port)
+    configure(
+        settings,
+        file=options.log_config_file,
+        quiet=options.disable_access_log_for_endpoints,
+    )
+    try:
+        from .process.listening import listening
+        from .process.server import run
+        from .process.startup import models_of
+
+        worker.attend()
+        models = models_of(options, settings)
+        models.registry.begin()
+        if worker.opens_first:
+            models.registry.open()
+        with contextlib.ExitStack() as held:
+            own = sockets or [held.enter_context(sock) for sock in listening(settings, shared=True)]
+            return run(
+                models.registry,
+                settings,
+                adapters=models.adapters,
+                sockets=own,
+                as_json=as_json,
+                peers=worker,
+            )
+    except PoolrtError as error:
+        serve.logs_json = settings.log_format == "json"
+        serve.fail(f"poolrt serve: {error}")
+        if as_json:
+            print(json_error(error, error.exit_code), flush=True)
+        return error.exit_code
 
 
 serve = Serve(
@@ -187,6 +266,7 @@ def settings_of(options: Options) -> Settings:
         tls=tls_of(values),
         media=media,
         middleware=middleware_of(settings.middleware),
+        processes=processes_of(options),
         log_format=values["log_format"] or ("json" if values["json"] else "text"),
         traces=traced(settings.traces_endpoint, os.environ),
     )

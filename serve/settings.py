@@ -456,6 +456,8 @@ class Settings:
     """`priority`: a lower `priority` of a request is sooner. `fcfs`: one other than 0 is refused."""
     threads: Annotated[int, Flag("threads that prepare texts", LIMITS, "N", "server-threads", at_least=1)] = 8
     """Threads that tokenise texts and shape responses."""
+    processes: int = 1
+    """Processes that serve the same port, each with models of its own. Limits hold for each of them."""
     # Logs
     log_level: Annotated[
         str,

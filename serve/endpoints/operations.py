@@ -32,11 +32,12 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Whether the server takes new work: models are open and warm, and it is not draining."""
+    """Whether the server takes new work: models are open and warm, in every process that serves this port,
+    and it is not draining."""
     context = context_of(request)
-    return Response(
-        status_code=200 if context.registry.ready.is_set() and not context.state.draining else 503
-    )
+    peers = context.state.peers
+    is_ready = context.registry.ready.is_set() and (peers is None or peers.all_ready())
+    return Response(status_code=200 if is_ready and not context.state.draining else 503)
 
 
 async def health(request: Request) -> Response:
@@ -55,7 +56,8 @@ async def load(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     context = context_of(request)
-    return Response(await context.metrics.scraped(context.workshop.thread), media_type=CONTENT_TYPE_LATEST)
+    text = await context.metrics.scraped(context.workshop.thread)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 async def models(request: Request) -> Response:

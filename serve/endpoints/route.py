@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..context import Context, context_of
+from ..errors import ApiError
 from ..http.request_body import Wire, read
 from ..models.registry import Served
 from ..schema.body import Body
@@ -58,6 +59,9 @@ class Route:
     queues are full."""
     is_counted: bool = True
     """Its requests are part of the HTTP metrics."""
+    is_for_one: bool = False
+    """It changes what this process serves, so a server of several processes refuses it: it would reach one of
+    them."""
 
     async def respond(self, request: Request) -> Response:
         """The response to a request for this path.
@@ -65,6 +69,12 @@ class Route:
         Checks the ability, reads the body, finds the model, and calls `answer`, in this order.
         Raises ApiError, HTTPException and what the runtime raises.
         """
+        if self.is_for_one and (processes := context_of(request).settings.processes) > 1:
+            raise ApiError(
+                409,
+                f"{self.path} would reach one of {processes} processes; give it at the start, or serve with "
+                "--api-server-count 1",
+            )
         if self.answer is None:
             assert self.endpoint is not None, f"{self.path} has neither an answer nor an endpoint"
             return await self.endpoint(request)

@@ -59,6 +59,7 @@ class Metrics:
         self.collectors = CollectorRegistry()
         self.engine = engine
         self.uncounted = uncounted
+        self._state = state
         self._requests = Counters(
             "http_requests", "Requests by method, status and handler.", ("method", "handler", "status")
         )
@@ -162,7 +163,12 @@ class Metrics:
     async def _written(self, thread: Callable[[Callable[[], bytes]], Awaitable[bytes]]) -> bytes:
         async with self._writing:
             self._next = None
-            return await thread(self.text)
+            return await thread(self._all)
+
+    def _all(self) -> bytes:
+        """The metrics of every process of this server; of this one alone where the others cannot be asked."""
+        peers = self._state.peers
+        return (None if peers is None else peers.metrics()) or self.text()
 
 
 class Observed:

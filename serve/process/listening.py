@@ -10,9 +10,14 @@ from ...runtime.errors import InputError
 from ..settings import Settings
 
 
-def listening(settings: Settings) -> list[socket.socket]:
+def listening(settings: Settings, *, shared: bool = False) -> list[socket.socket]:
     """Bound sockets, one for each address of the host; none for a unix socket, which uvicorn makes.
-    Raises InputError."""
+    Raises InputError.
+
+    Args:
+        shared: other processes of this user may bind the same port, and Linux spreads connections over those
+            that listen.
+    """
     if settings.uds is not None:
         return []
     opened: list[socket.socket] = []
@@ -22,6 +27,8 @@ def listening(settings: Settings) -> list[socket.socket]:
             sock = socket.socket(family)
             failing.callback(sock.close)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:

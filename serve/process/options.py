@@ -19,12 +19,12 @@ IGNORED: dict[str, int] = {
     # flag -> values it takes
     "tokenizer-mode": 1, "trust-remote-code": 0, "dtype": 1, "seed": 1, "code-revision": 1, "load-format": 1,
     "download-dir": 1, "enforce-eager": 0, "renderer-num-workers": 1, "model-impl": 1, "config-format": 1,
-    "enable-offline-docs": 0, "log-error-stack": 0, "api-server-count": 1, "enable-flash-late-interaction": 0,
+    "enable-offline-docs": 0, "log-error-stack": 0, "enable-flash-late-interaction": 0,
     "no-enable-flash-late-interaction": 0, "mm-processor-cache-type": 1, "mm-encoder-tp-mode": 1,
     "skip-mm-profiling": 0, "no-skip-mm-profiling": 0, "max-num-seqs": 1, "enable-chunked-prefill": 0,
     "no-enable-chunked-prefill": 0,
     "gpu-memory-utilization": 1, "tensor-parallel-size": 1, "pipeline-parallel-size": 1,
-    "data-parallel-size": 1, "lora-dtype": 1, "fully-sharded-loras": 0, "swap-space": 1, "kv-cache-dtype": 1,
+    "lora-dtype": 1, "fully-sharded-loras": 0, "swap-space": 1, "kv-cache-dtype": 1,
     "block-size": 1, "max-num-partial-prefills": 1, "disable-log-requests": 0, "compilation-config": 1,
     "optimization-level": 1, "disable-frontend-multiprocessing": 0, "collect-detailed-traces": 1,
 }  # fmt: skip
@@ -161,6 +161,31 @@ class Options:
         Path | None,
         Flag("where exported artifacts are kept", EXPORT, "FOLDER", default="~/.cache/poolrt/artifacts"),
     ] = None
+    api_server_count: Annotated[
+        int | None,
+        Flag(
+            "processes that serve the port, each with models of its own",
+            SERVER,
+            "N",
+            at_least=1,
+            aliases=("asc",),
+            default="--data-parallel-size",
+        ),
+    ] = None
+    data_parallel_size: Annotated[
+        int,
+        Flag(
+            "engines: process i computes on GPU i, or on its share of the processors, by NUMA node",
+            SERVER,
+            "N",
+            at_least=1,
+            aliases=("dp",),
+        ),
+    ] = 1
+    device: Annotated[
+        str,
+        Flag("auto, cpu, cuda, cuda:N, or several (cuda:0,cuda:2), which the processes take in turn", SERVER),
+    ] = "auto"
     insecure_no_auth: Annotated[
         bool, Flag("allow other machines to reach a server without a key", SERVER)
     ] = False

@@ -30,6 +30,7 @@ from ..settings import Settings
 from .certificates import LOOK_S, Certificates
 from .memory_trimming import LOOK_S as TRIM_S
 from .memory_trimming import Trimming
+from .worker import Worker
 
 log = logging.getLogger("poolrt.serve")
 
@@ -106,17 +107,22 @@ def run(
     adapters: AdapterExporter | None = None,
     sockets: Sequence[socket.socket] = (),
     as_json: bool = False,
+    peers: Worker | None = None,
 ) -> int:
     """Serves until it is stopped. Returns the exit code of the process. Raises InputError.
 
     Args:
         adapters: see `create_app`.
         sockets: bound sockets, which it closes; none: it binds the address of the settings.
+        peers: the other processes of this server. The last one that is ready says so for all.
     """
     if sockets:
         settings = dataclasses.replace(settings, port=sockets[0].getsockname()[1])
     app = create_app(registry, settings, adapters)
     context: Context = app.state.context
+    if peers is not None:
+        context.state.peers = peers
+        peers.report(context.metrics.text)
     options = uvicorn_options(settings, refused=context.metrics.refused)
     server = Server(uvicorn.Config(app, **options), context)
 
@@ -131,6 +137,8 @@ def run(
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         sys.setswitchinterval(SWITCH_S)
+        if peers is not None and not peers.ready():
+            return
         announce(registry, settings)
         if as_json:
             print(json.dumps(readiness(registry, settings), ensure_ascii=False), flush=True)

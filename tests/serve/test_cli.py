@@ -84,11 +84,11 @@ def test_flags_without_meaning_are_noted(name):
 # Flags of vLLM 0.32 and, in the last line, of older ones, each with as many values as it has there.
 WITHOUT_MEANING = """
 --tokenizer-mode auto --trust-remote-code --dtype auto --seed 0 --code-revision main --load-format auto --download-dir /d --enforce-eager
---renderer-num-workers 2 --model-impl auto --config-format auto --enable-offline-docs --log-error-stack --api-server-count 1
+--renderer-num-workers 2 --model-impl auto --config-format auto --enable-offline-docs --log-error-stack
 --enable-flash-late-interaction --no-enable-flash-late-interaction --mm-processor-cache-type lru --mm-encoder-tp-mode data
 --skip-mm-profiling --no-skip-mm-profiling --max-num-seqs 8
 --enable-chunked-prefill --no-enable-chunked-prefill --gpu-memory-utilization 0.9
---tensor-parallel-size 1 --pipeline-parallel-size 1 --data-parallel-size 1 --lora-dtype auto --fully-sharded-loras --kv-cache-dtype auto
+--tensor-parallel-size 1 --pipeline-parallel-size 1 --lora-dtype auto --fully-sharded-loras --kv-cache-dtype auto
 --block-size 16 --compilation-config {} --optimization-level 2
 --swap-space 4 --max-num-partial-prefills 1 --disable-log-requests --disable-frontend-multiprocessing
 """  # noqa: E501
