@@ -208,7 +208,7 @@ EXPORT = Journey(
         ("runtime/answers", "params postprocess scoring"),
         ("runtime/artifact", "digests manifest onnx_references reading records spellings"),
         ("runtime/batching", "held line plan queue returning row_cache stages worker"),
-        ("runtime/command_line", "command config_file flags help parameters spelling terminal values"),
+        ("runtime/command_line", "command flags parameters spelling values"),
         ("runtime/commands", "inspection"),
         ("runtime/engines", "feed lanes ort"),
         ("runtime/inputs", "encoder growth items preparation special_tokens tokenizer_file truncation"),

@@ -2,5 +2,5 @@
 colours.
 
 What a command does belongs to `commands`, or to the area that has it.
-It may import `errors` and `json_objects`; click and rich are imported by the commands alone.
+It may import errors, extras and json_objects; click and rich are imported by the commands alone.
 """

@@ -75,6 +75,7 @@ SERVE = {
     ),
     "test_logs": ("context", "json_logs"),
     "test_certificates": ("process/certificates", "process/server"),
+    "test_command_lines": ("settings", "process/options"),
     "test_cli": ("cli", "lifespan", "process/listening", "process/startup", "process/positionals",
     "process/server", "process/options", "settings"),
     "test_clock test_connections": ("http/connections", "http/write_gathering"),
