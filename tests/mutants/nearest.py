@@ -11,6 +11,7 @@ RUNTIME = {
     "artifact/manifest"),
     "test_batching test_worker": ("batching/plan", "batching/held", "batching/line", "batching/queue",
     "batching/worker"),
+    "serve/test_numbers serve/test_tei": ("answers/sparse",),
     "test_machine test_commands": ("commands/doctor",),
     "test_commands": ("commands/cli", "commands/model_commands", "commands/model_arguments",
     "commands/inspection", "machine", "commands/benchmark", "extras", "commands/vector_file"),
@@ -89,6 +90,10 @@ SERVE = {
     "test_validation test_errors test_goldens": ("schema/body", "schema/vllm", "prompts"),
     "test_lora": ("models/adapters", "models/adapter_loading", "process/startup", "endpoints/lora"),
     "test_numbers test_embeddings": ("responses",),
+    "test_batches": (
+        "batches/asking", "batches/lines", "batches/records", "batches/running", "batches/store",
+        "endpoints/batches/files", "endpoints/batches/multipart", "schema/batch",
+    ),
     "test_pdf": ("pages/pdf_drawing",),
     "test_heat_map": ("pages/playground_routes", "schema/playground"),
     "test_openapi": ("pages/openapi", "pages/reference", "app"),
