@@ -20,7 +20,7 @@ PYTEST := $(SINGLE) $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format layering mutants clients deploy-check bench gpu gpu-wheels goldens models map clean
+.PHONY: help demo test test-all check lint format layering mutants clients deploy-check torch-range optimum release bench gpu gpu-wheels goldens models map clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -31,6 +31,9 @@ help:
 	@echo 'make gpu-wheels what make gpu installs, downloaded into WHEELS on a machine with network'
 	@echo 'make clients    other people'"'"'s clients against a running server, and poolrt inside their libraries'
 	@echo 'make deploy-check examples/deploy through hadolint, Helm and the schemas of Kubernetes'
+	@echo 'make optimum    the plug-in of optimum-cli, with optimum'
+	@echo 'make torch-range the exporter with another torch (TORCH=2.14.1)'
+	@echo 'make release    dist/, reproducibly: docs/releasing.md'
 	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=path of its vllm command)'
 	@echo 'make models     run the family checks and write docs/models.md (slow)'
 	@echo 'make map        write docs/map.md: every file in one line'
@@ -81,6 +84,26 @@ $(VENV)/.deploy: pyproject.toml
 
 deploy-check: $(VENV)/.deploy
 	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/deploy $(PYTEST_ARGS)
+
+# The exporter with another torch of the range (docs/decisions/torch-pin.md), in an environment of its own.
+TORCH ?= 2.14.1
+torch-range:
+	@TORCH=$(TORCH) .ci/venv $(VENV)-torch-$(TORCH)/.dev cpu,serve,export,dev
+	@$(SINGLE) $(VENV)-torch-$(TORCH)/bin/python -m pytest -q tests/exporter $(PYTEST_ARGS)
+
+# The plug-in of optimum's command line, with optimum itself.
+$(VENV)/.optimum: pyproject.toml
+	@.ci/venv $@ cpu,serve,export,dev,optimum
+
+optimum: $(VENV)/.optimum
+	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/end_to_end/test_optimum.py $(PYTEST_ARGS)
+
+# dist/: the source distribution, the wheel from it, built twice for the same bytes, and their sha256 (docs/releasing.md).
+$(VENV)/.release:
+	@.ci/venv $@ cpu 'build>=1.2' 'twine>=6'
+
+release: $(VENV)/.release
+	@.ci/release $(VENV)/bin/python
 
 check: lint layering
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
+SOURCE_URL = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Source"]
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+OWN_LINK = re.compile(rf"\]\({re.escape(SOURCE_URL)}/(blob|tree)/main/([^)#]+)")
+"""Of pages that are read elsewhere too, as README.md is on the package index."""
 MENTION = re.compile(r"(?<![\w./*{-])((?:[\w-]+/)*[\w-]+\.md)\b(?: (\d+(?:\.\d+)*))?")
 SOURCE = re.compile(r"(?<![\w.*<{/-])((?:[\w.-]+/)*\w[\w-]*\.py)\b")
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
@@ -21,6 +25,24 @@ def test_links_lead_to_files(page):
     assert not [
         link for link in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()
     ]
+
+
+def test_absolute_links_to_ourselves_lead_to_files_and_folders() -> None:
+    links = [link for page in PAGES for link in OWN_LINK.findall(page.read_text(encoding="utf-8"))]
+    assert links
+    lost = [
+        path
+        for kind, path in links
+        if not ((ROOT / path).is_file() if kind == "blob" else (ROOT / path).is_dir())
+    ]
+    assert not lost
+
+
+def test_every_link_of_the_readme_works_where_it_is_shown_elsewhere() -> None:
+    """The package index shows README.md, and has no folder around it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert LINK.findall(text) == [], f"give them as {SOURCE_URL}/blob/main/..."
+    assert len(OWN_LINK.findall(text)) > 20
 
 
 def test_every_decision_is_in_the_index_once() -> None:

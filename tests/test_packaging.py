@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import email
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +14,13 @@ import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from poolrt.runtime import load
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +29,13 @@ SHIPPED = ("package", *AREAS, "pyproject.toml", "README.md", "LICENSE")
 MAX_INSTALLED_MIB = 250
 SAME = 1e-6
 """Between two installations on one machine: the same engine, possibly another patch release of it."""
+OPTIMUM = "optimum.commands.register"
+"""A folder in another library's namespace; it has no __init__."""
 BLOCKED = ("torch", "transformers", "onnx", "starlette", "sentence_transformers")
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +57,7 @@ def test_every_folder_of_modules_is_a_package() -> None:
     """setuptools takes the folders that pyproject.toml lists, and leaves any other out of a wheel."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = [path.parent for area in AREAS for path in (ROOT / area).rglob("__init__.py")]
-    expected = ["poolrt", *(".".join(("poolrt", *path.relative_to(ROOT).parts)) for path in folders)]
+    expected = ["poolrt", OPTIMUM, *(".".join(("poolrt", *path.relative_to(ROOT).parts)) for path in folders)]
     assert sorted(settings["packages"]) == sorted(expected)
     # Every folder with a module has an __init__, and so is a package.
     modules = {path.parent for area in AREAS for path in (ROOT / area).rglob("*.py")}
@@ -85,15 +96,80 @@ def test_a_wheel_holds_every_module_recipe_and_template(wheel):
         if path.suffix in {".py", ".toml", ".jinja", ".html", ".css", ".js", ".txt"}
     }
     expected |= {f"poolrt/{path.name}" for path in (ROOT / "package").iterdir() if path.is_file()}
+    expected |= {
+        f"{OPTIMUM.replace('.', '/')}/{path.name}" for path in (ROOT / "package/optimum").glob("*.py")
+    }
     assert {"poolrt/__init__.py", "poolrt/__main__.py", "poolrt/py.typed"} < expected
     assert not expected - inside
 
 
 def test_a_wheel_holds_nothing_but_the_package_and_its_metadata(wheel):
-    assert {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()} == {
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {
         "poolrt",
+        "optimum",
         wheel.name.split("-py3")[0] + ".dist-info",
     }
+    # A package there would hide optimum's own modules.
+    assert [name for name in names if name.startswith("optimum/")] == [
+        "optimum/commands/register/register_poolrt.py"
+    ]
+
+
+def test_the_index_is_told_what_the_package_is(wheel):
+    text = zipfile.ZipFile(wheel).read(f"{wheel.name.split('-py3')[0]}.dist-info/METADATA").decode()
+    metadata = email.message_from_string(text)
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Author"] == "The poolrt authors"
+    assert "embeddings" in metadata["Keywords"].split(",")
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    labels = [url.split(", ")[0] for url in metadata.get_all("Project-URL")]
+    assert labels == ["Source", "Documentation", "Changelog", "Issues"]
+    classifiers = metadata.get_all("Classifier")
+    assert "Typing :: Typed" in classifiers
+    # A license classifier beside an expression is refused by the index.
+    assert not [text for text in classifiers if text.startswith("License")]
+    known = pytest.importorskip("trove_classifiers").classifiers
+    assert set(classifiers) <= set(known)
+
+
+def test_all_holds_every_extra_of_a_processor():
+    extras = project()["optional-dependencies"]
+    (everything,) = extras["all"]
+    chosen = set(Requirement(everything).extras)
+    apart = {"gpu", "tensorrt", "tensorrt-rtx"}
+    """Engines of GPUs."""
+    own = {"langchain", "llama-index", "haystack", "chroma", "qdrant", "ray", "s3", "optimum"}
+    """Other people's frameworks, which who uses them has."""
+    development = {"dev", "clients", "deploy"}
+    assert chosen == set(extras) - apart - own - development - {"all"}
+
+
+def test_ci_tests_a_torch_of_the_range():
+    requirements = map(Requirement, project()["optional-dependencies"]["export"])
+    (torch,) = [requirement for requirement in requirements if requirement.name == "torch"]
+    (tested,) = re.findall(r"torch==\$\{TORCH:-(.*?)\}", (ROOT / ".ci" / "venv").read_text(encoding="utf-8"))
+    assert tested in torch.specifier
+    (other,) = re.findall(r"^TORCH \?= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert other in torch.specifier
+    assert other != tested
+    page = (ROOT / "docs" / "decisions" / "torch-pin.md").read_text(encoding="utf-8")
+    (range_,) = re.findall(r"`torch(>=\S+?)`", page)
+    assert SpecifierSet(range_) == torch.specifier
+    assert tested in page
+    assert other in page
+
+
+def test_a_release_keeps_no_token_and_attests():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {}
+    build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    assert publish["permissions"] == {"id-token": "write"}
+    assert publish["needs"] == "build"
+    assert "secrets." not in json.dumps(workflow)
+    uses = [step.get("uses", "") for step in build["steps"]]
+    assert any(use.startswith("actions/attest-build-provenance@") for use in uses)
+    assert "make release" in [step.get("run") for step in build["steps"]]
 
 
 def test_type_checkers_read_the_installed_package(wheel, tmp_path):
