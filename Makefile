@@ -96,6 +96,7 @@ $(VENV)/.optimum: pyproject.toml
 	@.ci/venv $@ cpu,serve,export,dev,optimum
 
 optimum: $(VENV)/.optimum
+	@$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python package/optimum/register_poolrt.py
 	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/end_to_end/test_optimum.py $(PYTEST_ARGS)
 
 # dist/: the source distribution, the wheel from it, built twice for the same bytes, and their sha256 (docs/releasing.md).

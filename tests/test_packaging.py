@@ -123,9 +123,9 @@ def test_the_index_is_told_what_the_package_is(wheel):
     assert metadata["Author"] == "The poolrt authors"
     assert "embeddings" in metadata["Keywords"].split(",")
     assert metadata["Description-Content-Type"] == "text/markdown"
-    labels = [url.split(", ")[0] for url in metadata.get_all("Project-URL")]
+    labels = [url.split(", ")[0] for url in metadata.get_all("Project-URL") or ()]
     assert labels == ["Source", "Documentation", "Changelog", "Issues"]
-    classifiers = metadata.get_all("Classifier")
+    classifiers = metadata.get_all("Classifier") or []
     assert "Typing :: Typed" in classifiers
     # A license classifier beside an expression is refused by the index.
     assert not [text for text in classifiers if text.startswith("License")]
