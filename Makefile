@@ -20,7 +20,7 @@ PYTEST := $(SINGLE) $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format layering mutants clients deploy-check torch-range optimum release bench gpu gpu-wheels goldens models map clean
+.PHONY: help demo test test-all check lint format layering mutants clients deploy-check torch-range optimum release ray bench gpu gpu-wheels goldens models map clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -34,6 +34,7 @@ help:
 	@echo 'make optimum    the plug-in of optimum-cli, with optimum'
 	@echo 'make torch-range the exporter with another torch (TORCH=2.14.1)'
 	@echo 'make release    dist/, reproducibly: docs/releasing.md'
+	@echo 'make ray        Ray Serve and Ray Data, with replicas and jobs that are killed'
 	@echo 'make goldens    record the answers of a real vLLM again (POOLRT_VLLM=path of its vllm command)'
 	@echo 'make models     run the family checks and write docs/models.md (slow)'
 	@echo 'make map        write docs/map.md: every file in one line'
@@ -49,6 +50,9 @@ $(VENV)/.dev: pyproject.toml
 
 $(VENV)/.clients: pyproject.toml
 	@.ci/venv $@ cpu,serve,export,dev,clients
+
+$(VENV)/.ray: pyproject.toml
+	@.ci/venv $@ cpu,serve,export,dev,ray
 
 $(VENV)/.bench: pyproject.toml
 	@.ci/venv $@ cpu,serve,export,dev 'fastembed>=0.9'
@@ -105,6 +109,10 @@ $(VENV)/.release:
 
 release: $(VENV)/.release
 	@.ci/release $(VENV)/bin/python
+
+# poolrt.ray and embed-dataset --ray on a real Ray: slow to install and to start.
+ray: $(VENV)/.ray
+	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/ray $(PYTEST_ARGS)
 
 check: lint layering
 

@@ -31,7 +31,7 @@ ROOMS = {
         "settings", "headers", "errors", "json_logs", "logs", "schema", "models",
         "metrics", "tracing", "http", "batches", "media", "encodings",
         "responses", "execution", "context", "prompts", "endpoints.batches", "endpoints", "pages", "lifespan",
-        "app", "process", "cli",
+        "app", "process", "cli", "ray",
     ),
     "integrations": ("opening", "chroma", "haystack", "langchain", "llama_index", "qdrant"),
 }  # fmt: skip

@@ -72,14 +72,15 @@ class RayWorkers:
         workers = min(self._room(dict(ray.cluster_resources())), len(missing))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        # A block is one shard: whichever worker is free takes the next.
+        # A block is one shard, and a shard takes seconds: whichever worker is free takes the next, and none
+        # waits behind a slow one.
         rows = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
         computed = rows.map_batches(
             Worker,
             fn_constructor_args=(str(self.artifact), str(out.absolute()), self._threads, self.opening),
             batch_size=1,
             batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=self.cpus,
             num_gpus=self.gpus or None,
         )
