@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
+from ...runtime.command_line import terminal as screen
+
 if TYPE_CHECKING:
     from .report import Say
 
@@ -44,7 +46,9 @@ def progress() -> Iterator[Say]:
         with lock:
             if is_terminal:
                 sys.stderr.write("\r\x1b[K")
-            print(line, file=sys.stderr, flush=True)
+                screen.step(line)
+            else:
+                print(line, file=sys.stderr, flush=True)
             last.update(line=line, at=time.monotonic())
 
     def tick() -> None:

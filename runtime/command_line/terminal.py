@@ -71,6 +71,16 @@ def facts(lines: Sequence[str], *, problem: str = "not used: ") -> None:
         out.print(text, soft_wrap=True)
 
 
+def step(line: str) -> None:
+    """Prints a line about work that goes on to stderr: the number of its step, or a note, in colour."""
+    from rich.text import Text
+
+    text = Text(line)
+    text.highlight_regex(r"^\[\d+/\d+\]", "bold cyan")
+    text.highlight_regex(r"^note:", "yellow")
+    console(stderr=True).print(text, soft_wrap=True)
+
+
 def bar(*, total: int, desc: str) -> Any:
     """A progress bar on stderr, with the part of tqdm that `progress.bar` uses."""
     return _Bar(total=total, desc=desc)
