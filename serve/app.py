@@ -37,7 +37,9 @@ from .metrics.prometheus import Metrics
 from .metrics.state import State
 from .models.adapter_loading import Loader
 from .models.adapters import AdapterExporter
+from .models.artifact_loading import ArtifactLoader, Open
 from .models.registry import Registry
+from .models.watching import WatchedFolder
 from .pages import playground, playground_routes, reference
 from .settings import Settings
 from .tracing import provider as trace_provider
@@ -56,6 +58,8 @@ def create_app(
     adapters: AdapterExporter | None = None,
     *,
     tracing: Tracing | None = None,
+    artifacts: Open | None = None,
+    watched: WatchedFolder | None = None,
 ) -> Starlette:
     """The ASGI application. Its lifespan opens the registry's models; open them first to serve at once.
 
@@ -65,6 +69,8 @@ def create_app(
     Args:
         adapters: makes models of LoRA adapters; None: LoRA is off.
         tracing: traces requests; None: what the settings say.
+        artifacts: opens artifacts that come while the server runs; None: none may come.
+        watched: the folder that is followed, with `artifacts`.
     """
     if tracing is None and settings.traces:
         tracing = trace_provider.opened(settings.traces_endpoint)
@@ -81,6 +87,9 @@ def create_app(
         unqueued=UNQUEUED | playground_routes.UNQUEUED,
         tracing=tracing,
     )
+    changing = None
+    if artifacts is not None:
+        changing = ArtifactLoader(registry, artifacts, turn=lambda: state.turn().is_over, adapters=adapters)
     table = routes(settings)
     app = Starlette(
         routes=table,
@@ -88,8 +97,9 @@ def create_app(
         exception_handlers=handlers(),
         lifespan=lifespan,
     )
+    batches = batches_of(settings, app, table, state)
     context = Context(
-        settings, registry, state, metrics, workshop, loader, tracing, batches_of(settings, app, table)
+        settings, registry, state, metrics, workshop, loader, tracing, batches, changing, watched
     )
     if settings.middleware:
         app.middleware_stack = stacked(app)
@@ -101,14 +111,14 @@ def create_app(
     return app
 
 
-def batches_of(settings: Settings, app: Starlette, table: Sequence[Route]) -> Batches | None:
+def batches_of(settings: Settings, app: Starlette, table: Sequence[Route], state: State) -> Batches | None:
     """Batch files, whose requests go to the endpoints as those of clients do, behind the key and the limits
     of connections. None without --batch-folder. Raises InputError for a folder that cannot be written."""
     if settings.batch_folder is None:
         return None
     store = Store(settings.batch_folder, settings.max_batch_bytes)
     posted = {route.path: route for route in table if route.path in MODEL_PATHS}
-    asking = Asking(Direct(app.router, routes=posted), app)
+    asking = Asking(Direct(app.router, routes=posted), app, state)
     return Batches(store, Runner(store, asking), frozenset(posted))
 
 

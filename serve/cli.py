@@ -113,17 +113,36 @@ def _serve(options: Options, notes: Sequence[str]) -> int:
         return supervised(options, settings)
     if (gpu := gpu_of(options.device)) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    if settings.artifact_loading and not settings.api_keys:
+        log.warning(
+            "--allow-artifact-loading without a key: whoever reaches this server may change what it serves"
+        )
     # Imported late: `poolrt serve --help` needs no server, and a refused flag is reported at once.
+    from .process.argument_places import is_there
     from .process.listening import listening
     from .process.startup import models_of
 
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(sock) for sock in listening(settings)]
-        models = models_of(options, settings)
+        if all(map(is_there, options.artifacts)):
+            models = models_of(options, settings)
+        else:  # what is pulled or exported first may take minutes
+            from .process.waiting_room import waiting_room
+
+            with waiting_room(settings, sockets, as_log=serve.logs_json) as progress:
+                models = models_of(options, settings, run=progress.run)
         models.registry.begin()
         from .process.server import run  # takes as long as a small model takes to open
 
-        return run(models.registry, settings, adapters=models.adapters, sockets=sockets, as_json=as_json)
+        return run(
+            models.registry,
+            settings,
+            adapters=models.adapters,
+            artifacts=models.artifacts,
+            watched=models.watched,
+            sockets=sockets,
+            as_json=as_json,
+        )
 
 
 def processes_of(options: Options) -> int:
@@ -183,6 +202,8 @@ def serve_worker(options: Options, worker: Worker, sockets: Sequence[socket.sock
                 models.registry,
                 settings,
                 adapters=models.adapters,
+                artifacts=models.artifacts,
+                watched=models.watched,
                 sockets=own,
                 as_json=as_json,
                 peers=worker,
@@ -225,7 +246,7 @@ def _parsed(values: dict[str, Any]) -> tuple[Options, list[str]]:
         for name in IGNORED
         if values[name.replace("-", "_")] is not None
     ]
-    if not options.artifacts:
+    if not options.artifacts and not values["watch_folder"]:
         raise InputError(
             "no artifact given: poolrt serve ARTIFACT...; make one with `poolrt export CHECKPOINT`"
         )

@@ -17,7 +17,9 @@ from .logs import log_inputs
 from .metrics.prometheus import Metrics
 from .metrics.state import State
 from .models.adapter_loading import Loader
+from .models.artifact_loading import ArtifactLoader
 from .models.registry import Registry, Served
+from .models.watching import WatchedFolder
 from .responses import answer_id
 from .settings import Settings
 
@@ -38,6 +40,10 @@ class Context:
     """Traces requests; None: they are not traced."""
     batches: Batches | None = None
     """Batch files; None: there are none."""
+    artifacts: ArtifactLoader | None = None
+    """Loads, replaces and unloads artifacts; None: nobody may."""
+    watched: WatchedFolder | None = None
+    """The folder whose artifacts are followed; None: there is none."""
 
     def require(self, ability: str) -> None:
         """Raises HTTPException 404 for a route that no served model can answer: vLLM does not register such a

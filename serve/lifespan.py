@@ -13,8 +13,12 @@ from starlette.applications import Starlette
 
 from ..runtime.errors import ArtifactError, PoolrtError
 from .context import Context
+from .models.artifact_loading import ArtifactLoader
+from .models.watching import WatchedFolder, follow
 from .schema.body import build_validators
 
+READY_S = 0.1
+"""Time between two checks whether the models are ready."""
 log = logging.getLogger("poolrt.serve")
 
 
@@ -24,10 +28,17 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     is_open = context.registry.ready.is_set() and not context.registry.begun
     opening = None if is_open else asyncio.create_task(_open(app))
     running = None if context.batches is None else asyncio.create_task(_run_batches(context, opening))
+    watching = None
+    if context.watched is not None and context.artifacts is not None:
+        watching = asyncio.create_task(_followed(context, context.watched, context.artifacts))
     try:
         yield
     finally:
         context.state.draining = True
+        if watching is not None:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
         if running is not None:  # the next start goes on with what is not done
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -41,6 +52,8 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
             context.loader.close()
         if context.tracing is not None:
             await asyncio.to_thread(context.tracing.close)
+        if context.artifacts is not None:
+            context.artifacts.close()
         if app.state.owns_models:
             await asyncio.to_thread(context.registry.close)
 
@@ -51,6 +64,13 @@ async def _run_batches(context: Context, opening: asyncio.Task[None] | None) -> 
     if opening is not None:
         await asyncio.wait([opening])
     await context.batches.runner.run()
+
+
+async def _followed(context: Context, watched: WatchedFolder, loader: ArtifactLoader) -> None:
+    """Follows a folder from when the models are ready."""
+    while not context.registry.ready.is_set():
+        await asyncio.sleep(READY_S)
+    await follow(watched, loader)
 
 
 async def _open(app: Starlette) -> None:

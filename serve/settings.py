@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from ..runtime.artifact.manifest import FILE
 from ..runtime.command_line.flags import Flag
 from ..runtime.command_line.values import fraction, json_list
 
@@ -43,6 +44,14 @@ def folder_of(text: str) -> Path | None:
     folder = Path(text).resolve()
     if not folder.is_dir():
         raise ValueError(f"{text}: no such folder")
+    return folder
+
+
+def watched_folder(text: str) -> Path | None:
+    """A folder of artifacts, links followed; None for an empty text. Raises ValueError for another."""
+    folder = folder_of(text)
+    if folder is not None and (folder / FILE).is_file():
+        raise ValueError(f"{text}: an artifact; expected the folder that holds it")
     return folder
 
 
@@ -347,6 +356,27 @@ class Settings:
     max_batch_bytes: Annotated[
         int, Flag("bytes of all batch files together", LIMITS, "BYTES", at_least=1)
     ] = 4 * 1024**3
+    artifact_loading: Annotated[
+        bool,
+        Flag(
+            "requests may load, replace and unload artifacts (POST /v1/artifacts/load, /v1/artifacts/unload)",
+            HTTP,
+            name="allow-artifact-loading",
+        ),
+    ] = False
+    """Requests may load, replace and unload artifacts, from folders of the server's disk and its store."""
+    watch_folder: Annotated[
+        Path | None,
+        Flag(
+            "serve every artifact in this folder, and follow it: new ones are loaded, changed ones replaced "
+            "without losing a request, removed ones unloaded",
+            SERVER,
+            "FOLDER",
+            read=watched_folder,
+            default="none",
+        ),
+    ] = None
+    """Artifacts in it are served, replaced and unloaded as they come, change and go."""
     check_foreign_tokens: Annotated[
         bool,
         Flag(

@@ -42,6 +42,19 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rerank": ("sort documents by their score", "runtime.commands.model_commands:rerank", "cpu"),
     "bench": ("measure an artifact on this machine", "runtime.commands.model_commands:bench", "cpu"),
     "serve": ("serve artifacts over HTTP, with vLLM's API", "serve.cli:serve", "serve"),
+    "list": ("list the stored artifacts", "runtime.commands.store_commands:list_artifacts", "hub"),
+    "pull": (
+        "store an artifact from the hub, a bucket or a web server",
+        "runtime.commands.store_commands:pull",
+        "hub",
+    ),
+    "push": (
+        "publish an artifact to the hub, a bucket or a folder",
+        "runtime.commands.store_commands:push",
+        "hub",
+    ),
+    "rm": ("remove stored artifacts", "runtime.commands.store_commands:rm", "hub"),
+    "prune": ("remove drafts and caches that nobody needs", "runtime.commands.store_commands:prune", "hub"),
     "recipes": ("list the models that have a recipe", "exporter.cli:recipes", "export"),
     "doctor": (
         "say what this machine offers and what is missing",

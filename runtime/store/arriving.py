@@ -157,4 +157,6 @@ class Arrival:
 
 def megabytes(size: int) -> str:
     """A size for people: `90.4 MB`."""
+    if size < 1e6:
+        return f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size} B"
     return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"

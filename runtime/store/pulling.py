@@ -10,8 +10,9 @@ from ..artifact import reading
 from ..artifact.manifest import FILE
 from ..errors import ArtifactError, CheckpointError, InputError
 from . import home, stored
-from .addresses import HubAddress, parsed
+from .addresses import HubAddress, Url, parsed
 from .arriving import Arrival, Say, check_listed
+from .bucket_checkpoint import is_checkpoint
 from .locking import locked
 from .sources import Source, has_manifest, of_folder, of_url
 
@@ -33,8 +34,15 @@ class Pulled:
 class IsCheckpoint(CheckpointError):
     """The place holds a checkpoint, of which `poolrt export` makes an artifact."""
 
-    def __init__(self, place: HubAddress | Path) -> None:
+    def __init__(self, place: HubAddress | Url | Path) -> None:
         self.place = place
+        if isinstance(place, Url):
+            self.export = []
+            super().__init__(
+                f"{place}: a checkpoint, not an artifact; bring it here with poolrt pull {place}, or make an "
+                "artifact of it with poolrt pull --export"
+            )
+            return
         name = place.repository if isinstance(place, HubAddress) else str(place)
         more = ""
         if isinstance(place, HubAddress):
@@ -70,6 +78,8 @@ def source_of(text: str) -> Source:
         return of_folder(folder)
     address = parsed(text)
     if not isinstance(address, HubAddress):
+        if is_checkpoint(address):
+            raise IsCheckpoint(address)
         return of_url(address)
     from .hub import HubSource
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import extras
 from . import home, stored
-from .addresses import HUB_ID, HubAddress, is_address, parsed
+from .addresses import HUB_ID, HubAddress, Url, is_address, parsed
 
 log = logging.getLogger("poolrt.store")
 
@@ -48,11 +48,14 @@ def artifact_or_checkpoint(argument: str) -> tuple[str, list[str]]:
     """Likewise, where a checkpoint will do too: the folder of an artifact, or else the argument, as a name of
     a checkpoint, with the options of `poolrt export` that its address holds. Raises what `pull` raises, and
     ArtifactError for a plain name that is nothing."""
+    from . import bucket_checkpoint
     from .pulling import IsCheckpoint
 
     try:
         folder = known(argument)
     except IsCheckpoint as checkpoint:
+        if isinstance(checkpoint.place, Url):
+            return str(bucket_checkpoint.downloaded(checkpoint.place, say=log.info)), []
         return checkpoint.export[0], checkpoint.export[1:]
     if folder is None and home.NAME.fullmatch(argument):
         raise stored.unknown(argument)

@@ -61,6 +61,7 @@ class Files(Protocol):
 
     def open(self, path: str, mode: str) -> BinaryIO: ...
     def exists(self, path: str) -> bool: ...
+    def find(self, path: str, *, detail: bool) -> dict[str, dict[str, object]]: ...
     def cat_file(self, path: str) -> bytes: ...
     def put_file(self, lpath: str, rpath: str) -> object: ...
     def rm_file(self, path: str) -> object: ...
@@ -167,7 +168,7 @@ def of_url(url: Url) -> Source:
 
     def read(name: str, start: int) -> Iterator[bytes]:
         path = f"{root}/{name}"
-        with _translated(), files.open(path, "rb") as file:
+        with translated(), files.open(path, "rb") as file:
             file.seek(start)
             while piece := file.read(PIECE):
                 yield piece
@@ -190,7 +191,7 @@ def opened(url: Url) -> tuple[Files, str]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Makes OSError of what the libraries under fsspec raise (botocore's errors are none)."""
     try:
         yield

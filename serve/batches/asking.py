@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message
 
 from ..http.memory_budget import HELD
 from ..metrics.prometheus import OBSERVE
+from ..metrics.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,12 @@ class Asking:
 
     Args:
         application: what endpoints find under `request.app`.
+        state: of the server, whose epochs count these requests too.
     """
 
-    def __init__(self, respond: ASGIApp, application: object) -> None:
+    def __init__(self, respond: ASGIApp, application: object, state: State) -> None:
         self._respond = respond
+        self._state = state
         self._application = application
 
     async def post(self, path: str, body: bytes, request_id: str) -> Answered:
@@ -55,10 +58,13 @@ class Asking:
         async def send(message: Message) -> None:
             messages.append(message)
 
+        # What the outermost layer does for requests over connections.
+        epoch = self._state.epoch
+        epoch.running += 1
         try:
             await self._respond(scope, receive, send)
         finally:
-            # What the outermost layer does for requests over connections.
+            epoch.running -= 1
             if (hold := scope.get(HELD)) is not None:
                 hold.give_back()
             if (observe := scope.get(OBSERVE)) is not None:

@@ -32,12 +32,16 @@ async def unload(request: Request) -> Response:
 
 def loader(request: Request, context: Context) -> Loader:
     """The loader of adapters. Raises ApiError where this request may not use it."""
-    # Without a key, any web page that is opened on this machine could load an adapter.
-    if "origin" in request.headers and not context.settings.api_keys:
-        raise ApiError(
-            403,
-            "adapters are not loaded for browsers by a server without a key; give it one with --api-key",
-        )
+    refuse_browsers(request, context, "adapters")
     if context.loader is None:
         raise refused("LoRA is not enabled; start the server with --enable-lora")
     return context.loader
+
+
+def refuse_browsers(request: Request, context: Context, what: str) -> None:
+    """Raises ApiError for a web page's request to a server without a key: any page that is opened on this
+    machine could change what is served."""
+    if "origin" in request.headers and not context.settings.api_keys:
+        raise ApiError(
+            403, f"{what} are not loaded for browsers by a server without a key; give it one with --api-key"
+        )

@@ -1,4 +1,5 @@
-"""Routes about the server itself: health, models, version, load, metrics (docs/http.md 10)."""
+"""Routes about the server itself: health, models, version, load, metrics, and which artifacts it serves
+(docs/http.md 10)."""
 
 from __future__ import annotations
 
@@ -11,9 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...runtime.version import version
-from ..context import context_of
+from ..context import Context, context_of
+from ..errors import ApiError
+from ..http.request_body import read
+from ..models.artifact_loading import ArtifactLoader
 from ..models.registry import Served
 from ..responses import Json
+from ..schema import artifacts
+from .lora import refuse_browsers
 
 STALLED_S = 120.0
 """An engine that had work for this long and finished no batch is taken to hang."""
@@ -106,3 +112,34 @@ def card(name: str, served: Served) -> dict[str, Any]:
         "max_model_len": served.model.max_tokens if served.parent is None else None,
         "permission": [permission],
     }
+
+
+async def load_artifact(request: Request) -> Response:
+    context = context_of(request)
+    context.opened()
+    record: artifacts.LoadArtifact = await read(request, artifacts.LOAD)
+    loaded = await artifact_loader(request, context).load(record.path, record.name)
+    return Json(
+        {
+            "name": loaded.name,
+            "tasks": list(loaded.tasks),
+            "replaced": loaded.replaced,
+            "seconds": round(loaded.seconds, 3),
+        }
+    )
+
+
+async def unload_artifact(request: Request) -> Response:
+    context = context_of(request)
+    context.opened()
+    record: artifacts.UnloadArtifact = await read(request, artifacts.UNLOAD)
+    await artifact_loader(request, context).unload(record.name)
+    return Json({"name": record.name, "unloaded": True})
+
+
+def artifact_loader(request: Request, context: Context) -> ArtifactLoader:
+    """The loader of artifacts. Raises ApiError where this request may not use it."""
+    refuse_browsers(request, context, "artifacts")
+    if context.artifacts is None:
+        raise ApiError(501, "this server has no way to open artifacts: only poolrt serve does")
+    return context.artifacts

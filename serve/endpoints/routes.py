@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..http.request_body import Wire
 from ..models.registry import Registry
+from ..schema import artifacts, vllm
 from ..schema import batch as schemas_batch
 from ..schema import ollama as schemas_ollama
 from ..schema import tei as schemas_tei
-from ..schema import vllm
 from ..settings import Settings
 from . import (
     classify,
@@ -35,6 +35,11 @@ def _lora_is_on(settings: Settings) -> bool:
 def _has_batches(settings: Settings) -> bool:
     """Whether the operator gave batch files a folder."""
     return settings.batch_folder is not None
+
+
+def _artifacts_are_on(settings: Settings) -> bool:
+    """Whether requests may load and unload artifacts."""
+    return settings.artifact_loading
 
 
 TEI_RERANK = (Wire("texts", ("documents",)), tei.rerank)
@@ -100,6 +105,11 @@ ROUTES: tuple[Route, ...] = (
     Route(path="/v1/unload_lora_adapter", endpoint=lora.unload, bodies=(vllm.UNLOAD_ADAPTER,),
           media=(TEXT,), is_on=_lora_is_on, is_queued=False, is_for_one=True,
           about="Stop serving an adapter, after its last request"),
+    Route(path="/v1/artifacts/load", endpoint=operations.load_artifact, bodies=(artifacts.LOAD,),
+          is_on=_artifacts_are_on, is_queued=False, is_for_one=True,
+          about="Serve an artifact of the server's disk, or replace a served one without losing a request"),
+    Route(path="/v1/artifacts/unload", endpoint=operations.unload_artifact, bodies=(artifacts.UNLOAD,),
+          is_on=_artifacts_are_on, is_queued=False, is_for_one=True, about="Stop serving an artifact"),
     Route(path="/v1/models", endpoint=operations.models, methods=("GET",), about="The models served here"),
     Route(path="/models", endpoint=operations.models, methods=("GET",), about="The same as /v1/models"),
     Route(path="/v1/models/{model:path}", endpoint=operations.model, methods=("GET",),

@@ -170,6 +170,8 @@ class Gate:
                 sent += len(message.get("body", b""))
             await send(message)
 
+        epoch = self.state.epoch
+        epoch.running += 1
         self.state.in_flight += 1
         try:
             await self.app(scope, receive, sending)
@@ -181,6 +183,7 @@ class Gate:
             await error_response(stopping())(scope, receive, sending)
         finally:
             self.state.in_flight -= 1
+            epoch.running -= 1
             if (hold := scope.get(HELD)) is not None:
                 hold.give_back()
             if (observe := scope.get(OBSERVE)) is not None:

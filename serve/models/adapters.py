@@ -12,7 +12,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class AdapterExporter:
         limit: int | None,
         most_rank: int | None,
     ) -> None:
-        self.bases, self.limit, self._most_rank = bases, limit, most_rank
+        self.bases, self.limit, self._most_rank = list(bases), limit, most_rank
         self._export, self._open = export, open
         self._children: set[subprocess.Popen[str]] = set()
         self._lock, self.closed = threading.Lock(), False
@@ -122,6 +122,16 @@ class AdapterExporter:
         return Served(
             names=(adapter.name,), open=lambda: self._open(folder), parent=base.served, root=adapter.path
         )
+
+    def rebase(self, old: Served, new: Served, folder: Path) -> None:
+        """Has later adapters adapt the model that replaced a base. The checkpoint of a new artifact is known
+        where it is the same, or has a hub id."""
+        for index, base in enumerate(self.bases):
+            if base.served is old:
+                source = reading.read(folder, check="quick").manifest.source.checkpoint
+                same = base.source is not None and source in (base.source, Path(base.source).name)
+                kept = base.source if same else source if "/" in source else None
+                self.bases[index] = replace(base, served=new, folder=folder, source=kept)
 
     def _base(self, adapter: NamedAdapter) -> Base:
         if adapter.base_model_name is None:

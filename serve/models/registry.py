@@ -44,13 +44,18 @@ class Served:
     def manifest(self) -> Manifest:
         return self.model.manifest
 
+    def know_aliases(self) -> None:
+        """Adds the names that an opened model brings itself."""
+        if self.parent is None:
+            self.aliases = (*self.aliases, self.model.name, self.manifest.source.checkpoint)
+
     def can(self, ability: str) -> bool:
         return ability in self.abilities
 
 
 class Registry:
     """The served models. `ready` is set once every model is open and warm; after that the registry changes in
-    the event loop only, when adapters are loaded and unloaded."""
+    the event loop only, when artifacts and adapters are loaded and unloaded."""
 
     def __init__(self, models: list[Served], *, check_names: bool = True) -> None:
         self.models = models
@@ -86,8 +91,7 @@ class Registry:
         for served in self.models:
             served.model = served.open()
             served.model.warm_up()
-            if served.parent is None:
-                served.aliases = (*served.aliases, served.model.name, served.manifest.source.checkpoint)
+            served.know_aliases()
         self._list(self.models)
         self.ready.set()
 
@@ -97,6 +101,24 @@ class Registry:
 
     def adapter(self, name: str) -> Served | None:
         return next((served for served in self.adapters if served.name == name), None)
+
+    def named(self, name: str) -> Served | None:
+        """The model, no adapter, that the operator gave this name."""
+        return next(
+            (served for served in self.models if served.parent is None and name in served.names), None
+        )
+
+    def replace(self, old: Served | None, new: Served) -> None:
+        """Lists an opened model in the place of another, or behind all models in front of the adapters. What
+        adapts the old one is listed with the new one."""
+        for adapter in self.adapters:
+            if adapter.parent is old:
+                adapter.parent = new
+        if old is None:
+            place = len(self.models) - len(self.adapters)
+            self._list([*self.models[:place], new, *self.models[place:]])
+        else:
+            self._list([new if served is old else served for served in self.models])
 
     def put(self, served: Served) -> Served | None:
         """Adds an opened adapter. Returns the one of its name that it replaces, for the caller to close."""

@@ -48,7 +48,8 @@ class Options:
         list[str],
         Argument(
             "ARTIFACT",
-            "artifact folder; or a checkpoint folder or hub id, which is exported first",
+            "folder, stored name or address (hf://..., s3://...) of an artifact; or a checkpoint's folder or "
+            "hub id, which is exported first",
             config=("model", "artifacts"),
             variable="POOLRT_ARTIFACTS",
             complete=artifact_names,

@@ -25,7 +25,9 @@ from ..http.connections import ConnectionLimits, affordable
 from ..http.protocol import protocol, uncounted
 from ..json_logs import json_error
 from ..models.adapters import AdapterExporter
+from ..models.artifact_loading import Open
 from ..models.registry import Registry
+from ..models.watching import WatchedFolder
 from ..settings import Settings
 from .certificates import LOOK_S, Certificates
 from .memory_trimming import LOOK_S as TRIM_S
@@ -89,6 +91,8 @@ class Server(uvicorn.Server):
             self.force_exit = True
             return
         self.context.state.draining = True
+        if self.context.artifacts is not None:
+            self.context.artifacts.close()
         if self.context.loader is not None:
             self.context.loader.adapters.close()  # no adapter is loaded any more
         log.info(
@@ -105,6 +109,8 @@ def run(
     settings: Settings,
     *,
     adapters: AdapterExporter | None = None,
+    artifacts: Open | None = None,
+    watched: WatchedFolder | None = None,
     sockets: Sequence[socket.socket] = (),
     as_json: bool = False,
     peers: Worker | None = None,
@@ -112,13 +118,13 @@ def run(
     """Serves until it is stopped. Returns the exit code of the process. Raises InputError.
 
     Args:
-        adapters: see `create_app`.
+        adapters, artifacts, watched: see `create_app`.
         sockets: bound sockets, which it closes; none: it binds the address of the settings.
         peers: the other processes of this server. The last one that is ready says so for all.
     """
     if sockets:
         settings = dataclasses.replace(settings, port=sockets[0].getsockname()[1])
-    app = create_app(registry, settings, adapters)
+    app = create_app(registry, settings, adapters, artifacts=artifacts, watched=watched)
     context: Context = app.state.context
     if peers is not None:
         context.state.peers = peers

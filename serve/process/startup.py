@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -16,8 +17,11 @@ from ...runtime.errors import InputError
 from ...runtime.loader import load
 from ...runtime.model import Model
 from ..models.adapters import AdapterExporter, Base, named_adapter
+from ..models.artifact_loading import Open
 from ..models.registry import Registry, Served
+from ..models.watching import WatchedFolder
 from ..settings import Settings
+from .argument_places import add_watched, resolved
 from .options import Options
 
 log = logging.getLogger("poolrt.serve")
@@ -30,21 +34,32 @@ class Models:
     registry: Registry
     adapters: AdapterExporter | None = None
     """Makes models of LoRA adapters; None: LoRA is off."""
+    artifacts: Open | None = None
+    """Opens artifacts that come while the server runs; None: none may come."""
+    watched: WatchedFolder | None = None
+    """The folder whose artifacts are followed."""
 
 
-def models_of(options: Options, settings: Settings) -> Models:
-    """Every artifact of the command line under its names. Exports checkpoints, which takes minutes, and opens
-    no model yet. Raises InputError and what an export raises."""
+def models_of(options: Options, settings: Settings, *, run: checkpoints.Run = checkpoints.call) -> Models:
+    """Every artifact of the command line under its names, and those of a watched folder. Pulls addresses and
+    exports checkpoints, which takes minutes, and opens no model yet. Raises InputError and what an export
+    raises.
+
+    Args:
+        run: runs the program of an export.
+    """
+    options, aliases = resolved(options)
     own = [name for name in options.served_model_name if "=" not in name]
     others = dict(name.split("=", 1)[::-1] for name in options.served_model_name if "=" in name)
     unknown = [path for path in others if path not in options.artifacts]
     if unknown:
         raise InputError(f"--served-model-name: {', '.join(unknown)} is none of the artifacts given")
+    watched = None if settings.watch_folder is None else add_watched(options, others, settings.watch_folder)
     processors = plugins_of(options)
     served: list[Served] = []
     folders: list[Path] = []
     for index, argument in enumerate(options.artifacts):
-        folder = artifact_of(argument, options)
+        folder = artifact_of(argument, options, run)
         folders.append(folder)
         names = [others[argument]] if argument in others else []
         if index == 0:
@@ -55,7 +70,8 @@ def models_of(options: Options, settings: Settings) -> Models:
         opening = functools.partial(
             opened, folder, options, settings, processors.get(argument), name=names[0]
         )
-        served.append(Served(names=tuple(names), open=opening, aliases=(own_name,)))
+        own_names = (own_name, *aliases.get(argument, ()))
+        served.append(Served(names=tuple(names), open=opening, aliases=own_names))
     adapters = None
     if options.lora_modules or options.enable_lora:
         adapters = adapters_of(options, settings, served, folders)
@@ -67,7 +83,22 @@ def models_of(options: Options, settings: Settings) -> Models:
             f"two models would be called {', '.join(twice)}, and only the first could be asked for; tell "
             "them apart with --served-model-name NAME=ARTIFACT, and adapters with --lora-modules NAME=PATH"
         )
-    return Models(Registry(served, check_names=settings.check_model_name), adapters)
+    if watched is not None:
+        watched.names = {
+            folder.name: model.name
+            for model, folder in zip(served, folders, strict=False)
+            if folder.resolve().parent == watched.folder
+        }
+    artifacts = None
+    if watched is not None or settings.artifact_loading:
+        plugins = {
+            model.name: processors[argument]
+            for model, argument in zip(served, options.artifacts, strict=False)
+            if argument in processors
+        }
+        artifacts = functools.partial(opened_later, options=options, settings=settings, plugins=plugins)
+    registry = Registry(served, check_names=settings.check_model_name)
+    return Models(registry, adapters, artifacts, watched)
 
 
 def adapters_of(
@@ -167,6 +198,14 @@ def opened(
     return model
 
 
+def opened_later(
+    folder: Path, name: str, *, options: Options, settings: Settings, plugins: dict[str, str]
+) -> Model:
+    """The model of an artifact that came while the server runs, opened as if the command line named it."""
+    options = dataclasses.replace(options, artifacts=[str(folder)])
+    return opened(folder, options, settings, plugins.get(name), name=name)
+
+
 def engine_of(folder: Path, options: Options) -> str:
     """The name of the engine. For a finished artifact --precision is what its engine computes in: one
     precision, or with `auto` whichever is fastest, int8 included."""
@@ -194,11 +233,11 @@ def default_name(argument: str, folder: Path) -> str:
         return folder.name  # opening it reports what is wrong
 
 
-def artifact_of(argument: str, options: Options) -> Path:
+def artifact_of(argument: str, options: Options, run: checkpoints.Run = checkpoints.call) -> Path:
     """The folder of the artifact; a checkpoint is exported first."""
     if is_artifact(argument):
         refuse_other_exports(Path(argument), options)
-    return checkpoints.artifact_of(argument, export_options(options), cache=options.cache)
+    return checkpoints.artifact_of(argument, export_options(options), cache=options.cache, run=run)
 
 
 def refuse_other_exports(folder: Path, options: Options) -> None:

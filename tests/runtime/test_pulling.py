@@ -20,7 +20,7 @@ from poolrt.runtime.artifact import reading
 from poolrt.runtime.artifact.manifest import FILE, File
 from poolrt.runtime.artifact.reading import sealed
 from poolrt.runtime.errors import ArtifactError, InputError
-from poolrt.runtime.store import arriving, home, pushing, sources, stored
+from poolrt.runtime.store import arriving, home, pushing, resolving, sources, stored
 from poolrt.runtime.store.addresses import HubAddress, Url, parsed
 from poolrt.runtime.store.pulling import IsCheckpoint, pull
 
@@ -357,6 +357,31 @@ def test_a_folder_is_pushed_to_and_pulled_from(whole: Path, tmp_path: Path, stor
         pushing.push(whole, str(tmp_path / "mine"), say=quiet)
     with pytest.raises(InputError, match="no uploads"):
         pushing.push(whole, "https://example.org/x", say=quiet)
+
+
+def test_a_checkpoint_in_a_bucket_is_brought_here_without_what_no_export_reads(
+    bucket: str, tmp_path: Path
+) -> None:
+    files = fsspec.filesystem("memory")
+    contents = {"config.json": b"{}", "model.safetensors": b"w" * 5000, "1_Dense/config.json": b"{}"}
+    others = {"onnx/model.onnx": b"o", "tf_model.h5": b"h", "modeling.py": b"code", "pytorch_model.bin": b"p"}
+    for name, content in {**contents, **others}.items():
+        files.pipe(f"/{PREFIX}/model/{name}", content)
+    with pytest.raises(IsCheckpoint, match=f"poolrt pull {bucket}"):
+        pull(bucket, say=quiet)
+    place, options = resolving.artifact_or_checkpoint(bucket)
+    folder = Path(place)
+    assert (folder.parent, options) == (tmp_path / "home" / "checkpoints", [])
+    assert folder.name.startswith("model-")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.part").write_bytes(b"w" * 3000)
+    assert resolving.artifact_or_checkpoint(bucket) == (place, []), "gone on with"
+    brought = {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+    assert brought == contents
+    files.pipe(f"/{PREFIX}/model/config.json", b"{ }")
+    assert resolving.artifact_or_checkpoint(bucket)[0] != place, "another version has a folder of its own"
 
 
 def test_a_scheme_whose_package_is_missing_says_so() -> None:

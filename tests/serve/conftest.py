@@ -80,9 +80,10 @@ def serving(
     adapters: AdapterExporter | None = None,
     owns_models: bool = False,
     tracing: Any = None,
+    **options: Any,
 ) -> Iterator[Live]:
-    """Serves what a registry holds, opened or not."""
-    app = create_app(registry, settings, adapters, tracing=tracing)
+    """Serves what a registry holds, opened or not; `options` are those of create_app."""
+    app = create_app(registry, settings, adapters, tracing=tracing, **options)
     app.state.owns_models = owns_models
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))

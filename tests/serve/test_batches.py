@@ -22,6 +22,7 @@ from poolrt.serve.batches.records import Batch as StoredBatch
 from poolrt.serve.batches.store import Store
 from poolrt.serve.endpoints.batches import multipart
 from poolrt.serve.errors import ApiError
+from poolrt.serve.metrics.state import State
 from poolrt.serve.settings import Settings
 
 from tests.serve.cases import TEXTS
@@ -244,7 +245,7 @@ def started(store: Store, count: int) -> StoredBatch:
 
 def worked(store: Store, answers: Answers, batch: StoredBatch, *, until: Callable[[], bool]) -> StoredBatch:
     async def work() -> None:
-        task = asyncio.create_task(running.Runner(store, Asking(answers, None)).run())
+        task = asyncio.create_task(running.Runner(store, Asking(answers, None, State())).run())
         while not until():
             await asyncio.sleep(0.01)
         task.cancel()
@@ -317,7 +318,8 @@ def test_one_process_of_several_works(tmp_path: Path) -> None:
 
     async def work() -> None:
         tasks = [
-            asyncio.create_task(running.Runner(store, Asking(one, None)).run()) for one in (first, second)
+            asyncio.create_task(running.Runner(store, Asking(one, None, State())).run())
+            for one in (first, second)
         ]
         while not store.batch(batch.id).is_over:
             await asyncio.sleep(0.01)

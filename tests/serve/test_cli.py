@@ -865,7 +865,7 @@ def test_a_socket_is_taken_at_once_and_again_after_its_server():
 
 
 def test_an_interrupted_start_ends_as_interrupts_do(monkeypatch: pytest.MonkeyPatch):
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **more: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(startup, "models_of", interrupted)
