@@ -76,9 +76,9 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
-# Every client library of docs/clients.md, and schemathesis, against a running server; the libraries of integrations/ with poolrt inside.
+# Every client library of docs/clients.md, and schemathesis, against a running server; the libraries of package/integrations/ with poolrt inside.
 clients: $(VENV)/.clients
-	@echo 'basedpyright integrations' && $(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python integrations
+	@echo 'basedpyright package/integrations' && $(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python package/integrations
 	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/clients tests/integrations $(PYTEST_ARGS)
 
 # examples/deploy through hadolint, Helm and the schemas of Kubernetes (Helm needs Python 3.12), promtool and systemd-analyze where they

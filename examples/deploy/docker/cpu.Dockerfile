@@ -15,7 +15,6 @@ COPY package package
 COPY runtime runtime
 COPY exporter exporter
 COPY serve serve
-COPY integrations integrations
 COPY recipes recipes
 # Bytecode is written now: the root of a running container is read-only. pip stays behind in this stage.
 RUN python -m venv --without-pip /opt/poolrt \

@@ -15,7 +15,6 @@ COPY package package
 COPY runtime runtime
 COPY exporter exporter
 COPY serve serve
-COPY integrations integrations
 COPY recipes recipes
 # The libraries of CUDA come as the wheels that this onnxruntime-gpu asks for: no base image has to fit them.
 RUN python -m venv --without-pip /opt/poolrt \
