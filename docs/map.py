@@ -46,18 +46,18 @@ def page() -> str:
     """The whole page, from the files as they are."""
     layering = importlib.import_module("tests.test_layering")
     parts = [INTRODUCTION, "## Three journeys\n", WALKED, *map(_journey, JOURNEYS)]
-    parts += [_area(area, rooms) for area, rooms in layering.ROOMS.items()]
+    parts += [_area(area, layering.place(area), rooms) for area, rooms in layering.ROOMS.items()]
     parts += ["## package\n", f"{_line(ROOT / 'package' / '__init__.py')}\n"]
     parts += ["## Who imports whom\n", IMPORTS]
     parts += [_imports(area, layering) for area in layering.ROOMS]
     return "\n".join(parts)
 
 
-def _area(area: str, rooms: tuple[str, ...]) -> str:
-    lines = [f"## {area}\n", f"{' '.join(_sentences(ROOT / area / '__init__.py')[:1])}\n"]
+def _area(area: str, folder: Path, rooms: tuple[str, ...]) -> str:
+    lines = [f"## {area}\n", f"{' '.join(_sentences(folder / '__init__.py')[:1])}\n"]
     for room in rooms:
-        path = ROOT / area / room.replace(".", "/")
-        own = {ROOT / area / f"{other.replace('.', '/')}.py" for other in rooms}
+        path = folder / room.replace(".", "/")
+        own = {folder / f"{other.replace('.', '/')}.py" for other in rooms}
         lines += _folder(path, own) if path.is_dir() else [_line(path.with_suffix(".py"))]
     return "\n".join([*lines, ""])
 
