@@ -20,11 +20,12 @@ PYTEST := $(SINGLE) $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format layering mutants clients deploy-check torch-range optimum release ray bench gpu gpu-wheels goldens models map clean
+.PHONY: help demo test test-all docs check lint format layering mutants clients deploy-check torch-range optimum release ray bench gpu gpu-wheels goldens models map clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
-	@echo 'make test-all   the slow tests too'
+	@echo 'make test-all   the slow tests too, the documentation site and its notebooks'
+	@echo 'make docs       the documentation site in build/site, and what its pages say'
 	@echo 'make format     reformat, and mend what the linter can'
 	@echo 'make mutants    plant faults in what changed since main, or in PATHS="...": do the tests notice?'
 	@echo 'make bench      poolrt beside sentence-transformers, fastembed and vLLM: bench/RESULTS.md'
@@ -63,7 +64,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	@$(PYTEST) -m "not slow and not gpu" $(PYTEST_ARGS)
 
-test-all: $(VENV)/.dev
+test-all: $(VENV)/.dev docs
 	@$(PYTEST) -m "not gpu" $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
@@ -75,6 +76,15 @@ lint: $(VENV)/.dev
 
 format: $(VENV)/.dev
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+# The documentation site, without a warning; then its links, its pages' commands and Python, and the notebooks.
+$(VENV)/.docs: pyproject.toml
+	@.ci/venv $@ cpu,serve,export,dev,docs
+
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+	@$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python docs/website/hooks.py docs/website/doctests.py
+	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/website $(PYTEST_ARGS)
 
 # Every client library of docs/clients.md, and schemathesis, against a running server; the libraries of package/integrations/ with poolrt inside.
 clients: $(VENV)/.clients

@@ -47,7 +47,8 @@ class PoolrtTextEmbedder(_Component):
 
     Args:
         artifact: the artifact's folder.
-        prefix, suffix: texts around the query, beside what the model's authors put there.
+        prefix: a text in front of the query, beside what the model's authors put there.
+        suffix: a text behind it.
         dimensions: width to cut to, of Matryoshka models.
         options: keyword arguments of `poolrt.runtime.load`.
     """
@@ -96,7 +97,8 @@ class PoolrtDocumentEmbedder(_Component):
 
     Args:
         artifact: the artifact's folder.
-        prefix, suffix: texts around each document, beside what the model's authors put there.
+        prefix: a text in front of each document, beside what the model's authors put there.
+        suffix: a text behind it.
         meta_fields_to_embed: fields of the metadata whose values stand in front of the content.
         embedding_separator: between these.
         dimensions: width to cut to, of Matryoshka models.

@@ -1,0 +1,1 @@
+"""Builds the documentation site: `make docs`, with mkdocs.yml (docs/decisions/site.md)."""

@@ -1,0 +1,110 @@
+"""The site as `make docs` builds it: without a warning, and without anything from another server."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mkdocs")
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src",
+           "embed": "src", "object": "data", "input": "src"}  # fmt: skip
+"""Elements that make a browser fetch something -> the attribute that names it; `link` by its rel."""
+NAMED = ("canonical", "prev", "next", "alternate")
+"""Relations that fetch nothing."""
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag in FETCHED and (place := values.get(FETCHED[tag])):
+            self.fetched.append(place)
+        if tag == "link" and (values.get("rel") or "") not in NAMED and (place := values.get("href")):
+            self.fetched.append(place)
+        if tag == "a" and (place := values.get("href")):
+            self.links.append(place)
+        if name := values.get("id") or values.get("name"):
+            self.anchors.add(name)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Page]:
+    read: dict[Path, Page] = {}
+    for path in site.rglob("*.html"):
+        read[path] = Page()
+        read[path].feed(path.read_text(encoding="utf-8"))
+    assert len(read) > 80
+    return read
+
+
+def test_no_page_fetches_anything_from_another_server(pages: dict[Path, Page]):
+    foreign = {place for page in pages.values() for place in page.fetched if re.match(r"(https?:)?//", place)}
+    assert not foreign
+
+
+def test_no_style_fetches_anything_from_another_server(site: Path):
+    sheets = list(site.rglob("*.css"))
+    assert sheets
+    for sheet in sheets:
+        assert not re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", sheet.read_text(encoding="utf-8")), (
+            sheet
+        )
+
+
+def test_every_link_inside_the_site_leads_to_a_page_and_a_part_of_it(pages: dict[Path, Page]):
+    lost = []
+    for path, page in pages.items():
+        if path.name == "404.html":  # its links begin at the server's root
+            continue
+        for link in page.links:
+            place, _, anchor = link.partition("#")
+            if re.match(r"\w+:", place):
+                continue
+            target = (path.parent / place).resolve() if place else path
+            target = target / "index.html" if target.is_dir() else target
+            known = pages.get(target)
+            if not target.exists() or (anchor and known is not None and anchor not in known.anchors):
+                lost.append(f"{path.name}: {link}")
+    assert not lost
+
+
+@pytest.mark.parametrize(
+    ("page", "holds"),
+    [
+        ("reference/http.html", "POST /v1/embeddings"),
+        ("reference/python.html", "token_embed"),
+        ("reference/commands.html", "--max-num-batched-tokens"),
+        ("tutorial.html", "poolrt rerank artifacts/all-MiniLM-L6-v2"),
+        ("architecture.html", "<svg class=\"structure\""),
+        ("bench/RESULTS.html", "RESULTS.svg"),
+        ("notebooks/rerank.html", "rerank.ipynb"),
+    ],
+)  # fmt: skip
+def test_a_page_that_is_made_of_something_else_holds_it(site: Path, page: str, holds: str):
+    assert holds in (site / page).read_text(encoding="utf-8")
