@@ -41,7 +41,7 @@ class Build:
         if self.registry.ready.is_set():
             for served in self.registry:
                 choice = served.model.engine
-                models.add_metric((served.name, "0", *_facts(choice)), 1.0)
+                models.add_metric((served.name, "0", *computed_by(choice)), 1.0)
         yield models
 
 
@@ -54,7 +54,7 @@ def engine_libraries() -> list[str]:
     ]
 
 
-def _facts(choice: Choice) -> tuple[str, str, str, str]:
+def computed_by(choice: Choice) -> tuple[str, str, str, str]:
     """Returns backend, device, precision and file of what computes a model."""
     engine = choice.engine
     precision = choice.precision or (engine.precision if engine else choice.graph.precision)

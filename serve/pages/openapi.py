@@ -11,6 +11,7 @@ from ..endpoints.route import BYTES, JSON, Route
 from ..endpoints.routes import ROUTES
 from ..schema.validation import json_schema
 from ..settings import Settings
+from .groups import EXAMPLES, GROUPS, REST, group_of, ordered
 
 TYPED = re.compile(r":\w+}")
 """The type of a path's parameter, with the brace behind it."""
@@ -179,6 +180,7 @@ def document(settings: Settings) -> dict[str, Any]:
     for route in ROUTES:
         if route.is_on(settings):
             paths.setdefault(plain_path(route.path), {}).update(path_item(route, definitions))
+    used = {tag for item in paths.values() for described in item.values() for tag in described["tags"]}
     content: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -189,6 +191,7 @@ def document(settings: Settings) -> dict[str, Any]:
                 "OpenAI, Cohere, Jina and TEI."
             ),
         },
+        "tags": [{"name": group} for group in (*GROUPS, REST) if group in used],
         "paths": paths,
         "components": {
             "schemas": definitions,
@@ -228,7 +231,11 @@ def plain_path(path: str) -> str:
 
 def operation(route: Route, responses: dict[str, Any]) -> dict[str, Any]:
     path = plain_path(route.path)
-    content: dict[str, Any] = {"operationId": re.sub(r"\W+", "_", path).strip("_"), "summary": route.about}
+    content: dict[str, Any] = {
+        "operationId": re.sub(r"\W+", "_", path).strip("_"),
+        "summary": route.about,
+        "tags": [group_of(path)],
+    }
     if names := re.findall(r"{(\w+)}", path):
         text = {"in": "path", "required": True, "schema": {"type": "string"}}
         content["parameters"] = [{"name": name} | text for name in names]
@@ -243,7 +250,7 @@ def get(route: Route) -> dict[str, Any]:
 
 
 def post(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
-    forms = [json_schema(form, definitions) for body in route.bodies for _, form in body.forms]
+    forms = [ordered(json_schema(form, definitions)) for body in route.bodies for _, form in body.forms]
     schema: dict[str, Any] = {"anyOf": forms} if len(forms) > 1 else forms[0] if forms else {"type": "object"}
     content: dict[str, Any] = {}
     for media in route.media:
@@ -271,4 +278,7 @@ def post(route: Route, definitions: dict[str, Any]) -> dict[str, Any]:
         described["operationId"] += "_post"
     if not route.bodies and route.takes == JSON and "{" in route.path:
         return described  # everything is in the path
-    return described | {"requestBody": {"required": True, "content": {route.takes: {"schema": schema}}}}
+    taken: dict[str, Any] = {"schema": schema}
+    if example := EXAMPLES.get(plain_path(route.path)):
+        taken["example"] = example
+    return described | {"requestBody": {"required": True, "content": {route.takes: taken}}}

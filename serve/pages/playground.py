@@ -1,18 +1,11 @@
-"""The page at `/`: try a model in a browser, see the curl command of every request it makes.
+"""The page at `/`: try a model in a browser, see the code of every request it makes.
 
-`/playground.json` describes to it what each model can do. The page is sent as one file with its styles and
-scripts inside, put together once from `assets/` and served from memory. It fetches nothing from other
-servers, which its Content-Security-Policy enforces: the two hashes allow the page's own style and script, and
-Trusted Types make it an error to parse any text as HTML.
+`/playground.json` describes to it what each model can do.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
-from importlib.resources import files
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -24,54 +17,12 @@ from ..context import context_of
 from ..models.registry import Served
 from ..prompts import stored_prompt
 from . import pdf
+from .assembly import assembled
+from .evidence import evidence_facts
 
-ASSETS = files(cast(str, __package__)).joinpath("assets")
-INCLUDED = re.compile(r"^@([\w.]+)\n", re.MULTILINE)
-"""A line of playground.html in whose place the file of that name stands: the browser gets one file."""
-PAGE = INCLUDED.sub(
-    lambda line: ASSETS.joinpath(line[1]).read_text("utf-8"),
-    ASSETS.joinpath("playground.html").read_text("utf-8"),
-).encode()
-
-
-def policy(page: bytes) -> str:
-    """A Content-Security-Policy that allows the scripts and styles of the page, and nothing else."""
-
-    def hashes(tag: bytes) -> str:
-        inside: list[bytes] = re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), page, re.DOTALL)
-        return " ".join(
-            f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in inside
-        )
-
-    rules = (
-        "default-src 'none'",
-        f"script-src {hashes(b'script')}",
-        f"style-src {hashes(b'style')}",
-        "connect-src 'self'",
-        "img-src data:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
-    return "; ".join(rules)
-
-
-ETAG = f'"{hashlib.sha256(PAGE).hexdigest()[:32]}"'
-HEADERS = {
-    "Content-Security-Policy": policy(PAGE),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-    "ETag": ETAG,
-}
-
-
-async def page(request: Request) -> Response:
-    if request.headers.get("if-none-match") == ETAG:
-        return Response(status_code=304, headers=HEADERS)
-    return Response(PAGE, headers=HEADERS, media_type="text/html")
+PLAYGROUND = assembled("playground.html")
+PAGE, HEADERS = PLAYGROUND.content, PLAYGROUND.headers
+page = PLAYGROUND.respond
 
 
 async def facts(request: Request) -> Response:
@@ -100,6 +51,8 @@ def model(served: Served) -> dict[str, Any]:
         "max_tokens": manifest.text.max_tokens,
         "images": None if manifest.images is None else image_facts(manifest.images, manifest.text),
         "roles": roles(manifest.text),
+        "truncation_side": manifest.text.truncation_side,
+        "evidence": evidence_facts(served),
         "heads": {task: head_facts(head) for task, head in manifest.heads.items()},
     }
 

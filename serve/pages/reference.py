@@ -3,27 +3,18 @@ network."""
 
 from __future__ import annotations
 
-import functools
-from importlib.resources import files
-
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from ..responses import Json
+from .assembly import assembled
 from .openapi import document
 
-
-@functools.cache
-def page(name: str) -> str:
-    return files("poolrt.serve.pages").joinpath(name).read_text(encoding="utf-8")
+REFERENCE = assembled("reference.html")
 
 
 async def openapi(request: Request) -> Response:
     return Json(document(request.app.state.context.settings))
-
-
-async def show(request: Request) -> Response:
-    return HTMLResponse(page("reference.html"))
 
 
 async def oauth2(request: Request) -> Response:
@@ -31,4 +22,9 @@ async def oauth2(request: Request) -> Response:
     return HTMLResponse("<!doctype html><title>poolrt</title>")
 
 
-PAGES = (("/openapi.json", openapi), ("/docs", show), ("/redoc", show), ("/docs/oauth2-redirect", oauth2))
+PAGES = (
+    ("/openapi.json", openapi),
+    ("/docs", REFERENCE.respond),
+    ("/redoc", REFERENCE.respond),
+    ("/docs/oauth2-redirect", oauth2),
+)

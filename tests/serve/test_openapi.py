@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from poolrt.serve.app import routes
 from poolrt.serve.pages import playground_routes
+from poolrt.serve.pages.groups import REST
 from poolrt.serve.pages.openapi import document, plain_path
 from poolrt.serve.settings import Settings
 
@@ -74,7 +75,26 @@ def test_fields_carry_their_bounds_and_defaults():
 def test_pages_load_nothing_from_outside(embedder: Live, path):
     page = embedder.client.get(path)
     assert page.headers["content-type"].startswith("text/html")
-    assert not re.search(r"https?://|//cdn|src=|@import", page.text)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|//cdn|src=|@import", page.text)
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_routes_stand_in_groups_and_bodies_have_examples():
+    groups = [group["name"] for group in DOCUMENT["tags"]]
+    assert groups[0] == "Embeddings"
+    assert REST not in groups, "every route has a group of its own"
+    for path, methods in DOCUMENT["paths"].items():
+        for described in methods.values():
+            assert described["tags"][0] in groups
+            content = described.get("requestBody", {}).get("content", {}).get("application/json")
+            if content:
+                assert not wrong(content["example"], content["schema"]), path
+
+
+def test_the_model_and_what_it_reads_come_first():
+    schema = part("/v1/embeddings")
+    assert list(schema["anyOf"][0]["properties"])[:2] == ["model", "input"]
+    assert list(part("/rerank")["anyOf"][0]["properties"])[:3] == ["model", "query", "documents"]
 
 
 def test_the_document_is_served(embedder: Live):

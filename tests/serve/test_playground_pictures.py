@@ -30,6 +30,7 @@ from tests.serve.test_playground import (
     OVERFLOW,
     PHONE,
     SHOWN,
+    commands,
     finished,
     fresh,
     number,
@@ -265,7 +266,7 @@ def test_words_are_prepared_as_the_model_knows_them(page: Page, model: str, body
     page.choose("#model", model)
     drop(page, PAGE)
     search(page, "red")
-    command = texts(page, ".request pre")[-1]
+    command = commands(page)[-1]
     assert json.loads(command.partition("-d '")[2].rpartition("'")[0]) == {"model": model, **body}
 
 
@@ -430,12 +431,13 @@ def test_the_curl_command_of_a_picture_is_short_to_read_and_whole_when_copied(pa
     drop(page, noise)
     search(page, "red")
     page.until("document.querySelector('#heat-score') !== null")
-    shown = page.text(".request pre")
+    shown = commands(page)[0]
     assert len(shown) < 500
     assert "kB" in shown
     page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
-    page.click(".request button")
-    page.until("document.querySelector('.request button').innerText === 'Copied'")
+    page.click(".request summary")
+    page.click(".request .copy")
+    page.until("document.querySelector('.request .copy').innerText === 'Copied'")
     command = page.evaluate("navigator.clipboard.readText()")
     assert len(command) > 300_000
     done = subprocess.run(["bash"], input=command.replace("curl ", "curl --silent --show-error ", 1),
@@ -491,7 +493,7 @@ def test_screenshots_of_pictures_for_people(page: Page) -> None:
     drop(page, PAGE, *MANY)
     search(page, "what is red or blue")
     page.until("document.querySelector('#heat-score') !== null")
-    finished(page, "pictures")
+    finished(page)
     for name, width, scheme in (("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 390, "light")):
         page.size(width, 900, phone=width < 1000, scale=1)
         page.prefer(scheme)
