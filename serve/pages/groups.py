@@ -10,7 +10,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Scores and rankings": ("/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"),
     "Classes and any task": ("/classify", "/pooling"),
     "Tokens": ("/tokenize", "/detokenize", "/tokenizer_info"),
-    "Models": ("/v1/models", "/models", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+    "Models": ("/v1/models", "/models", "/v1/artifacts", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
     "Batch files": ("/v1/files", "/v1/batches"),
     "Text Embeddings Inference": (
         "/embed", "/embed_all", "/embed_sparse", "/predict", "/similarity", "/decode", "/info",
@@ -56,6 +56,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "/api/pull": {"model": "NAME"},
     "/v1/load_lora_adapter": {"lora_name": "mine", "lora_path": "/models/mine"},
     "/v1/unload_lora_adapter": {"lora_name": "mine"},
+    "/v1/artifacts/load": {"path": "/models/mine"},
+    "/v1/artifacts/unload": {"name": "mine"},
     "/v1/batches": {
         "input_file_id": "file-1", "endpoint": "/v1/embeddings", "completion_window": "24h",
     },

@@ -80,6 +80,7 @@ def page(browser: Page, server: Live) -> Iterator[Page]:
     browser.size(1280, 900)
     browser.prefer("light")
     fresh(browser, f"http://127.0.0.1:{server.port}")
+    browser.evaluate("document.querySelector('#gallery button:last-child').click()")  # the example
     yield browser
     assert browser.console == []
 
@@ -219,6 +220,18 @@ def test_a_picture_that_the_server_refuses_says_why_and_is_left_out(page: Page) 
 
 
 # Search
+
+
+def test_the_tab_opens_with_a_search_in_the_sample_page(page: Page, server: Live) -> None:
+    fresh(page, f"http://127.0.0.1:{server.port}")
+    finished(page)
+    assert texts(page, "#ranking .what") == ["Sample page"]
+    page.until("document.querySelector('#heat-score') !== null")
+    drop_files = ("own.png", "image/png", page_model.png(PAGE))
+    give(page, "drop", drop_files)
+    page.until("document.querySelector('#gallery b')?.innerText === 'own.png'")
+    known(page)
+    assert texts(page, "#gallery li b") == ["own.png"], "the example gives way"
 
 
 def test_late_interaction_ranks_pictures_and_texts_together(page: Page, server: Live) -> None:

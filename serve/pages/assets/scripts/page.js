@@ -27,6 +27,7 @@ function choose(tab, focus = false) {
   tab.scrollIntoView({ block: "nearest", inline: "nearest" });
   remember(panelOf(tab));
   if (isLive(panelOf(tab))) perform(panelOf(tab));
+  else if (panelOf(tab).id === "pictures") showExample();
 }
 
 /** Shows what the chosen model can do, with the fields and the tab of `state`, an address, or those that are there. */

@@ -5,6 +5,8 @@ let gallery = [];
 /** The picture that stands in the place of the query's words, or beside them. */
 let asking = null;
 let lastNumber = 0;
+/** Whether the gallery is as the page opened; then it shows a search in the sample page. */
+let untouched = true;
 const MOST_PICTURES = 64;
 /** Of one request of a search: small enough that progress is seen, large enough that batches fill. */
 const GROUP_ITEMS = 8, GROUP_CHARACTERS = 8e6;
@@ -18,6 +20,7 @@ const dataUrl = (blob) => new Promise((resolve, reject) => {
 
 /** Adds files in their order: pictures as they are, PDFs page by page as the server draws them. Throws Problem. */
 async function add(files) {
+  for (const item of gallery.filter((other) => other.isExample)) discard(item);
   for (const file of files) {
     if (file.type === "application/pdf" || /\.pdf$/i.test(file.name)) await addPages(file);
     else if (file.type.startsWith("image/")) await addPicture(file.name, await dataUrl(file));
@@ -38,9 +41,9 @@ async function addPages(file) {
   }
 }
 
-async function addPicture(name, url) {
+async function addPicture(name, url, { isExample = false } = {}) {
   if (gallery.length >= MOST_PICTURES) throw new Problem(0, `This page holds ${MOST_PICTURES} pictures; remove some first.`);
-  const item = { number: (lastNumber += 1), name: name || "picture", url, vectors: new Map() };
+  const item = { number: (lastNumber += 1), name: name || "picture", url, isExample, vectors: new Map() };
   gallery.push(item);
   item.card = card(item);
   $("gallery").append(item.card);
@@ -102,12 +105,19 @@ function cutting(facts) {
   return `${tokens}, ${plural(tiles, "tile")}${facts.regions.length > tiles ? " and the whole" : ""}`;
 }
 
-function remove(item) {
-  const at = gallery.indexOf(item), next = gallery[at + 1] ?? gallery[at - 1];
+/** Takes a picture out of the gallery, and with the last one what was found in it. */
+function discard(item) {
+  untouched = false;
   gallery = gallery.filter((other) => other !== item);
   item.card.remove();
   if (asking === item) askWith(null);
   $("drop-note").hidden = gallery.length > 0;
+  if (!gallery.length) clear();
+}
+
+function remove(item) {
+  const at = gallery.indexOf(item), next = gallery[at + 1] ?? gallery[at - 1];
+  discard(item);
   say(`Removed ${item.name}.`);
   (next ? next.card.querySelector("button:last-child") : $("sample")).focus();
 }
@@ -129,6 +139,13 @@ function showAsking() {
   $("asking-name").textContent = `${asking.name}${apart ? "" : ", with the words"}`;
 }
 
+/** The tab opens with its example answered: a search in the sample page, which gives way to the first picture of one's own. */
+async function showExample() {
+  if (!untouched || gallery.some((item) => !item.isExample)) return;
+  if (!gallery.length) await addPicture("Sample page", samplePage(), { isExample: true });
+  perform($("pictures"));
+}
+
 const ABOUT = {
   "late-interaction": "Each word of the query looks for the patch of the page that answers it. Drop pages, ask, and see where the answer lies.",
   "cross-encoder": "The model reads the query beside each picture and says how well the picture answers it.",
@@ -141,7 +158,7 @@ function pictureModelChanged() {
 }
 
 $("files").addEventListener("change", async () => { const files = [...$("files").files]; $("files").value = ""; await running(() => add(files)); });
-$("sample").addEventListener("click", () => running(() => addPicture("Sample page", samplePage())));
+$("sample").addEventListener("click", () => running(() => { untouched = false; return addPicture("Sample page", samplePage()); }));
 $("asking-remove").addEventListener("click", () => askWith(null));
 document.addEventListener("paste", (event) => {
   const files = [...(event.clipboardData?.files ?? [])];
