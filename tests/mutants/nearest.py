@@ -100,7 +100,7 @@ SERVE = {
     ),
     "test_pdf": ("pages/pdf_drawing",),
     "test_heat_map": ("pages/playground_routes", "schema/playground"),
-    "test_openapi": ("pages/openapi", "pages/reference", "app"),
+    "test_openapi": ("pages/openapi", "pages/groups", "pages/reference", "app"),
     "test_errors test_tei": ("models/abilities",),
     "test_openapi test_plain_words test_registry test_stays": ("endpoints/route", "endpoints/routes"),
     "test_operations": (

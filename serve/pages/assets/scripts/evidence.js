@@ -17,8 +17,10 @@ function showEvidence() {
     ["Compared with", reading && [`${reading.reference}${reading.twin ? " (a smaller twin of the checkpoint)" : ""}`, reading.why].filter(Boolean).join("; ")], ["Digest", facts.digest]];
   $("evidence-facts").replaceChildren(...pairs.filter(([, text]) => text).flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
   const cosine = (entry) => entry.worst_cosine != null;
-  const row = (who, what, entry) => h("tr", {}, h("th", { scope: "row" }, what), h("td", {}, who), h("td", { className: "amount" }, String(entry.texts)), h("td", { className: "amount" }, cosine(entry) ? closeness(entry.worst_cosine) : entry.worst_difference == null ? "equal" : measure(entry.worst_difference)),
-    h("td", { className: "amount" }, entry.tolerance == null ? "equal" : `${cosine(entry) ? "≥" : "≤"} ${measure(entry.tolerance)}`));
+  const amount = (name, text) => h("td", { className: "amount", "data-name": name }, text);
+  const row = (who, what, entry) => h("tr", {}, h("th", { scope: "row" }, what), h("td", {}, who), amount("texts", String(entry.texts)),
+    amount("worst", cosine(entry) ? closeness(entry.worst_cosine) : entry.worst_difference == null ? "equal" : measure(entry.worst_difference)),
+    amount("bound", entry.tolerance == null ? "equal" : `${cosine(entry) ? "≥" : "≤"} ${measure(entry.tolerance)}`));
   const rows = [...facts.measured.map((entry) => row("PyTorch", `${entry.task}, ${entry.shape}`, entry)), ...(reading?.agreements ?? []).map((entry) => row("its own library", entry.what, entry))];
   $("evidence-rows").replaceChildren(...rows);
   $("evidence-table").hidden = !rows.length;

@@ -15,7 +15,7 @@ function kind(schema) {
 
 function fieldTable(form) {
   const rows = Object.entries(form.properties).map(([name, field]) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, name)), h("td", {}, kind(field)),
-    h("td", {}, (form.required ?? []).includes(name) ? "required" : h("code", {}, JSON.stringify(field.default ?? null))), h("td", {}, field.description ?? "")));
+    h("td", { className: (form.required ?? []).includes(name) ? "" : "preset" }, (form.required ?? []).includes(name) ? "required" : h("code", {}, JSON.stringify(field.default ?? null))), h("td", {}, field.description ?? "")));
   return h("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": "Fields" }, h("table", { className: "plain-table" },
     h("thead", {}, h("tr", {}, ...["Field", "Type", "Default", "Meaning"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, ...rows)));
 }
