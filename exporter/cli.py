@@ -91,6 +91,7 @@ class Reading:
     examples=[
         "poolrt export sentence-transformers/all-MiniLM-L6-v2",
         "poolrt export ./checkpoint --precision int8 --target openvino",
+        "poolrt export ./checkpoint --report",
         "poolrt export Qwen/Qwen3-Reranker-0.6B --precision fp16 --target tensorrt-rtx:sm89,sm120",
     ],
     notes=_CODES,
@@ -127,6 +128,16 @@ def export(
             metavar=_TARGETS,
         ),
     ] = (),
+    report: Annotated[
+        str | None,
+        Flag(
+            "also write the report as a page of HTML with plots; without FILE beside the artifact, as "
+            "NAME.report.html",
+            metavar="FILE",
+            bare="",
+            own=True,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Makes a verified artifact of a checkpoint: a local folder or a hub id.
@@ -144,7 +155,11 @@ def export(
             )
         from . import pipeline
 
-        return pipeline.export(
+        if report:
+            from .report_page import page
+
+            page.check(report)
+        exported = pipeline.export(
             checkpoint,
             name=name,
             out=out,
@@ -160,6 +175,11 @@ def export(
             lora=reading.lora,
             progress=say,
         )
+        if report is None:
+            return exported
+        from .report_page import page
+
+        return page.written(exported, report, progress=say)
 
     _report(run, as_json=json)
 

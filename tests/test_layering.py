@@ -18,8 +18,8 @@ ROOMS = {
     "exporter": (
         "base", "files.pictures", "files", "families.modules", "families", "detection", "unread",
         "checkpoint", "heads.texts", "heads", "graph.onnx_files", "graph.attention", "graph.passes",
-        "graph.quantisation", "graph", "profiles", "engine", "proof.pictures", "proof", "precision",
-        "pipeline", "cli",
+        "graph.quantisation", "graph", "profiles", "engine", "proof.pictures", "proof", "report_page",
+        "precision", "pipeline", "cli",
     ),
     "runtime": (
         "errors", "version", "cancellation", "extras", "machine", "cache_folder", "outputs", "progress",

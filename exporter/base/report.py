@@ -70,6 +70,8 @@ class Report:
     reading: Reading | None = None
     """The comparison of our PyTorch module with the checkpoint's own library; None: there was none."""
     notes: tuple[str, ...] = ()
+    page: str | None = None
+    """The file of `--report`; None: there is none."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Step -> seconds."""
     next: tuple[str, ...] = ()
@@ -111,6 +113,8 @@ def table(report: Report) -> str:
             "",
             "  " + ", ".join(f"{title} {seconds:.1f} s" for title, seconds in report.seconds.items()),
         ]
+    if report.page is not None:
+        lines += ["", f"  report with plots: {report.page}"]
     if report.next:
         lines += ["", "  next:", *(f"    {command}" for command in report.next)]
     return "\n".join(lines)

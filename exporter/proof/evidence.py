@@ -60,17 +60,21 @@ def compared(
     agreement = None
     if ranks and len(answers) > 2:
         agreement = _agreement(_scores(task, answers), _scores(task, expected))
-    worst, bound = None, allowed.difference
+    worst, mean, bound = None, None, allowed.difference
     if task in ("embed", "token_embed"):
-        worst = min(cosine(*pair) for pair in zip(answers, expected, strict=True))
+        cosines = [cosine(*pair) for pair in zip(answers, expected, strict=True)]
+        worst, mean = min(cosines), float(np.mean(cosines))
         bound = allowed.cosine if task == "embed" else allowed.token_cosine
+    differences = [_difference(*pair) for pair in zip(answers, expected, strict=True)]
     return Evidence(
         engine=engine,
         task=task,
         shape=shape,
         texts=len(answers),
         worst_cosine=worst,
-        worst_difference=max(_difference(*pair) for pair in zip(answers, expected, strict=True)),
+        worst_difference=max(differences),
+        mean_cosine=mean,
+        mean_difference=float(np.mean(differences)),
         rank_agreement=agreement,
         tolerance=bound,
     )

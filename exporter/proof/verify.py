@@ -328,7 +328,7 @@ def golden(folder: Path, manifest: Manifest, reference: Reference) -> None:
     """Stores the token ids of a few texts, a few pictures, and PyTorch's answers: a proof that needs no
     checkpoint later."""
     large = any(is_large_graph(folder, graph) for graph in manifest.graphs)
-    items, sources = _golden_items(folder, manifest, large=large), _golden_pictures(manifest, large=large)
+    items, sources = golden_items(folder, manifest, large=large), _golden_pictures(manifest, large=large)
     arrays: dict[str, NDArray[Any]] = {
         _OF_LARGE: np.array(large),
         "lengths": np.array([len(item.ids) for item in items], np.int64),
@@ -375,7 +375,8 @@ def _digest(item: Item) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def _golden_items(folder: Path, manifest: Manifest, *, large: bool) -> list[Item]:
+def golden_items(folder: Path, manifest: Manifest, *, large: bool) -> list[Item]:
+    """The texts whose answers an artifact keeps, prepared."""
     preparation = prepared_for(folder, manifest)
     cases = texts.cases(manifest, preparation, large=large)
     return [item for shape in _GOLDEN_SHAPES for item in cases.get(shape, ())]
@@ -410,7 +411,7 @@ def _read_golden(folder: Path, manifest: Manifest) -> tuple[list[Item], Mapping[
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder / artifact.GOLDEN}: not readable ({error}); export it again") from None
     large = _OF_LARGE in arrays and bool(arrays[_OF_LARGE])
-    today = _golden_items(folder, manifest, large=large)
+    today = golden_items(folder, manifest, large=large)
     if [item.ids for item in today] != [item.ids for item in items]:
         raise VerificationError(
             f"{folder}: this poolrt or its tokenizers library makes other token ids of the "

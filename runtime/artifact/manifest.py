@@ -333,6 +333,10 @@ class Evidence:
     worst_cosine: float | None = None
     worst_difference: float | None = None
     """Largest absolute difference of a score, probability or logit."""
+    mean_cosine: float | None = None
+    """Of the texts; as `mean_difference` absent from artifacts of earlier exports."""
+    mean_difference: float | None = None
+    """Mean over the texts of each one's largest difference."""
     rank_agreement: float | None = None
     """Share of neighbouring pairs that are in the same order, for heads that rank."""
     tolerance: float

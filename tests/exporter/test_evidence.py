@@ -164,3 +164,24 @@ def test_late_scores_are_summed_over_the_query_s_tokens():
     query = np.eye(2, dtype=np.float32)
     one, both = np.array([[1, 0]] * 3, np.float32), np.array([[0.9, 0.9]], np.float32)
     assert evidence._scores("token_embed", [query, one, both]).tolist() == pytest.approx([1.0, 1.8])
+
+
+def test_means_are_those_of_the_texts():
+    rng = np.random.default_rng(3)
+    expected = [*rng.normal(size=(5, 8)).astype(np.float32)]
+    answers = [row + np.float32(0.01) * number for number, row in enumerate(expected)]
+    measured = compared("onnx", "fp32", "embed", "s", answers, expected)
+    cosines = [
+        np.corrcoef(np.append(answer, -answer), np.append(row, -row))[0, 1]
+        for answer, row in zip(answers, expected, strict=True)
+    ]
+    assert measured.mean_cosine == pytest.approx(np.mean(cosines))
+    assert measured.worst_cosine == pytest.approx(min(cosines))
+    differences = [
+        (np.abs(answer - row) / np.maximum(1, np.abs(row))).max()
+        for answer, row in zip(answers, expected, strict=True)
+    ]
+    assert measured.mean_difference == pytest.approx(np.mean(differences), rel=1e-5)
+    scores = compared("onnx", "fp32", "classify", "s", answers, expected)
+    assert scores.mean_cosine is None
+    assert scores.mean_difference == measured.mean_difference
