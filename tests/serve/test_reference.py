@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from poolrt.serve.settings import Settings
 
 from tests.serve.chromium import Page
-from tests.serve.conftest import Live
+from tests.serve.conftest import Live, serving
 from tests.serve.test_playground import CONTRAST, LEAST_CONTRAST, OVERFLOW, PHONE, texts
 
 EMBEDDINGS = "#op-v1_embeddings"
@@ -65,3 +66,16 @@ def test_it_is_readable_at_phone_width(page: Page, colours: str) -> None:
     assert page.evaluate(OVERFLOW) == []
     worst = page.evaluate(CONTRAST)
     assert worst[0][0] >= LEAST_CONTRAST, worst
+
+
+def test_the_code_of_a_server_with_a_key_names_a_variable(browser: Page, embedder: Live) -> None:
+    with serving(embedder.here.registry, Settings(api_keys=("secret",))) as guarded:
+        browser.size(1280, 900)
+        # The browser's own prompt, answered.
+        browser.open(f"http://anyone:secret@127.0.0.1:{guarded.port}/docs{EMBEDDINGS}")
+        browser.until(f"document.querySelector('{EMBEDDINGS} .fold') !== null")
+        browser.click(f"{EMBEDDINGS} .fold summary")
+        browser.until("document.querySelector('.code pre') !== null")
+        command = browser.evaluate("document.querySelector('.code pre').textContent")
+        assert "$POOLRT_API_KEY" in command
+        assert "secret" not in command
