@@ -20,5 +20,5 @@ def page(path: Path) -> str:
         if (source := "".join(cell["source"]).strip())
     ]
     title, _, rest = texts[0].partition("\n")
-    download = f"[The notebook]({path.name}), which `make notebooks` runs."
+    download = f"[The notebook]({path.name}), which `make docs` runs."
     return "\n\n".join([title, download, rest.strip(), *texts[1:]]) + "\n"
