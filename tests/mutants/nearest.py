@@ -153,6 +153,7 @@ EXPORTER = {
     "test_encoders_traps": ("families/deberta", "families/ernie", "families/jina", "families/modernbert",
                             "families/mpnet", "families/nomic", "families/roberta", "families/bert"),
     "test_evidence": ("proof/evidence",),
+    "test_report_page": ("report_page/charts", "report_page/operators", "report_page/page"),
     "test_head_modules test_sentence_files": ("heads/head_modules", "heads/planning", "heads/layers"),
     "test_late_interaction_library": ("heads/texts/colbert",),
     "test_library_heads": ("proof/library_texts", "proof/library_comparison", "proof/library_distances"),
