@@ -142,7 +142,7 @@ def load(
         lambda: table.open(opened.folder, manifest, choice, threads=threads),
         lambda: prepared_for(opened.folder, manifest, preparation, limit_mm_per_prompt, options),
     )
-    limits = _batch_limits(manifest, choice, session, max_batch_tokens)
+    limits = batch_limits(manifest, choice, session, max_batch_tokens)
     vision = None
     if seen is not None and vision_feed is not None and manifest.images is not None:
         try:
@@ -227,9 +227,11 @@ def _has_prefixes(manifest: Manifest, choice: table.Choice, wanted: bool | None)
     return able
 
 
-def _batch_limits(
+def batch_limits(
     manifest: Manifest, choice: table.Choice, session: table.Session, max_batch_tokens: int | None
 ) -> BatchLimits:
+    """What a batch of texts may hold, by the device of the choice; `max_batch_tokens` None: a measured
+    value."""
     on_cpu = choice.engine is None and choice.device == "cpu"
     tokens, logits = (CPU_TOKENS, CPU_LOGITS) if on_cpu else (GPU_TOKENS, GPU_LOGITS)
     return BatchLimits(

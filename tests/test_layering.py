@@ -19,7 +19,7 @@ ROOMS = {
         "base", "files.pictures", "files", "families.modules", "families", "detection", "unread",
         "checkpoint", "heads.texts", "heads", "graph.onnx_files", "graph.attention", "graph.passes",
         "graph.quantisation", "graph", "profiles", "engine", "proof.pictures", "proof", "report_page",
-        "precision", "pipeline", "cli",
+        "precision", "pipeline", "triton", "cli",
     ),
     "runtime": (
         "errors", "version", "cancellation", "extras", "machine", "cache_folder", "outputs", "progress",
@@ -33,7 +33,7 @@ ROOMS = {
         "responses", "execution", "context", "prompts", "endpoints.batches", "endpoints", "pages", "lifespan",
         "app", "process", "cli", "ray",
     ),
-    "integrations": ("opening", "chroma", "haystack", "langchain", "llama_index", "qdrant"),
+    "integrations": ("opening", "chroma", "haystack", "langchain", "llama_index", "qdrant", "triton"),
 }  # fmt: skip
 MOST_FILES = 16
 """Files directly in a folder of an area beside `__init__`, families aside: more are a room to be parted."""

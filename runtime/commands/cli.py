@@ -31,6 +31,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "build": ("compile engines for an artifact", "exporter.cli:build", "export"),
     "verify": ("prove an artifact's numbers again", "exporter.cli:verify", "export"),
+    "triton": (
+        "write a model repository of Triton Inference Server",
+        "exporter.triton.command:triton",
+        "export",
+    ),
     "inspect": ("show what an artifact is and can do", "runtime.commands.model_commands:inspect", "cpu"),
     "embed": ("embed texts", "runtime.commands.model_commands:embed", "cpu"),
     "embed-dataset": (

@@ -123,6 +123,8 @@ SERVE = {
     "errors"),
 }  # fmt: skip
 EXPORTER = {
+    "integrations/test_triton": ("triton/client", "triton/client_files", "triton/command", "triton/config",
+    "triton/page", "triton/python_model", "triton/repository", "triton/served_graph"),
     "test_artifact_writer": ("base/artifact",),
     "test_cli": ("base/quiet", "base/terminal"),
     "test_tokenizer test_decoders": ("files/tokenizer_changes",),
