@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -22,7 +23,15 @@ from poolrt.runtime.artifact.manifest import Engine, File, Profile
 from tests.conftest import exported, prefixed_reranker
 from tests.families import find
 from tests.integrations import triton_schema
-from tests.integrations.triton_server import Request, Server, Tensor, TritonError, installed, texts
+from tests.integrations.triton_server import (
+    Request,
+    Server,
+    Tensor,
+    TritonError,
+    http_client,
+    installed,
+    texts,
+)
 from tests.runtime import picture_models
 
 SAME = 1e-6  # the same float32 graph in the same library; batches of other widths differ in the last bits
@@ -191,26 +200,35 @@ def test_changed_files_of_a_repository_are_refused(
         server.python_model("minilm_like")
 
 
-class Direct:
-    """The client.py of a repository, whose requests the stand-in answers."""
+def client_of(server: Server, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The Client of a repository's program, whose requests the stand-in answers."""
+    http_client(server, monkeypatch)
+    spec = importlib.util.spec_from_file_location("triton_client", server.repository / "client.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "triton_client", module)  # where dataclass looks
+    spec.loader.exec_module(module)
+    return module.Client(server.repository)
 
-    def __init__(self, server: Server) -> None:
-        spec = importlib.util.spec_from_file_location("triton_client", server.repository / "client.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setitem(sys.modules, "triton_client", module)  # where dataclass looks
-            spec.loader.exec_module(module)
-        self.client: Any = module.Client(server.repository)
 
-        def ask(inputs: dict[str, Any], output: str) -> Any:
-            tensors = [Tensor(name, array) for name, array in inputs.items()]
-            ((array,), refusal) = server.compute(self.client.facts["model"], [output], tensors)
-            assert refusal is None
-            return array
-
-        self.client.ask = ask
+@pytest.mark.parametrize("name", ["minilm_like", "bert_cross_encoder"])
+def test_the_example_of_the_readme_runs(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    server = served(artifacts(name), tmp_path, monkeypatch)
+    http_client(server, monkeypatch)
+    page = (server.repository / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    printed: list[Any] = []
+    exec(example, {"print": printed.append})
+    with load(artifacts(name)) as model:
+        if name == "minilm_like":
+            expected = np.asarray(model.embed(["a first text", "a second one"]))
+        else:
+            scores = model.score("why does dough rise?", ["yeast makes gas", "the sun rises"])
+            expected = np.asarray(scores)[:, None]
+    np.testing.assert_allclose(printed[0], expected, atol=SAME)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +246,7 @@ def test_the_client_snippet_gives_the_numbers_of_load(
 ) -> None:
     server = served(artifacts(name), tmp_path, monkeypatch, tokenizer="client")
     assert set(server.configs) == {name}
-    client = Direct(server).client
+    client = client_of(server, monkeypatch)
     long = [*TEXTS, "bread " * 600]
     arrays = client.run(client.texts(long, role), task, role)
     with load(artifacts(name)) as model:
@@ -241,7 +259,7 @@ def test_the_client_snippet_scores_pairs(
     artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = artifacts("bert_cross_encoder")
-    client = Direct(served(artifact, tmp_path, monkeypatch, tokenizer="client")).client
+    client = client_of(served(artifact, tmp_path, monkeypatch, tokenizer="client"), monkeypatch)
     scores = np.concatenate(client.run(client.pairs(QUERY, TEXTS), "classify"))
     with load(artifact) as model:
         np.testing.assert_allclose(scores, np.asarray(model.score(QUERY, TEXTS)), atol=SAME)

@@ -196,6 +196,57 @@ class Server:
         return answers
 
 
+class InferInput:
+    """Of tritonclient.http: what a client sends, typed as the configuration says."""
+
+    def __init__(self, name: str, shape: list[int], datatype: str) -> None:
+        self._name, self._shape, self._datatype = name, shape, datatype
+
+    def set_data_from_numpy(self, array: NDArray[Any]) -> None:
+        assert list(array.shape) == self._shape
+        assert {"INT64": np.int64, "BYTES": np.object_}[self._datatype] == array.dtype
+        if self._datatype == "BYTES":
+            array = np.array([text.encode() for text in array.ravel()], object).reshape(array.shape)
+        self.tensor = Tensor(self._name, array)
+
+
+class Answer:
+    def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self._arrays = arrays
+
+    def as_numpy(self, name: str) -> NDArray[Any]:
+        return self._arrays[name]
+
+
+def http_client(server: Server, monkeypatch: Any) -> None:
+    """Puts a stand-in for tritonclient.http, which asks the server, where programs import it."""
+
+    class InferenceServerClient:
+        def __init__(self, url: str) -> None:
+            assert url == "localhost:8000"
+
+        def infer(self, name: str, inputs: list[InferInput], outputs: list[str] | None = None) -> Answer:
+            tensors = [value.tensor for value in inputs]
+            if server.configs[name].backend == "python":
+                model = server.python_model(name)
+                (arrays,) = server.execute(name, model, Request(tensors))
+                model.finalize()
+                assert isinstance(arrays, dict)
+                return Answer(arrays)
+            assert outputs is not None
+            arrays, refusal = server.compute(name, outputs, tensors)
+            assert refusal is None
+            return Answer(dict(zip(outputs, arrays, strict=True)))
+
+    library, module = types.ModuleType("tritonclient"), types.ModuleType("tritonclient.http")
+    vars(module).update(
+        InferInput=InferInput, InferRequestedOutput=str, InferenceServerClient=InferenceServerClient
+    )
+    vars(library).update(http=module)
+    monkeypatch.setitem(sys.modules, "tritonclient", library)
+    monkeypatch.setitem(sys.modules, "tritonclient.http", module)
+
+
 def texts(name: str, values: list[str]) -> Tensor:
     """An input of texts, [batch, 1]."""
     return Tensor(name, np.array([[value.encode()] for value in values], object))
