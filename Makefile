@@ -86,9 +86,9 @@ docs: $(VENV)/.docs
 	@$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python docs/website/hooks.py docs/website/doctests.py
 	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/website $(PYTEST_ARGS)
 
-# Every client library of docs/clients.md, and schemathesis, against a running server; the libraries of package/integrations/ with poolrt inside.
+# Every client library of docs/clients.md, and schemathesis, against a running server; the libraries of runtime/integrations/ with poolrt inside.
 clients: $(VENV)/.clients
-	@echo 'basedpyright package/integrations' && $(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python package/integrations
+	@echo 'basedpyright -p tests/integrations' && $(VENV)/bin/basedpyright -p tests/integrations --pythonpath $(VENV)/bin/python
 	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/clients tests/integrations $(PYTEST_ARGS)
 
 # examples/deploy through hadolint, Helm and the schemas of Kubernetes (Helm needs Python 3.12), promtool and systemd-analyze where they

@@ -46,14 +46,15 @@ def page() -> str:
     """The whole page, from the files as they are."""
     layering = importlib.import_module("tests.test_layering")
     parts = [INTRODUCTION, "## Three journeys\n", WALKED, *map(_journey, JOURNEYS)]
-    parts += [_area(area, layering.place(area), rooms) for area, rooms in layering.ROOMS.items()]
+    parts += [_area(area, rooms) for area, rooms in layering.ROOMS.items()]
     parts += ["## package\n", f"{_line(ROOT / 'package' / '__init__.py')}\n"]
     parts += ["## Who imports whom\n", IMPORTS]
     parts += [_imports(area, layering) for area in layering.ROOMS]
     return "\n".join(parts)
 
 
-def _area(area: str, folder: Path, rooms: tuple[str, ...]) -> str:
+def _area(area: str, rooms: tuple[str, ...]) -> str:
+    folder = ROOT / area
     lines = [f"## {area}\n", f"{' '.join(_sentences(folder / '__init__.py')[:1])}\n"]
     for room in rooms:
         path = folder / room.replace(".", "/")

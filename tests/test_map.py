@@ -17,7 +17,7 @@ from poolrt.exporter.families.registry import all_architectures
 from poolrt.runtime.loader import load
 
 from tests.serve.conftest import live
-from tests.test_layering import ROOMS, imports, place, room
+from tests.test_layering import ROOMS, imports, room
 from tests.walking import ROOT, Walk, walking
 
 UNSTEADY = {"serve/process/server.py", "runtime/__init__.py", "serve/logs.py"}
@@ -83,9 +83,9 @@ def test_the_map_has_every_file_of_the_areas(documents: Callable[[str], ModuleTy
     page = documents("map")
     text = page.PAGE.read_text(encoding="utf-8").split("\n## exporter\n", 1)[1]
     listed = re.findall(r"^ *- \**\[[\w/.]+\]\(\.\./([\w/.]+)\)", text, flags=re.MULTILINE)
-    files = [path for area in ROOMS for path in place(area).rglob("*.py")]
+    files = [path for area in ROOMS for path in (ROOT / area).rglob("*.py")]
     lines = [path.parent if path.stem == "__init__" else path for path in files]
-    areas = {place(area) for area in ROOMS}
+    areas = {(ROOT / area) for area in ROOMS}
     expected = [line.relative_to(ROOT).as_posix() for line in lines if line not in areas]
     assert sorted(listed) == sorted([*expected, "package/__init__.py"]), "run `make map`"
 
@@ -99,7 +99,7 @@ def test_the_first_page_of_a_room_names_what_it_imports(area: str) -> None:
             used.setdefault(room(area, module), set()).update(room(area, other) for other in others)
     unsaid = []
     for name, others in used.items():
-        page = place(area) / name.replace(".", "/") / "__init__.py"
+        page = (ROOT / area) / name.replace(".", "/") / "__init__.py"
         if page.is_file():
             text = " ".join((ast.get_docstring(ast.parse(page.read_text(encoding="utf-8"))) or "").split())
             said = text.split("It may import", 1)[1]

@@ -58,7 +58,7 @@ def test_every_folder_of_modules_is_a_package() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = [path.parent for area in AREAS for path in (ROOT / area).rglob("__init__.py")]
     names = [".".join(("poolrt", *path.relative_to(ROOT).parts)) for path in folders]
-    expected = ["poolrt", "poolrt.integrations", OPTIMUM, *names]
+    expected = ["poolrt", OPTIMUM, *names]
     assert sorted(settings["packages"]) == sorted(expected)
     # Every folder with a module has an __init__, and so is a package.
     modules = {path.parent for area in AREAS for path in (ROOT / area).rglob("*.py")}
@@ -97,7 +97,6 @@ def test_a_wheel_holds_every_module_recipe_and_template(wheel):
         if path.suffix in {".py", ".toml", ".jinja", ".html", ".css", ".js", ".txt"}
     }
     expected |= {f"poolrt/{path.name}" for path in (ROOT / "package").iterdir() if path.is_file()}
-    expected |= {f"poolrt/integrations/{path.name}" for path in (ROOT / "package/integrations").glob("*.py")}
     expected |= {
         f"{OPTIMUM.replace('.', '/')}/{path.name}" for path in (ROOT / "package/optimum").glob("*.py")
     }

@@ -25,7 +25,7 @@ def linked(root: Path) -> None:
     """Makes build/docs/poolrt, the package in the layout in which it is imported, of links."""
     package = root / "build" / "docs" / "poolrt"
     package.mkdir(parents=True, exist_ok=True)
-    for area in ("runtime", "exporter", "serve", "package/integrations", "package/__init__.py"):
+    for area in ("runtime", "exporter", "serve", "package/__init__.py"):
         _link(package / Path(area).name, root / area)
 
 
@@ -42,11 +42,11 @@ def public() -> str:
 
 
 def integrations(root: Path) -> str:
-    """The page of poolrt.integrations: each module."""
+    """The page of poolrt.runtime.integrations: each module."""
     modules = sorted(
-        path.stem for path in (root / "package" / "integrations").glob("[a-z]*.py") if path.stem != "opening"
+        path.stem for path in (root / "runtime" / "integrations").glob("[a-z]*.py") if path.stem != "opening"
     )
-    return INTEGRATIONS + "\n".join(f"::: poolrt.integrations.{module}\n" for module in modules)
+    return INTEGRATIONS + "\n".join(f"::: poolrt.runtime.integrations.{module}\n" for module in modules)
 
 
 def _link(place: Path, target: Path) -> None:

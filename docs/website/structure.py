@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 WIDTH, ROW, GAP, TOP = 190, 24, 40, 70
-ORDER = ("exporter", "runtime", "serve", "integrations")
+ORDER = ("exporter", "runtime", "serve")
 
 
 def page(root: Path) -> str:
@@ -78,7 +78,7 @@ def _imports(root: Path, rooms: dict[str, tuple[str, ...]]) -> Iterator[tuple[st
     """Importing area, imported area, number of files that do."""
     for area in ORDER:
         counts = dict.fromkeys((other for other in rooms if other != area), 0)
-        folder = root / ("package/integrations" if area == "integrations" else area)
+        folder = root / area
         for path in sorted(folder.rglob("*.py")):
             depth = 1 + len(path.relative_to(folder).parts)
             for other in {

@@ -1,6 +1,6 @@
 """The Triton model that prepares texts: what it takes and returns, and its files.
 
-poolrt.integrations.triton computes it, from the files that are written here.
+poolrt.runtime.integrations.triton computes it, from the files that are written here.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .served_graph import ServedGraph
 TritonTask = Literal["embed", "token_embed", "classify", "token_classify", "score"]
 LABELS = "labels.txt"
 
-MODEL = '''"""Written by `poolrt triton`. What it computes is in poolrt.integrations.triton."""
+MODEL = '''"""Written by `poolrt triton`. What it computes is in poolrt.runtime.integrations.triton."""
 
 from pathlib import Path
 
-from poolrt.integrations.triton import PythonModel
+from poolrt.runtime.integrations.triton import PythonModel
 
 
 class TritonPythonModel(PythonModel):

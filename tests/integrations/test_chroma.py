@@ -20,7 +20,7 @@ from chromadb.utils.embedding_functions import (  # noqa: E402
     config_to_embedding_function,
     sparse_known_embedding_functions,
 )
-from poolrt.integrations.chroma import PoolrtEmbeddingFunction, PoolrtSparseEmbeddingFunction  # noqa: E402
+from poolrt.runtime.integrations.chroma import PoolrtEmbeddingFunction, PoolrtSparseEmbeddingFunction  # noqa: E402
 
 # Chroma types the functions of clients as if each took pictures too, its own included.
 function_of: Any = PoolrtEmbeddingFunction
@@ -68,7 +68,7 @@ def test_configurations_make_equal_functions(minilm: Path, sparse: str) -> None:
 
 
 def test_sparse_vectors_are_the_models(sparse: str) -> None:
-    from poolrt.integrations.haystack import PoolrtSparseTextEmbedder
+    from poolrt.runtime.integrations.haystack import PoolrtSparseTextEmbedder
 
     function = PoolrtSparseEmbeddingFunction(sparse)
     (query,) = function.embed_query([QUERY])

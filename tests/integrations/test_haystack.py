@@ -17,14 +17,14 @@ pytestmark = pytest.mark.slow
 from haystack import Document, Pipeline  # noqa: E402
 from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever  # noqa: E402
 from haystack.document_stores.in_memory import InMemoryDocumentStore  # noqa: E402
-from poolrt.integrations.haystack import (  # noqa: E402
+from poolrt.runtime import InputError, load  # noqa: E402
+from poolrt.runtime.integrations.haystack import (  # noqa: E402
     PoolrtDocumentEmbedder,
     PoolrtRanker,
     PoolrtSparseDocumentEmbedder,
     PoolrtSparseTextEmbedder,
     PoolrtTextEmbedder,
 )
-from poolrt.runtime import InputError, load  # noqa: E402
 
 
 def documents() -> list[Document]:

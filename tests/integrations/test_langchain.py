@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 from langchain_core.documents import Document  # noqa: E402
 from langchain_core.vectorstores import InMemoryVectorStore  # noqa: E402
-from poolrt.integrations.langchain import PoolrtEmbeddings, PoolrtRerank  # noqa: E402
+from poolrt.runtime.integrations.langchain import PoolrtEmbeddings, PoolrtRerank  # noqa: E402
 
 DOCUMENTS = [Document(page_content=text, metadata={"place": place}) for place, text in enumerate(TEXTS)]
 

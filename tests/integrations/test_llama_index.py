@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 
 from llama_index.core import VectorStoreIndex  # noqa: E402
 from llama_index.core.schema import NodeWithScore, TextNode  # noqa: E402
-from poolrt.integrations.llama_index import PoolrtEmbedding, PoolrtRerank  # noqa: E402
 from poolrt.runtime import InputError  # noqa: E402
+from poolrt.runtime.integrations.llama_index import PoolrtEmbedding, PoolrtRerank  # noqa: E402
 
 
 def nodes() -> list[NodeWithScore]:

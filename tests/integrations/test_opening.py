@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from poolrt.integrations import opening
 from poolrt.runtime import InputError, UnsupportedTask
 from poolrt.runtime.batching.pending import Pending
 from poolrt.runtime.batching.queue import Ticket
+from poolrt.runtime.integrations import opening
 
 from tests.integrations.conftest import QUERY, TEXTS
 

@@ -12,8 +12,8 @@ from tests.integrations.conftest import QUERY, SAME, TEXTS, late_scores, ranked
 pytest.importorskip("qdrant_client")
 pytestmark = pytest.mark.slow
 
-from poolrt.integrations.qdrant import PoolrtRerank, PoolrtVectors  # noqa: E402
 from poolrt.runtime import InputError  # noqa: E402
+from poolrt.runtime.integrations.qdrant import PoolrtRerank, PoolrtVectors  # noqa: E402
 from qdrant_client import QdrantClient, models  # noqa: E402
 
 

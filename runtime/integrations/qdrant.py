@@ -11,11 +11,11 @@ try:
     from qdrant_client import models
 except ImportError as error:
     raise ImportError(
-        "poolrt.integrations.qdrant needs qdrant-client: pip install 'poolrt[qdrant]'"
+        "poolrt.runtime.integrations.qdrant needs qdrant-client: pip install 'poolrt[qdrant]'"
     ) from error
 
-from ..runtime import InputError
-from ..runtime.answers.sparse import sparse_task
+from .. import InputError
+from ..answers.sparse import sparse_task
 from . import opening
 
 Kind = Literal["dense", "sparse", "late"]

@@ -12,11 +12,11 @@ try:
     from langchain_core.embeddings import Embeddings
 except ImportError as error:
     raise ImportError(
-        "poolrt.integrations.langchain needs langchain-core: pip install 'poolrt[langchain]'"
+        "poolrt.runtime.integrations.langchain needs langchain-core: pip install 'poolrt[langchain]'"
     ) from error
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from ..runtime import Model, Ranking
+from .. import Model, Ranking
 from . import opening
 
 

@@ -22,7 +22,9 @@ try:
         register_sparse_embedding_function,
     )
 except ImportError as error:
-    raise ImportError("poolrt.integrations.chroma needs chromadb: pip install 'poolrt[chroma]'") from error
+    raise ImportError(
+        "poolrt.runtime.integrations.chroma needs chromadb: pip install 'poolrt[chroma]'"
+    ) from error
 
 from . import opening
 

@@ -3,5 +3,5 @@ Chroma, Qdrant. Importing a module imports its library, which an extra of that n
 backend brings its own.
 
 What a model computes does not belong here, only how a library asks for it and is given it.
-It may import runtime, nothing of exporter and serve.
+It may import answers, artifact, batching, engines, errors, loader and options; no other room may import it.
 """

@@ -14,10 +14,10 @@ try:
     from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 except ImportError as error:
     raise ImportError(
-        "poolrt.integrations.llama_index needs llama-index-core: pip install 'poolrt[llama-index]'"
+        "poolrt.runtime.integrations.llama_index needs llama-index-core: pip install 'poolrt[llama-index]'"
     ) from error
 
-from ..runtime import InputError, Model, Ranking
+from .. import InputError, Model, Ranking
 from . import opening
 
 BATCH = 256

@@ -13,10 +13,10 @@ try:
     from haystack.dataclasses import SparseEmbedding
 except ImportError as error:
     raise ImportError(
-        "poolrt.integrations.haystack needs haystack-ai: pip install 'poolrt[haystack]'"
+        "poolrt.runtime.integrations.haystack needs haystack-ai: pip install 'poolrt[haystack]'"
     ) from error
 
-from ..runtime import InputError, Model, Ranking
+from .. import InputError, Model, Ranking
 from . import opening
 
 # Haystack loads no classes of modules that it was not told to trust. Ours open artifacts, which hold no code.

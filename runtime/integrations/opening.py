@@ -16,9 +16,9 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from ..runtime import InputError, Model, Outputs, PoolingParams, Ranking, UnsupportedTask, load
-from ..runtime.answers.sparse import sparse_task, token_weights
-from ..runtime.batching.pending import Pending
+from .. import InputError, Model, Outputs, PoolingParams, Ranking, UnsupportedTask, load
+from ..answers.sparse import sparse_task, token_weights
+from ..batching.pending import Pending
 
 Result = TypeVar("Result")
 

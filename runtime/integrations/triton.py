@@ -16,16 +16,16 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime import InputError, Model, Outputs, PoolingParams
-from ..runtime.artifact import reading
-from ..runtime.artifact.digests import sha256
-from ..runtime.artifact.manifest import FILE, Graph, Manifest, Profile
-from ..runtime.batching.pending import Pending
-from ..runtime.engines.feed import Feed
-from ..runtime.engines.table import Arrays, Choice
-from ..runtime.errors import ArtifactError, EngineError, Overload
-from ..runtime.loader import batch_limits, prepared_for
-from ..runtime.options import suggestion
+from .. import InputError, Model, Outputs, PoolingParams
+from ..artifact import reading
+from ..artifact.digests import sha256
+from ..artifact.manifest import FILE, Graph, Manifest, Profile
+from ..batching.pending import Pending
+from ..engines.feed import Feed
+from ..engines.table import Arrays, Choice
+from ..errors import ArtifactError, EngineError, Overload
+from ..loader import batch_limits, prepared_for
+from ..options import suggestion
 
 LANES = 2
 """Batches that are at Triton at once: while one is computed, the next is there."""
