@@ -114,6 +114,7 @@ def test_advice_is_for_what_is_missing(
 def test_a_diagnosis_is_prose_of_everything_found():
     gpu = machine.Gpu(name="Some GPU", device="sm89", memory_bytes=24 << 30)
     found = doctor.Diagnosis(
+        poolrt="0.1", environment=(), config=(),
         python="3.11.1", system="Linux", processor="A CPU", flags=("avx2", "fma"), processors=16, affinity=8,
         quota=1.5,
         threads=2, gpus=(gpu,), libraries={"numpy": "2", "torch": "3"},
@@ -121,10 +122,11 @@ def test_a_diagnosis_is_prose_of_everything_found():
         advice=("do this", "and that"),
     )  # fmt: skip
     assert [" ".join(line.split()) for line in found.text().splitlines()] == [
-        "python 3.11.1 on Linux", "processor A CPU; avx2 fma",
+        "poolrt 0.1", "python 3.11.1 on Linux", "processor A CPU; avx2 fma",
         "threads 2, of 16 processors: affinity allows 8, a quota of 1.5",
         "gpu Some GPU, sm89, 24 GiB", "engine onnxruntime 1.2", "engine openvino not installed",
-        "libraries numpy 2, torch 3",
+        "libraries numpy 2, torch 3", "variable none that acts",
+        "config no file: --config, or POOLRT_SERVE_CONFIG and the like",
         "advice do this", "advice and that",
     ]  # fmt: skip
     bare = replace(found, flags=(), quota=None, gpus=(), advice=()).text()

@@ -66,19 +66,21 @@ def test_other_attention_stays_as_it_is(artifacts: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "size", "tokens"),
+    ("backend", "stored", "precision", "size", "tokens"),
     [
-        ("bf16", 1 << 30, loader.LOW_LAUNCH),
-        ("fp32", 1 << 30, loader.CPU_LAUNCH),
-        ("bf16", 1 << 20, loader.CPU_LAUNCH),
+        ("openvino", "fp32", "bf16", 1 << 30, 96),
+        ("openvino", "fp32", "fp32", 1 << 30, loader.CPU_LAUNCH),
+        ("openvino", "fp32", "bf16", 90 << 20, loader.CPU_LAUNCH),  # 45 MB are read
+        ("openvino", "int8", "int8", 90 << 20, 72),
+        ("onnxruntime", "int8", None, 90 << 20, 40),
+        ("onnxruntime", "int8", None, 20 << 20, loader.CPU_LAUNCH),
     ],
-    ids=["large in bf16", "large in fp32", "small in bf16"],
 )
-def test_a_launch_of_a_large_model_in_16_bits_is_worth_more_tokens(
-    precision: Precision, size: int, tokens: int
+def test_a_launch_of_a_large_model_in_few_bits_is_worth_more_tokens(
+    backend: table.Backend, stored: Precision, precision: Precision | None, size: int, tokens: int
 ) -> None:
     manifest = reading.read(prefixed_reranker()).manifest
-    graph = manifest.graph("text")
+    graph = replace(manifest.graph("text"), precision=stored)
     files = {**manifest.files, graph.file: replace(manifest.files[graph.file], size=size)}
-    choice = table.Choice("openvino", graph, precision=precision)
+    choice = table.Choice(backend, graph, precision=precision)
     assert loader._launch_tokens(replace(manifest, files=files), choice) == tokens

@@ -539,7 +539,7 @@ def test_the_second_signal_ends_at_once(embedder: Live):
     import uvicorn
     from poolrt.serve.process.server import Server
 
-    server = Server(uvicorn.Config(embedder.app), embedder.here)
+    server = Server(uvicorn.Config(embedder.app, timeout_graceful_shutdown=30), embedder.here)
     server.handle_exit(signal.SIGTERM, None)
     try:
         assert (server.should_exit, server.force_exit) == (True, False)
