@@ -20,7 +20,7 @@ from tests.integrations.conftest import SAME
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-LIBRARY = re.compile(r"^from poolrt\.integrations\.(\w+) import", re.MULTILINE)
+LIBRARY = re.compile(r"^from poolrt\.runtime\.integrations\.(\w+) import", re.MULTILINE)
 PACKAGES = {
     "langchain": "langchain-core", "llama_index": "llama-index-core", "haystack": "haystack-ai",
     "chroma": "chromadb", "qdrant": "qdrant-client",
@@ -89,7 +89,9 @@ def test_every_snippet_works(
 
 def test_every_module_has_a_snippet_and_a_version_that_was_tried() -> None:
     """Of triton, which Triton imports, docs/triton.md speaks."""
-    modules = {path.stem for path in (PAGE.parents[1] / "package" / "integrations").glob("*.py")}
+    modules = {path.stem for path in (PAGE.parents[1] / "runtime" / "integrations").glob("*.py")}
     assert {LIBRARY.findall(text)[0] for text in SNIPPETS} == modules - {"__init__", "opening", "triton"}
-    rows = re.findall(r"`poolrt\.integrations\.(\w+)` \| (\S+) ([\d.]+) \|", PAGE.read_text(encoding="utf-8"))
+    rows = re.findall(
+        r"`poolrt\.runtime\.integrations\.(\w+)` \| (\S+) ([\d.]+) \|", PAGE.read_text(encoding="utf-8")
+    )
     assert {module: package for module, package, _ in rows} == PACKAGES
