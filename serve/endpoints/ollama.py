@@ -20,7 +20,8 @@ from ...runtime.outputs import Outputs
 from ...runtime.version import version
 from ..context import context_of
 from ..errors import ApiError, api_error, ollama_response, surprising
-from ..http.request_body import read
+from ..headers import header
+from ..http.request_body import UNTYPED, read
 from ..metrics.times import Times
 from ..models.registry import Registry, Served
 from ..responses import Json
@@ -31,10 +32,12 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def wire(answer: Endpoint) -> Endpoint:
-    """The same endpoint, whose errors are responses in Ollama's form."""
+    """The same endpoint, whose errors are responses in Ollama's form. JSON need not be declared: Ollama's own
+    examples are `curl URL -d '{...}'`. A page in a browser must, so that another site's cannot ask."""
 
     @functools.wraps(answer)
     async def with_ollama_errors(request: Request) -> Response:
+        request.scope[UNTYPED] = header(request.scope, b"origin") is None
         try:
             return await answer(request)
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -44,6 +45,20 @@ def test_long_texts_are_cut_unless_the_client_refuses_it(
     refused = everything.post("/api/embed", {"model": MODEL, "input": text, "truncate": False})
     assert refused.status_code == 400
     assert "reduce the length" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("declared", ["application/x-www-form-urlencoded", "", None])
+def test_a_body_of_curls_need_not_be_declared_but_by_a_browser(
+    everything: Live, declared: str | None
+) -> None:
+    content = json.dumps({"model": MODEL, "input": "a"}).encode()
+    headers = {} if declared is None else {"content-type": declared}
+    answer = everything.client.post("/api/embed", content=content, headers=headers)
+    assert answer.status_code == 200, answer.text
+    for path, more in (("/api/embed", {"origin": "https://elsewhere.example"}), ("/v1/embeddings", {})):
+        refused = everything.client.post(path, content=content, headers={**headers, **more})
+        assert refused.status_code == 400
+        assert "application/json" in refused.text
 
 
 def test_what_ollamas_clients_send_besides_is_read_past(everything: Live) -> None:
