@@ -99,10 +99,10 @@ def first_to_last(out: Path) -> float:
 
 
 def table(lines: list[Line]) -> str:
-    one = lines[0].rate
+    alone = lines[0].rate
     rows = [
         f"| {line.workers} | {line.rows:,} | {line.seconds:.1f} | {line.rate:,.0f} | "
-        f"{line.rate / one / line.workers:.2f} | {line.whole_s - line.seconds:.1f} |"
+        f"{line.rate / alone / line.workers:.2f} | {line.whole_s - line.seconds:.1f} |"
         for line in lines
     ]
     return "\n".join(

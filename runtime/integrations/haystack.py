@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -24,15 +24,23 @@ allow_deserialization_module(__name__)
 
 
 class _Component:
-    """What the components share: an artifact that is opened once, before the first run, and their settings as
-    a dict."""
+    """What the components share: an artifact that is opened once, before the first run, and their settings,
+    which are stored with a pipeline."""
 
     artifact: str
     options: dict[str, Any]
 
-    def _settings(self) -> dict[str, Any]:
-        """The arguments of the constructor: the public attributes."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+    def to_dict(self) -> dict[str, Any]:
+        # The arguments of the constructor are the public attributes.
+        settings = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return default_to_dict(self, **settings)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        return default_from_dict(cls, data)
+
+    def warm_up(self) -> None:
+        self._opened()
 
     def _opened(self) -> Model:
         model: Model | None = self.__dict__.get("_model")
@@ -67,16 +75,6 @@ class PoolrtTextEmbedder(_Component):
         self.suffix = suffix
         self.dimensions = dimensions
         self.options = options or {}
-
-    def to_dict(self) -> dict[str, Any]:
-        return default_to_dict(self, **self._settings())
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PoolrtTextEmbedder:
-        return default_from_dict(cls, data)
-
-    def warm_up(self) -> None:
-        self._opened()
 
     @component.output_types(embedding=list[float], meta=dict[str, Any])
     def run(self, text: str) -> dict[str, Any]:
@@ -124,16 +122,6 @@ class PoolrtDocumentEmbedder(_Component):
         self.dimensions = dimensions
         self.options = options or {}
 
-    def to_dict(self) -> dict[str, Any]:
-        return default_to_dict(self, **self._settings())
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PoolrtDocumentEmbedder:
-        return default_from_dict(cls, data)
-
-    def warm_up(self) -> None:
-        self._opened()
-
     def _texts(self, documents: list[Document]) -> list[str]:
         texts = _contents(documents, self.meta_fields_to_embed, self.embedding_separator)
         return [self.prefix + text + self.suffix for text in texts]
@@ -163,16 +151,6 @@ class PoolrtSparseTextEmbedder(_Component):
     def __init__(self, artifact: str, *, options: dict[str, Any] | None = None) -> None:
         self.artifact = artifact
         self.options = options or {}
-
-    def to_dict(self) -> dict[str, Any]:
-        return default_to_dict(self, **self._settings())
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PoolrtSparseTextEmbedder:
-        return default_from_dict(cls, data)
-
-    def warm_up(self) -> None:
-        self._opened()
 
     @component.output_types(sparse_embedding=SparseEmbedding)
     def run(self, text: str) -> dict[str, Any]:
@@ -208,16 +186,6 @@ class PoolrtSparseDocumentEmbedder(_Component):
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
         self.options = options or {}
-
-    def to_dict(self) -> dict[str, Any]:
-        return default_to_dict(self, **self._settings())
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PoolrtSparseDocumentEmbedder:
-        return default_from_dict(cls, data)
-
-    def warm_up(self) -> None:
-        self._opened()
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, Any]:
@@ -263,16 +231,6 @@ class PoolrtRanker(_Component):
         self.embedding_separator = embedding_separator
         self.instruction = instruction
         self.options = options or {}
-
-    def to_dict(self) -> dict[str, Any]:
-        return default_to_dict(self, **self._settings())
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PoolrtRanker:
-        return default_from_dict(cls, data)
-
-    def warm_up(self) -> None:
-        self._opened()
 
     @component.output_types(documents=list[Document])
     def run(

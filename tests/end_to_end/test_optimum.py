@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,7 +17,7 @@ import pytest
 from poolrt.runtime import load
 
 from tests.end_to_end.commands import environment
-from tests.test_packaging import ROOT, SHIPPED
+from tests.test_packaging import built
 
 pytestmark = pytest.mark.slow
 
@@ -26,16 +25,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the wheel installs."""
-    source = tmp_path_factory.mktemp("source")
-    for name in SHIPPED:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, source / name)
-    code = "from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True
-    )  # fmt: skip
     site = tmp_path_factory.mktemp("site")
-    zipfile.ZipFile(source / done.stdout.split()[-1]).extractall(site)
+    zipfile.ZipFile(built(tmp_path_factory.mktemp("source"))).extractall(site)
     return site
 
 

@@ -64,16 +64,16 @@ def web(folder: Path, **options: Any) -> Iterator[Web]:
 
     class Handler(_Quiet):
         def do_GET(self) -> None:
-            asked = self.headers.get("Range") if place.ranges else None
+            wanted = self.headers.get("Range") if place.ranges else None
             place.requests.append((self.path.lstrip("/"), self.headers.get("Range")))
             path = place.folder / self.path.lstrip("/")
             if not path.is_file():
                 self.answered(404)
                 return
             data = path.read_bytes()
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-            self.send_response(206 if asked else 200)
-            if asked:
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+            self.send_response(206 if wanted else 200)
+            if wanted:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
             self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()

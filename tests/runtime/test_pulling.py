@@ -88,12 +88,12 @@ def test_a_connection_that_breaks_is_gone_on_with(whole: Path, store: Path, rang
         pull(place.url, say=quiet)
     same(store / "minilm_like", whole)
     size = (whole / "model.onnx").stat().st_size
-    asked = [begin for path, begin in place.requests if path == "model.onnx"]
-    assert asked[0] is None
-    assert len(asked) > 1
-    assert all(asked[1:])
+    ranges_of_model = [begin for path, begin in place.requests if path == "model.onnx"]
+    assert ranges_of_model[0] is None
+    assert len(ranges_of_model) > 1
+    assert all(ranges_of_model[1:])
     if ranges:
-        assert asked == [None, *(f"bytes={start}-" for start in range(100_000, size, 100_000))]
+        assert ranges_of_model == [None, *(f"bytes={start}-" for start in range(100_000, size, 100_000))]
 
 
 def test_a_server_that_stays_silent_is_given_up_and_gone_on_with_later(whole: Path, store: Path) -> None:
