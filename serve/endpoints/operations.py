@@ -43,7 +43,8 @@ async def ready(request: Request) -> Response:
     context = context_of(request)
     peers = context.state.peers
     is_ready = context.registry.ready.is_set() and (peers is None or peers.all_ready())
-    return Response(status_code=200 if is_ready and not context.state.draining else 503)
+    stops = context.state.stopping or context.state.draining
+    return Response(status_code=200 if is_ready and not stops else 503)
 
 
 async def health(request: Request) -> Response:

@@ -113,6 +113,8 @@ class Clock:
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self.connections: set[Connection] = set()
+        self.parting = False
+        """The server stops: each connection ends with its next response."""
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> bool:

@@ -181,6 +181,16 @@ class Protocol(HttpToolsProtocol):
         if self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT:
             self._flow.resume_reading()
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether no request has arrived yet."""
+        return self.cycle is None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the client has every response, and may send another request."""
+        return self.state in (HEAD, IDLE)
+
     def shutdown(self) -> None:
         """Called by the server when it ends: finishes responses, and waits for nothing else."""
         if self.state == LINGER:
@@ -286,7 +296,7 @@ class Protocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            keep_alive=version != "1.0" and parser.should_keep_alive() and not self.clock.parting,
             on_response=self.on_response_complete,
         )
         app: Any = self.app

@@ -26,6 +26,8 @@ class Epoch:
 @dataclass(slots=True)
 class State:
     started: float = field(default_factory=time.time)
+    stopping: bool = False
+    """The server was told to stop: /ready says so. What open connections send is still answered."""
     draining: bool = False
     """New requests are refused, running ones finish."""
     peers: Peers | None = None

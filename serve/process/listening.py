@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import select
 import socket
+import struct
+import sys
 
 from ...runtime.errors import InputError
 from ..settings import Settings
+
+ATTACH_FILTER = 26
+"""SO_ATTACH_FILTER of Linux, which Python's socket module lacks."""
+KEEP_NOTHING = struct.pack("=HBBI", 6, 0, 0, 0)
+"""A classic BPF program of one instruction: return 0, of a packet keep no byte."""
 
 
 def listening(settings: Settings, *, shared: bool = False) -> list[socket.socket]:
@@ -42,6 +51,31 @@ def listening(settings: Settings, *, shared: bool = False) -> list[socket.socket
             opened.append(sock)
         failing.pop_all()
     return opened
+
+
+def close_queue(sock: socket.socket) -> None:
+    """Keeps further clients out of the queue of a listening socket, so that it can be emptied before the
+    socket is closed: closing it resets who waits there.
+
+    Linux drops their first packets, which they repeat after a second, when the port is closed or another
+    process has it. Elsewhere it does nothing.
+    """
+    if sys.platform != "linux" or sock.family == socket.AF_UNIX:
+        return
+    program = ctypes.create_string_buffer(KEEP_NOTHING)
+    with contextlib.suppress(OSError):  # a kernel of a sandbox
+        sock.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+
+
+def has_queue(sock: socket.socket) -> bool:
+    """Whether a client waits to be accepted."""
+    if sock.fileno() < 0:
+        return False
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _addresses(settings: Settings) -> list[tuple[socket.AddressFamily, str]]:

@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
@@ -22,7 +23,7 @@ from ..app import create_app
 from ..context import Context
 from ..endpoints.routes import PROBES
 from ..http.connections import ConnectionLimits, affordable
-from ..http.protocol import protocol, uncounted
+from ..http.protocol import Protocol, protocol, uncounted
 from ..json_logs import json_error
 from ..models.adapters import AdapterExporter
 from ..models.artifact_loading import Open
@@ -30,8 +31,10 @@ from ..models.registry import Registry
 from ..models.watching import WatchedFolder
 from ..settings import Settings
 from .certificates import LOOK_S, Certificates
+from .listening import close_queue, has_queue
 from .memory_trimming import LOOK_S as TRIM_S
 from .memory_trimming import Trimming
+from .signals import on_hangup
 from .worker import Worker
 
 log = logging.getLogger("poolrt.serve")
@@ -46,6 +49,11 @@ SWITCH_S = 0.0005
 thread that prepares a large request."""
 FLUSH_S = 0.1
 """Seconds for sending the last bytes of the last responses."""
+IDLE_S, FRESH_S = 1.0, 5.0
+"""Seconds that a connection between two requests, and one that has sent none yet, gets to send its last one
+when the server stops."""
+PART_LOOK_S = 0.05
+"""Time between two checks whether all connections have sent their last request."""
 
 
 class Server(uvicorn.Server):
@@ -76,7 +84,11 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's shutdown, then the end of all connections that are still open."""
+        """The last requests of open connections, uvicorn's shutdown, then the end of all connections that are
+        still open."""
+        if self.context.state.stopping:
+            await self._part(sockets or [])
+        self.context.state.draining = True
         await super().shutdown(sockets)
         connections = list(self.server_state.connections)
         for connection in connections:
@@ -85,12 +97,45 @@ class Server(uvicorn.Server):
         if connections:
             await asyncio.sleep(FLUSH_S)
 
+    async def _part(self, sockets: Sequence[socket.socket]) -> None:
+        """Takes the connections that clients have opened, stops listening, and answers what connections send
+        next, each with `Connection: close`."""
+        protocol: type[Protocol] = self.config.http_protocol_class  # pyright: ignore[reportAssignmentType]
+        protocol.clock.parting = True
+        for connection in self._connections():
+            if connection.cycle is not None:
+                connection.cycle.keep_alive = False
+        if not sockets:  # a unix socket, which the loop has opened
+            sockets = [sock for server in self.servers for sock in server.sockets]
+        for sock in sockets:
+            close_queue(sock)
+        begun = time.monotonic()
+        while any(map(has_queue, sockets)) and not self._is_over(begun, IDLE_S):
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+        while not self._is_over(begun, FRESH_S):
+            await asyncio.sleep(PART_LOOK_S)
+            waiting = [connection for connection in self._connections() if connection.is_waiting]
+            if not waiting or (
+                self._is_over(begun, IDLE_S) and not any(connection.is_fresh for connection in waiting)
+            ):
+                return
+
+    def _is_over(self, begun: float, seconds: float) -> bool:
+        return self.force_exit or time.monotonic() - begun >= seconds
+
+    def _connections(self) -> list[Protocol]:
+        return [
+            connection for connection in self.server_state.connections if isinstance(connection, Protocol)
+        ]
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             log.warning("second signal: ending now")
             self.force_exit = True
             return
-        self.context.state.draining = True
+        self.context.state.stopping = True
         if self.context.artifacts is not None:
             self.context.artifacts.close()
         if self.context.loader is not None:
@@ -150,6 +195,7 @@ def run(
             print(json.dumps(readiness(registry, settings), ensure_ascii=False), flush=True)
 
     app.state.announce = ready
+    on_hangup(server.handle_exit)
     try:
         server.run(list(sockets) or None)
     except OSError as error:

@@ -24,6 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from ...runtime.errors import EXIT_OK
 from ..metrics.merging import Total, summed
 from .placement import Place
+from .signals import on_hangup
 from .worker import ATTENDS, READY, SCRAPE_S, Serve, Wiring, main
 
 log = logging.getLogger("poolrt.serve")
@@ -97,6 +98,7 @@ class Supervisor:
     def run(self) -> int:
         """Serves until SIGTERM or SIGINT. Returns the exit code: that of a worker that cannot start."""
         before = {name: signal.signal(name, self._stop) for name in (signal.SIGTERM, signal.SIGINT)}
+        on_hangup(self._stop)
         hub = threading.Thread(target=self._attend, name="poolrt-metrics", daemon=True)
         hub.start()
         try:

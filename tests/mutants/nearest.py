@@ -79,6 +79,7 @@ SERVE = {
     "test_artifacts": ("models/artifact_loading", "models/watching", "process/argument_places",
     "schema/artifacts"),
     "test_waiting_room": ("process/waiting_room",),
+    "test_processes": ("process/supervisor", "process/worker", "process/placement", "process/signals"),
     "test_certificates": ("process/certificates", "process/server"),
     "test_command_lines": ("settings", "process/options"),
     "test_cli": ("cli", "lifespan", "process/listening", "process/startup", "process/positionals",

@@ -533,6 +533,49 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(artifacts: Callable[[
         assert running.result(SOON_S).status_code == 200
 
 
+def test_open_connections_send_one_more_request_when_it_stops(
+    models: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+):
+    import http.client
+    import signal
+
+    from poolrt.serve.process import server as process
+
+    headers = {"Content-Type": "application/json"}
+
+    monkeypatch.setattr(process, "IDLE_S", SOON_S)
+    monkeypatch.setattr(process, "FRESH_S", SOON_S)
+    with live(models("minilm_like")) as server:
+        clients = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=SOON_S) for _ in range(3)]
+
+        def ask(client: http.client.HTTPConnection) -> tuple[int, str | None]:
+            client.request("POST", "/v1/embeddings", json.dumps({"input": TEXT}), headers)
+            response = client.getresponse()
+            response.read()
+            return response.status, response.getheader("Connection")
+
+        for client in clients:
+            client.connect()
+        kept, fresh, silent = clients
+        assert ask(kept) == (200, None)
+        server.server.handle_exit(signal.SIGTERM, None)
+        until(lambda: is_refused(server.port))
+        assert ask(kept) == (200, "close")
+        assert ask(fresh) == (200, "close")
+        server.server.handle_exit(signal.SIGTERM, None)  # ends the wait for the last one
+        assert silent.sock.recv(1) == b""
+        for client in clients:
+            client.close()
+
+
+def is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=SOON_S).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_the_second_signal_ends_at_once(embedder: Live):
     import signal
 

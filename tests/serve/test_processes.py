@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -19,12 +23,14 @@ from poolrt.serve.cli import parse, processes_of
 from poolrt.serve.metrics.merging import Total, summed
 from poolrt.serve.process import placement
 from poolrt.serve.process.placement import Place, places
+from poolrt.serve.process.signals import on_hangup
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
 from tests.end_to_end.commands import command, environment
 
 LONGEST_S = 120.0
+HEADERS = {"Content-Type": "application/json"}
 
 
 def machine_of(folder: Path, nodes: list[str], siblings: dict[int, str]) -> Path:
@@ -156,10 +162,10 @@ def test_the_sum_of_one_process_is_what_it_reports() -> None:
 class Server:
     """`poolrt serve` with two processes."""
 
-    def __init__(self, artifact: Path, log: Path, *flags: str) -> None:
+    def __init__(self, artifact: Path, log: Path, *flags: str, count: str = "--api-server-count") -> None:
         self._log = log.open("w+")
         self.process = subprocess.Popen(
-            [*command("serve", artifact, "--api-server-count", "2", "--port", "0", "--json"), *flags],
+            [*command("serve", artifact, count, "2", "--port", "0", "--json"), *flags],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
@@ -180,7 +186,7 @@ class Server:
         request = urllib.request.Request(
             self.ready["url"] + path,
             None if body is None else json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
+            HEADERS,
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
@@ -191,8 +197,8 @@ class Server:
     def counted(self) -> dict[str, float]:
         return values(self.ask("/metrics")[1])
 
-    def close(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
+    def close(self, sign: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(sign)
         code = self.process.wait(LONGEST_S)
         self._log.close()
         if self.process.stdout is not None:
@@ -231,8 +237,92 @@ def test_a_dead_process_is_started_again_and_nothing_counted_is_lost(
         assert status == 409
         assert b"would reach one of 2 processes" in body
     finally:
-        code = server.close()
+        code = server.close(signal.SIGHUP)
     assert code == 0
+
+
+class Clients:
+    """Threads that ask without a pause, each request on a connection of its own, until the port is closed."""
+
+    def __init__(self, server: Server, count: int = 4) -> None:
+        self.statuses: list[int] = []
+        self.failures: list[OSError] = []
+        self._url = urllib.parse.urlsplit(server.ready["url"])
+        self._threads = ThreadPoolExecutor(count)
+        self._ended = [self._threads.submit(self._ask) for _ in range(count)]
+
+    def _ask(self) -> None:
+        while True:
+            client = http.client.HTTPConnection(str(self._url.hostname), self._url.port, timeout=LONGEST_S)
+            try:
+                client.connect()
+            except ConnectionRefusedError:
+                return
+            except OSError as error:
+                self.failures.append(error)
+                continue
+            try:
+                client.request("POST", "/v1/embeddings", '{"input": "hello"}', HEADERS)
+                response = client.getresponse()
+                response.read()
+                self.statuses.append(response.status)
+            except OSError as error:
+                self.failures.append(error)
+            finally:
+                client.close()
+
+    def more(self, count: int) -> None:
+        """Waits for that many answers."""
+        wanted = len(self.statuses) + count
+        until(lambda: len(self.statuses) >= wanted)
+
+    def join(self) -> None:
+        for ended in self._ended:
+            ended.result(LONGEST_S)
+        self._threads.shutdown()
+
+
+def test_a_killed_process_loses_its_own_requests_and_a_stop_loses_none(
+    artifacts: Callable[[str], Path], tmp_path: Path
+) -> None:
+    server = Server(artifacts("minilm_like"), tmp_path / "log", count="--data-parallel-size")
+    try:
+        before = server.children()
+        clients = Clients(server)
+        clients.more(20)
+        assert clients.failures == []
+        os.kill(min(before), signal.SIGKILL)
+        until(lambda: len(server.children()) == 2 and server.children() != before)
+        clients.more(20)
+        # A client has one request at a time, and the process dies once.
+        assert len(clients.failures) <= 4
+        clients.failures.clear()
+    finally:
+        code = server.close()
+    clients.join()
+    assert code == 0
+    assert set(clients.statuses) == {200}
+    assert clients.failures == []
+
+
+def test_a_hangup_is_handled_unless_it_is_ignored() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    hangups: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        hangups.append(number)
+
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+        on_hangup(handler)
+        signal.raise_signal(signal.SIGHUP)
+        assert hangups == []
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        on_hangup(handler)
+        signal.raise_signal(signal.SIGHUP)
+        assert hangups == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_what_cannot_start_ends_the_server_with_its_code(tmp_path: Path) -> None:
