@@ -83,7 +83,6 @@ $(VENV)/.docs: pyproject.toml
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
-	@$(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python docs/website/hooks.py docs/website/doctests.py
 	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/website $(PYTEST_ARGS)
 
 # Every client library of docs/clients.md, and schemathesis, against a running server; the libraries of runtime/integrations/ with poolrt inside.

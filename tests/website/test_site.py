@@ -10,9 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("mkdocs")
-pytestmark = pytest.mark.slow
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src",
@@ -43,13 +41,20 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
+    """Built once for all processes of a run: they would share build/docs, where the hooks write."""
+    run = tmp_path_factory.getbasetemp()
+    run = run.parent if "PYTEST_XDIST_WORKER" in os.environ else run
+    folder, done = run / "site", run / "site.done"
+    with FileLock(run / "site.lock"):
+        if not done.exists():
+            built = subprocess.run(
+                [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+                cwd=ROOT, capture_output=True, text=True, check=False,
+                env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+            )  # fmt: skip
+            assert built.returncode == 0, built.stderr
+            assert "WARNING" not in built.stderr
+            done.touch()
     return folder
 
 
