@@ -18,6 +18,8 @@ from . import shard as shards
 from .plan import Plan
 from .shard import Computes, Counts
 
+LONG = 8
+"""Shards for each worker, from which on a job is long: a shard more or less at its end is little."""
 Opening = Callable[[Path, Plan, int | None], contextlib.AbstractContextManager[Computes]]
 
 
@@ -72,15 +74,16 @@ class RayWorkers:
         workers = min(self._room(dict(ray.cluster_resources())), len(missing))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        # A block is one shard, and a shard takes seconds: whichever worker is free takes the next, and none
-        # waits behind a slow one.
+        # A block is one shard, so whichever worker is free takes the next.
         rows = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
         computed = rows.map_batches(
             Worker,
             fn_constructor_args=(str(self.artifact), str(out.absolute()), self._threads, self.opening),
             batch_size=1,
             batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+            compute=ray.data.ActorPoolStrategy(
+                size=workers, max_tasks_in_flight_per_actor=in_flight(len(missing), workers)
+            ),
             num_cpus=self.cpus,
             num_gpus=self.gpus or None,
         )
@@ -105,10 +108,22 @@ class RayWorkers:
         return max(1, int(min(room)))
 
 
+def in_flight(shards: int, workers: int) -> int:
+    """How many shards a worker has at a time, with the one that it computes.
+
+    Ray Data looks for finished shards ten times a second, and a worker with a second shard does not wait for
+    that. In a short job one worker would have two shards left while others have none.
+    """
+    return 2 if shards >= LONG * workers else 1
+
+
 class Worker:
     """One actor: its model, and the plan as it is in the folder."""
 
     def __init__(self, artifact: str, out: str, threads: int | None, opening: Opening | None) -> None:
+        # Imported before the first shard, not in it.
+        import pyarrow.parquet  # noqa: F401
+
         from .job import opened_model
 
         self._out = Path(out)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from poolrt.runtime import load
+from poolrt.runtime.dataset.ray_data import in_flight
 
 pytest.importorskip("ray")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -64,6 +65,10 @@ def test_a_job_killed_on_ray_is_ended_without_it(
     with load(artifact) as model:
         expected = np.asarray(model.embed(TEXTS))
     np.testing.assert_allclose(np.stack(output["embedding"].to_numpy()), expected, atol=SAME)
+
+
+def test_workers_of_a_long_job_have_the_next_shard_before_they_are_done_with_one() -> None:
+    assert [in_flight(shards, 4) for shards in (1, 31, 32, 1000)] == [1, 1, 2, 2]
 
 
 def test_a_job_begun_without_ray_is_ended_on_it_and_a_wrong_row_is_named(
