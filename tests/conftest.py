@@ -22,6 +22,8 @@ KEPT_KEYS = 2
 """Caches of older sources that stay on disk, so that switching between two branches exports nothing."""
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tests import ONNX Runtime themselves, too.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Tests compare numbers to the last bits; which library is fastest on a machine is no part of them.
 os.environ["POOLRT_ENGINE"] = "onnxruntime"
 # Nor is what an earlier run left there.

@@ -21,6 +21,7 @@ from onnx import numpy_helper
 
 from ...runtime import machine
 from ...runtime.artifact.manifest import Graph, Profile
+from ...runtime.engines.ort import library
 from ...runtime.engines.table import Arrays
 
 # Float32 weights of one slice: one layer of an 8B model.
@@ -128,8 +129,7 @@ class SlicedGraph:
         return values
 
     def _session(self, part: _Slice, feed: Mapping[str, NDArray[Any]]) -> Any:
-        import onnxruntime
-
+        onnxruntime = library()
         nodes = [new for node in part.nodes for new in self._rounded(node)]
         inputs = [
             onnx.helper.make_tensor_value_info(

@@ -11,7 +11,7 @@ from typing import Any
 from ...runtime import machine
 from ...runtime.artifact.manifest import Graph, Manifest
 from ...runtime.engines.feed import Feed
-from ...runtime.engines.ort import SLOW_FUSIONS
+from ...runtime.engines.ort import SLOW_FUSIONS, library
 from ..base.large import is_large_graph
 from ..proof import verify
 
@@ -47,8 +47,7 @@ def left_out(folder: Path, graph: Graph) -> str | None:
 
 def measured(folder: Path, manifest: Manifest, graph: Graph) -> OperatorTimes:
     """Runs the golden texts as one batch on this machine's processor."""
-    import onnxruntime as ort
-
+    ort = library()
     items = verify.golden_items(folder, manifest, large=False)
     inputs = Feed(graph.inputs, pad_id=manifest.text.pad_id).arrays(items)
     outputs = list(dict.fromkeys(head.output for head in manifest.heads.values()))

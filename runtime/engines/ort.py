@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +45,7 @@ class OrtSession:
     def __init__(
         self, path: Path, graph: Graph, *, device: Device, threads: int, lanes: int, at_once: bool
     ) -> None:
-        ort = _library()
+        ort = library()
         providers: list[Any] = ["CPUExecutionProvider"]
         if device == "cuda":
             if "CUDAExecutionProvider" not in ort.get_available_providers():
@@ -181,7 +182,13 @@ def open(
     )
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The module onnxruntime, which sends nothing home unless ORT_DISABLE_TELEMETRY=0 allows it.
+
+    Its official builds since 1.29 write an identifier of the machine and report models and runs to Microsoft.
+    The variable is read when the library is loaded (docs/decisions/telemetry.md).
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
