@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,38 @@ SMALLEST_TABLE = 1 << 18
 TINY = np.float32(1e-12)
 
 
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A constant float32 matrix that is read when it is needed."""
+
+    shape: tuple[int, int]
+    read: Callable[[], NDArray[np.float32]]
+
+
+def matrix_of(value: ir.Value | None) -> Matrix | None:
+    """Returns the matrix that a value is; an initialiser is not read for it."""
+    import onnx_ir as ir
+
+    tensor = None if value is None else value.const_value
+    if tensor is not None:
+        if tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2:
+            return None
+        return Matrix(tuple(map(int, tensor.shape)), tensor.numpy)  # pyright: ignore[reportArgumentType]
+    array = constant_of(value)
+    if array is None or array.ndim != 2 or array.dtype != np.float32:
+        return None
+    return Matrix(array.shape, lambda: array)
+
+
+def table_of(node: ir.Node) -> Matrix | None:
+    """Returns the embedding table that a Gather reads by rows, if it is large enough to be quantised."""
+    if node.op_type != "Gather" or (table := matrix_of(node.inputs[0])) is None:
+        return None
+    axis = node.attributes.get("axis")
+    rows_first = axis is None or axis.as_int() == 0
+    return table if rows_first and table.shape[0] * table.shape[1] >= SMALLEST_TABLE else None
+
+
 def products(
     graph: ir.Graph, keep: Collection[str] = ()
 ) -> tuple[dict[ir.Node, NDArray[np.float32]], tuple[str, ...]]:
@@ -33,11 +66,11 @@ def products(
     chosen: dict[ir.Node, NDArray[np.float32]] = {}
     kept: list[str] = []
     for node in graph:
-        if node.op_type == "MatMul" and (weights := _weights(node)) is not None:
-            if node in head_nodes or name_of(node) in keep or min(weights.shape) < SMALLEST_SIDE:
+        if node.op_type == "MatMul" and (matrix := matrix_of(node.inputs[1])) is not None:
+            if node in head_nodes or name_of(node) in keep or min(matrix.shape) < SMALLEST_SIDE:
                 kept.append(name_of(node))
             else:
-                chosen[node] = weights
+                chosen[node] = matrix.read()
     return chosen, tuple(kept)
 
 
@@ -73,11 +106,10 @@ def lower_tables(surgeon: Surgeon, keep: Collection[str] = ()) -> tuple[str, ...
     """Replaces large embedding tables by int8 rows, each with its own scale; returns their names."""
     names: list[str] = []
     for node in list(surgeon.graph):
-        table = _table(node) if node.op_type == "Gather" else None
-        if table is not None and name_of(node) not in keep:
-            name = name_of(node)
+        table = table_of(node)
+        if table is not None and (name := name_of(node)) not in keep:
             names.append(name)
-            whole, scales = rows(table)
+            whole, scales = rows(table.read())
             look_up(
                 surgeon,
                 node,
@@ -101,16 +133,3 @@ def look_up(surgeon: Surgeon, node: ir.Node, whole: ir.Value, scales: ir.Value) 
     scale = surgeon.node(node, "Gather", scales, node.inputs[1])
     number = surgeon.node(node, "Cast", row, to=int(ir.DataType.FLOAT))
     surgeon.replace(node, surgeon.node(node, "Mul", number, scale))
-
-
-def _weights(node: ir.Node) -> NDArray[np.float32] | None:
-    weights = constant_of(node.inputs[1])
-    return weights if weights is not None and weights.ndim == 2 and weights.dtype == np.float32 else None
-
-
-def _table(node: ir.Node) -> NDArray[np.float32] | None:
-    table = constant_of(node.inputs[0])
-    axis = node.attributes.get("axis")
-    if table is None or table.ndim != 2 or table.dtype != np.float32 or table.size < SMALLEST_TABLE:
-        return None
-    return table if axis is None or axis.as_int() == 0 else None

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..passes.surgery import Surgeon, constant_of, heads
+from ..passes.surgery import Surgeon, heads
 from . import groups
 from .groups import Bits, Groups
-from .products import SMALLEST_SIDE, SMALLEST_TABLE, look_up, name_of, rows
+from .products import SMALLEST_SIDE, Matrix, look_up, matrix_of, name_of, rows, table_of
 from .quantised import Quantised
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def quantise(model: ir.Model, options: Options) -> WeightOnly:
     done = WeightOnly(Quantised((), (), ()), {})
     products, tables, kept = [], [], []
     for node in list(model.graph):
-        if node.op_type == "MatMul" and (matrix := _matrix(node.inputs[1])) is not None:
+        if node.op_type == "MatMul" and (matrix := matrix_of(node.inputs[1])) is not None:
             name = name_of(node)
             bits: Bits = 8 if name in options.finer else options.bits
             size = groups.size_of(matrix.shape[0], bits)
@@ -66,11 +66,7 @@ def quantise(model: ir.Model, options: Options) -> WeightOnly:
                 continue
             _product(surgeon, node, _Source(matrix, name, bits, size, options, done.errors))
             products.append(name)
-        elif (
-            node.op_type == "Gather"
-            and (table := _table(node)) is not None
-            and name_of(node) not in options.keep
-        ):
+        elif (table := table_of(node)) is not None and name_of(node) not in options.keep:
             _lookup(surgeon, node, table)
             tables.append(name_of(node))
     done.quantised = Quantised(tuple(products), tuple(tables), tuple(kept))
@@ -87,7 +83,7 @@ def observed(model: ir.Model) -> dict[str, str]:
     sums: dict[ir.Value, str] = {}
     outputs: dict[str, str] = {}
     for node in list(model.graph):
-        if node.op_type != "MatMul" or (matrix := _matrix(node.inputs[1])) is None:
+        if node.op_type != "MatMul" or (matrix := matrix_of(node.inputs[1])) is None:
             continue
         x = node.inputs[0]
         assert x is not None
@@ -102,43 +98,12 @@ def observed(model: ir.Model) -> dict[str, str]:
     return outputs
 
 
-@dataclass(frozen=True, slots=True)
-class _Matrix:
-    """A constant matrix that is read when it is needed."""
-
-    shape: tuple[int, int]
-    read: Callable[[], NDArray[np.float32]]
-
-
-def _matrix(value: ir.Value | None) -> _Matrix | None:
-    """Returns a float32 matrix without reading it, if it is an initialiser."""
-    import onnx_ir as ir
-
-    tensor = None if value is None else value.const_value
-    if tensor is not None:
-        if tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2:
-            return None
-        return _Matrix(tuple(map(int, tensor.shape)), tensor.numpy)  # pyright: ignore[reportArgumentType]
-    array = constant_of(value)
-    if array is None or array.ndim != 2 or array.dtype != np.float32:
-        return None
-    return _Matrix(array.shape, lambda: array)
-
-
-def _table(node: ir.Node) -> _Matrix | None:
-    axis = node.attributes.get("axis")
-    table = _matrix(node.inputs[0])
-    if table is None or table.shape[0] * table.shape[1] < SMALLEST_TABLE:
-        return None
-    return table if axis is None or axis.as_int() == 0 else None
-
-
 @dataclass(slots=True)
 class _Source:
     """The weights of a product, quantised when the first of their tensors is written, and forgotten behind
     the last of them."""
 
-    matrix: _Matrix
+    matrix: Matrix
     name: str
     bits: Bits
     size: int
@@ -182,7 +147,7 @@ def _product(surgeon: Surgeon, node: ir.Node, source: _Source) -> None:
     surgeon.replace(node, y)
 
 
-def _lookup(surgeon: Surgeon, node: ir.Node, table: _Matrix) -> None:
+def _lookup(surgeon: Surgeon, node: ir.Node, table: Matrix) -> None:
     """Replaces an embedding table by int8 rows, each with its own scale."""
     name = name_of(node)
     whole = _later(surgeon, f"{name}/rows", lambda: rows(table.read())[0], np.int8, table.shape)
