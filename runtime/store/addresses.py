@@ -62,10 +62,12 @@ def parsed(text: str) -> HubAddress | Url:
     if "::" in text or any(ord(character) < 33 for character in text):
         raise InputError(f"{text[:200]!r}: chained addresses and blanks are not read; give one plain URL")
     parts = urlsplit(text)
+    if not (parts.netloc or parts.path.strip("/")):
+        raise InputError(f"{text!r}: names no place; give {text}bucket/folder or the like")
     if parts.password is not None or parts.query or parts.fragment:
         raise InputError(
             f"{parts.scheme}://{parts.hostname or ''}...: an address with a password, ? or # is not read; "
-            "give the address of a folder, and credentials by the environment"
+            "give the address of a folder, and credentials by the environment (of the web: by ~/.netrc)"
         )
     return Url(text.rstrip("/"))
 

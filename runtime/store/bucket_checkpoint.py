@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ..artifact.manifest import FILE
 from ..artifact.reading import is_inside
-from ..errors import CheckpointError
+from ..errors import ArtifactError, CheckpointError
 from . import home
 from .addresses import Url
 from .arriving import MOST_FILES, Say, megabytes
+from .buckets import missing_bucket, opened
 from .hub import CHECKPOINT, LEFT_OUT, PICKLED_WEIGHTS, SAFE_WEIGHTS, SMALL
-from .sources import of_url, opened, translated
+from .sources import of_url, reported
 
 _STATE = ("size", "ETag", "etag", "LastModified", "mtime", "created")
 """Facts that file systems have of a file, of which some change with its content."""
@@ -26,16 +27,21 @@ def is_checkpoint(url: Url) -> bool:
     if url.scheme in ("http", "https"):
         return False
     files, root = opened(url)
-    with translated():
-        names = [name for name in (FILE, *CHECKPOINT) if files.exists(f"{root}/{name}")]
-    return bool(names) and FILE not in names
+    with reported(url):
+        # First and alone: S3 says of a missing file that access is denied, where it may not be listed.
+        if files.exists(f"{root}/{FILE}"):
+            return False
+        has_settings = any(files.exists(f"{root}/{name}") for name in CHECKPOINT)
+    if not has_settings and (why := missing_bucket(url, files, root)):
+        raise ArtifactError(f"{url}: {why}")
+    return has_settings
 
 
 def downloaded(url: Url, *, say: Say) -> Path:
     """Brings the checkpoint into the store's folder `checkpoints`, named by its version, and
     returns its folder. Files that are there are kept. Raises CheckpointError, ArtifactError."""
     files, root = opened(url)
-    with translated():
+    with reported(url):
         listed = files.find(root, detail=True)
     # Some file systems list their paths without the root's first slash.
     front = root.lstrip("/") + "/"

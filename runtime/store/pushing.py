@@ -15,9 +15,10 @@ from ..artifact.manifest import FILE, Manifest
 from ..errors import ArtifactError, InputError, reason
 from .addresses import HUB_ID, HubAddress, Url, is_address, parsed
 from .arriving import Say, megabytes
+from .buckets import OBJECT_STORES, Files, missing_bucket, opened, translated
 from .locking import locked
 from .placing import put_in_place, remove, sync
-from .sources import Files, opened
+from .sources import reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +90,22 @@ def _copied(folder: Path, manifest: Manifest, target: Path) -> None:
 
 def _uploaded(folder: Path, manifest: Manifest, url: Url) -> None:
     files, root = opened(url)
-    try:
+    with reported(url):
         stale = _listed(files, root) - set(manifest.files)
-        if files.exists(f"{root}/{FILE}"):
-            files.rm_file(f"{root}/{FILE}")
-        for name in (*manifest.files, FILE):
-            files.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
-            files.put_file(str(folder / name), f"{root}/{name}")
-        for name in stale:
-            if files.exists(f"{root}/{name}"):
-                files.rm_file(f"{root}/{name}")
-    except ArtifactError:
-        raise
-    except Exception as error:  # the libraries under fsspec have errors of their own
+        if why := missing_bucket(url, files, root):
+            raise ArtifactError(f"{url}: {why}")
+    try:
+        with translated(url):
+            if files.exists(f"{root}/{FILE}"):
+                files.rm_file(f"{root}/{FILE}")
+            for name in (*manifest.files, FILE):
+                if url.scheme not in OBJECT_STORES:
+                    files.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+                files.put_file(str(folder / name), f"{root}/{name}")
+            for name in stale:
+                if files.exists(f"{root}/{name}"):
+                    files.rm_file(f"{root}/{name}")
+    except OSError as error:
         raise ArtifactError(
             f"{url}: cannot be written ({reason(error)}); nobody can load what is there until the same "
             "command ends well"

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import http.client
 import logging
+import os
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Protocol
+from urllib.parse import urlsplit
 
 from ..artifact.manifest import FILE
 from ..errors import ArtifactError, reason
 from ..version import version
+from . import buckets
 from .addresses import Url
+from .buckets import PIECE
 
 log = logging.getLogger("poolrt.store")
 
-PIECE = 1 << 20
 TIMEOUT_S = 60.0
 """Time that a server may be silent."""
 TRIES = 5
@@ -56,18 +59,6 @@ class Source(Protocol):
         ...
 
 
-class Files(Protocol):
-    """The part of fsspec's file systems that the store uses; its own annotations say less."""
-
-    def open(self, path: str, mode: str) -> BinaryIO: ...
-    def exists(self, path: str) -> bool: ...
-    def find(self, path: str, *, detail: bool) -> dict[str, dict[str, object]]: ...
-    def cat_file(self, path: str) -> bytes: ...
-    def put_file(self, lpath: str, rpath: str) -> object: ...
-    def rm_file(self, path: str) -> object: ...
-    def makedirs(self, path: str, exist_ok: bool) -> object: ...
-
-
 class StreamSource:
     """A source whose files are read as streams from any place on."""
 
@@ -88,7 +79,7 @@ class StreamSource:
         except FileNotFoundError:
             raise
         except (_Refused, *TEMPORARY) as error:
-            raise _unreachable(f"{self.address}/{name}", error) from None
+            raise unreachable(f"{self.address}/{name}", error) from None
         return bytes(data)
 
     def fetch(self, name: str, size: int, part: Path, tick: Tick) -> None:
@@ -106,7 +97,7 @@ def fetched(what: str, read: Read, size: int, part: Path, tick: Tick) -> None:
             continue
         if have == size and part.exists():
             return
-        before, why = have, "the connection ended early"
+        before, why = have, ""
         try:
             with part.open("ab") as file:
                 for piece in read(have):
@@ -120,7 +111,7 @@ def fetched(what: str, read: Read, size: int, part: Path, tick: Tick) -> None:
                     file.write(piece)
                     tick(len(piece))
         except (FileNotFoundError, PermissionError) as error:
-            raise _unreachable(what, error) from None
+            raise unreachable(what, error) from None
         except _Refused as error:
             raise ArtifactError(f"{what}: {error}") from None
         except TEMPORARY as error:
@@ -128,9 +119,13 @@ def fetched(what: str, read: Read, size: int, part: Path, tick: Tick) -> None:
         if have == size:
             part.touch()
             continue
+        why = why or f"it ended after {have} of {size} bytes"
         failures = 0 if have > before else failures + 1
         if failures >= TRIES:
-            raise ArtifactError(f"{what}: {why}; the same command again goes on from what is there")
+            raise ArtifactError(
+                f"{what}: {why}; the same command again goes on from what is there, unless what is there is "
+                "not what its manifest lists: then push it again"
+            )
         log.info("%s: %s after %d of %d bytes; going on", what, why, have, size)
         time.sleep(WAIT_S * 2**failures)
 
@@ -139,9 +134,12 @@ class _Refused(Exception):
     """The server will not send the file, however often it is asked."""
 
 
-def _unreachable(what: str, error: Exception) -> ArtifactError:
+def unreachable(what: str, error: Exception) -> ArtifactError:
+    """The error for a file or folder that cannot be read, by what the attempt raised."""
     if isinstance(error, FileNotFoundError):
         return ArtifactError(f"{what}: not there, though the manifest lists it")
+    if isinstance(error, PermissionError):
+        return ArtifactError(f"{what}: access is refused ({reason(error)})")
     return ArtifactError(f"{what}: not reachable ({reason(error)}); check the address and the network")
 
 
@@ -164,60 +162,50 @@ def of_url(url: Url) -> Source:
     """
     if url.scheme in ("http", "https"):
         return StreamSource(url.text, lambda name, start: _downloaded(f"{url.text}/{name}", start))
-    files, root = opened(url)
-
-    def read(name: str, start: int) -> Iterator[bytes]:
-        path = f"{root}/{name}"
-        with translated(), files.open(path, "rb") as file:
-            file.seek(start)
-            while piece := file.read(PIECE):
-                yield piece
-
-    return StreamSource(url.text, read)
-
-
-def opened(url: Url) -> tuple[Files, str]:
-    """fsspec's file system for an URL, and the path in it. Raises ArtifactError."""
-    import fsspec
-
-    try:
-        files, root = fsspec.core.url_to_fs(url.text)
-    except (ImportError, ValueError) as error:
-        raise ArtifactError(
-            f"{url}: {reason(error)} (fsspec opens {url.scheme}:// by a package of its own, s3:// by "
-            "pip install 'poolrt[s3]')"
-        ) from None
-    return cast("Files", files), root.rstrip("/")
+    return StreamSource(url.text, buckets.reading(url))
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Makes OSError of what the libraries under fsspec raise (botocore's errors are none)."""
+def reported(url: Url) -> Iterator[None]:
+    """Raises ArtifactError where a bucket cannot be asked."""
     try:
-        yield
-    except (OSError, ArtifactError):
-        raise
-    except Exception as error:
-        raise OSError(f"{type(error).__name__}: {reason(error)}") from error
+        with buckets.translated(url):
+            yield
+    except OSError as error:
+        raise unreachable(str(url), error) from None
 
 
 def _downloaded(address: str, start: int) -> Iterator[bytes]:
     """Yields the bytes of a web address from `start` on. Raises OSError, FileNotFoundError for 404."""
+    import ssl
+
     request = urllib.request.Request(
         address.replace(" ", "%20"),
         # The bytes of the file itself are compared with its sha256, so no compressed form of them will do.
         headers={"User-Agent": f"poolrt/{version()}", "Accept-Encoding": "identity"}
         | ({"Range": f"bytes={start}-"} if start else {}),
     )
+    if login := _login(urlsplit(address).hostname or ""):
+        request.add_unredirected_header("Authorization", login)
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in (404, 410):
             raise FileNotFoundError(address) from None
-        if error.code in (400, 401, 403, 405):
+        if error.code in (401, 403):
+            raise PermissionError(
+                f"the server says {error.code} {error.reason}; name and password are taken from ~/.netrc"
+            ) from None
+        if error.code in (400, 405):
             raise _Refused(f"the server says {error.code} {error.reason}") from None
         raise OSError(f"the server says {error.code} {error.reason}") from None
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLCertVerificationError):
+            why = f"{error.reason.verify_message}; SSL_CERT_FILE names certificates that are trusted"
+        else:
+            why = getattr(error.reason, "strerror", None) or str(error.reason)
+        raise OSError(why) from None
     with closing(response):
         skip = 0
         if start:
@@ -230,6 +218,20 @@ def _downloaded(address: str, start: int) -> Iterator[bytes]:
                 piece = piece[len(dropped) :]
             if piece:
                 yield piece
+
+
+def _login(host: str) -> str | None:
+    """The Authorization header for a host that ~/.netrc, or the file that NETRC names, knows."""
+    import base64
+    import netrc
+
+    try:
+        login = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        return None
+    if login is None:
+        return None
+    return "Basic " + base64.b64encode(f"{login[0]}:{login[2]}".encode()).decode()
 
 
 def has_manifest(source: Source, most: int) -> bytes | None:

@@ -113,14 +113,20 @@ ANSWERS: dict[str, dict[str, Any]] = {
         usage=record(prompt_tokens={"type": "integer"}, total_tokens={"type": "integer"}),
         results={
             "type": "array",
-            "items": record(
-                index={"type": "integer"},
-                document={
-                    "type": "object",
-                    "properties": {"text": {"type": ["string", "null"]}, "multi_modal": {}},
+            "items": {
+                "type": "object",
+                "properties": {
+                    "index": {"type": "integer"},
+                    "document": {
+                        "type": "object",
+                        "properties": {"text": {"type": ["string", "null"]}, "multi_modal": {}},
+                        "description": "absent with `return_documents`: false",
+                    },
+                    "relevance_score": {"type": "number"},
+                    "truncated": {"type": "boolean", "description": "with `truncate_documents`"},
                 },
-                relevance_score={"type": "number"},
-            ),
+                "required": ["index", "relevance_score"],
+            },
         },
     ),
     "AnyRerankAnswer": {"anyOf": [{"$ref": "#/components/schemas/RerankAnswer"}, TEI_RANKING]},

@@ -38,9 +38,26 @@ def run(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+ONLY_THE_WHEEL = """
+import runpy, sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+sys.path = [path for path in sys.path if path and "__editable__" not in path]
+sys.path_importer_cache.clear()
+sys.argv[0] = "optimum-cli"
+runpy.run_module("optimum.commands.optimum_cli", run_name="__main__")
+"""
+"""optimum-cli without this checkout: optimum would find its plug-in beside the wheel's."""
+
+
 def optimum_cli(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     pytest.importorskip("optimum.exporters", reason="make optimum installs it")
-    return run(installed, "-m", "optimum.commands.optimum_cli", *arguments)
+    return run(installed, "-c", ONLY_THE_WHEEL, *arguments)
+
+
+def test_optimum_finds_it_in_an_environment_with_the_checkout(tmp_path: Path):
+    pytest.importorskip("optimum.exporters", reason="make optimum installs it")
+    done = run(tmp_path, "-m", "optimum.commands.optimum_cli", "export", "--help")
+    assert "poolrt" in done.stdout, done.stderr
 
 
 def test_optimum_lists_and_runs_the_export(

@@ -3,6 +3,7 @@ that speaks what huggingface_hub's client asks for."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -48,6 +49,8 @@ class Web:
     folder: Path
     url: str = ""
     ranges: bool = True
+    login: str | None = None
+    """`name:password` that each request must have."""
     most: int | None = None
     """Bytes of a body after which the connection is cut; None: never."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
@@ -66,6 +69,10 @@ def web(folder: Path, **options: Any) -> Iterator[Web]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range") if place.ranges else None
             place.requests.append((self.path.lstrip("/"), self.headers.get("Range")))
+            sent = self.headers.get("Authorization", "").removeprefix("Basic ")
+            if place.login is not None and base64.b64decode(sent).decode() != place.login:
+                self.answered(401)
+                return
             path = place.folder / self.path.lstrip("/")
             if not path.is_file():
                 self.answered(404)

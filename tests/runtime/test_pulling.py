@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +21,7 @@ from poolrt.runtime.artifact import reading
 from poolrt.runtime.artifact.manifest import FILE, File
 from poolrt.runtime.artifact.reading import sealed
 from poolrt.runtime.errors import ArtifactError, InputError
-from poolrt.runtime.store import arriving, home, pushing, resolving, sources, stored
+from poolrt.runtime.store import arriving, buckets, home, pushing, resolving, sources, stored
 from poolrt.runtime.store.addresses import HubAddress, Url, parsed
 from poolrt.runtime.store.pulling import IsCheckpoint, pull
 
@@ -240,6 +241,15 @@ def test_a_name_belongs_to_one_origin(server: Web, own: Web) -> None:
     assert pull(own.url, name="other", say=quiet).name == "other"
 
 
+def test_a_password_comes_from_netrc(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with web(whole, login="me:secret") as place:
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        with pytest.raises(ArtifactError, match=r"access is refused.*401.*~/\.netrc"):
+            pull(place.url, say=quiet)
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+        assert pull(place.url, say=quiet).is_new
+
+
 def test_what_is_missing_or_forbidden_is_said(server: Web, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no manifest\.json there"):
         pull(f"{server.url}/nothing", say=quiet)
@@ -266,7 +276,15 @@ def test_an_address_is_read_and_written_as_it_was(text: str, address: Any) -> No
 
 @pytest.mark.parametrize(
     "text",
-    ["hf://a", "hf://a/b/../c", "hf://a/b/*", "https://u:secret@x/", "zip://x::http://y", "https://x/?t=1"],
+    [
+        "hf://a",
+        "hf://a/b/../c",
+        "hf://a/b/*",
+        "https://u:secret@x/",
+        "zip://x::http://y",
+        "https://x/?t=1",
+        "s3://",
+    ],
 )
 def test_addresses_that_mean_something_else_are_refused(text: str) -> None:
     with pytest.raises(InputError) as refusal:
@@ -384,9 +402,58 @@ def test_a_checkpoint_in_a_bucket_is_brought_here_without_what_no_export_reads(
     assert resolving.artifact_or_checkpoint(bucket)[0] != place, "another version has a folder of its own"
 
 
-def test_a_scheme_whose_package_is_missing_says_so() -> None:
-    with pytest.raises(ArtifactError, match=r"s3fs|abfs|adlfs"):
-        pull("abfs://container/x", say=quiet)
+def test_a_scheme_whose_package_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(ArtifactError, match=r"s3fs.*pip install 'poolrt\[s3\]'"):
+        pull("s3://bucket/x", say=quiet)
+    with pytest.raises(ArtifactError, match=r"not known: s4.*hf://, https://"):
+        pull("s4://bucket/x", say=quiet)
+
+
+class NoCredentialsError(Exception):
+    """Of a cloud's library: no OSError."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NoCredentialsError("unable to locate credentials"), "access is refused.*by the environment"),
+        (PermissionError("Forbidden"), "access is refused.*Forbidden"),
+        (RuntimeError("no endpoint"), "not reachable.*RuntimeError: no endpoint"),
+    ],
+)
+def test_a_bucket_that_cannot_be_asked_says_why(
+    bucket: str, whole: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fsspec.filesystem("memory")), "exists", refused)
+        with pytest.raises(ArtifactError, match=words):
+            pull(bucket, say=quiet)
+        with pytest.raises(ArtifactError, match=words):
+            pushing.push(whole, bucket, say=quiet)
+
+
+def test_a_bucket_of_no_name_is_not_made(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an object store a folder's making would make its bucket."""
+    monkeypatch.setattr(buckets, "OBJECT_STORES", frozenset(["memory"]))
+    monkeypatch.setattr(pushing, "OBJECT_STORES", frozenset(["memory"]))
+    with pytest.raises(ArtifactError, match="there is no bucket 'no-such'"):
+        pushing.push(whole, "memory://no-such/model", say=quiet)
+    with pytest.raises(ArtifactError, match="there is no bucket 'no-such'"):
+        pull("memory://no-such/model", say=quiet)
+    assert not fsspec.filesystem("memory").exists("/no-such")
+
+
+def test_a_file_that_is_shorter_than_the_manifest_says_is_named(bucket: str, whole: Path) -> None:
+    pushing.push(whole, bucket, say=quiet)
+    files = fsspec.filesystem("memory")
+    files.pipe_file(f"/{PREFIX}/model/model.onnx", b"short")
+    with pytest.raises(ArtifactError, match=r"model\.onnx: it ended after 5 of \d+ bytes.*push it again"):
+        pull(bucket, say=quiet)
 
 
 # --- the hub, by huggingface_hub's own client

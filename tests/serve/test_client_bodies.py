@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from poolrt.serve.pages.openapi import ANSWERS
 
 from tests.serve.cases import LONG, TEXTS
 from tests.serve.conftest import Live
@@ -73,6 +74,8 @@ def test_results_come_without_documents_when_asked(everything: Live, path: str):
     asked = {"model": "bert_cross_encoder", "query": QUERY, "documents": DOCUMENTS}
     bare = everything.ask(path, asked | {"return_documents": False})["results"]
     assert [list(one) for one in bare] == [["index", "relevance_score"]] * 3
+    schema = ANSWERS["RerankAnswer"]["properties"]["results"]["items"]
+    assert set(schema["required"]) <= set(bare[0]) <= set(schema["properties"]), "as the document says"
     assert all(
         "document" in one for one in everything.ask(path, asked | {"return_documents": None})["results"]
     )
