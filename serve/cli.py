@@ -120,16 +120,18 @@ def _serve(options: Options, notes: Sequence[str]) -> int:
     # Imported late: `poolrt serve --help` needs no server, and a refused flag is reported at once.
     from .process.argument_places import is_there
     from .process.listening import listening
+    from .process.progress import Progress
     from .process.startup import models_of
 
+    progress = Progress(as_log=serve.logs_json)
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(sock) for sock in listening(settings)]
         if all(map(is_there, options.artifacts)):
-            models = models_of(options, settings)
+            models = models_of(options, settings, run=progress.run)
         else:  # what is pulled or exported first may take minutes
             from .process.waiting_room import waiting_room
 
-            with waiting_room(settings, sockets, as_log=serve.logs_json) as progress:
+            with waiting_room(settings, sockets, progress):
                 models = models_of(options, settings, run=progress.run)
         models.registry.begin()
         from .process.server import run  # takes as long as a small model takes to open
@@ -153,6 +155,7 @@ def processes_of(options: Options) -> int:
 def supervised(options: Options, settings: Settings) -> int:
     """Serves with several processes. Returns the exit code."""
     from .process.listening import listening
+    from .process.progress import Progress
     from .process.startup import models_of
     from .process.supervisor import Supervisor, shares_port
 
@@ -168,7 +171,8 @@ def supervised(options: Options, settings: Settings) -> int:
     )
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(sock) for sock in listening(settings, shared=shares_port())]
-        models_of(options, settings)  # exports what the workers will open
+        # Exports what the workers will open.
+        models_of(options, settings, run=Progress(as_log=serve.logs_json).run)
         port = sockets[0].getsockname()[1]
         timeout_s = settings.shutdown_timeout_s
         return Supervisor(
@@ -188,11 +192,12 @@ def serve_worker(options: Options, worker: Worker, sockets: Sequence[socket.sock
     )
     try:
         from .process.listening import listening
+        from .process.progress import Progress
         from .process.server import run
         from .process.startup import models_of
 
         worker.attend()
-        models = models_of(options, settings)
+        models = models_of(options, settings, run=Progress(as_log=settings.log_format == "json").run)
         models.registry.begin()
         if worker.opens_first:
             models.registry.open()

@@ -74,7 +74,7 @@ def models_of(options: Options, settings: Settings, *, run: checkpoints.Run = ch
         served.append(Served(names=tuple(names), open=opening, aliases=own_names))
     adapters = None
     if options.lora_modules or options.enable_lora:
-        adapters = adapters_of(options, settings, served, folders)
+        adapters = adapters_of(options, settings, served, folders, run)
         served += [adapters.served(named_adapter(module)) for module in options.lora_modules]
     names = [name for model in served for name in dict.fromkeys(model.names)]
     twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
@@ -102,7 +102,11 @@ def models_of(options: Options, settings: Settings, *, run: checkpoints.Run = ch
 
 
 def adapters_of(
-    options: Options, settings: Settings, served: Sequence[Served], folders: Sequence[Path]
+    options: Options,
+    settings: Settings,
+    served: Sequence[Served],
+    folders: Sequence[Path],
+    run: checkpoints.Run = checkpoints.call,
 ) -> AdapterExporter:
     """What makes models of LoRA adapters for the served models. Raises InputError."""
     if not options.enable_lora:
@@ -120,7 +124,7 @@ def adapters_of(
             base_of(argument, options, base, folder)
             for argument, base, folder in zip(options.artifacts, served, folders, strict=True)
         ],
-        export=functools.partial(exported, cache=options.cache),
+        export=functools.partial(exported, cache=options.cache, run=run),
         open=lambda folder: opened(folder, options, settings),
         limit=limit,
         most_rank=options.max_lora_rank,

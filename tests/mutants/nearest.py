@@ -78,7 +78,7 @@ SERVE = {
     "test_logs": ("context", "json_logs"),
     "test_artifacts": ("models/artifact_loading", "models/watching", "process/argument_places",
     "schema/artifacts"),
-    "test_waiting_room": ("process/waiting_room",),
+    "test_waiting_room": ("process/waiting_room", "process/progress"),
     "test_processes": ("process/supervisor", "process/worker", "process/placement", "process/signals"),
     "test_certificates": ("process/certificates", "process/server"),
     "test_command_lines": ("settings", "process/options"),

@@ -17,7 +17,8 @@ import pytest
 from poolrt.runtime.errors import CheckpointError
 from poolrt.serve import cli
 from poolrt.serve.process import startup
-from poolrt.serve.process.waiting_room import Progress, waiting_room
+from poolrt.serve.process.progress import Progress
+from poolrt.serve.process.waiting_room import waiting_room
 from poolrt.serve.settings import Settings
 
 EXPORT = """
@@ -59,7 +60,8 @@ def test_probes_and_routes_say_how_far_the_export_is(
 ) -> None:
     settings = Settings(api_keys=("secret",), root_path="/api")
     key = {"Authorization": "Bearer secret"}
-    with bound() as sock, waiting_room(settings, [sock]) as progress:
+    progress = Progress()
+    with bound() as sock, waiting_room(settings, [sock], progress):
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         program = [sys.executable, "-c", EXPORT, str(tmp_path / "go"), "0"]
         codes: list[tuple[int, str]] = []
@@ -99,13 +101,25 @@ def test_the_sockets_stay_open_behind_it() -> None:
     """A client that connects when the room is closed and the server not yet there waits in the socket."""
     with bound() as sock:
         with (
-            waiting_room(Settings(), [sock]),
+            waiting_room(Settings(), [sock], Progress()),
             httpx.Client(base_url=f"http://127.0.0.1:{sock.getsockname()[1]}", timeout=60) as client,
         ):
             until(lambda: up(client))
         with socket.create_connection(sock.getsockname(), timeout=SOON_S):
             accepted, _ = sock.accept()
             accepted.close()
+
+
+def test_what_an_export_says_is_lines_of_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "go").touch()
+    program = [sys.executable, "-c", EXPORT, str(tmp_path / "go"), "0"]
+    with caplog.at_level("INFO", "poolrt.serve"):
+        assert Progress(as_log=True).run(program) == (0, "see above")
+    assert {"plan:", "[2/7] trace to ONNX ...", "the result"} <= set(caplog.messages)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
 
 
 def test_a_failed_export_ends_the_command_with_its_reason(
