@@ -20,7 +20,7 @@ PYTEST := $(SINGLE) $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all docs check lint format layering mutants clients deploy-check torch-range optimum release ray bench gpu gpu-wheels goldens models map clean
+.PHONY: help demo test test-all docs check lint format layering mutants clients s3 deploy-check torch-range optimum release ray bench gpu gpu-wheels goldens models map clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -31,6 +31,7 @@ help:
 	@echo 'make bench      poolrt beside sentence-transformers, fastembed and vLLM: bench/RESULTS.md'
 	@echo 'make gpu-wheels what make gpu installs, downloaded into WHEELS on a machine with network'
 	@echo 'make clients    other people'"'"'s clients against a running server, and poolrt inside their libraries'
+	@echo 'make s3         pull and push against a real S3 server'
 	@echo 'make deploy-check examples/deploy through hadolint, Helm and the schemas of Kubernetes'
 	@echo 'make optimum    the plug-in of optimum-cli, with optimum'
 	@echo 'make torch-range the exporter with another torch (TORCH=2.14.1)'
@@ -51,6 +52,9 @@ $(VENV)/.dev: pyproject.toml
 
 $(VENV)/.clients: pyproject.toml
 	@.ci/venv $@ cpu,serve,export,dev,clients
+
+$(VENV)/.s3: pyproject.toml
+	@.ci/venv $@ cpu,serve,export,dev,s3-server
 
 $(VENV)/.ray: pyproject.toml
 	@.ci/venv $@ cpu,serve,export,dev,ray
@@ -89,6 +93,10 @@ docs: $(VENV)/.docs
 clients: $(VENV)/.clients
 	@echo 'basedpyright -p tests/integrations' && $(VENV)/bin/basedpyright -p tests/integrations --pythonpath $(VENV)/bin/python
 	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/clients tests/integrations $(PYTEST_ARGS)
+
+# The store against moto's S3 server, by s3fs and botocore.
+s3: $(VENV)/.s3
+	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/integrations/test_s3.py $(PYTEST_ARGS)
 
 # examples/deploy through hadolint, Helm and the schemas of Kubernetes (Helm needs Python 3.12), promtool and systemd-analyze where they
 # are installed.

@@ -11,6 +11,7 @@ from ...runtime.artifact import other_formats
 from ...runtime.errors import CheckpointError
 from ...runtime.store.addresses import HUB_ID
 from ...runtime.store.hub import LEFT_OUT, PICKLED_WEIGHTS, SAFE_WEIGHTS, SMALL
+from ...runtime.store.hub_errors import reported
 
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 # Settings of an adapter, and Sentence Transformers' files where it saved the adapted model.
@@ -177,7 +178,6 @@ def _download(
         safe, pickled: patterns of weights, of which the latter are fetched where the former match nothing.
     """
     import huggingface_hub
-    from huggingface_hub import errors
 
     front = f"{inside}/" if inside else ""
 
@@ -191,7 +191,7 @@ def _download(
             )
         )
 
-    try:
+    with reported(hub_id, revision, CheckpointError):
         # Small files first: they tell which weights are those of other checkpoints in the repository.
         folder = fetch(small or safe)
         others = _others(folder / inside) if small else []
@@ -203,21 +203,6 @@ def _download(
         # Half of the hub's repositories carry both formats; pickles are fetched only where there is no other.
         if not any((*held.glob("*.safetensors"), *held.glob("0_*/*.safetensors"))):
             folder = fetch(small + safe + pickled, left_out)
-    except errors.GatedRepoError:
-        raise CheckpointError(
-            f"{hub_id}: access must be asked for on the hub; then log in with `hf auth login`"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise CheckpointError(f"{hub_id}: has no revision {revision!r}") from None
-    except errors.RepositoryNotFoundError:
-        raise CheckpointError(
-            f"{hub_id}: no such repository on the hub, and no such folder here; is the name spelled right?"
-        ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError):
-        raise CheckpointError(
-            f"{hub_id}: not in the local cache and the hub is not reachable (offline, or HF_HUB_OFFLINE is "
-            "set); go online, or give the folder of a downloaded copy"
-        ) from None
     return folder
 
 

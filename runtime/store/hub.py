@@ -6,14 +6,15 @@ Its settings are obeyed: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, proxies.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..artifact.manifest import FILE, Manifest
-from ..errors import ArtifactError, CheckpointError, reason
+from ..errors import ArtifactError, CheckpointError
 from .addresses import HubAddress
+from .hub_errors import reported
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -59,7 +60,7 @@ class HubSource:
         """Raises ArtifactError for a repository or revision that cannot be read."""
         self.place = address
         self.api = _api()
-        with reported(address):
+        with _reported(address):
             info = self.api.model_info(address.repository, revision=address.revision, files_metadata=True)
         self.address, self.revision = str(address), info.sha
         front = f"{address.folder}/" if address.folder else ""
@@ -98,7 +99,7 @@ class HubSource:
 
     def _download(self, name: str, folder: Path) -> Path:
         inside = f"{self.place.folder}/{name}" if self.place.folder else name
-        with reported(self.place):
+        with _reported(self.place):
             return Path(
                 self.api.hf_hub_download(
                     self.place.repository, inside, revision=self.revision, local_dir=folder
@@ -114,7 +115,7 @@ def published(folder: Path, manifest: Manifest, address: HubAddress, *, private:
     api = _api()
     front = f"{address.folder}/" if address.folder else ""
     names = [*manifest.files, FILE]
-    with reported(address):
+    with _reported(address):
         api.create_repo(address.repository, private=private or None, exist_ok=True)
         stale = set(_listed(api, address)) - {front + name for name in names}
         commit = api.create_commit(
@@ -159,17 +160,14 @@ def checkpoint(source: HubSource) -> Path:
     patterns = [*SMALL, *(SAFE_WEIGHTS if safe else PICKLED_WEIGHTS)]
     from huggingface_hub import snapshot_download
 
-    try:
-        with reported(place):
-            folder = snapshot_download(
-                place.repository,
-                revision=place.revision,
-                allow_patterns=[front + pattern for pattern in patterns],
-                ignore_patterns=[front + pattern for pattern in LEFT_OUT],
-                endpoint=source.api.endpoint,
-            )
-    except ArtifactError as error:
-        raise CheckpointError(str(error)) from None
+    with _reported(place, CheckpointError):
+        folder = snapshot_download(
+            place.repository,
+            revision=place.revision,
+            allow_patterns=[front + pattern for pattern in patterns],
+            ignore_patterns=[front + pattern for pattern in LEFT_OUT],
+            endpoint=source.api.endpoint,
+        )
     return Path(folder) / place.folder
 
 
@@ -179,36 +177,7 @@ def _api() -> HfApi:
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="poolrt")
 
 
-@contextmanager
-def reported(address: HubAddress) -> Iterator[None]:
-    """Raises ArtifactError for what the hub's client raises, with what to do."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise ArtifactError(
-            f"{address}: access must be asked for on the hub; then log in with `hf auth login`"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise ArtifactError(f"{address}: the repository has no revision {address.revision!r}") from None
-    except errors.RepositoryNotFoundError:
-        raise ArtifactError(
-            f"{address}: no such repository, or it is private; check the name, or log in with `hf auth login`"
-        ) from None
-    except errors.OfflineModeIsEnabled:
-        raise ArtifactError(
-            f"{address}: HF_HUB_OFFLINE is set, and it is not stored here; unset it for this command, or "
-            "copy the artifact's folder from elsewhere"
-        ) from None
-    except errors.HfHubHTTPError as error:
-        raise ArtifactError(f"{address}: the hub refuses: {reason(error)}") from None
-    except RuntimeError as error:  # of an upload
-        raise ArtifactError(f"{address}: {reason(error)} ({reason(error.__cause__ or error)})") from None
-    except OSError as error:
-        if error.errno is not None and error.filename is not None:  # this machine's own disk
-            raise
-        raise ArtifactError(
-            f"{address}: the hub is not reachable ({reason(error)}); the same command again goes on from "
-            "what is there"
-        ) from None
+def _reported(
+    address: HubAddress, kind: type[ArtifactError] | type[CheckpointError] = ArtifactError
+) -> AbstractContextManager[None]:
+    return reported(str(address), address.revision, kind)

@@ -1,5 +1,5 @@
 """Artifacts in an S3 store: moto's server, which speaks S3 over HTTP, asked by s3fs and botocore as a user's
-commands ask it. `make clients`; `make test` has fsspec's memory instead (tests/runtime/test_pulling.py).
+commands ask it. `make s3`; `make test` has fsspec's memory instead (tests/runtime/test_pulling.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from poolrt.runtime.store import home
 from tests.end_to_end.commands import answer, command, environment, run, served
 
 if any(importlib.util.find_spec(name) is None for name in ("moto", "s3fs", "flask")):
-    pytest.skip("moto[server] and s3fs are not installed: make clients", allow_module_level=True)
+    pytest.skip("moto[server] and s3fs are not installed: make s3", allow_module_level=True)
 from moto.server import ThreadedMotoServer
 
 pytestmark = pytest.mark.slow
