@@ -20,6 +20,12 @@ def reported(
     """
     from huggingface_hub import errors
 
+    # httpx's or httpx2's, by the version of the hub's client: no connection, or one that ended.
+    transport = next(
+        base
+        for base in errors.HfHubHTTPError.__mro__
+        if base.__name__ == "HTTPError" and issubclass(base, Exception)
+    )
     try:
         yield
     except errors.GatedRepoError:
@@ -40,8 +46,8 @@ def reported(
         raise kind(f"{what}: the hub refuses: {reason(error)}") from None
     except RuntimeError as error:  # of an upload
         raise kind(f"{what}: {reason(error)} ({reason(error.__cause__ or error)})") from None
-    except OSError as error:
-        if error.errno is not None and error.filename is not None:  # this machine's own disk
+    except (OSError, transport) as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:  # our disk
             raise kind(f"{what}: {error.filename}: {error.strerror}") from None
         raise kind(
             f"{what}: the hub is not reachable ({reason(error)}); the same command again goes on from what "

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from huggingface_hub import errors
+from huggingface_hub import HfApi, constants, errors
 from poolrt.runtime.errors import ArtifactError, CheckpointError
 from poolrt.runtime.store.hub_errors import reported
 
@@ -35,3 +35,13 @@ def test_an_error_of_the_hub_says_what_to_do(
 ) -> None:
     with pytest.raises(kind, match=f"^me/x: .*{words}"), reported("me/x", "v9", kind):
         raise error
+
+
+def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    # Its client raises its HTTP library's own error here, which is no OSError.
+    with (
+        pytest.raises(ArtifactError, match=r"^me/x: the hub is not reachable"),
+        reported("me/x", None, ArtifactError),
+    ):
+        HfApi(endpoint="http://127.0.0.1:9").model_info("me/x")
