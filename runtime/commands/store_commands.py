@@ -39,6 +39,7 @@ def list_artifacts(*, json: Json = False) -> None:
     extra="hub",
     examples=[
         "poolrt pull owner/name",
+        "poolrt pull owner/name@v2",
         "poolrt pull hf://owner/name@v2/int8 --name small",
         "poolrt pull s3://bucket/models/all-MiniLM-L6-v2",
         "poolrt pull https://example.org/models/all-MiniLM-L6-v2",
@@ -50,11 +51,16 @@ def pull(
     place: Annotated[
         str,
         Argument(
-            "HUB_ID_OR_URL", "hub id, hf://owner/name[@revision][/folder], https://, s3://, ..., or a folder"
+            "HUB_ID_OR_URL",
+            "owner/name[@revision], hf://owner/name[@revision][/folder], https://, s3://, ..., a folder, or "
+            "the name of a stored artifact",
+            complete=artifact_names,
         ),
     ],
     *,
-    name: Annotated[str | None, Flag("name in the store", own=True, default="the artifact's own")] = None,
+    name: Annotated[
+        str | None, Flag("name in the store", own=True, default="the artifact's own, and @revision")
+    ] = None,
     export: Annotated[bool, Flag("make an artifact of a checkpoint, and store that", own=True)] = False,
     precision: Annotated[
         str | None, Flag("of the artifact that --export makes: fp32, fp16, bf16, int8, auto, ...")

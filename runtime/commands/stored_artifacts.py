@@ -12,7 +12,7 @@ from pathlib import Path
 from ..artifact import checkpoints
 from ..errors import CheckpointError
 from ..store import home, pruning, pulling, pushing, resolving, stored
-from ..store.addresses import HubAddress, Url
+from ..store.addresses import HubAddress, Url, kept
 from ..store.arriving import megabytes
 from ..store.pulling import IsCheckpoint
 
@@ -72,7 +72,8 @@ def pulled(
 def _checkpoint(
     checkpoint: IsCheckpoint, *, name: str | None, export: bool, precision: str | None
 ) -> dict[str, object]:
-    address = str(checkpoint.place)
+    place = checkpoint.place
+    address = str(place) if isinstance(place, Path) else kept(place)
     if isinstance(checkpoint.place, Url):
         from ..store import bucket_checkpoint
 
@@ -81,7 +82,8 @@ def _checkpoint(
         checkpoint.place = folder
     source = checkpoint.export[0]
     if export:
-        name = name or Path(source).name
+        revision = place.revision if isinstance(place, HubAddress) else None
+        name = name or home.name_of(Path(source).name, revision)
         home.check_name(name)
         if (home.artifacts() / name).exists():
             pulling.check_same(name, home.artifacts() / name, address, stored.origin_of(name))

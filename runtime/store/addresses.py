@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from ..errors import InputError
+from .home import DEFAULT_REVISION
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
+HUB_REVISION = re.compile(rf"{HUB_ID.pattern}@[^@/\s]+")
 _HUB = re.compile(r"hf://(?P<repository>[^@]+?/[^@/]+)(?:@(?P<revision>[^/]+))?(?:/(?P<folder>.+))?")
 
 
@@ -26,6 +28,10 @@ class HubAddress:
     def __str__(self) -> str:
         at = "" if self.revision is None else f"@{self.revision.replace('/', '%2F')}"
         return f"hf://{self.repository}{at}" + (f"/{self.folder}" if self.folder else "")
+
+    def of(self, revision: str | None) -> HubAddress:
+        """The same place at another revision."""
+        return replace(self, revision=revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +55,12 @@ def is_address(text: str) -> bool:
 
 
 def parsed(text: str) -> HubAddress | Url:
-    """The address of a text: a hub id, `hf://owner/name[@revision][/folder]`, or an URL. Raises
-    InputError."""
+    """The address of a text: a hub id, `owner/name@revision`, `hf://owner/name[@revision][/folder]`, or an
+    URL. Raises InputError."""
     if HUB_ID.fullmatch(text):
         return HubAddress(text)
+    if HUB_REVISION.fullmatch(text):
+        return _hub(f"hf://{text}")
     if not is_address(text):
         raise InputError(
             f"{text[:200]!r}: neither a folder, nor a hub id (owner/name), nor an address (hf://, https://, s3://)"
@@ -87,3 +95,17 @@ def _hub(text: str) -> HubAddress:
     if revision is not None:
         revision = revision.replace("%2F", "/").replace("%2f", "/")
     return HubAddress(repository, revision, inside.as_posix() if folder else "")
+
+
+def kept(address: HubAddress | Url) -> str:
+    """How the store writes an address down: the default revision is not named."""
+    if isinstance(address, HubAddress) and address.revision == DEFAULT_REVISION:
+        address = address.of(None)
+    return str(address)
+
+
+def same_place(first: str, second: str) -> bool:
+    """Whether two addresses, as they are written down, are the same place at any two revisions."""
+    if not (first.startswith("hf://") and second.startswith("hf://")):
+        return first == second
+    return _hub(first).of(None) == _hub(second).of(None)

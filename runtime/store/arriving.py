@@ -7,6 +7,7 @@ one step. Nothing there can be found by a name before that.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from ..artifact import reading
 from ..artifact.digests import sha256
 from ..artifact.manifest import FILE, File, Manifest
 from ..errors import ArtifactError
+from . import home
 from .placing import put_in_place, remove, sync
 from .sources import Source
 
@@ -136,22 +138,20 @@ class Arrival:
         os.replace(part, target)
 
     def _copied(self, file: File, part: Path) -> bool:
-        """Takes a file that has arrived for another name, or that the version before has too."""
+        """Takes a file that has arrived for another name, or that another revision or the version before has
+        too."""
         twins = [
             self.whole / name for name, other in self.manifest.files.items() if other.sha256 == file.sha256
         ]
-        if (self.final / FILE).is_file():
-            try:
-                old = reading.described(self.final / FILE, (self.final / FILE).read_bytes())
-            except ArtifactError:
-                old = None
-            twins += [
-                self.final / name for name, other in (old.files if old else {}).items() if other == file
-            ]
+        for folder in home.revisions(self.final.name):
+            with contextlib.suppress(ArtifactError, OSError):
+                old = reading.described(folder / FILE, (folder / FILE).read_bytes())
+                twins += [folder / name for name, other in old.files.items() if other == file]
         for twin in twins:
-            if twin.is_file() and not twin.is_symlink() and sha256(twin) == file.sha256:
-                shutil.copyfile(twin, part)
-                return True
+            with contextlib.suppress(OSError):  # another process may remove that revision meanwhile
+                if not twin.is_symlink() and sha256(twin) == file.sha256:
+                    shutil.copyfile(twin, part)
+                    return True
         return False
 
 

@@ -10,7 +10,10 @@ from ..errors import InputError
 
 VARIABLE = "POOLRT_HOME"
 """Environment variable: another folder for everything that is stored."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+NAME = re.compile(r"(?=.{1,200}\Z)[A-Za-z0-9][A-Za-z0-9._-]*(?:@[A-Za-z0-9][A-Za-z0-9._-]*)?")
+"""`name`, or `name@revision` of an artifact that came from a revision of its repository."""
+DEFAULT_REVISION = "main"
+"""Of the hub's repositories."""
 
 
 def home() -> Path:
@@ -36,7 +39,21 @@ def check_name(name: str) -> None:
     """Raises InputError for a name that is no plain folder name."""
     if not NAME.fullmatch(name):
         raise InputError(
-            f"artifact name {name[:80]!r}: use letters, digits, '.', '_' and '-', first a letter or digit "
-            "(--name)",
+            f"artifact name {name[:80]!r}: use letters, digits, '.', '_' and '-', first a letter or digit, "
+            "or name@revision (--name)",
             field="name",
         )
+
+
+def name_of(own: str, revision: str | None) -> str:
+    """The store's name of an artifact whose own name and asked revision these are."""
+    if revision is None or revision == DEFAULT_REVISION:
+        return own
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", revision).strip("-._") or "revision"
+    return f"{own.partition('@')[0]}@{plain}"
+
+
+def revisions(name: str) -> list[Path]:
+    """The folders of stored artifacts that are revisions of one, this one too. Raises InputError."""
+    base = name.partition("@")[0]
+    return [artifacts() / base, *sorted(artifacts().glob(f"{base}@*"))]

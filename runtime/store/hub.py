@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..artifact.manifest import FILE, Manifest
 from ..errors import ArtifactError, CheckpointError
-from .addresses import HubAddress
+from .addresses import HubAddress, kept
 from .hub_errors import reported
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class HubSource:
         self.api = _api()
         with _reported(address):
             info = self.api.model_info(address.repository, revision=address.revision, files_metadata=True)
-        self.address, self.revision = str(address), info.sha
+        self.address, self.revision, self.wanted_revision = kept(address), info.sha, address.revision
         front = f"{address.folder}/" if address.folder else ""
         self.sizes: Mapping[str, int | None] = {
             file.rfilename.removeprefix(front): file.size

@@ -10,7 +10,7 @@ from ..artifact import reading
 from ..artifact.manifest import FILE
 from ..errors import ArtifactError, CheckpointError, InputError
 from . import home, stored
-from .addresses import HubAddress, Url, parsed
+from .addresses import HubAddress, Url, parsed, same_place
 from .arriving import Arrival, Say, check_listed
 from .bucket_checkpoint import is_checkpoint
 from .locking import locked
@@ -61,11 +61,17 @@ def pull(text: str, *, name: str | None = None, say: Say = log.info) -> Pulled:
     An attempt that was interrupted is gone on with. Raises IsCheckpoint, ArtifactError, InputError.
 
     Args:
-        name: in the store; None: the artifact's own.
+        text: or the name of a stored artifact, which comes again from where it came.
+        name: in the store; None: the artifact's own, with `@revision` behind it where the address names one.
         say: told each file that comes.
     """
     if name is not None:
         home.check_name(name)
+    elif home.NAME.fullmatch(text) and not Path(text).is_dir() and stored.lookup(text) is not None:
+        origin = stored.origin_of(text)
+        if origin is None or not origin.address:
+            raise InputError(f"{text}: stored already, and nobody wrote down where from; give the address")
+        text, name = origin.address, text
     return taken_in(source_of(text), name=name, say=say)
 
 
@@ -98,7 +104,7 @@ def taken_in(source: Source, *, name: str | None, say: Say) -> Pulled:
         )
     manifest = reading.described(f"{source.address}/{FILE}", text)
     check_listed(source.address, manifest)
-    name = name or manifest.name
+    name = name or home.name_of(manifest.name, source.wanted_revision)
     home.check_name(name)
     folder = home.artifacts()
     _make(folder)
@@ -130,7 +136,7 @@ def check_same(name: str, final: Path, address: str, before: stored.Origin | Non
     where = "of unknown origin" if before is None else f"from {before.address}"
     if not (final / FILE).is_file():
         raise InputError(f"{final}: exists and is not an artifact; remove it, or give --name", field="name")
-    if before is None or before.address.partition("@")[0] != address.partition("@")[0]:
+    if before is None or not same_place(before.address, address):
         raise InputError(
             f"{name} is stored already, {where}: give --name for another name, or poolrt rm {name} first",
             field="name",

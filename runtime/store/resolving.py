@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import extras
 from . import home, stored
-from .addresses import HUB_ID, HubAddress, Url, is_address, parsed
+from .addresses import HUB_ID, HUB_REVISION, HubAddress, Url, is_address, parsed
 
 log = logging.getLogger("poolrt.store")
 
@@ -37,6 +37,8 @@ def known(argument: str | Path) -> Path | None:
         return Path(argument)
     elif home.NAME.fullmatch(argument) or HUB_ID.fullmatch(argument):
         folder = stored.lookup(argument)
+    elif HUB_REVISION.fullmatch(argument):
+        folder = _of_address(argument)
     else:
         return None
     if folder is not None:

@@ -48,6 +48,8 @@ class Source(Protocol):
     address: str
     revision: str | None
     """The hub's commit."""
+    wanted_revision: str | None
+    """The branch, tag or commit that the address names."""
 
     def small(self, name: str, most: int) -> bytes:
         """The bytes of a small file. Raises FileNotFoundError where there is none, ArtifactError for one of
@@ -63,6 +65,7 @@ class StreamSource:
     """A source whose files are read as streams from any place on."""
 
     revision: str | None = None
+    wanted_revision: str | None = None
 
     def __init__(self, address: str, read: Callable[[str, int], Iterator[bytes]]) -> None:
         self.address, self._read = address, read

@@ -16,6 +16,7 @@ from ..artifact import reading
 from ..artifact.manifest import FILE, Manifest
 from ..errors import ArtifactError, InputError
 from . import home
+from .addresses import HUB_ID, HUB_REVISION, is_address, kept, parsed
 from .locking import locked
 from .placing import remove
 
@@ -97,6 +98,8 @@ def lookup(name: str) -> Path | None:
         folder = home.artifacts() / name
         return folder if (folder / FILE).is_file() else None
     addresses = {name, f"hf://{name}"}
+    if is_address(name) or HUB_ID.fullmatch(name) or HUB_REVISION.fullmatch(name):
+        addresses.add(kept(parsed(name)))
     records = home.home() / "origins"
     for path in sorted(records.glob("*.json")) if records.is_dir() else ():
         folder = home.artifacts() / path.stem
@@ -126,11 +129,19 @@ def unknown(name: str) -> ArtifactError:
     )
 
 
+def holds(folder: Path) -> bool:
+    """Whether a folder is an artifact's place in the store, so that its name is the store's."""
+    try:
+        return folder.parent == home.artifacts() and home.NAME.fullmatch(folder.name) is not None
+    except InputError:
+        return False
+
+
 def note_use(folder: Path) -> None:
     """Remembers that a stored artifact is used now; does nothing for other folders."""
     with contextlib.suppress(OSError, InputError):
-        record = _record(folder.name)
-        if folder.parent == home.artifacts():
+        if holds(folder):
+            record = _record(folder.name)
             if not record.is_file():
                 record.parent.mkdir(parents=True, exist_ok=True)
                 record.write_text("{}", encoding="utf-8")

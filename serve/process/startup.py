@@ -16,6 +16,7 @@ from ...runtime.artifact.manifest import FILE
 from ...runtime.errors import InputError
 from ...runtime.loader import load
 from ...runtime.model import Model
+from ...runtime.store import stored
 from ..models.adapters import AdapterExporter, Base, named_adapter
 from ..models.artifact_loading import Open
 from ..models.registry import Registry, Served
@@ -228,9 +229,12 @@ def processor_kwargs(folder: Path, settings: Settings) -> dict[str, object] | No
 
 
 def default_name(argument: str, folder: Path) -> str:
-    """Name without --served-model-name: for a checkpoint the argument, as in vLLM, else the artifact's."""
+    """Name without --served-model-name: for a checkpoint the argument, as in vLLM, of a stored artifact the
+    store's, else the artifact's own."""
     if folder != Path(argument):
         return argument
+    if stored.holds(folder):
+        return folder.name
     try:
         return json.loads((folder / FILE).read_bytes())["name"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -104,6 +104,8 @@ class Hub:
 
     url: str = ""
     repositories: dict[str, list[dict[str, bytes]]] = field(default_factory=dict)
+    tags: dict[str, int] = field(default_factory=dict)
+    """Tag of every repository -> number of its commit."""
     uploads: dict[str, bytes] = field(default_factory=dict)
     """sha256 -> content, before a commit names it."""
     served: list[str] = field(default_factory=list)
@@ -113,7 +115,8 @@ class Hub:
         commits = self.repositories.get(repository, [])
         for number, files in enumerate(commits):
             sha = self.sha(repository, number)
-            if revision == sha or (revision == "main" and number == len(commits) - 1):
+            is_last = revision == "main" and number == len(commits) - 1
+            if revision == sha or is_last or self.tags.get(revision) == number:
                 return sha, files
         return None
 

@@ -264,6 +264,7 @@ def test_what_is_missing_or_forbidden_is_said(server: Web, tmp_path: Path) -> No
     [
         ("a/b", HubAddress("a/b")),
         ("hf://a/b@v1", HubAddress("a/b", "v1")),
+        ("a/b@v1", HubAddress("a/b", "v1")),
         ("hf://a/b@refs%2Fpr%2F1/sub/x", HubAddress("a/b", "refs/pr/1", "sub/x")),
         ("hf://a/b/int8/", HubAddress("a/b", None, "int8")),
         ("s3://bucket/path/", Url("s3://bucket/path")),
@@ -513,7 +514,7 @@ def test_a_revision_and_a_folder_are_obeyed(repositories: Hub, whole: Path, own:
     changed(own.folder, name="later")
     pushing.push(own.folder, "hf://me/several/fp32", say=quiet)
     sha = repositories.sha("me/several", 1)
-    assert pull(f"hf://me/several@{sha}/fp32", say=quiet).name == "minilm_like"
+    assert pull(f"hf://me/several@{sha}/fp32", say=quiet).name == f"minilm_like@{sha}"
     assert pull("hf://me/several/fp32", say=quiet).name == "later"
     with pytest.raises(ArtifactError, match="no revision 'v9'"):
         pull("hf://me/several@v9", say=quiet)
@@ -521,6 +522,47 @@ def test_a_revision_and_a_folder_are_obeyed(repositories: Hub, whole: Path, own:
         pull("hf://me/several", say=quiet)
     with pytest.raises(ArtifactError, match=r"no such repository.*hf auth login"):
         pull("you/nothing", say=quiet)
+
+
+def test_two_revisions_stand_beside_each_other(repositories: Hub, whole: Path, own: Web, store: Path) -> None:
+    pushing.push(whole, "me/tiny", say=quiet)
+    changed(own.folder, created="later")
+    pushing.push(own.folder, "me/tiny", say=quiet)
+    repositories.tags = {"v1": 1, "refs%2Fpr%2F1": 1}
+    assert pull("me/tiny", say=quiet).name == "minilm_like"
+    assert not pull("me/tiny@main", say=quiet).is_new
+    repositories.served.clear()
+    assert pull("me/tiny@v1", say=quiet).name == "minilm_like@v1"
+    assert repositories.served == ["me/tiny/manifest.json"], "other files are those of the other revision"
+    same(store / "minilm_like@v1", whole)
+    assert [entry.name for entry in stored.every() if isinstance(entry, stored.Stored)] == [
+        "minilm_like", "minilm_like@v1",
+    ]  # fmt: skip
+    for argument in ("minilm_like@v1", "me/tiny@v1", "hf://me/tiny@v1"):
+        assert resolving.artifact(argument) == store / "minilm_like@v1"
+    for argument in ("minilm_like", "me/tiny", "me/tiny@main", "hf://me/tiny@main"):
+        assert resolving.artifact(argument) == store / "minilm_like"
+    assert pull("hf://me/tiny@refs%2Fpr%2F1", say=quiet).name == "minilm_like@refs-pr-1"
+    stored.drop("minilm_like")
+    with pytest.raises(ArtifactError, match="did you mean minilm_like@v1"):
+        resolving.artifact("minilm_like")
+
+
+def test_a_stored_name_is_brought_up_to_date_from_where_it_came(
+    repositories: Hub, whole: Path, own: Web, store: Path
+) -> None:
+    pushing.push(whole, "me/tiny", say=quiet)
+    pull("me/tiny", name="mine", say=quiet)
+    assert not pull("mine", say=quiet).is_new
+    changed(own.folder, created="later")
+    pushing.push(own.folder, "me/tiny", say=quiet)
+    assert pull("mine", say=quiet).is_new
+    same(store / "mine", own.folder)
+    assert pull("me/tiny@" + repositories.sha("me/tiny", 1), name="mine", say=quiet).is_new, "as it says"
+    same(store / "mine", whole)
+    pushing.push(whole, "hf://me/tiny/int8", say=quiet)
+    with pytest.raises(InputError, match="is stored already, from hf://me/tiny"):
+        pull("hf://me/tiny/int8", name="mine", say=quiet)
 
 
 def test_a_repository_whose_files_are_not_the_manifests_is_refused(repositories: Hub, whole: Path) -> None:

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -743,6 +744,17 @@ def test_a_model_is_called_as_it_was_named_and_as_its_artifact_is(artifacts: Cal
     asked, _ = parse([first, "--served-model-name", "c=elsewhere"])
     with pytest.raises(InputError, match="elsewhere is none of the artifacts given"):
         models_of(asked, settings_of(asked))
+
+
+def test_stored_artifacts_are_called_as_the_store_calls_them(
+    artifacts: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """So two revisions of one model are served side by side."""
+    monkeypatch.setenv("POOLRT_HOME", str(tmp_path))
+    for name in ("m", "m@v1"):
+        shutil.copytree(artifacts("minilm_like"), tmp_path / "artifacts" / name)
+    asked, _ = parse(["m", "m@v1"])
+    assert [served.name for served in models_of(asked, settings_of(asked)).registry] == ["m", "m@v1"]
 
 
 def test_an_artifact_whose_manifest_names_nothing_is_called_as_its_folder(tmp_path: Path):
