@@ -39,6 +39,7 @@ from .models.adapter_loading import Loader
 from .models.adapters import AdapterExporter
 from .models.artifact_loading import ArtifactLoader, Open
 from .models.registry import Registry
+from .models.shared_loading import SharedLoader, Supervision
 from .models.watching import WatchedFolder
 from .pages import playground, playground_routes, reference
 from .settings import Settings
@@ -60,6 +61,7 @@ def create_app(
     tracing: Tracing | None = None,
     artifacts: Open | None = None,
     watched: WatchedFolder | None = None,
+    supervision: Supervision | None = None,
 ) -> Starlette:
     """The ASGI application. Its lifespan opens the registry's models; open them first to serve at once.
 
@@ -71,6 +73,8 @@ def create_app(
         tracing: traces requests; None: what the settings say.
         artifacts: opens artifacts that come while the server runs; None: none may come.
         watched: the folder that is followed, with `artifacts`.
+        supervision: the supervisor of several processes, which change what they serve together; None: this
+            process is alone.
     """
     if tracing is None and settings.traces:
         tracing = trace_provider.opened(settings.traces_endpoint)
@@ -90,6 +94,8 @@ def create_app(
     changing = None
     if artifacts is not None:
         changing = ArtifactLoader(registry, artifacts, turn=lambda: state.turn().is_over, adapters=adapters)
+        if supervision is not None:
+            changing = SharedLoader(changing, supervision)
     table = routes(settings)
     app = Starlette(
         routes=table,

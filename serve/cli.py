@@ -29,6 +29,7 @@ from .settings import LOGS, Settings, Tls
 from .tracing.provider import overlooked, traced
 
 if TYPE_CHECKING:
+    from .process.startup import Prepared
     from .process.worker import Worker
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -109,14 +110,14 @@ def _serve(options: Options, notes: Sequence[str]) -> int:
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING without a key: whoever reaches this server may have "
             "it read folders of this machine"
         )
-    if settings.processes > 1:
-        return supervised(options, settings)
-    if (gpu := gpu_of(options.device)) is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if settings.artifact_loading and not settings.api_keys:
         log.warning(
             "--allow-artifact-loading without a key: whoever reaches this server may change what it serves"
         )
+    if settings.processes > 1:
+        return supervised(options, settings)
+    if (gpu := gpu_of(options.device)) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     # Imported late: `poolrt serve --help` needs no server, and a refused flag is reported at once.
     from .process.argument_places import is_there
     from .process.listening import listening
@@ -154,9 +155,10 @@ def processes_of(options: Options) -> int:
 
 def supervised(options: Options, settings: Settings) -> int:
     """Serves with several processes. Returns the exit code."""
+    from .process.argument_places import is_there
     from .process.listening import listening
     from .process.progress import Progress
-    from .process.startup import models_of
+    from .process.startup import models_from, prepare
     from .process.supervisor import Supervisor, shares_port
 
     if settings.uds is not None:
@@ -171,17 +173,35 @@ def supervised(options: Options, settings: Settings) -> int:
     )
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(sock) for sock in listening(settings, shared=shares_port())]
-        # Exports what the workers will open.
-        models_of(options, settings, run=Progress(as_log=serve.logs_json).run)
-        port = sockets[0].getsockname()[1]
-        timeout_s = settings.shutdown_timeout_s
+        settings = dataclasses.replace(settings, port=sockets[0].getsockname()[1])
+        progress = Progress(as_log=serve.logs_json)
+        first: list[socket.socket] = []
+        if all(map(is_there, options.artifacts)):
+            prepared = prepare(options, settings, run=progress.run)
+        else:  # the port is open meanwhile, and its clients go to the first worker
+            from .process.waiting_room import waiting_room
+
+            if shares_port():  # those above only keep the port: a listening one would get clients for good
+                first = [held.enter_context(sock) for sock in listening(settings, shared=True)]
+            with waiting_room(settings, first or sockets, progress):
+                prepared = prepare(options, settings, run=progress.run)
+        # Reports what is wrong, and exports adapters.
+        watched = models_from(prepared, settings, run=progress.run).watched
         return Supervisor(
-            serve_worker, options, where, port, () if shares_port() else sockets, timeout_s
+            serve_worker,
+            dataclasses.replace(prepared, watched=None),
+            where,
+            settings.port,
+            () if shares_port() else sockets,
+            settings.shutdown_timeout_s,
+            first_sockets=first,
+            watched=watched,
         ).run()
 
 
-def serve_worker(options: Options, worker: Worker, sockets: Sequence[socket.socket]) -> int:
+def serve_worker(prepared: Prepared, worker: Worker, sockets: Sequence[socket.socket]) -> int:
     """One process of several. Returns its exit code."""
+    options = prepared.options
     as_json = bool(options.values["json"])
     options.threads = worker.threads
     settings = dataclasses.replace(settings_of(options), port=worker.port)
@@ -194,10 +214,11 @@ def serve_worker(options: Options, worker: Worker, sockets: Sequence[socket.sock
         from .process.listening import listening
         from .process.progress import Progress
         from .process.server import run
-        from .process.startup import models_of
+        from .process.startup import models_from
 
         worker.attend()
-        models = models_of(options, settings, run=Progress(as_log=settings.log_format == "json").run)
+        progress = Progress(as_log=settings.log_format == "json")
+        models = models_from(prepared, settings, worker.changes, run=progress.run)
         models.registry.begin()
         if worker.opens_first:
             models.registry.open()
@@ -208,7 +229,6 @@ def serve_worker(options: Options, worker: Worker, sockets: Sequence[socket.sock
                 settings,
                 adapters=models.adapters,
                 artifacts=models.artifacts,
-                watched=models.watched,
                 sockets=own,
                 as_json=as_json,
                 peers=worker,

@@ -19,6 +19,7 @@ from .metrics.state import State
 from .models.adapter_loading import Loader
 from .models.artifact_loading import ArtifactLoader
 from .models.registry import Registry, Served
+from .models.shared_loading import SharedLoader
 from .models.watching import WatchedFolder
 from .responses import answer_id
 from .settings import Settings
@@ -40,7 +41,7 @@ class Context:
     """Traces requests; None: they are not traced."""
     batches: Batches | None = None
     """Batch files; None: there are none."""
-    artifacts: ArtifactLoader | None = None
+    artifacts: ArtifactLoader | SharedLoader | None = None
     """Loads, replaces and unloads artifacts; None: nobody may."""
     watched: WatchedFolder | None = None
     """The folder whose artifacts are followed; None: there is none."""

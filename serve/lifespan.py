@@ -13,7 +13,9 @@ from starlette.applications import Starlette
 
 from ..runtime.errors import ArtifactError, PoolrtError
 from .context import Context
+from .errors import ApiError
 from .models.artifact_loading import ArtifactLoader
+from .models.shared_loading import SharedLoader
 from .models.watching import WatchedFolder, follow
 from .schema.body import build_validators
 
@@ -28,8 +30,10 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     is_open = context.registry.ready.is_set() and not context.registry.begun
     opening = None if is_open else asyncio.create_task(_open(app))
     running = None if context.batches is None else asyncio.create_task(_run_batches(context, opening))
+    if opening is not None and context.state.peers is not None and context.state.peers.opens_first:
+        await opening
     watching = None
-    if context.watched is not None and context.artifacts is not None:
+    if context.watched is not None and isinstance(context.artifacts, ArtifactLoader):
         watching = asyncio.create_task(_followed(context, context.watched, context.artifacts))
     try:
         yield
@@ -78,7 +82,9 @@ async def _open(app: Starlette) -> None:
     begun = time.monotonic()
     try:
         await asyncio.to_thread(context.registry.open)
-    except PoolrtError as error:
+        if isinstance(context.artifacts, SharedLoader):
+            await context.artifacts.join()
+    except (PoolrtError, ApiError) as error:
         context.state.failure = error
         log.error("%s", error)
         app.state.stop()

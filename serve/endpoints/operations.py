@@ -17,6 +17,7 @@ from ..errors import ApiError
 from ..http.request_body import read
 from ..models.artifact_loading import ArtifactLoader
 from ..models.registry import Served
+from ..models.shared_loading import SharedLoader
 from ..responses import Json
 from ..schema import artifacts
 from .lora import refuse_browsers
@@ -138,7 +139,7 @@ async def unload_artifact(request: Request) -> Response:
     return Json({"name": record.name, "unloaded": True})
 
 
-def artifact_loader(request: Request, context: Context) -> ArtifactLoader:
+def artifact_loader(request: Request, context: Context) -> ArtifactLoader | SharedLoader:
     """The loader of artifacts. Raises ApiError where this request may not use it."""
     refuse_browsers(request, context, "artifacts")
     if context.artifacts is None:

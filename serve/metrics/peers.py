@@ -12,6 +12,11 @@ class Peers(Protocol):
     @property
     def rank(self) -> int: ...
 
+    @property
+    def opens_first(self) -> bool:
+        """Whether this process listens only once its models are open: others serve meanwhile."""
+        ...
+
     def ready(self) -> bool:
         """Says that the models of this process are open. Returns whether it was the last one to say so."""
         ...

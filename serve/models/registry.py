@@ -111,14 +111,17 @@ class Registry:
     def replace(self, old: Served | None, new: Served) -> None:
         """Lists an opened model in the place of another, or behind all models in front of the adapters. What
         adapts the old one is listed with the new one."""
+        self._list(self.with_model(old, new))
+
+    def with_model(self, old: Served | None, new: Served) -> list[Served]:
+        """The models as `replace` lists them, opened or not."""
         for adapter in self.adapters:
             if adapter.parent is old:
                 adapter.parent = new
         if old is None:
             place = len(self.models) - len(self.adapters)
-            self._list([*self.models[:place], new, *self.models[place:]])
-        else:
-            self._list([new if served is old else served for served in self.models])
+            return [*self.models[:place], new, *self.models[place:]]
+        return [new if served is old else served for served in self.models]
 
     def put(self, served: Served) -> Served | None:
         """Adds an opened adapter. Returns the one of its name that it replaces, for the caller to close."""

@@ -6,13 +6,12 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ...runtime.artifact.manifest import FILE
 from ..errors import ApiError
 from .artifact_loading import ArtifactLoader
+from .changes import Change
 
 log = logging.getLogger("poolrt.serve")
 
@@ -24,14 +23,6 @@ has a moment without any."""
 
 Files = tuple[tuple[str, int, int, int], ...]
 """The state of an artifact: name, inode, size and time of modification of each file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    kind: Literal["load", "unload"]
-    name: str
-    """Of the served model."""
-    folder: Path
 
 
 class WatchedFolder:
@@ -50,16 +41,17 @@ class WatchedFolder:
         """Returns what to load and unload. A folder that is being written is left for a later look."""
         now = states(self.folder)
         changes = [
-            Change("load", self._name(name), self.folder / name)
+            Change("load", self._name(name), str(self.folder / name))
             for name, state in now.items()
             if state != self._settled.get(name) and state == self._seen.get(name)
         ]
-        self._settled |= {change.folder.name: now[change.folder.name] for change in changes}
+        loaded = [Path(change.place).name for change in changes]
+        self._settled |= {name: now[name] for name in loaded}
         self._seen = now
         missing = self._settled.keys() - now.keys()
         self._gone = {name: self._gone.get(name, 0) + 1 for name in missing}
         for name in [name for name, looks in self._gone.items() if looks >= PATIENCE]:
-            changes.append(Change("unload", self._name(name), self.folder / name))
+            changes.append(Change("unload", self._name(name)))
             del self._settled[name], self._gone[name]
         return changes
 
@@ -83,10 +75,7 @@ async def follow(watched: WatchedFolder, loader: ArtifactLoader) -> None:
 async def apply(changes: Sequence[Change], loader: ArtifactLoader) -> None:
     for change in changes:
         try:
-            if change.kind == "load":
-                await loader.load(str(change.folder), change.name)
-            else:
-                await loader.unload(change.name)
+            await loader.make(change)
         except ApiError as error:
             log.warning("--watch-folder: %s stays as it was: %s", change.name, error)
         except Exception:

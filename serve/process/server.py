@@ -169,7 +169,7 @@ def run(
     """
     if sockets:
         settings = dataclasses.replace(settings, port=sockets[0].getsockname()[1])
-    app = create_app(registry, settings, adapters, artifacts=artifacts, watched=watched)
+    app = create_app(registry, settings, adapters, artifacts=artifacts, watched=watched, supervision=peers)
     context: Context = app.state.context
     if peers is not None:
         context.state.peers = peers

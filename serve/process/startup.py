@@ -1,4 +1,4 @@
-"""From command-line options to models: exports checkpoints, opens artifacts."""
+"""From command-line options to models: has checkpoints exported, opens artifacts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...runtime.artifact import checkpoints, overrides, reading
-from ...runtime.artifact.checkpoints import CONVERSIONS, exported, is_artifact, options_of
+from ...runtime.artifact import checkpoints, reading
+from ...runtime.artifact.checkpoints import exported, options_of
 from ...runtime.artifact.manifest import FILE
 from ...runtime.errors import InputError
 from ...runtime.loader import load
 from ...runtime.model import Model
 from ...runtime.store import stored
 from ..models.adapters import AdapterExporter, Base, named_adapter
-from ..models.artifact_loading import Open
+from ..models.artifact_loading import Open, change_unopened
+from ..models.changes import Change
 from ..models.registry import Registry, Served
 from ..models.watching import WatchedFolder
 from ..settings import Settings
 from .argument_places import add_watched, resolved
+from .exporting import artifact_of, export_options
 from .options import Options
 
 log = logging.getLogger("poolrt.serve")
@@ -41,28 +43,63 @@ class Models:
     """The folder whose artifacts are followed."""
 
 
-def models_of(options: Options, settings: Settings, *, run: checkpoints.Run = checkpoints.call) -> Models:
-    """Every artifact of the command line under its names, and those of a watched folder. Pulls addresses and
-    exports checkpoints, which takes minutes, and opens no model yet. Raises InputError and what an export
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The artifacts of a command line, pulled and exported. Another process opens them as they are."""
+
+    options: Options
+    """With folders in the place of stored names and addresses, and with the artifacts of a watched folder."""
+    folders: tuple[Path, ...]
+    """The artifact of each argument."""
+    aliases: dict[str, tuple[str, ...]]
+    """Argument -> further names that requests may use."""
+    names: dict[str, str]
+    """Argument -> the name that it was given."""
+    watched: WatchedFolder | None = None
+
+
+def prepare(options: Options, settings: Settings, *, run: checkpoints.Run = checkpoints.call) -> Prepared:
+    """Pulls addresses and exports checkpoints, which takes minutes. Raises InputError and what an export
     raises.
 
     Args:
         run: runs the program of an export.
     """
     options, aliases = resolved(options)
-    own = [name for name in options.served_model_name if "=" not in name]
-    others = dict(name.split("=", 1)[::-1] for name in options.served_model_name if "=" in name)
-    unknown = [path for path in others if path not in options.artifacts]
-    if unknown:
+    names = dict(name.split("=", 1)[::-1] for name in options.served_model_name if "=" in name)
+    if unknown := [path for path in names if path not in options.artifacts]:
         raise InputError(f"--served-model-name: {', '.join(unknown)} is none of the artifacts given")
-    watched = None if settings.watch_folder is None else add_watched(options, others, settings.watch_folder)
+    watched = None if settings.watch_folder is None else add_watched(options, names, settings.watch_folder)
+    plugins_of(options)  # reports what is wrong before the export
+    folders = tuple(artifact_of(argument, options, run) for argument in options.artifacts)
+    return Prepared(options, folders, aliases, names, watched)
+
+
+def models_of(options: Options, settings: Settings, *, run: checkpoints.Run = checkpoints.call) -> Models:
+    """Every artifact of the command line under its names, and those of a watched folder; see `prepare`. Opens
+    no model yet."""
+    return models_from(prepare(options, settings, run=run), settings, run=run)
+
+
+def models_from(
+    prepared: Prepared,
+    settings: Settings,
+    changes: Sequence[Change] = (),
+    *,
+    run: checkpoints.Run = checkpoints.call,
+) -> Models:
+    """The models of artifacts under their names, not yet opened. Raises InputError, ArtifactError.
+
+    Args:
+        changes: that the other processes of this server have made since it was started.
+        run: runs the export of an adapter.
+    """
+    options, folders = prepared.options, prepared.folders
+    own = [name for name in options.served_model_name if "=" not in name]
     processors = plugins_of(options)
     served: list[Served] = []
-    folders: list[Path] = []
-    for index, argument in enumerate(options.artifacts):
-        folder = artifact_of(argument, options, run)
-        folders.append(folder)
-        names = [others[argument]] if argument in others else []
+    for index, (argument, folder) in enumerate(zip(options.artifacts, folders, strict=True)):
+        names = [prepared.names[argument]] if argument in prepared.names else []
         if index == 0:
             names += own
         own_name = default_name(argument, folder)
@@ -71,7 +108,7 @@ def models_of(options: Options, settings: Settings, *, run: checkpoints.Run = ch
         opening = functools.partial(
             opened, folder, options, settings, processors.get(argument), name=names[0]
         )
-        own_names = (own_name, *aliases.get(argument, ()))
+        own_names = (own_name, *prepared.aliases.get(argument, ()))
         served.append(Served(names=tuple(names), open=opening, aliases=own_names))
     adapters = None
     if options.lora_modules or options.enable_lora:
@@ -84,21 +121,23 @@ def models_of(options: Options, settings: Settings, *, run: checkpoints.Run = ch
             f"two models would be called {', '.join(twice)}, and only the first could be asked for; tell "
             "them apart with --served-model-name NAME=ARTIFACT, and adapters with --lora-modules NAME=PATH"
         )
+    watched = prepared.watched
     if watched is not None:
         watched.names = {
             folder.name: model.name
             for model, folder in zip(served, folders, strict=False)
             if folder.resolve().parent == watched.folder
         }
+    registry = Registry(served, check_names=settings.check_model_name)
     artifacts = None
-    if watched is not None or settings.artifact_loading:
+    if settings.watch_folder is not None or settings.artifact_loading:
         plugins = {
             model.name: processors[argument]
             for model, argument in zip(served, options.artifacts, strict=False)
             if argument in processors
         }
         artifacts = functools.partial(opened_later, options=options, settings=settings, plugins=plugins)
-    registry = Registry(served, check_names=settings.check_model_name)
+        change_unopened(registry, changes, artifacts, adapters)
     return Models(registry, adapters, artifacts, watched)
 
 
@@ -239,37 +278,3 @@ def default_name(argument: str, folder: Path) -> str:
         return json.loads((folder / FILE).read_bytes())["name"]
     except (OSError, ValueError, KeyError, TypeError):
         return folder.name  # opening it reports what is wrong
-
-
-def artifact_of(argument: str, options: Options, run: checkpoints.Run = checkpoints.call) -> Path:
-    """The folder of the artifact; a checkpoint is exported first."""
-    if is_artifact(argument):
-        refuse_other_exports(Path(argument), options)
-    return checkpoints.artifact_of(argument, export_options(options), cache=options.cache, run=run)
-
-
-def refuse_other_exports(folder: Path, options: Options) -> None:
-    """Raises InputError for export flags that differ from those of a finished artifact."""
-    manifest = reading.read(folder, check="quick").manifest
-    hf_overrides, pooler_config = options.hf_overrides, options.pooler_config
-    flags = list(
-        overrides.undone(manifest, hf_overrides, options.convert or CONVERSIONS[options.task], pooler_config)
-    )
-    flags += [f"--runner {options.runner}"] if options.runner not in (None, "auto", "pooling") else []
-    for flag in ("revision", "subfolder"):
-        wanted = getattr(options, flag)
-        flags += [f"--{flag} {wanted}"] if wanted not in (None, getattr(manifest.source, flag)) else []
-    if flags:
-        raise InputError(
-            f"{folder.name} is a finished artifact, exported without {', '.join(flags)}: export it "
-            "with that, or give the checkpoint"
-        )
-    overrides.widened(manifest, hf_overrides)
-
-
-def export_options(options: Options) -> list[str]:
-    """The flags of `poolrt export` for a checkpoint on this command line."""
-    values = {name: getattr(options, name) for name in ("runner", "revision", "subfolder", "precision")}
-    values["target"] = ",".join(options.target) or None
-    values["convert"] = options.convert or CONVERSIONS[options.task]
-    return options_of(values | {name: getattr(options, name) for name in ("hf_overrides", "pooler_config")})

@@ -23,6 +23,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from ...runtime.errors import EXIT_OK
 from ..metrics.merging import Total, summed
+from ..models.watching import WatchedFolder
+from .changing import Changing, Link
 from .placement import Place
 from .signals import on_hangup
 from .worker import ATTENDS, READY, SCRAPE_S, Serve, Wiring, main
@@ -69,6 +71,8 @@ class Supervisor:
         options: of `poolrt serve`, for every worker.
         places: where each computes; there are as many workers.
         sockets: bound ones that all share; empty: each binds its own to the port.
+        first_sockets: listening ones for the first worker alone, which it takes over: clients wait there.
+        watched: a folder whose artifacts are followed.
         timeout_s: that running requests get after SIGTERM.
     """
 
@@ -80,6 +84,9 @@ class Supervisor:
         port: int,
         sockets: Sequence[socket.socket],
         timeout_s: float,
+        *,
+        first_sockets: Sequence[socket.socket] = (),
+        watched: WatchedFolder | None = None,
     ) -> None:
         self._serve = serve
         self._options = options
@@ -90,6 +97,8 @@ class Supervisor:
         self._context = multiprocessing.get_context("spawn")
         self._states: Any = self._context.Array("i", [0] * len(places))
         self._workers = [Process(rank) for rank in range(len(places))]
+        self._first_sockets = list(first_sockets)
+        self._changing = Changing(watched, lambda: all(map(self._was_ready, range(len(places)))))
         self._total = Total()
         self._restarts = 0
         self._signals = 0
@@ -101,6 +110,7 @@ class Supervisor:
         on_hangup(self._stop)
         hub = threading.Thread(target=self._attend, name="poolrt-metrics", daemon=True)
         hub.start()
+        self._changing.start()
         try:
             while not self._signals and self._code is None:
                 self._start_due()
@@ -129,6 +139,10 @@ class Supervisor:
     def _start(self, worker: Process) -> None:
         questions, asking = cast("Pipes", self._context.Pipe())
         asking_own, telling = cast("Pipes", self._context.Pipe())
+        wishes, wishes_there = cast("Pipes", self._context.Pipe())
+        orders, orders_there = cast("Pipes", self._context.Pipe())
+        changes, change_count = self._changing.made()
+        sockets, first = self._sockets, worker.rank == 0 and self._first_sockets
         wiring = Wiring(
             rank=worker.rank,
             port=self._port,
@@ -136,15 +150,24 @@ class Supervisor:
             states=self._states,
             asking=asking,
             telling=telling,
-            sockets=self._sockets,
+            sockets=first or sockets,
+            wishes=wishes_there,
+            orders=orders_there,
+            changes=changes,
+            change_count=change_count,
             opens_first=worker.rank > 0 or self._was_ready(0),
         )
         worker.process = self._context.Process(
             target=main, args=(self._serve, self._options, wiring), daemon=False
         )
         worker.process.start()
-        asking.close()
-        telling.close()
+        for pipe in (asking, telling, wishes_there, orders_there):
+            pipe.close()
+        self._changing.add(Link(worker.rank, wishes, orders))
+        if first:  # should it die, clients must not wait at a socket that nobody accepts from
+            for sock in first:
+                sock.close()
+            self._first_sockets = []
         worker.questions, worker.telling, worker.begun = questions, asking_own, time.monotonic()
 
     def _wait(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ from multiprocessing.sharedctypes import SynchronizedArray
 from typing import Any, Protocol
 
 from ...runtime.errors import EXIT_INTERRUPTED
+from ..models.changes import Change, Order, Refusal, Reply
 from .placement import Place
 
 log = logging.getLogger("poolrt.serve")
@@ -23,6 +25,18 @@ READY, ATTENDS = 1, 2
 """Bits of a worker's state: it was ready once; it reports metrics now."""
 SCRAPE_S = 5.0
 """Time that the other processes get to report their metrics."""
+
+
+LOOK_S = 0.2
+"""Time between two checks whether this process ends while it waits for the supervisor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Asks for the changes that were made since."""
+
+    known: int
+    """How many changes this worker has made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +54,29 @@ class Wiring:
     telling: Connection
     """On which the supervisor asks for this worker's own."""
     sockets: Sequence[socket.socket]
-    """That all workers share; empty: it binds its own, with SO_REUSEPORT."""
+    """At which it listens; empty: it binds its own, with SO_REUSEPORT."""
+    wishes: Connection
+    """To ask the supervisor for a change of what all serve."""
+    orders: Connection
+    """On which the supervisor has this worker change what it serves."""
+    changes: Sequence[Change]
+    """That the others have made before this worker was started."""
+    change_count: int
+    """How many there were before they were compacted."""
     opens_first: bool
     """Whether it listens only once its models are open: others serve meanwhile."""
 
 
 class Worker:
-    """The `Peers` of a worker."""
+    """The `Peers` of a worker, and its `Supervision`."""
 
     def __init__(self, wiring: Wiring) -> None:
         self._wiring = wiring
         self._lock = threading.Lock()
         self._own: Callable[[], bytes] | None = None
+        self._wishing = threading.Lock()
+        self._known = wiring.change_count
+        self._left = False
 
     @property
     def rank(self) -> int:
@@ -69,6 +94,46 @@ class Worker:
     @property
     def opens_first(self) -> bool:
         return self._wiring.opens_first
+
+    @property
+    def changes(self) -> Sequence[Change]:
+        """That the others have made before this worker was started."""
+        return self._wiring.changes
+
+    def change(self, change: Change) -> Reply:
+        return self._wish(change)
+
+    def missed(self) -> Sequence[Change]:
+        changes = self._wish(Join(self._known))
+        if isinstance(changes, Refusal):
+            raise changes.error()
+        self._known += len(changes)
+        return changes
+
+    def _wish(self, wish: Change | Join) -> Any:
+        wishes = self._wiring.wishes
+        with self._wishing:
+            try:
+                wishes.send(wish)
+                while not self._left:
+                    if wishes.poll(LOOK_S):
+                        return wishes.recv()
+            except (OSError, EOFError):
+                pass  # the supervisor is gone, so this process ends too
+        return Refusal(503, "the server is shutting down; try again")
+
+    def follow(self, obey: Callable[[Order], Reply]) -> None:
+        orders = self._wiring.orders
+
+        def follow() -> None:
+            with contextlib.suppress(OSError, EOFError):
+                while True:
+                    orders.send(obey(orders.recv()))
+
+        threading.Thread(target=follow, name="poolrt-orders", daemon=True).start()
+
+    def leave(self) -> None:
+        self._left = True
 
     def ready(self) -> bool:
         states = self._wiring.states
@@ -117,7 +182,7 @@ class Worker:
 class Serve(Protocol):
     """Serves as one process of several. Returns its exit code."""
 
-    def __call__(self, options: Any, worker: Worker, sockets: Sequence[socket.socket]) -> int: ...
+    def __call__(self, options: Any, worker: Worker, sockets: Sequence[socket.socket], /) -> int: ...
 
 
 def main(serve: Serve, options: Any, wiring: Wiring) -> None:

@@ -80,6 +80,7 @@ SERVE = {
     "schema/artifacts"),
     "test_waiting_room": ("process/waiting_room", "process/progress"),
     "test_processes": ("process/supervisor", "process/worker", "process/placement", "process/signals"),
+    "test_changing": ("process/changing", "models/changes", "models/shared_loading"),
     "test_certificates": ("process/certificates", "process/server"),
     "test_command_lines": ("settings", "process/options"),
     "test_cli": ("cli", "lifespan", "process/listening", "process/startup", "process/positionals",

@@ -29,7 +29,8 @@ from poolrt.runtime import (
 from poolrt.runtime.artifact import checkpoints
 from poolrt.runtime.errors import ArtifactError, CheckpointError
 from poolrt.serve.cli import parse, settings_of
-from poolrt.serve.process.startup import artifact_of, models_of
+from poolrt.serve.process.exporting import artifact_of
+from poolrt.serve.process.startup import models_of
 
 from tests import adapters
 from tests.conftest import exported

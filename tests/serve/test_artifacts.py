@@ -23,7 +23,8 @@ from poolrt.runtime.store import home, stored
 from poolrt.serve.cli import parse, settings_of
 from poolrt.serve.models import watching
 from poolrt.serve.models.artifact_loading import ArtifactLoader
-from poolrt.serve.models.watching import Change, WatchedFolder
+from poolrt.serve.models.changes import Change
+from poolrt.serve.models.watching import WatchedFolder
 from poolrt.serve.process.startup import models_of
 from poolrt.serve.settings import Settings
 
@@ -267,11 +268,11 @@ def test_changes_are_seen_when_they_are_whole(folder: Path, first: Path) -> None
     assert watched.look() == [], "it may still be written"
     (folder / "new" / "note.txt").write_text("more")
     assert watched.look() == []
-    assert watched.look() == [Change("load", "new", folder / "new")]
+    assert watched.look() == [Change("load", "new", str(folder / "new"))]
     assert watched.look() == []
     shutil.rmtree(folder / "main")
     assert [watched.look() for _ in range(watching.PATIENCE - 1)] == [[]] * (watching.PATIENCE - 1)
-    assert watched.look() == [Change("unload", "main", folder / "main")]
+    assert watched.look() == [Change("unload", "main")]
     assert watched.look() == []
 
 

@@ -35,12 +35,13 @@ from poolrt.runtime.errors import (
 from poolrt.runtime.json_objects import merged
 from poolrt.serve.cli import flags as every_flag
 from poolrt.serve.cli import parse, serve, settings_of
-from poolrt.serve.process import startup
+from poolrt.serve.process import exporting, startup
+from poolrt.serve.process.exporting import artifact_of, export_options
 from poolrt.serve.process.listening import listening
 from poolrt.serve.process.options import IGNORED
 from poolrt.serve.process.positionals import FLAGS
 from poolrt.serve.process.server import limits_of, url_of, uvicorn_options
-from poolrt.serve.process.startup import artifact_of, export_options, models_of
+from poolrt.serve.process.startup import models_of
 from poolrt.serve.settings import TLS_CIPHERS, Cors, Settings, Tls, template_of
 
 from tests.serve.conftest import serving
@@ -814,10 +815,10 @@ def test_a_finished_artifact_refuses_what_it_was_not_exported_with(
 ):
     asked, _ = parse(["m", *flags.split()])
     if named is None:
-        startup.refuse_other_exports(artifacts("minilm_like"), asked)
+        exporting.refuse_other_exports(artifacts("minilm_like"), asked)
         return
     with pytest.raises(InputError, match=f"is a finished artifact, exported without {named}:"):
-        startup.refuse_other_exports(artifacts("minilm_like"), asked)
+        exporting.refuse_other_exports(artifacts("minilm_like"), asked)
 
 
 def test_settings_reach_the_server():

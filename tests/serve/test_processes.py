@@ -242,11 +242,13 @@ def test_a_dead_process_is_started_again_and_nothing_counted_is_lost(
 
 
 class Clients:
-    """Threads that ask without a pause, each request on a connection of its own, until the port is closed."""
+    """Threads that ask without a pause, each request on a connection of its own. When the server ends, they
+    end with the port."""
 
     def __init__(self, server: Server, count: int = 4) -> None:
         self.statuses: list[int] = []
-        self.failures: list[OSError] = []
+        self.failures: list[OSError | http.client.HTTPException] = []
+        self.ending = False
         self._url = urllib.parse.urlsplit(server.ready["url"])
         self._threads = ThreadPoolExecutor(count)
         self._ended = [self._threads.submit(self._ask) for _ in range(count)]
@@ -256,9 +258,9 @@ class Clients:
             client = http.client.HTTPConnection(str(self._url.hostname), self._url.port, timeout=LONGEST_S)
             try:
                 client.connect()
-            except ConnectionRefusedError:
-                return
             except OSError as error:
+                if self.ending and isinstance(error, ConnectionRefusedError):
+                    return
                 self.failures.append(error)
                 continue
             try:
@@ -266,7 +268,7 @@ class Clients:
                 response = client.getresponse()
                 response.read()
                 self.statuses.append(response.status)
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 self.failures.append(error)
             finally:
                 client.close()
@@ -282,22 +284,44 @@ class Clients:
         self._threads.shutdown()
 
 
-def test_a_killed_process_loses_its_own_requests_and_a_stop_loses_none(
+def test_a_killed_process_loses_its_own_requests_and_changes_and_a_stop_lose_none(
     artifacts: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    server = Server(artifacts("minilm_like"), tmp_path / "log", count="--data-parallel-size")
+    first, second = artifacts("minilm_like"), artifacts("bge_m3")
+    log = tmp_path / "log"
+    server = Server(first, log, "--allow-artifact-loading", count="--data-parallel-size")
+    clients = Clients(server)
+
+    def listed() -> set[tuple[str, ...]]:
+        """The names that the processes list; each request goes to any of them."""
+        bodies = [json.loads(server.ask("/v1/models")[1]) for _ in range(20)]
+        return {tuple(model["id"] for model in body["data"]) for body in bodies}
+
     try:
         before = server.children()
-        clients = Clients(server)
         clients.more(20)
+        for folder in (second, first, second):
+            body = {"path": str(folder), "name": "minilm_like"}
+            assert server.ask("/v1/artifacts/load", body)[0] == 200
+            clients.more(8)
+        assert server.ask("/v1/artifacts/load", {"path": str(first), "name": "other"})[0] == 200
+        assert server.ask("/v1/artifacts/load", {"path": str(tmp_path), "name": "other"})[0] == 400
+        assert listed() == {("minilm_like", "other")}
         assert clients.failures == []
         os.kill(min(before), signal.SIGKILL)
         until(lambda: len(server.children()) == 2 and server.children() != before)
-        clients.more(20)
-        # A client has one request at a time, and the process dies once.
-        assert len(clients.failures) <= 4
+        clients.more(5)
+        # The system still gives connections to a process that is being ended.
+        assert all(isinstance(error, ConnectionError) for error in clients.failures)
         clients.failures.clear()
+        clients.more(20)
+        until(lambda: log.read_text().count("ready in") == 3)
+        assert listed() == {("minilm_like", "other")}
+        assert server.ask("/v1/artifacts/unload", {"name": "other"})[0] == 200
+        assert listed() == {("minilm_like",)}
+        assert clients.failures == []
     finally:
+        clients.ending = True
         code = server.close()
     clients.join()
     assert code == 0
