@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,8 +20,9 @@ import click
 from ..runtime import extras, machine
 from ..runtime.command_line.command import PLACES, Command
 from ..runtime.command_line.flags import MISSING, Flag, Value, build, declared
+from ..runtime.commands.environment import misspelled
 from ..runtime.errors import InputError, PoolrtError
-from .json_logs import json_error
+from .json_logs import critical_line, is_wanted, json_error
 from .logs import configure
 from .process.options import IGNORED, Options, ignored
 from .process.placement import gpu_of, places
@@ -69,6 +71,8 @@ class Serve(Command):
 
     logs_json = False
     """Whether this call writes its log as JSON."""
+    is_logging = False
+    """Whether the log of this call is configured."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)
@@ -76,17 +80,20 @@ class Serve(Command):
         return rest
 
     def __call__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
-        self.logs_json = False
+        self.logs_json = is_wanted(arguments, os.environ if environment is None else environment)
+        self.is_logging = False
         return super().__call__(arguments, environment)
 
     def run(self, ctx: click.Context) -> int:
         return _serve(*_parsed(ctx.params))
 
     def fail(self, message: str) -> None:
-        if self.logs_json:  # whatever collects the log reads JSON only
+        if not self.logs_json:
+            super().fail(message)
+        elif self.is_logging:  # whatever collects the log reads JSON only
             log.critical("%s", message)
         else:
-            super().fail(message)
+            print(critical_line(message), file=sys.stderr, flush=True)
 
 
 def _serve(options: Options, notes: Sequence[str]) -> int:
@@ -99,7 +106,9 @@ def _serve(options: Options, notes: Sequence[str]) -> int:
         file=options.log_config_file,
         quiet=options.disable_access_log_for_endpoints,
     )
-    serve.logs_json = options.values["log_format"] == "json"
+    serve.logs_json, serve.is_logging = options.values["log_format"] == "json", True
+    for warning in misspelled(serve, os.environ):
+        log.warning("%s", warning)
     for note in notes:
         log.info("%s", note)
     if (variable := overlooked(settings.traces, os.environ)) is not None:
@@ -234,7 +243,7 @@ def serve_worker(prepared: Prepared, worker: Worker, sockets: Sequence[socket.so
                 peers=worker,
             )
     except PoolrtError as error:
-        serve.logs_json = settings.log_format == "json"
+        serve.logs_json, serve.is_logging = settings.log_format == "json", True
         serve.fail(f"poolrt serve: {error}")
         if as_json:
             print(json_error(error, error.exit_code), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ OTHERS = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": "where traces are sent",
 }
 """Variables of other programs that poolrt, or a library that it runs, obeys."""
+PREFIX = "POOLRT_"
 SECRET = ("KEY", "TOKEN", "PASSWORD")
 
 
@@ -94,6 +96,20 @@ def variables(commands: Iterable[Command], environment: Mapping[str, str]) -> li
             problem = f"poolrt has no such variable{choose(name, {**flags, **OWN}, fold=False)}"
             result.append(Variable(name, shown, "", problem))
     return result
+
+
+def misspelled(command: Command, environment: Mapping[str, str]) -> list[str]:
+    """Sentences about variables that set nothing and are named almost as one of the command's."""
+    known = {name for value in command.values for name in value.variables(command.name or "")} | set(OWN)
+    # The prefix alone makes all names alike.
+    words = sorted(name.removeprefix(PREFIX) for name in known)
+    sentences: list[str] = []
+    for name, text in sorted(environment.items()):
+        if not name.startswith(PREFIX) or not text or name in known or is_link(name, text):
+            continue
+        for word in difflib.get_close_matches(name.removeprefix(PREFIX), words, n=1, cutoff=0.8):
+            sentences.append(f"{name} sets nothing of poolrt {command.name}; did you mean {PREFIX}{word}?")
+    return sentences
 
 
 def files(commands: Iterable[Command], environment: Mapping[str, str]) -> list[ConfigFile]:

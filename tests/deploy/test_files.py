@@ -16,7 +16,7 @@ import pytest
 import yaml
 from poolrt.runtime.loader import load
 from poolrt.runtime.model import Model
-from poolrt.serve.cli import parse, settings_of
+from poolrt.serve.cli import parse, serve, settings_of
 from poolrt.serve.endpoints.routes import PROBES
 from poolrt.serve.settings import Settings
 from prometheus_client.parser import text_string_to_metric_families
@@ -49,43 +49,53 @@ def instructions(dockerfile: Path) -> list[tuple[str, str]]:
     return [(line.split()[0], line.split(None, 1)[1]) for line in text.splitlines() if line.strip()]
 
 
-def entrypoint(dockerfile: Path) -> list[str]:
-    """The arguments behind `poolrt serve`."""
-    ((_, command),) = [entry for entry in instructions(dockerfile) if entry[0] == "ENTRYPOINT"]
-    program, subcommand, *arguments = json.loads(command)
-    assert (program, subcommand) == ("poolrt", "serve")
-    return arguments
+def variables(dockerfile: Path) -> dict[str, str]:
+    """poolrt's variables in an image, whose entry is `poolrt serve` and nothing more."""
+    steps = instructions(dockerfile)
+    assert [json.loads(rest) for word, rest in steps if word == "ENTRYPOINT"] == [["poolrt", "serve"]]
+    assert "CMD" not in [word for word, _ in steps], "it would stand in the way of POOLRT_ARTIFACTS"
+    pairs = [pair.split("=", 1) for word, rest in steps if word == "ENV" for pair in rest.split()]
+    return {name: value for name, value in pairs if name.startswith("POOLRT_")}
 
 
-def commands() -> Iterator[tuple[str, list[str]]]:
-    """Every command line of the files: where it stands, and the arguments behind `poolrt serve`."""
+def commands() -> Iterator[tuple[str, list[str], dict[str, str]]]:
+    """Every command line of the files: its place, the arguments behind `poolrt serve`, and variables."""
     for dockerfile in DOCKERFILES:
-        yield dockerfile.name, [*entrypoint(dockerfile), "/models/m"]
-    compose = yaml.safe_load(read(DEPLOY / "compose" / "compose.yaml"))["services"]["poolrt"]["command"]
-    yield "compose.yaml", [*entrypoint(DEPLOY / "docker" / "cpu.Dockerfile"), *compose]
+        yield dockerfile.name, ["/models/m"], variables(dockerfile)
+    compose = yaml.safe_load(read(DEPLOY / "compose" / "compose.yaml"))["services"]["poolrt"]
+    own = {name: "/models/m" for name in compose["environment"] if name.startswith("POOLRT_")}
+    yield "compose.yaml", compose["command"], variables(DEPLOY / "docker" / "cpu.Dockerfile") | own
     unit = read(DEPLOY / "systemd" / "poolrt.service")
     ((_, line),) = re.findall(r"(?m)^(ExecStart)=(.*)$", unit)
     program, subcommand, *arguments = shlex.split(line)
     assert (program, subcommand) == ("/opt/poolrt/bin/poolrt", "serve")
-    yield "poolrt.service", arguments
+    yield "poolrt.service", arguments, {}
     values = yaml.safe_load(read(CHART / "values.yaml"))
     template = re.findall(
         r"(?m)^ +- (--[a-z-]+=)\{\{(.*?)\}\}", read(CHART / "templates" / "deployment.yaml")
     )
     written = [flag + ("5" if "Seconds" in value else "http://c:4318") for flag, value in template]
     assert len(written) == 2
-    yield "helm", [*values["artifacts"], *written, *values["args"]]
+    image = variables(DEPLOY / "docker" / "cpu.Dockerfile")
+    yield "helm", [*values["artifacts"], *written, *values["args"]], image
 
 
-@pytest.mark.parametrize(("place", "arguments"), list(commands()), ids=[place for place, _ in commands()])
-def test_every_flag_is_one_of_the_server(place: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("POOLRT_API_KEY", "key")
+@pytest.mark.parametrize(
+    ("place", "arguments", "environment"), list(commands()), ids=[place for place, *_ in commands()]
+)
+def test_every_flag_is_one_of_the_server(
+    place: str, arguments: list[str], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    known = {name for value in serve.values for name in value.variables("serve")}
+    assert set(environment) <= known
+    for name, text in (environment | {"POOLRT_API_KEY": "key"}).items():
+        monkeypatch.setenv(name, text)
     options, notes = parse(arguments)
     settings = settings_of(options)
     assert notes == [], "no flag is without effect"
     assert options.artifacts
     assert settings.api_keys == ("key",)
-    if place.endswith("Dockerfile") or place == "compose.yaml":
+    if place != "poolrt.service":
         assert (settings.host, settings.port, settings.log_format) == ("0.0.0.0", 8000, "json")
 
 
@@ -129,10 +139,13 @@ def test_the_health_check_of_an_image_works(dockerfile: Path, model: Model):
     program, option, code = json.loads(check.partition(" CMD ")[2])
     assert (program, option) == ("python", "-c")
     with live(model, settings=Settings(api_keys=("key",))) as server:
-        command = [sys.executable, "-I", "-S", "-c", code.replace(":8000/", f":{server.port}/")]
-        assert subprocess.run(command, check=False).returncode == 0
+        command = [sys.executable, "-I", "-S", "-c", code]
+        environment = {"POOLRT_PORT": str(server.port)}
+        assert subprocess.run(command, env=environment, check=False).returncode == 0
         server.app.state.context.state.draining = True
-        assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 1
+        assert (
+            subprocess.run(command, env=environment, check=False, stderr=subprocess.DEVNULL).returncode == 1
+        )
         server.app.state.context.state.draining = False
 
 

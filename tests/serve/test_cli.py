@@ -24,6 +24,7 @@ import pytest
 from poolrt.runtime.artifact.checkpoints import default_cache
 from poolrt.runtime.command_line import spelling
 from poolrt.runtime.command_line.flags import Flag
+from poolrt.runtime.commands.environment import misspelled
 from poolrt.runtime.errors import (
     EXIT_INPUT,
     EXIT_INTERRUPTED,
@@ -1050,3 +1051,16 @@ def test_the_serving_process_imports_no_exporter():
         [sys.executable, "-c", probe, str(ROOT)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_misspelled_variable_is_named_at_the_start():
+    variables = {
+        "POOLRT_MAX_QUEUED_TOKNS": "5", "POOLRT_MAX_QUEUED_TOKENS": "5", "POOLRT_HOME": "/x",
+        "POOLRT_PLACE": "here", "POOLRT_TEST_CACHE": "/y",
+        "POOLRT_PORT": "tcp://10.0.0.1:8000", "POOLRT_SERVICE_PORT": "8000", "POOLRT_THREDS": "",
+        "OMP_THREADS": "2",
+    }  # fmt: skip
+    (sentence,) = misspelled(serve, variables)
+    assert sentence == (
+        "POOLRT_MAX_QUEUED_TOKNS sets nothing of poolrt serve; did you mean POOLRT_MAX_QUEUED_TOKENS?"
+    )

@@ -339,3 +339,28 @@ def test_an_error_at_the_start_is_a_line_of_json_too(capsys: pytest.CaptureFixtu
     lines_of_error = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert lines_of_error[-1]["level"] == "critical"
     assert "absent" in lines_of_error[-1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["--log-format", "json", "--threads", "two"], {}),
+        (["--log_format=json"], {"POOLRT_THREADS": "two"}),
+        (["--json"], {"POOLRT_THREADS": "two"}),
+        ([], {"POOLRT_LOG_FORMAT": "json", "POOLRT_THREADS": "two"}),
+        ([], {"POOLRT_SERVE_LOG_FORMAT": "json", "POOLRT_LOG_FORMAT": "text", "POOLRT_THREADS": "two"}),
+    ],
+)
+def test_what_is_wrong_with_arguments_is_a_line_of_json(
+    arguments: list[str], variables: dict[str, str], capsys: pytest.CaptureFixture[str]
+):
+    assert serve([*arguments, "some/artifact"], variables) == EXIT_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["level"] == "critical"
+    assert "expected a whole number" in json.loads(line)["message"]
+
+
+def test_text_stays_text(capsys: pytest.CaptureFixture[str]):
+    variables = {"POOLRT_LOG_FORMAT": "json", "POOLRT_THREADS": "two"}
+    assert serve(["--log-format", "text", "some/artifact"], variables) == EXIT_INPUT
+    assert capsys.readouterr().err.startswith("poolrt serve: POOLRT_THREADS: expected")

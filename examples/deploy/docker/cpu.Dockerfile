@@ -16,10 +16,13 @@ COPY runtime runtime
 COPY exporter exporter
 COPY serve serve
 COPY recipes recipes
-# Bytecode is written now: the root of a running container is read-only. pip stays behind in this stage.
+# Bytecode is written now: the root of a running container is read-only. pip stays behind in this stage, and so do tests, ONNX Runtime's
+# library for C, which its Python module has inside (34 MB), and its converters.
 RUN python -m venv --without-pip /opt/poolrt \
     && python -m pip --python /opt/poolrt/bin/python install --no-cache-dir --compile ".[${EXTRAS}]" ${MORE} \
-    && find /opt/poolrt -type d -name tests -prune -exec rm -rf {} +
+    && find /opt/poolrt -type d -name tests -prune -exec rm -rf {} + \
+    && ort=$(echo /opt/poolrt/lib/python*/site-packages/onnxruntime) \
+    && rm -rf "$ort"/capi/libonnxruntime.so* "$ort/transformers" "$ort/quantization" "$ort/tools"
 
 FROM python:${PYTHON}-slim-bookworm
 LABEL org.opencontainers.image.title="poolrt" \
@@ -33,14 +36,17 @@ ENV PATH=/opt/poolrt/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/cache \
     XDG_CACHE_HOME=/cache \
-    HF_HOME=/cache/huggingface
+    HF_HOME=/cache/huggingface \
+    POOLRT_HOST=0.0.0.0 \
+    POOLRT_PORT=8000 \
+    POOLRT_LOG_FORMAT=json
 VOLUME /cache
 USER 10001:10001
 WORKDIR /cache
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['POOLRT_PORT'] + '/health', timeout=4)"]
 # Other machines reach a container, so the server asks for a key: POOLRT_API_KEY, or --insecure-no-auth behind a gateway.
-ENTRYPOINT ["poolrt", "serve", "--host", "0.0.0.0", "--port", "8000", "--log-format", "json"]
-CMD ["--help"]
+# Artifacts are arguments, or POOLRT_ARTIFACTS; every flag is a variable too (poolrt serve --help).
+ENTRYPOINT ["poolrt", "serve"]

@@ -37,13 +37,17 @@ ENV PATH=/opt/poolrt/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     HOME=/cache \
     XDG_CACHE_HOME=/cache \
-    HF_HOME=/cache/huggingface
+    HF_HOME=/cache/huggingface \
+    POOLRT_HOST=0.0.0.0 \
+    POOLRT_PORT=8000 \
+    POOLRT_LOG_FORMAT=json
 VOLUME /cache
 USER 10001:10001
 WORKDIR /cache
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
-ENTRYPOINT ["poolrt", "serve", "--host", "0.0.0.0", "--port", "8000", "--log-format", "json"]
-CMD ["--help"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['POOLRT_PORT'] + '/health', timeout=4)"]
+# Other machines reach a container, so the server asks for a key: POOLRT_API_KEY, or --insecure-no-auth behind a gateway.
+# Artifacts are arguments, or POOLRT_ARTIFACTS; every flag is a variable too (poolrt serve --help).
+ENTRYPOINT ["poolrt", "serve"]
