@@ -353,7 +353,7 @@ def test_a_missing_library_names_the_extra(capsys, monkeypatch):
     from poolrt.runtime.engines import ort
 
     with pytest.raises(errors.EngineError, match=r"pip install 'poolrt\[cpu\]'"):
-        ort._library()
+        ort.library()
 
 
 def test_a_reader_that_leaves_is_no_fault():
