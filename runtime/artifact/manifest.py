@@ -14,10 +14,12 @@ from typing import Literal
 
 from ..errors import ArtifactError
 from .images import Images
+from .records import Descriptive
 
 FORMAT = 1
 """A higher number where an older runtime would misread a newer manifest. Newer formats are refused, older
-ones are read."""
+ones are read. A new field with a default needs none: a manifest without it is read by everybody, and where it
+changes what is computed an older runtime refuses it as an unknown key (docs/decisions/format-changes.md)."""
 
 FILE = "manifest.json"
 
@@ -321,7 +323,7 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Evidence(Descriptive):
     """What was measured for one engine and one task, against PyTorch."""
 
     engine: str
@@ -344,7 +346,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class Agreement(Descriptive):
     """One comparison of the checkpoint's own library with poolrt's reading of it, within its tolerance."""
 
     what: str
@@ -358,7 +360,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(Descriptive):
     """How the checkpoint's own library compares with poolrt: our PyTorch module beside code that is not
     ours."""
 

@@ -123,6 +123,12 @@ def described(path: str | Path, text: bytes) -> Manifest:
     try:
         return from_plain(Manifest, plain)
     except RecordError as error:
+        if error.only_unknown:
+            names = ", ".join(line.partition(":")[0] for line in error.problems)
+            raise ArtifactError(
+                f"{path}: made by a newer poolrt, for a runtime that knows {names}; upgrade poolrt, or "
+                f"{_AGAIN} with this one"
+            ) from None
         raise ArtifactError(_message(path, list(error.problems))) from None
 
 

@@ -1,7 +1,8 @@
 """Frozen dataclasses from and to plain JSON/TOML values, refusing what they do not declare.
 
 Everything that crosses a boundary (recipe, manifest, request) is read so. Unknown keys, missing keys and
-wrong types are collected and reported at once, each with its path (`engines[0].profiles[1].best`).
+wrong types are collected and reported at once, each with its path (`engines[0].profiles[1].best`). Only
+records that are `Descriptive` may hold more.
 """
 
 from __future__ import annotations
@@ -22,6 +23,18 @@ class RecordError(ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
+
+    @property
+    def only_unknown(self) -> bool:
+        """Whether nothing is wrong but keys that nobody declares."""
+        return all(": unknown key;" in line for line in self.problems)
+
+
+class Descriptive:
+    """A record that only describes: nothing in it changes what is computed. Keys that it does not declare are
+    those of a newer writer, and are ignored."""
+
+    __slots__ = ()
 
 
 def from_plain(record: type[Record], value: object) -> Record:
@@ -100,7 +113,7 @@ def _record(kind: type, value: Any, path: str, problems: list[str]) -> Any:
         return value
     fields = {field.name: field for field in dataclasses.fields(kind)}
     before = len(problems)
-    for key in value:
+    for key in () if issubclass(kind, Descriptive) else value:
         if key not in fields:
             problems.append(
                 f"{f'{path}.{key}'.lstrip('.')}: unknown key; known are {', '.join(sorted(fields))}"
