@@ -109,7 +109,7 @@ deploy-check: $(VENV)/.deploy
 # The exporter with another torch of the range (docs/decisions/torch-pin.md), in an environment of its own.
 TORCH ?= 2.14.1
 torch-range:
-	@TORCH=$(TORCH) .ci/venv $(VENV)-torch-$(TORCH)/.dev cpu,serve,export,dev
+	@TORCH=$(TORCH) .ci/venv $(VENV)-torch-$(TORCH)/.dev cpu,serve,export,tensorrt-rtx,dev
 	@$(SINGLE) $(VENV)-torch-$(TORCH)/bin/python -m pytest -q tests/exporter $(PYTEST_ARGS)
 
 # The plug-in of optimum's command line, with optimum itself.

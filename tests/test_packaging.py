@@ -155,7 +155,8 @@ def test_ci_tests_a_torch_of_the_range():
     (torch,) = [requirement for requirement in requirements if requirement.name == "torch"]
     (tested,) = re.findall(r"torch==\$\{TORCH:-(.*?)\}", (ROOT / ".ci" / "venv").read_text(encoding="utf-8"))
     assert tested in torch.specifier
-    (other,) = re.findall(r"^TORCH \?= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (other,) = re.findall(r"^TORCH \?= (.*)$", makefile, re.MULTILINE)
     assert other in torch.specifier
     assert other != tested
     page = (ROOT / "docs" / "decisions" / "torch-pin.md").read_text(encoding="utf-8")
@@ -163,6 +164,11 @@ def test_ci_tests_a_torch_of_the_range():
     assert SpecifierSet(range_) == torch.specifier
     assert tested in page
     assert other in page
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    versions = [row["torch"] for row in workflow["jobs"]["test"]["strategy"]["matrix"]["include"]]
+    assert sorted(versions) == sorted({tested, other})
+    names = {target.split()[0] for target in workflow["jobs"]["nightly"]["strategy"]["matrix"]["target"]}
+    assert names <= set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
 
 
 def test_a_release_keeps_no_token_and_attests():
