@@ -98,13 +98,13 @@ clients: $(VENV)/.clients
 s3: $(VENV)/.s3
 	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/integrations/test_s3.py $(PYTEST_ARGS)
 
-# examples/deploy through hadolint, Helm and the schemas of Kubernetes (Helm needs Python 3.12), promtool and systemd-analyze where they
-# are installed.
-$(VENV)/.deploy: pyproject.toml
-	@.ci/venv $@ cpu,serve,export,dev,deploy
+# examples/deploy through hadolint, Helm and the schemas of Kubernetes (Helm needs PYTHON=python3.12 or newer), promtool and systemd-analyze
+# where they are installed: in an environment of its own, without torch. What the files name is held by tests/deploy/test_files.py in make test.
+$(VENV)-deploy/.deploy: pyproject.toml
+	@.ci/venv $@ deploy
 
-deploy-check: $(VENV)/.deploy
-	@$(SINGLE) $(VENV)/bin/python -m pytest -q tests/deploy $(PYTEST_ARGS)
+deploy-check: $(VENV)-deploy/.deploy
+	@$(VENV)-deploy/bin/python -m pytest -q tests/deploy/test_tools.py $(PYTEST_ARGS)
 
 # The exporter with another torch of the range (docs/decisions/torch-pin.md), in an environment of its own.
 TORCH ?= 2.14.1

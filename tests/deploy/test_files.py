@@ -21,14 +21,10 @@ from poolrt.serve.endpoints.routes import PROBES
 from poolrt.serve.settings import Settings
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.deploy.places import ALERTS, CHART, DEPLOY, DOCKERFILES, ROOT
 from tests.serve.cases import TEXT
 from tests.serve.conftest import live
 
-ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "examples" / "deploy"
-CHART = DEPLOY / "helm" / "poolrt"
-ALERTS = DEPLOY / "compose" / "prometheus" / "alerts.yml"
-DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
 OTHERS = {"up", "changes", "process_max_fds"}
 """Metrics that Prometheus itself adds, or that a system without limits lacks."""
 

@@ -1,5 +1,6 @@
 """The files of examples/deploy through the tools of those who wrote the formats: hadolint, Helm, the schemas
-of Kubernetes, promtool, systemd-analyze. `make deploy-check` installs those that the package index has."""
+of Kubernetes, promtool, systemd-analyze. `make deploy-check` installs those that the package index has, and
+runs nothing but this file: it needs no engine and no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.test_files import ALERTS, CHART, DEPLOY, DOCKERFILES, ROOT
+from tests.deploy.places import ALERTS, CHART, DEPLOY, DOCKERFILES, ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +78,8 @@ KEY = {"existingSecret": "mine"}
                 "metrics": {"serviceMonitor": True, "rules": True}, "env": [{"name": "A", "value": "b"}],
                 "podLabels": {"a": "b"}, "podAnnotations": {"a": "b"}, "nodeSelector": {"a": "b"},
                 "tolerations": [{"operator": "Exists"}], "imagePullSecrets": [{"name": "s"}],
-                "serviceAccount": {"name": "s"},
+                "serviceAccount": {"name": "s"}, "runtimeClassName": "nvidia",
+                "models": {"volume": {"image": {"reference": "r/models:1"}}},
             },
             {
                 "Deployment", "Service", "PodDisruptionBudget", "Secret", "HorizontalPodAutoscaler",
@@ -105,6 +107,10 @@ def test_the_chart_renders_to_objects_of_kubernetes(values: dict[str, Any], kind
     pod = deployment["spec"]["template"]["spec"]
     assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
     assert pod["securityContext"]["runAsNonRoot"] is True
+    sources = [set(volume) - {"name"} for volume in pod["volumes"]]
+    assert all(len(source) == 1 for source in sources), "the API server takes one source of a volume"
+    chosen = values.get("models", {}).get("volume", {"persistentVolumeClaim": {}})
+    assert sources[0] == set(chosen)
     assert ("replicas" in deployment["spec"]) is not values.get("autoscaling", {}).get("enabled", False)
 
 
