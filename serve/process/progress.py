@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 log = logging.getLogger("poolrt.serve")
 
+END_S = 10.0
+"""Seconds that an export gets to clear up when it is ended."""
 _STEP = re.compile(r"\[(?P<number>\d+)/(?P<of>\d+)\] (?P<step>.+) \.\.\.")
 """A line with which `poolrt export` begins a step."""
 
@@ -36,8 +38,12 @@ class Progress:
             self._child = child
             lines = child.stdout if self._as_log else child.stderr
             assert lines is not None, "it is a pipe"
-            for line in lines:
-                self.say(line.decode(errors="replace").rstrip())
+            try:
+                for line in lines:
+                    self.say(line.decode(errors="replace").rstrip())
+            except BaseException:  # Ctrl-C or a signal: it removes what it has written
+                end(child)
+                raise
         self._child = None
         return child.returncode, "see above"
 
@@ -68,3 +74,12 @@ class Progress:
             "step_seconds": round(now - self._step_begun, 1),
             "seconds": round(now - self._begun, 1),
         }
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """Ends an export, which gets some seconds to clear up."""
+    child.terminate()
+    try:
+        child.wait(END_S)
+    except subprocess.TimeoutExpired:
+        child.kill()

@@ -22,8 +22,9 @@ from ...runtime.errors import EXIT_INTERNAL, EXIT_OK, InputError, PoolrtError
 from ..app import create_app
 from ..context import Context
 from ..endpoints.routes import PROBES
+from ..http import parting
 from ..http.connections import ConnectionLimits, affordable
-from ..http.protocol import Protocol, protocol, uncounted
+from ..http.protocol import protocol, uncounted
 from ..json_logs import json_error
 from ..models.adapters import AdapterExporter
 from ..models.artifact_loading import Open
@@ -49,11 +50,8 @@ SWITCH_S = 0.0005
 thread that prepares a large request."""
 FLUSH_S = 0.1
 """Seconds for sending the last bytes of the last responses."""
-IDLE_S, FRESH_S = 1.0, 5.0
-"""Seconds that a connection between two requests, and one that has sent none yet, gets to send its last one
-when the server stops."""
-PART_LOOK_S = 0.05
-"""Time between two checks whether all connections have sent their last request."""
+QUEUE_S = 1.0
+"""Seconds for taking the connections that clients have opened when the server stops."""
 
 
 class Server(uvicorn.Server):
@@ -99,36 +97,18 @@ class Server(uvicorn.Server):
 
     async def _part(self, sockets: Sequence[socket.socket]) -> None:
         """Takes the connections that clients have opened, stops listening, and answers what connections send
-        next, each with `Connection: close`."""
-        protocol: type[Protocol] = self.config.http_protocol_class  # pyright: ignore[reportAssignmentType]
-        protocol.clock.parting = True
-        for connection in self._connections():
-            if connection.cycle is not None:
-                connection.cycle.keep_alive = False
+        next."""
+        parting.part(self)
         if not sockets:  # a unix socket, which the loop has opened
             sockets = [sock for server in self.servers for sock in server.sockets]
         for sock in sockets:
             close_queue(sock)
         begun = time.monotonic()
-        while any(map(has_queue, sockets)) and not self._is_over(begun, IDLE_S):
+        while any(map(has_queue, sockets)) and not self.force_exit and time.monotonic() - begun < QUEUE_S:
             await asyncio.sleep(0)
         for server in self.servers:
             server.close()
-        while not self._is_over(begun, FRESH_S):
-            await asyncio.sleep(PART_LOOK_S)
-            waiting = [connection for connection in self._connections() if connection.is_waiting]
-            if not waiting or (
-                self._is_over(begun, IDLE_S) and not any(connection.is_fresh for connection in waiting)
-            ):
-                return
-
-    def _is_over(self, begun: float, seconds: float) -> bool:
-        return self.force_exit or time.monotonic() - begun >= seconds
-
-    def _connections(self) -> list[Protocol]:
-        return [
-            connection for connection in self.server_state.connections if isinstance(connection, Protocol)
-        ]
+        await parting.last_requests(self, idle_s=parting.IDLE_S, fresh_s=parting.FRESH_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:

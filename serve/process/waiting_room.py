@@ -8,7 +8,6 @@ client that connects meanwhile waits and is served.
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..endpoints.routes import PROBES
 from ..errors import ApiError, error_response
+from ..http import parting
 from ..http.access import Gate
 from ..metrics.prometheus import Metrics
 from ..metrics.state import State
@@ -28,24 +28,27 @@ from ..models.registry import Registry
 from ..settings import Settings
 from .progress import Progress
 from .server import uvicorn_options
+from .signals import stopping
 
 RETRY_S = 5
 """Seconds after which a client may ask again."""
 STOP_S = 5.0
 """Seconds that the room's own server gets to end."""
+FRESH_S = 1.0
+"""Seconds that a connection gets to send its request when the room ends."""
 
 
 @contextlib.contextmanager
 def waiting_room(settings: Settings, sockets: Sequence[socket.socket], progress: Progress) -> Iterator[None]:
-    """Serves the room while the body of the `with` prepares the models. SIGTERM ends an export, then the
-    process, as Ctrl-C does.
+    """Serves the room while the body of the `with` prepares the models. SIGTERM and SIGHUP end an export,
+    then the process, as Ctrl-C does.
 
     Args:
         sockets: bound ones, which stay open; none: the unix socket of the settings.
         progress: runs the exports of the body.
     """
     options: dict[str, Any] = {**uvicorn_options(settings), "lifespan": "off"}
-    server = uvicorn.Server(uvicorn.Config(_app(settings, progress), **options))
+    server = Room(uvicorn.Config(_app(settings, progress), **options))
     copies = [sock.dup() for sock in sockets]
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": copies or None}, name="poolrt-waiting-room", daemon=True
@@ -56,17 +59,24 @@ def waiting_room(settings: Settings, sockets: Sequence[socket.socket], progress:
         progress.stop()
         raise KeyboardInterrupt
 
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if is_main else None
     try:
-        yield
+        with stopping(stop):
+            yield
     finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before)
         server.should_exit = True
         thread.join(STOP_S)
         for sock in copies:
             sock.close()
+
+
+class Room(uvicorn.Server):
+    """Answers the connections that it has accepted before it ends; later ones wait for the server."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await parting.last_requests(self, idle_s=0, fresh_s=FRESH_S)
+        await super().shutdown(sockets)
 
 
 def _app(settings: Settings, progress: Progress) -> Gate:

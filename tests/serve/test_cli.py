@@ -1019,26 +1019,47 @@ def test_a_broken_artifact_ends_the_command(artifacts: Callable[[str], Path], tm
     assert "Traceback" not in told
 
 
-def test_a_checkpoint_is_exported_once_and_served(checkpoints: Callable[[str], Path], tmp_path):
-    arguments = [
-        str(checkpoints("minilm_like")),
-        "--runner",
-        "pooling",
-        "--cache",
-        str(tmp_path),
-        "--served-model-name",
-        "m",
-    ]
-    for exports in (True, False):
-        process, url = started(*arguments)
+def test_a_checkpoint_is_exported_once_and_served(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
+    """By two processes, with the port open meanwhile, then by one that has the export."""
+    arguments = (
+        *(str(checkpoints("minilm_like")), "--runner", "pooling", "--served-model-name", "m"),
+        *("--cache", str(tmp_path), "--disable-uvicorn-access-log"),
+    )
+    for processes in ("2", "1"):
+        process, url = started(*arguments, "--api-server-count", processes)
         try:
-            wait_until_ready(process, url, 300)
+            bodies = preparing(process, url) if processes == "2" else wait_until_ready(process, url, 300)
             assert httpx.post(f"{url}/v1/embeddings", json={"model": "m", "input": "a"}).status_code == 200
             process.terminate()
             _, told = process.communicate(timeout=SOON_S)
-            assert bool(re.search("exporting it once", told)) == exports
+            assert process.returncode == 0
+            assert len(re.findall("exporting it once", told)) == (processes == "2")
         finally:
             process.kill()
+        if bodies is not None:
+            numbers = [body["number"] for body in bodies if "number" in body]
+            assert numbers == sorted(numbers)
+            assert len(set(numbers)) > 1
+            assert {body["of"] for body in bodies if "of" in body} == {numbers[-1]}
+
+
+def preparing(process: subprocess.Popen[str], url: str) -> list[dict[str, Any]]:
+    """What /ready says until the server is ready. The port is open from the first answer on."""
+    bodies: list[dict[str, Any]] = []
+    with httpx.Client(base_url=url, timeout=300) as client:
+        while True:
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            time.sleep(0.05)
+            try:
+                live, ready = client.get("/live"), client.get("/ready")
+            except httpx.ConnectError:
+                assert not bodies
+                continue
+            assert live.status_code == 200
+            if ready.status_code == 200:
+                return bodies
+            if ready.content:
+                bodies.append(ready.json())
 
 
 def test_the_serving_process_imports_no_exporter():

@@ -539,12 +539,12 @@ def test_open_connections_send_one_more_request_when_it_stops(
     import http.client
     import signal
 
-    from poolrt.serve.process import server as process
+    from poolrt.serve.http import parting
 
     headers = {"Content-Type": "application/json"}
 
-    monkeypatch.setattr(process, "IDLE_S", SOON_S)
-    monkeypatch.setattr(process, "FRESH_S", SOON_S)
+    monkeypatch.setattr(parting, "IDLE_S", SOON_S)
+    monkeypatch.setattr(parting, "FRESH_S", SOON_S)
     with live(models("minilm_like")) as server:
         clients = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=SOON_S) for _ in range(3)]
 

@@ -138,7 +138,10 @@ def test_a_failed_export_ends_the_command_with_its_reason(
     assert "exporting it failed (exit code 3): see above" in capfd.readouterr().err
 
 
-def test_sigterm_ends_the_export_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_export_too(
+    sign: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     children: list[int] = []
 
     def models_of(options: object, settings: Settings, *, run: Callable[..., tuple[int, str]]) -> None:
@@ -148,7 +151,7 @@ def test_sigterm_ends_the_export_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
             until(lambda: progress._child is not None)
             assert progress._child is not None
             children.append(progress._child.pid)
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), sign)
 
         threading.Thread(target=kill).start()
         run([sys.executable, "-c", EXPORT, str(tmp_path / "never"), "0"])
