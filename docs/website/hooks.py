@@ -52,6 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "architecture.md": structure.page(ROOT),
         "reference/python.md": python_reference.public(),
         "reference/integrations.md": python_reference.integrations(ROOT),
+        "reference/ray.md": python_reference.ray(),
         "reference/http.md": http_reference.page(),
         "reference/commands.md": command_reference.page(),
         **notebooks.pages(ROOT / "docs" / "notebooks"),

@@ -19,6 +19,12 @@ INTEGRATIONS = """\
 The modules for other libraries; [how they are used](../integrations.md).
 
 """
+RAY = """\
+# Ray reference
+
+What `poolrt.ray` has, [how it is used](../ray.md).
+
+"""
 
 
 def linked(root: Path) -> None:
@@ -47,6 +53,13 @@ def integrations(root: Path) -> str:
         path.stem for path in (root / "runtime" / "integrations").glob("[a-z]*.py") if path.stem != "opening"
     )
     return INTEGRATIONS + "\n".join(f"::: poolrt.runtime.integrations.{module}\n" for module in modules)
+
+
+def ray() -> str:
+    """The page of poolrt.ray: each name where it is defined. No ray is imported for that."""
+    module = importlib.import_module("poolrt.ray")
+    names = sorted(module.__all__, key=lambda name: (name != "app", name != "build", name))
+    return RAY + "\n".join(f"::: {vars(module)[name].__module__}.{name}\n" for name in names)
 
 
 def _link(place: Path, target: Path) -> None:

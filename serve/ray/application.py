@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,27 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ...runtime import extras
-from ...runtime.errors import InputError
+from ...runtime.errors import InputError, PoolrtError
+from ...runtime.store import resolving
+from ...runtime.store.addresses import is_address
 from ..cli import parse, settings_of
+from ..settings import Settings
+from .artifacts import NONE, Entry, entries
 from .front import Front
 from .replica import Replica
 
 ENVIRONMENT = "POOLRT_RAY_"
-SERVES = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
-OURS = "poolrt.serve.ray.sticky.PrefixRouter"
+ROUTER = "poolrt.serve.ray.sticky.PrefixRouter"
+ELSEWHERE = {
+    "watch_folder": "replicas take other artifacts from `user_config` (docs/ray.md)",
+    "allow_artifact_loading": "replicas take other artifacts from `user_config` (docs/ray.md)",
+    "batch_folder": "batch files belong to one server; for bulk jobs see `poolrt embed-dataset --ray`",
+    "api_server_count": "Serve starts the processes; give replicas or max_replicas",
+    "uds": "Serve has the port; see `http_options` of Serve",
+    "ssl_keyfile": "Serve has the port; see `http_options` of Serve",
+}
+"""Flags of `poolrt serve` that would do nothing in a replica -> what does it."""
+log = logging.getLogger("poolrt.serve")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,18 +75,24 @@ def app(artifacts: Any = None, flags: Sequence[str] | str | None = None, **optio
     from ray import serve  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
     values = dict(options)
-    if isinstance(artifacts, Mapping) and set(artifacts) <= _names() | {"artifacts", "flags"}:
+    is_built = isinstance(artifacts, Mapping) and (not artifacts or bool(set(artifacts) & _names()))
+    if is_built:
         values = {**artifacts, **values}
-        artifacts = values.pop("artifacts", None)
-        flags = flags if flags is not None else values.pop("flags", None)
-        values.pop("flags", None)
-    from_environment = os.environ.get(f"{ENVIRONMENT}ARTIFACTS")
-    named = _artifacts(artifacts if artifacts is not None else from_environment)
+        artifacts, spelled = values.pop("artifacts", None), values.pop("flags", None)
+        flags = spelled if flags is None else flags
+    if artifacts is None:
+        artifacts = os.environ.get(f"{ENVIRONMENT}ARTIFACTS")
+    named = entries(artifacts)
+    if not named and not (is_built and _in_task()):  # a config file may have them in user_config
+        raise InputError(NONE)
+    for entry in named:
+        if (missing := _missing(entry.artifact)) is not None:
+            log.warning("%s; replicas look for it on their own machines", missing)
     spelled = flags if flags is not None else os.environ.get(f"{ENVIRONMENT}FLAGS", "")
     flags = shlex.split(spelled) if isinstance(spelled, str) else list(spelled)
     scaling = dict(values.pop("autoscaling_config", None) or {})
     chosen = _options(values)
-    settings = settings_of(parse([*named, *flags])[0])
+    settings = _settings(flags)
     if not chosen.num_gpus and "--threads" not in flags:
         flags = [*flags, "--threads", str(max(1, int(chosen.num_cpus)))]
     more: dict[str, Any] = {"num_replicas": chosen.replicas}
@@ -86,7 +106,7 @@ def app(artifacts: Any = None, flags: Sequence[str] | str | None = None, **optio
             | scaling
         }
     if chosen.sticky:
-        more["request_router_config"] = {"request_router_class": router()}
+        more["request_router_config"] = {"request_router_class": ROUTER}
     actor = {"num_cpus": chosen.num_cpus} | ({"num_gpus": chosen.num_gpus} if chosen.num_gpus else {})
     backend: Any = serve.deployment(
         Replica,
@@ -96,7 +116,7 @@ def app(artifacts: Any = None, flags: Sequence[str] | str | None = None, **optio
         graceful_shutdown_timeout_s=settings.shutdown_timeout_s,
         health_check_period_s=10,
         health_check_timeout_s=30,
-        user_config={"artifacts": list(named)},
+        user_config={"artifacts": _plain(named)},
         ray_actor_options=actor,
         **more,
     )
@@ -107,8 +127,9 @@ def app(artifacts: Any = None, flags: Sequence[str] | str | None = None, **optio
         max_ongoing_requests=10_000,
         ray_actor_options={"num_cpus": chosen.front_cpus},
     )
-    replicas = backend.bind(named, flags, chosen.models_per_replica)
-    return front.bind(replicas, named, chosen.retries, settings.max_body_bytes)
+    # The artifacts are in `user_config` alone: Serve restarts replicas whose other arguments change.
+    replicas = backend.bind(flags, chosen.models_per_replica)
+    return front.bind(replicas, chosen.retries, settings.max_body_bytes)
 
 
 # `serve run` takes functions of one parameter alone, and passes a dict.
@@ -123,40 +144,48 @@ def build(arguments: dict[str, Any]) -> Any:
     return app(arguments)
 
 
-def router() -> str:
-    """The class that sends requests of one beginning to one replica: Serve's own where it can be imported."""
-    try:
-        import ray.serve.llm.request_router  # noqa: F401 # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return OURS
-    return SERVES
+def _in_task() -> bool:
+    """Whether Serve reads a config file, which it does in a task of Ray."""
+    import ray  # pyright: ignore[reportMissingImports]
+
+    return bool(ray.is_initialized())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _names() -> set[str]:
-    return {field.name for field in fields(Options)} | {"autoscaling_config"}
+    return {field.name for field in fields(Options)} | {"autoscaling_config", "artifacts", "flags"}
 
 
-def _artifacts(value: Any) -> dict[str, list[str]]:
-    """Artifact -> the names that requests use. Raises InputError."""
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part]
-    if not value:
-        raise InputError("no artifact: poolrt.ray.app(ARTIFACT), artifacts=A,B or POOLRT_RAY_ARTIFACTS")
-    if isinstance(value, Mapping):
-        named: dict[str, list[str]] = {}
-        for name, artifact in value.items():
-            named.setdefault(str(artifact), []).append(str(name))
-        return named
-    named = {}
-    for entry in value:
-        name, equals, artifact = str(entry).partition("=")
-        named.setdefault(artifact if equals else name, []).extend([name] if equals else [])
-    return named
+def _plain(named: Sequence[Entry]) -> list[str]:
+    """The artifacts as a `user_config` spells them."""
+    return [spelled for entry in named for spelled in _spelled(entry)]
+
+
+def _spelled(entry: Entry) -> list[str]:
+    return [f"{name}={entry.artifact}" for name in entry.names] or [entry.artifact]
+
+
+def _missing(artifact: str) -> str | None:
+    """Why an artifact cannot be found on this machine; None: it can, or its address is looked up later."""
+    try:
+        if is_address(artifact) or resolving.artifact(artifact).exists():
+            return None
+    except PoolrtError as error:
+        return str(error)
+    return f"{artifact}: no such folder"
+
+
+def _settings(flags: Sequence[str]) -> Settings:
+    """The settings of replicas. Raises InputError for flags that are wrong, or mean nothing to a replica."""
+    parsed = parse(["ARTIFACT", *flags])[0]
+    for name, instead in ELSEWHERE.items():
+        if parsed.values[name]:
+            raise InputError(f"--{name.replace('_', '-')} has no effect on Ray Serve: {instead}")
+    return settings_of(parsed)
 
 
 def _options(values: Mapping[str, Any]) -> Options:
     """Options, of which some come as text, from a command line or the environment. Raises InputError."""
-    known = _names()
+    known = _names() - {"artifacts", "flags"}
     if unknown := [name for name in values if name not in known]:
         raise InputError(f"no such option: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     chosen: dict[str, Any] = {}

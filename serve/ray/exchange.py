@@ -26,7 +26,9 @@ class Exchange:
     scheme: str = "http"
     client: tuple[str, int] | None = None
     prompt: str = field(default="", compare=False)
-    """What its texts begin with, under the name that Serve's own prefix-aware router reads."""
+    """What its texts begin with; the router of `sticky` reads it."""
+    model: str = ""
+    """What the request calls its model; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,20 @@ class Answered:
     status: int
     headers: Headers
     body: bytes
+    table: str = ""
+    """Digest of the artifacts of the replica, by which a front notices that they changed."""
+
+
+MODELS = ("/v1/models/", "/models/")
+
+
+def model_of(path: str, request: Mapping[str, Any]) -> str:
+    """The name of the model that a request is for; empty where it has none."""
+    for prefix in MODELS:
+        if path.startswith(prefix):
+            return path.removeprefix(prefix)
+    name = request.get("model") or (request.get("name") if path.startswith("/api/") else None)
+    return name if isinstance(name, str) else ""
 
 
 def parsed(body: bytes) -> Mapping[str, Any]:

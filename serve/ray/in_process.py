@@ -18,6 +18,7 @@ class InProcess:
         self._events: asyncio.Queue[Message] = asyncio.Queue()
         self._replies: asyncio.Queue[Message] = asyncio.Queue()
         self._lifespan: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Future[None]] = set()
 
     async def start(self) -> None:
         """Raises RuntimeError with what the application says."""
@@ -26,7 +27,10 @@ class InProcess:
         self._lifespan = asyncio.ensure_future(coroutine)
         await self._passed("startup")
 
-    async def stop(self) -> None:
+    async def stop(self, timeout_s: float | None = None) -> None:
+        """Stops the application after the requests that it has, which get so much time; None: no limit."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_s)
         if self._lifespan is not None:
             await self._passed("shutdown")
             await self._lifespan
@@ -79,6 +83,8 @@ class InProcess:
                 parts.append(bytes(message.get("body", b"")))
 
         running: asyncio.Future[None] = asyncio.ensure_future(self.app(scope, receive, send))  # pyright: ignore[reportArgumentType]
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from poolrt.runtime import InputError, load
+from poolrt.runtime import InputError, PoolrtError, load
 from poolrt.serve.app import create_app
 from poolrt.serve.models.registry import Registry, Served
-from poolrt.serve.ray.application import Options, _artifacts, _options
-from poolrt.serve.ray.exchange import Exchange, beginning, parsed
+from poolrt.serve.ray.application import Options, _options, _settings
+from poolrt.serve.ray.artifacts import Entry, configured, entries
+from poolrt.serve.ray.exchange import Exchange, beginning, model_of, parsed
 from poolrt.serve.ray.in_process import InProcess
 from poolrt.serve.ray.sticky import weight
 from poolrt.serve.settings import Settings
@@ -109,10 +111,71 @@ def test_options_come_from_arguments_and_variables(monkeypatch: pytest.MonkeyPat
         _options({"cpus": 1})
     with pytest.raises(InputError, match="replicas is 'many'"):
         _options({"replicas": "many"})
-    assert _artifacts("a,n=b,m=b") == {"a": [], "b": ["n", "m"]}
-    assert _artifacts({"n": "b"}) == {"b": ["n"]}
-    with pytest.raises(InputError, match="POOLRT_RAY_ARTIFACTS"):
-        _artifacts(None)
+
+
+def test_artifacts_are_a_text_a_list_or_a_mapping(tmp_path: Path) -> None:
+    assert entries("a,n=b,m=b") == entries(["a", "n=b", "m=b"]) == (Entry("a"), Entry("b", ("n", "m")))
+    assert entries({"n": "b"}) == (Entry("b", ("n",)),)
+    assert entries(None) == ()
+    with pytest.raises(InputError, match="two artifacts would be called n"):
+        entries(["n=a", "n=b"])
+    with pytest.raises(InputError, match="artifacts is 3"):
+        entries(3)
+
+
+def test_a_request_names_an_artifact_as_the_operator_did_or_as_it_is_called(
+    artifacts: Callable[[str], Path],
+) -> None:
+    own, other = artifacts("minilm_like"), artifacts("bert_plain")
+    table = configured({"artifacts": ["Mini=" + str(own), str(other)]})
+    names = table.names
+    assert (names.several, names.first) == (True, "Mini")
+    assert [name for name, _ in table.listed] == ["Mini", "bert_plain"]
+    for name in ("Mini", "mini:latest", "minilm_like"):
+        assert names.key(name) == "Mini"
+    for name in ("bert_plain", table.manifests[str(other)].source.checkpoint):
+        assert names.key(name) == str(other)
+    assert names.key("nothing") is None
+    swapped = configured({"artifacts": {"Mini": str(other)}}).names
+    assert (swapped.first, swapped.several) == ("Mini", False)
+    assert swapped.digest != names.digest
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"artifacts": []}, "no artifact"),
+        ({"artifact": ["a"]}, "user_config is"),
+        (None, "user_config is None"),
+        ({"artifacts": ["/nothing/there"]}, "/nothing/there: no such folder on"),
+    ],
+)
+def test_a_user_config_that_cannot_be_served_says_why(config: Any, message: str) -> None:
+    with pytest.raises(PoolrtError, match=message):
+        configured(config)
+
+
+def test_two_artifacts_of_one_name_must_be_told_apart(
+    artifacts: Callable[[str], Path], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(artifacts("minilm_like"), copy)
+    with pytest.raises(InputError, match="two artifacts would be called minilm_like; name them"):
+        configured({"artifacts": [str(artifacts("minilm_like")), str(copy)]})
+
+
+def test_flags_of_one_server_are_refused() -> None:
+    for flags in (["--watch-folder", "."], ["--allow-artifact-loading"], ["--api-server-count", "2"]):
+        with pytest.raises(InputError, match=f"{flags[0]} has no effect on Ray Serve"):
+            _settings(flags)
+    assert _settings(["--max-body-bytes", "9"]).max_body_bytes == 9
+
+
+def test_the_model_of_a_request_is_in_its_body_or_its_path() -> None:
+    assert model_of("/v1/embeddings", {"model": "a"}) == "a"
+    assert model_of("/v1/models/a/b", {}) == "a/b"
+    assert model_of("/api/show", {"name": "a"}) == "a"
+    assert model_of("/v1/embeddings", {"model": 3, "name": "a"}) == ""
 
 
 def test_requests_that_begin_alike_go_to_one_replica() -> None:
