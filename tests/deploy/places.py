@@ -9,3 +9,4 @@ DEPLOY = ROOT / "examples" / "deploy"
 CHART = DEPLOY / "helm" / "poolrt"
 ALERTS = DEPLOY / "compose" / "prometheus" / "alerts.yml"
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
+UNIT = DEPLOY / "systemd" / "poolrt.service"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -21,7 +20,7 @@ from poolrt.serve.endpoints.routes import PROBES
 from poolrt.serve.settings import Settings
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.deploy.places import ALERTS, CHART, DEPLOY, DOCKERFILES, ROOT
+from tests.deploy.places import ALERTS, CHART, DEPLOY, DOCKERFILES, ROOT, UNIT
 from tests.serve.cases import TEXT
 from tests.serve.conftest import live
 
@@ -54,6 +53,12 @@ def variables(dockerfile: Path) -> dict[str, str]:
     return {name: value for name, value in pairs if name.startswith("POOLRT_")}
 
 
+def unit_variables() -> dict[str, str]:
+    """poolrt's variables in the unit of systemd."""
+    words = " ".join(re.findall(r"(?m)^Environment=(.*)$", read(UNIT))).split()
+    return {name: value for name, _, value in (word.partition("=") for word in words) if "POOLRT_" in name}
+
+
 def commands() -> Iterator[tuple[str, list[str], dict[str, str]]]:
     """Every command line of the files: its place, the arguments behind `poolrt serve`, and variables."""
     for dockerfile in DOCKERFILES:
@@ -61,11 +66,8 @@ def commands() -> Iterator[tuple[str, list[str], dict[str, str]]]:
     compose = yaml.safe_load(read(DEPLOY / "compose" / "compose.yaml"))["services"]["poolrt"]
     own = {name: "/models/m" for name in compose["environment"] if name.startswith("POOLRT_")}
     yield "compose.yaml", compose["command"], variables(DEPLOY / "docker" / "cpu.Dockerfile") | own
-    unit = read(DEPLOY / "systemd" / "poolrt.service")
-    ((_, line),) = re.findall(r"(?m)^(ExecStart)=(.*)$", unit)
-    program, subcommand, *arguments = shlex.split(line)
-    assert (program, subcommand) == ("/opt/poolrt/bin/poolrt", "serve")
-    yield "poolrt.service", arguments, {}
+    assert re.findall(r"(?m)^ExecStart=(.*)$", read(UNIT)) == ["/opt/poolrt/bin/poolrt serve"]
+    yield "poolrt.service", [], unit_variables()
     values = yaml.safe_load(read(CHART / "values.yaml"))
     template = re.findall(
         r"(?m)^ +- (--[a-z-]+=)\{\{(.*?)\}\}", read(CHART / "templates" / "deployment.yaml")
@@ -156,10 +158,8 @@ def test_a_pod_lives_as_long_as_its_requests():
     compose = yaml.safe_load(read(DEPLOY / "compose" / "compose.yaml"))["services"]["poolrt"]
     (limit,) = [flag for flag in compose["command"] if flag.startswith("--shutdown-timeout")]
     assert int(compose["stop_grace_period"].removesuffix("s")) > int(limit.partition("=")[2])
-    unit = read(DEPLOY / "systemd" / "poolrt.service")
-    assert int(re.findall(r"TimeoutStopSec=(\d+)", unit)[0]) > int(
-        re.findall(r"--shutdown-timeout (\d+)", unit)[0]
-    )
+    (limit_s,) = re.findall(r"TimeoutStopSec=(\d+)", read(UNIT))
+    assert int(limit_s) > int(unit_variables()["POOLRT_SHUTDOWN_TIMEOUT"])
 
 
 def dashboard() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.places import ALERTS, CHART, DEPLOY, DOCKERFILES, ROOT
+from tests.deploy.places import ALERTS, CHART, DOCKERFILES, ROOT, UNIT
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def test_alerts_fire_when_they_should():
 
 def test_the_unit_is_one():
     done = subprocess.run(
-        [tool("systemd-analyze"), "verify", str(DEPLOY / "systemd" / "poolrt.service")],
+        [tool("systemd-analyze"), "verify", str(UNIT)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     complaints = [line for line in done.stderr.splitlines() if "is not executable" not in line]
