@@ -24,12 +24,12 @@ def page() -> str:
         if command.examples:
             parts += ["```", *command.examples, "```", ""]
         if arguments:
-            parts += ["| argument | |", "|---|---|"]
+            parts += ["| argument | what it is |", "|---|---|"]
             parts += [
                 f"| `{value.declaration.metavar}` | {_cell(value.declaration.help)} |" for value in arguments
             ]
             parts.append("")
-        parts += ["| flag | default | variable | |", "|---|---|---|---|"]
+        parts += ["| flag | default | variable | what it does |", "|---|---|---|---|"]
         parts += [_row(value, name) for value in values if isinstance(value.declaration, Flag)]
         parts.append("")
     return "\n".join(parts)

@@ -32,6 +32,10 @@ BESIDE = (
     "CHANGELOG.md",
 )  # fmt: skip
 """Files outside docs/ that have the same place on the site."""
+OUTWARD = ' data-md-component="source"'
+"""Material's mark on the link to the repository: its script then asks GitHub for stars and releases."""
+UNNAMED = 'data-md-component="search" role="dialog"'
+"""The search, which Material leaves without a name for screen readers."""
 TOUR = re.compile(r"^## Ten minutes\n(.*?)(?=^## Pictures$)", re.MULTILINE | re.DOTALL)
 
 
@@ -66,7 +70,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """The page with links of the site."""
     own = page.file.src_uri
+    if own == "index.md":
+        page.meta["hide"] = ["navigation", "toc"]
     source = "README.md" if own == "tutorial.md" else own if own in BESIDE else f"docs/{own}"
     pages = {f"docs/{file.src_uri}": file.src_uri for file in files.documentation_pages()}
     pages |= {name: name for name in BESIDE} | {"README.md#ten-minutes": "tutorial.md"}
     return links.rewritten(markdown, own, source, root=ROOT, url=config.repo_url or "", pages=pages)
+
+
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """The page without requests to other servers, and with a name for every dialog."""
+    return output.replace(OUTWARD, "").replace(UNNAMED, f'{UNNAMED} aria-label="Search"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,24 @@ limits and errors.
 def page() -> str:
     """The whole page, a section for each route."""
     document = openapi.document(Settings(runtime_lora=True, batch_folder=Path("batches")))
-    parts = [INTRODUCTION, "| route | |\n|---|---|"]
+    parts = [INTRODUCTION, "| route | what it does |\n|---|---|"]
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            parts.append(f"| `{method.upper()} {path}` | {_cell(operation['summary'])} |")
+            name = f"[`{method.upper()} {path}`](#{_anchor(method, path)})"
+            parts.append(f"| {name} | {_cell(operation['summary'])} |")
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            parts += ["", f"## {method.upper()} {path}", "", operation["summary"] + ".", ""]
+            title = f"## {method.upper()} {path} {{#{_anchor(method, path)}}}"
+            parts += ["", title, "", operation["summary"] + ".", ""]
             parts += _operation(operation, document["components"]["schemas"])
     parts += ["", "## Schemas", ""]
     for name, schema in sorted(document["components"]["schemas"].items()):
-        if rows := _rows(schema):
-            parts += [f"### {name}", "", *rows, ""]
+        parts += [f"### {name}", "", *(_rows(schema) or [_type(schema)]), ""]
     return "\n".join(parts) + "\n"
+
+
+def _anchor(method: str, path: str) -> str:
+    return re.sub(r"\W+", "-", f"{method} {path}").strip("-").lower()
 
 
 def _operation(operation: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
@@ -58,7 +64,7 @@ def _rows(schema: dict[str, Any]) -> list[str]:
     if not fields:
         return []
     required = schema.get("required", [])
-    lines = ["| field | type | default | |", "|---|---|---|---|"]
+    lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
     # What a client writes first stands first.
     for name in sorted(fields, key=lambda name: (name not in required, name != "model")):
         field = fields[name]
@@ -76,7 +82,7 @@ def _type(schema: dict[str, Any]) -> str:
     """A type in words, links to named schemas included."""
     if reference := schema.get("$ref"):
         name = reference.rsplit("/", 1)[-1]
-        return f"`{name}`"
+        return f"[`{name}`](#{name.lower()})"
     for key in ("anyOf", "oneOf"):
         if key in schema:
             return " or ".join(dict.fromkeys(filter(None, map(_type, schema[key]))))

@@ -26,7 +26,7 @@ def page(root: Path) -> str:
 An export turns a checkpoint into an artifact, a folder; the runtime opens it; the server and the modules
 for other libraries call the runtime. Between exporter and serve there is nothing but the artifact.
 
-{picture(rooms, between)}
+<div class="wide" markdown="0">{picture(rooms, between)}</div>
 
 The picture is drawn from the code when this site is built: each box is a room, and a room imports only rooms
 below it. An arrow means that files of one area import another one:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from poolrt.runtime.commands import cli
 
 from tests import families
 from tests.conftest import exported
@@ -24,10 +25,12 @@ def home(artifacts: Callable[[str], Path], minilm: Path, tmp_path_factory: pytes
     folder = tmp_path_factory.mktemp("reader")
     sources = {"all-MiniLM-L6-v2": minilm, **{name: artifacts(tiny) for name, tiny in NAMES.items()}}
     sources |= {name: exported(tiny, families.find(tiny)) for name, tiny in FAMILIES.items()}
-    for place in (folder / "artifacts", folder / "store" / "artifacts"):
-        place.mkdir(parents=True)
-        for name, source in sources.items():
-            (place / name).symlink_to(source)
+    (folder / "artifacts").mkdir()
+    for name, source in sources.items():
+        (folder / "artifacts" / name).symlink_to(source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POOLRT_HOME", str(folder / "store"))
+        assert cli.main(["pull", str(folder / "artifacts" / "all-MiniLM-L6-v2")]) == 0
     for name, colour in (("page.png", "white"), ("photo.png", "red")):
         Image.new("RGB", (60, 40), colour).save(folder / name)
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -18,11 +19,14 @@ from tests.end_to_end.commands import post, served
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs" / "howto").glob("*.md"), *(ROOT / "docs" / "migrate").glob("*.md")])
 SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
-COMMAND = re.compile(r"^(poolrt (?:embed|score|rerank|list|prune) .*|poolrt list)$", re.MULTILINE)
-REQUEST = re.compile(r"^curl http://127\.0\.0\.1:8000(\S+).*?-d '(.*?)'$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^(poolrt (?:embed|score|rerank|list|prune|pull artifacts/).*)$", re.MULTILINE)
+REQUEST = re.compile(
+    r"^curl http://127\.0\.0\.1:8000(\S+) [^@{]*?-d (?:'|@- <<BODY\n)(\{.*?\})(?:'$|\nBODY$)",
+    re.MULTILINE | re.DOTALL,
+)
 SERVED = {"dense": "all-MiniLM-L6-v2", "sparse": "splade", "colbert": "colbert",
-          "rerank": "ms-marco-MiniLM-L6-v2", "classify": "sentiment"}  # fmt: skip
-"""Page -> artifact that its requests are sent to; the picture of the other page is cut short there."""
+          "rerank": "ms-marco-MiniLM-L6-v2", "classify": "sentiment", "pictures": "clip"}  # fmt: skip
+"""Page -> artifact that its requests are sent to."""
 
 TEI = ("/embed_sparse", "/predict")
 """Routes whose bodies name no model."""
@@ -52,7 +56,7 @@ def test_python_of_a_page_works(code: str, reader: Path):
 
 @pytest.mark.parametrize("line", all_of(COMMAND))
 def test_a_command_of_a_page_works(line: str, reader: Path, capsys: pytest.CaptureFixture[str]):
-    assert cli.main(shlex.split(line)[1:]) == 0
+    assert cli.main(shlex.split(line, comments=True)[1:]) == 0
     assert capsys.readouterr().out
 
 
@@ -60,11 +64,13 @@ def test_requests_of_the_pages_work(home: Path):
     pages = {page: (ROOT / "docs" / "howto" / f"{page}.md").read_text(encoding="utf-8") for page in SERVED}
     requests = {page: REQUEST.findall(text) for page, text in pages.items()}
     assert all(requests.values())
+    picture = base64.b64encode((home / "page.png").read_bytes()).decode()
     with served(*(home / "artifacts" / name for name in SERVED.values())) as url:
         for page, sent in requests.items():
             name = read(home / "artifacts" / SERVED[page], check="quick").manifest.name
             for route, body in sent:
                 model = {} if route in TEI else {"model": name}
+                body = body.replace("$PICTURE", f"data:image/png;base64,{picture}")
                 assert post(url + route, {**json.loads(body), **model}), (page, route)
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.serve import chromium
+
 ROOT = Path(__file__).parents[2]
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src",
            "embed": "src", "object": "data", "input": "src"}  # fmt: skip
@@ -71,6 +73,25 @@ def pages(site: Path) -> dict[Path, Page]:
 def test_no_page_fetches_anything_from_another_server(pages: dict[Path, Page]):
     foreign = {place for page in pages.values() for place in page.fetched if re.match(r"(https?:)?//", place)}
     assert not foreign
+
+
+def test_no_script_asks_another_server(site: Path, tmp_path: Path):
+    program = chromium.executable()
+    if program is None:
+        pytest.skip("no Chromium on this machine: install chromium, or name one in POOLRT_CHROMIUM")
+    with chromium.Page(program, tmp_path) as browser:
+        for page in ("index.html", "reference/http.html"):
+            browser.open((site / page).as_uri())
+            # The theme's script has run when the page can be searched.
+            browser.until("document.querySelector('html.js .md-search__input') !== null")
+            fetched = browser.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+            assert [place for place in fetched if not place.startswith("file:")] == []
+        assert browser.console == []
+
+
+def test_every_dialog_has_a_name(site: Path):
+    start = (site / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'role="dialog"[^>]*', start) == ['role="dialog" aria-label="Search"']
 
 
 def test_no_style_fetches_anything_from_another_server(site: Path):

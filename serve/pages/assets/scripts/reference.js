@@ -1,6 +1,9 @@
 // --- the reference of the API, of openapi.json ---------------------------------------------------------------------------------
-const MOST_SHOWN = 20000;
+const MOST_SHOWN = 20000, MOST_EXACT = 1e15;
 let api = null;
+
+/** A sentence with its `names` as code. */
+const prose = (text) => text.split("`").map((part, at) => (at % 2 ? h("code", {}, part) : part));
 
 /** A schema's type in a few words. */
 function kind(schema) {
@@ -8,23 +11,23 @@ function kind(schema) {
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
   if (schema.anyOf) return schema.anyOf.map(kind).join(" | ");
   if (schema.type === "array") return `[${kind(schema.items)}]`;
-  const low = schema.minimum ?? "", high = schema.maximum ?? "";
-  const bounds = low !== "" || high !== "" ? ` (${low}…${Math.abs(high) > 1e15 ? "" : high})` : "";
+  const [low, high] = [schema.minimum, schema.maximum].map((bound) => (Math.abs(bound) <= MOST_EXACT ? bound : ""));  // beyond it a bound is that of the number's type
+  const bounds = low !== "" || high !== "" ? ` (${low}…${high})` : "";
   return (schema.title || schema.$ref?.split("/").pop() || [].concat(schema.type || "object").join(" | ")) + bounds;
 }
 
-function fieldTable(form) {
+function fieldTable(form, label) {
   const rows = Object.entries(form.properties).map(([name, field]) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, name)), h("td", {}, kind(field)),
-    h("td", { className: (form.required ?? []).includes(name) ? "" : "preset" }, (form.required ?? []).includes(name) ? "required" : h("code", {}, JSON.stringify(field.default ?? null))), h("td", {}, field.description ?? "")));
-  return h("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": "Fields" }, h("table", { className: "plain-table" },
+    h("td", { className: (form.required ?? []).includes(name) ? "" : "preset" }, (form.required ?? []).includes(name) ? "required" : h("code", {}, JSON.stringify(field.default ?? null))), h("td", {}, ...prose(field.description ?? ""))));
+  return h("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": label }, h("table", { className: "plain-table" },
     h("thead", {}, h("tr", {}, ...["Field", "Type", "Default", "Meaning"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, ...rows)));
 }
 
 /** The fields of every form that a body may have; the first stays open. */
-function fields(schema) {
+function fields(schema, path) {
   const forms = (schema.anyOf ?? [schema]).filter((form) => form.properties);
-  return forms.map((form, at) => (at === 0 ? fieldTable(form)
-    : h("details", { className: "fold" }, h("summary", {}, `Or another body${form.required ? `, with ${form.required.join(" and ")}` : ""}${form.title ? ` (${form.title})` : ""}`), fieldTable(form))));
+  return forms.map((form, at) => (at === 0 ? fieldTable(form, `Fields of ${path}`)
+    : h("details", { className: "fold" }, h("summary", {}, `Or another body${form.required ? `, with ${form.required.join(" and ")}` : ""}${form.title ? ` (${form.title})` : ""}`), fieldTable(form, `Fields of ${path}, body ${at + 1}`))));
 }
 
 /** The example with the chosen model in front. Bodies without the field `model` stay as they are. */
@@ -73,14 +76,14 @@ function trial(path, method, content) {
 /** One route, filled when it is opened for the first time. */
 function route(path, method, operation) {
   const inside = h("div", { className: "inside" });
-  const block = h("details", { className: "route", id: `op-${operation.operationId}` }, h("summary", {}, h("span", { className: "method" }, method.toUpperCase()), h("code", {}, path), h("span", { className: "about" }, operation.summary)), inside);
+  const block = h("details", { className: "route", id: `op-${operation.operationId}` }, h("summary", {}, h("span", { className: "method" }, method.toUpperCase()), h("code", {}, path), h("span", { className: "about" }, ...prose(operation.summary))), inside);
   const content = operation.requestBody?.content["application/json"];
   block.dataset.words = [path, operation.summary, ...(content?.schema.anyOf ?? [content?.schema]).flatMap((form) => Object.keys(form?.properties ?? {}))].join(" ").toLowerCase();
   block.addEventListener("toggle", () => {
     if (!block.open || inside.childElementCount) return;
     const simple = !path.includes("{") && (!operation.requestBody || content);
-    inside.append(...[...(simple ? trial(path, method, content) : []), ...(content ? [h("h3", {}, "Fields"), ...fields(content.schema)] : []), h("h3", {}, "Responses"),
-      h("dl", { className: "statuses" }, ...Object.entries(operation.responses).flatMap(([status, response]) => [h("dt", {}, status), h("dd", {}, response.description)]))].filter(Boolean));
+    inside.append(...[...(simple ? trial(path, method, content) : []), ...(content ? [h("h3", {}, "Fields"), ...fields(content.schema, path)] : []), h("h3", {}, "Responses"),
+      h("dl", { className: "statuses" }, ...Object.entries(operation.responses).flatMap(([status, response]) => [h("dt", {}, status), h("dd", {}, ...prose(response.description))]))].filter(Boolean));
   });
   return block;
 }

@@ -81,7 +81,7 @@ function card(item) {
     h("div", { className: "frame" }, h("div", { className: "shown" }, picture, item.marks)),
     h("b", { title: item.name }, item.name), h("small", {}, item.size, item.cut),
     h("div", { className: "acts" },
-      h("button", { type: "button", className: "plain", "aria-label": `Ask with ${item.name}`, title: "Search for what is like this picture", onclick: () => askWith(item) }, "Ask with it"),
+      h("button", { type: "button", className: "plain", "aria-label": `Ask with it: ${item.name}`, title: "Search for what is like this picture", onclick: () => askWith(item) }, "Ask with it"),
       h("button", { type: "button", className: "plain", "aria-label": `Remove ${item.name}`, onclick: () => remove(item) }, "Remove")));
 }
 
@@ -158,7 +158,12 @@ function pictureModelChanged() {
 }
 
 $("files").addEventListener("change", async () => { const files = [...$("files").files]; $("files").value = ""; await running(() => add(files)); });
-$("sample").addEventListener("click", () => running(() => { untouched = false; return addPicture("Sample page", samplePage()); }));
+$("sample").addEventListener("click", () => running(async () => {
+  const example = gallery.find((item) => item.isExample);
+  untouched = false;
+  if (example) example.isExample = false;  // it is there already, and stays beside pictures of one's own
+  else await addPicture("Sample page", samplePage());
+}));
 $("asking-remove").addEventListener("click", () => askWith(null));
 document.addEventListener("paste", (event) => {
   const files = [...(event.clipboardData?.files ?? [])];
