@@ -114,6 +114,10 @@ def _serve(options: Options, notes: Sequence[str]) -> int:
     if (variable := overlooked(settings.traces, os.environ)) is not None:
         log.warning("%s is set: no traces are written without pip install 'poolrt[otel]'", variable)
     check_exposure(settings, insecure=options.insecure_no_auth)
+    if settings.tls is not None:
+        from .process import certificates
+
+        certificates.check(settings.tls)
     if settings.runtime_lora and not settings.api_keys:
         log.warning(
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING without a key: whoever reaches this server may have "
@@ -165,13 +169,11 @@ def processes_of(options: Options) -> int:
 def supervised(options: Options, settings: Settings) -> int:
     """Serves with several processes. Returns the exit code."""
     from .process.argument_places import is_there
-    from .process.listening import listening
+    from .process.listening import check_free, listening, unix_socket
     from .process.progress import Progress
     from .process.startup import models_from, prepare
     from .process.supervisor import Supervisor, shares_port
 
-    if settings.uds is not None:
-        raise InputError("--uds: a unix socket goes with one process; give --host and --port", field="uds")
     where = places(
         settings.processes,
         options.data_parallel_size,
@@ -180,9 +182,14 @@ def supervised(options: Options, settings: Settings) -> int:
         cpus=machine.cpus(),
         gpus=0 if options.device == "cpu" else len(machine.gpus()),
     )
+    binds_own = shares_port() and settings.uds is None
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(sock) for sock in listening(settings, shared=shares_port())]
-        settings = dataclasses.replace(settings, port=sockets[0].getsockname()[1])
+        if settings.uds is not None:
+            sockets = [held.enter_context(unix_socket(settings.uds))]
+        else:
+            check_free(settings)
+            sockets = [held.enter_context(sock) for sock in listening(settings, shared=binds_own)]
+            settings = dataclasses.replace(settings, port=sockets[0].getsockname()[1])
         progress = Progress(as_log=serve.logs_json)
         first: list[socket.socket] = []
         if all(map(is_there, options.artifacts)):
@@ -190,7 +197,7 @@ def supervised(options: Options, settings: Settings) -> int:
         else:  # the port is open meanwhile, and its clients go to the first worker
             from .process.waiting_room import waiting_room
 
-            if shares_port():  # those above only keep the port: a listening one would get clients for good
+            if binds_own:  # those above only keep the port: a listening one would get clients for good
                 first = [held.enter_context(sock) for sock in listening(settings, shared=True)]
             with waiting_room(settings, first or sockets, progress):
                 prepared = prepare(options, settings, run=progress.run)
@@ -201,7 +208,7 @@ def supervised(options: Options, settings: Settings) -> int:
             dataclasses.replace(prepared, watched=None),
             where,
             settings.port,
-            () if shares_port() else sockets,
+            () if binds_own else sockets,
             settings.shutdown_timeout_s,
             first_sockets=first,
             watched=watched,

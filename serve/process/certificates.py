@@ -1,17 +1,64 @@
-"""Reads renewed certificate files while the server runs: --enable-ssl-refresh."""
+"""Checks certificate files before a server starts, and with --enable-ssl-refresh reads renewed ones."""
 
 from __future__ import annotations
 
 import logging
 import os
 import ssl
+from pathlib import Path
 
+from ...runtime.errors import InputError
 from ..settings import Tls
 
 log = logging.getLogger("poolrt.serve")
 
 LOOK_S = 5
 """Seconds between two checks of the files."""
+
+
+def check(tls: Tls) -> None:
+    """Raises InputError for files that make no TLS context. A key with a passphrase is not looked into."""
+    for flag, path in (
+        ("ssl-certfile", tls.certfile),
+        ("ssl-keyfile", tls.keyfile),
+        ("ssl-ca-certs", tls.ca_certs),
+    ):
+        try:
+            if path is not None:
+                Path(path).open("rb").close()
+        except OSError as error:
+            raise InputError(f"--{flag} {path}: {error.strerror}", field=flag) from None
+    prompts: list[bool] = []
+
+    def passphrase() -> str:
+        prompts.append(True)
+        return ""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certfile, tls.keyfile, passphrase)
+    except ssl.SSLError as error:
+        if not prompts:
+            raise InputError(
+                f"--ssl-certfile {tls.certfile} and --ssl-keyfile {tls.keyfile}: expected a certificate and "
+                f"its private key in PEM ({error.reason or error})",
+                field="ssl-certfile",
+            ) from None
+    try:
+        if tls.ca_certs is not None:
+            context.load_verify_locations(tls.ca_certs)
+    except ssl.SSLError:
+        raise InputError(
+            f"--ssl-ca-certs {tls.ca_certs}: expected certificates in PEM", field="ssl-ca-certs"
+        ) from None
+    try:
+        context.set_ciphers(tls.ciphers)
+    except ssl.SSLError:
+        raise InputError(
+            f"--ssl-ciphers {tls.ciphers}: OpenSSL knows none of them", field="ssl-ciphers"
+        ) from None
+    if tls.cert_reqs not in (0, 1, 2):
+        raise InputError(f"--ssl-cert-reqs {tls.cert_reqs}: expected 0, 1 or 2", field="ssl-cert-reqs")
 
 
 class Certificates:

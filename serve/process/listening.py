@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import os
 import select
 import socket
+import stat
 import struct
 import sys
+from collections.abc import Iterator
 
 from ...runtime.errors import InputError
 from ..settings import Settings
@@ -51,6 +54,38 @@ def listening(settings: Settings, *, shared: bool = False) -> list[socket.socket
             opened.append(sock)
         failing.pop_all()
     return opened
+
+
+def check_free(settings: Settings) -> None:
+    """Raises InputError for a port that another server listens at. With SO_REUSEPORT it could be bound all
+    the same, and the two would share it."""
+    if settings.port != 0:
+        for sock in listening(settings):
+            sock.close()
+
+
+@contextlib.contextmanager
+def unix_socket(path: str) -> Iterator[socket.socket]:
+    """A bound unix socket, whose file is removed in the end. Raises InputError."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                os.unlink(path)  # of a server that ended
+        except FileNotFoundError:
+            pass
+        try:
+            sock.bind(path)
+            os.chmod(path, 0o666)
+        except OSError as error:
+            raise InputError(
+                f"--uds {path}: cannot be listened at ({error.strerror or error}); give another path",
+                field="uds",
+            ) from None
+        try:
+            yield sock
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
 
 def close_queue(sock: socket.socket) -> None:

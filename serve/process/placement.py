@@ -3,12 +3,16 @@ GPU."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...runtime.errors import InputError
+
+log = logging.getLogger("poolrt.serve")
 
 SYSTEM = Path("/sys/devices/system")
 MOST_GPUS = 1024
@@ -40,6 +44,8 @@ def places(count: int, ranks: int, device: str, threads: int | None, *, cpus: in
             raise InputError(
                 f"--data-parallel-size {ranks}: --device {device} names {len(devices)}", field="device"
             )
+        if ranks > len(devices):
+            log.warning("--data-parallel-size %d: the engines share %d GPUs", ranks, len(devices))
         return [
             Place(None, threads or own, visible(devices[index % ranks % len(devices)]))
             for index in range(count)
@@ -47,15 +53,14 @@ def places(count: int, ranks: int, device: str, threads: int | None, *, cpus: in
     hidden = "" if device == "cpu" else None
     if count == 1:
         return [Place(None, threads, hidden)]
+    if count > cpus:
+        log.warning("%d processes share %d processors, and each has its own models", count, cpus)
     shares = split(count)
-    return [
-        Place(
-            shares[index] if shares else None,
-            threads or min(own, len(shares[index]) if shares else own),
-            hidden,
-        )
-        for index in range(count)
-    ]
+    if not shares:
+        return [Place(None, threads or own, hidden)] * count
+    total = len({cpu for share in shares for cpu in share})
+    granted = min(cpus, total)  # a cgroup's quota may be less than the processors that it is spent on
+    return [Place(share, threads or max(1, len(share) * granted // total), hidden) for share in shares]
 
 
 def gpu_of(device: str) -> str | None:
@@ -92,9 +97,20 @@ def devices_of(device: str, gpus: int) -> list[int]:
 
 
 def visible(number: int) -> str:
-    """CUDA_VISIBLE_DEVICES for the GPU of this number among those that are visible now."""
-    now = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
-    return now[number] if number < len(now) else str(number)
+    """CUDA_VISIBLE_DEVICES for the GPU of this number among those that are visible now. Raises InputError."""
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if variable is None:
+        return str(number)
+    now = [part.strip() for part in variable.split(",")]
+    now = list(
+        itertools.takewhile(lambda part: part and not part.startswith("-"), now)
+    )  # as the driver reads
+    if number >= len(now):
+        raise InputError(
+            f"--device cuda:{number}: CUDA_VISIBLE_DEVICES shows {len(now)} GPUs here, counted from 0",
+            field="device",
+        )
+    return now[number]
 
 
 def split(count: int, system: Path = SYSTEM) -> list[tuple[int, ...]]:
@@ -109,14 +125,27 @@ def split(count: int, system: Path = SYSTEM) -> list[tuple[int, ...]]:
     nodes = [part for node in nodes_of(system) if (part := [cpu for cpu in node if cpu in allowed])]
     left = sorted(allowed - {cpu for node in nodes for cpu in node})
     nodes = [ordered(node, system) for node in ([*nodes, left] if left else nodes)]
+    options = [_parted(nodes, count)]
     if count <= len(nodes):
-        return [tuple(cpu for node in nodes[index::count] for cpu in node) for index in range(count)]
+        options.append([tuple(cpu for node in nodes[index::count] for cpu in node) for index in range(count)])
+    # Clients are spread evenly, so what counts is the smallest share; then, that none is left over.
+    return max(options, key=lambda shares: (min(map(len, shares)), sum(map(len, shares))))
+
+
+def _parted(nodes: Sequence[Sequence[int]], count: int) -> list[tuple[int, ...]]:
+    """Parts of nodes, more of large nodes. A node that is small beside the shares gets none."""
+    members = [0] * len(nodes)
+    places: list[tuple[int, int]] = []
+    for _ in range(count):
+        chosen = min(
+            range(len(nodes)), key=lambda node: (-len(nodes[node]) / (members[node] + 1), members[node])
+        )
+        places.append((chosen, members[chosen]))
+        members[chosen] += 1
     shares: list[tuple[int, ...]] = []
-    for index in range(count):
-        node = nodes[index % len(nodes)]
-        members = len(range(index % len(nodes), count, len(nodes)))
-        place = index // len(nodes)
-        begin, end = place * len(node) // members, (place + 1) * len(node) // members
+    for chosen, place in places:
+        node = nodes[chosen]
+        begin, end = place * len(node) // members[chosen], (place + 1) * len(node) // members[chosen]
         shares.append(tuple(node[begin:end]) or (node[begin % len(node)],))
     return shares
 

@@ -147,7 +147,7 @@ def run(
         sockets: bound sockets, which it closes; none: it binds the address of the settings.
         peers: the other processes of this server. The last one that is ready says so for all.
     """
-    if sockets:
+    if sockets and settings.uds is None:
         settings = dataclasses.replace(settings, port=sockets[0].getsockname()[1])
     app = create_app(registry, settings, adapters, artifacts=artifacts, watched=watched, supervision=peers)
     context: Context = app.state.context

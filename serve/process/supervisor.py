@@ -210,6 +210,8 @@ class Supervisor:
 
     def _end(self) -> int:
         """Has every worker finish its requests, and kills those that do not end in time."""
+        for sock in self._sockets:  # nobody accepts from them any more
+            sock.close()
         running = [worker.process for worker in self._workers if worker.process is not None]
         for process in running:
             process.terminate()

@@ -193,7 +193,10 @@ def main(serve: Serve, options: Any, wiring: Wiring) -> None:
     if place.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.gpu
     if place.cpus is not None:
-        os.sched_setaffinity(0, place.cpus)
+        try:
+            os.sched_setaffinity(0, place.cpus)
+        except OSError as error:  # they were taken from this container since the server was started
+            log.warning("worker %d is not bound to its processors: %s", wiring.rank, error.strerror)
     try:
         sys.exit(serve(options, Worker(wiring), wiring.sockets))
     except KeyboardInterrupt:

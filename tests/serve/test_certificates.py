@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import socket
 import ssl
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace as changed
 from pathlib import Path
 
 import pytest
-from poolrt.runtime.errors import EXIT_INPUT
+from poolrt.runtime.errors import EXIT_INPUT, InputError
 from poolrt.runtime.model import Model
 from poolrt.serve.cli import parse, serve, settings_of
 from poolrt.serve.process import server as serving
-from poolrt.serve.process.certificates import Certificates
+from poolrt.serve.process.certificates import Certificates, check
 from poolrt.serve.settings import Settings, Tls
 
 from tests.serve.conftest import live
@@ -56,6 +58,33 @@ def replace(tls: Tls, key: Path | None = None, certificate: Path | None = None) 
         if source is not None:
             shutil.copy(source, f"{target}.new")
             Path(f"{target}.new").rename(target)
+
+
+def test_files_that_make_no_context_are_named(
+    used: Tls, pairs: list[tuple[Path, Path]], tmp_path: Path
+) -> None:
+    check(used)
+    check(changed(used, ca_certs=used.certfile, cert_reqs=2))
+    nowhere, other = str(tmp_path / "nowhere"), str(pairs[1][0])
+    text = tmp_path / "text"
+    text.write_text("no certificate")
+    for tls, why in (
+        (changed(used, certfile=nowhere), f"--ssl-certfile {nowhere}: No such file"),
+        (changed(used, keyfile=nowhere), f"--ssl-keyfile {nowhere}: No such file"),
+        (changed(used, certfile=str(text)), f"--ssl-certfile {text} and"),
+        (changed(used, keyfile=other), f"--ssl-keyfile {other}: expected a certificate and its private key"),
+        (changed(used, ca_certs=str(text)), f"--ssl-ca-certs {text}: expected certificates"),
+        (changed(used, ciphers="none"), "--ssl-ciphers none"),
+        (changed(used, cert_reqs=3), "--ssl-cert-reqs 3"),
+    ):
+        with pytest.raises(InputError, match=re.escape(why)):
+            check(tls)
+
+
+def test_a_key_with_a_passphrase_is_left_to_the_start(used: Tls) -> None:
+    command = "openssl ec -aes256 -passout pass:secret -in"
+    subprocess.run([*command.split(), used.keyfile, "-out", used.keyfile], check=True, capture_output=True)
+    check(used)
 
 
 def shown(port: int) -> str:

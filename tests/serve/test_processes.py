@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -13,17 +15,21 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import httpx
 import pytest
 from poolrt.runtime.errors import InputError
 from poolrt.serve.cli import parse, processes_of
 from poolrt.serve.metrics.merging import Total, summed
 from poolrt.serve.process import placement
+from poolrt.serve.process.listening import check_free, listening, unix_socket
 from poolrt.serve.process.placement import Place, places
 from poolrt.serve.process.signals import on_hangup
+from poolrt.serve.settings import Settings
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
@@ -69,9 +75,50 @@ def test_shares_are_of_what_the_system_grants(tmp_path: Path, monkeypatch: pytes
     system = machine_of(tmp_path, ["0-3", "4-7"], {})
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 2, 9})
     assert placement.split(2, system) == [(1, 2), (9,)]
-    assert placement.split(4, system) == [(1,), (9,), (2,), (9,)]  # more shares than processors overlap
+    assert placement.split(4, system) == [(1,), (9,), (1,), (2,)]  # more shares than processors overlap
     monkeypatch.delattr(os, "sched_getaffinity")
     assert placement.split(2, system) == []
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count", "sizes"),
+    [
+        (["0-29", "30-31"], 2, [15, 15]),  # a container with two processors of another node
+        (["0-29", "30-31"], 4, [7, 8, 7, 8]),
+        (["0-7", "8-11"], 3, [4, 4, 4]),
+        (["0-7", "8-15", "16-23", "24-31"], 3, [16, 8, 8]),
+        (["0-3", "4-7"], 2, [4, 4]),
+    ],
+)
+def test_shares_are_as_equal_as_nodes_allow(
+    nodes: list[str], count: int, sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = machine_of(tmp_path, nodes, {})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(32)) & cpus_of(nodes))
+    shares = placement.split(count, system)
+    assert [len(share) for share in shares] == sizes
+    assert len({cpu for share in shares for cpu in share}) == sum(sizes)
+
+
+def cpus_of(nodes: list[str]) -> set[int]:
+    ends = [tuple(map(int, node.split("-"))) for node in nodes]
+    return {cpu for first, last in ends for cpu in range(first, last + 1)}
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(12, [8, 4]), (6, [4, 2]), (1, [1, 1])])
+def test_threads_are_those_of_the_share_within_the_quota(
+    cpus: int, threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "split", lambda count: [tuple(range(8)), tuple(range(8, 12))])
+    assert [place.threads for place in places(2, 2, "cpu", None, cpus=cpus, gpus=0)] == threads
+    assert [place.threads for place in places(2, 2, "cpu", 3, cpus=cpus, gpus=0)] == [3, 3]
+
+
+@pytest.mark.parametrize(("variable", "count"), [("5", 1), ("", 0), ("3,-1,4", 1)])
+def test_a_hidden_gpu_is_not_taken(variable: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    with pytest.raises(InputError, match=f"CUDA_VISIBLE_DEVICES shows {count} GPUs"):
+        placement.gpu_of("cuda:1")
 
 
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,6 +374,44 @@ def test_a_killed_process_loses_its_own_requests_and_changes_and_a_stop_lose_non
     assert code == 0
     assert set(clients.statuses) == {200}
     assert clients.failures == []
+
+
+def test_a_port_is_not_shared_with_another_server() -> None:
+    settings = Settings(port=0)
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(sock) for sock in listening(settings, shared=True)]
+        for sock in sockets:
+            sock.listen()
+        check_free(settings)
+        with pytest.raises(InputError, match="is in use"):
+            check_free(replace(settings, port=sockets[0].getsockname()[1]))
+
+
+def test_a_unix_socket_takes_the_place_of_an_old_one_and_leaves_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(path)
+    with unix_socket(path) as sock, socket.socket(socket.AF_UNIX) as client:
+        sock.listen()
+        client.connect(path)
+    assert not os.path.exists(path)
+    (tmp_path / "socket").write_text("a file of somebody")
+    with pytest.raises(InputError, match="give another path"), unix_socket(path):
+        pass
+    assert os.path.exists(path)
+
+
+@pytest.mark.slow
+def test_processes_share_a_unix_socket(artifacts: Callable[[str], Path], tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    server = Server(artifacts("minilm_like"), tmp_path / "log", "--uds", path)
+    transport = httpx.HTTPTransport(uds=path)
+    with httpx.Client(transport=transport, base_url="http://server", timeout=LONGEST_S) as client:
+        for _ in range(8):
+            assert client.post("/v1/embeddings", json={"input": "hello"}).status_code == 200
+        assert values(client.get("/metrics").content)["poolrt_workers"] == 2
+    assert server.close() == 0
+    assert not os.path.exists(path)
 
 
 def test_a_hangup_is_handled_unless_it_is_ignored() -> None:
