@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from .. import errors, extras
 from . import config_file, help, spelling
 from .flags import MISSING, Flag, Value, build, declared
-from .parameters import Invocation, parameter_of
+from .parameters import Invocation, from_environment, parameter_of
 from .terminal import failure
 from .values import switch
 
@@ -65,7 +67,12 @@ class Command(click.Command):
 
         def run() -> object:
             with self.context(arguments, variables) as ctx:
-                return self.run(ctx)
+                try:
+                    return self.run(ctx)
+                except errors.InputError as error:
+                    if origins := self._origins(str(error), ctx):
+                        error.args = (f"{error}; {origins}",)
+                    raise
 
         as_json = _wants_json(arguments, variables)
         return finished(self.name or "", run, extra=self.extra, as_json=as_json, fail=self.fail)
@@ -116,6 +123,16 @@ class Command(click.Command):
             path = Path(files[-1])
             invocation.config = config_file.read(path, self.values)
             invocation.config_name = path.name
+
+    def _origins(self, message: str, ctx: click.Context) -> str:
+        """Which variables set the flags that a message names, for whoever has written none of them."""
+        environment = ctx.find_root().obj.environment
+        return ", ".join(
+            f"--{value.name} is set by {from_environment(value, self.name or '', environment)[0][1]}"
+            for value in self.values
+            if ctx.get_parameter_source(value.key) == ParameterSource.ENVIRONMENT
+            and re.search(rf"(?<![\w-])--{value.name}(?![\w-])", message)
+        )
 
     def get_help(self, ctx: click.Context) -> str:
         return help.of_command(

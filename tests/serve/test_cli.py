@@ -1085,3 +1085,22 @@ def test_a_misspelled_variable_is_named_at_the_start():
     assert sentence == (
         "POOLRT_MAX_QUEUED_TOKNS sets nothing of poolrt serve; did you mean POOLRT_MAX_QUEUED_TOKENS?"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "end"),
+    [
+        (["m"], {"POOLRT_SSL_CERTFILE": "/x"}, "; --ssl-certfile is set by POOLRT_SSL_CERTFILE"),
+        (
+            ["m"],
+            {"POOLRT_HOST": "0.0.0.0", "POOLRT_SERVE_HOST": "::"},
+            "; --host is set by POOLRT_SERVE_HOST",
+        ),
+        (["m", "--host", "0.0.0.0"], {"POOLRT_HOST": "::1"}, "to serve everyone"),
+    ],
+)
+def test_what_does_not_go_together_names_the_variables(
+    arguments: list[str], variables: dict[str, str], end: str, capsys: pytest.CaptureFixture[str]
+):
+    assert serve(arguments, variables) == EXIT_INPUT
+    assert capsys.readouterr().err.rstrip().endswith(end)
