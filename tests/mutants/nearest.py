@@ -84,7 +84,7 @@ SERVE = {
     "test_certificates": ("process/certificates", "process/server"),
     "test_command_lines": ("settings", "process/options"),
     "test_cli": ("cli", "lifespan", "process/listening", "process/startup", "process/positionals",
-    "process/server", "process/options", "settings"),
+    "process/exporting", "process/server", "process/options", "settings"),
     "test_clock test_connections": ("http/connections", "http/write_gathering"),
     "test_clock test_limits": ("http/memory_budget",),
     "test_errors": ("errors", "schema/validation", "schema/validation_errors", "http/request_body"),
@@ -107,7 +107,7 @@ SERVE = {
     "test_openapi test_plain_words test_registry test_stays": ("endpoints/route", "endpoints/routes"),
     "test_operations": (
         "endpoints/operations", "http/access", "lifespan", "metrics/prometheus", "http/protocol",
-        "http/request_body", "process/server", "metrics/state",
+        "http/parting", "http/request_body", "process/server", "metrics/state",
         "http/futures", "execution", "app",
         "headers",
     ),
