@@ -197,12 +197,12 @@ class Encoder:
         """The vocabulary's spelling of each id; "" for an id without one."""
         return [self.tokenizer.id_to_token(number) or "" for number in ids]
 
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """Special tokens are kept. Raises InputError for ids that are no token of this tokenizer."""
+    def detokenize(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of token ids. Raises InputError for ids that are no token of this tokenizer."""
         numbers = token_ids(ids, 0, 1 << 32, field="tokens")
         with truncation.failures("these token ids"):
             # As a batch of one, because `decode` would stop all other threads meanwhile.
-            return self.tokenizer.decode_batch([numbers], skip_special_tokens=False)[0]
+            return self.tokenizer.decode_batch([numbers], skip_special_tokens=skip_special_tokens)[0]
 
 
 def _cut(ids: list[int], kept: int, side: Side | None, before: int, after: int, *, own: Side) -> list[int]:

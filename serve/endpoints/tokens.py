@@ -1,5 +1,5 @@
-"""POST /tokenize, POST /detokenize, GET /tokenizer_info (docs/http.md 9); a body of TEI's /tokenize is passed
-on to `tei_tokens`."""
+"""POST /tokenize, POST /detokenize, GET /tokenizer_info and Cohere's two routes (docs/http.md 9); a body of
+TEI's /tokenize is passed on to `tei_tokens`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ..prompts import contents_of, render
 from ..responses import Json
 from ..schema import vllm
 from . import tei_tokens
+
+_COHERE = {"api_version": {"version": "1"}}
 
 
 async def tokenize(request: Request) -> Response:
@@ -85,6 +87,34 @@ async def detokenize(request: Request) -> Response:
         return Json({"prompt": ""})
     text = await context.workshop.thread(lambda: served.model.detokenize(record.tokens))
     return Json({"prompt": text})
+
+
+async def cohere_tokenize(request: Request) -> Response:
+    """Cohere's /v1/tokenize: without special tokens, as its clients do with a tokenizer of their own."""
+    context = context_of(request)
+    context.opened()
+    record: vllm.CohereTokenize = await read(request, vllm.COHERE_TOKENIZE)
+    served = context.registry.find(record.model, param="model")
+    ids = await context.workshop.prepare(
+        request, None, lambda: served.model.tokenize(record.text, add_special_tokens=False)
+    )
+    strings = served.model.preparation.encoder.pieces(ids)
+    return Json({"tokens": ids, "token_strings": strings, "meta": _COHERE})
+
+
+async def cohere_detokenize(request: Request) -> Response:
+    """Cohere's /v1/detokenize: without special tokens likewise."""
+    context = context_of(request)
+    context.opened()
+    record: vllm.Detokenize = await read(request, vllm.DETOKENIZE)
+    served = context.registry.find(record.model, param="model")
+    encoder = served.model.preparation.encoder
+    text = ""
+    if record.tokens:
+        text = await context.workshop.thread(
+            lambda: encoder.detokenize(record.tokens, skip_special_tokens=True)
+        )
+    return Json({"text": text, "meta": _COHERE})
 
 
 async def tokenizer_info(request: Request) -> Response:

@@ -9,7 +9,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Embeddings": ("/v1/embeddings", "/embeddings", "/v2/embed", "/v1/embed"),
     "Scores and rankings": ("/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"),
     "Classes and any task": ("/classify", "/pooling"),
-    "Tokens": ("/tokenize", "/detokenize", "/tokenizer_info"),
+    "Tokens": ("/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/tokenizer_info"),
     "Models": ("/v1/models", "/models", "/v1/artifacts", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
     "Batch files": ("/v1/files", "/v1/batches"),
     "Text Embeddings Inference": (
@@ -22,8 +22,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 REST = "More"
 
 FIRST = (
-    "model", "input", "inputs", "texts", "messages", "prompt", "query", "queries", "text_1", "documents",
-    "text_2", "tokens", "ids", "task", "input_type", "dimensions", "top_n",
+    "model", "input", "inputs", "texts", "text", "messages", "prompt", "query", "queries", "text_1",
+    "documents", "text_2", "tokens", "ids", "task", "input_type", "dimensions", "top_n",
 )  # fmt: skip
 
 QUESTION, ANSWER = "What is the capital of France?", "Paris is the capital of France."
@@ -43,6 +43,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "/v2/rerank": RANKING,
     "/tokenize": {"prompt": QUESTION, "return_token_strs": True},
     "/detokenize": {"tokens": [101, 102]},
+    "/v1/tokenize": {"text": QUESTION},
+    "/v1/detokenize": {"tokens": [101, 102]},
     "/invocations": {"input": QUESTION},
     "/embed": {"inputs": [QUESTION]},
     "/embed_all": {"inputs": QUESTION},

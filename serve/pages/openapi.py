@@ -158,6 +158,12 @@ ANSWERS: dict[str, dict[str, Any]] = {
         ]
     },
     "DetokenizeAnswer": record(prompt={"type": "string"}),
+    "CohereTokenizeAnswer": record(
+        tokens={"type": "array", "items": {"type": "integer"}},
+        token_strings={"type": "array", "items": {"type": "string"}},
+        meta={"type": "object"},
+    ),
+    "CohereDetokenizeAnswer": record(text={"type": "string"}, meta={"type": "object"}),
     "Anything": {},
     "Error": {
         "type": "object",

@@ -416,6 +416,12 @@ class Detokenize(Record):
     tokens: Many[Annotated[int, Field(ge=0, le=INT64 - 1)]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CohereTokenize(Record):
+    model: str | None = None
+    text: str
+
+
 # --- LoRA ---
 
 
@@ -474,6 +480,7 @@ SCORE = body(
 RERANK = body(([], Rerank))
 TOKENIZE = body((["prompt"], TokenizeText), (["messages"], TokenizeChat), preferred=(1, 0))
 DETOKENIZE = body(([], Detokenize))
+COHERE_TOKENIZE = body(([], CohereTokenize))
 LOAD_ADAPTER = body(([], LoadAdapter))
 UNLOAD_ADAPTER = body(([], UnloadAdapter))
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from poolrt.runtime import load
@@ -290,6 +291,24 @@ def test_cohere_v1_still_refuses_an_input_type_that_is_not_coheres(address: str)
         "except cohere.BadRequestError as error:\n    told = error.body['message']\n"
     )
     assert "Unsupported input_type 'poem'" in run(text, address, told="told")
+
+
+@pytest.mark.parametrize("client", ["Client", "ClientV2"])
+@pytest.mark.parametrize("offline", [True, False])
+def test_cohere_tokenises_here_where_it_finds_no_tokenizer(
+    address: str, models: dict[str, Model], client: str, offline: bool
+) -> None:
+    cohere = pytest.importorskip("cohere")
+    expected = models[EMBEDDER].tokenize("a cat", add_special_tokens=False)
+    with httpx.Client() as connections:
+        opened = getattr(cohere, client)(base_url=address, api_key="none", httpx_client=connections)
+        ids = opened.tokenize(text="a cat", model=EMBEDDER, offline=offline)
+        assert ids.tokens == expected
+        assert len(ids.token_strings) == len(expected)
+        around = models[EMBEDDER].tokenize("a cat")
+        assert opened.detokenize(tokens=around, model=EMBEDDER, offline=offline).text == "a cat"
+        with pytest.raises(cohere.NotFoundError):
+            opened.tokenize(text="a", model="nobody", offline=offline)
 
 
 HUB = """

@@ -282,6 +282,8 @@ def test_a_full_queue_refuses_before_the_body_comes(artifacts: Callable[[str], P
         for route, body in (
             ("/tokenize", {"prompt": TEXT}),
             ("/detokenize", {"tokens": [6]}),
+            ("/v1/tokenize", {"text": TEXT}),
+            ("/v1/detokenize", {"tokens": [6]}),
             ("/decode", {"ids": [6]}),
         ):
             assert server.ask(route, body)

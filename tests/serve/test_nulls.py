@@ -38,6 +38,8 @@ ROUTES: dict[str, tuple[str, Body, list[dict[str, Any]]]] = {
     "/v1/embed": (EMBEDDER, vllm.COHERE_V1, [{"texts": TEXTS}]),
     "/tokenize": (EMBEDDER, vllm.TOKENIZE, [{"prompt": QUERY}]),
     "/detokenize": (EMBEDDER, vllm.DETOKENIZE, [{"tokens": [7, 8]}]),
+    "/v1/tokenize": (EMBEDDER, vllm.COHERE_TOKENIZE, [{"text": QUERY}]),
+    "/v1/detokenize": (EMBEDDER, vllm.DETOKENIZE, [{"tokens": [7, 8]}]),
     "/invocations": (EMBEDDER, vllm.EMBEDDINGS, [INPUT]),
     "/embed": (EMBEDDER, tei.EMBED, [{"inputs": TEXTS}]),
     "/embed_all": (EMBEDDER, tei.EMBED, [{"inputs": TEXTS}]),

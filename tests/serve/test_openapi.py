@@ -222,6 +222,8 @@ EXAMPLES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("/tokenize", {"model": "minilm_like", "prompt": TEXT, "return_token_strs": True}, {"prompt": 5}),
     ("/tokenize", {"model": "minilm_like", "inputs": TEXT}, {"inputs": 5}),
     ("/detokenize", {"model": "minilm_like", "tokens": [6, 7]}, {"tokens": "x"}),
+    ("/v1/tokenize", {"model": "minilm_like", "text": TEXT}, {"text": 5}),
+    ("/v1/detokenize", {"model": "minilm_like", "tokens": [6, 7]}, {"tokens": "x"}),
     ("/embed", {"model": "minilm_like", "inputs": TEXT}, {"normalize": "x"}),
     (
         "/predict",
