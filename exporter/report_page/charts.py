@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, LEFT, RIGHT, ROW, TOP = 720, 190, 110, 26, 26
+WIDTH, LEFT, RIGHT, ROW, TOP = 720, 200, 110, 26, 26
+_LETTERS = 25
+"""Of a label: wider ones would leave the plot where a font is wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ def drifts(title: str, rows: Sequence[Drift], allowed: float) -> Markup:
 
 
 def _label(label: str, y: float) -> str:
-    shown = label if len(label) <= 30 else f"{label[:14]}…{label[-14:]}"
+    half = _LETTERS // 2
+    shown = label if len(label) <= _LETTERS else f"{label[:half]}…{label[-half:]}"
     return f'<text class="label" x="{LEFT - 8}" y="{y + 16}">{escape(shown)}</text>'
 
 

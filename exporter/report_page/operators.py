@@ -1,9 +1,11 @@
-"""Times of the kinds of operators in a graph, by ONNX Runtime's profiler."""
+"""Times of the layers of a model and of the kinds of operators in its graph, by ONNX Runtime's profiler."""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from ...runtime.engines.feed import Feed
 from ...runtime.engines.ort import SLOW_FUSIONS, library
 from ..base.large import is_large_graph
 from ..proof import verify
+from . import layers
 
 RUNS = 5
 """Runs that are counted, after one that is not."""
+_KERNEL = "_kernel_time"
 _CONTAINERS = ("If", "Loop", "Scan")
 """Their own time is that of the operators inside them, which the profiler lists too."""
 
@@ -25,8 +29,10 @@ _CONTAINERS = ("If", "Loop", "Scan")
 class OperatorTimes:
     """What one batch takes, as the mean of the counted runs."""
 
-    seconds: dict[str, float]
+    kinds: dict[str, float]
     """Kind of operator -> seconds, the slowest first."""
+    layers: dict[str, float]
+    """Layer -> seconds, in the order of the graph."""
     graph: str
     library: str
     texts: int
@@ -67,8 +73,10 @@ def measured(folder: Path, manifest: Manifest, graph: Graph) -> OperatorTimes:
             session.run(outputs, inputs)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     rows, width = inputs[graph.inputs[0].name].shape[:2]
+    kinds, nodes = seconds_of(events)
     return OperatorTimes(
-        seconds_of(events),
+        kinds,
+        layers_of(nodes, layers.of_nodes(folder / graph.file)),
         graph.file,
         f"onnxruntime {ort.__version__}",
         len(items),
@@ -78,13 +86,31 @@ def measured(folder: Path, manifest: Manifest, graph: Graph) -> OperatorTimes:
     )
 
 
-def seconds_of(events: list[dict[str, Any]]) -> dict[str, float]:
-    """Kind of operator -> seconds of one run, from the profiler's events; the first run is left out."""
+def seconds_of(events: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of one run from the profiler's events, of each kind of operator and of each node; the first run
+    is left out."""
     runs = sorted(event["ts"] + event["dur"] for event in events if event.get("name") == "model_run")
     warm, counted = runs[0], len(runs) - 1
-    totals: dict[str, float] = {}
+    kinds: Counter[str] = Counter()
+    nodes: Counter[str] = Counter()
     for event in events:
         kind = event.get("args", {}).get("op_name", "")
         if event.get("cat") == "Node" and event["ts"] >= warm and kind and kind not in _CONTAINERS:
-            totals[kind] = totals.get(kind, 0.0) + event["dur"] / 1e6 / counted
-    return dict(sorted(totals.items(), key=lambda item: -item[1]))
+            seconds = event["dur"] / 1e6 / counted
+            kinds[kind] += seconds
+            nodes[event["name"].removesuffix(_KERNEL)] += seconds
+    return dict(kinds.most_common()), dict(nodes)
+
+
+def layers_of(nodes: Mapping[str, float], places: Mapping[str, str]) -> dict[str, float]:
+    """Layer -> seconds, in the order of the graph.
+
+    Args:
+        nodes: name of a node -> seconds.
+        places: name of a node -> its layer, in the order of the graph.
+    """
+    totals = dict.fromkeys(places.values(), 0.0)
+    for name, seconds in nodes.items():
+        layer = layers.of_event(name, places)
+        totals[layer] = totals.get(layer, 0.0) + seconds
+    return {layer: seconds for layer, seconds in totals.items() if seconds}

@@ -76,7 +76,7 @@ def html(report: Report, manifest: Manifest) -> str:
     folder, graph = Path(report.path), manifest.graph("text")
     why = operators.left_out(folder, graph)
     times = operators.measured(folder, manifest, graph) if why is None else None
-    total = 0.0 if times is None else sum(times.seconds.values())
+    total = 0.0 if times is None else sum(times.kinds.values())
     template = resources.files(__package__ or "").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["bytes"] = size
@@ -88,6 +88,7 @@ def html(report: Report, manifest: Manifest) -> str:
         times=times,
         total=total,
         why_no_times=why,
+        layer_plot=None if times is None else _layers(times),
         operator_plot=None if times is None else _operators(times),
         size_plot=_sizes(report.sizes),
         step_plot=_steps(report.seconds),
@@ -124,9 +125,18 @@ def _drift(row: Evidence) -> tuple[float, float | None]:
     return max(0.0, 1 - row.worst_cosine), None if row.mean_cosine is None else max(0.0, 1 - row.mean_cosine)
 
 
+def _layers(times: operators.OperatorTimes) -> Markup:
+    total = sum(times.layers.values())
+    rows = [
+        charts.Bar(layer, seconds, f"{seconds * 1e3:.2f} ms, {seconds / total:.0%}")
+        for layer, seconds in times.layers.items()
+    ]
+    return charts.bars("Time of each layer for one batch; the table below has the numbers", rows)
+
+
 def _operators(times: operators.OperatorTimes) -> Markup:
-    total = sum(times.seconds.values())
-    kinds = list(times.seconds.items())
+    total = sum(times.kinds.values())
+    kinds = list(times.kinds.items())
     rest = kinds[MOST_KINDS:]
     if rest:
         kinds = [*kinds[:MOST_KINDS], (f"{len(rest)} other kinds", sum(seconds for _, seconds in rest))]

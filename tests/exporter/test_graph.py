@@ -32,6 +32,14 @@ def exported(built: Built, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return path, tracing.onnx_from_module(built[1], built[0], path)
 
 
+def test_nodes_are_named_by_their_modules_and_hold_no_other_note(exported: tuple[Path, Any]):
+    nodes = onnx.load(exported[0]).graph.node
+    modules = {node.name.rpartition("/")[0] for node in nodes}
+    assert {"backbone.model.embeddings", "backbone.model.encoder.layer.1.attention.self", "heads"} <= modules
+    assert not any(node.metadata_props or node.doc_string for node in nodes)
+    assert len({node.name for node in nodes}) == len(nodes)
+
+
 def test_the_graph_has_the_interface_it_says(exported: tuple[Path, Any]):
     path, described = exported
     model = onnx.load(path)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import onnx
 import pytest
 from poolrt.exporter import cli
 from poolrt.exporter.base import report as reports
-from poolrt.exporter.report_page import charts, operators, page
+from poolrt.exporter.report_page import charts, layers, operators, page
 from poolrt.runtime import errors
 from poolrt.runtime.artifact.manifest import Manifest
 from poolrt.runtime.artifact.reading import read
@@ -119,10 +120,64 @@ def test_operators_are_those_that_onnx_runtime_ran(artifacts: Callable[[str], Pa
     folder = artifacts("minilm_like")
     manifest = read(folder, check="quick").manifest
     times = operators.measured(folder, manifest, manifest.graph("text"))
-    assert {"Softmax", "LayerNormalization"} <= times.seconds.keys()  # which nothing is fused with
-    assert all(seconds > 0 for seconds in times.seconds.values())
-    assert [*times.seconds.values()] == sorted(times.seconds.values(), reverse=True)
+    assert {"Softmax", "LayerNormalization"} <= times.kinds.keys()  # which nothing is fused with
+    assert all(seconds > 0 for seconds in times.kinds.values())
+    assert [*times.kinds.values()] == sorted(times.kinds.values(), reverse=True)
     assert times.texts > 5
+    assert [*times.layers] == [
+        layers.REST, "embeddings", "encoder.layer.0", "encoder.layer.1", "heads",
+    ]  # fmt: skip
+    assert sum(times.layers.values()) == pytest.approx(sum(times.kinds.values()))
+    text = page.html(*report_of(folder))
+    assert [row[0] for row in Page(text).rows if row[0] in times.layers] == [*times.layers]
+
+
+@pytest.mark.parametrize(
+    ("module", "layer"),
+    [
+        ("backbone.model.encoder.layer.11.attention.self", "encoder.layer.11"),
+        ("backbone.model.layers.3", "layers.3"),
+        ("backbone.model.language_model.layers.3.mlp", "layers.3"),
+        ("backbone.model.norm", "norm"),
+        ("backbone.model.embeddings.LayerNorm", "embeddings"),
+        ("backbone.model", layers.REST),
+        ("backbone", layers.REST),
+        ("heads.parts.0.layers.1", "heads"),
+    ],
+)
+def test_a_module_is_of_a_layer(module: str, layer: str):
+    assert layers.of_module(module) == layer
+
+
+def test_what_passes_made_and_what_is_fused_is_of_the_layer_it_reads():
+    def node(name: str, read: str, written: str) -> onnx.NodeProto:
+        return onnx.helper.make_node("Identity", [read], [written], name=name)
+
+    body = onnx.helper.make_graph([node("inner", "a", "i"), node("packed/x", "b", "j")], "body", [], [])
+    nodes = [
+        node("packed/mask", "mask", "m"),
+        node("backbone.model.layers.0/node_a", "m", "a"),
+        node("backbone.model.layers.1/node_b", "a", "b"),
+        node("packed/both", "b", "c"),
+        onnx.helper.make_node("If", ["m"], ["d"], name="blocks/if", then_branch=body),
+        node("heads/node_e", "c", "e"),
+    ]
+    file = onnx.helper.make_model(onnx.helper.make_graph(nodes, "graph", [], []))
+    places = layers.of_graph(file.graph.node)
+    assert places == {
+        "packed/mask": layers.REST,
+        "backbone.model.layers.0/node_a": "layers.0",
+        "backbone.model.layers.1/node_b": "layers.1",
+        "packed/both": "layers.1",
+        "blocks/if": layers.REST,
+        "inner": "layers.0",
+        "packed/x": "layers.1",
+        "heads/node_e": "heads",
+    }
+    assert layers.of_event("backbone.model.layers.1/node_b/MatMulAddFusion", places) == "layers.1"
+    assert layers.of_event("Memcpy", places) == layers.REST
+    spent = {"heads/node_e": 1.0, "packed/both": 2.0, "backbone.model.layers.1/node_b/Fused": 4.0}
+    assert operators.layers_of(spent, places) == {"layers.1": 6.0, "heads": 1.0}
 
 
 def test_the_first_run_and_operators_around_others_are_not_counted():
@@ -134,10 +189,13 @@ def test_the_first_run_and_operators_around_others_are_not_counted():
 
     events = [
         run(0, 100), node("MatMul", 1, 90),
-        run(200, 50), node("If", 201, 40), node("MatMul", 202, 30), node("Add", 233, 5),
+        run(200, 50), node("MatMul", 202, 30), node("If", 201, 40), node("Add", 233, 5),
         run(300, 50), node("If", 301, 40), node("MatMul", 302, 10), node("Add", 333, 5),
     ]  # fmt: skip
-    assert operators.seconds_of(events) == pytest.approx({"MatMul": 20e-6, "Add": 5e-6})
+    events[3]["name"] = "layer/MatMul_kernel_time"
+    kinds, nodes = operators.seconds_of(events)
+    assert kinds == pytest.approx({"MatMul": 20e-6, "Add": 5e-6})
+    assert nodes == pytest.approx({"layer/MatMul": 15e-6, "MatMul": 5e-6, "Add": 5e-6})
 
 
 def test_a_graph_that_does_not_run_here_is_left_out_with_the_reason(
