@@ -147,6 +147,16 @@ def test_a_video_file_is_sampled_and_decoded_as_vllm_does_it(name: str) -> None:
     assert digest(np.stack(frames)) == recorded["pixels"]
 
 
+def test_a_title_in_another_encoding_changes_nothing() -> None:
+    data = (FOLDER / "h264.mp4").read_bytes()
+    place = data.index(b"Lavf")
+    titled = data[:place] + "Über".encode("latin-1") + data[place + 4 :]
+    first = np.arange(1)
+    (pixels,), _ = VideoFile(data, PictureLimits(), "video_url").read(first)
+    (same,), _ = VideoFile(titled, PictureLimits(), "video_url").read(first)
+    assert np.array_equal(pixels, same)
+
+
 CAPPED = (
     (9, 400, 300, 4096, 200000, (160, 128)), (64, 1080, 1920, 4096, 15728640, (352, 640)),
     (7, 1080, 1920, 4096, 15728640, (640, 1152)), (7, 64, 96, 131072, 2000000, (128, 192)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +102,11 @@ def _opened(data: bytes, field: str) -> Iterator[InputContainer]:
             "a video file needs PyAV, which is not installed: pip install 'poolrt[video]'", field=field
         ) from None
     try:
-        with av.open(io.BytesIO(data), "r", options=OPTIONS, metadata_errors="replace") as container:
+        # Titles in another encoding. PyAV 19 (for Python 3.12 and newer) reads them without being told.
+        titles: dict[str, Any] = (
+            {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        )
+        with av.open(io.BytesIO(data), "r", options=OPTIONS, **titles) as container:
             if not container.streams.video:
                 raise InputError(f"a file of {container.format.long_name} has no video stream", field=field)
             yield container
