@@ -1,8 +1,9 @@
 """The open port of a server that still pulls artifacts or exports checkpoints.
 
-`/live` is 200 from the start; `/health`, `/ready` and `/ping` are 503 with the step that is under way; every
-other route is 503 with Retry-After. The sockets then go to the server itself: they stay open in between, so a
-client that connects meanwhile waits and is served.
+`/live` is 200 from the start; `/health`, `/ready` and `/ping` are 503 with the step that is under way. A
+browser gets the playground, which shows that step until the models are there. Every other route is 503 with
+Retry-After. The sockets then go to the server itself: they stay open in between, so a client that connects
+meanwhile waits and is served.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import orjson
 import uvicorn
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -25,6 +27,7 @@ from ..http.access import Gate
 from ..metrics.prometheus import Metrics
 from ..metrics.state import State
 from ..models.registry import Registry
+from ..pages import playground
 from ..settings import Settings
 from .progress import Progress
 from .server import uvicorn_options
@@ -79,6 +82,11 @@ class Room(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def is_browser(request: Request) -> bool:
+    """Whether a person looks, and no program that takes any 200 for a server that is ready."""
+    return request.method == "GET" and "text/html" in request.headers.get("accept", "")
+
+
 def _app(settings: Settings, progress: Progress) -> Gate:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -87,6 +95,8 @@ def _app(settings: Settings, progress: Progress) -> Gate:
             response = Response()
         elif path in PROBES:
             response = Response(orjson.dumps(progress.plain()), 503, retry, "application/json")
+        elif path == "/" and is_browser(request := Request(scope)):
+            response = await playground.page(request)
         else:
             text = f"the models are still being prepared ({progress.plain()['step']}); /ready tells how far"
             response = error_response(ApiError(503, text, headers=retry))

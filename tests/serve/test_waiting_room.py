@@ -21,6 +21,8 @@ from poolrt.serve.process.progress import Progress
 from poolrt.serve.process.waiting_room import waiting_room
 from poolrt.serve.settings import Settings
 
+from tests.serve.chromium import Page
+
 EXPORT = """
 import os, sys, time
 print("plan:", file=sys.stderr)
@@ -95,6 +97,22 @@ def test_probes_and_routes_say_how_far_the_export_is(
     assert captured.out == "", "standard output belongs to whoever started the server"
     assert "[2/7] trace to ONNX ..." in captured.err
     assert "the result" in captured.err
+
+
+def test_a_browser_gets_the_page_which_says_how_far_the_export_is(browser: Page, tmp_path: Path) -> None:
+    progress = Progress()
+    program = [sys.executable, "-c", EXPORT, str(tmp_path / "go"), "0"]
+    export = threading.Thread(target=lambda: progress.run(program))
+    with bound() as sock, waiting_room(Settings(), [sock], progress):
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}/"
+        export.start()
+        with httpx.Client(base_url=url, timeout=60) as client:
+            until(lambda: up(client))
+            assert client.get("/").status_code == 503, "a program takes 200 for a server that is ready"
+        browser.open(url)
+        browser.until("document.querySelector('#answer').innerText.includes('trace to ONNX, step 2 of 7')")
+        (tmp_path / "go").touch()
+        export.join(SOON_S)
 
 
 def test_the_sockets_stay_open_behind_it() -> None:

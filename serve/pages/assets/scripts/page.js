@@ -61,6 +61,18 @@ function obey() {
   pickModel(state);
 }
 
+/** Whether the page asks again and again until the models are there. */
+let waits = false;
+
+/** Says how far the server is with its models, of which /ready knows while it pulls or exports them. */
+async function preparing() {
+  let state = {};
+  try { state = await (await fetch(addressOf("ready"), { cache: "no-store" })).json(); } catch (error) { /* it has no body while models are opened */ }
+  const step = state.step ? `${state.step}${state.of ? `, step ${state.number} of ${state.of}` : ""}` : "opening the models";
+  answer("The server prepares its models", h("p", { className: "note" }, `Now: ${step}${state.seconds ? `. ${plural(Math.round(state.seconds), "second")} so far` : ""}. This page opens by itself when that is done.`));
+  if (!$("live").textContent.includes(step)) say(`The server prepares its models: ${step}.`);
+}
+
 async function start() {
   try {
     let docs;
@@ -68,8 +80,9 @@ async function start() {
     $("docs").hidden = !docs;
   } catch (problem) {
     $("tabs").hidden = true;
-    failed(problem);
-    if (problem.status === 503) setTimeout(start, 1000);  // models are still being loaded
+    if (problem.status === 503) await preparing(); else failed(problem);
+    waits = problem.status === 503 || (waits && problem.status === 0);  // between two processes it may be nobody for a moment
+    if (waits) setTimeout(start, 1000);
     return;
   }
   $("tabs").hidden = false;

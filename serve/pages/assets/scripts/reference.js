@@ -104,6 +104,7 @@ $("filter").addEventListener("input", () => {
     count += Number(!block.hidden);
   }
   for (const section of document.querySelectorAll("#routes section")) section.hidden = !section.querySelector(".route:not([hidden])");
+  $("none").hidden = count > 0;
   say(plural(count, "route"));
 });
 
