@@ -24,6 +24,7 @@ yaml = pytest.importorskip("yaml")
 
 SERVE = Path(sys.executable).with_name("serve")
 START_S = 300.0
+STOP_S = 60.0
 HOLD_S = 5.0
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 DASHBOARD = re.compile(r"http://127\.0\.0\.1:\d+")
@@ -31,17 +32,23 @@ DASHBOARD = re.compile(r"http://127\.0\.0\.1:\d+")
 
 @contextlib.contextmanager
 def running(log: Path, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`serve run`, stopped as Ctrl-C stops it."""
+    """`serve run`, stopped as Ctrl-C stops it, also where the shell started these tests in the background and
+    so has them ignore it."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             [str(SERVE), "run", *arguments],
-            stdout=file, stderr=subprocess.STDOUT, env={**ENVIRONMENT, **variables},
+            stdout=file, stderr=subprocess.STDOUT, env={**ENVIRONMENT, **variables}, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         try:
             yield process
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(START_S)
+            try:
+                process.wait(STOP_S)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def ready(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:

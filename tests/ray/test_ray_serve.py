@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,24 @@ def test_one_replica_opens_models_on_demand_and_closes_the_one_used_longest_ago(
     backend = serve.get_deployment_handle("poolrt", "evict")
     assert backend.opened.remote().result() == ["bert_classifier", "minilm_like"]
     serve.delete("evict")
+
+
+def test_models_that_take_each_others_place_lose_no_request(
+    cluster: None, artifacts: Callable[[str], Path]
+) -> None:
+    import poolrt.ray  # pyright: ignore[reportMissingImports]
+
+    named = {name: str(artifacts(name)) for name in ("minilm_like", "bert_plain")}
+    serve.run(poolrt.ray.app(named, replicas=1, num_cpus=0.5, models_per_replica=1, fronts=1), name="turns")
+
+    def answered(number: int) -> tuple[int, bool]:
+        name = tuple(named)[number % 2]
+        reply = ask("/v1/embeddings", {"input": ["hello"] * 50, "model": name})
+        return reply.status, reply.body.get("model") == name
+
+    with ThreadPoolExecutor(6) as threads:
+        assert set(threads.map(answered, range(120))) == {(200, True)}
+    serve.delete("turns")
 
 
 def test_sticky_requests_stay_with_a_replica_by_their_beginning(
