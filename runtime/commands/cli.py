@@ -45,6 +45,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "score": ("score a query against documents", "runtime.commands.model_commands:score", "cpu"),
     "rerank": ("sort documents by their score", "runtime.commands.model_commands:rerank", "cpu"),
+    "classify": (
+        "label texts, or the tokens of texts",
+        "runtime.commands.classify_command:classify",
+        "cpu",
+    ),
     "bench": ("measure an artifact on this machine", "runtime.commands.model_commands:bench", "cpu"),
     "serve": ("serve artifacts over HTTP, with vLLM's API", "serve.cli:serve", "serve"),
     "list": ("list the stored artifacts", "runtime.commands.store_commands:list_artifacts", "hub"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,6 @@ from ..command_line.command import command
 from ..command_line.flags import Flag
 from ..errors import InputError
 from .model_arguments import (
-    PICTURES,
-    VIDEOS,
     ArtifactFolder,
     Documents,
     EngineName,
@@ -26,6 +22,7 @@ from .model_arguments import (
     prompts,
     truncation,
 )
+from .printing import cut, opened, print_json, progress_bar, short
 
 PIECE = 1024
 """Texts that `embed --out` computes before it writes their vectors."""
@@ -44,11 +41,11 @@ def inspect(
     from ..store import resolving
     from . import inspection
 
-    opened = reading.read(resolving.artifact(artifact), check="quick" if quick else "full")
+    checked = reading.read(resolving.artifact(artifact), check="quick" if quick else "full")
     if json:
-        _print_json(to_plain(opened.manifest))
+        print_json(to_plain(checked.manifest))
     else:
-        print(inspection.text(opened))
+        print(inspection.text(checked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +117,7 @@ def _embedded(artifact: str, engine: str, source: Texts, embedding: Embedding, *
     rows: list[dict[str, Any]] = []
     tokens, padded, vectors = 0, 0.0, np.empty((0, 0), dtype=np.float32)
     try:
-        with _model(artifact, engine) as model, bar(_bar(as_json), len(texts) - begin) as progress:
+        with opened(artifact, engine) as model, bar(progress_bar(as_json), len(texts) - begin) as progress:
 
             def embedded(several: list[str | Path]) -> Any:
                 return model.embed(
@@ -154,7 +151,7 @@ def _embedded(artifact: str, engine: str, source: Texts, embedding: Embedding, *
                     else:
                         shown = " ".join(f"{value:+.4f}" for value in output.outputs.data[:6])
                         size = f"{len(output.outputs.data)} dims, {output.prompt_tokens} tokens"
-                        print(f"[{shown} ...] {size}{_cut(output.truncated)}  {_short(text)}")
+                        print(f"[{shown} ...] {size}{cut(output.truncated)}  {short(text)}")
             name = model.name
     except KeyboardInterrupt:
         if file is None:
@@ -165,7 +162,7 @@ def _embedded(artifact: str, engine: str, source: Texts, embedding: Embedding, *
         )
         raise KeyboardInterrupt(kept if file.rows else "nothing was written") from None
     if as_json:
-        _print_json(
+        print_json(
             {
                 "model": name,
                 "data": rows,
@@ -208,18 +205,18 @@ def score(
     """Scores a query against documents: from the command line, --file, or stdin with one document per
     line."""
     documents = source.read()
-    with _model(artifact, engine) as model:
+    with opened(artifact, engine) as model:
         first, *others = prompts([query, *documents], model)
-        outputs = model.score(first, others, use_tqdm=_bar(json), **source.options())
+        outputs = model.score(first, others, use_tqdm=progress_bar(json), **source.options())
     if json:
         data = [
             {"index": index, "score": output.outputs.score, "truncated": output.truncated}
             for index, output in enumerate(outputs)
         ]
-        _print_json({"model": model.name, "data": data, "prompt_tokens": outputs.prompt_tokens})
+        print_json({"model": model.name, "data": data, "prompt_tokens": outputs.prompt_tokens})
     else:
         for output, document in zip(outputs, documents, strict=True):
-            print(f"{output.outputs.score:10.5f}{_cut(output.truncated)}  {_short(document)}")
+            print(f"{output.outputs.score:10.5f}{cut(output.truncated)}  {short(document)}")
 
 
 @command(
@@ -239,18 +236,18 @@ def rerank(
 ) -> None:
     """Sorts documents by their score: from the command line, --file, or stdin with one document per line."""
     documents = source.read()
-    with _model(artifact, engine) as model:
+    with opened(artifact, engine) as model:
         first, *others = prompts([query, *documents], model)
-        ranking = model.rerank(first, others, top_n=top_n, use_tqdm=_bar(json), **source.options())
+        ranking = model.rerank(first, others, top_n=top_n, use_tqdm=progress_bar(json), **source.options())
     if json:
         results = [
             {"index": ranked.index, "relevance_score": ranked.score, "document": _document(ranked.document)}
             for ranked in ranking
         ]
-        _print_json({"model": model.name, "results": results, "prompt_tokens": ranking.prompt_tokens})
+        print_json({"model": model.name, "results": results, "prompt_tokens": ranking.prompt_tokens})
     else:
         for place, ranked in enumerate(ranking, start=1):
-            print(f"{place:3}. {ranked.score:10.5f}  {_short(documents[ranked.index])}")
+            print(f"{place:3}. {ranked.score:10.5f}  {short(documents[ranked.index])}")
 
 
 @command(examples=["poolrt bench artifacts/all-MiniLM-L6-v2 --seconds 5 --threads 2"])
@@ -267,7 +264,7 @@ def bench(
     """Measures one artifact in this process: texts and tokens per second at several lengths."""
     from . import benchmark
 
-    with _model(artifact, engine, threads=threads) as model:
+    with opened(artifact, engine, threads=threads) as model:
         lines = []
         if not json:
             print(benchmark.HEADER)
@@ -276,7 +273,7 @@ def bench(
             if not json:
                 print(line.text(), flush=True)
     if json:
-        _print_json(
+        print_json(
             {"model": model.name, "engine": model.engine.name, "lines": [line.plain() for line in lines]}
         )
 
@@ -292,30 +289,15 @@ def doctor(*, json: Json = False) -> None:
         environment.variables(commands, os.environ), environment.files(commands, os.environ)
     )
     if json:
-        _print_json(diagnosis.plain())
+        print_json(diagnosis.plain())
     else:
         terminal.facts(diagnosis.text().splitlines())
-
-
-def _model(artifact: str, engine: str, *, threads: int | None = None) -> Any:
-    from ..loader import load
-
-    return load(artifact, engine, threads=threads)
 
 
 def _params(*, dimensions: int | None) -> Any:
     from ..answers.params import PoolingParams
 
     return PoolingParams(dimensions=dimensions)
-
-
-def _bar(as_json: bool) -> Any:
-    """What draws the progress on a terminal; False elsewhere."""
-    if as_json or not sys.stderr.isatty():
-        return False
-    from ..command_line import terminal
-
-    return terminal.bar
 
 
 def _cosine(vectors: Any) -> float:
@@ -329,19 +311,3 @@ def _document(document: Any) -> dict[str, str]:
     if isinstance(document, str):
         return {"text": document}
     return {kind: str(path) for kind, path in document.items()}
-
-
-def _short(text: str | Path) -> str:
-    line = " ".join(str(text).split())
-    if len(line) <= 60:
-        return line
-    # The end of a path says more than its beginning.
-    return "..." + line[-57:] if Path(line).suffix.lower() in (*PICTURES, *VIDEOS) else line[:57] + "..."
-
-
-def _cut(truncated: bool) -> str:
-    return " (cut)" if truncated else ""
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))

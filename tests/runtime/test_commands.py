@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.shell_completion import BashComplete
-from poolrt.runtime import errors, extras
+from poolrt.runtime import errors, extras, load
 from poolrt.runtime.artifact.manifest import FILE, Manifest, Role
 from poolrt.runtime.artifact.records import from_plain
 from poolrt.runtime.command_line.command import Command
@@ -491,3 +491,43 @@ def test_a_terminal_has_colours_and_a_pipe_has_none(folder):
     assert "cosine" in drawn
     done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, cwd=ROOT, check=True)
     assert b"\x1b" not in done.stdout + done.stderr
+
+
+def test_classify_prints_the_likeliest_labels(capsys, artifacts):
+    folder = artifacts("bert_classifier")
+    with load(folder) as model:
+        expected = [output.outputs for output in model.classify(TEXTS)]
+        labels = model.manifest.heads["classify"].labels
+    code, out, _ = poolrt(capsys, "classify", folder, *TEXTS, "--top-k", "2")
+    assert code == 0
+    for line, text, output in zip(out.splitlines(), TEXTS, expected, strict=True):
+        first, second = np.argsort(output.probs)[::-1][:2]
+        assert line.split()[:4] == [
+            f"{output.probs[first]:.5f}", labels[first], f"{output.probs[second]:.5f}", labels[second],
+        ]  # fmt: skip
+        assert line.endswith(text)
+    _, out, _ = poolrt(capsys, "classify", folder, *TEXTS, "--json")
+    answer = json.loads(out)
+    assert answer["labels"] == list(labels)
+    assert [row["label"] for row in answer["data"]] == [output.label for output in expected]
+    assert [row["probs"] for row in answer["data"]] == [output.probs.tolist() for output in expected]
+
+
+def test_classify_labels_tokens_where_the_model_does(capsys, artifacts):
+    folder = artifacts("bert_tokens")
+    with load(folder) as model:
+        (expected,) = model.token_classify(TEXTS[0])
+    code, out, _ = poolrt(capsys, "classify", folder, TEXTS[0], "--json")
+    assert code == 0
+    (row,) = json.loads(out)["data"]
+    assert [token["probs"] for token in row["tokens"]] == expected.outputs.data.tolist()
+    code, out, _ = poolrt(capsys, "classify", folder, TEXTS[0])
+    text, *lines = out.splitlines()
+    assert text == TEXTS[0]
+    assert [line.split()[0] for line in lines] == [token["token"].split()[0] for token in row["tokens"]]
+
+
+def test_classify_refuses_a_model_without_labels(capsys, folder):
+    code, out, err = poolrt(capsys, "classify", folder, "a")
+    assert (code, out) == (2, "")
+    assert "Classification API is not supported by this model" in err

@@ -19,7 +19,7 @@ from tests.end_to_end.commands import post, served
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs" / "howto").glob("*.md"), *(ROOT / "docs" / "migrate").glob("*.md")])
 SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
-COMMAND = re.compile(r"^(poolrt (?:embed|score|rerank|list|prune|pull artifacts/).*)$", re.MULTILINE)
+COMMAND = re.compile(r"^(poolrt (?:embed|score|rerank|classify|list|prune|pull artifacts/).*)$", re.MULTILINE)
 REQUEST = re.compile(
     r"^curl http://127\.0\.0\.1:8000(\S+) [^@{]*?-d (?:'|@- <<BODY\n)(\{.*?\})(?:'$|\nBODY$)",
     re.MULTILINE | re.DOTALL,
