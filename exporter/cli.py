@@ -101,7 +101,7 @@ def export(
         str,
         Argument(
             "CHECKPOINT",
-            "folder with config.json and weights, or a hub id such as BAAI/bge-m3",
+            "folder with config.json and weights, or a hub id such as BAAI/bge-m3, with @REVISION or without",
             complete="dir",
         ),
     ],

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ...runtime.artifact import other_formats
-from ...runtime.errors import CheckpointError
-from ...runtime.store.addresses import HUB_ID
+from ...runtime.errors import CheckpointError, InputError
+from ...runtime.store.addresses import HUB_ID, HUB_REVISION, HubAddress, parsed
 from ...runtime.store.hub import LEFT_OUT, PICKLED_WEIGHTS, SAFE_WEIGHTS, SMALL
 from ...runtime.store.hub_errors import reported
 
@@ -45,10 +45,13 @@ class Source:
 def find(source: str, revision: str | None = None, subfolder: str | None = None) -> Source:
     """The checkpoint in a local folder, or the hub's, brought into the local cache.
 
-    `subfolder`: the folder of it that holds the checkpoint, for repositories that keep several.
+    Args:
+        source: a folder, a hub id, `owner/name@revision`, or `hf://owner/name[@revision][/folder]`.
+        subfolder: the folder of it that holds the checkpoint, for repositories that keep several.
 
     Raises CheckpointError where there is none, or the hub is not reachable.
     """
+    source, revision, subfolder = _parted(source, revision, subfolder)
     place = _place(source, subfolder, settings="config.json")
     inside = _inside(source, subfolder)
     if place is not None:
@@ -107,6 +110,24 @@ def _cached() -> str:
     from huggingface_hub import constants
 
     return " of the local cache (offline, or HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
+
+
+def _parted(source: str, revision: str | None, subfolder: str | None) -> tuple[str, str | None, str | None]:
+    """The hub id, revision and subfolder of an address; what is no address is left as it is."""
+    if not source.startswith("hf://") and (Path(source).exists() or not HUB_REVISION.fullmatch(source)):
+        return source, revision, subfolder
+    try:
+        address = parsed(source)
+    except InputError as error:
+        raise CheckpointError(str(error)) from None
+    assert isinstance(address, HubAddress)
+    for flag, inside, beside in (
+        ("--revision", address.revision, revision),
+        ("--subfolder", address.folder, subfolder),
+    ):
+        if inside and beside is not None and inside != beside:
+            raise CheckpointError(f"{source}: names {inside!r}, and {flag} {beside!r}; give one of them")
+    return address.repository, address.revision or revision, address.folder or subfolder
 
 
 def _inside(source: str, subfolder: str | None) -> str:

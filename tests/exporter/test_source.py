@@ -37,6 +37,37 @@ def test_a_hub_id_in_the_cache_is_read_offline(cached: Callable[[str, str], Path
     assert (read.source, read.folder, read.revision) == ("somebody/tiny", folder, COMMIT)
 
 
+@pytest.mark.parametrize(
+    "address", ["hf://somebody/tiny", f"somebody/tiny@{COMMIT}", f"hf://somebody/tiny@{COMMIT}"]
+)
+def test_an_address_of_the_hub_is_read_as_its_parts(cached: Callable[[str, str], Path], address: str):
+    folder = cached("minilm_like", "somebody/tiny")
+    place = source.find(address)
+    assert (place.name, place.folder, place.revision) == ("somebody/tiny", folder, COMMIT)
+
+
+def test_an_address_may_name_a_folder(cached: Callable[[str, str], Path]):
+    folder = cached("minilm_like", "somebody/tiny")
+    inner = Path(shutil.copytree(folder, folder / "v1"))
+    place = source.find("hf://somebody/tiny/v1")
+    assert (place.folder, place.subfolder) == (inner, "v1")
+
+
+@pytest.mark.parametrize(
+    ("address", "revision", "subfolder", "words"),
+    [
+        ("a/b@v1", "v2", None, "names 'v1', and --revision 'v2'"),
+        ("hf://a/b/v1", None, "v2", "names 'v1', and --subfolder 'v2'"),
+        ("hf://a", None, None, "expected hf://owner/name"),
+    ],
+)
+def test_an_address_that_makes_no_sense_is_refused(
+    address: str, revision: str | None, subfolder: str | None, words: str
+):
+    with pytest.raises(CheckpointError, match=words):
+        source.find(address, revision, subfolder)
+
+
 def test_a_cached_pickle_is_enough(cached: Callable[[str, str], Path]):
     cached("bert_vocab_txt", "somebody/old")
     assert checkpoint.read("somebody/old").architecture == "BertForMaskedLM"
