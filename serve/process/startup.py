@@ -108,8 +108,8 @@ def models_from(
         opening = functools.partial(
             opened, folder, options, settings, processors.get(argument), name=names[0]
         )
-        own_names = (own_name, *prepared.aliases.get(argument, ()))
-        served.append(Served(names=tuple(names), open=opening, aliases=own_names))
+        own_names = dict.fromkeys((own_name, artifact_name(folder), *prepared.aliases.get(argument, ())))
+        served.append(Served(names=tuple(names), open=opening, aliases=tuple(own_names)))
     adapters = None
     if options.lora_modules or options.enable_lora:
         adapters = adapters_of(options, settings, served, folders, run)
@@ -272,8 +272,11 @@ def default_name(argument: str, folder: Path) -> str:
     store's, else the artifact's own."""
     if folder != Path(argument):
         return argument
-    if stored.holds(folder):
-        return folder.name
+    return folder.name if stored.holds(folder) else artifact_name(folder)
+
+
+def artifact_name(folder: Path) -> str:
+    """The name in an artifact's manifest."""
     try:
         return json.loads((folder / FILE).read_bytes())["name"]
     except (OSError, ValueError, KeyError, TypeError):

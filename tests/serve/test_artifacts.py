@@ -339,9 +339,12 @@ def test_a_stored_artifact_is_served_by_its_name(first: Path, store: Path) -> No
     shutil.copytree(first, store / "tiny")
     stored.keep_origin("tiny", stored.Origin(address="hf://me/tiny"))
     options, _ = parse(["tiny"])
-    (served,) = models_of(options, Settings()).registry
-    assert served.names == ("minilm_like",)
-    assert "tiny" in served.aliases
+    registry = models_of(options, Settings()).registry
+    registry.open()
+    (served,) = registry
+    assert served.names == ("tiny",)
+    assert "minilm_like" in served.aliases
+    registry.close()
     options, _ = parse(["hf://me/tiny", "--served-model-name", "b=hf://me/tiny"])
     (served,) = models_of(options, Settings()).registry
     assert served.names == ("b",)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,9 @@ def servers(models: Callable[[str], Model]) -> Iterator[Callable[[str], Live]]:
 @pytest.mark.parametrize(("name", "case"), ALL)
 def test_an_answer_equals_vllms(servers: Callable[[str], Live], name: str, case: Case) -> None:
     golden = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))["answers"][case[0]]
+    if case[0] == "trailing-comma" and sys.version_info >= (3, 13):
+        # Python's json names the comma since 3.13, before what follows it; vLLM was recorded with 3.12.
+        golden = json.loads(json.dumps(golden).replace("body.14", "body.13"))
     _, method, path, body = case
     ours = answer(send(servers(name).client, method, path, body))
     assert ours["status"] == golden["status"], ours
