@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_pulled_listed_pushed_and_removed(poolrt: Poolrt, whole: Path, tmp_path:
     code, out, progress = poolrt("pull", whole)
     assert code == 0
     assert "poolrt serve minilm_like" in out
-    assert "model.onnx: 271 kB" in progress
+    assert re.search(r"model\.onnx: \d+ kB\n", progress)
     assert "up to date" in poolrt("pull", whole)[1]
     titles, row = poolrt("list")[1].splitlines()
     assert titles.split() == ["NAME", "TASKS", "PRECISION", "SIZE", "FROM", "USED"]

@@ -160,6 +160,7 @@ def test_a_failed_export_ends_the_command_with_its_reason(
 def test_a_signal_ends_the_export_too(
     sign: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = signal.signal(sign, signal.SIG_DFL)  # nohup ignores SIGHUP, and so does what it starts
     children: list[int] = []
 
     def models_of(options: object, settings: Settings, *, run: Callable[..., tuple[int, str]]) -> None:
@@ -175,6 +176,9 @@ def test_a_signal_ends_the_export_too(
         run([sys.executable, "-c", EXPORT, str(tmp_path / "never"), "0"])
 
     monkeypatch.setattr(startup, "models_of", models_of)
-    assert cli.serve(["some/checkpoint", "--port", "0"]) == 130
+    try:
+        assert cli.serve(["some/checkpoint", "--port", "0"]) == 130
+    finally:
+        signal.signal(sign, before)
     with pytest.raises(ProcessLookupError):
         os.kill(children[0], 0)
