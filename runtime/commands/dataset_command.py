@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..command_line.flags import Argument, Flag
 from ..dataset.settings import Number, OnError, Task
 from ..errors import InputError
 from .model_arguments import HELP, Json
+from .printing import print_json
 
 MODEL, OUTPUT, RAY = "model", "output", "Ray"
 
@@ -155,4 +155,7 @@ def embed_dataset(
     except KeyboardInterrupt:
         kept = f"finished shards are in {out}; the same command goes on with the rest"
         raise KeyboardInterrupt(kept) from None
-    print(json_text.dumps(summary.plain(), ensure_ascii=False) if json else summary.text())
+    if json:
+        print_json(summary.plain())
+    else:
+        print(summary.text())

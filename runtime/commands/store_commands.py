@@ -9,6 +9,7 @@ from ..command_line.command import command
 from ..command_line.flags import Argument, Flag
 from .artifact_names import artifact_names
 from .model_arguments import ArtifactFolder, Json
+from .printing import print_json
 
 Dry = Annotated[bool, Flag("only say what would go", own=True)]
 
@@ -22,7 +23,7 @@ def list_artifacts(*, json: Json = False) -> None:
 
     artifacts, problems = work.rows()
     if json:
-        _print_json({"artifacts": [entry.plain() for entry in artifacts], "problems": problems})
+        print_json({"artifacts": [entry.plain() for entry in artifacts], "problems": problems})
         return
     if artifacts:
         table(work.table(artifacts), right=(3,))
@@ -72,7 +73,7 @@ def pull(
 
     result = work.pulled(place, name=name, export=export, precision=precision)
     if json:
-        _print_json(result)
+        print_json(result)
     elif result["kind"] == "checkpoint":
         print(
             f"{result['address']}: a checkpoint, in {result['folder']}; make an artifact of it with\n  "
@@ -108,7 +109,7 @@ def push(
 
     result = work.pushed(artifact, target, private=private)
     if json:
-        _print_json(result)
+        print_json(result)
     else:
         print(
             f"{result['name']} is at {result['address']}"
@@ -128,7 +129,7 @@ def rm(
 
     result = work.removed(names)
     if json:
-        _print_json(result)
+        print_json(result)
     else:
         print(f"removed {', '.join(names)}: {megabytes(_bytes(result))} are free")
 
@@ -142,7 +143,7 @@ def prune(*, dry_run: Dry = False, json: Json = False) -> None:
 
     result: dict[str, Any] = work.pruned(dry_run=dry_run)
     if json:
-        _print_json(result)
+        print_json(result)
         return
     for item in result["leftovers"]:
         print(f"{megabytes(item['bytes']):>10}  {item['path']}: {item['why']}")
@@ -152,9 +153,3 @@ def prune(*, dry_run: Dry = False, json: Json = False) -> None:
 
 def _bytes(result: dict[str, Any]) -> int:
     return result["bytes"]
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    print(json.dumps(value, ensure_ascii=False))
