@@ -46,6 +46,11 @@ class EmbeddingOutput:
         return f"EmbeddingOutput({_array(self.embedding)})"
 
 
+def label_of(place: int, labels: Sequence[str]) -> str:
+    """The name of a label, as transformers calls one that the checkpoint does not name."""
+    return labels[place] if place < len(labels) else f"LABEL_{place}"
+
+
 @dataclass(frozen=True, slots=True)
 class ClassificationOutput:
     probs: Floats

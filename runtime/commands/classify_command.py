@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..command_line.command import command
 from ..command_line.flags import Flag
+from ..outputs import label_of
 from .model_arguments import ArtifactFolder, EngineName, Json, Texts, prompts, truncation
 from .printing import cut, opened, print_json, progress_bar, short
 
@@ -77,14 +78,14 @@ def _tokens(model: Model, output: Any, labels: Sequence[str]) -> list[dict[str, 
 
 def _row(probs: NDArray[np.float32], labels: Sequence[str]) -> dict[str, Any]:
     """Returns what /classify returns of one text: [labels] values, and the label of the largest."""
-    return {"label": _name(int(probs.argmax()), labels), "probs": probs.tolist(), "num_classes": len(probs)}
+    return {
+        "label": label_of(int(probs.argmax()), labels),
+        "probs": probs.tolist(),
+        "num_classes": len(probs),
+    }
 
 
 def _likeliest(probs: Sequence[float], labels: Sequence[str], top_k: int) -> str:
     """Returns the largest values with their labels; top_k 0: all of them."""
     order = sorted(range(len(probs)), key=lambda place: -probs[place])[: top_k or None]
-    return "  ".join(f"{probs[place]:8.5f} {_name(place, labels)}" for place in order)
-
-
-def _name(place: int, labels: Sequence[str]) -> str:
-    return labels[place] if place < len(labels) else f"LABEL_{place}"
+    return "  ".join(f"{probs[place]:8.5f} {label_of(place, labels)}" for place in order)

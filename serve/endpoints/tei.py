@@ -21,7 +21,7 @@ from starlette.responses import Response
 from ...runtime.answers.params import PoolingParams
 from ...runtime.answers.scoring import activate
 from ...runtime.answers.sparse import sparse_task, token_weights
-from ...runtime.outputs import Outputs, Ranking
+from ...runtime.outputs import Outputs, Ranking, label_of
 from ..context import context_of
 from ..errors import ApiError
 from ..http.request_body import form, read
@@ -205,10 +205,7 @@ def forms(inputs: Any) -> tuple[bool, list[str], list[tuple[str, str]]]:
 def named(probs: np.ndarray[Any, Any], labels: tuple[str, ...]) -> list[dict[str, Any]]:
     """Labels with their scores, best first. `probs`: [classes]."""
     order = np.argsort(-probs, kind="stable").tolist()
-    return [
-        {"label": labels[index] if index < len(labels) else f"LABEL_{index}", "score": float(probs[index])}
-        for index in order
-    ]
+    return [{"label": label_of(index, labels), "score": float(probs[index])} for index in order]
 
 
 async def answer_similarity(request: Request, value: Any) -> Response:
