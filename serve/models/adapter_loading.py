@@ -23,6 +23,10 @@ def refused(message: str) -> ApiError:
     return ApiError(400, message, kind="InvalidUserInput")
 
 
+def stopping() -> ApiError:
+    return ApiError(503, "the server is shutting down; try again", headers={"Connection": "close"})
+
+
 class Loader:
     """Loads one adapter at a time, because an export uses the whole machine. Called in the event loop."""
 
@@ -50,9 +54,7 @@ class Loader:
                 raise refused(f"the adapter '{adapter.name}' cannot be read: {error.strerror}") from None
             except PoolrtError as error:
                 if self.adapters.closed:
-                    raise ApiError(
-                        503, "the server is shutting down; try again", headers={"Connection": "close"}
-                    ) from None
+                    raise stopping() from None
                 log.warning("adapter %s: %s", adapter.name, error)
                 if error.exit_code == EXIT_INPUT:
                     raise refused(str(error)) from None

@@ -20,7 +20,7 @@ from ...runtime.model import Model
 from ...runtime.store import resolving
 from ...runtime.store.addresses import is_address
 from ..errors import ApiError
-from .adapter_loading import refused
+from .adapter_loading import refused, stopping
 from .adapters import MOST_NAME, AdapterExporter
 from .changes import Change, Loaded
 from .registry import Registry, Served
@@ -45,10 +45,6 @@ class Prepared:
     new: Served | None
     """The model that comes, opened and warm."""
     begun: float
-
-
-def stopping() -> ApiError:
-    return ApiError(503, "the server is shutting down; try again", headers={"Connection": "close"})
 
 
 class ArtifactLoader:

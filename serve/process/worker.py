@@ -16,6 +16,7 @@ from multiprocessing.sharedctypes import SynchronizedArray
 from typing import Any, Protocol
 
 from ...runtime.errors import EXIT_INTERRUPTED
+from ..models.adapter_loading import stopping
 from ..models.changes import Change, Order, Refusal, Reply
 from .placement import Place
 
@@ -120,7 +121,7 @@ class Worker:
                         return wishes.recv()
             except (OSError, EOFError):
                 pass  # the supervisor is gone, so this process ends too
-        return Refusal(503, "the server is shutting down; try again")
+        return Refusal.of(stopping())
 
     def follow(self, obey: Callable[[Order], Reply]) -> None:
         orders = self._wiring.orders
