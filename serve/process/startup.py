@@ -102,14 +102,14 @@ def models_from(
         names = [prepared.names[argument]] if argument in prepared.names else []
         if index == 0:
             names += own
-        own_name = default_name(argument, folder)
+        own_names = names_of(argument, folder)
         if not names:
-            names = [own_name]
+            names = [own_names[0]]
         opening = functools.partial(
             opened, folder, options, settings, processors.get(argument), name=names[0]
         )
-        own_names = dict.fromkeys((own_name, artifact_name(folder), *prepared.aliases.get(argument, ())))
-        served.append(Served(names=tuple(names), open=opening, aliases=tuple(own_names)))
+        aliases = dict.fromkeys((*own_names, *prepared.aliases.get(argument, ())))
+        served.append(Served(names=tuple(names), open=opening, aliases=tuple(aliases)))
     adapters = None
     if options.lora_modules or options.enable_lora:
         adapters = adapters_of(options, settings, served, folders, run)
@@ -267,17 +267,13 @@ def processor_kwargs(folder: Path, settings: Settings) -> dict[str, object] | No
     return kwargs
 
 
-def default_name(argument: str, folder: Path) -> str:
-    """Name without --served-model-name: for a checkpoint the argument, as in vLLM, of a stored artifact the
-    store's, else the artifact's own."""
-    if folder != Path(argument):
-        return argument
-    return folder.name if stored.holds(folder) else artifact_name(folder)
-
-
-def artifact_name(folder: Path) -> str:
-    """The name in an artifact's manifest."""
+def names_of(argument: str, folder: Path) -> tuple[str, str]:
+    """The name without --served-model-name (for a checkpoint the argument, as in vLLM, of a stored artifact
+    the store's, else the artifact's own), and the artifact's own."""
     try:
-        return json.loads((folder / FILE).read_bytes())["name"]
+        own = json.loads((folder / FILE).read_bytes())["name"]
     except (OSError, ValueError, KeyError, TypeError):
-        return folder.name  # opening it reports what is wrong
+        own = folder.name  # opening it reports what is wrong
+    if folder != Path(argument):
+        return argument, own
+    return folder.name if stored.holds(folder) else own, own

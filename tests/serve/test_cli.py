@@ -760,8 +760,8 @@ def test_stored_artifacts_are_called_as_the_store_calls_them(
 
 
 def test_an_artifact_whose_manifest_names_nothing_is_called_as_its_folder(tmp_path: Path):
-    assert startup.default_name("org/m", tmp_path) == "org/m", "exported from there"
-    assert startup.default_name(str(tmp_path), tmp_path) == tmp_path.name
+    assert startup.names_of("org/m", tmp_path)[0] == "org/m", "exported from there"
+    assert startup.names_of(str(tmp_path), tmp_path)[0] == tmp_path.name
     for text, name in (
         ("{", tmp_path.name),
         ("{}", tmp_path.name),
@@ -769,7 +769,7 @@ def test_an_artifact_whose_manifest_names_nothing_is_called_as_its_folder(tmp_pa
         ('{"name": "n"}', "n"),
     ):
         (tmp_path / "manifest.json").write_text(text)
-        assert startup.default_name(str(tmp_path), tmp_path) == name
+        assert startup.names_of(str(tmp_path), tmp_path)[0] == name
 
 
 @pytest.mark.parametrize(
